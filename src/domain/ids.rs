@@ -1,0 +1,88 @@
+//! The identifiers of the field, one type for each, so that a machine's moid is never taken for a task's.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+/// Declares a newtype around the opaque text of a managed object reference.
+macro_rules! reference {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes the text as the host wrote it.
+            pub fn new(text: impl Into<String>) -> Self {
+                Self(text.into())
+            }
+
+            /// The text as the host wrote it.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+    };
+}
+
+reference!(
+    /// A machine's moid: the value of its `VirtualMachine` moref. Hosts use an id again after the machine is
+    /// gone, so whatever outlives a moment binds a [`MachineIdentity`](super::machine::MachineIdentity).
+    MachineId
+);
+reference!(
+    /// The value of a `VirtualMachineSnapshot` moref.
+    SnapshotId
+);
+reference!(
+    /// The value of a `Datastore` moref: a UUID on VMFS, `server:/export` on NFS.
+    DatastoreId
+);
+reference!(
+    /// The value of a `Task` moref, such as `haTask-16-vim.VirtualMachine.powerOn-123456`.
+    TaskId
+);
+reference!(
+    /// The id of a question that a machine waits on (`VirtualMachineQuestionInfo.id`).
+    QuestionId
+);
+
+/// A job of otter's own: a UUID of version 7, so that ids sort by the time they were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(Uuid);
+
+impl JobId {
+    /// Takes a UUID made by [`Clock::uuid`](crate::clock::Clock::uuid) or read back from the store.
+    #[must_use]
+    pub const fn new(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The UUID itself.
+    #[must_use]
+    pub const fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::parse_str(text).map(Self)
+    }
+}

@@ -1,0 +1,231 @@
+//! A job: one tracked operation on one machine, from its acceptance to its one end.
+//!
+//! ```text
+//! queued ──► running ──► succeeded | failed | cancelled | unknown
+//!    └──────────────────► failed (deadline, machine gone) | cancelled
+//! ```
+//! An end is never taken back. `unknown` is an end: the host may or may not have done it, and looking proves
+//! nothing more.
+
+use jiff::Timestamp;
+
+use super::call::{Evidence, HostCall};
+use super::failure::Failure;
+use super::ids::{JobId, SnapshotId, TaskId};
+use super::machine::{MachineIdentity, PowerState};
+
+/// What a caller asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobRequest {
+    PowerOn,
+    PowerOff,
+    Reset,
+    /// Power off ahead of everything else that is queued.
+    Kill,
+    Revert {
+        /// Bound when the job was accepted, whatever it was called by.
+        snapshot: SnapshotId,
+        /// The path that it had then, for people.
+        path: String,
+        /// `None`: as the host does.
+        power_on: Option<bool>,
+    },
+}
+
+/// The kind of a job, as callers see and filter it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JobKind {
+    MachinePowerOn,
+    MachinePowerOff,
+    MachineReset,
+    MachineKill,
+    SnapshotRevert,
+}
+
+impl JobKind {
+    /// Every kind, for filters and documents.
+    pub const ALL: &'static [Self] = &[
+        Self::MachinePowerOn,
+        Self::MachinePowerOff,
+        Self::MachineReset,
+        Self::MachineKill,
+        Self::SnapshotRevert,
+    ];
+
+    /// The word that callers see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MachinePowerOn => "machine.power_on",
+            Self::MachinePowerOff => "machine.power_off",
+            Self::MachineReset => "machine.reset",
+            Self::MachineKill => "machine.kill",
+            Self::SnapshotRevert => "snapshot.revert",
+        }
+    }
+
+    /// Reads the word back; `None` for any other.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
+    }
+}
+
+impl JobRequest {
+    /// The kind of job that this makes.
+    #[must_use]
+    pub const fn kind(&self) -> JobKind {
+        match self {
+            Self::PowerOn => JobKind::MachinePowerOn,
+            Self::PowerOff => JobKind::MachinePowerOff,
+            Self::Reset => JobKind::MachineReset,
+            Self::Kill => JobKind::MachineKill,
+            Self::Revert { .. } => JobKind::SnapshotRevert,
+        }
+    }
+}
+
+/// Where a job is. Closed for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JobState {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Unknown,
+}
+
+impl JobState {
+    /// Every state, for filters and documents.
+    pub const ALL: &'static [Self] =
+        &[Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Unknown];
+
+    /// The word that callers see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Reads the word back; `None` for any other.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|state| state.as_str() == word)
+    }
+
+    /// Whether this is an end.
+    #[must_use]
+    pub const fn is_end(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// One tracked operation. All of this is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub id: JobId,
+    pub state: JobState,
+    pub machine: MachineIdentity,
+    pub machine_name: String,
+    pub request: JobRequest,
+    /// What is going on, in a few words for people.
+    pub phase: String,
+    pub steps: Vec<Step>,
+    pub cancel_requested_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub deadline_at: Timestamp,
+    /// The token's name, or `anonymous` where none is asked for.
+    pub requested_by: String,
+    /// What the caller sent as `Otter-Reference`.
+    pub reference: Option<String>,
+    pub result: Option<JobResult>,
+    pub warnings: Vec<String>,
+    pub error: Option<Failure>,
+    /// The host's task of the call that is, or was last, under way.
+    pub host_task: Option<TaskId>,
+    /// The host call that was committed and has not been settled; what a judgement goes by.
+    pub intent: Option<Intent>,
+}
+
+impl Job {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> JobKind {
+        self.request.kind()
+    }
+}
+
+/// One step of a job: a host call of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub name: String,
+    pub state: StepState,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub detail: Option<String>,
+}
+
+/// Where a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepState {
+    Running,
+    Succeeded,
+    Failed,
+    Skipped,
+    Unknown,
+}
+
+impl StepState {
+    /// Every state, for the store and documents.
+    pub const ALL: &'static [Self] =
+        &[Self::Running, Self::Succeeded, Self::Failed, Self::Skipped, Self::Unknown];
+
+    /// The word that callers see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Reads the word back; `None` for any other.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|state| state.as_str() == word)
+    }
+}
+
+/// What a job that succeeded did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobResult {
+    /// False where the machine was in the wanted state already.
+    pub changed: bool,
+    pub snapshot: Option<SnapshotId>,
+    pub power_state: Option<PowerState>,
+    /// The machine's believed address when the job ended.
+    pub ip_address: Option<String>,
+}
+
+/// A host call as it was committed to disk before it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    pub call: HostCall,
+    /// What the machine was like just before.
+    pub before: Evidence,
+    /// How often the call was, or may have been, sent: 1 from the first on.
+    pub asked: u32,
+}

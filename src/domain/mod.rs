@@ -1,0 +1,14 @@
+//! Pure values and rules: ids, machines, snapshots, datastores, jobs. No I/O, no clock, no wire format.
+//!
+//! Nothing here is serialised: the API and the store have types of their own and convert field by field, so
+//! that a new field breaks the build in each place that must know of it.
+
+pub mod call;
+pub mod datastore;
+pub mod failure;
+pub mod ids;
+pub mod job;
+pub mod mac;
+pub mod machine;
+pub mod names;
+pub mod snapshot;

@@ -1,0 +1,538 @@
+//! XML as vim25 uses it: bytes to a tree with namespaces resolved, and a writer. Pure, bounded, never recursive.
+//!
+//! The tree is an arena, so that neither reading nor dropping a document uses the stack: snapshot trees nest
+//! thousands deep. No entity is ever expanded but the five of XML itself, and a document type is refused.
+//! Characters that XML forbids become U+FFFD: hosts do send them, and one bad annotation must not cost the
+//! whole answer.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use quick_xml::NsReader;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::name::{QName, ResolveResult};
+
+/// The namespace of `xsi:type`.
+const SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
+
+/// Deeper documents are refused. A snapshot takes one level of it.
+pub const MAX_DEPTH: usize = 16_384;
+
+/// Documents of more elements are refused; a host of 1,000 machines sends some 400,000.
+const MAX_ELEMENTS: usize = 8_000_000;
+
+/// Why bytes are no document that otter reads.
+#[derive(Debug, thiserror::Error)]
+pub enum XmlError {
+    #[error("the answer is not well-formed XML")]
+    Malformed(#[source] quick_xml::Error),
+    #[error("the answer ends before its last element is closed")]
+    Truncated,
+    #[error("the answer has no element at all")]
+    Empty,
+    #[error("the answer has text or elements after its root")]
+    TrailingContent,
+    #[error("the answer holds a document type declaration, which SOAP forbids")]
+    DocumentType,
+    #[error("the answer uses the entity &{0};, which nothing declares")]
+    UnknownEntity(String),
+    #[error("the answer nests deeper than {MAX_DEPTH} elements")]
+    TooDeep,
+    #[error("the answer has more than {MAX_ELEMENTS} elements")]
+    TooManyElements,
+    #[error("the answer is encoded as {0}, and only UTF-8 is read")]
+    Encoding(String),
+}
+
+/// A parsed document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    nodes: Vec<Node>,
+    namespaces: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    namespace: u32,
+    name: String,
+    /// The value of `xsi:type` with its prefix resolved.
+    type_name: Option<TypeName>,
+    /// Attributes without a namespace.
+    attributes: Vec<(String, String)>,
+    text: String,
+    first_child: Option<u32>,
+    last_child: Option<u32>,
+    next_sibling: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct TypeName {
+    namespace: u32,
+    name: String,
+}
+
+/// One element of a document.
+#[derive(Clone, Copy)]
+pub struct Element<'d> {
+    document: &'d Document,
+    index: u32,
+}
+
+impl Document {
+    /// Reads a whole document.
+    ///
+    /// # Errors
+    /// As [`XmlError`] says; the bytes are never echoed.
+    pub fn parse(bytes: &[u8]) -> Result<Self, XmlError> {
+        if bytes.starts_with(&[0xFE, 0xFF]) || bytes.starts_with(&[0xFF, 0xFE]) {
+            return Err(XmlError::Encoding("UTF-16".to_owned()));
+        }
+        let text = String::from_utf8_lossy(bytes);
+        Builder::new().build(text.trim_start_matches('\u{feff}'))
+    }
+
+    /// The root element.
+    #[must_use]
+    pub fn root(&self) -> Element<'_> {
+        Element { document: self, index: 0 }
+    }
+}
+
+impl<'d> Element<'d> {
+    /// The local name.
+    #[must_use]
+    pub fn name(self) -> &'d str {
+        &self.node().name
+    }
+
+    /// The namespace, empty where there is none.
+    #[must_use]
+    pub fn namespace(self) -> &'d str {
+        &self.document.namespaces[self.node().namespace as usize]
+    }
+
+    /// Whether it has this namespace and this local name.
+    #[must_use]
+    pub fn is(self, namespace: &str, name: &str) -> bool {
+        self.name() == name && self.namespace() == namespace
+    }
+
+    /// The local part of `xsi:type`.
+    #[must_use]
+    pub fn type_name(self) -> Option<&'d str> {
+        self.node().type_name.as_ref().map(|type_name| type_name.name.as_str())
+    }
+
+    /// The namespace of `xsi:type`, empty where its prefix is not declared.
+    #[must_use]
+    pub fn type_namespace(self) -> Option<&'d str> {
+        let type_name = self.node().type_name.as_ref()?;
+        Some(&self.document.namespaces[type_name.namespace as usize])
+    }
+
+    /// An attribute that has no namespace, such as the `type` of a moref.
+    #[must_use]
+    pub fn attribute(self, name: &str) -> Option<&'d str> {
+        let attributes = &self.node().attributes;
+        attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The element's own text, entities resolved, as it stands.
+    #[must_use]
+    pub fn text(self) -> &'d str {
+        &self.node().text
+    }
+
+    /// The elements right below, in order.
+    pub fn children(self) -> impl Iterator<Item = Element<'d>> + use<'d> {
+        let document = self.document;
+        let mut next = self.node().first_child;
+        std::iter::from_fn(move || {
+            let index = next?;
+            next = document.nodes[index as usize].next_sibling;
+            Some(Element { document, index })
+        })
+    }
+
+    /// The first child of this local name.
+    #[must_use]
+    pub fn child(self, name: &str) -> Option<Element<'d>> {
+        self.children().find(|child| child.name() == name)
+    }
+
+    /// Every child of this local name.
+    pub fn children_named(self, name: &str) -> impl Iterator<Item = Element<'d>> + use<'d, '_> {
+        self.children().filter(move |child| child.name() == name)
+    }
+
+    /// The text of the first child of this local name.
+    #[must_use]
+    pub fn child_text(self, name: &str) -> Option<&'d str> {
+        self.child(name).map(Element::text)
+    }
+
+    /// Follows the first children of these names.
+    #[must_use]
+    pub fn descend(self, names: &[&str]) -> Option<Element<'d>> {
+        names.iter().try_fold(self, |element, name| element.child(name))
+    }
+
+    fn node(self) -> &'d Node {
+        &self.document.nodes[self.index as usize]
+    }
+}
+
+impl fmt::Debug for Element<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "<{}>", self.name())
+    }
+}
+
+struct Builder {
+    document: Document,
+    known_namespaces: HashMap<String, u32>,
+    open: Vec<u32>,
+}
+
+impl Builder {
+    fn new() -> Self {
+        let document = Document { nodes: Vec::new(), namespaces: vec![String::new()] };
+        let known_namespaces = HashMap::from([(String::new(), 0)]);
+        Self { document, known_namespaces, open: Vec::new() }
+    }
+
+    fn build(mut self, text: &str) -> Result<Document, XmlError> {
+        let mut reader = NsReader::from_str(text);
+        loop {
+            match reader.read_event().map_err(malformed_or_truncated)? {
+                Event::Start(start) => {
+                    let index = self.add(&reader, &start)?;
+                    if self.open.len() >= MAX_DEPTH {
+                        return Err(XmlError::TooDeep);
+                    }
+                    self.open.push(index);
+                }
+                Event::Empty(start) => {
+                    self.add(&reader, &start)?;
+                }
+                Event::End(_) => {
+                    self.open.pop();
+                }
+                Event::Text(text) => self.append(&text)?,
+                Event::CData(text) => self.append(&text)?,
+                Event::GeneralRef(reference) => {
+                    let resolved = resolve(&reference)?;
+                    self.append(resolved.encode_utf8(&mut [0; 4]))?;
+                }
+                Event::DocType(_) => return Err(XmlError::DocumentType),
+                Event::Decl(declaration) => check_encoding(&declaration)?,
+                Event::Comment(_) | Event::PI(_) => {}
+                Event::Eof if !self.open.is_empty() => return Err(XmlError::Truncated),
+                Event::Eof if self.document.nodes.is_empty() => return Err(XmlError::Empty),
+                Event::Eof => return Ok(self.document),
+            }
+        }
+    }
+
+    fn add(&mut self, reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<u32, XmlError> {
+        let parent = self.open.last().copied();
+        if parent.is_none() && !self.document.nodes.is_empty() {
+            return Err(XmlError::TrailingContent);
+        }
+        if self.document.nodes.len() >= MAX_ELEMENTS {
+            return Err(XmlError::TooManyElements);
+        }
+        let (namespace, local) = reader.resolver().resolve_element(start.name());
+        let mut node = Node {
+            namespace: self.namespace(&namespace),
+            name: local.as_ref().to_owned(),
+            type_name: None,
+            attributes: Vec::new(),
+            text: String::new(),
+            first_child: None,
+            last_child: None,
+            next_sibling: None,
+        };
+        for attribute in start.attributes().with_checks(false) {
+            let attribute =
+                attribute.map_err(|error| XmlError::Malformed(quick_xml::Error::InvalidAttr(error)))?;
+            if attribute.key.as_namespace_binding().is_some() {
+                continue;
+            }
+            let value = unescape(&attribute.value)?;
+            match reader.resolver().resolve_attribute(attribute.key) {
+                (ResolveResult::Bound(namespace), local)
+                    if namespace.as_ref() == SCHEMA_INSTANCE && local.as_ref() == "type" =>
+                {
+                    let (namespace, local) = reader.resolver().resolve_element(QName(value.trim()));
+                    node.type_name = Some(TypeName {
+                        namespace: self.namespace(&namespace),
+                        name: local.as_ref().to_owned(),
+                    });
+                }
+                (ResolveResult::Unbound, local) => {
+                    node.attributes.push((local.as_ref().to_owned(), value));
+                }
+                _ => {}
+            }
+        }
+        // MAX_ELEMENTS is far below what an u32 holds.
+        let index = u32::try_from(self.document.nodes.len()).map_err(|_| XmlError::TooManyElements)?;
+        self.document.nodes.push(node);
+        if let Some(parent) = parent {
+            let before = self.document.nodes[parent as usize].last_child.replace(index);
+            match before {
+                Some(before) => self.document.nodes[before as usize].next_sibling = Some(index),
+                None => self.document.nodes[parent as usize].first_child = Some(index),
+            }
+        }
+        Ok(index)
+    }
+
+    fn append(&mut self, text: &str) -> Result<(), XmlError> {
+        match self.open.last() {
+            Some(index) => {
+                let into = &mut self.document.nodes[*index as usize].text;
+                into.extend(text.chars().map(allowed));
+                Ok(())
+            }
+            None if text.trim().is_empty() => Ok(()),
+            None if self.document.nodes.is_empty() => Err(XmlError::Empty),
+            None => Err(XmlError::TrailingContent),
+        }
+    }
+
+    fn namespace(&mut self, resolved: &ResolveResult<'_>) -> u32 {
+        let name = match resolved {
+            ResolveResult::Bound(namespace) => namespace.as_ref(),
+            // An undeclared prefix is an error of the host's that says nothing about the rest.
+            ResolveResult::Unbound | ResolveResult::Unknown(_) => "",
+        };
+        if let Some(index) = self.known_namespaces.get(name) {
+            return *index;
+        }
+        // There are no more namespaces than elements and attributes, and those fit.
+        let index = u32::try_from(self.document.namespaces.len()).unwrap_or(0);
+        self.document.namespaces.push(name.to_owned());
+        self.known_namespaces.insert(name.to_owned(), index);
+        index
+    }
+}
+
+fn malformed_or_truncated(error: quick_xml::Error) -> XmlError {
+    match error {
+        quick_xml::Error::Syntax(_) => XmlError::Truncated,
+        error => XmlError::Malformed(error),
+    }
+}
+
+fn check_encoding(declaration: &quick_xml::events::BytesDecl<'_>) -> Result<(), XmlError> {
+    match declaration.encoding() {
+        Some(Ok(encoding))
+            if !encoding.eq_ignore_ascii_case("utf-8") && !encoding.eq_ignore_ascii_case("us-ascii") =>
+        {
+            Err(XmlError::Encoding(encoding.chars().map(allowed).take(40).collect()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Resolves `&…;` references in an attribute's value.
+fn unescape(raw: &str) -> Result<String, XmlError> {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = rest.find('&') {
+        out.extend(rest[..at].chars().map(allowed));
+        let end = rest[at..].find(';').ok_or(XmlError::Truncated)? + at;
+        out.push(resolve(&rest[at + 1..end])?);
+        rest = &rest[end + 1..];
+    }
+    out.extend(rest.chars().map(allowed));
+    Ok(out)
+}
+
+/// What stands between `&` and `;`.
+fn resolve(reference: &str) -> Result<char, XmlError> {
+    let number = match reference {
+        "lt" => return Ok('<'),
+        "gt" => return Ok('>'),
+        "amp" => return Ok('&'),
+        "apos" => return Ok('\''),
+        "quot" => return Ok('"'),
+        other => match (other.strip_prefix("#x"), other.strip_prefix('#')) {
+            (Some(digits), _) => u32::from_str_radix(digits, 16),
+            (None, Some(digits)) => digits.parse(),
+            (None, None) => {
+                let name = other.chars().map(allowed).take(40).collect();
+                return Err(XmlError::UnknownEntity(name));
+            }
+        },
+    };
+    let character = number.ok().and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER);
+    Ok(allowed(character))
+}
+
+/// The character itself, or U+FFFD where XML 1.0 forbids it.
+const fn allowed(character: char) -> char {
+    match character {
+        '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => character,
+        _ => char::REPLACEMENT_CHARACTER,
+    }
+}
+
+/// Writes XML; what it writes is always well-formed, whatever the texts.
+#[derive(Debug, Default)]
+pub struct Writer {
+    out: String,
+    open: Vec<String>,
+}
+
+impl Writer {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { out: String::from(r#"<?xml version="1.0" encoding="UTF-8"?>"#), open: Vec::new() }
+    }
+
+    /// Opens an element. Names come from code, never from input.
+    pub fn start(&mut self, name: &str, attributes: &[(&str, &str)]) -> &mut Self {
+        self.tag(name, attributes);
+        self.out.push('>');
+        self.open.push(name.to_owned());
+        self
+    }
+
+    /// Closes the element opened last.
+    pub fn end(&mut self) -> &mut Self {
+        if let Some(name) = self.open.pop() {
+            self.out.push_str("</");
+            self.out.push_str(&name);
+            self.out.push('>');
+        }
+        self
+    }
+
+    /// Text inside of the open element.
+    pub fn text(&mut self, text: &str) -> &mut Self {
+        escape_into(&mut self.out, text);
+        self
+    }
+
+    /// A whole element that holds only text.
+    pub fn leaf(&mut self, name: &str, attributes: &[(&str, &str)], text: &str) -> &mut Self {
+        self.start(name, attributes).text(text).end()
+    }
+
+    /// Closes whatever is open and gives the document.
+    #[must_use]
+    pub fn finish(mut self) -> String {
+        while !self.open.is_empty() {
+            self.end();
+        }
+        self.out
+    }
+
+    fn tag(&mut self, name: &str, attributes: &[(&str, &str)]) {
+        self.out.push('<');
+        self.out.push_str(name);
+        for (key, value) in attributes {
+            self.out.push(' ');
+            self.out.push_str(key);
+            self.out.push_str("=\"");
+            escape_into(&mut self.out, value);
+            self.out.push('"');
+        }
+    }
+}
+
+fn escape_into(out: &mut String, text: &str) {
+    for character in text.chars() {
+        match allowed(character) {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            // A parser would turn a bare one into a line feed.
+            '\r' => out.push_str("&#13;"),
+            character => out.push(character),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Document, XmlError> {
+        Document::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn prefixes_are_resolved_in_names_and_in_type_values() {
+        let document = parse(
+            r#"<s:E xmlns:s="urn:soap" xmlns:_x="http://www.w3.org/2001/XMLSchema-instance" xmlns:v="urn:vim25">
+                 <v:val _x:type="v:VirtualMachine" type="VirtualMachine">16</v:val></s:E>"#,
+        )
+        .unwrap();
+        let val = document.root().child("val").unwrap();
+        assert!(document.root().is("urn:soap", "E"));
+        assert!(val.is("urn:vim25", "val"));
+        assert_eq!((val.type_name(), val.type_namespace()), (Some("VirtualMachine"), Some("urn:vim25")));
+        assert_eq!((val.attribute("type"), val.text()), (Some("VirtualMachine"), "16"));
+    }
+
+    #[test]
+    fn text_with_references_and_cdata_is_one_text() {
+        let document = parse("<a>x &lt;&#65;&#x42;<![CDATA[<&>]]> y</a>").unwrap();
+        assert_eq!(document.root().text(), "x <AB<&> y");
+    }
+
+    #[test]
+    fn forbidden_characters_are_replaced_raw_and_as_references() {
+        let document = parse("<a b=\"&#x1;\u{2}\">\u{1}&#x1;&#0;&#xFFFFFFFF;</a>").unwrap();
+        assert_eq!(document.root().text(), "\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(document.root().attribute("b"), Some("\u{fffd}\u{fffd}"));
+        let broken = Document::parse(b"<a>\xff\xfeb</a>").unwrap();
+        assert_eq!(broken.root().text(), "\u{fffd}\u{fffd}b");
+    }
+
+    #[test]
+    fn hostile_documents_are_refused() {
+        assert!(matches!(parse("<a><b></a>"), Err(XmlError::Malformed(_))));
+        assert!(matches!(parse("<a><b>"), Err(XmlError::Truncated)));
+        assert!(matches!(parse("<a><b"), Err(XmlError::Truncated)));
+        assert!(matches!(parse(""), Err(XmlError::Empty)));
+        assert!(matches!(parse("not xml"), Err(XmlError::Empty)));
+        assert!(matches!(parse("<a/><b/>"), Err(XmlError::TrailingContent)));
+        assert!(matches!(parse("<a/>x"), Err(XmlError::TrailingContent)));
+        assert!(matches!(parse("<a>&secret;</a>"), Err(XmlError::UnknownEntity(_))));
+        let bomb = r#"<!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>"#;
+        assert!(matches!(parse(bomb), Err(XmlError::DocumentType)));
+        let latin = r#"<?xml version="1.0" encoding="ISO-8859-1"?><a/>"#;
+        assert!(matches!(parse(latin), Err(XmlError::Encoding(name)) if name == "ISO-8859-1"));
+        assert!(matches!(Document::parse(b"\xff\xfe<\0a\0/\0>\0"), Err(XmlError::Encoding(_))));
+        assert!(matches!(parse(&"<a>".repeat(MAX_DEPTH + 1)), Err(XmlError::TooDeep)));
+    }
+
+    #[test]
+    fn deep_documents_do_not_use_the_stack() {
+        let depth = MAX_DEPTH - 1;
+        let document = parse(&format!("{}{}", "<a>".repeat(depth), "</a>".repeat(depth))).unwrap();
+        let mut element = document.root();
+        let mut seen = 1;
+        while let Some(child) = element.child("a") {
+            element = child;
+            seen += 1;
+        }
+        assert_eq!(seen, depth);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let mut writer = Writer::new();
+        writer.start("a", &[("k", "\"<&>'")]).leaf("b", &[], "1 < 2 & \r\n\u{1}").leaf("c", &[], "");
+        let document = parse(&writer.finish()).unwrap();
+        assert_eq!(document.root().attribute("k"), Some("\"<&>'"));
+        assert_eq!(document.root().child_text("b"), Some("1 < 2 & \r\n\u{fffd}"));
+        assert_eq!(document.root().child_text("c"), Some(""));
+    }
+}
