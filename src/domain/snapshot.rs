@@ -61,6 +61,21 @@ impl Snapshots {
         paths
     }
 
+    /// The path of one snapshot of this tree.
+    #[must_use]
+    pub fn path(&self, of: &Snapshot) -> String {
+        let mut segments = vec![path_segment(&of.name)];
+        let mut parent = of.parent.as_ref();
+        // A tree has no more ancestors than snapshots; a host that says otherwise must not hang us.
+        for _ in 0..self.items.len() {
+            let Some(ancestor) = parent.and_then(|parent| self.get(parent)) else { break };
+            segments.push(path_segment(&ancestor.name));
+            parent = ancestor.parent.as_ref();
+        }
+        segments.reverse();
+        segments.join("/")
+    }
+
     /// Finds a snapshot by its id, else its exact name, else its path.
     ///
     /// # Errors

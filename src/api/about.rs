@@ -1,0 +1,231 @@
+//! `GET /v1/about`, `/healthz` and `/readyz`: what this otter is and how it is.
+
+use axum::extract::State;
+use axum::response::Response;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::Query;
+use super::problem::{ApiError, Problem};
+use super::{Api, respond};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::hypervisor::{HostProduct, SessionState};
+
+/// What this build can do.
+const FEATURES: &[&str] = &["machines", "snapshots", "datastores", "jobs", "waits", "idempotency", "properties"];
+
+/// The routes of this file.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(about)).routes(routes!(healthz)).routes(routes!(readyz))
+}
+
+/// What this otter is, and how it stands with its host.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct About {
+    /// otter's own version.
+    #[schema(example = "0.1.0")]
+    pub version: String,
+    /// What this build can do.
+    pub features: Vec<String>,
+    /// What the host says that it is; null before it was first reached.
+    #[schema(required)]
+    pub host: Option<AboutHost>,
+    pub session: AboutSession,
+    pub inventory: AboutInventory,
+    /// The id of the machine that otter itself runs in, where that is on this host. It is protected.
+    #[schema(required)]
+    pub self_machine: Option<String>,
+    /// How callers are told apart: `none` where otter serves this machine alone and everybody is an admin.
+    #[schema(extensions(("x-extensible-enum" = json!(["none", "token"]))))]
+    pub authentication: String,
+    /// Whether the host's certificate is checked.
+    pub tls_verified: bool,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// What the host says that it is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AboutHost {
+    /// Its full name, build included.
+    #[schema(example = "VMware ESXi 7.0.3 build-19193900")]
+    pub product: String,
+    #[schema(example = "7.0.3")]
+    pub version: String,
+    pub build: String,
+    /// `HostAgent` for a lone ESX, `VirtualCenter` for a vCenter.
+    pub api_type: String,
+    #[schema(example = "7.0.3.0")]
+    pub api_version: String,
+}
+
+/// The one session with the host.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AboutSession {
+    #[schema(extensions(("x-extensible-enum" = json!(["connecting", "connected", "away", "login_refused"]))))]
+    pub state: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How often otter has logged in since it started.
+    pub logins: u64,
+    /// Why there is none.
+    #[schema(required)]
+    pub reason: Option<String>,
+}
+
+/// The picture in memory.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AboutInventory {
+    pub loaded: bool,
+    /// The point in the stream of changes.
+    pub version: String,
+    /// Seconds since the host last told of a change.
+    #[schema(required)]
+    pub age_seconds: Option<u64>,
+    pub machine_count: u32,
+    pub datastore_count: u32,
+}
+
+/// Whether it is well.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`; what is not well is a problem.
+    #[schema(example = "ok")]
+    pub status: String,
+}
+
+/// How ready is ready.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct ReadyQuery {
+    /// Also ask for a live session with the host.
+    #[param(value_type = bool, required = false)]
+    host: Option<bool>,
+}
+
+/// About this otter
+///
+/// Its version, what it can do, and how it stands with the host.
+#[utoipa::path(get, path = "/v1/about", operation_id = "get_about", tag = "about",
+    responses(
+        (status = 200, description = "What this otter is", body = About),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
+pub async fn about(State(api): State<Api>, _: Query<()>) -> Result<Response, ApiError> {
+    let services = api.services();
+    let version = services.feed.version();
+    let session = services.inventory.session();
+    let picture = services.inventory.picture();
+    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let age = services.inventory.updated_at().map(|at| api.clock().now().duration_since(at));
+    let mut warnings = Vec::new();
+    if !api.settings().tls_verified {
+        warnings.push("The host's certificate is not checked: anybody on the way can read the password. Set esx.verify.".to_owned());
+    }
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+        host: session.product.as_ref().map(AboutHost::of),
+        session: AboutSession {
+            state: state_word(&session.state).to_owned(),
+            since: session.since,
+            logins: session.logins,
+            reason: reason(&session.state).map(str::to_owned),
+        },
+        inventory: AboutInventory {
+            loaded: picture.loaded,
+            version: version.to_string(),
+            age_seconds: age.map(|age| u64::try_from(age.as_secs()).unwrap_or(0)),
+            machine_count: count(picture.machines.len()),
+            datastore_count: count(picture.datastores.len()),
+        },
+        self_machine: services.machines.self_machine().map(|id| id.to_string()),
+        authentication: "none".to_owned(),
+        tls_verified: api.settings().tls_verified,
+        warnings,
+    };
+    Ok(respond::object(&api, &version, &about))
+}
+
+/// Whether otter is alive
+///
+/// 200 while the daemon answers at all, whatever the host does.
+#[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "about",
+    responses(
+        (status = 200, description = "It is alive", body = Health),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
+pub async fn healthz(State(api): State<Api>, _: Query<()>) -> Result<Response, ApiError> {
+    Ok(ok(&api))
+}
+
+/// Whether otter is ready
+///
+/// 200 once the inventory was loaded: reads work from then on, whatever the host does. With `host=true` also the
+/// session must be up; the problem says why it is not.
+#[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "about", params(ReadyQuery),
+    responses(
+        (status = 200, description = "It is ready", body = Health),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading", "host-unreachable", "host-login-refused"]))))]
+pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<Response, ApiError> {
+    let host = query.params.boolean("host")?.unwrap_or(false);
+    if host {
+        let failure = match api.services().inventory.session().state {
+            SessionState::Connected => None,
+            SessionState::Connecting => {
+                Some(Failure::new(FailureKind::HostUnreachable, "The host has not been reached yet."))
+            }
+            SessionState::Away { reason } => Some(Failure::new(FailureKind::HostUnreachable, reason)),
+            SessionState::LoginRefused { reason } => Some(Failure::new(FailureKind::HostLoginRefused, reason)),
+        };
+        if let Some(failure) = failure {
+            return Err(failure.into());
+        }
+    }
+    api.services().machines.picture()?;
+    Ok(ok(&api))
+}
+
+fn ok(api: &Api) -> Response {
+    respond::object(api, &api.services().feed.version(), &Health { status: "ok".to_owned() })
+}
+
+impl AboutHost {
+    fn of(product: &HostProduct) -> Self {
+        let HostProduct { full_name, version, build, api_type, api_version } = product;
+        Self {
+            product: full_name.clone(),
+            version: version.clone(),
+            build: build.clone(),
+            api_type: api_type.clone(),
+            api_version: api_version.clone(),
+        }
+    }
+}
+
+const fn state_word(state: &SessionState) -> &'static str {
+    match state {
+        SessionState::Connecting => "connecting",
+        SessionState::Connected => "connected",
+        SessionState::Away { .. } => "away",
+        SessionState::LoginRefused { .. } => "login_refused",
+    }
+}
+
+fn reason(state: &SessionState) -> Option<&str> {
+    match state {
+        SessionState::Connecting | SessionState::Connected => None,
+        SessionState::Away { reason } | SessionState::LoginRefused { reason } => Some(reason),
+    }
+}

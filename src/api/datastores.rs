@@ -1,0 +1,148 @@
+//! `GET /v1/datastores` and `GET /v1/datastores/{datastore}`
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::extract::{Query, Segment};
+use super::problem::{ApiError, Problem};
+use super::respond::{self, Key};
+use crate::domain::datastore;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::service::machines::{empty, shorten};
+
+/// The routes of this file.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(list_datastores)).routes(routes!(get_datastore))
+}
+
+/// Where machines keep their files.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Datastore {
+    pub id: String,
+    #[schema(example = "datastore1")]
+    pub name: String,
+    /// The host's own word: VMFS, NFS, NFS41, vsan, VFFS, PMEM.
+    #[serde(rename = "type")]
+    #[schema(example = "VMFS")]
+    pub datastore_type: String,
+    #[schema(required)]
+    pub capacity_bytes: Option<u64>,
+    /// Hosts refresh this seldom.
+    #[schema(required)]
+    pub free_bytes: Option<u64>,
+    /// What thin disks may still grow by.
+    #[schema(required)]
+    pub uncommitted_bytes: Option<u64>,
+    pub accessible: bool,
+    #[schema(required)]
+    pub url: Option<String>,
+    /// How many machines have files on it.
+    pub machine_count: u32,
+}
+
+/// Datastores in the order of their names.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[expect(dead_code, reason = "documents what respond::list writes")]
+pub struct DatastoreList {
+    pub items: Vec<Datastore>,
+    /// The cursor of the next page; null where this is the last.
+    #[schema(required)]
+    pub next: Option<String>,
+    /// The point in the stream of changes that the list is true at.
+    pub version: String,
+}
+
+/// How many datastores.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct DatastoresQuery {
+    /// How many, 1 to 1,000; all where nothing is said.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next` of an earlier answer.
+    #[param(value_type = String, required = false)]
+    cursor: Option<String>,
+}
+
+/// List datastores
+///
+/// From memory: the host is not asked. All of them unless `limit` is given, by name.
+#[utoipa::path(get, path = "/v1/datastores", operation_id = "list_datastores", tag = "datastores", params(DatastoresQuery),
+    responses(
+        (status = 200, description = "Datastores in the order of their names", body = DatastoreList),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
+pub async fn list_datastores(State(api): State<Api>, query: Query<DatastoresQuery>) -> Result<Response, ApiError> {
+    let params = query.params;
+    let limit = params.limit()?;
+    let version = api.services().feed.version();
+    let picture = api.services().machines.picture()?;
+    let page = respond::page(
+        "datastores",
+        picture.datastores.clone(),
+        |datastore| Key(datastore.name.to_lowercase(), datastore.id.to_string()),
+        limit,
+        params.text("cursor"),
+    )?;
+    let items: Vec<Datastore> = page.items.iter().map(|datastore| Datastore::of(datastore)).collect();
+    Ok(respond::list(&api, &version, &items, page.next))
+}
+
+/// Look at a datastore
+///
+/// From memory: the host is not asked.
+#[utoipa::path(get, path = "/v1/datastores/{datastore}", operation_id = "get_datastore", tag = "datastores",
+    params(("datastore" = String, Path, description = "The datastore's id, percent-encoded: NFS ids hold slashes")),
+    responses(
+        (status = 200, description = "The datastore", body = Datastore),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "inventory-loading"]))))]
+pub async fn get_datastore(State(api): State<Api>, Segment(id): Segment, _: Query<()>) -> Result<Response, ApiError> {
+    if id.is_empty() {
+        return Err(empty("datastore").into());
+    }
+    let version = api.services().feed.version();
+    let picture = api.services().machines.picture()?;
+    let datastore = picture.datastore(&id).ok_or_else(|| {
+        let detail = format!("There is no datastore {}. List them: GET /v1/datastores", shorten(&id));
+        Failure::new(FailureKind::NotFound, detail)
+    })?;
+    Ok(respond::object(&api, &version, &Datastore::of(datastore)))
+}
+
+impl Datastore {
+    fn of(datastore: &datastore::Datastore) -> Self {
+        let datastore::Datastore {
+            id,
+            name,
+            kind,
+            capacity_bytes,
+            free_bytes,
+            uncommitted_bytes,
+            accessible,
+            url,
+            machine_count,
+        } = datastore;
+        Self {
+            id: id.to_string(),
+            name: name.clone(),
+            datastore_type: kind.clone(),
+            capacity_bytes: *capacity_bytes,
+            free_bytes: *free_bytes,
+            uncommitted_bytes: *uncommitted_bytes,
+            accessible: *accessible,
+            url: url.clone(),
+            machine_count: *machine_count,
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Reading requests strictly: query parameters, bodies and headers, each mistake told with the nearest right way.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderMap, Uri};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema};
+
+use super::Api;
+use super::problem::ApiError;
+use crate::domain::duration::parse_duration;
+use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::mac::MacAddress;
+use crate::service::machines::{empty, invalid_mac, shorten};
+
+/// The query, held to the parameters that `Q` documents.
+pub struct Query<Q> {
+    pub params: Params,
+    documented: PhantomData<Q>,
+}
+
+/// The decoded parameters of a query.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    values: HashMap<String, Vec<String>>,
+}
+
+impl<Q: IntoParams + 'static> FromRequestParts<Api> for Query<Q> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+        let known: Vec<String> = Q::into_params(|| Some(ParameterIn::Query))
+            .into_iter()
+            .filter(|parameter| parameter.parameter_in == ParameterIn::Query)
+            .map(|parameter| parameter.name)
+            .collect();
+        let params = Params::read(&parts.uri, &known)?;
+        Ok(Self { params, documented: PhantomData })
+    }
+}
+
+impl Params {
+    /// Reads the query of an address; `path` alone may repeat.
+    pub fn read(uri: &Uri, known: &[String]) -> Result<Self, Failure> {
+        let mut values: HashMap<String, Vec<String>> = HashMap::new();
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name, name)?, decode(name, value)?);
+            if !known.contains(&name) {
+                return Err(unknown_parameter(&name, known));
+            }
+            let before = values.entry(name.clone()).or_default();
+            if !before.is_empty() && name != "path" {
+                let detail = format!("The parameter {name} stands there twice; give it once.");
+                return Err(failure_at(FailureKind::UnknownParameter, &name, "repeated", detail));
+            }
+            before.push(value);
+        }
+        Ok(Self { values })
+    }
+
+    /// The text of a parameter.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name)?.first().map(String::as_str)
+    }
+
+    /// Every value of a parameter that may repeat.
+    #[must_use]
+    pub fn all(&self, name: &str) -> &[String] {
+        self.values.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// A text that must not be empty where it is given.
+    pub fn filled(&self, name: &str) -> Result<Option<&str>, Failure> {
+        match self.text(name) {
+            Some("") => Err(empty(name)),
+            other => Ok(other),
+        }
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&self, name: &str) -> Result<Option<bool>, Failure> {
+        match self.text(name) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => {
+                let detail = format!("{name} is {}; true or false is wanted.", shorten(other));
+                Err(failure_at(FailureKind::InvalidRequest, name, "not-a-boolean", detail))
+            }
+        }
+    }
+
+    /// One of some words.
+    pub fn choice<T>(&self, name: &str, words: &[&str], parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Failure> {
+        let Some(given) = self.text(name) else { return Ok(None) };
+        parse(given).map(Some).ok_or_else(|| not_one_of(name, given, words))
+    }
+
+    /// A comma-separated set of words.
+    pub fn set<T>(&self, name: &str, words: &[&str], parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Failure> {
+        let Some(given) = self.text(name) else { return Ok(Vec::new()) };
+        given.split(',').map(|word| parse(word).ok_or_else(|| not_one_of(name, word, words))).collect()
+    }
+
+    /// A hardware address in any usual spelling.
+    pub fn mac(&self, name: &str) -> Result<Option<MacAddress>, Failure> {
+        let Some(given) = self.filled(name)? else { return Ok(None) };
+        given.parse().map(Some).map_err(|error| invalid_mac(name, given, &error))
+    }
+
+    /// A whole number from 1 to 1,000.
+    pub fn limit(&self) -> Result<Option<u32>, Failure> {
+        let Some(given) = self.text("limit") else { return Ok(None) };
+        match given.parse() {
+            Ok(limit @ 1..=1000) => Ok(Some(limit)),
+            _ => {
+                let detail = format!("limit is {}; a whole number from 1 to 1000 is wanted.", shorten(given));
+                Err(failure_at(FailureKind::InvalidRequest, "limit", "out-of-range", detail))
+            }
+        }
+    }
+
+    /// A duration, such as `30s`, `10m`, `1h30m`, or `45` for seconds.
+    pub fn duration(&self, name: &str) -> Result<Option<Duration>, Failure> {
+        let Some(given) = self.text(name) else { return Ok(None) };
+        parse_duration(given).map(Some).map_err(|error| {
+            let detail = format!("{name} is {}: {error}.", shorten(given));
+            failure_at(FailureKind::InvalidRequest, name, "not-a-duration", detail)
+        })
+    }
+}
+
+/// A segment of the path, decoded.
+pub struct Segment(pub String);
+
+impl FromRequestParts<Api> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let Path(segment) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| undecodable_path())?;
+        Ok(Self(segment))
+    }
+}
+
+/// Two segments of the path, decoded.
+pub struct Segments(pub String, pub String);
+
+impl FromRequestParts<Api> for Segments {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let Path((first, second)) =
+            Path::<(String, String)>::from_request_parts(parts, api).await.map_err(|_| undecodable_path())?;
+        Ok(Self(first, second))
+    }
+}
+
+/// A JSON body, and its bytes as they came.
+pub struct Body<T> {
+    pub value: T,
+    pub bytes: Bytes,
+}
+
+impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let settings = api.settings();
+        let read = read_limited(body, settings.body_limit);
+        let bytes = tokio::select! {
+            bytes = read => bytes?,
+            () = api.clock().sleep(settings.body_timeout) => {
+                let detail = format!("The body did not arrive within {:?}.", settings.body_timeout);
+                return Err(Failure::new(FailureKind::RequestTimeout, detail).into());
+            }
+        };
+        if bytes.is_empty() && required_fields(&T::schema()).is_empty() {
+            return Ok(Self { value: T::default(), bytes });
+        }
+        check_content_type(&parts.headers)?;
+        Ok(Self { value: parse_json(&bytes)?, bytes })
+    }
+}
+
+async fn read_limited(mut body: axum::body::Body, limit: usize) -> Result<Bytes, Failure> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Failure::new(FailureKind::InvalidRequest, "The connection broke before the whole body had come.")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            let detail = format!("The body is larger than {limit} bytes.");
+            return Err(Failure::new(FailureKind::PayloadTooLarge, detail));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("").to_owned());
+    let media_type = given.as_deref().map(|given| given.split(';').next().unwrap_or("").trim());
+    let charset = given.as_deref().and_then(|given| given.to_ascii_lowercase().split_once("charset=").map(|(_, charset)| charset.trim_matches(['"', ' ']).to_owned()));
+    let is_json = media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json"));
+    if is_json && charset.is_none_or(|charset| charset == "utf-8") {
+        return Ok(());
+    }
+    let detail = match given {
+        Some(given) => format!("The body is declared as {}; application/json is wanted.", shorten(&given)),
+        None => "The body is not declared; send Content-Type: application/json.".to_owned(),
+    };
+    Err(Failure::new(FailureKind::UnsupportedMediaType, detail))
+}
+
+/// Parses a body strictly: UTF-8, JSON, an object, only known fields, each of its type.
+fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Failure> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let detail = format!("The body is not UTF-8 from byte {} on.", error.valid_up_to());
+        failure_in_body("", "not-utf-8", detail)
+    })?;
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
+        // The error names line and column, never the text.
+        failure_in_body("", "not-json", format!("The body is not JSON: {error}."))
+    })?;
+    let Some(object) = value.as_object() else {
+        return Err(failure_in_body("", "not-an-object", "The body must be a JSON object, such as {}.".to_owned()));
+    };
+    let known = known_fields(&T::schema());
+    if let Some(unknown) = object.keys().find(|key| !known.contains(key)) {
+        let detail = format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
+        return Err(failure_in_body(&pointer(unknown), "unknown-field", detail));
+    }
+    if let Some(missing) = required_fields(&T::schema()).into_iter().find(|field| !object.contains_key(field)) {
+        let detail = format!("The field {missing} is missing.");
+        return Err(failure_in_body(&pointer(&missing), "missing", detail));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };
+        failure_in_body(&at, "wrong-type", format!("{at}: {}.", error.inner()))
+    })
+}
+
+fn known_fields(schema: &RefOr<Schema>) -> Vec<String> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn required_fields(schema: &RefOr<Schema>) -> Vec<String> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.required.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// A header's text.
+///
+/// # Errors
+/// `invalid-request` where it stands there twice, or holds other than visible characters.
+pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Failure> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let wrong = |code, detail: String| failure_at(FailureKind::InvalidRequest, name, code, detail);
+    if values.next().is_some() {
+        return Err(wrong("repeated", format!("The header {name} stands there twice; send it once.")));
+    }
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| wrong("not-utf-8", format!("The header {name} is not UTF-8.")))?;
+    if text.chars().any(char::is_control) {
+        return Err(wrong("control-character", format!("The header {name} holds control characters.")));
+    }
+    Ok(Some(text))
+}
+
+/// A failure that points at a parameter, path segment or header.
+#[must_use]
+pub fn failure_at(kind: FailureKind, parameter: &str, code: &'static str, detail: String) -> Failure {
+    Failure::new(kind, detail.clone()).with_error(InputError {
+        pointer: None,
+        parameter: Some(parameter.to_owned()),
+        code,
+        detail,
+    })
+}
+
+/// A failure that points into the body.
+#[must_use]
+pub fn failure_in_body(pointer: &str, code: &'static str, detail: String) -> Failure {
+    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
+        pointer: Some(pointer.to_owned()),
+        parameter: None,
+        code,
+        detail,
+    })
+}
+
+/// The failure of a word that is none of those known.
+#[must_use]
+pub fn not_one_of(name: &str, given: &str, words: &[&str]) -> Failure {
+    let known: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let detail = format!(
+        "{name} is {}; one of {} is wanted.{}",
+        shorten(given),
+        words.join(", "),
+        suggestion(given, &known)
+    );
+    failure_at(FailureKind::InvalidRequest, name, "not-one-of", detail)
+}
+
+fn unknown_parameter(name: &str, known: &[String]) -> Failure {
+    let detail = format!("The parameter {} is not known here.{}", shorten(name), suggestion(name, known));
+    failure_at(FailureKind::UnknownParameter, &shorten(name).replace('"', ""), "unknown", detail)
+}
+
+/// " Did you mean …?", or all there are where nothing is near.
+fn suggestion(given: &str, known: &[String]) -> String {
+    if known.is_empty() {
+        return " None is.".to_owned();
+    }
+    // Distances of very long texts cost much and mean nothing.
+    let near = (given.len() <= 64)
+        .then(|| known.iter().map(|word| (strsim::damerau_levenshtein(given, word), word)).min())
+        .flatten();
+    match near {
+        Some((distance, word)) if distance <= word.len().div_ceil(2) => format!(" Did you mean {word}?"),
+        _ => format!(" Known: {}.", known.join(", ")),
+    }
+}
+
+fn pointer(field: &str) -> String {
+    let shown: String = field.chars().take(80).collect();
+    format!("/{}", shown.replace('~', "~0").replace('/', "~1"))
+}
+
+fn undecodable_path() -> Failure {
+    failure_at(
+        FailureKind::InvalidRequest,
+        "path",
+        "not-utf-8",
+        "The path is not UTF-8 once its percent-escapes are decoded.".to_owned(),
+    )
+}
+
+/// Decodes one side of `name=value`: `+` is a space, `%xx` a byte.
+fn decode(name: &str, text: &str) -> Result<String, Failure> {
+    let broken = || {
+        let detail = "The query is not UTF-8 once its percent-escapes are decoded, or an escape is broken.";
+        failure_at(FailureKind::InvalidRequest, &shorten(name).replace('"', ""), "not-decodable", detail.to_owned())
+    };
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [rest.next().ok_or_else(broken)?, rest.next().ok_or_else(broken)?];
+                let mut decoded = [0];
+                hex::decode_to_slice(digits, &mut decoded).map_err(|_| broken())?;
+                decoded[0]
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| broken())
+}

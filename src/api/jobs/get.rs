@@ -1,0 +1,51 @@
+//! `GET /v1/jobs/{job}`
+
+use axum::extract::State;
+use axum::response::Response;
+use utoipa::IntoParams;
+
+use super::wire::Job;
+use super::{job_id, unknown_job};
+use crate::api::extract::{Query, Segment};
+use crate::api::problem::{ApiError, Problem};
+use crate::api::waiting::{OTTER_WAIT, Waited, wait};
+use crate::api::{Api, respond};
+
+/// How long to wait.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct JobQuery {
+    /// Blocks until the job ended or this time is up: `30s`, `10m`. The answer is 200 either way.
+    #[param(value_type = String, required = false)]
+    wait: Option<String>,
+}
+
+/// Look at a job
+///
+/// Always 200 with the job as it is, whatever became of it. With `wait` it blocks until the job ended or the time
+/// is up.
+#[utoipa::path(get, path = "/v1/jobs/{job}", operation_id = "get_job", tag = "jobs",
+    params(("job" = String, Path, description = "The job's id"), JobQuery),
+    responses(
+        (status = 200, description = "The job", body = Job),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "too-many-waits"]))))]
+pub async fn get_job(State(api): State<Api>, Segment(text): Segment, query: Query<JobQuery>) -> Result<Response, ApiError> {
+    let id = job_id(&text)?;
+    let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
+    if let Some(time) = time
+        && let Waited::Done(ended) = wait(&api, time, api.services().jobs.ended(id)).await?
+    {
+        ended?;
+    }
+    let version = api.services().feed.version();
+    let view = api.services().jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    let mut response = respond::object(&api, &version, &Job::of(&view));
+    if let Some(time) = time {
+        respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));
+    }
+    Ok(response)
+}

@@ -1,0 +1,89 @@
+//! `GET /v1/jobs`
+
+use axum::extract::State;
+use axum::response::Response;
+use utoipa::IntoParams;
+
+use super::wire::{Job, JobList};
+use crate::api::extract::Query;
+use crate::api::problem::{ApiError, Problem};
+use crate::api::{Api, respond};
+use crate::domain::ids::MachineId;
+use crate::domain::job::{JobKind, JobState};
+use crate::store::JobFilter;
+
+/// How many jobs a page has where nothing is said.
+const PAGE: u32 = 100;
+
+/// Which jobs are wanted.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct JobsQuery {
+    /// States, comma-separated: `queued,running`.
+    #[param(value_type = String, required = false)]
+    state: Option<String>,
+    /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
+    #[param(value_type = String, required = false)]
+    machine: Option<String>,
+    /// Kinds, comma-separated: `machine.power_on,snapshot.revert`.
+    #[param(value_type = String, required = false)]
+    kind: Option<String>,
+    /// Who asked.
+    #[param(value_type = String, required = false)]
+    requested_by: Option<String>,
+    /// What was sent as `Otter-Reference`.
+    #[param(value_type = String, required = false)]
+    reference: Option<String>,
+    /// The lease that they belong to.
+    #[param(value_type = String, required = false)]
+    lease: Option<String>,
+    /// How many, 1 to 1,000; 100 where nothing is said.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next` of an earlier answer.
+    #[param(value_type = String, required = false)]
+    cursor: Option<String>,
+}
+
+/// List jobs
+///
+/// Newest first, by pages. Ended jobs are kept for 30 days at least the last 10,000.
+#[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(JobsQuery),
+    responses(
+        (status = 200, description = "A page of jobs", body = JobList),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name"]))))]
+pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Result<Response, ApiError> {
+    let params = query.params;
+    let states: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+    let kinds: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    let machine = match params.filled("machine")? {
+        // An id is taken as it is: the machine may be gone while its jobs are still kept.
+        Some(reference) if reference.contains(':') => match api.services().machines.resolve(reference) {
+            Ok(view) => Some(view.record.machine.id.clone()),
+            Err(failure) => return Err(failure.into()),
+        },
+        Some(id) => Some(MachineId::new(id)),
+        None => None,
+    };
+    let filter = JobFilter {
+        states: params.set("state", &states, JobState::parse)?,
+        machine,
+        kinds: params.set("kind", &kinds, JobKind::parse)?,
+        requested_by: params.text("requested_by").map(str::to_owned),
+        reference: params.text("reference").map(str::to_owned),
+        lease: params.text("lease").map(str::to_owned),
+    };
+    let limit = params.limit()?.unwrap_or(PAGE);
+    let after = match params.text("cursor") {
+        Some(cursor) => Some(cursor.parse().map_err(|_| respond::invalid_cursor())?),
+        None => None,
+    };
+    let version = api.services().feed.version();
+    let page = api.services().jobs.list(&filter, after, limit).await?;
+    let items: Vec<Job> = page.items.iter().map(Job::of).collect();
+    Ok(respond::list(&api, &version, &items, page.next.map(|next| next.to_string())))
+}

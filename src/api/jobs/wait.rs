@@ -1,0 +1,62 @@
+//! `GET /v1/jobs/{job}/wait`
+
+use axum::extract::State;
+use axum::response::Response;
+use utoipa::IntoParams;
+
+use super::wire::Job;
+use super::{job_id, unknown_job};
+use crate::api::extract::{Query, Segment};
+use crate::api::problem::{ApiError, Problem};
+use crate::api::starting::{not_ended, outcome};
+use crate::api::waiting::{Wait, Waited, wait};
+use crate::api::Api;
+use crate::domain::failure::FailureKind;
+
+/// How long to wait.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct JobWaitQuery {
+    /// How long this call may block: `30s`, `10m`. The longest there is where nothing is said.
+    #[param(value_type = String, required = false)]
+    wait: Option<String>,
+}
+
+/// Wait for the outcome of a job
+///
+/// 200 with the job if it succeeded; else its problem with that problem's status. 504 `wait-timeout` where the time
+/// is up first: the job goes on, wait again.
+#[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
+    params(("job" = String, Path, description = "The job's id"), JobWaitQuery),
+    responses(
+        (status = 200, description = "The job, which succeeded", body = Job),
+        (status = "4XX", description = "A problem of the request, or why the job did not succeed", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away, or why the job did not succeed", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down", "too-many-waits",
+        "job-cancelled", "outcome-unknown", "invalid-power-state", "machine-busy", "machine-gone", "question-pending", "tools-unavailable",
+        "host-rejected", "forbidden-by-host", "license-restricted", "not-supported", "host-protocol", "host-unreachable",
+        "host-login-refused", "deadline-exceeded", "insufficient-resources"]))))]
+pub async fn wait_for_job(State(api): State<Api>, Segment(text): Segment, query: Query<JobWaitQuery>) -> Result<Response, ApiError> {
+    let id = job_id(&text)?;
+    let longest = api.settings().max_wait;
+    let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
+    let version = api.services().feed.version();
+    let waited = wait(&api, time, api.services().jobs.ended(id)).await?;
+    let kind = match waited {
+        Waited::Done(ended) => {
+            let view = ended?.ok_or_else(|| unknown_job(&text))?;
+            if view.job.state.is_end() {
+                let mut response = outcome(&api, &version, &view)?;
+                Wait::Outcome(time).mark(&mut response);
+                return Ok(response);
+            }
+            FailureKind::ShuttingDown
+        }
+        Waited::TimeUp => FailureKind::WaitTimeout,
+        Waited::ShuttingDown => FailureKind::ShuttingDown,
+    };
+    let view = api.services().jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    Err(not_ended(kind, id, &view).into())
+}

@@ -1,0 +1,285 @@
+//! A job on the wire.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::links;
+use crate::api::problem::Problem;
+use crate::domain::job::{self, JobKind, JobRequest, JobState, StepState};
+use crate::service::jobs::JobView;
+
+/// One tracked operation on a machine, from its acceptance to its one end.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Job {
+    /// A UUID of version 7: ids sort by the time they were made.
+    #[schema(example = "01936f5e-8c00-7000-8000-000000000001")]
+    pub id: String,
+    /// What it does.
+    #[schema(example = "snapshot.revert", extensions(("x-extensible-enum" = json!(kinds()))))]
+    pub kind: String,
+    /// Where it is. The last four are ends and never change.
+    pub state: JobStateName,
+    /// The id of its machine.
+    pub machine: String,
+    /// The machine's name when the job was accepted.
+    pub machine_name: String,
+    /// What was asked for.
+    pub request: JobRequestView,
+    /// Percent, while the host tells.
+    #[schema(required, minimum = 0, maximum = 100)]
+    pub progress: Option<u8>,
+    /// What is going on, for people.
+    pub phase: String,
+    /// The calls that it made to the host.
+    pub steps: Vec<JobStep>,
+    /// How many jobs are before it on its machine, while it waits.
+    #[schema(required)]
+    pub position: Option<u32>,
+    /// What it waits for that is not its own work.
+    #[schema(required)]
+    pub blocked_by: Option<JobBlocker>,
+    /// Whether a request to cancel could still change something.
+    pub cancelable: bool,
+    #[schema(required)]
+    pub cancel_requested_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    #[schema(required)]
+    pub started_at: Option<Timestamp>,
+    #[schema(required)]
+    pub finished_at: Option<Timestamp>,
+    /// When it is given up, its queueing included.
+    pub deadline_at: Timestamp,
+    /// Who asked.
+    pub requested_by: String,
+    /// What the caller sent as `Otter-Reference`.
+    #[schema(required)]
+    pub reference: Option<String>,
+    /// The lease that it belongs to.
+    #[schema(required)]
+    pub lease: Option<String>,
+    /// What it did, once it succeeded.
+    #[schema(required)]
+    pub result: Option<JobResult>,
+    /// What a person should know beside the outcome.
+    pub warnings: Vec<String>,
+    /// Why it did not succeed.
+    #[schema(required)]
+    pub error: Option<Problem>,
+    /// The host's task that works, or worked last, for it.
+    #[schema(required)]
+    pub host_task: Option<String>,
+    /// Where to go on: `self`, `wait`, `machine`.
+    pub links: BTreeMap<String, String>,
+}
+
+/// Where a job is. Closed for ever.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = JobState)]
+pub enum JobStateName {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Unknown,
+}
+
+/// What was asked for; null where the kind has no such thing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JobRequestView {
+    /// The id of the snapshot, bound when the job was accepted.
+    #[schema(required)]
+    pub snapshot: Option<String>,
+    /// The path that the snapshot had then.
+    #[schema(required)]
+    pub snapshot_path: Option<String>,
+    /// Whether the machine is to be on after a revert; null: as the host does.
+    #[schema(required)]
+    pub power_on: Option<bool>,
+}
+
+/// One call to the host.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JobStep {
+    #[schema(example = "revert")]
+    pub name: String,
+    #[schema(extensions(("x-extensible-enum" = json!(step_states()))))]
+    pub state: String,
+    #[schema(required)]
+    pub started_at: Option<Timestamp>,
+    #[schema(required)]
+    pub finished_at: Option<Timestamp>,
+    #[schema(required)]
+    pub detail: Option<String>,
+}
+
+/// What a job waits for that is not its own work.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JobBlocker {
+    #[schema(extensions(("x-extensible-enum" = json!(["job", "host_task", "question", "host_away"]))))]
+    pub kind: String,
+    #[schema(required)]
+    pub id: Option<String>,
+    pub since: Timestamp,
+    pub detail: String,
+}
+
+/// What a job that succeeded did.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JobResult {
+    /// False: the machine was as wanted already.
+    pub changed: bool,
+    /// The id of the snapshot that was reverted to.
+    #[schema(required)]
+    pub snapshot: Option<String>,
+    /// The machine's power state at the end.
+    #[schema(required)]
+    pub power_state: Option<crate::api::machines::wire::PowerStateName>,
+    /// The machine's address at the end, where one counts.
+    #[schema(required)]
+    pub ip_address: Option<String>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[expect(dead_code, reason = "documents what respond::list writes")]
+pub struct JobList {
+    pub items: Vec<Job>,
+    /// The cursor of the next page.
+    #[schema(required)]
+    pub next: Option<String>,
+    /// The point in the stream of changes that the list is true at.
+    pub version: String,
+}
+
+impl Job {
+    /// A job as callers see it.
+    #[must_use]
+    pub fn of(view: &JobView) -> Self {
+        let JobView { job, progress, position, blocked_by, cancelable } = view;
+        let job::Job {
+            id,
+            state,
+            machine,
+            machine_name,
+            request,
+            phase,
+            steps,
+            cancel_requested_at,
+            created_at,
+            updated_at,
+            started_at,
+            finished_at,
+            deadline_at,
+            requested_by,
+            reference,
+            result,
+            warnings,
+            error,
+            host_task,
+            // What a judgement goes by is nobody's business.
+            intent: _,
+        } = job;
+        Self {
+            id: id.to_string(),
+            kind: job.kind().as_str().to_owned(),
+            state: JobStateName::of(*state),
+            machine: machine.id.to_string(),
+            machine_name: machine_name.clone(),
+            request: JobRequestView::of(request),
+            progress: *progress,
+            phase: phase.clone(),
+            steps: steps.iter().map(JobStep::of).collect(),
+            position: position.map(|position| u32::try_from(position).unwrap_or(u32::MAX)),
+            blocked_by: blocked_by.as_ref().map(JobBlocker::of),
+            cancelable: *cancelable,
+            cancel_requested_at: *cancel_requested_at,
+            created_at: *created_at,
+            updated_at: *updated_at,
+            started_at: *started_at,
+            finished_at: *finished_at,
+            deadline_at: *deadline_at,
+            requested_by: requested_by.clone(),
+            reference: reference.clone(),
+            lease: None,
+            result: result.as_ref().map(JobResult::of),
+            warnings: warnings.clone(),
+            error: error.as_ref().map(|failure| Problem::of(failure, None)),
+            host_task: host_task.as_ref().map(ToString::to_string),
+            links: links::of_job(*id, &machine.id),
+        }
+    }
+}
+
+impl JobStateName {
+    const fn of(state: JobState) -> Self {
+        match state {
+            JobState::Queued => Self::Queued,
+            JobState::Running => Self::Running,
+            JobState::Succeeded => Self::Succeeded,
+            JobState::Failed => Self::Failed,
+            JobState::Cancelled => Self::Cancelled,
+            JobState::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl JobRequestView {
+    fn of(request: &JobRequest) -> Self {
+        match request {
+            JobRequest::PowerOn | JobRequest::PowerOff | JobRequest::Reset | JobRequest::Kill => {
+                Self { snapshot: None, snapshot_path: None, power_on: None }
+            }
+            JobRequest::Revert { snapshot, path, power_on } => Self {
+                snapshot: Some(snapshot.to_string()),
+                snapshot_path: Some(path.clone()),
+                power_on: *power_on,
+            },
+        }
+    }
+}
+
+impl JobStep {
+    fn of(step: &job::Step) -> Self {
+        let job::Step { name, state, started_at, finished_at, detail } = step;
+        Self {
+            name: name.clone(),
+            state: state.as_str().to_owned(),
+            started_at: *started_at,
+            finished_at: *finished_at,
+            detail: detail.clone(),
+        }
+    }
+}
+
+impl JobBlocker {
+    fn of(blocker: &crate::service::jobs::BlockedBy) -> Self {
+        let crate::service::jobs::BlockedBy { kind, id, since, detail } = blocker;
+        Self { kind: (*kind).to_owned(), id: id.clone(), since: *since, detail: detail.clone() }
+    }
+}
+
+impl JobResult {
+    fn of(result: &job::JobResult) -> Self {
+        let job::JobResult { changed, snapshot, power_state, ip_address } = result;
+        Self {
+            changed: *changed,
+            snapshot: snapshot.as_ref().map(ToString::to_string),
+            power_state: power_state.map(Into::into),
+            ip_address: ip_address.clone(),
+        }
+    }
+}
+
+fn kinds() -> Vec<&'static str> {
+    JobKind::ALL.iter().map(|kind| kind.as_str()).collect()
+}
+
+fn step_states() -> Vec<&'static str> {
+    StepState::ALL.iter().map(|state| state.as_str()).collect()
+}

@@ -1,0 +1,183 @@
+//! What every request and answer passes: an id, limits, the loopback guard, containment of panics, problems,
+//! conditional requests, compression, and one line of log.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use tower_http::compression::CompressionLayer;
+
+use super::Api;
+use super::problem::{Failed, respond};
+use super::respond::set;
+use crate::domain::failure::{Failure, FailureKind};
+
+/// Names a request in answers and in the log.
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longer addresses are refused; hyper's own limit is far above, so that the refusal is ours.
+pub const MAX_URI: usize = 16 * 1024;
+/// More or longer headers are refused, the same way.
+pub const MAX_HEADERS: usize = 100;
+pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Puts every layer around the routes. The first named is the innermost.
+pub fn around(router: Router, api: Api) -> Router {
+    router
+        .layer(CompressionLayer::new().gzip(true).zstd(true))
+        .layer(from_fn(conditional))
+        .layer(from_fn_with_state(api, outermost))
+}
+
+/// Gives the request its id, refuses what is too large or not for us, contains panics, makes problems of failures,
+/// and logs one line.
+async fn outermost(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let id = api.clock().uuid().to_string();
+    let started = api.clock().elapsed();
+    let method = request.method().clone();
+    let path: String = request.uri().path().chars().take(200).collect();
+    let refused = too_large(&request).or_else(|| foreign_host(&api, &request));
+    let answered = match refused {
+        Some(failure) => Err(failure),
+        None => AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
+            // The panic itself was logged by the hook, with its place.
+            Failure::new(FailureKind::Internal, "a handler panicked")
+        }),
+    };
+    let mut response = match answered {
+        Err(failure) => respond(&failure, &id),
+        Ok(response) => match response.extensions().get::<Failed>().cloned() {
+            Some(Failed(failure)) => problem(&failure, &id, &response),
+            None => response,
+        },
+    };
+    set(&mut response, X_REQUEST_ID, &id);
+    log(&method, &path, &response, api.clock().elapsed().saturating_sub(started), &id);
+    response
+}
+
+fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
+    if failure.kind == FailureKind::Internal {
+        tracing::error!(request_id = id, detail = failure.detail, "the request failed");
+    }
+    let mut response = respond(failure, id);
+    for (name, value) in original.headers() {
+        if name != CONTENT_LENGTH && name != CONTENT_TYPE && !response.headers().contains_key(name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &str) {
+    let status = response.status().as_u16();
+    let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    if response.status().is_server_error() {
+        tracing::warn!(%method, path, status, milliseconds, request_id = id, "request");
+    } else {
+        tracing::debug!(%method, path, status, milliseconds, request_id = id, "request");
+    }
+}
+
+fn too_large(request: &Request) -> Option<Failure> {
+    let uri = request.uri();
+    let length = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+    if length > MAX_URI {
+        let detail = format!("The path and query have {length} bytes; {MAX_URI} are read. Use ids in place of names.");
+        return Some(Failure::new(FailureKind::UriTooLong, detail));
+    }
+    let headers = request.headers();
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        let detail = format!(
+            "There are {} headers of {bytes} bytes; {MAX_HEADERS} of {MAX_HEADER_BYTES} are read.",
+            headers.len()
+        );
+        return Some(Failure::new(FailureKind::HeadersTooLarge, detail));
+    }
+    None
+}
+
+/// Where no token is asked for, a page of a browser must not reach otter under a name of its own (DNS rebinding).
+fn foreign_host(api: &Api, request: &Request) -> Option<Failure> {
+    if !api.settings().loopback_only {
+        return None;
+    }
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes).or_else(|| {
+        // An absolute address names its host itself.
+        request.uri().authority().map(|authority| authority.as_str().as_bytes())
+    })?;
+    if std::str::from_utf8(host).is_ok_and(is_loopback) {
+        return None;
+    }
+    let detail = "Without tokens otter answers only to localhost and loopback addresses; the Host header names another.";
+    Some(Failure::new(FailureKind::Forbidden, detail))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => host.split(':').next().unwrap_or(""),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// RFC 9110: a tag that the client has is a 304; a compressed answer's tag is weak.
+async fn conditional(request: Request, next: Next) -> Response {
+    let readable = matches!(*request.method(), Method::GET | Method::HEAD);
+    let known = request.headers().get(IF_NONE_MATCH).cloned();
+    let mut response = next.run(request).await;
+    let Some(tag) = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned) else {
+        return response;
+    };
+    if response.headers().contains_key(CONTENT_ENCODING) && !tag.starts_with("W/") {
+        set(&mut response, ETAG, &format!("W/{tag}"));
+    }
+    let matches = known.and_then(|known| known.to_str().map(|known| has_tag(known, &tag)).ok()).unwrap_or(false);
+    if readable && matches && response.status() == StatusCode::OK {
+        let headers: HeaderMap =
+            response.headers().iter().filter(|(name, _)| !describes_body(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+        return (StatusCode::NOT_MODIFIED, headers).into_response();
+    }
+    response
+}
+
+fn describes_body(name: &HeaderName) -> bool {
+    *name == CONTENT_LENGTH || *name == CONTENT_TYPE || *name == CONTENT_ENCODING
+}
+
+/// Weak comparison, as RFC 9110 asks of `If-None-Match`.
+fn has_tag(known: &str, tag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    known.trim() == "*" || known.split(',').any(|one| opaque(one) == opaque(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_hosts_are_told_from_others() {
+        for ours in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.9.1:80", "[::1]:8080", "[::1]"] {
+            assert!(is_loopback(ours), "{ours}");
+        }
+        for other in ["", "otter.lab", "localhost.evil.example:80", "10.0.0.1", "[fe80::1]:80", "127.0.0.1.nip.io"] {
+            assert!(!is_loopback(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn tags_are_compared_weakly() {
+        assert!(has_tag("\"a\"", "W/\"a\""));
+        assert!(has_tag("W/\"x\", W/\"a\"", "\"a\""));
+        assert!(has_tag("*", "\"a\""));
+        assert!(!has_tag("\"b\"", "\"a\""));
+    }
+}

@@ -1,0 +1,69 @@
+//! `GET /v1/machines`
+
+use axum::extract::State;
+use axum::response::Response;
+use utoipa::IntoParams;
+
+use super::filter;
+use super::wire::{Machine, MachineList};
+use crate::api::extract::Query;
+use crate::api::problem::{ApiError, Problem};
+use crate::api::respond::{self, Key};
+use crate::api::Api;
+
+/// Which machines are wanted; all that is said must fit.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct MachinesQuery {
+    /// Contained in the name, whatever the case.
+    #[param(value_type = String, required = false)]
+    name: Option<String>,
+    /// The address of one of its network cards, in any usual spelling.
+    #[param(value_type = String, required = false)]
+    mac: Option<String>,
+    /// `on`, `off` or `suspended`.
+    #[param(value_type = String, required = false)]
+    power_state: Option<String>,
+    /// Only those that are free, or only those that are not.
+    #[param(value_type = bool, required = false)]
+    free: Option<bool>,
+    /// Only templates, or only others.
+    #[param(value_type = bool, required = false)]
+    template: Option<bool>,
+    /// Only those in this pool.
+    #[param(value_type = String, required = false)]
+    pool: Option<String>,
+    /// How many, 1 to 1,000; all where nothing is said.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next` of an earlier answer.
+    #[param(value_type = String, required = false)]
+    cursor: Option<String>,
+}
+
+/// List machines
+///
+/// From memory: the host is not asked. All of them unless `limit` is given, by name.
+#[utoipa::path(get, path = "/v1/machines", operation_id = "list_machines", tag = "machines", params(MachinesQuery),
+    responses(
+        (status = 200, description = "Machines in the order of their names", body = MachineList),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
+pub async fn list_machines(State(api): State<Api>, query: Query<MachinesQuery>) -> Result<Response, ApiError> {
+    let params = query.params;
+    let (filter, limit) = (filter(&params)?, params.limit()?);
+    let version = api.services().feed.version();
+    let machines = api.services().machines.list(&filter)?;
+    let page = respond::page(
+        "machines",
+        machines,
+        |view| Key(view.record.sort_name().to_owned(), view.record.machine.id.to_string()),
+        limit,
+        params.text("cursor"),
+    )?;
+    let items: Vec<Machine> = page.items.iter().map(Machine::of).collect();
+    Ok(respond::list(&api, &version, &items, page.next))
+}

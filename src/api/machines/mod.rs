@@ -1,0 +1,49 @@
+//! `/v1/machines`: machines and their snapshots, looked at and changed.
+
+mod find;
+mod get;
+mod kill;
+mod list;
+mod power;
+mod properties;
+mod revert;
+mod snapshots;
+mod wait;
+pub mod wire;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::extract::Params;
+use crate::domain::failure::Failure;
+use crate::domain::machine::PowerState;
+use crate::service::machines::MachineFilter;
+
+/// The routes of this folder.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list::list_machines))
+        .routes(routes!(find::find_machine))
+        .routes(routes!(kill::kill_machine))
+        .routes(routes!(get::get_machine))
+        .routes(routes!(wait::wait_for_machine))
+        .routes(routes!(power::power_machine))
+        .routes(routes!(properties::get_properties))
+        .routes(routes!(revert::revert_machine))
+        .routes(routes!(snapshots::list_snapshots))
+        .routes(routes!(snapshots::get_snapshot))
+        .routes(routes!(revert::revert_to_snapshot))
+}
+
+/// Reads the filters that lists and finds share.
+fn filter(params: &Params) -> Result<MachineFilter, Failure> {
+    Ok(MachineFilter {
+        name: params.filled("name")?.map(str::to_owned),
+        mac: params.mac("mac")?,
+        power_state: params.choice("power_state", &["on", "off", "suspended"], PowerState::parse)?,
+        free: params.boolean("free")?,
+        template: params.boolean("template")?,
+        pool: params.filled("pool")?.map(str::to_owned),
+    })
+}

@@ -1,0 +1,66 @@
+//! `GET /v1/machines/{machine}/properties`: the one read that goes to the host.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::response::Response;
+use utoipa::IntoParams;
+
+use crate::api::extract::{Query, Segment, failure_at};
+use crate::api::problem::{ApiError, Problem};
+use crate::api::{Api, respond};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::hypervisor::HostErrorKind;
+use crate::service::machines::empty;
+use crate::service::trouble::Trouble;
+
+/// Which properties are wanted.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct PropertiesQuery {
+    /// A vim25 property path, such as `summary.runtime`; may be given several times.
+    #[param(value_type = Vec<String>, required = true)]
+    path: Vec<String>,
+}
+
+/// Raw properties of a machine
+///
+/// Any vim25 property as JSON, read from the host: a map of each path asked for to its value, null where it has none.
+/// For operators; it can show secrets of the guest.
+#[utoipa::path(get, path = "/v1/machines/{machine}/properties", operation_id = "get_machine_properties", tag = "machines",
+    params(("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"), PropertiesQuery),
+    responses(
+        (status = 200, description = "Path to value", body = BTreeMap<String, serde_json::Value>),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading", "machine-gone", "forbidden-by-host", "host-unreachable",
+        "host-login-refused", "host-protocol", "too-many-waits"]))))]
+pub async fn get_properties(
+    State(api): State<Api>,
+    Segment(reference): Segment,
+    query: Query<PropertiesQuery>,
+) -> Result<Response, ApiError> {
+    let paths = query.params.all("path");
+    if paths.is_empty() || paths.iter().any(String::is_empty) {
+        return Err(empty("path").into());
+    }
+    let view = api.services().machines.resolve(&reference)?;
+    let machine = &view.record.machine;
+    let _place = api.direct_reads().enter().await?;
+    let version = api.services().feed.version();
+    let read = api.services().hypervisor.properties(&machine.id, paths).await;
+    let properties = read.map_err(|error| match error.kind {
+        HostErrorKind::InvalidProperty => {
+            let detail = format!("The host does not know one of these properties of a machine: {}.", paths.join(", "));
+            failure_at(FailureKind::InvalidRequest, "path", "unknown-property", detail)
+        }
+        HostErrorKind::NotFound => {
+            Failure::new(FailureKind::MachineGone, "The machine was removed from the host meanwhile.")
+        }
+        _ => Trouble::from(&error).failure(),
+    });
+    let properties = properties.map_err(|failure| failure.of_machine(&machine.id, &machine.name))?;
+    Ok(respond::object(&api, &version, &properties))
+}

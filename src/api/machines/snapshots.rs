@@ -1,0 +1,47 @@
+//! `GET /v1/machines/{machine}/snapshots` and `GET /v1/machines/{machine}/snapshots/{snapshot}`
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::wire::{Snapshot, SnapshotList};
+use crate::api::extract::{Query, Segment, Segments};
+use crate::api::problem::{ApiError, Problem};
+use crate::api::{Api, respond};
+
+/// List the snapshots of a machine
+///
+/// The whole tree, parents first, from memory.
+#[utoipa::path(get, path = "/v1/machines/{machine}/snapshots", operation_id = "list_snapshots", tag = "snapshots",
+    params(("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`")),
+    responses(
+        (status = 200, description = "The whole tree, parents first", body = SnapshotList),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
+pub async fn list_snapshots(State(api): State<Api>, Segment(reference): Segment, _: Query<()>) -> Result<Response, ApiError> {
+    let version = api.services().feed.version();
+    let view = api.services().machines.resolve(&reference)?;
+    Ok(respond::list(&api, &version, &Snapshot::all(&view), None))
+}
+
+/// Look at a snapshot
+///
+/// From memory: the host is not asked.
+#[utoipa::path(get, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "get_snapshot", tag = "snapshots",
+    params(
+        ("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"),
+        ("snapshot" = String, Path, description = "Its id, else exact name, else path `a/b/c`, percent-encoded once more in the address")
+    ),
+    responses(
+        (status = 200, description = "The snapshot", body = Snapshot),
+        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
+pub async fn get_snapshot(State(api): State<Api>, Segments(reference, wanted): Segments, _: Query<()>) -> Result<Response, ApiError> {
+    let version = api.services().feed.version();
+    let view = api.services().machines.resolve(&reference)?;
+    let snapshot = api.services().machines.snapshot(&view, &wanted)?;
+    Ok(respond::object(&api, &version, &Snapshot::one(&view, snapshot)))
+}

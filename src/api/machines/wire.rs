@@ -1,0 +1,401 @@
+//! Machines and snapshots on the wire.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::machine::{self, PowerState, SerialBacking};
+use crate::domain::snapshot;
+use crate::service::machines::MachineView;
+
+/// A virtual machine. Answers carry every field, null where there is nothing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Machine {
+    /// Opaque; the host's moid. Hosts use one again once its machine is gone.
+    #[schema(example = "16")]
+    pub id: String,
+    pub name: String,
+    /// Null where the host does not say.
+    #[schema(required)]
+    pub power_state: Option<PowerStateName>,
+    /// Nothing stands in the way of taking it: `not_free_because` is empty.
+    pub free: bool,
+    #[schema(extensions(("x-extensible-enum" = json!(["powered_on", "suspended", "power_unknown", "template", "not_connected", "question", "leased", "quarantined", "job", "host_task", "self", "protected"]))))]
+    pub not_free_because: Vec<String>,
+    pub template: bool,
+    /// The host's own word: connected, disconnected, inaccessible, invalid, orphaned.
+    pub connection_state: String,
+    /// Where its configuration file is.
+    #[schema(required, example = "[datastore1] sd-dev/sd-dev.vmx")]
+    pub path: Option<String>,
+    #[schema(required)]
+    pub guest_os: Option<String>,
+    /// The instance UUID.
+    #[schema(required)]
+    pub uuid: Option<String>,
+    #[schema(required)]
+    pub bios_uuid: Option<String>,
+    #[schema(required)]
+    pub annotation: Option<String>,
+    #[schema(required)]
+    pub cpu_count: Option<u32>,
+    #[schema(required)]
+    pub memory_bytes: Option<u64>,
+    /// What its files take on the datastores.
+    #[schema(required)]
+    pub storage_bytes: Option<u64>,
+    #[schema(required)]
+    pub nested_virtualization: Option<bool>,
+    /// The guest's preferred address, where it is the guest's of now: never one from before the last start or revert.
+    #[schema(required)]
+    pub ip_address: Option<String>,
+    /// All of its addresses, by the same rule.
+    pub ip_addresses: Vec<String>,
+    /// Whether guest tools run: running, starting, not_running, not_installed.
+    #[schema(required, extensions(("x-extensible-enum" = json!(["running", "starting", "not_running", "not_installed"]))))]
+    pub tools_status: Option<String>,
+    pub network_cards: Vec<NetworkCard>,
+    pub serial_ports: Vec<SerialPort>,
+    pub snapshot_count: u32,
+    /// The id of the snapshot that the machine's disks stand on.
+    #[schema(required)]
+    pub current_snapshot: Option<String>,
+    /// What the machine waits to be told.
+    #[schema(required)]
+    pub question: Option<Question>,
+    /// Nobody may change it through otter.
+    pub protected: bool,
+    /// The pools that it is in.
+    pub pools: Vec<String>,
+    /// Why it is set aside.
+    #[schema(required)]
+    pub quarantine: Option<Quarantine>,
+    /// Who holds it.
+    #[schema(required)]
+    pub lease: Option<MachineLease>,
+    /// The id of the job that works on it, or is the first to.
+    #[schema(required)]
+    pub active_job: Option<String>,
+}
+
+/// Whether a machine runs. Closed for ever.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = PowerState)]
+pub enum PowerStateName {
+    On,
+    Off,
+    Suspended,
+}
+
+/// A virtual network card.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct NetworkCard {
+    pub key: i32,
+    #[schema(example = "Network adapter 1")]
+    pub label: String,
+    #[serde(rename = "type")]
+    #[schema(example = "vmxnet3", extensions(("x-extensible-enum" = json!(["e1000", "e1000e", "pcnet32", "vmxnet2", "vmxnet3", "sriovethernetcard"]))))]
+    pub card_type: String,
+    #[schema(required, example = "00:50:56:ab:cd:ef")]
+    pub mac_address: Option<String>,
+    pub connected: bool,
+    #[schema(required, example = "VM Network")]
+    pub network: Option<String>,
+}
+
+/// A virtual serial port. "Serial port N" is `ttyS(N-1)` in a Linux guest.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SerialPort {
+    pub key: i32,
+    #[schema(example = "Serial port 1")]
+    pub label: String,
+    #[serde(rename = "type")]
+    #[schema(extensions(("x-extensible-enum" = json!(["pipe", "network", "file", "device"]))))]
+    pub port_type: String,
+    #[schema(required)]
+    pub pipe_name: Option<String>,
+    #[schema(required, extensions(("x-extensible-enum" = json!(["server", "client"]))))]
+    pub endpoint: Option<String>,
+    #[schema(required, example = "tcp://:2001")]
+    pub service_uri: Option<String>,
+    #[schema(required, extensions(("x-extensible-enum" = json!(["server", "client"]))))]
+    pub direction: Option<String>,
+    #[schema(required)]
+    pub proxy_uri: Option<String>,
+    #[schema(required)]
+    pub file_path: Option<String>,
+    #[schema(required)]
+    pub device_name: Option<String>,
+    #[schema(required, example = "ttyS0")]
+    pub linux_device: Option<String>,
+}
+
+/// A question that the machine waits on; nothing else happens to it until it is answered.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Question {
+    pub id: String,
+    pub text: String,
+    pub choices: Vec<QuestionChoice>,
+}
+
+/// One answer that a question takes.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct QuestionChoice {
+    /// What to answer with.
+    pub key: String,
+    pub label: String,
+    pub summary: String,
+    /// The host's own proposal.
+    pub default: bool,
+}
+
+/// Why a machine is set aside.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Quarantine {
+    pub reason: String,
+    pub by: String,
+    pub since: Timestamp,
+    pub automatic: bool,
+    #[schema(required)]
+    pub job: Option<String>,
+}
+
+/// Who holds a machine.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MachineLease {
+    pub id: String,
+    #[schema(required)]
+    pub holder: Option<String>,
+    #[schema(required)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Machines in the order of their names.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[expect(dead_code, reason = "documents what respond::list writes")]
+pub struct MachineList {
+    pub items: Vec<Machine>,
+    /// The cursor of the next page; null where this is the last.
+    #[schema(required)]
+    pub next: Option<String>,
+    /// The point in the stream of changes that the list is true at.
+    pub version: String,
+}
+
+/// A snapshot of a machine.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Snapshot {
+    #[schema(example = "16-snapshot-2")]
+    pub id: String,
+    /// The machine's id.
+    pub machine: String,
+    #[schema(example = "kickstart")]
+    pub name: String,
+    pub description: String,
+    #[schema(required)]
+    pub created_at: Option<Timestamp>,
+    /// What the machine is after a revert; a snapshot of a running machine without its memory says off.
+    #[schema(required)]
+    pub power_state: Option<PowerStateName>,
+    pub quiesced: bool,
+    #[schema(required)]
+    pub parent: Option<String>,
+    pub children: Vec<String>,
+    /// The names from the root on; a `/` of a name is `%2F`, a `%` is `%25`.
+    #[schema(example = "base/updated/kickstart")]
+    pub path: String,
+    /// The machine's disks stand on it.
+    pub current: bool,
+}
+
+/// The whole tree, parents first.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[expect(dead_code, reason = "documents what respond::list writes")]
+pub struct SnapshotList {
+    pub items: Vec<Snapshot>,
+    /// Always null: the tree comes whole.
+    #[schema(required)]
+    pub next: Option<String>,
+    /// The point in the stream of changes that the list is true at.
+    pub version: String,
+}
+
+impl Machine {
+    /// A machine as callers see it.
+    #[must_use]
+    pub fn of(view: &MachineView) -> Self {
+        let MachineView { record, protected, active_job, not_free_because } = view;
+        let machine::Machine {
+            id,
+            name,
+            power_state,
+            template,
+            connection_state,
+            path,
+            guest_os,
+            instance_uuid,
+            bios_uuid,
+            annotation,
+            cpu_count,
+            memory_bytes,
+            storage_bytes,
+            nested_virtualization,
+            guest,
+            network_cards,
+            serial_ports,
+            snapshots,
+            question,
+            // Datastores count their machines; the machine does not list them.
+            datastores: _,
+        } = &record.machine;
+        Self {
+            id: id.to_string(),
+            name: name.clone(),
+            power_state: power_state.map(Into::into),
+            free: not_free_because.is_empty(),
+            not_free_because: not_free_because.iter().map(|reason| (*reason).to_owned()).collect(),
+            template: *template,
+            connection_state: connection_state.clone(),
+            path: path.clone(),
+            guest_os: guest_os.clone(),
+            uuid: instance_uuid.clone(),
+            bios_uuid: bios_uuid.clone(),
+            annotation: annotation.clone(),
+            cpu_count: *cpu_count,
+            memory_bytes: *memory_bytes,
+            storage_bytes: *storage_bytes,
+            nested_virtualization: *nested_virtualization,
+            ip_address: record.ip_address().map(str::to_owned),
+            ip_addresses: record.ip_addresses().to_vec(),
+            tools_status: guest.tools_status.clone(),
+            network_cards: network_cards.iter().map(NetworkCard::of).collect(),
+            serial_ports: serial_ports.iter().map(SerialPort::of).collect(),
+            snapshot_count: u32::try_from(snapshots.items.len()).unwrap_or(u32::MAX),
+            current_snapshot: snapshots.current.as_ref().map(ToString::to_string),
+            question: question.as_ref().map(Question::of),
+            protected: *protected,
+            pools: Vec::new(),
+            quarantine: None,
+            lease: None,
+            active_job: active_job.map(|job| job.to_string()),
+        }
+    }
+}
+
+impl From<PowerState> for PowerStateName {
+    fn from(state: PowerState) -> Self {
+        match state {
+            PowerState::On => Self::On,
+            PowerState::Off => Self::Off,
+            PowerState::Suspended => Self::Suspended,
+        }
+    }
+}
+
+impl NetworkCard {
+    fn of(card: &machine::NetworkCard) -> Self {
+        let machine::NetworkCard { key, label, kind, mac_address, connected, network } = card;
+        Self {
+            key: *key,
+            label: label.clone(),
+            card_type: kind.clone(),
+            mac_address: mac_address.map(|address| address.to_string()),
+            connected: *connected,
+            network: network.clone(),
+        }
+    }
+}
+
+impl SerialPort {
+    fn of(port: &machine::SerialPort) -> Self {
+        let machine::SerialPort { key, label, backing, linux_device } = port;
+        let mut wire = Self {
+            key: *key,
+            label: label.clone(),
+            port_type: String::new(),
+            pipe_name: None,
+            endpoint: None,
+            service_uri: None,
+            direction: None,
+            proxy_uri: None,
+            file_path: None,
+            device_name: None,
+            linux_device: linux_device.clone(),
+        };
+        match backing {
+            SerialBacking::Pipe { name, endpoint } => {
+                "pipe".clone_into(&mut wire.port_type);
+                wire.pipe_name = Some(name.clone());
+                wire.endpoint.clone_from(endpoint);
+            }
+            SerialBacking::Network { service_uri, direction, proxy_uri } => {
+                "network".clone_into(&mut wire.port_type);
+                wire.service_uri = Some(service_uri.clone());
+                wire.direction.clone_from(direction);
+                wire.proxy_uri.clone_from(proxy_uri);
+            }
+            SerialBacking::File { path } => {
+                "file".clone_into(&mut wire.port_type);
+                wire.file_path = Some(path.clone());
+            }
+            SerialBacking::Device { name } => {
+                "device".clone_into(&mut wire.port_type);
+                wire.device_name.clone_from(name);
+            }
+        }
+        wire
+    }
+}
+
+impl Question {
+    fn of(question: &machine::Question) -> Self {
+        let machine::Question { id, text, choices } = question;
+        let choice = |choice: &machine::Choice| {
+            let machine::Choice { key, label, summary, default } = choice;
+            QuestionChoice {
+                key: key.clone(),
+                label: label.clone(),
+                summary: summary.clone(),
+                default: *default,
+            }
+        };
+        Self { id: id.to_string(), text: text.clone(), choices: choices.iter().map(choice).collect() }
+    }
+}
+
+impl Snapshot {
+    /// Every snapshot of a machine, parents first.
+    #[must_use]
+    pub fn all(view: &MachineView) -> Vec<Self> {
+        let snapshots = &view.record.machine.snapshots;
+        let paths = snapshots.paths();
+        snapshots.items.iter().zip(paths).map(|(snapshot, path)| Self::of(view, snapshot, path)).collect()
+    }
+
+    /// One snapshot of a machine.
+    #[must_use]
+    pub fn one(view: &MachineView, wanted: &snapshot::Snapshot) -> Self {
+        let snapshots = &view.record.machine.snapshots;
+        Self::of(view, wanted, snapshots.path(wanted))
+    }
+
+    fn of(view: &MachineView, snapshot: &snapshot::Snapshot, path: String) -> Self {
+        let snapshot::Snapshot { id, name, description, created_at, power_state, quiesced, parent, children } =
+            snapshot;
+        let machine = &view.record.machine;
+        Self {
+            id: id.to_string(),
+            machine: machine.id.to_string(),
+            name: name.clone(),
+            description: description.clone(),
+            created_at: *created_at,
+            power_state: power_state.map(Into::into),
+            quiesced: *quiesced,
+            parent: parent.as_ref().map(ToString::to_string),
+            children: children.iter().map(ToString::to_string).collect(),
+            path,
+            current: machine.snapshots.current.as_ref() == Some(id),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! HTTP: one table of routes, wire types beside their handlers, and the layers that every answer passes.
+
+mod about;
+mod datastores;
+pub mod document;
+mod extract;
+mod jobs;
+mod layers;
+mod links;
+mod machines;
+mod pages;
+pub mod problem;
+mod refusal;
+mod respond;
+pub mod serve;
+mod starting;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+use self::problem::ApiError;
+use crate::clock::Clock;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::service::Services;
+
+/// What handlers work with. Clones share it.
+#[derive(Clone)]
+pub struct Api(Arc<Parts>);
+
+struct Parts {
+    services: Services,
+    clock: Clock,
+    stop: CancellationToken,
+    settings: HttpSettings,
+    waits: Arc<Semaphore>,
+    direct_reads: DirectReads,
+}
+
+/// What the configuration says of HTTP, and what callers are told of the rest.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// The longest that a call may block.
+    pub max_wait: Duration,
+    /// How many calls may block at once.
+    pub max_waits: usize,
+    /// The largest body, in bytes.
+    pub body_limit: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long a request's headers may take to arrive.
+    pub header_timeout: Duration,
+    /// How many connections are served at once.
+    pub max_connections: usize,
+    /// Whether only a loopback `Host` is answered, as it is where no token is asked for.
+    pub loopback_only: bool,
+    /// Whether the host's certificate is checked, for `/v1/about`.
+    pub tls_verified: bool,
+}
+
+/// The document's frame; the operations come with their routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "otter",
+        description = "A long-running REST daemon in front of a VMware ESX host: a live picture of its machines, and power and snapshot operations as durable jobs.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    servers((url = "/", description = "This otter")),
+    tags(
+        (name = "machines", description = "Virtual machines, from memory"),
+        (name = "snapshots", description = "Their snapshots"),
+        (name = "datastores", description = "Where their files are"),
+        (name = "jobs", description = "Operations, from acceptance to their one end"),
+        (name = "about", description = "This otter and its host"),
+    )
+)]
+struct Frame;
+
+impl Api {
+    #[must_use]
+    pub fn new(services: Services, clock: Clock, stop: CancellationToken, settings: HttpSettings) -> Self {
+        let waits = Arc::new(Semaphore::new(settings.max_waits));
+        Self(Arc::new(Parts { services, clock, stop, settings, waits, direct_reads: DirectReads::default() }))
+    }
+
+    /// Everything that is served, behind every layer.
+    #[must_use]
+    pub fn router(self) -> Router {
+        let (router, _) = routes().split_for_parts();
+        let router = router
+            .merge(pages::routes())
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(self.clone());
+        layers::around(router, self)
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.0.services
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
+    pub(crate) fn settings(&self) -> &HttpSettings {
+        &self.0.settings
+    }
+
+    pub(crate) fn waits(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.0.waits)
+    }
+
+    pub(crate) fn direct_reads(&self) -> &DirectReads {
+        &self.0.direct_reads
+    }
+
+    /// The name of whoever calls. Without tokens it is everybody.
+    #[expect(clippy::unused_self, reason = "callers are told apart once there are tokens")]
+    pub(crate) const fn caller(&self) -> &'static str {
+        "anonymous"
+    }
+}
+
+/// The OpenAPI 3.1 document, as it is served and committed.
+#[must_use]
+pub fn openapi() -> serde_json::Value {
+    let document = routes().into_openapi();
+    // The document is plain data, which always serialises.
+    serde_json::to_value(document).unwrap_or_default()
+}
+
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Frame::openapi())
+        .merge(machines::routes())
+        .merge(datastores::routes())
+        .merge(jobs::routes())
+        .merge(about::routes())
+}
+
+async fn unknown_path() -> ApiError {
+    let detail = "There is no such path. See /docs; a trailing slash makes another path.";
+    Failure::new(FailureKind::NotFound, detail).into()
+}
+
+async fn wrong_method() -> ApiError {
+    Failure::new(FailureKind::MethodNotAllowed, "The path exists, but not with this method; see Allow.").into()
+}
+
+/// Reads that go past the picture to the host: a few at a time, a few more wait, the rest are refused.
+pub(crate) struct DirectReads {
+    running: Semaphore,
+    admitted: Semaphore,
+}
+
+impl Default for DirectReads {
+    fn default() -> Self {
+        const AT_ONCE: usize = 4;
+        const WAITING: usize = 32;
+        Self { running: Semaphore::new(AT_ONCE), admitted: Semaphore::new(AT_ONCE + WAITING) }
+    }
+}
+
+impl DirectReads {
+    /// A place to read in; dropping it gives it back.
+    pub(crate) async fn enter(&self) -> Result<impl Sized + '_, Failure> {
+        let refused = || {
+            let detail = "Too many direct reads of the host wait already; try again in a moment.";
+            Failure::new(FailureKind::TooManyWaits, detail)
+        };
+        let admitted = self.admitted.try_acquire().map_err(|_| refused())?;
+        let running = self.running.acquire().await.map_err(|_| refused())?;
+        Ok((admitted, running))
+    }
+}

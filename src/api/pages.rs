@@ -1,0 +1,46 @@
+//! The document and the pages that people read: `/openapi.json`, `/openapi-3.0.json`, `/docs`, `/problems`.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::response::Response;
+use axum::routing::get;
+use http::header::CONTENT_SECURITY_POLICY;
+
+use super::document::page::Page;
+use super::document::{docs, problems, v3_0};
+use super::extract::{Query, Segment};
+use super::problem::{self, ApiError};
+use super::{Api, respond};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::service::machines::shorten;
+
+const JSON: &str = "application/json";
+
+static V3_1: LazyLock<String> = LazyLock::new(|| super::openapi().to_string());
+static V3_0: LazyLock<String> = LazyLock::new(|| v3_0::convert(&super::openapi()).to_string());
+
+/// The routes of this file.
+pub fn routes() -> Router<Api> {
+    Router::new()
+        .route("/openapi.json", get(|_: Query<()>| async { respond::text(JSON, V3_1.as_str()) }))
+        .route("/openapi-3.0.json", get(|_: Query<()>| async { respond::text(JSON, V3_0.as_str()) }))
+        .route("/docs", get(|_: Query<()>| async { page(docs::page().clone()) }))
+        .route("/problems", get(|_: Query<()>| async { page(problems::catalogue(&problem::pages())) }))
+        .route("/problems/{code}", get(problem_page))
+}
+
+async fn problem_page(Segment(code): Segment, _: Query<()>) -> Result<Response, ApiError> {
+    let pages = problem::pages();
+    let found = pages.iter().find(|page| page.code == code).ok_or_else(|| {
+        Failure::new(FailureKind::NotFound, format!("There is no problem {}. List them: GET /problems", shorten(&code)))
+    })?;
+    Ok(page(problems::one(found)))
+}
+
+fn page(page: Page) -> Response {
+    let Page { html, content_security_policy } = page;
+    let mut response = respond::text("text/html; charset=utf-8", html);
+    respond::set(&mut response, CONTENT_SECURITY_POLICY, &content_security_policy);
+    response
+}

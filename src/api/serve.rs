@@ -1,0 +1,155 @@
+//! Accepting connections: HTTP/1.1 over TCP or a Unix socket, with limits on what a slow or hostile client can cost.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::HttpSettings;
+use super::refusal::Refusals;
+use crate::clock::Clock;
+use crate::supervisor::Supervisor;
+
+/// Where callers come in.
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Binds a TCP address; port 0 is any free one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
+        TcpListener::bind(address).await.map(Self::Tcp)
+    }
+
+    /// Binds a Unix socket. One that a dead daemon left is replaced; one that is answered on is not.
+    ///
+    /// # Errors
+    /// The system's; `AddrInUse` where somebody listens there.
+    pub async fn unix(path: &Path) -> io::Result<Self> {
+        if path.exists() {
+            if tokio::net::UnixStream::connect(path).await.is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            tokio::fs::remove_file(path).await?;
+        }
+        UnixListener::bind(path).map(|listener| Self::Unix(listener, path.to_owned()))
+    }
+
+    /// Where it is bound, for people.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn describe(&self) -> io::Result<String> {
+        match self {
+            Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
+            Self::Unix(_, path) => Ok(format!("unix:{}", path.display())),
+        }
+    }
+
+    /// The TCP address, where it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+/// Serves until told to stop; then lets the answers under way finish.
+pub async fn serve(
+    listener: Listener,
+    router: Router,
+    settings: HttpSettings,
+    clock: Clock,
+    supervisor: Supervisor,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(settings.max_connections));
+    let connections = tokio_util::task::TaskTracker::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener) => accepted,
+        };
+        let connection = match accepted {
+            Ok(connection) => connection,
+            Err(error) => {
+                // Out of file descriptors, or the peer left before we came: the next may work.
+                tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");
+                clock.sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let connection = Refusals::new(connection, clock.clone());
+        let served = one(connection, router.clone(), settings.header_timeout, stop.clone());
+        let tracked = connections.track_future(async move {
+            served.await;
+            drop(place);
+        });
+        drop(supervisor.contain("connection", tracked));
+    }
+    if let Listener::Unix(_, path) = &listener {
+        // What is left behind is replaced by the next start anyway.
+        let _ = tokio::fs::remove_file(path).await;
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// Any byte stream.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream))
+        }
+        Listener::Unix(listener, _) => {
+            let (stream, _) = listener.accept().await?;
+            Ok(Box::new(stream))
+        }
+    }
+}
+
+async fn one(connection: impl Stream + 'static, router: Router, header_timeout: Duration, stop: CancellationToken) {
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            // Above our own limits, so that what passes here and not there is refused by us.
+            .max_headers(4 * super::layers::MAX_HEADERS)
+            .max_buf_size(256 * 1024)
+            .writev(false)
+            .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router))
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended badly");
+    }
+}

@@ -1,0 +1,241 @@
+//! Calls that start a job: idempotency, the outcome form, the soft form, and the plain 202.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use sha2::{Digest, Sha256};
+
+use super::Api;
+use super::extract::{Params, failure_at, header};
+use super::jobs::wire::Job;
+use super::waiting::{Wait, Waited, wait};
+use super::{links, respond};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::JobId;
+use crate::domain::job::{JobRequest, JobState};
+use crate::service::feed::Version;
+use crate::service::jobs::{JobView, NewJob, Started};
+use crate::service::machines::MachineView;
+use crate::store::IdempotencyKey;
+
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The longest key and the longest reference.
+const MAX_KEY: usize = 255;
+const MAX_REFERENCE: usize = 512;
+
+/// How long a job may be given.
+const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+
+/// What every starting call may say beside its own body.
+pub struct Starting {
+    version: Version,
+    wait: Option<Wait>,
+    deadline: Option<Duration>,
+    reference: Option<String>,
+    key: Option<IdempotencyKey>,
+    requested_by: String,
+}
+
+/// What came with the call.
+pub struct Call<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+    pub params: &'a Params,
+    pub body: &'a Bytes,
+}
+
+impl Starting {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// `invalid-request` for a key, a reference, a wait or a deadline that is none.
+    pub fn read(api: &Api, call: &Call<'_>) -> Result<Self, Failure> {
+        let requested_by = api.caller().to_owned();
+        let deadline = call.params.duration("deadline")?;
+        if let Some(out) = deadline.filter(|deadline| !DEADLINES.contains(deadline)) {
+            let detail = format!("deadline is {out:?}; from 1s to 7d (168h) is wanted.");
+            return Err(failure_at(FailureKind::InvalidRequest, "deadline", "out-of-range", detail));
+        }
+        let reference = bounded(call.headers, "otter-reference", 0, MAX_REFERENCE)?;
+        let key = bounded(call.headers, "idempotency-key", 1, MAX_KEY)?.map(|key| IdempotencyKey {
+            caller: requested_by.clone(),
+            method: call.method.to_string(),
+            path: call.uri.path().to_owned(),
+            key,
+            fingerprint: fingerprint(call.uri, call.body),
+            created_at: api.clock().now(),
+        });
+        Ok(Self {
+            version: api.services().feed.version(),
+            wait: Wait::read(api, call.params, call.headers)?,
+            deadline,
+            reference,
+            key,
+            requested_by,
+        })
+    }
+
+    /// The answer to a repeated call, if this is one.
+    ///
+    /// # Errors
+    /// As the first call would fail now; `idempotency-mismatch`.
+    pub async fn replay(&self, api: &Api) -> Result<Option<Response>, Failure> {
+        let Some(key) = &self.key else { return Ok(None) };
+        match api.services().jobs.replayed(key).await? {
+            Some(job) => self.answer(api, Started::Replayed(job)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Starts the job and answers as the caller asked.
+    ///
+    /// # Errors
+    /// As [`Jobs::start`](crate::service::jobs::Jobs::start), and as the job ends where that is waited for.
+    pub async fn start(self, api: &Api, machine: &MachineView, request: JobRequest) -> Result<Response, Failure> {
+        api.services().machines.may_change(machine)?;
+        let new = NewJob {
+            machine: std::sync::Arc::clone(&machine.record),
+            request,
+            requested_by: self.requested_by.clone(),
+            reference: self.reference.clone(),
+            deadline: self.deadline,
+            key: self.key.clone(),
+        };
+        let started = api.services().jobs.start(new).await?;
+        self.answer(api, started).await
+    }
+
+    async fn answer(&self, api: &Api, started: Started) -> Result<Response, Failure> {
+        let (id, replayed) = match started {
+            Started::New(id) => (id, false),
+            Started::Replayed(id) => (id, true),
+        };
+        let mut response = match self.wait {
+            None => self.accepted(api, id, &current(api, id).await?),
+            Some(how) => {
+                let waited = wait(api, how.time(), api.services().jobs.ended(id)).await?;
+                let mut response = match (waited, how) {
+                    (Waited::Done(ended), _) => {
+                        let ended = ended?.ok_or_else(|| vanished(id))?;
+                        if ended.job.state.is_end() {
+                            outcome(api, &self.version, &ended)?
+                        } else {
+                            return Err(self.unfinished(id, &ended, FailureKind::ShuttingDown));
+                        }
+                    }
+                    (_, Wait::Preferred(_)) => self.accepted(api, id, &current(api, id).await?),
+                    (Waited::TimeUp, Wait::Outcome(_)) => {
+                        return Err(self.unfinished(id, &current(api, id).await?, FailureKind::WaitTimeout));
+                    }
+                    (Waited::ShuttingDown, Wait::Outcome(_)) => {
+                        return Err(self.unfinished(id, &current(api, id).await?, FailureKind::ShuttingDown));
+                    }
+                };
+                how.mark(&mut response);
+                response
+            }
+        };
+        if replayed {
+            respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
+        }
+        Ok(response)
+    }
+
+    fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {
+        let mut response = respond::object(api, &self.version, &Job::of(view));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        respond::set(&mut response, LOCATION, &links::job(id));
+        respond::set(&mut response, RETRY_AFTER, "1");
+        response
+    }
+
+    /// Without a key a client that repeats its POST would start a second job, so it is told not to.
+    fn unfinished(&self, id: JobId, view: &JobView, with_key: FailureKind) -> Failure {
+        let kind = if self.key.is_some() { with_key } else { FailureKind::JobStillRunning };
+        not_ended(kind, id, view)
+    }
+}
+
+/// The outcome of a job that ended: the job itself, or why it did not succeed.
+///
+/// # Errors
+/// The job's own.
+pub fn outcome(api: &Api, version: &Version, view: &JobView) -> Result<Response, Failure> {
+    match (&view.job.state, &view.job.error) {
+        (JobState::Succeeded, _) => {
+            let mut response = respond::object(api, version, &Job::of(view));
+            respond::set(&mut response, LOCATION, &links::job(view.job.id));
+            Ok(response)
+        }
+        (_, Some(failure)) => Err(failure.clone().of_job(view.job.id)),
+        (_, None) => {
+            tracing::error!(job = %view.job.id, "the job ended without success and without a reason");
+            Err(Failure::new(FailureKind::Internal, "a job without a reason"))
+        }
+    }
+}
+
+/// The failure of a wait that ended before its job.
+#[must_use]
+pub fn not_ended(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
+    let job = &view.job;
+    let detail = match kind {
+        FailureKind::ShuttingDown => format!(
+            "otter is shutting down; the job ({}, {}) goes on when it is back: GET {}/wait",
+            job.kind().as_str(),
+            job.state.as_str(),
+            links::job(id)
+        ),
+        _ => format!(
+            "The job ({}, {}: {}) has not ended yet and goes on: GET {}/wait",
+            job.kind().as_str(),
+            job.state.as_str(),
+            job.phase,
+            links::job(id)
+        ),
+    };
+    Failure::new(kind, detail).of_machine(&job.machine.id, &job.machine_name).of_job(id)
+}
+
+/// The job as it is now.
+///
+/// # Errors
+/// The store's.
+async fn current(api: &Api, id: JobId) -> Result<JobView, Failure> {
+    api.services().jobs.get(id).await?.ok_or_else(|| vanished(id))
+}
+
+/// A job that was accepted and is nowhere: never the caller's fault.
+fn vanished(id: JobId) -> Failure {
+    tracing::error!(job = %id, "an accepted job is not in the store");
+    Failure::new(FailureKind::Internal, "an accepted job is not in the store")
+}
+
+fn bounded(headers: &HeaderMap, name: &'static str, least: usize, most: usize) -> Result<Option<String>, Failure> {
+    let Some(text) = header(headers, name)? else { return Ok(None) };
+    let length = text.chars().count();
+    if (least..=most).contains(&length) {
+        return Ok(Some(text.to_owned()));
+    }
+    let detail = format!("The header {name} has {length} characters; from {least} to {most} are wanted.");
+    Err(failure_at(FailureKind::InvalidRequest, name, "out-of-range", detail))
+}
+
+/// The body and the query without `wait`: how long a caller waits does not make it another request.
+fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for pair in uri.query().unwrap_or_default().split('&') {
+        if pair != "wait" && !pair.starts_with("wait=") {
+            digest.update(pair);
+            digest.update(b"&");
+        }
+    }
+    digest.update(b"\n");
+    digest.update(body);
+    digest.finalize().into()
+}

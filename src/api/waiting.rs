@@ -1,0 +1,107 @@
+//! Blocking calls: how long a caller may wait, how many may at once, and what ends a wait.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::response::Response;
+use http::{HeaderMap, HeaderName};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Api;
+use super::extract::{Params, header};
+use super::respond::set;
+use crate::domain::failure::{Failure, FailureKind};
+
+/// How long the call really was to block.
+pub const OTTER_WAIT: HeaderName = HeaderName::from_static("otter-wait");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// How a caller wants to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// `?wait=`: the outcome, or a problem when the time is up.
+    Outcome(Duration),
+    /// `Prefer: wait=` (RFC 7240): the outcome if it comes in time, else what there is.
+    Preferred(Duration),
+}
+
+/// How a wait ended.
+pub enum Waited<T> {
+    Done(T),
+    TimeUp,
+    ShuttingDown,
+}
+
+impl Wait {
+    /// Reads `?wait=` and `Prefer`; the parameter wins. Longer times than `http.max_wait` are cut to it.
+    pub fn read(api: &Api, params: &Params, headers: &HeaderMap) -> Result<Option<Self>, Failure> {
+        let longest = api.settings().max_wait;
+        if let Some(wait) = params.duration("wait")? {
+            return Ok(Some(Self::Outcome(wait.min(longest))));
+        }
+        let preferred = header(headers, "prefer")?.and_then(preferred_wait);
+        Ok(preferred.map(|wait| Self::Preferred(wait.min(longest))))
+    }
+
+    /// How long it may block.
+    #[must_use]
+    pub const fn time(self) -> Duration {
+        match self {
+            Self::Outcome(time) | Self::Preferred(time) => time,
+        }
+    }
+
+    /// Says in the answer how long the call was to block, and that the preference was honoured.
+    pub fn mark(self, response: &mut Response) {
+        let seconds = format!("{}s", self.time().as_secs());
+        set(response, OTTER_WAIT, &seconds);
+        if let Self::Preferred(time) = self {
+            set(response, PREFERENCE_APPLIED, &format!("wait={}", time.as_secs()));
+        }
+    }
+}
+
+/// Waits for `work`, at most this long. Nothing is polled; a caller that hangs up drops the future and its place.
+///
+/// # Errors
+/// `too-many-waits` where too many wait already.
+pub async fn wait<T>(api: &Api, time: Duration, work: impl Future<Output = T>) -> Result<Waited<T>, Failure> {
+    let _place = place(api)?;
+    Ok(tokio::select! {
+        biased;
+        done = work => Waited::Done(done),
+        () = api.stop().cancelled() => Waited::ShuttingDown,
+        () = api.clock().sleep(time) => Waited::TimeUp,
+    })
+}
+
+fn place(api: &Api) -> Result<OwnedSemaphorePermit, Failure> {
+    api.waits().try_acquire_owned().map_err(|_| {
+        let detail = "Too many calls wait at once; try again in a moment, or ask without waiting.";
+        Failure::new(FailureKind::TooManyWaits, detail)
+    })
+}
+
+/// The `wait` among the preferences; what is not understood is ignored, as RFC 7240 asks.
+fn preferred_wait(preferences: &str) -> Option<Duration> {
+    preferences.split(',').find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        let named = name.trim().eq_ignore_ascii_case("wait");
+        let seconds = value.trim().trim_matches('"').parse().ok().filter(|_| named)?;
+        Some(Duration::from_secs(seconds))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preferences_are_read_and_odd_ones_ignored() {
+        assert_eq!(preferred_wait("wait=30"), Some(Duration::from_secs(30)));
+        assert_eq!(preferred_wait("respond-async, Wait=\"5\"; foo=bar"), Some(Duration::from_secs(5)));
+        for odd in ["", "wait", "wait=", "wait=-1", "wait=soon", "respond-async", "handling=lenient"] {
+            assert_eq!(preferred_wait(odd), None, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Which of a guest's addresses count. Hosts go on repeating an address after the guest that had it is gone.
+//!
+//! ```text
+//!             restart (start, revert, reset)
+//!   believed ─────────────────────────────────► doubted ── after guest_settle: a direct read ──┐
+//!      ▲                                          │                                            │
+//!      └── an address arrives, or the tools start ┘◄── tools run and show the same address ────┘
+//! ```
+//! A machine that is not on has no address at all; one whose tools stop is doubted until they are back.
+
+use std::time::Duration;
+
+use crate::domain::machine::{Machine, PowerState};
+use crate::domain::snapshot::Snapshots;
+
+/// How far the guest's claims are trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    Believed,
+    /// Not trusted; at `confirm_at` (the clock's elapsed time) a direct read may settle it. `None`: nothing
+    /// to read for, only an arrival or the tools can.
+    Doubted {
+        confirm_at: Option<Duration>,
+    },
+}
+
+impl Belief {
+    /// At first load, and after a gap in which anything may have happened.
+    #[must_use]
+    pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
+        match machine.power_state {
+            Some(PowerState::On) if machine.guest.tools_running => Self::Believed,
+            Some(PowerState::On) => Self::doubted_from(now, settle),
+            _ => Self::Doubted { confirm_at: None },
+        }
+    }
+
+    /// After an update that turned `before` into `after`.
+    #[must_use]
+    pub fn after_update(self, before: &Machine, after: &Machine, now: Duration, settle: Duration) -> Self {
+        if after.power_state != Some(PowerState::On) {
+            return Self::Doubted { confirm_at: None };
+        }
+        if before.power_state != after.power_state || reverted(&before.snapshots, &after.snapshots) {
+            return Self::doubted_from(now, settle);
+        }
+        let tools_started = !before.guest.tools_running && after.guest.tools_running;
+        let tools_stopped = before.guest.tools_running && !after.guest.tools_running;
+        let arrived = after.guest.ip_address.is_some()
+            && (before.guest.ip_address != after.guest.ip_address
+                || before.guest.ip_addresses != after.guest.ip_addresses);
+        match self {
+            _ if tools_stopped => Self::Doubted { confirm_at: None },
+            _ if tools_started || arrived => Self::Believed,
+            unchanged => unchanged,
+        }
+    }
+
+    /// After a task that starts the guest anew, whatever the properties say.
+    #[must_use]
+    pub fn after_restart(machine: &Machine, now: Duration, settle: Duration) -> Self {
+        match machine.power_state {
+            Some(PowerState::On) => Self::doubted_from(now, settle),
+            _ => Self::Doubted { confirm_at: None },
+        }
+    }
+
+    /// After a direct read of the guest at `now`.
+    #[must_use]
+    pub fn after_confirmation(
+        self,
+        machine: &Machine,
+        tools_running: bool,
+        address: Option<&str>,
+        now: Duration,
+    ) -> Self {
+        match self {
+            Self::Doubted { confirm_at: Some(at) } if at <= now => {
+                let same = address.is_some() && address == machine.guest.ip_address.as_deref();
+                let on = machine.power_state == Some(PowerState::On);
+                if tools_running && same && on { Self::Believed } else { Self::Doubted { confirm_at: None } }
+            }
+            other => other,
+        }
+    }
+
+    /// When a direct read is wanted.
+    #[must_use]
+    pub const fn confirm_at(self) -> Option<Duration> {
+        match self {
+            Self::Doubted { confirm_at } => confirm_at,
+            Self::Believed => None,
+        }
+    }
+
+    const fn doubted_from(now: Duration, settle: Duration) -> Self {
+        Self::Doubted { confirm_at: Some(now.saturating_add(settle)) }
+    }
+}
+
+/// Whether the current snapshot moved by a revert. Taking one makes a new snapshot current, and removing one
+/// makes its parent current: neither touches the guest.
+fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
+    if before.current == after.current {
+        return false;
+    }
+    let Some(now_current) = &after.current else { return false };
+    let was_there = before.get(now_current).is_some();
+    let old_one_stayed = before.current.as_ref().is_none_or(|old| after.get(old).is_some());
+    was_there && old_one_stayed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::SnapshotId;
+    use crate::domain::snapshot::Snapshot;
+    use crate::service::inventory::samples;
+
+    const NOW: Duration = Duration::from_secs(100);
+    const SETTLE: Duration = Duration::from_secs(30);
+    const DOUBTED: Belief = Belief::Doubted { confirm_at: Some(Duration::from_secs(130)) };
+
+    fn running(tools: bool, address: Option<&str>) -> Machine {
+        let mut machine = samples::machine("1", "runner");
+        machine.power_state = Some(PowerState::On);
+        machine.guest.tools_running = tools;
+        machine.guest.ip_address = address.map(str::to_owned);
+        machine.guest.ip_addresses = address.map(str::to_owned).into_iter().collect();
+        machine
+    }
+
+    fn off(address: Option<&str>) -> Machine {
+        Machine { power_state: Some(PowerState::Off), ..running(false, address) }
+    }
+
+    fn with_snapshots(mut machine: Machine, ids: &[&str], current: &str) -> Machine {
+        machine.snapshots.items =
+            ids.iter().map(|id| samples::snapshot(id, id, None)).collect::<Vec<Snapshot>>();
+        machine.snapshots.current = Some(SnapshotId::new(current));
+        machine
+    }
+
+    #[test]
+    fn at_first_load_running_tools_are_believed() {
+        assert_eq!(Belief::at_first(&running(true, Some("10.0.0.5")), NOW, SETTLE), Belief::Believed);
+        assert_eq!(Belief::at_first(&running(false, Some("10.0.0.5")), NOW, SETTLE), DOUBTED);
+        assert_eq!(
+            Belief::at_first(&off(Some("10.0.0.5")), NOW, SETTLE),
+            Belief::Doubted { confirm_at: None }
+        );
+    }
+
+    #[test]
+    fn a_start_doubts_and_an_arrival_or_the_tools_restore() {
+        let stale = Some("10.0.0.5");
+        let started = Belief::Believed.after_update(&off(stale), &running(true, stale), NOW, SETTLE);
+        assert_eq!(started, DOUBTED);
+        let same = started.after_update(&running(true, stale), &running(true, stale), NOW, SETTLE);
+        assert_eq!(same, DOUBTED, "an unchanged address is no arrival");
+        let arrived =
+            started.after_update(&running(true, stale), &running(true, Some("10.0.0.6")), NOW, SETTLE);
+        assert_eq!(arrived, Belief::Believed);
+        let tools = started.after_update(&running(false, stale), &running(true, stale), NOW, SETTLE);
+        assert_eq!(tools, Belief::Believed);
+        let cleared = started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
+        assert_eq!(cleared, DOUBTED, "a vanished address is no arrival");
+    }
+
+    #[test]
+    fn an_address_that_comes_with_the_start_itself_is_doubted() {
+        let after = running(true, Some("10.0.0.5"));
+        assert_eq!(Belief::Believed.after_update(&off(None), &after, NOW, SETTLE), DOUBTED);
+    }
+
+    #[test]
+    fn power_off_and_stopped_tools_end_the_belief() {
+        let on = running(true, Some("10.0.0.5"));
+        let gone = Belief::Doubted { confirm_at: None };
+        assert_eq!(Belief::Believed.after_update(&on, &off(Some("10.0.0.5")), NOW, SETTLE), gone);
+        assert_eq!(Belief::Believed.after_update(&on, &running(false, Some("10.0.0.5")), NOW, SETTLE), gone);
+    }
+
+    #[test]
+    fn a_revert_doubts_while_taking_and_removing_snapshots_do_not() {
+        let on = || running(true, Some("10.0.0.5"));
+        let before = with_snapshots(on(), &["a", "b"], "b");
+        let after = |machine| Belief::Believed.after_update(&before, &machine, NOW, SETTLE);
+        assert_eq!(after(with_snapshots(on(), &["a", "b"], "a")), DOUBTED, "reverted to a");
+        assert_eq!(after(with_snapshots(on(), &["a", "b", "c"], "c")), Belief::Believed, "took c");
+        assert_eq!(after(with_snapshots(on(), &["a"], "a")), Belief::Believed, "removed b");
+        assert_eq!(after(on()), Belief::Believed, "removed all");
+    }
+
+    #[test]
+    fn a_direct_read_settles_a_doubt_once_it_is_due() {
+        let machine = running(true, Some("10.0.0.5"));
+        let due = Duration::from_secs(130);
+        assert_eq!(DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), due), Belief::Believed);
+        assert_eq!(DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), NOW), DOUBTED, "too early");
+        let no = Belief::Doubted { confirm_at: None };
+        assert_eq!(DOUBTED.after_confirmation(&machine, false, Some("10.0.0.5"), due), no);
+        assert_eq!(DOUBTED.after_confirmation(&machine, true, Some("10.0.0.6"), due), no, "another address");
+    }
+}

@@ -1,0 +1,204 @@
+//! The live picture: what the host pushed, kept in memory, read by everybody, changed by the collector alone.
+
+mod address;
+mod picture;
+#[cfg(test)]
+pub mod samples;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use self::picture::{Change, MachineRecord, Picture};
+use super::feed::Feed;
+use crate::clock::Clock;
+use crate::domain::ids::MachineId;
+use crate::hypervisor::{Facts, HostErrorKind, Hypervisor, Observer, SessionState, SessionStatus};
+
+/// The picture and the session's state. Reading takes no lock.
+pub struct Inventory {
+    clock: Clock,
+    feed: Feed,
+    guest_settle: Duration,
+    picture: ArcSwap<Published>,
+    /// Serialises the writers; the collector is one task, so this is never waited for.
+    writer: Mutex<()>,
+    session: watch::Sender<Observed>,
+    watchers: Mutex<HashMap<MachineId, watch::Sender<()>>>,
+    confirmations: Notify,
+}
+
+struct Published {
+    picture: Picture,
+    at: Option<Timestamp>,
+}
+
+/// The session as last told, and when by the clock that does not jump.
+#[derive(Clone, Debug)]
+struct Observed {
+    status: SessionStatus,
+    at: Duration,
+}
+
+impl Inventory {
+    /// An empty picture of a host that was never reached. `guest_settle` is `esx.guest_settle`.
+    #[must_use]
+    pub fn new(clock: Clock, feed: Feed, guest_settle: Duration) -> Self {
+        let status =
+            SessionStatus { state: SessionState::Connecting, since: clock.now(), logins: 0, product: None };
+        let session = watch::Sender::new(Observed { status, at: clock.elapsed() });
+        Self {
+            clock,
+            feed,
+            guest_settle,
+            picture: ArcSwap::from_pointee(Published { picture: Picture::default(), at: None }),
+            writer: Mutex::new(()),
+            session,
+            watchers: Mutex::new(HashMap::new()),
+            confirmations: Notify::new(),
+        }
+    }
+
+    /// The picture as it is now; it does not change under the reader.
+    #[must_use]
+    pub fn picture(&self) -> PictureGuard {
+        PictureGuard(self.picture.load_full())
+    }
+
+    /// When the picture last changed or was confirmed whole; none before it was first loaded.
+    #[must_use]
+    pub fn updated_at(&self) -> Option<Timestamp> {
+        self.picture.load().at
+    }
+
+    /// The session as last told.
+    #[must_use]
+    pub fn session(&self) -> SessionStatus {
+        self.session.borrow().status.clone()
+    }
+
+    /// For how long the host has been away; none while it is connected.
+    #[must_use]
+    pub fn away_for(&self) -> Option<Duration> {
+        let observed = self.session.borrow();
+        match observed.status.state {
+            SessionState::Connected => None,
+            _ => Some(self.clock.elapsed().saturating_sub(observed.at)),
+        }
+    }
+
+    /// Waits until the session is connected.
+    pub async fn connected(&self) {
+        let mut session = self.session.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = session.wait_for(|observed| observed.status.state == SessionState::Connected).await;
+    }
+
+    /// Wakes at each change of this machine, its removal included. Subscribe first, then look.
+    pub fn watch(&self, machine: &MachineId) -> watch::Receiver<()> {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
+    }
+
+    /// Wakes those who watch a machine because something beside the host's word on it changed.
+    pub fn wake_watchers(&self, machine: &MachineId) {
+        self.wake(&[Change::Machine(machine.clone())]);
+    }
+
+    /// Reads guests directly whose address is doubted and for whom nothing came by itself. Runs until told to
+    /// stop.
+    pub async fn confirm_guests(&self, hypervisor: Arc<dyn Hypervisor>, stop: CancellationToken) {
+        loop {
+            let now = self.clock.elapsed();
+            let picture = self.picture();
+            let due = |record: &&Arc<MachineRecord>| record.confirm_at().is_some_and(|at| at <= now);
+            let next = picture.machines.iter().find(due).map(|record| record.machine.id.clone());
+            if let Some(machine) = next {
+                let read = tokio::select! {
+                    () = stop.cancelled() => return,
+                    read = hypervisor.confirm_guest(&machine) => read,
+                };
+                match read {
+                    Ok(()) => continue,
+                    Err(error) if error.kind == HostErrorKind::NotFound => {}
+                    Err(error) => tracing::debug!(%machine, %error, "the guest could not be read"),
+                }
+                // The host is away, or the machine is about to vanish from the picture.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.clock.sleep(Duration::from_secs(5)) => {}
+                }
+                continue;
+            }
+            let soonest = picture.machines.iter().filter_map(|record| record.confirm_at()).min();
+            let wait = soonest.map_or(Duration::from_hours(1), |at| at.saturating_sub(now));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.confirmations.notified() => {}
+                () = self.clock.sleep(wait) => {}
+            }
+        }
+    }
+
+    fn publish(&self, facts: Facts) {
+        let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.picture.load();
+        let (picture, changes) = before.picture.apply(facts, self.clock.elapsed(), self.guest_settle);
+        self.picture.store(Arc::new(Published { picture, at: Some(self.clock.now()) }));
+        for _ in &changes {
+            self.feed.advance();
+        }
+        self.wake(&changes);
+        self.confirmations.notify_one();
+    }
+
+    fn wake(&self, changes: &[Change]) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            if let Change::Machine(id) | Change::MachineRemoved(id) = change
+                && let Some(watcher) = watchers.get(id)
+                && watcher.send(()).is_err()
+            {
+                watchers.remove(id);
+            }
+        }
+    }
+}
+
+impl Observer for Inventory {
+    fn observe(&self, facts: Facts) {
+        self.publish(facts);
+    }
+
+    fn session(&self, status: SessionStatus) {
+        let at = self.clock.elapsed();
+        self.session.send_modify(|observed| {
+            // An outage is as old as its beginning, whatever reasons it goes through.
+            let was_away = observed.status.state != SessionState::Connected;
+            let is_away = status.state != SessionState::Connected;
+            if !(was_away && is_away) {
+                observed.at = at;
+            }
+            observed.status = status;
+        });
+        self.feed.advance();
+    }
+}
+
+/// A picture that is being read.
+pub struct PictureGuard(Arc<Published>);
+
+impl std::ops::Deref for PictureGuard {
+    type Target = Picture;
+
+    fn deref(&self) -> &Picture {
+        &self.0.picture
+    }
+}

@@ -1,0 +1,278 @@
+//! The shell around a [`Driver`]: does what it asks for, one effect at a time, and tells what became of it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::driver::{Called, Driver, Effect, Input, Interrupt, Shown, TaskEnd};
+use super::view::{Board, Live, Waiting};
+use crate::clock::Clock;
+use crate::domain::call::HostCall;
+use crate::domain::ids::{QuestionId, TaskId};
+use crate::domain::job::Job;
+use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
+use crate::service::feed::Feed;
+use crate::service::inventory::Inventory;
+use crate::service::trouble::Trouble;
+use crate::store::Store;
+
+/// How long after its deadline a job waits for the host to cancel its task.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Progress is told at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// What a job works with.
+#[derive(Clone)]
+pub struct Runner {
+    pub store: Store,
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub inventory: Arc<Inventory>,
+    pub board: Arc<Board>,
+    pub clock: Clock,
+    pub feed: Feed,
+    pub stop: CancellationToken,
+}
+
+/// How a run came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// The job ended; its end is committed and published.
+    ToTheEnd,
+    /// The daemon stops. The job is as committed and goes on with the next start.
+    UntilStopped,
+}
+
+impl Runner {
+    /// Drives a job from `first` on.
+    pub async fn run(&self, waiting: Waiting, first: Effect, live: watch::Sender<Live>) -> Ran {
+        let Waiting { mut driver, mut interrupts } = waiting;
+        let deadline = driver.job().deadline_at;
+        let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.clock, deadline));
+        let mut alarms = [Interrupt::GraceOver, Interrupt::Deadline { question: false }].to_vec();
+        let mut cancelling = FuturesUnordered::new();
+        let mut effect = first;
+        loop {
+            self.publish(&driver, &live);
+            if effect == Effect::Finish {
+                return Ran::ToTheEnd;
+            }
+            // A call that was begun is brought to its answer, and the answer to the disk.
+            let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
+            let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), &live));
+            let input = loop {
+                let interrupt = tokio::select! {
+                    biased;
+                    input = &mut work => break Some(input),
+                    () = self.stop.cancelled(), if may_stop => return Ran::UntilStopped,
+                    Some(()) = cancelling.next(), if !cancelling.is_empty() => continue,
+                    Some(interrupt) = interrupts.recv() => interrupt,
+                    () = &mut timer, if !alarms.is_empty() => {
+                        timer = Box::pin(self.clock.sleep(GRACE));
+                        match alarms.pop() {
+                            Some(Interrupt::Deadline { .. }) => {
+                                Interrupt::Deadline { question: self.has_question(&driver) }
+                            }
+                            _ => Interrupt::GraceOver,
+                        }
+                    }
+                };
+                let reaction = driver.interrupt(interrupt, self.clock.now());
+                if let Some(task) = reaction.cancel_task {
+                    cancelling.push(self.cancel(task));
+                }
+                if let Some(instead) = reaction.instead {
+                    effect = instead;
+                    break None;
+                }
+                self.publish(&driver, &live);
+            };
+            if let Some(input) = input {
+                effect = driver.step(input, self.clock.now());
+            }
+        }
+    }
+
+    async fn perform(&self, job: Job, effect: Effect, live: &watch::Sender<Live>) -> Input {
+        let machine = job.machine.id.clone();
+        match effect {
+            Effect::Save => {
+                self.save(&job).await;
+                Input::Saved
+            }
+            Effect::Examine => {
+                let known = self.board.tasks_of_others(&machine, job.id);
+                let seen = self.hypervisor.examine(&machine).await;
+                Input::Examined(seen.map(|evidence| (evidence, known)).map_err(|error| Trouble::from(&error)))
+            }
+            Effect::Call(call) => Input::Called(self.call(&job, &call).await),
+            Effect::Follow(task) => Input::TaskEnded(self.follow(&task, live).await),
+            Effect::AwaitHost(pause) => {
+                self.clock.sleep(pause).await;
+                self.host_back().await;
+                Input::Waited
+            }
+            Effect::AwaitTask(task) => {
+                self.foreign_task(&task).await;
+                Input::Waited
+            }
+            Effect::AwaitAnswer(question) => {
+                self.answered(&job, &question).await;
+                Input::Waited
+            }
+            Effect::Pause(pause) => {
+                self.clock.sleep(pause).await;
+                Input::Waited
+            }
+            Effect::Barrier => Input::Synced(match self.hypervisor.barrier().await {
+                Ok(()) => Some(self.shown(&job)),
+                Err(_) => None,
+            }),
+            // The loop of `run` ends before it comes here.
+            Effect::Finish => Input::Saved,
+        }
+    }
+
+    /// Commits the job, however long that takes: nothing may happen to the host before, and nobody may hear of
+    /// an end before.
+    async fn save(&self, job: &Job) {
+        let mut pause = Duration::from_millis(100);
+        while let Err(error) = self.store.update_job(job).await {
+            tracing::error!(
+                job = %job.id,
+                error = &error as &dyn std::error::Error,
+                "the job cannot be committed; trying again in {pause:?}"
+            );
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    async fn call(&self, job: &Job, call: &HostCall) -> Called {
+        tracing::info!(job = %job.id, machine = %job.machine.id, call = call.kind().as_str(), "asking the host");
+        match self.hypervisor.call(&job.machine.id, call, job.id).await {
+            Ok(accepted) => Called::Accepted(accepted),
+            Err(CallError::Refused(error)) => {
+                tracing::info!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
+                Called::Refused(Trouble::from(&error))
+            }
+            Err(CallError::Lost(error)) => {
+                tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the answer was lost");
+                Called::Lost(Trouble::from(&error))
+            }
+        }
+    }
+
+    async fn follow(&self, task: &TaskId, live: &watch::Sender<Live>) -> TaskEnd {
+        let mut status = self.hypervisor.follow(task).await;
+        let mut told = None;
+        loop {
+            let now = status.borrow_and_update().clone();
+            match now {
+                TaskStatus::Running { progress } => {
+                    let elapsed = self.clock.elapsed();
+                    let due = told.is_none_or(|told| elapsed.saturating_sub(told) >= PROGRESS_EVERY);
+                    if progress.is_some() && due {
+                        told = Some(elapsed);
+                        live.send_modify(|live| live.progress = progress);
+                        self.feed.advance();
+                    }
+                }
+                TaskStatus::Succeeded { .. } => return TaskEnd::Succeeded,
+                TaskStatus::Failed(error) => return TaskEnd::Failed(Trouble::from(&*error)),
+                TaskStatus::Vanished => return TaskEnd::Vanished,
+            }
+            if status.changed().await.is_err() {
+                return TaskEnd::Vanished;
+            }
+        }
+    }
+
+    async fn cancel(&self, task: TaskId) {
+        if let Err(error) = self.hypervisor.cancel(&task).await {
+            tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
+        }
+    }
+
+    /// Waits until the host is connected and the picture is as the host is.
+    async fn host_back(&self) {
+        loop {
+            self.inventory.connected().await;
+            if self.hypervisor.barrier().await.is_ok() {
+                return;
+            }
+            self.clock.sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn foreign_task(&self, task: &TaskId) {
+        let mut status = self.hypervisor.follow(task).await;
+        // Ends too where the task is no longer known, or the backend is gone.
+        let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
+        if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
+            self.clock.sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn answered(&self, job: &Job, question: &QuestionId) {
+        let mut changes = self.inventory.watch(&job.machine.id);
+        self.host_back().await;
+        loop {
+            let picture = self.inventory.picture();
+            let asked = picture.machine(&job.machine.id).and_then(|record| record.machine.question.as_ref());
+            if asked.is_none_or(|asked| asked.id != *question) || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn has_question(&self, driver: &Driver) -> bool {
+        let picture = self.inventory.picture();
+        picture.machine(&driver.job().machine.id).is_some_and(|record| record.machine.question.is_some())
+    }
+
+    fn shown(&self, job: &Job) -> Shown {
+        let picture = self.inventory.picture();
+        let record = picture.machine(&job.machine.id);
+        Shown {
+            power_state: record.and_then(|record| record.machine.power_state),
+            ip_address: record.and_then(|record| record.ip_address()).map(str::to_owned),
+        }
+    }
+
+    fn publish(&self, driver: &Driver, live: &watch::Sender<Live>) {
+        let next = Live::of(driver, None);
+        let changed = live.send_if_modified(|shown| {
+            // Between the end and its commit the job still shows as it was.
+            if next.job.state.is_end() && !driver.is_finished() {
+                return false;
+            }
+            let same_task = next.task.is_some() && next.task == shown.task;
+            let progress = shown.progress.filter(|_| same_task);
+            let changed = *next.job != *shown.job || next.blocker != shown.blocker || progress != shown.progress;
+            *shown = Live { progress, ..next };
+            changed
+        });
+        if changed {
+            self.feed.advance();
+        }
+    }
+}
+
+/// Sleeps until a time of the wall clock, which may be moved meanwhile.
+pub async fn sleep_until(clock: &Clock, at: Timestamp) {
+    loop {
+        let left = Duration::try_from(at.duration_since(clock.now())).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        clock.sleep(left.min(Duration::from_secs(30))).await;
+    }
+}

@@ -1,0 +1,147 @@
+//! Jobs that have not ended, in memory: what readers see of them, and whom to wake when they change.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::driver::{Blocker, Driver, Interrupt};
+use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::domain::job::Job;
+
+/// A job as readers see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobView {
+    pub job: Job,
+    /// Percent, while the host tells.
+    pub progress: Option<u8>,
+    /// How many jobs are before it in its machine's queue.
+    pub position: Option<usize>,
+    pub blocked_by: Option<BlockedBy>,
+    pub cancelable: bool,
+}
+
+/// What a job waits for that is not its own work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockedBy {
+    /// `job`, `host_task`, `question` or `host_away`.
+    pub kind: &'static str,
+    pub id: Option<String>,
+    pub since: Timestamp,
+    pub detail: String,
+}
+
+impl JobView {
+    /// A job that ended, as the store keeps it.
+    #[must_use]
+    pub const fn ended(job: Job) -> Self {
+        Self { job, progress: None, position: None, blocked_by: None, cancelable: false }
+    }
+}
+
+/// A job in memory as last published.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub job: Arc<Job>,
+    pub progress: Option<u8>,
+    pub blocker: Option<(Blocker, Timestamp)>,
+    pub task: Option<TaskId>,
+}
+
+impl Live {
+    /// What a driver shows.
+    #[must_use]
+    pub fn of(driver: &Driver, progress: Option<u8>) -> Self {
+        Self {
+            job: Arc::new(driver.job().clone()),
+            progress,
+            blocker: driver.blocker().cloned(),
+            task: driver.following().cloned(),
+        }
+    }
+}
+
+/// All jobs that have not ended. Reading a job and waiting for it touch this and nothing else.
+#[derive(Debug, Default)]
+pub struct Board {
+    entries: Mutex<HashMap<JobId, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    live: watch::Sender<Live>,
+    interrupts: mpsc::Sender<Interrupt>,
+    /// Taken by the runner when the job's turn comes.
+    waiting: Option<Waiting>,
+}
+
+/// What a runner needs to take a job up.
+#[derive(Debug)]
+pub struct Waiting {
+    pub driver: Driver,
+    pub interrupts: mpsc::Receiver<Interrupt>,
+}
+
+/// More interrupts than this at once say nothing new: a job can be cancelled once.
+const INTERRUPTS: usize = 4;
+
+impl Board {
+    /// Shows a job that was accepted or taken up again.
+    pub fn add(&self, driver: Driver) {
+        let id = driver.job().id;
+        let live = watch::Sender::new(Live::of(&driver, None));
+        let (sender, interrupts) = mpsc::channel(INTERRUPTS);
+        let waiting = Some(Waiting { driver, interrupts });
+        self.lock().insert(id, Entry { live, interrupts: sender, waiting });
+    }
+
+    /// Takes the job up; none where it ended or was taken before.
+    pub fn take(&self, id: JobId) -> Option<(Waiting, watch::Sender<Live>)> {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(&id)?;
+        Some((entry.waiting.take()?, entry.live.clone()))
+    }
+
+    /// The job ended and is committed: the store has it from now on. Those who wait have seen its last value.
+    pub fn remove(&self, id: JobId) {
+        self.lock().remove(&id);
+    }
+
+    /// The job as last published.
+    #[must_use]
+    pub fn get(&self, id: JobId) -> Option<Live> {
+        self.lock().get(&id).map(|entry| entry.live.borrow().clone())
+    }
+
+    /// Every job that has not ended.
+    #[must_use]
+    pub fn all(&self) -> Vec<Live> {
+        self.lock().values().map(|entry| entry.live.borrow().clone()).collect()
+    }
+
+    /// Follows a job; the last value that comes is its end, or none comes where the daemon stops first.
+    #[must_use]
+    pub fn follow(&self, id: JobId) -> Option<watch::Receiver<Live>> {
+        self.lock().get(&id).map(|entry| entry.live.subscribe())
+    }
+
+    /// Interrupts a running job. One that cannot take another has one waiting that says the same.
+    pub fn interrupt(&self, id: JobId, interrupt: Interrupt) {
+        if let Some(entry) = self.lock().get(&id) {
+            let _ = entry.interrupts.try_send(interrupt);
+        }
+    }
+
+    /// The tasks of other jobs on this machine.
+    #[must_use]
+    pub fn tasks_of_others(&self, machine: &MachineId, job: JobId) -> Vec<TaskId> {
+        let entries = self.lock();
+        let others = entries.iter().filter(|(id, _)| **id != job).map(|(_, entry)| entry.live.borrow());
+        others.filter(|live| live.job.machine.id == *machine).filter_map(|live| live.job.host_task.clone()).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

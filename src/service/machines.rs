@@ -1,0 +1,433 @@
+//! Finding machines, and what otter adds to the host's word on each: who may touch it, and whether it is free.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::inventory::{Inventory, MachineRecord, PictureGuard};
+use super::jobs::Jobs;
+use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::ids::{JobId, MachineId, SnapshotId};
+use crate::domain::mac::MacAddress;
+use crate::domain::machine::PowerState;
+use crate::domain::names::matches_pattern;
+use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
+
+/// The use-cases around machines.
+pub struct Machines {
+    inventory: Arc<Inventory>,
+    jobs: Jobs,
+    protection: Protection,
+}
+
+/// Which machines nobody may touch, and which one otter itself runs in.
+#[derive(Clone, Debug, Default)]
+pub struct Protection {
+    /// Patterns of names, and ids.
+    pub protected: Vec<String>,
+    /// `esx.machine_name`; takes the place of the addresses where it is set.
+    pub own_name: Option<String>,
+    /// The hardware addresses of the machine that otter runs on.
+    pub own_addresses: Vec<MacAddress>,
+}
+
+/// A machine with everything that readers see.
+#[derive(Clone, Debug)]
+pub struct MachineView {
+    pub record: Arc<MachineRecord>,
+    pub protected: bool,
+    pub active_job: Option<JobId>,
+    /// Empty: the machine is free.
+    pub not_free_because: Vec<&'static str>,
+}
+
+/// Which machines are wanted; all that is said must fit.
+#[derive(Clone, Debug, Default)]
+pub struct MachineFilter {
+    /// Loose: contained in, whatever the case.
+    pub name: Option<String>,
+    pub mac: Option<MacAddress>,
+    pub power_state: Option<PowerState>,
+    pub free: Option<bool>,
+    pub template: Option<bool>,
+    pub pool: Option<String>,
+}
+
+/// What a wait for a machine waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Until {
+    PowerState(PowerState),
+    /// An address that counts, within the network where one is given.
+    Address(Option<Network>),
+    Tools,
+    Question,
+    NoQuestion,
+    Free,
+    NoJob,
+}
+
+/// An IP network, such as `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Machines {
+    #[must_use]
+    pub fn new(inventory: Arc<Inventory>, jobs: Jobs, protection: Protection) -> Self {
+        Self { inventory, jobs, protection }
+    }
+
+    /// The loaded picture.
+    ///
+    /// # Errors
+    /// `inventory-loading` before the host was first read.
+    pub fn picture(&self) -> Result<PictureGuard, Failure> {
+        let picture = self.inventory.picture();
+        if picture.loaded {
+            return Ok(picture);
+        }
+        let detail = "The host has not been read yet, so there is nothing to show; try again in a moment.";
+        Err(Failure::new(FailureKind::InventoryLoading, detail))
+    }
+
+    /// Every machine that fits, in the order of lists.
+    ///
+    /// # Errors
+    /// As [`Machines::picture`].
+    pub fn list(&self, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
+        let picture = self.picture()?;
+        let active = self.jobs.all_active();
+        let wanted = filter.name.as_ref().map(|name| name.to_lowercase());
+        let views = picture
+            .machines
+            .iter()
+            .filter(|record| wanted.as_ref().is_none_or(|wanted| record.sort_name().contains(wanted)))
+            .map(|record| self.view(record, active.get(&record.machine.id).copied()));
+        Ok(views.filter(|view| filter.fits(view)).collect())
+    }
+
+    /// The machine that a path or a body names: an id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`.
+    ///
+    /// # Errors
+    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken reference.
+    pub fn resolve(&self, reference: &str) -> Result<MachineView, Failure> {
+        let picture = self.picture()?;
+        let matching = matching(&picture, reference)?;
+        match matching.as_slice() {
+            [] => Err(Failure::new(
+                FailureKind::NotFound,
+                format!("No machine is called {}. List them: GET /v1/machines", shorten(reference)),
+            )),
+            [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
+            several => Err(ambiguous(reference, several)),
+        }
+    }
+
+    /// The machine of exactly this name.
+    ///
+    /// # Errors
+    /// As [`Machines::resolve`].
+    pub fn named(&self, name: &str) -> Result<MachineView, Failure> {
+        self.resolve(&format!("name:{name}"))
+    }
+
+    /// The machine of this id as it is now.
+    #[must_use]
+    pub fn get(&self, id: &MachineId) -> Option<MachineView> {
+        let picture = self.inventory.picture();
+        picture.machine(id).map(|record| self.view(record, self.jobs.active(id)))
+    }
+
+    /// Refuses a change of a machine that nobody may touch.
+    ///
+    /// # Errors
+    /// `self-protection`.
+    pub fn may_change(&self, view: &MachineView) -> Result<(), Failure> {
+        if !view.protected {
+            return Ok(());
+        }
+        let machine = &view.record.machine;
+        let why = if self.protection.is_self(&view.record) {
+            "otter itself runs in it"
+        } else {
+            "machines.protected of otter's configuration names it"
+        };
+        let detail = format!("{} is protected: {why}. Nothing was done.", machine.name);
+        Err(Failure::new(FailureKind::SelfProtection, detail).of_machine(&machine.id, &machine.name))
+    }
+
+    /// The machine that otter itself runs in, if it is on this host.
+    #[must_use]
+    pub fn self_machine(&self) -> Option<MachineId> {
+        let picture = self.inventory.picture();
+        let own = picture.machines.iter().find(|record| self.protection.is_self(record));
+        own.map(|record| record.machine.id.clone())
+    }
+
+    /// The snapshot that a path or a body names, by id, else exact name, else path.
+    ///
+    /// # Errors
+    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
+    pub fn snapshot<'m>(&self, view: &'m MachineView, wanted: &str) -> Result<&'m Snapshot, Failure> {
+        let machine = &view.record.machine;
+        if wanted.is_empty() {
+            return Err(empty("snapshot"));
+        }
+        machine.snapshots.find(wanted).map_err(|error| match error {
+            SnapshotLookupError::NotFound => Failure::new(
+                FailureKind::NotFound,
+                format!(
+                    "{} has no snapshot called {}. List them: GET /v1/machines/{}/snapshots",
+                    machine.name,
+                    shorten(wanted),
+                    machine.id
+                ),
+            )
+            .of_machine(&machine.id, &machine.name),
+            SnapshotLookupError::Ambiguous(ids) => {
+                let detail = format!(
+                    "{} snapshots of {} are called {}; name one by its path or id.",
+                    ids.len(),
+                    machine.name,
+                    shorten(wanted)
+                );
+                let mut failure =
+                    Failure::new(FailureKind::AmbiguousName, detail).of_machine(&machine.id, &machine.name);
+                let paths = machine.snapshots.paths();
+                let path = |id: &SnapshotId| {
+                    let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
+                    place.map(|place| paths[place].clone()).unwrap_or_default()
+                };
+                failure.candidates = ids.iter().map(|id| (id.to_string(), path(id))).collect();
+                failure
+            }
+        })
+    }
+
+    /// Waits until the machine is as wanted.
+    ///
+    /// # Errors
+    /// `machine-gone` where it vanishes, `invalid-power-state` where it cannot come true.
+    pub async fn until(&self, id: &MachineId, until: &Until) -> Result<MachineView, Failure> {
+        let mut changes = self.inventory.watch(id);
+        let mut name = String::new();
+        loop {
+            let Some(view) = self.get(id) else {
+                let detail = "The machine was removed from the host while it was waited for.";
+                return Err(Failure::new(FailureKind::MachineGone, detail).of_machine(id, &name));
+            };
+            name.clone_from(&view.record.machine.name);
+            if until.holds(&view) {
+                return Ok(view);
+            }
+            let off = view.record.machine.power_state == Some(PowerState::Off);
+            if matches!(until, Until::Address(_)) && off && view.active_job.is_none() {
+                let detail = format!("{name} is off and no job is about to change that, so no address will come.");
+                return Err(Failure::new(FailureKind::InvalidPowerState, detail).of_machine(id, &name));
+            }
+            if changes.changed().await.is_err() {
+                // The watcher is made anew where it was swept away between two changes.
+                changes = self.inventory.watch(id);
+            }
+        }
+    }
+
+    fn view(&self, record: &Arc<MachineRecord>, active_job: Option<JobId>) -> MachineView {
+        let is_self = self.protection.is_self(record);
+        let protected = is_self || self.protection.covers(record);
+        let machine = &record.machine;
+        let reasons = [
+            ("powered_on", machine.power_state == Some(PowerState::On)),
+            ("suspended", machine.power_state == Some(PowerState::Suspended)),
+            ("power_unknown", machine.power_state.is_none()),
+            ("template", machine.template),
+            ("not_connected", machine.connection_state != "connected"),
+            ("question", machine.question.is_some()),
+            ("job", active_job.is_some()),
+            ("self", is_self),
+            ("protected", protected),
+        ];
+        let not_free_because = reasons.iter().filter(|(_, holds)| *holds).map(|(reason, _)| *reason).collect();
+        MachineView { record: Arc::clone(record), protected, active_job, not_free_because }
+    }
+}
+
+impl MachineFilter {
+    fn fits(&self, view: &MachineView) -> bool {
+        let machine = &view.record.machine;
+        let has_mac = |mac: MacAddress| machine.network_cards.iter().any(|card| card.mac_address == Some(mac));
+        self.mac.is_none_or(has_mac)
+            && self.power_state.is_none_or(|state| machine.power_state == Some(state))
+            && self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
+            && self.template.is_none_or(|template| machine.template == template)
+            // No machine is in a pool yet.
+            && self.pool.is_none()
+    }
+}
+
+impl Protection {
+    fn covers(&self, record: &MachineRecord) -> bool {
+        let machine = &record.machine;
+        self.protected.iter().any(|pattern| pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name))
+    }
+
+    fn is_self(&self, record: &MachineRecord) -> bool {
+        match &self.own_name {
+            Some(name) => *name == record.machine.name,
+            None => record
+                .machine
+                .network_cards
+                .iter()
+                .filter_map(|card| card.mac_address)
+                .any(|address| self.own_addresses.contains(&address)),
+        }
+    }
+}
+
+impl Until {
+    fn holds(&self, view: &MachineView) -> bool {
+        let machine = &view.record.machine;
+        match self {
+            Self::PowerState(state) => machine.power_state == Some(*state),
+            Self::Address(None) => view.record.ip_address().is_some(),
+            Self::Address(Some(network)) => view.record.ip_addresses().iter().any(|address| network.contains(address)),
+            Self::Tools => machine.guest.tools_running && machine.power_state == Some(PowerState::On),
+            Self::Question => machine.question.is_some(),
+            Self::NoQuestion => machine.question.is_none(),
+            Self::Free => view.not_free_because.is_empty(),
+            Self::NoJob => view.active_job.is_none(),
+        }
+    }
+}
+
+impl Network {
+    /// Reads `address/prefix`; without a prefix it is that one address.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().ok()?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().ok().filter(|prefix| *prefix <= longest)?,
+            None => longest,
+        };
+        Some(Self { address, prefix })
+    }
+
+    fn contains(self, address: &str) -> bool {
+        match (self.address, address.parse()) {
+            (IpAddr::V4(network), Ok(IpAddr::V4(address))) => {
+                let shift = 32 - u32::from(self.prefix);
+                let cut = |address: std::net::Ipv4Addr| address.to_bits().checked_shr(shift).unwrap_or(0);
+                cut(network) == cut(address)
+            }
+            (IpAddr::V6(network), Ok(IpAddr::V6(address))) => {
+                let shift = 128 - u32::from(self.prefix);
+                let cut = |address: std::net::Ipv6Addr| address.to_bits().checked_shr(shift).unwrap_or(0);
+                cut(network) == cut(address)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRecord>>, Failure> {
+    let select = |wanted: &dyn Fn(&MachineRecord) -> bool| {
+        picture.machines.iter().filter(|record| wanted(record)).cloned().collect::<Vec<_>>()
+    };
+    let Some((prefix @ ("name" | "uuid" | "mac"), wanted)) = reference.split_once(':') else {
+        if reference.is_empty() {
+            return Err(empty("machine"));
+        }
+        return Ok(picture.machine(&MachineId::new(reference)).cloned().into_iter().collect());
+    };
+    if wanted.is_empty() {
+        return Err(empty("machine"));
+    }
+    let same_uuid = |uuid: &Option<String>| uuid.as_ref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted));
+    Ok(match prefix {
+        "name" => select(&|record| record.machine.name == wanted),
+        "uuid" => {
+            let by_instance = select(&|record| same_uuid(&record.machine.instance_uuid));
+            if by_instance.is_empty() { select(&|record| same_uuid(&record.machine.bios_uuid)) } else { by_instance }
+        }
+        _ => {
+            let address: MacAddress = wanted.parse().map_err(|error| invalid_mac("machine", wanted, &error))?;
+            let has = |record: &MachineRecord| {
+                record.machine.network_cards.iter().any(|card| card.mac_address == Some(address))
+            };
+            select(&has)
+        }
+    })
+}
+
+/// The failure of a name that several machines go by.
+#[must_use]
+pub fn ambiguous(reference: &str, several: &[Arc<MachineRecord>]) -> Failure {
+    let detail =
+        format!("{} machines are called {}; name one by its id.", several.len(), shorten(reference));
+    let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
+    let candidate = |record: &Arc<MachineRecord>| (record.machine.id.to_string(), record.machine.name.clone());
+    failure.candidates = several.iter().map(candidate).collect();
+    failure
+}
+
+/// The failure of a hardware address that is none.
+#[must_use]
+pub fn invalid_mac(parameter: &str, given: &str, error: &crate::domain::mac::InvalidMacAddress) -> Failure {
+    let detail = format!("{} is {error}.", shorten(given));
+    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
+        pointer: None,
+        parameter: Some(parameter.to_owned()),
+        code: "invalid-mac",
+        detail,
+    })
+}
+
+/// The failure of a name that is empty.
+#[must_use]
+pub fn empty(parameter: &str) -> Failure {
+    let detail = format!("The {parameter} is empty; name one.");
+    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
+        pointer: None,
+        parameter: Some(parameter.to_owned()),
+        code: "empty",
+        detail,
+    })
+}
+
+/// A caller's text in quotes, cut where it is long: an error need not repeat a megabyte.
+#[must_use]
+pub fn shorten(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_contain_their_addresses() {
+        let contains = |network: &str, address: &str| Network::parse(network).unwrap().contains(address);
+        assert!(contains("10.0.0.0/8", "10.200.3.4"));
+        assert!(!contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("0.0.0.0/0", "1.2.3.4"));
+        assert!(contains("fd00::/8", "fd12::1"));
+        assert!(contains("192.168.0.7", "192.168.0.7"));
+        assert!(!contains("::/0", "1.2.3.4"));
+        for broken in ["", "10.0.0.0/33", "10.0.0.0/-1", "ten/8", "::/129"] {
+            assert_eq!(Network::parse(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn long_names_are_cut_in_errors() {
+        assert_eq!(shorten("short"), "\"short\"");
+        assert!(shorten(&"🦦".repeat(100_000)).chars().count() < 100);
+    }
+}

@@ -1,0 +1,26 @@
+//! The use-cases and every rule. Handlers call in here; nothing in here knows of HTTP.
+
+pub mod feed;
+pub mod inventory;
+pub mod jobs;
+pub mod machines;
+pub mod trouble;
+
+use std::sync::Arc;
+
+use self::feed::Feed;
+use self::inventory::Inventory;
+use self::jobs::Jobs;
+use self::machines::Machines;
+use crate::hypervisor::Hypervisor;
+
+/// Everything that the API calls.
+#[derive(Clone)]
+pub struct Services {
+    pub feed: Feed,
+    pub inventory: Arc<Inventory>,
+    pub machines: Arc<Machines>,
+    pub jobs: Jobs,
+    /// For reads that go past the picture.
+    pub hypervisor: Arc<dyn Hypervisor>,
+}

@@ -1,0 +1,76 @@
+//! The host's errors as callers are told of them.
+
+use crate::domain::failure::{Failure, FailureKind, Fault};
+use crate::domain::ids::TaskId;
+use crate::hypervisor::{HostError, HostErrorKind};
+
+/// A host's error as a plain value: what a decision and a report need of it, without its cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub kind: HostErrorKind,
+    pub message: String,
+    pub fault: Option<Fault>,
+    pub blocking_task: Option<TaskId>,
+}
+
+impl From<&HostError> for Trouble {
+    fn from(error: &HostError) -> Self {
+        Self {
+            kind: error.kind,
+            message: error.message.clone(),
+            fault: error.fault.clone(),
+            blocking_task: error.blocking_task.clone(),
+        }
+    }
+}
+
+impl Trouble {
+    /// Whether it says that the host cannot be talked to just now.
+    #[must_use]
+    pub const fn is_outage(&self) -> bool {
+        matches!(
+            self.kind,
+            HostErrorKind::Unreachable
+                | HostErrorKind::NotAuthenticated
+                | HostErrorKind::LoginRefused
+                | HostErrorKind::Protocol
+        )
+    }
+
+    /// Whether it leaves open if the host did what it was asked: behind a vCenter these faults say that the
+    /// manager lost touch with the host, and nothing of what the host did.
+    #[must_use]
+    pub fn leaves_open(&self) -> bool {
+        self.fault.as_ref().is_some_and(|fault| {
+            matches!(fault.name.as_str(), "HostCommunication" | "HostNotConnected" | "SystemError")
+        })
+    }
+
+    /// The failure to report, told by the host's own words.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        Failure::new(failure_kind(self.kind), self.message.clone()).with_fault(self.fault.clone())
+    }
+}
+
+/// The kind of failure that callers see for a host's error.
+#[must_use]
+pub const fn failure_kind(kind: HostErrorKind) -> FailureKind {
+    match kind {
+        HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated => FailureKind::HostUnreachable,
+        HostErrorKind::LoginRefused => FailureKind::HostLoginRefused,
+        HostErrorKind::Protocol => FailureKind::HostProtocol,
+        HostErrorKind::NotFound => FailureKind::NotFound,
+        HostErrorKind::InvalidPowerState => FailureKind::InvalidPowerState,
+        HostErrorKind::Busy => FailureKind::MachineBusy,
+        HostErrorKind::InvalidProperty => FailureKind::InvalidRequest,
+        HostErrorKind::InsufficientResources => FailureKind::InsufficientResources,
+        HostErrorKind::Forbidden => FailureKind::ForbiddenByHost,
+        HostErrorKind::LicenseRestricted => FailureKind::LicenseRestricted,
+        HostErrorKind::ToolsUnavailable => FailureKind::ToolsUnavailable,
+        HostErrorKind::NotSupported => FailureKind::NotSupported,
+        HostErrorKind::Cancelled | HostErrorKind::InvalidState | HostErrorKind::Rejected => {
+            FailureKind::HostRejected
+        }
+    }
+}
