@@ -1,0 +1,159 @@
+// Peer: govmomi's ESX or vCenter simulator, with machines that can be told apart.
+//
+// It serves TLS on a free port of 127.0.0.1, prints one line `URL https://127.0.0.1:PORT/sdk` once it answers,
+// and ends when its stdin closes, so that it never outlives the test that started it. See ../README.md.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/url"
+	"os"
+	"os/signal"
+	"reflect"
+	"sort"
+	"syscall"
+
+	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// What the machines with snapshots have: each one the child of the one before, the last one current.
+var snapshots = []string{"base", "updated", "kickstart"}
+
+func main() {
+	mode := flag.String("mode", "esx", "what to be: esx or vpx")
+	machines := flag.Int("machines", 4, "how many machines; every second one has snapshots, the first among them")
+	on := flag.Bool("on", true, "whether the machines are powered on at first")
+	user := flag.String("user", "root", "the one account")
+	password := flag.String("password", "otter", "its password")
+	flag.Parse()
+
+	if err := serve(*mode, *machines, *on, url.UserPassword(*user, *password)); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func serve(mode string, machines int, on bool, account *url.Userinfo) error {
+	model, err := modelOf(mode)
+	if err != nil {
+		return err
+	}
+	model.Machine = machines
+	model.Autostart = on
+	// The datastores are temporary directories.
+	defer model.Remove()
+	if err := model.Create(); err != nil {
+		return err
+	}
+
+	model.Service.TLS = new(tls.Config)
+	model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: account}
+	server := model.Service.NewServer()
+	defer server.Close()
+
+	giveEachItsOwnMAC()
+	if err := takeSnapshots(server.URL); err != nil {
+		return err
+	}
+
+	address := *server.URL
+	address.User = nil
+	fmt.Println("URL", address.String())
+	waitForTheEnd()
+	return nil
+}
+
+func modelOf(mode string) (*simulator.Model, error) {
+	switch mode {
+	case "esx":
+		return simulator.ESX(), nil
+	case "vpx":
+		model := simulator.VPX()
+		// One resource pool, so that `-machines` is the number of them here too.
+		model.Cluster = 0
+		return model, nil
+	}
+	return nil, fmt.Errorf("-mode %s: must be esx or vpx", mode)
+}
+
+// giveEachItsOwnMAC counts from 00:50:56:00:00:00. Machines of a model share one network card, address and all,
+// so each gets a copy.
+func giveEachItsOwnMAC() {
+	for index, machine := range inOrder() {
+		address := fmt.Sprintf("00:50:56:00:%02x:%02x", index>>8, index&0xff)
+		machine.Config.Hardware.Device = append([]types.BaseVirtualDevice(nil), machine.Config.Hardware.Device...)
+		for i, device := range machine.Config.Hardware.Device {
+			if _, ok := device.(types.BaseVirtualEthernetCard); !ok {
+				continue
+			}
+			original := reflect.ValueOf(device).Elem()
+			own := reflect.New(original.Type())
+			own.Elem().Set(original)
+			card := own.Interface().(types.BaseVirtualDevice)
+			card.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard().MacAddress = address
+			machine.Config.Hardware.Device[i] = card
+		}
+		for i := range machine.Guest.Net {
+			machine.Guest.Net[i].MacAddress = address
+		}
+	}
+}
+
+// takeSnapshots goes over the wire as any client does. The simulator logs each file name that it tries; that is
+// noise here.
+func takeSnapshots(address *url.URL) error {
+	log.SetOutput(io.Discard)
+	defer log.SetOutput(os.Stderr)
+	ctx := context.Background()
+	client, err := govmomi.NewClient(ctx, address, true)
+	if err != nil {
+		return err
+	}
+	for index, simulated := range inOrder() {
+		if index%2 == 1 {
+			continue
+		}
+		machine := object.NewVirtualMachine(client.Client, simulated.Reference())
+		for _, name := range snapshots {
+			task, err := machine.CreateSnapshot(ctx, name, "the "+name+" state", false, false)
+			if err != nil {
+				return err
+			}
+			if err := task.Wait(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return client.Logout(ctx)
+}
+
+// inOrder gives the machines as they are numbered: VM0, VM1, … VM10.
+func inOrder() []*simulator.VirtualMachine {
+	var machines []*simulator.VirtualMachine
+	for _, entity := range simulator.Map.All("VirtualMachine") {
+		machines = append(machines, entity.(*simulator.VirtualMachine))
+	}
+	sort.Slice(machines, func(i, j int) bool {
+		a, b := machines[i].Name, machines[j].Name
+		return len(a) < len(b) || len(a) == len(b) && a < b
+	})
+	return machines
+}
+
+// waitForTheEnd returns when stdin is closed or a signal asks for the end.
+func waitForTheEnd() {
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		end <- os.Interrupt
+	}()
+	<-end
+}
