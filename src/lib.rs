@@ -1,5 +1,6 @@
 //! otter: a REST daemon in front of a VMware ESX host. The binary is a thin shell around this library.
 
+pub mod api;
 pub mod clock;
 pub mod domain;
 pub mod esx;

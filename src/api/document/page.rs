@@ -1,0 +1,90 @@
+//! The frame of otter's own pages: one HTML file that needs nothing else, and a content security policy under which
+//! nothing but its own style and script runs.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
+
+const STYLE: &str = include_str!("page.css");
+
+/// A page that is ready to be served as `text/html; charset=utf-8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub html: String,
+    /// The value of `Content-Security-Policy` that goes with it.
+    pub content_security_policy: String,
+}
+
+/// Puts a page together. The title is text; the body is HTML; an empty script is none.
+#[must_use]
+pub fn render(title: &str, body: &str, script: &str) -> Page {
+    let script_source = match script {
+        "" => "'none'".to_owned(),
+        script => source_hash(script),
+    };
+    let script = match script {
+        "" => String::new(),
+        script => format!("<script>{script}</script>\n"),
+    };
+    let title = escape(title);
+    let html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}{script}</body>\n</html>\n"
+    );
+    let style_source = source_hash(STYLE);
+    let content_security_policy = format!(
+        "default-src 'none'; script-src {script_source}; style-src {style_source}; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    Page { html, content_security_policy }
+}
+
+/// Text as HTML shows it, in elements and in quoted attributes.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' | '<' | '>' | '"' | '\'' => {
+                // Writing to a string cannot fail.
+                let _ = write!(escaped, "&#{};", u32::from(character));
+            }
+            character => escaped.push(character),
+        }
+    }
+    escaped
+}
+
+fn source_hash(text: &str) -> String {
+    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_lets_exactly_the_own_script_and_style_run() {
+        // The hash of `alert(1)` by `openssl dgst -sha256 -binary | base64`.
+        let page = render("t", "<p>b</p>", "alert(1)");
+        assert!(page.html.contains("<script>alert(1)</script>"));
+        let policy = &page.content_security_policy;
+        assert!(
+            policy.contains("script-src 'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI=';"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert!(render("t", "", "").content_security_policy.contains("script-src 'none';"));
+    }
+
+    #[test]
+    fn nothing_leaves_the_page_early() {
+        assert!(!STYLE.contains("</style") && !STYLE.contains("url("));
+        assert_eq!(escape("<a b='\"&'>"), "&#60;a b=&#39;&#34;&#38;&#39;&#62;");
+        assert!(render("<x>", "", "").html.contains("<title>&#60;x&#62;</title>"));
+    }
+}

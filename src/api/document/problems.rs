@@ -1,0 +1,119 @@
+//! The pages under `/problems/`: what each code of a problem means and what to do about it. The `type` of a problem
+//! leads here. The table of them is `api::problem`'s.
+
+use std::fmt::Write as _;
+
+use super::page::{self, Page, escape};
+
+/// What a page says of one code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProblemPage<'a> {
+    pub code: &'a str,
+    pub status: u16,
+    pub title: &'a str,
+    /// `no`, `after` or `same-key`, as in the problem itself.
+    pub retry: &'a str,
+    pub meaning: &'a str,
+    pub what_to_do: &'a str,
+}
+
+/// `/problems/`: every code, in the order given.
+#[must_use]
+pub fn catalogue(problems: &[ProblemPage]) -> Page {
+    let mut rows = String::new();
+    for &ProblemPage { code, status, title, retry, meaning: _, what_to_do: _ } in problems {
+        let (code, title, retry) = (escape(code), escape(title), escape(retry));
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            rows,
+            "<tr><td><a href=\"/problems/{code}\"><code>{code}</code></a></td><td>{status}</td>\
+             <td>{title}</td><td><code>{retry}</code></td></tr>"
+        );
+    }
+    let body = format!(
+        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a></p>\n<h1>Problems</h1>\n\
+         <p>Every failure is an <code>application/problem+json</code> (RFC 9457) with one of these codes. A code never \
+         changes its status or its meaning; new ones may come.</p>\n\
+         <table>\n<thead><tr><th>code</th><th>status</th><th>title</th><th>retry</th></tr></thead>\n\
+         <tbody>\n{rows}</tbody>\n</table>\n</main>\n"
+    );
+    page::render("Problems · otter", &body, "")
+}
+
+/// `/problems/{code}`.
+#[must_use]
+pub fn one(problem: &ProblemPage) -> Page {
+    let &ProblemPage { code, status, title, retry, meaning, what_to_do } = problem;
+    let again = match retry {
+        "no" => "The same request would fail again, or do the thing twice: do not repeat it blindly.",
+        "after" => {
+            "It may go away by itself: try again after the <code>Retry-After</code> of the answer, or later."
+        }
+        "same-key" => "Repeat the request with the same <code>Idempotency-Key</code>: nothing is done twice.",
+        _ => "",
+    };
+    let (code, title, retry) = (escape(code), escape(title), escape(retry));
+    let (meaning, what_to_do) = (paragraphs(meaning), paragraphs(what_to_do));
+    let body = format!(
+        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a> · <a href=\"/problems/\">problems</a></p>\n\
+         <h1>{title}</h1>\n<p><code>{code}</code> · status {status}</p>\n\
+         <h2>What it means</h2>\n{meaning}<h2>What to do</h2>\n{what_to_do}\
+         <h2>Trying again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{again}</p>\n</main>\n"
+    );
+    page::render(&format!("{} · otter", problem.title), &body, "")
+}
+
+/// Text as paragraphs: an empty line parts them, and what stands in backticks is code.
+fn paragraphs(text: &str) -> String {
+    let mut html = String::new();
+    for paragraph in text.split("\n\n") {
+        html.push_str("<p>");
+        for (index, part) in paragraph.trim().split('`').enumerate() {
+            let part = escape(part);
+            let part = if index % 2 == 1 { format!("<code>{part}</code>") } else { part };
+            html.push_str(&part);
+        }
+        html.push_str("</p>\n");
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUSY: ProblemPage = ProblemPage {
+        code: "machine-busy",
+        status: 409,
+        title: "Something else works on the machine",
+        retry: "after",
+        meaning: "A task of <somebody> runs.\n\nIt did not end.",
+        what_to_do: "Wait & see `host_task`.",
+    };
+
+    #[test]
+    fn a_page_says_all_that_there_is_to_say() {
+        let html = one(&BUSY).html;
+        for text in [
+            "<h1>Something else works on the machine</h1>",
+            "<code>machine-busy</code> · status 409",
+            "<p>A task of &#60;somebody&#62; runs.</p>\n<p>It did not end.</p>",
+            "<p>Wait &#38; see <code>host_task</code>.</p>",
+            "retry: \"after\"",
+            "Retry-After",
+        ] {
+            assert!(html.contains(text), "{text}\n{html}");
+        }
+    }
+
+    #[test]
+    fn the_catalogue_leads_to_each_page() {
+        let html = catalogue(&[BUSY, ProblemPage { code: "not-found", status: 404, ..BUSY }]).html;
+        assert!(
+            html.contains(
+                "<a href=\"/problems/machine-busy\"><code>machine-busy</code></a></td><td>409</td>"
+            )
+        );
+        assert!(html.contains("<a href=\"/problems/not-found\">"));
+    }
+}

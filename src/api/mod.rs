@@ -1,0 +1,3 @@
+//! The HTTP side of otter.
+
+pub mod document;
