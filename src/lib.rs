@@ -5,3 +5,4 @@ pub mod domain;
 pub mod esx;
 pub mod hypervisor;
 pub mod store;
+pub mod supervisor;
