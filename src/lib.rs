@@ -6,3 +6,5 @@ pub mod domain;
 pub mod esx;
 pub mod hypervisor;
 pub mod service;
+pub mod store;
+pub mod supervisor;

@@ -1,0 +1,67 @@
+//! What can go wrong between otter and its database, worded for the operator who has to mend it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::document::DocumentError;
+use crate::domain::ids::JobId;
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the state directory {} does not exist and cannot be made: create its parent, or name another \
+         directory by --state-dir, OTTER_STATE_DIR or state.dir",
+        path.display()
+    )]
+    CreateDirectory { path: PathBuf, source: io::Error },
+    #[error(
+        "the state directory {} cannot be written to: otter's user needs to own it, on a file system \
+         that is not read-only",
+        path.display()
+    )]
+    NotWritable { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error(
+        "the state directory {} is in use by another otter{}: stop that one, or name another directory",
+        path.display(),
+        pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Locked { path: PathBuf, pid: Option<u32> },
+    #[error(
+        "the database {} was made by a newer otter (it has migration {migration}): run that version, or \
+         restore a copy from before the upgrade",
+        path.display()
+    )]
+    NewerDatabase { path: PathBuf, migration: i64 },
+    #[error(
+        "the file {} is not an otter database, or is damaged: restore a copy, or move it away to start anew",
+        path.display()
+    )]
+    NotADatabase { path: PathBuf, source: sqlx::Error },
+    #[error("the database {} cannot be opened", path.display())]
+    Open { path: PathBuf, source: sqlx::Error },
+    #[error("the database {} cannot be brought up to date", path.display())]
+    Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
+    /// The disk is full or failing, or the database is held by something else. Writers that were committed
+    /// together share the cause.
+    #[error("the database refused a statement")]
+    Database(#[source] Arc<sqlx::Error>),
+    #[error("the stored job {job} cannot be read")]
+    Unreadable { job: String, source: DocumentError },
+    #[error("job {0} has ended already, and an end is never taken back")]
+    AlreadyEnded(JobId),
+    #[error("there is no job {0} in the store")]
+    NoSuchJob(JobId),
+    /// The writer has stopped; what was asked may or may not have been committed.
+    #[error("the store is closed")]
+    Closed,
+    #[error("the store's writer runs already, or has run")]
+    WriterTaken,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(source: sqlx::Error) -> Self {
+        Self::Database(Arc::new(source))
+    }
+}

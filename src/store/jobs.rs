@@ -1,0 +1,263 @@
+//! Jobs as rows: inserted once, changed until they have an end, listed the newest first.
+
+use std::fmt;
+use std::str::FromStr;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::keys::{self, IdempotencyKey, Inserted, KeptKey};
+use super::writer::{Transaction, Write};
+use super::{Reader, StoreError, document, microseconds};
+use crate::domain::ids::{JobId, MachineId};
+use crate::domain::job::{Job, JobKind, JobState};
+
+/// Which jobs to list; what is empty or `None` does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    pub states: Vec<JobState>,
+    pub machine: Option<MachineId>,
+    pub kinds: Vec<JobKind>,
+    pub requested_by: Option<String>,
+    pub reference: Option<String>,
+}
+
+/// Where a page of jobs ended. Jobs that come later do not move it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobCursor {
+    created_at: i64,
+    id: JobId,
+}
+
+/// The text is no cursor of a list of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor of a list of jobs")]
+pub struct InvalidJobCursor;
+
+/// Some jobs, the newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobPage {
+    pub items: Vec<Job>,
+    /// Where the next page begins; `None` on the last.
+    pub next: Option<JobCursor>,
+}
+
+impl JobCursor {
+    /// The point just behind this job.
+    #[must_use]
+    pub fn behind(job: &Job) -> Self {
+        Self { created_at: microseconds(job.created_at), id: job.id }
+    }
+}
+
+impl fmt::Display for JobCursor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}_{}", self.created_at, self.id.uuid().simple())
+    }
+}
+
+impl FromStr for JobCursor {
+    type Err = InvalidJobCursor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (created_at, id) = text.split_once('_').ok_or(InvalidJobCursor)?;
+        let cursor = Self {
+            created_at: created_at.parse().map_err(|_| InvalidJobCursor)?,
+            id: id.parse().map_err(|_| InvalidJobCursor)?,
+        };
+        // Numbers and ids have several spellings; a cursor has the one that was given out.
+        if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidJobCursor) }
+    }
+}
+
+/// A job as its columns.
+pub struct Row {
+    id: String,
+    state: &'static str,
+    kind: &'static str,
+    machine: String,
+    requested_by: String,
+    reference: Option<String>,
+    created_at: i64,
+    ended_at: Option<i64>,
+    document: String,
+}
+
+impl Row {
+    pub fn of(job: &Job) -> Result<Self, StoreError> {
+        let document = document::encode(job)
+            .map_err(|source| StoreError::Unreadable { job: job.id.to_string(), source })?;
+        let ended_at: Option<Timestamp> =
+            job.state.is_end().then(|| job.finished_at.unwrap_or(job.updated_at));
+        Ok(Self {
+            id: job.id.to_string(),
+            state: job.state.as_str(),
+            kind: job.kind().as_str(),
+            machine: job.machine.id.to_string(),
+            requested_by: job.requested_by.clone(),
+            reference: job.reference.clone(),
+            created_at: microseconds(job.created_at),
+            ended_at: ended_at.map(microseconds),
+            document,
+        })
+    }
+}
+
+pub struct InsertJob {
+    pub row: Row,
+    pub key: Option<IdempotencyKey>,
+}
+
+#[async_trait]
+impl Write for InsertJob {
+    type Output = Inserted;
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Inserted, sqlx::Error> {
+        if let Some(key) = &self.key
+            && let Some(KeptKey { job, fingerprint_matches }) = keys::find_within(transaction, key).await?
+        {
+            return Ok(Inserted::Existing { job, fingerprint_matches });
+        }
+        let row = &self.row;
+        sqlx::query(
+            "INSERT INTO jobs (id, arrival, state, kind, machine, requested_by, reference, created_at, \
+             ended_at, document_version, document) \
+             VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM jobs), $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(&row.id)
+        .bind(row.state)
+        .bind(row.kind)
+        .bind(&row.machine)
+        .bind(&row.requested_by)
+        .bind(&row.reference)
+        .bind(row.created_at)
+        .bind(row.ended_at)
+        .bind(document::VERSION)
+        .bind(&row.document)
+        .execute(transaction.statement())
+        .await?;
+        if let Some(key) = &self.key {
+            keys::insert(transaction, key, &row.id).await?;
+        }
+        Ok(Inserted::New)
+    }
+}
+
+pub struct UpdateJob {
+    pub id: JobId,
+    pub row: Row,
+}
+
+#[async_trait]
+impl Write for UpdateJob {
+    type Output = Result<(), StoreError>;
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
+        let row = &self.row;
+        let updated = sqlx::query(
+            "UPDATE jobs SET state = $2, kind = $3, machine = $4, requested_by = $5, reference = $6, \
+             created_at = $7, ended_at = $8, document_version = $9, document = $10 \
+             WHERE id = $1 AND state IN ('queued', 'running')",
+        )
+        .bind(&row.id)
+        .bind(row.state)
+        .bind(row.kind)
+        .bind(&row.machine)
+        .bind(&row.requested_by)
+        .bind(&row.reference)
+        .bind(row.created_at)
+        .bind(row.ended_at)
+        .bind(document::VERSION)
+        .bind(&row.document)
+        .execute(transaction.statement())
+        .await?;
+        if updated.rows_affected() > 0 {
+            return Ok(Ok(()));
+        }
+        let known = sqlx::query("SELECT 1 FROM jobs WHERE id = $1")
+            .bind(&row.id)
+            .fetch_optional(transaction.statement())
+            .await?;
+        Ok(Err(match known {
+            Some(_) => StoreError::AlreadyEnded(self.id),
+            None => StoreError::NoSuchJob(self.id),
+        }))
+    }
+}
+
+pub async fn job(reader: &mut Reader<'_>, id: JobId) -> Result<Option<Job>, StoreError> {
+    let row = sqlx::query("SELECT id, document_version, document FROM jobs WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(reader.statement())
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub async fn unfinished(reader: &mut Reader<'_>) -> Result<Vec<Job>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT id, document_version, document FROM jobs WHERE ended_at IS NULL ORDER BY arrival",
+    )
+    .fetch_all(reader.statement())
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+pub async fn jobs(
+    reader: &mut Reader<'_>,
+    filter: &JobFilter,
+    after: Option<JobCursor>,
+    limit: u32,
+) -> Result<JobPage, StoreError> {
+    let mut query =
+        QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM jobs WHERE 1 = 1");
+    let JobFilter { states, machine, kinds, requested_by, reference } = filter;
+    one_of(&mut query, "state", states.iter().map(|state| state.as_str()));
+    one_of(&mut query, "kind", kinds.iter().map(|kind| kind.as_str()));
+    if let Some(machine) = machine {
+        query.push(" AND machine = ").push_bind(machine.as_str());
+    }
+    if let Some(requested_by) = requested_by {
+        query.push(" AND requested_by = ").push_bind(requested_by);
+    }
+    if let Some(reference) = reference {
+        query.push(" AND reference = ").push_bind(reference);
+    }
+    if let Some(JobCursor { created_at, id }) = after {
+        query.push(" AND (created_at, id) < (").push_bind(created_at);
+        query.push(", ").push_bind(id.to_string()).push(")");
+    }
+    // One more than asked for tells whether there is a next page.
+    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+    let mut rows = query.build().fetch_all(reader.statement()).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let items = rows.iter().map(read).collect::<Result<Vec<Job>, _>>()?;
+    let next = if more { items.last().map(JobCursor::behind) } else { None };
+    Ok(JobPage { items, next })
+}
+
+/// No word at all is no condition.
+fn one_of(
+    query: &mut QueryBuilder<Sqlite>,
+    column: &'static str,
+    words: impl ExactSizeIterator<Item = &'static str>,
+) {
+    if words.len() == 0 {
+        return;
+    }
+    query.push(" AND ").push(column).push(" IN (");
+    let mut list = query.separated(", ");
+    for word in words {
+        list.push_bind(word);
+    }
+    query.push(")");
+}
+
+fn read(row: &SqliteRow) -> Result<Job, StoreError> {
+    let id: String = row.try_get("id")?;
+    let version: i64 = row.try_get("document_version")?;
+    let text: &str = row.try_get("document")?;
+    document::decode(version, text).map_err(|source| StoreError::Unreadable { job: id, source })
+}

@@ -1,0 +1,193 @@
+//! What outlives a restart: jobs and idempotency keys, in SQLite through sqlx. All SQL of otter is in here.
+//!
+//! ```text
+//! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
+//! reads  ──pool of read-only connections─────────────────────────────────────►    (WAL)
+//! ```
+//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is kept to what PostgreSQL
+//! understands too.
+
+mod document;
+mod error;
+mod jobs;
+mod keys;
+mod open;
+mod purge;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+use sqlx::pool::PoolConnection;
+use sqlx::{Sqlite, SqliteConnection, SqlitePool};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::ids::JobId;
+use crate::domain::job::Job;
+
+pub use document::DocumentError;
+pub use error::StoreError;
+pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
+pub use keys::{IdempotencyKey, Inserted, KeptKey};
+pub use purge::{Purged, Retention};
+
+/// The database. Clones share it; the last one to go releases the lock on the state directory.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    writer: writer::Writer,
+    readers: Readers,
+    statements: AtomicU64,
+    transactions: AtomicU64,
+    /// Locked as long as the store lives; in memory there is nothing to lock.
+    _lock: Option<File>,
+}
+
+/// Where reads come from.
+enum Readers {
+    Pool(SqlitePool),
+    /// The one connection that an in-memory database lives in. No pool: its time-outs would fire under a
+    /// clock that tests step.
+    Writer(Arc<Mutex<SqliteConnection>>),
+}
+
+impl Store {
+    /// Opens the database `otter.db` in this directory, makes both where they are missing (the directory
+    /// private to its owner), brings the database up to date, and locks the directory for as long as the
+    /// store lives.
+    pub async fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let open::Opened { writer, readers, lock } = open::open(state_dir).await?;
+        Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), Some(lock)))
+    }
+
+    /// A database that is gone with the store, for `--simulate` and tests.
+    pub async fn in_memory() -> Result<Self, StoreError> {
+        let connection = Arc::new(Mutex::new(open::in_memory().await?));
+        Ok(Self::new(Arc::clone(&connection), Readers::Writer(connection), None))
+    }
+
+    fn new(connection: Arc<Mutex<SqliteConnection>>, readers: Readers, lock: Option<File>) -> Self {
+        Self(Arc::new(Inner {
+            writer: writer::Writer::new(connection),
+            readers,
+            statements: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+            _lock: lock,
+        }))
+    }
+
+    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns. Without it
+    /// running, writes wait.
+    ///
+    /// # Errors
+    /// `WriterTaken` where it was called before.
+    pub async fn run(&self, stop: CancellationToken) -> Result<(), StoreError> {
+        writer::run(self, stop).await
+    }
+
+    /// Commits a new job, together with the idempotency key that it was asked for with, if any. Where that
+    /// key is known already, nothing is written and the answer tells of the job it belongs to.
+    pub async fn insert_job(&self, job: &Job, key: Option<&IdempotencyKey>) -> Result<Inserted, StoreError> {
+        self.write(jobs::InsertJob { row: jobs::Row::of(job)?, key: key.cloned() }).await
+    }
+
+    /// Commits what a job has become.
+    ///
+    /// # Errors
+    /// `AlreadyEnded` where the stored job has an end: that is kept. `NoSuchJob` where it was never inserted.
+    pub async fn update_job(&self, job: &Job) -> Result<(), StoreError> {
+        self.write(jobs::UpdateJob { id: job.id, row: jobs::Row::of(job)? }).await?
+    }
+
+    /// Reads one job.
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        jobs::job(&mut self.read().await?, id).await
+    }
+
+    /// Reads the jobs that pass the filter, the newest first, at most `limit` from `after` on.
+    pub async fn jobs(
+        &self,
+        filter: &JobFilter,
+        after: Option<JobCursor>,
+        limit: u32,
+    ) -> Result<JobPage, StoreError> {
+        jobs::jobs(&mut self.read().await?, filter, after, limit).await
+    }
+
+    /// Reads every job without an end, in the order in which they were accepted.
+    pub async fn unfinished_jobs(&self) -> Result<Vec<Job>, StoreError> {
+        jobs::unfinished(&mut self.read().await?).await
+    }
+
+    /// Looks an idempotency key up: which job it started, and whether for the same request.
+    pub async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StoreError> {
+        Ok(keys::find(&mut self.read().await?, key).await?)
+    }
+
+    /// Deletes what has been kept long enough, a little at a time, so that writes get in between.
+    pub async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StoreError> {
+        purge::purge(self, now, retention).await
+    }
+
+    /// How many statements have run so far.
+    #[must_use]
+    pub fn queries(&self) -> u64 {
+        self.0.statements.load(Ordering::Relaxed)
+    }
+
+    /// How many transactions were committed so far; each may have held many writes.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        self.0.transactions.load(Ordering::Relaxed)
+    }
+
+    async fn write<W: writer::Write>(&self, write: W) -> Result<W::Output, StoreError> {
+        let (reply, committed) = oneshot::channel();
+        self.0.writer.send(write, reply).await?;
+        committed.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn read(&self) -> Result<Reader<'_>, StoreError> {
+        let connection = match &self.0.readers {
+            Readers::Pool(pool) => ReadConnection::Pooled(pool.acquire().await?),
+            Readers::Writer(connection) => ReadConnection::Shared(Arc::clone(connection).lock_owned().await),
+        };
+        Ok(Reader { connection, statements: &self.0.statements })
+    }
+}
+
+/// A connection to read by, which counts what it is used for.
+struct Reader<'a> {
+    connection: ReadConnection,
+    statements: &'a AtomicU64,
+}
+
+enum ReadConnection {
+    Pooled(PoolConnection<Sqlite>),
+    Shared(OwnedMutexGuard<SqliteConnection>),
+}
+
+impl Reader<'_> {
+    /// The connection, for one statement.
+    fn statement(&mut self) -> &mut SqliteConnection {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+        match &mut self.connection {
+            ReadConnection::Pooled(connection) => connection,
+            ReadConnection::Shared(connection) => connection,
+        }
+    }
+}
+
+/// A time as its column: microseconds since 1970.
+fn microseconds(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}

@@ -1,0 +1,246 @@
+//! Jobs for tests: a plain one, and arbitrary ones with every field and variant.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::option;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask};
+use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
+use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
+use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
+use crate::domain::machine::{MachineIdentity, PowerState};
+
+/// The first moment of the tests.
+pub fn start() -> Timestamp {
+    "2026-03-01T12:00:00Z".parse().unwrap()
+}
+
+/// The n-th queued job of the tests, made n seconds after the start.
+pub fn queued(n: u32) -> Job {
+    let created_at = start() + SignedDuration::from_secs(n.into());
+    Job {
+        id: JobId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
+        state: JobState::Queued,
+        machine: MachineIdentity {
+            id: MachineId::new(format!("{}", n % 3)),
+            instance_uuid: Some("52f3b4d2-0000-0000-0000-000000000001".to_owned()),
+            path: None,
+        },
+        machine_name: "sd-staging".to_owned(),
+        request: JobRequest::PowerOn,
+        phase: "waiting for its turn".to_owned(),
+        steps: Vec::new(),
+        cancel_requested_at: None,
+        created_at,
+        updated_at: created_at,
+        started_at: None,
+        finished_at: None,
+        deadline_at: created_at + SignedDuration::from_mins(10),
+        requested_by: "anonymous".to_owned(),
+        reference: None,
+        result: None,
+        warnings: Vec::new(),
+        error: None,
+        host_task: None,
+        intent: None,
+    }
+}
+
+/// The same job with an end.
+pub fn ended(mut job: Job, state: JobState, at: Timestamp) -> Job {
+    job.state = state;
+    job.updated_at = at;
+    job.finished_at = Some(at);
+    job
+}
+
+/// Any job at all.
+pub fn any_job() -> impl Strategy<Value = Job> {
+    let identity = (
+        any::<u128>(),
+        proptest::sample::select(JobState::ALL),
+        any_identity(),
+        any::<String>(),
+        any_request(),
+        any::<String>(),
+        proptest::collection::vec(any_step(), 0..4),
+    );
+    let times = (
+        option::of(any_time()),
+        any_time(),
+        any_time(),
+        option::of(any_time()),
+        option::of(any_time()),
+        any_time(),
+    );
+    let rest = (
+        any::<String>(),
+        any::<Option<String>>(),
+        option::of(any_result()),
+        any::<Vec<String>>(),
+        option::of(any_failure()),
+        option::of(any::<String>().prop_map(TaskId::new)),
+        option::of(any_intent()),
+    );
+    (identity, times, rest).prop_map(
+        |(
+            (id, state, machine, machine_name, request, phase, steps),
+            (cancel_requested_at, created_at, updated_at, started_at, finished_at, deadline_at),
+            (requested_by, reference, result, warnings, error, host_task, intent),
+        )| Job {
+            id: JobId::new(Uuid::from_u128(id)),
+            state,
+            machine,
+            machine_name,
+            request,
+            phase,
+            steps,
+            cancel_requested_at,
+            created_at,
+            updated_at,
+            started_at,
+            finished_at,
+            deadline_at,
+            requested_by,
+            reference,
+            result,
+            warnings,
+            error,
+            host_task,
+            intent,
+        },
+    )
+}
+
+/// To the nanosecond, and from the first time that there is to the last.
+fn any_time() -> impl Strategy<Value = Timestamp> {
+    (Timestamp::MIN.as_nanosecond()..=Timestamp::MAX.as_nanosecond())
+        .prop_map(|nanoseconds| Timestamp::from_nanosecond(nanoseconds).unwrap())
+}
+
+fn any_identity() -> impl Strategy<Value = MachineIdentity> {
+    any::<(String, Option<String>, Option<String>)>().prop_map(|(id, instance_uuid, path)| MachineIdentity {
+        id: MachineId::new(id),
+        instance_uuid,
+        path,
+    })
+}
+
+fn any_snapshot() -> impl Strategy<Value = SnapshotId> {
+    any::<String>().prop_map(SnapshotId::new)
+}
+
+fn any_power_state() -> impl Strategy<Value = PowerState> {
+    prop_oneof![Just(PowerState::On), Just(PowerState::Off), Just(PowerState::Suspended)]
+}
+
+fn any_request() -> impl Strategy<Value = JobRequest> {
+    prop_oneof![
+        Just(JobRequest::PowerOn),
+        Just(JobRequest::PowerOff),
+        Just(JobRequest::Reset),
+        Just(JobRequest::Kill),
+        (any_snapshot(), any::<String>(), any::<Option<bool>>())
+            .prop_map(|(snapshot, path, power_on)| JobRequest::Revert { snapshot, path, power_on }),
+    ]
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    (
+        any::<String>(),
+        proptest::sample::select(StepState::ALL),
+        option::of(any_time()),
+        option::of(any_time()),
+        any::<Option<String>>(),
+    )
+        .prop_map(|(name, state, started_at, finished_at, detail)| Step {
+            name,
+            state,
+            started_at,
+            finished_at,
+            detail,
+        })
+}
+
+fn any_result() -> impl Strategy<Value = JobResult> {
+    (any::<bool>(), option::of(any_snapshot()), option::of(any_power_state()), any::<Option<String>>())
+        .prop_map(|(changed, snapshot, power_state, ip_address)| JobResult {
+            changed,
+            snapshot,
+            power_state,
+            ip_address,
+        })
+}
+
+fn any_failure() -> impl Strategy<Value = Failure> {
+    let fault = any::<(String, String, BTreeMap<String, String>)>()
+        .prop_map(|(name, message, details)| Fault { name, message, details });
+    let error = (any::<Option<String>>(), any::<Option<String>>(), any::<String>())
+        .prop_map(|(pointer, parameter, detail)| InputError { pointer, parameter, code: "too-long", detail });
+    (
+        proptest::sample::select(FailureKind::ALL),
+        any::<String>(),
+        option::of(fault),
+        option::of(any::<(String, String)>().prop_map(|(id, name)| (MachineId::new(id), name))),
+        option::of(any::<u128>().prop_map(|id| JobId::new(Uuid::from_u128(id)))),
+        any::<Vec<(String, String)>>(),
+        proptest::collection::vec(error, 0..3),
+    )
+        .prop_map(|(kind, detail, fault, machine, job, candidates, errors)| Failure {
+            kind,
+            detail,
+            fault,
+            machine,
+            job,
+            candidates,
+            errors,
+        })
+}
+
+fn any_intent() -> impl Strategy<Value = Intent> {
+    let call = prop_oneof![
+        Just(HostCall::PowerOn),
+        Just(HostCall::PowerOff),
+        Just(HostCall::Reset),
+        (any_snapshot(), any::<bool>()).prop_map(|(snapshot, suppress_power_on)| {
+            HostCall::RevertToSnapshot { snapshot, suppress_power_on }
+        }),
+    ];
+    (call, any_evidence(), any::<u32>()).prop_map(|(call, before, asked)| Intent { call, before, asked })
+}
+
+fn any_evidence() -> impl Strategy<Value = Evidence> {
+    let call = prop_oneof![
+        Just(CallKind::PowerOn),
+        Just(CallKind::PowerOff),
+        Just(CallKind::Reset),
+        Just(CallKind::RevertToSnapshot),
+    ];
+    let task = (any::<String>(), option::of(call), any::<bool>(), any::<bool>())
+        .prop_map(|(id, call, by_us, running)| RecentTask { id: TaskId::new(id), call, by_us, running });
+    (
+        any_identity(),
+        option::of(any_power_state()),
+        option::of(any_snapshot()),
+        proptest::collection::vec(any_snapshot(), 0..4),
+        option::of(any::<String>().prop_map(QuestionId::new)),
+        any::<Option<String>>(),
+        proptest::collection::vec(task, 0..4),
+    )
+        .prop_map(
+            |(identity, power_state, current_snapshot, snapshots, question, host_boot_time, recent_tasks)| {
+                Evidence {
+                    identity,
+                    power_state,
+                    current_snapshot,
+                    snapshots,
+                    question,
+                    host_boot_time,
+                    recent_tasks,
+                }
+            },
+        )
+}

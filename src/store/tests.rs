@@ -1,0 +1,511 @@
+//! The store as its callers see it: what is kept, what is refused, and what survives.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tempfile::TempDir;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::samples::{any_job, ended, queued, start};
+use super::{
+    IdempotencyKey, Inserted, JobCursor, JobFilter, KeptKey, Purged, Retention, Store, StoreError, document,
+};
+use crate::domain::ids::MachineId;
+use crate::domain::job::{Job, JobKind, JobRequest, JobState};
+
+/// Starts the writer of a store.
+fn started(store: &Store) -> (CancellationToken, JoinHandle<Result<(), StoreError>>) {
+    let stop = CancellationToken::new();
+    let (store, stopped) = (store.clone(), stop.clone());
+    (stop, tokio::spawn(async move { store.run(stopped).await }))
+}
+
+async fn in_memory() -> Store {
+    let store = Store::in_memory().await.unwrap();
+    started(&store);
+    store
+}
+
+fn key(name: &str, fingerprint: u8) -> IdempotencyKey {
+    IdempotencyKey {
+        caller: "ci".to_owned(),
+        method: "POST".to_owned(),
+        path: "/v1/machines/1/power".to_owned(),
+        key: name.to_owned(),
+        fingerprint: [fingerprint; 32],
+        created_at: start(),
+    }
+}
+
+fn after(seconds: i64) -> Timestamp {
+    start() + SignedDuration::from_secs(seconds)
+}
+
+async fn all(store: &Store, filter: &JobFilter) -> Vec<Job> {
+    store.jobs(filter, None, 1_000).await.unwrap().items
+}
+
+/// The error of an opening that must fail.
+async fn refused(directory: &Path) -> StoreError {
+    match Store::open(directory).await {
+        Ok(_) => panic!("{} was opened", directory.display()),
+        Err(error) => error,
+    }
+}
+
+/// A second connection, beside the store's own.
+async fn beside(directory: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(directory.join("otter.db")).foreign_keys(true);
+    SqliteConnection::connect_with(&options).await.unwrap()
+}
+
+/// Opens and closes a store, so that there is a database.
+async fn made(directory: &Path) {
+    drop(Store::open(directory).await.unwrap());
+}
+
+#[test]
+fn any_job_comes_back_as_it_was() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let store = runtime.block_on(in_memory());
+    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&(any_job(), any_job()), |(inserted, mut updated)| {
+            updated.id = inserted.id;
+            runtime.block_on(async {
+                prop_assert_eq!(store.insert_job(&inserted, None).await.unwrap(), Inserted::New);
+                prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(inserted.clone()));
+                let kept = match store.update_job(&updated).await {
+                    Ok(()) => &updated,
+                    Err(StoreError::AlreadyEnded(_)) if inserted.state.is_end() => &inserted,
+                    Err(error) => panic!("{error}"),
+                };
+                prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(kept.clone()));
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+#[test]
+fn fields_of_a_later_version_are_passed_over_and_other_versions_refused() {
+    let job = queued(1);
+    let text = document::encode(&job).unwrap();
+    let more = text.replacen('{', r#"{"fence": 7, "#, 1);
+    assert_eq!(document::decode(document::VERSION, &more).unwrap(), job);
+    let error = document::decode(2, &text).unwrap_err();
+    assert_eq!(error.to_string(), "its document has version 2, and this otter reads up to 1");
+    let odd = text.replace("queued", "paused");
+    let error = document::decode(1, &odd).unwrap_err();
+    assert_eq!(error.to_string(), "\"paused\" is no state of a job");
+}
+
+#[tokio::test]
+async fn an_unreadable_job_is_named() {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    started(&store);
+    let job = queued(1);
+    store.insert_job(&job, None).await.unwrap();
+    let mut connection = beside(directory.path()).await;
+    sqlx::query("UPDATE jobs SET document = 'x'").execute(&mut connection).await.unwrap();
+    for error in [
+        store.job(job.id).await.unwrap_err(),
+        store.unfinished_jobs().await.unwrap_err(),
+        store.jobs(&JobFilter::default(), None, 10).await.unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), format!("the stored job {} cannot be read", job.id));
+    }
+}
+
+#[tokio::test]
+async fn an_end_is_never_taken_back() {
+    let store = in_memory().await;
+    let job = queued(1);
+    store.insert_job(&job, None).await.unwrap();
+    let succeeded = ended(job.clone(), JobState::Succeeded, after(5));
+    store.update_job(&succeeded).await.unwrap();
+    for state in JobState::ALL {
+        let error = store.update_job(&Job { state: *state, ..succeeded.clone() }).await.unwrap_err();
+        assert!(matches!(error, StoreError::AlreadyEnded(id) if id == job.id), "{error}");
+    }
+    assert_eq!(store.job(job.id).await.unwrap(), Some(succeeded));
+    let error = store.update_job(&queued(2)).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoSuchJob(id) if id == queued(2).id), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_starts_one_job_only() {
+    let store = in_memory().await;
+    assert_eq!(store.find_key(&key("a", 1)).await.unwrap(), None);
+    assert_eq!(store.insert_job(&queued(1), Some(&key("a", 1))).await.unwrap(), Inserted::New);
+    for (fingerprint, fingerprint_matches) in [(1, true), (2, false)] {
+        let job = queued(1).id;
+        let again = store.insert_job(&queued(2), Some(&key("a", fingerprint))).await.unwrap();
+        assert_eq!(again, Inserted::Existing { job, fingerprint_matches });
+        let kept = store.find_key(&key("a", fingerprint)).await.unwrap();
+        assert_eq!(kept, Some(KeptKey { job, fingerprint_matches }));
+    }
+    assert_eq!(store.job(queued(2).id).await.unwrap(), None);
+    let elsewhere = IdempotencyKey { path: "/v1/machines/2/power".to_owned(), ..key("a", 1) };
+    assert_eq!(store.insert_job(&queued(2), Some(&elsewhere)).await.unwrap(), Inserted::New);
+}
+
+#[tokio::test]
+async fn the_same_key_at_the_same_moment_starts_one_job_only() {
+    let store = in_memory().await;
+    let mut calls = JoinSet::new();
+    for n in 0..50 {
+        let store = store.clone();
+        calls.spawn(async move { store.insert_job(&queued(n), Some(&key("a", 1))).await.unwrap() });
+    }
+    let answers = calls.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| **answer == Inserted::New).count(), 1);
+    let unfinished = store.unfinished_jobs().await.unwrap();
+    let [only] = unfinished.as_slice() else { panic!("{} jobs", unfinished.len()) };
+    assert!(answers.iter().all(|answer| match answer {
+        Inserted::New => true,
+        Inserted::Existing { job, fingerprint_matches } => *job == only.id && *fingerprint_matches,
+    }));
+}
+
+#[tokio::test]
+async fn many_writes_share_a_commit() {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let mut calls = JoinSet::new();
+    for n in 0..512 {
+        let store = store.clone();
+        calls.spawn(async move { store.insert_job(&queued(n), None).await.unwrap() });
+    }
+    // They all wait before the writer starts.
+    while store.0.writer.waiting() < 512 {
+        tokio::task::yield_now().await;
+    }
+    started(&store);
+    calls.join_all().await;
+    assert_eq!(store.transactions(), 2);
+    assert_eq!(store.unfinished_jobs().await.unwrap().len(), 512);
+}
+
+#[tokio::test]
+async fn a_faulty_write_does_not_harm_those_beside_it() {
+    let store = Store::in_memory().await.unwrap();
+    let mut calls = JoinSet::new();
+    for n in [1, 2, 2, 3] {
+        let store = store.clone();
+        calls.spawn(async move { store.insert_job(&queued(n), None).await });
+    }
+    while store.0.writer.waiting() < 4 {
+        tokio::task::yield_now().await;
+    }
+    started(&store);
+    let refused = calls.join_all().await.into_iter().filter(Result::is_err).count();
+    assert_eq!(refused, 1);
+    assert_eq!(store.unfinished_jobs().await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_written_before_the_writer_returns() {
+    let store = Store::in_memory().await.unwrap();
+    let mut calls = JoinSet::new();
+    for n in 0..300 {
+        let store = store.clone();
+        calls.spawn(async move { store.insert_job(&queued(n), None).await.unwrap() });
+    }
+    while store.0.writer.waiting() < 300 {
+        tokio::task::yield_now().await;
+    }
+    let stop = CancellationToken::new();
+    stop.cancel();
+    store.run(stop).await.unwrap();
+    assert_eq!(calls.join_all().await.len(), 300);
+    assert_eq!(store.unfinished_jobs().await.unwrap().len(), 300);
+    let late = store.insert_job(&queued(300), None).await.unwrap_err();
+    assert!(matches!(late, StoreError::Closed), "{late}");
+    let again = store.run(CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(again, StoreError::WriterTaken), "{again}");
+}
+
+#[tokio::test]
+async fn statements_are_counted_and_waiting_costs_none() {
+    let store = in_memory().await;
+    store.insert_job(&queued(1), None).await.unwrap();
+    let before = store.queries();
+    assert!(before > 0);
+    tokio::task::yield_now().await;
+    assert_eq!(store.queries(), before);
+    store.job(queued(1).id).await.unwrap();
+    assert_eq!(store.queries(), before + 1);
+}
+
+#[tokio::test]
+async fn unfinished_jobs_come_in_order_of_arrival() {
+    let store = in_memory().await;
+    for n in [5, 1, 4, 2] {
+        store.insert_job(&queued(n), None).await.unwrap();
+    }
+    store.update_job(&ended(queued(4), JobState::Cancelled, after(9))).await.unwrap();
+    let running = Job { state: JobState::Running, ..queued(1) };
+    store.update_job(&running).await.unwrap();
+    assert_eq!(store.unfinished_jobs().await.unwrap(), [queued(5), running, queued(2)]);
+}
+
+#[tokio::test]
+async fn pages_are_stable_while_jobs_arrive() {
+    let store = in_memory().await;
+    for n in 0..10 {
+        store.insert_job(&queued(n), None).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    let mut cursor: Option<JobCursor> = None;
+    let mut later = 100;
+    loop {
+        let page = store.jobs(&JobFilter::default(), cursor, 3).await.unwrap();
+        seen.extend(page.items);
+        later += 1;
+        store.insert_job(&queued(later), None).await.unwrap();
+        // Cursors travel as text.
+        let Some(next) = page.next else { break };
+        cursor = Some(next.to_string().parse().unwrap());
+    }
+    assert_eq!(seen, (0..10).rev().map(queued).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_last_page_has_no_next() {
+    let store = in_memory().await;
+    for n in 0..4 {
+        // The same moment: the id decides.
+        store.insert_job(&Job { created_at: start(), ..queued(n) }, None).await.unwrap();
+    }
+    let first = store.jobs(&JobFilter::default(), None, 2).await.unwrap();
+    let second = store.jobs(&JobFilter::default(), first.next, 2).await.unwrap();
+    assert!(first.next.is_some());
+    assert_eq!(second.next, None);
+    let order: Vec<_> = first.items.iter().chain(&second.items).map(|job| job.id).collect();
+    assert_eq!(order, [3, 2, 1, 0].map(|n| queued(n).id));
+}
+
+#[test]
+fn other_texts_are_no_cursors() {
+    let cursor = JobCursor::behind(&queued(1)).to_string();
+    assert!(cursor.parse::<JobCursor>().is_ok());
+    for text in ["", "_", "1", "1_2", &format!("+{cursor}"), &cursor.to_uppercase().replace('0', "O")] {
+        assert!(text.parse::<JobCursor>().is_err(), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn each_filter_leaves_what_it_names() {
+    let store = in_memory().await;
+    let revert = JobRequest::Revert {
+        snapshot: crate::domain::ids::SnapshotId::new("7-snapshot-2"),
+        path: "kickstart".to_owned(),
+        power_on: None,
+    };
+    for job in [
+        Job { requested_by: "ci".to_owned(), ..queued(1) },
+        Job { reference: Some("https://ci/42".to_owned()), ..queued(2) },
+        Job { request: revert, ..ended(queued(3), JobState::Failed, after(4)) },
+    ] {
+        store.insert_job(&job, None).await.unwrap();
+    }
+    let states = vec![JobState::Failed, JobState::Queued];
+    let failed = vec![JobState::Failed];
+    let (reverts, starts) = (vec![JobKind::SnapshotRevert], vec![JobKind::MachinePowerOn]);
+    let none = JobFilter::default();
+    let cases: [(JobFilter, &[u32]); 7] = [
+        (none.clone(), &[3, 2, 1]),
+        (JobFilter { requested_by: Some("ci".to_owned()), ..none.clone() }, &[1]),
+        (JobFilter { reference: Some("https://ci/42".to_owned()), ..none.clone() }, &[2]),
+        (JobFilter { machine: Some(MachineId::new("2")), ..none.clone() }, &[2]),
+        (JobFilter { kinds: reverts, ..none.clone() }, &[3]),
+        (JobFilter { states, ..none.clone() }, &[3, 2, 1]),
+        (JobFilter { states: failed, kinds: starts, ..none }, &[]),
+    ];
+    for (filter, expected) in cases {
+        let found: Vec<_> = all(&store, &filter).await.iter().map(|job| job.id).collect();
+        let expected: Vec<_> = expected.iter().map(|n| queued(*n).id).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+}
+
+#[tokio::test]
+async fn old_jobs_go_but_the_last_ones_stay() {
+    let store = in_memory().await;
+    for n in 0..10 {
+        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None).await.unwrap();
+    }
+    store.insert_job(&queued(10), None).await.unwrap();
+    let month = Retention { jobs_at_least: 3, ..Retention::default() };
+    let now = after(5) + month.jobs;
+    // Jobs 0 to 4 are older than a month.
+    assert_eq!(store.purge(now, &month).await.unwrap(), Purged { jobs: 5, keys: 0 });
+    // All are now, but the last three stay, and so does what has no end.
+    let later = now + Duration::from_hours(24 * 365);
+    assert_eq!(store.purge(later, &month).await.unwrap(), Purged { jobs: 2, keys: 0 });
+    let left: Vec<_> = all(&store, &JobFilter::default()).await.iter().map(|job| job.id).collect();
+    assert_eq!(left, [10, 9, 8, 7].map(|n| queued(n).id));
+}
+
+#[tokio::test]
+async fn there_are_never_too_many_jobs() {
+    let store = in_memory().await;
+    for n in 0..1_200 {
+        // In one transaction each they would be slow on disk; in memory they are not.
+        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None).await.unwrap();
+    }
+    let retention = Retention { jobs_at_least: 10, jobs_at_most: 100, ..Retention::default() };
+    assert_eq!(store.purge(after(1_200), &retention).await.unwrap(), Purged { jobs: 1_100, keys: 0 });
+    assert_eq!(all(&store, &JobFilter::default()).await.len(), 100);
+}
+
+#[tokio::test]
+async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
+    let store = in_memory().await;
+    store.insert_job(&queued(1), Some(&key("running", 1))).await.unwrap();
+    let done = ended(queued(2), JobState::Succeeded, after(2));
+    store.insert_job(&done, Some(&key("done", 1))).await.unwrap();
+    let retention = Retention { jobs: Duration::ZERO, jobs_at_least: 0, ..Retention::default() };
+    let early = start() + Duration::from_hours(23);
+    // The job is old enough to go, and stays for its key.
+    assert_eq!(store.purge(early, &retention).await.unwrap(), Purged { jobs: 0, keys: 0 });
+    let late = start() + Duration::from_hours(25);
+    assert_eq!(store.purge(late, &retention).await.unwrap(), Purged { jobs: 1, keys: 1 });
+    assert!(store.find_key(&key("running", 1)).await.unwrap().is_some());
+    assert!(store.find_key(&key("done", 1)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_was_committed_survives_a_drop_without_a_close() {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let (_stop, writer) = started(&store);
+    store.insert_job(&queued(1), Some(&key("a", 1))).await.unwrap();
+    writer.abort();
+    assert!(writer.await.unwrap_err().is_cancelled());
+    drop(store);
+    let store = Store::open(directory.path()).await.unwrap();
+    assert_eq!(store.unfinished_jobs().await.unwrap(), [queued(1)]);
+    assert!(store.find_key(&key("a", 1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_was_committed_is_in_the_files_at_once() {
+    let (directory, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = Store::open(directory.path()).await.unwrap();
+    started(&store);
+    store.insert_job(&queued(1), None).await.unwrap();
+    // As a kill would leave them: the database and its log, with the store still open.
+    for file in ["otter.db", "otter.db-wal"] {
+        std::fs::copy(directory.path().join(file), copy.path().join(file)).unwrap();
+    }
+    let found = Store::open(copy.path()).await.unwrap();
+    assert_eq!(found.unfinished_jobs().await.unwrap(), [queued(1)]);
+}
+
+#[tokio::test]
+async fn the_directory_is_made_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = TempDir::new().unwrap();
+    let directory = parent.path().join("state");
+    made(&directory).await;
+    let mode = directory.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_missing_parent_is_refused() {
+    let parent = TempDir::new().unwrap();
+    let directory = parent.path().join("missing").join("state");
+    let error = refused(&directory).await;
+    assert!(matches!(error, StoreError::CreateDirectory { .. }), "{error}");
+    assert!(error.to_string().contains(&directory.display().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_in_the_place_of_the_directory_is_refused() {
+    let parent = TempDir::new().unwrap();
+    let file = parent.path().join("state");
+    std::fs::write(&file, "").unwrap();
+    let error = refused(&file).await;
+    assert!(matches!(error, StoreError::CreateDirectory { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_is_refused() {
+    // Even root makes no files here.
+    let error = refused(Path::new("/proc/self")).await;
+    assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
+    // Nor a database where a directory of that name is.
+    let directory = TempDir::new().unwrap();
+    std::fs::create_dir(directory.path().join("otter.db")).unwrap();
+    let error = refused(directory.path()).await;
+    assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_in_use_is_refused_by_the_process_that_uses_it() {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let error = refused(directory.path()).await;
+    let ours = std::process::id();
+    assert!(matches!(error, StoreError::Locked { pid: Some(pid), .. } if pid == ours), "{error}");
+    assert!(error.to_string().contains(&format!("(process {ours})")), "{error}");
+    std::fs::write(directory.path().join("lock"), "?").unwrap();
+    let error = refused(directory.path()).await;
+    assert!(matches!(error, StoreError::Locked { pid: None, .. }), "{error}");
+    drop(store);
+    made(directory.path()).await;
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let directory = TempDir::new().unwrap();
+    made(directory.path()).await;
+    let mut connection = beside(directory.path()).await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'to come', TRUE, x'00', 0)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let error = refused(directory.path()).await;
+    assert!(matches!(error, StoreError::NewerDatabase { migration: 9_999, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused_and_left_alone() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("otter.db");
+    let text = "this is no database, but long enough to have a header of a hundred bytes, which \
+                SQLite reads before it says so";
+    std::fs::write(&file, text).unwrap();
+    let error = refused(directory.path()).await;
+    assert!(matches!(error, StoreError::NotADatabase { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_refused() {
+    let directory = TempDir::new().unwrap();
+    made(directory.path()).await;
+    let mut connection = beside(directory.path()).await;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let file = directory.path().join("otter.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    // The first page holds the schema, behind a header of 100 bytes that stays whole.
+    bytes[100..4_096].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    let error = refused(directory.path()).await;
+    assert!(matches!(error, StoreError::NotADatabase { .. }), "{error}");
+}

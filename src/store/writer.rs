@@ -1,0 +1,183 @@
+//! The one writer: takes writes from a bounded channel and commits together whatever waits, so that one sync
+//! of the disk serves many.
+//!
+//! ```text
+//! wait for a write ─► begin ─► apply it and those behind it ─► commit ─► tell each caller
+//!                                  │ a statement fails: roll back, then each write by itself,
+//!                                  ▼ so that only the faulty one is refused
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{Store, StoreError};
+
+/// Writes that may wait; whoever comes then waits to be let in.
+const CAPACITY: usize = 1_024;
+
+/// Writes of one commit, so that none waits long for its own.
+const GROUP: usize = 256;
+
+/// One change of the database: a few statements that hold together.
+#[async_trait]
+pub trait Write: Send + Sync + 'static {
+    type Output: Send + 'static;
+
+    /// Runs the statements; may be called again after a rollback. An `Err` rolls the whole transaction back:
+    /// refusals that leave it sound belong into the output.
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error>;
+}
+
+/// The transaction under way, which counts what it is used for.
+pub struct Transaction<'a> {
+    connection: &'a mut SqliteConnection,
+    statements: &'a AtomicU64,
+}
+
+impl Transaction<'_> {
+    /// The connection, for one statement.
+    pub fn statement(&mut self) -> &mut SqliteConnection {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+        self.connection
+    }
+}
+
+/// The way to the writer, and what it needs until it runs.
+pub struct Writer {
+    connection: Arc<Mutex<SqliteConnection>>,
+    sender: mpsc::Sender<Box<dyn Waiting>>,
+    receiver: std::sync::Mutex<Option<mpsc::Receiver<Box<dyn Waiting>>>>,
+}
+
+impl Writer {
+    pub fn new(connection: Arc<Mutex<SqliteConnection>>) -> Self {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        Self { connection, sender, receiver: std::sync::Mutex::new(Some(receiver)) }
+    }
+
+    /// Hands a write to the writer; `reply` hears of it once it is committed.
+    pub async fn send<W: Write>(&self, write: W, reply: Reply<W::Output>) -> Result<(), StoreError> {
+        let request = Request { write, output: None, reply };
+        self.sender.send(Box::new(request)).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// How many writes wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.sender.max_capacity() - self.sender.capacity()
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+struct Request<W: Write> {
+    write: W,
+    /// What applying it gave, held back until the commit.
+    output: Option<W::Output>,
+    reply: Reply<W::Output>,
+}
+
+/// A request whatever its type.
+#[async_trait]
+trait Waiting: Send {
+    async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error>;
+    fn settle(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>);
+}
+
+#[async_trait]
+impl<W: Write> Waiting for Request<W> {
+    async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        self.output = Some(self.write.apply(transaction).await?);
+        Ok(())
+    }
+
+    fn settle(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>) {
+        let result = match (committed, self.output) {
+            (Ok(()), Some(output)) => Ok(output),
+            (Ok(()), None) => Err(StoreError::Closed),
+            (Err(source), _) => Err(StoreError::Database(source)),
+        };
+        // A caller that went away needs no answer; its write stands.
+        drop(self.reply.send(result));
+    }
+}
+
+/// The loop of the writer, see [`Store::run`].
+pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreError> {
+    let requests = store.0.writer.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut requests = requests.ok_or(StoreError::WriterTaken)?;
+    let mut group = Vec::with_capacity(GROUP);
+    loop {
+        let count = tokio::select! {
+            biased;
+            () = stop.cancelled(), if !requests.is_closed() => {
+                requests.close();
+                continue;
+            }
+            count = requests.recv_many(&mut group, GROUP) => count,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        commit(store, &mut group).await;
+    }
+}
+
+async fn commit(store: &Store, group: &mut Vec<Box<dyn Waiting>>) {
+    match transaction(store, group).await {
+        Ok(()) => {
+            for request in group.drain(..) {
+                request.settle(Ok(()));
+            }
+        }
+        Err(Aborted::Statement(_)) if group.len() > 1 => {
+            for mut request in group.drain(..) {
+                let alone = transaction(store, std::slice::from_mut(&mut request)).await;
+                request.settle(alone.map_err(Aborted::cause));
+            }
+        }
+        Err(aborted) => {
+            let cause = aborted.cause();
+            tracing::error!(error = %cause, writes = group.len(), "the database refused a commit");
+            for request in group.drain(..) {
+                request.settle(Err(Arc::clone(&cause)));
+            }
+        }
+    }
+}
+
+/// Where a transaction ended without a commit.
+enum Aborted {
+    /// In a write: the others are sound.
+    Statement(sqlx::Error),
+    /// At its begin or its commit; a failed commit is not tried again, for it may have happened.
+    Commit(sqlx::Error),
+}
+
+impl Aborted {
+    fn cause(self) -> Arc<sqlx::Error> {
+        match self {
+            Self::Statement(source) | Self::Commit(source) => Arc::new(source),
+        }
+    }
+}
+
+/// One transaction with these writes in it. Whatever fails, dropping it rolls it back.
+async fn transaction(store: &Store, group: &mut [Box<dyn Waiting>]) -> Result<(), Aborted> {
+    let inner = &store.0;
+    let mut connection = inner.writer.connection.lock().await;
+    inner.statements.fetch_add(2, Ordering::Relaxed);
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(Aborted::Commit)?;
+    for request in group {
+        let mut counted = Transaction { connection: &mut transaction, statements: &inner.statements };
+        request.apply(&mut counted).await.map_err(Aborted::Statement)?;
+    }
+    transaction.commit().await.map_err(Aborted::Commit)?;
+    inner.transactions.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The supervisor's promises: who ends the daemon, who does not, and in which order all stops.
+
+use std::future::pending;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const GRACE: Duration = Duration::from_secs(30);
+
+struct Fixture {
+    supervisor: Supervisor,
+    clock: Clock,
+    signals: mpsc::Sender<Signal>,
+    told: Arc<Mutex<Vec<String>>>,
+    ending: JoinHandle<Ending>,
+}
+
+/// A supervisor that runs, with these tasks.
+fn running(tasks: impl FnOnce(&Supervisor)) -> Fixture {
+    let clock = Clock::stepped(Timestamp::UNIX_EPOCH);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&told);
+    let notify = move |states: &[NotifyState<'_>]| {
+        let first = states.first().map(ToString::to_string).unwrap_or_default();
+        log.lock().unwrap().push(first);
+        Ok(())
+    };
+    let supervisor = Supervisor::with_notify(clock.clone(), GRACE, Box::new(notify));
+    tasks(&supervisor);
+    let (sender, signals) = Signals::from_sender();
+    let runner = supervisor.clone();
+    let ending = tokio::spawn(async move { runner.run(signals).await });
+    Fixture { supervisor, clock, signals: sender, told, ending }
+}
+
+impl Fixture {
+    async fn send(&self, signal: Signal) {
+        self.signals.send(signal).await.unwrap();
+    }
+
+    /// Moves the clock on until the daemon has ended.
+    async fn end_by_time(mut self) -> Ending {
+        while !self.ending.is_finished() {
+            self.clock.advance(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+        (&mut self.ending).await.unwrap()
+    }
+}
+
+async fn until_asked(stop: CancellationToken) {
+    stop.cancelled().await;
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_sound_daemon_with_0() {
+    for signal in [Signal::Terminate, Signal::Interrupt] {
+        let daemon = running(|supervisor| {
+            supervisor.spawn("collector", until_asked);
+            supervisor.spawn_last("store", until_asked);
+            supervisor.ready();
+        });
+        daemon.send(signal).await;
+        let ending = daemon.ending.await.unwrap();
+        assert_eq!(ending, Ending { cause: Cause::Signal(signal), failures: Vec::new() });
+        assert_eq!(ending.exit_code(), 0);
+        assert_eq!(*daemon.told.lock().unwrap(), ["READY=1", "STOPPING=1"]);
+    }
+}
+
+#[tokio::test]
+async fn stop_does_the_same() {
+    let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));
+    daemon.supervisor.stop();
+    let ending = daemon.ending.await.unwrap();
+    assert_eq!((ending.cause.clone(), ending.exit_code()), (Cause::Stopped, 0));
+}
+
+#[tokio::test]
+async fn a_room_task_that_panics_ends_the_daemon() {
+    let daemon = running(|supervisor| {
+        supervisor.spawn("api", until_asked);
+        supervisor.spawn("collector", |_| async {
+            tokio::task::yield_now().await;
+            assert!(!daemon_is_up(), "no {}", "luck");
+        });
+    });
+    let ending = daemon.ending.await.unwrap();
+    let failure = TaskFailure { task: "collector", how: HowItEnded::Panicked("no luck".to_owned()) };
+    assert_eq!(failure.to_string(), "the task collector panicked: no luck");
+    assert_eq!(ending.cause, Cause::Task(failure.clone()));
+    assert_eq!(ending.failures, [failure]);
+    assert_eq!(ending.exit_code(), 1);
+}
+
+#[tokio::test]
+async fn a_room_task_that_returns_or_fails_ends_the_daemon() {
+    let daemon = running(|supervisor| supervisor.spawn("collector", |_| async {}));
+    let ending = daemon.ending.await.unwrap();
+    let returned = TaskFailure { task: "collector", how: HowItEnded::Returned };
+    assert_eq!((ending.cause.clone(), ending.exit_code()), (Cause::Task(returned), 1));
+
+    let daemon = running(|supervisor| {
+        supervisor.spawn_last("store", |_| async { Err::<(), _>(io::Error::other("disk full")) });
+    });
+    let ending = daemon.ending.await.unwrap();
+    let failed = TaskFailure { task: "store", how: HowItEnded::Failed("disk full".to_owned()) };
+    assert_eq!((ending.cause.clone(), ending.exit_code()), (Cause::Task(failed), 1));
+}
+
+#[tokio::test]
+async fn a_task_that_fails_while_stopping_spoils_the_exit_code() {
+    let daemon = running(|supervisor| {
+        supervisor.spawn("api", |stop| async move {
+            stop.cancelled().await;
+            Err::<(), _>("could not say goodbye")
+        });
+    });
+    daemon.send(Signal::Terminate).await;
+    let ending = daemon.ending.await.unwrap();
+    assert_eq!(ending.cause, Cause::Signal(Signal::Terminate));
+    assert_eq!(ending.exit_code(), 1);
+}
+
+#[tokio::test]
+async fn soft_becomes_hard_when_the_grace_is_over() {
+    let daemon = running(|supervisor| {
+        supervisor.spawn("api", until_asked);
+        supervisor.spawn("stuck", |_| pending::<()>());
+    });
+    daemon.send(Signal::Terminate).await;
+    let ending = daemon.end_by_time().await;
+    assert_eq!(ending.failures, [TaskFailure { task: "stuck", how: HowItEnded::Dropped }]);
+    assert_eq!(ending.cause, Cause::Signal(Signal::Terminate));
+    assert_eq!(ending.exit_code(), 1);
+}
+
+#[tokio::test]
+async fn a_second_signal_makes_it_hard_at_once() {
+    let daemon = running(|supervisor| supervisor.spawn("stuck", |_| pending::<()>()));
+    daemon.send(Signal::Interrupt).await;
+    daemon.send(Signal::Hangup).await;
+    daemon.supervisor.stopping().cancelled().await;
+    assert!(!daemon.ending.is_finished());
+    daemon.send(Signal::Interrupt).await;
+    // The clock stands still: nothing but the signal can have ended it.
+    let ending = daemon.ending.await.unwrap();
+    assert_eq!(ending.failures, [TaskFailure { task: "stuck", how: HowItEnded::Dropped }]);
+}
+
+#[tokio::test]
+async fn the_last_rooms_outlive_the_others() {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (first, second) = (Arc::clone(&order), Arc::clone(&order));
+    let daemon = running(|supervisor| {
+        supervisor.spawn_last("store", |stop| async move {
+            stop.cancelled().await;
+            second.lock().unwrap().push("store");
+        });
+        supervisor.spawn("jobs", |stop| async move {
+            stop.cancelled().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            first.lock().unwrap().push("jobs");
+        });
+    });
+    daemon.send(Signal::Terminate).await;
+    assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
+    assert_eq!(*order.lock().unwrap(), ["jobs", "store"]);
+}
+
+#[tokio::test]
+async fn a_contained_panic_is_told_to_who_started_it_and_harms_nobody() {
+    let daemon = running(|supervisor| supervisor.spawn("collector", until_asked));
+    let job = daemon.supervisor.contain("job", async {
+        assert!(!daemon_is_up(), "a bug");
+        7
+    });
+    let failure = TaskFailure { task: "job", how: HowItEnded::Panicked("a bug".to_owned()) };
+    assert_eq!(job.join().await, Err(failure));
+    assert_eq!(daemon.supervisor.contain("job", async { 7 }).join().await, Ok(7));
+    daemon.send(Signal::Terminate).await;
+    assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
+}
+
+/// True, in a way that the compiler does not see through: code behind a plain `panic!` would be unreachable.
+fn daemon_is_up() -> bool {
+    std::hint::black_box(true)
+}
+
+#[tokio::test]
+async fn contained_tasks_are_waited_for_and_dropped_when_hard() {
+    let daemon = running(|_| {});
+    let stop = daemon.supervisor.stopping();
+    let quick = daemon.supervisor.contain("job", async move {
+        stop.cancelled().await;
+        "finished"
+    });
+    let stuck = daemon.supervisor.contain("job", pending::<()>());
+    daemon.send(Signal::Terminate).await;
+    assert_eq!(quick.join().await, Ok("finished"));
+    let ending = daemon.end_by_time().await;
+    assert_eq!(stuck.join().await, Err(TaskFailure { task: "job", how: HowItEnded::Dropped }));
+    // What a job leaves undone is judged at the next start; it is no failure of the daemon.
+    assert_eq!(ending.exit_code(), 0);
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_what_can_be_and_goes_on() {
+    let reloaded = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&reloaded);
+    let daemon = running(|supervisor| {
+        supervisor.spawn("api", until_asked);
+        supervisor.on_reload("certificate", || Err(io::Error::other("no such file")));
+        supervisor.on_reload("tokens", move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok::<(), BoxError>(())
+        });
+    });
+    daemon.send(Signal::Hangup).await;
+    daemon.send(Signal::Terminate).await;
+    assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
+    assert_eq!(reloaded.load(Ordering::SeqCst), 1);
+    assert_eq!(*daemon.told.lock().unwrap(), ["RELOADING=1", "READY=1", "STOPPING=1"]);
+}
+
+#[test]
+fn an_error_is_told_with_its_causes() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] io::Error);
+    assert_eq!(chain(&Outer(io::Error::other("inner"))), "outer: inner");
+}
