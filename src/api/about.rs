@@ -8,14 +8,15 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::Query;
+use super::extract::{NoParameters, Query};
 use super::problem::{ApiError, Problem};
 use super::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState};
 
 /// What this build can do.
-const FEATURES: &[&str] = &["machines", "snapshots", "datastores", "jobs", "waits", "idempotency", "properties"];
+const FEATURES: &[&str] =
+    &["machines", "snapshots", "datastores", "jobs", "waits", "idempotency", "properties"];
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<Api> {
@@ -117,7 +118,7 @@ pub struct ReadyQuery {
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
-pub async fn about(State(api): State<Api>, _: Query<()>) -> Result<Response, ApiError> {
+pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
     let services = api.services();
     let version = services.feed.version();
     let session = services.inventory.session();
@@ -163,7 +164,7 @@ pub async fn about(State(api): State<Api>, _: Query<()>) -> Result<Response, Api
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
-pub async fn healthz(State(api): State<Api>, _: Query<()>) -> Result<Response, ApiError> {
+pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
     Ok(ok(&api))
 }
 
@@ -187,7 +188,9 @@ pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<
                 Some(Failure::new(FailureKind::HostUnreachable, "The host has not been reached yet."))
             }
             SessionState::Away { reason } => Some(Failure::new(FailureKind::HostUnreachable, reason)),
-            SessionState::LoginRefused { reason } => Some(Failure::new(FailureKind::HostLoginRefused, reason)),
+            SessionState::LoginRefused { reason } => {
+                Some(Failure::new(FailureKind::HostLoginRefused, reason))
+            }
         };
         if let Some(failure) = failure {
             return Err(failure.into());

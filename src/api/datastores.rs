@@ -8,7 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::extract::{Query, Segment};
+use super::extract::{NoParameters, Query, Segment};
 use super::problem::{ApiError, Problem};
 use super::respond::{self, Key};
 use crate::domain::datastore;
@@ -47,7 +47,6 @@ pub struct Datastore {
 
 /// Datastores in the order of their names.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "documents what respond::list writes")]
 pub struct DatastoreList {
     pub items: Vec<Datastore>,
     /// The cursor of the next page; null where this is the last.
@@ -80,7 +79,10 @@ pub struct DatastoresQuery {
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
-pub async fn list_datastores(State(api): State<Api>, query: Query<DatastoresQuery>) -> Result<Response, ApiError> {
+pub async fn list_datastores(
+    State(api): State<Api>,
+    query: Query<DatastoresQuery>,
+) -> Result<Response, ApiError> {
     let params = query.params;
     let limit = params.limit()?;
     let version = api.services().feed.version();
@@ -107,7 +109,11 @@ pub async fn list_datastores(State(api): State<Api>, query: Query<DatastoresQuer
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "inventory-loading"]))))]
-pub async fn get_datastore(State(api): State<Api>, Segment(id): Segment, _: Query<()>) -> Result<Response, ApiError> {
+pub async fn get_datastore(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     if id.is_empty() {
         return Err(empty("datastore").into());
     }

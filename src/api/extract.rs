@@ -17,7 +17,7 @@ use utoipa::{IntoParams, PartialSchema};
 
 use super::Api;
 use super::problem::ApiError;
-use crate::domain::duration::parse_duration;
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::mac::MacAddress;
 use crate::service::machines::{empty, invalid_mac, shorten};
@@ -27,6 +27,10 @@ pub struct Query<Q> {
     pub params: Params,
     documented: PhantomData<Q>,
 }
+
+/// For operations that take no parameter.
+#[derive(IntoParams)]
+pub struct NoParameters {}
 
 /// The decoded parameters of a query.
 #[derive(Clone, Debug, Default)]
@@ -102,13 +106,23 @@ impl Params {
     }
 
     /// One of some words.
-    pub fn choice<T>(&self, name: &str, words: &[&str], parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Failure> {
+    pub fn choice<T>(
+        &self,
+        name: &str,
+        words: &[&str],
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
         let Some(given) = self.text(name) else { return Ok(None) };
         parse(given).map(Some).ok_or_else(|| not_one_of(name, given, words))
     }
 
     /// A comma-separated set of words.
-    pub fn set<T>(&self, name: &str, words: &[&str], parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Failure> {
+    pub fn set<T>(
+        &self,
+        name: &str,
+        words: &[&str],
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<T>, Failure> {
         let Some(given) = self.text(name) else { return Ok(Vec::new()) };
         given.split(',').map(|word| parse(word).ok_or_else(|| not_one_of(name, word, words))).collect()
     }
@@ -134,7 +148,7 @@ impl Params {
     /// A duration, such as `30s`, `10m`, `1h30m`, or `45` for seconds.
     pub fn duration(&self, name: &str) -> Result<Option<Duration>, Failure> {
         let Some(given) = self.text(name) else { return Ok(None) };
-        parse_duration(given).map(Some).map_err(|error| {
+        duration::parse(given).map(Some).map_err(|error| {
             let detail = format!("{name} is {}: {error}.", shorten(given));
             failure_at(FailureKind::InvalidRequest, name, "not-a-duration", detail)
         })
@@ -148,7 +162,8 @@ impl FromRequestParts<Api> for Segment {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let Path(segment) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| undecodable_path())?;
+        let Path(segment) =
+            Path::<String>::from_request_parts(parts, api).await.map_err(|_| undecodable_path())?;
         Ok(Self(segment))
     }
 }
@@ -213,7 +228,12 @@ async fn read_limited(mut body: axum::body::Body, limit: usize) -> Result<Bytes,
 fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
     let given = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("").to_owned());
     let media_type = given.as_deref().map(|given| given.split(';').next().unwrap_or("").trim());
-    let charset = given.as_deref().and_then(|given| given.to_ascii_lowercase().split_once("charset=").map(|(_, charset)| charset.trim_matches(['"', ' ']).to_owned()));
+    let charset = given.as_deref().and_then(|given| {
+        given
+            .to_ascii_lowercase()
+            .split_once("charset=")
+            .map(|(_, charset)| charset.trim_matches(['"', ' ']).to_owned())
+    });
     let is_json = media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json"));
     if is_json && charset.is_none_or(|charset| charset == "utf-8") {
         return Ok(());
@@ -236,14 +256,19 @@ fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Fa
         failure_in_body("", "not-json", format!("The body is not JSON: {error}."))
     })?;
     let Some(object) = value.as_object() else {
-        return Err(failure_in_body("", "not-an-object", "The body must be a JSON object, such as {}.".to_owned()));
+        return Err(failure_in_body(
+            "",
+            "not-an-object",
+            "The body must be a JSON object, such as {}.".to_owned(),
+        ));
     };
     let known = known_fields(&T::schema());
     if let Some(unknown) = object.keys().find(|key| !known.contains(key)) {
         let detail = format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
         return Err(failure_in_body(&pointer(unknown), "unknown-field", detail));
     }
-    if let Some(missing) = required_fields(&T::schema()).into_iter().find(|field| !object.contains_key(field)) {
+    if let Some(missing) = required_fields(&T::schema()).into_iter().find(|field| !object.contains_key(field))
+    {
         let detail = format!("The field {missing} is missing.");
         return Err(failure_in_body(&pointer(&missing), "missing", detail));
     }
@@ -360,7 +385,12 @@ fn undecodable_path() -> Failure {
 fn decode(name: &str, text: &str) -> Result<String, Failure> {
     let broken = || {
         let detail = "The query is not UTF-8 once its percent-escapes are decoded, or an escape is broken.";
-        failure_at(FailureKind::InvalidRequest, &shorten(name).replace('"', ""), "not-decodable", detail.to_owned())
+        failure_at(
+            FailureKind::InvalidRequest,
+            &shorten(name).replace('"', ""),
+            "not-decodable",
+            detail.to_owned(),
+        )
     };
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

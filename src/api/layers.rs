@@ -89,7 +89,8 @@ fn too_large(request: &Request) -> Option<Failure> {
     let uri = request.uri();
     let length = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
     if length > MAX_URI {
-        let detail = format!("The path and query have {length} bytes; {MAX_URI} are read. Use ids in place of names.");
+        let detail =
+            format!("The path and query have {length} bytes; {MAX_URI} are read. Use ids in place of names.");
         return Some(Failure::new(FailureKind::UriTooLong, detail));
     }
     let headers = request.headers();
@@ -140,10 +141,15 @@ async fn conditional(request: Request, next: Next) -> Response {
     if response.headers().contains_key(CONTENT_ENCODING) && !tag.starts_with("W/") {
         set(&mut response, ETAG, &format!("W/{tag}"));
     }
-    let matches = known.and_then(|known| known.to_str().map(|known| has_tag(known, &tag)).ok()).unwrap_or(false);
+    let matches =
+        known.and_then(|known| known.to_str().map(|known| has_tag(known, &tag)).ok()).unwrap_or(false);
     if readable && matches && response.status() == StatusCode::OK {
-        let headers: HeaderMap =
-            response.headers().iter().filter(|(name, _)| !describes_body(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let headers: HeaderMap = response
+            .headers()
+            .iter()
+            .filter(|(name, _)| !describes_body(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     response
@@ -168,7 +174,9 @@ mod tests {
         for ours in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.9.1:80", "[::1]:8080", "[::1]"] {
             assert!(is_loopback(ours), "{ours}");
         }
-        for other in ["", "otter.lab", "localhost.evil.example:80", "10.0.0.1", "[fe80::1]:80", "127.0.0.1.nip.io"] {
+        for other in
+            ["", "otter.lab", "localhost.evil.example:80", "10.0.0.1", "[fe80::1]:80", "127.0.0.1.nip.io"]
+        {
             assert!(!is_loopback(other), "{other}");
         }
     }

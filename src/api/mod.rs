@@ -155,7 +155,8 @@ async fn unknown_path() -> ApiError {
 }
 
 async fn wrong_method() -> ApiError {
-    Failure::new(FailureKind::MethodNotAllowed, "The path exists, but not with this method; see Allow.").into()
+    Failure::new(FailureKind::MethodNotAllowed, "The path exists, but not with this method; see Allow.")
+        .into()
 }
 
 /// Reads that go past the picture to the host: a few at a time, a few more wait, the rest are refused.

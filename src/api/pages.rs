@@ -9,7 +9,7 @@ use http::header::CONTENT_SECURITY_POLICY;
 
 use super::document::page::Page;
 use super::document::{docs, problems, v3_0};
-use super::extract::{Query, Segment};
+use super::extract::{NoParameters, Query, Segment};
 use super::problem::{self, ApiError};
 use super::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
@@ -23,17 +23,26 @@ static V3_0: LazyLock<String> = LazyLock::new(|| v3_0::convert(&super::openapi()
 /// The routes of this file.
 pub fn routes() -> Router<Api> {
     Router::new()
-        .route("/openapi.json", get(|_: Query<()>| async { respond::text(JSON, V3_1.as_str()) }))
-        .route("/openapi-3.0.json", get(|_: Query<()>| async { respond::text(JSON, V3_0.as_str()) }))
-        .route("/docs", get(|_: Query<()>| async { page(docs::page().clone()) }))
-        .route("/problems", get(|_: Query<()>| async { page(problems::catalogue(&problem::pages())) }))
+        .route("/openapi.json", get(|_: Query<NoParameters>| async { respond::text(JSON, V3_1.as_str()) }))
+        .route(
+            "/openapi-3.0.json",
+            get(|_: Query<NoParameters>| async { respond::text(JSON, V3_0.as_str()) }),
+        )
+        .route("/docs", get(|_: Query<NoParameters>| async { page(docs::page().clone()) }))
+        .route(
+            "/problems",
+            get(|_: Query<NoParameters>| async { page(problems::catalogue(&problem::pages())) }),
+        )
         .route("/problems/{code}", get(problem_page))
 }
 
-async fn problem_page(Segment(code): Segment, _: Query<()>) -> Result<Response, ApiError> {
+async fn problem_page(Segment(code): Segment, _: Query<NoParameters>) -> Result<Response, ApiError> {
     let pages = problem::pages();
     let found = pages.iter().find(|page| page.code == code).ok_or_else(|| {
-        Failure::new(FailureKind::NotFound, format!("There is no problem {}. List them: GET /problems", shorten(&code)))
+        Failure::new(
+            FailureKind::NotFound,
+            format!("There is no problem {}. List them: GET /problems", shorten(&code)),
+        )
     })?;
     Ok(page(problems::one(found)))
 }

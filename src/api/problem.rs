@@ -349,7 +349,8 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let mut response = (row.status, body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    let soon = matches!(row.status, Status::TOO_MANY_REQUESTS | Status::SERVICE_UNAVAILABLE | Status::BAD_GATEWAY);
+    let soon =
+        matches!(row.status, Status::TOO_MANY_REQUESTS | Status::SERVICE_UNAVAILABLE | Status::BAD_GATEWAY);
     if soon {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
     }

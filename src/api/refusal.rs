@@ -45,13 +45,21 @@ impl<C: AsyncWrite + Unpin> Refusals<C> {
 }
 
 impl<C: AsyncRead + Unpin> AsyncRead for Refusals<C> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.connection).poll_read(context, buffer)
     }
 }
 
 impl<C: AsyncWrite + Unpin> AsyncWrite for Refusals<C> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(context))?;
         match replacement(bytes, &self.clock) {
             Some(ours) => {
@@ -81,13 +89,19 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Refusals<C> {
 /// for one.
 fn replacement(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
     let (kind, detail) = match bytes.get(..13)? {
-        b"HTTP/1.1 414 " => (FailureKind::UriTooLong, "The path and query are longer than otter reads. Use ids in place of names."),
-        b"HTTP/1.1 431 " => (FailureKind::HeadersTooLarge, "There are more headers, or longer ones, than otter reads."),
+        b"HTTP/1.1 414 " => (
+            FailureKind::UriTooLong,
+            "The path and query are longer than otter reads. Use ids in place of names.",
+        ),
+        b"HTTP/1.1 431 " => {
+            (FailureKind::HeadersTooLarge, "There are more headers, or longer ones, than otter reads.")
+        }
         b"HTTP/1.1 400 " => (FailureKind::InvalidRequest, "This is not HTTP/1.1 as RFC 9112 has it."),
         _ => return None,
     };
     let head = std::str::from_utf8(bytes).ok()?.to_ascii_lowercase();
-    if !head.ends_with("\r\n\r\n") || !head.contains("content-length: 0\r\n") || head.contains("x-request-id") {
+    if !head.ends_with("\r\n\r\n") || !head.contains("content-length: 0\r\n") || head.contains("x-request-id")
+    {
         return None;
     }
     let id = clock.uuid().to_string();

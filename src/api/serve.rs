@@ -91,7 +91,10 @@ pub async fn serve(
             Ok(connection) => connection,
             Err(error) => {
                 // Out of file descriptors, or the peer left before we came: the next may work.
-                tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a connection could not be accepted"
+                );
                 clock.sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -131,7 +134,12 @@ async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
     }
 }
 
-async fn one(connection: impl Stream + 'static, router: Router, header_timeout: Duration, stop: CancellationToken) {
+async fn one(
+    connection: impl Stream + 'static,
+    router: Router,
+    header_timeout: Duration,
+    stop: CancellationToken,
+) {
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

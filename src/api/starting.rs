@@ -96,7 +96,12 @@ impl Starting {
     ///
     /// # Errors
     /// As [`Jobs::start`](crate::service::jobs::Jobs::start), and as the job ends where that is waited for.
-    pub async fn start(self, api: &Api, machine: &MachineView, request: JobRequest) -> Result<Response, Failure> {
+    pub async fn start(
+        self,
+        api: &Api,
+        machine: &MachineView,
+        request: JobRequest,
+    ) -> Result<Response, Failure> {
         api.services().machines.may_change(machine)?;
         let new = NewJob {
             machine: std::sync::Arc::clone(&machine.record),
@@ -216,7 +221,12 @@ fn vanished(id: JobId) -> Failure {
     Failure::new(FailureKind::Internal, "an accepted job is not in the store")
 }
 
-fn bounded(headers: &HeaderMap, name: &'static str, least: usize, most: usize) -> Result<Option<String>, Failure> {
+fn bounded(
+    headers: &HeaderMap,
+    name: &'static str,
+    least: usize,
+    most: usize,
+) -> Result<Option<String>, Failure> {
     let Some(text) = header(headers, name)? else { return Ok(None) };
     let length = text.chars().count();
     if (least..=most).contains(&length) {

@@ -5,6 +5,7 @@
 
 pub mod call;
 pub mod datastore;
+pub mod duration;
 pub mod failure;
 pub mod ids;
 pub mod job;

@@ -223,7 +223,8 @@ impl Machines {
             }
             let off = view.record.machine.power_state == Some(PowerState::Off);
             if matches!(until, Until::Address(_)) && off && view.active_job.is_none() {
-                let detail = format!("{name} is off and no job is about to change that, so no address will come.");
+                let detail =
+                    format!("{name} is off and no job is about to change that, so no address will come.");
                 return Err(Failure::new(FailureKind::InvalidPowerState, detail).of_machine(id, &name));
             }
             if changes.changed().await.is_err() {
@@ -248,7 +249,8 @@ impl Machines {
             ("self", is_self),
             ("protected", protected),
         ];
-        let not_free_because = reasons.iter().filter(|(_, holds)| *holds).map(|(reason, _)| *reason).collect();
+        let not_free_because =
+            reasons.iter().filter(|(_, holds)| *holds).map(|(reason, _)| *reason).collect();
         MachineView { record: Arc::clone(record), protected, active_job, not_free_because }
     }
 }
@@ -256,7 +258,8 @@ impl Machines {
 impl MachineFilter {
     fn fits(&self, view: &MachineView) -> bool {
         let machine = &view.record.machine;
-        let has_mac = |mac: MacAddress| machine.network_cards.iter().any(|card| card.mac_address == Some(mac));
+        let has_mac =
+            |mac: MacAddress| machine.network_cards.iter().any(|card| card.mac_address == Some(mac));
         self.mac.is_none_or(has_mac)
             && self.power_state.is_none_or(|state| machine.power_state == Some(state))
             && self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
@@ -269,7 +272,9 @@ impl MachineFilter {
 impl Protection {
     fn covers(&self, record: &MachineRecord) -> bool {
         let machine = &record.machine;
-        self.protected.iter().any(|pattern| pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name))
+        self.protected
+            .iter()
+            .any(|pattern| pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name))
     }
 
     fn is_self(&self, record: &MachineRecord) -> bool {
@@ -291,7 +296,9 @@ impl Until {
         match self {
             Self::PowerState(state) => machine.power_state == Some(*state),
             Self::Address(None) => view.record.ip_address().is_some(),
-            Self::Address(Some(network)) => view.record.ip_addresses().iter().any(|address| network.contains(address)),
+            Self::Address(Some(network)) => {
+                view.record.ip_addresses().iter().any(|address| network.contains(address))
+            }
             Self::Tools => machine.guest.tools_running && machine.power_state == Some(PowerState::On),
             Self::Question => machine.question.is_some(),
             Self::NoQuestion => machine.question.is_none(),
@@ -305,7 +312,8 @@ impl Network {
     /// Reads `address/prefix`; without a prefix it is that one address.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let (address, prefix) =
+            text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let address: IpAddr = address.parse().ok()?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
@@ -345,15 +353,21 @@ fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRe
     if wanted.is_empty() {
         return Err(empty("machine"));
     }
-    let same_uuid = |uuid: &Option<String>| uuid.as_ref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted));
+    let same_uuid =
+        |uuid: &Option<String>| uuid.as_ref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted));
     Ok(match prefix {
         "name" => select(&|record| record.machine.name == wanted),
         "uuid" => {
             let by_instance = select(&|record| same_uuid(&record.machine.instance_uuid));
-            if by_instance.is_empty() { select(&|record| same_uuid(&record.machine.bios_uuid)) } else { by_instance }
+            if by_instance.is_empty() {
+                select(&|record| same_uuid(&record.machine.bios_uuid))
+            } else {
+                by_instance
+            }
         }
         _ => {
-            let address: MacAddress = wanted.parse().map_err(|error| invalid_mac("machine", wanted, &error))?;
+            let address: MacAddress =
+                wanted.parse().map_err(|error| invalid_mac("machine", wanted, &error))?;
             let has = |record: &MachineRecord| {
                 record.machine.network_cards.iter().any(|card| card.mac_address == Some(address))
             };
@@ -365,10 +379,10 @@ fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRe
 /// The failure of a name that several machines go by.
 #[must_use]
 pub fn ambiguous(reference: &str, several: &[Arc<MachineRecord>]) -> Failure {
-    let detail =
-        format!("{} machines are called {}; name one by its id.", several.len(), shorten(reference));
+    let detail = format!("{} machines are called {}; name one by its id.", several.len(), shorten(reference));
     let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
-    let candidate = |record: &Arc<MachineRecord>| (record.machine.id.to_string(), record.machine.name.clone());
+    let candidate =
+        |record: &Arc<MachineRecord>| (record.machine.id.to_string(), record.machine.name.clone());
     failure.candidates = several.iter().map(candidate).collect();
     failure
 }

@@ -5,5 +5,7 @@ pub mod docs;
 pub mod lint;
 pub mod page;
 pub mod problems;
+#[cfg(test)]
+mod served;
 pub mod v3_0;
 mod walk;

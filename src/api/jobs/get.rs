@@ -33,7 +33,11 @@ pub struct JobQuery {
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "too-many-waits"]))))]
-pub async fn get_job(State(api): State<Api>, Segment(text): Segment, query: Query<JobQuery>) -> Result<Response, ApiError> {
+pub async fn get_job(
+    State(api): State<Api>,
+    Segment(text): Segment,
+    query: Query<JobQuery>,
+) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
     if let Some(time) = time

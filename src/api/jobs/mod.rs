@@ -15,7 +15,10 @@ use crate::service::machines::{empty, shorten};
 
 /// The routes of this folder.
 pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list::list_jobs)).routes(routes!(get::get_job)).routes(routes!(wait::wait_for_job))
+    OpenApiRouter::new()
+        .routes(routes!(list::list_jobs))
+        .routes(routes!(get::get_job))
+        .routes(routes!(wait::wait_for_job))
 }
 
 /// Reads the id of a job out of a path.

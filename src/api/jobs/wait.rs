@@ -6,11 +6,11 @@ use utoipa::IntoParams;
 
 use super::wire::Job;
 use super::{job_id, unknown_job};
+use crate::api::Api;
 use crate::api::extract::{Query, Segment};
 use crate::api::problem::{ApiError, Problem};
 use crate::api::starting::{not_ended, outcome};
 use crate::api::waiting::{Wait, Waited, wait};
-use crate::api::Api;
 use crate::domain::failure::FailureKind;
 
 /// How long to wait.
@@ -38,7 +38,11 @@ pub struct JobWaitQuery {
         "job-cancelled", "outcome-unknown", "invalid-power-state", "machine-busy", "machine-gone", "question-pending", "tools-unavailable",
         "host-rejected", "forbidden-by-host", "license-restricted", "not-supported", "host-protocol", "host-unreachable",
         "host-login-refused", "deadline-exceeded", "insufficient-resources"]))))]
-pub async fn wait_for_job(State(api): State<Api>, Segment(text): Segment, query: Query<JobWaitQuery>) -> Result<Response, ApiError> {
+pub async fn wait_for_job(
+    State(api): State<Api>,
+    Segment(text): Segment,
+    query: Query<JobWaitQuery>,
+) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let longest = api.settings().max_wait;
     let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);

@@ -147,7 +147,6 @@ pub struct JobResult {
 
 /// A page of jobs, newest first.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "documents what respond::list writes")]
 pub struct JobList {
     pub items: Vec<Job>,
     /// The cursor of the next page.

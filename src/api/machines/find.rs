@@ -64,7 +64,9 @@ pub async fn find_machine(State(api): State<Api>, query: Query<FindQuery>) -> Re
     let version = api.services().feed.version();
     let machines = api.services().machines.list(&filter)?;
     let Some(first) = machines.first() else {
-        return Err(Failure::new(FailureKind::NotFound, "No machine fits. List them: GET /v1/machines").into());
+        return Err(
+            Failure::new(FailureKind::NotFound, "No machine fits. List them: GET /v1/machines").into()
+        );
     };
     if unique && machines.len() > 1 {
         let several: Vec<_> = machines.iter().map(|view| Arc::clone(&view.record)).collect();

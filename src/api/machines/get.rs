@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::wire::Machine;
-use crate::api::extract::{Query, Segment};
+use crate::api::extract::{NoParameters, Query, Segment};
 use crate::api::problem::{ApiError, Problem};
 use crate::api::{Api, respond};
 
@@ -19,7 +19,11 @@ use crate::api::{Api, respond};
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
-pub async fn get_machine(State(api): State<Api>, Segment(reference): Segment, _: Query<()>) -> Result<Response, ApiError> {
+pub async fn get_machine(
+    State(api): State<Api>,
+    Segment(reference): Segment,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
     let view = api.services().machines.resolve(&reference)?;
     Ok(respond::object(&api, &version, &Machine::of(&view)))

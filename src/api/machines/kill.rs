@@ -53,10 +53,16 @@ pub async fn kill_machine(
     query: Query<StartQuery>,
     body: Body<KillRequest>,
 ) -> Result<Response, ApiError> {
-    let call = Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
+    let call =
+        Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
     let starting = Starting::read(&api, &call)?;
     if body.value.name.is_empty() {
-        return Err(failure_in_body("/name", "empty", "The name is empty; name the machine exactly.".to_owned()).into());
+        return Err(failure_in_body(
+            "/name",
+            "empty",
+            "The name is empty; name the machine exactly.".to_owned(),
+        )
+        .into());
     }
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);

@@ -6,10 +6,10 @@ use utoipa::IntoParams;
 
 use super::filter;
 use super::wire::{Machine, MachineList};
+use crate::api::Api;
 use crate::api::extract::Query;
 use crate::api::problem::{ApiError, Problem};
 use crate::api::respond::{self, Key};
-use crate::api::Api;
 
 /// Which machines are wanted; all that is said must fit.
 #[derive(IntoParams)]
@@ -52,7 +52,10 @@ pub struct MachinesQuery {
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
-pub async fn list_machines(State(api): State<Api>, query: Query<MachinesQuery>) -> Result<Response, ApiError> {
+pub async fn list_machines(
+    State(api): State<Api>,
+    query: Query<MachinesQuery>,
+) -> Result<Response, ApiError> {
     let params = query.params;
     let (filter, limit) = (filter(&params)?, params.limit()?);
     let version = api.services().feed.version();

@@ -67,7 +67,8 @@ pub async fn power_machine(
     query: Query<StartQuery>,
     body: Body<PowerRequest>,
 ) -> Result<Response, ApiError> {
-    let call = Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
+    let call =
+        Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
     let starting = Starting::read(&api, &call)?;
     let request = match body.value.action.as_str() {
         "on" => JobRequest::PowerOn,

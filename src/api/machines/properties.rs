@@ -1,7 +1,5 @@
 //! `GET /v1/machines/{machine}/properties`: the one read that goes to the host.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use axum::response::Response;
 use utoipa::IntoParams;
@@ -31,7 +29,7 @@ pub struct PropertiesQuery {
 #[utoipa::path(get, path = "/v1/machines/{machine}/properties", operation_id = "get_machine_properties", tag = "machines",
     params(("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"), PropertiesQuery),
     responses(
-        (status = 200, description = "Path to value", body = BTreeMap<String, serde_json::Value>),
+        (status = 200, description = "Path to value", body = std::collections::BTreeMap<String, serde_json::Value>),
         (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
@@ -53,7 +51,8 @@ pub async fn get_properties(
     let read = api.services().hypervisor.properties(&machine.id, paths).await;
     let properties = read.map_err(|error| match error.kind {
         HostErrorKind::InvalidProperty => {
-            let detail = format!("The host does not know one of these properties of a machine: {}.", paths.join(", "));
+            let detail =
+                format!("The host does not know one of these properties of a machine: {}.", paths.join(", "));
             failure_at(FailureKind::InvalidRequest, "path", "unknown-property", detail)
         }
         HostErrorKind::NotFound => {

@@ -68,7 +68,8 @@ pub async fn revert_machine(
     query: Query<StartQuery>,
     body: Body<RevertRequest>,
 ) -> Result<Response, ApiError> {
-    let call = Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
+    let call =
+        Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
     let starting = Starting::read(&api, &call)?;
     let RevertRequest { snapshot, power_on } = body.value;
     if snapshot.as_deref() == Some("") {
@@ -115,7 +116,8 @@ pub async fn revert_to_snapshot(
     query: Query<StartQuery>,
     body: Body<RevertToSnapshotRequest>,
 ) -> Result<Response, ApiError> {
-    let call = Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
+    let call =
+        Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
     let starting = Starting::read(&api, &call)?;
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
@@ -125,7 +127,12 @@ pub async fn revert_to_snapshot(
     Ok(starting.start(&api, &machine, request).await?)
 }
 
-fn bind(api: &Api, view: &MachineView, wanted: Option<&str>, power_on: Option<bool>) -> Result<JobRequest, Failure> {
+fn bind(
+    api: &Api,
+    view: &MachineView,
+    wanted: Option<&str>,
+    power_on: Option<bool>,
+) -> Result<JobRequest, Failure> {
     let machine = &view.record.machine;
     let snapshots = &machine.snapshots;
     let snapshot = match wanted {

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::wire::{Snapshot, SnapshotList};
-use crate::api::extract::{Query, Segment, Segments};
+use crate::api::extract::{NoParameters, Query, Segment, Segments};
 use crate::api::problem::{ApiError, Problem};
 use crate::api::{Api, respond};
 
@@ -19,7 +19,11 @@ use crate::api::{Api, respond};
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
-pub async fn list_snapshots(State(api): State<Api>, Segment(reference): Segment, _: Query<()>) -> Result<Response, ApiError> {
+pub async fn list_snapshots(
+    State(api): State<Api>,
+    Segment(reference): Segment,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
     let view = api.services().machines.resolve(&reference)?;
     Ok(respond::list(&api, &version, &Snapshot::all(&view), None))
@@ -39,7 +43,11 @@ pub async fn list_snapshots(State(api): State<Api>, Segment(reference): Segment,
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
-pub async fn get_snapshot(State(api): State<Api>, Segments(reference, wanted): Segments, _: Query<()>) -> Result<Response, ApiError> {
+pub async fn get_snapshot(
+    State(api): State<Api>,
+    Segments(reference, wanted): Segments,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
     let view = api.services().machines.resolve(&reference)?;
     let snapshot = api.services().machines.snapshot(&view, &wanted)?;

@@ -173,7 +173,6 @@ pub struct MachineLease {
 
 /// Machines in the order of their names.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "documents what respond::list writes")]
 pub struct MachineList {
     pub items: Vec<Machine>,
     /// The cursor of the next page; null where this is the last.
@@ -211,7 +210,6 @@ pub struct Snapshot {
 
 /// The whole tree, parents first.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "documents what respond::list writes")]
 pub struct SnapshotList {
     pub items: Vec<Snapshot>,
     /// Always null: the tree comes whole.

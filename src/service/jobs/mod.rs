@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use self::driver::{Blocker, Driver, Effect, Interrupt, Rules};
 use self::queue::{Full, Queues};
 use self::runner::{Ran, Runner, sleep_until};
-use self::view::{Board, Live};
 pub use self::view::{BlockedBy, JobView};
+use self::view::{Board, Live};
 use super::feed::Feed;
 use super::inventory::{Inventory, MachineRecord};
 use crate::clock::Clock;
@@ -103,7 +103,7 @@ impl Jobs {
     #[must_use]
     pub fn new(parts: JobsParts) -> Self {
         let queues = Queues::new(parts.settings.queue_per_machine, parts.settings.queue_in_all);
-        let stop = parts.supervisor.soft_stop();
+        let stop = parts.supervisor.stopping();
         Self(Arc::new(Engine {
             parts,
             board: Arc::new(Board::default()),
@@ -165,8 +165,10 @@ impl Jobs {
     pub async fn start(&self, new: NewJob) -> Result<Started, Failure> {
         let engine = Arc::clone(&self.0);
         // Contained and not awaited in place: a caller that hangs up must not leave a place half taken.
-        let accepted = self.0.parts.supervisor.contain("accept", Engine::accept(engine, new));
-        accepted.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "accepting the job panicked")))
+        let accepted = self.0.parts.supervisor.contain("accept", Engine::accept(engine, new)).join();
+        accepted
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "accepting the job panicked")))
     }
 
     /// A job as it is now; none where there is no such job.
@@ -199,7 +201,12 @@ impl Jobs {
     ///
     /// # Errors
     /// The store's.
-    pub async fn list(&self, filter: &JobFilter, after: Option<JobCursor>, limit: u32) -> Result<JobsPage, Failure> {
+    pub async fn list(
+        &self,
+        filter: &JobFilter,
+        after: Option<JobCursor>,
+        limit: u32,
+    ) -> Result<JobsPage, Failure> {
         let page =
             self.0.parts.store.jobs(filter, after, limit).await.map_err(|error| store_failure(&error))?;
         let view = |job: Job| match self.0.board.get(job.id) {
@@ -275,7 +282,9 @@ impl Engine {
                 "{} waits on a question ({}); answer it first: {}",
                 record.name, question.id, question.text
             );
-            return Err(Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name));
+            return Err(
+                Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name)
+            );
         }
         let now = engine.parts.clock.now();
         let deadline = deadline.unwrap_or(match request.kind() {
@@ -344,9 +353,15 @@ impl Engine {
             _ if away < self.parts.settings.outage_grace => Ok(()),
             SessionState::Away { reason } => Err(Failure::new(
                 FailureKind::HostUnreachable,
-                format!("The host has been away for {} s; try again later. It last said: {reason}", away.as_secs()),
+                format!(
+                    "The host has been away for {} s; try again later. It last said: {reason}",
+                    away.as_secs()
+                ),
             )),
-            _ => Err(Failure::new(FailureKind::HostUnreachable, "The host has not been reached yet; try again later.")),
+            _ => Err(Failure::new(
+                FailureKind::HostUnreachable,
+                "The host has not been reached yet; try again later.",
+            )),
         }
     }
 
@@ -373,7 +388,7 @@ impl Engine {
         drop(engine.parts.supervisor.contain("job", async move {
             let inner = Arc::clone(&outer);
             let run = outer.parts.supervisor.contain("job run", async move { inner.run(id, first).await });
-            match run.await {
+            match run.join().await {
                 Ok(Some(Ran::UntilStopped)) => {}
                 Ok(None | Some(Ran::ToTheEnd)) => {
                     outer.board.remove(id);
@@ -426,7 +441,12 @@ impl Engine {
     }
 
     /// Ends a job that was withdrawn from its queue.
-    fn end_queued(engine: &Arc<Self>, id: JobId, machine: &MachineId, end: fn(&mut Driver, Timestamp) -> Effect) {
+    fn end_queued(
+        engine: &Arc<Self>,
+        id: JobId,
+        machine: &MachineId,
+        end: fn(&mut Driver, Timestamp) -> Effect,
+    ) {
         let inner = Arc::clone(engine);
         let machine = machine.clone();
         drop(engine.parts.supervisor.contain("job end", async move {
@@ -486,9 +506,11 @@ impl Engine {
         }
         let (blocker, since) = live.blocker.clone()?;
         let (kind, id, detail) = match blocker {
-            Blocker::HostTask(task) => {
-                ("host_task", Some(task.to_string()), "Another task of the host works on the machine.".to_owned())
-            }
+            Blocker::HostTask(task) => (
+                "host_task",
+                Some(task.to_string()),
+                "Another task of the host works on the machine.".to_owned(),
+            ),
             Blocker::Question(question) => {
                 ("question", Some(question.to_string()), "The machine waits on a question.".to_owned())
             }

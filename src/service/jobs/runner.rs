@@ -256,7 +256,8 @@ impl Runner {
             }
             let same_task = next.task.is_some() && next.task == shown.task;
             let progress = shown.progress.filter(|_| same_task);
-            let changed = *next.job != *shown.job || next.blocker != shown.blocker || progress != shown.progress;
+            let changed =
+                *next.job != *shown.job || next.blocker != shown.blocker || progress != shown.progress;
             *shown = Live { progress, ..next };
             changed
         });

@@ -114,12 +114,6 @@ impl Board {
         self.lock().get(&id).map(|entry| entry.live.borrow().clone())
     }
 
-    /// Every job that has not ended.
-    #[must_use]
-    pub fn all(&self) -> Vec<Live> {
-        self.lock().values().map(|entry| entry.live.borrow().clone()).collect()
-    }
-
     /// Follows a job; the last value that comes is its end, or none comes where the daemon stops first.
     #[must_use]
     pub fn follow(&self, id: JobId) -> Option<watch::Receiver<Live>> {
@@ -138,7 +132,10 @@ impl Board {
     pub fn tasks_of_others(&self, machine: &MachineId, job: JobId) -> Vec<TaskId> {
         let entries = self.lock();
         let others = entries.iter().filter(|(id, _)| **id != job).map(|(_, entry)| entry.live.borrow());
-        others.filter(|live| live.job.machine.id == *machine).filter_map(|live| live.job.host_task.clone()).collect()
+        others
+            .filter(|live| live.job.machine.id == *machine)
+            .filter_map(|live| live.job.host_task.clone())
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Entry>> {

@@ -1,0 +1,162 @@
+//! Durations as people write them: `30s`, `10m`, `1h30m`, `7d`, and a bare number of seconds.
+
+use std::time::Duration;
+
+/// The longest one that is taken, so that adding it to a time never overflows: a hundred years.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The units, the largest first: the order in which they may follow each other.
+const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+
+/// Why a text is no duration, in words for whoever wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDuration {
+    #[error("a duration is wanted, such as 30s, 10m or 1h30m, not an empty text")]
+    Empty,
+    #[error("a duration cannot be negative")]
+    Negative,
+    #[error("a duration is whole numbers with units, such as 30s, 10m or 1h30m; {0:?} is no number")]
+    NotANumber(String),
+    #[error("{0:?} is no unit of time: d, h, m and s are")]
+    UnknownUnit(char),
+    #[error("the last number has no unit: d, h, m or s")]
+    MissingUnit,
+    #[error("units go from the largest to the smallest, each once, as in 1h30m")]
+    Order,
+    #[error("a duration can be a hundred years at most")]
+    TooLong,
+}
+
+/// Reads a duration.
+pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
+    if text.is_empty() {
+        return Err(InvalidDuration::Empty);
+    }
+    if text.starts_with('-') {
+        return Err(InvalidDuration::Negative);
+    }
+    let mut seconds: u64 = 0;
+    let mut units = UNITS.as_slice();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, behind) = rest.split_at(digits);
+        if number.is_empty() {
+            return Err(InvalidDuration::NotANumber(rest.to_owned()));
+        }
+        let scale = match behind.chars().next() {
+            None if rest.len() == text.len() => 1,
+            None => return Err(InvalidDuration::MissingUnit),
+            Some(unit) => {
+                let known = UNITS.iter().any(|(known, _)| *known == unit);
+                let place = units.iter().position(|(allowed, _)| *allowed == unit);
+                match place {
+                    Some(place) => {
+                        let scale = units[place].1;
+                        units = &units[place + 1..];
+                        rest = &behind[unit.len_utf8()..];
+                        scale
+                    }
+                    None if known => return Err(InvalidDuration::Order),
+                    None => return Err(InvalidDuration::UnknownUnit(unit)),
+                }
+            }
+        };
+        if behind.is_empty() {
+            rest = behind;
+        }
+        seconds = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(scale))
+            .and_then(|part| part.checked_add(seconds))
+            .filter(|seconds| *seconds <= LONGEST.as_secs())
+            .ok_or(InvalidDuration::TooLong)?;
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Writes a duration so that [`parse`] reads the same; parts of a second are left out.
+#[must_use]
+pub fn format(duration: Duration) -> String {
+    let mut seconds = duration.as_secs();
+    let mut text = String::new();
+    for (unit, scale) in UNITS {
+        let count = seconds / scale;
+        seconds %= scale;
+        if count > 0 {
+            text.push_str(&count.to_string());
+            text.push(unit);
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_people_write() {
+        for (text, seconds) in [
+            ("30s", 30),
+            ("10m", 600),
+            ("1h30m", 5_400),
+            ("45", 45),
+            ("0", 0),
+            ("0s", 0),
+            ("7d", 604_800),
+            ("1d2h3m4s", 93_784),
+            ("90m", 5_400),
+            ("007s", 7),
+            ("36500d", LONGEST.as_secs()),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_and_why() {
+        let number = |text: &str| InvalidDuration::NotANumber(text.to_owned());
+        for (text, error) in [
+            ("", InvalidDuration::Empty),
+            ("-5s", InvalidDuration::Negative),
+            ("s", number("s")),
+            ("soon", number("soon")),
+            (" 5s", number(" 5s")),
+            ("+5s", number("+5s")),
+            ("1h m", number(" m")),
+            ("5x", InvalidDuration::UnknownUnit('x')),
+            ("5S", InvalidDuration::UnknownUnit('S')),
+            ("1.5h", InvalidDuration::UnknownUnit('.')),
+            ("5µ", InvalidDuration::UnknownUnit('µ')),
+            ("1h30", InvalidDuration::MissingUnit),
+            ("30m1h", InvalidDuration::Order),
+            ("1h1h", InvalidDuration::Order),
+            ("36501d", InvalidDuration::TooLong),
+            ("36500d1s", InvalidDuration::TooLong),
+            ("18446744073709551615d", InvalidDuration::TooLong),
+            ("99999999999999999999", InvalidDuration::TooLong),
+        ] {
+            assert_eq!(parse(text), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(seconds in 0..=LONGEST.as_secs()) {
+            let duration = Duration::from_secs(seconds);
+            prop_assert_eq!(parse(&format(duration)), Ok(duration));
+        }
+
+        #[test]
+        fn no_text_is_too_much(text in "[0-9dhms .\\-]{0,24}|\\PC{0,12}") {
+            if let Ok(duration) = parse(&text) {
+                prop_assert!(duration <= LONGEST);
+                prop_assert_eq!(parse(&format(duration)), Ok(duration));
+            }
+        }
+    }
+}
