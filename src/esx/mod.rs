@@ -1,1 +1,143 @@
+//! The vim25 backend: a standalone ESX and a vCenter alike, over SOAP.
+//!
+//! `soap` turns values into bytes and back; `transport` carries them; `session` logs in; `collector` follows the
+//! host and tells facts; `calls` and `examine` go the other way.
+
+mod barrier;
+mod calls;
+mod collector;
+mod examine;
+#[cfg(all(test, feature = "interop"))]
+mod interop;
+mod keeper;
+mod machine;
+mod mirror;
+mod options;
+mod reader;
+mod session;
 pub mod soap;
+mod task;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod transport;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::domain::call::{Evidence, HostCall};
+use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus};
+use collector::{Collector, Command};
+use keeper::Keeper;
+use session::Session;
+use task::Followers;
+
+pub use options::{EsxOptions, Fingerprint, OptionsError, Verify, VerifyError, normalize_url};
+pub use tls::{TlsError, client_config, fingerprint};
+
+/// Commands that wait for the task of `run`; senders wait where there are more.
+const COMMANDS: usize = 1_024;
+
+/// One host, over one session.
+#[derive(Debug)]
+pub struct EsxHypervisor {
+    session: Arc<Session>,
+    followers: Arc<Followers>,
+    clock: Clock,
+    max_wait: Duration,
+    login_backoff: Duration,
+    commands: mpsc::Sender<Command>,
+    /// Taken by `run`.
+    inbox: Mutex<Option<mpsc::Receiver<Command>>>,
+}
+
+impl EsxHypervisor {
+    /// A backend for this host. Nothing is connected before [`Hypervisor::run`].
+    ///
+    /// # Errors
+    /// What [`EsxOptions::check`] says.
+    pub fn new(options: &EsxOptions, clock: Clock) -> Result<Self, OptionsError> {
+        options.check()?;
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        Ok(Self {
+            session: Arc::new(Session::new(options, clock.clone())?),
+            followers: Arc::default(),
+            clock,
+            max_wait: options.max_wait,
+            login_backoff: options.login_backoff,
+            commands,
+            inbox: Mutex::new(Some(inbox)),
+        })
+    }
+
+    async fn order(&self, command: Command) -> Result<(), HostError> {
+        self.commands.send(command).await.map_err(|_| stopped())
+    }
+}
+
+#[async_trait]
+impl Hypervisor for EsxHypervisor {
+    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
+            HostError::new(HostErrorKind::Rejected, "The host is followed already; run is called once.")
+        })?;
+        let collector = Collector::new(
+            Arc::clone(&self.session),
+            Arc::clone(&observer),
+            Arc::clone(&self.followers),
+            self.clock.clone(),
+            self.max_wait,
+            inbox,
+        );
+        let session = Arc::clone(&self.session);
+        Keeper::new(session, observer, self.clock.clone(), self.login_backoff, collector).keep(stop).await;
+        Ok(())
+    }
+
+    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError> {
+        calls::call(&self.session, machine, call, job).await
+    }
+
+    async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        self.followers.follow(task)
+    }
+
+    async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
+        calls::cancel(&self.session, task).await
+    }
+
+    async fn barrier(&self) -> Result<(), HostError> {
+        let (waiter, passed) = oneshot::channel();
+        self.order(Command::Barrier(waiter)).await?;
+        passed.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        examine::examine(&self.session, machine).await
+    }
+
+    async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
+        let fact = examine::guest(&self.session, machine).await?;
+        let (waiter, told) = oneshot::channel();
+        self.order(Command::Tell(fact, waiter)).await?;
+        told.await.map_err(|_| stopped())
+    }
+
+    async fn properties(
+        &self,
+        machine: &MachineId,
+        paths: &[String],
+    ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
+        examine::properties(&self.session, machine, paths).await
+    }
+}
+
+fn stopped() -> HostError {
+    HostError::new(HostErrorKind::Unreachable, "otter no longer talks to the host: it is shutting down.")
+}

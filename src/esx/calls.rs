@@ -1,0 +1,89 @@
+//! The calls that change something. Each is sent once; only a refusal for want of a session, which proves that it
+//! did not run, is followed by a second sending after the login.
+
+use super::reader::denied;
+use super::session::{ExchangeError, Live, Session, Verdict};
+use super::soap::Reference;
+use super::soap::request::{self, Request};
+use super::soap::response::Reply;
+use super::transport::Patience;
+use crate::domain::call::HostCall;
+use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind};
+
+/// Makes the call; `job` is its operation id in the host's log.
+///
+/// # Errors
+/// [`CallError::Refused`] after a failure to connect, or a fault but those by which a vCenter says that it lost
+/// sight of the host; [`CallError::Lost`] after anything else.
+pub async fn call(
+    session: &Session,
+    machine: &MachineId,
+    call: &HostCall,
+    job: JobId,
+) -> Result<Accepted, CallError> {
+    let object = Reference::new("VirtualMachine", machine.as_str());
+    let operation = job.to_string();
+    let build = || match call {
+        HostCall::PowerOn => request::plain("PowerOnVM_Task", &object, Some(&operation)),
+        HostCall::PowerOff => request::plain("PowerOffVM_Task", &object, Some(&operation)),
+        HostCall::Reset => request::plain("ResetVM_Task", &object, Some(&operation)),
+        HostCall::RevertToSnapshot { snapshot, suppress_power_on } => {
+            let snapshot = Reference::new("VirtualMachineSnapshot", snapshot.as_str());
+            request::revert_to_snapshot(&snapshot, *suppress_power_on, Some(&operation))
+        }
+    };
+    let lead = format!("The host refused {} of machine {machine}", call.kind().as_str());
+    let reply = authenticated(session, build, &lead).await?;
+    match reply.reference() {
+        Some(task) => Ok(Accepted::Task(TaskId::new(task.value))),
+        None => Err(CallError::Lost(HostError::new(
+            HostErrorKind::Protocol,
+            format!("The host took {} of machine {machine} and named no task.", call.kind().as_str()),
+        ))),
+    }
+}
+
+/// `CancelTask`
+///
+/// # Errors
+/// As the host says.
+pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
+    let object = Reference::new("Task", task.as_str());
+    let lead = format!("The host refused to cancel the task {task}");
+    match authenticated(session, || request::plain("CancelTask", &object, None), &lead).await {
+        Ok(_) => Ok(()),
+        Err(CallError::Refused(error) | CallError::Lost(error)) => Err(error),
+    }
+}
+
+async fn authenticated(
+    session: &Session,
+    build: impl Fn() -> Request + Send,
+    lead: &str,
+) -> Result<Reply, CallError> {
+    let live = session.ready().await.map_err(CallError::Refused)?;
+    let fault = match session.send(&live, build(), Patience::Ordinary).await {
+        Err(ExchangeError::Fault(fault)) if fault.is_not_authenticated() || fault.name == "SecurityError" => fault,
+        answer => return answer.map_err(|error| judged(error, lead)),
+    };
+    match session.suspect(&live).await.map_err(CallError::Refused)? {
+        Verdict::Renewed(live) => again(session, &live, build(), lead).await,
+        Verdict::StillValid => Err(CallError::Refused(denied(fault, lead))),
+    }
+}
+
+async fn again(session: &Session, live: &Live, request: Request, lead: &str) -> Result<Reply, CallError> {
+    session.send(live, request, Patience::Ordinary).await.map_err(|error| judged(error, lead))
+}
+
+/// Whether it is proven that the call did not run.
+fn judged(error: ExchangeError, lead: &str) -> CallError {
+    let refused = match &error {
+        ExchangeError::NotSent(_) => true,
+        ExchangeError::Fault(fault) => !fault.may_have_run(),
+        ExchangeError::Broken(_) => false,
+    };
+    let error = error.into_error(lead);
+    if refused { CallError::Refused(error) } else { CallError::Lost(error) }
+}

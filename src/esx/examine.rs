@@ -1,0 +1,145 @@
+//! Reading a machine past the picture: as evidence of what became of a call, for the guest's addresses, and raw.
+
+use serde_json::{Map, Value};
+
+use super::machine::{GuestRecord, power_state, question, snapshots};
+use super::reader::{denied, first_value, read_object};
+use super::session::Session;
+use super::soap::property::references;
+use super::soap::xml::Element;
+use super::soap::{Reference, json};
+use super::task::{TaskInfo, TaskState};
+use crate::domain::call::{Evidence, RecentTask};
+use crate::domain::ids::{MachineId, TaskId};
+use crate::domain::machine::MachineIdentity;
+use crate::domain::snapshot::Snapshots;
+use crate::hypervisor::{Fact, HostError, HostErrorKind};
+
+/// What evidence is made of.
+const PATHS: [&str; 7] = [
+    "runtime.powerState",
+    "snapshot",
+    "runtime.question",
+    "runtime.host",
+    "recentTask",
+    "config.instanceUuid",
+    "config.files.vmPathName",
+];
+
+/// Reads a machine with its recent tasks and its host's boot time.
+///
+/// # Errors
+/// `NotFound` where there is no such machine; what the host or the way to it says.
+pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence, HostError> {
+    let contents = read_object(session, &reference(machine), &PATHS, &format!("machine {machine}")).await?;
+    let value = |path| first_value(&contents, path);
+    let text = |path| value(path).map(Element::text).filter(|text| !text.is_empty()).map(str::to_owned);
+    let Snapshots { current, items } = value("snapshot").map(snapshots).unwrap_or_default();
+    let identity = MachineIdentity {
+        id: machine.clone(),
+        instance_uuid: text("config.instanceUuid"),
+        path: text("config.files.vmPathName"),
+    };
+    let question = value("runtime.question").and_then(question).map(|question| question.id);
+    let tasks = value("recentTask").map(references).unwrap_or_default();
+    let mut recent_tasks = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        recent_tasks.extend(recent_task(session, task).await?);
+    }
+    let host_boot_time = match value("runtime.host").and_then(Reference::from_element) {
+        Some(host) => boot_time(session, &host).await?,
+        None => None,
+    };
+    Ok(Evidence {
+        identity,
+        power_state: value("runtime.powerState").and_then(power_state),
+        current_snapshot: current,
+        snapshots: items.into_iter().map(|snapshot| snapshot.id).collect(),
+        question,
+        host_boot_time,
+        recent_tasks,
+    })
+}
+
+/// Reads what the guest's tools say now, as a fact to be told.
+///
+/// # Errors
+/// As [`examine`].
+pub async fn guest(session: &Session, machine: &MachineId) -> Result<Fact, HostError> {
+    let what = format!("machine {machine}");
+    let contents = read_object(session, &reference(machine), GuestRecord::PATHS, &what).await?;
+    let mut record = GuestRecord::default();
+    for (path, value) in contents.objects().flat_map(|object| object.properties) {
+        record.assign(path, Some(value));
+    }
+    let guest = record.guest();
+    Ok(Fact::GuestConfirmed {
+        machine: machine.clone(),
+        tools_running: guest.tools_running,
+        ip_address: guest.ip_address,
+        ip_addresses: guest.ip_addresses,
+    })
+}
+
+/// Reads properties as JSON by their paths; null where there is no value.
+///
+/// # Errors
+/// `InvalidProperty`, `Forbidden` where the account may not see one, and as [`examine`].
+pub async fn properties(
+    session: &Session,
+    machine: &MachineId,
+    paths: &[String],
+) -> Result<Map<String, Value>, HostError> {
+    let mut values: Map<String, Value> = paths.iter().map(|path| (path.clone(), Value::Null)).collect();
+    if values.is_empty() {
+        return Ok(values);
+    }
+    let what = format!("machine {machine}");
+    let asked: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let contents = read_object(session, &reference(machine), &asked, &what).await?;
+    for object in contents.objects() {
+        if let Some(missing) = object.missing.into_iter().next() {
+            let lead = format!("The host refused to read {} of {what}", missing.path);
+            return Err(if missing.fault.is_not_authenticated() {
+                denied(missing.fault, &lead)
+            } else {
+                missing.fault.into_error(&lead)
+            });
+        }
+        for (path, value) in object.properties {
+            values.insert(path.to_owned(), json::value(value));
+        }
+    }
+    Ok(values)
+}
+
+fn reference(machine: &MachineId) -> Reference {
+    Reference::new("VirtualMachine", machine.as_str())
+}
+
+/// None where the host has forgotten the task meanwhile.
+async fn recent_task(session: &Session, task: Reference) -> Result<Option<RecentTask>, HostError> {
+    let contents = match read_object(session, &task, &["info"], &format!("task {}", task.value)).await {
+        Ok(contents) => contents,
+        Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(info) = first_value(&contents, "info").map(TaskInfo::read) else { return Ok(None) };
+    let live = session.ready().await?;
+    Ok(Some(RecentTask {
+        id: TaskId::new(task.value),
+        call: info.call(),
+        by_us: info.user.as_deref().is_some_and(|user| live.is_us(user)),
+        running: info.state == TaskState::Running,
+    }))
+}
+
+async fn boot_time(session: &Session, host: &Reference) -> Result<Option<String>, HostError> {
+    let contents =
+        match read_object(session, host, &["runtime.bootTime"], &format!("host {}", host.value)).await {
+            Ok(contents) => contents,
+            Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+    Ok(first_value(&contents, "runtime.bootTime").map(|time| time.text().trim().to_owned()))
+}

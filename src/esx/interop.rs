@@ -1,0 +1,65 @@
+//! Against a real peer: govmomi's simulator, as an ESX or a vCenter. `OTTER_INTEROP_URL` says where it listens.
+
+use super::testing::{Running, options};
+use crate::domain::call::{CallKind, HostCall};
+use crate::domain::ids::TaskId;
+use crate::domain::machine::PowerState;
+use crate::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, TaskStatus};
+
+async fn ended(running: &Running, task: &TaskId) -> TaskStatus {
+    let mut status = running.esx.follow(task).await;
+    let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
+    tokio::time::timeout(std::time::Duration::from_secs(20), end).await.unwrap().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_seen_powered_and_examined() {
+    let url = std::env::var("OTTER_INTEROP_URL").expect("OTTER_INTEROP_URL names govmomi's simulator");
+    let mut options = options(&url);
+    options.username = "user".to_owned();
+    options.password = "pass".to_owned().into();
+    let running = Running::start(&options);
+    running.watching.connected(1).await;
+    let machine = {
+        let picture = running.watching.picture();
+        assert!(picture.machines.len() >= 2, "{picture:?}");
+        assert!(!picture.datastores.is_empty());
+        let machine = picture.machines.values().find(|machine| machine.power_state == Some(PowerState::On));
+        machine.unwrap().clone()
+    };
+    assert!(machine.name.contains("VM"), "{machine:?}");
+    assert!(machine.path.as_deref().unwrap().ends_with(".vmx"));
+    assert!(machine.memory_bytes.unwrap() > 0 && !machine.network_cards.is_empty(), "{machine:?}");
+    for (call, state) in [(HostCall::PowerOff, PowerState::Off), (HostCall::PowerOn, PowerState::On)] {
+        let accepted = running.esx.call(&machine.id, &call, running.job()).await.unwrap();
+        let Accepted::Task(task) = accepted else { panic!() };
+        assert!(matches!(ended(&running, &task).await, TaskStatus::Succeeded { .. }));
+        running.esx.barrier().await.unwrap();
+        assert_eq!(running.watching.picture().machines[&machine.id].power_state, Some(state));
+    }
+    assert_eq!(running.watching.picture().restarts, [machine.id.clone()]);
+    let Accepted::Task(task) = running.esx.call(&machine.id, &HostCall::PowerOn, running.job()).await.unwrap() else {
+        panic!()
+    };
+    let TaskStatus::Failed(error) = ended(&running, &task).await else { panic!() };
+    assert_eq!(error.kind, HostErrorKind::InvalidPowerState);
+    let evidence = running.esx.examine(&machine.id).await.unwrap();
+    assert_eq!(evidence.identity.instance_uuid, machine.instance_uuid);
+    assert_eq!(evidence.power_state, Some(PowerState::On));
+    assert!(evidence.host_boot_time.is_some());
+    assert!(evidence.recent_tasks.iter().all(|task| task.call != Some(CallKind::Reset)));
+    let paths = ["runtime.powerState".to_owned(), "snapshot".to_owned(), "config.version".to_owned()];
+    let values = running.esx.properties(&machine.id, &paths).await.unwrap();
+    assert_eq!((&values["runtime.powerState"], &values["snapshot"]), (&"poweredOn".into(), &serde_json::Value::Null));
+    let error = running.esx.properties(&machine.id, &["config.nonsense".to_owned()]).await.unwrap_err();
+    assert_eq!(error.kind, HostErrorKind::InvalidProperty, "{error:?}");
+    running.esx.confirm_guest(&machine.id).await.unwrap();
+    let gone = crate::domain::ids::MachineId::new("vm-99999");
+    assert_eq!(running.esx.examine(&gone).await.unwrap_err().kind, HostErrorKind::NotFound);
+    let refused = running.esx.call(&gone, &HostCall::PowerOn, running.job()).await.unwrap_err();
+    assert!(matches!(refused, CallError::Refused(error) if error.kind == HostErrorKind::NotFound));
+    let vanished = ended(&running, &TaskId::new("task-99999")).await;
+    assert!(matches!(vanished, TaskStatus::Vanished));
+    assert_eq!(running.watching.picture().statuses.last().unwrap().logins, 1);
+    running.stop().await;
+}

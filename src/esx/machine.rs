@@ -1,0 +1,424 @@
+//! From raw properties to the domain: which paths are asked for, and what each means for a machine or a
+//! datastore. Nothing fails here: an odd or absent value costs its own field, never the object.
+
+use super::soap::property::{boolean, number, references, text, timestamp};
+use super::soap::xml::Element;
+use super::soap::Reference;
+use crate::domain::datastore::Datastore;
+use crate::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId};
+use crate::domain::machine::{
+    Choice, Guest, Machine, NetworkCard, PowerState, Question, SerialBacking, SerialPort,
+};
+use crate::domain::names::unescape_vim;
+use crate::domain::snapshot::{Snapshot, Snapshots};
+
+/// What is followed of each machine: leaves, for `config` and `summary` whole would flood the stream.
+pub const MACHINE_PATHS: &[&str] = &[
+    "name",
+    "config.template",
+    "config.uuid",
+    "config.instanceUuid",
+    "config.guestFullName",
+    "config.guestId",
+    "config.annotation",
+    "config.files.vmPathName",
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+    "config.hardware.device",
+    "config.nestedHVEnabled",
+    "runtime.powerState",
+    "runtime.connectionState",
+    "runtime.question",
+    "guest.ipAddress",
+    "guest.net",
+    "guest.toolsRunningStatus",
+    "guest.toolsStatus",
+    "guest.toolsVersionStatus2",
+    "snapshot",
+    "summary.storage.committed",
+    "datastore",
+];
+
+/// What is followed of each datastore.
+pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
+
+/// The last word on each property of one machine.
+#[derive(Clone, Debug, Default)]
+pub struct MachineRecord {
+    name: Option<String>,
+    template: bool,
+    bios_uuid: Option<String>,
+    instance_uuid: Option<String>,
+    guest_full_name: Option<String>,
+    guest_id: Option<String>,
+    annotation: Option<String>,
+    path: Option<String>,
+    cpu_count: Option<u32>,
+    memory_mb: Option<u64>,
+    network_cards: Vec<NetworkCard>,
+    serial_ports: Vec<SerialPort>,
+    nested: Option<bool>,
+    power_state: Option<PowerState>,
+    connection_state: Option<String>,
+    question: Option<Question>,
+    guest: GuestRecord,
+    snapshots: Snapshots,
+    committed: Option<u64>,
+    datastores: Vec<DatastoreId>,
+}
+
+/// The last word on each property of a guest.
+#[derive(Clone, Debug, Default)]
+pub struct GuestRecord {
+    ip_address: Option<String>,
+    card_addresses: Vec<String>,
+    running_status: Option<String>,
+    tools_status: Option<String>,
+    version_status: Option<String>,
+}
+
+impl MachineRecord {
+    /// Takes a property's new value, `None` where it is now unset. False where the path is none of
+    /// [`MACHINE_PATHS`].
+    pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
+        match path {
+            "name" => self.name = value.and_then(text),
+            "config.template" => self.template = value.and_then(boolean) == Some(true),
+            "config.uuid" => self.bios_uuid = value.and_then(text),
+            "config.instanceUuid" => self.instance_uuid = value.and_then(text),
+            "config.guestFullName" => self.guest_full_name = value.and_then(text),
+            "config.guestId" => self.guest_id = value.and_then(text),
+            "config.annotation" => self.annotation = value.and_then(text),
+            "config.files.vmPathName" => self.path = value.and_then(text),
+            "config.hardware.numCPU" => self.cpu_count = value.and_then(number),
+            "config.hardware.memoryMB" => self.memory_mb = value.and_then(number),
+            "config.hardware.device" => {
+                let devices = || value.into_iter().flat_map(Element::children);
+                self.network_cards = devices().filter_map(network_card).collect();
+                self.serial_ports = devices().filter_map(serial_port).collect();
+            }
+            "config.nestedHVEnabled" => self.nested = value.and_then(boolean),
+            "runtime.powerState" => self.power_state = value.and_then(power_state),
+            "runtime.connectionState" => self.connection_state = value.and_then(text),
+            "runtime.question" => self.question = value.and_then(question),
+            "snapshot" => self.snapshots = value.map(snapshots).unwrap_or_default(),
+            "summary.storage.committed" => self.committed = value.and_then(number),
+            "datastore" => {
+                let morefs = value.map(references).unwrap_or_default();
+                self.datastores = morefs.into_iter().map(|moref| DatastoreId::new(moref.value)).collect();
+            }
+            path => return self.guest.assign(path, value),
+        }
+        true
+    }
+
+    /// The machine as it is now.
+    #[must_use]
+    pub fn machine(&self, id: &MachineId) -> Machine {
+        let Self {
+            name,
+            template,
+            bios_uuid,
+            instance_uuid,
+            guest_full_name,
+            guest_id,
+            annotation,
+            path,
+            cpu_count,
+            memory_mb,
+            network_cards,
+            serial_ports,
+            nested,
+            power_state,
+            connection_state,
+            question,
+            guest,
+            snapshots,
+            committed,
+            datastores,
+        } = self;
+        Machine {
+            id: id.clone(),
+            name: name.as_deref().map_or_else(|| id.as_str().to_owned(), unescape_vim),
+            power_state: *power_state,
+            template: *template,
+            connection_state: connection_state.clone().unwrap_or_else(|| "unknown".to_owned()),
+            path: path.clone(),
+            guest_os: guest_full_name.clone().or_else(|| guest_id.clone()),
+            instance_uuid: instance_uuid.clone(),
+            bios_uuid: bios_uuid.clone(),
+            annotation: annotation.clone(),
+            cpu_count: *cpu_count,
+            memory_bytes: memory_mb.and_then(|megabytes| megabytes.checked_mul(1 << 20)),
+            storage_bytes: *committed,
+            nested_virtualization: *nested,
+            guest: guest.guest(),
+            network_cards: network_cards.clone(),
+            serial_ports: serial_ports.clone(),
+            snapshots: snapshots.clone(),
+            question: question.clone(),
+            datastores: datastores.clone(),
+        }
+    }
+
+    /// Whether this snapshot is one of the machine's.
+    #[must_use]
+    pub fn has_snapshot(&self, id: &str) -> bool {
+        self.snapshots.items.iter().any(|snapshot| snapshot.id.as_str() == id)
+    }
+}
+
+impl GuestRecord {
+    /// What a direct read of the guest asks for. The name has always a value, so that the answer is never empty.
+    pub const PATHS: &'static [&'static str] = &[
+        "name",
+        "guest.ipAddress",
+        "guest.net",
+        "guest.toolsRunningStatus",
+        "guest.toolsStatus",
+        "guest.toolsVersionStatus2",
+    ];
+
+    /// As [`MachineRecord::assign`].
+    pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
+        match path {
+            "guest.ipAddress" => self.ip_address = value.and_then(text),
+            "guest.net" => self.card_addresses = value.map(card_addresses).unwrap_or_default(),
+            "guest.toolsRunningStatus" => self.running_status = value.and_then(text),
+            "guest.toolsStatus" => self.tools_status = value.and_then(text),
+            "guest.toolsVersionStatus2" => self.version_status = value.and_then(text),
+            _ => return false,
+        }
+        true
+    }
+
+    /// What the tools claim now.
+    #[must_use]
+    pub fn guest(&self) -> Guest {
+        let Self { ip_address, card_addresses, running_status, tools_status, version_status } = self;
+        let installed = version_status.as_deref() != Some("guestToolsNotInstalled")
+            && tools_status.as_deref() != Some("toolsNotInstalled");
+        // `toolsStatus` is deprecated, and all that there is on old hosts.
+        let status = match (running_status.as_deref(), tools_status.as_deref()) {
+            (Some("guestToolsRunning"), _) | (None, Some("toolsOk" | "toolsOld")) => Some("running"),
+            (Some("guestToolsExecutingScripts"), _) => Some("starting"),
+            (Some("guestToolsNotRunning") | None, _) if !installed => Some("not_installed"),
+            (Some("guestToolsNotRunning"), _) | (None, Some("toolsNotRunning")) => Some("not_running"),
+            _ => None,
+        };
+        let mut ip_addresses: Vec<String> = Vec::with_capacity(card_addresses.len() + 1);
+        for address in ip_address.iter().chain(card_addresses) {
+            if !ip_addresses.contains(address) {
+                ip_addresses.push(address.clone());
+            }
+        }
+        Guest {
+            tools_running: status == Some("running"),
+            tools_status: status.map(str::to_owned),
+            ip_address: ip_address.clone(),
+            ip_addresses,
+        }
+    }
+}
+
+/// The last word on each property of one datastore.
+#[derive(Clone, Debug, Default)]
+pub struct DatastoreRecord {
+    name: Option<String>,
+    summary: DatastoreSummary,
+    machine_count: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct DatastoreSummary {
+    name: Option<String>,
+    kind: Option<String>,
+    capacity: Option<u64>,
+    free: Option<u64>,
+    uncommitted: Option<u64>,
+    accessible: bool,
+    url: Option<String>,
+}
+
+impl DatastoreRecord {
+    /// As [`MachineRecord::assign`], of [`DATASTORE_PATHS`].
+    pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
+        match path {
+            "name" => self.name = value.and_then(text),
+            "summary" => {
+                let child = |name| value.and_then(|summary| summary.child(name));
+                self.summary = DatastoreSummary {
+                    name: child("name").and_then(text),
+                    kind: child("type").and_then(text),
+                    capacity: child("capacity").and_then(number),
+                    free: child("freeSpace").and_then(number),
+                    uncommitted: child("uncommitted").and_then(number),
+                    accessible: child("accessible").and_then(boolean) == Some(true),
+                    url: child("url").and_then(text),
+                };
+            }
+            "vm" => {
+                let count = value.map_or(0, |machines| machines.children().count());
+                self.machine_count = u32::try_from(count).unwrap_or(u32::MAX);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The datastore as it is now.
+    #[must_use]
+    pub fn datastore(&self, id: &DatastoreId) -> Datastore {
+        let Self { name, summary, machine_count } = self;
+        let DatastoreSummary { name: summary_name, kind, capacity, free, uncommitted, accessible, url } = summary;
+        let name = name.as_deref().or(summary_name.as_deref());
+        Datastore {
+            id: id.clone(),
+            name: name.map_or_else(|| id.as_str().to_owned(), unescape_vim),
+            kind: kind.clone().unwrap_or_else(|| "unknown".to_owned()),
+            capacity_bytes: *capacity,
+            free_bytes: *free,
+            uncommitted_bytes: *uncommitted,
+            accessible: *accessible,
+            url: url.clone(),
+            machine_count: *machine_count,
+        }
+    }
+}
+
+/// `VirtualMachinePowerState`; none for a word to come.
+#[must_use]
+pub fn power_state(element: Element<'_>) -> Option<PowerState> {
+    match element.text().trim() {
+        "poweredOn" => Some(PowerState::On),
+        "poweredOff" => Some(PowerState::Off),
+        "suspended" => Some(PowerState::Suspended),
+        _ => None,
+    }
+}
+
+/// `VirtualMachineQuestionInfo`
+#[must_use]
+pub fn question(element: Element<'_>) -> Option<Question> {
+    let choices = element.child("choice");
+    let default: Option<usize> = choices.and_then(|choice| choice.child("defaultIndex")).and_then(number);
+    let choices = choices
+        .into_iter()
+        .flat_map(|choice| choice.children_named("choiceInfo").collect::<Vec<_>>())
+        .enumerate()
+        .map(|(index, choice)| Choice {
+            key: choice.child_text("key").unwrap_or_default().to_owned(),
+            label: choice.child_text("label").unwrap_or_default().to_owned(),
+            summary: choice.child_text("summary").unwrap_or_default().to_owned(),
+            default: default == Some(index),
+        })
+        .collect();
+    Some(Question {
+        id: QuestionId::new(element.child_text("id")?),
+        text: element.child_text("text").unwrap_or_default().to_owned(),
+        choices,
+    })
+}
+
+/// `VirtualMachineSnapshotInfo`: the whole tree, parents first. It walks without recursion.
+#[must_use]
+pub fn snapshots(info: Element<'_>) -> Snapshots {
+    let mut items = Vec::new();
+    // Reversed, so that the first of several siblings is taken first.
+    let mut open: Vec<(Element<'_>, Option<SnapshotId>)> =
+        info.children_named("rootSnapshotList").map(|root| (root, None)).collect();
+    open.reverse();
+    while let Some((tree, parent)) = open.pop() {
+        let Some(id) = Reference::in_child(tree, "snapshot").map(|moref| SnapshotId::new(moref.value)) else {
+            continue;
+        };
+        let below: Vec<Element<'_>> = tree.children_named("childSnapshotList").collect();
+        let children = below.iter().filter_map(|child| Reference::in_child(*child, "snapshot"));
+        items.push(Snapshot {
+            id: id.clone(),
+            name: unescape_vim(tree.child_text("name").unwrap_or_default()),
+            description: tree.child_text("description").unwrap_or_default().to_owned(),
+            created_at: tree.child("createTime").and_then(timestamp),
+            power_state: tree.child("state").and_then(power_state),
+            quiesced: tree.child("quiesced").and_then(boolean) == Some(true),
+            parent,
+            children: children.map(|moref| SnapshotId::new(moref.value)).collect(),
+        });
+        open.extend(below.into_iter().rev().map(|child| (child, Some(id.clone()))));
+    }
+    let current = Reference::in_child(info, "currentSnapshot").map(|moref| SnapshotId::new(moref.value));
+    Snapshots { current, items }
+}
+
+/// Any device with a hardware address is a network card: classes to come are no reason to hide one.
+fn network_card(device: Element<'_>) -> Option<NetworkCard> {
+    let address = device.child("macAddress");
+    let class = device.type_name().unwrap_or_default();
+    let known = ["E1000", "E1000e", "PCNet32", "Vmxnet", "Vmxnet2", "Vmxnet3", "SriovEthernetCard", "EthernetCard"];
+    let short = class.strip_prefix("Virtual").unwrap_or(class);
+    if address.is_none() && !known.contains(&short) {
+        return None;
+    }
+    let backing = device.child("backing");
+    let network = backing.and_then(|backing| {
+        backing
+            .child_text("deviceName")
+            .or_else(|| backing.descend(&["port", "portgroupKey"]).map(Element::text))
+            .or_else(|| backing.child_text("opaqueNetworkId"))
+    });
+    Some(NetworkCard {
+        key: device.child("key").and_then(number).unwrap_or_default(),
+        label: label(device),
+        kind: short.to_lowercase(),
+        mac_address: address.and_then(|address| address.text().trim().parse().ok()),
+        connected: device.descend(&["connectable", "connected"]).and_then(boolean) == Some(true),
+        network: network.filter(|name| !name.is_empty()).map(str::to_owned),
+    })
+}
+
+fn serial_port(device: Element<'_>) -> Option<SerialPort> {
+    if device.type_name() != Some("VirtualSerialPort") {
+        return None;
+    }
+    let key: i32 = device.child("key").and_then(number).unwrap_or_default();
+    let label = label(device);
+    let field = |name: &str| {
+        let value = device.child("backing").and_then(|backing| backing.child_text(name));
+        value.filter(|value| !value.is_empty()).map(str::to_owned)
+    };
+    // The fields tell the kinds apart, and do so where a host leaves the type out.
+    let backing = if let Some(name) = field("pipeName") {
+        SerialBacking::Pipe { name, endpoint: field("endpoint") }
+    } else if let Some(service_uri) = field("serviceURI") {
+        SerialBacking::Network { service_uri, direction: field("direction"), proxy_uri: field("proxyURI") }
+    } else if let Some(path) = field("fileName") {
+        SerialBacking::File { path }
+    } else {
+        SerialBacking::Device { name: field("deviceName") }
+    };
+    let number = label.strip_prefix("Serial port ").and_then(|number| number.trim().parse::<u32>().ok());
+    let linux_device = number.and_then(|number| number.checked_sub(1)).map(|index| format!("ttyS{index}"));
+    Some(SerialPort { key, label, backing, linux_device })
+}
+
+fn label(device: Element<'_>) -> String {
+    device.descend(&["deviceInfo", "label"]).map(Element::text).unwrap_or_default().to_owned()
+}
+
+/// Every address of `guest.net` that a guest can be reached by.
+fn card_addresses(cards: Element<'_>) -> Vec<String> {
+    let mut addresses = Vec::new();
+    for card in cards.children() {
+        match card.child("ipConfig") {
+            Some(config) => {
+                for address in config.children_named("ipAddress") {
+                    let unusable =
+                        matches!(address.child_text("state"), Some("invalid" | "inaccessible" | "duplicate"));
+                    addresses.extend(address.child("ipAddress").and_then(text).filter(|_| !unusable));
+                }
+            }
+            None => addresses.extend(card.children_named("ipAddress").filter_map(text)),
+        }
+    }
+    addresses
+}

@@ -1,0 +1,212 @@
+//! What the host said last of every object in the filters, and what of it is not yet told. Pure: it takes updates
+//! and gives facts.
+//!
+//! A change that is named as it was asked for is applied. Whatever else a host names (a path below `snapshot`, one
+//! element of a list) marks the object to be read again whole; nothing is ignored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::machine::{DatastoreRecord, MachineRecord};
+use super::soap::Reference;
+use super::soap::property::{ChangedValue, ObjectContent, ObjectUpdate, UpdateKind};
+use super::task::TaskInfo;
+use crate::domain::ids::{DatastoreId, MachineId, TaskId};
+use crate::hypervisor::{Fact, Facts};
+
+/// The picture as the host pushes it.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    machines: BTreeMap<MachineId, MachineRecord>,
+    datastores: BTreeMap<DatastoreId, DatastoreRecord>,
+    touched: BTreeSet<Reference>,
+    removed: BTreeSet<Reference>,
+    unclear: BTreeSet<Reference>,
+    /// The last word on each task of the set; none where it left the list.
+    tasks: BTreeMap<TaskId, Option<TaskInfo>>,
+    unauthenticated: bool,
+}
+
+impl Mirror {
+    /// Takes one object's part of an update set.
+    pub fn apply(&mut self, update: &ObjectUpdate<'_>) {
+        let object = &update.object;
+        if object.kind == "Task" {
+            return self.apply_task(update);
+        }
+        if update.kind == UpdateKind::Leave {
+            return self.remove(object);
+        }
+        if update.kind == UpdateKind::Enter {
+            self.begin(object);
+            if update.changes.is_empty() {
+                self.unclear.insert(object.clone());
+            }
+        }
+        self.note_missing(update.missing.iter().any(|missing| missing.fault.is_not_authenticated()));
+        for change in &update.changes {
+            let understood = match change.value {
+                ChangedValue::Assigned(value) => self.assign(object, change.path, Some(value)),
+                ChangedValue::Unset => self.assign(object, change.path, None),
+                ChangedValue::Unclear => false,
+            };
+            if !understood {
+                self.unclear.insert(object.clone());
+            }
+        }
+        self.touched.insert(object.clone());
+    }
+
+    /// The objects that have to be read again, and are then given to [`replace`](Self::replace).
+    pub fn take_unclear(&mut self) -> Vec<Reference> {
+        std::mem::take(&mut self.unclear).into_iter().filter(|object| !self.removed.contains(object)).collect()
+    }
+
+    /// Takes an object as it was read whole.
+    pub fn replace(&mut self, content: &ObjectContent<'_>) {
+        self.begin(&content.object);
+        self.note_missing(content.missing.iter().any(|missing| missing.fault.is_not_authenticated()));
+        for (path, value) in &content.properties {
+            self.assign(&content.object, path, Some(*value));
+        }
+        self.touched.insert(content.object.clone());
+    }
+
+    /// Whether a property was kept from us for want of a session since this was asked last.
+    pub fn take_unauthenticated(&mut self) -> bool {
+        std::mem::take(&mut self.unauthenticated)
+    }
+
+    /// What the host said of tasks since this was asked last.
+    pub fn take_tasks(&mut self) -> BTreeMap<TaskId, Option<TaskInfo>> {
+        std::mem::take(&mut self.tasks)
+    }
+
+    /// Every machine that there is.
+    pub fn machines(&self) -> impl Iterator<Item = &MachineId> {
+        self.machines.keys()
+    }
+
+    /// Whether there is this machine.
+    #[must_use]
+    pub fn has_machine(&self, id: &MachineId) -> bool {
+        self.machines.contains_key(id)
+    }
+
+    /// The machine that a task works on; some name its snapshot instead.
+    #[must_use]
+    pub fn machine_of(&self, entity: &Reference) -> Option<MachineId> {
+        match entity.kind.as_str() {
+            "VirtualMachine" => Some(MachineId::new(&entity.value)),
+            "VirtualMachineSnapshot" => self
+                .machines
+                .iter()
+                .find(|(_, record)| record.has_snapshot(&entity.value))
+                .map(|(id, _)| id.clone()),
+            _ => None,
+        }
+    }
+
+    /// What changed since this was asked last, or everything.
+    pub fn take_facts(&mut self, complete: bool) -> Facts {
+        let touched = std::mem::take(&mut self.touched);
+        let removed = std::mem::take(&mut self.removed);
+        let changes = if complete {
+            let machines = self.machines.iter().map(|(id, record)| Fact::Machine(Box::new(record.machine(id))));
+            let datastores =
+                self.datastores.iter().map(|(id, record)| Fact::Datastore(Box::new(record.datastore(id))));
+            datastores.chain(machines).collect()
+        } else {
+            let removed = removed.iter().filter_map(|object| match object.kind.as_str() {
+                "VirtualMachine" => Some(Fact::MachineRemoved(MachineId::new(&object.value))),
+                "Datastore" => Some(Fact::DatastoreRemoved(DatastoreId::new(&object.value))),
+                _ => None,
+            });
+            removed.chain(touched.iter().filter_map(|object| self.fact(object))).collect()
+        };
+        Facts { complete, changes }
+    }
+
+    fn fact(&self, object: &Reference) -> Option<Fact> {
+        match object.kind.as_str() {
+            "VirtualMachine" => {
+                let id = MachineId::new(&object.value);
+                Some(Fact::Machine(Box::new(self.machines.get(&id)?.machine(&id))))
+            }
+            "Datastore" => {
+                let id = DatastoreId::new(&object.value);
+                Some(Fact::Datastore(Box::new(self.datastores.get(&id)?.datastore(&id))))
+            }
+            _ => None,
+        }
+    }
+
+    fn apply_task(&mut self, update: &ObjectUpdate<'_>) {
+        let task = TaskId::new(&update.object.value);
+        if update.kind == UpdateKind::Leave {
+            self.tasks.insert(task, None);
+            return;
+        }
+        for change in &update.changes {
+            match change.value {
+                ChangedValue::Assigned(info) if change.path == "info" => {
+                    self.tasks.insert(task.clone(), Some(TaskInfo::read(info)));
+                }
+                // Part of the information: as good as none, so that it is read again.
+                _ => {
+                    self.tasks.insert(task.clone(), None);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, object: &Reference) {
+        self.removed.remove(object);
+        match object.kind.as_str() {
+            "VirtualMachine" => {
+                self.machines.insert(MachineId::new(&object.value), MachineRecord::default());
+            }
+            "Datastore" => {
+                self.datastores.insert(DatastoreId::new(&object.value), DatastoreRecord::default());
+            }
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, object: &Reference) {
+        self.touched.remove(object);
+        self.unclear.remove(object);
+        let known = match object.kind.as_str() {
+            "VirtualMachine" => self.machines.remove(&MachineId::new(&object.value)).is_some(),
+            "Datastore" => self.datastores.remove(&DatastoreId::new(&object.value)).is_some(),
+            _ => false,
+        };
+        if known {
+            self.removed.insert(object.clone());
+        }
+    }
+
+    /// False where the path means nothing here, or the object is not known whole.
+    fn assign(
+        &mut self,
+        object: &Reference,
+        path: &str,
+        value: Option<super::soap::xml::Element<'_>>,
+    ) -> bool {
+        match object.kind.as_str() {
+            "VirtualMachine" => self
+                .machines
+                .get_mut(&MachineId::new(&object.value))
+                .is_some_and(|record| record.assign(path, value)),
+            "Datastore" => self
+                .datastores
+                .get_mut(&DatastoreId::new(&object.value))
+                .is_some_and(|record| record.assign(path, value)),
+            // Not asked for.
+            _ => true,
+        }
+    }
+
+    fn note_missing(&mut self, unauthenticated: bool) {
+        self.unauthenticated |= unauthenticated;
+    }
+}

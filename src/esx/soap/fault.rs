@@ -1,0 +1,226 @@
+//! Faults of vim25: what the host said, and which kind of failure that is. The most exact type decides, for
+//! `NotAuthenticated` extends `NoPermission` and `InvalidPowerState` extends `InvalidState`.
+
+use std::collections::BTreeMap;
+
+use super::Reference;
+use super::xml::Element;
+use crate::domain::failure::Fault;
+use crate::domain::ids::TaskId;
+use crate::hypervisor::{HostError, HostErrorKind};
+
+/// Fields that hold other faults: told by name in the host's log, of no use to callers.
+const NESTED: [&str; 2] = ["faultCause", "fault"];
+
+/// A fault as it came, from an answer or from a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VimFault {
+    /// The vim25 type; empty where the host gave only a text.
+    pub name: String,
+    /// The host's own sentence; can be empty.
+    pub message: String,
+    /// Its simple fields, references as their ids.
+    pub details: BTreeMap<String, String>,
+}
+
+impl VimFault {
+    /// Reads `<soapenv:Fault>`.
+    #[must_use]
+    pub fn from_soap(fault: Element<'_>) -> Self {
+        let message = fault.child_text("faultstring").unwrap_or_default();
+        match fault.child("detail").and_then(|detail| detail.children().next()) {
+            Some(detail) => Self::read(detail, message),
+            None => Self { name: String::new(), message: message.to_owned(), details: BTreeMap::new() },
+        }
+    }
+
+    /// Reads a `LocalizedMethodFault`: the error of a task, or of a missing property.
+    #[must_use]
+    pub fn from_localized(error: Element<'_>) -> Self {
+        let message = error.child_text("localizedMessage").unwrap_or_default();
+        Self::read(error.child("fault").unwrap_or(error), message)
+    }
+
+    /// Whether it says that there is no session.
+    #[must_use]
+    pub fn is_not_authenticated(&self) -> bool {
+        self.name == "NotAuthenticated"
+    }
+
+    /// Whether a lost session can look like this: then the session is to be asked for. vim25.md, section 2.
+    #[must_use]
+    pub fn may_be_lost_session(&self) -> bool {
+        matches!(
+            self.name.as_str(),
+            "NotAuthenticated" | "SecurityError" | "RequestCanceled" | "ManagedObjectNotFound"
+        )
+    }
+
+    /// Whether the call may have run although it faulted: a vCenter says these when it lost sight of the host.
+    #[must_use]
+    pub fn may_have_run(&self) -> bool {
+        matches!(self.name.as_str(), "HostCommunication" | "HostNotConnected" | "HostNotReachable" | "SystemError")
+    }
+
+    /// Which kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> HostErrorKind {
+        match self.name.as_str() {
+            "NotAuthenticated" => HostErrorKind::NotAuthenticated,
+            "InvalidLogin" => HostErrorKind::LoginRefused,
+            "InvalidPowerState" => HostErrorKind::InvalidPowerState,
+            "TaskInProgress" | "ConcurrentAccess" | "ResourceInUse" => HostErrorKind::Busy,
+            "ManagedObjectNotFound" => HostErrorKind::NotFound,
+            "InvalidProperty" => HostErrorKind::InvalidProperty,
+            "InvalidState" => HostErrorKind::InvalidState,
+            "RequestCanceled" => HostErrorKind::Cancelled,
+            "NoPermission" => HostErrorKind::Forbidden,
+            "RestrictedVersion" => HostErrorKind::LicenseRestricted,
+            "ToolsUnavailable" => HostErrorKind::ToolsUnavailable,
+            "NotSupported" | "MethodNotFound" | "NotImplemented" => HostErrorKind::NotSupported,
+            "HostCommunication" | "HostNotConnected" | "HostNotReachable" => HostErrorKind::Unreachable,
+            name if name.starts_with("Insufficient") => HostErrorKind::InsufficientResources,
+            _ => HostErrorKind::Rejected,
+        }
+    }
+
+    /// The failure; `lead` says what failed, such as "The host refused to power it on".
+    #[must_use]
+    pub fn into_error(self, lead: &str) -> HostError {
+        let kind = self.kind();
+        let privilege = match (kind, self.details.get("privilegeId")) {
+            (HostErrorKind::Forbidden, Some(privilege)) => {
+                format!(" The account of the host lacks the privilege {privilege}.")
+            }
+            _ => String::new(),
+        };
+        let said = match (self.name.as_str(), self.message.trim()) {
+            ("", "") => "without a reason".to_owned(),
+            ("", message) => format!("\u{201c}{message}\u{201d}"),
+            (name, "") => name.to_owned(),
+            (name, message) => format!("{name}, \u{201c}{message}\u{201d}"),
+        };
+        let task = (kind == HostErrorKind::Busy)
+            .then(|| self.details.get("task").map(TaskId::new))
+            .flatten();
+        let Self { name, message, details } = self;
+        let name = if name.is_empty() { "RuntimeFault".to_owned() } else { name };
+        HostError::new(kind, format!("{lead}: {said}.{privilege}"))
+            .with_fault(Fault { name, message, details })
+            .blocked_by(task)
+    }
+
+    fn read(fault: Element<'_>, message: &str) -> Self {
+        // Real hosts always give the type; the element's name is the same with `Fault` behind it.
+        let name = match fault.type_name() {
+            Some(name) => name.to_owned(),
+            None => fault.name().strip_suffix("Fault").unwrap_or_default().to_owned(),
+        };
+        let mut details = BTreeMap::new();
+        let mut said = Vec::new();
+        for field in fault.children() {
+            if field.name() == "faultMessage" {
+                said.extend(field.child_text("message").filter(|text| !text.trim().is_empty()));
+            } else if NESTED.contains(&field.name()) || field.children().next().is_some() {
+            } else if let Some(reference) = Reference::from_element(field) {
+                details.entry(field.name().to_owned()).or_insert(reference.value);
+            }
+        }
+        if !said.is_empty() {
+            details.insert("faultMessage".to_owned(), said.join(" "));
+        }
+        Self { name, message: message.to_owned(), details }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    fn soap(detail: &str) -> VimFault {
+        let text = format!(
+            r#"<s:Fault xmlns:s="urn:s" xmlns:i="http://www.w3.org/2001/XMLSchema-instance" xmlns:v="urn:vim25">
+               <faultcode>ServerFaultCode</faultcode><faultstring>Said so.</faultstring>
+               <detail>{detail}</detail></s:Fault>"#
+        );
+        VimFault::from_soap(Document::parse(text.as_bytes()).unwrap().root())
+    }
+
+    #[test]
+    fn each_fault_of_the_table_has_its_kind() {
+        let table = [
+            ("InvalidPowerState", HostErrorKind::InvalidPowerState),
+            ("TaskInProgress", HostErrorKind::Busy),
+            ("ConcurrentAccess", HostErrorKind::Busy),
+            ("ResourceInUse", HostErrorKind::Busy),
+            ("ManagedObjectNotFound", HostErrorKind::NotFound),
+            ("InvalidName", HostErrorKind::Rejected),
+            ("DuplicateName", HostErrorKind::Rejected),
+            ("InvalidArgument", HostErrorKind::Rejected),
+            ("InsufficientResourcesFault", HostErrorKind::InsufficientResources),
+            ("InsufficientMemoryResourcesFault", HostErrorKind::InsufficientResources),
+            ("InsufficientHostCapacityFault", HostErrorKind::InsufficientResources),
+            ("FileLocked", HostErrorKind::Rejected),
+            ("FileNotFound", HostErrorKind::Rejected),
+            ("FileFault", HostErrorKind::Rejected),
+            ("VmConfigFault", HostErrorKind::Rejected),
+            ("SnapshotFault", HostErrorKind::Rejected),
+            ("SomethingToCome", HostErrorKind::Rejected),
+            ("NoPermission", HostErrorKind::Forbidden),
+            ("NotAuthenticated", HostErrorKind::NotAuthenticated),
+            ("InvalidLogin", HostErrorKind::LoginRefused),
+            ("RestrictedVersion", HostErrorKind::LicenseRestricted),
+            ("ToolsUnavailable", HostErrorKind::ToolsUnavailable),
+            ("NotSupported", HostErrorKind::NotSupported),
+            ("MethodNotFound", HostErrorKind::NotSupported),
+            ("NotImplemented", HostErrorKind::NotSupported),
+            ("HostCommunication", HostErrorKind::Unreachable),
+            ("HostNotConnected", HostErrorKind::Unreachable),
+            ("InvalidProperty", HostErrorKind::InvalidProperty),
+            ("InvalidState", HostErrorKind::InvalidState),
+            ("RequestCanceled", HostErrorKind::Cancelled),
+        ];
+        for (name, kind) in table {
+            let fault = soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#));
+            assert_eq!((fault.name.as_str(), fault.kind()), (name, kind));
+            let bare = soap(&format!("<{name}Fault/>"));
+            assert_eq!(bare.kind(), kind, "{name} without a type");
+        }
+    }
+
+    #[test]
+    fn fields_worth_keeping_are_kept() {
+        let fault = soap(
+            r#"<TaskInProgressFault i:type="TaskInProgress"><faultCause><fault/></faultCause>
+               <faultMessage><key>k</key><message>More.</message></faultMessage>
+               <task type="Task">haTask-1</task></TaskInProgressFault>"#,
+        );
+        let error = fault.into_error("PowerOnVM_Task on 16");
+        assert_eq!(error.blocking_task, Some(TaskId::new("haTask-1")));
+        let fault = error.fault.unwrap();
+        assert_eq!((fault.name.as_str(), fault.message.as_str()), ("TaskInProgress", "Said so."));
+        assert_eq!(fault.details["faultMessage"], "More.");
+        assert_eq!(fault.details.len(), 2);
+        let denied = soap(r#"<x i:type="NoPermission"><privilegeId>VirtualMachine.Interact</privilegeId></x>"#);
+        assert!(denied.into_error("it").message.contains("privilege VirtualMachine.Interact"));
+    }
+
+    #[test]
+    fn a_fault_without_detail_is_its_text() {
+        let error = soap("").into_error("The host refused Login");
+        assert_eq!(error.kind, HostErrorKind::Rejected);
+        assert_eq!(error.message, "The host refused Login: \u{201c}Said so.\u{201d}.");
+        assert_eq!(error.fault.unwrap().name, "RuntimeFault");
+    }
+
+    #[test]
+    fn a_tasks_error_reads_the_same() {
+        let text = r#"<error xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><fault i:type="InvalidPowerState">
+            <requestedState>poweredOn</requestedState><existingState>poweredOn</existingState></fault>
+            <localizedMessage>Is on.</localizedMessage></error>"#;
+        let fault = VimFault::from_localized(Document::parse(text.as_bytes()).unwrap().root());
+        assert_eq!(fault.details["existingState"], "poweredOn");
+        assert_eq!((fault.kind(), fault.message.as_str()), (HostErrorKind::InvalidPowerState, "Is on."));
+    }
+}

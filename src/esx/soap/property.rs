@@ -1,0 +1,214 @@
+//! What the property collector answers with: contents of objects, sets of updates, and the values in them.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use super::Reference;
+use super::fault::VimFault;
+use super::xml::Element;
+
+/// One object of `RetrievePropertiesEx`.
+#[derive(Debug)]
+pub struct ObjectContent<'d> {
+    pub object: Reference,
+    pub properties: Vec<(&'d str, Element<'d>)>,
+    pub missing: Vec<Missing<'d>>,
+}
+
+/// A property that could not be read.
+#[derive(Debug)]
+pub struct Missing<'d> {
+    pub path: &'d str,
+    pub fault: VimFault,
+}
+
+/// The answer of `WaitForUpdatesEx`, where it was not null.
+#[derive(Debug)]
+pub struct UpdateSet<'d> {
+    pub version: &'d str,
+    /// More belongs to it: ask again at once.
+    pub truncated: bool,
+    pub objects: Vec<ObjectUpdate<'d>>,
+}
+
+/// What changed of one object.
+#[derive(Debug)]
+pub struct ObjectUpdate<'d> {
+    pub kind: UpdateKind,
+    pub object: Reference,
+    pub changes: Vec<Change<'d>>,
+    pub missing: Vec<Missing<'d>>,
+}
+
+/// What became of an object in the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateKind {
+    Enter,
+    Modify,
+    Leave,
+}
+
+/// One changed property.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'d> {
+    pub path: &'d str,
+    pub value: ChangedValue<'d>,
+}
+
+/// What a property was changed to.
+#[derive(Clone, Copy, Debug)]
+pub enum ChangedValue<'d> {
+    Assigned(Element<'d>),
+    Unset,
+    /// An element was put into a list that is not told whole: read it again.
+    Unclear,
+}
+
+/// The objects of a `RetrieveResult`.
+pub fn object_contents(result: Element<'_>) -> impl Iterator<Item = ObjectContent<'_>> {
+    result.children_named("objects").filter_map(|object| {
+        Some(ObjectContent {
+            object: Reference::in_child(object, "obj")?,
+            properties: object
+                .children_named("propSet")
+                .filter_map(|property| Some((property.child_text("name")?, property.child("val")?)))
+                .collect(),
+            missing: missing(object),
+        })
+    })
+}
+
+impl<'d> UpdateSet<'d> {
+    /// Reads the `returnval`.
+    #[must_use]
+    pub fn read(set: Element<'d>) -> Self {
+        let objects = set
+            .children_named("filterSet")
+            .flat_map(|filter| filter.children_named("objectSet").collect::<Vec<_>>())
+            .filter_map(ObjectUpdate::read)
+            .collect();
+        Self {
+            version: set.child_text("version").unwrap_or_default(),
+            truncated: set.child("truncated").and_then(boolean) == Some(true),
+            objects,
+        }
+    }
+}
+
+impl<'d> ObjectUpdate<'d> {
+    fn read(update: Element<'d>) -> Option<Self> {
+        let changes = update.children_named("changeSet").filter_map(|change| {
+            let value = match (change.child_text("op"), change.child("val")) {
+                (Some("add"), _) => ChangedValue::Unclear,
+                (Some("remove" | "indirectRemove"), _) | (_, None) => ChangedValue::Unset,
+                (_, Some(value)) => ChangedValue::Assigned(value),
+            };
+            Some(Change { path: change.child_text("name")?, value })
+        });
+        Some(Self {
+            kind: match update.child_text("kind") {
+                Some("enter") => UpdateKind::Enter,
+                Some("leave") => UpdateKind::Leave,
+                _ => UpdateKind::Modify,
+            },
+            object: Reference::in_child(update, "obj")?,
+            changes: changes.collect(),
+            missing: missing(update),
+        })
+    }
+}
+
+fn missing<'d>(object: Element<'d>) -> Vec<Missing<'d>> {
+    object
+        .children_named("missingSet")
+        .map(|missing| Missing {
+            path: missing.child_text("path").unwrap_or_default(),
+            fault: missing.child("fault").map_or_else(
+                || VimFault { name: String::new(), message: String::new(), details: std::collections::BTreeMap::new() },
+                VimFault::from_localized,
+            ),
+        })
+        .collect()
+}
+
+/// `xsd:boolean`
+#[must_use]
+pub fn boolean(element: Element<'_>) -> Option<bool> {
+    match element.text().trim() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Any whole number that fits.
+#[must_use]
+pub fn number<T: std::str::FromStr>(element: Element<'_>) -> Option<T> {
+    element.text().trim().parse().ok()
+}
+
+/// A text that is not empty.
+#[must_use]
+pub fn text(element: Element<'_>) -> Option<String> {
+    let text = element.text();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// `xsd:dateTime`, with or without fraction and offset; without one it is taken as UTC.
+#[must_use]
+pub fn timestamp(element: Element<'_>) -> Option<Timestamp> {
+    let text = element.text().trim();
+    text.parse()
+        .ok()
+        .or_else(|| Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp()))
+}
+
+/// The references of an `ArrayOfManagedObjectReference`.
+#[must_use]
+pub fn references(element: Element<'_>) -> Vec<Reference> {
+    element.children().filter_map(Reference::from_element).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    #[test]
+    fn an_update_set_is_read_whole() {
+        let text = r#"<returnval xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><version>7</version>
+          <filterSet><filter type="PropertyFilter">f</filter>
+            <objectSet><kind>enter</kind><obj type="VirtualMachine">1</obj>
+              <changeSet><name>name</name><op>assign</op><val xsi:type="xsd:string">a</val></changeSet>
+              <changeSet><name>snapshot</name><op>assign</op></changeSet>
+              <changeSet><name>runtime.question</name><op>indirectRemove</op></changeSet>
+              <changeSet><name>datastore</name><op>add</op><val type="Datastore">d</val></changeSet>
+              <missingSet><path>guest.net</path><fault><fault xsi:type="NotAuthenticated"/></fault></missingSet>
+            </objectSet>
+            <objectSet><kind>leave</kind><obj type="Task">t</obj></objectSet></filterSet>
+          <truncated>true</truncated></returnval>"#;
+        let document = Document::parse(text.as_bytes()).unwrap();
+        let set = UpdateSet::read(document.root());
+        assert_eq!((set.version, set.truncated, set.objects.len()), ("7", true, 2));
+        let [entered, left] = set.objects.as_slice() else { panic!() };
+        assert_eq!(entered.object, Reference::new("VirtualMachine", "1"));
+        assert!(matches!(entered.changes[0].value, ChangedValue::Assigned(value) if value.text() == "a"));
+        assert!(matches!(entered.changes[1].value, ChangedValue::Unset));
+        assert!(matches!(entered.changes[2].value, ChangedValue::Unset));
+        assert!(matches!(entered.changes[3].value, ChangedValue::Unclear));
+        assert!(entered.missing[0].fault.is_not_authenticated());
+        assert_eq!(left.kind, UpdateKind::Leave);
+    }
+
+    #[test]
+    fn times_are_read_in_every_form() {
+        let want: Timestamp = "2023-12-12T10:06:39Z".parse().unwrap();
+        for text in ["2023-12-12T10:06:39Z", "2023-12-12T12:06:39+02:00", "2023-12-12T10:06:39", "2023-12-12T10:06:39.000000Z"] {
+            let document = Document::parse(format!("<t>{text}</t>").as_bytes()).unwrap();
+            assert_eq!(timestamp(document.root()), Some(want), "{text}");
+        }
+        let document = Document::parse(b"<t>soon</t>").unwrap();
+        assert_eq!(timestamp(document.root()), None);
+    }
+}

@@ -1,0 +1,270 @@
+//! Requests of vim25 as envelopes. Children stand in the order of the WSDL, for hostd rejects any other, and
+//! abstract types carry their `xsi:type`.
+
+use super::xml::Writer;
+use super::{ENVELOPE, Reference, VIM25};
+
+/// One method call, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The method's name, such as `PowerOnVM_Task`.
+    pub method: &'static str,
+    pub envelope: String,
+}
+
+/// Which properties of which type to read.
+#[derive(Clone, Debug)]
+pub struct Properties<'a> {
+    pub of_type: &'a str,
+    pub paths: Vec<&'a str>,
+}
+
+/// Which objects to read them of.
+#[derive(Clone, Copy, Debug)]
+pub enum Selection<'a> {
+    /// These themselves.
+    Objects(&'a [Reference]),
+    /// All that a view (`ContainerView` or `ListView`) shows.
+    View(&'a Reference),
+}
+
+/// `RetrieveServiceContent`: what the host is and where its singletons are; needs no session.
+#[must_use]
+pub fn retrieve_service_content() -> Request {
+    let this = Reference::new("ServiceInstance", "ServiceInstance");
+    Call::new("RetrieveServiceContent", &this, None).finish()
+}
+
+/// `Login`. The envelope holds the password: it is sent and dropped, and never logged.
+#[must_use]
+pub fn login(session_manager: &Reference, username: &str, password: &str) -> Request {
+    let mut call = Call::new("Login", session_manager, None);
+    call.text("userName", username).text("password", password);
+    call.finish()
+}
+
+/// `Logout`
+#[must_use]
+pub fn logout(session_manager: &Reference) -> Request {
+    Call::new("Logout", session_manager, None).finish()
+}
+
+/// `CreateContainerView` of everything of these types below `container`.
+#[must_use]
+pub fn create_container_view(view_manager: &Reference, container: &Reference, types: &[&str]) -> Request {
+    let mut call = Call::new("CreateContainerView", view_manager, None);
+    call.reference("container", container);
+    for kind in types {
+        call.text("type", kind);
+    }
+    call.text("recursive", "true");
+    call.finish()
+}
+
+/// `CreateListView`, empty.
+#[must_use]
+pub fn create_list_view(view_manager: &Reference) -> Request {
+    Call::new("CreateListView", view_manager, None).finish()
+}
+
+/// `ModifyListView`
+#[must_use]
+pub fn modify_list_view(view: &Reference, add: &[Reference], remove: &[Reference]) -> Request {
+    let mut call = Call::new("ModifyListView", view, None);
+    for reference in add {
+        call.reference("add", reference);
+    }
+    for reference in remove {
+        call.reference("remove", reference);
+    }
+    call.finish()
+}
+
+/// `DestroyView`
+#[must_use]
+pub fn destroy_view(view: &Reference) -> Request {
+    Call::new("DestroyView", view, None).finish()
+}
+
+/// `CreateFilter` with whole values only (`partialUpdates=false`).
+#[must_use]
+pub fn create_filter(collector: &Reference, properties: &[Properties<'_>], of: Selection<'_>) -> Request {
+    let mut call = Call::new("CreateFilter", collector, None);
+    call.filter_spec("spec", properties, of).text("partialUpdates", "false");
+    call.finish()
+}
+
+/// `DestroyPropertyFilter`
+#[must_use]
+pub fn destroy_property_filter(filter: &Reference) -> Request {
+    Call::new("DestroyPropertyFilter", filter, None).finish()
+}
+
+/// `WaitForUpdatesEx`. `max_wait_seconds` 0 asks for one calculation of what is new.
+#[must_use]
+pub fn wait_for_updates(
+    collector: &Reference,
+    version: &str,
+    max_wait_seconds: u32,
+    max_object_updates: u32,
+) -> Request {
+    let mut call = Call::new("WaitForUpdatesEx", collector, None);
+    call.text("version", version);
+    call.writer.start("options", &[]);
+    call.text("maxWaitSeconds", &max_wait_seconds.to_string());
+    call.text("maxObjectUpdates", &max_object_updates.to_string());
+    call.writer.end();
+    call.finish()
+}
+
+/// `CancelWaitForUpdates`: ends the pending wait, which then faults `RequestCanceled`.
+#[must_use]
+pub fn cancel_wait_for_updates(collector: &Reference) -> Request {
+    Call::new("CancelWaitForUpdates", collector, None).finish()
+}
+
+/// `RetrievePropertiesEx`
+#[must_use]
+pub fn retrieve_properties(collector: &Reference, properties: &[Properties<'_>], of: Selection<'_>) -> Request {
+    let mut call = Call::new("RetrievePropertiesEx", collector, None);
+    call.filter_spec("specSet", properties, of);
+    call.writer.start("options", &[]).end();
+    call.finish()
+}
+
+/// `ContinueRetrievePropertiesEx`
+#[must_use]
+pub fn continue_retrieve_properties(collector: &Reference, token: &str) -> Request {
+    let mut call = Call::new("ContinueRetrievePropertiesEx", collector, None);
+    call.text("token", token);
+    call.finish()
+}
+
+/// A method of a machine or a task that takes nothing but its object.
+#[must_use]
+pub fn plain(method: &'static str, object: &Reference, operation_id: Option<&str>) -> Request {
+    Call::new(method, object, operation_id).finish()
+}
+
+/// `RevertToSnapshot_Task`
+#[must_use]
+pub fn revert_to_snapshot(snapshot: &Reference, suppress_power_on: bool, operation_id: Option<&str>) -> Request {
+    let mut call = Call::new("RevertToSnapshot_Task", snapshot, operation_id);
+    call.text("suppressPowerOn", if suppress_power_on { "true" } else { "false" });
+    call.finish()
+}
+
+/// An envelope under construction.
+struct Call {
+    method: &'static str,
+    writer: Writer,
+}
+
+impl Call {
+    fn new(method: &'static str, this: &Reference, operation_id: Option<&str>) -> Self {
+        let mut writer = Writer::new();
+        writer.start(
+            "soapenv:Envelope",
+            &[
+                ("xmlns:soapenv", ENVELOPE),
+                ("xmlns:xsd", "http://www.w3.org/2001/XMLSchema"),
+                ("xmlns:xsi", "http://www.w3.org/2001/XMLSchema-instance"),
+            ],
+        );
+        if let Some(operation_id) = operation_id {
+            writer.start("soapenv:Header", &[]).leaf("operationID", &[], operation_id).end();
+        }
+        writer.start("soapenv:Body", &[]).start(method, &[("xmlns", VIM25)]);
+        let mut call = Self { method, writer };
+        call.reference("_this", this);
+        call
+    }
+
+    fn text(&mut self, name: &str, text: &str) -> &mut Self {
+        self.writer.leaf(name, &[], text);
+        self
+    }
+
+    fn reference(&mut self, name: &str, reference: &Reference) -> &mut Self {
+        self.writer.leaf(name, &[("type", &reference.kind)], &reference.value);
+        self
+    }
+
+    fn filter_spec(&mut self, name: &str, properties: &[Properties<'_>], of: Selection<'_>) -> &mut Self {
+        self.writer.start(name, &[]);
+        for Properties { of_type, paths } in properties {
+            self.writer.start("propSet", &[]);
+            self.text("type", of_type).text("all", "false");
+            for path in paths {
+                self.text("pathSet", path);
+            }
+            self.writer.end();
+        }
+        match of {
+            Selection::Objects(objects) => {
+                for object in objects {
+                    self.writer.start("objectSet", &[]);
+                    self.reference("obj", object).text("skip", "false");
+                    self.writer.end();
+                }
+            }
+            Selection::View(view) => {
+                self.writer.start("objectSet", &[]);
+                self.reference("obj", view).text("skip", "true");
+                self.writer.start("selectSet", &[("xsi:type", "TraversalSpec")]);
+                self.text("name", "view").text("type", &view.kind).text("path", "view").text("skip", "false");
+                self.writer.end().end();
+            }
+        }
+        self.writer.end();
+        self
+    }
+
+    fn finish(self) -> Request {
+        Request { method: self.method, envelope: self.writer.finish() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    #[test]
+    fn an_envelope_names_method_object_and_operation() {
+        let machine = Reference::new("VirtualMachine", "a<b");
+        let request = plain("PowerOnVM_Task", &machine, Some("job-1"));
+        let document = Document::parse(request.envelope.as_bytes()).unwrap();
+        assert!(document.root().is(ENVELOPE, "Envelope"));
+        assert_eq!(document.root().descend(&["Header", "operationID"]).unwrap().text(), "job-1");
+        let call = document.root().descend(&["Body", "PowerOnVM_Task"]).unwrap();
+        assert_eq!(call.namespace(), VIM25);
+        assert_eq!(Reference::in_child(call, "_this"), Some(machine));
+    }
+
+    #[test]
+    fn children_stand_in_the_order_of_the_wsdl() {
+        let collector = Reference::new("PropertyCollector", "pc");
+        let view = Reference::new("ContainerView", "v");
+        let properties = [Properties { of_type: "VirtualMachine", paths: vec!["name", "snapshot"] }];
+        let request = create_filter(&collector, &properties, Selection::View(&view));
+        let document = Document::parse(request.envelope.as_bytes()).unwrap();
+        let call = document.root().descend(&["Body", "CreateFilter"]).unwrap();
+        assert_eq!(names(call), ["_this", "spec", "partialUpdates"]);
+        let spec = call.child("spec").unwrap();
+        assert_eq!(names(spec), ["propSet", "objectSet"]);
+        assert_eq!(names(spec.child("propSet").unwrap()), ["type", "all", "pathSet", "pathSet"]);
+        let select = spec.descend(&["objectSet", "selectSet"]).unwrap();
+        assert_eq!(select.type_name(), Some("TraversalSpec"));
+        assert_eq!(names(select), ["name", "type", "path", "skip"]);
+        let wait = wait_for_updates(&collector, "3", 0, 100);
+        let document = Document::parse(wait.envelope.as_bytes()).unwrap();
+        let call = document.root().descend(&["Body", "WaitForUpdatesEx"]).unwrap();
+        assert_eq!(names(call), ["_this", "version", "options"]);
+        assert_eq!(names(call.child("options").unwrap()), ["maxWaitSeconds", "maxObjectUpdates"]);
+    }
+
+    fn names(element: crate::esx::soap::xml::Element<'_>) -> Vec<&str> {
+        element.children().map(super::super::xml::Element::name).collect()
+    }
+}

@@ -1,0 +1,132 @@
+//! Judges what came back: the result of a method, a fault, or nothing that speaks SOAP.
+
+use super::fault::VimFault;
+use super::xml::{Document, Element, XmlError};
+use super::{ENVELOPE, Reference};
+
+/// The answer of a method that did not fault.
+#[derive(Clone, Debug)]
+pub struct Reply(Document);
+
+/// Bytes that are no answer of vim25.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Whatever speaks HTTP there speaks for an absent host: nobody knows what became of the request.
+    #[error("HTTP status {0} without a SOAP answer: the host's service is down or starting")]
+    Unavailable(u16),
+    #[error("HTTP status {0} without a SOAP answer")]
+    NotSoap(u16),
+    #[error("HTTP status {0} with an answer that cannot be read")]
+    Unreadable(u16, #[source] XmlError),
+    #[error("the answer belongs to {0} and not to {1}")]
+    OtherMethod(String, &'static str),
+}
+
+/// Reads the answer to `method`. Faults are told by what they are, whatever the status says.
+///
+/// # Errors
+/// [`AnswerError`] where there is neither a result nor a fault.
+pub fn judge(status: u16, body: &[u8], method: &'static str) -> Result<Result<Reply, VimFault>, AnswerError> {
+    let document = match Document::parse(body) {
+        Ok(document) => document,
+        Err(error) if status == 200 => return Err(AnswerError::Unreadable(status, error)),
+        Err(_) => return Err(not_soap(status)),
+    };
+    let root = document.root();
+    if !root.is(ENVELOPE, "Envelope") {
+        return Err(not_soap(status));
+    }
+    let Some(answer) = content(root) else { return Err(not_soap(status)) };
+    if answer.is(ENVELOPE, "Fault") {
+        return Ok(Err(VimFault::from_soap(answer)));
+    }
+    if status != 200 {
+        return Err(not_soap(status));
+    }
+    if answer.name().strip_suffix("Response") != Some(method) {
+        let named = answer.name().chars().take(80).collect();
+        return Err(AnswerError::OtherMethod(named, method));
+    }
+    Ok(Ok(Reply(document)))
+}
+
+impl Reply {
+    /// The `…Response` element.
+    #[must_use]
+    pub fn response(&self) -> Element<'_> {
+        // `judge` lets no other document become a reply.
+        content(self.0.root()).unwrap_or_else(|| self.0.root())
+    }
+
+    /// The first `returnval`; `None` for void and for null.
+    #[must_use]
+    pub fn returned(&self) -> Option<Element<'_>> {
+        self.response().child("returnval")
+    }
+
+    /// The reference that the method returned.
+    #[must_use]
+    pub fn reference(&self) -> Option<Reference> {
+        self.returned().and_then(Reference::from_element)
+    }
+}
+
+fn content(envelope: Element<'_>) -> Option<Element<'_>> {
+    envelope.children().find(|child| child.is(ENVELOPE, "Body"))?.children().next()
+}
+
+/// 404 is what the proxy says while hostd, which owns `/sdk`, is down.
+fn not_soap(status: u16) -> AnswerError {
+    match status {
+        404 | 500.. => AnswerError::Unavailable(status),
+        _ => AnswerError::NotSoap(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope(body: &str) -> Vec<u8> {
+        format!(
+            r#"<?xml version="1.0" encoding="UTF-8"?><e:Envelope xmlns:e="{ENVELOPE}"><e:Body>{body}</e:Body></e:Envelope>"#
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn results_void_and_null_are_told_apart_from_faults() {
+        let body = envelope(r#"<PowerOnVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">t</returnval></PowerOnVM_TaskResponse>"#);
+        let reply = judge(200, &body, "PowerOnVM_Task").unwrap().unwrap();
+        assert_eq!(reply.reference(), Some(Reference::new("Task", "t")));
+        let body = envelope(r#"<LogoutResponse xmlns="urn:vim25"/>"#);
+        assert!(judge(200, &body, "Logout").unwrap().unwrap().returned().is_none());
+        let fault = envelope("<e:Fault><faultcode>x</faultcode><faultstring>no</faultstring></e:Fault>");
+        for status in [200, 500, 503] {
+            assert_eq!(judge(status, &fault, "Logout").unwrap().unwrap_err().message, "no");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_judged_by_its_status() {
+        let html: &[u8] = b"<html><body>503 Service Unavailable</body></html>";
+        let long: Vec<u8> = vec![b'x'; 100_000];
+        for body in [b"" as &[u8], b"no healthy upstream", html, &long] {
+            for status in [404, 500, 502, 503, 504] {
+                assert!(matches!(judge(status, body, "Login"), Err(AnswerError::Unavailable(s)) if s == status));
+            }
+            for status in [301, 400, 401, 403] {
+                assert!(matches!(judge(status, body, "Login"), Err(AnswerError::NotSoap(_))));
+            }
+        }
+        assert!(matches!(judge(200, html, "Login"), Err(AnswerError::NotSoap(200))));
+        assert!(matches!(judge(200, b"", "Login"), Err(AnswerError::Unreadable(200, XmlError::Empty))));
+        let whole = envelope(r#"<LoginResponse xmlns="urn:vim25"><returnval/></LoginResponse>"#);
+        for end in 0..whole.len() - 1 {
+            assert!(judge(200, &whole[..end], "Login").is_err(), "cut at {end}");
+        }
+        assert!(matches!(judge(200, &whole, "Logout"), Err(AnswerError::OtherMethod(..))));
+        assert!(matches!(judge(500, &whole, "Login"), Err(AnswerError::Unavailable(500))));
+        assert!(matches!(judge(200, &envelope(""), "Login"), Err(AnswerError::NotSoap(200))));
+    }
+}

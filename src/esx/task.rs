@@ -1,0 +1,247 @@
+//! Following tasks: who watches which, what `TaskInfo` means, and which ends start a guest anew.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use super::soap::Reference;
+use super::soap::fault::VimFault;
+use super::soap::property::number;
+use super::soap::xml::Element;
+use crate::domain::call::CallKind;
+use crate::domain::ids::{SnapshotId, TaskId};
+use crate::hypervisor::{HostError, HostErrorKind, TaskStatus};
+
+/// `TaskInfo`, as far as it matters here.
+#[derive(Clone, Debug)]
+pub struct TaskInfo {
+    pub state: TaskState,
+    pub progress: Option<u8>,
+    pub error: Option<VimFault>,
+    pub cancelled: bool,
+    /// The result, where it is a reference.
+    pub result: Option<Reference>,
+    pub description_id: String,
+    pub entity: Option<Reference>,
+    /// The account that started it, where a person or program did.
+    pub user: Option<String>,
+}
+
+/// `TaskInfoState`; a word to come counts as running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    Running,
+    Success,
+    Error,
+}
+
+impl TaskInfo {
+    /// Reads `Task.info`.
+    #[must_use]
+    pub fn read(info: Element<'_>) -> Self {
+        let result = info.child("result").filter(|result| result.attribute("type").is_some());
+        Self {
+            state: match info.child_text("state") {
+                Some("success") => TaskState::Success,
+                Some("error") => TaskState::Error,
+                _ => TaskState::Running,
+            },
+            progress: info.child("progress").and_then(number::<u8>).map(|percent| percent.min(100)),
+            error: info.child("error").map(VimFault::from_localized),
+            cancelled: info.child_text("cancelled") == Some("true"),
+            result: result.and_then(Reference::from_element),
+            description_id: info.child_text("descriptionId").unwrap_or_default().to_owned(),
+            entity: Reference::in_child(info, "entity"),
+            user: info.descend(&["reason", "userName"]).map(|user| user.text().to_owned()),
+        }
+    }
+
+    /// Which of otter's calls made it: by the words of ESX, of vCenter, and of govmomi's simulator.
+    #[must_use]
+    pub fn call(&self) -> Option<CallKind> {
+        match self.description_id.as_str() {
+            "VirtualMachine.powerOn" => Some(CallKind::PowerOn),
+            "VirtualMachine.powerOff" => Some(CallKind::PowerOff),
+            "VirtualMachine.reset" => Some(CallKind::Reset),
+            "vm.Snapshot.revert" | "VirtualMachineSnapshot.revert" | "VirtualMachineSnapshot.revertToSnapshot" => {
+                Some(CallKind::RevertToSnapshot)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether its success means that another guest runs than before.
+    #[must_use]
+    pub fn restarts_guest(&self) -> bool {
+        self.state == TaskState::Success
+            && (matches!(self.call(), Some(CallKind::PowerOn | CallKind::Reset | CallKind::RevertToSnapshot))
+                || matches!(
+                    self.description_id.as_str(),
+                    "VirtualMachine.revertToCurrentSnapshot" | "VirtualMachine.revertSnapshot"
+                ))
+    }
+
+    fn status(&self) -> TaskStatus {
+        match self.state {
+            TaskState::Running => TaskStatus::Running { progress: self.progress },
+            TaskState::Success => TaskStatus::Succeeded {
+                snapshot: self
+                    .result
+                    .as_ref()
+                    .filter(|result| result.kind == "VirtualMachineSnapshot")
+                    .map(|result| SnapshotId::new(&result.value)),
+            },
+            TaskState::Error => TaskStatus::Failed(Arc::new(self.failure())),
+        }
+    }
+
+    fn failure(&self) -> HostError {
+        let lead = match self.description_id.as_str() {
+            "" => "The host's task failed".to_owned(),
+            description => format!("The host's task {description} failed"),
+        };
+        match &self.error {
+            Some(fault) => fault.clone().into_error(&lead),
+            None if self.cancelled => HostError::new(HostErrorKind::Cancelled, format!("{lead}: it was cancelled.")),
+            None => HostError::new(HostErrorKind::Rejected, format!("{lead}, without a reason.")),
+        }
+    }
+}
+
+/// The tasks that somebody follows.
+#[derive(Debug, Default)]
+pub struct Followers {
+    book: Mutex<Book>,
+    added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    followed: HashMap<TaskId, Followed>,
+    /// Ended or left by all, and still on the host's list: taken off along with the next addition.
+    leftover: Vec<TaskId>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    sender: watch::Sender<TaskStatus>,
+    /// Whether it was put on the host's list.
+    listed: bool,
+}
+
+/// What the host's list of watched tasks lacks and has too much.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ListChanges {
+    pub add: Vec<TaskId>,
+    pub remove: Vec<TaskId>,
+}
+
+impl Followers {
+    /// Follows a task; several may follow one.
+    #[must_use]
+    pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        let mut book = self.book();
+        let followed = book.followed.entry(task.clone()).or_insert_with(|| Followed {
+            sender: watch::Sender::new(TaskStatus::Running { progress: None }),
+            listed: false,
+        });
+        let receiver = followed.sender.subscribe();
+        drop(book);
+        self.added.notify_one();
+        receiver
+    }
+
+    /// Waits until there may be something for [`take_changes`](Self::take_changes).
+    pub async fn added(&self) {
+        self.added.notified().await;
+    }
+
+    /// What to change on the host's list; afterwards it counts as changed. Nothing where nothing is to be
+    /// added and the leftovers are few.
+    #[must_use]
+    pub fn take_changes(&self) -> Option<ListChanges> {
+        /// Leftovers cost the host little; so many are worth a call of their own.
+        const MANY: usize = 200;
+        let mut guard = self.book();
+        let book = &mut *guard;
+        let leftover = &mut book.leftover;
+        book.followed.retain(|task, followed| {
+            let wanted = !followed.sender.is_closed();
+            if !wanted && followed.listed {
+                leftover.push(task.clone());
+            }
+            wanted
+        });
+        let mut add = Vec::new();
+        for (task, followed) in &mut book.followed {
+            if !std::mem::replace(&mut followed.listed, true) {
+                add.push(task.clone());
+            }
+        }
+        if add.is_empty() && book.leftover.len() < MANY {
+            return None;
+        }
+        add.sort();
+        let remove = std::mem::take(&mut book.leftover);
+        // One that ended and is followed again stays.
+        let remove = remove.into_iter().filter(|task| !book.followed.contains_key(task)).collect();
+        Some(ListChanges { add, remove })
+    }
+
+    /// The host's list was made anew and is empty.
+    pub fn list_is_new(&self) {
+        let mut book = self.book();
+        book.leftover.clear();
+        for followed in book.followed.values_mut() {
+            followed.listed = false;
+        }
+        drop(book);
+        self.added.notify_one();
+    }
+
+    /// A followed task has to be put on the host's list, and read, once more.
+    pub fn list_again(&self, task: &TaskId) {
+        if let Some(followed) = self.book().followed.get_mut(task) {
+            followed.listed = false;
+            self.added.notify_one();
+        }
+    }
+
+    /// Whether anybody follows it.
+    #[must_use]
+    pub fn follows(&self, task: &TaskId) -> bool {
+        self.book().followed.contains_key(task)
+    }
+
+    /// Tells those who follow a task where it is; an end is told once.
+    pub fn tell(&self, task: &TaskId, info: &TaskInfo) {
+        if info.state == TaskState::Running {
+            if let Some(followed) = self.book().followed.get(task) {
+                followed.sender.send_replace(info.status());
+            }
+        } else {
+            self.end(task, info.status());
+        }
+    }
+
+    /// The host no longer knows it.
+    pub fn vanished(&self, task: &TaskId) {
+        self.end(task, TaskStatus::Vanished);
+    }
+
+    fn end(&self, task: &TaskId, status: TaskStatus) {
+        let mut book = self.book();
+        if let Some(followed) = book.followed.remove(task) {
+            if followed.listed {
+                book.leftover.push(task.clone());
+            }
+            drop(book);
+            followed.sender.send_replace(status);
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

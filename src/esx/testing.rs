@@ -1,0 +1,148 @@
+//! What the tests of this room share: an observer that keeps a picture, and a backend that runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::options::{EsxOptions, Verify};
+use super::EsxHypervisor;
+use crate::clock::Clock;
+use crate::domain::datastore::Datastore;
+use crate::domain::ids::{DatastoreId, JobId, MachineId};
+use crate::domain::machine::Machine;
+use crate::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
+
+/// The longest that a test waits for an event.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Keeps what it is told.
+#[derive(Debug, Default)]
+pub struct Picture {
+    pub machines: BTreeMap<MachineId, Machine>,
+    pub datastores: BTreeMap<DatastoreId, Datastore>,
+    pub restarts: Vec<MachineId>,
+    pub confirmed: Vec<Fact>,
+    pub syncs: usize,
+    pub statuses: Vec<SessionStatus>,
+}
+
+pub struct Watching {
+    picture: Mutex<Picture>,
+    changed: watch::Sender<u64>,
+}
+
+impl Watching {
+    pub fn picture(&self) -> MutexGuard<'_, Picture> {
+        self.picture.lock().unwrap()
+    }
+
+    /// Waits until this holds.
+    pub async fn until<T>(&self, what: &str, mut holds: impl FnMut(&Picture) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        let waiting = async {
+            loop {
+                if let Some(value) = holds(&self.picture()) {
+                    return value;
+                }
+                changed.changed().await.unwrap();
+            }
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(value) => value,
+            Err(_) => panic!("never came: {what}; {:?}", self.picture()),
+        }
+    }
+
+    pub async fn connected(&self, logins: u64) {
+        self.until("connected", |picture| {
+            let status = picture.statuses.last()?;
+            (status.state == SessionState::Connected && status.logins >= logins).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Observer for Watching {
+    fn observe(&self, facts: Facts) {
+        {
+            let mut picture = self.picture();
+            if facts.complete {
+                picture.machines.clear();
+                picture.datastores.clear();
+                picture.syncs += 1;
+            }
+            for fact in facts.changes {
+                match fact {
+                    Fact::Machine(machine) => {
+                        picture.machines.insert(machine.id.clone(), *machine);
+                    }
+                    Fact::MachineRemoved(id) => {
+                        picture.machines.remove(&id);
+                    }
+                    Fact::Datastore(datastore) => {
+                        picture.datastores.insert(datastore.id.clone(), *datastore);
+                    }
+                    Fact::DatastoreRemoved(id) => {
+                        picture.datastores.remove(&id);
+                    }
+                    Fact::GuestRestarted(id) => picture.restarts.push(id),
+                    fact @ Fact::GuestConfirmed { .. } => picture.confirmed.push(fact),
+                }
+            }
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn session(&self, status: SessionStatus) {
+        self.picture().statuses.push(status);
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// A backend whose `run` runs.
+pub struct Running {
+    pub esx: Arc<EsxHypervisor>,
+    pub watching: Arc<Watching>,
+    pub clock: Clock,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), HostError>>,
+}
+
+pub fn options(url: &str) -> EsxOptions {
+    let mut options = EsxOptions::new(url, "root", SecretString::from("otter"));
+    options.verify = Verify::Off;
+    options.connect_timeout = Duration::from_secs(5);
+    options.read_timeout = Duration::from_secs(10);
+    options
+}
+
+impl Running {
+    pub fn start(options: &EsxOptions) -> Self {
+        Self::start_at(options, Clock::system())
+    }
+
+    pub fn start_at(options: &EsxOptions, clock: Clock) -> Self {
+        let esx = Arc::new(EsxHypervisor::new(options, clock.clone()).unwrap());
+        let watching = Arc::new(Watching { picture: Mutex::default(), changed: watch::Sender::new(0) });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn({
+            let (esx, watching, stop) = (Arc::clone(&esx), Arc::clone(&watching), stop.clone());
+            async move { esx.run(watching, stop).await }
+        });
+        Self { esx, watching, clock, stop, task }
+    }
+
+    pub fn job(&self) -> JobId {
+        JobId::new(self.clock.uuid())
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,241 @@
+//! How the host's certificate is judged. A pinned fingerprint replaces every check of the chain (name, dates,
+//! issuer) but not the handshake's signature: whoever answers must own the key of that certificate.
+//!
+//! The key is taken out of the certificate here and not by webpki, which reads X.509 v3 alone: factory
+//! certificates may be v1.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+};
+use sha2::{Digest, Sha256};
+
+use super::options::{Fingerprint, Verify};
+
+/// Why there is no TLS to be had with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("the CA file {0} cannot be read")]
+    CaFile(PathBuf, #[source] rustls::pki_types::pem::Error),
+    #[error("the CA file {0} holds no certificate in PEM")]
+    NoCertificate(PathBuf),
+    #[error("a certificate in the CA file {0} is not usable as a root")]
+    Root(PathBuf, #[source] rustls::Error),
+    #[error("the system has no trusted root certificates; install ca-certificates or pin the host's fingerprint")]
+    NoSystemRoots,
+    #[error("TLS cannot be set up")]
+    Setup(#[source] rustls::Error),
+}
+
+/// The TLS of every connection to the host, consoles and file transfers among them.
+///
+/// # Errors
+/// A CA file that cannot be used, or a system without roots.
+pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?;
+    let pinned = |pin| Arc::new(PinnedVerifier::new(pin, &provider));
+    let builder = match verify {
+        Verify::SystemRoots => builder.with_root_certificates(system_roots()?),
+        Verify::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
+        Verify::Fingerprint(pin) => {
+            builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin)))
+        }
+        Verify::Off => builder.dangerous().with_custom_certificate_verifier(pinned(None)),
+    };
+    Ok(builder.with_no_client_auth())
+}
+
+/// The SHA-256 of a certificate in DER.
+#[must_use]
+pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
+    Fingerprint(Sha256::digest(certificate).into())
+}
+
+/// The host showed another certificate than the pinned one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the host showed a certificate with the SHA-256 fingerprint {seen}, and {pinned} is configured. It changes \
+     when the host's certificates are generated anew (generate-certificates) or when a vCenter adopts the host; if \
+     neither happened, something between here and the host answers in its place"
+)]
+struct OtherCertificate {
+    seen: Fingerprint,
+    pinned: Fingerprint,
+}
+
+/// The certificate's key could not be found.
+#[derive(Debug, thiserror::Error)]
+#[error("the host's certificate (SHA-256 {0}) is damaged: its public key cannot be found")]
+struct UnreadableCertificate(Fingerprint);
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TlsError::NoSystemRoots) } else { Ok(roots) }
+}
+
+fn roots_of(file: &PathBuf) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let certificates =
+        CertificateDer::pem_file_iter(file).map_err(|error| TlsError::CaFile(file.clone(), error))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| TlsError::CaFile(file.clone(), error))?;
+        roots.add(certificate).map_err(|error| TlsError::Root(file.clone(), error))?;
+    }
+    if roots.is_empty() { Err(TlsError::NoCertificate(file.clone())) } else { Ok(roots) }
+}
+
+/// Accepts the one pinned certificate, or any where none is pinned.
+struct PinnedVerifier {
+    pin: Option<Fingerprint>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl PinnedVerifier {
+    fn new(pin: Option<Fingerprint>, provider: &CryptoProvider) -> Self {
+        Self { pin, algorithms: provider.signature_verification_algorithms }
+    }
+
+    /// Checks that the handshake was signed with the certificate's key.
+    fn verify_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let key = public_key(certificate).ok_or_else(|| {
+            refused(UnreadableCertificate(fingerprint(certificate)))
+        })?;
+        let (_, algorithms) = self
+            .algorithms
+            .mapping
+            .iter()
+            .find(|(scheme, _)| *scheme == signed.scheme)
+            .ok_or(rustls::Error::PeerMisbehaved(
+                rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,
+            ))?;
+        let valid = algorithms.iter().any(|algorithm| {
+            algorithm.public_key_alg_id().as_ref() == key.algorithm
+                && algorithm.verify_signature(key.bits, message, signed.signature()).is_ok()
+        });
+        if valid {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
+        }
+    }
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let seen = fingerprint(end_entity);
+        match self.pin {
+            Some(pinned) if pinned != seen => Err(refused(OtherCertificate { seen, pinned })),
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // RFC 8446, section 4.2.3: PKCS #1 v1.5 signs certificates only, never the handshake.
+        if matches!(
+            signed.scheme,
+            SignatureScheme::RSA_PKCS1_SHA256 | SignatureScheme::RSA_PKCS1_SHA384 | SignatureScheme::RSA_PKCS1_SHA512
+        ) {
+            return Err(rustls::Error::PeerMisbehaved(
+                rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,
+            ));
+        }
+        self.verify_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for PinnedVerifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PinnedVerifier").field("pin", &self.pin).finish_non_exhaustive()
+    }
+}
+
+fn refused(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+}
+
+/// `SubjectPublicKeyInfo` of RFC 5280.
+struct PublicKey<'c> {
+    /// The contents of the `AlgorithmIdentifier`.
+    algorithm: &'c [u8],
+    bits: &'c [u8],
+}
+
+/// The key of a certificate of any version: `TBSCertificate` is [version] serial signature issuer validity
+/// subject subjectPublicKeyInfo ….
+fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
+    const SEQUENCE: u8 = 0x30;
+    const VERSION: u8 = 0xa0;
+    const BIT_STRING: u8 = 0x03;
+    let (certificate, _) = take(certificate, SEQUENCE)?;
+    let (mut fields, _) = take(certificate, SEQUENCE)?;
+    if fields.first() == Some(&VERSION) {
+        fields = take(fields, VERSION)?.1;
+    }
+    for _ in ["serial", "signature", "issuer", "validity", "subject"] {
+        let tag = *fields.first()?;
+        fields = take(fields, tag)?.1;
+    }
+    let (key, _) = take(fields, SEQUENCE)?;
+    let (algorithm, rest) = take(key, SEQUENCE)?;
+    let (bits, _) = take(rest, BIT_STRING)?;
+    // The first octet counts the unused bits of the last one; keys are whole octets.
+    Some(PublicKey { algorithm, bits: bits.strip_prefix(&[0])? })
+}
+
+/// Takes one DER value of this tag: its contents, and what follows it.
+fn take(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&[seen, short], rest) = input.split_first_chunk()?;
+    if seen != tag {
+        return None;
+    }
+    let (length, rest) = match short {
+        0..=0x7f => (usize::from(short), rest),
+        0x81..=0x84 => {
+            let (octets, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
+            (octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(length)
+}

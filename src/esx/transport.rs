@@ -1,0 +1,231 @@
+//! HTTP to the host: one client with its TLS, time-outs and size limit. It follows no redirect, repeats nothing
+//! by itself, and takes no proxy from the environment.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderValue};
+use reqwest::{Client, Url};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::options::{EsxOptions, OptionsError, header, normalize_url};
+use super::tls;
+use crate::hypervisor::{HostError, HostErrorKind};
+
+/// The cookie that carries the session.
+const SESSION_COOKIE: &str = "vmware_soap_session";
+
+/// Sends requests to one host.
+#[derive(Debug)]
+pub struct Transport {
+    client: Client,
+    sdk: Url,
+    versions: Url,
+    answer_limit: usize,
+    max_wait: Duration,
+    read_timeout: Duration,
+}
+
+/// An HTTP answer, whatever its status.
+pub struct HttpAnswer {
+    pub status: u16,
+    pub body: Bytes,
+    /// `name=value` of the session's cookie as the host wrote it, where it set one.
+    pub cookie: Option<SecretString>,
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    Ordinary,
+    /// For a wait that the host holds by design.
+    LongPoll,
+}
+
+/// No answer came.
+#[derive(Debug)]
+pub struct TransportError {
+    /// No connection was made, so that nothing was sent: proof that the call did not run.
+    pub never_sent: bool,
+    pub kind: HostErrorKind,
+    message: String,
+    source: Option<reqwest::Error>,
+}
+
+impl Transport {
+    /// Builds the client.
+    ///
+    /// # Errors
+    /// What [`EsxOptions::check`] says.
+    pub fn new(options: &EsxOptions) -> Result<Self, OptionsError> {
+        let sdk = normalize_url(&options.url)?;
+        let mut versions = sdk.clone();
+        versions.set_path("/sdk/vimServiceVersions.xml");
+        let mut headers = HeaderMap::new();
+        for (name, value) in &options.headers {
+            let (name, value) = header(name, value)?;
+            headers.append(name, value);
+        }
+        #[expect(clippy::disallowed_methods, reason = "this is the one client")]
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls::client_config(&options.verify)?)
+            .user_agent(concat!("otter/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .http1_only()
+            .gzip(true)
+            .connect_timeout(options.connect_timeout)
+            // hostd drops idle connections itself, and a request that meets that moment is lost.
+            .pool_idle_timeout(Duration::from_secs(20))
+            .pool_max_idle_per_host(4)
+            .build()
+            .map_err(|_| OptionsError::Url(options.url.clone(), "no HTTP client can be set up"))?;
+        Ok(Self {
+            client,
+            sdk,
+            versions,
+            answer_limit: options.answer_limit,
+            max_wait: options.max_wait,
+            read_timeout: options.read_timeout,
+        })
+    }
+
+    /// Where requests go, for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let host = self.sdk.host_str().unwrap_or_default();
+        self.sdk.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
+    /// Sends an envelope once.
+    ///
+    /// # Errors
+    /// Where no whole answer came in time, or it was longer than the limit.
+    pub async fn post(
+        &self,
+        envelope: String,
+        version: &str,
+        cookie: Option<&SecretString>,
+        patience: Patience,
+    ) -> Result<HttpAnswer, TransportError> {
+        let mut request = self
+            .client
+            .post(self.sdk.clone())
+            .timeout(match patience {
+                Patience::Ordinary => self.read_timeout,
+                Patience::LongPoll => self.max_wait + self.read_timeout,
+            })
+            .header(CONTENT_TYPE, "text/xml; charset=\"utf-8\"")
+            .header("SOAPAction", format!("\"urn:vim25/{version}\""))
+            .body(envelope);
+        if let Some(cookie) = cookie
+            && let Ok(mut value) = HeaderValue::from_str(cookie.expose_secret())
+        {
+            value.set_sensitive(true);
+            request = request.header(COOKIE, value);
+        }
+        self.exchange(request).await
+    }
+
+    /// Gets the list of API versions.
+    ///
+    /// # Errors
+    /// As [`Transport::post`].
+    pub async fn versions(&self) -> Result<HttpAnswer, TransportError> {
+        self.exchange(self.client.get(self.versions.clone()).timeout(self.read_timeout)).await
+    }
+
+    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<HttpAnswer, TransportError> {
+        let mut answer = request.send().await.map_err(|error| self.failed(error))?;
+        let status = answer.status().as_u16();
+        let cookie = session_cookie(answer.headers());
+        let mut body = BytesMut::new();
+        // Counted after decompression, so that a small answer cannot swell without bounds.
+        while let Some(chunk) = answer.chunk().await.map_err(|error| self.failed(error))? {
+            if body.len() + chunk.len() > self.answer_limit {
+                return Err(TransportError {
+                    never_sent: false,
+                    kind: HostErrorKind::Protocol,
+                    message: format!(
+                        "The host {} sent an answer longer than {} bytes.",
+                        self.address(),
+                        self.answer_limit
+                    ),
+                    source: None,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(HttpAnswer { status, body: body.freeze(), cookie })
+    }
+
+    fn failed(&self, error: reqwest::Error) -> TransportError {
+        let host = self.address();
+        let cause = innermost(&error);
+        let message = if error.is_connect() && error.is_timeout() {
+            format!("No connection to the host {host} within the time allowed.")
+        } else if error.is_connect() {
+            format!("No connection to the host {host}: {cause}.")
+        } else if error.is_timeout() {
+            format!("The host {host} did not answer in time.")
+        } else {
+            format!("The connection to the host {host} broke before the answer was whole: {cause}.")
+        };
+        TransportError {
+            never_sent: error.is_connect(),
+            kind: HostErrorKind::Unreachable,
+            message,
+            source: Some(error.without_url()),
+        }
+    }
+}
+
+impl From<TransportError> for HostError {
+    fn from(error: TransportError) -> Self {
+        let TransportError { never_sent: _, kind, message, source } = error;
+        match source {
+            Some(source) => Self::new(kind, message).caused_by(source),
+            None => Self::new(kind, message),
+        }
+    }
+}
+
+/// The cookie's name and value as they came, quotes included, without its attributes.
+fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
+    headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .filter_map(|text| text.split(';').next())
+        .map(str::trim)
+        .find(|pair| pair.split_once('=').is_some_and(|(name, _)| name.trim() == SESSION_COOKIE))
+        .map(|pair| SecretString::from(pair.to_owned()))
+}
+
+/// What is at the bottom of an error says the most: a refused connection, a refused certificate.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn Error = error;
+    loop {
+        // An I/O error keeps what it wraps from `source`.
+        let wrapped = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .map(|inner| inner as &dyn Error);
+        match wrapped.or_else(|| cause.source()) {
+            Some(inner) => cause = inner,
+            None => break,
+        }
+    }
+    let text = match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => other.0.to_string(),
+        Some(rustls::Error::InvalidCertificate(certificate)) => format!(
+            "its certificate is not accepted ({certificate}); pin its fingerprint or name its CA in `verify`"
+        ),
+        _ => cause.to_string(),
+    };
+    text.trim_end_matches('.').to_owned()
+}
