@@ -69,7 +69,8 @@ impl Fault {
 
     #[must_use]
     pub fn task_in_progress(task: &str) -> Self {
-        Self::new("TaskInProgress", "Another task is already in progress.").with("task", Moref::new("Task", task))
+        Self::new("TaskInProgress", "Another task is already in progress.")
+            .with("task", Moref::new("Task", task))
     }
 
     #[must_use]
@@ -116,7 +117,8 @@ impl Fault {
 
     #[must_use]
     pub fn method_not_found(receiver: &Moref, method: &str) -> Self {
-        let message = format!("Unable to resolve WSDL method name {method} for {}:{}", receiver.kind, receiver.id);
+        let message =
+            format!("Unable to resolve WSDL method name {method} for {}:{}", receiver.kind, receiver.id);
         Self::new("MethodNotFound", message).with("receiver", receiver).with("method", method)
     }
 

@@ -119,7 +119,12 @@ impl Simulator {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed, clock });
         let stop = CancellationToken::new();
         let tasks = vec![
-            tokio::spawn(server::serve(listener, identity.acceptor.clone(), Arc::clone(&shared), stop.clone())),
+            tokio::spawn(server::serve(
+                listener,
+                identity.acceptor.clone(),
+                Arc::clone(&shared),
+                stop.clone(),
+            )),
             tokio::spawn(pace::drive(Arc::clone(&shared), stop.clone())),
         ];
         Ok(Self { control: Control::new(shared), address, identity, stop, tasks })

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::fault::Fault;
 use super::pace::Pace;
 use super::world::{
-    Choice, Datastore, Guest, Host, Machine, Moment, NetworkCard, Operation, PowerState, Question, SerialBacking,
-    SerialPort, World,
+    Choice, Datastore, Guest, Host, Machine, Moment, NetworkCard, Operation, PowerState, Question,
+    SerialBacking, SerialPort, World,
 };
 
 /// A host with its datastores and machines, checked.
@@ -70,10 +70,11 @@ impl Scenario {
     pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
         let reader =
             toml::Deserializer::parse(text).map_err(|error| ScenarioError::Syntax(error.to_string()))?;
-        let file: File = serde_path_to_error::deserialize(reader).map_err(|error| ScenarioError::Invalid {
-            path: error.path().to_string(),
-            message: error.into_inner().message().to_owned(),
-        })?;
+        let file: File =
+            serde_path_to_error::deserialize(reader).map_err(|error| ScenarioError::Invalid {
+                path: error.path().to_string(),
+                message: error.into_inner().message().to_owned(),
+            })?;
         file.check()
     }
 
@@ -108,7 +109,8 @@ impl Scenario {
             if machine.power == PowerState::On {
                 machine.booted_at = Some(days_before(now.wall, 1));
                 machine.guest.tools_running = machine.guest.tools_installed;
-                machine.guest.told_address = machine.guest.address.clone().filter(|_| machine.guest.tools_running);
+                machine.guest.told_address =
+                    machine.guest.address.clone().filter(|_| machine.guest.tools_running);
             }
             if machine.power == PowerState::Suspended {
                 machine.suspended_at = Some(days_before(now.wall, 1));
@@ -144,7 +146,9 @@ impl Default for HostSettings {
             memory_gb: 256,
             session_timeout_minutes: 30,
             session_limit: 500,
-            certificate_names: ["localhost.localdomain", "localhost", "127.0.0.1"].map(str::to_owned).to_vec(),
+            certificate_names: ["localhost.localdomain", "localhost", "127.0.0.1"]
+                .map(str::to_owned)
+                .to_vec(),
         }
     }
 }
@@ -334,8 +338,17 @@ impl File {
 
 impl DatastoreEntry {
     fn convert(self) -> Datastore {
-        let Self { id, name, kind, capacity_gb, free_gb, uncommitted_gb, accessible, remote_host, remote_path } =
-            self;
+        let Self {
+            id,
+            name,
+            kind,
+            capacity_gb,
+            free_gb,
+            uncommitted_gb,
+            accessible,
+            remote_host,
+            remote_path,
+        } = self;
         Datastore {
             url: format!("/vmfs/volumes/{id}"),
             id,
@@ -489,9 +502,7 @@ impl SnapshotEntry {
             Some(parent) => {
                 let id = format!("{}-snapshot-{parent}", machine.id);
                 let message = "a parent stands before its children, and there is none of this number";
-                machine
-                    .snapshot(&id)
-                    .ok_or_else(|| invalid(format!("{path}.parent"), message.to_owned()))?;
+                machine.snapshot(&id).ok_or_else(|| invalid(format!("{path}.parent"), message.to_owned()))?;
                 Some(id)
             }
             None => None,
@@ -523,8 +534,11 @@ impl QuestionEntry {
     fn convert(self) -> Question {
         let Self { id, message_id, text, default_choice, choices, pending: _ } = self;
         let cancelled = |message_id: &str| {
-            Fault::new("GenericVmConfigFault", format!("The operation was ended by the answer to {message_id}."))
-                .with("reason", message_id)
+            Fault::new(
+                "GenericVmConfigFault",
+                format!("The operation was ended by the answer to {message_id}."),
+            )
+            .with("reason", message_id)
         };
         let choices = choices
             .into_iter()

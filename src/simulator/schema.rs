@@ -127,8 +127,20 @@ pub fn is_simple(type_name: &str) -> bool {
     type_name.is_empty()
         || matches!(
             type_name,
-            "string" | "int" | "long" | "short" | "byte" | "boolean" | "double" | "float" | "dateTime"
-                | "anyURI" | "base64Binary" | "TypeName" | "MethodName" | "PropertyPath"
+            "string"
+                | "int"
+                | "long"
+                | "short"
+                | "byte"
+                | "boolean"
+                | "double"
+                | "float"
+                | "dateTime"
+                | "anyURI"
+                | "base64Binary"
+                | "TypeName"
+                | "MethodName"
+                | "PropertyPath"
         )
 }
 
@@ -162,7 +174,8 @@ impl Schema {
                 }
             }
         }
-        let by_name: HashMap<&str, usize> = own.iter().enumerate().map(|(at, (name, ..))| (*name, at)).collect();
+        let by_name: HashMap<&str, usize> =
+            own.iter().enumerate().map(|(at, (name, ..))| (*name, at)).collect();
         for (name, kind, base, _) in &own {
             let mut lineage = vec![*name];
             while let Some(at) = lineage.last().and_then(|last| by_name.get(last)) {

@@ -38,8 +38,8 @@ const COOKIE_NAME: &str = "vmware_soap_session";
 
 /// The versions of the API that are spoken, newest first.
 const PRIOR_VERSIONS: &[&str] = &[
-    "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.9.1", "6.8.7", "6.7.3", "6.7.2", "6.7.1",
-    "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5", "2.0",
+    "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.9.1", "6.8.7", "6.7.3", "6.7.2",
+    "6.7.1", "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5", "2.0",
 ];
 
 /// What the host shows in the handshake.
@@ -53,7 +53,8 @@ impl Identity {
     /// Makes a key and a self-signed certificate, as a fresh host does. TLS 1.2, as ESX 7 speaks it.
     pub fn make(names: &[String]) -> Result<Self, SimulatorError> {
         let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
-        let mut params = rcgen::CertificateParams::new(names.to_vec()).map_err(SimulatorError::Certificate)?;
+        let mut params =
+            rcgen::CertificateParams::new(names.to_vec()).map_err(SimulatorError::Certificate)?;
         let common_name = names.first().map_or("localhost.localdomain", String::as_str);
         params.distinguished_name.push(rcgen::DnType::OrganizationName, "VMware, Inc");
         params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
@@ -79,7 +80,12 @@ impl Identity {
 }
 
 /// Accepts until told to stop; then every connection ends at once.
-pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -140,7 +146,11 @@ struct Cut;
 
 type Body = http_body_util::combinators::BoxBody<Bytes, Cut>;
 
-async fn answer(shared: &Arc<Shared>, address: String, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+async fn answer(
+    shared: &Arc<Shared>,
+    address: String,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Cut> {
     if shared.lock().away == Some(Comeback::Unavailable) {
         let text = "503 Service Unavailable (Failed to connect to endpoint: /sdk)";
         return Ok(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text.to_owned()));
@@ -152,14 +162,23 @@ async fn answer(shared: &Arc<Shared>, address: String, request: Request<Incoming
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
         }
         (&Method::GET | &Method::HEAD, "/") => {
-            let text = "<html><head><title>ESX, simulated</title></head><body>The API is at /sdk.</body></html>";
+            let text =
+                "<html><head><title>ESX, simulated</title></head><body>The API is at /sdk.</body></html>";
             Ok(respond(StatusCode::OK, "text/html", text.to_owned()))
         }
-        _ => Ok(respond(StatusCode::NOT_FOUND, "text/html", "<html><body>404 Not Found</body></html>".to_owned())),
+        _ => Ok(respond(
+            StatusCode::NOT_FOUND,
+            "text/html",
+            "<html><body>404 Not Found</body></html>".to_owned(),
+        )),
     }
 }
 
-async fn call(shared: &Arc<Shared>, address: String, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+async fn call(
+    shared: &Arc<Shared>,
+    address: String,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Cut> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_REQUEST).collect().await else {
         return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "text/html", String::new()));
@@ -263,7 +282,8 @@ fn header(headers: &HeaderMap, name: &str) -> String {
 
 /// `vimServiceVersions.xml`
 fn versions(api: &str) -> String {
-    let prior: String = PRIOR_VERSIONS.iter().map(|version| format!("<version>{version}</version>")).collect();
+    let prior: String =
+        PRIOR_VERSIONS.iter().map(|version| format!("<version>{version}</version>")).collect();
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><namespaces version=\"1.0\"><namespace>\
          <name>urn:vim25</name><version>{api}</version><priorVersions>{prior}</priorVersions>\

@@ -101,9 +101,8 @@ impl Sessions {
             sessions.burned.insert(cookie.clone());
             LoginOutcome { cookie: cookie.clone(), result: Err(Fault::invalid_login()) }
         };
-        let on_a_used_cookie = caller
-            .cookie
-            .is_some_and(|old| self.burned.contains(old) || self.by_cookie.contains_key(old));
+        let on_a_used_cookie =
+            caller.cookie.is_some_and(|old| self.burned.contains(old) || self.by_cookie.contains_key(old));
         if on_a_used_cookie || self.refuse_logins || now.elapsed < self.locked_until {
             return refused(self);
         }
@@ -142,7 +141,8 @@ impl Sessions {
     /// Drops sessions that were idle too long.
     pub fn expire(&mut self, now: Moment) {
         if let Some(idle_after) = self.idle_after {
-            self.by_cookie.retain(|_, session| session.waits > 0 || now.elapsed < session.active + idle_after);
+            self.by_cookie
+                .retain(|_, session| session.waits > 0 || now.elapsed < session.active + idle_after);
         }
     }
 
@@ -188,7 +188,9 @@ impl Sessions {
         for key in keys {
             let found = self.by_cookie.iter().find(|(_, session)| session.key == *key);
             match found.map(|(cookie, _)| cookie.clone()) {
-                None => return Err(Fault::new("NotFound", "The object or item referred to could not be found.")),
+                None => {
+                    return Err(Fault::new("NotFound", "The object or item referred to could not be found."));
+                }
                 Some(cookie) if own == Some(&cookie) => return Err(Fault::invalid_argument("sessionId")),
                 Some(cookie) => {
                     self.by_cookie.remove(&cookie);
@@ -221,18 +223,18 @@ impl Session {
 
     /// `UserSession`
     pub fn user_session(&self) -> Object {
-            Object::new("UserSession")
-                .with("key", &self.key)
-                .with("userName", &self.user)
-                .with("fullName", "Administrator")
-                .with("loginTime", self.login_at)
-                .with("lastActiveTime", self.active_at)
-                .with("locale", "en")
-                .with("messageLocale", "en")
-                .with("extensionSession", false)
-                .with("ipAddress", &self.address)
-                .with("userAgent", &self.agent)
-                .with("callCount", self.calls)
+        Object::new("UserSession")
+            .with("key", &self.key)
+            .with("userName", &self.user)
+            .with("fullName", "Administrator")
+            .with("loginTime", self.login_at)
+            .with("lastActiveTime", self.active_at)
+            .with("locale", "en")
+            .with("messageLocale", "en")
+            .with("extensionSession", false)
+            .with("ipAddress", &self.address)
+            .with("userAgent", &self.agent)
+            .with("callCount", self.calls)
     }
 
     pub fn collector(&self, id: &str) -> Option<&Collector> {

@@ -20,7 +20,8 @@ pub struct Request {
 impl Request {
     /// Reads a request and checks it as a host does: known children, in their order, none missing.
     pub fn read(body: &[u8]) -> Result<Self, Fault> {
-        let document = Document::parse(body).map_err(|error| Fault::unreadable(format!("XML error: {error}")))?;
+        let document =
+            Document::parse(body).map_err(|error| Fault::unreadable(format!("XML error: {error}")))?;
         let root = document.root();
         if !root.is(ENVELOPE, "Envelope") {
             return Err(Fault::unreadable("The request is no SOAP envelope."));

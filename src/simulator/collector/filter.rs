@@ -97,13 +97,16 @@ impl Filter {
         };
         let before = self.seen.replace(now);
         let mut changed = false;
-        let selection_may_differ = before.is_none_or(|before| {
-            before.views != now.views || before.structure != now.structure
-        });
+        let selection_may_differ =
+            before.is_none_or(|before| before.views != now.views || before.structure != now.structure);
         if selection_may_differ {
             let selected = self.spec.select(look)?;
-            let gone: Vec<Moref> =
-                self.objects.keys().filter(|object| !selected.objects.contains_key(*object)).cloned().collect();
+            let gone: Vec<Moref> = self
+                .objects
+                .keys()
+                .filter(|object| !selected.objects.contains_key(*object))
+                .cloned()
+                .collect();
             for object in gone {
                 if let Some(known) = self.objects.remove(&object) {
                     self.left.push(Left { object, entered: known.entered, at: version });
@@ -180,7 +183,8 @@ impl Filter {
                     _ => {}
                 }
             }
-            let missing = known.properties.iter().filter(|property| property.changed > pending.since || entering);
+            let missing =
+                known.properties.iter().filter(|property| property.changed > pending.since || entering);
             for property in missing {
                 if let Err(fault) = &property.value {
                     write_missing(writer, &property.path, fault);

@@ -60,7 +60,13 @@ struct Row {
 
 impl Collector {
     /// `CreateFilter`
-    pub fn create_filter(&mut self, id: String, spec: FilterSpec, partial: bool, look: Look<'_>) -> Result<(), Fault> {
+    pub fn create_filter(
+        &mut self,
+        id: String,
+        spec: FilterSpec,
+        partial: bool,
+        look: Look<'_>,
+    ) -> Result<(), Fault> {
         let selected = spec.select(look)?;
         if let Some(missing) = selected.missing.first()
             && !spec.report_missing
@@ -191,7 +197,12 @@ impl Collector {
     }
 
     /// `ContinueRetrievePropertiesEx`
-    pub fn continue_retrieve(&mut self, token: &str, next_token: String, writer: &mut Writer) -> Result<(), Fault> {
+    pub fn continue_retrieve(
+        &mut self,
+        token: &str,
+        next_token: String,
+        writer: &mut Writer,
+    ) -> Result<(), Fault> {
         let pages = self.pages.remove(token).ok_or_else(|| Fault::invalid_argument("token"))?;
         self.write_page(pages, next_token, writer);
         Ok(())
@@ -203,7 +214,11 @@ impl Collector {
     }
 
     /// A read without a session: the objects are there, and nothing of them may be seen.
-    pub fn write_unauthenticated(specs: &[FilterSpec], look: Look<'_>, writer: &mut Writer) -> Result<(), Fault> {
+    pub fn write_unauthenticated(
+        specs: &[FilterSpec],
+        look: Look<'_>,
+        writer: &mut Writer,
+    ) -> Result<(), Fault> {
         writer.start("returnval", &[]);
         for spec in specs {
             for object in spec.select(look)?.in_order() {

@@ -87,7 +87,8 @@ impl FilterSpec {
         let mut wanted = false;
         for spec in self.properties.iter().filter(|spec| schema::is_a(kind, &spec.kind)) {
             wanted = true;
-            let all = if spec.all { properties::names(kind).map(str::to_owned).collect() } else { Vec::new() };
+            let all =
+                if spec.all { properties::names(kind).map(str::to_owned).collect() } else { Vec::new() };
             for path in all.into_iter().chain(spec.paths.iter().cloned()) {
                 if !paths.contains(&path) {
                     paths.push(path);
@@ -259,7 +260,8 @@ pub fn evaluate(look: Look<'_>, object: &Moref, paths: &[String]) -> Vec<Reading
             made.as_ref().and_then(|value| match rest.strip_prefix('.') {
                 Some(rest) => value.descend(rest).cloned(),
                 None => {
-                    let (keys, rest) = rest.split_once('.').map_or((rest, None), |(keys, rest)| (keys, Some(rest)));
+                    let (keys, rest) =
+                        rest.split_once('.').map_or((rest, None), |(keys, rest)| (keys, Some(rest)));
                     let key = keys.trim_start_matches('[').trim_end_matches(']').trim_matches('"');
                     let item = value.keyed(key)?;
                     rest.map_or(Some(item), |rest| item.descend(rest)).cloned()

@@ -272,7 +272,9 @@ fn without_session(state: &mut State, request: &Request) -> Result<String, Fault
             if specs.iter().all(|spec| spec.objects().all(anonymous)) {
                 return soap::answer(method, |writer| match method {
                     "RetrieveProperties" => Collector::retrieve_all(&specs, look(state, None), writer),
-                    _ => Collector::default().retrieve(&specs, look(state, None), None, String::new(), writer),
+                    _ => {
+                        Collector::default().retrieve(&specs, look(state, None), None, String::new(), writer)
+                    }
                 });
             }
             match state.faults.session_loss {

@@ -21,7 +21,8 @@ pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
             }
             let instance = request.is_set("instanceUuid");
             machines(&|machine| {
-                machine.is_readable() && uuid == if instance { &*machine.instance_uuid } else { &*machine.bios_uuid }
+                machine.is_readable()
+                    && uuid == if instance { &*machine.instance_uuid } else { &*machine.bios_uuid }
             })
         }
         "FindByDatastorePath" => {

@@ -8,7 +8,10 @@ use super::{NETWORK, description};
 pub fn of(machine: &Machine) -> Vec<Object> {
     let keys = |keys: Vec<i32>| Value::List("int", keys.into_iter().map(Value::Int).collect());
     let controller = |kind, key: i32, label: &str, bus: i32| {
-        Object::new(kind).with("key", key).with("deviceInfo", description(label, label)).with("busNumber", bus)
+        Object::new(kind)
+            .with("key", key)
+            .with("deviceInfo", description(label, label))
+            .with("busNumber", bus)
     };
     let on_pci = [500, 12_000, 1_000].into_iter().chain(machine.network_cards.iter().map(|card| card.key));
     let on_sio = machine.serial_ports.iter().map(|port| port.key);
@@ -35,7 +38,8 @@ pub fn of(machine: &Machine) -> Vec<Object> {
             .with("scsiCtlrUnitNumber", 7),
         disk(machine),
     ];
-    devices.extend(machine.network_cards.iter().enumerate().map(|(at, card)| network_card(machine, at, card)));
+    devices
+        .extend(machine.network_cards.iter().enumerate().map(|(at, card)| network_card(machine, at, card)));
     devices.extend(machine.serial_ports.iter().enumerate().map(|(at, port)| serial_port(machine, at, port)));
     devices
 }
@@ -132,7 +136,9 @@ fn serial_port(machine: &Machine, at: usize, port: &SerialPort) -> Object {
         ),
         SerialBacking::Device { name } => (
             format!("Device {name}"),
-            Object::new("VirtualSerialPortDeviceBackingInfo").with("deviceName", name).with("useAutoDetect", false),
+            Object::new("VirtualSerialPortDeviceBackingInfo")
+                .with("deviceName", name)
+                .with("useAutoDetect", false),
         ),
     };
     Object::new("VirtualSerialPort")

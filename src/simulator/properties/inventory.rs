@@ -106,7 +106,10 @@ fn resource_pool(world: &World, name: &str) -> Option<Value> {
             .with("reservation", 0_i64)
             .with("expandableReservation", false)
             .with("limit", -1_i64)
-            .with("shares", Object::new("SharesInfo").with("shares", 9_000).with("level", word("SharesLevel", "custom")))
+            .with(
+                "shares",
+                Object::new("SharesInfo").with("shares", 9_000).with("level", word("SharesLevel", "custom")),
+            )
     };
     let config = || {
         Object::new("ResourceConfigSpec")

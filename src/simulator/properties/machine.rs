@@ -27,10 +27,10 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
                 .with("timestamp", world.now().wall),
         )),
         "guestHeartbeatStatus" => Some(word("ManagedEntityStatus", heartbeat(machine))),
-        "recentTask" => Some(references(world.recent_tasks(&machine.id).map(super::super::world::Task::moref))),
-        "name" | "parent" => {
-            entity_property(name, &machine.name, Some(Moref::new("Folder", "ha-folder-vm")))
+        "recentTask" => {
+            Some(references(world.recent_tasks(&machine.id).map(super::super::world::Task::moref)))
         }
+        "name" | "parent" => entity_property(name, &machine.name, Some(Moref::new("Folder", "ha-folder-vm"))),
         other => entity_property(other, &machine.name, None),
     }
 }
@@ -127,7 +127,10 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("extraConfig", list("OptionValue", extra_config(machine)))
         .with("datastoreUrl", url)
         .with("swapPlacement", "inherit")
-        .with("bootOptions", Object::new("VirtualMachineBootOptions").with("bootDelay", 0_i64).with("enterBIOSSetup", false))
+        .with(
+            "bootOptions",
+            Object::new("VirtualMachineBootOptions").with("bootDelay", 0_i64).with("enterBIOSSetup", false),
+        )
         .with("vAssertsEnabled", false)
         .with("changeTrackingEnabled", false)
         .with("firmware", "efi")
@@ -183,7 +186,8 @@ fn question(question: &Question) -> Object {
     let choice = Object::new("ChoiceOption")
         .with("choiceInfo", list("ElementDescription", choices.collect()))
         .with("defaultIndex", question.default_choice);
-    let message = Object::new("VirtualMachineMessage").with("id", &question.message_id).with("text", &question.text);
+    let message =
+        Object::new("VirtualMachineMessage").with("id", &question.message_id).with("text", &question.text);
     Object::new("VirtualMachineQuestionInfo")
         .with("id", &question.id)
         .with("text", format!("{}: {}", question.message_id, question.text))
@@ -233,8 +237,8 @@ fn guest_net(machine: &Machine, told: &str) -> Vec<Object> {
             .with("prefixLength", if address.contains(':') { 64 } else { 24 })
             .with("state", "preferred")
     });
-    let ip_config =
-        Object::new("NetIpConfigInfo").with("ipAddress", list("NetIpConfigInfoIpAddress", configured.collect()));
+    let ip_config = Object::new("NetIpConfigInfo")
+        .with("ipAddress", list("NetIpConfigInfoIpAddress", configured.collect()));
     vec![
         Object::new("GuestNicInfo")
             .with("network", &card.network)

@@ -69,7 +69,9 @@ pub fn exists(look: Look<'_>, object: &Moref) -> bool {
         "Datastore" => look.world.datastore(id).is_some(),
         "HostDatastoreBrowser" => {
             id == "ha-host-datastorebrowser"
-                || id.strip_suffix("-datastorebrowser").is_some_and(|store| look.world.datastore(store).is_some())
+                || id
+                    .strip_suffix("-datastorebrowser")
+                    .is_some_and(|store| look.world.datastore(store).is_some())
         }
         "ContainerView" | "ListView" => look.session.is_some_and(|session| session.view(id).is_some()),
         "PropertyFilter" => look.session.is_some_and(|session| session.has_filter(id)),
@@ -78,7 +80,11 @@ pub fn exists(look: Look<'_>, object: &Moref) -> bool {
         }
         "Folder" => matches!(
             id,
-            "ha-folder-root" | "ha-folder-vm" | "ha-folder-host" | "ha-folder-datastore" | "ha-folder-network"
+            "ha-folder-root"
+                | "ha-folder-vm"
+                | "ha-folder-host"
+                | "ha-folder-datastore"
+                | "ha-folder-network"
         ),
         "Datacenter" => id == "ha-datacenter",
         "ComputeResource" => id == "ha-compute-res",
@@ -110,7 +116,13 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
             }
             _ => None,
         },
-        "Folder" | "Datacenter" | "ComputeResource" | "ResourcePool" | "HostSystem" | "Network" | "Datastore"
+        "Folder"
+        | "Datacenter"
+        | "ComputeResource"
+        | "ResourcePool"
+        | "HostSystem"
+        | "Network"
+        | "Datastore"
         | "HostDatastoreBrowser" => inventory::property(look.world, object, name),
         _ => service::property(look, object, name),
     }
@@ -152,7 +164,9 @@ pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
         "ha-folder-host" => vec![Moref::new("ComputeResource", "ha-compute-res")],
         "ha-folder-datastore" => inventory::datastores(world).collect(),
         "ha-folder-network" => vec![Moref::new("Network", NETWORK)],
-        "ha-compute-res" => vec![Moref::new("HostSystem", "ha-host"), Moref::new("ResourcePool", "ha-root-pool")],
+        "ha-compute-res" => {
+            vec![Moref::new("HostSystem", "ha-host"), Moref::new("ResourcePool", "ha-root-pool")]
+        }
         _ => Vec::new(),
     }
 }

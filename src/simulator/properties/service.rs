@@ -111,7 +111,11 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
 }
 
 const fn edition(world: &World) -> &'static str {
-    if world.rules.read_only_licence { "esx.hypervisor.cpuPackage" } else { "esx.enterprisePlus.cpuPackageCoreLimited" }
+    if world.rules.read_only_licence {
+        "esx.hypervisor.cpuPackage"
+    } else {
+        "esx.enterprisePlus.cpuPackageCoreLimited"
+    }
 }
 
 fn licence(world: &World) -> Object {

@@ -160,7 +160,13 @@ impl Machine {
     }
 
     /// Adds a snapshot below `parent` and gives its moref. It does not become the current one.
-    pub fn add_snapshot(&mut self, parent: Option<&str>, name: &str, state: PowerState, at: Timestamp) -> String {
+    pub fn add_snapshot(
+        &mut self,
+        parent: Option<&str>,
+        name: &str,
+        state: PowerState,
+        at: Timestamp,
+    ) -> String {
         let number = self.next_snapshot;
         self.next_snapshot += 1;
         let id = format!("{}-snapshot-{number}", self.id);

@@ -33,7 +33,9 @@ impl World {
             Operation::PowerOn if machine.power == PowerState::On => {
                 Err(Fault::invalid_power_state(Some("poweredOff"), existing))
             }
-            Operation::PowerOff | Operation::Reset | Operation::Suspend if machine.power != PowerState::On => {
+            Operation::PowerOff | Operation::Reset | Operation::Suspend
+                if machine.power != PowerState::On =>
+            {
                 Err(Fault::invalid_power_state(Some("poweredOn"), existing))
             }
             _ => Ok(()),

@@ -58,7 +58,12 @@ impl World {
     }
 
     /// The snapshot's recorded state counts: on only if it holds the memory of a running machine.
-    pub(super) fn revert_now(&mut self, id: &str, snapshot: &str, suppress_power_on: bool) -> Result<(), Fault> {
+    pub(super) fn revert_now(
+        &mut self,
+        id: &str,
+        snapshot: &str,
+        suppress_power_on: bool,
+    ) -> Result<(), Fault> {
         let missing = || Fault::not_found(&Moref::new("VirtualMachineSnapshot", snapshot));
         let state = self.existing(id)?.snapshot(snapshot).ok_or_else(missing)?.state.clone();
         if let Some(machine) = self.machine_mut(id) {

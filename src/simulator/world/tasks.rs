@@ -28,7 +28,9 @@ impl World {
         if let Operation::CreateSnapshot { name, .. } = &operation
             && (name.is_empty() || name.chars().count() > 80)
         {
-            return Err(Fault::new("InvalidName", format!("The name '{name}' is invalid.")).with("name", name));
+            return Err(
+                Fault::new("InvalidName", format!("The name '{name}' is invalid.")).with("name", name)
+            );
         }
         if let Some(running) = self.running_task(id) {
             return Err(Fault::task_in_progress(&running.id));
@@ -239,7 +241,8 @@ impl World {
         if task.operation != Operation::PowerOn || task.asked || STEPS[step] != Some(50) {
             return false;
         }
-        let Some(question) = self.machine(machine).and_then(|machine| machine.question_at_power_on.clone()) else {
+        let Some(question) = self.machine(machine).and_then(|machine| machine.question_at_power_on.clone())
+        else {
             return false;
         };
         if let Some(task) = self.task_mut(id) {
