@@ -6,5 +6,6 @@ pub mod domain;
 pub mod esx;
 pub mod hypervisor;
 pub mod service;
+pub mod simulator;
 pub mod store;
 pub mod supervisor;
