@@ -15,8 +15,8 @@ macro_rules! reference {
 
         impl $name {
             /// Takes the text as the host wrote it.
-            pub fn new(text: impl Into<Arc<str>>) -> Self {
-                Self(text.into())
+            pub fn new(text: impl AsRef<str>) -> Self {
+                Self(Arc::from(text.as_ref()))
             }
 
             /// The text as the host wrote it.
