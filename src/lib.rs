@@ -1,6 +1,7 @@
 //! otter: a REST daemon in front of a VMware ESX host. The binary is a thin shell around this library.
 
 pub mod api;
+pub mod app;
 pub mod clock;
 pub mod domain;
 pub mod esx;

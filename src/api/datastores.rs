@@ -29,7 +29,7 @@ pub struct Datastore {
     /// The host's own word: VMFS, NFS, NFS41, vsan, VFFS, PMEM.
     #[serde(rename = "type")]
     #[schema(example = "VMFS")]
-    pub datastore_type: String,
+    pub kind: String,
     #[schema(required)]
     pub capacity_bytes: Option<u64>,
     /// Hosts refresh this seldom.
@@ -142,7 +142,7 @@ impl Datastore {
         Self {
             id: id.to_string(),
             name: name.clone(),
-            datastore_type: kind.clone(),
+            kind: kind.clone(),
             capacity_bytes: *capacity_bytes,
             free_bytes: *free_bytes,
             uncommitted_bytes: *uncommitted_bytes,

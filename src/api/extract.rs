@@ -136,13 +136,11 @@ impl Params {
     /// A whole number from 1 to 1,000.
     pub fn limit(&self) -> Result<Option<u32>, Failure> {
         let Some(given) = self.text("limit") else { return Ok(None) };
-        match given.parse() {
-            Ok(limit @ 1..=1000) => Ok(Some(limit)),
-            _ => {
-                let detail = format!("limit is {}; a whole number from 1 to 1000 is wanted.", shorten(given));
-                Err(failure_at(FailureKind::InvalidRequest, "limit", "out-of-range", detail))
-            }
+        if let Ok(limit @ 1..=1000) = given.parse() {
+            return Ok(Some(limit));
         }
+        let detail = format!("limit is {}; a whole number from 1 to 1000 is wanted.", shorten(given));
+        Err(failure_at(FailureKind::InvalidRequest, "limit", "out-of-range", detail))
     }
 
     /// A duration, such as `30s`, `10m`, `1h30m`, or `45` for seconds.

@@ -64,7 +64,9 @@ async fn authenticated(
 ) -> Result<Reply, CallError> {
     let live = session.ready().await.map_err(CallError::Refused)?;
     let fault = match session.send(&live, build(), Patience::Ordinary).await {
-        Err(ExchangeError::Fault(fault)) if fault.is_not_authenticated() || fault.name == "SecurityError" => fault,
+        Err(ExchangeError::Fault(fault)) if fault.is_not_authenticated() || fault.name == "SecurityError" => {
+            fault
+        }
         answer => return answer.map_err(|error| judged(error, lead)),
     };
     match session.suspect(&live).await.map_err(CallError::Refused)? {

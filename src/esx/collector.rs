@@ -197,7 +197,8 @@ impl Collector {
         let tasks = self.made(live, tasks).await.map_err(refused_to_follow)?;
         let mut built = Built { generation: live.generation(), machines, tasks, filters: Vec::new() };
         let info = [Properties { of_type: "Task", paths: vec!["info"] }];
-        let filter = request::create_filter(&content.property_collector, &info, Selection::View(&built.tasks));
+        let filter =
+            request::create_filter(&content.property_collector, &info, Selection::View(&built.tasks));
         built.filters.push(self.made(live, filter).await.map_err(refused_to_follow)?);
         loop {
             let properties = self.properties();
@@ -235,7 +236,9 @@ impl Collector {
     /// An old host may lack a property. It does without from then on, rather than without everything.
     fn drop_path(&mut self, error: &ExchangeError) -> bool {
         let ExchangeError::Fault(fault) = error else { return false };
-        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty") else { return false };
+        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty") else {
+            return false;
+        };
         let before = self.machine_paths.len() + self.datastore_paths.len();
         self.machine_paths.retain(|known| known != path);
         self.datastore_paths.retain(|known| known != path);
@@ -353,7 +356,11 @@ impl Collector {
             ExchangeError::NotSent(error) | ExchangeError::Broken(error)
                 if error.kind == HostErrorKind::Unreachable =>
             {
-                if self.session.is_alive(live).await? { Ok(true) } else { Err(lost()) }
+                if self.session.is_alive(live).await? {
+                    Ok(true)
+                } else {
+                    Err(lost())
+                }
             }
             error => {
                 // A path can be refused here too.
@@ -373,7 +380,8 @@ impl Collector {
     ) -> Result<(), HostError> {
         let unclear = mirror.take_unclear();
         for kind in ["VirtualMachine", "Datastore"] {
-            let objects: Vec<Reference> = unclear.iter().filter(|object| object.kind == kind).cloned().collect();
+            let objects: Vec<Reference> =
+                unclear.iter().filter(|object| object.kind == kind).cloned().collect();
             for objects in objects.chunks(OBJECTS_PER_READ) {
                 self.read_again(live, objects, mirror).await.map_err(refused_to_follow)?;
             }

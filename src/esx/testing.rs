@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{EsxOptions, Verify};
 use super::EsxHypervisor;
+use super::options::{EsxOptions, Verify};
 use crate::clock::Clock;
 use crate::domain::datastore::Datastore;
 use crate::domain::ids::{DatastoreId, JobId, MachineId};

@@ -28,7 +28,9 @@ pub enum TlsError {
     NoCertificate(PathBuf),
     #[error("a certificate in the CA file {0} is not usable as a root")]
     Root(PathBuf, #[source] rustls::Error),
-    #[error("the system has no trusted root certificates; install ca-certificates or pin the host's fingerprint")]
+    #[error(
+        "the system has no trusted root certificates; install ca-certificates or pin the host's fingerprint"
+    )]
     NoSystemRoots,
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
@@ -47,9 +49,7 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
     let builder = match verify {
         Verify::SystemRoots => builder.with_root_certificates(system_roots()?),
         Verify::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
-        Verify::Fingerprint(pin) => {
-            builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin)))
-        }
+        Verify::Fingerprint(pin) => builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin))),
         Verify::Off => builder.dangerous().with_custom_certificate_verifier(pinned(None)),
     };
     Ok(builder.with_no_client_auth())
@@ -113,17 +113,14 @@ impl PinnedVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let key = public_key(certificate).ok_or_else(|| {
-            refused(UnreadableCertificate(fingerprint(certificate)))
-        })?;
-        let (_, algorithms) = self
-            .algorithms
-            .mapping
-            .iter()
-            .find(|(scheme, _)| *scheme == signed.scheme)
-            .ok_or(rustls::Error::PeerMisbehaved(
-                rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,
-            ))?;
+        let key = public_key(certificate)
+            .ok_or_else(|| refused(UnreadableCertificate(fingerprint(certificate))))?;
+        let (_, algorithms) =
+            self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme).ok_or(
+                rustls::Error::PeerMisbehaved(
+                    rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,
+                ),
+            )?;
         let valid = algorithms.iter().any(|algorithm| {
             algorithm.public_key_alg_id().as_ref() == key.algorithm
                 && algorithm.verify_signature(key.bits, message, signed.signature()).is_ok()
@@ -170,7 +167,9 @@ impl ServerCertVerifier for PinnedVerifier {
         // RFC 8446, section 4.2.3: PKCS #1 v1.5 signs certificates only, never the handshake.
         if matches!(
             signed.scheme,
-            SignatureScheme::RSA_PKCS1_SHA256 | SignatureScheme::RSA_PKCS1_SHA384 | SignatureScheme::RSA_PKCS1_SHA512
+            SignatureScheme::RSA_PKCS1_SHA256
+                | SignatureScheme::RSA_PKCS1_SHA384
+                | SignatureScheme::RSA_PKCS1_SHA512
         ) {
             return Err(rustls::Error::PeerMisbehaved(
                 rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,

@@ -221,7 +221,9 @@ fn innermost(error: &reqwest::Error) -> String {
         }
     }
     let text = match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => other.0.to_string(),
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
+            other.0.to_string()
+        }
         Some(rustls::Error::InvalidCertificate(certificate)) => format!(
             "its certificate is not accepted ({certificate}); pin its fingerprint or name its CA in `verify`"
         ),

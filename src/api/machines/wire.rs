@@ -51,7 +51,7 @@ pub struct Machine {
     pub ip_address: Option<String>,
     /// All of its addresses, by the same rule.
     pub ip_addresses: Vec<String>,
-    /// Whether guest tools run: running, starting, not_running, not_installed.
+    /// Whether guest tools run: `running`, `starting`, `not_running`, `not_installed`.
     #[schema(required, extensions(("x-extensible-enum" = json!(["running", "starting", "not_running", "not_installed"]))))]
     pub tools_status: Option<String>,
     pub network_cards: Vec<NetworkCard>,
