@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod esx;
 pub mod hypervisor;
@@ -9,3 +10,4 @@ pub mod service;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;
+pub mod telemetry;
