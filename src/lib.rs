@@ -3,6 +3,7 @@
 pub mod api;
 pub mod app;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod esx;
 pub mod hypervisor;
@@ -10,3 +11,4 @@ pub mod service;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;
+pub mod telemetry;
