@@ -91,7 +91,6 @@ impl Api {
     }
 
     /// Everything that is served, behind every layer.
-    #[must_use]
     pub fn router(self) -> Router {
         let (router, _) = routes().split_for_parts();
         let router = router

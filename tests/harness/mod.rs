@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use otter::api::HttpSettings;
-use otter::app::{App, Listen, Settings};
+use otter::app::{App, Settings};
 use otter::clock::Clock;
+use otter::config::Listen;
 use otter::esx::{EsxOptions, Verify};
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
