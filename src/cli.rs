@@ -1,10 +1,9 @@
 //! The commands: `serve`, `simulate`, `check-config`, `openapi`. Each reads what it is told and starts a room.
 //!
 //! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`).
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where otter speaks to a terminal")]
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -165,9 +164,11 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
         ..SimulatorOptions::new(scenario.load().await?, clock)
     };
     let simulator = Simulator::start(options).await?;
-    println!("A simulated ESX listens on {}/sdk", simulator.url());
-    println!("  account      {username}");
-    println!("  fingerprint  sha256:{}", simulator.fingerprint());
+    say(&format!(
+        "A simulated ESX listens on {}/sdk\n  account      {username}\n  fingerprint  sha256:{}\n",
+        simulator.url(),
+        simulator.fingerprint()
+    ));
     signals.until_asked_to_end().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)
@@ -176,12 +177,12 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
 fn check_config(sources: &Sources) -> anyhow::Result<ExitCode> {
     let config = sources.load()?;
     app::settings(config, None)?.esx.check().context("the host's settings are wrong")?;
-    println!("The configuration is good.");
+    say("The configuration is good.\n");
     Ok(ExitCode::SUCCESS)
 }
 
 fn openapi() -> anyhow::Result<ExitCode> {
-    println!("{}", serde_json::to_string_pretty(&crate::api::openapi())?);
+    say(&format!("{}\n", serde_json::to_string_pretty(&crate::api::openapi())?));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -238,9 +239,13 @@ fn greet(bound: &str) {
         Some(path) => format!("curl -s --unix-socket {path} http://localhost"),
         None => format!("curl -s {bound}"),
     };
-    println!("otter listens on {bound}. Try:");
-    println!("  {curl}/v1/machines");
-    println!("  {curl}/v1/about");
+    say(&format!("otter listens on {bound}. Try:\n  {curl}/v1/machines\n  {curl}/v1/about\n"));
+}
+
+/// Writes to the standard output. Nobody reading it any more is no reason to end a daemon.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! sleeps to be right: tests wait for events, bounded by [`PATIENCE`].
 
 mod answer;
+mod daemon;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+pub use daemon::{Daemon, otter, said};
 
 /// How long a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,9 +82,7 @@ impl Lab {
         let (store, supervisor) = (app.store(), app.supervisor());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
-        // The test's own client; a second test finds it installed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = client();
         Self { address, store, supervisor, host, client, signals, running }
     }
 
@@ -159,6 +159,13 @@ pub fn settings(url: &str) -> Settings {
         },
         grace: Duration::from_secs(10),
     }
+}
+
+/// A client of otter's, as patient as the tests are.
+fn client() -> reqwest::Client {
+    // Another test may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
 }
 
 /// Asks again and again, a little apart, until it is so; fails after [`PATIENCE`].
