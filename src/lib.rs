@@ -4,3 +4,4 @@ pub mod clock;
 pub mod domain;
 pub mod esx;
 pub mod hypervisor;
+pub mod simulator;

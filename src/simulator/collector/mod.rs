@@ -1,0 +1,288 @@
+//! The PropertyCollector: one-time reads in pages, and filters whose changes are waited for.
+//!
+//! ```text
+//! version ""  ──► everything as `enter` ──► version n ──► only what changed after n ──► version m
+//!                        └ cut at maxObjectUpdates: version "m.1", "m.2", … each to be used once
+//! ```
+//! The last complete version may be used again, for its answer may have been lost; an older one is
+//! `InvalidCollectorVersion`.
+
+mod filter;
+mod spec;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use filter::{Filter, Pending, write_missing};
+pub use spec::FilterSpec;
+use spec::{Reading, evaluate};
+
+use super::fault::Fault;
+use super::properties::Look;
+use super::value::{Moref, Value};
+use crate::esx::soap::xml::Writer;
+
+/// How many complete versions can be answered from.
+const ACCEPTED_VERSIONS: usize = 2;
+
+/// One collector of one session.
+#[derive(Debug, Default)]
+pub struct Collector {
+    filters: BTreeMap<String, Filter>,
+    version: u64,
+    accepted: VecDeque<u64>,
+    rest: Option<Rest>,
+    pages: BTreeMap<String, Pages>,
+    /// Counts calls of `CancelWaitForUpdates`.
+    pub cancelled: u64,
+}
+
+/// What is left of a set that was cut.
+#[derive(Debug)]
+struct Rest {
+    version: u64,
+    part: u64,
+    updates: VecDeque<(String, Pending)>,
+}
+
+/// What is left of a one-time read that was paged.
+#[derive(Debug)]
+struct Pages {
+    size: usize,
+    rows: VecDeque<Row>,
+}
+
+/// One object of a one-time read.
+#[derive(Debug)]
+struct Row {
+    object: Moref,
+    readings: Vec<Reading>,
+}
+
+impl Collector {
+    /// `CreateFilter`
+    pub fn create_filter(
+        &mut self,
+        id: String,
+        spec: FilterSpec,
+        partial: bool,
+        look: Look<'_>,
+    ) -> Result<(), Fault> {
+        let selected = spec.select(look)?;
+        if let Some(missing) = selected.missing.first()
+            && !spec.report_missing
+        {
+            return Err(Fault::not_found(missing));
+        }
+        self.filters.insert(id, Filter::new(spec, partial));
+        Ok(())
+    }
+
+    pub fn filters(&self) -> impl Iterator<Item = &str> {
+        self.filters.keys().map(String::as_str)
+    }
+
+    pub fn remove_filter(&mut self, id: &str) -> bool {
+        self.filters.remove(id).is_some()
+    }
+
+    /// What there is to tell to a caller who knows this version, written as the `returnval`; `None` where there
+    /// is nothing.
+    pub fn updates(
+        &mut self,
+        look: Look<'_>,
+        known: &str,
+        most: Option<usize>,
+        writer: &mut Writer,
+    ) -> Result<bool, Fault> {
+        let invalid = || Fault::new("InvalidCollectorVersion", "The version is not one of this collector.");
+        let mut rest = match known.split_once('.') {
+            Some((version, part)) => {
+                let rest = self.rest.take().ok_or_else(invalid)?;
+                if rest.version.to_string() != version || rest.part.to_string() != part {
+                    return Err(invalid());
+                }
+                Rest { part: rest.part + 1, ..rest }
+            }
+            None => {
+                let since = match known {
+                    "" => 0,
+                    known => known.parse().map_err(|_| invalid())?,
+                };
+                if since != 0 && !self.accepted.contains(&since) {
+                    return Err(invalid());
+                }
+                self.rest = None;
+                let next = self.version + 1;
+                let mut changed = false;
+                for filter in self.filters.values_mut() {
+                    changed |= filter.refresh(look, next)?;
+                }
+                if changed {
+                    self.version = next;
+                }
+                let mut updates = VecDeque::new();
+                for (id, filter) in &self.filters {
+                    updates.extend(filter.pending(since).map(|pending| (id.clone(), pending)));
+                }
+                if updates.is_empty() {
+                    return Ok(false);
+                }
+                self.accepted.retain(|accepted| *accepted == since);
+                Rest { version: self.version, part: 1, updates }
+            }
+        };
+        let most = most.filter(|most| *most > 0).unwrap_or(usize::MAX).min(rest.updates.len());
+        let now: Vec<(String, Pending)> = rest.updates.drain(..most).collect();
+        let version = if rest.updates.is_empty() {
+            self.accepted.push_back(rest.version);
+            while self.accepted.len() > ACCEPTED_VERSIONS {
+                self.accepted.pop_front();
+            }
+            rest.version.to_string()
+        } else {
+            format!("{}.{}", rest.version, rest.part)
+        };
+        let truncated = !rest.updates.is_empty();
+        writer.start("returnval", &[]).leaf("version", &[], &version);
+        let mut written: Option<&str> = None;
+        for (id, pending) in &now {
+            let Some(filter) = self.filters.get(id) else { continue };
+            if written != Some(id) {
+                if written.is_some() {
+                    writer.end();
+                }
+                writer.start("filterSet", &[]);
+                writer.leaf("filter", &[("type", "PropertyFilter")], id);
+                written = Some(id);
+            }
+            filter.write(writer, pending);
+        }
+        if written.is_some() {
+            writer.end();
+        }
+        if truncated {
+            writer.leaf("truncated", &[], "true");
+            self.rest = Some(rest);
+        }
+        writer.end();
+        Ok(true)
+    }
+
+    /// `RetrievePropertiesEx`, one page of it. `token` is what a next page is asked by.
+    pub fn retrieve(
+        &mut self,
+        specs: &[FilterSpec],
+        look: Look<'_>,
+        page: Option<usize>,
+        token: String,
+        writer: &mut Writer,
+    ) -> Result<(), Fault> {
+        let mut rows = VecDeque::new();
+        for spec in specs {
+            let selected = spec.select(look)?;
+            if let Some(missing) = selected.missing.first()
+                && !spec.report_missing
+            {
+                return Err(Fault::not_found(missing));
+            }
+            for object in selected.in_order() {
+                let paths = spec.paths_of(object.kind).unwrap_or_default();
+                let readings = evaluate(look, &object, &paths);
+                rows.push_back(Row { object, readings });
+            }
+        }
+        let size = page.filter(|page| *page > 0).unwrap_or(usize::MAX);
+        self.write_page(Pages { size, rows }, token, writer);
+        Ok(())
+    }
+
+    /// `ContinueRetrievePropertiesEx`
+    pub fn continue_retrieve(
+        &mut self,
+        token: &str,
+        next_token: String,
+        writer: &mut Writer,
+    ) -> Result<(), Fault> {
+        let pages = self.pages.remove(token).ok_or_else(|| Fault::invalid_argument("token"))?;
+        self.write_page(pages, next_token, writer);
+        Ok(())
+    }
+
+    /// `CancelRetrievePropertiesEx`
+    pub fn cancel_retrieve(&mut self, token: &str) -> Result<(), Fault> {
+        self.pages.remove(token).map(|_| ()).ok_or_else(|| Fault::invalid_argument("token"))
+    }
+
+    /// A read without a session: the objects are there, and nothing of them may be seen.
+    pub fn write_unauthenticated(
+        specs: &[FilterSpec],
+        look: Look<'_>,
+        writer: &mut Writer,
+    ) -> Result<(), Fault> {
+        writer.start("returnval", &[]);
+        for spec in specs {
+            for object in spec.select(look)?.in_order() {
+                let paths = spec.paths_of(object.kind).unwrap_or_default();
+                let fault = Fault::not_authenticated();
+                let readings = paths.into_iter().map(|path| (path, Err(fault.clone()))).collect();
+                Row { object, readings }.write(writer, "objects");
+            }
+        }
+        writer.end();
+        Ok(())
+    }
+
+    /// `RetrieveProperties`: no pages, each object a `returnval` of its own.
+    pub fn retrieve_all(specs: &[FilterSpec], look: Look<'_>, writer: &mut Writer) -> Result<(), Fault> {
+        for spec in specs {
+            let selected = spec.select(look)?;
+            if let Some(missing) = selected.missing.first() {
+                return Err(Fault::not_found(missing));
+            }
+            for object in selected.in_order() {
+                let paths = spec.paths_of(object.kind).unwrap_or_default();
+                let readings = evaluate(look, &object, &paths);
+                Row { object, readings }.write(writer, "returnval");
+            }
+        }
+        Ok(())
+    }
+
+    fn write_page(&mut self, mut pages: Pages, token: String, writer: &mut Writer) {
+        let most = pages.size.min(pages.rows.len());
+        let now: Vec<Row> = pages.rows.drain(..most).collect();
+        // Nothing found is an empty answer, as on hosts.
+        if now.is_empty() {
+            return;
+        }
+        writer.start("returnval", &[]);
+        if !pages.rows.is_empty() {
+            writer.leaf("token", &[], &token);
+            self.pages.insert(token, pages);
+        }
+        for row in now {
+            row.write(writer, "objects");
+        }
+        writer.end();
+    }
+}
+
+impl Row {
+    fn write(&self, writer: &mut Writer, name: &str) {
+        writer.start(name, &[]);
+        Value::Reference(self.object.clone()).write_as(writer, "obj", "ManagedObject");
+        for (path, reading) in &self.readings {
+            if let Ok(Some(value)) = reading {
+                writer.start("propSet", &[]).leaf("name", &[], path);
+                value.write_any(writer, "val");
+                writer.end();
+            }
+        }
+        for (path, reading) in &self.readings {
+            if let Err(fault) = reading {
+                write_missing(writer, path, fault);
+            }
+        }
+        writer.end();
+    }
+}

@@ -1,0 +1,274 @@
+//! What a caller wants to see: which properties of which types, and the ways from object to object.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::super::fault::Fault;
+use super::super::properties::{self, Look};
+use super::super::schema;
+use super::super::soap;
+use super::super::value::{Moref, Value};
+use crate::esx::soap::xml::Element;
+
+/// `PropertyFilterSpec`
+#[derive(Debug, Default)]
+pub struct FilterSpec {
+    properties: Vec<PropertySpec>,
+    objects: Vec<ObjectSpec>,
+    pub report_missing: bool,
+}
+
+#[derive(Debug)]
+struct PropertySpec {
+    kind: String,
+    all: bool,
+    paths: Vec<String>,
+}
+
+#[derive(Debug)]
+struct ObjectSpec {
+    object: Moref,
+    skip: bool,
+    /// The first steps from the object.
+    steps: Vec<usize>,
+    /// All steps, named by their place: they may refer to each other in circles.
+    traversals: Vec<Traversal>,
+}
+
+#[derive(Debug)]
+struct Traversal {
+    kind: String,
+    path: String,
+    skip: bool,
+    next: Vec<usize>,
+}
+
+/// A way as it was read, before names are resolved.
+enum Step {
+    Known(usize),
+    Named(String),
+}
+
+impl FilterSpec {
+    /// Reads a `PropertyFilterSpec` and checks that every path exists.
+    pub fn read(element: Element<'_>) -> Result<Self, Fault> {
+        let mut spec = Self {
+            report_missing: element.child_text("reportMissingObjectsInResults") == Some("true"),
+            ..Self::default()
+        };
+        for child in element.children() {
+            match child.name() {
+                "propSet" => {
+                    let kind = child.child_text("type").unwrap_or_default().to_owned();
+                    let all = child.child_text("all").is_some_and(soap::is_true);
+                    let paths: Vec<String> =
+                        child.children_named("pathSet").map(|path| path.text().to_owned()).collect();
+                    if schema::fields(&kind).is_some()
+                        && let Some(wrong) = paths.iter().find(|path| !schema::path_exists(&kind, path))
+                    {
+                        return Err(Fault::invalid_property(wrong));
+                    }
+                    spec.properties.push(PropertySpec { kind, all, paths });
+                }
+                "objectSet" => spec.objects.push(ObjectSpec::read(child)?),
+                _ => {}
+            }
+        }
+        Ok(spec)
+    }
+
+    /// The objects that it starts from.
+    pub fn objects(&self) -> impl Iterator<Item = &Moref> {
+        self.objects.iter().map(|spec| &spec.object)
+    }
+
+    /// The paths that are wanted of objects of this type; `None`: such objects are not reported.
+    pub fn paths_of(&self, kind: &str) -> Option<Vec<String>> {
+        let mut paths: Vec<String> = Vec::new();
+        let mut wanted = false;
+        for spec in self.properties.iter().filter(|spec| schema::is_a(kind, &spec.kind)) {
+            wanted = true;
+            let all =
+                if spec.all { properties::names(kind).map(str::to_owned).collect() } else { Vec::new() };
+            for path in all.into_iter().chain(spec.paths.iter().cloned()) {
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+            }
+        }
+        wanted.then_some(paths)
+    }
+
+    /// The objects that it reaches now and that are wanted, and those named ones that are not there.
+    pub fn select(&self, look: Look<'_>) -> Result<Selected, Fault> {
+        let mut selected = Selected::default();
+        let mut paths: HashMap<&'static str, Option<Vec<String>>> = HashMap::new();
+        for spec in &self.objects {
+            if !properties::exists(look, &spec.object) {
+                selected.missing.push(spec.object.clone());
+                continue;
+            }
+            let mut seen: HashSet<(Moref, usize)> = HashSet::new();
+            let mut take = |object: &Moref| {
+                let kind_paths = paths.entry(object.kind).or_insert_with(|| self.paths_of(object.kind));
+                if kind_paths.is_some() {
+                    let at = selected.objects.len();
+                    selected.objects.entry(object.clone()).or_insert(at);
+                }
+            };
+            if !spec.skip {
+                take(&spec.object);
+            }
+            let mut open: Vec<(Moref, &[usize])> = vec![(spec.object.clone(), &spec.steps)];
+            while let Some((object, steps)) = open.pop() {
+                for step in steps {
+                    let traversal = &spec.traversals[*step];
+                    if !schema::is_a(object.kind, &traversal.kind) || !seen.insert((object.clone(), *step)) {
+                        continue;
+                    }
+                    for target in follow(look, &object, &traversal.path)? {
+                        if !properties::exists(look, &target) {
+                            continue;
+                        }
+                        if !traversal.skip {
+                            take(&target);
+                        }
+                        if !traversal.next.is_empty() {
+                            open.push((target, &traversal.next));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(selected)
+    }
+}
+
+/// What a spec selects, in the order in which it was reached.
+#[derive(Debug, Default)]
+pub struct Selected {
+    pub objects: BTreeMap<Moref, usize>,
+    pub missing: Vec<Moref>,
+}
+
+impl Selected {
+    /// The objects in the order in which they were reached.
+    pub fn in_order(self) -> Vec<Moref> {
+        let mut objects: Vec<(Moref, usize)> = self.objects.into_iter().collect();
+        objects.sort_by_key(|(_, at)| *at);
+        objects.into_iter().map(|(object, _)| object).collect()
+    }
+}
+
+impl ObjectSpec {
+    fn read(element: Element<'_>) -> Result<Self, Fault> {
+        let object = element.child("obj").ok_or_else(|| Fault::invalid_argument("objectSet.obj"))?;
+        let mut names: HashMap<String, usize> = HashMap::new();
+        let mut steps: Vec<Vec<Step>> = Vec::new();
+        let mut traversals: Vec<Traversal> = Vec::new();
+        // Each entry is a place in `steps`, 0 for the object itself, and the element that holds its selectSets.
+        let mut open: Vec<(usize, Element<'_>)> = vec![(0, element)];
+        steps.push(Vec::new());
+        while let Some((place, holder)) = open.pop() {
+            for select in holder.children_named("selectSet") {
+                let name = select.child_text("name").filter(|name| !name.is_empty());
+                if select.child("path").is_none() {
+                    let name = name.ok_or_else(|| Fault::invalid_argument("selectSet.name"))?;
+                    steps[place].push(Step::Named(name.to_owned()));
+                    continue;
+                }
+                let at = traversals.len();
+                let kind = select.child_text("type").unwrap_or_default().to_owned();
+                let path = select.child_text("path").unwrap_or_default().to_owned();
+                if schema::fields(&kind).is_some() && !schema::path_exists(&kind, &path) {
+                    return Err(Fault::invalid_property(&path));
+                }
+                let skip = select.child_text("skip").is_some_and(soap::is_true);
+                traversals.push(Traversal { kind, path, skip, next: Vec::new() });
+                if let Some(name) = name {
+                    names.insert(name.to_owned(), at);
+                }
+                steps[place].push(Step::Known(at));
+                steps.push(Vec::new());
+                open.push((at + 1, select));
+            }
+        }
+        let mut resolved = Vec::with_capacity(steps.len());
+        for place in steps {
+            let mut next = Vec::with_capacity(place.len());
+            for step in place {
+                next.push(match step {
+                    Step::Known(at) => at,
+                    Step::Named(name) => {
+                        *names.get(&name).ok_or_else(|| Fault::invalid_argument("selectSet.name"))?
+                    }
+                });
+            }
+            resolved.push(next);
+        }
+        let first = std::mem::take(&mut resolved[0]);
+        for (traversal, next) in traversals.iter_mut().zip(resolved.into_iter().skip(1)) {
+            traversal.next = next;
+        }
+        let skip = element.child_text("skip").is_some_and(soap::is_true);
+        Ok(Self { object: soap::read_moref(object)?, skip, steps: first, traversals })
+    }
+}
+
+/// The objects that a property leads to.
+fn follow(look: Look<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>, Fault> {
+    if !schema::path_exists(object.kind, path) {
+        return Err(Fault::invalid_property(path));
+    }
+    let (top, rest) = path.split_once('.').map_or((path, None), |(top, rest)| (top, Some(rest)));
+    let Some(value) = properties::property(look, object, top) else { return Ok(Vec::new()) };
+    let at = match rest {
+        Some(rest) => value.descend(rest),
+        None => Some(&value),
+    };
+    Ok(match at {
+        Some(Value::Reference(moref)) => vec![moref.clone()],
+        Some(Value::List(_, items)) => items
+            .iter()
+            .filter_map(|item| match item {
+                Value::Reference(moref) => Some(moref.clone()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// One property of one object, as it is now.
+pub type Reading = (String, Result<Option<Value>, Fault>);
+
+/// Reads these paths of an object; each top-level property is made once.
+pub fn evaluate(look: Look<'_>, object: &Moref, paths: &[String]) -> Vec<Reading> {
+    let mut whole: HashMap<&str, Option<Value>> = HashMap::new();
+    let mut readings = Vec::with_capacity(paths.len());
+    for path in paths {
+        let end = path.find(['.', '[']).unwrap_or(path.len());
+        let top = &path[..end];
+        let value = if end == path.len() {
+            // Not asked for below, as a rule: made and given away.
+            match whole.get(top) {
+                Some(value) => value.clone(),
+                None => properties::property(look, object, top),
+            }
+        } else {
+            let made = whole.entry(top).or_insert_with(|| properties::property(look, object, top));
+            let rest = &path[end..];
+            made.as_ref().and_then(|value| match rest.strip_prefix('.') {
+                Some(rest) => value.descend(rest).cloned(),
+                None => {
+                    let (keys, rest) =
+                        rest.split_once('.').map_or((rest, None), |(keys, rest)| (keys, Some(rest)));
+                    let key = keys.trim_start_matches('[').trim_end_matches(']').trim_matches('"');
+                    let item = value.keyed(key)?;
+                    rest.map_or(Some(item), |rest| item.descend(rest)).cloned()
+                }
+            })
+        };
+        readings.push((path.clone(), Ok(value)));
+    }
+    readings
+}

@@ -1,0 +1,216 @@
+//! A test's hand on the host: what was called, what is to go wrong, and the world itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::fault::Fault;
+use super::faults::{Disruption, Planned, SessionLoss};
+use super::world::World;
+
+/// How hostd answers while it is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comeback {
+    /// Connections are closed as soon as they are made, until [`Control::resume`].
+    Refuse,
+    /// The proxy answers 503, until [`Control::resume`].
+    Unavailable,
+}
+
+/// How hostd is restarted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Restart {
+    /// How it is away; `None`: it is back at once.
+    pub away: Option<Comeback>,
+    /// Whether what runs stops where it is; else machines finish it, with no task to see.
+    pub drop_running: bool,
+}
+
+/// A handle to a running simulator; clones control the same.
+#[derive(Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// How often a method was called, refused calls included.
+    #[must_use]
+    pub fn calls(&self, method: &str) -> u64 {
+        self.shared.lock().calls.of(method)
+    }
+
+    /// How often each method was called.
+    #[must_use]
+    pub fn all_calls(&self) -> BTreeMap<String, u64> {
+        self.shared.lock().calls.all()
+    }
+
+    /// The methods that were called with this `operationID`, in order.
+    #[must_use]
+    pub fn calls_of_operation(&self, operation_id: &str) -> Vec<String> {
+        self.shared.lock().calls.of_operation(operation_id)
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.shared.lock().sessions.count()
+    }
+
+    /// How many waits for updates are pending.
+    #[must_use]
+    pub fn pending_waits(&self) -> usize {
+        self.shared.lock().sessions.waits()
+    }
+
+    /// Plans a disruption of the next call of a method; `*` is any.
+    pub fn disrupt_next(&self, method: &str, what: Disruption) -> Planned {
+        self.disrupt(method, 0, Some(1), what)
+    }
+
+    /// Plans a disruption of `times` calls of a method (`None`: of all) after `skip` more went well.
+    pub fn disrupt(&self, method: &str, skip: u64, times: Option<u64>, what: Disruption) -> Planned {
+        self.shared.lock().faults.plan(method, skip, times, what)
+    }
+
+    /// Forgets all planned disruptions, page limits and ways of losing sessions.
+    pub fn clear_disruptions(&self) {
+        self.shared.lock().faults.clear();
+    }
+
+    /// How calls look whose session is gone.
+    pub fn set_session_loss(&self, loss: SessionLoss) {
+        self.shared.lock().faults.session_loss = loss;
+    }
+
+    /// Cuts answers of reads and updates at this many objects, even where the caller takes more.
+    pub fn set_page_limit(&self, limit: Option<usize>) {
+        self.shared.lock().faults.page_limit = limit;
+    }
+
+    /// All sessions are gone, with their views and filters.
+    pub fn expire_sessions(&self) {
+        self.shared.lock().sessions.clear();
+        self.shared.notify();
+    }
+
+    /// Whether every login is refused as one with a wrong password.
+    pub fn refuse_logins(&self, refuse: bool) {
+        self.shared.lock().sessions.refuse_logins = refuse;
+    }
+
+    /// Whether every change is refused, as by the free licence.
+    pub fn set_read_only_licence(&self, read_only: bool) {
+        self.shared.lock().world.rules.read_only_licence = read_only;
+    }
+
+    /// hostd restarts: connections, sessions, views, filters and tasks are gone; machines are as they were.
+    pub fn restart_hostd(&self, how: Restart) {
+        {
+            let mut state = self.shared.lock();
+            state.sessions.clear();
+            state.world.forget_tasks(!how.drop_running);
+            state.away = how.away;
+            std::mem::replace(&mut state.generation, CancellationToken::new()).cancel();
+        }
+        self.shared.notify();
+    }
+
+    /// hostd is back.
+    pub fn resume(&self) {
+        let mut state = self.shared.lock();
+        state.away = None;
+        std::mem::replace(&mut state.generation, CancellationToken::new()).cancel();
+    }
+
+    /// The whole host restarts: every machine is off, the boot time is new, and hostd is back at once.
+    pub fn reboot_host(&self) {
+        self.shared.lock().world.reboot_host();
+        self.restart_hostd(Restart { drop_running: true, ..Restart::default() });
+    }
+
+    /// Looks at the world.
+    pub fn look<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        look(&self.shared.lock().world)
+    }
+
+    /// Changes the world by hand, as colleagues do.
+    pub fn mutate<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let result = change(&mut self.shared.lock().world);
+        self.shared.notify();
+        result
+    }
+
+    /// The next task of this method ends with a fault instead of its work.
+    pub fn fail_next_task(&self, method: &'static str, fault: Fault) {
+        self.mutate(|world| world.fail_next_task(method, fault));
+    }
+
+    /// hostd forgets every task, while what runs goes on.
+    pub fn vanish_tasks(&self) {
+        self.mutate(|world| world.forget_tasks(true));
+    }
+
+    /// The tasks that are not ended, oldest first.
+    #[must_use]
+    pub fn running_tasks(&self) -> Vec<String> {
+        self.shared.lock().world.running_tasks()
+    }
+
+    /// Lets every running task take one step. Gives how many there were.
+    pub fn step_tasks(&self) -> usize {
+        self.mutate(|world| {
+            let running = world.running_tasks();
+            for task in &running {
+                world.step_task(task);
+            }
+            running.len()
+        })
+    }
+
+    /// Lets a task run to its end.
+    pub fn finish_task(&self, task: &str) {
+        self.mutate(|world| world.finish_task(task));
+    }
+
+    /// In the stepped pace: lets every guest do what it would do next.
+    pub fn step_guests(&self) -> usize {
+        self.mutate(World::step_guests)
+    }
+
+    /// Returns once this is so; it is asked anew after each call and each change. The caller bounds it.
+    pub async fn until(&self, mut so: impl FnMut(&Self) -> bool) {
+        let mut changes = self.shared.changes();
+        loop {
+            changes.borrow_and_update();
+            if so(self) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Returns once a method was called this often in all.
+    pub async fn until_called(&self, method: &str, times: u64) {
+        self.until(|control| control.calls(method) >= times).await;
+    }
+
+    /// Returns once a task runs, and gives the oldest.
+    pub async fn until_task(&self) -> String {
+        let mut found = None;
+        self.until(|control| {
+            found = control.running_tasks().into_iter().next();
+            found.is_some()
+        })
+        .await;
+        found.unwrap_or_default()
+    }
+}

@@ -1,0 +1,139 @@
+//! The faults of vim25 that the simulator throws, with the words that hosts use.
+
+use super::value::{IntoValue, Moref, Object, Value, word};
+
+/// A fault: its type, what it tells people, and its own fields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// Empty for an error that hosts answer without detail, such as a request that cannot be parsed.
+    pub type_name: &'static str,
+    pub message: String,
+    pub fields: Vec<(&'static str, Value)>,
+}
+
+impl Fault {
+    /// A fault of this type. Types must be real ones: clients look them up.
+    pub fn new(type_name: &'static str, message: impl Into<String>) -> Self {
+        Self { type_name, message: message.into(), fields: Vec::new() }
+    }
+
+    /// Adds a field of the fault, in the order of the wire.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl IntoValue) -> Self {
+        if let Some(value) = value.into_value() {
+            self.fields.push((name, value));
+        }
+        self
+    }
+
+    /// A request that is not what the method takes; told without a detail.
+    pub fn unreadable(message: impl Into<String>) -> Self {
+        Self::new("", message)
+    }
+
+    #[must_use]
+    pub fn not_authenticated() -> Self {
+        Self::new("NotAuthenticated", "The session is not authenticated.")
+            .with("object", Moref::new("PerformanceManager", "ha-perfmgr"))
+            .with("privilegeId", "System.View")
+    }
+
+    #[must_use]
+    pub fn invalid_login() -> Self {
+        Self::new("InvalidLogin", "Cannot complete login due to an incorrect user name or password.")
+    }
+
+    #[must_use]
+    pub fn not_found(object: &Moref) -> Self {
+        let message = format!(
+            "The object 'vim.{}:{}' has already been deleted or has not been completely created",
+            object.kind, object.id
+        );
+        Self::new("ManagedObjectNotFound", message).with("obj", object)
+    }
+
+    /// The machine is in `existing`, where the call wants `requested`.
+    #[must_use]
+    pub fn invalid_power_state(requested: Option<&str>, existing: &str) -> Self {
+        let told = match existing {
+            "poweredOn" => "Powered on",
+            "poweredOff" => "Powered off",
+            "suspended" => "Suspended",
+            other => other,
+        };
+        let message = format!("The attempted operation cannot be performed in the current state ({told}).");
+        Self::new("InvalidPowerState", message)
+            .with("requestedState", requested.map(|state| word("VirtualMachinePowerState", state)))
+            .with("existingState", word("VirtualMachinePowerState", existing))
+    }
+
+    #[must_use]
+    pub fn task_in_progress(task: &str) -> Self {
+        Self::new("TaskInProgress", "Another task is already in progress.")
+            .with("task", Moref::new("Task", task))
+    }
+
+    #[must_use]
+    pub fn restricted_version() -> Self {
+        Self::new(
+            "RestrictedVersion",
+            "Current license or ESXi version prohibits execution of the requested operation.",
+        )
+    }
+
+    #[must_use]
+    pub fn tools_unavailable() -> Self {
+        Self::new(
+            "ToolsUnavailable",
+            "Cannot complete operation because VMware Tools is not running in this virtual machine.",
+        )
+    }
+
+    #[must_use]
+    pub fn not_supported() -> Self {
+        Self::new("NotSupported", "The operation is not supported on the object.")
+    }
+
+    #[must_use]
+    pub fn not_implemented() -> Self {
+        Self::new("NotImplemented", "The requested operation is not implemented by the server.")
+    }
+
+    #[must_use]
+    pub fn request_canceled() -> Self {
+        Self::new("RequestCanceled", "The task was canceled by a user.")
+    }
+
+    #[must_use]
+    pub fn invalid_argument(property: &str) -> Self {
+        Self::new("InvalidArgument", format!("A specified parameter was not correct: {property}"))
+            .with("invalidProperty", property)
+    }
+
+    #[must_use]
+    pub fn invalid_property(name: &str) -> Self {
+        Self::new("InvalidProperty", format!("The property {name} does not exist.")).with("name", name)
+    }
+
+    #[must_use]
+    pub fn method_not_found(receiver: &Moref, method: &str) -> Self {
+        let message =
+            format!("Unable to resolve WSDL method name {method} for {}:{}", receiver.kind, receiver.id);
+        Self::new("MethodNotFound", message).with("receiver", receiver).with("method", method)
+    }
+
+    /// The fault as a data object.
+    #[must_use]
+    pub fn object(&self) -> Object {
+        let type_name = if self.type_name.is_empty() { "RuntimeFault" } else { self.type_name };
+        Object { type_name, fields: self.fields.clone() }
+    }
+
+    /// As it stands in a task's error and in a `missingSet`.
+    #[must_use]
+    pub fn localized(&self) -> Object {
+        Object::new("LocalizedMethodFault")
+            .with("fault", self.object())
+            .with("localizedMessage", self.message.as_str())
+    }
+}

@@ -1,0 +1,62 @@
+//! `SearchIndex`.
+
+use crate::simulator::fault::Fault;
+use crate::simulator::properties;
+use crate::simulator::soap::Request;
+use crate::simulator::value::Moref;
+use crate::simulator::world::{Machine, World};
+
+/// Everything that fits, in the order of ids.
+pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
+    let machines = |fits: &dyn Fn(&Machine) -> bool| -> Vec<Moref> {
+        let found = world.machines().filter(|machine| fits(machine));
+        found.map(|machine| Moref::new("VirtualMachine", machine.id.clone())).collect()
+    };
+    let host = Moref::new("HostSystem", "ha-host");
+    Ok(match request.method.as_str() {
+        "FindByUuid" | "FindAllByUuid" => {
+            let uuid = request.required("uuid")?.to_lowercase();
+            if !request.is_set("vmSearch") {
+                return Ok(if world.host.uuid == uuid { vec![host] } else { Vec::new() });
+            }
+            let instance = request.is_set("instanceUuid");
+            machines(&|machine| {
+                machine.is_readable()
+                    && uuid == if instance { &*machine.instance_uuid } else { &*machine.bios_uuid }
+            })
+        }
+        "FindByDatastorePath" => {
+            let path = request.required("path")?;
+            machines(&|machine| machine.path == path)
+        }
+        "FindByIp" | "FindAllByIp" => {
+            let ip = request.required("ip")?;
+            machines(&|machine| machine.guest.told_address.as_deref() == Some(ip))
+        }
+        "FindByDnsName" | "FindAllByDnsName" => {
+            let name = request.required("dnsName")?;
+            if !request.is_set("vmSearch") {
+                return Ok(if world.host.name == name { vec![host] } else { Vec::new() });
+            }
+            machines(&|machine| machine.guest.tools_running && machine.name == name)
+        }
+        _ => by_inventory_path(world, request.required("inventoryPath")?).into_iter().collect(),
+    })
+}
+
+/// `ha-datacenter/vm/name`, the names escaped as the host tells them.
+fn by_inventory_path(world: &World, path: &str) -> Option<Moref> {
+    let mut at = Moref::new("Folder", "ha-folder-root");
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        at = properties::children(world, &at)
+            .into_iter()
+            .find(|child| properties::name_of(world, child).is_some_and(|name| same_name(&name, segment)))?;
+    }
+    Some(at)
+}
+
+/// `%2f` and `%2F` are the same.
+fn same_name(told: &str, wanted: &str) -> bool {
+    use crate::domain::names::unescape_vim;
+    told == wanted || unescape_vim(told) == unescape_vim(wanted)
+}

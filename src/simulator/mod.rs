@@ -1,0 +1,238 @@
+//! An ESX on loopback: a simulated host that speaks vim25 over TLS, for people and for tests.
+//!
+//! ```text
+//! server ──► soap ──► methods ──► world (pure)          pace: lets the world do what is due
+//!                        └──────► session ─ collector ─ properties ─► world
+//! control: a test's hand on all of it
+//! ```
+//! It shares nothing with otter's own side of the wire but the XML primitives.
+
+mod collector;
+mod control;
+mod fault;
+mod faults;
+mod methods;
+mod pace;
+mod properties;
+mod scenario;
+mod schema;
+mod server;
+mod session;
+mod soap;
+#[cfg(test)]
+mod tests;
+mod value;
+mod view;
+pub mod world;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use control::{Comeback, Control, Restart};
+pub use fault::Fault;
+pub use faults::{Disruption, Planned, SessionLoss};
+pub use pace::Pace;
+pub use scenario::{HostSettings, Scenario, ScenarioError};
+pub use value::{Moref, Value};
+
+use crate::clock::Clock;
+use faults::{Calls, Faults};
+use session::Sessions;
+use world::{Moment, World};
+
+/// How the simulator is to be.
+pub struct SimulatorOptions {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    pub scenario: Scenario,
+    pub pace: Pace,
+    pub clock: Clock,
+    pub username: String,
+    pub password: SecretString,
+}
+
+impl SimulatorOptions {
+    /// A scenario on a free port of loopback at a tenth of a real host's pace, with the account `root` / `otter`.
+    #[must_use]
+    pub fn new(scenario: Scenario, clock: Clock) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            scenario,
+            pace: Pace::Auto { scale: 1.0 },
+            clock,
+            username: "root".to_owned(),
+            password: SecretString::from("otter"),
+        }
+    }
+}
+
+/// Why the simulator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulatorError {
+    #[error("the simulator cannot listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the simulator's certificate could not be made")]
+    Certificate(#[source] rcgen::Error),
+    #[error("the simulator's TLS could not be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+/// A running simulator. Dropping it ends it at once; [`stop`](Self::stop) waits for the end.
+pub struct Simulator {
+    control: Control,
+    address: SocketAddr,
+    identity: server::Identity,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Simulator {
+    /// Listens, and serves from then on.
+    pub async fn start(options: SimulatorOptions) -> Result<Self, SimulatorError> {
+        let SimulatorOptions { listen, scenario, pace, clock, username, password } = options;
+        let identity = server::Identity::make(&scenario.host.certificate_names)?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|source| SimulatorError::Listen { address: listen, source })?;
+        let address =
+            listener.local_addr().map_err(|source| SimulatorError::Listen { address: listen, source })?;
+        let now = Moment { wall: clock.now(), elapsed: clock.elapsed() };
+        let minutes = scenario.host.session_timeout_minutes;
+        let idle_after = (minutes > 0).then(|| Duration::from_secs(60 * minutes));
+        let sessions = Sessions::new(&username, password, idle_after, scenario.host.session_limit);
+        let state = State {
+            world: scenario.build(pace, now),
+            sessions,
+            faults: Faults::default(),
+            calls: Calls::default(),
+            away: None,
+            generation: CancellationToken::new(),
+        };
+        let (changed, _) = watch::channel(0);
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed, clock });
+        let stop = CancellationToken::new();
+        let tasks = vec![
+            tokio::spawn(server::serve(
+                listener,
+                identity.acceptor.clone(),
+                Arc::clone(&shared),
+                stop.clone(),
+            )),
+            tokio::spawn(pace::drive(Arc::clone(&shared), stop.clone())),
+        ];
+        Ok(Self { control: Control::new(shared), address, identity, stop, tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `https://127.0.0.1:PORT`
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// SHA-256 of the certificate, in hex with colons.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        self.identity.fingerprint.clone()
+    }
+
+    /// The certificate, for `ca:` and for clients that want a file.
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        self.identity.pem.clone()
+    }
+
+    /// A test's hand on the host.
+    #[must_use]
+    pub const fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Ends it: connections are closed, whatever they wait for.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        for task in self.tasks.drain(..) {
+            // A task that panicked has ended as well.
+            drop(task.await);
+        }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// What all connections share.
+struct Shared {
+    state: Mutex<State>,
+    /// Moves on with every call and every change.
+    changed: watch::Sender<u64>,
+    clock: Clock,
+}
+
+struct State {
+    world: World,
+    sessions: Sessions,
+    faults: Faults,
+    calls: Calls,
+    /// How the host is away, while it is.
+    away: Option<Comeback>,
+    /// Cancelled when hostd restarts: every connection of before ends.
+    generation: CancellationToken,
+}
+
+impl Shared {
+    /// The state, with time moved on to now. Never held across an await.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.now();
+        let before = state.world.revision();
+        state.world.advance(now);
+        state.sessions.expire(now);
+        if state.world.revision() != before {
+            self.notify();
+        }
+        state
+    }
+
+    fn now(&self) -> Moment {
+        Moment { wall: self.clock.now(), elapsed: self.clock.elapsed() }
+    }
+
+    /// Moves time on, and gives when something is due next.
+    fn advance(&self) -> Option<Duration> {
+        let (before, after, due) = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = state.world.revision();
+            state.world.advance(self.now());
+            (before, state.world.revision(), state.world.next_due())
+        };
+        if before != after {
+            self.notify();
+        }
+        due
+    }
+
+    /// Tells whoever waits that there may be something new.
+    fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}

@@ -1,0 +1,152 @@
+//! The virtual devices of a machine, with the keys that ESX gives them.
+
+use super::super::value::{Moref, Object, Value, word};
+use super::super::world::{Machine, NetworkCard, PowerState, SerialBacking, SerialPort};
+use super::{NETWORK, description};
+
+/// All devices, in the order in which ESX lists them.
+pub fn of(machine: &Machine) -> Vec<Object> {
+    let keys = |keys: Vec<i32>| Value::List("int", keys.into_iter().map(Value::Int).collect());
+    let controller = |kind, key: i32, label: &str, bus: i32| {
+        Object::new(kind)
+            .with("key", key)
+            .with("deviceInfo", description(label, label))
+            .with("busNumber", bus)
+    };
+    let on_pci = [500, 12_000, 1_000].into_iter().chain(machine.network_cards.iter().map(|card| card.key));
+    let on_sio = machine.serial_ports.iter().map(|port| port.key);
+    let mut devices = vec![
+        controller("VirtualIDEController", 200, "IDE 0", 0),
+        controller("VirtualIDEController", 201, "IDE 1", 1),
+        controller("VirtualPS2Controller", 300, "PS2 controller 0", 0).with("device", keys(vec![600, 700])),
+        controller("VirtualPCIController", 100, "PCI controller 0", 0).with("device", keys(on_pci.collect())),
+        controller("VirtualSIOController", 400, "SIO controller 0", 0).with("device", keys(on_sio.collect())),
+        attached("VirtualKeyboard", 600, "Keyboard", None, 300, 0),
+        attached("VirtualPointingDevice", 700, "Pointing device", Some(pointing_backing()), 300, 1),
+        attached("VirtualMachineVideoCard", 500, "Video card ", None, 100, 0)
+            .with("videoRamSizeInKB", 16_384_i64)
+            .with("numDisplays", 1)
+            .with("useAutoDetect", false)
+            .with("enable3DSupport", false),
+        attached("VirtualMachineVMCIDevice", 12_000, "VMCI device", None, 100, 17)
+            .with("allowUnrestrictedCommunication", false)
+            .with("filterEnable", true),
+        controller("VirtualLsiLogicController", 1_000, "SCSI controller 0", 0)
+            .with("device", keys(vec![2_000]))
+            .with("hotAddRemove", true)
+            .with("sharedBus", word("VirtualSCSISharing", "noSharing"))
+            .with("scsiCtlrUnitNumber", 7),
+        disk(machine),
+    ];
+    devices
+        .extend(machine.network_cards.iter().enumerate().map(|(at, card)| network_card(machine, at, card)));
+    devices.extend(machine.serial_ports.iter().enumerate().map(|(at, port)| serial_port(machine, at, port)));
+    devices
+}
+
+fn attached(
+    kind: &'static str,
+    key: i32,
+    label: &str,
+    backing: Option<Object>,
+    controller: i32,
+    unit: i32,
+) -> Object {
+    Object::new(kind)
+        .with("key", key)
+        .with("deviceInfo", description(label, label))
+        .with("backing", backing)
+        .with("controllerKey", controller)
+        .with("unitNumber", unit)
+}
+
+fn pointing_backing() -> Object {
+    Object::new("VirtualPointingDeviceDeviceBackingInfo")
+        .with("deviceName", "")
+        .with("useAutoDetect", false)
+        .with("hostPointingDevice", "autodetect")
+}
+
+fn connectable(connected: bool, start_connected: bool) -> Object {
+    Object::new("VirtualDeviceConnectInfo")
+        .with("startConnected", start_connected)
+        .with("allowGuestControl", true)
+        .with("connected", connected)
+        .with("status", if connected { "ok" } else { "untried" })
+}
+
+fn disk(machine: &Machine) -> Object {
+    let kilobytes = machine.disk_bytes / 1024;
+    let backing = Object::new("VirtualDiskFlatVer2BackingInfo")
+        .with("fileName", machine.path.replace(".vmx", ".vmdk"))
+        .with("datastore", Moref::new("Datastore", machine.datastore.clone()))
+        .with("diskMode", "persistent")
+        .with("split", false)
+        .with("writeThrough", false)
+        .with("thinProvisioned", true);
+    Object::new("VirtualDisk")
+        .with("key", 2_000)
+        .with("deviceInfo", description("Hard disk 1", format!("{kilobytes} KB")))
+        .with("backing", backing)
+        .with("controllerKey", 1_000)
+        .with("unitNumber", 0)
+        .with("capacityInKB", kilobytes)
+        .with("capacityInBytes", machine.disk_bytes)
+}
+
+fn network_card(machine: &Machine, at: usize, card: &NetworkCard) -> Object {
+    let backing = Object::new("VirtualEthernetCardNetworkBackingInfo")
+        .with("deviceName", &card.network)
+        .with("useAutoDetect", false)
+        .with("network", Moref::new("Network", NETWORK));
+    let generated = card.mac_address.starts_with("00:0c:29");
+    Object::new(card.kind)
+        .with("key", card.key)
+        .with("deviceInfo", description(format!("Network adapter {}", at + 1), &card.network))
+        .with("backing", backing)
+        .with("connectable", connectable(card.connected && machine.power == PowerState::On, card.connected))
+        .with("controllerKey", 100)
+        .with("unitNumber", card.key - 4_000 + 7)
+        .with("addressType", if generated { "generated" } else { "manual" })
+        .with("macAddress", &card.mac_address)
+        .with("wakeOnLanEnabled", true)
+}
+
+fn serial_port(machine: &Machine, at: usize, port: &SerialPort) -> Object {
+    let (summary, backing) = match &port.backing {
+        SerialBacking::Pipe { name, endpoint } => (
+            format!("Pipe {name}"),
+            Object::new("VirtualSerialPortPipeBackingInfo")
+                .with("pipeName", name)
+                .with("endpoint", endpoint)
+                .with("noRxLoss", true),
+        ),
+        SerialBacking::Uri { service, direction, proxy } => (
+            format!("Remote {service}"),
+            Object::new("VirtualSerialPortURIBackingInfo")
+                .with("serviceURI", service)
+                .with("direction", direction)
+                .with("proxyURI", proxy.as_ref()),
+        ),
+        SerialBacking::File { path } => (
+            format!("File {path}"),
+            Object::new("VirtualSerialPortFileBackingInfo")
+                .with("fileName", path)
+                .with("datastore", Moref::new("Datastore", machine.datastore.clone())),
+        ),
+        SerialBacking::Device { name } => (
+            format!("Device {name}"),
+            Object::new("VirtualSerialPortDeviceBackingInfo")
+                .with("deviceName", name)
+                .with("useAutoDetect", false),
+        ),
+    };
+    Object::new("VirtualSerialPort")
+        .with("key", port.key)
+        .with("deviceInfo", description(format!("Serial port {}", at + 1), summary))
+        .with("backing", backing)
+        .with("connectable", connectable(machine.power == PowerState::On, true))
+        .with("controllerKey", 400)
+        .with("unitNumber", port.key - 9_000)
+        .with("yieldOnPoll", true)
+}

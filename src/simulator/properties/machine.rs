@@ -1,0 +1,382 @@
+//! The properties of a machine and of its snapshots.
+
+use std::collections::HashMap;
+
+use super::super::value::{Forest, Moref, Object, Value, list, references, word};
+use super::super::world::{Machine, PowerState, Question, Snapshot, World};
+use super::{NETWORK, devices, entity_property};
+use crate::domain::names::escape_vim;
+
+pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
+    match name {
+        "config" => machine.is_readable().then(|| Value::Object(config(world, machine))),
+        "runtime" => Some(Value::Object(runtime(machine))),
+        "guest" => Some(Value::Object(guest(machine))),
+        "summary" => Some(Value::Object(summary(world, machine))),
+        "snapshot" => snapshot_info(machine).map(Value::Object),
+        "rootSnapshot" => Some(references(
+            machine.snapshots.iter().filter(|snapshot| snapshot.parent.is_none()).map(moref_of),
+        )),
+        "datastore" => Some(references([Moref::new("Datastore", machine.datastore.clone())])),
+        "network" => Some(references([Moref::new("Network", NETWORK)])),
+        "resourcePool" => Some(Value::Reference(Moref::new("ResourcePool", "ha-root-pool"))),
+        "layoutEx" => machine.is_readable().then(|| Value::Object(layout(world, machine))),
+        "storage" => Some(Value::Object(
+            Object::new("VirtualMachineStorageInfo")
+                .with("perDatastoreUsage", list("VirtualMachineUsageOnDatastore", vec![usage(machine)]))
+                .with("timestamp", world.now().wall),
+        )),
+        "guestHeartbeatStatus" => Some(word("ManagedEntityStatus", heartbeat(machine))),
+        "recentTask" => {
+            Some(references(world.recent_tasks(&machine.id).map(super::super::world::Task::moref)))
+        }
+        "name" | "parent" => entity_property(name, &machine.name, Some(Moref::new("Folder", "ha-folder-vm"))),
+        other => entity_property(other, &machine.name, None),
+    }
+}
+
+pub fn snapshot_property(world: &World, id: &str, name: &str) -> Option<Value> {
+    let machine = world.machine_of_snapshot(id)?;
+    match name {
+        "config" => machine.is_readable().then(|| Value::Object(config(world, machine))),
+        "vm" => Some(Value::Reference(Moref::new("VirtualMachine", machine.id.clone()))),
+        "childSnapshot" => {
+            let below = machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == Some(id));
+            Some(references(below.map(moref_of)))
+        }
+        "value" => Some(list("CustomFieldValue", Vec::new())),
+        "availableField" => Some(list("CustomFieldDef", Vec::new())),
+        _ => None,
+    }
+}
+
+fn config(world: &World, machine: &Machine) -> Object {
+    let directory = machine.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let files = Object::new("VirtualMachineFileInfo")
+        .with("vmPathName", &machine.path)
+        .with("snapshotDirectory", format!("{directory}/"))
+        .with("suspendDirectory", format!("{directory}/"))
+        .with("logDirectory", format!("{directory}/"));
+    let tools = Object::new("ToolsConfigInfo")
+        .with("toolsVersion", if machine.guest.tools_installed { 12_389 } else { 0 })
+        .with("afterPowerOn", true)
+        .with("afterResume", true)
+        .with("beforeGuestStandby", true)
+        .with("beforeGuestShutdown", true)
+        .with("toolsUpgradePolicy", "manual")
+        .with("syncTimeWithHostAllowed", true)
+        .with("syncTimeWithHost", false);
+    let flags = Object::new("VirtualMachineFlagInfo")
+        .with("disableAcceleration", false)
+        .with("enableLogging", true)
+        .with("useToe", false)
+        .with("runWithDebugInfo", false)
+        .with("monitorType", "release")
+        .with("htSharing", "any")
+        .with("snapshotDisabled", false)
+        .with("snapshotLocked", false)
+        .with("diskUuidEnabled", false)
+        .with("virtualMmuUsage", "automatic")
+        .with("virtualExecUsage", "hvAuto")
+        .with("snapshotPowerOffBehavior", "powerOff")
+        .with("recordReplayEnabled", false)
+        .with("faultToleranceType", "unset");
+    let power = Object::new("VirtualMachineDefaultPowerOpInfo")
+        .with("powerOffType", "soft")
+        .with("suspendType", "hard")
+        .with("resetType", "soft")
+        .with("defaultPowerOffType", "soft")
+        .with("defaultSuspendType", "hard")
+        .with("defaultResetType", "soft")
+        .with("standbyAction", "checkpoint");
+    let hardware = Object::new("VirtualHardware")
+        .with("numCPU", machine.cpu_count)
+        .with("numCoresPerSocket", 1)
+        .with("memoryMB", machine.memory_mb)
+        .with("virtualICH7MPresent", false)
+        .with("virtualSMCPresent", false)
+        .with("device", list("VirtualDevice", devices::of(machine)));
+    let url = world.datastore(&machine.datastore).map(|datastore| {
+        let pair = Object::new("VirtualMachineConfigInfoDatastoreUrlPair")
+            .with("name", &datastore.name)
+            .with("url", &datastore.url);
+        list("VirtualMachineConfigInfoDatastoreUrlPair", vec![pair])
+    });
+    Object::new("VirtualMachineConfigInfo")
+        .with("changeVersion", super::super::value::date_time(machine.created_at))
+        .with("modified", machine.created_at)
+        .with("name", escape_vim(&machine.name))
+        .with("guestFullName", &machine.guest_full_name)
+        .with("version", "vmx-19")
+        .with("uuid", &machine.bios_uuid)
+        .with("createDate", machine.created_at)
+        .with("instanceUuid", &machine.instance_uuid)
+        .with("npivTemporaryDisabled", true)
+        .with("template", machine.template)
+        .with("guestId", &machine.guest_id)
+        .with("alternateGuestName", "")
+        .with("annotation", &machine.annotation)
+        .with("files", files)
+        .with("tools", tools)
+        .with("flags", flags)
+        .with("defaultPowerOps", power)
+        .with("hardware", hardware)
+        .with("memoryHotAddEnabled", false)
+        .with("cpuHotAddEnabled", false)
+        .with("cpuHotRemoveEnabled", false)
+        .with("extraConfig", list("OptionValue", extra_config(machine)))
+        .with("datastoreUrl", url)
+        .with("swapPlacement", "inherit")
+        .with(
+            "bootOptions",
+            Object::new("VirtualMachineBootOptions").with("bootDelay", 0_i64).with("enterBIOSSetup", false),
+        )
+        .with("vAssertsEnabled", false)
+        .with("changeTrackingEnabled", false)
+        .with("firmware", "efi")
+        .with("maxMksConnections", 40)
+        .with("guestAutoLockEnabled", false)
+        .with("memoryReservationLockedToMax", false)
+        .with("nestedHVEnabled", machine.nested_virtualization)
+        .with("vPMCEnabled", false)
+}
+
+fn extra_config(machine: &Machine) -> Vec<Object> {
+    let option = |key: &str, value: &str| Object::new("OptionValue").with("key", key).with("value", value);
+    let mut options = vec![
+        option("nvram", &format!("{}.nvram", machine.name)),
+        option("svga.present", "TRUE"),
+        option("tools.guest.desktop.autolock", "FALSE"),
+    ];
+    if machine.nested_virtualization {
+        options.push(option("vhv.enable", "TRUE"));
+    }
+    options
+}
+
+fn runtime(machine: &Machine) -> Object {
+    let on = machine.power == PowerState::On;
+    Object::new("VirtualMachineRuntimeInfo")
+        .with("host", Moref::new("HostSystem", "ha-host"))
+        .with("connectionState", word("VirtualMachineConnectionState", &machine.connection_state))
+        .with("powerState", word("VirtualMachinePowerState", machine.power.as_str()))
+        .with("faultToleranceState", word("VirtualMachineFaultToleranceState", "notConfigured"))
+        .with("toolsInstallerMounted", false)
+        .with("suspendTime", machine.suspended_at)
+        .with("bootTime", machine.booted_at)
+        .with("suspendInterval", 0_i64)
+        .with("question", machine.question.as_ref().map(question))
+        .with("memoryOverhead", on.then_some(40_710_144_i64))
+        .with("maxCpuUsage", machine.cpu_count * 2_400)
+        .with("maxMemoryUsage", machine.memory_mb)
+        .with("numMksConnections", 0)
+        .with("recordReplayState", word("VirtualMachineRecordReplayState", "inactive"))
+        .with("cleanPowerOff", (!on).then_some(false))
+        .with("onlineStandby", false)
+        .with("consolidationNeeded", machine.consolidation_needed)
+}
+
+fn question(question: &Question) -> Object {
+    let choices = question.choices.iter().map(|choice| {
+        Object::new("ElementDescription")
+            .with("label", &choice.label)
+            .with("summary", &choice.summary)
+            .with("key", &choice.key)
+    });
+    let choice = Object::new("ChoiceOption")
+        .with("choiceInfo", list("ElementDescription", choices.collect()))
+        .with("defaultIndex", question.default_choice);
+    let message =
+        Object::new("VirtualMachineMessage").with("id", &question.message_id).with("text", &question.text);
+    Object::new("VirtualMachineQuestionInfo")
+        .with("id", &question.id)
+        .with("text", format!("{}: {}", question.message_id, question.text))
+        .with("choice", choice)
+        .with("message", list("VirtualMachineMessage", vec![message]))
+}
+
+fn tools_status(machine: &Machine) -> (&'static str, &'static str, &'static str) {
+    match (machine.guest.tools_installed, machine.guest.tools_running) {
+        (false, _) => ("toolsNotInstalled", "guestToolsNotInstalled", "guestToolsNotRunning"),
+        (true, false) => ("toolsNotRunning", "guestToolsUnmanaged", "guestToolsNotRunning"),
+        (true, true) => ("toolsOk", "guestToolsUnmanaged", "guestToolsRunning"),
+    }
+}
+
+fn guest(machine: &Machine) -> Object {
+    let (status, version_status, running) = tools_status(machine);
+    let told = machine.guest.told_address.as_ref();
+    let up = machine.guest.tools_running;
+    Object::new("GuestInfo")
+        .with("toolsStatus", word("VirtualMachineToolsStatus", status))
+        .with("toolsVersionStatus", version_status)
+        .with("toolsVersionStatus2", version_status)
+        .with("toolsRunningStatus", running)
+        .with("toolsVersion", if machine.guest.tools_installed { "12389" } else { "0" })
+        .with("guestId", up.then_some(&machine.guest_id))
+        .with("guestFamily", up.then_some("linuxGuest"))
+        .with("guestFullName", up.then_some(&machine.guest_full_name))
+        .with("hostName", up.then(|| machine.name.replace(['/', ' '], "-")))
+        .with("ipAddress", told)
+        .with("net", told.map(|told| list("GuestNicInfo", guest_net(machine, told))))
+        .with("guestState", if up { "running" } else { "notRunning" })
+        .with("appHeartbeatStatus", "appStatusGray")
+        .with("guestOperationsReady", up)
+        .with("interactiveGuestOperationsReady", false)
+        .with("guestStateChangeSupported", up)
+}
+
+fn guest_net(machine: &Machine, told: &str) -> Vec<Object> {
+    let Some(card) = machine.network_cards.first() else { return Vec::new() };
+    // Link-local and bridge addresses come first on some guests.
+    let addresses: Vec<&str> =
+        machine.guest.more_addresses.iter().map(String::as_str).chain([told]).collect();
+    let configured = addresses.iter().map(|address| {
+        Object::new("NetIpConfigInfoIpAddress")
+            .with("ipAddress", *address)
+            .with("prefixLength", if address.contains(':') { 64 } else { 24 })
+            .with("state", "preferred")
+    });
+    let ip_config = Object::new("NetIpConfigInfo")
+        .with("ipAddress", list("NetIpConfigInfoIpAddress", configured.collect()));
+    vec![
+        Object::new("GuestNicInfo")
+            .with("network", &card.network)
+            .with("ipAddress", super::super::value::texts(addresses))
+            .with("macAddress", &card.mac_address)
+            .with("connected", card.connected)
+            .with("deviceConfigId", card.key)
+            .with("ipConfig", ip_config),
+    ]
+}
+
+fn summary(world: &World, machine: &Machine) -> Object {
+    let (status, version_status, running) = tools_status(machine);
+    let guest = Object::new("VirtualMachineGuestSummary")
+        .with("guestId", machine.guest.tools_running.then_some(&machine.guest_id))
+        .with("guestFullName", machine.guest.tools_running.then_some(&machine.guest_full_name))
+        .with("toolsStatus", word("VirtualMachineToolsStatus", status))
+        .with("toolsVersionStatus", version_status)
+        .with("toolsVersionStatus2", version_status)
+        .with("toolsRunningStatus", running)
+        .with("ipAddress", machine.guest.told_address.as_ref());
+    let readable = machine.is_readable();
+    let cards = i32::try_from(machine.network_cards.len()).ok();
+    let config = Object::new("VirtualMachineConfigSummary")
+        .with("name", escape_vim(&machine.name))
+        .with("template", machine.template)
+        .with("vmPathName", &machine.path)
+        .with("memorySizeMB", readable.then_some(machine.memory_mb))
+        .with("cpuReservation", readable.then_some(0))
+        .with("memoryReservation", readable.then_some(0))
+        .with("numCpu", readable.then_some(machine.cpu_count))
+        .with("numEthernetCards", cards.filter(|_| readable))
+        .with("numVirtualDisks", readable.then_some(1))
+        .with("uuid", readable.then_some(&machine.bios_uuid))
+        .with("instanceUuid", readable.then_some(&machine.instance_uuid))
+        .with("guestId", readable.then_some(&machine.guest_id))
+        .with("guestFullName", readable.then_some(&machine.guest_full_name))
+        .with("annotation", readable.then_some(&machine.annotation))
+        .with("installBootRequired", readable.then_some(false));
+    let storage = Object::new("VirtualMachineStorageSummary")
+        .with("committed", machine.disk_bytes)
+        .with("uncommitted", 0_i64)
+        .with("unshared", machine.disk_bytes)
+        .with("timestamp", machine.created_at);
+    let on = machine.power == PowerState::On;
+    let uptime = machine.booted_at.map_or(0, |booted| world.now().wall.as_second() - booted.as_second());
+    let quick = Object::new("VirtualMachineQuickStats")
+        .with("overallCpuUsage", if on { 240 } else { 0 })
+        .with("guestMemoryUsage", if on { machine.memory_mb / 8 } else { 0 })
+        .with("hostMemoryUsage", if on { machine.memory_mb } else { 0 })
+        .with("guestHeartbeatStatus", word("ManagedEntityStatus", heartbeat(machine)))
+        // By the minute: a host tells these figures now and then, not with each look.
+        .with("uptimeSeconds", i32::try_from(uptime / 60 * 60).unwrap_or(i32::MAX));
+    Object::new("VirtualMachineSummary")
+        .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
+        .with("runtime", runtime(machine))
+        .with("guest", guest)
+        .with("config", config)
+        .with("storage", storage)
+        .with("quickStats", quick)
+        .with("overallStatus", word("ManagedEntityStatus", "green"))
+}
+
+const fn heartbeat(machine: &Machine) -> &'static str {
+    if machine.guest.tools_running { "green" } else { "gray" }
+}
+
+fn usage(machine: &Machine) -> Object {
+    Object::new("VirtualMachineUsageOnDatastore")
+        .with("datastore", Moref::new("Datastore", machine.datastore.clone()))
+        .with("committed", machine.disk_bytes)
+        .with("uncommitted", 0_i64)
+        .with("unshared", machine.disk_bytes)
+}
+
+fn layout(world: &World, machine: &Machine) -> Object {
+    let base = machine.path.trim_end_matches(".vmx");
+    let file = |key: i32, suffix: &str, kind: &str, size: i64| {
+        Object::new("VirtualMachineFileLayoutExFileInfo")
+            .with("key", key)
+            .with("name", format!("{base}{suffix}"))
+            .with("type", kind)
+            .with("size", size)
+            .with("uniqueSize", size)
+            .with("accessible", true)
+    };
+    let mut files = vec![
+        file(0, ".vmx", "config", 3_200),
+        file(1, ".vmsd", "snapshotList", 512),
+        file(2, ".nvram", "nvram", 270_840),
+        file(3, ".vmdk", "diskDescriptor", 0),
+        file(4, "-flat.vmdk", "diskExtent", machine.disk_bytes),
+    ];
+    for (key, snapshot) in (5..).zip(&machine.snapshots) {
+        files.push(file(key, &format!("-Snapshot{}.vmsn", snapshot.number), "snapshotData", 30_000));
+    }
+    Object::new("VirtualMachineFileLayoutEx")
+        .with("file", list("VirtualMachineFileLayoutExFileInfo", files))
+        .with("timestamp", world.now().wall)
+}
+
+fn snapshot_info(machine: &Machine) -> Option<Object> {
+    if machine.snapshots.is_empty() {
+        return None;
+    }
+    let mut below: HashMap<Option<&str>, Vec<&Snapshot>> = HashMap::new();
+    for snapshot in &machine.snapshots {
+        below.entry(snapshot.parent.as_deref()).or_default().push(snapshot);
+    }
+    // A stack of what is still to be written, the next one last.
+    let mut open: Vec<(usize, &Snapshot)> = Vec::new();
+    open.extend(below.get(&None).into_iter().flatten().rev().map(|root| (0, *root)));
+    let mut flat = Vec::with_capacity(machine.snapshots.len());
+    while let Some((depth, snapshot)) = open.pop() {
+        flat.push((depth, tree(machine, snapshot)));
+        let children = below.get(&Some(snapshot.id.as_str())).into_iter().flatten();
+        open.extend(children.rev().map(|child| (depth + 1, *child)));
+    }
+    let current = machine.current_snapshot.clone().map(|id| Moref::new("VirtualMachineSnapshot", id));
+    Some(
+        Object::new("VirtualMachineSnapshotInfo")
+            .with("currentSnapshot", current)
+            .with("rootSnapshotList", Value::Forest(Forest(flat))),
+    )
+}
+
+fn tree(machine: &Machine, snapshot: &Snapshot) -> Object {
+    Object::new("VirtualMachineSnapshotTree")
+        .with("snapshot", moref_of(snapshot))
+        .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
+        .with("name", escape_vim(&snapshot.name))
+        .with("description", &snapshot.description)
+        .with("id", snapshot.number)
+        .with("createTime", snapshot.created_at)
+        .with("state", word("VirtualMachinePowerState", snapshot.state.as_str()))
+        .with("quiesced", snapshot.quiesced)
+}
+
+fn moref_of(snapshot: &Snapshot) -> Moref {
+    Moref::new("VirtualMachineSnapshot", snapshot.id.clone())
+}

@@ -1,0 +1,223 @@
+//! What a managed object's properties are at this moment, whole, as typed values.
+//!
+//! Readers descend from a whole top-level property to the path that was asked. Property by property, the
+//! objects of one host:
+//!
+//! ```text
+//! ha-folder-root ─ ha-datacenter ─┬ ha-folder-vm ── machines ── snapshots, tasks
+//!                                 ├ ha-folder-host ── ha-compute-res ─┬ ha-host
+//!                                 │                                   └ ha-root-pool
+//!                                 ├ ha-folder-datastore ── datastores ── browsers
+//!                                 └ ha-folder-network ── HaNetwork-VM Network
+//! ```
+
+mod devices;
+mod inventory;
+mod machine;
+mod service;
+mod task;
+
+use super::schema;
+use super::session::{Session, Sessions};
+use super::value::{Moref, Object, Value, list, references, word};
+use super::world::World;
+
+/// What may be looked at: the world, and the session that looks.
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    pub world: &'a World,
+    pub sessions: &'a Sessions,
+    pub session: Option<&'a Session>,
+}
+
+/// The name of the only network.
+pub const NETWORK: &str = "HaNetwork-VM Network";
+
+/// The managed type of this name, as a static text; `None` for a type that no object here has.
+#[must_use]
+pub fn managed_type(name: &str) -> Option<&'static str> {
+    service::SINGLETONS
+        .iter()
+        .map(|singleton| singleton.kind)
+        .chain([
+            "VirtualMachine",
+            "VirtualMachineSnapshot",
+            "Task",
+            "Datastore",
+            "HostDatastoreBrowser",
+            "PropertyFilter",
+            "ContainerView",
+            "ListView",
+            "Folder",
+            "Datacenter",
+            "ComputeResource",
+            "ResourcePool",
+            "HostSystem",
+            "Network",
+        ])
+        .find(|known| *known == name)
+}
+
+/// Whether there is such an object.
+#[must_use]
+pub fn exists(look: Look<'_>, object: &Moref) -> bool {
+    let id = object.id.as_str();
+    match object.kind {
+        "VirtualMachine" => look.world.machine(id).is_some(),
+        "VirtualMachineSnapshot" => look.world.machine_of_snapshot(id).is_some(),
+        "Task" => look.world.task(id).is_some(),
+        "Datastore" => look.world.datastore(id).is_some(),
+        "HostDatastoreBrowser" => {
+            id == "ha-host-datastorebrowser"
+                || id
+                    .strip_suffix("-datastorebrowser")
+                    .is_some_and(|store| look.world.datastore(store).is_some())
+        }
+        "ContainerView" | "ListView" => look.session.is_some_and(|session| session.view(id).is_some()),
+        "PropertyFilter" => look.session.is_some_and(|session| session.has_filter(id)),
+        "PropertyCollector" if id != "ha-property-collector" => {
+            look.session.is_some_and(|session| session.collector(id).is_some())
+        }
+        "Folder" => matches!(
+            id,
+            "ha-folder-root"
+                | "ha-folder-vm"
+                | "ha-folder-host"
+                | "ha-folder-datastore"
+                | "ha-folder-network"
+        ),
+        "Datacenter" => id == "ha-datacenter",
+        "ComputeResource" => id == "ha-compute-res",
+        "ResourcePool" => id == "ha-root-pool",
+        "HostSystem" => id == "ha-host",
+        "Network" => id == NETWORK,
+        _ => service::SINGLETONS.iter().any(|known| known.kind == object.kind && known.id == id),
+    }
+}
+
+/// A whole top-level property; `None` where it has no value. The object exists.
+#[must_use]
+pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
+    match object.kind {
+        "VirtualMachine" => machine::property(look.world, look.world.machine(&object.id)?, name),
+        "VirtualMachineSnapshot" => machine::snapshot_property(look.world, &object.id, name),
+        "Task" => match name {
+            "info" => Some(Value::Object(task::info(look.world.task(&object.id)?))),
+            "availableField" => Some(list("CustomFieldDef", Vec::new())),
+            "value" => Some(list("CustomFieldValue", Vec::new())),
+            _ => None,
+        },
+        "ContainerView" | "ListView" => view_property(look, &object.id, name),
+        "PropertyFilter" => None,
+        "PropertyCollector" => match name {
+            "filter" => {
+                let filters = look.session?.collector(&object.id)?.filters();
+                Some(references(filters.map(|id| Moref::new("PropertyFilter", id))))
+            }
+            _ => None,
+        },
+        "Folder"
+        | "Datacenter"
+        | "ComputeResource"
+        | "ResourcePool"
+        | "HostSystem"
+        | "Network"
+        | "Datastore"
+        | "HostDatastoreBrowser" => inventory::property(look.world, object, name),
+        _ => service::property(look, object, name),
+    }
+}
+
+/// The names of all properties of a type.
+pub fn names(kind: &str) -> impl Iterator<Item = &'static str> {
+    schema::fields(kind).unwrap_or_default().iter().map(|field| field.name)
+}
+
+/// What a container holds, by kind and depth, in the order of the inventory.
+#[must_use]
+pub fn contained(world: &World, container: &Moref, types: &[String], recursive: bool) -> Vec<Moref> {
+    let mut found = Vec::new();
+    let mut open = vec![container.clone()];
+    while let Some(at) = open.pop() {
+        for child in children(world, &at) {
+            if types.is_empty() || types.iter().any(|wanted| schema::is_a(child.kind, wanted)) {
+                found.push(child.clone());
+            }
+            if recursive && !matches!(child.kind, "VirtualMachine" | "Datastore" | "Network") {
+                open.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// What is right below a container, in the order of the inventory.
+#[must_use]
+pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
+    let of_machines = || world.machines().map(|machine| Moref::new("VirtualMachine", machine.id.clone()));
+    match parent.id.as_str() {
+        "ha-folder-root" => vec![Moref::new("Datacenter", "ha-datacenter")],
+        "ha-datacenter" => ["ha-folder-vm", "ha-folder-host", "ha-folder-datastore", "ha-folder-network"]
+            .map(|id| Moref::new("Folder", id))
+            .to_vec(),
+        "ha-folder-vm" => of_machines().collect(),
+        "ha-folder-host" => vec![Moref::new("ComputeResource", "ha-compute-res")],
+        "ha-folder-datastore" => inventory::datastores(world).collect(),
+        "ha-folder-network" => vec![Moref::new("Network", NETWORK)],
+        "ha-compute-res" => {
+            vec![Moref::new("HostSystem", "ha-host"), Moref::new("ResourcePool", "ha-root-pool")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// An entity's name, escaped.
+#[must_use]
+pub fn name_of(world: &World, entity: &Moref) -> Option<String> {
+    let name = match entity.kind {
+        "VirtualMachine" => machine::property(world, world.machine(&entity.id)?, "name"),
+        _ => inventory::property(world, entity, "name"),
+    };
+    match name? {
+        Value::Text(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// `ServiceContent`
+#[must_use]
+pub fn content(world: &World) -> Value {
+    Value::Object(service::content(world))
+}
+
+fn view_property(look: Look<'_>, id: &str, name: &str) -> Option<Value> {
+    let view = look.session?.view(id)?;
+    match name {
+        "view" => Some(references(view.objects(look.world))),
+        other => view.property(other),
+    }
+}
+
+/// The properties that every managed entity has.
+fn entity_property(name: &str, own_name: &str, parent: Option<Moref>) -> Option<Value> {
+    let empty = |item_type| Some(list(item_type, Vec::new()));
+    match name {
+        "name" => Some(Value::Text(crate::domain::names::escape_vim(own_name))),
+        "parent" => parent.map(Value::Reference),
+        "overallStatus" | "configStatus" => Some(word("ManagedEntityStatus", "green")),
+        "configIssue" => empty("Event"),
+        "effectiveRole" => Some(Value::List("int", vec![Value::Int(-1)])),
+        "permission" => empty("Permission"),
+        "disabledMethod" => empty("string"),
+        "recentTask" => Some(references([])),
+        "declaredAlarmState" | "triggeredAlarmState" => empty("AlarmState"),
+        "tag" => empty("Tag"),
+        "value" | "customValue" => empty("CustomFieldValue"),
+        "availableField" => empty("CustomFieldDef"),
+        _ => None,
+    }
+}
+
+fn description(label: impl Into<String>, summary: impl Into<String>) -> Object {
+    Object::new("Description").with("label", label.into()).with("summary", summary.into())
+}

@@ -1,0 +1,130 @@
+//! The service itself: its content, and the managers that every host has.
+
+use super::super::value::{Moref, Object, Value, list, references, texts};
+use super::super::world::{Task, World};
+use super::Look;
+
+/// A managed object that is there from the start, and the field of `ServiceContent` that names it.
+pub struct Singleton {
+    pub kind: &'static str,
+    pub id: &'static str,
+    field: &'static str,
+}
+
+const fn singleton(field: &'static str, kind: &'static str, id: &'static str) -> Singleton {
+    Singleton { kind, id, field }
+}
+
+/// Those of an ESX, by its own names and in the order of `ServiceContent`; it has no alarm, scheduled task,
+/// extension or custom field managers.
+pub const SINGLETONS: &[Singleton] = &[
+    singleton("", "ServiceInstance", "ServiceInstance"),
+    singleton("rootFolder", "Folder", "ha-folder-root"),
+    singleton("propertyCollector", "PropertyCollector", "ha-property-collector"),
+    singleton("viewManager", "ViewManager", "ViewManager"),
+    singleton("setting", "OptionManager", "HostAgentSettings"),
+    singleton("userDirectory", "UserDirectory", "ha-user-directory"),
+    singleton("sessionManager", "SessionManager", "ha-sessionmgr"),
+    singleton("authorizationManager", "AuthorizationManager", "ha-authmgr"),
+    singleton("serviceManager", "ServiceManager", "ha-servicemanager"),
+    singleton("perfManager", "PerformanceManager", "ha-perfmgr"),
+    singleton("eventManager", "EventManager", "ha-eventmgr"),
+    singleton("taskManager", "TaskManager", "ha-taskmgr"),
+    singleton("accountManager", "HostLocalAccountManager", "ha-localacctmgr"),
+    singleton("diagnosticManager", "DiagnosticManager", "ha-diagnosticmgr"),
+    singleton("licenseManager", "LicenseManager", "ha-license-manager"),
+    singleton("searchIndex", "SearchIndex", "ha-searchindex"),
+    singleton("fileManager", "FileManager", "ha-nfc-file-manager"),
+    singleton("datastoreNamespaceManager", "DatastoreNamespaceManager", "ha-datastore-namespace-manager"),
+    singleton("virtualDiskManager", "VirtualDiskManager", "ha-vdiskmanager"),
+    singleton("ovfManager", "OvfManager", "ha-ovf-manager"),
+    singleton("dvSwitchManager", "DistributedVirtualSwitchManager", "ha-dvsmanager"),
+    singleton("localizationManager", "LocalizationManager", "ha-l10n-manager"),
+    singleton("storageResourceManager", "StorageResourceManager", "ha-storage-resource-manager"),
+    singleton("guestOperationsManager", "GuestOperationsManager", "ha-guest-operations-manager"),
+    singleton("vStorageObjectManager", "HostVStorageObjectManager", "ha-vstorage-object-manager"),
+    singleton("cryptoManager", "CryptoManagerHost", "ha-crypto-manager"),
+];
+
+/// `AboutInfo`
+pub fn about(world: &World) -> Object {
+    let host = &world.host;
+    let major_minor: Vec<&str> = host.version.split('.').take(2).collect();
+    Object::new("AboutInfo")
+        .with("name", "VMware ESXi")
+        .with("fullName", format!("VMware ESXi {} build-{}", host.version, host.build))
+        .with("vendor", "VMware, Inc.")
+        .with("version", &host.version)
+        .with("patchLevel", "0")
+        .with("build", &host.build)
+        .with("localeVersion", "INTL")
+        .with("localeBuild", "000")
+        .with("osType", "vmnix-x86")
+        .with("productLineId", "embeddedEsx")
+        .with("apiType", "HostAgent")
+        .with("apiVersion", &host.api_version)
+        .with("licenseProductName", "VMware ESX Server")
+        .with("licenseProductVersion", format!("{}.0", major_minor.first().unwrap_or(&"7")))
+}
+
+/// `ServiceContent`
+pub fn content(world: &World) -> Object {
+    let mut content = Object::new("ServiceContent");
+    for singleton in SINGLETONS.iter().filter(|singleton| !singleton.field.is_empty()) {
+        content = content.with(singleton.field, Moref::new(singleton.kind, singleton.id));
+        if singleton.field == "viewManager" {
+            content = content.with("about", about(world));
+        }
+    }
+    content
+}
+
+pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
+    let world = look.world;
+    match (object.kind, name) {
+        ("ServiceInstance", "content") => Some(Value::Object(content(world))),
+        ("ServiceInstance", "serverClock") => Some(Value::Time(world.now().wall)),
+        ("SessionManager", "currentSession") => {
+            look.session.map(|session| Value::Object(session.user_session()))
+        }
+        ("SessionManager", "sessionList") => {
+            look.session?;
+            Some(list("UserSession", look.sessions.user_sessions()))
+        }
+        ("SessionManager", "message") => Some(Value::Text(String::new())),
+        ("SessionManager", "messageLocaleList" | "supportedLocaleList") => Some(texts(["en_US"])),
+        ("SessionManager", "defaultLocale") => Some(Value::Text("en_US".to_owned())),
+        ("TaskManager", "recentTask") => Some(references(world.tasks().map(Task::moref))),
+        ("TaskManager" | "EventManager", "maxCollector") => Some(Value::Int(32)),
+        ("TaskManager", "description") => Some(Value::Object(Object::new("TaskDescription"))),
+        ("ViewManager", "viewList") => {
+            Some(references(look.session.into_iter().flat_map(|session| session.views())))
+        }
+        ("OptionManager", "setting") => Some(list("OptionValue", Vec::new())),
+        ("OptionManager", "supportedOption") => Some(list("OptionDef", Vec::new())),
+        ("LicenseManager", "licenses") => Some(list("LicenseManagerLicenseInfo", vec![licence(world)])),
+        ("LicenseManager", "licensedEdition") => Some(Value::Text(edition(world).to_owned())),
+        ("LicenseManager", "sourceAvailable") => Some(Value::Boolean(true)),
+        ("LicenseManager", "evaluation") => Some(Value::Object(Object::new("LicenseManagerEvaluationInfo"))),
+        _ => None,
+    }
+}
+
+const fn edition(world: &World) -> &'static str {
+    if world.rules.read_only_licence {
+        "esx.hypervisor.cpuPackage"
+    } else {
+        "esx.enterprisePlus.cpuPackageCoreLimited"
+    }
+}
+
+fn licence(world: &World) -> Object {
+    let free = world.rules.read_only_licence;
+    Object::new("LicenseManagerLicenseInfo")
+        .with("licenseKey", "00000-00000-00000-00000-00000")
+        .with("editionKey", edition(world))
+        .with("name", if free { "vSphere 7 Hypervisor" } else { "vSphere 7 Enterprise Plus" })
+        .with("total", 0)
+        .with("used", 1)
+        .with("costUnit", "cpuPackage:32core")
+}

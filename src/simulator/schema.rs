@@ -1,0 +1,239 @@
+//! What vim25 declares: fields in their order on the wire, base types, and the parameters of methods.
+//!
+//! Read once from `schema.txt`. It decides where an element needs `xsi:type`, which property paths exist, which
+//! types a `PropertySpec` means, and whether a request is one that a host would take.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// How often a field may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occurs {
+    Once,
+    Optional,
+    Repeated,
+}
+
+/// One field of a data object, property of a managed object, or parameter of a method.
+#[derive(Clone, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub occurs: Occurs,
+    /// Whether the value is a managed object reference.
+    pub reference: bool,
+    pub type_name: &'static str,
+}
+
+/// What a type or a method is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Managed,
+    Data,
+    Fault,
+}
+
+#[derive(Debug)]
+struct Type {
+    kind: Kind,
+    base: &'static str,
+    /// Those of the bases first, as on the wire.
+    fields: Vec<Field>,
+}
+
+#[derive(Debug)]
+pub struct Method {
+    /// The managed type that it is called on.
+    pub target: &'static str,
+    pub parameters: Vec<Field>,
+}
+
+#[derive(Debug, Default)]
+struct Schema {
+    types: HashMap<&'static str, Type>,
+    methods: HashMap<&'static str, Method>,
+}
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("schema.txt")));
+
+/// The fields of a type, those of its bases first; `None` for a type that the simulator knows by name only.
+#[must_use]
+pub fn fields(type_name: &str) -> Option<&'static [Field]> {
+    SCHEMA.types.get(type_name).map(|known| known.fields.as_slice())
+}
+
+/// One field of a type.
+#[must_use]
+pub fn field(type_name: &str, name: &str) -> Option<&'static Field> {
+    fields(type_name)?.iter().find(|field| field.name == name)
+}
+
+/// What kind of type this is.
+#[must_use]
+pub fn kind(type_name: &str) -> Option<Kind> {
+    SCHEMA.types.get(type_name).map(|known| known.kind)
+}
+
+/// A method by its name on the wire.
+#[must_use]
+pub fn method(name: &str) -> Option<&'static Method> {
+    SCHEMA.methods.get(name)
+}
+
+/// Whether `type_name` is `base` or derives from it.
+#[must_use]
+pub fn is_a(type_name: &str, base: &str) -> bool {
+    let mut at = type_name;
+    loop {
+        if at == base {
+            return true;
+        }
+        match SCHEMA.types.get(at) {
+            Some(known) => at = known.base,
+            None => return false,
+        }
+    }
+}
+
+/// Whether a property path exists on a managed type. Below a type that is known by name only every path does.
+#[must_use]
+pub fn path_exists(managed_type: &str, path: &str) -> bool {
+    let mut at = managed_type;
+    for segment in path.split('.') {
+        let (name, _) = split_key(segment);
+        if fields(at).is_none() {
+            return at != managed_type && !is_simple(at);
+        }
+        match field(at, name).or_else(|| field_of_subtype(at, name)) {
+            Some(found) if found.reference => at = "",
+            Some(found) => at = found.type_name,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Splits `device[4000]` and `extraConfig["key"]` into name and key.
+#[must_use]
+pub fn split_key(segment: &str) -> (&str, Option<&str>) {
+    match segment.split_once('[') {
+        Some((name, key)) => (name, Some(key.trim_end_matches(']').trim_matches('"'))),
+        None => (segment, None),
+    }
+}
+
+/// Whether values of this type are plain text on the wire.
+#[must_use]
+pub fn is_simple(type_name: &str) -> bool {
+    type_name.is_empty()
+        || matches!(
+            type_name,
+            "string"
+                | "int"
+                | "long"
+                | "short"
+                | "byte"
+                | "boolean"
+                | "double"
+                | "float"
+                | "dateTime"
+                | "anyURI"
+                | "base64Binary"
+                | "TypeName"
+                | "MethodName"
+                | "PropertyPath"
+        )
+}
+
+/// A path may go through a field that is declared of a base type and holds a derived one.
+fn field_of_subtype(base: &str, name: &str) -> Option<&'static Field> {
+    if base == "DynamicData" {
+        return None;
+    }
+    let derived = SCHEMA.types.iter().filter(|(type_name, _)| is_a(type_name, base));
+    derived.flat_map(|(_, known)| &known.fields).find(|field| field.name == name)
+}
+
+impl Schema {
+    fn read(text: &'static str) -> Self {
+        let mut own: Vec<(&str, Kind, &str, Vec<Field>)> = Vec::new();
+        let mut schema = Self::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let mut words = line.split_whitespace();
+            let (Some(kind), Some(name), Some("<"), Some(base), Some("=")) =
+                (words.next(), words.next(), words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            let fields: Vec<Field> = words.filter_map(Field::read).collect();
+            match kind {
+                "managed" => own.push((name, Kind::Managed, base, fields)),
+                "data" => own.push((name, Kind::Data, base, fields)),
+                "fault" => own.push((name, Kind::Fault, base, fields)),
+                _ => {
+                    schema.methods.insert(name, Method { target: base, parameters: fields });
+                }
+            }
+        }
+        let by_name: HashMap<&str, usize> =
+            own.iter().enumerate().map(|(at, (name, ..))| (*name, at)).collect();
+        for (name, kind, base, _) in &own {
+            let mut lineage = vec![*name];
+            while let Some(at) = lineage.last().and_then(|last| by_name.get(last)) {
+                lineage.push(own[*at].2);
+            }
+            let known = lineage.iter().rev().filter_map(|ancestor| by_name.get(ancestor));
+            let fields = known.flat_map(|at| own[*at].3.clone()).collect();
+            schema.types.insert(name, Type { kind: *kind, base, fields });
+        }
+        schema
+    }
+}
+
+impl Field {
+    fn read(word: &'static str) -> Option<Self> {
+        let (name, type_name) = word.split_once(':')?;
+        let (name, occurs) = match (name.strip_suffix('*'), name.strip_suffix('?')) {
+            (Some(name), _) => (name, Occurs::Repeated),
+            (None, Some(name)) => (name, Occurs::Optional),
+            (None, None) => (name, Occurs::Once),
+        };
+        let (type_name, reference) = match type_name.strip_prefix('@') {
+            Some(type_name) => (type_name, true),
+            None => (type_name, false),
+        };
+        Some(Self { name, occurs, reference, type_name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bases_come_first_and_subclasses_are_known() {
+        let names: Vec<&str> = fields("VirtualE1000").unwrap().iter().map(|field| field.name).collect();
+        let at = |name| names.iter().position(|known| *known == name).unwrap();
+        assert!(at("key") < at("macAddress"));
+        assert!(is_a("VirtualMachine", "ManagedEntity") && is_a("VirtualE1000", "VirtualDevice"));
+        assert!(!is_a("Task", "ManagedEntity"));
+        assert_eq!(method("RevertToSnapshot_Task").unwrap().target, "VirtualMachineSnapshot");
+    }
+
+    #[test]
+    fn property_paths_are_known_or_not() {
+        for path in [
+            "name",
+            "config.hardware.device",
+            "snapshot.rootSnapshotList",
+            "config.hardware.device[4000].macAddress",
+            "runtime.question.choice.choiceInfo",
+            "recentTask",
+            "capability.anything",
+        ] {
+            assert!(path_exists("VirtualMachine", path), "{path}");
+        }
+        for path in ["nmae", "config.hardware.devices", "name.first", "runtime.powerState.x", "info"] {
+            assert!(!path_exists("VirtualMachine", path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! HTTP over TLS on loopback, and the ways in which it can break.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceBuilder;
+use tower_http::compression::CompressionLayer;
+
+use super::control::Comeback;
+use super::faults::Disruption;
+use super::methods::{self, CallContext};
+use super::soap;
+use super::{Shared, SimulatorError};
+
+/// A request larger than this is refused; a list of 100,000 tasks fits.
+const MAX_REQUEST: usize = 16 << 20;
+/// How long a client may take for its handshake, and idle connections are kept; hosts close earlier.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_hours(1);
+
+const COOKIE_NAME: &str = "vmware_soap_session";
+
+/// The versions of the API that are spoken, newest first.
+const PRIOR_VERSIONS: &[&str] = &[
+    "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.9.1", "6.8.7", "6.7.3", "6.7.2",
+    "6.7.1", "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5", "2.0",
+];
+
+/// What the host shows in the handshake.
+pub struct Identity {
+    pub acceptor: TlsAcceptor,
+    pub fingerprint: String,
+    pub pem: String,
+}
+
+impl Identity {
+    /// Makes a key and a self-signed certificate, as a fresh host does. TLS 1.2, as ESX 7 speaks it.
+    pub fn make(names: &[String]) -> Result<Self, SimulatorError> {
+        let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
+        let mut params =
+            rcgen::CertificateParams::new(names.to_vec()).map_err(SimulatorError::Certificate)?;
+        let common_name = names.first().map_or("localhost.localdomain", String::as_str);
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "VMware, Inc");
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        let certificate = params.self_signed(&key).map_err(SimulatorError::Certificate)?;
+        let digest = Sha256::digest(certificate.der());
+        let fingerprint: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .map_err(SimulatorError::Tls)?
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            )
+            .map_err(SimulatorError::Tls)?;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            fingerprint: fingerprint.join(":"),
+            pem: certificate.pem(),
+        })
+    }
+}
+
+/// Accepts until told to stop; then every connection ends at once.
+pub async fn serve(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(_) => {
+                // Out of descriptors, as a rule: others must end first.
+                shared.clock.sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (away, generation) = {
+            let state = shared.lock();
+            (state.away, state.generation.clone())
+        };
+        if away == Some(Comeback::Refuse) {
+            // The nearest to a refused connection that keeps the port: it is closed before any handshake.
+            continue;
+        }
+        let (acceptor, shared, stop) = (acceptor.clone(), Arc::clone(&shared), stop.clone());
+        connections.spawn(async move {
+            tokio::select! {
+                () = serve_connection(stream, address.ip().to_string(), acceptor, shared) => {}
+                () = generation.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn serve_connection(stream: TcpStream, address: String, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    // Without it, small answers wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service_fn(
+        move |request: Request<Incoming>| {
+            let (shared, address) = (Arc::clone(&shared), address.clone());
+            async move { answer(&shared, address, request).await }
+        },
+    );
+    // How a connection ends is the client's or a plan's doing; neither is an error here.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(KEEP_ALIVE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
+}
+
+/// The connection is closed without another byte.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was cut as planned")]
+struct Cut;
+
+type Body = http_body_util::combinators::BoxBody<Bytes, Cut>;
+
+async fn answer(
+    shared: &Arc<Shared>,
+    address: String,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Cut> {
+    if shared.lock().away == Some(Comeback::Unavailable) {
+        let text = "503 Service Unavailable (Failed to connect to endpoint: /sdk)";
+        return Ok(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text.to_owned()));
+    }
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, "/sdk" | "/sdk/") => call(shared, address, request).await,
+        (&Method::GET | &Method::HEAD, "/sdk/vimServiceVersions.xml") => {
+            let api = shared.lock().world.host.api_version.clone();
+            Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
+        }
+        (&Method::GET | &Method::HEAD, "/") => {
+            let text =
+                "<html><head><title>ESX, simulated</title></head><body>The API is at /sdk.</body></html>";
+            Ok(respond(StatusCode::OK, "text/html", text.to_owned()))
+        }
+        _ => Ok(respond(
+            StatusCode::NOT_FOUND,
+            "text/html",
+            "<html><body>404 Not Found</body></html>".to_owned(),
+        )),
+    }
+}
+
+async fn call(
+    shared: &Arc<Shared>,
+    address: String,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Cut> {
+    let (head, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, MAX_REQUEST).collect().await else {
+        return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "text/html", String::new()));
+    };
+    let request = match soap::Request::read(&body.to_bytes()) {
+        Ok(request) => request,
+        Err(fault) => return Ok(respond_soap(Err(fault), None)),
+    };
+    let context = CallContext {
+        cookie: session_cookie(&head.headers),
+        address,
+        agent: header(&head.headers, USER_AGENT.as_str()),
+    };
+    let (disruption, full) = {
+        let mut state = shared.lock();
+        state.calls.note(&request.method, request.operation_id.as_deref());
+        let full = request.method == "Login" && state.sessions.is_full();
+        (state.faults.strike(&request.method), full)
+    };
+    shared.notify();
+    if full {
+        let text = "503 Service Unavailable (The maximum number of sessions has been exceeded.)";
+        return Ok(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text.to_owned()));
+    }
+    let run = async || {
+        let outcome = methods::run(shared, &request, &context).await;
+        respond_soap(outcome.result, outcome.cookie)
+    };
+    match disruption {
+        None => Ok(run().await),
+        Some(Disruption::Fault(fault)) => Ok(respond_soap(Err(fault), None)),
+        Some(Disruption::CloseBeforeRunning) => Err(Cut),
+        Some(Disruption::CloseAfterRunning) => {
+            run().await;
+            Err(Cut)
+        }
+        Some(Disruption::CloseMidAnswer) => Ok(cut_in_half(run().await).await),
+        Some(Disruption::NeverAnswer { run: wanted }) => {
+            if wanted {
+                run().await;
+            }
+            std::future::pending().await
+        }
+        Some(Disruption::Answer { status, content_type, body }) => {
+            Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
+        }
+        Some(Disruption::EmptyAnswer) => Ok(respond_soap(soap::void(&request.method), None)),
+        Some(Disruption::Delay(delay)) => {
+            shared.clock.sleep(delay).await;
+            Ok(run().await)
+        }
+    }
+}
+
+fn respond_soap(result: Result<String, super::Fault>, cookie: Option<String>) -> Response<Body> {
+    let (status, body) = match result {
+        Ok(body) => (StatusCode::OK, body),
+        Err(fault) => (StatusCode::INTERNAL_SERVER_ERROR, soap::fault(&fault)),
+    };
+    let mut response = respond(status, "text/xml; charset=utf-8", body);
+    let cookie = cookie.map(|cookie| format!("{COOKIE_NAME}=\"{cookie}\"; Path=/; HttpOnly; Secure;"));
+    if let Some(Ok(cookie)) = cookie.map(HeaderValue::try_from) {
+        response.headers_mut().insert(SET_COOKIE, cookie);
+    }
+    response
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
+    let body = Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {});
+    let mut response = Response::new(BodyExt::boxed(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// The same answer, whose connection is closed after half of its body.
+async fn cut_in_half(response: Response<Body>) -> Response<Body> {
+    let (head, body) = response.into_parts();
+    let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let half = whole.slice(..whole.len() / 2);
+    let parts = stream::iter([Ok(Frame::data(half)), Err(Cut)]);
+    let body: Pin<Box<_>> = Box::pin(parts);
+    Response::from_parts(head, BodyExt::boxed(StreamBody::new(body)))
+}
+
+/// The session cookie, with or without its quotes.
+fn session_cookie(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == COOKIE_NAME)
+        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
+}
+
+fn header(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// `vimServiceVersions.xml`
+fn versions(api: &str) -> String {
+    let prior: String =
+        PRIOR_VERSIONS.iter().map(|version| format!("<version>{version}</version>")).collect();
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><namespaces version=\"1.0\"><namespace>\
+         <name>urn:vim25</name><version>{api}</version><priorVersions>{prior}</priorVersions>\
+         </namespace></namespaces>"
+    )
+}

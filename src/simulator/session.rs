@@ -1,0 +1,296 @@
+//! Sessions, by cookie, and the accounts that may have one.
+//!
+//! ```text
+//! Login ──► session ──► Logout | TerminateSession | idle too long | hostd restart
+//! five wrong tries ──► locked for 15 minutes: even the right password is refused
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+use super::collector::Collector;
+use super::fault::Fault;
+use super::value::{Moref, Object};
+use super::view::View;
+use super::world::Moment;
+
+/// The collector that every session has.
+pub const COLLECTOR: &str = "ha-property-collector";
+
+const WRONG_TRIES: u32 = 5;
+const LOCKED_FOR: Duration = Duration::from_mins(15);
+
+/// All sessions of the host.
+pub struct Sessions {
+    username: String,
+    password: SecretString,
+    by_cookie: HashMap<String, Session>,
+    /// Cookies of logins that failed: nobody gets a session on one of these.
+    burned: HashSet<String>,
+    wrong_tries: u32,
+    locked_until: Duration,
+    idle_after: Option<Duration>,
+    limit: usize,
+    /// Whether every login is refused, as with a changed password.
+    pub refuse_logins: bool,
+}
+
+/// One session with what belongs to it.
+pub struct Session {
+    key: String,
+    user: String,
+    login_at: Timestamp,
+    active_at: Timestamp,
+    active: Duration,
+    address: String,
+    agent: String,
+    calls: i64,
+    /// How many waits are pending: a session that waits is not idle.
+    pub waits: usize,
+    collectors: BTreeMap<String, Collector>,
+    views: BTreeMap<String, View>,
+    /// Counts changes of its views.
+    pub view_revision: u64,
+}
+
+/// Who logs in, and from where.
+pub struct Caller<'a> {
+    pub cookie: Option<&'a str>,
+    pub address: &'a str,
+    pub agent: &'a str,
+}
+
+/// What a login gave: the new cookie comes with a refused one too.
+pub struct LoginOutcome {
+    pub cookie: String,
+    pub result: Result<(), Fault>,
+}
+
+impl Sessions {
+    pub fn new(username: &str, password: SecretString, idle_after: Option<Duration>, limit: usize) -> Self {
+        Self {
+            username: username.to_owned(),
+            password,
+            by_cookie: HashMap::new(),
+            burned: HashSet::new(),
+            wrong_tries: 0,
+            locked_until: Duration::ZERO,
+            idle_after,
+            limit,
+            refuse_logins: false,
+        }
+    }
+
+    /// `Login`. `cookie` is what a new session is to be known by, `key` what it is called.
+    pub fn login(
+        &mut self,
+        caller: &Caller<'_>,
+        (user, password): (&str, &str),
+        (cookie, key): (Uuid, Uuid),
+        now: Moment,
+    ) -> LoginOutcome {
+        let cookie = cookie.simple().to_string();
+        let refused = |sessions: &mut Self| {
+            if sessions.burned.len() > 10_000 {
+                sessions.burned.clear();
+            }
+            sessions.burned.insert(cookie.clone());
+            LoginOutcome { cookie: cookie.clone(), result: Err(Fault::invalid_login()) }
+        };
+        let on_a_used_cookie =
+            caller.cookie.is_some_and(|old| self.burned.contains(old) || self.by_cookie.contains_key(old));
+        if on_a_used_cookie || self.refuse_logins || now.elapsed < self.locked_until {
+            return refused(self);
+        }
+        if user != self.username || password != self.password.expose_secret() {
+            self.wrong_tries += 1;
+            if self.wrong_tries >= WRONG_TRIES {
+                self.wrong_tries = 0;
+                self.locked_until = now.elapsed + LOCKED_FOR;
+            }
+            return refused(self);
+        }
+        self.wrong_tries = 0;
+        let session = Session {
+            key: key.to_string(),
+            user: user.to_owned(),
+            login_at: now.wall,
+            active_at: now.wall,
+            active: now.elapsed,
+            address: caller.address.to_owned(),
+            agent: caller.agent.to_owned(),
+            calls: 0,
+            waits: 0,
+            collectors: BTreeMap::from([(COLLECTOR.to_owned(), Collector::default())]),
+            views: BTreeMap::new(),
+            view_revision: 0,
+        };
+        self.by_cookie.insert(cookie.clone(), session);
+        LoginOutcome { cookie, result: Ok(()) }
+    }
+
+    /// Whether there are as many sessions as there may be.
+    pub fn is_full(&self) -> bool {
+        self.by_cookie.len() >= self.limit
+    }
+
+    /// Drops sessions that were idle too long.
+    pub fn expire(&mut self, now: Moment) {
+        if let Some(idle_after) = self.idle_after {
+            self.by_cookie
+                .retain(|_, session| session.waits > 0 || now.elapsed < session.active + idle_after);
+        }
+    }
+
+    /// Drops every session.
+    pub fn clear(&mut self) {
+        self.by_cookie.clear();
+    }
+
+    pub fn count(&self) -> usize {
+        self.by_cookie.len()
+    }
+
+    /// How many waits are pending in all of them.
+    pub fn waits(&self) -> usize {
+        self.by_cookie.values().map(|session| session.waits).sum()
+    }
+
+    pub fn get(&self, cookie: Option<&str>) -> Option<&Session> {
+        self.by_cookie.get(cookie?)
+    }
+
+    pub fn get_mut(&mut self, cookie: Option<&str>) -> Option<&mut Session> {
+        self.by_cookie.get_mut(cookie?)
+    }
+
+    /// Notes that a session made a call.
+    pub fn note_call(&mut self, cookie: Option<&str>, now: Moment) {
+        if let Some(session) = self.get_mut(cookie) {
+            session.calls += 1;
+        }
+        self.touch(cookie, now);
+    }
+
+    /// `Logout`
+    pub fn logout(&mut self, cookie: Option<&str>) {
+        if let Some(cookie) = cookie {
+            self.by_cookie.remove(cookie);
+        }
+    }
+
+    /// `TerminateSession`: by key, and never one's own.
+    pub fn terminate(&mut self, own: Option<&str>, keys: &[String]) -> Result<(), Fault> {
+        for key in keys {
+            let found = self.by_cookie.iter().find(|(_, session)| session.key == *key);
+            match found.map(|(cookie, _)| cookie.clone()) {
+                None => {
+                    return Err(Fault::new("NotFound", "The object or item referred to could not be found."));
+                }
+                Some(cookie) if own == Some(&cookie) => return Err(Fault::invalid_argument("sessionId")),
+                Some(cookie) => {
+                    self.by_cookie.remove(&cookie);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a session is not idle.
+    pub fn touch(&mut self, cookie: Option<&str>, now: Moment) {
+        if let Some(session) = self.get_mut(cookie) {
+            session.active = now.elapsed;
+            session.active_at = now.wall;
+        }
+    }
+
+    pub fn user_sessions(&self) -> Vec<Object> {
+        let mut sessions: Vec<&Session> = self.by_cookie.values().collect();
+        sessions.sort_by(|a, b| (a.login_at, &a.key).cmp(&(b.login_at, &b.key)));
+        sessions.into_iter().map(Session::user_session).collect()
+    }
+}
+
+impl Session {
+    /// The user that it belongs to.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// `UserSession`
+    pub fn user_session(&self) -> Object {
+        Object::new("UserSession")
+            .with("key", &self.key)
+            .with("userName", &self.user)
+            .with("fullName", "Administrator")
+            .with("loginTime", self.login_at)
+            .with("lastActiveTime", self.active_at)
+            .with("locale", "en")
+            .with("messageLocale", "en")
+            .with("extensionSession", false)
+            .with("ipAddress", &self.address)
+            .with("userAgent", &self.agent)
+            .with("callCount", self.calls)
+    }
+
+    pub fn collector(&self, id: &str) -> Option<&Collector> {
+        self.collectors.get(id)
+    }
+
+    pub fn collector_mut(&mut self, id: &str) -> Option<&mut Collector> {
+        self.collectors.get_mut(id)
+    }
+
+    /// Takes a collector out, so that it can look at the session that it belongs to.
+    pub fn take_collector(&mut self, id: &str) -> Option<Collector> {
+        self.collectors.get_mut(id).map(std::mem::take)
+    }
+
+    pub fn put_collector(&mut self, id: &str, collector: Collector) {
+        self.collectors.insert(id.to_owned(), collector);
+    }
+
+    pub fn remove_collector(&mut self, id: &str) -> bool {
+        id != COLLECTOR && self.collectors.remove(id).is_some()
+    }
+
+    pub fn has_filter(&self, id: &str) -> bool {
+        self.collectors.values().any(|collector| collector.filters().any(|known| known == id))
+    }
+
+    pub fn remove_filter(&mut self, id: &str) -> bool {
+        self.collectors.values_mut().any(|collector| collector.remove_filter(id))
+    }
+
+    pub fn view(&self, id: &str) -> Option<&View> {
+        self.views.get(id)
+    }
+
+    pub fn view_mut(&mut self, id: &str) -> Option<&mut View> {
+        self.view_revision += 1;
+        self.views.get_mut(id)
+    }
+
+    pub fn add_view(&mut self, id: &str, view: View) {
+        self.view_revision += 1;
+        self.views.insert(id.to_owned(), view);
+    }
+
+    pub fn remove_view(&mut self, id: &str) -> bool {
+        self.view_revision += 1;
+        self.views.remove(id).is_some()
+    }
+
+    pub fn views(&self) -> impl Iterator<Item = Moref> {
+        self.views.iter().map(|(id, view)| Moref::new(view.kind(), id.clone()))
+    }
+
+    /// A new id of the form that hosts give to views, filters and collectors.
+    pub fn object_id(&self, id: Uuid) -> String {
+        format!("session[{}]{id}", self.key)
+    }
+}

@@ -1,0 +1,301 @@
+//! Values of vim25 as a tree, and how they look on the wire.
+
+use jiff::Timestamp;
+
+use super::schema::{self, Field, Occurs};
+use crate::esx::soap::xml::Writer;
+
+/// A managed object reference: the type and the id. Ids alone are not unique across types.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Moref {
+    pub kind: &'static str,
+    pub id: String,
+}
+
+impl Moref {
+    pub fn new(kind: &'static str, id: impl Into<String>) -> Self {
+        Self { kind, id: id.into() }
+    }
+}
+
+/// One value. Whether it is written with `xsi:type` depends on what its place declares.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Text(String),
+    Int(i32),
+    Long(i64),
+    Short(i16),
+    Byte(i8),
+    Boolean(bool),
+    Time(Timestamp),
+    /// The enum's type, and the word: hosts send words that nobody has heard of.
+    Word(&'static str, String),
+    Reference(Moref),
+    Object(Object),
+    /// The type of the items, and the items.
+    List(&'static str, Vec<Value>),
+    /// Snapshot trees, flat: a chain may nest deeper than the stack is.
+    Forest(Forest),
+}
+
+/// Trees of `VirtualMachineSnapshotTree`, parents before children, each with its depth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forest(pub Vec<(usize, Object)>);
+
+/// A data object: its type and its fields, in the order of the wire.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    pub type_name: &'static str,
+    pub fields: Vec<(&'static str, Value)>,
+}
+
+impl Object {
+    #[must_use]
+    pub const fn new(type_name: &'static str) -> Self {
+        Self { type_name, fields: Vec::new() }
+    }
+
+    /// Adds a field; nothing where the value is absent.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl IntoValue) -> Self {
+        if let Some(value) = value.into_value() {
+            self.fields.push((name, value));
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
+    }
+}
+
+impl Value {
+    /// Follows a property path below this value, keys in brackets included.
+    #[must_use]
+    pub fn descend(&self, path: &str) -> Option<&Value> {
+        let mut at = self;
+        for segment in path.split('.') {
+            let (name, key) = schema::split_key(segment);
+            let Value::Object(object) = at else { return None };
+            at = object.get(name)?;
+            if let Some(key) = key {
+                at = at.keyed(key)?;
+            }
+        }
+        Some(at)
+    }
+
+    /// The item of a list that this key names.
+    #[must_use]
+    pub fn keyed(&self, key: &str) -> Option<&Value> {
+        let Value::List(_, items) = self else { return None };
+        items.iter().find(|item| match item {
+            Value::Object(object) => match object.get("key") {
+                Some(Value::Int(number)) => number.to_string() == key,
+                Some(Value::Text(text)) => text == key,
+                _ => false,
+            },
+            Value::Reference(moref) => moref.id == key,
+            _ => false,
+        })
+    }
+
+    /// Writes it as the element `name` in a place that declares nothing (`anyType`).
+    pub fn write_any(&self, writer: &mut Writer, name: &str) {
+        match self {
+            Self::List(item_type, items) => {
+                writer.start(name, &[("xsi:type", &array_type(item_type))]);
+                for item in items {
+                    item.write_as(writer, array_item(item_type), item_type);
+                }
+                writer.end();
+            }
+            Self::Forest(forest) => {
+                writer.start(name, &[("xsi:type", "ArrayOfVirtualMachineSnapshotTree")]);
+                forest.write(writer, "VirtualMachineSnapshotTree");
+                writer.end();
+            }
+            other => other.write_as(writer, name, "anyType"),
+        }
+    }
+
+    /// Writes it as the element `name` in a place that declares this type; a list becomes its items.
+    pub fn write_as(&self, writer: &mut Writer, name: &str, declared: &str) {
+        match self {
+            Self::List(_, items) => {
+                for item in items {
+                    item.write_as(writer, name, declared);
+                }
+            }
+            Self::Forest(forest) => forest.write(writer, name),
+            Self::Object(object) => {
+                if object.type_name == declared {
+                    writer.start(name, &[]);
+                } else {
+                    writer.start(name, &[("xsi:type", object.type_name)]);
+                }
+                object.write_fields(writer);
+                writer.end();
+            }
+            Self::Reference(moref) if declared == "anyType" || declared == "ManagedObjectReference" => {
+                let attributes = [("type", moref.kind), ("xsi:type", "ManagedObjectReference")];
+                writer.leaf(name, &attributes, &moref.id);
+            }
+            Self::Reference(moref) => {
+                writer.leaf(name, &[("type", moref.kind)], &moref.id);
+            }
+            simple => {
+                let (type_name, text) = simple.as_text();
+                if declared == "anyType" {
+                    writer.leaf(name, &[("xsi:type", &type_name)], &text);
+                } else {
+                    writer.leaf(name, &[], &text);
+                }
+            }
+        }
+    }
+
+    /// The type in `xsi:type` and the text of a simple value.
+    fn as_text(&self) -> (String, String) {
+        let (type_name, text) = match self {
+            Self::Text(text) => ("xsd:string", text.clone()),
+            Self::Int(number) => ("xsd:int", number.to_string()),
+            Self::Long(number) => ("xsd:long", number.to_string()),
+            Self::Short(number) => ("xsd:short", number.to_string()),
+            Self::Byte(number) => ("xsd:byte", number.to_string()),
+            Self::Boolean(truth) => ("xsd:boolean", truth.to_string()),
+            Self::Time(time) => ("xsd:dateTime", date_time(*time)),
+            Self::Word(type_name, word) => (*type_name, word.clone()),
+            Self::Reference(_) | Self::Object(_) | Self::List(..) | Self::Forest(_) => ("", String::new()),
+        };
+        (type_name.to_owned(), text)
+    }
+}
+
+impl Forest {
+    fn write(&self, writer: &mut Writer, root_name: &str) {
+        let mut open = 0;
+        for (depth, tree) in &self.0 {
+            while open > *depth {
+                writer.end();
+                open -= 1;
+            }
+            writer.start(if *depth == 0 { root_name } else { "childSnapshotList" }, &[]);
+            tree.write_fields(writer);
+            open += 1;
+        }
+        for _ in 0..open {
+            writer.end();
+        }
+    }
+}
+
+impl Object {
+    /// Writes the fields, each as its declaration wants it.
+    pub fn write_fields(&self, writer: &mut Writer) {
+        let declared = schema::fields(self.type_name).unwrap_or_default();
+        // Both are in the order of the wire, so one pass finds every declaration.
+        let mut rest = declared.iter();
+        for (name, value) in &self.fields {
+            let field = rest
+                .find(|field| field.name == *name)
+                .or_else(|| declared.iter().find(|field| field.name == *name));
+            match field {
+                Some(Field { type_name: "anyType", .. }) | None => value.write_any(writer, name),
+                // Members of an array of references are written like any other reference there.
+                Some(Field { reference: true, .. }) => value.write_as(writer, name, "reference"),
+                Some(Field { occurs: Occurs::Once | Occurs::Optional, type_name, .. })
+                    if type_name.starts_with("ArrayOf") =>
+                {
+                    value.write_any(writer, name);
+                }
+                Some(field) => value.write_as(writer, name, field.type_name),
+            }
+        }
+    }
+}
+
+/// `ArrayOfString` for `string`, `ArrayOfTask` never: references share one array type.
+fn array_type(item_type: &str) -> String {
+    let mut characters = item_type.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    format!("ArrayOf{}{}", first.map(String::from).unwrap_or_default(), characters.as_str())
+}
+
+/// The element of an array's item: the type's own name, `string` for strings.
+const fn array_item(item_type: &str) -> &str {
+    item_type
+}
+
+/// ESX writes microseconds and `Z`.
+#[must_use]
+pub fn date_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+/// What can stand as the value of a field: absent things become no field.
+pub trait IntoValue {
+    fn into_value(self) -> Option<Value>;
+}
+
+impl IntoValue for Value {
+    fn into_value(self) -> Option<Value> {
+        Some(self)
+    }
+}
+
+impl<T: IntoValue> IntoValue for Option<T> {
+    fn into_value(self) -> Option<Value> {
+        self.and_then(T::into_value)
+    }
+}
+
+macro_rules! into_value {
+    ($($from:ty => $make:expr;)*) => {
+        $(impl IntoValue for $from {
+            fn into_value(self) -> Option<Value> {
+                let make: fn($from) -> Value = $make;
+                Some(make(self))
+            }
+        })*
+    };
+}
+
+into_value! {
+    String => Value::Text;
+    &str => |text| Value::Text(text.to_owned());
+    &String => |text| Value::Text(text.clone());
+    i32 => Value::Int;
+    i64 => Value::Long;
+    i16 => Value::Short;
+    bool => Value::Boolean;
+    Timestamp => Value::Time;
+    Moref => Value::Reference;
+    &Moref => |moref| Value::Reference(moref.clone());
+    Object => Value::Object;
+}
+
+/// A list of objects of one declared type.
+#[must_use]
+pub fn list(item_type: &'static str, items: Vec<Object>) -> Value {
+    Value::List(item_type, items.into_iter().map(Value::Object).collect())
+}
+
+/// A list of references.
+#[must_use]
+pub fn references(morefs: impl IntoIterator<Item = Moref>) -> Value {
+    Value::List("ManagedObjectReference", morefs.into_iter().map(Value::Reference).collect())
+}
+
+/// A list of texts.
+#[must_use]
+pub fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Value {
+    Value::List("string", texts.into_iter().map(|text| Value::Text(text.into())).collect())
+}
+
+/// A word of an enum.
+#[must_use]
+pub fn word(type_name: &'static str, word: impl Into<String>) -> Value {
+    Value::Word(type_name, word.into())
+}

@@ -1,0 +1,115 @@
+//! What guests do by themselves: tools that start late, addresses that come later still and stay too long.
+
+use std::time::Duration;
+
+use super::{Event, PowerState, World};
+use crate::simulator::fault::Fault;
+
+/// How long hosts go on telling the address of a guest that is gone.
+const STALE: Duration = Duration::from_secs(1);
+/// How long a guest takes to shut down.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// One thing that a guest does, in the run of the machine for which it was planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    ToolsStart,
+    AddressArrives,
+    StaleAddressGoes,
+    /// The tools go as the guest begins to restart.
+    Restarts,
+    PowersOff,
+}
+
+impl World {
+    /// `ShutdownGuest`
+    pub fn shut_down_guest(&mut self, id: &str) -> Result<(), Fault> {
+        self.check_guest(id)?;
+        self.plan_guest(id, SHUTDOWN, GuestEvent::PowersOff);
+        Ok(())
+    }
+
+    /// `RebootGuest`
+    pub fn reboot_guest(&mut self, id: &str) -> Result<(), Fault> {
+        self.check_guest(id)?;
+        self.plan_guest(id, SHUTDOWN / 4, GuestEvent::Restarts);
+        Ok(())
+    }
+
+    /// In the stepped pace: lets every guest do what it would do next. Gives how many did something.
+    pub fn step_guests(&mut self) -> usize {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (guests, others): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|event| matches!(event, Event::Guest { .. }));
+        self.waiting = others;
+        let count = guests.len();
+        for event in guests {
+            self.happen(event);
+        }
+        count
+    }
+
+    /// The guest begins to run: nothing of an earlier run is believed any more.
+    pub(super) fn guest_starts(&mut self, id: &str) {
+        let Some(machine) = self.machine_mut(id) else { return };
+        machine.run += 1;
+        machine.guest.tools_running = false;
+        let guest = machine.guest.clone();
+        if guest.tools_installed {
+            if guest.told_address.is_some() {
+                self.plan_guest(id, STALE, GuestEvent::StaleAddressGoes);
+            }
+            self.plan_guest(id, guest.tools_after, GuestEvent::ToolsStart);
+            if guest.address.is_some() {
+                self.plan_guest(id, guest.address_after, GuestEvent::AddressArrives);
+            }
+        }
+    }
+
+    /// The guest is gone at once; its address is told for a while longer.
+    pub(super) fn guest_stops(&mut self, id: &str) {
+        let Some(machine) = self.machine_mut(id) else { return };
+        machine.run += 1;
+        machine.guest.tools_running = false;
+        if machine.guest.told_address.is_some() {
+            self.plan_guest(id, STALE, GuestEvent::StaleAddressGoes);
+        }
+    }
+
+    pub(super) fn guest_event(&mut self, id: &str, run: u64, event: GuestEvent) {
+        if self.machine(id).is_none_or(|machine| machine.run != run) {
+            return;
+        }
+        match event {
+            GuestEvent::PowersOff => self.power_off_now(id),
+            GuestEvent::Restarts => self.guest_starts(id),
+            GuestEvent::ToolsStart | GuestEvent::AddressArrives | GuestEvent::StaleAddressGoes => {
+                let Some(machine) = self.machine_mut(id) else { return };
+                let guest = &mut machine.guest;
+                match event {
+                    GuestEvent::ToolsStart => guest.tools_running = true,
+                    GuestEvent::AddressArrives => guest.told_address.clone_from(&guest.address),
+                    _ => guest.told_address = None,
+                }
+            }
+        }
+    }
+
+    fn check_guest(&self, id: &str) -> Result<(), Fault> {
+        self.check_licence()?;
+        let machine = self.existing(id)?;
+        if machine.power != PowerState::On {
+            return Err(Fault::invalid_power_state(Some("poweredOn"), machine.power.as_str()));
+        }
+        if !machine.guest.tools_running {
+            return Err(Fault::tools_unavailable());
+        }
+        Ok(())
+    }
+
+    fn plan_guest(&mut self, id: &str, after: Duration, event: GuestEvent) {
+        let Some(machine) = self.machine(id) else { return };
+        let run = machine.run;
+        self.plan(after, Event::Guest { machine: id.to_owned(), run, event });
+    }
+}

@@ -1,0 +1,100 @@
+//! Power: which state a method wants, what it makes of the machine, and questions that hold a power-on.
+
+use super::{Choice, Machine, Operation, PowerState, Question, World};
+use crate::simulator::fault::Fault;
+use crate::simulator::value::Moref;
+
+impl World {
+    /// `AnswerVM`: the waiting task goes on, or ends as the choice says.
+    pub fn answer(&mut self, id: &str, question: &str, key: &str) -> Result<(), Fault> {
+        self.check_licence()?;
+        let machine = self.existing(id)?;
+        let Some(asked) = machine.question.clone().filter(|asked| asked.id == question) else {
+            return Err(Fault::invalid_argument("questionId"));
+        };
+        let Some(choice) = asked.choices.iter().find(|choice| choice.key == key).cloned() else {
+            return Err(Fault::invalid_argument("answerChoice"));
+        };
+        self.close_question(id, Some(&choice));
+        Ok(())
+    }
+
+    /// Puts a question on a machine, as something that happens to a running machine does.
+    pub fn ask(&mut self, id: &str, question: Question) {
+        if let Some(machine) = self.machine_mut(id) {
+            machine.question = Some(question);
+        }
+    }
+
+    /// What is wrong with the machine's power state for this operation.
+    pub(super) fn check_power(machine: &Machine, operation: &Operation) -> Result<(), Fault> {
+        let existing = machine.power.as_str();
+        match operation {
+            Operation::PowerOn if machine.power == PowerState::On => {
+                Err(Fault::invalid_power_state(Some("poweredOff"), existing))
+            }
+            Operation::PowerOff | Operation::Reset | Operation::Suspend
+                if machine.power != PowerState::On =>
+            {
+                Err(Fault::invalid_power_state(Some("poweredOn"), existing))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the question off the machine and lets the task that waited on it go on, or fail.
+    pub(super) fn close_question(&mut self, id: &str, choice: Option<&Choice>) {
+        if let Some(machine) = self.machine_mut(id) {
+            machine.question = None;
+        }
+        let waiting: Vec<String> = self
+            .tasks
+            .values()
+            .filter(|task| task.machine == id && task.held)
+            .map(|task| task.id.clone())
+            .collect();
+        for task in waiting {
+            if let Some(held) = self.task_mut(&task) {
+                held.held = false;
+            }
+            match choice.and_then(|choice| choice.fails_with.clone()) {
+                Some(fault) => self.end_task(&task, Err(fault)),
+                None => self.plan_step(&task),
+            }
+        }
+    }
+
+    pub(super) fn power_on_now(&mut self, id: &str) {
+        let at = self.now.wall;
+        let Some(machine) = self.machine_mut(id) else { return };
+        machine.power = PowerState::On;
+        machine.booted_at = Some(at);
+        machine.suspended_at = None;
+        self.guest_starts(id);
+    }
+
+    pub(super) fn power_off_now(&mut self, id: &str) {
+        let Some(machine) = self.machine_mut(id) else { return };
+        machine.power = PowerState::Off;
+        machine.booted_at = None;
+        machine.suspended_at = None;
+        machine.question = None;
+        self.guest_stops(id);
+    }
+
+    pub(super) fn suspend_now(&mut self, id: &str) {
+        let at = self.now.wall;
+        let Some(machine) = self.machine_mut(id) else { return };
+        machine.power = PowerState::Suspended;
+        machine.suspended_at = Some(at);
+        self.guest_stops(id);
+    }
+
+    pub(super) fn existing(&self, id: &str) -> Result<&Machine, Fault> {
+        self.machine(id).ok_or_else(|| Fault::not_found(&Moref::new("VirtualMachine", id)))
+    }
+
+    pub(super) fn check_licence(&self) -> Result<(), Fault> {
+        if self.rules.read_only_licence { Err(Fault::restricted_version()) } else { Ok(()) }
+    }
+}

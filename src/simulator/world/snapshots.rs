@@ -1,0 +1,92 @@
+//! Snapshots: what a revert makes of the machine's power, and renaming.
+
+use super::{Machine, PowerState, World};
+use crate::simulator::fault::Fault;
+use crate::simulator::value::{Moref, Value};
+
+impl World {
+    /// `RenameSnapshot`; names come unescaped.
+    pub fn rename_snapshot(
+        &mut self,
+        snapshot: &str,
+        name: Option<String>,
+        description: Option<String>,
+    ) -> Result<(), Fault> {
+        self.check_licence()?;
+        let moref = Moref::new("VirtualMachineSnapshot", snapshot);
+        let machine = self.machine_of_snapshot(snapshot).ok_or_else(|| Fault::not_found(&moref))?;
+        if name.is_none() && description.is_none() {
+            return Err(Fault::invalid_argument("name"));
+        }
+        let id = machine.id.clone();
+        let Some(machine) = self.machine_mut(&id) else { return Err(Fault::not_found(&moref)) };
+        if let Some(renamed) = machine.snapshots.iter_mut().find(|known| known.id == snapshot) {
+            if let Some(name) = name {
+                renamed.name = name;
+            }
+            if let Some(description) = description {
+                renamed.description = description;
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory is kept of a running machine only; without it, a revert leaves the machine off.
+    pub(super) fn create_snapshot_now(
+        &mut self,
+        id: &str,
+        name: &str,
+        description: &str,
+        memory: bool,
+        quiesce: bool,
+    ) -> Result<Option<Value>, Fault> {
+        let at = self.now.wall;
+        self.existing(id)?;
+        let Some(machine) = self.machine_mut(id) else { return Ok(None) };
+        let state = match machine.power {
+            PowerState::On if !memory => PowerState::Off,
+            ref state => state.clone(),
+        };
+        let parent = machine.current_snapshot.clone();
+        let snapshot = machine.add_snapshot(parent.as_deref(), name, state, at);
+        if let Some(made) = machine.snapshots.last_mut() {
+            description.clone_into(&mut made.description);
+            made.quiesced = quiesce && !memory && machine.power == PowerState::On;
+        }
+        machine.current_snapshot = Some(snapshot.clone());
+        Ok(Some(Value::Reference(Moref::new("VirtualMachineSnapshot", snapshot))))
+    }
+
+    /// The snapshot's recorded state counts: on only if it holds the memory of a running machine.
+    pub(super) fn revert_now(
+        &mut self,
+        id: &str,
+        snapshot: &str,
+        suppress_power_on: bool,
+    ) -> Result<(), Fault> {
+        let missing = || Fault::not_found(&Moref::new("VirtualMachineSnapshot", snapshot));
+        let state = self.existing(id)?.snapshot(snapshot).ok_or_else(missing)?.state.clone();
+        if let Some(machine) = self.machine_mut(id) {
+            machine.current_snapshot = Some(snapshot.to_owned());
+        }
+        match state {
+            PowerState::On if !suppress_power_on => self.power_on_now(id),
+            // With its power-on suppressed, a machine with memory is left as one that sleeps.
+            PowerState::On | PowerState::Suspended => self.suspend_now(id),
+            PowerState::Off | PowerState::Other(_) => self.power_off_now(id),
+        }
+        Ok(())
+    }
+
+    /// How deep a machine's deepest snapshot is.
+    #[must_use]
+    pub fn snapshot_depth(machine: &Machine, snapshot: &str) -> usize {
+        let mut depth = 0;
+        let mut at = Some(snapshot.to_owned());
+        while let Some(id) = at {
+            depth += 1;
+            at = machine.snapshot(&id).and_then(|snapshot| snapshot.parent.clone());
+        }
+        depth
+    }
+}

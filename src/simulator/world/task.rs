@@ -1,0 +1,128 @@
+//! A task of the simulated host.
+//!
+//! ```text
+//! queued ──► running ──► success | error
+//!               └─ a question holds it until it is answered, cancelled, or the machine is powered off
+//! ```
+
+use jiff::Timestamp;
+
+use super::super::fault::Fault;
+use super::super::value::{Moref, Value};
+
+/// What a task does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    PowerOn,
+    PowerOff,
+    Reset,
+    Suspend,
+    CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
+    RevertToSnapshot { snapshot: String, suppress_power_on: bool },
+    RevertToCurrentSnapshot { suppress_power_on: bool },
+    RemoveSnapshot { snapshot: String, children: bool },
+    RemoveAllSnapshots,
+}
+
+impl Operation {
+    /// The method that starts it.
+    #[must_use]
+    pub const fn method(&self) -> &'static str {
+        match self {
+            Self::PowerOn => "PowerOnVM_Task",
+            Self::PowerOff => "PowerOffVM_Task",
+            Self::Reset => "ResetVM_Task",
+            Self::Suspend => "SuspendVM_Task",
+            Self::CreateSnapshot { .. } => "CreateSnapshot_Task",
+            Self::RevertToSnapshot { .. } => "RevertToSnapshot_Task",
+            Self::RevertToCurrentSnapshot { .. } => "RevertToCurrentSnapshot_Task",
+            Self::RemoveSnapshot { .. } => "RemoveSnapshot_Task",
+            Self::RemoveAllSnapshots => "RemoveAllSnapshots_Task",
+        }
+    }
+
+    /// `descriptionId` as ESX writes it.
+    #[must_use]
+    pub const fn description_id(&self) -> &'static str {
+        match self {
+            Self::PowerOn => "VirtualMachine.powerOn",
+            Self::PowerOff => "VirtualMachine.powerOff",
+            Self::Reset => "VirtualMachine.reset",
+            Self::Suspend => "VirtualMachine.suspend",
+            Self::CreateSnapshot { .. } => "VirtualMachine.createSnapshot",
+            Self::RevertToSnapshot { .. } => "vm.Snapshot.revert",
+            Self::RevertToCurrentSnapshot { .. } => "VirtualMachine.revertToCurrentSnapshot",
+            Self::RemoveSnapshot { .. } => "vm.Snapshot.remove",
+            Self::RemoveAllSnapshots => "VirtualMachine.removeAllSnapshots",
+        }
+    }
+
+    /// Whether `CancelTask` is taken while it runs.
+    #[must_use]
+    pub const fn cancelable(&self) -> bool {
+        matches!(self, Self::PowerOn | Self::CreateSnapshot { .. })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    Queued,
+    Running,
+    Success,
+    Error,
+}
+
+impl TaskState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Success => "success",
+            Self::Error => "error",
+        }
+    }
+
+    #[must_use]
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Success | Self::Error)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// `haTask-16-vim.VirtualMachine.powerOn-123456`
+    pub id: String,
+    pub operation: Operation,
+    /// The machine that it works on.
+    pub machine: String,
+    pub machine_name: String,
+    pub state: TaskState,
+    pub cancelled: bool,
+    pub progress: Option<i32>,
+    pub error: Option<Fault>,
+    pub result: Option<Value>,
+    pub user: String,
+    pub queued_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub completed_at: Option<Timestamp>,
+    pub number: i32,
+    /// How many steps of `STEPS` it has taken.
+    pub step: usize,
+    /// Whether it waits for the machine's question.
+    pub held: bool,
+    /// Whether the question of this power-on was asked.
+    pub asked: bool,
+    /// False once hostd has forgotten it while its work goes on.
+    pub known: bool,
+}
+
+/// The percentages that a running task tells, before it ends. The first step only starts it.
+pub const STEPS: [Option<i32>; 4] = [None, Some(25), Some(50), Some(75)];
+
+impl Task {
+    #[must_use]
+    pub fn moref(&self) -> Moref {
+        Moref::new("Task", self.id.clone())
+    }
+}

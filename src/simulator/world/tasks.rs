@@ -1,0 +1,333 @@
+//! Starting, stepping, ending and forgetting tasks.
+
+use std::time::Duration;
+
+use super::task::STEPS;
+use super::{Event, Operation, PowerState, Task, TaskState, World};
+use crate::simulator::fault::Fault;
+use crate::simulator::pace;
+use crate::simulator::value::{Moref, Value};
+
+/// How long hosts remember a task that has ended.
+const REMEMBERED: Duration = Duration::from_mins(10);
+/// The deepest chain of snapshots that hosts make.
+const DEEPEST_SNAPSHOT: usize = 32;
+
+impl World {
+    /// Starts an operation on a machine for a user, and gives its task.
+    pub fn start_task(&mut self, id: &str, operation: Operation, user: &str) -> Result<Moref, Fault> {
+        self.check_licence()?;
+        let machine = self.existing(id)?;
+        let (name, template) = (machine.name.clone(), machine.template);
+        if !machine.is_readable() {
+            return Err(Fault::new("InvalidState", "The operation is not allowed in the current state."));
+        }
+        if template && matches!(operation, Operation::PowerOn | Operation::Reset | Operation::Suspend) {
+            return Err(Fault::not_supported());
+        }
+        if let Operation::CreateSnapshot { name, .. } = &operation
+            && (name.is_empty() || name.chars().count() > 80)
+        {
+            return Err(
+                Fault::new("InvalidName", format!("The name '{name}' is invalid.")).with("name", name)
+            );
+        }
+        if let Some(running) = self.running_task(id) {
+            return Err(Fault::task_in_progress(&running.id));
+        }
+        if self.rules.refuse_in_call {
+            Self::check_power(self.existing(id)?, &operation)?;
+        }
+        self.next_task += 1;
+        let task = Task {
+            id: format!("haTask-{id}-vim.{}-{}", operation.description_id(), self.next_task),
+            machine: id.to_owned(),
+            machine_name: name,
+            state: TaskState::Queued,
+            cancelled: false,
+            progress: None,
+            error: None,
+            result: None,
+            user: user.to_owned(),
+            queued_at: self.now.wall,
+            started_at: None,
+            completed_at: None,
+            number: self.next_task,
+            step: 0,
+            held: false,
+            asked: false,
+            known: true,
+            operation,
+        };
+        let moref = task.moref();
+        self.touch(moref.clone());
+        self.touch(Moref::new("VirtualMachine", id));
+        self.task_order.push_back(task.id.clone());
+        let task_id = task.id.clone();
+        self.tasks.insert(task.id.clone(), task);
+        self.structure = self.revision;
+        self.plan_step(&task_id);
+        Ok(moref)
+    }
+
+    /// `CancelTask`
+    pub fn cancel_task(&mut self, id: &str) -> Result<(), Fault> {
+        let Some(task) = self.task(id) else { return Err(Fault::not_found(&Moref::new("Task", id))) };
+        if task.state.is_end() {
+            return Err(Fault::new("InvalidState", "The operation is not allowed in the current state."));
+        }
+        if !task.operation.cancelable() {
+            return Err(Fault::not_supported());
+        }
+        let machine = task.machine.clone();
+        if let Some(task) = self.task_mut(id) {
+            task.cancelled = true;
+            task.held = false;
+        }
+        if let Some(machine) = self.machine_mut(&machine) {
+            machine.question = None;
+        }
+        self.end_task(id, Err(Fault::request_canceled()));
+        Ok(())
+    }
+
+    /// A task that hostd still knows.
+    #[must_use]
+    pub fn task(&self, id: &str) -> Option<&Task> {
+        self.tasks.get(id).filter(|task| task.known)
+    }
+
+    /// The tasks that hostd knows, oldest first.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.task_order.iter().filter_map(|id| self.task(id))
+    }
+
+    /// The tasks that are not ended, oldest first.
+    #[must_use]
+    pub fn running_tasks(&self) -> Vec<String> {
+        self.tasks().filter(|task| !task.state.is_end()).map(|task| task.id.clone()).collect()
+    }
+
+    /// Lets a task take its next step, whatever the pace.
+    pub fn step_task(&mut self, id: &str) {
+        let Some(task) = self.tasks.get(id) else { return };
+        if task.state.is_end() || task.held {
+            return;
+        }
+        let (step, machine, operation) = (task.step, task.machine.clone(), task.operation.clone());
+        if step == 0 {
+            let checked = self.existing(&machine).and_then(|machine| {
+                Self::check_power(machine, &operation)?;
+                Self::check_snapshots(machine, &operation)
+            });
+            if let Err(fault) = checked {
+                return self.end_task(id, Err(fault));
+            }
+        }
+        if step == STEPS.len() {
+            let outcome = self.finish(id, &machine, &operation);
+            return self.end_task(id, outcome);
+        }
+        let at = self.now.wall;
+        if let Some(task) = self.task_mut(id) {
+            task.state = TaskState::Running;
+            task.started_at.get_or_insert(at);
+            task.progress = STEPS[step].or(task.progress);
+            task.step = step + 1;
+        }
+        if !self.hold_for_question(id, &machine, step) {
+            self.plan_step(id);
+        }
+    }
+
+    /// Lets a task run to its end at once; one that waits for an answer goes on waiting.
+    pub fn finish_task(&mut self, id: &str) {
+        while self.tasks.get(id).is_some_and(|task| !task.state.is_end() && !task.held) {
+            self.step_task(id);
+        }
+    }
+
+    /// Ends the next task of this method with a fault instead of its work.
+    pub fn fail_next_task(&mut self, method: &'static str, fault: Fault) {
+        self.planned_failures.push((method, fault));
+    }
+
+    /// hostd forgets its tasks. What runs goes on unseen, or stops where it is.
+    pub fn forget_tasks(&mut self, go_on: bool) {
+        let all: Vec<String> = self.task_order.drain(..).collect();
+        for id in all {
+            let Some(task) = self.tasks.get_mut(&id) else { continue };
+            let machine = task.machine.clone();
+            if task.state.is_end() || !go_on {
+                self.tasks.remove(&id);
+            } else {
+                task.known = false;
+            }
+            self.touch(Moref::new("Task", id));
+            self.touch(Moref::new("VirtualMachine", machine));
+        }
+        self.structure = self.revision;
+    }
+
+    /// The tasks of a machine, as its `recentTask` tells.
+    pub fn recent_tasks(&self, machine: &str) -> impl Iterator<Item = &Task> {
+        self.tasks().filter(move |task| task.machine == machine)
+    }
+
+    pub(super) fn forget_task(&mut self, id: &str) {
+        if self.tasks.remove(id).is_some() {
+            self.task_order.retain(|known| known != id);
+            self.touch(Moref::new("Task", id));
+            self.structure = self.revision;
+        }
+    }
+
+    pub(super) fn task_mut(&mut self, id: &str) -> Option<&mut Task> {
+        if self.tasks.contains_key(id) {
+            self.touch(Moref::new("Task", id));
+        }
+        self.tasks.get_mut(id)
+    }
+
+    pub(super) fn plan_step(&mut self, id: &str) {
+        let Some(task) = self.tasks.get(id) else { return };
+        let steps = u32::try_from(STEPS.len()).unwrap_or(u32::MAX);
+        let after = match task.step {
+            // A task is queued for a moment only.
+            0 => Duration::ZERO,
+            _ => pace::duration_of(&task.operation) / steps,
+        };
+        if let super::Pace::Auto { .. } = self.pace {
+            self.plan(after, Event::TaskStep(id.to_owned()));
+        }
+    }
+
+    pub(super) fn end_task(&mut self, id: &str, outcome: Result<Option<Value>, Fault>) {
+        let at = self.now.wall;
+        let Some(task) = self.task_mut(id) else { return };
+        if task.state.is_end() {
+            return;
+        }
+        task.started_at.get_or_insert(at);
+        task.completed_at = Some(at);
+        match outcome {
+            Ok(result) => {
+                task.state = TaskState::Success;
+                task.progress = Some(100);
+                task.result = result;
+            }
+            Err(fault) => {
+                task.state = TaskState::Error;
+                task.error = Some(fault);
+            }
+        }
+        let (known, machine) = (task.known, task.machine.clone());
+        self.touch(Moref::new("VirtualMachine", machine));
+        if known {
+            self.plan_exactly(REMEMBERED, Event::ForgetTask(id.to_owned()));
+        } else {
+            self.tasks.remove(id);
+        }
+    }
+
+    /// A task that works on this machine, known or not.
+    fn running_task(&self, machine: &str) -> Option<&Task> {
+        self.tasks.values().find(|task| task.machine == machine && !task.state.is_end())
+    }
+
+    /// Half way, a power-on asks what the machine has to ask, and waits.
+    fn hold_for_question(&mut self, id: &str, machine: &str, step: usize) -> bool {
+        let Some(task) = self.tasks.get(id) else { return false };
+        if task.operation != Operation::PowerOn || task.asked || STEPS[step] != Some(50) {
+            return false;
+        }
+        let Some(question) = self.machine(machine).and_then(|machine| machine.question_at_power_on.clone())
+        else {
+            return false;
+        };
+        if let Some(task) = self.task_mut(id) {
+            task.asked = true;
+            task.held = true;
+        }
+        if let Some(machine) = self.machine_mut(machine) {
+            machine.question_at_power_on = None;
+            machine.question = Some(question);
+        }
+        true
+    }
+
+    fn check_snapshots(machine: &super::Machine, operation: &Operation) -> Result<(), Fault> {
+        match operation {
+            Operation::RevertToSnapshot { snapshot, .. } | Operation::RemoveSnapshot { snapshot, .. }
+                if machine.snapshot(snapshot).is_none() =>
+            {
+                Err(Fault::not_found(&Moref::new("VirtualMachineSnapshot", snapshot.clone())))
+            }
+            Operation::CreateSnapshot { .. } => {
+                let current = machine.current_snapshot.as_deref();
+                match current.map_or(0, |current| Self::snapshot_depth(machine, current)) {
+                    depth if depth >= DEEPEST_SNAPSHOT => Err(Fault::new(
+                        "TooManySnapshotLevels",
+                        "The maximum number of snapshot levels has been reached.",
+                    )),
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what the task was for.
+    fn finish(&mut self, id: &str, machine: &str, operation: &Operation) -> Result<Option<Value>, Fault> {
+        let planned = self.planned_failures.iter().position(|(method, _)| *method == operation.method());
+        if let Some(at) = planned {
+            return Err(self.planned_failures.remove(at).1);
+        }
+        Self::check_power(self.existing(machine)?, operation)?;
+        Self::check_snapshots(self.existing(machine)?, operation)?;
+        match operation {
+            Operation::PowerOn => self.power_on_now(machine),
+            Operation::PowerOff => self.power_off_now(machine),
+            Operation::Reset => self.power_on_now(machine),
+            Operation::Suspend => self.suspend_now(machine),
+            Operation::CreateSnapshot { name, description, memory, quiesce } => {
+                return self.create_snapshot_now(machine, name, description, *memory, *quiesce);
+            }
+            Operation::RevertToSnapshot { snapshot, suppress_power_on } => {
+                self.revert_now(machine, snapshot, *suppress_power_on)?;
+            }
+            Operation::RevertToCurrentSnapshot { suppress_power_on } => {
+                // Without a snapshot a host does nothing, and says that it went well.
+                if let Some(current) = self.existing(machine)?.current_snapshot.clone() {
+                    self.revert_now(machine, &current, *suppress_power_on)?;
+                }
+            }
+            Operation::RemoveSnapshot { snapshot, children } => {
+                if let Some(machine) = self.machine_mut(machine) {
+                    machine.remove_snapshot(snapshot, *children);
+                }
+            }
+            Operation::RemoveAllSnapshots => {
+                if let Some(machine) = self.machine_mut(machine) {
+                    machine.snapshots.clear();
+                    machine.current_snapshot = None;
+                }
+            }
+        }
+        let _ = id;
+        Ok(None)
+    }
+}
+
+impl PowerState {
+    /// Reads the word of vim25; any other is kept.
+    #[must_use]
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "poweredOn" => Self::On,
+            "poweredOff" => Self::Off,
+            "suspended" => Self::Suspended,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""A session of pyvmomi on a simulated ESX: what scripts of the field do, and every deviation is an error.
+
+Usage: session.py URL USER PASSWORD
+"""
+
+import ssl
+import sys
+import time
+import urllib.parse
+
+from pyVim.connect import Disconnect, SmartConnect
+from pyVim.task import WaitForTask
+from pyVmomi import vim, vmodl
+
+POWERED_ON = vim.VirtualMachine.PowerState.poweredOn
+POWERED_OFF = vim.VirtualMachine.PowerState.poweredOff
+
+
+def main():
+    url, user, password = sys.argv[1:4]
+    address = urllib.parse.urlsplit(url)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    where = dict(host=address.hostname, port=address.port, sslContext=context)
+
+    wrong_password(where, user)
+    service = SmartConnect(user=user, pwd=password, **where)
+    content = service.RetrieveContent()
+    expect(content.about.apiType, "HostAgent")
+    expect(content.about.apiVersion, "7.0.3.0")
+    expect(service.CurrentTime().tzinfo is not None, True)
+
+    machines = list_machines(content)
+    expect(len(machines) > 0, True)
+    for machine in machines:
+        read_everything(machine)
+    walk_inventory(content, machines)
+    read_by_collector(content, machines)
+
+    machine = next(m for m in machines if usable(m) and m.snapshot)
+    power(machine)
+    snapshots(machine)
+    search(content, machine)
+    guest(machines)
+    question(machines)
+    hostile(machines)
+    foreign_session(content, where, user, password)
+
+    Disconnect(service)
+    raises(vim.fault.NotAuthenticated, lambda: machine.name)
+    print(f"{len(machines)} machines, all as expected")
+
+
+def wrong_password(where, user):
+    raises(vim.fault.InvalidLogin, lambda: SmartConnect(user=user, pwd="wrong", **where))
+
+
+def list_machines(content):
+    view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+    machines = list(view.view)
+    expect(list(view.type), ["VirtualMachine"])
+    expect(view.recursive, True)
+    view.DestroyView()
+    raises(vmodl.fault.ManagedObjectNotFound, lambda: view.view)
+    return machines
+
+
+def read_everything(machine):
+    """Reads each property: pyvmomi dies of any element, type or enum that it does not know."""
+    for info in machine._GetPropertyList():
+        value = getattr(machine, info.name)
+        str(value)
+    expect(machine.summary.config.name, machine.name)
+    expect(machine.summary.runtime.powerState, machine.runtime.powerState)
+    if machine.runtime.connectionState == "connected":
+        config = machine.config
+        expect(machine.summary.config.uuid, config.uuid)
+        expect(machine.summary.config.numCpu, config.hardware.numCPU)
+        keys = [device.key for device in config.hardware.device]
+        expect(len(keys), len(set(keys)))
+        for device in config.hardware.device:
+            expect(device.deviceInfo.label != "", True)
+            if isinstance(device, vim.vm.device.VirtualEthernetCard):
+                expect(len(device.macAddress), 17)
+                expect(type(device.backing), vim.vm.device.VirtualEthernetCard.NetworkBackingInfo)
+            if isinstance(device, vim.vm.device.VirtualSerialPort):
+                backing = device.backing
+                expect(type(backing) is not vim.vm.device.VirtualDevice.BackingInfo, True)
+    else:
+        expect(machine.config, None)
+
+
+def walk_inventory(content, machines):
+    datacenter = content.rootFolder.childEntity[0]
+    expect(content.rootFolder.parent, None)
+    expect(datacenter.parent, content.rootFolder)
+    expect(datacenter.vmFolder.childEntity, machines)
+    expect(list(datacenter.vmFolder.childType), ["VirtualMachine"])
+    resource = datacenter.hostFolder.childEntity[0]
+    expect(type(resource), vim.ComputeResource)
+    host = resource.host[0]
+    expect(host.vm, machines)
+    expect(host.summary.config.product.apiVersion, "7.0.3.0")
+    expect(host.summary.hardware.uuid != "", True)
+    expect(host.runtime.bootTime is not None, True)
+    expect(resource.resourcePool.name, "Resources")
+    expect(resource.resourcePool.owner, resource)
+    for entity in (content.rootFolder, datacenter, resource, host, resource.resourcePool, *datacenter.network):
+        for name in ("name", "overallStatus", "recentTask", "parent"):
+            getattr(entity, name)
+        if hasattr(entity, "summary"):
+            str(entity.summary)
+    expect(len(datacenter.datastore) > 0, True)
+    for datastore in datacenter.datastore:
+        expect(datastore.summary.name, datastore.name)
+        expect(datastore.summary.freeSpace <= datastore.summary.capacity, True)
+        for name in ("info", "host", "capability", "vm", "browser"):
+            str(getattr(datastore, name))
+    expect(sum(len(datastore.vm) for datastore in datacenter.datastore), len(machines))
+    str(content.licenseManager.licenses)
+    expect(content.sessionManager.currentSession.userName, sys.argv[2])
+
+
+def read_by_collector(content, machines):
+    """One call for many machines, in pages; then by a traversal that refers to itself by name."""
+    pc = vmodl.query.PropertyCollector
+    view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+    path = pc.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
+    spec = pc.FilterSpec(
+        objectSet=[pc.ObjectSpec(obj=view, skip=True, selectSet=[path])],
+        propSet=[pc.PropertySpec(type=vim.VirtualMachine, all=False, pathSet=["name", "config.hardware.device"])],
+    )
+    seen = []
+    page = content.propertyCollector.RetrievePropertiesEx([spec], pc.RetrieveOptions(maxObjects=5))
+    while True:
+        expect(len(page.objects) <= 5, True)
+        seen += [row.obj for row in page.objects]
+        if page.token is None:
+            break
+        page = content.propertyCollector.ContinueRetrievePropertiesEx(page.token)
+    expect(seen, machines)
+    view.DestroyView()
+
+    again = pc.SelectionSpec(name="down")
+    down = pc.TraversalSpec(name="down", type=vim.Folder, path="childEntity", skip=False)
+    to_folder = pc.TraversalSpec(type=vim.Datacenter, path="vmFolder", skip=False, selectSet=[again])
+    down.selectSet = [again, to_folder]
+    spec = pc.FilterSpec(
+        objectSet=[pc.ObjectSpec(obj=content.rootFolder, skip=False, selectSet=[down])],
+        propSet=[pc.PropertySpec(type=vim.ManagedEntity, all=False, pathSet=["name"])],
+    )
+    rows = content.propertyCollector.RetrieveContents([spec])
+    found = [row.obj for row in rows if isinstance(row.obj, vim.VirtualMachine)]
+    expect(sorted(str(o) for o in found), sorted(str(m) for m in machines))
+    spec.propSet[0].pathSet = ["nonsense"]
+    raises(vmodl.query.InvalidProperty, lambda: content.propertyCollector.RetrieveContents([spec]))
+
+
+def usable(machine):
+    runtime = machine.runtime
+    return (
+        runtime.connectionState == "connected"
+        and runtime.powerState == POWERED_OFF
+        and runtime.question is None
+        and not machine.config.template
+    )
+
+
+def power(machine):
+    expect(WaitForTask(machine.PowerOn()), vim.TaskInfo.State.success)
+    expect(machine.runtime.powerState, POWERED_ON)
+    expect(machine.runtime.bootTime is not None, True)
+    raises(vim.fault.InvalidPowerState, lambda: WaitForTask(machine.PowerOn()))
+    raises(vim.fault.ToolsUnavailable, machine.ShutdownGuest)
+    task = machine.Reset()
+    raises(vim.fault.TaskInProgress, machine.PowerOff)
+    expect(WaitForTask(task), vim.TaskInfo.State.success)
+    info = task.info
+    expect(info.entity, machine)
+    expect(info.descriptionId, "VirtualMachine.reset")
+    expect(info.name.info.wsdlName, "ResetVM_Task")
+    expect(info.reason.userName, sys.argv[2])
+    expect(info.completeTime >= info.startTime, True)
+    expect(task in machine.recentTask, True)
+    WaitForTask(machine.Suspend())
+    expect(machine.runtime.powerState, vim.VirtualMachine.PowerState.suspended)
+    WaitForTask(machine.PowerOn())
+    WaitForTask(machine.PowerOff())
+    expect(machine.runtime.powerState, POWERED_OFF)
+    raises(vim.fault.InvalidPowerState, lambda: WaitForTask(machine.PowerOff()))
+    raises(vim.fault.InvalidPowerState, machine.RebootGuest)
+
+
+def snapshots(machine):
+    before = tree(machine)
+    current = machine.snapshot.currentSnapshot
+    WaitForTask(machine.PowerOn())
+    made = create(machine, "a%2fb", memory=False)
+    asleep = create(machine, "memory", memory=True)
+    expect(len(tree(machine)), len(before) + 2)
+    node = tree(machine)[str(made)]
+    expect(node.name, "a%2fb")
+    expect(node.state, POWERED_OFF)
+    expect(tree(machine)[str(asleep)].state, POWERED_ON)
+
+    WaitForTask(made.Revert())
+    expect(machine.runtime.powerState, POWERED_OFF)
+    expect(machine.snapshot.currentSnapshot, made)
+    WaitForTask(asleep.Revert())
+    expect(machine.runtime.powerState, POWERED_ON)
+    WaitForTask(asleep.Revert(suppressPowerOn=True))
+    expect(machine.runtime.powerState != POWERED_ON, True)
+    WaitForTask(machine.RevertToCurrentSnapshot())
+    expect(machine.runtime.powerState, POWERED_ON)
+
+    made.Rename(name="renamed", description="again")
+    expect(tree(machine)[str(made)].description, "again")
+    WaitForTask(made.Remove(removeChildren=False))
+    expect(str(made) in tree(machine), False)
+    expect(str(asleep) in tree(machine), True)
+    raises(vmodl.fault.ManagedObjectNotFound, lambda: made.Rename(name="x"))
+    WaitForTask(current.Revert())
+    WaitForTask(asleep.Remove(removeChildren=True))
+    expect(sorted(tree(machine)), sorted(before))
+    expect(machine.snapshot.currentSnapshot, current)
+    if machine.runtime.powerState == POWERED_ON:
+        WaitForTask(machine.PowerOff())
+    raises(vim.fault.InvalidName, lambda: create(machine, "", memory=False))
+
+
+def create(machine, name, memory):
+    task = machine.CreateSnapshot(name=name, description="by pyvmomi", memory=memory, quiesce=False)
+    WaitForTask(task)
+    return task.info.result
+
+
+def tree(machine):
+    found = {}
+    open_nodes = list(machine.snapshot.rootSnapshotList)
+    while open_nodes:
+        node = open_nodes.pop()
+        expect(node.vm, machine)
+        found[str(node.snapshot)] = node
+        open_nodes += node.childSnapshotList
+    return found
+
+
+def search(content, machine):
+    index = content.searchIndex
+    expect(index.FindByUuid(None, machine.config.uuid, True), machine)
+    expect(index.FindByUuid(None, machine.config.instanceUuid, True, True), machine)
+    expect(index.FindByUuid(None, machine.config.uuid, True, True), None)
+    expect(index.FindByInventoryPath(f"ha-datacenter/vm/{machine.name}"), machine)
+    expect(index.FindByInventoryPath("ha-datacenter/vm/no such machine"), None)
+    datacenter = content.rootFolder.childEntity[0]
+    expect(index.FindByDatastorePath(datacenter, machine.config.files.vmPathName), machine)
+    expect(index.FindAllByUuid(None, machine.config.uuid, True), [machine])
+
+
+def guest(machines):
+    """Tools and an address come late; a shutdown needs them."""
+    machine = next(m for m in machines if usable(m) and m.guest.toolsStatus != "toolsNotInstalled")
+    WaitForTask(machine.PowerOn())
+    until(lambda: machine.guest.ipAddress)
+    expect(machine.guest.toolsRunningStatus, "guestToolsRunning")
+    expect(machine.guest.ipAddress in machine.guest.net[0].ipAddress, True)
+    expect(machine.ShutdownGuest(), None)
+    until(lambda: machine.runtime.powerState == POWERED_OFF)
+    until(lambda: machine.guest.ipAddress is None)
+
+
+def question(machines):
+    machine = next(m for m in machines if m.runtime.question)
+    asked = machine.runtime.question
+    expect(asked.text.startswith(asked.message[0].id + ": "), True)
+    keys = [choice.key for choice in asked.choice.choiceInfo]
+    expect(keys == [str(n) for n in range(len(keys))], False)
+    task = machine.recentTask[-1]
+    expect(task.info.state, vim.TaskInfo.State.running)
+    raises(vmodl.fault.InvalidArgument, lambda: machine.Answer(asked.id, "77"))
+    raises(vmodl.fault.InvalidArgument, lambda: machine.Answer("no question", keys[1]))
+    machine.Answer(asked.id, keys[1])
+    WaitForTask(task)
+    expect(machine.runtime.powerState, POWERED_ON)
+    expect(machine.runtime.question, None)
+    WaitForTask(machine.PowerOff())
+
+
+def hostile(machines):
+    """What the host must refuse."""
+    template = next(m for m in machines if m.config and m.config.template)
+    raises(vmodl.fault.NotSupported, lambda: WaitForTask(template.PowerOn()))
+    lost = next(m for m in machines if m.runtime.connectionState == "inaccessible")
+    raises(vim.fault.InvalidState, lambda: WaitForTask(lost.PowerOn()))
+    raises(vmodl.fault.ManagedObjectNotFound, lambda: vim.VirtualMachine("no-such", lost._stub).name)
+
+
+def foreign_session(content, where, user, password):
+    other = SmartConnect(user=user, pwd=password, **where)
+    key = other.content.sessionManager.currentSession.key
+    keys = [session.key for session in content.sessionManager.sessionList]
+    expect(key in keys, True)
+    content.sessionManager.TerminateSession([key])
+    raises(vim.fault.NotAuthenticated, lambda: other.content.rootFolder.name)
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("this did not come true in time")
+        time.sleep(0.05)
+
+
+def expect(seen, wanted):
+    if seen != wanted:
+        raise AssertionError(f"{seen!r} instead of {wanted!r}")
+
+
+def raises(fault, call):
+    try:
+        value = call()
+    except fault:
+        return
+    raise AssertionError(f"{value!r} instead of {fault.__name__}")
+
+
+if __name__ == "__main__":
+    main()
