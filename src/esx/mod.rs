@@ -7,8 +7,6 @@ mod barrier;
 mod calls;
 mod collector;
 mod examine;
-#[cfg(all(test, feature = "interop"))]
-mod interop;
 mod keeper;
 mod machine;
 mod mirror;
@@ -17,8 +15,6 @@ mod reader;
 mod session;
 pub mod soap;
 mod task;
-#[cfg(test)]
-mod testing;
 mod tls;
 mod transport;
 

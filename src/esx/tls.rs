@@ -78,6 +78,17 @@ struct OtherCertificate {
 #[error("the host's certificate (SHA-256 {0}) is damaged: its public key cannot be found")]
 struct UnreadableCertificate(Fingerprint);
 
+/// The certificate's key is too weak for the handshake to prove anything.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the host's certificate has an RSA key of {0} bits, and {SHORTEST_RSA_KEY} are needed; generate the host's \
+     certificates anew"
+)]
+struct ShortKey(usize);
+
+/// In bits; what the cryptography in use accepts.
+const SHORTEST_RSA_KEY: usize = 2048;
+
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -130,6 +141,8 @@ impl PinnedVerifier {
         });
         if valid {
             Ok(HandshakeSignatureValid::assertion())
+        } else if let Some(bits) = key.rsa_bits().filter(|bits| *bits < SHORTEST_RSA_KEY) {
+            Err(refused(ShortKey(bits)))
         } else {
             Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
         }
@@ -199,6 +212,16 @@ struct PublicKey<'c> {
     /// The contents of the `AlgorithmIdentifier`.
     algorithm: &'c [u8],
     bits: &'c [u8],
+}
+
+impl PublicKey<'_> {
+    /// The length of the modulus, where this reads as an RSA key (`RSAPublicKey` of RFC 8017).
+    fn rsa_bits(&self) -> Option<usize> {
+        let (key, _) = take(self.bits, 0x30)?;
+        let (modulus, _) = take(key, 0x02)?;
+        let octets = modulus.iter().skip_while(|octet| **octet == 0).count();
+        Some(octets * 8)
+    }
 }
 
 /// The key of a certificate of any version: `TBSCertificate` is [version] serial signature issuer validity

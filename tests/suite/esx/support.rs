@@ -1,6 +1,7 @@
 //! What the tests of this room share: an observer that keeps a picture, and a backend that runs.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,13 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{EsxOptions, Verify};
-use super::EsxHypervisor;
-use crate::clock::Clock;
-use crate::domain::datastore::Datastore;
-use crate::domain::ids::{DatastoreId, JobId, MachineId};
-use crate::domain::machine::Machine;
-use crate::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
+use otter::esx::{EsxHypervisor, EsxOptions, Verify};
+use otter::clock::Clock;
+use otter::domain::datastore::Datastore;
+use otter::domain::ids::{DatastoreId, JobId, MachineId};
+use otter::domain::machine::Machine;
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use otter::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
 
 /// The longest that a test waits for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,6 +29,8 @@ pub struct Picture {
     pub restarts: Vec<MachineId>,
     pub confirmed: Vec<Fact>,
     pub syncs: usize,
+    /// The fewest machines that there were after any facts.
+    pub smallest: Option<usize>,
     pub statuses: Vec<SessionStatus>,
 }
 
@@ -94,6 +97,8 @@ impl Observer for Watching {
                     fact @ Fact::GuestConfirmed { .. } => picture.confirmed.push(fact),
                 }
             }
+            let count = picture.machines.len();
+            picture.smallest = Some(picture.smallest.map_or(count, |smallest| smallest.min(count)));
         }
         self.changed.send_modify(|count| *count += 1);
     }
@@ -145,4 +150,36 @@ impl Running {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
     }
+}
+
+/// A simulator with this scenario, without pauses, and a backend that is connected to it.
+pub async fn lab(scenario: Scenario) -> (Simulator, Running) {
+    paced(scenario, Pace::Auto { scale: 0.0 }).await
+}
+
+/// As [`lab`], at this pace.
+pub async fn paced(scenario: Scenario, pace: Pace) -> (Simulator, Running) {
+    let simulator = simulator(scenario, pace).await;
+    let running = Running::start(&options(&simulator.url()));
+    running.watching.connected(1).await;
+    (simulator, running)
+}
+
+pub async fn simulator(scenario: Scenario, pace: Pace) -> Simulator {
+    let mut options = SimulatorOptions::new(scenario, Clock::system());
+    options.pace = pace;
+    Simulator::start(options).await.unwrap()
+}
+
+/// Bounds a wait for what has to come.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("never came: {what}"),
+    }
+}
+
+/// The moid of a generated machine by its place, from 0.
+pub fn moid(scenario: &Scenario, place: usize) -> MachineId {
+    MachineId::new(&scenario.machines[place].id)
 }

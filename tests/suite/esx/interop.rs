@@ -1,10 +1,10 @@
 //! Against a real peer: govmomi's simulator, as an ESX or a vCenter. `OTTER_INTEROP_URL` says where it listens.
 
-use super::testing::{Running, options};
-use crate::domain::call::{CallKind, HostCall};
-use crate::domain::ids::TaskId;
-use crate::domain::machine::PowerState;
-use crate::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, TaskStatus};
+use super::support::{Running, options};
+use otter::domain::call::{CallKind, HostCall};
+use otter::domain::ids::TaskId;
+use otter::domain::machine::PowerState;
+use otter::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, TaskStatus};
 
 async fn ended(running: &Running, task: &TaskId) -> TaskStatus {
     let mut status = running.esx.follow(task).await;
@@ -54,7 +54,7 @@ async fn a_machine_is_seen_powered_and_examined() {
     let error = running.esx.properties(&machine.id, &["config.nonsense".to_owned()]).await.unwrap_err();
     assert_eq!(error.kind, HostErrorKind::InvalidProperty, "{error:?}");
     running.esx.confirm_guest(&machine.id).await.unwrap();
-    let gone = crate::domain::ids::MachineId::new("vm-99999");
+    let gone = otter::domain::ids::MachineId::new("vm-99999");
     assert_eq!(running.esx.examine(&gone).await.unwrap_err().kind, HostErrorKind::NotFound);
     let refused = running.esx.call(&gone, &HostCall::PowerOn, running.job()).await.unwrap_err();
     assert!(matches!(refused, CallError::Refused(error) if error.kind == HostErrorKind::NotFound));
