@@ -197,7 +197,8 @@ impl Collector {
         let tasks = self.made(live, tasks).await.map_err(refused_to_follow)?;
         let mut built = Built { generation: live.generation(), machines, tasks, filters: Vec::new() };
         let info = [Properties { of_type: "Task", paths: vec!["info"] }];
-        let filter = request::create_filter(&content.property_collector, &info, Selection::View(&built.tasks));
+        let filter =
+            request::create_filter(&content.property_collector, &info, Selection::View(&built.tasks));
         built.filters.push(self.made(live, filter).await.map_err(refused_to_follow)?);
         loop {
             let properties = self.properties();
@@ -235,7 +236,9 @@ impl Collector {
     /// An old host may lack a property. It does without from then on, rather than without everything.
     fn drop_path(&mut self, error: &ExchangeError) -> bool {
         let ExchangeError::Fault(fault) = error else { return false };
-        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty") else { return false };
+        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty") else {
+            return false;
+        };
         let before = self.machine_paths.len() + self.datastore_paths.len();
         self.machine_paths.retain(|known| known != path);
         self.datastore_paths.retain(|known| known != path);
@@ -353,7 +356,11 @@ impl Collector {
             ExchangeError::NotSent(error) | ExchangeError::Broken(error)
                 if error.kind == HostErrorKind::Unreachable =>
             {
-                if self.session.is_alive(live).await? { Ok(true) } else { Err(lost()) }
+                if self.session.is_alive(live).await? {
+                    Ok(true)
+                } else {
+                    Err(lost())
+                }
             }
             error => {
                 // A path can be refused here too.
@@ -373,7 +380,8 @@ impl Collector {
     ) -> Result<(), HostError> {
         let unclear = mirror.take_unclear();
         for kind in ["VirtualMachine", "Datastore"] {
-            let objects: Vec<Reference> = unclear.iter().filter(|object| object.kind == kind).cloned().collect();
+            let objects: Vec<Reference> =
+                unclear.iter().filter(|object| object.kind == kind).cloned().collect();
             for objects in objects.chunks(OBJECTS_PER_READ) {
                 self.read_again(live, objects, mirror).await.map_err(refused_to_follow)?;
             }
@@ -489,31 +497,26 @@ async fn list_and_read(
     let reference = |task: &TaskId| Reference::new("Task", task.as_str());
     let add: Vec<Reference> = changes.add.iter().map(reference).collect();
     let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
-    let modify = |add: &[Reference], remove: &[Reference]| {
-        session.send(live, request::modify_list_view(list, add, remove), Patience::Ordinary)
-    };
     // Some hosts name what they do not know in the answer, some refuse the whole call: then one by one.
-    if !knows_all(modify(&add, &remove).await, list)? {
+    if !modify_list(session, live, list, &add, &remove).await? {
         for task in &remove {
-            knows_all(modify(&[], std::slice::from_ref(task)).await, list)?;
+            modify_list(session, live, list, &[], std::slice::from_ref(task)).await?;
         }
         for task in &add {
-            knows_all(modify(std::slice::from_ref(task), &[]).await, list)?;
+            modify_list(session, live, list, std::slice::from_ref(task), &[]).await?;
         }
     }
-    let properties = [Properties { of_type: "Task", paths: vec!["info"] }];
     let mut news = TaskNews::new();
-    for task in &add {
-        let one = Selection::Objects(std::slice::from_ref(task));
-        let info = match read_once(session, live, &properties, one).await {
-            Ok(contents) => {
-                let value = super::reader::first_value(&contents, "info");
-                value.map(TaskInfo::read)
+    for tasks in add.chunks(OBJECTS_PER_READ) {
+        match read_tasks(session, live, tasks).await? {
+            Some(mut read) => news.append(&mut read),
+            None => {
+                for task in tasks {
+                    let read = read_tasks(session, live, std::slice::from_ref(task)).await?;
+                    news.extend(read.unwrap_or_else(|| vec![(TaskId::new(&task.value), None)]));
+                }
             }
-            Err(error) if error.is_fault("ManagedObjectNotFound") => None,
-            Err(error) => return Err(error),
-        };
-        news.push((TaskId::new(&task.value), info));
+        }
     }
     // Without a session every task looks unknown.
     if news.iter().any(|(_, info)| info.is_none())
@@ -524,15 +527,45 @@ async fn list_and_read(
     Ok(news)
 }
 
-/// False where the host does not know a task; an error where it is the list that it does not know.
-fn knows_all(modified: Result<Reply, ExchangeError>, list: &Reference) -> Result<bool, ExchangeError> {
-    match modified {
+/// `ModifyListView`. False where the host does not know a task; an error where it is the list that it does not know.
+async fn modify_list(
+    session: &Session,
+    live: &Live,
+    list: &Reference,
+    add: &[Reference],
+    remove: &[Reference],
+) -> Result<bool, ExchangeError> {
+    let request = request::modify_list_view(list, add, remove);
+    match session.send(live, request, Patience::Ordinary).await {
         Ok(_) => Ok(true),
         Err(ExchangeError::Fault(fault))
             if fault.name == "ManagedObjectNotFound" && fault.details.get("obj") != Some(&list.value) =>
         {
             Ok(false)
         }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads tasks in one call; none where the host does not know one of them.
+async fn read_tasks(
+    session: &Session,
+    live: &Live,
+    tasks: &[Reference],
+) -> Result<Option<TaskNews>, ExchangeError> {
+    let properties = [Properties { of_type: "Task", paths: vec!["info"] }];
+    match read_once(session, live, &properties, Selection::Objects(tasks)).await {
+        Ok(contents) => {
+            let news: TaskNews = contents
+                .objects()
+                .map(|object| {
+                    let info = object.properties.iter().find(|(path, _)| *path == "info");
+                    (TaskId::new(object.object.value), info.map(|(_, info)| TaskInfo::read(*info)))
+                })
+                .collect();
+            Ok((news.len() == tasks.len()).then_some(news))
+        }
+        Err(error) if error.is_fault("ManagedObjectNotFound") => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -1,9 +1,9 @@
 //! From raw properties to the domain: which paths are asked for, and what each means for a machine or a
 //! datastore. Nothing fails here: an odd or absent value costs its own field, never the object.
 
+use super::soap::Reference;
 use super::soap::property::{boolean, number, references, text, timestamp};
 use super::soap::xml::Element;
-use super::soap::Reference;
 use crate::domain::datastore::Datastore;
 use crate::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId};
 use crate::domain::machine::{
@@ -270,7 +270,8 @@ impl DatastoreRecord {
     #[must_use]
     pub fn datastore(&self, id: &DatastoreId) -> Datastore {
         let Self { name, summary, machine_count } = self;
-        let DatastoreSummary { name: summary_name, kind, capacity, free, uncommitted, accessible, url } = summary;
+        let DatastoreSummary { name: summary_name, kind, capacity, free, uncommitted, accessible, url } =
+            summary;
         let name = name.as_deref().or(summary_name.as_deref());
         Datastore {
             id: id.clone(),
@@ -354,7 +355,8 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
 fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     let address = device.child("macAddress");
     let class = device.type_name().unwrap_or_default();
-    let known = ["E1000", "E1000e", "PCNet32", "Vmxnet", "Vmxnet2", "Vmxnet3", "SriovEthernetCard", "EthernetCard"];
+    let known =
+        ["E1000", "E1000e", "PCNet32", "Vmxnet", "Vmxnet2", "Vmxnet3", "SriovEthernetCard", "EthernetCard"];
     let short = class.strip_prefix("Virtual").unwrap_or(class);
     if address.is_none() && !known.contains(&short) {
         return None;

@@ -58,7 +58,10 @@ impl Mirror {
 
     /// The objects that have to be read again, and are then given to [`replace`](Self::replace).
     pub fn take_unclear(&mut self) -> Vec<Reference> {
-        std::mem::take(&mut self.unclear).into_iter().filter(|object| !self.removed.contains(object)).collect()
+        std::mem::take(&mut self.unclear)
+            .into_iter()
+            .filter(|object| !self.removed.contains(object))
+            .collect()
     }
 
     /// Takes an object as it was read whole.
@@ -111,7 +114,8 @@ impl Mirror {
         let touched = std::mem::take(&mut self.touched);
         let removed = std::mem::take(&mut self.removed);
         let changes = if complete {
-            let machines = self.machines.iter().map(|(id, record)| Fact::Machine(Box::new(record.machine(id))));
+            let machines =
+                self.machines.iter().map(|(id, record)| Fact::Machine(Box::new(record.machine(id))));
             let datastores =
                 self.datastores.iter().map(|(id, record)| Fact::Datastore(Box::new(record.datastore(id))));
             datastores.chain(machines).collect()

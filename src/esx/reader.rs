@@ -112,6 +112,8 @@ pub fn first_value<'c>(contents: &'c Contents, path: &str) -> Option<Element<'c>
 pub fn denied(fault: VimFault, lead: &str) -> HostError {
     let mut error = fault.into_error(lead);
     error.kind = HostErrorKind::Forbidden;
-    error.message.push_str(" The session is alive, so the account of the host lacks a right, such as System.View.");
+    error
+        .message
+        .push_str(" The session is alive, so the account of the host lacks a right, such as System.View.");
     error
 }

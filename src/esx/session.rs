@@ -15,20 +15,21 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 
 use super::options::{EsxOptions, OptionsError};
+use super::soap::Reference;
 use super::soap::fault::VimFault;
 use super::soap::property::object_contents;
 use super::soap::request::{self, Properties, Request, Selection};
 use super::soap::response::{AnswerError, Reply, judge};
 use super::soap::xml::{Document, Element};
-use super::soap::Reference;
 use super::transport::{HttpAnswer, Patience, Transport, TransportError};
 use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, HostProduct};
 
 /// The API versions that otter speaks, the newest first.
 const VERSIONS: [&str; 22] = [
-    "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0", "7.0.2.1", "7.0.2.0",
-    "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1", "6.7", "6.5", "6.0", "5.5", "5.1",
+    "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0", "7.0.2.1",
+    "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1", "6.7", "6.5", "6.0",
+    "5.5", "5.1",
 ];
 
 /// Spoken by every host from 6.5 on, and asked of one that does not say what it speaks.
@@ -161,7 +162,12 @@ impl Session {
     ///
     /// # Errors
     /// As [`ExchangeError`] says.
-    pub async fn send(&self, live: &Live, request: Request, patience: Patience) -> Result<Reply, ExchangeError> {
+    pub async fn send(
+        &self,
+        live: &Live,
+        request: Request,
+        patience: Patience,
+    ) -> Result<Reply, ExchangeError> {
         let (reply, _) = self.exchange(live.version, Some(&live.cookie), request, patience).await?;
         Ok(reply)
     }
@@ -229,7 +235,8 @@ impl Session {
             Ok(reply) => Ok(reply.returned().is_some_and(|result| {
                 object_contents(result).any(|object| {
                     object.properties.iter().any(|(path, value)| {
-                        *path == "currentSession" && value.child_text("key").is_some_and(|key| !key.is_empty())
+                        *path == "currentSession"
+                            && value.child_text("key").is_some_and(|key| !key.is_empty())
                     })
                 })
             })),
@@ -279,10 +286,11 @@ impl Session {
             let message = format!("What answers at {} does not say that it is a vim25 host.", self.address());
             ConnectError::Failed(HostError::new(HostErrorKind::Protocol, message))
         })?;
-        let login =
-            request::login(&content.session_manager, &self.username, self.password.expose_secret());
-        let (reply, cookie) =
-            self.exchange(version, None, login, Patience::Ordinary).await.map_err(|error| self.refused(error))?;
+        let login = request::login(&content.session_manager, &self.username, self.password.expose_secret());
+        let (reply, cookie) = self
+            .exchange(version, None, login, Patience::Ordinary)
+            .await
+            .map_err(|error| self.refused(error))?;
         let cookie = cookie.ok_or_else(|| {
             let message = format!("The host {} accepted the login and gave no session.", self.address());
             ConnectError::Failed(HostError::new(HostErrorKind::Protocol, message))
@@ -439,7 +447,9 @@ fn choose_version(body: &[u8]) -> &'static str {
     for namespace in document.root().children_named("namespace") {
         if namespace.child_text("name").map(str::trim) == Some("urn:vim25") {
             let prior = namespace.child("priorVersions").into_iter().flat_map(Element::children);
-            offered.extend(namespace.child("version").into_iter().chain(prior).map(|version| version.text().trim()));
+            offered.extend(
+                namespace.child("version").into_iter().chain(prior).map(|version| version.text().trim()),
+            );
         }
     }
     VERSIONS.into_iter().find(|version| offered.contains(version)).unwrap_or(USUAL_VERSION)

@@ -64,9 +64,9 @@ impl TaskInfo {
             "VirtualMachine.powerOn" => Some(CallKind::PowerOn),
             "VirtualMachine.powerOff" => Some(CallKind::PowerOff),
             "VirtualMachine.reset" => Some(CallKind::Reset),
-            "vm.Snapshot.revert" | "VirtualMachineSnapshot.revert" | "VirtualMachineSnapshot.revertToSnapshot" => {
-                Some(CallKind::RevertToSnapshot)
-            }
+            "vm.Snapshot.revert"
+            | "VirtualMachineSnapshot.revert"
+            | "VirtualMachineSnapshot.revertToSnapshot" => Some(CallKind::RevertToSnapshot),
             _ => None,
         }
     }
@@ -103,7 +103,9 @@ impl TaskInfo {
         };
         match &self.error {
             Some(fault) => fault.clone().into_error(&lead),
-            None if self.cancelled => HostError::new(HostErrorKind::Cancelled, format!("{lead}: it was cancelled.")),
+            None if self.cancelled => {
+                HostError::new(HostErrorKind::Cancelled, format!("{lead}: it was cancelled."))
+            }
             None => HostError::new(HostErrorKind::Rejected, format!("{lead}, without a reason.")),
         }
     }

@@ -17,7 +17,8 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 
-use super::options::{Fingerprint, Verify};
+use super::options::{EsxOptions, Fingerprint, Verify, normalize_url};
+use crate::hypervisor::{HostError, HostErrorKind};
 
 /// Why there is no TLS to be had with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,9 @@ pub enum TlsError {
     NoCertificate(PathBuf),
     #[error("a certificate in the CA file {0} is not usable as a root")]
     Root(PathBuf, #[source] rustls::Error),
-    #[error("the system has no trusted root certificates; install ca-certificates or pin the host's fingerprint")]
+    #[error(
+        "the system has no trusted root certificates; install ca-certificates or pin the host's fingerprint"
+    )]
     NoSystemRoots,
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
@@ -47,9 +50,7 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
     let builder = match verify {
         Verify::SystemRoots => builder.with_root_certificates(system_roots()?),
         Verify::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
-        Verify::Fingerprint(pin) => {
-            builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin)))
-        }
+        Verify::Fingerprint(pin) => builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin))),
         Verify::Off => builder.dangerous().with_custom_certificate_verifier(pinned(None)),
     };
     Ok(builder.with_no_client_auth())
@@ -59,6 +60,39 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
 #[must_use]
 pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
     Fingerprint(Sha256::digest(certificate).into())
+}
+
+/// The fingerprint of the certificate that the host shows now: for whoever has to pin it, and to be compared with
+/// what the host's own console says before it is believed.
+///
+/// # Errors
+/// `Unreachable` where there is no TLS to be had in time.
+pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
+    let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
+    let url = normalize_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_or_known_default().unwrap_or(443);
+    let name = ServerName::try_from(host.clone())
+        .map_err(|error| unreachable(format!("{host} is no name of a host.")).caused_by(error))?;
+    let config = client_config(&Verify::Off)
+        .map_err(|error| unreachable("TLS cannot be set up.".to_owned()).caused_by(error))?;
+    let shown = async {
+        let stream = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        certificates
+            .and_then(|chain| chain.first())
+            .map(|certificate| fingerprint(certificate))
+            .ok_or_else(|| std::io::Error::other("no certificate was shown"))
+    };
+    match tokio::time::timeout(options.connect_timeout, shown).await {
+        Ok(Ok(fingerprint)) => Ok(fingerprint),
+        Ok(Err(error)) => {
+            Err(unreachable(format!("No TLS with the host {host}:{port}: {error}.")).caused_by(error))
+        }
+        Err(_) => Err(unreachable(format!("No TLS with the host {host}:{port} within the time allowed."))),
+    }
 }
 
 /// The host showed another certificate than the pinned one.
@@ -124,17 +158,14 @@ impl PinnedVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let key = public_key(certificate).ok_or_else(|| {
-            refused(UnreadableCertificate(fingerprint(certificate)))
-        })?;
-        let (_, algorithms) = self
-            .algorithms
-            .mapping
-            .iter()
-            .find(|(scheme, _)| *scheme == signed.scheme)
-            .ok_or(rustls::Error::PeerMisbehaved(
-                rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,
-            ))?;
+        let key = public_key(certificate)
+            .ok_or_else(|| refused(UnreadableCertificate(fingerprint(certificate))))?;
+        let (_, algorithms) =
+            self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme).ok_or(
+                rustls::Error::PeerMisbehaved(
+                    rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,
+                ),
+            )?;
         let valid = algorithms.iter().any(|algorithm| {
             algorithm.public_key_alg_id().as_ref() == key.algorithm
                 && algorithm.verify_signature(key.bits, message, signed.signature()).is_ok()
@@ -183,7 +214,9 @@ impl ServerCertVerifier for PinnedVerifier {
         // RFC 8446, section 4.2.3: PKCS #1 v1.5 signs certificates only, never the handshake.
         if matches!(
             signed.scheme,
-            SignatureScheme::RSA_PKCS1_SHA256 | SignatureScheme::RSA_PKCS1_SHA384 | SignatureScheme::RSA_PKCS1_SHA512
+            SignatureScheme::RSA_PKCS1_SHA256
+                | SignatureScheme::RSA_PKCS1_SHA384
+                | SignatureScheme::RSA_PKCS1_SHA512
         ) {
             return Err(rustls::Error::PeerMisbehaved(
                 rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme,

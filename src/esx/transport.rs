@@ -68,7 +68,6 @@ impl Transport {
             let (name, value) = header(name, value)?;
             headers.append(name, value);
         }
-        #[expect(clippy::disallowed_methods, reason = "this is the one client")]
         let client = Client::builder()
             .tls_backend_preconfigured(tls::client_config(&options.verify)?)
             .user_agent(concat!("otter/", env!("CARGO_PKG_VERSION")))
@@ -221,7 +220,9 @@ fn innermost(error: &reqwest::Error) -> String {
         }
     }
     let text = match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => other.0.to_string(),
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
+            other.0.to_string()
+        }
         Some(rustls::Error::InvalidCertificate(certificate)) => format!(
             "its certificate is not accepted ({certificate}); pin its fingerprint or name its CA in `verify`"
         ),

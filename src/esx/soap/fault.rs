@@ -13,7 +13,7 @@ use crate::hypervisor::{HostError, HostErrorKind};
 const NESTED: [&str; 2] = ["faultCause", "fault"];
 
 /// A fault as it came, from an answer or from a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VimFault {
     /// The vim25 type; empty where the host gave only a text.
     pub name: String,
@@ -30,7 +30,7 @@ impl VimFault {
         let message = fault.child_text("faultstring").unwrap_or_default();
         match fault.child("detail").and_then(|detail| detail.children().next()) {
             Some(detail) => Self::read(detail, message),
-            None => Self { name: String::new(), message: message.to_owned(), details: BTreeMap::new() },
+            None => Self { message: message.to_owned(), ..Self::default() },
         }
     }
 
@@ -59,7 +59,10 @@ impl VimFault {
     /// Whether the call may have run although it faulted: a vCenter says these when it lost sight of the host.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
-        matches!(self.name.as_str(), "HostCommunication" | "HostNotConnected" | "HostNotReachable" | "SystemError")
+        matches!(
+            self.name.as_str(),
+            "HostCommunication" | "HostNotConnected" | "HostNotReachable" | "SystemError"
+        )
     }
 
     /// Which kind of failure it is.
@@ -100,9 +103,7 @@ impl VimFault {
             (name, "") => name.to_owned(),
             (name, message) => format!("{name}, \u{201c}{message}\u{201d}"),
         };
-        let task = (kind == HostErrorKind::Busy)
-            .then(|| self.details.get("task").map(TaskId::new))
-            .flatten();
+        let task = (kind == HostErrorKind::Busy).then(|| self.details.get("task").map(TaskId::new)).flatten();
         let Self { name, message, details } = self;
         let name = if name.is_empty() { "RuntimeFault".to_owned() } else { name };
         HostError::new(kind, format!("{lead}: {said}.{privilege}"))
@@ -202,7 +203,8 @@ mod tests {
         assert_eq!((fault.name.as_str(), fault.message.as_str()), ("TaskInProgress", "Said so."));
         assert_eq!(fault.details["faultMessage"], "More.");
         assert_eq!(fault.details.len(), 2);
-        let denied = soap(r#"<x i:type="NoPermission"><privilegeId>VirtualMachine.Interact</privilegeId></x>"#);
+        let denied =
+            soap(r#"<x i:type="NoPermission"><privilegeId>VirtualMachine.Interact</privilegeId></x>"#);
         assert!(denied.into_error("it").message.contains("privilege VirtualMachine.Interact"));
     }
 

@@ -119,15 +119,12 @@ impl<'d> ObjectUpdate<'d> {
     }
 }
 
-fn missing<'d>(object: Element<'d>) -> Vec<Missing<'d>> {
+fn missing(object: Element<'_>) -> Vec<Missing<'_>> {
     object
         .children_named("missingSet")
         .map(|missing| Missing {
             path: missing.child_text("path").unwrap_or_default(),
-            fault: missing.child("fault").map_or_else(
-                || VimFault { name: String::new(), message: String::new(), details: std::collections::BTreeMap::new() },
-                VimFault::from_localized,
-            ),
+            fault: missing.child("fault").map(VimFault::from_localized).unwrap_or_default(),
         })
         .collect()
 }
@@ -204,7 +201,12 @@ mod tests {
     #[test]
     fn times_are_read_in_every_form() {
         let want: Timestamp = "2023-12-12T10:06:39Z".parse().unwrap();
-        for text in ["2023-12-12T10:06:39Z", "2023-12-12T12:06:39+02:00", "2023-12-12T10:06:39", "2023-12-12T10:06:39.000000Z"] {
+        for text in [
+            "2023-12-12T10:06:39Z",
+            "2023-12-12T12:06:39+02:00",
+            "2023-12-12T10:06:39",
+            "2023-12-12T10:06:39.000000Z",
+        ] {
             let document = Document::parse(format!("<t>{text}</t>").as_bytes()).unwrap();
             assert_eq!(timestamp(document.root()), Some(want), "{text}");
         }

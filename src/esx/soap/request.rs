@@ -125,7 +125,11 @@ pub fn cancel_wait_for_updates(collector: &Reference) -> Request {
 
 /// `RetrievePropertiesEx`
 #[must_use]
-pub fn retrieve_properties(collector: &Reference, properties: &[Properties<'_>], of: Selection<'_>) -> Request {
+pub fn retrieve_properties(
+    collector: &Reference,
+    properties: &[Properties<'_>],
+    of: Selection<'_>,
+) -> Request {
     let mut call = Call::new("RetrievePropertiesEx", collector, None);
     call.filter_spec("specSet", properties, of);
     call.writer.start("options", &[]).end();
@@ -148,7 +152,11 @@ pub fn plain(method: &'static str, object: &Reference, operation_id: Option<&str
 
 /// `RevertToSnapshot_Task`
 #[must_use]
-pub fn revert_to_snapshot(snapshot: &Reference, suppress_power_on: bool, operation_id: Option<&str>) -> Request {
+pub fn revert_to_snapshot(
+    snapshot: &Reference,
+    suppress_power_on: bool,
+    operation_id: Option<&str>,
+) -> Request {
     let mut call = Call::new("RevertToSnapshot_Task", snapshot, operation_id);
     call.text("suppressPowerOn", if suppress_power_on { "true" } else { "false" });
     call.finish()

@@ -96,7 +96,9 @@ mod tests {
 
     #[test]
     fn results_void_and_null_are_told_apart_from_faults() {
-        let body = envelope(r#"<PowerOnVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">t</returnval></PowerOnVM_TaskResponse>"#);
+        let body = envelope(
+            r#"<PowerOnVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">t</returnval></PowerOnVM_TaskResponse>"#,
+        );
         let reply = judge(200, &body, "PowerOnVM_Task").unwrap().unwrap();
         assert_eq!(reply.reference(), Some(Reference::new("Task", "t")));
         let body = envelope(r#"<LogoutResponse xmlns="urn:vim25"/>"#);
@@ -113,7 +115,9 @@ mod tests {
         let long: Vec<u8> = vec![b'x'; 100_000];
         for body in [b"" as &[u8], b"no healthy upstream", html, &long] {
             for status in [404, 500, 502, 503, 504] {
-                assert!(matches!(judge(status, body, "Login"), Err(AnswerError::Unavailable(s)) if s == status));
+                assert!(
+                    matches!(judge(status, body, "Login"), Err(AnswerError::Unavailable(s)) if s == status)
+                );
             }
             for status in [301, 400, 401, 403] {
                 assert!(matches!(judge(status, body, "Login"), Err(AnswerError::NotSoap(_))));

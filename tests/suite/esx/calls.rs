@@ -45,7 +45,10 @@ async fn each_call_does_what_it_says_and_carries_its_job() {
         assert_eq!(simulator.control().calls_of_operation(&job.to_string()).len(), 1, "{call:?}");
         let evidence = running.esx.examine(&id).await.unwrap();
         let ours = evidence.recent_tasks.iter().find(|recent| recent.id == task);
-        assert_eq!(ours.map(|task| (task.call, task.by_us, task.running)), Some((Some(call.kind()), true, false)));
+        assert_eq!(
+            ours.map(|task| (task.call, task.by_us, task.running)),
+            Some((Some(call.kind()), true, false))
+        );
     }
     let picture = running.watching.picture();
     assert_eq!(picture.machines[&id].snapshots.current, Some(snapshot));
@@ -62,11 +65,18 @@ async fn each_call_does_what_it_says_and_carries_its_job() {
 async fn only_a_fault_or_no_connection_proves_that_a_call_did_not_run() {
     let (simulator, running) = lab(Scenario::generated(2)).await;
     let id = moid(&Scenario::generated(2), 1);
-    let html = |status| Disruption::Answer { status, content_type: "text/html", body: "<html>busy</html>".to_owned() };
+    let html = |status| Disruption::Answer {
+        status,
+        content_type: "text/html",
+        body: "<html>busy</html>".to_owned(),
+    };
     let refused = [
         (Disruption::Fault(Fault::task_in_progress("haTask-7")), HostErrorKind::Busy),
         (Disruption::Fault(Fault::restricted_version()), HostErrorKind::LicenseRestricted),
-        (Disruption::Fault(Fault::not_found(&Moref::new("VirtualMachine", id.as_str()))), HostErrorKind::NotFound),
+        (
+            Disruption::Fault(Fault::not_found(&Moref::new("VirtualMachine", id.as_str()))),
+            HostErrorKind::NotFound,
+        ),
         (Disruption::Fault(Fault::not_supported()), HostErrorKind::NotSupported),
     ];
     let lost = [
@@ -128,6 +138,8 @@ async fn tasks_are_followed_through_progress_to_failure_and_oblivion() {
     let busy = running.esx.call(&id, &HostCall::PowerOff, running.job()).await;
     let evidence = running.esx.examine(&id).await.unwrap();
     assert!(evidence.has_running_task() && busy.is_err(), "{busy:?}");
+    control.step_tasks();
+    // The first step has no progress yet.
     control.step_tasks();
     let progress = status.wait_for(|status| matches!(status, TaskStatus::Running { progress: Some(_) }));
     drop(soon("progress", progress).await.unwrap());

@@ -34,7 +34,9 @@ async fn a_barrier_shows_what_was_true_before_it() {
     let id = moid(&scenario, 2);
     for round in 0..50 {
         let text = format!("round {round}");
-        simulator.control().mutate(|world| world.machine_mut(id.as_str()).unwrap().annotation.clone_from(&text));
+        simulator
+            .control()
+            .mutate(|world| world.machine_mut(id.as_str()).unwrap().annotation.clone_from(&text));
         running.esx.barrier().await.unwrap();
         assert_eq!(running.watching.picture().machines[&id].annotation.as_deref(), Some(text.as_str()));
     }
@@ -50,7 +52,8 @@ async fn many_tasks_are_followed_on_one_stream_without_polling() {
     let (simulator, running) = paced(scenario.clone(), Pace::Stepped).await;
     let mut followed = Vec::new();
     for place in 0..60 {
-        let accepted = running.esx.call(&moid(&scenario, place), &HostCall::PowerOn, running.job()).await.unwrap();
+        let accepted =
+            running.esx.call(&moid(&scenario, place), &HostCall::PowerOn, running.job()).await.unwrap();
         let Accepted::Task(task) = accepted else { panic!() };
         followed.push((task.clone(), running.esx.follow(&task).await));
     }
@@ -93,7 +96,9 @@ async fn a_wait_that_is_cut_goes_on_without_a_new_picture() {
     for what in [Disruption::CloseBeforeRunning, Disruption::CloseAfterRunning, Disruption::CloseMidAnswer] {
         let told = format!("{what:?}");
         let planned = simulator.control().disrupt_next("WaitForUpdatesEx", what);
-        simulator.control().mutate(|world| world.machine_mut(id.as_str()).unwrap().annotation.clone_from(&told));
+        simulator
+            .control()
+            .mutate(|world| world.machine_mut(id.as_str()).unwrap().annotation.clone_from(&told));
         running.esx.barrier().await.unwrap();
         running.esx.barrier().await.unwrap();
         let picture = running.watching.picture();

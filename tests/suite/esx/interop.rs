@@ -38,7 +38,9 @@ async fn a_machine_is_seen_powered_and_examined() {
         assert_eq!(running.watching.picture().machines[&machine.id].power_state, Some(state));
     }
     assert_eq!(running.watching.picture().restarts, [machine.id.clone()]);
-    let Accepted::Task(task) = running.esx.call(&machine.id, &HostCall::PowerOn, running.job()).await.unwrap() else {
+    let Accepted::Task(task) =
+        running.esx.call(&machine.id, &HostCall::PowerOn, running.job()).await.unwrap()
+    else {
         panic!()
     };
     let TaskStatus::Failed(error) = ended(&running, &task).await else { panic!() };
@@ -50,7 +52,10 @@ async fn a_machine_is_seen_powered_and_examined() {
     assert!(evidence.recent_tasks.iter().all(|task| task.call != Some(CallKind::Reset)));
     let paths = ["runtime.powerState".to_owned(), "snapshot".to_owned(), "config.version".to_owned()];
     let values = running.esx.properties(&machine.id, &paths).await.unwrap();
-    assert_eq!((&values["runtime.powerState"], &values["snapshot"]), (&"poweredOn".into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&values["runtime.powerState"], &values["snapshot"]),
+        (&"poweredOn".into(), &serde_json::Value::Null)
+    );
     let error = running.esx.properties(&machine.id, &["config.nonsense".to_owned()]).await.unwrap_err();
     assert_eq!(error.kind, HostErrorKind::InvalidProperty, "{error:?}");
     running.esx.confirm_guest(&machine.id).await.unwrap();

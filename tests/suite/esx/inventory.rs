@@ -52,17 +52,28 @@ async fn the_lab_is_seen_as_it_is() {
             assert_eq!(shown.template, machine.template);
             let macs = |all: Vec<String>| all.iter().map(|mac| mac.to_lowercase()).collect::<Vec<_>>();
             assert_eq!(
-                shown.network_cards.iter().map(|card| card.mac_address.unwrap().to_string()).collect::<Vec<_>>(),
+                shown
+                    .network_cards
+                    .iter()
+                    .map(|card| card.mac_address.unwrap().to_string())
+                    .collect::<Vec<_>>(),
                 macs(machine.network_cards.iter().map(|card| card.mac_address.clone()).collect())
             );
             assert_eq!(shown.serial_ports.len(), machine.serial_ports.len());
             for (shown, port) in shown.serial_ports.iter().zip(&machine.serial_ports) {
                 match (&shown.backing, &port.backing) {
-                    (SerialBacking::Pipe { name, .. }, world::SerialBacking::Pipe { name: own, .. }) => assert_eq!(name, own),
-                    (SerialBacking::Network { service_uri, .. }, world::SerialBacking::Uri { service, .. }) => {
+                    (SerialBacking::Pipe { name, .. }, world::SerialBacking::Pipe { name: own, .. }) => {
+                        assert_eq!(name, own)
+                    }
+                    (
+                        SerialBacking::Network { service_uri, .. },
+                        world::SerialBacking::Uri { service, .. },
+                    ) => {
                         assert_eq!(service_uri, service);
                     }
-                    (SerialBacking::File { path }, world::SerialBacking::File { path: own }) => assert_eq!(path, own),
+                    (SerialBacking::File { path }, world::SerialBacking::File { path: own }) => {
+                        assert_eq!(path, own)
+                    }
                     (SerialBacking::Device { .. }, world::SerialBacking::Device { .. }) => {}
                     other => panic!("{other:?}"),
                 }
@@ -113,7 +124,8 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
     let mut parent: Option<String> = None;
     for depth in 0..2_000 {
         let name = format!("level {depth}");
-        parent = Some(scenario.machines[0].add_snapshot(parent.as_deref(), &name, world::PowerState::Off, at));
+        parent =
+            Some(scenario.machines[0].add_snapshot(parent.as_deref(), &name, world::PowerState::Off, at));
     }
     scenario.machines[0].current_snapshot.clone_from(&parent);
     let (simulator, running) = lab(scenario.clone()).await;
@@ -121,7 +133,8 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
     {
         let picture = running.watching.picture();
         let snapshots = &picture.machines[&id].snapshots;
-        let added: Vec<_> = snapshots.items.iter().filter(|snapshot| snapshot.name.starts_with("level ")).collect();
+        let added: Vec<_> =
+            snapshots.items.iter().filter(|snapshot| snapshot.name.starts_with("level ")).collect();
         assert_eq!(added.len(), 2_000);
         assert_eq!(snapshots.current.as_ref().map(|id| id.as_str().to_owned()), parent);
         assert!(added.windows(2).all(|pair| pair[1].parent.as_ref() == Some(&pair[0].id)));

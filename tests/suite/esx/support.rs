@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use otter::esx::{EsxHypervisor, EsxOptions, Verify};
 use otter::clock::Clock;
 use otter::domain::datastore::Datastore;
 use otter::domain::ids::{DatastoreId, JobId, MachineId};
 use otter::domain::machine::Machine;
-use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use otter::esx::{EsxHypervisor, EsxOptions, Verify};
 use otter::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
 /// The longest that a test waits for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
