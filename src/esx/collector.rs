@@ -42,6 +42,9 @@ const OBJECTS_PER_READ: usize = 50;
 /// How often in a row the stream may break before it is built anew.
 const MAX_CUTS: u32 = 3;
 
+/// How often in a row a wait may end without news before the host is looked at askance.
+const MAX_IDLE: u32 = 5;
+
 /// What the task of `run` is asked to do between updates.
 #[derive(Debug)]
 pub enum Command {
@@ -136,7 +139,7 @@ impl Collector {
         // The version that the last complete set brought, and the one to ask from next: they differ within a
         // truncated set, whose versions can be used once only.
         let (mut version, mut next) = (String::new(), String::new());
-        let (mut from_scratch, mut first, mut cuts) = (true, true, 0);
+        let (mut from_scratch, mut first, mut cuts, mut idle) = (true, true, 0, 0);
         let mut news: Option<Flight<Result<TaskNews, ExchangeError>>> = None;
         loop {
             let within_set = next != version;
@@ -144,6 +147,7 @@ impl Collector {
             if from_scratch && !within_set {
                 self.barriers.board();
             }
+            let asked = self.clock.elapsed();
             let waited = self.wait(live, &built, &next, at_once, &mirror, &mut news).await?;
             let reply = match waited {
                 Ok(reply) => reply,
@@ -159,6 +163,11 @@ impl Collector {
                 }
             };
             cuts = 0;
+            idle = if at_once || reply.returned().is_some() { 0 } else { idle + 1 };
+            if idle > MAX_IDLE && self.clock.elapsed().saturating_sub(asked) < self.max_wait / 2 {
+                // The host does not wait as it was asked to; it is not to be flooded for that.
+                self.clock.sleep(Duration::from_secs(1)).await;
+            }
             if let Some(set) = reply.returned().map(UpdateSet::read) {
                 set.objects.iter().for_each(|update| mirror.apply(update));
                 set.version.clone_into(&mut next);

@@ -26,10 +26,10 @@ use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, HostProduct};
 
 /// The API versions that otter speaks, the newest first.
-const VERSIONS: [&str; 22] = [
+const VERSIONS: [&str; 24] = [
     "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0", "7.0.2.1",
     "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1", "6.7", "6.5", "6.0",
-    "5.5", "5.1",
+    "5.5", "5.1", "5.0", "4.1",
 ];
 
 /// Spoken by every host from 6.5 on, and asked of one that does not say what it speaks.

@@ -53,7 +53,6 @@ async fn each_call_does_what_it_says_and_carries_its_job() {
     let picture = running.watching.picture();
     assert_eq!(picture.machines[&id].snapshots.current, Some(snapshot));
     assert_eq!(picture.restarts, [id.clone(), id.clone(), id.clone()]);
-    drop(picture);
     let evidence = running.esx.examine(&id).await.unwrap();
     assert_eq!(evidence.recent_tasks.len(), 4);
     assert!(evidence.host_boot_time.is_some() && !evidence.has_running_task());

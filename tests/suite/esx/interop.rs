@@ -14,7 +14,8 @@ async fn ended(running: &Running, task: &TaskId) -> TaskStatus {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_seen_powered_and_examined() {
-    let url = std::env::var("OTTER_INTEROP_URL").expect("OTTER_INTEROP_URL names govmomi's simulator");
+    let url = std::env::var("OTTER_INTEROP_URL")
+        .unwrap_or_else(|_| panic!("OTTER_INTEROP_URL does not say where govmomi's simulator listens"));
     let mut options = options(&url);
     options.username = "user".to_owned();
     options.password = "pass".to_owned().into();
@@ -28,7 +29,7 @@ async fn a_machine_is_seen_powered_and_examined() {
         machine.unwrap().clone()
     };
     assert!(machine.name.contains("VM"), "{machine:?}");
-    assert!(machine.path.as_deref().unwrap().ends_with(".vmx"));
+    assert!(machine.path.as_deref().unwrap().contains(".vmx"));
     assert!(machine.memory_bytes.unwrap() > 0 && !machine.network_cards.is_empty(), "{machine:?}");
     for (call, state) in [(HostCall::PowerOff, PowerState::Off), (HostCall::PowerOn, PowerState::On)] {
         let accepted = running.esx.call(&machine.id, &call, running.job()).await.unwrap();
@@ -37,7 +38,7 @@ async fn a_machine_is_seen_powered_and_examined() {
         running.esx.barrier().await.unwrap();
         assert_eq!(running.watching.picture().machines[&machine.id].power_state, Some(state));
     }
-    assert_eq!(running.watching.picture().restarts, [machine.id.clone()]);
+    assert_eq!(running.watching.picture().restarts, std::slice::from_ref(&machine.id));
     let Accepted::Task(task) =
         running.esx.call(&machine.id, &HostCall::PowerOn, running.job()).await.unwrap()
     else {

@@ -23,7 +23,6 @@ async fn a_thousand_machines_come_in_pages_and_changes_are_pushed() {
     assert_eq!(picture.machines[&first].annotation.as_deref(), Some("changed"));
     assert!(!picture.machines.contains_key(&second));
     assert_eq!((picture.machines.len(), picture.syncs), (999, 1));
-    drop(picture);
     assert!(simulator.control().calls("WaitForUpdatesEx") > 10, "the first picture came in one answer");
     assert_eq!(simulator.control().calls("RetrievePropertiesEx"), 0);
     running.stop().await;
@@ -63,7 +62,7 @@ async fn the_lab_is_seen_as_it_is() {
             for (shown, port) in shown.serial_ports.iter().zip(&machine.serial_ports) {
                 match (&shown.backing, &port.backing) {
                     (SerialBacking::Pipe { name, .. }, world::SerialBacking::Pipe { name: own, .. }) => {
-                        assert_eq!(name, own)
+                        assert_eq!(name, own);
                     }
                     (
                         SerialBacking::Network { service_uri, .. },
@@ -72,7 +71,7 @@ async fn the_lab_is_seen_as_it_is() {
                         assert_eq!(service_uri, service);
                     }
                     (SerialBacking::File { path }, world::SerialBacking::File { path: own }) => {
-                        assert_eq!(path, own)
+                        assert_eq!(path, own);
                     }
                     (SerialBacking::Device { .. }, world::SerialBacking::Device { .. }) => {}
                     other => panic!("{other:?}"),
@@ -82,7 +81,6 @@ async fn the_lab_is_seen_as_it_is() {
             assert_eq!(shown.question.is_some(), machine.question.is_some());
         }
     });
-    drop(seen);
     running.stop().await;
 }
 
@@ -113,7 +111,6 @@ async fn odd_machines_are_listed_all_the_same() {
     assert_eq!(machine(1).connection_state, "orphaned");
     assert_eq!((machine(2).power_state, machine(3).power_state), (None, None));
     assert_eq!(machine(4).power_state, Some(PowerState::Suspended));
-    drop(picture);
     running.stop().await;
 }
 

@@ -22,7 +22,7 @@ use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Keeps what it is told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Picture {
     pub machines: BTreeMap<MachineId, Machine>,
     pub datastores: BTreeMap<DatastoreId, Datastore>,
@@ -40,7 +40,12 @@ pub struct Watching {
 }
 
 impl Watching {
-    pub fn picture(&self) -> MutexGuard<'_, Picture> {
+    /// What was told until now.
+    pub fn picture(&self) -> Picture {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Picture> {
         self.picture.lock().unwrap()
     }
 
@@ -49,16 +54,14 @@ impl Watching {
         let mut changed = self.changed.subscribe();
         let waiting = async {
             loop {
-                if let Some(value) = holds(&self.picture()) {
+                if let Some(value) = holds(&self.lock()) {
                     return value;
                 }
                 changed.changed().await.unwrap();
             }
         };
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(value) => value,
-            Err(_) => panic!("never came: {what}; {:?}", self.picture()),
-        }
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        waited.unwrap_or_else(|_| panic!("never came: {what}; {:?}", self.picture()))
     }
 
     pub async fn connected(&self, logins: u64) {
@@ -73,7 +76,7 @@ impl Watching {
 impl Observer for Watching {
     fn observe(&self, facts: Facts) {
         {
-            let mut picture = self.picture();
+            let mut picture = self.lock();
             if facts.complete {
                 picture.machines.clear();
                 picture.datastores.clear();
@@ -104,7 +107,7 @@ impl Observer for Watching {
     }
 
     fn session(&self, status: SessionStatus) {
-        self.picture().statuses.push(status);
+        self.lock().statuses.push(status);
         self.changed.send_modify(|count| *count += 1);
     }
 }
@@ -173,10 +176,7 @@ pub async fn simulator(scenario: Scenario, pace: Pace) -> Simulator {
 
 /// Bounds a wait for what has to come.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("never came: {what}"),
-    }
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never came: {what}"))
 }
 
 /// The moid of a generated machine by its place, from 0.
