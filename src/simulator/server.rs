@@ -108,9 +108,11 @@ pub async fn serve(
         let (acceptor, shared, stop) = (acceptor.clone(), Arc::clone(&shared), stop.clone());
         connections.spawn(async move {
             tokio::select! {
-                () = serve_connection(stream, address.ip().to_string(), acceptor, shared) => {}
+                // First, so that nobody is told more by a hostd that is gone.
+                biased;
                 () = generation.cancelled() => {}
                 () = stop.cancelled() => {}
+                () = serve_connection(stream, address.ip().to_string(), acceptor, shared) => {}
             }
         });
     }
