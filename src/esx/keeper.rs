@@ -163,6 +163,6 @@ impl Teller {
 fn pause_after(failures: u32) -> Duration {
     match failures.checked_sub(2) {
         None => Duration::ZERO,
-        Some(power) => Duration::from_millis(500 << power.min(10)).min(LONGEST_PAUSE),
+        Some(power) => Duration::from_millis(100 << power.min(10)).min(LONGEST_PAUSE),
     }
 }

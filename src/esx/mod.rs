@@ -15,6 +15,7 @@ mod reader;
 mod session;
 pub mod soap;
 mod task;
+mod task_list;
 mod tls;
 mod transport;
 

@@ -430,6 +430,12 @@ impl From<TransportError> for ExchangeError {
     }
 }
 
+/// What is said where the host no longer knows the session.
+#[must_use]
+pub fn lost() -> HostError {
+    HostError::new(HostErrorKind::NotAuthenticated, "The host ended the session; otter logs in again.")
+}
+
 fn not_answered(address: &str, error: AnswerError) -> HostError {
     let kind = match error {
         AnswerError::Unavailable(_) => HostErrorKind::Unreachable,

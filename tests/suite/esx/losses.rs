@@ -36,7 +36,7 @@ async fn no_face_of_a_lost_session_empties_the_picture() {
 
 #[tokio::test]
 async fn direct_reads_and_calls_survive_each_face() {
-    for face in FACES {
+    futures_util::future::join_all(FACES.map(|face| async move {
         let mut scenario = Scenario::generated(3);
         scenario.machines[0].power = world::PowerState::Off;
         let (simulator, running) = lab(scenario.clone()).await;
@@ -52,7 +52,8 @@ async fn direct_reads_and_calls_survive_each_face() {
         let accepted = running.esx.call(&id, &HostCall::PowerOn, running.job()).await;
         assert!(matches!(accepted, Ok(Accepted::Task(_))), "{face:?}: {accepted:?}");
         running.stop().await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
