@@ -3,5 +3,6 @@
 
 mod api;
 mod daemon;
+mod esx;
 mod harness;
 mod house;

@@ -40,10 +40,10 @@ impl EsxOptions {
             verify: Verify::SystemRoots,
             headers: Vec::new(),
             connect_timeout: Duration::from_secs(10),
-            read_timeout: Duration::from_secs(60),
-            max_wait: Duration::from_secs(60),
+            read_timeout: Duration::from_mins(1),
+            max_wait: Duration::from_mins(1),
             answer_limit: 64 << 20,
-            login_backoff: Duration::from_secs(15 * 60),
+            login_backoff: Duration::from_mins(15),
         }
     }
 

@@ -549,7 +549,7 @@ impl QuestionEntry {
                 fails_with: cancels.then(|| cancelled(&message_id)),
             })
             .collect();
-        Question { id, text, choices, default_choice, message_id }
+        Question { id, message_id, text, choices, default_choice }
     }
 }
 
