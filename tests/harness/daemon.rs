@@ -110,9 +110,14 @@ pub fn otter(arguments: &[&str]) -> Command {
 
 /// Runs a command that ends by itself, and gives its exit code and all that it said.
 pub async fn said(mut command: Command) -> (Option<i32>, String) {
-    let run = tokio::task::spawn_blocking(move || command.output().unwrap());
-    let output =
-        tokio::time::timeout(Duration::from_secs(60), run).await.expect("the command to end").unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let process = Pid::from_child(&child);
+    let mut run = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let Ok(output) = tokio::time::timeout(PATIENCE, &mut run).await else {
+        kill_process(process, Signal::KILL).unwrap();
+        panic!("{command:?} did not end by itself: {:?}", run.await.unwrap());
+    };
+    let output = output.unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
 }
