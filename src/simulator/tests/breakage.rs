@@ -47,8 +47,9 @@ async fn calls_are_disrupted_once_each_and_counted() {
 #[tokio::test]
 async fn tasks_fail_and_vanish() {
     let lab = Lab::stepped().await;
-    let fault =
-        Fault::new("NoDiskSpace", "Insufficient disk space on datastore 'datastore1'.").with("file", "x");
+    let fault = Fault::new("NoDiskSpace", "Insufficient disk space on datastore 'datastore1'.")
+        .with("file", "x")
+        .with("datastore", "datastore1");
     lab.control().fail_next_task("PowerOnVM_Task", fault);
     assert_eq!(lab.run_task("PowerOnVM_Task", "16", "").await.1.as_deref(), Some("NoDiskSpace"));
     assert_eq!(lab.power_state("16").await, "poweredOff");

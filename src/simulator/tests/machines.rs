@@ -168,8 +168,11 @@ async fn requests_are_taken_only_as_they_are_declared() {
     assert_eq!(reply.fault().as_deref(), Some("MethodNotFound"));
     let reply = lab.call("CloneVM_Task", "VirtualMachine", "16", "").await;
     assert_eq!(reply.fault().as_deref(), Some(""));
-    let reply = lab.call("SessionIsActive", "SessionManager", "ha-sessionmgr", "").await;
-    assert_eq!(reply.fault().as_deref(), Some(""));
+    let key = "<sessionID>x</sessionID><userName>root</userName>";
+    let reply = lab.call("SessionIsActive", "SessionManager", "ha-sessionmgr", key).await;
+    assert_eq!(reply.fault().as_deref(), Some("NotImplemented"));
+    let reply = lab.call("UnregisterVM", "VirtualMachine", "16", "").await;
+    assert_eq!(reply.fault().as_deref(), Some("NotSupported"));
     let reply = lab.call("PowerOnVM_Task", "VirtualMachine", "404", "").await;
     assert_eq!(reply.fault().as_deref(), Some("ManagedObjectNotFound"));
     let reply = lab.post("no xml".to_owned()).await.unwrap();

@@ -1,6 +1,7 @@
 //! The simulator over its real wire, by envelopes that are written by hand.
 
 mod breakage;
+mod conformity;
 mod machines;
 mod sessions;
 mod updates;

@@ -118,6 +118,21 @@ async fn machines_come_go_and_lose_their_configuration() {
 }
 
 #[tokio::test]
+async fn a_moid_that_is_used_again_leaves_and_enters() {
+    let lab = Lab::stepped().await;
+    lab.watch_machines(&["config.instanceUuid"]).await;
+    let first = lab.news("").await;
+    lab.control().mutate(|world| {
+        let mut machine = world.remove_machine("16").unwrap();
+        machine.instance_uuid = "5029c440-85ee-c2a1-e9dd-b63e39364603".to_owned();
+        world.add_machine(machine);
+    });
+    let kinds: Vec<String> =
+        lab.news(&first.version()).await.objects().into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, ["leave", "enter"]);
+}
+
+#[tokio::test]
 async fn partial_updates_name_what_changed_below() {
     let lab = Lab::stepped().await;
     let list = "<obj type=\"VirtualMachine\">16</obj>";
