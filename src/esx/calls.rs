@@ -90,7 +90,7 @@ fn judged(error: ExchangeError, lead: &str) -> CallError {
     let refused = match &error {
         ExchangeError::NotSent(_) => true,
         ExchangeError::Fault(fault) => !fault.may_have_run(),
-        ExchangeError::Broken(_) => false,
+        ExchangeError::Cut(_) | ExchangeError::Broken(_) => false,
     };
     let error = error.into_error(lead);
     if refused { CallError::Refused(error) } else { CallError::Lost(error) }

@@ -362,7 +362,7 @@ impl Collector {
                 Ok(false)
             }
             error if error.is_fault("RequestCanceled") && cancelled_by_us => Ok(true),
-            ExchangeError::NotSent(error) | ExchangeError::Broken(error)
+            ExchangeError::NotSent(error) | ExchangeError::Cut(error) | ExchangeError::Broken(error)
                 if error.kind == HostErrorKind::Unreachable =>
             {
                 if self.session.is_alive(live).await? {

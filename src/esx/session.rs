@@ -78,6 +78,8 @@ pub enum ExchangeError {
     Fault(VimFault),
     /// No connection: it was not sent.
     NotSent(HostError),
+    /// The connection broke while the answer was awaited: it may have run.
+    Cut(HostError),
     /// It was sent, or may have been, and no answer of vim25 came.
     Broken(HostError),
 }
@@ -172,6 +174,17 @@ impl Session {
         Ok(reply)
     }
 
+    /// Makes one call that may as well run twice: where its connection breaks, it is sent once more.
+    ///
+    /// # Errors
+    /// As [`Session::send`].
+    pub async fn send_repeatable(&self, live: &Live, request: Request) -> Result<Reply, ExchangeError> {
+        match self.send(live, request.clone(), Patience::Ordinary).await {
+            Err(ExchangeError::Cut(_)) => self.send(live, request, Patience::Ordinary).await,
+            answer => answer,
+        }
+    }
+
     /// Reports that this login looks lost, and waits for the verdict.
     ///
     /// # Errors
@@ -231,7 +244,7 @@ impl Session {
             &properties,
             Selection::Objects(std::slice::from_ref(&manager)),
         );
-        match self.send(live, request, Patience::Ordinary).await {
+        match self.send_repeatable(live, request).await {
             Ok(reply) => Ok(reply.returned().is_some_and(|result| {
                 object_contents(result).any(|object| {
                     object.properties.iter().any(|(path, value)| {
@@ -407,7 +420,7 @@ impl ExchangeError {
     pub fn into_error(self, lead: &str) -> HostError {
         match self {
             Self::Fault(fault) => fault.into_error(lead),
-            Self::NotSent(error) | Self::Broken(error) => error,
+            Self::NotSent(error) | Self::Cut(error) | Self::Broken(error) => error,
         }
     }
 
@@ -426,7 +439,11 @@ impl ExchangeError {
 
 impl From<TransportError> for ExchangeError {
     fn from(error: TransportError) -> Self {
-        if error.never_sent { Self::NotSent(error.into()) } else { Self::Broken(error.into()) }
+        match error {
+            error if error.never_sent => Self::NotSent(error.into()),
+            error if error.cut => Self::Cut(error.into()),
+            error => Self::Broken(error.into()),
+        }
     }
 }
 

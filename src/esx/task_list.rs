@@ -5,7 +5,6 @@ use super::session::{ExchangeError, Live, Session, lost};
 use super::soap::Reference;
 use super::soap::request::{self, Properties, Selection};
 use super::task::{ListChanges, TaskInfo};
-use super::transport::Patience;
 use crate::domain::ids::TaskId;
 
 /// Tasks read in one call.
@@ -64,7 +63,7 @@ async fn modify_list(
     remove: &[Reference],
 ) -> Result<bool, ExchangeError> {
     let request = request::modify_list_view(list, add, remove);
-    match session.send(live, request, Patience::Ordinary).await {
+    match session.send_repeatable(live, request).await {
         Ok(_) => Ok(true),
         Err(ExchangeError::Fault(fault))
             if fault.name == "ManagedObjectNotFound" && fault.details.get("obj") != Some(&list.value) =>

@@ -106,3 +106,24 @@ async fn a_wait_that_is_cut_goes_on_without_a_new_picture() {
     }
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_read_whose_connection_breaks_is_made_once_more() {
+    let mut scenario = Scenario::generated(2);
+    scenario.machines[0].power = world::PowerState::Off;
+    let (simulator, running) = lab(scenario.clone()).await;
+    let id = moid(&scenario, 0);
+    for method in ["RetrievePropertiesEx", "ModifyListView"] {
+        simulator.control().disrupt_next(method, Disruption::CloseBeforeRunning);
+        running.esx.examine(&id).await.unwrap();
+        let accepted = running.esx.call(&id, &HostCall::PowerOn, running.job()).await.unwrap();
+        let Accepted::Task(task) = accepted else { panic!() };
+        let mut status = running.esx.follow(&task).await;
+        let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
+        drop(soon("the end", end).await.unwrap());
+        running.esx.call(&id, &HostCall::PowerOff, running.job()).await.unwrap();
+        running.esx.barrier().await.unwrap();
+    }
+    assert_eq!(running.watching.picture().syncs, 1);
+    running.stop().await;
+}

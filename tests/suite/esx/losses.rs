@@ -113,6 +113,24 @@ async fn a_refused_login_is_not_repeated_until_its_time() {
 }
 
 #[tokio::test]
+async fn a_password_that_was_changed_meanwhile_is_tried_once() {
+    let scenario = Scenario::generated(4);
+    let (simulator, running) = lab(scenario.clone()).await;
+    simulator.control().refuse_logins(true);
+    simulator.control().expire_sessions();
+    for place in 0..4 {
+        let error =
+            running.esx.call(&moid(&scenario, place), &HostCall::Reset, running.job()).await.unwrap_err();
+        assert!(matches!(error, CallError::Refused(error) if error.kind == HostErrorKind::LoginRefused));
+    }
+    let picture = running.watching.picture();
+    assert!(matches!(picture.statuses.last().unwrap().state, SessionState::LoginRefused { .. }));
+    assert_eq!((picture.machines.len(), picture.smallest), (4, Some(4)));
+    assert_eq!(simulator.control().calls("Login"), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_restart_of_hostd_is_waited_out() {
     for away in [None, Some(Comeback::Refuse), Some(Comeback::Unavailable)] {
         let scenario = Scenario::generated(10);
