@@ -14,7 +14,7 @@ async fn host() -> Simulator {
     Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
@@ -52,7 +52,7 @@ async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
     assert!(daemon.terminate().await.success());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_answer_never_came_is_judged() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
@@ -79,5 +79,6 @@ async fn step_all(control: otter::simulator::Control) {
     loop {
         control.until_task().await;
         control.step_tasks();
+        tokio::task::yield_now().await;
     }
 }

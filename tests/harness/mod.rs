@@ -140,15 +140,15 @@ pub fn settings(url: &str) -> Settings {
         protection: Protection { protected: vec!["golden-*".to_owned()], ..Protection::default() },
         jobs: JobSettings {
             settle: Duration::from_millis(100),
-            outage_grace: Duration::from_secs(60),
+            outage_grace: Duration::from_mins(1),
             queue_per_machine: 16,
             queue_in_all: 10_000,
-            power_deadline: Duration::from_secs(600),
-            revert_deadline: Duration::from_secs(3_600),
+            power_deadline: Duration::from_mins(10),
+            revert_deadline: Duration::from_hours(1),
             retention: Retention::default(),
         },
         http: HttpSettings {
-            max_wait: Duration::from_secs(600),
+            max_wait: Duration::from_mins(10),
             max_waits: 20_000,
             body_limit: 1 << 20,
             body_timeout: Duration::from_secs(10),
@@ -172,8 +172,13 @@ fn client() -> reqwest::Client {
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            pause().await;
         }
     });
     waited.await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for {what}"));
+}
+
+#[expect(clippy::disallowed_methods, reason = "between two questions, never in place of one")]
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
 }
