@@ -114,6 +114,10 @@ impl Runner {
             }
             Effect::Call(call) => Input::Called(self.call(&job, &call).await),
             Effect::Follow(task) => Input::TaskEnded(self.follow(&task, live).await),
+            Effect::CancelAndFollow(task) => {
+                let (end, ()) = tokio::join!(self.follow(&task, live), self.cancel(task.clone()));
+                Input::TaskEnded(end)
+            }
             Effect::AwaitHost(pause) => {
                 self.clock.sleep(pause).await;
                 self.host_back().await;
@@ -186,13 +190,22 @@ impl Runner {
                     }
                 }
                 TaskStatus::Succeeded { .. } => return TaskEnd::Succeeded,
-                TaskStatus::Failed(error) => return TaskEnd::Failed(Trouble::from(&*error)),
+                TaskStatus::Failed(error) => {
+                    let trouble = Trouble::from(&*error);
+                    let open = trouble.leaves_open() && self.behind_a_manager();
+                    return if open { TaskEnd::Lost(trouble) } else { TaskEnd::Failed(trouble) };
+                }
                 TaskStatus::Vanished => return TaskEnd::Vanished,
             }
             if status.changed().await.is_err() {
                 return TaskEnd::Vanished;
             }
         }
+    }
+
+    /// Whether a vCenter stands between otter and the host, and may lose sight of what the host does.
+    fn behind_a_manager(&self) -> bool {
+        self.inventory.session().product.is_some_and(|product| product.api_type != "HostAgent")
     }
 
     async fn cancel(&self, task: TaskId) {

@@ -1,7 +1,5 @@
 //! Before a call, the call, and its task: what the machine, the host's answer and the task's end lead to.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::vocabulary::{Blocker, Called, Effect, Seen, TaskEnd};
@@ -12,6 +10,9 @@ use crate::domain::machine::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::jobs::plan::{self, Plan};
 use crate::service::trouble::Trouble;
+
+/// The detail of a step that was not needed.
+const ALREADY: &str = "the machine was in this state already";
 
 impl Driver {
     pub(super) fn begin(&mut self) -> Effect {
@@ -25,6 +26,12 @@ impl Driver {
         };
         if !self.job.machine.agrees_with(&evidence.identity) {
             return self.gone(now);
+        }
+        let plan = plan::next(&self.job, &evidence);
+        if plan == Plan::Done && !self.job.steps.is_empty() {
+            // Too late to be cancelled or to run out of time. A step that still waited was not needed.
+            self.finish_step(StepState::Skipped, Some(ALREADY), now);
+            return self.end(End::Succeeded, now);
         }
         if self.job.cancel_requested_at.is_some() {
             return self.end(End::Cancelled(self.cancelled_failure()), now);
@@ -43,7 +50,7 @@ impl Driver {
         if self.overdue() {
             return self.end(End::Failed(self.blocked_failure()), now);
         }
-        match plan::next(&self.job, &evidence) {
+        match plan {
             Plan::Call(call) => self.commit(call, evidence, now),
             Plan::Done => self.end(End::Succeeded, now),
             Plan::Fail(failure) => self.end(End::Failed(self.about(failure)), now),
@@ -90,13 +97,16 @@ impl Driver {
                 Some(HostCall::RevertToSnapshot { .. }) if self.after_loss => self.examine(Stage::Verifying),
                 _ => self.call_succeeded(now),
             },
-            TaskEnd::Failed(trouble) if trouble.leaves_open() => self.lost(trouble, now),
+            TaskEnd::Lost(trouble) => {
+                self.spend_task();
+                self.lost(trouble, now)
+            }
             TaskEnd::Failed(trouble) => self.refused(trouble, now),
             TaskEnd::Vanished => {
                 self.phase("the host's task vanished: finding out what happened", now);
                 // Its reference leads nowhere any more; after a restart the call is judged, not followed.
                 self.job.host_task = None;
-                self.judge_when_back(Duration::ZERO)
+                self.judge_when_back(RETRY_PAUSE, now)
             }
         }
     }
@@ -119,12 +129,12 @@ impl Driver {
             HostErrorKind::Cancelled if self.overdue() => {
                 let failure =
                     self.deadline_failure("The deadline passed, and the host's task was cancelled.");
-                self.end(End::Failed(failure), now)
+                self.end_unsent(End::Failed(failure), now)
             }
             HostErrorKind::Cancelled if self.job.cancel_requested_at.is_some() => {
-                self.end(End::Cancelled(self.cancelled_failure().with_fault(trouble.fault)), now)
+                self.end_unsent(End::Cancelled(self.cancelled_failure().with_fault(trouble.fault)), now)
             }
-            _ => self.end(End::Failed(self.about(trouble.failure())), now),
+            _ => self.end_unsent(End::Failed(self.about(trouble.failure())), now),
         }
     }
 
@@ -145,11 +155,16 @@ impl Driver {
             && wanted.is_some()
             && evidence.power_state == wanted
         {
-            self.finish_step(StepState::Skipped, Some("the machine was in this state already"), now);
+            if self.asked_before() {
+                // The refusal says that the call whose answer was lost came through after all.
+                self.finish_step(StepState::Succeeded, None, now);
+            } else {
+                self.finish_step(StepState::Skipped, Some(ALREADY), now);
+            }
             self.job.intent = None;
             return self.save(Then::Begin);
         }
-        self.end(End::Failed(self.about(refusal.failure())), now)
+        self.end_unsent(End::Failed(self.about(refusal.failure())), now)
     }
 
     pub(super) fn call_succeeded(&mut self, now: Timestamp) -> Effect {
@@ -168,7 +183,7 @@ impl Driver {
             return self.gone(now);
         }
         if !trouble.is_outage() {
-            return self.end(End::Failed(self.about(trouble.failure())), now);
+            return self.end_unsent(End::Failed(self.about(trouble.failure())), now);
         }
         let reason = trouble.message.clone();
         self.last_trouble = Some(trouble);
@@ -178,10 +193,24 @@ impl Driver {
     /// Waits for something else to end; nothing of this job is under way on the host.
     pub(super) fn block(&mut self, blocker: Blocker, effect: Effect, now: Timestamp) -> Effect {
         self.blocker = Some((blocker, now));
-        if self.job.intent.take().is_some() {
-            return self.save(Then::Block(Box::new(effect)));
+        match &mut self.job.intent {
+            // An earlier sending was lost, and what is known of the machine from before it still counts.
+            Some(intent) if intent.asked > 1 => {
+                intent.asked -= 1;
+                self.job.host_task = None;
+                self.save(Then::Settle(Box::new(effect)))
+            }
+            Some(_) => {
+                self.job.intent = None;
+                self.save(Then::Block(Box::new(effect)))
+            }
+            None => self.wait(effect, now),
         }
-        self.wait(effect, now)
+    }
+
+    /// Whether a sending of the current call, before the last one, was lost.
+    pub(super) fn asked_before(&self) -> bool {
+        self.job.intent.as_ref().is_some_and(|intent| intent.asked > 1)
     }
 
     pub(super) fn wait(&mut self, effect: Effect, now: Timestamp) -> Effect {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::vocabulary::{Blocker, Effect, Shown};
 use super::{Deadline, Driver, RETRY_PAUSE, Stage, Then};
+use crate::domain::call::CallKind;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobRequest, JobResult, JobState, StepState};
 
@@ -19,7 +20,33 @@ pub(super) enum End {
 impl Driver {
     pub(super) fn gone(&mut self, now: Timestamp) -> Effect {
         let detail = "The machine that was meant is no longer on the host.";
-        self.end(End::Failed(self.failure(FailureKind::MachineGone, detail)), now)
+        self.end_unsent(End::Failed(self.failure(FailureKind::MachineGone, detail)), now)
+    }
+
+    /// The machine is gone, and with it the only one who could tell whether the call ran.
+    pub(super) fn gone_unjudged(&mut self, now: Timestamp) -> Effect {
+        self.give_up(
+            "The answer to the call was lost, and the machine that was meant is no longer on the host.",
+            now,
+        )
+    }
+
+    /// Ends the job where the last sending of its call is proven not to have run. An earlier one that was lost may
+    /// have: of a power call the machine itself told that it had not, of a revert nothing can.
+    pub(super) fn end_unsent(&mut self, end: End, now: Timestamp) -> Effect {
+        let revert =
+            self.job.intent.as_ref().is_some_and(|intent| intent.call.kind() == CallKind::RevertToSnapshot);
+        if !(revert && self.asked_before()) {
+            return self.end(end, now);
+        }
+        let why = match &end {
+            End::Failed(failure) | End::Cancelled(failure) => failure.detail.clone(),
+            End::Succeeded | End::Unknown(_) => String::new(),
+        };
+        self.give_up(
+            &format!("The answer to the revert was lost, and it was not done again; it may have run. {why}"),
+            now,
+        )
     }
 
     pub(super) fn give_up(&mut self, detail: &str, now: Timestamp) -> Effect {
@@ -45,7 +72,7 @@ impl Driver {
             Some(_) => self.close(end, shown, now),
             None if self.overdue() => {
                 let warning =
-                    "The host went away before the machine could be read again; it may show an older state.";
+                    "The machine could not be read again before the deadline; it may show an older state.";
                 self.job.warnings.push(warning.to_owned());
                 self.close(end, None, now)
             }
@@ -116,6 +143,14 @@ impl Driver {
         self.failure(FailureKind::DeadlineExceeded, detail)
     }
 
+    fn so_far(&self) -> &'static str {
+        if self.job.steps.iter().any(|step| step.state == StepState::Succeeded) {
+            "only the steps that succeeded were done"
+        } else {
+            "nothing was done"
+        }
+    }
+
     pub(super) fn blocked_failure(&self) -> Failure {
         let fault = self.last_trouble.as_ref().and_then(|trouble| trouble.fault.clone());
         match self.blocker.as_ref().map(|(blocker, _)| blocker) {
@@ -130,12 +165,19 @@ impl Driver {
                 )
                 .with_fault(fault),
             Some(Blocker::Busy) => self
-                .failure(FailureKind::MachineBusy, "The host said until the deadline that the machine is busy.")
+                .failure(
+                    FailureKind::MachineBusy,
+                    "The host said until the deadline that the machine is busy.",
+                )
                 .with_fault(fault),
             Some(Blocker::HostAway(reason)) => self.deadline_failure(&format!(
-                "The host could not be reached until the deadline, and nothing was done. It last said: {reason}"
+                "The host could not be reached until the deadline, and {}. It last said: {reason}",
+                self.so_far()
             )),
-            None => self.deadline_failure("The deadline passed before the host was asked; nothing was done."),
+            None => self.deadline_failure(&format!(
+                "The deadline passed before the host could be asked; {}.",
+                self.so_far()
+            )),
         }
     }
 }

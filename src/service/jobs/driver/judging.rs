@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::vocabulary::{Blocker, Effect, Seen};
-use super::{Driver, End, RETRY_PAUSE, Stage, Then};
-use crate::domain::call::{Evidence, HostCall};
+use super::{Driver, RETRY_PAUSE, Stage, Then, UNJUDGED};
+use crate::domain::call::{Evidence, HostCall, RecentTask};
 use crate::domain::job::{Intent, JobRequest};
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::judgement::{self, Verdict};
@@ -18,11 +18,14 @@ impl Driver {
         let reason = trouble.message.clone();
         self.last_trouble = Some(trouble);
         self.blocker = Some((Blocker::HostAway(reason), now));
-        self.judge_when_back(Duration::ZERO)
+        self.judge_when_back(Duration::ZERO, now)
     }
 
-    pub(super) fn judge_when_back(&mut self, pause: Duration) -> Effect {
+    pub(super) fn judge_when_back(&mut self, pause: Duration, now: Timestamp) -> Effect {
         self.after_loss = true;
+        if self.grace_over() {
+            return self.give_up(UNJUDGED, now);
+        }
         self.stage = Stage::JudgingAway;
         Effect::AwaitHost(pause)
     }
@@ -30,14 +33,14 @@ impl Driver {
     pub(super) fn judged(&mut self, quiet: bool, seen: Seen, now: Timestamp) -> Effect {
         let (evidence, known) = match seen {
             Ok(seen) => seen,
-            Err(trouble) if trouble.kind == HostErrorKind::NotFound => return self.gone(now),
+            Err(trouble) if trouble.kind == HostErrorKind::NotFound => return self.gone_unjudged(now),
             Err(trouble) => {
                 self.blocker = Some((Blocker::HostAway(trouble.message), now));
-                return self.judge_when_back(RETRY_PAUSE);
+                return self.judge_when_back(RETRY_PAUSE, now);
             }
         };
         if !self.job.machine.agrees_with(&evidence.identity) {
-            return self.gone(now);
+            return self.gone_unjudged(now);
         }
         let Some(intent) = self.job.intent.clone() else { return self.begin() };
         if let Some(task) = judgement::own_task(&intent, &evidence, &known) {
@@ -69,9 +72,6 @@ impl Driver {
                 self.job.host_task = Some(task.clone());
                 self.save(Then::Follow(task))
             }
-            Verdict::AskAgain if self.job.cancel_requested_at.is_some() => {
-                self.end(End::Cancelled(self.cancelled_failure()), now)
-            }
             Verdict::AskAgain => {
                 self.phase("asking the host again", now);
                 let asked = intent.asked + 1;
@@ -87,6 +87,14 @@ impl Driver {
         }
     }
 
+    /// The followed task says no more about the call than it has said: it is not found and followed again.
+    pub(super) fn spend_task(&mut self) {
+        if let (Some(id), Some(intent)) = (self.job.host_task.take(), &mut self.job.intent) {
+            let call = Some(intent.call.kind());
+            intent.before.recent_tasks.push(RecentTask { id, call, by_us: true, running: false });
+        }
+    }
+
     pub(super) fn verified(&mut self, seen: Seen, now: Timestamp) -> Effect {
         let wanted = self.job.intent.as_ref().and_then(|intent| match &intent.call {
             HostCall::RevertToSnapshot { snapshot, .. } => Some(snapshot.clone()),
@@ -95,10 +103,10 @@ impl Driver {
         match seen {
             Ok((evidence, _)) if evidence.current_snapshot == wanted => self.call_succeeded(now),
             Ok(_) => self.give_up("The revert's task succeeded, but another snapshot is current now.", now),
-            Err(trouble) if trouble.kind == HostErrorKind::NotFound => self.gone(now),
+            Err(trouble) if trouble.kind == HostErrorKind::NotFound => self.gone_unjudged(now),
             Err(trouble) => {
                 self.blocker = Some((Blocker::HostAway(trouble.message), now));
-                self.judge_when_back(RETRY_PAUSE)
+                self.judge_when_back(RETRY_PAUSE, now)
             }
         }
     }

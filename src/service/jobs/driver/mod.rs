@@ -34,6 +34,10 @@ use crate::service::trouble::Trouble;
 /// How long to wait before the host is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// What is told of a call that could not be judged in time.
+const UNJUDGED: &str =
+    "The answer to the call was lost, and the deadline passed before the machine could be judged.";
+
 /// A job that runs.
 #[derive(Clone, Debug)]
 pub struct Driver {
@@ -91,6 +95,8 @@ enum Then {
     Call,
     /// Wait as the effect says: the call was proven not to have run.
     Block(Box<Effect>),
+    /// Wait as the effect says, then judge: this sending did not run, an earlier one may have.
+    Settle(Box<Effect>),
     Follow(TaskId),
     Publish,
 }
@@ -110,7 +116,10 @@ impl Driver {
         let effect = match (&driver.job.intent, driver.job.host_task.clone()) {
             (None, _) => Effect::AwaitHost(Duration::ZERO),
             (Some(_), Some(task)) => driver.follow(task),
-            (Some(_), None) => driver.judge_when_back(Duration::ZERO),
+            (Some(_), None) => {
+                driver.stage = Stage::JudgingAway;
+                Effect::AwaitHost(Duration::ZERO)
+            }
         };
         (driver, effect)
     }
@@ -203,6 +212,9 @@ impl Driver {
 
     /// Takes what came in while an effect is under way.
     pub fn interrupt(&mut self, interrupt: Interrupt, now: Timestamp) -> Reaction {
+        if self.job.state.is_end() {
+            return Reaction::default();
+        }
         match interrupt {
             Interrupt::Cancel => {
                 self.job.cancel_requested_at.get_or_insert(now);
@@ -230,12 +242,10 @@ impl Driver {
                     "The deadline passed and the host's task could not be stopped; it may still succeed.";
                 Self::instead(self.give_up(detail, now))
             }
-            (
-                Stage::JudgingAway | Stage::Settling { .. },
-                Interrupt::Deadline { .. } | Interrupt::GraceOver,
-            ) => {
-                let detail = "The answer to the call was lost, and the deadline passed before the machine could be judged.";
-                Self::instead(self.give_up(detail, now))
+            // A host that is away is given the grace to come back: then a task of the job can be found and cancelled.
+            (Stage::JudgingAway | Stage::Settling { .. }, Interrupt::GraceOver)
+            | (Stage::Settling { .. }, Interrupt::Deadline { .. }) => {
+                Self::instead(self.give_up(UNJUDGED, now))
             }
             (Stage::Syncing(_) | Stage::SyncingAway(_), Interrupt::GraceOver) => {
                 match std::mem::replace(&mut self.stage, Stage::Ended) {
@@ -272,12 +282,10 @@ impl Driver {
     fn saved(&mut self, then: Then, now: Timestamp) -> Effect {
         match then {
             Then::Begin => self.begin(),
-            Then::Call if self.job.cancel_requested_at.is_some() && self.asked_once() => {
-                self.end(End::Cancelled(self.cancelled_failure()), now)
+            Then::Call if self.job.cancel_requested_at.is_some() => {
+                self.end_unsent(End::Cancelled(self.cancelled_failure()), now)
             }
-            Then::Call if self.overdue() && self.asked_once() => {
-                self.end(End::Failed(self.blocked_failure()), now)
-            }
+            Then::Call if self.overdue() => self.end_unsent(End::Failed(self.blocked_failure()), now),
             Then::Call => match self.job.intent.as_ref().map(|intent| intent.call.clone()) {
                 Some(call) => {
                     self.stage = Stage::Calling;
@@ -286,6 +294,11 @@ impl Driver {
                 None => self.begin(),
             },
             Then::Block(effect) => self.wait(*effect, now),
+            Then::Settle(_) if self.grace_over() => self.give_up(UNJUDGED, now),
+            Then::Settle(effect) => {
+                self.stage = Stage::Settling { quiet: false };
+                *effect
+            }
             Then::Follow(task) if self.grace_over() => {
                 let detail =
                     format!("The deadline passed while the host's task {task} ran; it may still succeed.");
@@ -299,14 +312,14 @@ impl Driver {
         }
     }
 
-    /// Whether the committed call was not sent before.
-    fn asked_once(&self) -> bool {
-        self.job.intent.as_ref().is_some_and(|intent| intent.asked == 1)
-    }
-
     fn follow(&mut self, task: TaskId) -> Effect {
         self.stage = Stage::Following(task.clone());
-        Effect::Follow(task)
+        // Who asked before there was a task meant this one.
+        if self.overdue() || self.job.cancel_requested_at.is_some() {
+            Effect::CancelAndFollow(task)
+        } else {
+            Effect::Follow(task)
+        }
     }
 
     fn examine(&mut self, stage: Stage) -> Effect {

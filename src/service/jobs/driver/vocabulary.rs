@@ -19,6 +19,8 @@ pub enum Effect {
     Call(HostCall),
     /// Follow the job's own task, answer [`Input::TaskEnded`].
     Follow(TaskId),
+    /// Ask the host to cancel the job's own task, and follow it; answer [`Input::TaskEnded`].
+    CancelAndFollow(TaskId),
     /// Wait this long, and then until the host is there and the picture is whole; answer [`Input::Waited`].
     AwaitHost(Duration),
     /// Wait until somebody else's task ended, answer [`Input::Waited`].
@@ -61,6 +63,8 @@ pub enum Called {
 pub enum TaskEnd {
     Succeeded,
     Failed(Trouble),
+    /// Who told of it had lost sight of the task: it may have done its work.
+    Lost(Trouble),
     Vanished,
 }
 
