@@ -200,15 +200,16 @@ mod tests {
             Some(CallKind::Reset),
             Some(CallKind::RevertToSnapshot),
         ]);
-        prop::collection::vec(
-            (0..6u8, kind, any::<bool>(), any::<bool>()).prop_map(|(id, call, by_us, running)| RecentTask {
+        // A map, since a host names a task once.
+        prop::collection::btree_map(0..6u8, (kind, any::<bool>(), any::<bool>()), 0..4).prop_map(|tasks| {
+            let task = |(id, (call, by_us, running))| RecentTask {
                 id: TaskId::new(format!("t-{id}")),
                 call,
                 by_us,
                 running,
-            }),
-            0..4,
-        )
+            };
+            tasks.into_iter().map(task).collect()
+        })
     }
 
     proptest! {

@@ -7,7 +7,7 @@ mod world;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{Driver, Rules};
+use super::Rules;
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::service::inventory::samples;

@@ -60,6 +60,7 @@ struct Scenario {
 }
 
 /// A job in the world, and what a bystander knows of both.
+#[expect(clippy::struct_excessive_bools, reason = "what has happened so far, each by itself")]
 pub struct Run {
     pub world: World,
     pub driver: Driver,

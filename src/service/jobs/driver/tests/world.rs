@@ -10,6 +10,7 @@ use crate::service::trouble::Trouble;
 
 /// The world. Times are steps of [`World::tick`].
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a small world")]
 pub struct World {
     pub power: PowerState,
     /// What a revert to the snapshot makes of the power.
