@@ -6,7 +6,7 @@ mod plan;
 pub mod queue;
 mod runner;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod view;
 
 use std::collections::{BTreeSet, HashMap};

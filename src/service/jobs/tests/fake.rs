@@ -49,6 +49,9 @@ struct State {
     calls: Vec<(MachineId, HostCall)>,
     tasks: Vec<Task>,
     cancelled: Vec<TaskId>,
+    /// Whose guests cannot be read.
+    unreadable: Vec<MachineId>,
+    guest_reads: usize,
 }
 
 struct Task {
@@ -81,6 +84,14 @@ impl FakeHost {
 
     pub fn calls(&self) -> Vec<(MachineId, HostCall)> {
         self.lock().calls.clone()
+    }
+
+    pub fn hide_guest(&self, machine: &MachineId) {
+        self.lock().unreadable.push(machine.clone());
+    }
+
+    pub fn guest_reads(&self) -> usize {
+        self.lock().guest_reads
     }
 
     pub fn cancelled(&self) -> usize {
@@ -218,7 +229,24 @@ impl Hypervisor for FakeHost {
         })
     }
 
-    async fn confirm_guest(&self, _: &MachineId) -> Result<(), HostError> {
+    async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
+        let fact = {
+            let mut state = self.lock();
+            state.guest_reads += 1;
+            if state.unreadable.contains(machine) {
+                return Err(HostError::new(HostErrorKind::Forbidden, "not this one"));
+            }
+            let picture = self.inventory.picture();
+            let guest =
+                picture.machine(machine).map(|record| record.machine.guest.clone()).unwrap_or_default();
+            Fact::GuestConfirmed {
+                machine: machine.clone(),
+                tools_running: guest.tools_running,
+                ip_address: guest.ip_address,
+                ip_addresses: guest.ip_addresses,
+            }
+        };
+        self.inventory.observe(Facts { complete: false, changes: vec![fact] });
         Ok(())
     }
 

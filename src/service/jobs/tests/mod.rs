@@ -1,6 +1,6 @@
 //! The engine whole, over a host in memory and a store in memory, with time that is stepped.
 
-mod fake;
+pub(in crate::service) mod fake;
 
 use std::future::Future;
 use std::pin::pin;
