@@ -234,7 +234,12 @@ impl Driver {
                 let failure = self.blocked_failure();
                 Self::instead(self.end(End::Failed(failure), now))
             }
-            (Stage::Following(task), Interrupt::Cancel | Interrupt::Deadline { .. }) => {
+            // The wish is committed first, so that a crash does not forget it; then the task is cancelled.
+            (Stage::Following(task), Interrupt::Cancel) => {
+                let task = task.clone();
+                Self::instead(self.save(Then::Follow(task)))
+            }
+            (Stage::Following(task), Interrupt::Deadline { .. }) => {
                 Reaction { cancel_task: Some(task.clone()), instead: None }
             }
             (Stage::Following(_), Interrupt::GraceOver) => {

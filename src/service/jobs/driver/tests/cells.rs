@@ -255,6 +255,19 @@ fn a_cancel_during_the_call_reaches_the_task() {
 }
 
 #[test]
+fn a_cancel_of_a_running_task_outlives_a_crash() {
+    let mut run = calling(JobRequest::PowerOn, World::new(Off));
+    run.go(7, None);
+    run = until(run, following);
+    run.happen(Event::Cancel);
+    run.go(0, None);
+    assert!(run.disk.cancel_requested_at.is_some());
+    run.happen(Event::Crash { ran: false });
+    assert!(matches!(run.effect, Effect::CancelAndFollow(_)));
+    assert_eq!(end(run), (JobState::Cancelled, 1, Some(FailureKind::JobCancelled)));
+}
+
+#[test]
 fn a_task_that_outlives_the_grace_is_unknown() {
     let mut run = calling(JobRequest::PowerOn, World { cancelable: false, ..World::new(Off) });
     run.go(7, None);
