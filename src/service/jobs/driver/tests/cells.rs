@@ -2,7 +2,7 @@
 
 use super::revert;
 use super::schedules::{Event, Run};
-use super::world::{World, kickstart};
+use super::world::{Owner, World, kickstart};
 use crate::domain::call::HostCall;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::SnapshotId;
@@ -99,12 +99,23 @@ fn power_beside_a_foreign_task_is_unknown() {
         };
         let mut run = lost(request, before, false);
         for call in [there, back] {
-            run.happen(Event::Foreign(call));
+            run.happen(Event::Foreign(call, Owner::Stranger));
             run.happen(Event::Tick);
             run.happen(Event::Tick);
         }
         assert_unknown(run, 1);
     }
+}
+
+#[test]
+fn a_task_of_another_job_is_not_taken_for_the_own_one() {
+    let mut run = lost(JobRequest::PowerOn, World::new(Off), false);
+    for call in [HostCall::PowerOn, HostCall::PowerOff] {
+        run.happen(Event::Foreign(call, Owner::OtherJob));
+        run.happen(Event::Tick);
+        run.happen(Event::Tick);
+    }
+    assert_unknown(run, 1);
 }
 
 #[test]
@@ -154,7 +165,7 @@ fn a_lost_revert_with_no_task_to_see_is_asked_again_whether_it_ran_or_not() {
 #[test]
 fn a_lost_revert_beside_a_foreign_task_is_unknown() {
     let mut run = lost(revert(None), World::new(Off), false);
-    run.happen(Event::Foreign(HostCall::PowerOn));
+    run.happen(Event::Foreign(HostCall::PowerOn, Owner::Stranger));
     assert_unknown(run, 1);
 }
 
@@ -295,7 +306,7 @@ fn a_question_until_the_deadline_is_the_reason() {
 fn a_foreign_task_is_waited_for_until_the_deadline() {
     let busy = || {
         let mut world = World::new(Off);
-        world.foreign(HostCall::PowerOn, 6);
+        world.foreign(HostCall::PowerOn, Owner::Stranger, 6);
         let run = Run::begin(JobRequest::PowerOff, world);
         until(run, |effect| matches!(effect, Effect::AwaitTask(_)))
     };
@@ -308,7 +319,8 @@ fn a_foreign_task_is_waited_for_until_the_deadline() {
 #[test]
 fn a_kill_asks_at_once_and_again_when_the_foreign_task_ended() {
     let mut world = World::new(On);
-    world.foreign(HostCall::RevertToSnapshot { snapshot: kickstart(), suppress_power_on: false }, 4);
+    let revert = HostCall::RevertToSnapshot { snapshot: kickstart(), suppress_power_on: false };
+    world.foreign(revert, Owner::Stranger, 4);
     world.snapshot_power = On;
     assert_eq!(end(Run::begin(JobRequest::Kill, world)), (SUCCEEDED, 2, None));
 }

@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use super::world::{World, kickstart, trouble};
+use super::world::{Owner, World, kickstart, trouble};
 use super::{RULES, job, revert, start};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
@@ -32,7 +32,7 @@ pub enum Event {
     Restart {
         finish: bool,
     },
-    Foreign(HostCall),
+    Foreign(HostCall, Owner),
     Question(bool),
     /// Without effect; `seen` is false where a vCenter had lost sight of it.
     FailTask {
@@ -131,9 +131,9 @@ impl Run {
                 self.disturbed = true;
                 self.world.restart(finish);
             }
-            Event::Foreign(call) => {
+            Event::Foreign(call, owner) => {
                 self.foreign = true;
-                self.world.foreign(call, 1);
+                self.world.foreign(call, owner, 1);
             }
             Event::Question(asked) => self.world.question = asked,
             Event::FailTask { seen } => {
@@ -223,7 +223,7 @@ impl Run {
                 self.tell(Input::Saved);
             }
             Effect::Examine => {
-                let seen = self.world.examine().map(|evidence| (evidence, Vec::new()));
+                let seen = self.world.examine().map(|evidence| (evidence, self.world.of_others()));
                 self.tell(Input::Examined(seen));
             }
             Effect::Call(call) => {
@@ -396,6 +396,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         HostErrorKind::NotFound,
     ]);
     let unreadable = prop::sample::select(vec![HostErrorKind::Unreachable, HostErrorKind::Forbidden]);
+    let owner = prop::sample::select(vec![Owner::Stranger, Owner::OtherJob]);
     prop_oneof![
         40 => (0..3u8).prop_map(|ticks| Event::Go { ticks }),
         4 => Just(Event::Tick),
@@ -404,7 +405,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => unreadable.prop_map(Event::Unreadable),
         3 => any::<bool>().prop_map(Event::Away),
         2 => any::<bool>().prop_map(|finish| Event::Restart { finish }),
-        3 => any_call().prop_map(Event::Foreign),
+        3 => (any_call(), owner).prop_map(|(call, owner)| Event::Foreign(call, owner)),
         2 => any::<bool>().prop_map(Event::Question),
         2 => any::<bool>().prop_map(|seen| Event::FailTask { seen }),
         5 => any::<bool>().prop_map(|ran| Event::Crash { ran }),

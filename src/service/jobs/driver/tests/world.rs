@@ -34,11 +34,20 @@ pub struct World {
     pub next: u32,
 }
 
+/// Who had a task begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Job,
+    /// Another job of otter's, such as a kill.
+    OtherJob,
+    Stranger,
+}
+
 #[derive(Clone, Debug)]
 pub struct Task {
     pub id: TaskId,
     pub call: HostCall,
-    pub ours: bool,
+    pub owner: Owner,
     pub left: u8,
     pub end: Option<TaskEnd>,
     /// The host no longer knows it.
@@ -88,7 +97,7 @@ impl World {
                 .map(|task| RecentTask {
                     id: task.id.clone(),
                     call: Some(task.call.kind()),
-                    by_us: task.ours,
+                    by_us: task.owner != Owner::Stranger,
                     running: task.end.is_none(),
                 })
                 .collect(),
@@ -111,14 +120,14 @@ impl World {
         if self.refuses_at_once && !self.fits(call) {
             return Called::Refused(trouble(HostErrorKind::InvalidPowerState));
         }
-        Called::Accepted(Accepted::Task(self.begin(call.clone(), true, ticks)))
+        Called::Accepted(Accepted::Task(self.begin(call.clone(), Owner::Job, ticks)))
     }
 
     /// Somebody else does this.
-    pub fn foreign(&mut self, call: HostCall, ticks: u8) {
+    pub fn foreign(&mut self, call: HostCall, owner: Owner, ticks: u8) {
         let busy = self.tasks.iter().any(|task| task.end.is_none() && !task.forgotten);
         if !busy && !self.gone && self.fits(&call) {
-            self.begin(call, false, ticks);
+            self.begin(call, owner, ticks);
         }
     }
 
@@ -140,7 +149,7 @@ impl World {
                 self.tasks[at].left -= 1;
                 continue;
             }
-            let (call, ours) = (self.tasks[at].call.clone(), self.tasks[at].ours);
+            let (call, ours) = (self.tasks[at].call.clone(), self.tasks[at].owner == Owner::Job);
             self.tasks[at].end = Some(if self.gone {
                 TaskEnd::Failed(trouble(HostErrorKind::NotFound))
             } else if self.fits(&call) {
@@ -160,7 +169,11 @@ impl World {
 
     /// The running task of the job fails without effect.
     pub fn fail_own(&mut self, seen: bool) {
-        let own = self.tasks.iter().find(|task| task.ours && task.end.is_none()).map(|task| task.id.clone());
+        let own = self
+            .tasks
+            .iter()
+            .find(|task| task.owner == Owner::Job && task.end.is_none())
+            .map(|task| task.id.clone());
         let end = if seen { TaskEnd::Failed } else { TaskEnd::Lost };
         if let Some(id) = own {
             self.end(&id, end(trouble(HostErrorKind::Rejected)));
@@ -180,6 +193,12 @@ impl World {
         }
     }
 
+    /// The tasks of otter's other jobs.
+    pub fn of_others(&self) -> Vec<TaskId> {
+        let others = self.tasks.iter().filter(|task| task.owner == Owner::OtherJob);
+        others.map(|task| task.id.clone()).collect()
+    }
+
     /// How the task ended as a follower is told; none while it runs or the host is away.
     pub fn followed(&self, id: &TaskId) -> Option<TaskEnd> {
         if self.away {
@@ -191,10 +210,10 @@ impl World {
         }
     }
 
-    fn begin(&mut self, call: HostCall, ours: bool, ticks: u8) -> TaskId {
+    fn begin(&mut self, call: HostCall, owner: Owner, ticks: u8) -> TaskId {
         self.next += 1;
         let id = TaskId::new(format!("task-{}", self.next));
-        self.tasks.push(Task { id: id.clone(), call, ours, left: ticks, end: None, forgotten: false });
+        self.tasks.push(Task { id: id.clone(), call, owner, left: ticks, end: None, forgotten: false });
         id
     }
 
