@@ -5,6 +5,8 @@ pub mod judgement;
 mod plan;
 pub mod queue;
 mod runner;
+#[cfg(test)]
+pub(super) mod tests;
 mod view;
 
 use std::collections::{BTreeSet, HashMap};
@@ -88,6 +90,14 @@ pub struct JobsPage {
     pub next: Option<JobCursor>,
 }
 
+/// What the disk says of a job whose run panicked.
+enum ReadBack {
+    /// It goes on; with its first effect if it had started.
+    Unfinished(Option<Effect>),
+    Ended,
+    Stopping,
+}
+
 struct Engine {
     parts: JobsParts,
     board: Arc<Board>,
@@ -122,6 +132,7 @@ impl Jobs {
         let jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
         let mut machines = BTreeSet::new();
+        let mut running = Vec::new();
         for job in jobs {
             let (id, machine) = (job.id, job.machine.id.clone());
             let kill = job.kind() == JobKind::MachineKill;
@@ -130,12 +141,21 @@ impl Jobs {
                 self.0.queues().restore_running(&machine, id, kill);
                 let (driver, first) = Driver::resume(job, self.0.rules());
                 self.0.board.add(driver);
-                Engine::spawn(&self.0, machine, id, Some(first));
+                running.push((machine, id, first));
             } else {
                 self.0.queues().restore(&machine, id, kill);
-                self.0.expire_at(job.deadline_at, id, &machine);
+                let deadline = job.deadline_at;
                 self.0.board.add(Driver::queued(job, self.0.rules()));
+                self.0.expire_at(deadline, id, &machine);
             }
+        }
+        // Each is to see the tasks of the others, so all are shown before the first goes on.
+        for (machine, id, first) in running {
+            let beside = self.0.queues().beside_kill(&machine);
+            if beside == Some(id) {
+                self.0.board.interrupt(id, Interrupt::Cancel);
+            }
+            Engine::spawn(&self.0, machine, id, Some(first));
         }
         for machine in machines {
             Engine::dispatch(&self.0, &machine);
@@ -190,9 +210,31 @@ impl Jobs {
     /// The store's.
     pub async fn ended(&self, id: JobId) -> Result<Option<JobView>, Failure> {
         if let Some(mut changes) = self.0.board.follow(id) {
-            let last = changes.wait_for(|live| live.job.state.is_end()).await.map(|live| live.clone());
-            let live = last.unwrap_or_else(|_| changes.borrow().clone());
+            tokio::select! {
+                biased;
+                _ = changes.wait_for(|live| live.job.state.is_end()) => {}
+                () = self.0.stop.cancelled() => {}
+            }
+            let live = changes.borrow().clone();
             return Ok(Some(self.0.view(&live)));
+        }
+        self.get(id).await
+    }
+
+    /// Asks to cancel a job: one that waits ends at once, of one that runs the host is asked to cancel the task,
+    /// and it may still succeed. Repeatable. The job as it is then; none where there is no such job.
+    ///
+    /// # Errors
+    /// As [`Jobs::get`].
+    pub async fn cancel(&self, id: JobId) -> Result<Option<JobView>, Failure> {
+        if let Some(live) = self.0.board.get(id).filter(|live| !live.job.state.is_end()) {
+            let machine = &live.job.machine.id;
+            if self.0.queues().withdraw(machine, id) {
+                self.0.no_expiry(&live.job);
+                Engine::end_queued(&self.0, id, machine, Driver::cancel_queued);
+                return self.ended(id).await;
+            }
+            self.0.board.interrupt(id, Interrupt::Cancel);
         }
         self.get(id).await
     }
@@ -315,28 +357,35 @@ impl Engine {
         };
         let (id, machine) = (job.id, record.id.clone());
         engine.queues().reserve(&machine, id, kill).map_err(|full| queue_full(full, record))?;
+        let (kind, deadline_at, name) = (job.kind(), job.deadline_at, job.machine_name.clone());
+        // Shown before it is committed: whoever learns its id from the disk finds it here.
+        engine.board.add(Driver::queued(job.clone(), engine.rules()));
         match engine.parts.store.insert_job(&job, key.as_ref()).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
-                engine.queues().withdraw(&machine, id);
-                Engine::dispatch(engine, &machine);
+                Engine::refuse(engine, &machine, id);
                 let key = key.map(|key| key.key).unwrap_or_default();
                 return if fingerprint_matches { Ok(Started::Replayed(job)) } else { Err(mismatch(&key)) };
             }
             Err(error) => {
-                engine.queues().withdraw(&machine, id);
-                Engine::dispatch(engine, &machine);
+                Engine::refuse(engine, &machine, id);
                 return Err(store_failure(&error));
             }
         }
-        tracing::info!(job = %id, kind = job.kind().as_str(), %machine, name = job.machine_name, "job accepted");
-        engine.expire_at(job.deadline_at, id, &machine);
-        engine.board.add(Driver::queued(job, engine.rules()));
+        tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
+        engine.expire_at(deadline_at, id, &machine);
         engine.queues().ready(&machine, id);
         engine.parts.feed.advance();
         Engine::dispatch(engine, &machine);
         engine.parts.inventory.wake_watchers(&machine);
         Ok(Started::New(id))
+    }
+
+    /// Takes back the place of a job that was not committed.
+    fn refuse(engine: &Arc<Self>, machine: &MachineId, id: JobId) {
+        engine.board.remove(id);
+        engine.queues().withdraw(machine, id);
+        Engine::dispatch(engine, machine);
     }
 
     fn refuse_if_away(&self) -> Result<(), Failure> {
@@ -386,57 +435,75 @@ impl Engine {
         let outer = Arc::clone(engine);
         // Followed by nobody: the job's own record says how it went.
         drop(engine.parts.supervisor.contain("job", async move {
-            let inner = Arc::clone(&outer);
-            let run = outer.parts.supervisor.contain("job run", async move { inner.run(id, first).await });
-            match run.join().await {
-                Ok(Some(Ran::UntilStopped)) => {}
-                Ok(None | Some(Ran::ToTheEnd)) => {
-                    outer.board.remove(id);
-                    outer.queues().finish(&machine, id);
-                    Engine::dispatch(&outer, &machine);
-                    outer.parts.inventory.wake_watchers(&machine);
+            let mut first = first;
+            // A panic that comes back each time must not spin.
+            let mut pause = Duration::from_secs(1);
+            loop {
+                let (inner, from) = (Arc::clone(&outer), first.take());
+                let run = outer.parts.supervisor.contain("job run", async move { inner.run(id, from).await });
+                match run.join().await {
+                    Ok(Some(Ran::UntilStopped)) => return,
+                    Ok(None | Some(Ran::ToTheEnd)) => break,
+                    Err(_) => {}
                 }
-                Err(_) => Engine::take_up_again(&outer, machine, id).await,
+                tracing::error!(job = %id, "the job panicked; it is judged as after a crash");
+                match outer.read_back(id, &mut pause).await {
+                    ReadBack::Unfinished(from) => first = from,
+                    ReadBack::Ended => break,
+                    ReadBack::Stopping => return,
+                }
             }
+            outer.queues().finish(&machine, id);
+            outer.board.remove(id);
+            Engine::dispatch(&outer, &machine);
+            outer.parts.inventory.wake_watchers(&machine);
         }));
     }
 
     async fn run(self: Arc<Self>, id: JobId, first: Option<Effect>) -> Option<Ran> {
         let (mut waiting, live) = self.board.take(id)?;
-        let first = match first {
-            Some(first) => first,
-            None => {
-                self.no_expiry(waiting.driver.job());
-                waiting.driver.start(self.parts.clock.now())
-            }
+        let job = waiting.driver.job();
+        let machine = job.machine.id.clone();
+        let first = if let Some(first) = first {
+            first
+        } else {
+            self.no_expiry(job);
+            let (now, deadline) = (self.parts.clock.now(), job.deadline_at);
+            if deadline <= now { waiting.driver.expire_queued(now) } else { waiting.driver.start(now) }
         };
-        Some(self.runner().run(waiting, first, live).await)
+        // Who hears of the end finds the machine without this job.
+        let leave = || self.queues().finish(&machine, id);
+        Some(self.runner().run(waiting, first, live, leave).await)
     }
 
-    async fn take_up_again(engine: &Arc<Self>, machine: MachineId, id: JobId) {
-        tracing::error!(job = %id, "the job panicked; it is judged as after a crash");
-        // A panic that comes back at once must not spin.
-        engine.parts.clock.sleep(Duration::from_secs(1)).await;
-        engine.board.remove(id);
-        match engine.parts.store.job(id).await {
-            Ok(Some(job)) if !job.state.is_end() => {
-                let (driver, first) = match job.state {
-                    JobState::Running => {
-                        let (driver, first) = Driver::resume(job, engine.rules());
-                        (driver, Some(first))
-                    }
-                    _ => (Driver::queued(job, engine.rules()), None),
-                };
-                engine.board.add(driver);
-                Engine::spawn(engine, machine, id, first);
+    /// Reads a job that panicked back from the disk, after `pause`, which grows.
+    async fn read_back(&self, id: JobId, pause: &mut Duration) -> ReadBack {
+        loop {
+            tokio::select! {
+                () = self.parts.clock.sleep(*pause) => {}
+                () = self.stop.cancelled() => return ReadBack::Stopping,
             }
-            Ok(_) => {
-                engine.queues().finish(&machine, id);
-                Engine::dispatch(engine, &machine);
-            }
-            Err(error) => {
-                tracing::error!(job = %id, error = &error as &dyn std::error::Error, "the job cannot be read back; it is taken up at the next start");
-            }
+            *pause = (*pause * 2).min(Duration::from_mins(1));
+            let error = match self.parts.store.job(id).await {
+                Ok(Some(job)) if job.state.is_end() => {
+                    self.board.show(job);
+                    return ReadBack::Ended;
+                }
+                Ok(Some(job)) => {
+                    let (driver, first) = match job.state {
+                        JobState::Running => {
+                            let (driver, first) = Driver::resume(job, self.rules());
+                            (driver, Some(first))
+                        }
+                        _ => (Driver::queued(job, self.rules()), None),
+                    };
+                    self.board.renew(driver);
+                    return ReadBack::Unfinished(first);
+                }
+                Ok(None) => return ReadBack::Ended,
+                Err(error) => error,
+            };
+            tracing::error!(job = %id, error = &error as &dyn std::error::Error, "the job cannot be read back; trying again");
         }
     }
 
@@ -452,7 +519,7 @@ impl Engine {
         drop(engine.parts.supervisor.contain("job end", async move {
             let Some((mut waiting, live)) = inner.board.take(id) else { return };
             let first = end(&mut waiting.driver, inner.parts.clock.now());
-            if inner.runner().run(waiting, first, live).await == Ran::ToTheEnd {
+            if inner.runner().run(waiting, first, live, || {}).await == Ran::ToTheEnd {
                 inner.board.remove(id);
             }
             Engine::dispatch(&inner, &machine);
