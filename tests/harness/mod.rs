@@ -1,10 +1,14 @@
 //! How to test otter through its public face.
 //!
 //! [`Lab::start`] runs a whole otter in this process, on free ports, in front of a host. `lab.get("/v1/machines")`
-//! and its kin call it over real HTTP and give an [`Answer`] to assert on; `lab.host` is the hand on the host. Nothing
-//! sleeps to be right: tests wait for events, bounded by [`PATIENCE`].
+//! and its kin call it over real HTTP and give an [`Answer`] to assert on, which was held to the served document
+//! already; `lab.control()` is the hand on the simulated host. [`on_every_host`] runs a scenario against each host.
+//! Nothing sleeps to be right: tests wait for events, bounded by [`PATIENCE`].
 
 mod answer;
+mod document;
+mod host;
+mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +19,7 @@ use otter::clock::Clock;
 use otter::esx::{EsxOptions, Verify};
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
-use otter::simulator::{Control, Pace, Scenario, Simulator, SimulatorOptions};
+use otter::simulator::{Control, Pace, Scenario};
 use otter::store::{Retention, Store};
 use otter::supervisor::{Ending, Signal, Signals, Supervisor};
 use reqwest::Method;
@@ -25,6 +29,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+pub use host::{Cast, Host, HostKind};
+pub(crate) use host::on_every_host;
+pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +41,9 @@ pub struct Lab {
     pub address: SocketAddr,
     pub store: Store,
     pub supervisor: Supervisor,
-    pub host: Simulator,
+    pub host: Host,
+    /// Machines of known properties.
+    pub cast: Cast,
     client: reqwest::Client,
     signals: mpsc::Sender<Signal>,
     running: JoinHandle<anyhow::Result<Ending>>,
@@ -59,6 +68,16 @@ impl Lab {
         Self::with(Plan::default()).await
     }
 
+    /// The lab, whose tasks take a step only when told.
+    pub async fn stepped() -> Self {
+        Self::with(Plan { pace: Pace::Stepped, ..Plan::default() }).await
+    }
+
+    /// The lab with other settings.
+    pub async fn tuned(settings: fn(&mut Settings)) -> Self {
+        Self::with(Plan { settings, ..Plan::default() }).await
+    }
+
     /// A lab after a plan, its inventory loaded.
     pub async fn with(plan: Plan) -> Self {
         let lab = Self::not_ready(plan).await;
@@ -66,12 +85,21 @@ impl Lab {
         lab
     }
 
-    /// The same without waiting for the inventory.
+    /// A lab in front of this host, its inventory loaded.
+    pub async fn on(kind: HostKind) -> Self {
+        let lab = Self::in_front_of(kind, Plan::default()).await;
+        lab.ready().await;
+        lab
+    }
+
+    /// A lab after a plan, without waiting for the inventory.
     pub async fn not_ready(plan: Plan) -> Self {
+        Self::in_front_of(HostKind::Ours, plan).await
+    }
+
+    async fn in_front_of(kind: HostKind, plan: Plan) -> Self {
         let clock = Clock::system();
-        let options =
-            SimulatorOptions { pace: plan.pace, ..SimulatorOptions::new(plan.scenario, clock.clone()) };
-        let host = Simulator::start(options).await.unwrap();
+        let host = Host::start(kind, &plan, &clock).await;
         let mut settings = settings(&host.url());
         (plan.settings)(&mut settings);
         let app = App::bind(settings, clock).await.unwrap();
@@ -81,8 +109,8 @@ impl Lab {
         let running = tokio::spawn(app.run(received));
         // The test's own client; a second test finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { address, store, supervisor, host, client, signals, running }
+        let client = reqwest::Client::builder().no_proxy().gzip(false).timeout(PATIENCE).build().unwrap();
+        Self { address, store, supervisor, host, cast: kind.cast(), client, signals, running }
     }
 
     /// Waits until reads work.
@@ -112,9 +140,69 @@ impl Lab {
         Answer::of(self.request(Method::POST, path).json(&body)).await
     }
 
+    /// A call with headers.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        Answer::of(with(self.request(Method::GET, path), headers)).await
+    }
+
+    pub async fn post_with(&self, path: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
+        Answer::of(with(self.request(Method::POST, path).json(&body), headers)).await
+    }
+
     /// The machine of this name.
     pub async fn machine(&self, name: &str) -> Value {
-        self.get(&format!("/v1/machines/name:{name}")).await.expect(200).json
+        self.get(&machine(name, "")).await.expect(200).json
+    }
+
+    /// Waits until what is at this path is so.
+    pub async fn until(&self, path: &str, so: impl Fn(&Value) -> bool) {
+        eventually(path, async || {
+            let answer = self.get(path).await;
+            answer.status == 200 && so(&answer.json)
+        })
+        .await;
+    }
+
+    /// Waits until a field of a machine is shown so.
+    pub async fn until_seen(&self, id: &str, field: &str, value: Value) {
+        self.until(&format!("/v1/machines/{}", encode(id)), |machine| machine[field] == value).await;
+    }
+
+    /// Waits until a machine is no longer shown.
+    pub async fn until_gone(&self, id: &str) {
+        let path = format!("/v1/machines/{}", encode(id));
+        eventually("the machine to go", async || self.get(&path).await.status == 404).await;
+    }
+
+    /// Starts a power job and gives it as it was accepted.
+    pub async fn power(&self, name: &str, action: &str) -> Value {
+        self.post(&machine(name, "/power"), serde_json::json!({"action": action})).await.expect(202).json
+    }
+
+    /// Powers a machine, and waits until it is done.
+    pub async fn powered(&self, name: &str, action: &str) -> Value {
+        let path = machine(name, "/power?wait=30s");
+        self.post(&path, serde_json::json!({"action": action})).await.expect(200).json
+    }
+
+    /// The job at its end.
+    pub async fn ended(&self, job: &Value) -> Value {
+        let path = format!("/v1/jobs/{}?wait=30s", job["id"].as_str().unwrap());
+        let job = self.get(&path).await.expect(200).json;
+        assert!(!job["finished_at"].is_null(), "{job}");
+        job
+    }
+
+    /// The job once it has a task on the host, which is given too.
+    pub async fn on_the_host(&self, job: &Value) -> String {
+        let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+        let mut task = None;
+        eventually("the job to have a task", async || {
+            task = self.get(&path).await.expect(200).json["host_task"].as_str().map(str::to_owned);
+            task.is_some()
+        })
+        .await;
+        task.unwrap()
     }
 
     /// Stops as SIGTERM does, and tells how it went.
@@ -125,6 +213,25 @@ impl Lab {
         self.host.stop().await;
         ending
     }
+}
+
+/// The path of a machine by its name, with what follows.
+pub fn machine(name: &str, rest: &str) -> String {
+    format!("/v1/machines/name:{}{rest}", encode(name))
+}
+
+/// One segment of a path, percent-encoded.
+pub fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn with(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) -> reqwest::RequestBuilder {
+    headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
 /// What labs share: fast, loopback, everything in memory.
