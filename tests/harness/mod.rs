@@ -34,7 +34,7 @@ pub(crate) use host::on_every_host;
 pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A whole otter in front of a host.
 pub struct Lab {
@@ -115,7 +115,10 @@ impl Lab {
 
     /// Waits until reads work.
     pub async fn ready(&self) {
-        eventually("the inventory to be loaded", async || self.get("/readyz").await.status == 200).await;
+        let ready = eventually_so(async || self.get("/readyz").await.status == 200).await;
+        if !ready {
+            panic!("the inventory does not load: {}", self.get("/readyz?host=true").await.text);
+        }
     }
 
     /// The hand on the simulated host.
@@ -268,11 +271,15 @@ pub fn settings(url: &str) -> Settings {
 }
 
 /// Asks again and again, a little apart, until it is so; fails after [`PATIENCE`].
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(eventually_so(holds).await, "waited {PATIENCE:?} in vain for {what}");
+}
+
+async fn eventually_so(mut holds: impl AsyncFnMut() -> bool) -> bool {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for {what}"));
+    waited.await.is_ok()
 }
