@@ -3,24 +3,40 @@
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use super::document;
+
 /// Status, headers and body of an answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
+    /// The body as it came, compressed or not.
+    pub bytes: Vec<u8>,
+    /// Of bytes that are no text what can be read.
     pub text: String,
     /// Null where the body is no JSON.
     pub json: Value,
 }
 
 impl Answer {
-    /// Sends a request and takes its answer whole.
+    /// Sends a request, takes its answer whole, and holds it to the served document.
     pub async fn of(request: reqwest::RequestBuilder) -> Self {
-        let response = request.send().await.expect("an answer");
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let (method, path) = (request.method().to_string(), request.url().path().to_owned());
+        let response = client.execute(request).await.expect("an answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.expect("a whole body");
-        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Self { status, headers, text, json }
+        let bytes = response.bytes().await.expect("a whole body").to_vec();
+        let answer = Self::from_parts(status, headers, bytes);
+        document::check(&method, &path, &answer);
+        answer
+    }
+
+    /// An answer that came some other way.
+    pub fn from_parts(status: u16, headers: HeaderMap, bytes: Vec<u8>) -> Self {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Self { status, headers, bytes, text, json }
     }
 
     /// Asserts the status.
@@ -44,6 +60,30 @@ impl Answer {
             assert!(self.json.get(field).is_some(), "{field} is missing: {}", self.text);
         }
         self
+    }
+
+    /// Asserts that the problem points at this parameter or place in the body with this word.
+    #[track_caller]
+    pub fn points_at(self, place: &str, code: &str) -> Self {
+        let errors = self.json["errors"].as_array().unwrap();
+        let hit = errors
+            .iter()
+            .any(|error| (error["pointer"] == place || error["parameter"] == place) && error["code"] == code);
+        assert!(hit, "{place} {code}: {}", self.text);
+        self
+    }
+
+    /// The text of a field.
+    #[track_caller]
+    pub fn str(&self, field: &str) -> &str {
+        self.json[field].as_str().unwrap_or_else(|| panic!("{field} is no text: {}", self.text))
+    }
+
+    /// A field of each item of a list.
+    #[track_caller]
+    pub fn items(&self, field: &str) -> Vec<&str> {
+        let items = self.json["items"].as_array().unwrap_or_else(|| panic!("no list: {}", self.text));
+        items.iter().map(|item| item[field].as_str().unwrap()).collect()
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -1,11 +1,15 @@
 //! How to test otter through its public face.
 //!
 //! [`Lab::start`] runs a whole otter in this process, on free ports, in front of a host. `lab.get("/v1/machines")`
-//! and its kin call it over real HTTP and give an [`Answer`] to assert on; `lab.host` is the hand on the host. Nothing
-//! sleeps to be right: tests wait for events, bounded by [`PATIENCE`].
+//! and its kin call it over real HTTP and give an [`Answer`] to assert on, which was held to the served document
+//! already; `lab.control()` is the hand on the simulated host. [`on_every_host`] runs a scenario against each host.
+//! Nothing sleeps to be right: tests wait for events, bounded by [`PATIENCE`].
 
 mod answer;
 mod daemon;
+mod document;
+mod host;
+mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +21,7 @@ use otter::config::Listen;
 use otter::esx::{EsxOptions, Verify};
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
-use otter::simulator::{Control, Pace, Scenario, Simulator, SimulatorOptions};
+use otter::simulator::{Control, Pace, Scenario};
 use otter::store::{Retention, Store};
 use otter::supervisor::{Ending, Signal, Signals, Supervisor};
 use reqwest::Method;
@@ -28,16 +32,21 @@ use tokio::task::JoinHandle;
 
 pub use answer::Answer;
 pub use daemon::{Daemon, otter, said};
+pub(crate) use host::on_every_host;
+pub use host::{Cast, Host, HostKind};
+pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A whole otter in front of a host.
 pub struct Lab {
     pub address: SocketAddr,
     pub store: Store,
     pub supervisor: Supervisor,
-    pub host: Simulator,
+    pub host: Host,
+    /// Machines of known properties.
+    pub cast: Cast,
     client: reqwest::Client,
     signals: mpsc::Sender<Signal>,
     running: JoinHandle<anyhow::Result<Ending>>,
@@ -62,6 +71,16 @@ impl Lab {
         Self::with(Plan::default()).await
     }
 
+    /// The lab, whose tasks take a step only when told.
+    pub async fn stepped() -> Self {
+        Self::with(Plan { pace: Pace::Stepped, ..Plan::default() }).await
+    }
+
+    /// The lab with other settings.
+    pub async fn tuned(settings: fn(&mut Settings)) -> Self {
+        Self::with(Plan { settings, ..Plan::default() }).await
+    }
+
     /// A lab after a plan, its inventory loaded.
     pub async fn with(plan: Plan) -> Self {
         let lab = Self::not_ready(plan).await;
@@ -69,12 +88,21 @@ impl Lab {
         lab
     }
 
-    /// The same without waiting for the inventory.
+    /// A lab in front of this host, its inventory loaded.
+    pub async fn on(kind: HostKind) -> Self {
+        let lab = Self::in_front_of(kind, Plan::default()).await;
+        lab.ready().await;
+        lab
+    }
+
+    /// A lab after a plan, without waiting for the inventory.
     pub async fn not_ready(plan: Plan) -> Self {
+        Self::in_front_of(HostKind::Ours, plan).await
+    }
+
+    async fn in_front_of(kind: HostKind, plan: Plan) -> Self {
         let clock = Clock::system();
-        let options =
-            SimulatorOptions { pace: plan.pace, ..SimulatorOptions::new(plan.scenario, clock.clone()) };
-        let host = Simulator::start(options).await.unwrap();
+        let host = Host::start(kind, &plan, &clock).await;
         let mut settings = settings(&host.url());
         (plan.settings)(&mut settings);
         let app = App::bind(settings, clock).await.unwrap();
@@ -83,12 +111,15 @@ impl Lab {
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
-        Self { address, store, supervisor, host, client, signals, running }
+        Self { address, store, supervisor, host, cast: kind.cast(), client, signals, running }
     }
 
     /// Waits until reads work.
     pub async fn ready(&self) {
-        eventually("the inventory to be loaded", async || self.get("/readyz").await.status == 200).await;
+        let ready = eventually_so(async || self.get("/readyz").await.status == 200).await;
+        if !ready {
+            panic!("the inventory does not load: {}", self.get("/readyz?host=true").await.text);
+        }
     }
 
     /// The hand on the simulated host.
@@ -113,9 +144,69 @@ impl Lab {
         Answer::of(self.request(Method::POST, path).json(&body)).await
     }
 
+    /// A call with headers.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        Answer::of(with(self.request(Method::GET, path), headers)).await
+    }
+
+    pub async fn post_with(&self, path: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
+        Answer::of(with(self.request(Method::POST, path).json(&body), headers)).await
+    }
+
     /// The machine of this name.
     pub async fn machine(&self, name: &str) -> Value {
-        self.get(&format!("/v1/machines/name:{name}")).await.expect(200).json
+        self.get(&machine(name, "")).await.expect(200).json
+    }
+
+    /// Waits until what is at this path is so.
+    pub async fn until(&self, path: &str, so: impl Fn(&Value) -> bool) {
+        eventually(path, async || {
+            let answer = self.get(path).await;
+            answer.status == 200 && so(&answer.json)
+        })
+        .await;
+    }
+
+    /// Waits until a field of a machine is shown so.
+    pub async fn until_seen(&self, id: &str, field: &str, value: Value) {
+        self.until(&format!("/v1/machines/{}", encode(id)), |machine| machine[field] == value).await;
+    }
+
+    /// Waits until a machine is no longer shown.
+    pub async fn until_gone(&self, id: &str) {
+        let path = format!("/v1/machines/{}", encode(id));
+        eventually("the machine to go", async || self.get(&path).await.status == 404).await;
+    }
+
+    /// Starts a power job and gives it as it was accepted.
+    pub async fn power(&self, name: &str, action: &str) -> Value {
+        self.post(&machine(name, "/power"), serde_json::json!({"action": action})).await.expect(202).json
+    }
+
+    /// Powers a machine, and waits until it is done.
+    pub async fn powered(&self, name: &str, action: &str) -> Value {
+        let path = machine(name, "/power?wait=30s");
+        self.post(&path, serde_json::json!({"action": action})).await.expect(200).json
+    }
+
+    /// The job at its end.
+    pub async fn ended(&self, job: &Value) -> Value {
+        let path = format!("/v1/jobs/{}?wait=30s", job["id"].as_str().unwrap());
+        let job = self.get(&path).await.expect(200).json;
+        assert!(!job["finished_at"].is_null(), "{job}");
+        job
+    }
+
+    /// The job once it has a task on the host, which is given too.
+    pub async fn on_the_host(&self, job: &Value) -> String {
+        let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+        let mut task = None;
+        eventually("the job to have a task", async || {
+            task = self.get(&path).await.expect(200).json["host_task"].as_str().map(str::to_owned);
+            task.is_some()
+        })
+        .await;
+        task.unwrap()
     }
 
     /// Stops as SIGTERM does, and tells how it went.
@@ -126,6 +217,25 @@ impl Lab {
         self.host.stop().await;
         ending
     }
+}
+
+/// The path of a machine by its name, with what follows.
+pub fn machine(name: &str, rest: &str) -> String {
+    format!("/v1/machines/name:{}{rest}", encode(name))
+}
+
+/// One segment of a path, percent-encoded.
+pub fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn with(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) -> reqwest::RequestBuilder {
+    headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
 /// What labs share: fast, loopback, everything in memory.
@@ -165,17 +275,21 @@ pub fn settings(url: &str) -> Settings {
 fn client() -> reqwest::Client {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
+    reqwest::Client::builder().no_proxy().gzip(false).timeout(PATIENCE).build().unwrap()
 }
 
 /// Asks again and again, a little apart, until it is so; fails after [`PATIENCE`].
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(eventually_so(holds).await, "waited {PATIENCE:?} in vain for {what}");
+}
+
+async fn eventually_so(mut holds: impl AsyncFnMut() -> bool) -> bool {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds().await {
             pause().await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for {what}"));
+    waited.await.is_ok()
 }
 
 #[expect(clippy::disallowed_methods, reason = "between two questions, never in place of one")]

@@ -1,0 +1,246 @@
+//! Listing machines and looking at one.
+
+use serde_json::json;
+
+use crate::harness::{Lab, encode, machine, on_every_host};
+
+on_every_host! {
+    /// All of them, in order, without a limit.
+    async fn the_list_is_whole_and_in_order(lab: &Lab) {
+        let list = lab.get("/v1/machines").await.expect(200);
+        let names = list.items("name");
+        assert_eq!(names.len(), lab.cast.machines);
+        let keys: Vec<(String, &str)> =
+            names.iter().map(|name| name.to_lowercase()).zip(list.items("id")).collect();
+        assert!(keys.is_sorted(), "{keys:?}");
+        assert!(list.json["next"].is_null());
+        assert_eq!(list.str("version"), list.header("otter-version").unwrap());
+    }
+
+    async fn pages_neither_lose_nor_repeat(lab: &Lab) {
+        let whole = lab.get("/v1/machines").await.expect(200);
+        let mut seen: Vec<String> = Vec::new();
+        let mut path = "/v1/machines?limit=3".to_owned();
+        loop {
+            let page = lab.get(&path).await.expect(200);
+            assert!(page.items("id").len() <= 3);
+            seen.extend(page.items("id").into_iter().map(str::to_owned));
+            let Some(next) = page.json["next"].as_str() else { break };
+            path = format!("/v1/machines?limit=3&cursor={next}");
+        }
+        assert_eq!(seen, whole.items("id"));
+    }
+
+    async fn a_page_that_ends_with_the_list_has_no_next(lab: &Lab) {
+        let page = lab.get(&format!("/v1/machines?limit={}", lab.cast.machines)).await.expect(200);
+        assert_eq!(page.items("id").len(), lab.cast.machines);
+        assert!(page.json["next"].is_null());
+    }
+
+    async fn a_name_is_matched_loosely(lab: &Lab) {
+        let all = lab.get("/v1/machines").await.expect(200);
+        let wanted = lab.cast.loose.to_lowercase();
+        let expected: Vec<&str> =
+            all.items("name").into_iter().filter(|name| name.to_lowercase().contains(&wanted)).collect();
+        let list = lab.get(&format!("/v1/machines?name={}", lab.cast.loose)).await.expect(200);
+        assert!(expected.len() > 2);
+        assert_eq!(list.items("name"), expected);
+    }
+
+    async fn the_filters_are_and_ed(lab: &Lab) {
+        let running = lab.get("/v1/machines?power_state=on").await.expect(200);
+        assert!(running.items("name").contains(&lab.cast.running));
+        assert!(running.json["items"].as_array().unwrap().iter().all(|machine| machine["power_state"] == "on"));
+        let mac = lab.get(&format!("/v1/machines?mac={}", lab.cast.running_mac)).await.expect(200);
+        assert_eq!(mac.items("name"), [lab.cast.running]);
+        let none = lab.get(&format!("/v1/machines?mac={}&power_state=off", lab.cast.running_mac)).await;
+        assert!(none.expect(200).items("name").is_empty());
+        let free = lab.get("/v1/machines?free=true&power_state=on").await.expect(200);
+        assert!(free.items("name").is_empty(), "what runs is not free");
+        let pool = lab.get("/v1/machines?pool=none-such").await.expect(200);
+        assert!(pool.items("name").is_empty());
+    }
+
+    async fn free_is_what_nothing_stands_against(lab: &Lab) {
+        let all = lab.get("/v1/machines").await.expect(200);
+        for machine in all.json["items"].as_array().unwrap() {
+            let reasons = machine["not_free_because"].as_array().unwrap();
+            assert_eq!(machine["free"], reasons.is_empty(), "{machine}");
+        }
+        lab.powered(lab.cast.running, "off").await;
+        let free = lab.get("/v1/machines?free=true").await.expect(200);
+        assert!(free.items("name").contains(&lab.cast.running));
+        let taken = lab.get("/v1/machines?free=false").await.expect(200);
+        assert_eq!(free.items("id").len() + taken.items("id").len(), lab.cast.machines);
+    }
+
+    async fn one_is_had_by_id_name_uuid_and_mac(lab: &Lab) {
+        let wanted = lab.machine(lab.cast.running).await;
+        let text = |field: &str| wanted[field].as_str().unwrap().to_owned();
+        for reference in [
+            text("id"),
+            format!("uuid:{}", text("uuid")),
+            format!("uuid:{}", text("uuid").to_uppercase()),
+            format!("uuid:{}", text("bios_uuid")),
+            format!("mac:{}", lab.cast.running_mac),
+            format!("mac:{}", lab.cast.running_mac.replace(':', "-").to_uppercase()),
+        ] {
+            let plain = lab.get(&format!("/v1/machines/{reference}")).await.expect(200);
+            assert_eq!(plain.json["id"], wanted["id"], "{reference}");
+            let encoded = lab.get(&format!("/v1/machines/{}", encode(&reference))).await.expect(200);
+            assert_eq!(encoded.json["id"], wanted["id"], "{reference}");
+        }
+    }
+
+    async fn exact_names_mind_their_case(lab: &Lab) {
+        let name = lab.cast.running;
+        let swapped = if name.to_uppercase() == name { name.to_lowercase() } else { name.to_uppercase() };
+        lab.get(&machine(&swapped, "")).await.problem(404, "not-found");
+        lab.get(&machine(&name[..name.len() - 1], "")).await.problem(404, "not-found");
+    }
+
+    async fn raw_properties_are_read_from_the_host(lab: &Lab) {
+        let path = machine(lab.cast.running, "/properties?path=runtime.powerState&path=config.version");
+        let properties = lab.get(&path).await.expect(200);
+        assert_eq!(properties.json["runtime.powerState"], "poweredOn");
+        assert!(properties.json["config.version"].is_string());
+        let path = machine(lab.cast.running, "/properties?path=config.nonsense");
+        lab.get(&path).await.problem(400, "invalid-request").points_at("path", "unknown-property");
+        let path = machine(lab.cast.running, "/properties");
+        lab.get(&path).await.problem(400, "invalid-request").points_at("path", "empty");
+    }
+}
+
+/// Ours alone: govmomi's machines share an instance UUID with nothing, and its BIOS UUIDs are all different.
+#[tokio::test]
+async fn a_uuid_is_an_instance_first_and_a_bios_then() {
+    let lab = Lab::start().await;
+    let one = lab.machine("qubes-4.2-sdw-staging").await;
+    let (id, uuid) = (one["id"].clone(), one["uuid"].as_str().unwrap().to_owned());
+    // Another one's BIOS UUID is this one's instance UUID: the instance wins.
+    lab.control().mutate(|world| world.machine_mut("32").unwrap().bios_uuid.clone_from(&uuid));
+    lab.until_seen("32", "bios_uuid", json!(uuid)).await;
+    assert_eq!(lab.get(&format!("/v1/machines/uuid:{uuid}")).await.expect(200).json["id"], id);
+}
+
+/// Ours alone: govmomi's machines have names of their own.
+#[tokio::test]
+async fn one_of_several_of_a_name_is_ambiguous() {
+    let lab = Lab::start().await;
+    let problem = lab.get("/v1/machines/name:qubes-scratch").await.problem(409, "ambiguous-name");
+    assert_eq!(
+        problem.json["candidates"],
+        json!([{"id": "21", "name": "qubes-scratch"}, {"id": "22", "name": "qubes-scratch"}])
+    );
+    assert_eq!(lab.get("/v1/machines/21").await.expect(200).str("name"), "qubes-scratch");
+}
+
+/// Ours alone: the names of govmomi's machines hold nothing that must be escaped.
+#[tokio::test]
+async fn names_and_ids_of_any_characters_are_named_percent_encoded() {
+    let lab = Lab::start().await;
+    let golden = lab.get("/v1/machines/name:golden%2Fqubes-4.2").await.expect(200);
+    assert_eq!((golden.str("id"), golden.str("name")), ("41", "golden/qubes-4.2"));
+    let mut odd = lab.control().look(|world| world.machine("32").unwrap().clone());
+    odd.id = "host/9:vm 1%?#ü".to_owned();
+    odd.name = "50 % off? ünï🦦/\\".to_owned();
+    odd.instance_uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8".to_owned();
+    let (id, name) = (odd.id.clone(), odd.name.clone());
+    lab.control().mutate(|world| world.add_machine(odd));
+    lab.until_seen(&id, "name", json!(name)).await;
+    assert_eq!(lab.get(&machine(&name, "")).await.expect(200).str("id"), id);
+    let job =
+        lab.post(&format!("/v1/machines/{}/power?wait=30s", encode(&id)), json!({"action": "on"})).await;
+    let job = job.expect(200);
+    assert_eq!(job.str("machine"), id);
+    let link = job.json["links"]["machine"].as_str().unwrap();
+    assert_eq!(lab.get(link).await.expect(200).str("power_state"), "on");
+    let jobs = lab.get(&format!("/v1/jobs?machine={}", encode(&id))).await.expect(200);
+    assert_eq!(jobs.items("id"), [job.str("id")]);
+}
+
+/// Ours alone: govmomi's machines are all well.
+#[tokio::test]
+async fn machines_of_every_state_are_listed() {
+    let lab = Lab::start().await;
+    let because = async |name: &str| lab.machine(name).await["not_free_because"].clone();
+    assert_eq!(because("qubes-4.2-sdw-prod").await, json!(["powered_on"]));
+    assert_eq!(because("ci-runner-3").await, json!(["suspended"]));
+    assert_eq!(because("golden-debian-12").await, json!(["protected"]));
+    assert_eq!(because("template-windows-10").await, json!(["template"]));
+    assert_eq!(because("qubes-copied").await, json!(["question"]));
+    let lost = lab.machine("qubes-lost").await;
+    assert_eq!(lost["connection_state"], "inaccessible");
+    assert_eq!(lost["free"], false);
+    for unknown in
+        ["path", "guest_os", "uuid", "bios_uuid", "annotation", "cpu_count", "memory_bytes", "ip_address"]
+    {
+        assert!(lost[unknown].is_null(), "{unknown}: {lost}");
+    }
+    let copied = lab.machine("qubes-copied").await;
+    let question = &copied["question"];
+    assert_eq!(question["id"], "19");
+    let keys: Vec<&str> = question["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|choice| choice["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(keys, ["0", "1", "4"]);
+    assert_eq!(question["choices"][2]["default"], true);
+    let template = lab.get("/v1/machines?template=true").await.expect(200);
+    assert_eq!(template.items("id"), ["43"]);
+    let suspended = lab.get("/v1/machines?power_state=suspended").await.expect(200);
+    assert_eq!(suspended.items("id"), ["33"]);
+}
+
+/// Ours alone: govmomi's machines have one card and no serial port.
+#[tokio::test]
+async fn a_machine_is_told_whole() {
+    let lab = Lab::start().await;
+    let staging = lab.machine("qubes-4.2-sdw-staging").await;
+    assert_eq!(staging["memory_bytes"], 32_768_u64 << 20);
+    assert_eq!(staging["cpu_count"], 8);
+    assert_eq!(staging["nested_virtualization"], true);
+    assert_eq!(staging["guest_os"], "Other Linux (64-bit)");
+    assert_eq!(staging["path"], "[datastore1] qubes-4.2-sdw-staging/qubes-4.2-sdw-staging.vmx");
+    assert_eq!(staging["network_cards"][0]["type"], "e1000e");
+    assert_eq!(staging["network_cards"][0]["mac_address"], "00:0c:29:4a:10:16");
+    let ports = staging["serial_ports"].as_array().unwrap();
+    assert_eq!(
+        (&ports[0]["type"], &ports[0]["pipe_name"], &ports[0]["endpoint"], &ports[0]["linux_device"]),
+        (&json!("pipe"), &json!("/tmp/qubes-staging-dom0"), &json!("server"), &json!("ttyS0"))
+    );
+    assert_eq!(
+        (&ports[1]["type"], &ports[1]["service_uri"], &ports[1]["direction"], &ports[1]["linux_device"]),
+        (&json!("network"), &json!("telnet://0.0.0.0:20016"), &json!("server"), &json!("ttyS1"))
+    );
+    assert_eq!(staging["snapshot_count"], 5);
+    assert!(staging["current_snapshot"].is_string());
+    let runner = lab.machine("ci-runner-1").await;
+    assert_eq!(runner["ip_address"], "10.0.0.31");
+    assert_eq!(runner["ip_addresses"].as_array().unwrap().len(), 3);
+    assert_eq!(runner["tools_status"], "running");
+}
+
+#[tokio::test]
+async fn a_machine_that_comes_goes_or_is_renamed_shows_so() {
+    let lab = Lab::start().await;
+    lab.control().mutate(|world| world.machine_mut("31").unwrap().name = "AAA".to_owned());
+    lab.until_seen("31", "name", json!("AAA")).await;
+    assert_eq!(lab.get("/v1/machines?limit=1").await.expect(200).items("name"), ["AAA"]);
+    lab.control().mutate(|world| world.remove_machine("31"));
+    lab.until_gone("31").await;
+    assert!(!lab.get("/v1/machines").await.expect(200).items("id").contains(&"31"));
+}
+
+#[tokio::test]
+async fn paging_goes_on_where_it_was_while_machines_come_and_go() {
+    let lab = Lab::start().await;
+    let first = lab.get("/v1/machines?limit=5").await.expect(200);
+    let last = (*first.items("id").last().unwrap()).to_owned();
+    lab.control().mutate(|world| world.remove_machine(&last));
+    lab.until_gone(&last).await;
+    let rest = lab.get(&format!("/v1/machines?cursor={}", first.str("next"))).await.expect(200);
+    assert_eq!(rest.items("id").len(), 13 - 5, "the cursor's own machine is gone, and nothing else is lost");
+}

@@ -1,0 +1,112 @@
+//! Listing snapshots and looking at one.
+
+use serde_json::json;
+
+use crate::harness::{Lab, encode, machine, on_every_host};
+
+on_every_host! {
+    async fn the_whole_tree_is_listed_parents_first(lab: &Lab) {
+        let owner = lab.machine(lab.cast.reverted).await;
+        let list = lab.get(&machine(lab.cast.reverted, "/snapshots")).await.expect(200);
+        let ids = list.items("id");
+        assert_eq!(ids.len(), usize::try_from(owner["snapshot_count"].as_u64().unwrap()).unwrap());
+        for (place, snapshot) in list.json["items"].as_array().unwrap().iter().enumerate() {
+            assert_eq!(snapshot["machine"], owner["id"]);
+            if let Some(parent) = snapshot["parent"].as_str() {
+                assert!(ids[..place].contains(&parent), "{snapshot}");
+            }
+            for child in snapshot["children"].as_array().unwrap() {
+                assert!(ids[place..].contains(&child.as_str().unwrap()), "{snapshot}");
+            }
+            assert_eq!(snapshot["current"], snapshot["id"] == owner["current_snapshot"]);
+        }
+        assert!(list.json["next"].is_null());
+    }
+
+    async fn one_is_had_by_id_path_and_unique_name(lab: &Lab) {
+        let path = machine(lab.cast.reverted, &format!("/snapshots/{}", encode(lab.cast.path)));
+        let wanted = lab.get(&path).await.expect(200);
+        assert_eq!((wanted.str("path"), &wanted.json["current"]), (lab.cast.path, &json!(true)));
+        let by_id = machine(lab.cast.reverted, &format!("/snapshots/{}", encode(wanted.str("id"))));
+        assert_eq!(lab.get(&by_id).await.expect(200).json, wanted.json);
+        let by_name = lab.get(&machine(lab.cast.reverted, "/snapshots/updated")).await.expect(200);
+        assert_eq!(by_name.json["id"], wanted.json["parent"]);
+    }
+
+    async fn a_machine_without_snapshots_has_an_empty_list(lab: &Lab) {
+        let list = lab.get(&machine(lab.cast.running, "/snapshots")).await.expect(200);
+        assert!(list.items("id").is_empty());
+        let owner = lab.machine(lab.cast.running).await;
+        assert_eq!((&owner["snapshot_count"], &owner["current_snapshot"]), (&json!(0), &json!(null)));
+    }
+
+    async fn an_unknown_one_is_not_found(lab: &Lab) {
+        let problem = lab.get(&machine(lab.cast.reverted, "/snapshots/none-such")).await;
+        let problem = problem.problem(404, "not-found");
+        assert_eq!(problem.str("machine_name"), lab.cast.reverted);
+        lab.get(&machine("none-such", "/snapshots")).await.problem(404, "not-found");
+    }
+}
+
+/// Ours alone: govmomi's have no name twice.
+#[tokio::test]
+async fn a_name_of_several_is_ambiguous_with_the_paths() {
+    let lab = Lab::start().await;
+    let problem = lab.get("/v1/machines/16/snapshots/kickstart").await.problem(409, "ambiguous-name");
+    let candidates = problem.json["candidates"].as_array().unwrap();
+    let names: Vec<&str> = candidates.iter().map(|candidate| candidate["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["installed/updated/kickstart", "installed/updated-rc/kickstart"]);
+    for candidate in candidates {
+        let path = encode(candidate["name"].as_str().unwrap());
+        let found = lab.get(&format!("/v1/machines/16/snapshots/{path}")).await.expect(200);
+        assert_eq!(found.json["id"], candidate["id"]);
+    }
+}
+
+/// Ours alone: govmomi's names hold nothing that must be escaped.
+#[tokio::test]
+async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
+    let lab = Lab::start().await;
+    let slashed = lab.get("/v1/machines/18/snapshots/clean%2Fempty").await.expect(200);
+    assert_eq!((slashed.str("name"), slashed.str("path")), ("clean/empty", "clean%2Fempty"));
+    // The path's own escape, encoded once more.
+    let below = lab.get("/v1/machines/18/snapshots/clean%252Fempty%2Fkickstart").await.expect(200);
+    assert_eq!(below.str("path"), "clean%2Fempty/kickstart");
+    let lower = lab.get("/v1/machines/18/snapshots/clean%252fempty%2fkickstart").await.expect(200);
+    assert_eq!(lower.json, below.json);
+    lab.get("/v1/machines/18/snapshots/clean%2Fempty%2Fkickstart").await.problem(404, "not-found");
+    lab.control().mutate(|world| {
+        let snapshots = &mut world.machine_mut("18").unwrap().snapshots;
+        snapshots[0].name = "100%/2F".to_owned();
+    });
+    lab.until("/v1/machines/18/snapshots", |list| list["items"][0]["name"] == "100%/2F").await;
+    let renamed = lab.get("/v1/machines/18/snapshots").await.expect(200);
+    assert_eq!(renamed.items("path")[1], "100%25%2F2F/kickstart");
+    let found = lab.get(&format!("/v1/machines/18/snapshots/{}", encode("100%25%2F2F/kickstart"))).await;
+    assert_eq!(found.expect(200).json["id"], renamed.json["items"][1]["id"]);
+}
+
+/// Ours alone: govmomi's snapshots are one below the other.
+#[tokio::test]
+async fn one_name_twice_in_a_branch_is_told_apart_by_path() {
+    let lab = Lab::start().await;
+    lab.get("/v1/machines/18/snapshots/kickstart").await.problem(409, "ambiguous-name");
+    let deeper =
+        lab.get(&format!("/v1/machines/18/snapshots/{}", encode("clean%2Fempty/kickstart/kickstart"))).await;
+    assert_eq!(deeper.expect(200).json["current"], true);
+}
+
+/// Ours alone: govmomi's are all of a kind.
+#[tokio::test]
+async fn a_snapshot_is_told_whole() {
+    let lab = Lab::start().await;
+    let snapshot = lab.get("/v1/machines/17/snapshots/logged%20in").await.expect(200);
+    assert_eq!(snapshot.str("power_state"), "on");
+    assert_eq!(snapshot.str("created_at"), "2026-03-01T10:20:00Z");
+    assert_eq!(snapshot.json["quiesced"], false);
+    assert_eq!(snapshot.json["children"], json!([]));
+    assert_eq!(snapshot.json["current"], false);
+    let described =
+        lab.get(&format!("/v1/machines/16/snapshots/{}", encode("installed/updated/kickstart"))).await;
+    assert_eq!(described.expect(200).str("description"), "Reverted to before each run");
+}

@@ -1,0 +1,154 @@
+//! Holds every answer to the served document: required keys present, no undocumented key, types right, problem codes
+//! among those that the operation lists.
+
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::Answer;
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(otter::api::openapi);
+
+/// Problems that any operation can answer with: they are of the request as such, or of otter's own.
+const OF_ANY: [&str; 6] =
+    ["forbidden", "not-found", "method-not-allowed", "uri-too-long", "headers-too-large", "internal"];
+
+/// Panics where an answer is not as documented.
+#[track_caller]
+pub fn check(method: &str, path: &str, answer: &Answer) {
+    let media_type = answer.header("content-type").unwrap_or_default();
+    let encoded = answer.header("content-encoding").is_some();
+    if method == "HEAD" || answer.status == 304 || encoded {
+        return;
+    }
+    let told = || format!("{method} {path} answered {}: {}", answer.status, answer.text);
+    if media_type == "application/problem+json" {
+        let problem = &DOCUMENT["components"]["schemas"]["Problem"];
+        fits(&answer.json, problem, "").unwrap_or_else(|wrong| panic!("{wrong} of {}", told()));
+    }
+    let Some(operation) = operation(method, path) else { return };
+    let status = answer.status.to_string();
+    let class = format!("{}XX", &status[..1]);
+    let responses = &operation["responses"];
+    let response = responses.get(&status).or_else(|| responses.get(&class));
+    let Some(response) = response else { panic!("the status is not documented: {}", told()) };
+    let content = response["content"].as_object().unwrap_or_else(|| panic!("no content: {}", told()));
+    let Some(schema) = content.get(media_type) else { panic!("not of its media type: {}", told()) };
+    fits(&answer.json, &schema["schema"], "").unwrap_or_else(|wrong| panic!("{wrong} of {}", told()));
+    if answer.status >= 400 {
+        let code = answer.json["code"].as_str().unwrap();
+        let listed = operation["x-otter-problems"].as_array().unwrap().iter().any(|known| known == code);
+        assert!(listed || OF_ANY.contains(&code), "{code} is not among the operation's problems: {}", told());
+    } else if path.starts_with("/v1/") {
+        assert!(answer.header("otter-version").is_some(), "no Otter-Version: {}", told());
+        assert!(answer.header("etag").is_some(), "no ETag: {}", told());
+    }
+}
+
+/// The documented operation of a request; a literal segment goes before a parameter.
+fn operation(method: &str, path: &str) -> Option<&'static Value> {
+    let given: Vec<&str> = path.split('/').collect();
+    let fits = |template: &str| {
+        let wanted: Vec<&str> = template.split('/').collect();
+        wanted.len() == given.len()
+            && wanted.iter().zip(&given).all(|(wanted, given)| wanted.starts_with('{') || wanted == given)
+    };
+    let paths = DOCUMENT["paths"].as_object()?;
+    let matching = paths.iter().filter(|(template, _)| fits(template));
+    let (_, item) = matching.min_by_key(|(template, _)| template.matches('{').count())?;
+    item.get(method.to_lowercase())
+}
+
+fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target =
+            DOCUMENT.pointer(reference.trim_start_matches('#')).expect("a reference that leads somewhere");
+        return fits(value, target, at);
+    }
+    for key in ["oneOf", "anyOf"] {
+        if let Some(alternatives) = schema[key].as_array() {
+            let tried: Vec<_> = alternatives.iter().map(|schema| fits(value, schema, at)).collect();
+            if tried.iter().all(Result::is_err) {
+                return Err(tried.into_iter().filter_map(Result::err).collect::<Vec<_>>().join(", or "));
+            }
+        }
+    }
+    let types: Vec<&str> = match &schema["type"] {
+        Value::String(one) => vec![one],
+        Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let is = |name: &&str| match *name {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("the document has a type {other}"),
+    };
+    if !types.is_empty() && !types.iter().any(|name| is(name)) {
+        return Err(format!("{at} is no {}", types.join(" or ")));
+    }
+    if let Some(words) = schema["enum"].as_array()
+        && !words.contains(value)
+    {
+        return Err(format!("{at} is none of {words:?}"));
+    }
+    if schema["format"] == "date-time"
+        && let Some(text) = value.as_str()
+    {
+        let fraction = text.split_once('.').map_or(0, |(_, rest)| rest.trim_end_matches('Z').len());
+        if text.parse::<jiff::Timestamp>().is_err() || !text.ends_with('Z') || fraction > 6 {
+            return Err(format!("{at} is no time in UTC of at most six digits"));
+        }
+    }
+    if let (Some(items), Some(schema)) = (value.as_array(), schema.get("items")) {
+        for (index, item) in items.iter().enumerate() {
+            fits(item, schema, &format!("{at}/{index}"))?;
+        }
+    }
+    if let Some(object) = value.as_object() {
+        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !object.contains_key(required) {
+                return Err(format!("{at}/{required} is missing"));
+            }
+        }
+        for (key, value) in object {
+            let at = format!("{at}/{key}");
+            match (schema["properties"].get(key), schema.get("additionalProperties")) {
+                (Some(schema), _) => fits(value, schema, &at)?,
+                (None, Some(schema)) if schema.is_object() => fits(value, schema, &at)?,
+                (None, _) if schema.get("properties").is_some() => {
+                    return Err(format!("{at} is not documented"));
+                }
+                (None, _) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_checker_finds_what_is_wrong() {
+    let schema = serde_json::json!({
+        "type": "object", "required": ["a", "b"],
+        "properties": {"a": {"type": ["string", "null"]}, "b": {"oneOf": [{"type": "null"}, {"type": "integer"}]},
+            "c": {"type": "string", "format": "date-time"}}
+    });
+    let wrong = |value: Value| fits(&value, &schema, "").err();
+    assert_eq!(wrong(serde_json::json!({"a": null, "b": 3, "c": "2026-01-01T00:00:00.123456Z"})), None);
+    for (value, place) in [
+        (serde_json::json!({"a": "x"}), "/b is missing"),
+        (serde_json::json!({"a": 1, "b": 1}), "/a is no string or null"),
+        (serde_json::json!({"a": "x", "b": "1"}), "/b is no null, or /b is no integer"),
+        (serde_json::json!({"a": "x", "b": 1, "d": 1}), "/d is not documented"),
+        (
+            serde_json::json!({"a": "x", "b": 1, "c": "2026-01-01T00:00:00.1234567Z"}),
+            "/c is no time in UTC of at most six digits",
+        ),
+    ] {
+        assert_eq!(wrong(value).as_deref(), Some(place));
+    }
+}

@@ -1,0 +1,178 @@
+//! The hosts that otter is tested against: our own simulator, and govmomi's as an ESX and as a vCenter.
+//!
+//! Each has a [`Cast`]: machines of known properties, so that one scenario runs alike on all of them. What govmomi's
+//! lacks (what a revert does to the power, questions, tools) is tested on ours alone; each such test says so.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use otter::clock::Clock;
+use otter::simulator::{Control, Simulator, SimulatorOptions};
+
+use super::Plan;
+
+/// Which host a lab is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "interop"), expect(dead_code, reason = "the peers are built by tests/run alone"))]
+pub enum HostKind {
+    /// Our own simulator, after the plan's scenario.
+    Ours,
+    /// govmomi's simulator as an ESX.
+    GovmomiEsx,
+    /// govmomi's simulator as a vCenter.
+    GovmomiVcenter,
+}
+
+/// A running host. Dropping it ends it.
+pub enum Host {
+    Ours(Simulator),
+    Peer(Peer),
+}
+
+/// Machines of a host, by the part that they play.
+#[derive(Clone, Copy, Debug)]
+pub struct Cast {
+    /// How many machines there are.
+    pub machines: usize,
+    /// On at the start, and free to be changed.
+    pub running: &'static str,
+    pub running_mac: &'static str,
+    /// Has at least three snapshots, one below the other; the last is the current one.
+    pub reverted: &'static str,
+    /// The path of its current snapshot.
+    pub path: &'static str,
+    /// Part of the names of several machines, in upper case.
+    pub loose: &'static str,
+}
+
+/// govmomi's simulator in a process of its own, which ends with its stdin.
+pub struct Peer {
+    process: Child,
+    url: String,
+}
+
+impl HostKind {
+    pub const fn cast(self) -> Cast {
+        match self {
+            Self::Ours => Cast {
+                machines: 13,
+                running: "ci-runner-1",
+                running_mac: "00:50:56:3f:00:31",
+                reverted: "qubes-4.2-sdw-staging",
+                path: "installed/updated/kickstart",
+                loose: "QUBES",
+            },
+            Self::GovmomiEsx => Cast {
+                machines: 4,
+                running: "ha-host_VM1",
+                running_mac: "00:50:56:00:00:01",
+                reverted: "ha-host_VM0",
+                path: "base/updated/kickstart",
+                loose: "HOST_VM",
+            },
+            Self::GovmomiVcenter => Cast {
+                machines: 4,
+                running: "DC0_H0_VM1",
+                running_mac: "00:50:56:00:00:01",
+                reverted: "DC0_H0_VM0",
+                path: "base/updated/kickstart",
+                loose: "h0_vm",
+            },
+        }
+    }
+}
+
+impl Host {
+    /// Starts it; the plan's scenario and pace are for our own.
+    pub async fn start(kind: HostKind, plan: &Plan, clock: &Clock) -> Self {
+        match kind {
+            HostKind::Ours => {
+                let options = SimulatorOptions::new(plan.scenario.clone(), clock.clone());
+                let options = SimulatorOptions { pace: plan.pace, ..options };
+                Self::Ours(Simulator::start(options).await.unwrap())
+            }
+            HostKind::GovmomiEsx => Self::Peer(Peer::start("esx")),
+            HostKind::GovmomiVcenter => Self::Peer(Peer::start("vpx")),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        match self {
+            Self::Ours(simulator) => simulator.url(),
+            Self::Peer(peer) => peer.url.clone(),
+        }
+    }
+
+    /// The hand on our own simulator.
+    pub fn control(&self) -> &Control {
+        match self {
+            Self::Ours(simulator) => simulator.control(),
+            Self::Peer(_) => panic!("only our own simulator has a hand on it"),
+        }
+    }
+
+    pub async fn stop(self) {
+        if let Self::Ours(simulator) = self {
+            simulator.stop().await;
+        }
+    }
+}
+
+impl Peer {
+    fn start(mode: &str) -> Self {
+        let program = std::env::var("OTTER_GOVMOMI_PEER").expect(
+            "OTTER_GOVMOMI_PEER does not name govmomi's simulator. Run tests/run, which builds it and all else",
+        );
+        let mut process = Command::new(&program)
+            .args(["-mode", mode, "-machines", "4"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("{program} does not start ({error}). Run tests/run, which builds it")
+            });
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("URL ").expect("the peer to say where it listens").to_owned();
+        Self { process, url }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Makes one test of a scenario for each host: `on_every_host! { async fn name(lab: &Lab) { … } }`.
+macro_rules! on_every_host {
+    ($($(#[$doc:meta])* async fn $name:ident($lab:ident: &Lab) $body:block)*) => {$(
+        $(#[$doc])*
+        mod $name {
+            use super::*;
+
+            async fn scenario($lab: &Lab) $body
+
+            #[tokio::test]
+            async fn ours() {
+                scenario(&Lab::start().await).await;
+            }
+
+            #[cfg(feature = "interop")]
+            #[tokio::test]
+            async fn govmomi_esx() {
+                scenario(&Lab::on(crate::harness::HostKind::GovmomiEsx).await).await;
+            }
+
+            #[cfg(feature = "interop")]
+            #[tokio::test]
+            async fn govmomi_vcenter() {
+                scenario(&Lab::on(crate::harness::HostKind::GovmomiVcenter).await).await;
+            }
+        }
+    )*};
+}
+pub(crate) use on_every_host;
