@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::Api;
 use super::extract::{Params, failure_at, header};
 use super::jobs::wire::Job;
+use super::problem::ApiError;
 use super::waiting::{Wait, Waited, wait};
 use super::{links, respond};
 use crate::domain::failure::{Failure, FailureKind};
@@ -123,24 +124,9 @@ impl Starting {
         let mut response = match self.wait {
             None => self.accepted(api, id, &current(api, id).await?),
             Some(how) => {
-                let waited = wait(api, how.time(), api.services().jobs.ended(id)).await?;
-                let mut response = match (waited, how) {
-                    (Waited::Done(ended), _) => {
-                        let ended = ended?.ok_or_else(|| vanished(id))?;
-                        if ended.job.state.is_end() {
-                            outcome(api, &self.version, &ended)?
-                        } else {
-                            return Err(self.unfinished(id, &ended, FailureKind::ShuttingDown));
-                        }
-                    }
-                    (_, Wait::Preferred(_)) => self.accepted(api, id, &current(api, id).await?),
-                    (Waited::TimeUp, Wait::Outcome(_)) => {
-                        return Err(self.unfinished(id, &current(api, id).await?, FailureKind::WaitTimeout));
-                    }
-                    (Waited::ShuttingDown, Wait::Outcome(_)) => {
-                        return Err(self.unfinished(id, &current(api, id).await?, FailureKind::ShuttingDown));
-                    }
-                };
+                // A job that failed or goes on is answered with its problem, which carries the same headers.
+                let waited = self.outcome_of(api, id, how).await;
+                let mut response = waited.unwrap_or_else(|failure| ApiError(failure).into_response());
                 how.mark(&mut response);
                 response
             }
@@ -149,6 +135,26 @@ impl Starting {
             respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
         }
         Ok(response)
+    }
+
+    async fn outcome_of(&self, api: &Api, id: JobId, how: Wait) -> Result<Response, Failure> {
+        match (wait(api, how.time(), api.services().jobs.ended(id)).await?, how) {
+            (Waited::Done(ended), _) => {
+                let ended = ended?.ok_or_else(|| vanished(id))?;
+                if ended.job.state.is_end() {
+                    outcome(api, &self.version, &ended)
+                } else {
+                    Err(self.unfinished(id, &ended, FailureKind::ShuttingDown))
+                }
+            }
+            (_, Wait::Preferred(_)) => Ok(self.accepted(api, id, &current(api, id).await?)),
+            (Waited::TimeUp, Wait::Outcome(_)) => {
+                Err(self.unfinished(id, &current(api, id).await?, FailureKind::WaitTimeout))
+            }
+            (Waited::ShuttingDown, Wait::Outcome(_)) => {
+                Err(self.unfinished(id, &current(api, id).await?, FailureKind::ShuttingDown))
+            }
+        }
     }
 
     fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {

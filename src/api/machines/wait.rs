@@ -1,7 +1,7 @@
 //! `GET /v1/machines/{machine}/wait`
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
 use super::wire::Machine;
@@ -54,23 +54,26 @@ pub async fn wait_for_machine(
     let time = params.duration("wait")?.unwrap_or(longest).min(longest);
     let machine = api.services().machines.resolve(&reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
-    let ended = match wait(&api, time, api.services().machines.until(&id, &until)).await? {
-        Waited::Done(view) => {
+    let waited = wait(&api, time, api.services().machines.until(&id, &until)).await?;
+    let answered = match waited {
+        Waited::Done(Ok(view)) => {
             let version = api.services().feed.version();
-            let mut response = respond::object(&api, &version, &Machine::of(&view?));
-            Wait::Outcome(time).mark(&mut response);
-            return Ok(response);
+            Ok(respond::object(&api, &version, &Machine::of(&view)))
         }
+        Waited::Done(Err(failure)) => Err(failure),
         Waited::TimeUp => {
             let wanted = shorten(params.text("until").unwrap_or_default());
             let detail = format!("{name} did not come to {wanted} within {} s; wait again.", time.as_secs());
-            Failure::new(FailureKind::WaitTimeout, detail)
+            Err(Failure::new(FailureKind::WaitTimeout, detail).of_machine(&id, &name))
         }
         Waited::ShuttingDown => {
-            Failure::new(FailureKind::ShuttingDown, "otter is shutting down; wait again once it is back.")
+            let detail = "otter is shutting down; wait again once it is back.";
+            Err(Failure::new(FailureKind::ShuttingDown, detail).of_machine(&id, &name))
         }
     };
-    Err(ended.of_machine(&id, &name).into())
+    let mut response = answered.unwrap_or_else(|failure| ApiError(failure).into_response());
+    Wait::Outcome(time).mark(&mut response);
+    Ok(response)
 }
 
 fn until(params: &Params) -> Result<Until, Failure> {
