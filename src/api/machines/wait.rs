@@ -63,7 +63,8 @@ pub async fn wait_for_machine(
         Waited::Done(Err(failure)) => Err(failure),
         Waited::TimeUp => {
             let condition = shorten(params.text("until").unwrap_or_default());
-            let detail = format!("{name} did not come to {condition} within {} s; wait again.", time.as_secs());
+            let detail =
+                format!("{name} did not come to {condition} within {} s; wait again.", time.as_secs());
             Err(Failure::new(FailureKind::WaitTimeout, detail).of_machine(&id, &name))
         }
         Waited::ShuttingDown => {
