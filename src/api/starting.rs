@@ -261,7 +261,7 @@ fn bounded(
 fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
     let mut digest = Sha256::new();
     for pair in uri.query().unwrap_or_default().split('&') {
-        if pair != "wait" && !pair.starts_with("wait=") {
+        if !pair.is_empty() && pair != "wait" && !pair.starts_with("wait=") {
             digest.update(pair);
             digest.update(b"&");
         }
