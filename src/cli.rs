@@ -1,4 +1,4 @@
-//! The commands: `serve`, `simulate`, `check-config`, `openapi`. Each reads what it is told and starts a room.
+//! The commands: `serve`, `simulate`, `check-config`, `openapi`, `completions`. Each reads what it is told and starts a room.
 //!
 //! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`).
 
@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use secrecy::SecretString;
 
 use crate::app::{self, App, Simulated};
@@ -37,6 +38,11 @@ enum Verb {
     CheckConfig(Sources),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi,
+    /// Print the completions for a shell: `otter completions bash >/etc/bash_completion.d/otter`.
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +93,9 @@ struct Simulate {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
+    /// Where to take orders of what is to go wrong, on loopback: see `[[faults]]` in the scenario.
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
     #[command(flatten)]
     scenario: ScenarioArgs,
     /// The account's name.
@@ -106,6 +115,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),
         Verb::Openapi => openapi(),
+        Verb::Completions { shell } => Ok(completions(shell)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("otter: {error:#}");
@@ -153,12 +163,13 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
 }
 
 async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
-    let Simulate { listen, scenario, username, password } = simulate;
+    let Simulate { listen, admin, scenario, username, password } = simulate;
     raise_file_limit();
     let clock = Clock::system();
     let mut signals = Signals::install().context("signals cannot be received")?;
     let options = SimulatorOptions {
         listen,
+        admin,
         username: username.clone(),
         password: SecretString::from(password),
         ..SimulatorOptions::new(scenario.load().await?, clock)
@@ -169,6 +180,9 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
         simulator.url(),
         simulator.fingerprint()
     ));
+    if let Some(admin) = simulator.admin() {
+        say(&format!("  admin        http://{admin}\n"));
+    }
     signals.until_asked_to_end().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)
@@ -184,6 +198,13 @@ fn check_config(sources: &Sources) -> anyhow::Result<ExitCode> {
 fn openapi() -> anyhow::Result<ExitCode> {
     say(&format!("{}\n", serde_json::to_string_pretty(&crate::api::openapi())?));
     Ok(ExitCode::SUCCESS)
+}
+
+fn completions(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Command::command(), "otter", &mut script);
+    say(&String::from_utf8_lossy(&script));
+    ExitCode::SUCCESS
 }
 
 impl Sources {
@@ -250,8 +271,6 @@ fn say(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
