@@ -1,6 +1,8 @@
-//! The commands: `serve`, `simulate`, `check-config`, `openapi`, `completions`. Each reads what it is told and starts a room.
+//! The commands: `serve`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and starts a room.
 //!
 //! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`).
+
+mod doctor;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -36,6 +38,8 @@ enum Verb {
     Simulate(Simulate),
     /// Read the configuration as `serve` would, and say what is wrong with it.
     CheckConfig(Sources),
+    /// Connect to the host as `serve` would, once, and say in plain words what works and what does not.
+    Doctor(Sources),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi,
     /// Print the completions for a shell: `otter completions bash >/etc/bash_completion.d/otter`.
@@ -114,6 +118,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Serve(serve) => on_runtime(self::serve(serve)),
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),
+        Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),
         Verb::Openapi => openapi(),
         Verb::Completions { shell } => Ok(completions(shell)),
     };

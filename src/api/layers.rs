@@ -1,11 +1,12 @@
 //! What every request and answer passes: an id, limits, the loopback guard, containment of panics, problems,
 //! conditional requests, compression, and one line of log.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -41,6 +42,7 @@ async fn outermost(State(api): State<Api>, request: Request, next: Next) -> Resp
     let id = api.clock().uuid().to_string();
     let started = api.clock().elapsed();
     let method = request.method().clone();
+    let operation = operation(&method, request.extensions().get::<MatchedPath>());
     let path: String = request.uri().path().chars().take(200).collect();
     let refused = too_large(&request).or_else(|| foreign_host(&api, &request));
     let answered = match refused {
@@ -58,8 +60,28 @@ async fn outermost(State(api): State<Api>, request: Request, next: Next) -> Resp
         },
     };
     set(&mut response, X_REQUEST_ID, &id);
-    log(&method, &path, &response, api.clock().elapsed().saturating_sub(started), &id);
+    let took = api.clock().elapsed().saturating_sub(started);
+    api.metrics().answered(operation, response.status().as_u16(), took);
+    log(&method, &path, &response, took, &id);
     response
+}
+
+/// What a request is counted as: by the pattern of its route, for paths are as many as callers make up.
+fn operation(method: &Method, route: Option<&MatchedPath>) -> Cow<'static, str> {
+    const METHODS: [Method; 7] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
+    match route {
+        None => "unknown".into(),
+        Some(route) if METHODS.contains(method) => format!("{method} {}", route.as_str()).into(),
+        Some(route) => format!("OTHER {}", route.as_str()).into(),
+    }
 }
 
 fn problem(failure: &Failure, id: &str, original: &Response) -> Response {

@@ -10,6 +10,7 @@ use super::collector::Collector;
 use super::session::{ConnectError, Live, Session};
 use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, Observer, SessionState, SessionStatus};
+use crate::telemetry::metrics::Metrics;
 
 /// A login that held this long was good; what ends it later is a new trouble.
 const HELD: Duration = Duration::from_mins(1);
@@ -38,6 +39,7 @@ pub struct Keeper {
 struct Teller {
     observer: Arc<dyn Observer>,
     clock: Clock,
+    metrics: Metrics,
     status: SessionStatus,
 }
 
@@ -51,7 +53,7 @@ impl Keeper {
     ) -> Self {
         let status =
             SessionStatus { state: SessionState::Connecting, since: clock.now(), logins: 0, product: None };
-        let teller = Teller { observer, clock: clock.clone(), status };
+        let teller = Teller { observer, clock: clock.clone(), metrics: session.metrics().clone(), status };
         Self { session, clock, login_backoff, collector, teller, generation: 0, live: None, failures: 0 }
     }
 
@@ -110,6 +112,7 @@ impl Keeper {
         if live.generation() > self.generation {
             self.generation = live.generation();
             self.teller.status.logins += 1;
+            self.session.metrics().logged_in();
         }
         self.live = Some(Arc::clone(&live));
         self.teller.status.product = Some(live.content.product.clone());
@@ -154,6 +157,7 @@ impl Teller {
         if self.status.state != state || state == SessionState::Connecting {
             self.status.since = self.clock.now();
         }
+        self.metrics.session(state == SessionState::Connected, self.clock.elapsed());
         self.status.state = state;
         self.observer.session(self.status.clone());
     }

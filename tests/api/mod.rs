@@ -11,6 +11,7 @@ mod jobs;
 mod limits;
 mod machine_wait;
 mod machines;
+mod metrics;
 mod outcome;
 mod pages;
 mod queue;

@@ -1,4 +1,5 @@
 //! The binary as operators run it: killed, stopped, started wrongly.
 
 mod crash;
+mod doctor;
 mod start;

@@ -151,6 +151,8 @@ async fn the_simulator_takes_orders_on_loopback() {
         lines.find_map(|line| line.trim().strip_prefix("admin").map(|url| url.trim().to_owned())).unwrap()
     });
     let url = tokio::time::timeout(crate::harness::PATIENCE, url).await.unwrap().unwrap();
+    // Another test may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let told = reqwest::get(format!("{url}/calls")).await.unwrap();
     assert_eq!(told.json::<Value>().await.unwrap()["sessions"], 0);
     child.kill().unwrap();

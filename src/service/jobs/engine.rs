@@ -101,6 +101,7 @@ impl Engine {
             }
         }
         tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
+        engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(deadline_at, id, &machine);
         engine.queues().ready(&machine, id);
         engine.parts.feed.advance();
@@ -256,7 +257,8 @@ impl Engine {
     }
 
     fn runner(&self) -> Runner {
-        let JobsParts { store, hypervisor, inventory, clock, feed, supervisor: _, settings: _ } = &self.parts;
+        let JobsParts { store, hypervisor, inventory, clock, feed, supervisor: _, settings: _, metrics } =
+            &self.parts;
         Runner {
             store: store.clone(),
             hypervisor: Arc::clone(hypervisor),
@@ -265,6 +267,7 @@ impl Engine {
             clock: clock.clone(),
             feed: feed.clone(),
             stop: self.stop.clone(),
+            metrics: metrics.clone(),
         }
     }
 
