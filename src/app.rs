@@ -210,6 +210,18 @@ impl App {
         self.supervisor.clone()
     }
 
+    /// Has the host's password read anew like this on SIGHUP: the next login uses it, and a refused account is tried
+    /// again.
+    pub fn renew_password_by<E>(&self, read: impl Fn() -> Result<SecretString, E> + Send + Sync + 'static)
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let host = Arc::clone(&self.hypervisor);
+        self.supervisor.on_reload("the password of the host", move || {
+            read().map(|password| host.renew_password(password))
+        });
+    }
+
     /// All that it serves, for those who call it without a socket.
     pub fn router(&self) -> axum::Router {
         let Self { clock, supervisor, services, http, metrics, .. } = self;

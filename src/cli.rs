@@ -153,7 +153,11 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     let host = simulated
         .as_ref()
         .map(|simulator| Simulated { url: simulator.url(), fingerprint: simulator.fingerprint() });
+    let with_a_password = host.is_none();
     let app = App::bind(app::settings(config, host)?, clock).await?;
+    if with_a_password {
+        app.renew_password_by(move || sources.load()?.esx.host().map(|host| host.password));
+    }
     let bound = app.bound_to().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
     greet(&bound);

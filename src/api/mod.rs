@@ -117,7 +117,13 @@ impl Api {
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
             .with_state(self.clone());
-        layers::around(router, self)
+        let Parts { clock, settings, metrics, .. } = &*self.0;
+        let edge = layers::Edge {
+            clock: clock.clone(),
+            loopback_only: settings.loopback_only,
+            metrics: metrics.clone(),
+        };
+        layers::around(router, edge)
     }
 
     pub(crate) fn services(&self) -> &Services {

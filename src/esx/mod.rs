@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -146,6 +147,10 @@ impl Hypervisor for EsxHypervisor {
         paths: &[String],
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
         examine::properties(&self.session, machine, paths).await
+    }
+
+    fn renew_password(&self, password: SecretString) {
+        self.session.renew_password(password);
     }
 }
 

@@ -44,7 +44,7 @@ const SHORT_OUTAGE: Duration = Duration::from_secs(10);
 pub struct Session {
     transport: Transport,
     username: String,
-    password: SecretString,
+    password: watch::Sender<SecretString>,
     patience: Duration,
     clock: Clock,
     metrics: Metrics,
@@ -132,7 +132,7 @@ impl Session {
         Ok(Self {
             transport: Transport::new(options)?,
             username: options.username.clone(),
-            password: options.password.clone(),
+            password: watch::Sender::new(options.password.clone()),
             patience: options.read_timeout,
             clock,
             metrics,
@@ -326,7 +326,8 @@ impl Session {
         content: ServiceContent,
         generation: u64,
     ) -> Result<Live, ConnectError> {
-        let login = request::login(&content.session_manager, &self.username, self.password.expose_secret());
+        let login =
+            request::login(&content.session_manager, &self.username, self.password.borrow().expose_secret());
         let (reply, cookie) = self
             .exchange(version, None, login, Patience::Ordinary)
             .await
@@ -338,6 +339,16 @@ impl Session {
         let said = reply.returned().and_then(|session| session.child_text("userName"));
         let users = std::iter::once(self.username.as_str()).chain(said).map(str::to_owned).collect();
         Ok(Live { content, generation, version, cookie, users })
+    }
+
+    /// Logs in with this password from now on. The login that there is goes on.
+    pub fn renew_password(&self, password: SecretString) {
+        self.password.send_replace(password);
+    }
+
+    /// Changes with each new password, the same one again included.
+    pub fn passwords(&self) -> watch::Receiver<SecretString> {
+        self.password.subscribe()
     }
 
     /// Ends the session on the host, which has room for some hundreds of them only.

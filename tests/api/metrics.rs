@@ -56,23 +56,23 @@ async fn jobs_are_counted_by_kind_and_end() {
         |state: &str| format!("otter_job_seconds_count{{kind=\"machine.power_on\",state=\"{state}\"}}");
     assert_eq!(Told::by(&lab).await.of(accepted), 0.0);
     let job = lab.power("qubes-4.2-sdw-staging", "on").await;
-    lab.on_the_host(&job).await;
+    let task = lab.on_the_host(&job).await;
     let waiting = lab.power("qubes-4.2-sdw-staging", "off").await;
     let during = Told::by(&lab).await;
     assert_eq!(
         (during.of(accepted), during.of("otter_jobs_running"), during.of("otter_jobs_waiting")),
         (1.0, 1.0, 1.0)
     );
-    lab.control().finish_task(&lab.control().until_task().await);
+    lab.control().finish_task(&task);
     lab.ended(&job).await;
     assert_eq!(Told::by(&lab).await.of(&ended("succeeded")), 1.0);
-    lab.control().finish_task(&lab.control().until_task().await);
+    lab.control().finish_task(&lab.on_the_host(&waiting).await);
     lab.ended(&waiting).await;
     until(&lab, "otter_jobs_running", |running| running == 0.0).await;
 
     lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
     let failing = lab.power("qubes-4.3-nightly", "on").await;
-    lab.control().finish_task(&lab.control().until_task().await);
+    lab.control().finish_task(&lab.on_the_host(&failing).await);
     assert_eq!(lab.ended(&failing).await["state"], "failed");
     let after = Told::by(&lab).await;
     assert_eq!((after.of(&ended("failed")), after.of("otter_jobs_waiting")), (1.0, 0.0));

@@ -2,4 +2,5 @@
 
 mod crash;
 mod doctor;
+mod signals;
 mod start;
