@@ -2,6 +2,7 @@
 
 pub mod driver;
 pub mod judgement;
+mod keys;
 mod plan;
 pub mod queue;
 mod runner;
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Blocker, Driver, Effect, Interrupt, Rules};
+use self::keys::Keys;
 use self::queue::{Full, Queues};
 use self::runner::{Ran, Runner, sleep_until};
 pub use self::view::{BlockedBy, JobView};
@@ -92,6 +94,8 @@ struct Engine {
     parts: JobsParts,
     board: Arc<Board>,
     queues: Mutex<Queues>,
+    /// Of the calls of one key at one moment the others wait for the first's commit.
+    keys: Keys,
     /// The deadlines of jobs that wait in a queue.
     expiries: Mutex<BTreeSet<(Timestamp, JobId, MachineId)>>,
     expiries_changed: Notify,
@@ -108,6 +112,7 @@ impl Jobs {
             parts,
             board: Arc::new(Board::default()),
             queues: Mutex::new(queues),
+            keys: Keys::default(),
             expiries: Mutex::new(BTreeSet::new()),
             expiries_changed: Notify::new(),
             stop,
@@ -148,12 +153,7 @@ impl Jobs {
     /// # Errors
     /// `idempotency-mismatch` where it was used for another request.
     pub async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
-        match self.0.parts.store.find_key(key).await {
-            Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
-            Ok(Some(kept)) => Ok(Some(kept.job)),
-            Ok(None) => Ok(None),
-            Err(error) => Err(store_failure(&error)),
-        }
+        self.0.replayed(key).await
     }
 
     /// Accepts a job: when this returns it is on disk and has exactly one end. A caller that goes away
@@ -274,6 +274,17 @@ impl Engine {
     async fn accept(self: Arc<Self>, new: NewJob) -> Result<Started, Failure> {
         let engine = &self;
         let NewJob { machine, request, requested_by, reference, deadline, key } = new;
+        let _claim = match &key {
+            Some(key) => {
+                let claim = engine.keys.claim(key).await;
+                // Before anything can refuse it: a repeat takes no place in the queue.
+                if let Some(job) = engine.replayed(key).await? {
+                    return Ok(Started::Replayed(job));
+                }
+                Some(claim)
+            }
+            None => None,
+        };
         let record = &machine.machine;
         let kill = request == JobRequest::Kill;
         engine.refuse_if_away()?;
@@ -337,6 +348,15 @@ impl Engine {
         Engine::dispatch(engine, &machine);
         engine.parts.inventory.wake_watchers(&machine);
         Ok(Started::New(id))
+    }
+
+    async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
+        match self.parts.store.find_key(key).await {
+            Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
+            Ok(Some(kept)) => Ok(Some(kept.job)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(store_failure(&error)),
+        }
     }
 
     fn refuse_if_away(&self) -> Result<(), Failure> {
