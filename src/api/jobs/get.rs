@@ -40,13 +40,19 @@ pub async fn get_job(
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
-    if let Some(time) = time
-        && let Waited::Done(ended) = wait(&api, time, api.services().jobs.ended(id)).await?
-    {
-        ended?;
-    }
+    let ended = match time {
+        Some(time) => match wait(&api, time, api.services().jobs.ended(id)).await? {
+            // An end does not change any more: it need not be read again, however many waited for it.
+            Waited::Done(ended) => ended?.filter(|view| view.job.state.is_end()),
+            Waited::TimeUp | Waited::ShuttingDown => None,
+        },
+        None => None,
+    };
     let version = api.services().feed.version();
-    let view = api.services().jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    let view = match ended {
+        Some(view) => view,
+        None => api.services().jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?,
+    };
     let mut response = respond::object(&api, &version, &Job::of(&view));
     if let Some(time) = time {
         respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));
