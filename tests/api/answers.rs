@@ -80,7 +80,8 @@ async fn answers_are_stale_while_the_host_is_away_and_not_else() {
     let problem = lab.get("/readyz?host=true").await.problem(503, "host-unreachable");
     assert!(!problem.str("detail").is_empty());
     lab.get("/readyz").await.expect(200);
-    for path in ["/v1/machines", "/v1/machines/16", "/v1/datastores", "/v1/jobs", "/v1/machines/16/snapshots"] {
+    for path in ["/v1/machines", "/v1/machines/16", "/v1/datastores", "/v1/jobs", "/v1/machines/16/snapshots"]
+    {
         let answer = lab.get(path).await.expect(200);
         answer.header("otter-stale").unwrap().parse::<u64>().unwrap();
     }

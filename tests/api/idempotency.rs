@@ -78,10 +78,12 @@ on_every_host! {
 async fn a_key_outlives_its_machine() {
     let lab = Lab::start().await;
     let key = [("idempotency-key", "k")];
-    let first = lab.post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key).await.expect(200);
+    let first =
+        lab.post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key).await.expect(200);
     lab.control().mutate(|world| world.remove_machine("31"));
     lab.until_gone("31").await;
-    let again = lab.post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key).await.expect(200);
+    let again =
+        lab.post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key).await.expect(200);
     assert_eq!(again.json, first.json);
 }
 

@@ -47,9 +47,22 @@ async fn what_is_not_there_is_not_found() {
 #[tokio::test]
 async fn a_trailing_or_doubled_slash_makes_another_path() {
     let lab = Lab::start().await;
-    for path in ["/v1/machines/", "/v1/machines/16/", "/v1//machines", "//v1/machines", "/v1/jobs/", "/healthz/", "/docs/", "/v1/machines/16/snapshots/"] {
+    for path in [
+        "/v1/machines/",
+        "/v1/machines/16/",
+        "/v1//machines",
+        "//v1/machines",
+        "/v1/jobs/",
+        "/healthz/",
+        "/docs/",
+        "/v1/machines/16/snapshots/",
+    ] {
         let answer = lab.get(path).await;
-        assert!(answer.status == 404 || (answer.status == 400 && answer.json["errors"][0]["code"] == "empty"), "{path}: {}", answer.text);
+        assert!(
+            answer.status == 404 || (answer.status == 400 && answer.json["errors"][0]["code"] == "empty"),
+            "{path}: {}",
+            answer.text
+        );
     }
     lab.get("/v1/machines/").await.problem(404, "not-found");
 }
@@ -89,7 +102,11 @@ async fn a_wait_is_a_duration() {
     let job = lab.powered("ci-runner-1", "on").await;
     let id = job["id"].as_str().unwrap();
     for wait in ["-1", "-5s", "soon", "", "5x", "1h30", "1.5s", "30m1h", "99999999999999999999"] {
-        for path in [format!("/v1/jobs/{id}?wait={wait}"), format!("/v1/jobs/{id}/wait?wait={wait}"), format!("/v1/machines/31/wait?until=free&wait={wait}")] {
+        for path in [
+            format!("/v1/jobs/{id}?wait={wait}"),
+            format!("/v1/jobs/{id}/wait?wait={wait}"),
+            format!("/v1/machines/31/wait?until=free&wait={wait}"),
+        ] {
             lab.get(&path).await.problem(400, "invalid-request").points_at("wait", "not-a-duration");
         }
         let problem = lab.post(&format!("{POWER}?wait={wait}"), json!({"action": "on"})).await;
@@ -135,11 +152,17 @@ async fn a_mistyped_parameter_is_told_the_nearest() {
         let problem = lab.get(path).await.problem(400, "unknown-parameter").points_at(wrong, "unknown");
         assert!(problem.str("detail").contains(nearest), "{}", problem.text);
     }
-    lab.get("/v1/machines?limit=1&limit=2").await.problem(400, "unknown-parameter").points_at("limit", "repeated");
+    lab.get("/v1/machines?limit=1&limit=2")
+        .await
+        .problem(400, "unknown-parameter")
+        .points_at("limit", "repeated");
     lab.get("/v1/machines?name=%FF").await.problem(400, "invalid-request").points_at("name", "not-decodable");
     lab.get("/v1/machines?name=%2").await.problem(400, "invalid-request").points_at("name", "not-decodable");
     lab.get("/v1/machines?free=yes").await.problem(400, "invalid-request").points_at("free", "not-a-boolean");
-    lab.get("/v1/machines?power_state=onn").await.problem(400, "invalid-request").points_at("power_state", "not-one-of");
+    lab.get("/v1/machines?power_state=onn")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("power_state", "not-one-of");
 }
 
 #[tokio::test]
@@ -158,7 +181,10 @@ async fn empty_names_are_refused_everywhere() {
     ] {
         lab.get(path).await.problem(400, "invalid-request").points_at(place, "empty");
     }
-    lab.post("/v1/machines/kill", json!({"name": ""})).await.problem(400, "invalid-request").points_at("/name", "empty");
+    lab.post("/v1/machines/kill", json!({"name": ""}))
+        .await
+        .problem(400, "invalid-request")
+        .points_at("/name", "empty");
     lab.post("/v1/machines/16/revert", json!({"snapshot": ""})).await.problem(400, "invalid-request");
 }
 
@@ -190,18 +216,32 @@ async fn a_body_is_json_of_the_right_shape() {
     assert!(near.str("detail").contains("Did you mean action?"), "{}", near.text);
     let deep = format!("{{\"action\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     send(&lab, POWER, json, deep).await.problem(400, "invalid-request").points_at("", "not-json");
-    send(&lab, POWER, json, &b"{\"action\": \"\xff\"}"[..]).await.problem(400, "invalid-request").points_at("", "not-utf-8");
-    send(&lab, "/v1/machines/16/revert", json, "{\"power_on\": \"yes\"}").await.problem(400, "invalid-request").points_at("/power_on", "wrong-type");
+    send(&lab, POWER, json, &b"{\"action\": \"\xff\"}"[..])
+        .await
+        .problem(400, "invalid-request")
+        .points_at("", "not-utf-8");
+    send(&lab, "/v1/machines/16/revert", json, "{\"power_on\": \"yes\"}")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("/power_on", "wrong-type");
     assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
 }
 
 #[tokio::test]
 async fn a_body_is_declared_as_json() {
     let lab = Lab::start().await;
-    for content_type in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/json; charset=latin1"), Some("application/jsonp")] {
+    for content_type in [
+        None,
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+        Some("application/json; charset=latin1"),
+        Some("application/jsonp"),
+    ] {
         send(&lab, POWER, content_type, "{\"action\": \"on\"}").await.problem(415, "unsupported-media-type");
     }
-    for content_type in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""] {
+    for content_type in
+        ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""]
+    {
         send(&lab, POWER, Some(content_type), "{\"action\": \"on\"}").await.expect(202);
     }
 }
@@ -220,14 +260,30 @@ async fn a_body_too_large_is_not_read() {
 async fn names_of_any_kind_are_no_trouble() {
     let lab = Lab::start().await;
     let long = "x".repeat(10_000);
-    for name in ["a\0b", "50%", "%2F", "a/b", "🦦", "\u{202e}evil", "' OR 1=1 --", "<script>", "..", ".", "\\", " ", long.as_str()] {
+    for name in [
+        "a\0b",
+        "50%",
+        "%2F",
+        "a/b",
+        "🦦",
+        "\u{202e}evil",
+        "' OR 1=1 --",
+        "<script>",
+        "..",
+        ".",
+        "\\",
+        " ",
+        long.as_str(),
+    ] {
         let encoded = encode(name).replace("..", "%2E%2E");
         let problem = lab.get(&format!("/v1/machines/name:{encoded}")).await.problem(404, "not-found");
         assert!(problem.text.len() < 2_000);
         assert!(lab.get(&format!("/v1/machines?name={encoded}%01")).await.expect(200).items("id").is_empty());
         lab.get(&format!("/v1/machines/16/snapshots/x{encoded}")).await.problem(404, "not-found");
         lab.post("/v1/machines/kill", json!({"name": format!("{name}?")})).await.problem(404, "not-found");
-        lab.post("/v1/machines/16/revert", json!({"snapshot": format!("{name}?")})).await.problem(404, "not-found");
+        lab.post("/v1/machines/16/revert", json!({"snapshot": format!("{name}?")}))
+            .await
+            .problem(404, "not-found");
     }
     let longer = "🦦".repeat(100_000);
     let problem = lab.post("/v1/machines/kill", json!({"name": longer})).await.problem(404, "not-found");

@@ -14,14 +14,21 @@ async fn an_address_too_long_is_414() {
         let request = format!("GET /v1/machines/{} HTTP/1.1\r\n{END}", "x".repeat(length));
         raw(lab.address, request).await.problem(414, "uri-too-long");
     }
-    raw(lab.address, format!("GET /v1/machines?name={} HTTP/1.1\r\n{END}", "x".repeat(15_000))).await.expect(200);
+    raw(lab.address, format!("GET /v1/machines?name={} HTTP/1.1\r\n{END}", "x".repeat(15_000)))
+        .await
+        .expect(200);
 }
 
 #[tokio::test]
 async fn headers_too_many_or_too_long_are_431() {
     let lab = Lab::start().await;
     let many = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
-    for headers in [many(120), many(1_000), format!("x: {}\r\n", "y".repeat(40_000)), format!("x: {}\r\n", "y".repeat(400_000))] {
+    for headers in [
+        many(120),
+        many(1_000),
+        format!("x: {}\r\n", "y".repeat(40_000)),
+        format!("x: {}\r\n", "y".repeat(400_000)),
+    ] {
         let request = format!("GET /healthz HTTP/1.1\r\n{headers}{END}");
         raw(lab.address, request).await.problem(431, "headers-too-large");
     }
@@ -31,11 +38,23 @@ async fn headers_too_many_or_too_long_are_431() {
 #[tokio::test]
 async fn what_is_no_http_is_400() {
     let lab = Lab::start().await;
-    for garbage in ["nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET /a b HTTP/1.1\r\n\r\n", "\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n", "GET /healthz HTTP/1.1\r\nno colon\r\n\r\n", "POST /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n"] {
+    for garbage in [
+        "nonsense\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "GET /a b HTTP/1.1\r\n\r\n",
+        "\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
+        "POST /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n",
+    ] {
         let answer = raw(lab.address, garbage).await;
         assert_eq!(answer.status, 400, "{garbage:?}: {}", answer.text);
     }
-    for odd in ["OPTIONS * HTTP/1.1\r\n", "CONNECT localhost:80 HTTP/1.1\r\n", "BREW /docs HTTP/1.1\r\n", "GET http://localhost/none HTTP/1.1\r\n"] {
+    for odd in [
+        "OPTIONS * HTTP/1.1\r\n",
+        "CONNECT localhost:80 HTTP/1.1\r\n",
+        "BREW /docs HTTP/1.1\r\n",
+        "GET http://localhost/none HTTP/1.1\r\n",
+    ] {
         let answer = raw(lab.address, format!("{odd}{END}")).await;
         assert!((400..500).contains(&answer.status), "{odd}: {}", answer.status);
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
@@ -46,7 +65,15 @@ async fn what_is_no_http_is_400() {
 #[tokio::test]
 async fn a_foreign_host_is_forbidden() {
     let lab = Lab::start().await;
-    for host in ["evil.example", "evil.example:8080", "10.0.0.1", "localhost.evil.example", "[fe80::1]", "127.0.0.1.nip.io", ""] {
+    for host in [
+        "evil.example",
+        "evil.example:8080",
+        "10.0.0.1",
+        "localhost.evil.example",
+        "[fe80::1]",
+        "127.0.0.1.nip.io",
+        "",
+    ] {
         for path in ["/v1/machines", "/healthz", "/docs", "/none"] {
             let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
             raw(lab.address, request).await.problem(403, "forbidden");
@@ -56,7 +83,8 @@ async fn a_foreign_host_is_forbidden() {
         let request = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         raw(lab.address, request).await.expect(200);
     }
-    let absolute = "GET http://evil.example/v1/machines HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let absolute =
+        "GET http://evil.example/v1/machines HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     raw(lab.address, absolute).await.problem(403, "forbidden");
     let twice = format!("GET /v1/machines HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n{END}");
     let answer = raw(lab.address, twice).await;

@@ -149,7 +149,8 @@ async fn names_and_ids_of_any_characters_are_named_percent_encoded() {
     lab.control().mutate(|world| world.add_machine(odd));
     lab.until_seen(&id, "name", json!(name)).await;
     assert_eq!(lab.get(&machine(&name, "")).await.expect(200).str("id"), id);
-    let job = lab.post(&format!("/v1/machines/{}/power?wait=30s", encode(&id)), json!({"action": "on"})).await;
+    let job =
+        lab.post(&format!("/v1/machines/{}/power?wait=30s", encode(&id)), json!({"action": "on"})).await;
     let job = job.expect(200);
     assert_eq!(job.str("machine"), id);
     let link = job.json["links"]["machine"].as_str().unwrap();
@@ -171,14 +172,20 @@ async fn machines_of_every_state_are_listed() {
     let lost = lab.machine("qubes-lost").await;
     assert_eq!(lost["connection_state"], "inaccessible");
     assert_eq!(lost["free"], false);
-    for unknown in ["path", "guest_os", "uuid", "bios_uuid", "annotation", "cpu_count", "memory_bytes", "ip_address"] {
+    for unknown in
+        ["path", "guest_os", "uuid", "bios_uuid", "annotation", "cpu_count", "memory_bytes", "ip_address"]
+    {
         assert!(lost[unknown].is_null(), "{unknown}: {lost}");
     }
     let copied = lab.machine("qubes-copied").await;
     let question = &copied["question"];
     assert_eq!(question["id"], "19");
-    let keys: Vec<&str> =
-        question["choices"].as_array().unwrap().iter().map(|choice| choice["key"].as_str().unwrap()).collect();
+    let keys: Vec<&str> = question["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|choice| choice["key"].as_str().unwrap())
+        .collect();
     assert_eq!(keys, ["0", "1", "4"]);
     assert_eq!(question["choices"][2]["default"], true);
     let template = lab.get("/v1/machines?template=true").await.expect(200);

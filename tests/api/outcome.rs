@@ -58,7 +58,10 @@ async fn with_a_key_a_job_that_goes_on_is_504_to_be_repeated() {
     assert_eq!((problem.str("retry"), problem.header("idempotent-replayed")), ("same-key", None));
     let again = lab.post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")]).await;
     let again = again.problem(504, "wait-timeout");
-    assert_eq!((again.json["job"].clone(), again.header("idempotent-replayed")), (problem.json["job"].clone(), Some("true")));
+    assert_eq!(
+        (again.json["job"].clone(), again.header("idempotent-replayed")),
+        (problem.json["job"].clone(), Some("true"))
+    );
     lab.control().finish_task(&lab.task_of("31").await);
     let path = "/v1/machines/31/power?wait=30s";
     let done = lab.post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")]).await.expect(200);
@@ -80,11 +83,13 @@ async fn the_wait_of_a_job_that_goes_on_is_504_with_where_to_go_on() {
 #[tokio::test]
 async fn a_preference_that_did_not_come_true_is_202() {
     let lab = Lab::stepped().await;
-    let accepted = lab.post_with("/v1/machines/31/power", json!({"action": "off"}), &[("prefer", "wait=0")]).await;
+    let accepted =
+        lab.post_with("/v1/machines/31/power", json!({"action": "off"}), &[("prefer", "wait=0")]).await;
     let accepted = accepted.expect(202);
     assert_eq!(accepted.header("preference-applied"), Some("wait=0"));
     assert!(accepted.header("location").is_some());
-    let ignored = lab.post_with("/v1/machines/32/power", json!({"action": "off"}), &[("prefer", "wait=soon")]).await;
+    let ignored =
+        lab.post_with("/v1/machines/32/power", json!({"action": "off"}), &[("prefer", "wait=soon")]).await;
     assert_eq!(ignored.expect(202).header("preference-applied"), None);
 }
 
@@ -102,7 +107,11 @@ async fn a_long_wait_is_cut_and_said() {
     let done = lab.post("/v1/machines/31/power?wait=1h", json!({"action": "on"})).await.expect(200);
     assert_eq!(done.header("otter-wait"), Some("20s"));
     let id = done.str("id");
-    for path in [format!("/v1/jobs/{id}?wait=7d"), format!("/v1/jobs/{id}/wait"), "/v1/machines/31/wait?until=power_state:on".to_owned()] {
+    for path in [
+        format!("/v1/jobs/{id}?wait=7d"),
+        format!("/v1/jobs/{id}/wait"),
+        "/v1/machines/31/wait?until=power_state:on".to_owned(),
+    ] {
         assert_eq!(lab.get(&path).await.expect(200).header("otter-wait"), Some("20s"), "{path}");
     }
 }
@@ -114,7 +123,11 @@ async fn a_task_that_fails_is_told_in_the_hosts_words() {
         (Fault::new("InsufficientMemoryFault", "No memory is left."), 507, "insufficient-resources"),
         (Fault::new("FileLocked", "Unable to access file since it is locked."), 422, "host-rejected"),
         (Fault::restricted_version(), 422, "license-restricted"),
-        (Fault::new("NoPermission", "Permission to perform this operation was denied."), 422, "forbidden-by-host"),
+        (
+            Fault::new("NoPermission", "Permission to perform this operation was denied."),
+            422,
+            "forbidden-by-host",
+        ),
         (Fault::not_supported(), 501, "not-supported"),
     ] {
         let (name, message) = (fault.type_name, fault.message.clone());
@@ -123,7 +136,10 @@ async fn a_task_that_fails_is_told_in_the_hosts_words() {
         let problem = problem.problem(status, code);
         assert_eq!(problem.json["fault"]["type"], name);
         assert_eq!(problem.json["fault"]["message"], message);
-        assert_eq!(lab.get(&format!("/v1/jobs/{}", problem.str("job"))).await.expect(200).str("state"), "failed");
+        assert_eq!(
+            lab.get(&format!("/v1/jobs/{}", problem.str("job"))).await.expect(200).str("state"),
+            "failed"
+        );
     }
 }
 

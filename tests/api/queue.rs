@@ -66,7 +66,10 @@ async fn a_kill_goes_before_the_queue_and_cancels_what_runs() {
     let waiting = lab.power("ci-runner-2", "off").await;
     let kill = lab.post("/v1/machines/kill", json!({"name": "ci-runner-2"})).await.expect(202).json;
     let cancelled = lab.ended(&starting).await;
-    assert_eq!((&cancelled["state"], &cancelled["error"]["code"]), (&json!("cancelled"), &json!("job-cancelled")));
+    assert_eq!(
+        (&cancelled["state"], &cancelled["error"]["code"]),
+        (&json!("cancelled"), &json!("job-cancelled"))
+    );
     assert!(cancelled["cancel_requested_at"].is_string());
     let problem = lab.get(&format!("/v1/jobs/{}/wait", starting["id"].as_str().unwrap())).await;
     problem.problem(409, "job-cancelled");
@@ -101,9 +104,11 @@ async fn all_queues_together_have_a_limit() {
 #[tokio::test]
 async fn a_foreign_task_is_waited_for() {
     let lab = Lab::stepped().await;
-    let foreign = lab.control().mutate(|world| world.start_task("31", Operation::Reset, "colleague").unwrap().id);
+    let foreign =
+        lab.control().mutate(|world| world.start_task("31", Operation::Reset, "colleague").unwrap().id);
     let job = lab.power("ci-runner-1", "off").await;
-    eventually("the job to be blocked", async || look(&lab, &job).await["blocked_by"]["kind"] == "host_task").await;
+    eventually("the job to be blocked", async || look(&lab, &job).await["blocked_by"]["kind"] == "host_task")
+        .await;
     assert_eq!(look(&lab, &job).await["blocked_by"]["id"], json!(foreign));
     lab.control().finish_task(&foreign);
     lab.control().finish_task(&lab.on_the_host(&job).await);
@@ -113,13 +118,21 @@ async fn a_foreign_task_is_waited_for() {
 #[tokio::test]
 async fn a_deadline_out_of_range_is_refused() {
     let lab = Lab::start().await;
-    for (deadline, code) in [("0s", "out-of-range"), ("8d", "out-of-range"), ("-5s", "not-a-duration"), ("soon", "not-a-duration"), ("", "not-a-duration")] {
+    for (deadline, code) in [
+        ("0s", "out-of-range"),
+        ("8d", "out-of-range"),
+        ("-5s", "not-a-duration"),
+        ("soon", "not-a-duration"),
+        ("", "not-a-duration"),
+    ] {
         let path = format!("/v1/machines/31/power?deadline={deadline}");
         let problem = lab.post(&path, json!({"action": "off"})).await;
         problem.problem(400, "invalid-request").points_at("deadline", code);
     }
     for deadline in ["1s", "7d", "168h"] {
-        lab.post(&format!("/v1/machines/31/power?deadline={deadline}"), json!({"action": "on"})).await.expect(202);
+        lab.post(&format!("/v1/machines/31/power?deadline={deadline}"), json!({"action": "on"}))
+            .await
+            .expect(202);
     }
 }
 
@@ -144,7 +157,10 @@ async fn a_queued_job_past_its_deadline_never_starts() {
     let late = lab.post("/v1/machines/31/power?deadline=1s&wait=10s", json!({"action": "reset"})).await;
     let late = late.problem(504, "deadline-exceeded");
     let job = lab.get(late.json["links"]["job"].as_str().unwrap()).await.expect(200);
-    assert_eq!((job.str("state"), &job.json["started_at"], &job.json["steps"]), ("failed", &json!(null), &json!([])));
+    assert_eq!(
+        (job.str("state"), &job.json["started_at"], &job.json["steps"]),
+        ("failed", &json!(null), &json!([]))
+    );
     lab.control().finish_task(&task);
     lab.ended(&running).await;
     assert_eq!(lab.control().calls("ResetVM_Task"), 0);

@@ -91,7 +91,8 @@ async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
 async fn one_name_twice_in_a_branch_is_told_apart_by_path() {
     let lab = Lab::start().await;
     lab.get("/v1/machines/18/snapshots/kickstart").await.problem(409, "ambiguous-name");
-    let deeper = lab.get(&format!("/v1/machines/18/snapshots/{}", encode("clean%2Fempty/kickstart/kickstart"))).await;
+    let deeper =
+        lab.get(&format!("/v1/machines/18/snapshots/{}", encode("clean%2Fempty/kickstart/kickstart"))).await;
     assert_eq!(deeper.expect(200).json["current"], true);
 }
 
@@ -105,6 +106,7 @@ async fn a_snapshot_is_told_whole() {
     assert_eq!(snapshot.json["quiesced"], false);
     assert_eq!(snapshot.json["children"], json!([]));
     assert_eq!(snapshot.json["current"], false);
-    let described = lab.get(&format!("/v1/machines/16/snapshots/{}", encode("installed/updated/kickstart"))).await;
+    let described =
+        lab.get(&format!("/v1/machines/16/snapshots/{}", encode("installed/updated/kickstart"))).await;
     assert_eq!(described.expect(200).str("description"), "Reverted to before each run");
 }

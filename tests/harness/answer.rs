@@ -66,9 +66,9 @@ impl Answer {
     #[track_caller]
     pub fn points_at(self, place: &str, code: &str) -> Self {
         let errors = self.json["errors"].as_array().unwrap();
-        let hit = errors.iter().any(|error| {
-            (error["pointer"] == place || error["parameter"] == place) && error["code"] == code
-        });
+        let hit = errors
+            .iter()
+            .any(|error| (error["pointer"] == place || error["parameter"] == place) && error["code"] == code);
         assert!(hit, "{place} {code}: {}", self.text);
         self
     }

@@ -61,7 +61,8 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
 
 fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
-        let target = DOCUMENT.pointer(reference.trim_start_matches('#')).expect("a reference that leads somewhere");
+        let target =
+            DOCUMENT.pointer(reference.trim_start_matches('#')).expect("a reference that leads somewhere");
         return fits(value, target, at);
     }
     for key in ["oneOf", "anyOf"] {
@@ -143,7 +144,10 @@ fn the_checker_finds_what_is_wrong() {
         (serde_json::json!({"a": 1, "b": 1}), "/a is no string or null"),
         (serde_json::json!({"a": "x", "b": "1"}), "/b is no null, or /b is no integer"),
         (serde_json::json!({"a": "x", "b": 1, "d": 1}), "/d is not documented"),
-        (serde_json::json!({"a": "x", "b": 1, "c": "2026-01-01T00:00:00.1234567Z"}), "/c is no time in UTC of at most six digits"),
+        (
+            serde_json::json!({"a": "x", "b": 1, "c": "2026-01-01T00:00:00.1234567Z"}),
+            "/c is no time in UTC of at most six digits",
+        ),
     ] {
         assert_eq!(wrong(value).as_deref(), Some(place));
     }

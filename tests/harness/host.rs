@@ -129,7 +129,9 @@ impl Peer {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{program} does not start ({error}). Run tests/run, which builds it"));
+            .unwrap_or_else(|error| {
+                panic!("{program} does not start ({error}). Run tests/run, which builds it")
+            });
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("URL ").expect("the peer to say where it listens").to_owned();

@@ -29,8 +29,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
-pub use host::{Cast, Host, HostKind};
 pub(crate) use host::on_every_host;
+pub use host::{Cast, Host, HostKind};
 pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.

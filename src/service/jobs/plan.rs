@@ -35,7 +35,10 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
             if now.snapshots.contains(snapshot) {
                 // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with memory leaves
                 // the machine suspended, and hosts refuse to power that off.
-                Plan::Call(HostCall::RevertToSnapshot { snapshot: snapshot.clone(), suppress_power_on: false })
+                Plan::Call(HostCall::RevertToSnapshot {
+                    snapshot: snapshot.clone(),
+                    suppress_power_on: false,
+                })
             } else {
                 let detail = format!("The snapshot {path} is no longer on the machine; nothing was done.");
                 Plan::Fail(Failure::new(FailureKind::NotFound, detail))
