@@ -6,19 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use secrecy::SecretString;
 
 use crate::api::serve::{Listener, serve};
 use crate::api::{Api, HttpSettings};
 use crate::clock::Clock;
-use crate::esx::{EsxHypervisor, EsxOptions, Verify};
+use crate::config::{self, Config, Host, Listen};
+use crate::domain::mac::MacAddress;
+use crate::esx::{EsxHypervisor, EsxOptions, Fingerprint, Verify};
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{JobSettings, Jobs, JobsParts};
 use crate::service::machines::{Machines, Protection};
-use crate::store::Store;
+use crate::store::{Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
+
+/// How long a shutdown may take before what still runs is dropped.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// All that an application is made of.
 #[derive(Clone, Debug)]
@@ -36,11 +42,78 @@ pub struct Settings {
     pub grace: Duration,
 }
 
-/// Where to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
+/// An embedded, simulated host to serve in place of a real one.
+#[derive(Clone, Debug)]
+pub struct Simulated {
+    pub url: String,
+    pub fingerprint: String,
+}
+
+/// The settings that a configuration makes. A simulated host takes the place of `[esx]`, and its state is kept in
+/// memory unless a directory is named.
+///
+/// # Errors
+/// What is missing or cannot be.
+pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
+    let Config { esx, http, machines, jobs, state, log: _ } = config;
+    let state_dir = match &simulated {
+        Some(_) => state.dir.clone(),
+        None => Some(state.directory().to_owned()),
+    };
+    let mut protected = machines.protected;
+    let mut options = if let Some(Simulated { url, fingerprint }) = simulated {
+        if protected.is_empty() {
+            protected.push("golden*".to_owned());
+        }
+        let mut options = EsxOptions::new(url, "root", SecretString::from("otter"));
+        options.verify = Verify::Fingerprint(fingerprint.parse().context("the simulator's fingerprint")?);
+        options
+    } else {
+        let Host { url, username, password } = esx.host()?;
+        let mut options = EsxOptions::new(url, username, password);
+        options.verify = match esx.verify {
+            config::Verify::System => Verify::SystemRoots,
+            config::Verify::Off => Verify::Off,
+            config::Verify::CaFile(file) => Verify::CaFile(file),
+            config::Verify::Fingerprint(digest) => Verify::Fingerprint(Fingerprint(digest)),
+        };
+        options.headers = esx.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+        options
+    };
+    options.connect_timeout = esx.connect_timeout;
+    options.read_timeout = esx.read_timeout;
+    options.answer_limit = esx.answer_limit;
+    Ok(Settings {
+        listen: http.listen,
+        state_dir,
+        guest_settle: esx.guest_settle,
+        protection: Protection { protected, own_name: esx.machine_name, own_addresses: own_addresses() },
+        jobs: JobSettings {
+            settle: esx.settle,
+            outage_grace: esx.outage_grace,
+            queue_per_machine: jobs.queue_per_machine,
+            queue_in_all: jobs.queue_total,
+            power_deadline: jobs.deadlines.power,
+            revert_deadline: jobs.deadlines.revert,
+            retention: Retention {
+                jobs: Duration::from_hours(24) * jobs.retention_days,
+                ..Retention::default()
+            },
+        },
+        http: HttpSettings {
+            max_wait: http.max_wait,
+            max_waits: http.max_waits,
+            body_limit: http.body_limit,
+            body_timeout: http.body_timeout,
+            header_timeout: http.header_timeout,
+            // Each wait holds a connection; some are needed beside.
+            max_connections: http.max_waits + 1_000,
+            loopback_only: true,
+            tls_verified: options.verify != Verify::Off,
+        },
+        esx: options,
+        grace: GRACE,
+    })
 }
 
 /// An application that is bound and not yet running.
@@ -163,4 +236,16 @@ impl App {
         supervisor.ready();
         Ok(supervisor.run(signals).await)
     }
+}
+
+/// The hardware addresses of the machine that otter runs on, by which it finds itself on the host.
+fn own_addresses() -> Vec<MacAddress> {
+    let Ok(interfaces) = std::fs::read_dir("/sys/class/net") else { return Vec::new() };
+    let address = |interface: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(interface.path().join("address")).ok()?;
+        text.trim().parse().ok()
+    };
+    // Loopback and some tunnels say zeros, which machines without an address may say too.
+    let real = |address: &MacAddress| *address != MacAddress::new([0; 6]);
+    interfaces.flatten().filter_map(address).filter(real).collect()
 }

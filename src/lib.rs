@@ -2,7 +2,9 @@
 
 pub mod api;
 pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod esx;
 pub mod hypervisor;
@@ -10,3 +12,4 @@ pub mod service;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;
+pub mod telemetry;

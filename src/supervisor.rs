@@ -235,7 +235,7 @@ impl Supervisor {
                 () = hard.cancelled() => {}
             }
         };
-        self.0.rooms.tasks.spawn(guarded.instrument(tracing::info_span!("task", name)));
+        self.0.rooms.tasks.spawn(guarded.instrument(tracing::info_span!("task", task = name)));
         Contained { name, result }
     }
 
@@ -340,7 +340,7 @@ impl Supervisor {
             };
             supervisor.failed(TaskFailure { task: name, how });
         };
-        tasks.spawn(guarded.instrument(tracing::info_span!("task", name)));
+        tasks.spawn(guarded.instrument(tracing::info_span!("task", task = name)));
     }
 
     fn failed(&self, failure: TaskFailure) {

@@ -1,4 +1,8 @@
 //! The one binary of integration tests. `harness` tells how to write one; the folders say what they are about.
+#![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;
+mod daemon;
+mod esx;
 mod harness;
+mod house;

@@ -3,6 +3,7 @@
 mod about;
 mod datastores;
 pub mod document;
+mod documented;
 mod extract;
 mod jobs;
 mod layers;
@@ -91,7 +92,6 @@ impl Api {
     }
 
     /// Everything that is served, behind every layer.
-    #[must_use]
     pub fn router(self) -> Router {
         let (router, _) = routes().split_for_parts();
         let router = router

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The longest one that is taken, so that adding it to a time never overflows: a hundred years.
-pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// The units, the largest first: the order in which they may follow each other.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];

@@ -4,6 +4,7 @@
 use super::reader::denied;
 use super::session::{ExchangeError, Live, Session, Verdict};
 use super::soap::Reference;
+use super::soap::fault::VimFault;
 use super::soap::request::{self, Request};
 use super::soap::response::Reply;
 use super::transport::Patience;
@@ -51,7 +52,8 @@ pub async fn call(
 pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
     let object = Reference::new("Task", task.as_str());
     let lead = format!("The host refused to cancel the task {task}");
-    match authenticated(session, || request::plain("CancelTask", &object, None), &lead).await {
+    let build = || request::plain("CancelTask", &object, None);
+    match authenticated(session, build, &lead).await {
         Ok(_) => Ok(()),
         Err(CallError::Refused(error) | CallError::Lost(error)) => Err(error),
     }
@@ -64,15 +66,19 @@ async fn authenticated(
 ) -> Result<Reply, CallError> {
     let live = session.ready().await.map_err(CallError::Refused)?;
     let fault = match session.send(&live, build(), Patience::Ordinary).await {
-        Err(ExchangeError::Fault(fault)) if fault.is_not_authenticated() || fault.name == "SecurityError" => {
-            fault
-        }
+        Err(ExchangeError::Fault(fault)) if is_suspect(&fault) => fault,
         answer => return answer.map_err(|error| judged(error, lead)),
     };
     match session.suspect(&live).await.map_err(CallError::Refused)? {
         Verdict::Renewed(live) => again(session, &live, build(), lead).await,
-        Verdict::StillValid => Err(CallError::Refused(denied(fault, lead))),
+        Verdict::StillValid if fault.is_not_authenticated() => Err(CallError::Refused(denied(fault, lead))),
+        Verdict::StillValid => Err(judged(ExchangeError::Fault(fault), lead)),
     }
+}
+
+/// Whether the session may be at fault. A machine that is not found is a grave thing to say, so it counts too.
+fn is_suspect(fault: &VimFault) -> bool {
+    matches!(fault.name.as_str(), "NotAuthenticated" | "SecurityError" | "ManagedObjectNotFound")
 }
 
 async fn again(session: &Session, live: &Live, request: Request, lead: &str) -> Result<Reply, CallError> {
@@ -84,7 +90,7 @@ fn judged(error: ExchangeError, lead: &str) -> CallError {
     let refused = match &error {
         ExchangeError::NotSent(_) => true,
         ExchangeError::Fault(fault) => !fault.may_have_run(),
-        ExchangeError::Broken(_) => false,
+        ExchangeError::Cut(_) | ExchangeError::Broken(_) => false,
     };
     let error = error.into_error(lead);
     if refused { CallError::Refused(error) } else { CallError::Lost(error) }

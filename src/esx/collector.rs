@@ -22,12 +22,13 @@ use super::barrier::{Barriers, Waiter};
 use super::machine::{DATASTORE_PATHS, MACHINE_PATHS};
 use super::mirror::Mirror;
 use super::reader::read_once;
-use super::session::{ExchangeError, Live, Session};
+use super::session::{ExchangeError, Live, Session, lost};
 use super::soap::Reference;
 use super::soap::property::UpdateSet;
 use super::soap::request::{self, Properties, Selection};
 use super::soap::response::Reply;
-use super::task::{Followers, ListChanges, TaskInfo};
+use super::task::{Followers, TaskInfo};
+use super::task_list::{TaskNews, list_and_read};
 use super::transport::Patience;
 use crate::clock::Clock;
 use crate::domain::ids::{MachineId, TaskId};
@@ -41,6 +42,9 @@ const OBJECTS_PER_READ: usize = 50;
 
 /// How often in a row the stream may break before it is built anew.
 const MAX_CUTS: u32 = 3;
+
+/// How often in a row a wait may end without news before the host is looked at askance.
+const MAX_IDLE: u32 = 5;
 
 /// What the task of `run` is asked to do between updates.
 #[derive(Debug)]
@@ -75,7 +79,6 @@ struct Built {
     filters: Vec<Reference>,
 }
 
-type TaskNews = Vec<(TaskId, Option<TaskInfo>)>;
 type Flight<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Collector {
@@ -136,7 +139,7 @@ impl Collector {
         // The version that the last complete set brought, and the one to ask from next: they differ within a
         // truncated set, whose versions can be used once only.
         let (mut version, mut next) = (String::new(), String::new());
-        let (mut from_scratch, mut first, mut cuts) = (true, true, 0);
+        let (mut from_scratch, mut first, mut cuts, mut idle) = (true, true, 0, 0);
         let mut news: Option<Flight<Result<TaskNews, ExchangeError>>> = None;
         loop {
             let within_set = next != version;
@@ -144,6 +147,7 @@ impl Collector {
             if from_scratch && !within_set {
                 self.barriers.board();
             }
+            let asked = self.clock.elapsed();
             let waited = self.wait(live, &built, &next, at_once, &mirror, &mut news).await?;
             let reply = match waited {
                 Ok(reply) => reply,
@@ -159,6 +163,11 @@ impl Collector {
                 }
             };
             cuts = 0;
+            idle = if at_once || reply.returned().is_some() { 0 } else { idle + 1 };
+            if idle > MAX_IDLE && self.clock.elapsed().saturating_sub(asked) < self.max_wait / 2 {
+                // The host does not wait as it was asked to; it is not to be flooded for that.
+                self.clock.sleep(Duration::from_secs(1)).await;
+            }
             if let Some(set) = reply.returned().map(UpdateSet::read) {
                 set.objects.iter().for_each(|update| mirror.apply(update));
                 set.version.clone_into(&mut next);
@@ -353,7 +362,7 @@ impl Collector {
                 Ok(false)
             }
             error if error.is_fault("RequestCanceled") && cancelled_by_us => Ok(true),
-            ExchangeError::NotSent(error) | ExchangeError::Broken(error)
+            ExchangeError::NotSent(error) | ExchangeError::Cut(error) | ExchangeError::Broken(error)
                 if error.kind == HostErrorKind::Unreachable =>
             {
                 if self.session.is_alive(live).await? {
@@ -486,71 +495,8 @@ impl Collector {
     }
 }
 
-/// Puts tasks on the host's list of those that it reports on, then reads each once: it may have ended before, and
-/// not every host tells the first state of what is added during a wait. None for a task that the host does not know.
-async fn list_and_read(
-    session: &Session,
-    live: &Live,
-    list: &Reference,
-    changes: ListChanges,
-) -> Result<TaskNews, ExchangeError> {
-    let reference = |task: &TaskId| Reference::new("Task", task.as_str());
-    let add: Vec<Reference> = changes.add.iter().map(reference).collect();
-    let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
-    let modify = |add: &[Reference], remove: &[Reference]| {
-        session.send(live, request::modify_list_view(list, add, remove), Patience::Ordinary)
-    };
-    // Some hosts name what they do not know in the answer, some refuse the whole call: then one by one.
-    if !knows_all(modify(&add, &remove).await, list)? {
-        for task in &remove {
-            knows_all(modify(&[], std::slice::from_ref(task)).await, list)?;
-        }
-        for task in &add {
-            knows_all(modify(std::slice::from_ref(task), &[]).await, list)?;
-        }
-    }
-    let properties = [Properties { of_type: "Task", paths: vec!["info"] }];
-    let mut news = TaskNews::new();
-    for task in &add {
-        let one = Selection::Objects(std::slice::from_ref(task));
-        let info = match read_once(session, live, &properties, one).await {
-            Ok(contents) => {
-                let value = super::reader::first_value(&contents, "info");
-                value.map(TaskInfo::read)
-            }
-            Err(error) if error.is_fault("ManagedObjectNotFound") => None,
-            Err(error) => return Err(error),
-        };
-        news.push((TaskId::new(&task.value), info));
-    }
-    // Without a session every task looks unknown.
-    if news.iter().any(|(_, info)| info.is_none())
-        && !session.is_alive(live).await.map_err(ExchangeError::Broken)?
-    {
-        return Err(ExchangeError::Broken(lost()));
-    }
-    Ok(news)
-}
-
-/// False where the host does not know a task; an error where it is the list that it does not know.
-fn knows_all(modified: Result<Reply, ExchangeError>, list: &Reference) -> Result<bool, ExchangeError> {
-    match modified {
-        Ok(_) => Ok(true),
-        Err(ExchangeError::Fault(fault))
-            if fault.name == "ManagedObjectNotFound" && fault.details.get("obj") != Some(&list.value) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
 fn refused_to_follow(error: ExchangeError) -> HostError {
     error.into_error("The host refused to tell what changes")
-}
-
-fn lost() -> HostError {
-    HostError::new(HostErrorKind::NotAuthenticated, "The host ended the session; otter logs in again.")
 }
 
 /// Resolves when the future does, and clears it; never where there is none.

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, Observer, SessionState, SessionStatus};
 
 /// A login that held this long was good; what ends it later is a new trouble.
-const HELD: Duration = Duration::from_secs(60);
+const HELD: Duration = Duration::from_mins(1);
 
 /// The longest pause between tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -136,10 +136,11 @@ impl Keeper {
 
     async fn refused(&mut self, mut error: HostError) {
         let minutes = self.login_backoff.as_secs().div_ceil(60);
-        error.message.push_str(&format!(
-            " Correct the user name or password; otter tries again in {minutes} minutes only, because every wrong \
-             try counts towards the lock of the account."
-        ));
+        error.message = format!(
+            "{} Correct the user name or password; otter tries again in {minutes} minutes only, because every wrong \
+             try counts towards the lock of the account.",
+            error.message
+        );
         tracing::error!(reason = %error, "the host refused the account");
         self.live = None;
         self.session.down(&error);
@@ -162,6 +163,6 @@ impl Teller {
 fn pause_after(failures: u32) -> Duration {
     match failures.checked_sub(2) {
         None => Duration::ZERO,
-        Some(power) => Duration::from_millis(500 << power.min(10)).min(LONGEST_PAUSE),
+        Some(power) => Duration::from_millis(100 << power.min(10)).min(LONGEST_PAUSE),
     }
 }

@@ -424,3 +424,139 @@ fn card_addresses(cards: Element<'_>) -> Vec<String> {
     }
     addresses
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    const XSI: &str = r#"xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance""#;
+
+    fn record(properties: &[(&str, &str)]) -> MachineRecord {
+        let mut record = MachineRecord::default();
+        for (path, inside) in properties {
+            let document = Document::parse(format!("<val {XSI}>{inside}</val>").as_bytes()).unwrap();
+            assert!(record.assign(path, Some(document.root())), "{path}");
+        }
+        record
+    }
+
+    fn machine(properties: &[(&str, &str)]) -> Machine {
+        record(properties).machine(&MachineId::new("16"))
+    }
+
+    #[test]
+    fn every_path_that_is_asked_for_is_understood_set_and_unset() {
+        let document = Document::parse(b"<val/>").unwrap();
+        for path in MACHINE_PATHS {
+            let mut record = MachineRecord::default();
+            assert!(record.assign(path, Some(document.root())) && record.assign(path, None), "{path}");
+        }
+        for path in DATASTORE_PATHS {
+            let mut record = DatastoreRecord::default();
+            assert!(record.assign(path, Some(document.root())) && record.assign(path, None), "{path}");
+        }
+        assert!(!MachineRecord::default().assign("snapshot.currentSnapshot", None));
+    }
+
+    #[test]
+    fn a_machine_of_which_nothing_is_known_is_still_one() {
+        let machine = machine(&[]);
+        assert_eq!((machine.name.as_str(), machine.connection_state.as_str()), ("16", "unknown"));
+        assert_eq!((machine.power_state, machine.cpu_count, machine.guest.tools_status), (None, None, None));
+    }
+
+    #[test]
+    fn odd_values_cost_their_own_field_only() {
+        let machine = machine(&[
+            ("name", "a%2fb%25%5c%zz"),
+            ("runtime.powerState", ""),
+            ("config.hardware.numCPU", "many"),
+            ("config.hardware.memoryMB", "18446744073709551615"),
+            ("summary.storage.committed", "9007199254740993"),
+        ]);
+        assert_eq!(machine.name, "a/b%\\%zz");
+        assert_eq!((machine.power_state, machine.cpu_count, machine.memory_bytes), (None, None, None));
+        assert_eq!(machine.storage_bytes, Some(9_007_199_254_740_993));
+    }
+
+    #[test]
+    fn cards_and_ports_of_every_kind() {
+        let machine = machine(&[(
+            "config.hardware.device",
+            r#"<VirtualDevice xsi:type="VirtualPCIController"><key>100</key></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualVmxnet3"><key>4000</key><deviceInfo><label>Network adapter 1</label>
+                 </deviceInfo><backing><port><portgroupKey>dvportgroup-7</portgroupKey></port></backing>
+                 <connectable><connected>true</connected></connectable><macAddress>00:50:56:AB:CD:EF</macAddress></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualToCome"><key>4001</key><macAddress>nonsense</macAddress></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9000</key><deviceInfo><label>Serial port 1</label></deviceInfo>
+                 <backing><pipeName>/p</pipeName><endpoint>server</endpoint></backing></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9001</key><deviceInfo><label>Serial port 2</label></deviceInfo>
+                 <backing><serviceURI>tcp://:1</serviceURI><direction>server</direction></backing></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9002</key><backing/></VirtualDevice>"#,
+        )]);
+        let [known, to_come] = machine.network_cards.as_slice() else { panic!("{machine:?}") };
+        assert_eq!((known.kind.as_str(), known.connected), ("vmxnet3", true));
+        assert_eq!(known.network.as_deref(), Some("dvportgroup-7"));
+        assert_eq!(known.mac_address.unwrap().to_string(), "00:50:56:ab:cd:ef");
+        assert_eq!((to_come.kind.as_str(), to_come.mac_address), ("tocome", None));
+        let [pipe, network, bare] = machine.serial_ports.as_slice() else { panic!("{machine:?}") };
+        assert_eq!(pipe.backing, SerialBacking::Pipe { name: "/p".into(), endpoint: Some("server".into()) });
+        assert_eq!(pipe.linux_device.as_deref(), Some("ttyS0"));
+        assert!(matches!(network.backing, SerialBacking::Network { .. }));
+        assert_eq!((&bare.backing, &bare.linux_device), (&SerialBacking::Device { name: None }, &None));
+    }
+
+    #[test]
+    fn tools_and_addresses_by_every_word() {
+        let table = [
+            (Some("guestToolsRunning"), None, None, Some("running")),
+            (Some("guestToolsExecutingScripts"), None, None, Some("starting")),
+            (Some("guestToolsNotRunning"), None, None, Some("not_running")),
+            (Some("guestToolsNotRunning"), None, Some("guestToolsNotInstalled"), Some("not_installed")),
+            (None, Some("toolsOld"), None, Some("running")),
+            (None, Some("toolsNotInstalled"), None, Some("not_installed")),
+            (None, Some("toolsNotRunning"), None, Some("not_running")),
+            (Some("toCome"), None, None, None),
+            (None, None, None, None),
+        ];
+        for (running, tools, version, want) in table {
+            let properties: Vec<(&str, &str)> = [
+                ("guest.toolsRunningStatus", running),
+                ("guest.toolsStatus", tools),
+                ("guest.toolsVersionStatus2", version),
+            ]
+            .into_iter()
+            .filter_map(|(path, value)| Some((path, value?)))
+            .collect();
+            assert_eq!(machine(&properties).guest.tools_status.as_deref(), want, "{properties:?}");
+        }
+        let guest = machine(&[
+            ("guest.ipAddress", "10.0.0.2"),
+            (
+                "guest.net",
+                "<GuestNicInfo><ipConfig><ipAddress><ipAddress>fe80::1</ipAddress><state>preferred</state></ipAddress>\
+                 <ipAddress><ipAddress>10.0.0.9</ipAddress><state>duplicate</state></ipAddress>\
+                 <ipAddress><ipAddress>10.0.0.2</ipAddress></ipAddress></ipConfig></GuestNicInfo>\
+                 <GuestNicInfo><ipAddress>172.17.0.1</ipAddress></GuestNicInfo>",
+            ),
+        ])
+        .guest;
+        assert_eq!(guest.ip_addresses, ["10.0.0.2", "fe80::1", "172.17.0.1"]);
+    }
+
+    #[test]
+    fn a_question_keeps_its_own_keys() {
+        let question = machine(&[(
+            "runtime.question",
+            "<id>7</id><text>Moved?</text><choice><choiceInfo><label>button.cancel</label><summary>Cancel</summary>\
+             <key>4</key></choiceInfo><choiceInfo><label>b</label><summary>I _moved it</summary><key>1</key></choiceInfo>\
+             <defaultIndex>1</defaultIndex></choice>",
+        )])
+        .question
+        .unwrap();
+        let choices: Vec<(&str, bool)> =
+            question.choices.iter().map(|choice| (choice.key.as_str(), choice.default)).collect();
+        assert_eq!((question.id.as_str(), choices), ("7", vec![("4", false), ("1", true)]));
+    }
+}

@@ -7,8 +7,6 @@ mod barrier;
 mod calls;
 mod collector;
 mod examine;
-#[cfg(all(test, feature = "interop"))]
-mod interop;
 mod keeper;
 mod machine;
 mod mirror;
@@ -17,8 +15,7 @@ mod reader;
 mod session;
 pub mod soap;
 mod task;
-#[cfg(test)]
-mod testing;
+mod task_list;
 mod tls;
 mod transport;
 
@@ -39,7 +36,7 @@ use session::Session;
 use task::Followers;
 
 pub use options::{EsxOptions, Fingerprint, OptionsError, Verify, VerifyError, normalize_url};
-pub use tls::{TlsError, client_config, fingerprint};
+pub use tls::{TlsError, client_config, fingerprint, shown_fingerprint};
 
 /// Commands that wait for the task of `run`; senders wait where there are more.
 const COMMANDS: usize = 1_024;
@@ -115,7 +112,10 @@ impl Hypervisor for EsxHypervisor {
     async fn barrier(&self) -> Result<(), HostError> {
         let (waiter, passed) = oneshot::channel();
         self.order(Command::Barrier(waiter)).await?;
-        passed.await.unwrap_or_else(|_| Err(stopped()))
+        match passed.await {
+            Ok(passed) => passed,
+            Err(_) => Err(stopped()),
+        }
     }
 
     async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {

@@ -40,10 +40,10 @@ impl EsxOptions {
             verify: Verify::SystemRoots,
             headers: Vec::new(),
             connect_timeout: Duration::from_secs(10),
-            read_timeout: Duration::from_secs(60),
-            max_wait: Duration::from_secs(60),
+            read_timeout: Duration::from_mins(1),
+            max_wait: Duration::from_mins(1),
             answer_limit: 64 << 20,
-            login_backoff: Duration::from_secs(15 * 60),
+            login_backoff: Duration::from_mins(15),
         }
     }
 
@@ -290,5 +290,19 @@ mod tests {
         assert!(header("Cookie", &secret("t")).is_err());
         assert!(header("bad name", &secret("t")).is_err());
         assert!(header("X", &secret("a\r\nb")).is_err());
+    }
+
+    #[test]
+    fn nothing_shows_a_secret() {
+        let secret = |text: &str| SecretString::from(text.to_owned());
+        let mut options = EsxOptions::new("https://127.0.0.1", "root", secret("hunter2"));
+        options.verify = Verify::Off;
+        options.headers.push(("X-Token".to_owned(), secret("hunter3")));
+        let clock = crate::clock::Clock::system();
+        let hypervisor = crate::esx::EsxHypervisor::new(&options, clock).unwrap();
+        let manager = crate::esx::soap::Reference::new("SessionManager", "sm");
+        let login = crate::esx::soap::request::login(&manager, "root", "hunter2");
+        let shown = format!("{options:?} {hypervisor:?} {login:?}");
+        assert!(!shown.contains("hunter"), "{shown}");
     }
 }

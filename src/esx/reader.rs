@@ -7,7 +7,6 @@ use super::soap::request::{self, Properties, Selection};
 use super::soap::response::Reply;
 use super::soap::xml::Element;
 use super::soap::{Reference, fault::VimFault};
-use super::transport::Patience;
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// A result may come in parts; more of them than this are no answer.
@@ -46,7 +45,7 @@ pub async fn read_once(
     let mut request = request::retrieve_properties(collector, properties, of);
     let mut parts = Vec::new();
     loop {
-        let reply = session.send(live, request, Patience::Ordinary).await?;
+        let reply = session.send_repeatable(live, request).await?;
         let token = reply.returned().and_then(|result| result.child_text("token")).map(str::to_owned);
         parts.push(reply);
         match token {

@@ -26,10 +26,10 @@ use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, HostProduct};
 
 /// The API versions that otter speaks, the newest first.
-const VERSIONS: [&str; 22] = [
+const VERSIONS: [&str; 24] = [
     "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0", "7.0.2.1",
     "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1", "6.7", "6.5", "6.0",
-    "5.5", "5.1",
+    "5.5", "5.1", "5.0", "4.1",
 ];
 
 /// Spoken by every host from 6.5 on, and asked of one that does not say what it speaks.
@@ -78,6 +78,8 @@ pub enum ExchangeError {
     Fault(VimFault),
     /// No connection: it was not sent.
     NotSent(HostError),
+    /// The connection broke while the answer was awaited: it may have run.
+    Cut(HostError),
     /// It was sent, or may have been, and no answer of vim25 came.
     Broken(HostError),
 }
@@ -172,6 +174,17 @@ impl Session {
         Ok(reply)
     }
 
+    /// Makes one call that may as well run twice: where its connection breaks, it is sent once more.
+    ///
+    /// # Errors
+    /// As [`Session::send`].
+    pub async fn send_repeatable(&self, live: &Live, request: Request) -> Result<Reply, ExchangeError> {
+        match self.send(live, request.clone(), Patience::Ordinary).await {
+            Err(ExchangeError::Cut(_)) => self.send(live, request, Patience::Ordinary).await,
+            answer => answer,
+        }
+    }
+
     /// Reports that this login looks lost, and waits for the verdict.
     ///
     /// # Errors
@@ -231,7 +244,7 @@ impl Session {
             &properties,
             Selection::Objects(std::slice::from_ref(&manager)),
         );
-        match self.send(live, request, Patience::Ordinary).await {
+        match self.send_repeatable(live, request).await {
             Ok(reply) => Ok(reply.returned().is_some_and(|result| {
                 object_contents(result).any(|object| {
                     object.properties.iter().any(|(path, value)| {
@@ -407,7 +420,7 @@ impl ExchangeError {
     pub fn into_error(self, lead: &str) -> HostError {
         match self {
             Self::Fault(fault) => fault.into_error(lead),
-            Self::NotSent(error) | Self::Broken(error) => error,
+            Self::NotSent(error) | Self::Cut(error) | Self::Broken(error) => error,
         }
     }
 
@@ -426,8 +439,18 @@ impl ExchangeError {
 
 impl From<TransportError> for ExchangeError {
     fn from(error: TransportError) -> Self {
-        if error.never_sent { Self::NotSent(error.into()) } else { Self::Broken(error.into()) }
+        match error {
+            error if error.never_sent => Self::NotSent(error.into()),
+            error if error.cut => Self::Cut(error.into()),
+            error => Self::Broken(error.into()),
+        }
     }
+}
+
+/// What is said where the host no longer knows the session.
+#[must_use]
+pub fn lost() -> HostError {
+    HostError::new(HostErrorKind::NotAuthenticated, "The host ended the session; otter logs in again.")
 }
 
 fn not_answered(address: &str, error: AnswerError) -> HostError {

@@ -247,3 +247,62 @@ impl Followers {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    fn info(inside: &str) -> TaskInfo {
+        let text = format!(r#"<info xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">{inside}</info>"#);
+        TaskInfo::read(Document::parse(text.as_bytes()).unwrap().root())
+    }
+
+    #[test]
+    fn a_task_is_read_by_the_words_of_every_peer() {
+        for (description, call) in [
+            ("VirtualMachine.powerOn", Some(CallKind::PowerOn)),
+            ("VirtualMachine.powerOff", Some(CallKind::PowerOff)),
+            ("VirtualMachine.reset", Some(CallKind::Reset)),
+            ("vm.Snapshot.revert", Some(CallKind::RevertToSnapshot)),
+            ("VirtualMachineSnapshot.revertToSnapshot", Some(CallKind::RevertToSnapshot)),
+            ("VirtualMachine.createSnapshot", None),
+            ("", None),
+        ] {
+            assert_eq!(info(&format!("<descriptionId>{description}</descriptionId>")).call(), call);
+        }
+        let made = info(
+            r#"<state>success</state><result xsi:type="ManagedObjectReference" type="VirtualMachineSnapshot">s</result>"#,
+        );
+        let TaskStatus::Succeeded { snapshot } = made.status() else { panic!() };
+        assert_eq!(snapshot, Some(SnapshotId::new("s")));
+        assert_eq!(info("<state>to-come</state><progress>250</progress>").state, TaskState::Running);
+        let TaskStatus::Failed(error) = info("<state>error</state><cancelled>true</cancelled>").status()
+        else {
+            panic!()
+        };
+        assert_eq!(error.kind, HostErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn the_hosts_list_follows_who_follows() {
+        let followers = Followers::default();
+        let [first, second] = ["a", "b"].map(TaskId::new);
+        let kept = followers.follow(&first);
+        let dropped = followers.follow(&second);
+        let changes = followers.take_changes().unwrap();
+        assert_eq!(changes, ListChanges { add: vec![first.clone(), second.clone()], remove: vec![] });
+        assert_eq!(followers.take_changes(), None);
+        drop(dropped);
+        followers.tell(&first, &info("<state>success</state>"));
+        assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }) && !followers.follows(&first));
+        // An end is never taken back.
+        followers.tell(&first, &info("<state>running</state>"));
+        assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }));
+        let third = TaskId::new("c");
+        let _third = followers.follow(&third);
+        let mut changes = followers.take_changes().unwrap();
+        changes.remove.sort();
+        assert_eq!(changes, ListChanges { add: vec![third], remove: vec![first, second] });
+    }
+}

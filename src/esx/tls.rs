@@ -17,7 +17,8 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 
-use super::options::{Fingerprint, Verify};
+use super::options::{EsxOptions, Fingerprint, Verify, normalize_url};
+use crate::hypervisor::{HostError, HostErrorKind};
 
 /// Why there is no TLS to be had with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,39 @@ pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
     Fingerprint(Sha256::digest(certificate).into())
 }
 
+/// The fingerprint of the certificate that the host shows now: for whoever has to pin it, and to be compared with
+/// what the host's own console says before it is believed.
+///
+/// # Errors
+/// `Unreachable` where there is no TLS to be had in time.
+pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
+    let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
+    let url = normalize_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_or_known_default().unwrap_or(443);
+    let name = ServerName::try_from(host.clone())
+        .map_err(|error| unreachable(format!("{host} is no name of a host.")).caused_by(error))?;
+    let config = client_config(&Verify::Off)
+        .map_err(|error| unreachable("TLS cannot be set up.".to_owned()).caused_by(error))?;
+    let shown = async {
+        let stream = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        certificates
+            .and_then(|chain| chain.first())
+            .map(|certificate| fingerprint(certificate))
+            .ok_or_else(|| std::io::Error::other("no certificate was shown"))
+    };
+    match tokio::time::timeout(options.connect_timeout, shown).await {
+        Ok(Ok(fingerprint)) => Ok(fingerprint),
+        Ok(Err(error)) => {
+            Err(unreachable(format!("No TLS with the host {host}:{port}: {error}.")).caused_by(error))
+        }
+        Err(_) => Err(unreachable(format!("No TLS with the host {host}:{port} within the time allowed."))),
+    }
+}
+
 /// The host showed another certificate than the pinned one.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -77,6 +111,17 @@ struct OtherCertificate {
 #[derive(Debug, thiserror::Error)]
 #[error("the host's certificate (SHA-256 {0}) is damaged: its public key cannot be found")]
 struct UnreadableCertificate(Fingerprint);
+
+/// The certificate's key is too weak for the handshake to prove anything.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the host's certificate has an RSA key of {0} bits, and {SHORTEST_RSA_KEY} are needed; generate the host's \
+     certificates anew"
+)]
+struct ShortKey(usize);
+
+/// In bits; what the cryptography in use accepts.
+const SHORTEST_RSA_KEY: usize = 2048;
 
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
@@ -132,6 +177,8 @@ impl PinnedVerifier {
         });
         if valid {
             Ok(HandshakeSignatureValid::assertion())
+        } else if let Some(bits) = key.rsa_bits().filter(|bits| *bits < SHORTEST_RSA_KEY) {
+            Err(refused(ShortKey(bits)))
         } else {
             Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
         }
@@ -203,6 +250,16 @@ struct PublicKey<'c> {
     /// The contents of the `AlgorithmIdentifier`.
     algorithm: &'c [u8],
     bits: &'c [u8],
+}
+
+impl PublicKey<'_> {
+    /// The length of the modulus, where this reads as an RSA key (`RSAPublicKey` of RFC 8017).
+    fn rsa_bits(&self) -> Option<usize> {
+        let (key, _) = take(self.bits, 0x30)?;
+        let (modulus, _) = take(key, 0x02)?;
+        let octets = modulus.iter().skip_while(|octet| **octet == 0).count();
+        Some(octets * 8)
+    }
 }
 
 /// The key of a certificate of any version: `TBSCertificate` is [version] serial signature issuer validity

@@ -49,6 +49,8 @@ pub enum Patience {
 pub struct TransportError {
     /// No connection was made, so that nothing was sent: proof that the call did not run.
     pub never_sent: bool,
+    /// The connection broke, perhaps because the host had dropped it as idle; time was left.
+    pub cut: bool,
     pub kind: HostErrorKind,
     message: String,
     source: Option<reqwest::Error>,
@@ -68,7 +70,6 @@ impl Transport {
             let (name, value) = header(name, value)?;
             headers.append(name, value);
         }
-        #[expect(clippy::disallowed_methods, reason = "this is the one client")]
         let client = Client::builder()
             .tls_backend_preconfigured(tls::client_config(&options.verify)?)
             .user_agent(concat!("otter/", env!("CARGO_PKG_VERSION")))
@@ -149,6 +150,7 @@ impl Transport {
             if body.len() + chunk.len() > self.answer_limit {
                 return Err(TransportError {
                     never_sent: false,
+                    cut: false,
                     kind: HostErrorKind::Protocol,
                     message: format!(
                         "The host {} sent an answer longer than {} bytes.",
@@ -177,6 +179,7 @@ impl Transport {
         };
         TransportError {
             never_sent: error.is_connect(),
+            cut: !error.is_connect() && !error.is_timeout(),
             kind: HostErrorKind::Unreachable,
             message,
             source: Some(error.without_url()),
@@ -186,7 +189,7 @@ impl Transport {
 
 impl From<TransportError> for HostError {
     fn from(error: TransportError) -> Self {
-        let TransportError { never_sent: _, kind, message, source } = error;
+        let TransportError { never_sent: _, cut: _, kind, message, source } = error;
         match source {
             Some(source) => Self::new(kind, message).caused_by(source),
             None => Self::new(kind, message),

@@ -70,11 +70,13 @@ impl Control {
     }
 
     /// Plans a disruption of the next call of a method; `*` is any.
+    #[expect(clippy::must_use_candidate, reason = "few ask whether it came to pass")]
     pub fn disrupt_next(&self, method: &str, what: Disruption) -> Planned {
         self.disrupt(method, 0, Some(1), what)
     }
 
     /// Plans a disruption of `times` calls of a method (`None`: of all) after `skip` more went well.
+    #[expect(clippy::must_use_candidate, reason = "few ask whether it came to pass")]
     pub fn disrupt(&self, method: &str, skip: u64, times: Option<u64>, what: Disruption) -> Planned {
         self.shared.lock().faults.plan(method, skip, times, what)
     }
@@ -164,6 +166,7 @@ impl Control {
     }
 
     /// Lets every running task take one step. Gives how many there were.
+    #[expect(clippy::must_use_candidate, reason = "the count is seldom wanted")]
     pub fn step_tasks(&self) -> usize {
         self.mutate(|world| {
             let running = world.running_tasks();

@@ -59,7 +59,7 @@ pub struct SimulatorOptions {
 }
 
 impl SimulatorOptions {
-    /// A scenario on a free port of loopback at a tenth of a real host's pace, with the account `root` / `otter`.
+    /// A scenario on a free port of loopback, some ten times as fast as a real host, with the account `root` / `otter`.
     #[must_use]
     pub fn new(scenario: Scenario, clock: Clock) -> Self {
         Self {

@@ -24,9 +24,11 @@ pub const fn duration_of(operation: &Operation) -> Duration {
         Operation::PowerOn => 1_200,
         Operation::PowerOff => 400,
         Operation::Reset => 600,
-        Operation::Suspend | Operation::RemoveSnapshot { .. } => 1_500,
         Operation::CreateSnapshot { .. } => 1_000,
-        Operation::RevertToSnapshot { .. } | Operation::RevertToCurrentSnapshot { .. } => 1_500,
+        Operation::Suspend
+        | Operation::RemoveSnapshot { .. }
+        | Operation::RevertToSnapshot { .. }
+        | Operation::RevertToCurrentSnapshot { .. } => 1_500,
         Operation::RemoveAllSnapshots => 2_000,
     })
 }
@@ -46,7 +48,7 @@ pub async fn drive(shared: Arc<Shared>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep => {}
-            changed = changed.changed() => if changed.is_err() { return },
+            moved = changed.changed() => if moved.is_err() { return },
         }
     }
 }

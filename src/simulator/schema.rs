@@ -3,7 +3,7 @@
 //! Read once from `schema.txt`. It decides where an element needs `xsi:type`, which property paths exist, which
 //! types a `PropertySpec` means, and whether a request is one that a host would take.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 /// How often a field may stand.
@@ -51,6 +51,7 @@ pub struct Method {
 struct Schema {
     types: HashMap<&'static str, Type>,
     methods: HashMap<&'static str, Method>,
+    enums: HashSet<&'static str>,
 }
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("schema.txt")));
@@ -125,6 +126,7 @@ pub fn split_key(segment: &str) -> (&str, Option<&str>) {
 #[must_use]
 pub fn is_simple(type_name: &str) -> bool {
     type_name.is_empty()
+        || SCHEMA.enums.contains(type_name)
         || matches!(
             type_name,
             "string"
@@ -158,6 +160,10 @@ impl Schema {
         let mut own: Vec<(&str, Kind, &str, Vec<Field>)> = Vec::new();
         let mut schema = Self::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some(names) = line.strip_prefix("enum ") {
+                schema.enums.extend(names.split_whitespace());
+                continue;
+            }
             let mut words = line.split_whitespace();
             let (Some(kind), Some(name), Some("<"), Some(base), Some("=")) =
                 (words.next(), words.next(), words.next(), words.next(), words.next())

@@ -92,13 +92,10 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                // Out of descriptors, as a rule: others must end first.
-                shared.clock.sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let Ok((stream, address)) = accepted else {
+            // Out of descriptors, as a rule: others must end first.
+            shared.clock.sleep(Duration::from_millis(50)).await;
+            continue;
         };
         let (away, generation) = {
             let state = shared.lock();
@@ -111,9 +108,11 @@ pub async fn serve(
         let (acceptor, shared, stop) = (acceptor.clone(), Arc::clone(&shared), stop.clone());
         connections.spawn(async move {
             tokio::select! {
-                () = serve_connection(stream, address.ip().to_string(), acceptor, shared) => {}
+                // First, so that nobody is told more by a hostd that is gone.
+                biased;
                 () = generation.cancelled() => {}
                 () = stop.cancelled() => {}
+                () = serve_connection(stream, address.ip().to_string(), acceptor, shared) => {}
             }
         });
     }
@@ -282,11 +281,10 @@ fn header(headers: &HeaderMap, name: &str) -> String {
 
 /// `vimServiceVersions.xml`
 fn versions(api: &str) -> String {
-    let prior: String =
-        PRIOR_VERSIONS.iter().map(|version| format!("<version>{version}</version>")).collect();
+    let prior = PRIOR_VERSIONS.join("</version><version>");
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><namespaces version=\"1.0\"><namespace>\
-         <name>urn:vim25</name><version>{api}</version><priorVersions>{prior}</priorVersions>\
+         <name>urn:vim25</name><version>{api}</version><priorVersions><version>{prior}</version></priorVersions>\
          </namespace></namespaces>"
     )
 }

@@ -241,10 +241,6 @@ impl Session {
         self.collectors.get(id)
     }
 
-    pub fn collector_mut(&mut self, id: &str) -> Option<&mut Collector> {
-        self.collectors.get_mut(id)
-    }
-
     /// Takes a collector out, so that it can look at the session that it belongs to.
     pub fn take_collector(&mut self, id: &str) -> Option<Collector> {
         self.collectors.get_mut(id).map(std::mem::take)

@@ -54,6 +54,11 @@ impl Signals {
         (sender, Self(From::Sender(receiver)))
     }
 
+    /// Waits until the process is asked to end.
+    pub async fn until_asked_to_end(&mut self) {
+        self.next_to_end().await;
+    }
+
     /// Waits for the next one.
     pub(super) async fn next(&mut self) -> Signal {
         match &mut self.0 {

@@ -6,6 +6,7 @@
 //! Nothing sleeps to be right: tests wait for events, bounded by [`PATIENCE`].
 
 mod answer;
+mod daemon;
 mod document;
 mod host;
 mod wire;
@@ -14,8 +15,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use otter::api::HttpSettings;
-use otter::app::{App, Listen, Settings};
+use otter::app::{App, Settings};
 use otter::clock::Clock;
+use otter::config::Listen;
 use otter::esx::{EsxOptions, Verify};
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
@@ -29,6 +31,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+pub use daemon::{Daemon, otter, said};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
 pub use wire::{Wire, raw};
@@ -109,9 +112,7 @@ impl Lab {
         let (store, supervisor, router) = (app.store(), app.supervisor(), app.router());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
-        // The test's own client; a second test finds it installed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().gzip(false).timeout(PATIENCE).build().unwrap();
+        let client = client();
         Self { address, store, supervisor, host, cast: kind.cast(), router, client, signals, running }
     }
 
@@ -269,15 +270,15 @@ pub fn settings(url: &str) -> Settings {
         protection: Protection { protected: vec!["golden-*".to_owned()], ..Protection::default() },
         jobs: JobSettings {
             settle: Duration::from_millis(100),
-            outage_grace: Duration::from_secs(60),
+            outage_grace: Duration::from_mins(1),
             queue_per_machine: 16,
             queue_in_all: 10_000,
-            power_deadline: Duration::from_secs(600),
-            revert_deadline: Duration::from_secs(3_600),
+            power_deadline: Duration::from_mins(10),
+            revert_deadline: Duration::from_hours(1),
             retention: Retention::default(),
         },
         http: HttpSettings {
-            max_wait: Duration::from_secs(600),
+            max_wait: Duration::from_mins(10),
             max_waits: 20_000,
             body_limit: 1 << 20,
             body_timeout: Duration::from_secs(10),
@@ -290,6 +291,13 @@ pub fn settings(url: &str) -> Settings {
     }
 }
 
+/// A client of otter's, as patient as the tests are.
+fn client() -> reqwest::Client {
+    // Another test may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().gzip(false).timeout(PATIENCE).build().unwrap()
+}
+
 /// Asks again and again, a little apart, until it is so; fails after [`PATIENCE`].
 pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
     assert!(eventually_so(holds).await, "waited {PATIENCE:?} in vain for {what}");
@@ -298,8 +306,13 @@ pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
 async fn eventually_so(mut holds: impl AsyncFnMut() -> bool) -> bool {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            pause().await;
         }
     });
     waited.await.is_ok()
+}
+
+#[expect(clippy::disallowed_methods, reason = "between two questions, never in place of one")]
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
 }

@@ -55,7 +55,7 @@ pub fn one(problem: &ProblemPage) -> Page {
     let (code, title, retry) = (escape(code), escape(title), escape(retry));
     let (meaning, what_to_do) = (paragraphs(meaning), paragraphs(what_to_do));
     let body = format!(
-        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a> · <a href=\"/problems/\">problems</a></p>\n\
+        "<main class=\"text\">\n<p><a href=\"/docs\">otter</a> · <a href=\"/problems\">problems</a></p>\n\
          <h1>{title}</h1>\n<p><code>{code}</code> · status {status}</p>\n\
          <h2>What it means</h2>\n{meaning}<h2>What to do</h2>\n{what_to_do}\
          <h2>Trying again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{again}</p>\n</main>\n"

@@ -11,3 +11,11 @@ fn the_served_document_breaks_no_rule() {
         .collect();
     assert!(lines.is_empty(), "{}", lines.join("\n"));
 }
+
+#[test]
+fn the_committed_document_is_the_served_one() {
+    let committed: serde_json::Value =
+        serde_json::from_str(include_str!("../../../openapi/otter.json")).unwrap();
+    let same = committed == crate::api::openapi();
+    assert!(same, "openapi/otter.json is stale; refresh it: cargo run -- openapi >openapi/otter.json");
+}

@@ -9,8 +9,9 @@ use utoipa::IntoParams;
 use super::wire::Job;
 use super::{job_id, unknown_job};
 use crate::api::Api;
+use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Query, Segment};
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::starting::{not_ended, outcome};
 use crate::api::waiting::{Wait, Waited, wait};
 use crate::domain::failure::{Failure, FailureKind};
@@ -31,11 +32,10 @@ pub struct JobWaitQuery {
 /// 200 with the job if it succeeded; else its problem with that problem's status. 504 `wait-timeout` where the time
 /// is up first: the job goes on, wait again.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
-    params(("job" = String, Path, description = "The job's id"), JobWaitQuery),
+    params(JobPath, JobWaitQuery),
     responses(
         (status = 200, description = "The job, which succeeded", body = Job),
-        (status = "4XX", description = "A problem of the request, or why the job did not succeed", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away, or why the job did not succeed", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down", "too-many-waits",
         "job-cancelled", "outcome-unknown", "invalid-power-state", "machine-busy", "machine-gone", "question-pending", "tools-unavailable",

@@ -13,7 +13,7 @@ use crate::hypervisor::{HostError, HostErrorKind};
 const NESTED: [&str; 2] = ["faultCause", "fault"];
 
 /// A fault as it came, from an answer or from a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VimFault {
     /// The vim25 type; empty where the host gave only a text.
     pub name: String,
@@ -30,7 +30,7 @@ impl VimFault {
         let message = fault.child_text("faultstring").unwrap_or_default();
         match fault.child("detail").and_then(|detail| detail.children().next()) {
             Some(detail) => Self::read(detail, message),
-            None => Self { name: String::new(), message: message.to_owned(), details: BTreeMap::new() },
+            None => Self { message: message.to_owned(), ..Self::default() },
         }
     }
 

@@ -119,19 +119,12 @@ impl<'d> ObjectUpdate<'d> {
     }
 }
 
-fn missing<'d>(object: Element<'d>) -> Vec<Missing<'d>> {
+fn missing(object: Element<'_>) -> Vec<Missing<'_>> {
     object
         .children_named("missingSet")
         .map(|missing| Missing {
             path: missing.child_text("path").unwrap_or_default(),
-            fault: missing.child("fault").map_or_else(
-                || VimFault {
-                    name: String::new(),
-                    message: String::new(),
-                    details: std::collections::BTreeMap::new(),
-                },
-                VimFault::from_localized,
-            ),
+            fault: missing.child("fault").map(VimFault::from_localized).unwrap_or_default(),
         })
         .collect()
 }

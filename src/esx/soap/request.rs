@@ -1,15 +1,24 @@
 //! Requests of vim25 as envelopes. Children stand in the order of the WSDL, for hostd rejects any other, and
 //! abstract types carry their `xsi:type`.
 
+use std::fmt;
+
 use super::xml::Writer;
 use super::{ENVELOPE, Reference, VIM25};
 
 /// One method call, ready to be sent.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// The method's name, such as `PowerOnVM_Task`.
     pub method: &'static str,
     pub envelope: String,
+}
+
+impl fmt::Debug for Request {
+    /// Without the envelope, which can hold a password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Request").field("method", &self.method).finish_non_exhaustive()
+    }
 }
 
 /// Which properties of which type to read.

@@ -133,4 +133,37 @@ mod tests {
         assert!(matches!(judge(500, &whole, "Login"), Err(AnswerError::Unavailable(500))));
         assert!(matches!(judge(200, &envelope(""), "Login"), Err(AnswerError::NotSoap(200))));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), status in 100_u16..600) {
+            let _ = judge(status, &bytes, "Login");
+        }
+
+        /// Answers that were damaged on the way are read or refused, and whatever is read can be looked at.
+        #[test]
+        fn damaged_answers_do_not_make_it_panic(at in 0_usize..900, byte in proptest::num::u8::ANY, cut in 0_usize..900) {
+            let mut body = envelope(
+                r#"<WaitForUpdatesExResponse xmlns="urn:vim25" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
+                   <returnval><version>1</version><filterSet><objectSet><kind>enter</kind><obj type="VirtualMachine">1</obj>
+                   <changeSet><name>snapshot</name><op>assign</op><val xsi:type="VirtualMachineSnapshotInfo"><rootSnapshotList>
+                   <snapshot type="VirtualMachineSnapshot">s</snapshot><createTime>2024-01-01T00:00:00Z</createTime>
+                   </rootSnapshotList></val></changeSet></objectSet></filterSet></returnval></WaitForUpdatesExResponse>"#,
+            );
+            if let Some(place) = body.get_mut(at) {
+                *place = byte;
+            }
+            if cut % 3 == 0 {
+                body.truncate(cut);
+            }
+            if let Ok(Ok(reply)) = judge(200, &body, "WaitForUpdatesEx")
+                && let Some(set) = reply.returned()
+            {
+                let set = crate::esx::soap::property::UpdateSet::read(set);
+                let mut mirror = crate::esx::mirror::Mirror::default();
+                set.objects.iter().for_each(|update| mirror.apply(update));
+                let _ = (mirror.take_facts(true), crate::esx::soap::json::value(reply.response()));
+            }
+        }
+    }
 }

@@ -20,7 +20,7 @@ pub use self::picture::{Change, MachineRecord, Picture};
 use super::feed::Feed;
 use crate::clock::Clock;
 use crate::domain::ids::MachineId;
-use crate::hypervisor::{Facts, HostErrorKind, Hypervisor, Observer, SessionState, SessionStatus};
+use crate::hypervisor::{Facts, Hypervisor, Observer, SessionState, SessionStatus};
 
 /// The picture and the session's state. Reading takes no lock.
 pub struct Inventory {
@@ -104,6 +104,11 @@ impl Inventory {
     /// Wakes at each change of this machine, its removal included. Subscribe first, then look.
     pub fn watch(&self, machine: &MachineId) -> watch::Receiver<()> {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = watchers.get(machine) {
+            return watcher.subscribe();
+        }
+        // Machines that never change again would leave theirs behind.
+        watchers.retain(|_, watcher| watcher.receiver_count() > 0);
         watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
@@ -115,36 +120,42 @@ impl Inventory {
     /// Reads guests directly whose address is doubted and for whom nothing came by itself. Runs until told to
     /// stop.
     pub async fn confirm_guests(&self, hypervisor: Arc<dyn Hypervisor>, stop: CancellationToken) {
-        loop {
-            let now = self.clock.elapsed();
-            let picture = self.picture();
-            let due = |record: &&Arc<MachineRecord>| record.confirm_at().is_some_and(|at| at <= now);
-            let next = picture.machines.iter().find(due).map(|record| record.machine.id.clone());
-            if let Some(machine) = next {
-                let read = tokio::select! {
-                    () = stop.cancelled() => return,
-                    read = hypervisor.confirm_guest(&machine) => read,
-                };
-                match read {
-                    Ok(()) => continue,
-                    Err(error) if error.kind == HostErrorKind::NotFound => {}
-                    Err(error) => tracing::debug!(%machine, %error, "the guest could not be read"),
+        let confirm = async {
+            loop {
+                self.connected().await;
+                // Each once: one that cannot be read must not keep the others waiting.
+                let due = self.due_for_confirmation();
+                for machine in &due {
+                    if let Err(error) = hypervisor.confirm_guest(machine).await {
+                        tracing::debug!(%machine, %error, "the guest could not be read");
+                    }
                 }
-                // The host is away, or the machine is about to vanish from the picture.
+                let still_due = self.due_for_confirmation();
+                if due.iter().any(|machine| still_due.contains(machine)) {
+                    // The host went away, or the machine is about to vanish from the picture.
+                    self.clock.sleep(Duration::from_secs(5)).await;
+                    continue;
+                }
+                let soonest = self.picture().machines.iter().filter_map(|record| record.confirm_at()).min();
+                let wait =
+                    soonest.map_or(Duration::from_hours(1), |at| at.saturating_sub(self.clock.elapsed()));
                 tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = self.clock.sleep(Duration::from_secs(5)) => {}
+                    () = self.confirmations.notified() => {}
+                    () = self.clock.sleep(wait) => {}
                 }
-                continue;
             }
-            let soonest = picture.machines.iter().filter_map(|record| record.confirm_at()).min();
-            let wait = soonest.map_or(Duration::from_hours(1), |at| at.saturating_sub(now));
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.confirmations.notified() => {}
-                () = self.clock.sleep(wait) => {}
-            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = confirm => {}
         }
+    }
+
+    fn due_for_confirmation(&self) -> Vec<MachineId> {
+        let now = self.clock.elapsed();
+        let picture = self.picture();
+        let due = |record: &&Arc<MachineRecord>| record.confirm_at().is_some_and(|at| at <= now);
+        picture.machines.iter().filter(due).map(|record| record.machine.id.clone()).collect()
     }
 
     fn publish(&self, facts: Facts) {

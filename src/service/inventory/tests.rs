@@ -1,15 +1,20 @@
-//! The picture against a model: random streams of facts, and what a naive map says of them.
+//! The picture against a model: random streams of facts, and what a naive map says of them; and the inventory's
+//! own bookkeeping.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::samples;
-use super::{Change, Picture};
+use super::{Change, Inventory, Picture};
+use crate::clock::Clock;
 use crate::domain::ids::MachineId;
 use crate::domain::machine::{Machine, PowerState};
-use crate::hypervisor::{Fact, Facts};
+use crate::hypervisor::{Fact, Facts, Hypervisor, Observer, SessionState, SessionStatus};
+use crate::service::feed::Feed;
+use crate::service::jobs::tests::fake::FakeHost;
 
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -112,4 +117,93 @@ fn a_picture_is_loaded_by_a_whole_read_only() {
     assert!(!changed.loaded);
     let (whole, _) = changed.apply(Facts { complete: true, changes: Vec::new() }, Duration::ZERO, SETTLE);
     assert!(whole.loaded);
+}
+
+fn inventory() -> (Clock, Arc<Inventory>) {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), SETTLE));
+    (clock, inventory)
+}
+
+fn running(id: &str) -> Fact {
+    let mut machine = samples::machine(id, id);
+    machine.power_state = Some(PowerState::On);
+    machine.guest.tools_running = true;
+    machine.guest.ip_address = Some("10.0.0.5".to_owned());
+    Fact::Machine(Box::new(machine))
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a_spin() {
+    let (clock, inventory) = inventory();
+    let host = FakeHost::new(Arc::clone(&inventory), 3, &clock);
+    let ids = ["1", "2", "3"];
+    let mut changes: Vec<Fact> = ids.iter().map(|id| running(id)).collect();
+    changes.extend(ids.iter().map(|id| Fact::GuestRestarted(MachineId::new(*id))));
+    inventory.observe(Facts { complete: false, changes });
+    host.hide_guest(&MachineId::new("1"));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let task = tokio::spawn({
+        let (inventory, host, stop) = (Arc::clone(&inventory), Arc::clone(&host), stop.clone());
+        async move { inventory.confirm_guests(host as Arc<dyn Hypervisor>, stop).await }
+    });
+    let mut changes = inventory.watch(&MachineId::new("3"));
+    let shown = |id: &str| {
+        let picture = inventory.picture();
+        picture.machine(&MachineId::new(id)).and_then(|record| record.ip_address().map(str::to_owned))
+    };
+    assert_eq!(shown("3"), None);
+    clock.advance(SETTLE);
+    while shown("3").is_none() {
+        changes.changed().await.unwrap();
+    }
+    assert_eq!((shown("1"), shown("2").as_deref()), (None, Some("10.0.0.5")));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(host.guest_reads(), 3, "each was read once while time stood still");
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_sees_each_change_after_it_began_and_leaves_nothing_behind() {
+    let (_, inventory) = inventory();
+    let id = MachineId::new("1");
+    let mut changes = inventory.watch(&id);
+    assert!(!changes.has_changed().unwrap());
+    inventory.observe(Facts { complete: true, changes: vec![running("1")] });
+    changes.changed().await.unwrap();
+    inventory.observe(Facts { complete: false, changes: vec![running("1")] });
+    assert!(!changes.has_changed().unwrap(), "nothing differs");
+    inventory.observe(Facts { complete: true, changes: Vec::new() });
+    changes.changed().await.unwrap();
+    drop(changes);
+    for n in 0..100 {
+        drop(inventory.watch(&MachineId::new(n.to_string())));
+    }
+    assert_eq!(inventory.watchers.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn an_outage_is_as_old_as_its_beginning() {
+    let (clock, inventory) = inventory();
+    let tell = |state| {
+        let status = SessionStatus { state, since: clock.now(), logins: 0, product: None };
+        Observer::session(&*inventory, status);
+    };
+    let second = Duration::from_secs(1);
+    clock.advance(second);
+    assert_eq!(inventory.away_for(), Some(second), "never connected");
+    tell(SessionState::Connected);
+    clock.advance(second);
+    assert_eq!(inventory.away_for(), None);
+    tell(SessionState::Away { reason: "cut".to_owned() });
+    clock.advance(second);
+    tell(SessionState::LoginRefused { reason: "no".to_owned() });
+    clock.advance(second);
+    assert_eq!(inventory.away_for(), Some(2 * second));
+    tell(SessionState::Connected);
+    tell(SessionState::Away { reason: "cut".to_owned() });
+    assert_eq!(inventory.away_for(), Some(Duration::ZERO));
 }

@@ -2,12 +2,14 @@
 //!
 //! "Recorded" is what was committed before the call. "Own task" is the one task on the machine that was not
 //! recorded, belongs to no other job, is of the method and was started by our account; it is followed to its
-//! end, whatever the call. A call is asked again at most [`MAX_ASKS`] times in all.
+//! end, whatever the call. Every other new task is foreign, one of another job of otter's included. The driver
+//! judges once the machine was quiet for `esx.settle` (a kill: once that time is over), and a call is sent
+//! [`MAX_ASKS`] times at most, the first included and those not counted that are proven not to have run.
 //!
 //! | call | own task | otherwise |
 //! | --- | --- | --- |
-//! | `power_on`, `power_off` | follow it | wanted state: succeeded. Recorded state and no foreign task since: ask again. Else unknown |
-//! | `revert` | follow it; its success counts if the wanted snapshot is current | foreign task since: unknown. Else ask again: looking proves nothing, and twice gives the same state |
+//! | `power_on`, `power_off` (a kill's too) | follow it | wanted state: succeeded. Still the recorded state and no foreign task since: ask again. Else unknown |
+//! | `revert` | follow it; its success counts if the wanted snapshot is current | foreign task since: unknown. Else ask again: looking proves nothing, the same snapshot may have been current before, and twice gives the same state |
 //! | `reset` | follow it | unknown; never sent again |
 
 use crate::domain::call::{Evidence, HostCall, RecentTask};
@@ -200,15 +202,16 @@ mod tests {
             Some(CallKind::Reset),
             Some(CallKind::RevertToSnapshot),
         ]);
-        prop::collection::vec(
-            (0..6u8, kind, any::<bool>(), any::<bool>()).prop_map(|(id, call, by_us, running)| RecentTask {
+        // A map, since a host names a task once.
+        prop::collection::btree_map(0..6u8, (kind, any::<bool>(), any::<bool>()), 0..4).prop_map(|tasks| {
+            let task = |(id, (call, by_us, running))| RecentTask {
                 id: TaskId::new(format!("t-{id}")),
                 call,
                 by_us,
                 running,
-            }),
-            0..4,
-        )
+            };
+            tasks.into_iter().map(task).collect()
+        })
     }
 
     proptest! {

@@ -113,17 +113,25 @@ impl Queues {
         self.tidy(machine);
     }
 
-    /// The job that runs on a machine, a kill before the one that it ends; else the first that waits.
+    /// The job that runs on a machine, a kill before the one that it ends; else the first that is committed and waits.
     #[must_use]
     pub fn active(&self, machine: &MachineId) -> Option<JobId> {
         let queue = self.machines.get(machine)?;
-        queue.killing.or(queue.running).or_else(|| queue.waiting.front().map(|place| place.job))
+        let first = || queue.waiting.iter().find(|place| place.ready).map(|place| place.job);
+        queue.killing.or(queue.running).or_else(first)
     }
 
     /// The job that runs on a machine, other than a kill.
     #[must_use]
     pub fn running(&self, machine: &MachineId) -> Option<JobId> {
         self.machines.get(machine)?.running
+    }
+
+    /// The job that runs beside a kill.
+    #[must_use]
+    pub fn beside_kill(&self, machine: &MachineId) -> Option<JobId> {
+        let queue = self.machines.get(machine)?;
+        queue.running.filter(|_| queue.killing.is_some())
     }
 
     /// Every machine that has a job, with its active one.

@@ -21,7 +21,7 @@ use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::trouble::Trouble;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How long after its deadline a job waits for the host to cancel its task.
 const GRACE: Duration = Duration::from_secs(10);
@@ -51,8 +51,14 @@ pub enum Ran {
 }
 
 impl Runner {
-    /// Drives a job from `first` on.
-    pub async fn run(&self, waiting: Waiting, first: Effect, live: watch::Sender<Live>) -> Ran {
+    /// Drives a job from `first` on. `leave` is called when its end is committed, before anybody hears of it.
+    pub async fn run(
+        &self,
+        waiting: Waiting,
+        first: Effect,
+        live: watch::Sender<Live>,
+        leave: impl Fn(),
+    ) -> Ran {
         let Waiting { mut driver, mut interrupts } = waiting;
         let deadline = driver.job().deadline_at;
         let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.clock, deadline));
@@ -60,10 +66,12 @@ impl Runner {
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
         loop {
-            self.publish(&driver, &live);
             if effect == Effect::Finish {
+                leave();
+                self.publish(&driver, &live);
                 return Ran::ToTheEnd;
             }
+            self.publish(&driver, &live);
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
             let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), &live));
@@ -114,6 +122,10 @@ impl Runner {
             }
             Effect::Call(call) => Input::Called(self.call(&job, &call).await),
             Effect::Follow(task) => Input::TaskEnded(self.follow(&task, live).await),
+            Effect::CancelAndFollow(task) => {
+                let (end, ()) = tokio::join!(self.follow(&task, live), self.cancel(task.clone()));
+                Input::TaskEnded(end)
+            }
             Effect::AwaitHost(pause) => {
                 self.clock.sleep(pause).await;
                 self.host_back().await;
@@ -144,7 +156,12 @@ impl Runner {
     /// an end before.
     async fn save(&self, job: &Job) {
         let mut pause = Duration::from_millis(100);
-        while let Err(error) = self.store.update_job(job).await {
+        loop {
+            let error = match self.store.update_job(job).await {
+                // Ended: this very commit came through before, and only its answer did not.
+                Ok(()) | Err(StoreError::AlreadyEnded(_)) => return,
+                Err(error) => error,
+            };
             tracing::error!(
                 job = %job.id,
                 error = &error as &dyn std::error::Error,
@@ -186,13 +203,22 @@ impl Runner {
                     }
                 }
                 TaskStatus::Succeeded { .. } => return TaskEnd::Succeeded,
-                TaskStatus::Failed(error) => return TaskEnd::Failed(Trouble::from(&*error)),
+                TaskStatus::Failed(error) => {
+                    let trouble = Trouble::from(&*error);
+                    let open = trouble.leaves_open() && self.behind_a_manager();
+                    return if open { TaskEnd::Lost(trouble) } else { TaskEnd::Failed(trouble) };
+                }
                 TaskStatus::Vanished => return TaskEnd::Vanished,
             }
             if status.changed().await.is_err() {
                 return TaskEnd::Vanished;
             }
         }
+    }
+
+    /// Whether a vCenter stands between otter and the host, and may lose sight of what the host does.
+    fn behind_a_manager(&self) -> bool {
+        self.inventory.session().product.is_some_and(|product| product.api_type != "HostAgent")
     }
 
     async fn cancel(&self, task: TaskId) {
@@ -224,10 +250,19 @@ impl Runner {
     async fn answered(&self, job: &Job, question: &QuestionId) {
         let mut changes = self.inventory.watch(&job.machine.id);
         self.host_back().await;
+        let mut seen = false;
         loop {
             let picture = self.inventory.picture();
             let asked = picture.machine(&job.machine.id).and_then(|record| record.machine.question.as_ref());
-            if asked.is_none_or(|asked| asked.id != *question) || changes.changed().await.is_err() {
+            if asked.is_none_or(|asked| asked.id != *question) {
+                // A picture that never showed it must not have the machine read in a spin.
+                if !seen {
+                    self.clock.sleep(Duration::from_secs(1)).await;
+                }
+                return;
+            }
+            seen = true;
+            if changes.changed().await.is_err() {
                 return;
             }
         }

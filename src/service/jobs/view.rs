@@ -103,6 +103,23 @@ impl Board {
         Some((entry.waiting.take()?, entry.live.clone()))
     }
 
+    /// Lets a job be taken up once more; those who wait for it go on waiting.
+    pub fn renew(&self, driver: Driver) {
+        let (sender, interrupts) = mpsc::channel(INTERRUPTS);
+        if let Some(entry) = self.lock().get_mut(&driver.job().id) {
+            entry.live.send_replace(Live::of(&driver, None));
+            entry.interrupts = sender;
+            entry.waiting = Some(Waiting { driver, interrupts });
+        }
+    }
+
+    /// Shows the end of a job that nobody runs any more, as the store has it.
+    pub fn show(&self, job: Job) {
+        if let Some(entry) = self.lock().get(&job.id) {
+            entry.live.send_replace(Live { job: Arc::new(job), progress: None, blocker: None, task: None });
+        }
+    }
+
     /// The job ended and is committed: the store has it from now on. Those who wait have seen its last value.
     pub fn remove(&self, id: JobId) {
         self.lock().remove(&id);

@@ -47,6 +47,8 @@ struct Seen {
 #[derive(Debug)]
 struct Known {
     entered: u64,
+    /// Tells a machine from a later one of its moid.
+    born: u64,
     /// When any property changed last.
     changed: u64,
     properties: Vec<Property>,
@@ -101,11 +103,14 @@ impl Filter {
             before.is_none_or(|before| before.views != now.views || before.structure != now.structure);
         if selection_may_differ {
             let selected = self.spec.select(look)?;
+            let stays = |object: &Moref, known: &Known| {
+                selected.objects.contains_key(object) && known.born == look.world.born(object)
+            };
             let gone: Vec<Moref> = self
                 .objects
-                .keys()
-                .filter(|object| !selected.objects.contains_key(*object))
-                .cloned()
+                .iter()
+                .filter(|(object, known)| !stays(object, known))
+                .map(|(object, _)| object.clone())
                 .collect();
             for object in gone {
                 if let Some(known) = self.objects.remove(&object) {
@@ -200,7 +205,7 @@ impl Filter {
             .into_iter()
             .map(|(path, value)| Property { path, value, changed: version, parts: BTreeMap::new() })
             .collect();
-        Known { entered: version, changed: version, properties }
+        Known { entered: version, born: look.world.born(object), changed: version, properties }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The PropertyCollector: one-time reads in pages, and filters whose changes are waited for.
+//! The `PropertyCollector`: one-time reads in pages, and filters whose changes are waited for.
 //!
 //! ```text
 //! version ""  ──► everything as `enter` ──► version n ──► only what changed after n ──► version m
@@ -85,8 +85,8 @@ impl Collector {
         self.filters.remove(id).is_some()
     }
 
-    /// What there is to tell to a caller who knows this version, written as the `returnval`; `None` where there
-    /// is nothing.
+    /// What there is to tell to a caller who knows this version, written as the `returnval`. Gives whether
+    /// there was anything; `most` cuts it at this many objects.
     pub fn updates(
         &mut self,
         look: Look<'_>,
@@ -94,43 +94,13 @@ impl Collector {
         most: Option<usize>,
         writer: &mut Writer,
     ) -> Result<bool, Fault> {
-        let invalid = || Fault::new("InvalidCollectorVersion", "The version is not one of this collector.");
         let mut rest = match known.split_once('.') {
-            Some((version, part)) => {
-                let rest = self.rest.take().ok_or_else(invalid)?;
-                if rest.version.to_string() != version || rest.part.to_string() != part {
-                    return Err(invalid());
-                }
-                Rest { part: rest.part + 1, ..rest }
-            }
-            None => {
-                let since = match known {
-                    "" => 0,
-                    known => known.parse().map_err(|_| invalid())?,
-                };
-                if since != 0 && !self.accepted.contains(&since) {
-                    return Err(invalid());
-                }
-                self.rest = None;
-                let next = self.version + 1;
-                let mut changed = false;
-                for filter in self.filters.values_mut() {
-                    changed |= filter.refresh(look, next)?;
-                }
-                if changed {
-                    self.version = next;
-                }
-                let mut updates = VecDeque::new();
-                for (id, filter) in &self.filters {
-                    updates.extend(filter.pending(since).map(|pending| (id.clone(), pending)));
-                }
-                if updates.is_empty() {
-                    return Ok(false);
-                }
-                self.accepted.retain(|accepted| *accepted == since);
-                Rest { version: self.version, part: 1, updates }
-            }
+            Some((version, part)) => self.go_on(version, part)?,
+            None => self.begin(look, known)?,
         };
+        if rest.updates.is_empty() {
+            return Ok(false);
+        }
         let most = most.filter(|most| *most > 0).unwrap_or(usize::MAX).min(rest.updates.len());
         let now: Vec<(String, Pending)> = rest.updates.drain(..most).collect();
         let version = if rest.updates.is_empty() {
@@ -248,6 +218,42 @@ impl Collector {
         Ok(())
     }
 
+    /// Everything that is newer than a complete version.
+    fn begin(&mut self, look: Look<'_>, known: &str) -> Result<Rest, Fault> {
+        let since = match known {
+            "" => 0,
+            known => known.parse().map_err(|_| invalid_version())?,
+        };
+        if since != 0 && !self.accepted.contains(&since) {
+            return Err(invalid_version());
+        }
+        self.rest = None;
+        let next = self.version + 1;
+        for filter in self.filters.values_mut() {
+            if filter.refresh(look, next)? {
+                self.version = next;
+            }
+        }
+        let mut updates = VecDeque::new();
+        for (id, filter) in &self.filters {
+            updates.extend(filter.pending(since).map(|pending| (id.clone(), pending)));
+        }
+        if !updates.is_empty() {
+            self.accepted.retain(|accepted| *accepted == since);
+        }
+        Ok(Rest { version: self.version, part: 1, updates })
+    }
+
+    /// The rest of a set that was cut, by its version, which is used up.
+    fn go_on(&mut self, version: &str, part: &str) -> Result<Rest, Fault> {
+        match self.rest.take() {
+            Some(rest) if rest.version.to_string() == version && rest.part.to_string() == part => {
+                Ok(Rest { part: rest.part + 1, ..rest })
+            }
+            _ => Err(invalid_version()),
+        }
+    }
+
     fn write_page(&mut self, mut pages: Pages, token: String, writer: &mut Writer) {
         let most = pages.size.min(pages.rows.len());
         let now: Vec<Row> = pages.rows.drain(..most).collect();
@@ -265,6 +271,10 @@ impl Collector {
         }
         writer.end();
     }
+}
+
+fn invalid_version() -> Fault {
+    Fault::new("InvalidCollectorVersion", "The version is not one of this collector.")
 }
 
 impl Row {

@@ -257,18 +257,22 @@ pub fn evaluate(look: Look<'_>, object: &Moref, paths: &[String]) -> Vec<Reading
         } else {
             let made = whole.entry(top).or_insert_with(|| properties::property(look, object, top));
             let rest = &path[end..];
-            made.as_ref().and_then(|value| match rest.strip_prefix('.') {
-                Some(rest) => value.descend(rest).cloned(),
-                None => {
-                    let (keys, rest) =
-                        rest.split_once('.').map_or((rest, None), |(keys, rest)| (keys, Some(rest)));
-                    let key = keys.trim_start_matches('[').trim_end_matches(']').trim_matches('"');
-                    let item = value.keyed(key)?;
-                    rest.map_or(Some(item), |rest| item.descend(rest)).cloned()
-                }
-            })
+            made.as_ref().and_then(|value| below(value, rest)).cloned()
         };
         readings.push((path.clone(), Ok(value)));
     }
     readings
+}
+
+/// What a path leads to below a top-level value: `.hardware.device`, `[4000].macAddress`.
+fn below<'v>(value: &'v Value, rest: &str) -> Option<&'v Value> {
+    if let Some(rest) = rest.strip_prefix('.') {
+        return value.descend(rest);
+    }
+    let (key, rest) = rest.strip_prefix('[')?.split_once(']')?;
+    let item = value.keyed(key.trim_matches('"'))?;
+    match rest.strip_prefix('.') {
+        Some(rest) => item.descend(rest),
+        None => Some(item),
+    }
 }

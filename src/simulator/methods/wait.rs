@@ -31,7 +31,7 @@ pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext)
         };
         tokio::select! {
             () = over => {}
-            changed = changes.changed() => if changed.is_err() {
+            moved = changes.changed() => if moved.is_err() {
                 return soap::void(&request.method);
             },
         }

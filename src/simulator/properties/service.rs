@@ -1,5 +1,6 @@
 //! The service itself: its content, and the managers that every host has.
 
+use super::super::session::Session;
 use super::super::value::{Moref, Object, Value, list, references, texts};
 use super::super::world::{Task, World};
 use super::Look;
@@ -97,9 +98,7 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
         ("TaskManager", "recentTask") => Some(references(world.tasks().map(Task::moref))),
         ("TaskManager" | "EventManager", "maxCollector") => Some(Value::Int(32)),
         ("TaskManager", "description") => Some(Value::Object(Object::new("TaskDescription"))),
-        ("ViewManager", "viewList") => {
-            Some(references(look.session.into_iter().flat_map(|session| session.views())))
-        }
+        ("ViewManager", "viewList") => Some(references(look.session.into_iter().flat_map(Session::views))),
         ("OptionManager", "setting") => Some(list("OptionValue", Vec::new())),
         ("OptionManager", "supportedOption") => Some(list("OptionDef", Vec::new())),
         ("LicenseManager", "licenses") => Some(list("LicenseManagerLicenseInfo", vec![licence(world)])),

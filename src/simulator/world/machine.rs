@@ -202,3 +202,32 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        let scenario = crate::simulator::Scenario::lab().unwrap();
+        scenario.machines.into_iter().find(|machine| machine.id == "16").unwrap()
+    }
+
+    #[test]
+    fn children_of_a_removed_snapshot_move_up_and_the_current_one_is_its_parent() {
+        let mut machine = machine();
+        machine.remove_snapshot("16-snapshot-2", false);
+        assert_eq!(machine.snapshot("16-snapshot-3").unwrap().parent.as_deref(), Some("16-snapshot-1"));
+        machine.remove_snapshot("16-snapshot-3", false);
+        assert_eq!(machine.current_snapshot.as_deref(), Some("16-snapshot-1"));
+    }
+
+    #[test]
+    fn a_branch_goes_whole() {
+        let mut machine = machine();
+        machine.remove_snapshot("16-snapshot-4", true);
+        let left: Vec<i32> = machine.snapshots.iter().map(|snapshot| snapshot.number).collect();
+        assert_eq!(left, [1, 2, 3]);
+        machine.remove_snapshot("16-snapshot-1", true);
+        assert_eq!((machine.snapshots.len(), machine.current_snapshot), (0, None));
+    }
+}

@@ -90,6 +90,8 @@ pub struct World {
     pub host: Host,
     pub rules: Rules,
     machines: BTreeMap<String, Machine>,
+    /// The revision at which each moid was given to its machine: moids are used again.
+    born: BTreeMap<String, u64>,
     datastores: BTreeMap<String, Datastore>,
     tasks: BTreeMap<String, Task>,
     /// The order in which tasks were made.
@@ -118,6 +120,7 @@ impl World {
             host,
             rules: Rules::default(),
             machines: BTreeMap::new(),
+            born: BTreeMap::new(),
             datastores: BTreeMap::new(),
             tasks: BTreeMap::new(),
             task_order: VecDeque::new(),
@@ -143,14 +146,18 @@ impl World {
 
     /// Moves time on and does what is due by then, in order.
     pub fn advance(&mut self, now: Moment) {
-        self.now = now;
         while let Some(entry) = self.due.first_entry() {
-            if entry.key().0 > now.elapsed {
+            let due = entry.key().0;
+            if due > now.elapsed {
                 break;
             }
             let event = entry.remove();
+            // What follows from an event is counted from when it was due, however late somebody looks.
+            let late = now.elapsed.saturating_sub(due);
+            self.now = Moment { wall: now.wall.checked_sub(late).unwrap_or(now.wall), elapsed: due };
             self.happen(event);
         }
+        self.now = now;
     }
 
     /// When something is due next.
@@ -186,6 +193,7 @@ impl World {
     /// Puts a machine there; one of the same moid is replaced.
     pub fn add_machine(&mut self, machine: Machine) {
         self.touch(Moref::new("VirtualMachine", machine.id.clone()));
+        self.born.insert(machine.id.clone(), self.revision);
         self.machines.insert(machine.id.clone(), machine);
         self.restructure();
     }
@@ -196,6 +204,15 @@ impl World {
         self.touch(Moref::new("VirtualMachine", id));
         self.restructure();
         Some(removed)
+    }
+
+    /// Tells two machines apart that had the same moid one after the other.
+    #[must_use]
+    pub fn born(&self, object: &Moref) -> u64 {
+        match object.kind {
+            "VirtualMachine" => self.born.get(&object.id).copied().unwrap_or(0),
+            _ => 0,
+        }
     }
 
     pub fn datastores(&self) -> impl Iterator<Item = &Datastore> {
@@ -303,7 +320,16 @@ impl World {
             Pace::Auto { scale } => {
                 self.plan_exactly(after.mul_f64(scale.max(0.0)), event);
             }
-            Pace::Stepped => self.waiting.push(event),
+            Pace::Stepped => {
+                let machines = &self.machines;
+                self.waiting.retain(|waiting| match waiting {
+                    Event::Guest { machine, run, .. } => {
+                        machines.get(machine).is_some_and(|machine| machine.run == *run)
+                    }
+                    Event::TaskStep(_) | Event::ForgetTask(_) => true,
+                });
+                self.waiting.push(event);
+            }
         }
     }
 

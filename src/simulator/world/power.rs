@@ -50,12 +50,12 @@ impl World {
         let waiting: Vec<String> = self
             .tasks
             .values()
-            .filter(|task| task.machine == id && task.held)
+            .filter(|task| task.machine == id && task.is_held())
             .map(|task| task.id.clone())
             .collect();
         for task in waiting {
             if let Some(held) = self.task_mut(&task) {
-                held.held = false;
+                held.asking = super::task::Asking::Done;
             }
             match choice.and_then(|choice| choice.fails_with.clone()) {
                 Some(fault) => self.end_task(&task, Err(fault)),

@@ -89,6 +89,15 @@ impl TaskState {
     }
 }
 
+/// Where a power-on is with the question that the machine may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    NotYet,
+    /// It hangs on the answer.
+    Waiting,
+    Done,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     /// `haTask-16-vim.VirtualMachine.powerOn-123456`
@@ -109,10 +118,7 @@ pub struct Task {
     pub number: i32,
     /// How many steps of `STEPS` it has taken.
     pub step: usize,
-    /// Whether it waits for the machine's question.
-    pub held: bool,
-    /// Whether the question of this power-on was asked.
-    pub asked: bool,
+    pub asking: Asking,
     /// False once hostd has forgotten it while its work goes on.
     pub known: bool,
 }
@@ -124,5 +130,11 @@ impl Task {
     #[must_use]
     pub fn moref(&self) -> Moref {
         Moref::new("Task", self.id.clone())
+    }
+
+    /// Whether it waits for an answer.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.asking == Asking::Waiting
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::task::STEPS;
+use super::task::{Asking, STEPS};
 use super::{Event, Operation, PowerState, Task, TaskState, World};
 use crate::simulator::fault::Fault;
 use crate::simulator::pace;
@@ -54,8 +54,7 @@ impl World {
             completed_at: None,
             number: self.next_task,
             step: 0,
-            held: false,
-            asked: false,
+            asking: Asking::NotYet,
             known: true,
             operation,
         };
@@ -82,7 +81,7 @@ impl World {
         let machine = task.machine.clone();
         if let Some(task) = self.task_mut(id) {
             task.cancelled = true;
-            task.held = false;
+            task.asking = Asking::Done;
         }
         if let Some(machine) = self.machine_mut(&machine) {
             machine.question = None;
@@ -111,7 +110,7 @@ impl World {
     /// Lets a task take its next step, whatever the pace.
     pub fn step_task(&mut self, id: &str) {
         let Some(task) = self.tasks.get(id) else { return };
-        if task.state.is_end() || task.held {
+        if task.state.is_end() || task.is_held() {
             return;
         }
         let (step, machine, operation) = (task.step, task.machine.clone(), task.operation.clone());
@@ -125,7 +124,7 @@ impl World {
             }
         }
         if step == STEPS.len() {
-            let outcome = self.finish(id, &machine, &operation);
+            let outcome = self.finish(&machine, &operation);
             return self.end_task(id, outcome);
         }
         let at = self.now.wall;
@@ -142,7 +141,7 @@ impl World {
 
     /// Lets a task run to its end at once; one that waits for an answer goes on waiting.
     pub fn finish_task(&mut self, id: &str) {
-        while self.tasks.get(id).is_some_and(|task| !task.state.is_end() && !task.held) {
+        while self.tasks.get(id).is_some_and(|task| !task.state.is_end() && !task.is_held()) {
             self.step_task(id);
         }
     }
@@ -238,7 +237,7 @@ impl World {
     /// Half way, a power-on asks what the machine has to ask, and waits.
     fn hold_for_question(&mut self, id: &str, machine: &str, step: usize) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
-        if task.operation != Operation::PowerOn || task.asked || STEPS[step] != Some(50) {
+        if task.operation != Operation::PowerOn || task.asking != Asking::NotYet || STEPS[step] != Some(50) {
             return false;
         }
         let Some(question) = self.machine(machine).and_then(|machine| machine.question_at_power_on.clone())
@@ -246,8 +245,7 @@ impl World {
             return false;
         };
         if let Some(task) = self.task_mut(id) {
-            task.asked = true;
-            task.held = true;
+            task.asking = Asking::Waiting;
         }
         if let Some(machine) = self.machine_mut(machine) {
             machine.question_at_power_on = None;
@@ -278,7 +276,7 @@ impl World {
     }
 
     /// Does what the task was for.
-    fn finish(&mut self, id: &str, machine: &str, operation: &Operation) -> Result<Option<Value>, Fault> {
+    fn finish(&mut self, machine: &str, operation: &Operation) -> Result<Option<Value>, Fault> {
         let planned = self.planned_failures.iter().position(|(method, _)| *method == operation.method());
         if let Some(at) = planned {
             return Err(self.planned_failures.remove(at).1);
@@ -288,7 +286,8 @@ impl World {
         match operation {
             Operation::PowerOn => self.power_on_now(machine),
             Operation::PowerOff => self.power_off_now(machine),
-            Operation::Reset => self.power_on_now(machine),
+            // The machine stays on, so that nothing but its guest shows it.
+            Operation::Reset => self.guest_starts(machine),
             Operation::Suspend => self.suspend_now(machine),
             Operation::CreateSnapshot { name, description, memory, quiesce } => {
                 return self.create_snapshot_now(machine, name, description, *memory, *quiesce);
@@ -314,7 +313,6 @@ impl World {
                 }
             }
         }
-        let _ = id;
         Ok(None)
     }
 }

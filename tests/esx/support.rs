@@ -1,6 +1,7 @@
 //! What the tests of this room share: an observer that keeps a picture, and a backend that runs.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,25 +10,27 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::EsxHypervisor;
-use super::options::{EsxOptions, Verify};
-use crate::clock::Clock;
-use crate::domain::datastore::Datastore;
-use crate::domain::ids::{DatastoreId, JobId, MachineId};
-use crate::domain::machine::Machine;
-use crate::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
+use otter::clock::Clock;
+use otter::domain::datastore::Datastore;
+use otter::domain::ids::{DatastoreId, JobId, MachineId};
+use otter::domain::machine::Machine;
+use otter::esx::{EsxHypervisor, EsxOptions, Verify};
+use otter::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
 /// The longest that a test waits for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Keeps what it is told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Picture {
     pub machines: BTreeMap<MachineId, Machine>,
     pub datastores: BTreeMap<DatastoreId, Datastore>,
     pub restarts: Vec<MachineId>,
     pub confirmed: Vec<Fact>,
     pub syncs: usize,
+    /// The fewest machines that there were after any facts.
+    pub smallest: Option<usize>,
     pub statuses: Vec<SessionStatus>,
 }
 
@@ -37,7 +40,12 @@ pub struct Watching {
 }
 
 impl Watching {
-    pub fn picture(&self) -> MutexGuard<'_, Picture> {
+    /// What was told until now.
+    pub fn picture(&self) -> Picture {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Picture> {
         self.picture.lock().unwrap()
     }
 
@@ -46,16 +54,14 @@ impl Watching {
         let mut changed = self.changed.subscribe();
         let waiting = async {
             loop {
-                if let Some(value) = holds(&self.picture()) {
+                if let Some(value) = holds(&self.lock()) {
                     return value;
                 }
                 changed.changed().await.unwrap();
             }
         };
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(value) => value,
-            Err(_) => panic!("never came: {what}; {:?}", self.picture()),
-        }
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        waited.unwrap_or_else(|_| panic!("never came: {what}; {:?}", self.picture()))
     }
 
     pub async fn connected(&self, logins: u64) {
@@ -70,7 +76,7 @@ impl Watching {
 impl Observer for Watching {
     fn observe(&self, facts: Facts) {
         {
-            let mut picture = self.picture();
+            let mut picture = self.lock();
             if facts.complete {
                 picture.machines.clear();
                 picture.datastores.clear();
@@ -94,12 +100,14 @@ impl Observer for Watching {
                     fact @ Fact::GuestConfirmed { .. } => picture.confirmed.push(fact),
                 }
             }
+            let count = picture.machines.len();
+            picture.smallest = Some(picture.smallest.map_or(count, |smallest| smallest.min(count)));
         }
         self.changed.send_modify(|count| *count += 1);
     }
 
     fn session(&self, status: SessionStatus) {
-        self.picture().statuses.push(status);
+        self.lock().statuses.push(status);
         self.changed.send_modify(|count| *count += 1);
     }
 }
@@ -145,4 +153,33 @@ impl Running {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
     }
+}
+
+/// A simulator with this scenario, without pauses, and a backend that is connected to it.
+pub async fn lab(scenario: Scenario) -> (Simulator, Running) {
+    paced(scenario, Pace::Auto { scale: 0.0 }).await
+}
+
+/// As [`lab`], at this pace.
+pub async fn paced(scenario: Scenario, pace: Pace) -> (Simulator, Running) {
+    let simulator = simulator(scenario, pace).await;
+    let running = Running::start(&options(&simulator.url()));
+    running.watching.connected(1).await;
+    (simulator, running)
+}
+
+pub async fn simulator(scenario: Scenario, pace: Pace) -> Simulator {
+    let mut options = SimulatorOptions::new(scenario, Clock::system());
+    options.pace = pace;
+    Simulator::start(options).await.unwrap()
+}
+
+/// Bounds a wait for what has to come.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never came: {what}"))
+}
+
+/// The moid of a generated machine by its place, from 0.
+pub fn moid(scenario: &Scenario, place: usize) -> MachineId {
+    MachineId::new(&scenario.machines[place].id)
 }

@@ -1,0 +1,261 @@
+//! The commands: `serve`, `simulate`, `check-config`, `openapi`. Each reads what it is told and starts a room.
+//!
+//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`).
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
+
+use crate::app::{self, App, Simulated};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Flags, LogFormat};
+use crate::simulator::{Scenario, Simulator, SimulatorOptions};
+use crate::supervisor::{Cause, Signals};
+use crate::telemetry::logs::{self, Style};
+
+/// A REST daemon in front of a VMware ESX host.
+#[derive(Debug, Parser)]
+#[command(name = "otter", version, about, max_term_width = 100)]
+pub struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve a host's machines over HTTP.
+    Serve(Serve),
+    /// Run a simulated ESX by itself, for otter or any other vim25 client.
+    Simulate(Simulate),
+    /// Read the configuration as `serve` would, and say what is wrong with it.
+    CheckConfig(Sources),
+    /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
+    Openapi,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Serve an embedded, simulated ESX in place of a real one. The state is kept in memory unless a state
+    /// directory is named.
+    #[arg(long)]
+    simulate: bool,
+    #[command(flatten)]
+    scenario: ScenarioArgs,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct Sources {
+    /// The configuration file; `config/otter.toml` shows every key.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen: an address and port, or `unix:/path`.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Where jobs are kept.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// off, error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// human, json, or auto: human on a terminal, else JSON.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+/// What is on a simulated host.
+#[derive(Debug, Args)]
+struct ScenarioArgs {
+    /// A scenario; the lab of `config/lab.toml` where none is named.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// That many machines of no particular kind.
+    #[arg(long, value_name = "N", conflicts_with = "scenario", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    machines: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct Simulate {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    scenario: ScenarioArgs,
+    /// The account's name.
+    #[arg(long, value_name = "NAME", default_value = "root")]
+    username: String,
+    /// The account's password. It guards nothing but a simulation.
+    #[arg(long, value_name = "PASSWORD", default_value = "otter")]
+    password: String,
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn run(command: Command) -> ExitCode {
+    let Command { verb } = command;
+    let outcome = match verb {
+        Verb::Serve(serve) => on_runtime(self::serve(serve)),
+        Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
+        Verb::CheckConfig(sources) => check_config(&sources),
+        Verb::Openapi => openapi(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("otter: {error:#}");
+        let wrong_configuration = error.is::<ConfigError>();
+        if wrong_configuration { ExitCode::from(78) } else { ExitCode::FAILURE }
+    })
+}
+
+fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the runtime cannot be started")?.block_on(work)
+}
+
+async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
+    let Serve { simulate, scenario, sources } = serve;
+    let config = sources.load()?;
+    install_log(&config)?;
+    raise_file_limit();
+    // Taken over before anything starts, so that a signal during the start is not lost.
+    let signals = Signals::install().context("signals cannot be received")?;
+    let clock = Clock::system();
+    let simulated = if simulate {
+        let simulator =
+            Simulator::start(SimulatorOptions::new(scenario.load().await?, clock.clone())).await?;
+        tracing::info!(url = simulator.url(), "the simulated ESX listens");
+        Some(simulator)
+    } else {
+        None
+    };
+    let host = simulated
+        .as_ref()
+        .map(|simulator| Simulated { url: simulator.url(), fingerprint: simulator.fingerprint() });
+    let app = App::bind(app::settings(config, host)?, clock).await?;
+    let bound = app.bound_to().context("the bound address cannot be read")?;
+    tracing::info!(address = bound, "listening");
+    greet(&bound);
+    let ending = app.run(signals).await?;
+    if let Some(simulator) = simulated {
+        simulator.stop().await;
+    }
+    if let Cause::Task(failure) = &ending.cause {
+        eprintln!("otter: {failure}");
+    }
+    Ok(ExitCode::from(ending.exit_code()))
+}
+
+async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
+    let Simulate { listen, scenario, username, password } = simulate;
+    raise_file_limit();
+    let clock = Clock::system();
+    let mut signals = Signals::install().context("signals cannot be received")?;
+    let options = SimulatorOptions {
+        listen,
+        username: username.clone(),
+        password: SecretString::from(password),
+        ..SimulatorOptions::new(scenario.load().await?, clock)
+    };
+    let simulator = Simulator::start(options).await?;
+    say(&format!(
+        "A simulated ESX listens on {}/sdk\n  account      {username}\n  fingerprint  sha256:{}\n",
+        simulator.url(),
+        simulator.fingerprint()
+    ));
+    signals.until_asked_to_end().await;
+    simulator.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_config(sources: &Sources) -> anyhow::Result<ExitCode> {
+    let config = sources.load()?;
+    app::settings(config, None)?.esx.check().context("the host's settings are wrong")?;
+    say("The configuration is good.\n");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn openapi() -> anyhow::Result<ExitCode> {
+    say(&format!("{}\n", serde_json::to_string_pretty(&crate::api::openapi())?));
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Sources {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let Self { config, listen, state_dir, log_level, log_format } = self;
+        let flags = Flags {
+            listen: listen.clone(),
+            state_dir: state_dir.clone(),
+            log_level: log_level.clone(),
+            log_format: log_format.clone(),
+        };
+        let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let environment: BTreeMap<String, String> = std::env::vars_os().filter_map(readable).collect();
+        Config::load(config.as_deref(), &environment, &flags)
+    }
+}
+
+impl ScenarioArgs {
+    async fn load(&self) -> anyhow::Result<Scenario> {
+        Ok(match (&self.scenario, self.machines) {
+            (Some(file), _) => Scenario::from_file(file).await?,
+            (None, Some(machines)) => Scenario::generated(usize::try_from(machines)?),
+            (None, None) => Scenario::lab()?,
+        })
+    }
+}
+
+fn install_log(config: &Config) -> anyhow::Result<()> {
+    let terminal = std::io::stderr().is_terminal();
+    let style = match config.log.format {
+        LogFormat::Human => Style::Human { colour: terminal },
+        LogFormat::Auto if terminal => Style::Human { colour: true },
+        LogFormat::Auto | LogFormat::Json => Style::Json,
+    };
+    logs::install(&config.log.level, style)?;
+    Ok(())
+}
+
+/// Each waiting client holds a file descriptor, and the usual soft limit is 1,024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files cannot be raised: fewer clients can wait at once");
+    }
+}
+
+fn greet(bound: &str) {
+    let curl = match bound.strip_prefix("unix:") {
+        Some(path) => format!("curl -s --unix-socket {path} http://localhost"),
+        None => format!("curl -s {bound}"),
+    };
+    say(&format!("otter listens on {bound}. Try:\n  {curl}/v1/machines\n  {curl}/v1/about\n"));
+}
+
+/// Writes to the standard output. Nobody reading it any more is no reason to end a daemon.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Command::command().debug_assert();
+    }
+}

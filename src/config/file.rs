@@ -1,0 +1,335 @@
+//! Reading the file: every key by hand, so that each problem has its line and none hides another.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::Problem;
+use super::sections::{Config, Deadlines, Draft, Esx, Http, Jobs, Log, Machines, Password, State};
+use super::values;
+use crate::domain::duration;
+
+/// Deadlines that callers and operators may set.
+const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+
+/// What reading a file came to.
+pub struct Read {
+    pub problems: Vec<Problem>,
+    /// The full path of every key that is read from a file.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares them with the annotated file"))]
+    pub known: Vec<String>,
+}
+
+/// Puts what the file says over the draft.
+pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
+    let source = Source { text, path, problems: RefCell::default(), known: RefCell::default() };
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        source.problem(error.span().map(|span| span.start), "", format!("not TOML: {}", error.message()));
+    }
+    if errors.is_empty() {
+        sections(Table::new(&source, String::new(), Some(root.get_ref())), draft);
+    }
+    Read { problems: source.problems.into_inner(), known: source.known.into_inner() }
+}
+
+fn sections(mut root: Table<'_>, draft: &mut Draft) {
+    let Config { esx, http, machines, jobs, state, log } = &mut draft.config;
+    esx_section(root.table("esx"), esx, &mut draft.password);
+
+    let Http { listen, max_wait, max_waits, body_limit, header_timeout, body_timeout } = http;
+    let mut table = root.table("http");
+    table.set("listen", listen, parsed);
+    table.set("max_wait", max_wait, timeout);
+    table.set("max_waits", max_waits, count);
+    table.set("body_limit", body_limit, count);
+    table.set("header_timeout", header_timeout, timeout);
+    table.set("body_timeout", body_timeout, timeout);
+    table.finish();
+
+    let Machines { protected } = machines;
+    let mut table = root.table("machines");
+    table.set("protected", protected, texts);
+    table.finish();
+
+    let Jobs { deadlines, queue_per_machine, queue_total, retention_days } = jobs;
+    let mut table = root.table("jobs");
+    table.set("queue_per_machine", queue_per_machine, count);
+    table.set("queue_total", queue_total, count);
+    table.set("retention_days", retention_days, |value| integer(value, 1..=36_500));
+    let Deadlines { power, revert } = deadlines;
+    let mut inner = table.table("deadlines");
+    inner.set("power", power, deadline);
+    inner.set("revert", revert, deadline);
+    inner.finish();
+    table.finish();
+
+    let State { dir } = state;
+    let mut table = root.table("state");
+    table.set("dir", dir, |value| some_path(value));
+    table.finish();
+
+    let Log { level, format } = log;
+    let mut table = root.table("log");
+    table.set("level", level, |value| values::log_level(text(value)?));
+    table.set("format", format, parsed);
+    table.finish();
+
+    root.finish();
+}
+
+fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
+    let Esx {
+        url,
+        username,
+        password: _, // read last, when it is known where from
+        headers,
+        verify,
+        machine_name,
+        connect_timeout,
+        read_timeout,
+        settle,
+        guest_settle,
+        outage_grace,
+        answer_limit,
+    } = esx;
+    table.set("url", url, |value| values::host_url(text(value)?).map(Some));
+    table.set("username", username, |value| values::not_empty(text(value)?).map(Some));
+    let given = table.take("password", |value| values::not_empty(text(value)?).map(SecretString::from));
+    let file = table.take("password_file", some_path);
+    match (given, file.flatten()) {
+        (None, None) => {}
+        (Some(given), None) => *password = Password::Given(given),
+        (None, Some(file)) => {
+            *password = Password::InFile { file, named_by: "esx.password_file".to_owned() };
+        }
+        (Some(_), Some(_)) => table.problem("password", "esx.password_file is set too: one of them must go"),
+    }
+    let mut inner = table.table("headers");
+    headers.extend(inner.take_all(header));
+    table.set("verify", verify, |value| match value {
+        DeValue::Boolean(verify) => values::parsed(if *verify { "true" } else { "false" }),
+        DeValue::String(text) => values::parsed(text),
+        other => Err(format!(
+            "true, false, \"ca:<file>\" or \"sha256:<fingerprint>\" is wanted, not {}",
+            kind(other)
+        )),
+    });
+    table.set("machine_name", machine_name, |value| values::not_empty(text(value)?).map(Some));
+    table.set("connect_timeout", connect_timeout, timeout);
+    table.set("read_timeout", read_timeout, timeout);
+    table.set("settle", settle, any_duration);
+    table.set("guest_settle", guest_settle, any_duration);
+    table.set("outage_grace", outage_grace, any_duration);
+    table.set("answer_limit", answer_limit, count);
+    table.finish();
+}
+
+/// The file, and what is found out while it is read.
+struct Source<'a> {
+    text: &'a str,
+    path: &'a Path,
+    problems: RefCell<Vec<Problem>>,
+    known: RefCell<Vec<String>>,
+}
+
+impl Source<'_> {
+    fn problem(&self, offset: Option<usize>, at: &str, message: impl Into<String>) {
+        let before = offset.and_then(|offset| self.text.get(..offset));
+        let line = before.map(|before| 1 + before.matches('\n').count());
+        self.problems.borrow_mut().push(Problem {
+            line,
+            at: at.to_owned(),
+            ..Problem::of_file(self.path, message)
+        });
+    }
+}
+
+/// One table of the file, from which its keys are taken one by one; what is left over is unknown.
+struct Table<'a> {
+    source: &'a Source<'a>,
+    /// The path of its keys, with a dot behind it where it is not the root.
+    prefix: String,
+    entries: BTreeMap<&'a str, (usize, &'a Spanned<DeValue<'a>>)>,
+    asked: Vec<&'static str>,
+    /// Where each key that was taken is.
+    taken: BTreeMap<&'static str, usize>,
+}
+
+impl<'a> Table<'a> {
+    fn new(source: &'a Source<'a>, prefix: String, table: Option<&'a DeTable<'a>>) -> Self {
+        let entries = table
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.get_ref().as_ref(), (key.span().start, value)))
+            .collect();
+        Self { source, prefix, entries, asked: Vec::new(), taken: BTreeMap::new() }
+    }
+
+    /// Takes a key: none where it is absent or wrong.
+    fn take<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.asked.push(key);
+        self.source.known.borrow_mut().push(format!("{}{key}", self.prefix));
+        let (offset, value) = self.entries.remove(key)?;
+        self.taken.insert(key, offset);
+        match read(value.get_ref()) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.problem(key, message);
+                None
+            }
+        }
+    }
+
+    /// Takes a key into its place, which is left as it is where the key is absent or wrong.
+    fn set<T>(
+        &mut self,
+        key: &'static str,
+        place: &mut T,
+        read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
+    ) {
+        if let Some(value) = self.take(key, read) {
+            *place = value;
+        }
+    }
+
+    /// Takes all keys, whatever their names.
+    fn take_all<T>(&mut self, read: impl Fn(&str, &DeValue<'a>) -> Result<T, String>) -> Vec<T> {
+        let mut all = Vec::new();
+        for (key, (offset, value)) in std::mem::take(&mut self.entries) {
+            match read(key, value.get_ref()) {
+                Ok(value) => all.push(value),
+                Err(message) => self.source.problem(Some(offset), &format!("{}{key}", self.prefix), message),
+            }
+        }
+        all
+    }
+
+    /// Takes a table within this one; an absent one is empty.
+    fn table(&mut self, key: &'static str) -> Table<'a> {
+        self.asked.push(key);
+        let path = format!("{}{key}", self.prefix);
+        let table = match self.entries.remove(key) {
+            None => None,
+            Some((offset, value)) => match value.get_ref() {
+                DeValue::Table(table) => Some(table),
+                other => {
+                    let message = format!("a section is wanted, [{path}], not {}", kind(other));
+                    self.source.problem(Some(offset), &path, message);
+                    None
+                }
+            },
+        };
+        Self::new(self.source, format!("{path}."), table)
+    }
+
+    fn problem(&self, key: &str, message: impl Into<String>) {
+        self.source.problem(self.taken.get(key).copied(), &format!("{}{key}", self.prefix), message);
+    }
+
+    /// What was not taken is known to nobody.
+    fn finish(self) {
+        for (key, (offset, _)) in &self.entries {
+            let nearest = self.asked.iter().max_by(|one, other| {
+                strsim::jaro_winkler(one, key).total_cmp(&strsim::jaro_winkler(other, key))
+            });
+            let hint = nearest.map(|nearest| format!("; did you mean {}{nearest}?", self.prefix));
+            let message = format!("there is no such key{}", hint.unwrap_or_default());
+            self.source.problem(Some(*offset), &format!("{}{key}", self.prefix), message);
+        }
+    }
+}
+
+/// What a value is, in words.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    value.as_str().ok_or_else(|| format!("a text in quotes is wanted, not {}", kind(value)))
+}
+
+fn parsed<T: FromStr<Err = values::InvalidValue>>(value: &DeValue<'_>) -> Result<T, String> {
+    values::parsed(text(value)?)
+}
+
+fn some_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
+    values::not_empty(text(value)?).map(|path| Some(PathBuf::from(path)))
+}
+
+fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let wrong = |value: &DeValue<'_>| format!("a list of texts is wanted, not {}", kind(value));
+    let list = value.as_array().ok_or_else(|| wrong(value))?;
+    list.iter()
+        .map(|item| match item.get_ref() {
+            DeValue::String(text) => values::not_empty(text),
+            other => Err(format!("a list of texts is wanted, and {} is in it", kind(other))),
+        })
+        .collect()
+}
+
+fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> Result<T, String> {
+    let wanted = || format!("a number from {} to {} is wanted", range.start(), range.end());
+    let integer = value.as_integer().ok_or_else(|| format!("{}, not {}", wanted(), kind(value)))?;
+    i64::from_str_radix(integer.as_str(), integer.radix())
+        .ok()
+        .filter(|number| range.contains(number))
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(wanted)
+}
+
+fn count(value: &DeValue<'_>) -> Result<usize, String> {
+    integer(value, 1..=i64::from(u32::MAX))
+}
+
+fn any_duration(value: &DeValue<'_>) -> Result<Duration, String> {
+    let text = match value {
+        DeValue::String(text) => text,
+        // As elsewhere, a bare number is seconds.
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        other => {
+            return Err(format!("a duration is wanted, such as \"30s\" or \"1h30m\", not {}", kind(other)));
+        }
+    };
+    duration::parse(text).map_err(|error| error.to_string())
+}
+
+/// A duration in which something can happen at all.
+fn timeout(value: &DeValue<'_>) -> Result<Duration, String> {
+    match any_duration(value)? {
+        Duration::ZERO => Err("more than no time at all is wanted".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn deadline(value: &DeValue<'_>) -> Result<Duration, String> {
+    let deadline = any_duration(value)?;
+    if DEADLINES.contains(&deadline) { Ok(deadline) } else { Err("a deadline is from 1s to 7d".to_owned()) }
+}
+
+/// A header's value may be a secret, and so is in no message.
+fn header(name: &str, value: &DeValue<'_>) -> Result<(http::HeaderName, SecretString), String> {
+    let name = name.parse().map_err(|_| "this cannot be the name of a header".to_owned())?;
+    let value = text(value)?;
+    http::HeaderValue::from_str(value).map_err(|_| "its value cannot be that of a header".to_owned())?;
+    Ok((name, SecretString::from(value)))
+}

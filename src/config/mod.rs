@@ -1,0 +1,150 @@
+//! The configuration: a file, over it the environment, over that the command line; checked whole before
+//! anything starts.
+//!
+//! ```text
+//! defaults ─► file (TOML) ─► environment (OTTER_…) ─► flags ─► secrets read from their files ─► Config
+//! ```
+//! Everything that is wrong is told at once. An unknown key is an error. `config/otter.toml` shows every key.
+
+mod file;
+mod problem;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+pub use problem::{ConfigError, Problem};
+pub use sections::{Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Log, Machines, State};
+pub use values::{InvalidValue, Listen, LogFormat, Verify};
+
+use sections::{Draft, Password};
+
+/// What the command line says; `None` where it says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub listen: Option<String>,
+    pub state_dir: Option<String>,
+    pub log_level: Option<String>,
+    pub log_format: Option<String>,
+}
+
+/// Password files are a line; what is longer is some other file.
+const LONGEST_PASSWORD_FILE: usize = 64 * 1024;
+
+impl Config {
+    /// Loads the configuration. `environment` is the process's, or what stands in for it; an empty variable
+    /// counts as none.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with where and what is wanted.
+    pub fn load(
+        path: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+        flags: &Flags,
+    ) -> Result<Self, ConfigError> {
+        let mut draft = Draft::default();
+        let mut problems = Vec::new();
+        if let Some(path) = path {
+            match std::fs::read_to_string(path) {
+                Ok(text) => problems.extend(file::read(&text, path, &mut draft).problems),
+                Err(error) => problems.push(Problem::of_file(path, unreadable(&error))),
+            }
+        }
+        let Flags { listen, state_dir, log_level, log_format } = flags;
+        let flags = [
+            ("--listen", listen),
+            ("--state-dir", state_dir),
+            ("--log-level", log_level),
+            ("--log-format", log_format),
+        ]
+        .map(|(name, value)| (name, value.as_deref()));
+        let variables = VARIABLES
+            .map(|name| (name, environment.get(name).map(String::as_str).filter(|value| !value.is_empty())));
+        if let [.., (_, Some(_)), (_, Some(_))] = variables {
+            let [.., (name, _), (other, _)] = variables;
+            problems.push(Problem::of(name, format!("{other} is set too: one of them must go")));
+        }
+        for (name, value) in variables.into_iter().chain(flags) {
+            if let Some(value) = value
+                && let Err(message) = apply(&mut draft, name, value)
+            {
+                problems.push(Problem::of(name, message));
+            }
+        }
+        let password = match draft.password {
+            Password::None => None,
+            Password::Given(password) => Some(password),
+            Password::InFile { file, named_by } => match password_in(&file) {
+                Ok(password) => Some(password),
+                Err(message) => {
+                    problems.push(Problem { at: named_by, ..Problem::of_file(&file, message) });
+                    None
+                }
+            },
+        };
+        if problems.is_empty() {
+            let esx = Esx { password, ..draft.config.esx };
+            Ok(Self { esx, ..draft.config })
+        } else {
+            Err(ConfigError { problems })
+        }
+    }
+}
+
+/// The variables that are read. The last two exclude each other.
+const VARIABLES: [&str; 7] = [
+    "OTTER_LISTEN",
+    "OTTER_STATE_DIR",
+    "OTTER_ESX_URL",
+    "OTTER_ESX_USERNAME",
+    "OTTER_ESX_VERIFY",
+    "OTTER_ESX_PASSWORD",
+    "OTTER_ESX_PASSWORD_FILE",
+];
+
+/// Puts what a variable or a flag says over what was there.
+fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), String> {
+    let Config { esx, http, state, log, .. } = &mut draft.config;
+    match name {
+        "OTTER_LISTEN" | "--listen" => http.listen = values::parsed(value)?,
+        "OTTER_STATE_DIR" | "--state-dir" => state.dir = Some(PathBuf::from(values::not_empty(value)?)),
+        "OTTER_ESX_URL" => esx.url = Some(values::host_url(value)?),
+        "OTTER_ESX_USERNAME" => esx.username = Some(value.to_owned()),
+        "OTTER_ESX_VERIFY" => esx.verify = values::parsed(value)?,
+        "OTTER_ESX_PASSWORD" => draft.password = Password::Given(SecretString::from(value)),
+        "OTTER_ESX_PASSWORD_FILE" => {
+            draft.password = Password::InFile { file: PathBuf::from(value), named_by: name.to_owned() };
+        }
+        "--log-level" => log.level = values::log_level(value)?,
+        "--log-format" => log.format = values::parsed(value)?,
+        _ => return Err("nothing reads this".to_owned()),
+    }
+    Ok(())
+}
+
+/// The one line of a password file, without its end.
+fn password_in(file: &Path) -> Result<SecretString, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| unreadable(&error))?;
+    let password =
+        text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if password.is_empty() {
+        return Err("the file is empty, and should hold the password".to_owned());
+    }
+    if text.len() > LONGEST_PASSWORD_FILE || password.contains('\n') {
+        return Err("the file should hold the password in one line, and nothing else".to_owned());
+    }
+    Ok(SecretString::from(password))
+}
+
+fn unreadable(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::InvalidData => "the file is not text in UTF-8".to_owned(),
+        _ => format!("the file cannot be read: {error}"),
+    }
+}

@@ -1,0 +1,61 @@
+//! What is wrong with a configuration, said so that it can be mended without a look into the code.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: Option<PathBuf>,
+    /// Counted from 1.
+    pub line: Option<usize>,
+    /// The full path of a key, such as `esx.verify`, or the name of a variable or flag; empty for a whole file.
+    pub at: String,
+    /// What is wrong, what is wanted. Never shows a secret.
+    pub message: String,
+}
+
+/// A configuration that cannot be used: everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    pub problems: Vec<Problem>,
+}
+
+impl Problem {
+    pub(super) fn of(at: &str, message: impl Into<String>) -> Self {
+        Self { file: None, line: None, at: at.to_owned(), message: message.into() }
+    }
+
+    pub(super) fn of_file(file: &Path, message: impl Into<String>) -> Self {
+        Self { file: Some(file.to_owned()), ..Self::of("", message) }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, line, at, message } = self;
+        if let Some(file) = file {
+            write!(formatter, "{}", file.display())?;
+            if let Some(line) = line {
+                write!(formatter, ":{line}")?;
+            }
+            formatter.write_str(": ")?;
+        }
+        if !at.is_empty() {
+            write!(formatter, "{at}: ")?;
+        }
+        formatter.write_str(message)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the configuration cannot be used")?;
+        for problem in &self.problems {
+            write!(formatter, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

@@ -1,0 +1,370 @@
+//! Every way to say a setting, and every way to get one wrong.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+use tempfile::NamedTempFile;
+
+use super::*;
+
+const ANNOTATED: &str = include_str!("../../config/otter.toml");
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<Config, ConfigError> {
+    Config::load(Some(file(text).path()), &environment(variables), flags)
+}
+
+fn loaded(text: &str) -> Config {
+    load(text, &[], &Flags::default()).unwrap()
+}
+
+/// What is wrong with a file, each as `line: key: message`.
+fn wrong(text: &str) -> Vec<String> {
+    told(&load(text, &[], &Flags::default()).unwrap_err())
+}
+
+fn told(error: &ConfigError) -> Vec<String> {
+    let tell = |problem: &Problem| {
+        let line = problem.line.map(|line| format!("{line}: ")).unwrap_or_default();
+        format!("{line}{}: {}", problem.at, problem.message)
+    };
+    error.problems.iter().map(tell).collect()
+}
+
+fn password(config: &Config) -> Option<&str> {
+    config.esx.password.as_ref().map(ExposeSecret::expose_secret)
+}
+
+#[test]
+fn without_anything_there_are_defaults() {
+    let config = Config::load(None, &BTreeMap::new(), &Flags::default()).unwrap();
+    assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.state.directory(), Path::new("/var/lib/otter"));
+}
+
+#[test]
+fn the_annotated_file_says_the_defaults() {
+    assert_eq!(format!("{:?}", loaded(ANNOTATED)), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn the_annotated_file_has_every_key_and_no_other() {
+    let known = file::read("", Path::new(""), &mut Draft::default()).known;
+    assert_eq!(shown(), known.iter().cloned().collect());
+}
+
+#[test]
+fn what_the_annotated_file_leaves_out_is_sound_too() {
+    let password = file("secret\n");
+    let text: String = ANNOTATED
+        .lines()
+        // The two ways to give a password exclude each other.
+        .filter(|line| !line.starts_with("# password ="))
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if key_of(rest).is_some() || rest.starts_with('[') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect::<String>()
+        .replace("/etc/otter/password", &password.path().display().to_string());
+    let config = loaded(&text);
+    assert!(config.esx.host().is_ok());
+    assert_eq!(config.esx.headers.len(), 1);
+}
+
+/// The keys of the annotated file, those that are commented out among them.
+fn shown() -> BTreeSet<String> {
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
+    for line in ANNOTATED.lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_owned();
+        } else if let Some(key) = key_of(line)
+            && section != "esx.headers"
+        {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    keys
+}
+
+fn key_of(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once(" = ")?;
+    key.chars().all(|character| character.is_ascii_lowercase() || "_-".contains(character)).then_some(key)
+}
+
+#[test]
+fn the_environment_goes_over_the_file_and_flags_over_both() {
+    let text = "[http]\nlisten = '127.0.0.1:1'\n[state]\ndir = '/one'\n[log]\nlevel = 'warn'\n\
+                [esx]\nurl = 'https://one'\nusername = 'one'\npassword = 'one'\nverify = true";
+    let config = loaded(text);
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:1");
+    assert_eq!(config.state.directory(), Path::new("/one"));
+    let variables = [
+        ("OTTER_LISTEN", "127.0.0.1:2"),
+        ("OTTER_STATE_DIR", "/two"),
+        ("OTTER_ESX_URL", "https://two:444/"),
+        ("OTTER_ESX_USERNAME", "two"),
+        ("OTTER_ESX_PASSWORD", "two"),
+        ("OTTER_ESX_VERIFY", "false"),
+    ];
+    let config = load(text, &variables, &Flags::default()).unwrap();
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:2");
+    assert_eq!(config.state.directory(), Path::new("/two"));
+    assert_eq!(config.esx.url.as_deref(), Some("https://two:444/sdk"));
+    assert_eq!(config.esx.username.as_deref(), Some("two"));
+    assert_eq!(password(&config), Some("two"));
+    assert_eq!(config.esx.verify, Verify::Off);
+    let flags = Flags {
+        listen: Some("unix:/run/otter.sock".to_owned()),
+        state_dir: Some("/three".to_owned()),
+        log_level: Some("debug".to_owned()),
+        log_format: Some("json".to_owned()),
+    };
+    let config = load(text, &variables, &flags).unwrap();
+    assert_eq!(config.http.listen, Listen::Unix(PathBuf::from("/run/otter.sock")));
+    assert_eq!(config.state.directory(), Path::new("/three"));
+    assert_eq!((config.log.level.as_str(), config.log.format), ("debug", LogFormat::Json));
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    let config = load("", &[("OTTER_LISTEN", ""), ("OTTER_ESX_PASSWORD", "")], &Flags::default()).unwrap();
+    assert_eq!(config.http.listen, Listen::default());
+    assert_eq!(password(&config), None);
+}
+
+#[test]
+fn passwords_come_from_files_too() {
+    for (content, expected) in [("secret", "secret"), ("secret\n", "secret"), (" se cret\r\n", " se cret")] {
+        let secret = file(content);
+        let path = secret.path().display().to_string();
+        let config = loaded(&format!("[esx]\npassword_file = {path:?}"));
+        assert_eq!(password(&config), Some(expected));
+        let config =
+            load("[esx]\npassword = 'other'", &[("OTTER_ESX_PASSWORD_FILE", &path)], &Flags::default());
+        assert_eq!(password(&config.unwrap()), Some(expected));
+    }
+}
+
+#[test]
+fn a_password_file_that_is_none_is_refused() {
+    assert_eq!(
+        wrong("[esx]\npassword_file = '/nowhere/password'"),
+        ["esx.password_file: there is no such file"]
+    );
+    for (content, message) in [("\n", "is empty"), ("", "is empty"), ("a\nb\n", "in one line")] {
+        let secret = file(content);
+        let error =
+            load("", &[("OTTER_ESX_PASSWORD_FILE", &secret.path().display().to_string())], &Flags::default());
+        let told = told(&error.unwrap_err());
+        assert!(told[0].starts_with("OTTER_ESX_PASSWORD_FILE: "), "{told:?}");
+        assert!(told[0].contains(message), "{told:?}");
+    }
+}
+
+#[test]
+fn two_passwords_are_one_too_many() {
+    assert_eq!(
+        wrong("[esx]\npassword = 'a'\npassword_file = '/b'"),
+        ["2: esx.password: esx.password_file is set too: one of them must go"]
+    );
+    let both = [("OTTER_ESX_PASSWORD", "a"), ("OTTER_ESX_PASSWORD_FILE", file("b").path().to_str().unwrap())]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let error = Config::load(None, &BTreeMap::from(both), &Flags::default()).unwrap_err();
+    assert_eq!(
+        told(&error)[0],
+        "OTTER_ESX_PASSWORD: OTTER_ESX_PASSWORD_FILE is set too: one of them must go"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_told_with_the_nearest() {
+    assert_eq!(
+        wrong("[http]\nlisten_on = '127.0.0.1:1'\n[jobs.deadlines]\npwoer = '1m'\n[esxi]\nurl = 'x'"),
+        [
+            "2: http.listen_on: there is no such key; did you mean http.listen?",
+            "4: jobs.deadlines.pwoer: there is no such key; did you mean jobs.deadlines.power?",
+            "5: esxi: there is no such key; did you mean esx?",
+        ]
+    );
+}
+
+#[test]
+fn a_wrong_type_says_what_is_wanted() {
+    for (text, told) in [
+        ("[http]\nlisten = 8080", "2: http.listen: a text in quotes is wanted, not an integer"),
+        (
+            "[http]\nmax_waits = 'many'",
+            "2: http.max_waits: a number from 1 to 4294967295 is wanted, not a text",
+        ),
+        ("[http]\nmax_waits = 0", "2: http.max_waits: a number from 1 to 4294967295 is wanted"),
+        (
+            "[http]\nmax_wait = true",
+            "2: http.max_wait: a duration is wanted, such as \"30s\" or \"1h30m\", not true or false",
+        ),
+        ("[http]\nmax_wait = '0s'", "2: http.max_wait: more than no time at all is wanted"),
+        ("[esx]\nsettle = '5x'", "2: esx.settle: 'x' is no unit of time: d, h, m and s are"),
+        (
+            "[esx]\nverify = 1",
+            "2: esx.verify: true, false, \"ca:<file>\" or \"sha256:<fingerprint>\" is wanted, not an integer",
+        ),
+        ("[esx]\nverify = 'yes'", "2: esx.verify: true, false, ca:<file> or sha256:<fingerprint> is wanted"),
+        ("[esx.headers]\nx = 1", "2: esx.headers.x: a text in quotes is wanted, not an integer"),
+        ("[esx.headers]\n'a b' = 'x'", "2: esx.headers.a b: this cannot be the name of a header"),
+        ("[machines]\nprotected = 'a'", "2: machines.protected: a list of texts is wanted, not a text"),
+        (
+            "[machines]\nprotected = ['a', 1]",
+            "2: machines.protected: a list of texts is wanted, and an integer is in it",
+        ),
+        ("[jobs.deadlines]\npower = '8d'", "2: jobs.deadlines.power: a deadline is from 1s to 7d"),
+        ("jobs = 1", "1: jobs: a section is wanted, [jobs], not an integer"),
+        ("[log]\nformat = 'xml'", "2: log.format: auto, human or json is wanted"),
+        ("[state]\ndir = ''", "2: state.dir: it must not be empty"),
+    ] {
+        assert_eq!(wrong(text), [told], "{text}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = "[http]\nlisten = 'here'\nbody_limit = -1\n[esx]\nurl = 'esx'\ntypo = 1";
+    let flags = Flags { log_level: Some("loud".to_owned()), ..Flags::default() };
+    let error = load(text, &[("OTTER_ESX_VERIFY", "maybe")], &flags).unwrap_err();
+    let at: Vec<_> = error.problems.iter().map(|problem| problem.at.as_str()).collect();
+    assert_eq!(
+        at,
+        ["esx.url", "esx.typo", "http.listen", "http.body_limit", "OTTER_ESX_VERIFY", "--log-level"]
+    );
+    assert!(error.to_string().starts_with("the configuration cannot be used\n  "), "{error}");
+}
+
+#[test]
+fn what_is_not_toml_says_where() {
+    let told = wrong("[http]\nlisten = \n");
+    assert!(told[0].starts_with("2: : not TOML: "), "{told:?}");
+    let twice = wrong("[http]\nmax_waits = 1\nmax_waits = 2\n");
+    assert!(twice[0].starts_with("3: : not TOML: duplicate key"), "{twice:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let load = |path: &Path| Config::load(Some(path), &BTreeMap::new(), &Flags::default());
+    let error = load(Path::new("/nowhere/otter.toml")).unwrap_err();
+    assert_eq!(error.problems[0].to_string(), "/nowhere/otter.toml: there is no such file");
+    let error = load(Path::new("/")).unwrap_err();
+    assert!(error.to_string().contains("/: the file cannot be read"), "{error}");
+    let mut binary = NamedTempFile::new().unwrap();
+    binary.write_all(&[0xff, 0xfe]).unwrap();
+    let error = load(binary.path()).unwrap_err();
+    assert!(error.to_string().ends_with("the file is not text in UTF-8"), "{error}");
+}
+
+#[test]
+fn secrets_are_in_no_message_and_no_debug() {
+    let text = "[esx]\npassword = 'hunter2'\n[esx.headers]\nauthorization = 'hunter2'";
+    let config = loaded(text);
+    assert!(!format!("{config:?}").contains("hunter2"));
+    for text in [
+        "[esx]\npassword = 'hunter2'\npassword_file = '/x'",
+        "[esx]\npassword = hunter2",
+        "[esx]\npassword = ['hunter2']",
+        "[esx.headers]\nauthorization = \"hunter2\\n\"",
+        "[esx]\nurl = 'https://root:hunter2@esx'",
+    ] {
+        let error = load(text, &[], &Flags::default()).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn what_a_login_needs_is_asked_for() {
+    let error = loaded("[esx]\nusername = 'root'").esx.host().unwrap_err();
+    let at: Vec<_> = error.problems.iter().map(|problem| problem.at.as_str()).collect();
+    assert_eq!(at, ["esx.url", "esx.password"]);
+    let host = loaded("[esx]\nurl = 'https://esx'\nusername = 'root'\npassword = 'x'").esx.host().unwrap();
+    assert_eq!((host.url.as_str(), host.username.as_str()), ("https://esx/sdk", "root"));
+}
+
+#[test]
+fn addresses_of_hosts() {
+    for (text, url) in [
+        ("https://esx.lab", "https://esx.lab/sdk"),
+        ("https://esx.lab:8443/", "https://esx.lab:8443/sdk"),
+        ("https://esx.lab/sdk/", "https://esx.lab/sdk"),
+        ("https://[2001:db8::1]/proxy/sdk", "https://[2001:db8::1]/proxy/sdk"),
+        ("http://127.0.0.1:8989", "http://127.0.0.1:8989/sdk"),
+        ("http://[::1]:8989", "http://[::1]:8989/sdk"),
+        ("http://localhost", "http://localhost/sdk"),
+    ] {
+        assert_eq!(values::host_url(text).as_deref(), Ok(url));
+    }
+    for text in
+        ["", "esx.lab", "/sdk", "http://esx.lab", "ftp://esx.lab", "https://", "https://a b", "https://esx?x"]
+    {
+        assert!(values::host_url(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn ways_to_verify() {
+    let fingerprint = "AB:".repeat(31) + "ab";
+    assert_eq!("true".parse(), Ok(Verify::System));
+    assert_eq!("false".parse(), Ok(Verify::Off));
+    assert_eq!("ca:/etc/ca:1.pem".parse(), Ok(Verify::CaFile(PathBuf::from("/etc/ca:1.pem"))));
+    assert_eq!(format!("sha256:{fingerprint}").parse(), Ok(Verify::Fingerprint([0xab; 32])));
+    assert_eq!(format!("sha256:{}", "ab".repeat(32)).parse(), Ok(Verify::Fingerprint([0xab; 32])));
+    for text in ["", "True", "ca:", "sha256:", "sha256:ab", "sha1:ab", &format!("sha256:{}", "zz".repeat(32))]
+    {
+        assert!(text.parse::<Verify>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn places_to_listen() {
+    for text in ["127.0.0.1:8080", "[::1]:0", "0.0.0.0:80", "unix:/run/otter/otter.sock"] {
+        assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+    }
+    for text in
+        ["", "8080", ":8080", "localhost:8080", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:otter.sock"]
+    {
+        assert!(text.parse::<Listen>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn levels_of_the_log() {
+    for text in ["off", "info", "DEBUG", "info,otter::esx=debug", "otter=trace"] {
+        assert_eq!(values::log_level(text).as_deref(), Ok(text));
+    }
+    for text in ["", "loud", "inof", "otter=loud"] {
+        assert!(values::log_level(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn durations_may_be_bare_seconds() {
+    let config = loaded("[http]\nmax_wait = 45\n[esx]\nsettle = '0s'");
+    assert_eq!((config.http.max_wait, config.esx.settle), (Duration::from_secs(45), Duration::ZERO));
+}
+
+proptest! {
+    #[test]
+    fn no_file_is_too_much(text in "\\PC{0,60}|(\\[(esx|http|jobs)\\]\n)?([a-z_]{1,12} = ('x'|1|\\[\\]|-5|1.5)\n){0,3}") {
+        let mut draft = Draft::default();
+        file::read(&text, Path::new("otter.toml"), &mut draft);
+    }
+}

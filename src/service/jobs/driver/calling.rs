@@ -1,0 +1,226 @@
+//! Before a call, the call, and its task: what the machine, the host's answer and the task's end lead to.
+
+use jiff::Timestamp;
+
+use super::vocabulary::{Blocker, Called, Effect, Seen, TaskEnd};
+use super::{Driver, End, RETRY_PAUSE, Stage, Then};
+use crate::domain::call::{Evidence, HostCall};
+use crate::domain::job::{Intent, JobRequest, Step, StepState};
+use crate::domain::machine::PowerState;
+use crate::hypervisor::{Accepted, HostErrorKind};
+use crate::service::jobs::plan::{self, Plan};
+use crate::service::trouble::Trouble;
+
+/// The detail of a step that was not needed.
+const ALREADY: &str = "the machine was in this state already";
+
+impl Driver {
+    pub(super) fn begin(&mut self) -> Effect {
+        self.examine(Stage::Beginning)
+    }
+
+    pub(super) fn begun(&mut self, seen: Seen, now: Timestamp) -> Effect {
+        let evidence = match seen {
+            Ok((evidence, _)) => evidence,
+            Err(trouble) => return self.unreadable(trouble, now),
+        };
+        if !self.job.machine.agrees_with(&evidence.identity) {
+            return self.gone(now);
+        }
+        let plan = plan::next(&self.job, &evidence);
+        if plan == Plan::Done && !self.job.steps.is_empty() {
+            // Too late to be cancelled or to run out of time. A step that still waited was not needed.
+            self.finish_step(StepState::Skipped, Some(ALREADY), now);
+            return self.end(End::Succeeded, now);
+        }
+        if self.job.cancel_requested_at.is_some() {
+            return self.end(End::Cancelled(self.cancelled_failure()), now);
+        }
+        // A kill neither waits for what runs nor minds a question: it is what ends both.
+        let patient = self.job.request != JobRequest::Kill;
+        if patient && let Some(question) = evidence.question.clone() {
+            let effect = Effect::AwaitAnswer(question.clone());
+            return self.block(Blocker::Question(question), effect, now);
+        }
+        let running = evidence.recent_tasks.iter().find(|task| task.running);
+        if patient && let Some(task) = running {
+            let task = task.id.clone();
+            return self.block(Blocker::HostTask(task.clone()), Effect::AwaitTask(task), now);
+        }
+        if self.overdue() {
+            return self.end(End::Failed(self.blocked_failure()), now);
+        }
+        match plan {
+            Plan::Call(call) => self.commit(call, evidence, now),
+            Plan::Done => self.end(End::Succeeded, now),
+            Plan::Fail(failure) => self.end(End::Failed(self.about(failure)), now),
+        }
+    }
+
+    pub(super) fn commit(&mut self, call: HostCall, before: Evidence, now: Timestamp) -> Effect {
+        let name = call.kind().as_str();
+        self.phase(&format!("{}: asking the host", name.replace('_', " ")), now);
+        self.job.host_task = None;
+        self.after_loss = false;
+        self.job.intent = Some(Intent { call, before, asked: 1 });
+        if !self.job.steps.iter().any(|step| step.name == name && step.state == StepState::Running) {
+            self.job.steps.push(Step {
+                name: name.to_owned(),
+                state: StepState::Running,
+                started_at: Some(now),
+                finished_at: None,
+                detail: None,
+            });
+        }
+        self.save(Then::Call)
+    }
+
+    pub(super) fn called(&mut self, called: Called, now: Timestamp) -> Effect {
+        match called {
+            Called::Accepted(Accepted::Task(task)) => {
+                self.job.host_task = Some(task.clone());
+                self.phase("waiting for the host's task", now);
+                self.save(Then::Follow(task))
+            }
+            Called::Accepted(Accepted::Done) => self.call_succeeded(now),
+            Called::Refused(trouble) => self.refused(trouble, now),
+            Called::Lost(trouble) => {
+                self.phase("the answer of the host was lost: finding out what happened", now);
+                self.lost(trouble, now)
+            }
+        }
+    }
+
+    pub(super) fn task_ended(&mut self, end: TaskEnd, now: Timestamp) -> Effect {
+        match end {
+            TaskEnd::Succeeded => match self.job.intent.as_ref().map(|intent| &intent.call) {
+                Some(HostCall::RevertToSnapshot { .. }) if self.after_loss => self.examine(Stage::Verifying),
+                _ => self.call_succeeded(now),
+            },
+            TaskEnd::Lost(trouble) => {
+                self.spend_task();
+                self.lost(trouble, now)
+            }
+            TaskEnd::Failed(trouble) => self.refused(trouble, now),
+            TaskEnd::Vanished => {
+                self.phase("the host's task vanished: finding out what happened", now);
+                // Its reference leads nowhere any more; after a restart the call is judged, not followed.
+                self.job.host_task = None;
+                self.judge_when_back(RETRY_PAUSE, now)
+            }
+        }
+    }
+
+    /// The call or its task was refused, which proves that it had no effect.
+    pub(super) fn refused(&mut self, trouble: Trouble, now: Timestamp) -> Effect {
+        match trouble.kind {
+            HostErrorKind::InvalidPowerState | HostErrorKind::NotFound => {
+                self.examine(Stage::Rechecking(trouble))
+            }
+            HostErrorKind::Busy => {
+                let (blocker, effect) = match trouble.blocking_task.clone() {
+                    Some(task) => (Blocker::HostTask(task.clone()), Effect::AwaitTask(task)),
+                    None => (Blocker::Busy, Effect::Pause(RETRY_PAUSE)),
+                };
+                self.last_trouble = Some(trouble);
+                self.block(blocker, effect, now)
+            }
+            _ if trouble.is_outage() => self.unreadable(trouble, now),
+            HostErrorKind::Cancelled if self.overdue() => {
+                let failure =
+                    self.deadline_failure("The deadline passed, and the host's task was cancelled.");
+                self.end_unsent(End::Failed(failure), now)
+            }
+            HostErrorKind::Cancelled if self.job.cancel_requested_at.is_some() => {
+                self.end_unsent(End::Cancelled(self.cancelled_failure().with_fault(trouble.fault)), now)
+            }
+            _ => self.end_unsent(End::Failed(self.about(trouble.failure())), now),
+        }
+    }
+
+    pub(super) fn rechecked(&mut self, refusal: &Trouble, seen: Seen, now: Timestamp) -> Effect {
+        let evidence = match seen {
+            Ok((evidence, _)) => evidence,
+            Err(trouble) => return self.unreadable(trouble, now),
+        };
+        if !self.job.machine.agrees_with(&evidence.identity) {
+            return self.gone(now);
+        }
+        let wanted = match self.job.intent.as_ref().map(|intent| &intent.call) {
+            Some(HostCall::PowerOn) => Some(PowerState::On),
+            Some(HostCall::PowerOff) => Some(PowerState::Off),
+            _ => None,
+        };
+        if refusal.kind == HostErrorKind::InvalidPowerState
+            && wanted.is_some()
+            && evidence.power_state == wanted
+        {
+            if self.asked_before() {
+                // The refusal says that the call whose answer was lost came through after all.
+                self.finish_step(StepState::Succeeded, None, now);
+            } else {
+                self.finish_step(StepState::Skipped, Some(ALREADY), now);
+            }
+            self.job.intent = None;
+            return self.save(Then::Begin);
+        }
+        self.end_unsent(End::Failed(self.about(refusal.failure())), now)
+    }
+
+    pub(super) fn call_succeeded(&mut self, now: Timestamp) -> Effect {
+        self.finish_step(StepState::Succeeded, None, now);
+        self.job.intent = None;
+        self.last_trouble = None;
+        if plan::may_continue(&self.job) {
+            return self.save(Then::Begin);
+        }
+        self.end(End::Succeeded, now)
+    }
+
+    /// The machine could not be read, or the call proven not to have reached the host.
+    pub(super) fn unreadable(&mut self, trouble: Trouble, now: Timestamp) -> Effect {
+        if trouble.kind == HostErrorKind::NotFound {
+            return self.gone(now);
+        }
+        if !trouble.is_outage() {
+            return self.end_unsent(End::Failed(self.about(trouble.failure())), now);
+        }
+        let reason = trouble.message.clone();
+        self.last_trouble = Some(trouble);
+        self.block(Blocker::HostAway(reason), Effect::AwaitHost(RETRY_PAUSE), now)
+    }
+
+    /// Waits for something else to end; nothing of this job is under way on the host.
+    pub(super) fn block(&mut self, blocker: Blocker, effect: Effect, now: Timestamp) -> Effect {
+        self.blocker = Some((blocker, now));
+        match &mut self.job.intent {
+            // An earlier sending was lost, and what is known of the machine from before it still counts.
+            Some(intent) if intent.asked > 1 => {
+                intent.asked -= 1;
+                self.job.host_task = None;
+                self.save(Then::Settle(Box::new(effect)))
+            }
+            Some(_) => {
+                self.job.intent = None;
+                self.save(Then::Block(Box::new(effect)))
+            }
+            None => self.wait(effect, now),
+        }
+    }
+
+    /// Whether a sending of the current call, before the last one, was lost.
+    pub(super) fn asked_before(&self) -> bool {
+        self.job.intent.as_ref().is_some_and(|intent| intent.asked > 1)
+    }
+
+    pub(super) fn wait(&mut self, effect: Effect, now: Timestamp) -> Effect {
+        if self.job.cancel_requested_at.is_some() {
+            return self.end(End::Cancelled(self.cancelled_failure()), now);
+        }
+        if self.overdue() {
+            return self.end(End::Failed(self.blocked_failure()), now);
+        }
+        self.stage = Stage::Blocked;
+        effect
+    }
+}

@@ -1,0 +1,183 @@
+//! The one end: the picture catches up, the end is committed, and people are told why it was no success.
+
+use jiff::Timestamp;
+
+use super::vocabulary::{Blocker, Effect, Shown};
+use super::{Deadline, Driver, RETRY_PAUSE, Stage, Then};
+use crate::domain::call::CallKind;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::job::{JobRequest, JobResult, JobState, StepState};
+
+/// How a job ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Succeeded,
+    Failed(Failure),
+    Cancelled(Failure),
+    Unknown(Failure),
+}
+
+impl Driver {
+    pub(super) fn gone(&mut self, now: Timestamp) -> Effect {
+        let detail = "The machine that was meant is no longer on the host.";
+        self.end_unsent(End::Failed(self.failure(FailureKind::MachineGone, detail)), now)
+    }
+
+    /// The machine is gone, and with it the only one who could tell whether the call ran.
+    pub(super) fn gone_unjudged(&mut self, now: Timestamp) -> Effect {
+        self.give_up(
+            "The answer to the call was lost, and the machine that was meant is no longer on the host.",
+            now,
+        )
+    }
+
+    /// Ends the job where the last sending of its call is proven not to have run. An earlier one that was lost may
+    /// have: of a power call the machine itself told that it had not, of a revert nothing can.
+    pub(super) fn end_unsent(&mut self, end: End, now: Timestamp) -> Effect {
+        let revert =
+            self.job.intent.as_ref().is_some_and(|intent| intent.call.kind() == CallKind::RevertToSnapshot);
+        if !(revert && self.asked_before()) {
+            return self.end(end, now);
+        }
+        let why = match &end {
+            End::Failed(failure) | End::Cancelled(failure) => failure.detail.clone(),
+            End::Succeeded | End::Unknown(_) => String::new(),
+        };
+        self.give_up(
+            &format!("The answer to the revert was lost, and it was not done again; it may have run. {why}"),
+            now,
+        )
+    }
+
+    pub(super) fn give_up(&mut self, detail: &str, now: Timestamp) -> Effect {
+        let failure = self.failure(FailureKind::OutcomeUnknown, detail);
+        self.end(End::Unknown(failure), now)
+    }
+
+    /// Ends the job; where the host was called, the picture first catches up with what the call did.
+    pub(super) fn end(&mut self, end: End, now: Timestamp) -> Effect {
+        if self.job.steps.is_empty() && end != End::Succeeded {
+            return self.close(end, None, now);
+        }
+        if self.grace_over() {
+            return self.synced(end, None, now);
+        }
+        self.phase("letting the picture catch up", now);
+        self.stage = Stage::Syncing(Box::new(end));
+        Effect::Barrier
+    }
+
+    pub(super) fn synced(&mut self, end: End, shown: Option<Shown>, now: Timestamp) -> Effect {
+        match shown {
+            Some(_) => self.close(end, shown, now),
+            None if self.overdue() => {
+                let warning =
+                    "The machine could not be read again before the deadline; it may show an older state.";
+                self.job.warnings.push(warning.to_owned());
+                self.close(end, None, now)
+            }
+            None => {
+                self.stage = Stage::SyncingAway(Box::new(end));
+                Effect::AwaitHost(RETRY_PAUSE)
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, end: End, shown: Option<Shown>, now: Timestamp) -> Effect {
+        self.blocker = None;
+        let (state, step, error) = match end {
+            End::Succeeded => (JobState::Succeeded, StepState::Succeeded, None),
+            End::Failed(failure) => (JobState::Failed, StepState::Failed, Some(failure)),
+            End::Cancelled(failure) => (JobState::Cancelled, StepState::Failed, Some(failure)),
+            End::Unknown(failure) => (JobState::Unknown, StepState::Unknown, Some(failure)),
+        };
+        self.finish_step(step, None, now);
+        self.phase(state.as_str(), now);
+        self.job.state = state;
+        self.job.finished_at = Some(now);
+        self.job.intent = None;
+        self.job.error = error;
+        if state == JobState::Succeeded {
+            let shown = shown.unwrap_or_default();
+            self.job.result = Some(JobResult {
+                changed: self.job.steps.iter().any(|step| step.state == StepState::Succeeded),
+                snapshot: match &self.job.request {
+                    JobRequest::Revert { snapshot, .. } => Some(snapshot.clone()),
+                    _ => None,
+                },
+                power_state: shown.power_state,
+                ip_address: shown.ip_address,
+            });
+        }
+        self.save(Then::Publish)
+    }
+
+    pub(super) fn finish_step(&mut self, state: StepState, detail: Option<&str>, now: Timestamp) {
+        for step in self.job.steps.iter_mut().filter(|step| step.state == StepState::Running) {
+            step.state = state;
+            step.finished_at = Some(now);
+            step.detail = detail.map(str::to_owned);
+        }
+    }
+
+    pub(super) fn about(&self, failure: Failure) -> Failure {
+        failure.of_machine(&self.job.machine.id, &self.job.machine_name).of_job(self.job.id)
+    }
+
+    pub(super) fn failure(&self, kind: FailureKind, detail: &str) -> Failure {
+        self.about(Failure::new(kind, detail))
+    }
+
+    pub(super) fn cancelled_failure(&self) -> Failure {
+        self.failure(FailureKind::JobCancelled, "The job was cancelled as it was asked to be.")
+    }
+
+    pub(super) fn deadline_failure(&self, detail: &str) -> Failure {
+        if matches!(
+            self.deadline,
+            Deadline::Passed { question: true } | Deadline::GraceOver { question: true }
+        ) {
+            let detail = "The machine waited on a question until the deadline; answer it, then start again.";
+            return self.failure(FailureKind::QuestionPending, detail);
+        }
+        self.failure(FailureKind::DeadlineExceeded, detail)
+    }
+
+    fn so_far(&self) -> &'static str {
+        if self.job.steps.iter().any(|step| step.state == StepState::Succeeded) {
+            "only the steps that succeeded were done"
+        } else {
+            "nothing was done"
+        }
+    }
+
+    pub(super) fn blocked_failure(&self) -> Failure {
+        let fault = self.last_trouble.as_ref().and_then(|trouble| trouble.fault.clone());
+        match self.blocker.as_ref().map(|(blocker, _)| blocker) {
+            Some(Blocker::Question(_)) => self.failure(
+                FailureKind::QuestionPending,
+                "The machine waited on a question until the deadline; answer it, then start again.",
+            ),
+            Some(Blocker::HostTask(task)) => self
+                .failure(
+                    FailureKind::MachineBusy,
+                    &format!("Another task of the host, {task}, worked on the machine until the deadline."),
+                )
+                .with_fault(fault),
+            Some(Blocker::Busy) => self
+                .failure(
+                    FailureKind::MachineBusy,
+                    "The host said until the deadline that the machine is busy.",
+                )
+                .with_fault(fault),
+            Some(Blocker::HostAway(reason)) => self.deadline_failure(&format!(
+                "The host could not be reached until the deadline, and {}. It last said: {reason}",
+                self.so_far()
+            )),
+            None => self.deadline_failure(&format!(
+                "The deadline passed before the host could be asked; {}.",
+                self.so_far()
+            )),
+        }
+    }
+}

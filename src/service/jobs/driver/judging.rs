@@ -1,0 +1,113 @@
+//! After a loss: waiting for the host and for a quiet machine, then the verdict on the call whose end nobody saw.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::vocabulary::{Blocker, Effect, Seen};
+use super::{Driver, RETRY_PAUSE, Stage, Then, UNJUDGED};
+use crate::domain::call::{Evidence, HostCall, RecentTask};
+use crate::domain::job::{Intent, JobRequest};
+use crate::hypervisor::HostErrorKind;
+use crate::service::jobs::judgement::{self, Verdict};
+use crate::service::trouble::Trouble;
+
+impl Driver {
+    pub(super) fn lost(&mut self, trouble: Trouble, now: Timestamp) -> Effect {
+        self.after_loss = true;
+        let reason = trouble.message.clone();
+        self.last_trouble = Some(trouble);
+        self.blocker = Some((Blocker::HostAway(reason), now));
+        self.judge_when_back(Duration::ZERO, now)
+    }
+
+    pub(super) fn judge_when_back(&mut self, pause: Duration, now: Timestamp) -> Effect {
+        self.after_loss = true;
+        if self.grace_over() {
+            return self.give_up(UNJUDGED, now);
+        }
+        self.stage = Stage::JudgingAway;
+        Effect::AwaitHost(pause)
+    }
+
+    pub(super) fn judged(&mut self, quiet: bool, seen: Seen, now: Timestamp) -> Effect {
+        let (evidence, known) = match seen {
+            Ok(seen) => seen,
+            Err(trouble) if trouble.kind == HostErrorKind::NotFound => return self.gone_unjudged(now),
+            Err(trouble) => {
+                self.blocker = Some((Blocker::HostAway(trouble.message), now));
+                return self.judge_when_back(RETRY_PAUSE, now);
+            }
+        };
+        if !self.job.machine.agrees_with(&evidence.identity) {
+            return self.gone_unjudged(now);
+        }
+        let Some(intent) = self.job.intent.clone() else { return self.begin() };
+        if let Some(task) = judgement::own_task(&intent, &evidence, &known) {
+            self.job.host_task = Some(task.clone());
+            return self.save(Then::Follow(task));
+        }
+        if self.overdue() {
+            return self.give_up(
+                "The answer to the call was lost, and the deadline passed before it was judged.",
+                now,
+            );
+        }
+        // A kill settles by time alone: it must not wait for what it is to end.
+        let patient = self.job.request != JobRequest::Kill;
+        if patient && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running) {
+            let task = task.id.clone();
+            self.blocker = Some((Blocker::HostTask(task.clone()), now));
+            self.stage = Stage::Settling { quiet: false };
+            return Effect::AwaitTask(task);
+        }
+        if !quiet {
+            self.phase("letting the machine settle", now);
+            self.stage = Stage::Settling { quiet: true };
+            return Effect::Pause(self.rules.settle);
+        }
+        match judgement::judge(&intent, &evidence, &known) {
+            Verdict::Succeeded => self.call_succeeded(now),
+            Verdict::Follow(task) => {
+                self.job.host_task = Some(task.clone());
+                self.save(Then::Follow(task))
+            }
+            Verdict::AskAgain => {
+                self.phase("asking the host again", now);
+                let asked = intent.asked + 1;
+                let before = Evidence { recent_tasks: evidence.recent_tasks, ..intent.before };
+                self.job.host_task = None;
+                self.job.intent = Some(Intent { before, asked, call: intent.call });
+                self.save(Then::Call)
+            }
+            Verdict::Unknown(why) => self.give_up(
+                &format!("The answer of the host was lost, and what happened cannot be known: {why}."),
+                now,
+            ),
+        }
+    }
+
+    /// The followed task says no more about the call than it has said: it is not found and followed again.
+    pub(super) fn spend_task(&mut self) {
+        if let (Some(id), Some(intent)) = (self.job.host_task.take(), &mut self.job.intent) {
+            let call = Some(intent.call.kind());
+            intent.before.recent_tasks.push(RecentTask { id, call, by_us: true, running: false });
+        }
+    }
+
+    pub(super) fn verified(&mut self, seen: Seen, now: Timestamp) -> Effect {
+        let wanted = self.job.intent.as_ref().and_then(|intent| match &intent.call {
+            HostCall::RevertToSnapshot { snapshot, .. } => Some(snapshot.clone()),
+            _ => None,
+        });
+        match seen {
+            Ok((evidence, _)) if evidence.current_snapshot == wanted => self.call_succeeded(now),
+            Ok(_) => self.give_up("The revert's task succeeded, but another snapshot is current now.", now),
+            Err(trouble) if trouble.kind == HostErrorKind::NotFound => self.gone_unjudged(now),
+            Err(trouble) => {
+                self.blocker = Some((Blocker::HostAway(trouble.message), now));
+                self.judge_when_back(RETRY_PAUSE, now)
+            }
+        }
+    }
+}

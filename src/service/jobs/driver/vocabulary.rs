@@ -1,0 +1,113 @@
+//! What a [`Driver`](super::Driver) and its shell say to each other.
+
+use std::time::Duration;
+
+use crate::domain::call::{Evidence, HostCall};
+use crate::domain::ids::{QuestionId, TaskId};
+use crate::domain::machine::PowerState;
+use crate::hypervisor::Accepted;
+use crate::service::trouble::Trouble;
+
+/// What the shell is to do next; exactly one thing at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Commit the job to disk, answer [`Input::Saved`].
+    Save,
+    /// Read the machine from the host, answer [`Input::Examined`].
+    Examine,
+    /// Make the call, answer [`Input::Called`].
+    Call(HostCall),
+    /// Follow the job's own task, answer [`Input::TaskEnded`].
+    Follow(TaskId),
+    /// Ask the host to cancel the job's own task, and follow it; answer [`Input::TaskEnded`].
+    CancelAndFollow(TaskId),
+    /// Wait this long, and then until the host is there and the picture is whole; answer [`Input::Waited`].
+    AwaitHost(Duration),
+    /// Wait until somebody else's task ended, answer [`Input::Waited`].
+    AwaitTask(TaskId),
+    /// Wait until the question is gone, answer [`Input::Waited`].
+    AwaitAnswer(QuestionId),
+    /// Wait this long, answer [`Input::Waited`].
+    Pause(Duration),
+    /// Let the picture catch up with the host, answer [`Input::Synced`].
+    Barrier,
+    /// The end is committed: publish it. Nothing comes after.
+    Finish,
+}
+
+/// What became of the last effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    Saved,
+    Examined(Seen),
+    Called(Called),
+    TaskEnded(TaskEnd),
+    Waited,
+    /// What the picture shows, or that the host went away before it was caught up.
+    Synced(Option<Shown>),
+}
+
+/// The evidence, and the tasks of otter's other jobs on the machine.
+pub type Seen = Result<(Evidence, Vec<TaskId>), Trouble>;
+
+/// What became of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Called {
+    Accepted(Accepted),
+    Refused(Trouble),
+    Lost(Trouble),
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskEnd {
+    Succeeded,
+    Failed(Trouble),
+    /// Who told of it had lost sight of the task: it may have done its work.
+    Lost(Trouble),
+    Vanished,
+}
+
+/// The machine as readers see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    pub power_state: Option<PowerState>,
+    pub ip_address: Option<String>,
+}
+
+/// What may come while an effect is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// Somebody asks to cancel.
+    Cancel,
+    /// The deadline passed. `question`: whether the machine waits on a question.
+    Deadline { question: bool },
+    /// Some time after the deadline: what has not ended by now is given up.
+    GraceOver,
+}
+
+/// The answer to an interrupt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reaction {
+    /// Ask the host to cancel this task, beside the effect that is under way.
+    pub cancel_task: Option<TaskId>,
+    /// Drop the effect that is under way and do this instead.
+    pub instead: Option<Effect>,
+}
+
+/// What a running job waits for that is not its own work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocker {
+    HostTask(TaskId),
+    Question(QuestionId),
+    HostAway(String),
+    /// Something that the host did not name.
+    Busy,
+}
+
+/// The time that the driver goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// `esx.settle`: how long a machine must be quiet before a lost call is judged.
+    pub settle: Duration,
+}

@@ -1,0 +1,387 @@
+//! A host in memory: machines that obey at once, or as a test says, and a lab to run the engine against it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::domain::call::{Evidence, HostCall, RecentTask};
+use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
+use crate::domain::job::JobRequest;
+use crate::domain::machine::{Machine, PowerState};
+use crate::hypervisor::{
+    Accepted, CallError, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionState,
+    SessionStatus, TaskStatus,
+};
+use crate::service::feed::Feed;
+use crate::service::inventory::{Inventory, samples};
+use crate::service::jobs::{JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
+use crate::store::{Retention, Store};
+use crate::supervisor::{Signals, Supervisor};
+
+/// What becomes of a call, where it is not done at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Its task runs until [`FakeHost::release`].
+    Hold,
+    /// The host answers after [`FakeHost::release`] only.
+    Late,
+    /// The backend itself fails.
+    Panic,
+    Lost,
+}
+
+pub struct FakeHost {
+    inventory: Arc<Inventory>,
+    state: Mutex<State>,
+    released: Notify,
+    called: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    machines: HashMap<MachineId, Machine>,
+    answers: VecDeque<Answer>,
+    calls: Vec<(MachineId, HostCall)>,
+    tasks: Vec<Task>,
+    cancelled: Vec<TaskId>,
+    /// Whose guests cannot be read.
+    unreadable: Vec<MachineId>,
+    guest_reads: usize,
+    /// Whether a direct read shows a question.
+    asks: bool,
+    examinations: usize,
+}
+
+struct Task {
+    id: TaskId,
+    machine: MachineId,
+    call: HostCall,
+    status: watch::Sender<TaskStatus>,
+}
+
+impl FakeHost {
+    pub fn new(inventory: Arc<Inventory>, machines: u32, clock: &Clock) -> Arc<Self> {
+        let machines: HashMap<_, _> = (1..=machines)
+            .map(|n| samples::machine(&n.to_string(), &format!("qubes-{n}")))
+            .map(|machine| (machine.id.clone(), machine))
+            .collect();
+        let changes = machines.values().map(|machine| Fact::Machine(Box::new(machine.clone()))).collect();
+        Observer::session(
+            &*inventory,
+            SessionStatus { state: SessionState::Connected, since: clock.now(), logins: 1, product: None },
+        );
+        inventory.observe(Facts { complete: true, changes });
+        let state = Mutex::new(State { machines, ..State::default() });
+        Arc::new(Self { inventory, state, released: Notify::new(), called: watch::Sender::new(0) })
+    }
+
+    /// The next calls are answered like this.
+    pub fn answer(&self, answers: &[Answer]) {
+        self.lock().answers.extend(answers);
+    }
+
+    pub fn calls(&self) -> Vec<(MachineId, HostCall)> {
+        self.lock().calls.clone()
+    }
+
+    pub fn hide_guest(&self, machine: &MachineId) {
+        self.lock().unreadable.push(machine.clone());
+    }
+
+    pub fn ask(&self, asks: bool) {
+        self.lock().asks = asks;
+    }
+
+    pub fn examinations(&self) -> usize {
+        self.lock().examinations
+    }
+
+    pub fn guest_reads(&self) -> usize {
+        self.lock().guest_reads
+    }
+
+    pub fn cancelled(&self) -> usize {
+        self.lock().cancelled.len()
+    }
+
+    /// Waits until the host was called this often.
+    pub async fn called(&self, times: usize) {
+        self.called.subscribe().wait_for(|called| *called >= times).await.unwrap();
+    }
+
+    /// Ends what is held.
+    pub fn release(&self) {
+        self.released.notify_waiters();
+        let running = |task: &&Task| matches!(*task.status.borrow(), TaskStatus::Running { .. });
+        let ids: Vec<TaskId> = self.lock().tasks.iter().filter(running).map(|task| task.id.clone()).collect();
+        for id in ids {
+            self.finish(&id);
+        }
+    }
+
+    fn finish(&self, id: &TaskId) {
+        let fact = {
+            let mut state = self.lock();
+            let State { machines, tasks, .. } = &mut *state;
+            let Some(task) = tasks.iter().find(|task| task.id == *id) else { return };
+            let Some(machine) = machines.get_mut(&task.machine) else { return };
+            match task.call {
+                HostCall::PowerOn => machine.power_state = Some(PowerState::On),
+                HostCall::PowerOff => machine.power_state = Some(PowerState::Off),
+                HostCall::Reset | HostCall::RevertToSnapshot { .. } => {}
+            }
+            Fact::Machine(Box::new(machine.clone()))
+        };
+        self.inventory.observe(Facts { complete: false, changes: vec![fact] });
+        if let Some(task) = self.lock().tasks.iter().find(|task| task.id == *id) {
+            task.status.send_replace(TaskStatus::Succeeded { snapshot: None });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Hypervisor for FakeHost {
+    async fn run(&self, _: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    async fn call(&self, machine: &MachineId, call: &HostCall, _: JobId) -> Result<Accepted, CallError> {
+        let (answer, id) = {
+            let mut state = self.lock();
+            let answer = state.answers.pop_front();
+            state.calls.push((machine.clone(), call.clone()));
+            let id = TaskId::new(format!("task-{}", state.calls.len()));
+            if !matches!(answer, Some(Answer::Panic | Answer::Lost)) {
+                state.tasks.push(Task {
+                    id: id.clone(),
+                    machine: machine.clone(),
+                    call: call.clone(),
+                    status: watch::Sender::new(TaskStatus::Running { progress: None }),
+                });
+            }
+            (answer, id)
+        };
+        let released = self.released.notified();
+        tokio::pin!(released);
+        released.as_mut().enable();
+        self.called.send_modify(|called| *called += 1);
+        match answer {
+            None => self.finish(&id),
+            Some(Answer::Hold) => {}
+            Some(Answer::Late) => released.await,
+            Some(Answer::Panic) => panic!("as a test wanted"),
+            Some(Answer::Lost) => {
+                return Err(CallError::Lost(HostError::new(HostErrorKind::Unreachable, "cut")));
+            }
+        }
+        Ok(Accepted::Task(id))
+    }
+
+    async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        let state = self.lock();
+        match state.tasks.iter().find(|known| known.id == *task) {
+            Some(known) => known.status.subscribe(),
+            None => watch::channel(TaskStatus::Vanished).1,
+        }
+    }
+
+    async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
+        let mut state = self.lock();
+        state.cancelled.push(task.clone());
+        if let Some(task) = state.tasks.iter().find(|known| known.id == *task) {
+            let error = HostError::new(HostErrorKind::Cancelled, "cancelled");
+            task.status.send_if_modified(|status| {
+                let runs = matches!(status, TaskStatus::Running { .. });
+                if runs {
+                    *status = TaskStatus::Failed(Arc::new(error));
+                }
+                runs
+            });
+        }
+        Ok(())
+    }
+
+    async fn barrier(&self) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        let mut state = self.lock();
+        state.examinations += 1;
+        let machine = state
+            .machines
+            .get(machine)
+            .ok_or_else(|| HostError::new(HostErrorKind::NotFound, "no such machine"))?;
+        let tasks = state.tasks.iter().filter(|task| task.machine == machine.id);
+        Ok(Evidence {
+            identity: machine.identity(),
+            power_state: machine.power_state,
+            current_snapshot: machine.snapshots.current.clone(),
+            snapshots: machine.snapshots.items.iter().map(|snapshot| snapshot.id.clone()).collect(),
+            question: state.asks.then(|| QuestionId::new("q")),
+            host_boot_time: None,
+            recent_tasks: tasks
+                .map(|task| RecentTask {
+                    id: task.id.clone(),
+                    call: Some(task.call.kind()),
+                    by_us: true,
+                    running: matches!(*task.status.borrow(), TaskStatus::Running { .. }),
+                })
+                .collect(),
+        })
+    }
+
+    async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
+        let fact = {
+            let mut state = self.lock();
+            state.guest_reads += 1;
+            if state.unreadable.contains(machine) {
+                return Err(HostError::new(HostErrorKind::Forbidden, "not this one"));
+            }
+            let picture = self.inventory.picture();
+            let guest =
+                picture.machine(machine).map(|record| record.machine.guest.clone()).unwrap_or_default();
+            Fact::GuestConfirmed {
+                machine: machine.clone(),
+                tools_running: guest.tools_running,
+                ip_address: guest.ip_address,
+                ip_addresses: guest.ip_addresses,
+            }
+        };
+        self.inventory.observe(Facts { complete: false, changes: vec![fact] });
+        Ok(())
+    }
+
+    async fn properties(
+        &self,
+        _: &MachineId,
+        _: &[String],
+    ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
+        Ok(serde_json::Map::new())
+    }
+}
+
+/// An engine, its host and its store. Time stands still until it is moved.
+pub struct Lab {
+    pub clock: Clock,
+    pub store: Store,
+    pub host: Arc<FakeHost>,
+    pub inventory: Arc<Inventory>,
+    pub jobs: Jobs,
+    supervisor: Supervisor,
+}
+
+impl Lab {
+    pub async fn new(machines: u32) -> Self {
+        let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+        let store = Store::in_memory().await.unwrap();
+        let writer = store.clone();
+        tokio::spawn(async move { writer.run(CancellationToken::new()).await });
+        let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
+        let host = FakeHost::new(Arc::clone(&inventory), machines, &clock);
+        let (supervisor, jobs) = engine(&clock, &store, &host, &inventory);
+        Self { clock, store, host, inventory, jobs, supervisor }
+    }
+
+    /// Stops the daemon softly; what is begun comes to its commit.
+    pub async fn stop(&self) {
+        self.supervisor.stop();
+        let (_signals, from) = Signals::from_sender();
+        let ending = self.supervisor.run(from).await;
+        assert_eq!(ending.failures, []);
+    }
+
+    pub fn begin_to_stop(&self) {
+        self.supervisor.stop();
+    }
+
+    /// A new engine over the same store and host, which has taken up what was left.
+    pub async fn restart(&mut self) -> usize {
+        let (supervisor, jobs) = engine(&self.clock, &self.store, &self.host, &self.inventory);
+        (self.supervisor, self.jobs) = (supervisor, jobs);
+        self.jobs.recover().await.unwrap()
+    }
+
+    /// Lets the deadlines of queued jobs pass.
+    pub fn expire(&self) {
+        self.supervisor.spawn("deadlines", |stop| self.jobs.clone().expire(stop));
+    }
+
+    pub fn new_job(&self, machine: u32, request: JobRequest) -> NewJob {
+        let picture = self.inventory.picture();
+        let record = picture.machine(&MachineId::new(machine.to_string())).unwrap();
+        NewJob {
+            machine: Arc::clone(record),
+            request,
+            requested_by: "anonymous".to_owned(),
+            reference: None,
+            deadline: None,
+            key: None,
+        }
+    }
+
+    pub async fn start(&self, machine: u32, request: JobRequest) -> JobId {
+        match self.jobs.start(self.new_job(machine, request)).await.unwrap() {
+            Started::New(id) | Started::Replayed(id) => id,
+        }
+    }
+
+    pub async fn end(&self, id: JobId) -> JobView {
+        self.jobs.ended(id).await.unwrap().unwrap()
+    }
+
+    /// The same, while time passes a second at a time.
+    pub async fn end_in_time(&self, id: JobId) -> JobView {
+        let time_passes = async {
+            loop {
+                self.clock.advance(Duration::from_secs(1));
+                // Whatever the step woke comes to its next commit before the next one.
+                for _ in 0..10 {
+                    self.store.job(id).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        tokio::select! {
+            view = self.end(id) => view,
+            () = time_passes => unreachable!(),
+        }
+    }
+}
+
+fn engine(
+    clock: &Clock,
+    store: &Store,
+    host: &Arc<FakeHost>,
+    inventory: &Arc<Inventory>,
+) -> (Supervisor, Jobs) {
+    let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(30));
+    let jobs = Jobs::new(JobsParts {
+        store: store.clone(),
+        hypervisor: Arc::clone(host) as Arc<dyn Hypervisor>,
+        inventory: Arc::clone(inventory),
+        clock: clock.clone(),
+        feed: Feed::new(clock),
+        supervisor: supervisor.clone(),
+        settings: JobSettings {
+            settle: Duration::from_secs(30),
+            outage_grace: Duration::from_mins(1),
+            queue_per_machine: 16,
+            queue_in_all: 40,
+            power_deadline: Duration::from_mins(10),
+            revert_deadline: Duration::from_hours(1),
+            retention: Retention::default(),
+        },
+    });
+    (supervisor, jobs)
+}

@@ -1,0 +1,132 @@
+//! Machines that no file describes: bare ones to build on, and as many as are asked for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::simulator::world::{
+    Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
+};
+
+impl Machine {
+    /// A machine that is off, with nothing on it, for tests to build on. It is on the datastore of this moref.
+    #[must_use]
+    pub fn bare(id: &str, name: &str, datastore: &Datastore) -> Self {
+        Self {
+            path: format!("[{}] {name}/{name}.vmx", datastore.name),
+            datastore: datastore.id.clone(),
+            ..plain_machine(id, name)
+        }
+    }
+}
+
+pub(super) fn plain_machine(id: &str, name: &str) -> Machine {
+    Machine {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        connection_state: "connected".to_owned(),
+        power: PowerState::Off,
+        template: false,
+        guest_id: "otherGuest".to_owned(),
+        guest_full_name: "Other (32-bit)".to_owned(),
+        annotation: String::new(),
+        cpu_count: 2,
+        memory_mb: 4096,
+        disk_bytes: 20 << 30,
+        nested_virtualization: false,
+        bios_uuid: derived_uuid("bios", id).to_string(),
+        instance_uuid: derived_uuid("instance", id).to_string(),
+        path: String::new(),
+        datastore: String::new(),
+        network_cards: Vec::new(),
+        serial_ports: Vec::new(),
+        guest: Guest::without_tools(),
+        snapshots: Vec::new(),
+        current_snapshot: None,
+        next_snapshot: 1,
+        question: None,
+        question_at_power_on: None,
+        created_at: Timestamp::constant(1_700_000_000, 0),
+        booted_at: None,
+        suspended_at: None,
+        consolidation_needed: false,
+        run: 0,
+    }
+}
+
+pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
+    let runner = number.is_multiple_of(3);
+    let name = if runner { format!("runner-{number:04}") } else { format!("qubes-{number:04}") };
+    let mut machine = Machine::bare(&number.to_string(), &name, datastore);
+    let [.., high, low] = number.to_be_bytes();
+    machine.network_cards.push(NetworkCard {
+        key: 4000,
+        kind: "VirtualE1000e",
+        mac_address: format!("00:0c:29:00:{high:02x}:{low:02x}"),
+        network: "VM Network".to_owned(),
+        connected: true,
+    });
+    if runner {
+        machine.guest = Guest {
+            tools_installed: true,
+            address: Some(format!("10.137.{high}.{low}")),
+            tools_after: Duration::from_secs(2),
+            address_after: Duration::from_secs(3),
+            ..Guest::without_tools()
+        };
+        "debian11_64Guest".clone_into(&mut machine.guest_id);
+        "Debian GNU/Linux 11 (64-bit)".clone_into(&mut machine.guest_full_name);
+    } else {
+        machine.nested_virtualization = true;
+        machine.memory_mb = 16_384;
+        let pipe = SerialBacking::Pipe { name: format!("/tmp/{name}"), endpoint: "server".to_owned() };
+        machine.serial_ports.push(SerialPort { key: 9000, backing: pipe });
+    }
+    if number.is_multiple_of(10) {
+        machine.power = PowerState::On;
+    }
+    let at = machine.created_at;
+    let base = machine.add_snapshot(None, "base", PowerState::Off, at);
+    machine.current_snapshot = Some(machine.add_snapshot(Some(&base), "kickstart", PowerState::Off, at));
+    machine
+}
+
+pub(super) fn datastore(id: &str, name: &str) -> Datastore {
+    Datastore {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        kind: "VMFS".to_owned(),
+        capacity_bytes: 4 << 40,
+        free_bytes: 1 << 40,
+        uncommitted_bytes: 0,
+        accessible: true,
+        url: format!("/vmfs/volumes/{id}"),
+        remote: None,
+    }
+}
+
+impl Guest {
+    /// A guest of which the host knows nothing, as Qubes' dom0 is.
+    #[must_use]
+    pub const fn without_tools() -> Self {
+        Self {
+            tools_installed: false,
+            address: None,
+            more_addresses: Vec::new(),
+            tools_running: false,
+            told_address: None,
+            tools_after: Duration::ZERO,
+            address_after: Duration::ZERO,
+        }
+    }
+}
+
+/// The same UUID at each start, different for each machine and use.
+pub(super) fn derived_uuid(purpose: &str, id: &str) -> Uuid {
+    let digest = Sha256::digest(format!("{purpose}:{id}"));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}

@@ -1,0 +1,163 @@
+//! Log lines, written to stderr: for people on a terminal, else one JSON object a line.
+//!
+//! Secrets stay out in two ways: ours live in `secrecy` types, which show themselves as `[REDACTED]`; and the
+//! crates that see requests and cookies in the clear are never heard below `info`, whatever the level.
+
+use std::io;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+/// Crates whose finer events may show headers and bodies.
+const WIRE_CRATES: [&str; 7] = ["axum", "h2", "hyper", "hyper_util", "reqwest", "rustls", "tower_http"];
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Human { colour: bool },
+    Json,
+}
+
+/// Why there can be no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogsError {
+    #[error(
+        "{level:?} is no level of a log: off, error, warn, info, debug or trace is wanted, or directives"
+    )]
+    Level { level: String, source: tracing_subscriber::filter::ParseError },
+    #[error("the log was set up already")]
+    Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Has everything that the process logs from now on written to stderr. `level` is a level, or directives as
+/// of `EnvFilter`.
+pub fn install(level: &str, style: Style) -> Result<(), LogsError> {
+    let subscriber = subscriber(level, style, io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(LogsError::Installed)
+}
+
+fn subscriber<W>(level: &str, style: Style, writer: W) -> Result<impl Subscriber + Send + Sync, LogsError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let wanted = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(level)
+        .map_err(|source| LogsError::Level { level: level.to_owned(), source })?;
+    let layer = layer(style, writer).with_filter(wanted.and(filter_fn(is_fit_to_show)));
+    Ok(Registry::default().with(layer))
+}
+
+fn layer<S, W>(style: Style, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match style {
+        Style::Human { colour } => layer.with_ansi(colour).boxed(),
+        Style::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+    }
+}
+
+fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
+    let name = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= tracing::Level::INFO || !WIRE_CRATES.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use secrecy::SecretString;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is written while `log` runs.
+    fn written(level: &str, style: Style, log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(level, style, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, log);
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    const HUMAN: Style = Style::Human { colour: false };
+
+    #[test]
+    fn json_is_an_object_a_line() {
+        let text = written("info", Style::Json, || {
+            tracing::info_span!("task", task = "collector").in_scope(|| {
+                tracing::info!(machine = "12", "first\nline");
+                tracing::warn!("second");
+            });
+        });
+        let objects: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(objects.len(), 2);
+        assert_eq!(objects[0]["level"], "INFO");
+        assert_eq!(objects[0]["message"], "first\nline");
+        assert_eq!(objects[0]["machine"], "12");
+        assert_eq!(objects[0]["spans"][0]["task"], "collector");
+        assert!(objects[0]["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn people_get_plain_lines_and_colours_only_if_wanted() {
+        let plain = written("info", HUMAN, || tracing::info!(machine = "12", "started"));
+        assert!(plain.contains("INFO") && plain.ends_with("started machine=\"12\"\n"), "{plain}");
+        assert!(!plain.contains('\u{1b}'));
+        let colour = written("info", Style::Human { colour: true }, || tracing::info!("started"));
+        assert!(colour.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_level_decides_and_may_differ_by_module() {
+        let log = || {
+            tracing::debug!("fine");
+            tracing::info!("usual");
+            tracing::debug!(target: "otter::esx", "esx");
+        };
+        assert!(written("off", HUMAN, log).is_empty());
+        assert_eq!(written("info", HUMAN, log).lines().count(), 1);
+        assert_eq!(written("info,otter::esx=debug", HUMAN, log).lines().count(), 2);
+        assert_eq!(written("debug", HUMAN, log).lines().count(), 3);
+    }
+
+    #[test]
+    fn directives_that_are_none_are_refused() {
+        let error = subscriber("otter=loud", HUMAN, io::sink).err().unwrap();
+        assert!(error.to_string().starts_with("\"otter=loud\" is no level"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let password = SecretString::from("hunter2");
+        let text = written("trace,hyper::proto=trace", HUMAN, || {
+            tracing::info!(?password, "login");
+            tracing::trace!(target: "hyper::proto::h1::role", "cookie: hunter2");
+            tracing::debug!(target: "h2", "cookie: hunter2");
+            tracing::warn!(target: "hyper", "connection closed");
+        });
+        assert!(text.contains("REDACTED") && text.contains("connection closed"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}

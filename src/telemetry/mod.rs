@@ -1,0 +1,3 @@
+//! What otter tells of itself to those who run it.
+
+pub mod logs;

@@ -1,0 +1,84 @@
+//! `SIGKILL` in mid-job: every accepted job is taken up or judged, and has one end.
+
+use otter::clock::Clock;
+use otter::simulator::{Disruption, Pace, Scenario, Simulator, SimulatorOptions};
+use serde_json::json;
+
+use crate::harness::{Daemon, eventually};
+
+/// A Qubes machine of the lab that is off.
+const MACHINE: &str = "16";
+
+async fn host() -> Simulator {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let daemon = Daemon::before(&host, &state).await;
+    let revert = format!("/v1/machines/{MACHINE}/revert");
+    let job = daemon.post(&revert, json!({"power_on": true})).await.expect(202);
+    let waiting =
+        daemon.post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"})).await.expect(202);
+    let (job, waiting) =
+        (job.json["id"].as_str().unwrap().to_owned(), waiting.json["id"].as_str().unwrap().to_owned());
+    eventually("the task to be on disk", async || {
+        daemon.get(&format!("/v1/jobs/{job}")).await.json["host_task"].is_string()
+    })
+    .await;
+    daemon.kill();
+
+    let task = tokio::time::timeout(crate::harness::PATIENCE, host.control().until_task()).await.unwrap();
+    host.control().finish_task(&task);
+    let daemon = Daemon::before(&host, &state).await;
+    // The power-on after the revert, and the power-off of the job that waited, are new tasks.
+    let stepping = tokio::spawn(step_all(host.control().clone()));
+    let ended = daemon.get(&format!("/v1/jobs/{waiting}/wait?wait=20s")).await.expect(200);
+    assert_eq!(ended.json["result"]["power_state"], "off");
+    let reverted = daemon.get(&format!("/v1/jobs/{job}")).await.expect(200);
+    assert_eq!(reverted.json["state"], "succeeded", "{}", reverted.text);
+    assert_eq!(
+        host.control()
+            .calls_of_operation(&job)
+            .iter()
+            .filter(|call| *call == "RevertToSnapshot_Task")
+            .count(),
+        1
+    );
+    stepping.abort();
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_answer_never_came_is_judged() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let lost = host.control().disrupt_next("ResetVM_Task", Disruption::NeverAnswer { run: false });
+    let daemon = Daemon::before(&host, &state).await;
+    let machine = daemon.get("/v1/machines/find?power_state=on").await.expect(200).json["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let job =
+        daemon.post(&format!("/v1/machines/{machine}/power"), json!({"action": "reset"})).await.expect(202);
+    let job = job.json["id"].as_str().unwrap().to_owned();
+    eventually("the call to be made", async || lost.delivered() == 1).await;
+    daemon.kill();
+
+    let daemon = Daemon::before(&host, &state).await;
+    let ended = daemon.get(&format!("/v1/jobs/{job}/wait?wait=20s")).await.problem(409, "outcome-unknown");
+    assert_eq!(ended.json["job"], job.as_str());
+    assert_eq!(host.control().calls("ResetVM_Task"), 1, "a reset is never sent again");
+    assert!(daemon.terminate().await.success());
+}
+
+async fn step_all(control: otter::simulator::Control) {
+    loop {
+        control.until_task().await;
+        control.step_tasks();
+        tokio::task::yield_now().await;
+    }
+}

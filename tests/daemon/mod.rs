@@ -1,0 +1,4 @@
+//! The binary as operators run it: killed, stopped, started wrongly.
+
+mod crash;
+mod start;

@@ -1,0 +1,137 @@
+//! Starts that must fail, each with a sentence that says what to do, and ends that must go well.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::harness::{Daemon, otter, said};
+
+/// What a wrong configuration exits with.
+const EX_CONFIG: Option<i32> = Some(78);
+
+#[tokio::test]
+async fn simulate_needs_nothing_else_and_stops_well() {
+    let daemon = Daemon::start(&["--simulate"], &[]).await;
+    daemon.get("/healthz").await.expect(200);
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("otter.sock");
+    let listen = format!("unix:{}", socket.display());
+    let mut command = otter(&["serve", "--simulate", "--listen", &listen]);
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let client = reqwest_over(&socket);
+    crate::harness::eventually("the socket to answer", async || {
+        client("/healthz").await.is_some_and(|text| text.contains("200 OK"))
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// One plain HTTP/1.0 request over a Unix socket.
+fn reqwest_over(socket: &std::path::Path) -> impl AsyncFn(&str) -> Option<String> {
+    let socket = socket.to_owned();
+    async move |path: &str| {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::UnixStream::connect(&socket).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        Some(text)
+    }
+}
+
+#[tokio::test]
+async fn without_a_host_it_says_what_is_missing() {
+    let (code, text) = said(otter(&["serve"])).await;
+    assert_eq!(code, EX_CONFIG, "{text}");
+    for wanted in ["esx.url", "OTTER_ESX_URL", "esx.username", "OTTER_ESX_PASSWORD_FILE"] {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_configuration_files_are_told_by_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases: [(&str, &[u8], &str); 5] = [
+        ("unknown.toml", b"[esx]\nurll = \"https://esx\"\n", "esx.urll"),
+        ("type.toml", b"[http]\nmax_waits = \"many\"\n", "http.max_waits"),
+        ("syntax.toml", b"[esx\n", "syntax.toml"),
+        ("bytes.toml", b"\xff\xfe", "UTF-8"),
+        ("verify.toml", b"[esx]\nverify = \"sha256:abc\"\n", "esx.verify"),
+    ];
+    for (name, content, wanted) in cases {
+        let file = directory.path().join(name);
+        std::fs::write(&file, content).unwrap();
+        let (code, text) = said(otter(&["serve", "--simulate", "--config", file.to_str().unwrap()])).await;
+        assert_eq!(code, EX_CONFIG, "{name}: {text}");
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    let (code, text) = said(otter(&["check-config", "--config", "/nonexistent/otter.toml"])).await;
+    assert_eq!(code, EX_CONFIG);
+    assert!(text.contains("/nonexistent/otter.toml") && text.contains("no such file"), "{text}");
+}
+
+#[tokio::test]
+async fn elsewhere_than_on_loopback_it_does_not_listen() {
+    let (code, text) = said(otter(&["serve", "--simulate", "--listen", "0.0.0.0:0"])).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("loopback"), "{text}");
+}
+
+#[tokio::test]
+async fn a_state_directory_serves_one_daemon_at_a_time() {
+    let state = tempfile::tempdir().unwrap();
+    let path = state.path().to_str().unwrap().to_owned();
+    let daemon = Daemon::start(&["--simulate", "--state-dir", &path], &[]).await;
+    let (code, text) =
+        said(otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir", &path])).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&path) && text.contains("another"), "{text}");
+    assert!(daemon.terminate().await.success());
+    let daemon = Daemon::start(&["--simulate", "--state-dir", &path], &[]).await;
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test]
+async fn state_that_cannot_be_used_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = async |state: &std::path::Path| {
+        let state = state.to_str().unwrap();
+        said(otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir", state])).await
+    };
+    let (code, text) = start(&directory.path().join("no/parent")).await;
+    assert!(code == Some(1) && text.contains("no/parent"), "{text}");
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (code, text) = start(&file).await;
+    assert!(code == Some(1) && text.contains("file"), "{text}");
+
+    let garbage = directory.path().join("garbage");
+    std::fs::create_dir(&garbage).unwrap();
+    std::fs::write(garbage.join("otter.db"), "this is no database".repeat(100)).unwrap();
+    let (code, text) = start(&garbage).await;
+    assert!(code == Some(1) && text.contains("otter.db"), "{text}");
+
+    // Rights do not bind the superuser, as whom containers often build.
+    if !rustix::process::geteuid().is_root() {
+        let read_only = directory.path().join("read-only");
+        std::fs::create_dir(&read_only).unwrap();
+        std::fs::set_permissions(&read_only, std::fs::Permissions::from_mode(0o500)).unwrap();
+        let (code, text) = start(&read_only).await;
+        assert!(code == Some(1) && text.contains("read-only"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_printed_for_generators() {
+    let (code, text) = said(otter(&["openapi"])).await;
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, document["openapi"].as_str()), (Some(0), Some("3.1.0")));
+}

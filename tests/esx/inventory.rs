@@ -1,0 +1,150 @@
+//! The picture: whole at first, then as the host pushes it, however odd the machines.
+
+use otter::domain::ids::MachineId;
+use otter::domain::machine::{PowerState, SerialBacking};
+use otter::hypervisor::Hypervisor;
+use otter::simulator::{Scenario, world};
+
+use super::support::{lab, moid};
+
+#[tokio::test]
+async fn a_thousand_machines_come_in_pages_and_changes_are_pushed() {
+    let scenario = Scenario::generated(1_000);
+    let (simulator, running) = lab(scenario.clone()).await;
+    assert_eq!(running.watching.picture().machines.len(), 1_000);
+    assert_eq!(running.watching.picture().datastores.len(), 1);
+    let [first, second] = [moid(&scenario, 0), moid(&scenario, 1)];
+    simulator.control().mutate(|world| {
+        world.machine_mut(first.as_str()).unwrap().annotation = "changed".to_owned();
+        world.remove_machine(second.as_str());
+    });
+    running.esx.barrier().await.unwrap();
+    let picture = running.watching.picture();
+    assert_eq!(picture.machines[&first].annotation.as_deref(), Some("changed"));
+    assert!(!picture.machines.contains_key(&second));
+    assert_eq!((picture.machines.len(), picture.syncs), (999, 1));
+    assert!(simulator.control().calls("WaitForUpdatesEx") > 10, "the first picture came in one answer");
+    assert_eq!(simulator.control().calls("RetrievePropertiesEx"), 0);
+    running.stop().await;
+    assert_eq!(simulator.control().sessions(), 0, "no logout");
+}
+
+#[tokio::test]
+async fn the_lab_is_seen_as_it_is() {
+    let scenario = Scenario::lab().unwrap();
+    let (simulator, running) = lab(scenario).await;
+    let seen = running.watching.picture();
+    simulator.control().look(|world| {
+        assert_eq!(world.machines().count(), seen.machines.len());
+        for machine in world.machines() {
+            let shown = &seen.machines[&MachineId::new(&machine.id)];
+            assert_eq!(shown.name, machine.name);
+            assert_eq!(shown.connection_state, machine.connection_state);
+            assert_eq!(shown.snapshots.items.len(), machine.snapshots.len(), "{}", machine.name);
+            if !machine.is_readable() {
+                assert_eq!((shown.cpu_count, &shown.instance_uuid), (None, &None));
+                continue;
+            }
+            assert_eq!(shown.instance_uuid.as_ref(), Some(&machine.instance_uuid));
+            assert_eq!(shown.path.as_ref(), Some(&machine.path));
+            assert_eq!(shown.memory_bytes, u64::try_from(machine.memory_mb).ok().map(|mb| mb << 20));
+            assert_eq!(shown.template, machine.template);
+            let macs = |all: Vec<String>| all.iter().map(|mac| mac.to_lowercase()).collect::<Vec<_>>();
+            assert_eq!(
+                shown
+                    .network_cards
+                    .iter()
+                    .map(|card| card.mac_address.unwrap().to_string())
+                    .collect::<Vec<_>>(),
+                macs(machine.network_cards.iter().map(|card| card.mac_address.clone()).collect())
+            );
+            assert_eq!(shown.serial_ports.len(), machine.serial_ports.len());
+            for (shown, port) in shown.serial_ports.iter().zip(&machine.serial_ports) {
+                match (&shown.backing, &port.backing) {
+                    (SerialBacking::Pipe { name, .. }, world::SerialBacking::Pipe { name: own, .. }) => {
+                        assert_eq!(name, own);
+                    }
+                    (
+                        SerialBacking::Network { service_uri, .. },
+                        world::SerialBacking::Uri { service, .. },
+                    ) => {
+                        assert_eq!(service_uri, service);
+                    }
+                    (SerialBacking::File { path }, world::SerialBacking::File { path: own }) => {
+                        assert_eq!(path, own);
+                    }
+                    (SerialBacking::Device { .. }, world::SerialBacking::Device { .. }) => {}
+                    other => panic!("{other:?}"),
+                }
+                assert!(shown.linux_device.as_deref().unwrap().starts_with("ttyS"));
+            }
+            assert_eq!(shown.question.is_some(), machine.question.is_some());
+        }
+    });
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn odd_machines_are_listed_all_the_same() {
+    let mut scenario = Scenario::generated(6);
+    {
+        let machines = &mut scenario.machines;
+        machines[0].connection_state = "invalid".to_owned();
+        machines[1].connection_state = "orphaned".to_owned();
+        machines[2].power = world::PowerState::Other("melted".to_owned());
+        machines[3].power = world::PowerState::Other(String::new());
+        machines[4].power = world::PowerState::Suspended;
+        machines[4].name = "50% a/b\\c %2f \u{1} <&>".to_owned();
+        machines[5].name = machines[4].name.clone();
+        machines[5].connection_state = "to-come".to_owned();
+        machines[5].network_cards.first_mut().unwrap().mac_address = "nonsense".to_owned();
+    }
+    let names: Vec<String> = scenario.machines.iter().map(|machine| machine.name.clone()).collect();
+    let (_simulator, running) = lab(scenario.clone()).await;
+    let picture = running.watching.picture();
+    assert_eq!(picture.machines.len(), 6);
+    let machine = |place| &picture.machines[&moid(&scenario, place)];
+    for (place, name) in names.iter().enumerate() {
+        assert_eq!(machine(place).name, name.replace('\u{1}', "\u{fffd}"));
+    }
+    assert_eq!((machine(0).connection_state.as_str(), machine(0).cpu_count), ("invalid", None));
+    assert_eq!(machine(1).connection_state, "orphaned");
+    assert_eq!((machine(2).power_state, machine(3).power_state), (None, None));
+    assert_eq!(machine(4).power_state, Some(PowerState::Suspended));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_tree_two_thousand_deep_is_read() {
+    let mut scenario = Scenario::generated(1);
+    let at = "2024-01-01T00:00:00Z".parse().unwrap();
+    let mut parent: Option<String> = None;
+    for depth in 0..2_000 {
+        let name = format!("level {depth}");
+        parent =
+            Some(scenario.machines[0].add_snapshot(parent.as_deref(), &name, world::PowerState::Off, at));
+    }
+    scenario.machines[0].current_snapshot.clone_from(&parent);
+    let (simulator, running) = lab(scenario.clone()).await;
+    let id = moid(&scenario, 0);
+    {
+        let picture = running.watching.picture();
+        let snapshots = &picture.machines[&id].snapshots;
+        let added: Vec<_> =
+            snapshots.items.iter().filter(|snapshot| snapshot.name.starts_with("level ")).collect();
+        assert_eq!(added.len(), 2_000);
+        assert_eq!(snapshots.current.as_ref().map(|id| id.as_str().to_owned()), parent);
+        assert!(added.windows(2).all(|pair| pair[1].parent.as_ref() == Some(&pair[0].id)));
+    }
+    assert_eq!(running.esx.examine(&id).await.unwrap().current_snapshot.map(|id| id.to_string()), parent);
+    let json = running.esx.properties(&id, &["snapshot".to_owned()]).await.unwrap();
+    assert!(json["snapshot"].to_string().contains("(cut: "));
+    simulator.control().mutate(|world| {
+        let machine = world.machine_mut(id.as_str()).unwrap();
+        machine.snapshots.clear();
+        machine.current_snapshot = None;
+    });
+    running.esx.barrier().await.unwrap();
+    assert!(running.watching.picture().machines[&id].snapshots.items.is_empty());
+    running.stop().await;
+}

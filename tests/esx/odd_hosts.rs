@@ -1,0 +1,360 @@
+//! Hosts that answer oddly, by script: what the wire can bring and the simulator does not.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use otter::domain::ids::MachineId;
+use otter::esx::EsxOptions;
+use otter::hypervisor::{HostErrorKind, Hypervisor, SessionState};
+use tokio::net::TcpListener;
+
+use super::support::{Running, options};
+
+const SOAP_FAULT: u16 = 500;
+
+/// One scripted answer.
+#[derive(Clone)]
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: body.into() }
+    }
+
+    fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+/// A host that answers by script, and else like one with the machine `1` that never changes.
+#[derive(Clone, Default)]
+struct Scripted {
+    inner: Arc<Mutex<Script>>,
+}
+
+#[derive(Default)]
+struct Script {
+    /// The next answers of each method.
+    answers: HashMap<&'static str, Vec<Answer>>,
+    requests: Vec<Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    method: String,
+    cookie: Option<String>,
+    custom: Option<String>,
+    body: String,
+}
+
+impl Scripted {
+    fn script(&self, method: &'static str, answers: impl IntoIterator<Item = Answer>) -> &Self {
+        self.inner.lock().unwrap().answers.entry(method).or_default().extend(answers);
+        self
+    }
+
+    fn seen(&self, method: &str) -> Vec<Seen> {
+        let script = self.inner.lock().unwrap();
+        script.requests.iter().filter(|seen| seen.method == method).cloned().collect()
+    }
+
+    async fn serve(&self) -> EsxOptions {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(answer).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut options = options(&url);
+        options.read_timeout = Duration::from_secs(2);
+        options
+    }
+}
+
+async fn answer(State(host): State<Scripted>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    let method = match parts.uri.path() {
+        "/sdk" => {
+            let inside = body.split("<soapenv:Body><").nth(1).unwrap();
+            inside.split([' ', '>']).next().unwrap().to_owned()
+        }
+        path => path.to_owned(),
+    };
+    let scripted = {
+        let mut script = host.inner.lock().unwrap();
+        let seen = Seen {
+            method: method.clone(),
+            cookie: header("cookie"),
+            custom: header("x-lab"),
+            body: body.clone(),
+        };
+        script.requests.push(seen);
+        let answers = script.answers.entry(usual_name(&method)).or_default();
+        (!answers.is_empty()).then(|| answers.remove(0))
+    };
+    let scripted = match scripted {
+        Some(answer) => answer,
+        None if method == "WaitForUpdatesEx"
+            && !body.contains("<version></version>")
+            && !body.contains("Seconds>0<") =>
+        {
+            std::future::pending().await
+        }
+        None => usual(&method, &body),
+    };
+    let mut response = Response::builder().status(scripted.status);
+    for (name, value) in scripted.headers {
+        response = response.header(name, value);
+    }
+    response.body(Body::from(scripted.body)).unwrap()
+}
+
+/// The script's keys are static.
+fn usual_name(method: &str) -> &'static str {
+    const NAMES: [&str; 9] = [
+        "/sdk/vimServiceVersions.xml",
+        "RetrieveServiceContent",
+        "Login",
+        "CreateFilter",
+        "CreateContainerView",
+        "WaitForUpdatesEx",
+        "RetrievePropertiesEx",
+        "CancelWaitForUpdates",
+        "PowerOnVM_Task",
+    ];
+    NAMES.into_iter().find(|name| *name == method).unwrap_or("other")
+}
+
+fn envelope(content: &str) -> String {
+    format!(
+        "<E:Envelope xmlns:E=\"http://schemas.xmlsoap.org/soap/envelope/\" \
+         xmlns:q=\"http://www.w3.org/2001/XMLSchema-instance\"><E:Body>{content}</E:Body></E:Envelope>"
+    )
+}
+
+fn ok(method: &str, inside: &str) -> Answer {
+    Answer::new(200, envelope(&format!("<{method}Response xmlns=\"urn:vim25\">{inside}</{method}Response>")))
+}
+
+fn fault(name: &str, fields: &str) -> Answer {
+    let fault = format!(
+        "<E:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{name} it is.</faultstring>\
+         <detail><{name}Fault xmlns=\"urn:vim25\" q:type=\"{name}\">{fields}</{name}Fault></detail></E:Fault>"
+    );
+    Answer::new(SOAP_FAULT, envelope(&fault))
+}
+
+fn usual(method: &str, body: &str) -> Answer {
+    match method {
+        "/sdk/vimServiceVersions.xml" => Answer::new(404, ""),
+        "RetrieveServiceContent" => ok(
+            method,
+            "<returnval><rootFolder type=\"Folder\">root</rootFolder>\
+             <propertyCollector type=\"PropertyCollector\">pc</propertyCollector>\
+             <viewManager type=\"ViewManager\">vm</viewManager><about><fullName>Odd 1</fullName></about>\
+             <sessionManager type=\"SessionManager\">sm</sessionManager></returnval>",
+        ),
+        "Login" => ok(method, "<returnval><key>k</key><userName>root</userName></returnval>")
+            .header("set-cookie", "vmware_soap_session=\"abc\"; Path=/; HttpOnly; Secure"),
+        "WaitForUpdatesEx" if body.contains("<version></version>") => {
+            updates("1", &machine("enter", "1", "named"))
+        }
+        "RetrievePropertiesEx" if body.contains("currentSession") => ok(
+            method,
+            "<returnval><objects><obj type=\"SessionManager\">sm</obj><propSet><name>currentSession</name>\
+             <val q:type=\"UserSession\"><key>k</key></val></propSet></objects></returnval>",
+        ),
+        "RetrievePropertiesEx" => ok(
+            method,
+            "<returnval><objects><obj type=\"VirtualMachine\">1</obj><propSet><name>name</name>\
+             <val>read again</val></propSet></objects></returnval>",
+        ),
+        "CreateFilter" => ok(method, "<returnval type=\"PropertyFilter\">f</returnval>"),
+        "CreateContainerView" => ok(method, "<returnval type=\"ContainerView\">cv</returnval>"),
+        "CreateListView" => ok(method, "<returnval type=\"ListView\">lv</returnval>"),
+        _ => ok(method, ""),
+    }
+}
+
+fn updates(version: &str, objects: &str) -> Answer {
+    let set = format!("<returnval><version>{version}</version><filterSet>{objects}</filterSet></returnval>");
+    ok("WaitForUpdatesEx", &set)
+}
+
+fn machine(kind: &str, id: &str, name: &str) -> String {
+    changed(kind, id, "name", name)
+}
+
+fn changed(kind: &str, id: &str, path: &str, value: &str) -> String {
+    format!(
+        "<objectSet><kind>{kind}</kind><obj type=\"VirtualMachine\">{id}</obj>\
+         <changeSet><name>{path}</name><op>assign</op><val>{value}</val></changeSet></objectSet>"
+    )
+}
+
+async fn away(running: &Running) -> String {
+    running
+        .watching
+        .until("away", |picture| match &picture.statuses.last()?.state {
+            SessionState::Away { reason } => Some(reason.clone()),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test]
+async fn the_cookie_is_kept_as_it_came_and_not_that_of_a_failed_login() {
+    let host = Scripted::default();
+    let refused = fault("InvalidLogin", "").header("set-cookie", "vmware_soap_session=\"bad\"; Path=/");
+    host.script("Login", [refused]);
+    let mut options = host.serve().await;
+    options.login_backoff = Duration::from_millis(20);
+    options.headers.push(("X-Lab".to_owned(), "secret".to_owned().into()));
+    let running = Running::start(&options);
+    running.watching.connected(1).await;
+    let logins = host.seen("Login");
+    assert_eq!(logins.len(), 2);
+    assert!(
+        logins
+            .iter()
+            .all(|login| login.cookie.is_none() && login.body.contains("<password>otter</password>"))
+    );
+    for filter in host.seen("CreateFilter") {
+        assert_eq!(filter.cookie.as_deref(), Some("vmware_soap_session=\"abc\""));
+        assert_eq!(filter.custom.as_deref(), Some("secret"));
+    }
+    running.stop().await;
+    assert_eq!(host.seen("Logout").len(), 1);
+}
+
+#[tokio::test]
+async fn what_does_not_speak_vim25_is_said_to_be_so() {
+    let html = || Answer::new(200, "<html>Welcome</html>");
+    let no_session = || ok("Login", "<returnval><key>k</key></returnval>");
+    let cases: [(&'static str, Answer, &str); 8] = [
+        ("RetrieveServiceContent", html(), "HTTP status 200 without a SOAP answer"),
+        ("RetrieveServiceContent", Answer::new(200, "not XML"), "cannot be read"),
+        ("RetrieveServiceContent", Answer::new(302, "").header("location", "/elsewhere"), "HTTP status 302"),
+        ("RetrieveServiceContent", Answer::new(503, "no healthy upstream"), "HTTP status 503"),
+        ("RetrieveServiceContent", ok("RetrieveServiceContent", ""), "does not say that it is a vim25 host"),
+        ("/sdk/vimServiceVersions.xml", Answer::new(503, ""), "HTTP status 503"),
+        ("Login", no_session(), "gave no session"),
+        ("WaitForUpdatesEx", Answer::new(200, &envelope("<WaitForUpdatesExResponse>")[..]), "cannot be read"),
+    ];
+    for (method, answer, reason) in cases {
+        let host = Scripted::default();
+        host.script(method, [answer]);
+        let running = Running::start(&host.serve().await);
+        let told = away(&running).await;
+        assert!(told.contains(reason), "{method}: {told}");
+        running.watching.connected(1).await;
+        assert_eq!(host.seen("/elsewhere").len(), 0, "a redirect was followed");
+        assert_eq!(running.watching.picture().machines.len(), 1);
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_bounded_after_decompression() {
+    let host = Scripted::default();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(&vec![b' '; 4 << 20]).unwrap();
+    let small = gzip.finish().unwrap();
+    assert!(small.len() < 64 << 10);
+    host.script("WaitForUpdatesEx", [Answer::new(200, small).header("content-encoding", "gzip")]);
+    let mut options = host.serve().await;
+    options.answer_limit = 1 << 20;
+    let running = Running::start(&options);
+    assert!(away(&running).await.contains("longer than 1048576 bytes"));
+    running.watching.connected(1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_host_does_without_a_property_that_it_lacks() {
+    let host = Scripted::default();
+    let lacks = fault("InvalidProperty", "<name>config.nestedHVEnabled</name>");
+    host.script("CreateFilter", [usual("CreateFilter", ""), lacks]);
+    let running = Running::start(&host.serve().await);
+    running.watching.connected(1).await;
+    let filters = host.seen("CreateFilter");
+    assert_eq!(filters.len(), 3);
+    assert!(filters[1].body.contains("nestedHVEnabled") && !filters[2].body.contains("nestedHVEnabled"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn changes_below_what_was_asked_for_are_read_again() {
+    for path in ["snapshot.currentSnapshot", "config.hardware.device[4000].connectable", "to.come"] {
+        let host = Scripted::default();
+        host.script(
+            "WaitForUpdatesEx",
+            [updates("1", &machine("enter", "1", "named")), updates("2", &changed("modify", "1", path, "x"))],
+        );
+        let running = Running::start(&host.serve().await);
+        running
+            .watching
+            .until("read again", |picture| {
+                (picture.machines.get(&MachineId::new("1"))?.name == "read again").then_some(())
+            })
+            .await;
+        assert!(host.seen("RetrievePropertiesEx")[0].body.contains("<pathSet>snapshot</pathSet>"));
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_picture_is_not_emptied_by_an_answer_that_a_second_read_denies() {
+    let host = Scripted::default();
+    let empty = || ok("WaitForUpdatesEx", "");
+    let first = updates("1", &machine("enter", "1", "named"));
+    host.script("WaitForUpdatesEx", [first, fault("InvalidCollectorVersion", ""), empty()]);
+    let running = Running::start(&host.serve().await);
+    assert!(away(&running).await.contains("said that machines are gone and then showed them"));
+    running.watching.connected(1).await;
+    let picture = running.watching.picture();
+    assert_eq!((picture.machines.len(), picture.smallest), (1, Some(1)));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn truncated_sets_are_told_as_one() {
+    let host = Scripted::default();
+    let part = |version: &str, id: &str| {
+        let set = updates(version, &machine("enter", id, id));
+        let text = String::from_utf8(set.body).unwrap();
+        Answer::new(200, text.replace("</returnval>", "<truncated>true</truncated></returnval>"))
+    };
+    let parts = [part("t1", "1"), part("t2", "2"), updates("2", &machine("enter", "3", "3"))];
+    host.script("WaitForUpdatesEx", parts);
+    let running = Running::start(&host.serve().await);
+    running.watching.connected(1).await;
+    let picture = running.watching.picture();
+    assert_eq!((picture.machines.len(), picture.smallest, picture.syncs), (3, Some(3), 1));
+    let versions: Vec<String> =
+        host.seen("WaitForUpdatesEx").into_iter().map(|seen| seen.body).take(3).collect();
+    assert!(versions[1].contains("<version>t1</version>") && versions[2].contains("<version>t2</version>"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_that_never_answers_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = options(&format!("http://{}", listener.local_addr().unwrap()));
+    options.read_timeout = Duration::from_millis(100);
+    let running = Running::start(&options);
+    assert!(away(&running).await.contains("did not answer in time"));
+    assert_eq!(running.esx.barrier().await.unwrap_err().kind, HostErrorKind::Unreachable);
+    running.stop().await;
+}

@@ -1,0 +1,123 @@
+//! The real binary as a process of its own, so that it can be killed.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{Answer, PATIENCE, eventually};
+
+/// An `otter serve` that runs.
+pub struct Daemon {
+    child: Child,
+    address: String,
+    client: reqwest::Client,
+}
+
+impl Daemon {
+    /// Starts the binary with these arguments and variables beside `serve`, on a free port, and waits until it
+    /// says where it listens.
+    pub async fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = otter(&["serve", "--listen", "127.0.0.1:0"]);
+        command
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mut child = command.spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let first_line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).unwrap();
+            line
+        });
+        let line = tokio::time::timeout(PATIENCE, first_line).await.expect("the daemon to start").unwrap();
+        let address = line.split_whitespace().find_map(|word| word.strip_prefix("http://"));
+        let address =
+            address.unwrap_or_else(|| panic!("no address in {line:?}")).trim_end_matches('.').to_owned();
+        Self { child, address, client: super::client() }
+    }
+
+    /// The same against a simulated host, with its state in this directory.
+    pub async fn before(host: &otter::simulator::Simulator, state: &Path) -> Self {
+        let config = state.with_extension("toml");
+        std::fs::write(&config, "[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n").unwrap();
+        let pin = format!("sha256:{}", host.fingerprint());
+        let (config, state) = (config.to_str().unwrap(), state.to_str().unwrap());
+        let url = host.url();
+        let variables = [
+            ("OTTER_ESX_URL", url.as_str()),
+            ("OTTER_ESX_USERNAME", "root"),
+            ("OTTER_ESX_PASSWORD", "otter"),
+            ("OTTER_ESX_VERIFY", pin.as_str()),
+        ];
+        let daemon = Self::start(&["--config", config, "--state-dir", state], &variables).await;
+        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        daemon
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(&body)).await
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.address))
+    }
+
+    /// `SIGKILL`: nothing of it can react.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// `SIGTERM`, and its exit status.
+    pub async fn terminate(mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let mut status = None;
+        eventually("the daemon to stop", async || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Already gone where the test ended it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary with these arguments and nothing of this process's `OTTER_` variables.
+pub fn otter(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
+    command.args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTTER_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a command that ends by itself, and gives its exit code and all that it said.
+pub async fn said(mut command: Command) -> (Option<i32>, String) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let process = Pid::from_child(&child);
+    let mut run = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let Ok(output) = tokio::time::timeout(PATIENCE, &mut run).await else {
+        kill_process(process, Signal::KILL).unwrap();
+        panic!("{command:?} did not end by itself: {:?}", run.await.unwrap());
+    };
+    let output = output.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}

@@ -1,0 +1,11 @@
+//! Every file says at its top what its one job is.
+
+#[test]
+fn every_file_begins_with_its_job() {
+    let without: Vec<_> = super::sources()
+        .into_iter()
+        .filter(|(_, text)| !text.trim().is_empty() && !text.starts_with("//! "))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(without.is_empty(), "these files do not begin with a //! header: {without:?}");
+}

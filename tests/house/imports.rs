@@ -1,0 +1,161 @@
+//! Who may import whom. Commands go down: api → service → {hypervisor, store} → domain; facts come up through the
+//! seam. What a room may name is here in full; a room without a rule is refused.
+
+use std::path::Path;
+
+use super::paths::{Named, named};
+
+/// A room, and what it may name beside itself: whole rooms, or paths within one.
+struct Rule {
+    room: &'static str,
+    may: &'static [&'static str],
+}
+
+const RULES: &[Rule] = &[
+    // The values of the rooms below the service, but neither the database nor the host themselves.
+    Rule {
+        room: "api",
+        may: &[
+            "service",
+            "domain",
+            "clock",
+            "supervisor",
+            "telemetry",
+            "store::IdempotencyKey",
+            "store::Inserted",
+            "store::JobCursor",
+            "store::JobFilter",
+            "store::JobPage",
+            "hypervisor::HostErrorKind",
+            "hypervisor::HostProduct",
+            "hypervisor::SessionState",
+            "hypervisor::SessionStatus",
+        ],
+    },
+    Rule { room: "service", may: &["hypervisor", "store", "domain", "clock", "supervisor", "telemetry"] },
+    Rule { room: "hypervisor", may: &["domain"] },
+    Rule { room: "store", may: &["domain"] },
+    Rule { room: "domain", may: &[] },
+    Rule { room: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry"] },
+    // Never the backend's envelopes: one misunderstanding in both would pass every test.
+    Rule { room: "simulator", may: &["domain", "clock", "esx::soap::xml"] },
+    Rule { room: "web", may: &[] },
+    Rule { room: "clock", may: &[] },
+    Rule { room: "telemetry", may: &[] },
+    Rule { room: "config", may: &["domain"] },
+    Rule { room: "supervisor", may: &["clock"] },
+    Rule { room: "main", may: &["cli"] },
+];
+
+/// The rooms that see all others: they put them together.
+const WIRING: &[&str] = &["app", "cli", "lib"];
+
+/// The module that a file of `src` is.
+fn module(file: &Path) -> Vec<String> {
+    let mut module: Vec<String> =
+        file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if module.len() > 1 && module.last().is_some_and(|last| last == "mod") {
+        module.pop();
+    }
+    module
+}
+
+/// What a file names that it may not.
+fn violations(file: &Path, text: &str) -> Vec<String> {
+    let module = module(file);
+    let room = module[0].as_str();
+    if WIRING.contains(&room) {
+        return Vec::new();
+    }
+    let Some(Rule { may, .. }) = RULES.iter().find(|rule| rule.room == room) else {
+        return vec![format!("{}: there is no rule for the room {room}: add one", file.display())];
+    };
+    let module: Vec<&str> = module.iter().map(String::as_str).collect();
+    named(&module, text)
+        .into_iter()
+        .filter(|Named { path, .. }| path[0] != room && !may.iter().any(|allowed| is_within(path, allowed)))
+        .map(|Named { path, line }| {
+            format!("{}:{line}: {room} must not name {}", file.display(), path.join("::"))
+        })
+        .collect()
+}
+
+fn is_within(path: &[String], allowed: &str) -> bool {
+    let allowed: Vec<&str> = allowed.split("::").collect();
+    path.len() >= allowed.len() && path.iter().zip(&allowed).all(|(part, allowed)| part == allowed)
+}
+
+#[test]
+fn the_rooms_keep_to_their_doors() {
+    let found: Vec<String> =
+        super::sources().iter().flat_map(|(file, text)| violations(file, text)).collect();
+    assert!(found.is_empty(), "{}\nsee tests/house/imports.rs", found.join("\n"));
+}
+
+#[test]
+fn each_rule_catches_who_breaks_it() {
+    for (file, text, culprit) in [
+        ("api/machines/list.rs", "use crate::store::Store;", "store::Store"),
+        ("api/machines/list.rs", "use crate::store::{JobFilter, Store};", "store::Store"),
+        ("api/machines/list.rs", "use crate::hypervisor::*;", "hypervisor::*"),
+        ("api/machines/list.rs", "use super::super::super::esx::session;", "esx::session"),
+        ("api/mod.rs", "fn f() { crate::app::run() }", "app::run"),
+        ("service/jobs/run.rs", "use crate::api::problem;", "api::problem"),
+        ("service/mod.rs", "use crate::esx;", "esx"),
+        ("hypervisor/mod.rs", "use crate::esx::Backend;", "esx::Backend"),
+        ("hypervisor/mod.rs", "use crate::clock::Clock;", "clock::Clock"),
+        ("store/jobs.rs", "use crate::service::jobs;", "service::jobs"),
+        ("store/jobs.rs", "use crate::hypervisor::HostError;", "hypervisor::HostError"),
+        ("domain/job.rs", "use crate::clock::Clock;", "clock::Clock"),
+        ("domain/job.rs", "use super::super::store::Store;", "store::Store"),
+        ("esx/session.rs", "use crate::service::Feed;", "service::Feed"),
+        ("esx/session.rs", "use crate::simulator::World;", "simulator::World"),
+        ("esx/session.rs", "mod tests { use crate::simulator::World; }", "simulator::World"),
+        ("simulator/soap.rs", "use crate::esx::soap::request;", "esx::soap::request"),
+        ("simulator/soap.rs", "use crate::esx::soap::{xml::Writer, fault};", "esx::soap::fault"),
+        ("simulator/soap.rs", "use crate::esx::*;", "esx::*"),
+        ("simulator/soap.rs", "use crate::hypervisor::Facts;", "hypervisor::Facts"),
+        ("web/mod.rs", "use crate::domain::job::Job;", "domain::job::Job"),
+        ("clock.rs", "use crate::domain::ids::JobId;", "domain::ids::JobId"),
+        ("telemetry/logs.rs", "use crate::config::LogFormat;", "config::LogFormat"),
+        ("config/mod.rs", "use crate::esx::Verify;", "esx::Verify"),
+        ("supervisor.rs", "use crate::config::Config;", "config::Config"),
+        ("main.rs", "use otter::app::App;", "app::App"),
+    ] {
+        let found = violations(Path::new(file), text);
+        let room = file.split(['/', '.']).next().unwrap();
+        assert_eq!(found, [format!("{file}:1: {room} must not name {culprit}")], "{text}");
+    }
+    let found = violations(Path::new("leases/mod.rs"), "");
+    assert_eq!(found, ["leases/mod.rs: there is no rule for the room leases: add one"]);
+}
+
+#[test]
+fn what_is_allowed_passes() {
+    for (file, text) in [
+        ("api/mod.rs", "use crate::service::Service; use crate::store::JobFilter; use self::problem;"),
+        ("api/machines/list.rs", "use super::super::problem; mod tests { use super::*; }"),
+        ("service/mod.rs", "use crate::{store::Store, hypervisor::Hypervisor, domain::job::Job};"),
+        ("simulator/soap.rs", "use crate::esx::soap::xml::{Document, Writer};"),
+        (
+            "domain/ids.rs",
+            "/// Made by [`Clock`](crate::clock::Clock).\nuse super::machine::MachineIdentity;",
+        ),
+        ("clock.rs", "mod tests { use super::*; }"),
+        ("main.rs", "fn main() { otter::cli::run(); }"),
+        ("app.rs", "use crate::{api, esx, simulator, store};"),
+    ] {
+        assert_eq!(violations(Path::new(file), text), Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
+fn every_room_has_a_rule_that_names_rooms_that_are() {
+    let rooms: Vec<&str> = RULES.iter().map(|rule| rule.room).collect();
+    for rule in RULES {
+        for allowed in rule.may {
+            let room = allowed.split("::").next().unwrap();
+            assert!(rooms.contains(&room) || WIRING.contains(&room), "{} may name {allowed}", rule.room);
+        }
+    }
+}
