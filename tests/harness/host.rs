@@ -158,7 +158,7 @@ macro_rules! on_every_host {
 
             #[tokio::test]
             async fn ours() {
-                scenario(&Lab::start().await).await;
+                scenario(&Lab::on(crate::harness::HostKind::Ours).await).await;
             }
 
             #[cfg(feature = "interop")]
