@@ -32,6 +32,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+#[cfg(feature = "interop")]
+pub use daemon::output;
 pub use daemon::{Daemon, otter, said};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
