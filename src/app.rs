@@ -200,11 +200,19 @@ impl App {
         self.supervisor.clone()
     }
 
+    /// All that it serves, for those who call it without a socket.
+    #[must_use]
+    pub fn router(&self) -> axum::Router {
+        let Self { clock, supervisor, services, http, .. } = self;
+        Api::new(services.clone(), clock.clone(), supervisor.stopping(), http.clone()).router()
+    }
+
     /// Takes up the jobs that had not ended, serves, and sees the daemon through to its end.
     ///
     /// # Errors
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
+        let router = self.router();
         let Self { clock, supervisor, store, hypervisor, services, listener, http } = self;
         // The store goes last: the others commit to it until their end.
         supervisor.spawn_last("store", |stop| async move { store.run(stop).await });
@@ -220,7 +228,6 @@ impl App {
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
-        let router = Api::new(services, clock.clone(), supervisor.stopping(), http.clone()).router();
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listener, router, http, clock, own, stop));
         supervisor.ready();

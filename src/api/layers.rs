@@ -110,14 +110,13 @@ fn foreign_host(api: &Api, request: &Request) -> Option<Failure> {
     if !api.settings().loopback_only {
         return None;
     }
-    let host = request.headers().get(HOST).map(HeaderValue::as_bytes).or_else(|| {
-        // An absolute address names its host itself.
-        request.uri().authority().map(|authority| authority.as_str().as_bytes())
-    })?;
-    if std::str::from_utf8(host).is_ok_and(is_loopback) {
+    // An absolute address names its host itself, before the header (RFC 9112, section 3.2.2): neither may be foreign.
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes).chain(authority);
+    if hosts.all(|host| std::str::from_utf8(host).is_ok_and(is_loopback)) {
         return None;
     }
-    let detail = "Without tokens otter answers only to localhost and loopback addresses; the Host header names another.";
+    let detail = "Without tokens otter answers only to localhost and loopback addresses; the request names another host.";
     Some(Failure::new(FailureKind::Forbidden, detail))
 }
 

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use axum::response::Response;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use utoipa::PartialSchema;
 
 use super::Api;
-use super::extract::{Params, failure_at, header};
+use super::documented::StartQuery;
+use super::extract::{Body, Params, Query, failure_at, header};
 use super::jobs::wire::Job;
+use super::problem::ApiError;
 use super::waiting::{Wait, Waited, wait};
 use super::{links, respond};
 use crate::domain::failure::{Failure, FailureKind};
@@ -40,39 +46,49 @@ pub struct Starting {
     requested_by: String,
 }
 
-/// What came with the call.
-pub struct Call<'a> {
-    pub method: &'a Method,
-    pub uri: &'a Uri,
-    pub headers: &'a HeaderMap,
-    pub params: &'a Params,
-    pub body: &'a Bytes,
+/// A starting call with its body: what a handler of one takes.
+pub struct Start<T> {
+    pub starting: Starting,
+    pub body: T,
+}
+
+impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Start<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let params = Query::<StartQuery>::from_request_parts(&mut parts, api).await?.params;
+        let mut starting = Starting::read(api, &parts, &params)?;
+        let uri = parts.uri.clone();
+        let Body { value, bytes } = Body::from_request(Request::from_parts(parts, body), api).await?;
+        if let Some(key) = &mut starting.key {
+            key.fingerprint = fingerprint(&uri, &bytes);
+        }
+        Ok(Self { starting, body: value })
+    }
 }
 
 impl Starting {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// `invalid-request` for a key, a reference, a wait or a deadline that is none.
-    pub fn read(api: &Api, call: &Call<'_>) -> Result<Self, Failure> {
+    /// Reads all but the body, which a key's fingerprint still lacks.
+    fn read(api: &Api, parts: &Parts, params: &Params) -> Result<Self, Failure> {
         let requested_by = api.caller().to_owned();
-        let deadline = call.params.duration("deadline")?;
+        let deadline = params.duration("deadline")?;
         if let Some(out) = deadline.filter(|deadline| !DEADLINES.contains(deadline)) {
             let detail = format!("deadline is {out:?}; from 1s to 7d (168h) is wanted.");
             return Err(failure_at(FailureKind::InvalidRequest, "deadline", "out-of-range", detail));
         }
-        let reference = bounded(call.headers, "otter-reference", 0, MAX_REFERENCE)?;
-        let key = bounded(call.headers, "idempotency-key", 1, MAX_KEY)?.map(|key| IdempotencyKey {
+        let reference = bounded(&parts.headers, "otter-reference", 0, MAX_REFERENCE)?;
+        let key = bounded(&parts.headers, "idempotency-key", 1, MAX_KEY)?.map(|key| IdempotencyKey {
             caller: requested_by.clone(),
-            method: call.method.to_string(),
-            path: call.uri.path().to_owned(),
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
             key,
-            fingerprint: fingerprint(call.uri, call.body),
+            fingerprint: [0; 32],
             created_at: api.clock().now(),
         });
         Ok(Self {
             version: api.services().feed.version(),
-            wait: Wait::read(api, call.params, call.headers)?,
+            wait: Wait::read(api, params, &parts.headers)?,
             deadline,
             reference,
             key,
@@ -123,24 +139,9 @@ impl Starting {
         let mut response = match self.wait {
             None => self.accepted(api, id, &current(api, id).await?),
             Some(how) => {
-                let waited = wait(api, how.time(), api.services().jobs.ended(id)).await?;
-                let mut response = match (waited, how) {
-                    (Waited::Done(ended), _) => {
-                        let ended = ended?.ok_or_else(|| vanished(id))?;
-                        if ended.job.state.is_end() {
-                            outcome(api, &self.version, &ended)?
-                        } else {
-                            return Err(self.unfinished(id, &ended, FailureKind::ShuttingDown));
-                        }
-                    }
-                    (_, Wait::Preferred(_)) => self.accepted(api, id, &current(api, id).await?),
-                    (Waited::TimeUp, Wait::Outcome(_)) => {
-                        return Err(self.unfinished(id, &current(api, id).await?, FailureKind::WaitTimeout));
-                    }
-                    (Waited::ShuttingDown, Wait::Outcome(_)) => {
-                        return Err(self.unfinished(id, &current(api, id).await?, FailureKind::ShuttingDown));
-                    }
-                };
+                // A job that failed or goes on is answered with its problem, which carries the same headers.
+                let waited = self.outcome_of(api, id, how).await;
+                let mut response = waited.unwrap_or_else(|failure| ApiError(failure).into_response());
                 how.mark(&mut response);
                 response
             }
@@ -149,6 +150,26 @@ impl Starting {
             respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
         }
         Ok(response)
+    }
+
+    async fn outcome_of(&self, api: &Api, id: JobId, how: Wait) -> Result<Response, Failure> {
+        match (wait(api, how.time(), api.services().jobs.ended(id)).await?, how) {
+            (Waited::Done(ended), _) => {
+                let ended = ended?.ok_or_else(|| vanished(id))?;
+                if ended.job.state.is_end() {
+                    outcome(api, &self.version, &ended)
+                } else {
+                    Err(self.unfinished(id, &ended, FailureKind::ShuttingDown))
+                }
+            }
+            (_, Wait::Preferred(_)) => Ok(self.accepted(api, id, &current(api, id).await?)),
+            (Waited::TimeUp, Wait::Outcome(_)) => {
+                Err(self.unfinished(id, &current(api, id).await?, FailureKind::WaitTimeout))
+            }
+            (Waited::ShuttingDown, Wait::Outcome(_)) => {
+                Err(self.unfinished(id, &current(api, id).await?, FailureKind::ShuttingDown))
+            }
+        }
     }
 
     fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {
@@ -240,7 +261,7 @@ fn bounded(
 fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
     let mut digest = Sha256::new();
     for pair in uri.query().unwrap_or_default().split('&') {
-        if pair != "wait" && !pair.starts_with("wait=") {
+        if !pair.is_empty() && pair != "wait" && !pair.starts_with("wait=") {
             digest.update(pair);
             digest.update(b"&");
         }

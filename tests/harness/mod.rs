@@ -50,6 +50,8 @@ pub struct Lab {
     pub host: Host,
     /// Machines of known properties.
     pub cast: Cast,
+    /// What is served, without a socket between.
+    pub router: axum::Router,
     client: reqwest::Client,
     signals: mpsc::Sender<Signal>,
     running: JoinHandle<anyhow::Result<Ending>>,
@@ -110,11 +112,11 @@ impl Lab {
         (plan.settings)(&mut settings);
         let app = App::bind(settings, clock).await.unwrap();
         let address = app.address().unwrap();
-        let (store, supervisor) = (app.store(), app.supervisor());
+        let (store, supervisor, router) = (app.store(), app.supervisor(), app.router());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
-        Self { address, store, supervisor, host, cast: kind.cast(), client, signals, running }
+        Self { address, store, supervisor, host, cast: kind.cast(), router, client, signals, running }
     }
 
     /// Waits until reads work.
@@ -132,6 +134,12 @@ impl Lab {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// The status of a GET that goes past the socket, where sockets are not what is counted.
+    pub async fn status(&self, path: &str) -> u16 {
+        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
     }
 
     /// A request to shape further; send it with [`Answer::of`].
@@ -198,6 +206,18 @@ impl Lab {
         let job = self.get(&path).await.expect(200).json;
         assert!(!job["finished_at"].is_null(), "{job}");
         job
+    }
+
+    /// The running task of a machine of our simulator, once there is one.
+    pub async fn task_of(&self, machine: &str) -> String {
+        let mine = format!("haTask-{machine}-");
+        let mut found = None;
+        let seen = self.control().until(|control| {
+            found = control.running_tasks().into_iter().find(|task| task.starts_with(&mine));
+            found.is_some()
+        });
+        tokio::time::timeout(PATIENCE, seen).await.expect("a task");
+        found.unwrap()
     }
 
     /// The job once it has a task on the host, which is given too.

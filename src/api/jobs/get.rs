@@ -6,8 +6,9 @@ use utoipa::IntoParams;
 
 use super::wire::Job;
 use super::{job_id, unknown_job};
+use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Query, Segment};
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::waiting::{OTTER_WAIT, Waited, wait};
 use crate::api::{Api, respond};
 
@@ -26,11 +27,10 @@ pub struct JobQuery {
 /// Always 200 with the job as it is, whatever became of it. With `wait` it blocks until the job ended or the time
 /// is up.
 #[utoipa::path(get, path = "/v1/jobs/{job}", operation_id = "get_job", tag = "jobs",
-    params(("job" = String, Path, description = "The job's id"), JobQuery),
+    params(JobPath, JobQuery),
     responses(
         (status = 200, description = "The job", body = Job),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "too-many-waits"]))))]
 pub async fn get_job(
