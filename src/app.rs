@@ -201,7 +201,6 @@ impl App {
     }
 
     /// All that it serves, for those who call it without a socket.
-    #[must_use]
     pub fn router(&self) -> axum::Router {
         let Self { clock, supervisor, services, http, .. } = self;
         Api::new(services.clone(), clock.clone(), supervisor.stopping(), http.clone()).router()
