@@ -13,6 +13,7 @@ pub struct MacAddress([u8; 6]);
 pub struct InvalidMacAddress;
 
 impl MacAddress {
+    /// Takes the octets in the order in which they are shown.
     #[must_use]
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)

@@ -10,7 +10,7 @@ use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::harness::output;
 
 /// The longest that a script may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_of_pyvmomi_finds_a_host_as_it_should_be() {
