@@ -18,7 +18,8 @@ use otter::api::HttpSettings;
 use otter::app::{App, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
-use otter::esx::{EsxOptions, Verify};
+use otter::domain::verify::Verify;
+use otter::esx::EsxOptions;
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
 use otter::simulator::{Control, Pace, Scenario};
@@ -31,6 +32,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+#[cfg(feature = "interop")]
+pub use daemon::output;
 pub use daemon::{Daemon, otter, said};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
