@@ -1,7 +1,7 @@
 //! `GET /v1/jobs/{job}/wait`
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
 use super::wire::Job;
@@ -11,7 +11,9 @@ use crate::api::extract::{Query, Segment};
 use crate::api::problem::{ApiError, Problem};
 use crate::api::starting::{not_ended, outcome};
 use crate::api::waiting::{Wait, Waited, wait};
-use crate::domain::failure::FailureKind;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::JobId;
+use crate::service::jobs::JobView;
 
 /// How long to wait.
 #[derive(IntoParams)]
@@ -46,21 +48,30 @@ pub async fn wait_for_job(
     let id = job_id(&text)?;
     let longest = api.settings().max_wait;
     let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
-    let version = api.services().feed.version();
     let waited = wait(&api, time, api.services().jobs.ended(id)).await?;
+    let answer = answer(&api, id, waited).await;
+    let mut response = answer.unwrap_or_else(|failure| ApiError(failure).into_response());
+    Wait::Outcome(time).mark(&mut response);
+    Ok(response)
+}
+
+async fn answer(
+    api: &Api,
+    id: JobId,
+    waited: Waited<Result<Option<JobView>, Failure>>,
+) -> Result<Response, Failure> {
+    let unknown = || unknown_job(&id.to_string());
     let kind = match waited {
         Waited::Done(ended) => {
-            let view = ended?.ok_or_else(|| unknown_job(&text))?;
+            let view = ended?.ok_or_else(unknown)?;
             if view.job.state.is_end() {
-                let mut response = outcome(&api, &version, &view)?;
-                Wait::Outcome(time).mark(&mut response);
-                return Ok(response);
+                return outcome(api, &api.services().feed.version(), &view);
             }
             FailureKind::ShuttingDown
         }
         Waited::TimeUp => FailureKind::WaitTimeout,
         Waited::ShuttingDown => FailureKind::ShuttingDown,
     };
-    let view = api.services().jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
-    Err(not_ended(kind, id, &view).into())
+    let view = api.services().jobs.get(id).await?.ok_or_else(unknown)?;
+    Err(not_ended(kind, id, &view))
 }

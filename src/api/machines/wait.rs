@@ -1,7 +1,7 @@
 //! `GET /v1/machines/{machine}/wait`
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
 use super::wire::Machine;
@@ -70,7 +70,9 @@ pub async fn wait_for_machine(
             Failure::new(FailureKind::ShuttingDown, "otter is shutting down; wait again once it is back.")
         }
     };
-    Err(ended.of_machine(&id, &name).into())
+    let mut response = ApiError(ended.of_machine(&id, &name)).into_response();
+    Wait::Outcome(time).mark(&mut response);
+    Ok(response)
 }
 
 fn until(params: &Params) -> Result<Until, Failure> {
