@@ -11,9 +11,10 @@ use secrecy::SecretString;
 use crate::api::serve::{Listener, serve};
 use crate::api::{Api, HttpSettings};
 use crate::clock::Clock;
-use crate::config::{self, Config, Host, Listen};
+use crate::config::{Config, Host, Listen};
 use crate::domain::mac::MacAddress;
-use crate::esx::{EsxHypervisor, EsxOptions, Fingerprint, Verify};
+use crate::domain::verify::Verify;
+use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
 use crate::service::feed::Feed;
@@ -72,12 +73,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     } else {
         let Host { url, username, password } = esx.host()?;
         let mut options = EsxOptions::new(url, username, password);
-        options.verify = match esx.verify {
-            config::Verify::System => Verify::SystemRoots,
-            config::Verify::Off => Verify::Off,
-            config::Verify::CaFile(file) => Verify::CaFile(file),
-            config::Verify::Fingerprint(digest) => Verify::Fingerprint(Fingerprint(digest)),
-        };
+        options.verify = esx.verify;
         options.headers = esx.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         options
     };

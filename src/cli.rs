@@ -136,6 +136,11 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
 
 async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     let Serve { simulate, scenario, sources } = serve;
+    if !simulate && scenario.is_given() {
+        let wrong = "--scenario and --machines say what is simulated: they go with --simulate alone\n";
+        Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
+        return Ok(ExitCode::from(2));
+    }
     let config = sources.load()?;
     install_log(&config)?;
     raise_file_limit();
@@ -234,6 +239,10 @@ impl Sources {
 }
 
 impl ScenarioArgs {
+    const fn is_given(&self) -> bool {
+        self.scenario.is_some() || self.machines.is_some()
+    }
+
     async fn load(&self) -> anyhow::Result<Scenario> {
         Ok(match (&self.scenario, self.machines) {
             (Some(file), _) => Scenario::from_file(file).await?,

@@ -111,7 +111,8 @@ fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
 fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &str) {
     let status = response.status().as_u16();
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    if response.status().is_server_error() {
+    // A wait whose time was up is everyday business of whoever waits in turns.
+    if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
         tracing::warn!(%method, path, status, milliseconds, request_id = id, "request");
     } else {
         tracing::debug!(%method, path, status, milliseconds, request_id = id, "request");

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::options::{EsxOptions, Verify, normalize_url};
+use super::options::{EsxOptions, service_url};
 use super::reader::{Contents, first_value, read_once};
 use super::session::{ConnectError, Live, ServiceContent, Session};
 use super::soap::Reference;
@@ -22,6 +22,7 @@ use super::soap::xml::Element;
 use super::tls::{self, Endpoint};
 use super::transport::Patience;
 use crate::clock::Clock;
+use crate::domain::verify::Verify;
 use crate::hypervisor::{HostError, HostErrorKind};
 use crate::telemetry::metrics::Metrics;
 
@@ -120,7 +121,7 @@ async fn reach(
 
 fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Wrong> {
     let advice = "Set esx.url (OTTER_ESX_URL) to https://<host> or https://<host>:<port>.";
-    let url = normalize_url(&options.url).map_err(|error| wrong(error.to_string(), advice))?;
+    let url = service_url(&options.url).map_err(|error| wrong(error.to_string(), advice))?;
     let endpoint = Endpoint::of(&url).map_err(|error| wrong(error.to_string(), advice))?;
     Ok((endpoint, format!("The host's API is at {url}.")))
 }

@@ -39,7 +39,7 @@ use session::Session;
 use task::Followers;
 
 pub use diagnosis::{Finding, diagnose};
-pub use options::{EsxOptions, Fingerprint, OptionsError, Verify, VerifyError, normalize_url};
+pub use options::{EsxOptions, OptionsError};
 pub use tls::{TlsError, client_config, fingerprint, shown_fingerprint};
 
 /// Commands that wait for the task of `run`; senders wait where there are more.

@@ -22,7 +22,7 @@ async fn an_address_too_long_is_414() {
 #[tokio::test]
 async fn headers_too_many_or_too_long_are_431() {
     let lab = Lab::start().await;
-    let many = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    let many = |count: usize| "x: y\r\n".repeat(count);
     for headers in [
         many(120),
         many(1_000),
@@ -115,7 +115,7 @@ async fn a_slow_body_is_408_and_others_are_served() {
 
 #[tokio::test]
 async fn many_that_never_finish_do_not_keep_others_out() {
-    let lab = Lab::tuned(|settings| settings.http.header_timeout = Duration::from_secs(60)).await;
+    let lab = Lab::tuned(|settings| settings.http.header_timeout = Duration::from_mins(1)).await;
     let mut open = Vec::new();
     for _ in 0..100 {
         let mut wire = Wire::to(lab.address).await;

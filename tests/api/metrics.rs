@@ -17,16 +17,28 @@ impl Told {
         Self(answer.text().await.unwrap())
     }
 
-    /// A number by its name and labels; 0 where it is not told yet.
-    fn of(&self, name: &str) -> f64 {
-        let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().unwrap())
+    /// A count by its name and labels; 0 where it is not told yet.
+    fn of(&self, name: &str) -> u64 {
+        self.value(name).map_or(0, |value| value.parse().unwrap())
+    }
+
+    fn seconds(&self, name: &str) -> f64 {
+        self.value(name).unwrap().parse().unwrap()
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
     }
 }
 
-/// Waits until a number is so.
-async fn until(lab: &Lab, name: &str, so: impl Fn(f64) -> bool) {
-    eventually(name, async || so(Told::by(lab).await.of(name))).await;
+/// Waits until a count is so.
+async fn until(lab: &Lab, name: &str, value: u64) {
+    eventually(name, async || Told::by(lab).await.of(name) == value).await;
+}
+
+/// Waits until a time is longer than this.
+async fn until_longer(lab: &Lab, name: &str, than: f64) {
+    eventually(name, async || Told::by(lab).await.seconds(name) > than).await;
 }
 
 #[tokio::test]
@@ -41,7 +53,7 @@ async fn requests_are_counted_by_route_and_status() {
     lab.get("/v1/machines/made-up-by-a-caller").await.problem(404, "not-found");
     lab.get("/made-up-by-a-caller").await.problem(404, "not-found");
     let after = Told::by(&lab).await;
-    for (name, more) in [(found, 2.0), (missed, 1.0), (unknown, 1.0)] {
+    for (name, more) in [(found, 2), (missed, 1), (unknown, 1)] {
         assert_eq!(after.of(name) - before.of(name), more, "{name} in {}", after.0);
     }
     assert!(!after.0.contains("made-up"), "{}", after.0);
@@ -54,28 +66,28 @@ async fn jobs_are_counted_by_kind_and_end() {
     let accepted = "otter_jobs_accepted_total{kind=\"machine.power_on\"}";
     let ended =
         |state: &str| format!("otter_job_seconds_count{{kind=\"machine.power_on\",state=\"{state}\"}}");
-    assert_eq!(Told::by(&lab).await.of(accepted), 0.0);
+    assert_eq!(Told::by(&lab).await.of(accepted), 0);
     let job = lab.power("qubes-4.2-sdw-staging", "on").await;
     let task = lab.on_the_host(&job).await;
     let waiting = lab.power("qubes-4.2-sdw-staging", "off").await;
     let during = Told::by(&lab).await;
     assert_eq!(
         (during.of(accepted), during.of("otter_jobs_running"), during.of("otter_jobs_waiting")),
-        (1.0, 1.0, 1.0)
+        (1, 1, 1)
     );
     lab.control().finish_task(&task);
     lab.ended(&job).await;
-    assert_eq!(Told::by(&lab).await.of(&ended("succeeded")), 1.0);
+    assert_eq!(Told::by(&lab).await.of(&ended("succeeded")), 1);
     lab.control().finish_task(&lab.on_the_host(&waiting).await);
     lab.ended(&waiting).await;
-    until(&lab, "otter_jobs_running", |running| running == 0.0).await;
+    until(&lab, "otter_jobs_running", 0).await;
 
     lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
     let failing = lab.power("qubes-4.3-nightly", "on").await;
     lab.control().finish_task(&lab.on_the_host(&failing).await);
     assert_eq!(lab.ended(&failing).await["state"], "failed");
     let after = Told::by(&lab).await;
-    assert_eq!((after.of(&ended("failed")), after.of("otter_jobs_waiting")), (1.0, 0.0));
+    assert_eq!((after.of(&ended("failed")), after.of("otter_jobs_waiting")), (1, 0));
 }
 
 #[tokio::test]
@@ -84,10 +96,10 @@ async fn the_store_and_the_host_are_counted() {
     let power_on = "otter_soap_call_seconds_count{method=\"PowerOnVM_Task\",result=\"ok\"}";
     let login = "otter_soap_call_seconds_count{method=\"Login\",result=\"ok\"}";
     let before = Told::by(&lab).await;
-    assert_eq!((before.of(login), before.of("otter_session_logins_total")), (1.0, 1.0));
+    assert_eq!((before.of(login), before.of("otter_session_logins_total")), (1, 1));
     lab.powered("qubes-4.2-sdw-staging", "on").await;
     let after = Told::by(&lab).await;
-    assert_eq!(after.of(power_on) - before.of(power_on), 1.0);
+    assert_eq!(after.of(power_on) - before.of(power_on), 1);
     for name in ["otter_store_transactions_total", "otter_store_statements_total"] {
         assert!(after.of(name) > before.of(name), "{name}");
     }
@@ -95,47 +107,46 @@ async fn the_store_and_the_host_are_counted() {
     let refused = lab.power("qubes-4.3-nightly", "on").await;
     assert_eq!(lab.ended(&refused).await["state"], "failed");
     let refused = "otter_soap_call_seconds_count{method=\"PowerOnVM_Task\",result=\"fault\"}";
-    assert_eq!(Told::by(&lab).await.of(refused), 1.0);
+    assert_eq!(Told::by(&lab).await.of(refused), 1);
 }
 
 #[tokio::test]
 async fn the_inventory_is_counted() {
     let lab = Lab::start().await;
     let before = Told::by(&lab).await;
-    assert_eq!((before.of("otter_inventory_machines"), before.of("otter_inventory_datastores")), (13.0, 3.0));
+    assert_eq!((before.of("otter_inventory_machines"), before.of("otter_inventory_datastores")), (13, 3));
     lab.control().mutate(|world| world.remove_machine("22"));
-    until(&lab, "otter_inventory_machines", |machines| machines == 12.0).await;
+    until(&lab, "otter_inventory_machines", 12).await;
     lab.control().mutate(|world| world.remove_datastore("61aa04c2-98d1f3e0-2b14-0050569c0002"));
-    until(&lab, "otter_inventory_datastores", |datastores| datastores == 2.0).await;
-    let young = Told::by(&lab).await.of("otter_inventory_age_seconds");
-    until(&lab, "otter_inventory_age_seconds", |age| age > young).await;
+    until(&lab, "otter_inventory_datastores", 2).await;
+    let young = Told::by(&lab).await.seconds("otter_inventory_age_seconds");
+    until_longer(&lab, "otter_inventory_age_seconds", young).await;
 }
 
 #[tokio::test]
 async fn outages_and_logins_are_counted() {
     let lab = Lab::start().await;
     let before = Told::by(&lab).await;
-    assert_eq!(before.of("otter_session_up"), 1.0);
+    assert_eq!(before.of("otter_session_up"), 1);
     lab.control().restart_hostd(Restart { away: Some(Comeback::Unavailable), drop_running: false });
-    until(&lab, "otter_session_up", |up| up == 0.0).await;
+    until(&lab, "otter_session_up", 0).await;
     let outage = "otter_session_outage_seconds_total";
-    let long = before.of(outage);
-    until(&lab, outage, |seconds| seconds > long).await;
+    until_longer(&lab, outage, before.seconds(outage)).await;
     lab.control().resume();
-    until(&lab, "otter_session_up", |up| up == 1.0).await;
-    assert_eq!(Told::by(&lab).await.of("otter_session_logins_total"), 2.0);
+    until(&lab, "otter_session_up", 1).await;
+    assert_eq!(Told::by(&lab).await.of("otter_session_logins_total"), 2);
 }
 
 #[tokio::test]
 async fn open_waits_are_counted() {
     let lab = Lab::start().await;
-    assert_eq!(Told::by(&lab).await.of("otter_waits_open"), 0.0);
+    assert_eq!(Told::by(&lab).await.of("otter_waits_open"), 0);
     let waiting = lab.request(reqwest::Method::GET, "/v1/machines/16/wait?until=power_state:on&wait=1m");
     let waiting = tokio::spawn(waiting.send());
-    until(&lab, "otter_waits_open", |waits| waits == 1.0).await;
+    until(&lab, "otter_waits_open", 1).await;
     lab.power("qubes-4.2-sdw-staging", "on").await;
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
-    until(&lab, "otter_waits_open", |waits| waits == 0.0).await;
+    until(&lab, "otter_waits_open", 0).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! What signals do to the binary: SIGTERM drains, a second one ends at once, SIGHUP reads the password anew.
 
-use std::time::Instant;
-
 use otter::clock::Clock;
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use reqwest::Method;
@@ -97,7 +95,11 @@ async fn sigterm_drains() {
     assert!(daemon.ended().await.success());
     assert_eq!(host.control().sessions(), 0, "it logged out");
     assert_eq!(host.control().calls("PowerOnVM_Task"), 3);
-    assert_eq!(host.control().running_tasks().len(), 4, "what the host does goes on, the scenario's own task too");
+    assert_eq!(
+        host.control().running_tasks().len(),
+        4,
+        "what the host does goes on, the scenario's own task too"
+    );
 
     // The jobs are as they were, and go on.
     let daemon = Daemon::before(&host, &state).await;
@@ -120,10 +122,9 @@ async fn a_second_signal_ends_at_once() {
     daemon.signal(Signal::TERM);
     until_closed(&daemon).await;
     assert!(daemon.is_running());
-    let before = Instant::now();
     daemon.signal(Signal::INT);
+    // The tests' patience is shorter than the 30 s that a body may take, and than the grace.
     daemon.ended().await;
-    assert!(before.elapsed() < PATIENCE);
     drop(held);
 }
 
