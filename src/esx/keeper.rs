@@ -69,7 +69,7 @@ impl Keeper {
                 }
             })
             .await;
-        self.session.down(&HostError::new(
+        self.session.close(&HostError::new(
             HostErrorKind::Unreachable,
             "otter no longer talks to the host: it is shutting down.",
         ));

@@ -115,7 +115,15 @@ struct State {
 #[derive(Clone, Debug)]
 enum Link {
     Up(Arc<Live>),
-    Down { kind: HostErrorKind, reason: String, since: Duration },
+    Down {
+        kind: HostErrorKind,
+        reason: String,
+        since: Duration,
+    },
+    /// There will be none any more: nobody need wait for one.
+    Closed {
+        reason: String,
+    },
 }
 
 impl Session {
@@ -150,6 +158,7 @@ impl Session {
         loop {
             let left = match &states.borrow_and_update().link {
                 Link::Up(live) => return Ok(Arc::clone(live)),
+                Link::Closed { reason } => return Err(closed(reason)),
                 Link::Down { kind, reason, since } => {
                     let age = self.clock.elapsed().saturating_sub(*since);
                     match SHORT_OUTAGE.checked_sub(age) {
@@ -214,6 +223,7 @@ impl Session {
                         Link::Down { kind: kind @ HostErrorKind::LoginRefused, reason, .. } => {
                             return Err(HostError::new(*kind, reason.clone()));
                         }
+                        Link::Closed { reason } => return Err(closed(reason)),
                         Link::Up(_) | Link::Down { .. } => {}
                     }
                 }
@@ -284,7 +294,7 @@ impl Session {
         self.state.send_modify(|state| {
             let since = match &state.link {
                 Link::Down { since, .. } => *since,
-                Link::Up(_) => now,
+                Link::Up(_) | Link::Closed { .. } => now,
             };
             state.link = Link::Down { kind, reason: error.message.clone(), since };
         });
@@ -297,6 +307,11 @@ impl Session {
     pub async fn connect(&self, generation: u64) -> Result<Live, ConnectError> {
         let (version, content) = self.identify().await.map_err(ConnectError::Failed)?;
         self.log_in(version, content, generation).await
+    }
+
+    /// There is no session any more, and none will come.
+    pub fn close(&self, error: &HostError) {
+        self.state.send_modify(|state| state.link = Link::Closed { reason: error.message.clone() });
     }
 
     /// Finds out which version to speak with the host, and what it is. Needs no account.
@@ -509,6 +524,10 @@ impl From<TransportError> for ExchangeError {
             error => Self::Broken(error.into()),
         }
     }
+}
+
+fn closed(reason: &str) -> HostError {
+    HostError::new(HostErrorKind::Unreachable, reason)
 }
 
 /// What is said where the host no longer knows the session.

@@ -46,6 +46,12 @@ impl HalfSent {
     }
 }
 
+/// Waits until so many power-ons were asked for.
+async fn until_asked(host: &Simulator, times: u64) {
+    let called = host.control().until_called("PowerOnVM_Task", times);
+    tokio::time::timeout(PATIENCE, called).await.expect("the power-ons to be asked for");
+}
+
 /// Waits until nobody is let in any more.
 async fn until_closed(daemon: &Daemon) {
     eventually("the door to be closed", async || TcpStream::connect(daemon.address()).await.is_err()).await;
@@ -59,10 +65,6 @@ async fn sigterm_drains() {
     let power = |action: &str| json!({"action": action});
     let job = daemon.post("/v1/machines/16/power", power("on")).await.expect(202).json;
     let id = job["id"].as_str().unwrap().to_owned();
-    eventually("the task to be on disk", async || {
-        daemon.get(&format!("/v1/jobs/{id}")).await.json["host_task"].is_string()
-    })
-    .await;
     // Each blocks on a job that does not end, or on a machine that does not change.
     let outcome = daemon.request(Method::GET, &format!("/v1/jobs/{id}/wait?wait=5m"));
     let job_shown = daemon.request(Method::GET, &format!("/v1/jobs/{id}?wait=5m"));
@@ -78,6 +80,7 @@ async fn sigterm_drains() {
         told.contains("otter_waits_open 5\n")
     })
     .await;
+    until_asked(&host, 3).await;
     let late = HalfSent::post(&daemon, "/v1/machines/18/power", &power("on")).await;
 
     daemon.signal(Signal::TERM);
