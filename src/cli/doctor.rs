@@ -12,11 +12,8 @@ pub async fn doctor(sources: Sources) -> anyhow::Result<ExitCode> {
     let options = app::settings(sources.load()?, None)?.esx;
     let terminal = std::io::stdout().is_terminal();
     let well = diagnose(&options, &Clock::system(), &mut |finding| say(&line(&finding, terminal))).await?;
-    let verdict = if well {
-        "All is well.\n"
-    } else {
-        "Not all is well. What comes after a failure on the way to the host was not tried.\n"
-    };
+    let verdict =
+        if well { "All is well.\n" } else { "Not all is well. What could not be reached was not checked.\n" };
     say(verdict);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -373,14 +373,15 @@ impl About<'_> {
         let hidden = machines.iter().filter(|machine| !machine.readable).count();
         if machines.is_empty() {
             return Err(wrong(
-                format!("No machine is visible ({datastores} datastores are)."),
+                format!("No machine is visible ({} can be seen).", counted(datastores, "datastore")),
                 format!("Either the host has none, or the account may not see them. {see}"),
             ));
         }
         if hidden > 0 {
             return Err(wrong(format!("{hidden} of {} machines cannot be read.", machines.len()), see));
         }
-        Ok(format!("{} machines and {datastores} datastores are visible.", machines.len()))
+        let (machines, datastores) = (counted(machines.len(), "machine"), counted(datastores, "datastore"));
+        Ok(format!("The account sees {machines} and {datastores}."))
     }
 
     /// What the account's roles on the machines leave out. There may be no way to know; then otter finds out later.
@@ -461,7 +462,10 @@ impl About<'_> {
             return Ok("The account may not list the host's sessions; that is well enough.".to_owned());
         }
         let ours = sessions.iter().filter(|agent| agent.starts_with("otter/")).count();
-        let said = format!("The host has {} sessions, {ours} of otter, this one included.", sessions.len());
+        let said = format!(
+            "The host has {}, {ours} of otter, this one included.",
+            counted(sessions.len(), "session")
+        );
         if sessions.len() >= MANY_SESSIONS {
             let advice =
                 "Hosts hold some hundreds and then refuse every login: find the script that never logs out.";
@@ -502,4 +506,8 @@ impl About<'_> {
             .await
             .map_err(|error| error.into_error(lead))
     }
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

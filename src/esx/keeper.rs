@@ -20,7 +20,7 @@ const HELD: Duration = Duration::from_mins(1);
 /// The longest pause between tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long the logout may hold up the shutdown.
+/// How long the calls under way, and then the logout, may hold up the shutdown.
 const LOGOUT: Duration = Duration::from_secs(5);
 
 /// The life of the one session.
@@ -74,6 +74,11 @@ impl Keeper {
             "otter no longer talks to the host: it is shutting down.",
         ));
         if let Some(live) = &self.live {
+            // A call that the host is about to take must not find its session gone.
+            tokio::select! {
+                () = self.session.quiet() => {}
+                () = self.clock.sleep(LOGOUT) => {}
+            }
             tokio::select! {
                 () = self.session.logout(live) => {}
                 () = self.clock.sleep(LOGOUT) => {}

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use super::options::{EsxOptions, OptionsError};
 use super::soap::Reference;
@@ -51,6 +52,7 @@ pub struct Session {
     state: watch::Sender<State>,
     /// The generation that somebody found lost; 0 for none.
     suspected: watch::Sender<u64>,
+    under_way: TaskTracker,
 }
 
 /// A login that the host accepted.
@@ -146,6 +148,7 @@ impl Session {
             metrics,
             state: watch::Sender::new(State { link, confirmations: 0 }),
             suspected: watch::Sender::new(0),
+            under_way: TaskTracker::new(),
         })
     }
 
@@ -184,6 +187,7 @@ impl Session {
         request: Request,
         patience: Patience,
     ) -> Result<Reply, ExchangeError> {
+        let _under_way = self.under_way.token();
         let (reply, _) = self.exchange(live.version, Some(&live.cookie), request, patience).await?;
         Ok(reply)
     }
@@ -312,6 +316,12 @@ impl Session {
     /// There is no session any more, and none will come.
     pub fn close(&self, error: &HostError) {
         self.state.send_modify(|state| state.link = Link::Closed { reason: error.message.clone() });
+        self.under_way.close();
+    }
+
+    /// Returns once no call is under way any more, after [`Session::close`].
+    pub async fn quiet(&self) {
+        self.under_way.wait().await;
     }
 
     /// Finds out which version to speak with the host, and what it is. Needs no account.

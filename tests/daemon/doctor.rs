@@ -72,7 +72,7 @@ async fn where_all_is_well_it_says_so() {
         "Enterprise Plus",
         "13 machines and 3 datastores",
         "may do all",
-        "1 sessions, 1 of otter",
+        "1 session, 1 of otter",
         "All is well",
     ] {
         assert!(visit.text.contains(wanted), "{wanted} in {}", visit.text);
