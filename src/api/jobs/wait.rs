@@ -13,6 +13,7 @@ use crate::api::starting::{not_ended, outcome};
 use crate::api::waiting::{Wait, Waited, wait};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
+use crate::service::feed::Version;
 use crate::service::jobs::JobView;
 
 /// How long to wait.
@@ -48,8 +49,9 @@ pub async fn wait_for_job(
     let id = job_id(&text)?;
     let longest = api.settings().max_wait;
     let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
+    let version = api.services().feed.version();
     let waited = wait(&api, time, api.services().jobs.ended(id)).await?;
-    let answer = answer(&api, id, waited).await;
+    let answer = answer(&api, id, &version, waited).await;
     let mut response = answer.unwrap_or_else(|failure| ApiError(failure).into_response());
     Wait::Outcome(time).mark(&mut response);
     Ok(response)
@@ -58,6 +60,7 @@ pub async fn wait_for_job(
 async fn answer(
     api: &Api,
     id: JobId,
+    version: &Version,
     waited: Waited<Result<Option<JobView>, Failure>>,
 ) -> Result<Response, Failure> {
     let unknown = || unknown_job(&id.to_string());
@@ -65,7 +68,7 @@ async fn answer(
         Waited::Done(ended) => {
             let view = ended?.ok_or_else(unknown)?;
             if view.job.state.is_end() {
-                return outcome(api, &api.services().feed.version(), &view);
+                return outcome(api, version, &view);
             }
             FailureKind::ShuttingDown
         }

@@ -54,9 +54,10 @@ pub async fn wait_for_machine(
     let time = params.duration("wait")?.unwrap_or(longest).min(longest);
     let machine = api.services().machines.resolve(&reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
+    // Before the machine is looked at: changes that the answer does not show must not count as seen.
+    let version = api.services().feed.version();
     let ended = match wait(&api, time, api.services().machines.until(&id, &until)).await? {
         Waited::Done(view) => {
-            let version = api.services().feed.version();
             let mut response = respond::object(&api, &version, &Machine::of(&view?));
             Wait::Outcome(time).mark(&mut response);
             return Ok(response);
