@@ -55,7 +55,7 @@ pub struct JobsQuery {
         (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
         (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name"]))))]
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
 pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Result<Response, ApiError> {
     let params = query.params;
     let states: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
