@@ -111,14 +111,14 @@ fn foreign_host(api: &Api, request: &Request) -> Option<Failure> {
     if !api.settings().loopback_only {
         return None;
     }
-    let host = request.headers().get(HOST).map(HeaderValue::as_bytes).or_else(|| {
-        // An absolute address names its host itself.
-        request.uri().authority().map(|authority| authority.as_str().as_bytes())
-    })?;
-    if std::str::from_utf8(host).is_ok_and(is_loopback) {
+    // An absolute address names a host beside the header's, and two headers may differ: none may be foreign.
+    let in_headers = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let in_address = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let ours = |host: &[u8]| std::str::from_utf8(host).is_ok_and(is_loopback);
+    if in_headers.chain(in_address).all(ours) {
         return None;
     }
-    let detail = "Without tokens otter answers only to localhost and loopback addresses; the Host header names another.";
+    let detail = "Without tokens otter answers only to localhost and loopback addresses; the request names another host.";
     Some(Failure::new(FailureKind::Forbidden, detail))
 }
 
