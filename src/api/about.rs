@@ -8,8 +8,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::documented::Problems;
 use super::extract::{NoParameters, Query};
-use super::problem::{ApiError, Problem};
+use super::problem::ApiError;
 use super::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState};
@@ -114,8 +115,7 @@ pub struct ReadyQuery {
 #[utoipa::path(get, path = "/v1/about", operation_id = "get_about", tag = "about",
     responses(
         (status = 200, description = "What this otter is", body = About),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
 pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
@@ -160,8 +160,7 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
 #[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "about",
     responses(
         (status = 200, description = "It is alive", body = Health),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
 pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
@@ -175,8 +174,7 @@ pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<R
 #[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "about", params(ReadyQuery),
     responses(
         (status = 200, description = "It is ready", body = Health),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading", "host-unreachable", "host-login-refused"]))))]
 pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<Response, ApiError> {

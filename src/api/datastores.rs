@@ -8,8 +8,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
+use super::documented::Problems;
 use super::extract::{NoParameters, Query, Segment};
-use super::problem::{ApiError, Problem};
+use super::problem::ApiError;
 use super::respond::{self, Key};
 use crate::domain::datastore;
 use crate::domain::failure::{Failure, FailureKind};
@@ -75,8 +76,7 @@ pub struct DatastoresQuery {
 #[utoipa::path(get, path = "/v1/datastores", operation_id = "list_datastores", tag = "datastores", params(DatastoresQuery),
     responses(
         (status = 200, description = "Datastores in the order of their names", body = DatastoreList),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
 pub async fn list_datastores(
@@ -105,8 +105,7 @@ pub async fn list_datastores(
     params(("datastore" = String, Path, description = "The datastore's id, percent-encoded: NFS ids hold slashes")),
     responses(
         (status = 200, description = "The datastore", body = Datastore),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "inventory-loading"]))))]
 pub async fn get_datastore(

@@ -138,7 +138,9 @@ impl Params {
     /// A whole number from 1 to 1,000.
     pub fn limit(&self) -> Result<Option<u32>, Failure> {
         let Some(given) = self.text("limit") else { return Ok(None) };
-        if let Ok(limit @ 1..=1000) = given.parse() {
+        // The standard parser would take a `+` too.
+        let digits = given.bytes().all(|byte| byte.is_ascii_digit());
+        if let Some(limit @ 1..=1000) = given.parse().ok().filter(|_| digits) {
             return Ok(Some(limit));
         }
         let detail = format!("limit is {}; a whole number from 1 to 1000 is wanted.", shorten(given));

@@ -111,11 +111,10 @@ fn foreign_host(api: &Api, request: &Request) -> Option<Failure> {
     if !api.settings().loopback_only {
         return None;
     }
-    // An absolute address names a host beside the header's, and two headers may differ: none may be foreign.
-    let in_headers = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
-    let in_address = request.uri().authority().map(|authority| authority.as_str().as_bytes());
-    let ours = |host: &[u8]| std::str::from_utf8(host).is_ok_and(is_loopback);
-    if in_headers.chain(in_address).all(ours) {
+    // An absolute address names its host itself, before the header (RFC 9112, section 3.2.2): neither may be foreign.
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes).chain(authority);
+    if hosts.all(|host| std::str::from_utf8(host).is_ok_and(is_loopback)) {
         return None;
     }
     let detail = "Without tokens otter answers only to localhost and loopback addresses; the request names another host.";

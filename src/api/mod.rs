@@ -3,6 +3,7 @@
 mod about;
 mod datastores;
 pub mod document;
+mod documented;
 mod extract;
 mod jobs;
 mod layers;

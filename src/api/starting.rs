@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use utoipa::PartialSchema;
 
 use super::Api;
-use super::extract::{Params, failure_at, header};
+use super::documented::StartQuery;
+use super::extract::{Body, Params, Query, failure_at, header};
 use super::jobs::wire::Job;
 use super::problem::ApiError;
 use super::waiting::{Place, Wait, Waited};
@@ -41,40 +46,50 @@ pub struct Starting {
     requested_by: String,
 }
 
-/// What came with the call.
-pub struct Call<'a> {
-    pub method: &'a Method,
-    pub uri: &'a Uri,
-    pub headers: &'a HeaderMap,
-    pub params: &'a Params,
-    pub body: &'a Bytes,
+/// A starting call with its body: what a handler of one takes.
+pub struct Start<T> {
+    pub starting: Starting,
+    pub body: T,
+}
+
+impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Start<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let params = Query::<StartQuery>::from_request_parts(&mut parts, api).await?.params;
+        let mut starting = Starting::read(api, &parts, &params)?;
+        let uri = parts.uri.clone();
+        let Body { value, bytes } = Body::from_request(Request::from_parts(parts, body), api).await?;
+        if let Some(key) = &mut starting.key {
+            key.fingerprint = fingerprint(&uri, &bytes);
+        }
+        Ok(Self { starting, body: value })
+    }
 }
 
 impl Starting {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// `invalid-request` for a key, a reference, a wait or a deadline that is none.
-    pub fn read(api: &Api, call: &Call<'_>) -> Result<Self, Failure> {
+    /// Reads all but the body, which a key's fingerprint still lacks.
+    fn read(api: &Api, parts: &Parts, params: &Params) -> Result<Self, Failure> {
         let requested_by = api.caller().to_owned();
-        let deadline = call.params.duration("deadline")?;
+        let deadline = params.duration("deadline")?;
         if deadline.is_some_and(|deadline| !DEADLINES.contains(&deadline)) {
-            let given = shorten(call.params.text("deadline").unwrap_or_default());
+            let given = shorten(params.text("deadline").unwrap_or_default());
             let detail = format!("deadline is {given}; from 1s to 7d is wanted.");
             return Err(failure_at(FailureKind::InvalidRequest, "deadline", "out-of-range", detail));
         }
-        let reference = bounded(call.headers, "otter-reference", 0, MAX_REFERENCE)?;
-        let key = bounded(call.headers, "idempotency-key", 1, MAX_KEY)?.map(|key| IdempotencyKey {
+        let reference = bounded(&parts.headers, "otter-reference", 0, MAX_REFERENCE)?;
+        let key = bounded(&parts.headers, "idempotency-key", 1, MAX_KEY)?.map(|key| IdempotencyKey {
             caller: requested_by.clone(),
-            method: call.method.to_string(),
-            path: call.uri.path().to_owned(),
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
             key,
-            fingerprint: fingerprint(call.uri, call.body),
+            fingerprint: [0; 32],
             created_at: api.clock().now(),
         });
         Ok(Self {
             version: api.services().feed.version(),
-            wait: Wait::read(api, call.params, call.headers)?,
+            wait: Wait::read(api, params, &parts.headers)?,
             deadline,
             reference,
             key,

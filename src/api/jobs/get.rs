@@ -6,8 +6,9 @@ use utoipa::IntoParams;
 
 use super::wire::Job;
 use super::{job_id, unknown_job};
+use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Query, Segment};
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::waiting::{OTTER_WAIT, Waited, wait};
 use crate::api::{Api, respond};
 
@@ -26,11 +27,10 @@ pub struct JobQuery {
 /// Always 200 with the job as it is, whatever became of it. With `wait` it blocks until the job ended or the time
 /// is up.
 #[utoipa::path(get, path = "/v1/jobs/{job}", operation_id = "get_job", tag = "jobs",
-    params(("job" = String, Path, description = "The job's id"), JobQuery),
+    params(JobPath, JobQuery),
     responses(
         (status = 200, description = "The job", body = Job),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "too-many-waits"]))))]
 pub async fn get_job(
@@ -40,13 +40,18 @@ pub async fn get_job(
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
-    if let Some(time) = time
-        && let Waited::Done(ended) = wait(&api, time, api.services().jobs.ended(id)).await?
-    {
-        ended?;
-    }
+    let jobs = &api.services().jobs;
+    let waited = match time {
+        Some(time) => wait(&api, time, jobs.ended(id)).await?,
+        None => Waited::TimeUp,
+    };
     let version = api.services().feed.version();
-    let view = api.services().jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    let view = match waited {
+        // What was waited for is at hand: thousands that wait must not ask the store for it at once.
+        Waited::Done(ended) => ended?,
+        Waited::TimeUp | Waited::ShuttingDown => jobs.get(id).await?,
+    };
+    let view = view.ok_or_else(|| unknown_job(&text))?;
     let mut response = respond::object(&api, &version, &Job::of(&view));
     if let Some(time) = time {
         respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));

@@ -5,8 +5,9 @@ use axum::response::Response;
 use utoipa::IntoParams;
 
 use super::wire::{Job, JobList};
+use crate::api::documented::Problems;
 use crate::api::extract::Query;
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::ids::MachineId;
 use crate::domain::job::{JobKind, JobState};
@@ -52,8 +53,7 @@ pub struct JobsQuery {
 #[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(JobsQuery),
     responses(
         (status = 200, description = "A page of jobs", body = JobList),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
 pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Result<Response, ApiError> {

@@ -1,5 +1,7 @@
 //! `GET /v1/jobs/{job}/wait`
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
@@ -7,14 +9,13 @@ use utoipa::IntoParams;
 use super::wire::Job;
 use super::{job_id, unknown_job};
 use crate::api::Api;
+use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Query, Segment};
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::starting::{not_ended, outcome};
 use crate::api::waiting::{Wait, Waited, wait};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
-use crate::service::feed::Version;
-use crate::service::jobs::JobView;
 
 /// How long to wait.
 #[derive(IntoParams)]
@@ -31,11 +32,10 @@ pub struct JobWaitQuery {
 /// 200 with the job if it succeeded; else its problem with that problem's status. 504 `wait-timeout` where the time
 /// is up first: the job goes on, wait again.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
-    params(("job" = String, Path, description = "The job's id"), JobWaitQuery),
+    params(JobPath, JobWaitQuery),
     responses(
         (status = 200, description = "The job, which succeeded", body = Job),
-        (status = "4XX", description = "A problem of the request, or why the job did not succeed", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away, or why the job did not succeed", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down", "too-many-waits",
         "job-cancelled", "outcome-unknown", "invalid-power-state", "machine-busy", "machine-gone", "question-pending", "tools-unavailable",
@@ -49,26 +49,21 @@ pub async fn wait_for_job(
     let id = job_id(&text)?;
     let longest = api.settings().max_wait;
     let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
-    let version = api.services().feed.version();
-    let waited = wait(&api, time, api.services().jobs.ended(id)).await?;
-    let answer = answer(&api, id, &version, waited).await;
-    let mut response = answer.unwrap_or_else(|failure| ApiError(failure).into_response());
+    // The problem of a job that failed or goes on says too how long the call was to block.
+    let mut response =
+        outcome_within(&api, id, time).await.unwrap_or_else(|failure| ApiError(failure).into_response());
     Wait::Outcome(time).mark(&mut response);
     Ok(response)
 }
 
-async fn answer(
-    api: &Api,
-    id: JobId,
-    version: &Version,
-    waited: Waited<Result<Option<JobView>, Failure>>,
-) -> Result<Response, Failure> {
+async fn outcome_within(api: &Api, id: JobId, time: Duration) -> Result<Response, Failure> {
+    let version = api.services().feed.version();
     let unknown = || unknown_job(&id.to_string());
-    let kind = match waited {
+    let kind = match wait(api, time, api.services().jobs.ended(id)).await? {
         Waited::Done(ended) => {
             let view = ended?.ok_or_else(unknown)?;
             if view.job.state.is_end() {
-                return outcome(api, version, &view);
+                return outcome(api, &version, &view);
             }
             FailureKind::ShuttingDown
         }

@@ -9,8 +9,9 @@ use utoipa::IntoParams;
 
 use super::filter;
 use super::wire::Machine;
+use crate::api::documented::{Problems, READ_MACHINE};
 use crate::api::extract::Query;
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::machines::ambiguous;
@@ -53,10 +54,9 @@ pub struct FindQuery {
     responses(
         (status = 200, description = "The first machine that fits", body = Machine,
             headers(("Otter-Matches" = u32, description = "How many fit"))),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn find_machine(State(api): State<Api>, query: Query<FindQuery>) -> Result<Response, ApiError> {
     let params = query.params;
     let filter = filter(&params)?;

@@ -7,8 +7,9 @@ use utoipa::IntoParams;
 use super::filter;
 use super::wire::{Machine, MachineList};
 use crate::api::Api;
+use crate::api::documented::Problems;
 use crate::api::extract::Query;
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::respond::{self, Key};
 
 /// Which machines are wanted; all that is said must fit.
@@ -48,8 +49,7 @@ pub struct MachinesQuery {
 #[utoipa::path(get, path = "/v1/machines", operation_id = "list_machines", tag = "machines", params(MachinesQuery),
     responses(
         (status = 200, description = "Machines in the order of their names", body = MachineList),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
 pub async fn list_machines(

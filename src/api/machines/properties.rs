@@ -4,8 +4,9 @@ use axum::extract::State;
 use axum::response::Response;
 use utoipa::IntoParams;
 
+use crate::api::documented::{MachinePath, Problems};
 use crate::api::extract::{Query, Segment, failure_at};
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::HostErrorKind;
@@ -27,11 +28,10 @@ pub struct PropertiesQuery {
 /// Any vim25 property as JSON, read from the host: a map of each path asked for to its value, null where it has none.
 /// For operators; it can show secrets of the guest.
 #[utoipa::path(get, path = "/v1/machines/{machine}/properties", operation_id = "get_machine_properties", tag = "machines",
-    params(("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"), PropertiesQuery),
+    params(MachinePath, PropertiesQuery),
     responses(
         (status = 200, description = "Path to value", body = std::collections::BTreeMap<String, serde_json::Value>),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading", "machine-gone", "forbidden-by-host", "host-unreachable",
         "host-login-refused", "host-protocol", "too-many-waits"]))))]

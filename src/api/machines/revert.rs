@@ -2,16 +2,15 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, Method, Uri};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::power::StartQuery;
 use crate::api::Api;
-use crate::api::extract::{Body, Query, Segment, Segments, failure_in_body};
+use crate::api::documented::{MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery};
+use crate::api::extract::{Segment, Segments, failure_in_body};
 use crate::api::jobs::wire::Job;
-use crate::api::problem::{ApiError, Problem};
-use crate::api::starting::{Call, Starting};
+use crate::api::problem::ApiError;
+use crate::api::starting::Start;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::JobRequest;
 use crate::service::machines::MachineView;
@@ -42,36 +41,23 @@ pub struct RevertToSnapshotRequest {
 /// Starts a job that puts the machine back to a snapshot. The snapshot is bound now, whatever is renamed later.
 #[utoipa::path(post, path = "/v1/machines/{machine}/revert", operation_id = "revert_machine", tag = "snapshots",
     params(
-        ("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"),
-        ("Idempotency-Key" = String, Header, description = "At most 255 characters: a repeat with the same key and request gets the first one's job, and starts no second."),
-        ("Otter-Reference" = String, Header, description = "At most 512 characters, kept with the job: a CI job's address, say."),
-        ("Prefer" = String, Header, description = "`wait=30` (RFC 7240): the soft form of `wait`; 202 with the job when the time is up."),
+        MachinePath,
+        StartHeaders,
         StartQuery
     ),
     request_body = RevertRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
         (status = 202, description = "The job was accepted and goes on", body = Job),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "self-protection", "question-pending", "queue-full", "payload-too-large",
-        "unsupported-media-type", "request-timeout", "idempotency-mismatch", "inventory-loading", "host-unreachable", "host-login-refused", "shutting-down", "too-many-waits",
-        "wait-timeout", "job-still-running", "job-cancelled", "outcome-unknown", "machine-busy", "machine-gone", "invalid-power-state", "host-rejected",
-        "forbidden-by-host", "license-restricted", "not-supported", "host-protocol", "deadline-exceeded", "insufficient-resources"]))))]
+    extensions(("x-otter-problems" = json!(START))))]
 pub async fn revert_machine(
     State(api): State<Api>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
     Segment(reference): Segment,
-    query: Query<StartQuery>,
-    body: Body<RevertRequest>,
+    Start { starting, body }: Start<RevertRequest>,
 ) -> Result<Response, ApiError> {
-    let call =
-        Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
-    let starting = Starting::read(&api, &call)?;
-    let RevertRequest { snapshot, power_on } = body.value;
+    let RevertRequest { snapshot, power_on } = body;
     if snapshot.as_deref() == Some("") {
         let detail = "The snapshot is empty; leave it out to mean the current one.".to_owned();
         return Err(failure_in_body("/snapshot", "empty", detail).into());
@@ -89,41 +75,28 @@ pub async fn revert_machine(
 /// As `POST /v1/machines/{machine}/revert`.
 #[utoipa::path(post, path = "/v1/machines/{machine}/snapshots/{snapshot}/revert", operation_id = "revert_to_snapshot", tag = "snapshots",
     params(
-        ("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"),
-        ("snapshot" = String, Path, description = "Its id, else exact name, else path `a/b/c`, percent-encoded once more in the address"),
-        ("Idempotency-Key" = String, Header, description = "At most 255 characters: a repeat with the same key and request gets the first one's job, and starts no second."),
-        ("Otter-Reference" = String, Header, description = "At most 512 characters, kept with the job: a CI job's address, say."),
-        ("Prefer" = String, Header, description = "`wait=30` (RFC 7240): the soft form of `wait`; 202 with the job when the time is up."),
+        MachinePath,
+        SnapshotPath,
+        StartHeaders,
         StartQuery
     ),
     request_body = RevertToSnapshotRequest,
     responses(
         (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
         (status = 202, description = "The job was accepted and goes on", body = Job),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "self-protection", "question-pending", "queue-full", "payload-too-large",
-        "unsupported-media-type", "request-timeout", "idempotency-mismatch", "inventory-loading", "host-unreachable", "host-login-refused", "shutting-down", "too-many-waits",
-        "wait-timeout", "job-still-running", "job-cancelled", "outcome-unknown", "machine-busy", "machine-gone", "invalid-power-state", "host-rejected",
-        "forbidden-by-host", "license-restricted", "not-supported", "host-protocol", "deadline-exceeded", "insufficient-resources"]))))]
+    extensions(("x-otter-problems" = json!(START))))]
 pub async fn revert_to_snapshot(
     State(api): State<Api>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
     Segments(reference, snapshot): Segments,
-    query: Query<StartQuery>,
-    body: Body<RevertToSnapshotRequest>,
+    Start { starting, body }: Start<RevertToSnapshotRequest>,
 ) -> Result<Response, ApiError> {
-    let call =
-        Call { method: &method, uri: &uri, headers: &headers, params: &query.params, body: &body.bytes };
-    let starting = Starting::read(&api, &call)?;
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
     let machine = api.services().machines.resolve(&reference)?;
-    let request = bind(&api, &machine, Some(&snapshot), body.value.power_on)?;
+    let request = bind(&api, &machine, Some(&snapshot), body.power_on)?;
     Ok(starting.start(&api, &machine, request).await?)
 }
 

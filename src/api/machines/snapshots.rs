@@ -4,21 +4,21 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::wire::{Snapshot, SnapshotList};
+use crate::api::documented::{MachinePath, Problems, READ_MACHINE, SnapshotPath};
 use crate::api::extract::{NoParameters, Query, Segment, Segments};
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 
 /// List the snapshots of a machine
 ///
 /// The whole tree, parents first, from memory.
 #[utoipa::path(get, path = "/v1/machines/{machine}/snapshots", operation_id = "list_snapshots", tag = "snapshots",
-    params(("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`")),
+    params(MachinePath),
     responses(
         (status = 200, description = "The whole tree, parents first", body = SnapshotList),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn list_snapshots(
     State(api): State<Api>,
     Segment(reference): Segment,
@@ -34,15 +34,14 @@ pub async fn list_snapshots(
 /// From memory: the host is not asked.
 #[utoipa::path(get, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "get_snapshot", tag = "snapshots",
     params(
-        ("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"),
-        ("snapshot" = String, Path, description = "Its id, else exact name, else path `a/b/c`, percent-encoded once more in the address")
+        MachinePath,
+        SnapshotPath
     ),
     responses(
         (status = 200, description = "The snapshot", body = Snapshot),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"]))))]
+    extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn get_snapshot(
     State(api): State<Api>,
     Segments(reference, wanted): Segments,

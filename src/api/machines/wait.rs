@@ -5,8 +5,9 @@ use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
 use super::wire::Machine;
+use crate::api::documented::{MachinePath, Problems};
 use crate::api::extract::{Params, Query, Segment, failure_at, not_one_of};
-use crate::api::problem::{ApiError, Problem};
+use crate::api::problem::ApiError;
 use crate::api::waiting::{Wait, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
@@ -35,11 +36,10 @@ pub struct MachineWaitQuery {
 /// Blocks until what is asked for holds, and answers with the machine. 504 `wait-timeout` where the time is up first.
 /// 409 at once where it cannot come true.
 #[utoipa::path(get, path = "/v1/machines/{machine}/wait", operation_id = "wait_for_machine", tag = "machines",
-    params(("machine" = String, Path, description = "A machine's id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`"), MachineWaitQuery),
+    params(MachinePath, MachineWaitQuery),
     responses(
         (status = 200, description = "The machine, as it was waited for", body = Machine),
-        (status = "4XX", description = "A problem of the request", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "A problem that may go away", body = Problem, content_type = "application/problem+json"),
+        Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "machine-gone", "invalid-power-state",
         "inventory-loading", "wait-timeout", "shutting-down", "too-many-waits"]))))]
@@ -56,22 +56,22 @@ pub async fn wait_for_machine(
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
     // Before the machine is looked at: changes that the answer does not show must not count as seen.
     let version = api.services().feed.version();
-    let ended = match wait(&api, time, api.services().machines.until(&id, &until)).await? {
-        Waited::Done(view) => {
-            let mut response = respond::object(&api, &version, &Machine::of(&view?));
-            Wait::Outcome(time).mark(&mut response);
-            return Ok(response);
-        }
+    let ended = wait(&api, time, api.services().machines.until(&id, &until)).await?;
+    let answered = match ended {
+        Waited::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::of(&view))),
+        Waited::Done(Err(failure)) => Err(failure),
         Waited::TimeUp => {
-            let wanted = shorten(params.text("until").unwrap_or_default());
-            let detail = format!("{name} did not come to {wanted} within {} s; wait again.", time.as_secs());
-            Failure::new(FailureKind::WaitTimeout, detail)
+            let condition = shorten(params.text("until").unwrap_or_default());
+            let detail =
+                format!("{name} did not come to {condition} within {} s; wait again.", time.as_secs());
+            Err(Failure::new(FailureKind::WaitTimeout, detail).of_machine(&id, &name))
         }
         Waited::ShuttingDown => {
-            Failure::new(FailureKind::ShuttingDown, "otter is shutting down; wait again once it is back.")
+            let detail = "otter is shutting down; wait again once it is back.";
+            Err(Failure::new(FailureKind::ShuttingDown, detail).of_machine(&id, &name))
         }
     };
-    let mut response = ApiError(ended.of_machine(&id, &name)).into_response();
+    let mut response = answered.unwrap_or_else(|failure| ApiError(failure).into_response());
     Wait::Outcome(time).mark(&mut response);
     Ok(response)
 }

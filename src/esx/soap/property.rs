@@ -152,13 +152,16 @@ pub fn text(element: Element<'_>) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// `xsd:dateTime`, with or without fraction and offset; without one it is taken as UTC.
+/// `xsd:dateTime`, with or without fraction and offset; without one it is taken as UTC. To the microsecond: callers
+/// are told six digits at most.
 #[must_use]
 pub fn timestamp(element: Element<'_>) -> Option<Timestamp> {
     let text = element.text().trim();
-    text.parse()
+    let time: Timestamp = text
+        .parse()
         .ok()
-        .or_else(|| Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp()))
+        .or_else(|| Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp()))?;
+    Timestamp::from_microsecond(time.as_microsecond()).ok()
 }
 
 /// The references of an `ArrayOfManagedObjectReference`.

@@ -250,10 +250,19 @@ impl Runner {
     async fn answered(&self, job: &Job, question: &QuestionId) {
         let mut changes = self.inventory.watch(&job.machine.id);
         self.host_back().await;
+        let mut seen = false;
         loop {
             let picture = self.inventory.picture();
             let asked = picture.machine(&job.machine.id).and_then(|record| record.machine.question.as_ref());
-            if asked.is_none_or(|asked| asked.id != *question) || changes.changed().await.is_err() {
+            if asked.is_none_or(|asked| asked.id != *question) {
+                // A picture that never showed it must not have the machine read in a spin.
+                if !seen {
+                    self.clock.sleep(Duration::from_secs(1)).await;
+                }
+                return;
+            }
+            seen = true;
+            if changes.changed().await.is_err() {
                 return;
             }
         }

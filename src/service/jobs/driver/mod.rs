@@ -10,6 +10,7 @@
 //! Each way out leads through the store: the intent is committed before its call, the task's reference as soon
 //! as it is known, the end before anybody hears of it. After a crash [`Driver::resume`] enters this picture
 //! where the committed job says, and a call without a known end is judged like one whose answer was lost.
+//! A refusal proves only that its own sending did not run: after a loss it leads back to judging, or to unknown.
 
 mod calling;
 mod ending;

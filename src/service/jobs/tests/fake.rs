@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::domain::call::{Evidence, HostCall, RecentTask};
-use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::JobRequest;
 use crate::domain::machine::{Machine, PowerState};
 use crate::hypervisor::{
@@ -52,6 +52,9 @@ struct State {
     /// Whose guests cannot be read.
     unreadable: Vec<MachineId>,
     guest_reads: usize,
+    /// Whether a direct read shows a question.
+    asks: bool,
+    examinations: usize,
 }
 
 struct Task {
@@ -88,6 +91,14 @@ impl FakeHost {
 
     pub fn hide_guest(&self, machine: &MachineId) {
         self.lock().unreadable.push(machine.clone());
+    }
+
+    pub fn ask(&self, asks: bool) {
+        self.lock().asks = asks;
+    }
+
+    pub fn examinations(&self) -> usize {
+        self.lock().examinations
     }
 
     pub fn guest_reads(&self) -> usize {
@@ -205,7 +216,8 @@ impl Hypervisor for FakeHost {
     }
 
     async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.examinations += 1;
         let machine = state
             .machines
             .get(machine)
@@ -216,7 +228,7 @@ impl Hypervisor for FakeHost {
             power_state: machine.power_state,
             current_snapshot: machine.snapshots.current.clone(),
             snapshots: machine.snapshots.items.iter().map(|snapshot| snapshot.id.clone()).collect(),
-            question: None,
+            question: state.asks.then(|| QuestionId::new("q")),
             host_boot_time: None,
             recent_tasks: tasks
                 .map(|task| RecentTask {

@@ -338,3 +338,19 @@ async fn a_lost_answer_is_judged_after_the_settling() {
     let took = view.job.finished_at.unwrap().duration_since(view.job.created_at);
     assert!(took.as_secs() >= 30, "{took:?}");
 }
+
+#[tokio::test]
+async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() {
+    let lab = Lab::new(1).await;
+    lab.host.ask(true);
+    let id = lab.start(1, JobRequest::PowerOn).await;
+    while lab.jobs.get(id).await.unwrap().unwrap().blocked_by.is_none() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lab.host.examinations(), 1);
+    lab.host.ask(false);
+    assert_eq!(lab.end_in_time(id).await.job.state, SUCCEEDED);
+}

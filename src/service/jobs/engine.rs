@@ -1,0 +1,380 @@
+//! What happens behind [`Jobs`](super::Jobs): accepting, starting what may start, seeing each job through to its
+//! end whatever panics, and showing it meanwhile.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
+use super::keys::Keys;
+use super::queue::{Full, Queues};
+use super::runner::{Ran, Runner};
+use super::view::{BlockedBy, Board, JobView, Live};
+use super::{JobsParts, NewJob, Started};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{JobId, MachineId};
+use crate::domain::job::{Job, JobKind, JobRequest, JobState};
+use crate::domain::machine::Machine;
+use crate::hypervisor::SessionState;
+use crate::store::{IdempotencyKey, Inserted, StoreError};
+
+/// What the disk says of a job whose run panicked.
+enum ReadBack {
+    /// It goes on; with its first effect if it had started.
+    Unfinished(Option<Effect>),
+    Ended,
+    Stopping,
+}
+
+/// What all clones of [`super::Jobs`] share.
+pub(super) struct Engine {
+    pub(super) parts: JobsParts,
+    pub(super) board: Arc<Board>,
+    pub(super) queues: Mutex<Queues>,
+    /// Of the calls of one key at one moment the others wait for the first's commit.
+    pub(super) keys: Keys,
+    /// The deadlines of jobs that wait in a queue.
+    pub(super) expiries: Mutex<BTreeSet<(Timestamp, JobId, MachineId)>>,
+    pub(super) expiries_changed: Notify,
+    pub(super) stop: CancellationToken,
+}
+
+impl Engine {
+    pub(super) async fn accept(self: Arc<Self>, new: NewJob) -> Result<Started, Failure> {
+        let engine = &self;
+        let NewJob { machine, request, requested_by, reference, deadline, key } = new;
+        let _claim = match &key {
+            Some(key) => {
+                let claim = engine.keys.claim(key).await;
+                // Before anything can refuse it: a repeat takes no place in the queue.
+                if let Some(job) = engine.replayed(key).await? {
+                    return Ok(Started::Replayed(job));
+                }
+                Some(claim)
+            }
+            None => None,
+        };
+        let record = &machine.machine;
+        let kill = request == JobRequest::Kill;
+        engine.refuse_if_away()?;
+        if let Some(question) = record.question.as_ref().filter(|_| !kill) {
+            let detail = format!(
+                "{} waits on a question ({}); answer it first: {}",
+                record.name, question.id, question.text
+            );
+            return Err(
+                Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name)
+            );
+        }
+        let now = engine.parts.clock.now();
+        let deadline = deadline.unwrap_or(match request.kind() {
+            JobKind::SnapshotRevert => engine.parts.settings.revert_deadline,
+            _ => engine.parts.settings.power_deadline,
+        });
+        let job = Job {
+            id: JobId::new(engine.parts.clock.uuid()),
+            state: JobState::Queued,
+            machine: record.identity(),
+            machine_name: record.name.clone(),
+            request,
+            phase: "queued".to_owned(),
+            steps: Vec::new(),
+            cancel_requested_at: None,
+            created_at: now,
+            updated_at: now,
+            started_at: None,
+            finished_at: None,
+            deadline_at: now.saturating_add(deadline).unwrap_or(Timestamp::MAX),
+            requested_by,
+            reference,
+            result: None,
+            warnings: Vec::new(),
+            error: None,
+            host_task: None,
+            intent: None,
+        };
+        let (id, machine) = (job.id, record.id.clone());
+        engine.queues().reserve(&machine, id, kill).map_err(|full| queue_full(full, record))?;
+        let (kind, deadline_at, name) = (job.kind(), job.deadline_at, job.machine_name.clone());
+        // Shown before it is committed: whoever learns its id from the disk finds it here.
+        engine.board.add(Driver::queued(job.clone(), engine.rules()));
+        match engine.parts.store.insert_job(&job, key.as_ref()).await {
+            Ok(Inserted::New) => {}
+            Ok(Inserted::Existing { job, fingerprint_matches }) => {
+                Engine::refuse(engine, &machine, id);
+                let key = key.map(|key| key.key).unwrap_or_default();
+                return if fingerprint_matches { Ok(Started::Replayed(job)) } else { Err(mismatch(&key)) };
+            }
+            Err(error) => {
+                Engine::refuse(engine, &machine, id);
+                return Err(store_failure(&error));
+            }
+        }
+        tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
+        engine.expire_at(deadline_at, id, &machine);
+        engine.queues().ready(&machine, id);
+        engine.parts.feed.advance();
+        Engine::dispatch(engine, &machine);
+        engine.parts.inventory.wake_watchers(&machine);
+        Ok(Started::New(id))
+    }
+
+    /// Takes back the place of a job that was not committed.
+    fn refuse(engine: &Arc<Self>, machine: &MachineId, id: JobId) {
+        engine.board.remove(id);
+        engine.queues().withdraw(machine, id);
+        Engine::dispatch(engine, machine);
+    }
+
+    pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
+        match self.parts.store.find_key(key).await {
+            Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
+            Ok(Some(kept)) => Ok(Some(kept.job)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(store_failure(&error)),
+        }
+    }
+
+    fn refuse_if_away(&self) -> Result<(), Failure> {
+        if self.stop.is_cancelled() {
+            let detail = "otter is shutting down and takes no new jobs; try again once it is back.";
+            return Err(Failure::new(FailureKind::ShuttingDown, detail));
+        }
+        let Some(away) = self.parts.inventory.away_for() else { return Ok(()) };
+        match self.parts.inventory.session().state {
+            SessionState::LoginRefused { reason } => Err(Failure::new(
+                FailureKind::HostLoginRefused,
+                format!("The host refuses otter's account, so nothing can be done on it: {reason}"),
+            )),
+            _ if away < self.parts.settings.outage_grace => Ok(()),
+            SessionState::Away { reason } => Err(Failure::new(
+                FailureKind::HostUnreachable,
+                format!(
+                    "The host has been away for {} s; try again later. It last said: {reason}",
+                    away.as_secs()
+                ),
+            )),
+            _ => Err(Failure::new(
+                FailureKind::HostUnreachable,
+                "The host has not been reached yet; try again later.",
+            )),
+        }
+    }
+
+    /// Starts whatever may start on a machine.
+    pub(super) fn dispatch(engine: &Arc<Self>, machine: &MachineId) {
+        loop {
+            let (next, beside) = {
+                let mut queues = engine.queues();
+                (queues.start_next(machine), queues.running(machine))
+            };
+            let Some(next) = next else { return };
+            if let Some(running) = beside.filter(|running| *running != next) {
+                engine.board.interrupt(running, Interrupt::Cancel);
+            }
+            Engine::spawn(engine, machine.clone(), next, None);
+        }
+    }
+
+    /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back from the disk
+    /// and taken up where it was committed.
+    pub(super) fn spawn(engine: &Arc<Self>, machine: MachineId, id: JobId, first: Option<Effect>) {
+        let outer = Arc::clone(engine);
+        // Followed by nobody: the job's own record says how it went.
+        drop(engine.parts.supervisor.contain("job", async move {
+            let mut first = first;
+            // A panic that comes back each time must not spin.
+            let mut pause = Duration::from_secs(1);
+            loop {
+                let (inner, from) = (Arc::clone(&outer), first.take());
+                let run = outer.parts.supervisor.contain("job run", async move { inner.run(id, from).await });
+                match run.join().await {
+                    Ok(Some(Ran::UntilStopped)) => return,
+                    Ok(None | Some(Ran::ToTheEnd)) => break,
+                    Err(_) => {}
+                }
+                tracing::error!(job = %id, "the job panicked; it is judged as after a crash");
+                match outer.read_back(id, &mut pause).await {
+                    ReadBack::Unfinished(from) => first = from,
+                    ReadBack::Ended => break,
+                    ReadBack::Stopping => return,
+                }
+            }
+            outer.queues().finish(&machine, id);
+            outer.board.remove(id);
+            Engine::dispatch(&outer, &machine);
+            outer.parts.inventory.wake_watchers(&machine);
+        }));
+    }
+
+    async fn run(self: Arc<Self>, id: JobId, first: Option<Effect>) -> Option<Ran> {
+        let (mut waiting, live) = self.board.take(id)?;
+        let job = waiting.driver.job();
+        let machine = job.machine.id.clone();
+        let first = if let Some(first) = first {
+            first
+        } else {
+            self.no_expiry(job);
+            let (now, deadline) = (self.parts.clock.now(), job.deadline_at);
+            if deadline <= now { waiting.driver.expire_queued(now) } else { waiting.driver.start(now) }
+        };
+        // Who hears of the end finds the machine without this job.
+        let leave = || self.queues().finish(&machine, id);
+        Some(self.runner().run(waiting, first, live, leave).await)
+    }
+
+    /// Reads a job that panicked back from the disk, after `pause`, which grows.
+    async fn read_back(&self, id: JobId, pause: &mut Duration) -> ReadBack {
+        loop {
+            tokio::select! {
+                () = self.parts.clock.sleep(*pause) => {}
+                () = self.stop.cancelled() => return ReadBack::Stopping,
+            }
+            *pause = (*pause * 2).min(Duration::from_mins(1));
+            let error = match self.parts.store.job(id).await {
+                Ok(Some(job)) if job.state.is_end() => {
+                    self.board.show(job);
+                    return ReadBack::Ended;
+                }
+                Ok(Some(job)) => {
+                    let (driver, first) = match job.state {
+                        JobState::Running => {
+                            let (driver, first) = Driver::resume(job, self.rules());
+                            (driver, Some(first))
+                        }
+                        _ => (Driver::queued(job, self.rules()), None),
+                    };
+                    self.board.renew(driver);
+                    return ReadBack::Unfinished(first);
+                }
+                Ok(None) => return ReadBack::Ended,
+                Err(error) => error,
+            };
+            tracing::error!(job = %id, error = &error as &dyn std::error::Error, "the job cannot be read back; trying again");
+        }
+    }
+
+    /// Ends a job that was withdrawn from its queue.
+    pub(super) fn end_queued(
+        engine: &Arc<Self>,
+        id: JobId,
+        machine: &MachineId,
+        end: fn(&mut Driver, Timestamp) -> Effect,
+    ) {
+        let inner = Arc::clone(engine);
+        let machine = machine.clone();
+        drop(engine.parts.supervisor.contain("job end", async move {
+            let Some((mut waiting, live)) = inner.board.take(id) else { return };
+            let first = end(&mut waiting.driver, inner.parts.clock.now());
+            if inner.runner().run(waiting, first, live, || {}).await == Ran::ToTheEnd {
+                inner.board.remove(id);
+            }
+            Engine::dispatch(&inner, &machine);
+            inner.parts.inventory.wake_watchers(&machine);
+        }));
+    }
+
+    fn runner(&self) -> Runner {
+        let JobsParts { store, hypervisor, inventory, clock, feed, supervisor: _, settings: _ } = &self.parts;
+        Runner {
+            store: store.clone(),
+            hypervisor: Arc::clone(hypervisor),
+            inventory: Arc::clone(inventory),
+            board: Arc::clone(&self.board),
+            clock: clock.clone(),
+            feed: feed.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
+    pub(super) fn view(&self, live: &Live) -> JobView {
+        let job = Job::clone(&live.job);
+        let (position, active) = {
+            let queues = self.queues();
+            (queues.position(&job.machine.id, job.id), queues.active(&job.machine.id))
+        };
+        let blocked_by = match (position, active) {
+            _ if job.state.is_end() => None,
+            (Some(_), Some(active)) if active != job.id => Some(BlockedBy {
+                kind: "job",
+                id: Some(active.to_string()),
+                since: job.created_at,
+                detail: "One job at a time runs on a machine.".to_owned(),
+            }),
+            _ => self.blocked_by(&job, live),
+        };
+        let cancelable = !job.state.is_end() && job.cancel_requested_at.is_none();
+        JobView { progress: live.progress, position, blocked_by, cancelable, job }
+    }
+
+    fn blocked_by(&self, job: &Job, live: &Live) -> Option<BlockedBy> {
+        let picture = self.parts.inventory.picture();
+        let record = picture.machine(&job.machine.id);
+        if let Some(question) = record.and_then(|record| record.machine.question.as_ref()) {
+            return Some(BlockedBy {
+                kind: "question",
+                id: Some(question.id.to_string()),
+                since: live.blocker.as_ref().map_or(job.updated_at, |(_, since)| *since),
+                detail: question.text.clone(),
+            });
+        }
+        let (blocker, since) = live.blocker.clone()?;
+        let (kind, id, detail) = match blocker {
+            Blocker::HostTask(task) => (
+                "host_task",
+                Some(task.to_string()),
+                "Another task of the host works on the machine.".to_owned(),
+            ),
+            Blocker::Question(question) => {
+                ("question", Some(question.to_string()), "The machine waits on a question.".to_owned())
+            }
+            Blocker::HostAway(reason) => ("host_away", None, reason),
+            Blocker::Busy => ("host_task", None, "The host says that the machine is busy.".to_owned()),
+        };
+        Some(BlockedBy { kind, id, since, detail })
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        Rules { settle: self.parts.settings.settle }
+    }
+
+    pub(super) fn expire_at(&self, at: Timestamp, id: JobId, machine: &MachineId) {
+        self.expiries().insert((at, id, machine.clone()));
+        self.expiries_changed.notify_one();
+    }
+
+    pub(super) fn no_expiry(&self, job: &Job) {
+        self.expiries().remove(&(job.deadline_at, job.id, job.machine.id.clone()));
+        self.expiries_changed.notify_one();
+    }
+
+    pub(super) fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, JobId, MachineId)>> {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn queue_full(full: Full, machine: &Machine) -> Failure {
+    let detail = match full {
+        Full::Machine => format!("Too many jobs wait for {}; try again once some have ended.", machine.name),
+        Full::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
+    };
+    Failure::new(FailureKind::QueueFull, detail).of_machine(&machine.id, &machine.name)
+}
+
+pub(super) fn mismatch(key: &str) -> Failure {
+    let detail = format!("The Idempotency-Key {key:?} was used before for another request; use a new key.");
+    Failure::new(FailureKind::IdempotencyMismatch, detail)
+}
+
+pub(super) fn store_failure(error: &StoreError) -> Failure {
+    tracing::error!(error = error as &dyn std::error::Error, "the store failed");
+    Failure::new(FailureKind::Internal, "the store failed")
+}
