@@ -180,6 +180,10 @@ impl Starting {
             Waited::ShuttingDown => FailureKind::ShuttingDown,
         };
         let view = current(api, id).await?;
+        if view.job.state.is_end() {
+            // It ended in the moment between.
+            return outcome(api, &self.version, &view);
+        }
         match how {
             Wait::Preferred(_) => Ok(self.accepted(api, id, &view)),
             Wait::Outcome(_) => Err(self.unfinished(id, &view, kind)),
