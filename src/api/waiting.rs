@@ -75,7 +75,11 @@ pub async fn wait<T>(api: &Api, time: Duration, work: impl Future<Output = T>) -
     })
 }
 
-fn place(api: &Api) -> Result<OwnedSemaphorePermit, Failure> {
+/// A place among the calls that block; dropping it gives it back.
+///
+/// # Errors
+/// `too-many-waits` where too many do already.
+pub fn place(api: &Api) -> Result<OwnedSemaphorePermit, Failure> {
     api.waits().try_acquire_owned().map_err(|_| {
         let detail = "Too many calls wait at once; try again in a moment, or ask without waiting.";
         Failure::new(FailureKind::TooManyWaits, detail)

@@ -19,6 +19,7 @@ use otter::app::{App, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
 use otter::esx::{EsxOptions, Verify};
+use otter::service::feed::FeedSettings;
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
 use otter::simulator::{Control, Pace, Scenario};
@@ -264,9 +265,11 @@ pub fn settings(url: &str) -> Settings {
             body_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             max_connections: 20_000,
+            bookmark: Duration::from_secs(15),
             loopback_only: true,
             tls_verified: false,
         },
+        feed: FeedSettings::default(),
         grace: Duration::from_secs(10),
     }
 }

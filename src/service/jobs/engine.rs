@@ -14,6 +14,7 @@ use super::queue::{Full, Queues};
 use super::runner::{Ran, Runner};
 use super::view::{BlockedBy, Board, JobView, Live};
 use super::{JobsParts, NewJob, Started};
+use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
@@ -103,9 +104,9 @@ impl Engine {
         tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
         engine.expire_at(deadline_at, id, &machine);
         engine.queues().ready(&machine, id);
-        engine.parts.feed.advance();
+        engine.parts.feed.publish([Subject::of_job(&Arc::new(job))]);
         Engine::dispatch(engine, &machine);
-        engine.parts.inventory.wake_watchers(&machine);
+        engine.queue_moved(&machine);
         Ok(Started::New(id))
     }
 
@@ -140,6 +141,15 @@ impl Engine {
                 "The host has not been reached yet; try again later.",
             )),
         }
+    }
+
+    /// Tells that a job came to or left a machine's queue: the machine shows another active job, and those that wait
+    /// another position.
+    fn queue_moved(&self, machine: &MachineId) {
+        let waiting = self.queues().waiting_on(machine);
+        let live = waiting.into_iter().filter_map(|id| self.board.get(id));
+        self.parts.feed.publish(live.map(|live| Subject::of_job(&live.job)).collect::<Vec<_>>());
+        self.parts.inventory.wake_watchers(machine);
     }
 
     /// Starts whatever may start on a machine.
@@ -184,7 +194,7 @@ impl Engine {
             outer.queues().finish(&machine, id);
             outer.board.remove(id);
             Engine::dispatch(&outer, &machine);
-            outer.parts.inventory.wake_watchers(&machine);
+            outer.queue_moved(&machine);
         }));
     }
 
@@ -214,7 +224,9 @@ impl Engine {
             *pause = (*pause * 2).min(Duration::from_mins(1));
             let error = match self.parts.store.job(id).await {
                 Ok(Some(job)) if job.state.is_end() => {
+                    let ended = Subject::of_job(&Arc::new(job.clone()));
                     self.board.show(job);
+                    self.parts.feed.publish([ended]);
                     return ReadBack::Ended;
                 }
                 Ok(Some(job)) => {
@@ -225,7 +237,9 @@ impl Engine {
                         }
                         _ => (Driver::queued(job, self.rules()), None),
                     };
+                    let changed = Subject::of_job(&Arc::new(driver.job().clone()));
                     self.board.renew(driver);
+                    self.parts.feed.publish([changed]);
                     return ReadBack::Unfinished(first);
                 }
                 Ok(None) => return ReadBack::Ended,
@@ -251,7 +265,7 @@ impl Engine {
                 inner.board.remove(id);
             }
             Engine::dispatch(&inner, &machine);
-            inner.parts.inventory.wake_watchers(&machine);
+            inner.queue_moved(&machine);
         }));
     }
 

@@ -15,6 +15,7 @@ use super::driver::{Called, Driver, Effect, Input, Interrupt, Shown, TaskEnd};
 use super::view::{Board, Live, Waiting};
 use crate::clock::Clock;
 use crate::domain::call::HostCall;
+use crate::domain::event::Subject;
 use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::Job;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
@@ -199,7 +200,7 @@ impl Runner {
                     if progress.is_some() && due {
                         told = Some(elapsed);
                         live.send_modify(|live| live.progress = progress);
-                        self.feed.advance();
+                        self.tell(live);
                     }
                 }
                 TaskStatus::Succeeded { .. } => return TaskEnd::Succeeded,
@@ -297,8 +298,13 @@ impl Runner {
             changed
         });
         if changed {
-            self.feed.advance();
+            self.tell(live);
         }
+    }
+
+    fn tell(&self, live: &watch::Sender<Live>) {
+        let changed = Subject::of_job(&live.borrow().job);
+        self.feed.publish([changed]);
     }
 }
 
