@@ -11,9 +11,10 @@ use secrecy::SecretString;
 use crate::api::serve::{Listener, serve};
 use crate::api::{Api, HttpSettings};
 use crate::clock::Clock;
-use crate::config::{self, Config, Host, Listen};
+use crate::config::{Config, Host, Listen};
 use crate::domain::mac::MacAddress;
-use crate::esx::{EsxHypervisor, EsxOptions, Fingerprint, Verify};
+use crate::domain::verify::Verify;
+use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
 use crate::service::feed::{Feed, FeedSettings};
@@ -72,12 +73,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     } else {
         let Host { url, username, password } = esx.host()?;
         let mut options = EsxOptions::new(url, username, password);
-        options.verify = match esx.verify {
-            config::Verify::System => Verify::SystemRoots,
-            config::Verify::Off => Verify::Off,
-            config::Verify::CaFile(file) => Verify::CaFile(file),
-            config::Verify::Fingerprint(digest) => Verify::Fingerprint(Fingerprint(digest)),
-        };
+        options.verify = esx.verify;
         options.headers = esx.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         options
     };
@@ -207,11 +203,18 @@ impl App {
         self.supervisor.clone()
     }
 
+    /// All that it serves, for those who call it without a socket.
+    pub fn router(&self) -> axum::Router {
+        let Self { clock, supervisor, services, http, .. } = self;
+        Api::new(services.clone(), clock.clone(), supervisor.stopping(), http.clone()).router()
+    }
+
     /// Takes up the jobs that had not ended, serves, and sees the daemon through to its end.
     ///
     /// # Errors
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
+        let router = self.router();
         let Self { clock, supervisor, store, hypervisor, services, listener, http } = self;
         // The store goes last: the others commit to it until their end.
         supervisor.spawn_last("store", |stop| async move { store.run(stop).await });
@@ -227,7 +230,6 @@ impl App {
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
-        let router = Api::new(services, clock.clone(), supervisor.stopping(), http.clone()).router();
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listener, router, http, clock, own, stop));
         supervisor.ready();

@@ -6,3 +6,5 @@ mod daemon;
 mod esx;
 mod harness;
 mod house;
+#[cfg(feature = "interop")]
+mod interop;

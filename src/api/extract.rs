@@ -136,7 +136,9 @@ impl Params {
     /// A whole number from 1 to 1,000.
     pub fn limit(&self) -> Result<Option<u32>, Failure> {
         let Some(given) = self.text("limit") else { return Ok(None) };
-        if let Ok(limit @ 1..=1000) = given.parse() {
+        // The standard parser would take a `+` too.
+        let digits = given.bytes().all(|byte| byte.is_ascii_digit());
+        if let Some(limit @ 1..=1000) = given.parse().ok().filter(|_| digits) {
             return Ok(Some(limit));
         }
         let detail = format!("limit is {}; a whole number from 1 to 1000 is wanted.", shorten(given));
@@ -199,8 +201,13 @@ impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Body<T>
                 return Err(Failure::new(FailureKind::RequestTimeout, detail).into());
             }
         };
-        if bytes.is_empty() && required_fields(&T::schema()).is_empty() {
-            return Ok(Self { value: T::default(), bytes });
+        if bytes.is_empty() {
+            let required = required_fields(&T::schema());
+            if required.is_empty() {
+                return Ok(Self { value: T::default(), bytes });
+            }
+            let detail = format!("There is no body; a JSON object with {} is wanted.", required.join(", "));
+            return Err(failure_in_body("", "missing", detail).into());
         }
         check_content_type(&parts.headers)?;
         Ok(Self { value: parse_json(&bytes)?, bytes })
@@ -340,7 +347,7 @@ pub fn not_one_of(name: &str, given: &str, words: &[&str]) -> Failure {
         "{name} is {}; one of {} is wanted.{}",
         shorten(given),
         words.join(", "),
-        suggestion(given, &known)
+        nearest(given, &known).map_or_else(String::new, |word| format!(" Did you mean {word}?"))
     );
     failure_at(FailureKind::InvalidRequest, name, "not-one-of", detail)
 }
@@ -355,14 +362,19 @@ fn suggestion(given: &str, known: &[String]) -> String {
     if known.is_empty() {
         return " None is.".to_owned();
     }
-    // Distances of very long texts cost much and mean nothing.
-    let near = (given.len() <= 64)
-        .then(|| known.iter().map(|word| (strsim::damerau_levenshtein(given, word), word)).min())
-        .flatten();
-    match near {
-        Some((distance, word)) if distance <= word.len().div_ceil(2) => format!(" Did you mean {word}?"),
-        _ => format!(" Known: {}.", known.join(", ")),
+    match nearest(given, known) {
+        Some(word) => format!(" Did you mean {word}?"),
+        None => format!(" Known: {}.", known.join(", ")),
     }
+}
+
+fn nearest<'k>(given: &str, known: &'k [String]) -> Option<&'k String> {
+    // Distances of very long texts cost much and mean nothing.
+    if given.len() > 64 {
+        return None;
+    }
+    let (distance, word) = known.iter().map(|word| (strsim::damerau_levenshtein(given, word), word)).min()?;
+    (distance <= word.len().div_ceil(2)).then_some(word)
 }
 
 fn pointer(field: &str) -> String {

@@ -81,7 +81,8 @@ fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
 fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &str) {
     let status = response.status().as_u16();
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    if response.status().is_server_error() {
+    // A wait whose time was up is everyday business of whoever waits in turns.
+    if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
         tracing::warn!(%method, path, status, milliseconds, request_id = id, "request");
     } else {
         tracing::debug!(%method, path, status, milliseconds, request_id = id, "request");
@@ -113,14 +114,13 @@ fn foreign_host(api: &Api, request: &Request) -> Option<Failure> {
     if !api.settings().loopback_only {
         return None;
     }
-    let host = request.headers().get(HOST).map(HeaderValue::as_bytes).or_else(|| {
-        // An absolute address names its host itself.
-        request.uri().authority().map(|authority| authority.as_str().as_bytes())
-    })?;
-    if std::str::from_utf8(host).is_ok_and(is_loopback) {
+    // An absolute address names its host itself, before the header (RFC 9112, section 3.2.2): neither may be foreign.
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes).chain(authority);
+    if hosts.all(|host| std::str::from_utf8(host).is_ok_and(is_loopback)) {
         return None;
     }
-    let detail = "Without tokens otter answers only to localhost and loopback addresses; the Host header names another.";
+    let detail = "Without tokens otter answers only to localhost and loopback addresses; the request names another host.";
     Some(Failure::new(FailureKind::Forbidden, detail))
 }
 

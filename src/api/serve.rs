@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +39,17 @@ impl Listener {
         TcpListener::bind(address).await.map(Self::Tcp)
     }
 
-    /// Binds a Unix socket. One that a dead daemon left is replaced; one that is answered on is not.
+    /// Binds a Unix socket. One that a dead daemon left is replaced; one that is answered on is not, nor is anything
+    /// else that stands there.
     ///
     /// # Errors
-    /// The system's; `AddrInUse` where somebody listens there.
+    /// The system's; `AddrInUse` where somebody listens there, `AlreadyExists` where it is no socket.
     pub async fn unix(path: &Path) -> io::Result<Self> {
-        if path.exists() {
+        if let Ok(found) = tokio::fs::symlink_metadata(path).await {
+            if !found.file_type().is_socket() {
+                let error = "something stands there that is no socket; it is left as it is";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
+            }
             if tokio::net::UnixStream::connect(path).await.is_ok() {
                 return Err(io::ErrorKind::AddrInUse.into());
             }
@@ -166,5 +172,27 @@ async fn one(
     };
     if let Err(error) = ended {
         tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_dead_daemons_socket_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("otter.sock");
+        let listening = Listener::unix(&socket).await.unwrap();
+        let second = Listener::unix(&socket).await.err().unwrap();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(listening);
+        drop(Listener::unix(&socket).await.unwrap());
+
+        let file = directory.path().join("notes.txt");
+        std::fs::write(&file, "mine").unwrap();
+        let refused = Listener::unix(&file).await.err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
     }
 }

@@ -17,14 +17,14 @@ use super::documented::StartQuery;
 use super::extract::{Body, Params, Query, failure_at, header};
 use super::jobs::wire::Job;
 use super::problem::ApiError;
-use super::waiting::{Wait, Waited, wait};
+use super::waiting::{Place, Wait, Waited};
 use super::{links, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::domain::job::{JobRequest, JobState};
 use crate::service::feed::Version;
 use crate::service::jobs::{JobView, NewJob, Started};
-use crate::service::machines::MachineView;
+use crate::service::machines::{MachineView, shorten};
 use crate::store::IdempotencyKey;
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -73,8 +73,9 @@ impl Starting {
     fn read(api: &Api, parts: &Parts, params: &Params) -> Result<Self, Failure> {
         let requested_by = api.caller().to_owned();
         let deadline = params.duration("deadline")?;
-        if let Some(out) = deadline.filter(|deadline| !DEADLINES.contains(deadline)) {
-            let detail = format!("deadline is {out:?}; from 1s to 7d (168h) is wanted.");
+        if deadline.is_some_and(|deadline| !DEADLINES.contains(&deadline)) {
+            let given = shorten(params.text("deadline").unwrap_or_default());
+            let detail = format!("deadline is {given}; from 1s to 7d is wanted.");
             return Err(failure_at(FailureKind::InvalidRequest, "deadline", "out-of-range", detail));
         }
         let reference = bounded(&parts.headers, "otter-reference", 0, MAX_REFERENCE)?;
@@ -99,11 +100,14 @@ impl Starting {
     /// The answer to a repeated call, if this is one.
     ///
     /// # Errors
-    /// As the first call would fail now; `idempotency-mismatch`.
+    /// `idempotency-mismatch`, `too-many-waits`.
     pub async fn replay(&self, api: &Api) -> Result<Option<Response>, Failure> {
         let Some(key) = &self.key else { return Ok(None) };
         match api.services().jobs.replayed(key).await? {
-            Some(job) => self.answer(api, Started::Replayed(job)).await.map(Some),
+            Some(job) => {
+                let place = self.place(api)?;
+                self.answer(api, Started::Replayed(job), place).await.map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -111,7 +115,7 @@ impl Starting {
     /// Starts the job and answers as the caller asked.
     ///
     /// # Errors
-    /// As [`Jobs::start`](crate::service::jobs::Jobs::start), and as the job ends where that is waited for.
+    /// As [`Jobs::start`](crate::service::jobs::Jobs::start); `too-many-waits`, with nothing started.
     pub async fn start(
         self,
         api: &Api,
@@ -119,6 +123,7 @@ impl Starting {
         request: JobRequest,
     ) -> Result<Response, Failure> {
         api.services().machines.may_change(machine)?;
+        let place = self.place(api)?;
         let new = NewJob {
             machine: std::sync::Arc::clone(&machine.record),
             request,
@@ -128,20 +133,30 @@ impl Starting {
             key: self.key.clone(),
         };
         let started = api.services().jobs.start(new).await?;
-        self.answer(api, started).await
+        self.answer(api, started, place).await
     }
 
-    async fn answer(&self, api: &Api, started: Started) -> Result<Response, Failure> {
+    /// The place in which the call waits, if it does.
+    fn place(&self, api: &Api) -> Result<Option<(Wait, Place)>, Failure> {
+        self.wait.map(|how| Place::take(api).map(|place| (how, place))).transpose()
+    }
+
+    async fn answer(
+        &self,
+        api: &Api,
+        started: Started,
+        place: Option<(Wait, Place)>,
+    ) -> Result<Response, Failure> {
         let (id, replayed) = match started {
             Started::New(id) => (id, false),
             Started::Replayed(id) => (id, true),
         };
-        let mut response = match self.wait {
+        let mut response = match place {
             None => self.accepted(api, id, &current(api, id).await?),
-            Some(how) => {
-                // A job that failed or goes on is answered with its problem, which carries the same headers.
-                let waited = self.outcome_of(api, id, how).await;
-                let mut response = waited.unwrap_or_else(|failure| ApiError(failure).into_response());
+            Some((how, place)) => {
+                // A problem is an answer like any other: it says how long was waited, and whether it is a replay.
+                let awaited = self.awaited(api, id, how, place).await;
+                let mut response = awaited.unwrap_or_else(|failure| ApiError(failure).into_response());
                 how.mark(&mut response);
                 response
             }
@@ -152,24 +167,20 @@ impl Starting {
         Ok(response)
     }
 
-    async fn outcome_of(&self, api: &Api, id: JobId, how: Wait) -> Result<Response, Failure> {
-        match (wait(api, how.time(), api.services().jobs.ended(id)).await?, how) {
+    async fn awaited(&self, api: &Api, id: JobId, how: Wait, place: Place) -> Result<Response, Failure> {
+        let kind = match (place.wait(api, how.time(), api.services().jobs.ended(id)).await, how) {
             (Waited::Done(ended), _) => {
                 let ended = ended?.ok_or_else(|| vanished(id))?;
                 if ended.job.state.is_end() {
-                    outcome(api, &self.version, &ended)
-                } else {
-                    Err(self.unfinished(id, &ended, FailureKind::ShuttingDown))
+                    return outcome(api, &self.version, &ended);
                 }
+                return Err(self.unfinished(id, &ended, FailureKind::ShuttingDown));
             }
-            (_, Wait::Preferred(_)) => Ok(self.accepted(api, id, &current(api, id).await?)),
-            (Waited::TimeUp, Wait::Outcome(_)) => {
-                Err(self.unfinished(id, &current(api, id).await?, FailureKind::WaitTimeout))
-            }
-            (Waited::ShuttingDown, Wait::Outcome(_)) => {
-                Err(self.unfinished(id, &current(api, id).await?, FailureKind::ShuttingDown))
-            }
-        }
+            (_, Wait::Preferred(_)) => return Ok(self.accepted(api, id, &current(api, id).await?)),
+            (Waited::TimeUp, Wait::Outcome(_)) => FailureKind::WaitTimeout,
+            (Waited::ShuttingDown, Wait::Outcome(_)) => FailureKind::ShuttingDown,
+        };
+        Err(self.unfinished(id, &current(api, id).await?, kind))
     }
 
     fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {
@@ -260,7 +271,8 @@ fn bounded(
 /// The body and the query without `wait`: how long a caller waits does not make it another request.
 fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
     let mut digest = Sha256::new();
-    for pair in uri.query().unwrap_or_default().split('&') {
+    // Empty pairs say nothing: no query at all and one of `wait` alone are the same request.
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         if pair != "wait" && !pair.starts_with("wait=") {
             digest.update(pair);
             digest.update(b"&");
@@ -269,4 +281,23 @@ fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
     digest.update(b"\n");
     digest.update(body);
     digest.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_caller_waits_does_not_make_it_another_request() {
+        let of = |uri: &'static str, body: &'static str| {
+            fingerprint(&Uri::from_static(uri), &Bytes::from_static(body.as_bytes()))
+        };
+        let plain = of("/x", "{}");
+        for same in ["/x?", "/x?wait=5s", "/x?wait", "/x?&wait=1m&"] {
+            assert_eq!(of(same, "{}"), plain, "{same}");
+        }
+        assert_eq!(of("/x?deadline=5m&wait=1", "{}"), of("/x?deadline=5m", "{}"));
+        assert_ne!(of("/x?deadline=5m", "{}"), plain);
+        assert_ne!(of("/x", "{} "), plain);
+    }
 }

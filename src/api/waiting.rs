@@ -51,7 +51,7 @@ impl Wait {
         }
     }
 
-    /// Says in the answer how long the call was to block, and that the preference was honoured.
+    /// Says in the answer, a problem too, how long the call was to block, and that the preference was honoured.
     pub fn mark(self, response: &mut Response) {
         let seconds = format!("{}s", self.time().as_secs());
         set(response, OTTER_WAIT, &seconds);
@@ -61,29 +61,41 @@ impl Wait {
     }
 }
 
-/// Waits for `work`, at most this long. Nothing is polled; a caller that hangs up drops the future and its place.
-///
-/// # Errors
-/// `too-many-waits` where too many wait already.
-pub async fn wait<T>(api: &Api, time: Duration, work: impl Future<Output = T>) -> Result<Waited<T>, Failure> {
-    let _place = place(api)?;
-    Ok(tokio::select! {
-        biased;
-        done = work => Waited::Done(done),
-        () = api.stop().cancelled() => Waited::ShuttingDown,
-        () = api.clock().sleep(time) => Waited::TimeUp,
-    })
+/// One of the places that waiting calls share; dropping it gives it back.
+#[derive(Debug)]
+pub struct Place(OwnedSemaphorePermit);
+
+impl Place {
+    /// Takes a place. A call that starts something takes it first: a refusal then means that nothing was started,
+    /// and may be repeated.
+    ///
+    /// # Errors
+    /// `too-many-waits` where too many wait already.
+    pub fn take(api: &Api) -> Result<Self, Failure> {
+        api.waits().try_acquire_owned().map(Self).map_err(|_| {
+            let detail = "Too many calls wait at once; try again in a moment, or ask without waiting.";
+            Failure::new(FailureKind::TooManyWaits, detail)
+        })
+    }
+
+    /// Waits for `work`, at most this long. Nothing is polled; a caller that hangs up drops the future and the place.
+    pub async fn wait<T>(self, api: &Api, time: Duration, work: impl Future<Output = T>) -> Waited<T> {
+        let Self(_held) = self;
+        tokio::select! {
+            biased;
+            done = work => Waited::Done(done),
+            () = api.stop().cancelled() => Waited::ShuttingDown,
+            () = api.clock().sleep(time) => Waited::TimeUp,
+        }
+    }
 }
 
-/// A place among the calls that block; dropping it gives it back.
+/// Takes a place and waits in it.
 ///
 /// # Errors
-/// `too-many-waits` where too many do already.
-pub fn place(api: &Api) -> Result<OwnedSemaphorePermit, Failure> {
-    api.waits().try_acquire_owned().map_err(|_| {
-        let detail = "Too many calls wait at once; try again in a moment, or ask without waiting.";
-        Failure::new(FailureKind::TooManyWaits, detail)
-    })
+/// As [`Place::take`].
+pub async fn wait<T>(api: &Api, time: Duration, work: impl Future<Output = T>) -> Result<Waited<T>, Failure> {
+    Ok(Place::take(api)?.wait(api, time, work).await)
 }
 
 /// The `wait` among the preferences; what is not understood is ignored, as RFC 7240 asks.

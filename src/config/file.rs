@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -268,7 +269,7 @@ fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| format!("a text in quotes is wanted, not {}", kind(value)))
 }
 
-fn parsed<T: FromStr<Err = values::InvalidValue>>(value: &DeValue<'_>) -> Result<T, String> {
+fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, String> {
     values::parsed(text(value)?)
 }
 

@@ -20,7 +20,7 @@ use secrecy::SecretString;
 
 pub use problem::{ConfigError, Problem};
 pub use sections::{Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Log, Machines, State};
-pub use values::{InvalidValue, Listen, LogFormat, Verify};
+pub use values::{InvalidValue, Listen, LogFormat};
 
 use sections::{Draft, Password};
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{ConfigError, Listen, LogFormat, Problem, Verify};
+use super::{ConfigError, Listen, LogFormat, Problem};
+use crate::domain::verify::Verify;
 
 /// Where the state is, unless it is said elsewhere.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/otter";
@@ -119,7 +120,7 @@ impl Default for Esx {
             username: None,
             password: None,
             headers: Vec::new(),
-            verify: Verify::System,
+            verify: Verify::default(),
             machine_name: None,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_mins(1),

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret;
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::domain::verify::Verify;
 
 const ANNOTATED: &str = include_str!("../../config/otter.toml");
 
@@ -297,40 +298,6 @@ fn what_a_login_needs_is_asked_for() {
     assert_eq!(at, ["esx.url", "esx.password"]);
     let host = loaded("[esx]\nurl = 'https://esx'\nusername = 'root'\npassword = 'x'").esx.host().unwrap();
     assert_eq!((host.url.as_str(), host.username.as_str()), ("https://esx/sdk", "root"));
-}
-
-#[test]
-fn addresses_of_hosts() {
-    for (text, url) in [
-        ("https://esx.lab", "https://esx.lab/sdk"),
-        ("https://esx.lab:8443/", "https://esx.lab:8443/sdk"),
-        ("https://esx.lab/sdk/", "https://esx.lab/sdk"),
-        ("https://[2001:db8::1]/proxy/sdk", "https://[2001:db8::1]/proxy/sdk"),
-        ("http://127.0.0.1:8989", "http://127.0.0.1:8989/sdk"),
-        ("http://[::1]:8989", "http://[::1]:8989/sdk"),
-        ("http://localhost", "http://localhost/sdk"),
-    ] {
-        assert_eq!(values::host_url(text).as_deref(), Ok(url));
-    }
-    for text in
-        ["", "esx.lab", "/sdk", "http://esx.lab", "ftp://esx.lab", "https://", "https://a b", "https://esx?x"]
-    {
-        assert!(values::host_url(text).is_err(), "{text}");
-    }
-}
-
-#[test]
-fn ways_to_verify() {
-    let fingerprint = "AB:".repeat(31) + "ab";
-    assert_eq!("true".parse(), Ok(Verify::System));
-    assert_eq!("false".parse(), Ok(Verify::Off));
-    assert_eq!("ca:/etc/ca:1.pem".parse(), Ok(Verify::CaFile(PathBuf::from("/etc/ca:1.pem"))));
-    assert_eq!(format!("sha256:{fingerprint}").parse(), Ok(Verify::Fingerprint([0xab; 32])));
-    assert_eq!(format!("sha256:{}", "ab".repeat(32)).parse(), Ok(Verify::Fingerprint([0xab; 32])));
-    for text in ["", "True", "ca:", "sha256:", "sha256:ab", "sha1:ab", &format!("sha256:{}", "zz".repeat(32))]
-    {
-        assert!(text.parse::<Verify>().is_err(), "{text}");
-    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub enum HostCall {
     PowerOff,
     /// `ResetVM_Task`
     Reset,
-    /// `RevertToSnapshot_Task`
+    /// `RevertToSnapshot_Task`; with `suppress_power_on` the machine is never on afterwards.
     RevertToSnapshot { snapshot: SnapshotId, suppress_power_on: bool },
 }
 
@@ -57,6 +57,7 @@ pub struct Evidence {
     pub identity: MachineIdentity,
     pub power_state: Option<PowerState>,
     pub current_snapshot: Option<SnapshotId>,
+    /// All that the machine has.
     pub snapshots: Vec<SnapshotId>,
     pub question: Option<QuestionId>,
     /// When the host itself started, in its own words: compared for equality and never with our clock.
@@ -69,7 +70,7 @@ pub struct Evidence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentTask {
     pub id: TaskId,
-    /// None where its description is not that of a call which otter makes.
+    /// `None` where its description is not that of a call which otter makes.
     pub call: Option<CallKind>,
     /// Whether the host says that our own account started it.
     pub by_us: bool,

@@ -13,6 +13,7 @@ pub struct MacAddress([u8; 6]);
 pub struct InvalidMacAddress;
 
 impl MacAddress {
+    /// Takes the octets in the order in which they are shown.
     #[must_use]
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
@@ -62,5 +63,123 @@ impl FromStr for MacAddress {
         // `hex` refuses whatever is no digit, separators of another kind among it.
         hex::decode_to_slice(digits, &mut octets).map_err(|_| InvalidMacAddress)?;
         Ok(Self(octets))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One octet with or without its leading zero, in either case.
+    fn spelled(octet: u8, short: bool, upper: bool) -> String {
+        let text = if short { format!("{octet:x}") } else { format!("{octet:02x}") };
+        if upper { text.to_uppercase() } else { text }
+    }
+
+    /// Six octets and a spelling of them with separators.
+    fn separated() -> impl Strategy<Value = ([u8; 6], String)> {
+        let separator = prop::sample::select(vec![":", "-", "."]);
+        (any::<[u8; 6]>(), separator, any::<[(bool, bool); 6]>()).prop_map(|(octets, separator, ways)| {
+            let groups = octets.iter().zip(ways).map(|(octet, (short, upper))| spelled(*octet, short, upper));
+            (octets, groups.collect::<Vec<_>>().join(separator))
+        })
+    }
+
+    #[test]
+    fn what_people_and_tools_write() {
+        let wanted = MacAddress([0x00, 0x50, 0x56, 0x01, 0x02, 0x0f]);
+        for text in [
+            "00:50:56:01:02:0f",
+            "0:50:56:1:2:f",
+            "00-50-56-01-02-0F",
+            "0.50.56.1.2.f",
+            "0050.5601.020f",
+            "50:5601:20f",
+            "00505601020f",
+            "505601020F",
+        ] {
+            assert_eq!(text.parse(), Ok(wanted), "{text}");
+        }
+        assert_eq!("1".parse(), Ok(MacAddress([0, 0, 0, 0, 0, 1])));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for text in [
+            "",
+            ":",
+            "00:50:56:01:02",
+            "00:50:56:01:02:03:04",
+            "00:50:56:01:02:",
+            "00:50:56:01:02:003",
+            "00:50:56:01:02-03",
+            "00:50:56:01:02:0g",
+            "00505.0102.0304",
+            "0050560102030",
+            "0x5056010203",
+            " 005056010203",
+            "+05056010203",
+            "\u{ff10}0:50:56:01:02:03",
+        ] {
+            assert_eq!(text.parse::<MacAddress>(), Err(InvalidMacAddress), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn six_octets_with_separators_are_read_back((octets, text) in separated()) {
+            prop_assert_eq!(text.parse(), Ok(MacAddress(octets)));
+        }
+
+        #[test]
+        fn three_groups_are_read_back(octets: [u8; 6], separator in "[:.-]", upper: bool) {
+            let digits = hex::encode(octets);
+            let text = [&digits[..4], &digits[4..8], &digits[8..]].join(&separator);
+            let text = if upper { text.to_uppercase() } else { text };
+            prop_assert_eq!(text.parse(), Ok(MacAddress(octets)));
+        }
+
+        #[test]
+        fn bare_digits_are_read_back_without_their_leading_zeros(octets: [u8; 6], zeros in 0..6usize, upper: bool) {
+            let mut octets = octets;
+            octets[..zeros].fill(0);
+            let digits = hex::encode(octets);
+            let text = if upper { digits.to_uppercase() } else { digits };
+            let start = text.find(|digit| digit != '0').unwrap_or(11);
+            for from in 0..=start {
+                prop_assert_eq!(text[from..].parse(), Ok(MacAddress(octets)));
+            }
+        }
+
+        #[test]
+        fn what_is_shown_is_read_back(octets: [u8; 6]) {
+            let address = MacAddress::new(octets);
+            prop_assert_eq!(address.to_string().parse(), Ok(address));
+        }
+
+        #[test]
+        fn a_broken_spelling_is_refused((_, text) in separated(), at: prop::sample::Index, wrong in "[^0-9a-fA-F:.-]") {
+            let at = at.index(text.len());
+            let (before, behind) = text.split_at(at);
+            let separator = text.find([':', '-', '.']).unwrap();
+            for broken in [
+                [before, &wrong, behind].concat(),
+                [before, &wrong, &behind[1..]].concat(),
+                // Five octets, and seven.
+                text[separator + 1..].to_owned(),
+                ["0", &text[separator..=separator], &text].concat(),
+            ] {
+                prop_assert_eq!(broken.parse::<MacAddress>(), Err(InvalidMacAddress), "{}", broken);
+            }
+        }
+
+        #[test]
+        fn no_text_is_too_much(text in "\\PC{0,20}|[0-9a-fA-F:.\\-]{0,20}") {
+            if let Ok(address) = text.parse::<MacAddress>() {
+                prop_assert_eq!(address.to_string().parse(), Ok(address));
+            }
+        }
     }
 }

@@ -80,7 +80,7 @@ impl Machine {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guest {
     pub tools_running: bool,
-    /// `running`, `starting`, `not_running`, `not_installed`, or null where the host says nothing.
+    /// `running`, `starting`, `not_running`, `not_installed`, or `None` where the host says nothing.
     pub tools_status: Option<String>,
     /// `guest.ipAddress`: the one that the host prefers.
     pub ip_address: Option<String>,
@@ -95,7 +95,7 @@ pub struct NetworkCard {
     pub label: String,
     /// The device's class without its `Virtual`, lower-cased: `vmxnet3`, `e1000`, `e1000e`, …
     pub kind: String,
-    /// None where the host says nothing that can be read as one.
+    /// `None` where the host says nothing that can be read as one.
     pub mac_address: Option<MacAddress>,
     pub connected: bool,
     pub network: Option<String>,
@@ -107,6 +107,7 @@ pub struct SerialPort {
     pub key: i32,
     pub label: String,
     pub backing: SerialBacking,
+    /// `ttyS0` and so on; `None` where the label has no number.
     pub linux_device: Option<String>,
 }
 

@@ -1,6 +1,6 @@
 //! A machine's snapshots: the whole tree as a flat list, parents before children, however deep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -64,11 +64,13 @@ impl Snapshots {
     /// The path of one snapshot of this tree.
     #[must_use]
     pub fn path(&self, of: &Snapshot) -> String {
+        let by_id: HashMap<&SnapshotId, &Snapshot> =
+            self.items.iter().map(|snapshot| (&snapshot.id, snapshot)).collect();
         let mut segments = vec![path_segment(&of.name)];
         let mut parent = of.parent.as_ref();
         // A tree has no more ancestors than snapshots; a host that says otherwise must not hang us.
         for _ in 0..self.items.len() {
-            let Some(ancestor) = parent.and_then(|parent| self.get(parent)) else { break };
+            let Some(ancestor) = parent.and_then(|parent| by_id.get(parent)) else { break };
             segments.push(path_segment(&ancestor.name));
             parent = ancestor.parent.as_ref();
         }
@@ -85,23 +87,8 @@ impl Snapshots {
             return Ok(snapshot);
         }
         let named: Vec<&Snapshot> = self.items.iter().filter(|snapshot| snapshot.name == wanted).collect();
-        match named.as_slice() {
-            [one] => return Ok(one),
-            [] => {}
-            several => {
-                return Err(SnapshotLookupError::Ambiguous(
-                    several.iter().map(|snapshot| snapshot.id.clone()).collect(),
-                ));
-            }
-        }
-        let at_path: Vec<&Snapshot> = self
-            .paths()
-            .iter()
-            .zip(&self.items)
-            .filter(|(path, _)| path_matches(path, wanted))
-            .map(|(_, snapshot)| snapshot)
-            .collect();
-        match at_path.as_slice() {
+        let matching = if named.is_empty() { self.at_path(wanted) } else { named };
+        match matching.as_slice() {
             [one] => Ok(one),
             [] => Err(SnapshotLookupError::NotFound),
             several => Err(SnapshotLookupError::Ambiguous(
@@ -113,15 +100,38 @@ impl Snapshots {
     /// Every snapshot below `id`, not itself.
     #[must_use]
     pub fn descendants(&self, id: &SnapshotId) -> Vec<SnapshotId> {
-        let mut below: Vec<SnapshotId> = Vec::new();
+        let mut family = HashSet::from([id]);
+        let mut below = Vec::new();
         for snapshot in &self.items {
-            if let Some(parent) = &snapshot.parent
-                && (parent == id || below.contains(parent))
+            if snapshot.parent.as_ref().is_some_and(|parent| family.contains(parent))
+                && family.insert(&snapshot.id)
             {
                 below.push(snapshot.id.clone());
             }
         }
         below
+    }
+
+    /// All that have this path, found on one way through the tree: whole paths of a deep one are long.
+    fn at_path(&self, wanted: &str) -> Vec<&Snapshot> {
+        // `%2f` and `%2F` are the same escape.
+        let wanted = wanted.replace("%2f", "%2F");
+        let segments: Vec<&str> = wanted.split('/').collect();
+        // How many segments lead to each snapshot; `None` beside the way.
+        let mut led: HashMap<&SnapshotId, Option<usize>> = HashMap::with_capacity(self.items.len());
+        let mut found = Vec::new();
+        for snapshot in &self.items {
+            let above = snapshot.parent.as_ref().and_then(|parent| led.get(parent)).copied();
+            let here = above.unwrap_or(Some(0)).and_then(|above| {
+                let segment = segments.get(above)?;
+                (path_segment(&snapshot.name) == *segment).then_some(above + 1)
+            });
+            if here == Some(segments.len()) {
+                found.push(snapshot);
+            }
+            led.insert(&snapshot.id, here);
+        }
+        found
     }
 }
 
@@ -129,7 +139,161 @@ fn path_segment(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2F")
 }
 
-/// `%2f` and `%2F` are the same escape.
-fn path_matches(path: &str, wanted: &str) -> bool {
-    path == wanted || path == wanted.replace("%2f", "%2F")
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn snapshot(id: usize, name: &str, parent: Option<usize>) -> Snapshot {
+        let reference = |id: usize| SnapshotId::new(format!("id-{id}"));
+        Snapshot {
+            id: reference(id),
+            name: name.to_owned(),
+            description: String::new(),
+            created_at: None,
+            power_state: None,
+            quiesced: false,
+            parent: parent.map(reference),
+            children: Vec::new(),
+        }
+    }
+
+    fn tree(of: &[(&str, Option<usize>)]) -> Snapshots {
+        let items = of.iter().enumerate().map(|(id, (name, parent))| snapshot(id, name, *parent)).collect();
+        Snapshots { current: None, items }
+    }
+
+    fn chain(depth: usize) -> Snapshots {
+        let items = (0..depth).map(|id| snapshot(id, "again", id.checked_sub(1))).collect();
+        Snapshots { current: None, items }
+    }
+
+    /// A forest whose few names come again and again, some of them hostile: with the id of another, with slashes,
+    /// with what looks like an escape.
+    fn any_tree() -> impl Strategy<Value = Snapshots> {
+        let name = prop::sample::select(vec!["a", "b", "a/b", "%", "%2F", "a%2fb", "id-1", ""]);
+        let item = (name, prop::option::weighted(0.9, any::<prop::sample::Index>()));
+        prop::collection::vec(item, 0..24).prop_map(|items| {
+            let items = items.into_iter().enumerate().map(|(id, (name, parent))| {
+                snapshot(id, name, parent.filter(|_| id > 0).map(|parent| parent.index(id)))
+            });
+            Snapshots { current: None, items: items.collect() }
+        })
+    }
+
+    /// Whether `ancestor` is above `of`, one parent after the other.
+    fn is_below(tree: &Snapshots, of: &Snapshot, ancestor: &SnapshotId) -> bool {
+        let Some(parent) = &of.parent else { return false };
+        parent == ancestor || is_below(tree, tree.get(parent).unwrap(), ancestor)
+    }
+
+    #[test]
+    fn it_is_found_by_id_then_name_then_path() {
+        let tree = tree(&[
+            ("base", None),
+            ("updated", Some(0)),
+            ("kickstart", Some(1)),
+            ("kickstart", Some(0)),
+            ("a/b 100%", Some(0)),
+            ("id-0", Some(1)),
+            ("base/updated", Some(1)),
+        ]);
+        let found = |wanted: &str| tree.find(wanted).map(|snapshot| snapshot.id.to_string());
+        for (wanted, id) in [
+            ("id-1", "id-1"),
+            ("updated", "id-1"),
+            ("base/updated/kickstart", "id-2"),
+            ("base/kickstart", "id-3"),
+            ("a/b 100%", "id-4"),
+            ("base/a%2Fb 100%25", "id-4"),
+            ("base/a%2fb 100%25", "id-4"),
+            // An id goes before a name, and a name before a path.
+            ("id-0", "id-0"),
+            ("base/updated", "id-6"),
+        ] {
+            assert_eq!(found(wanted).as_deref(), Ok(id), "{wanted}");
+        }
+        let ids = ["id-2", "id-3"].map(SnapshotId::new).to_vec();
+        assert_eq!(found("kickstart"), Err(SnapshotLookupError::Ambiguous(ids)));
+        for wanted in ["Updated", "kick", "updated/kickstart", "/base", "base/", "base/a/b 100%", "id-7", ""]
+        {
+            assert_eq!(found(wanted), Err(SnapshotLookupError::NotFound), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn a_parent_that_is_not_there_or_loops_does_no_harm() {
+        let lost = tree(&[("a", Some(9)), ("b", Some(0))]);
+        assert_eq!(lost.paths(), ["a", "a/b"]);
+        assert_eq!(lost.find("a/b").unwrap().id.as_str(), "id-1");
+        let looping = tree(&[("a", Some(1)), ("b", Some(0))]);
+        assert_eq!(looping.path(&looping.items[1]).matches('/').count(), 2);
+        assert_eq!(looping.descendants(&SnapshotId::new("id-0")), [SnapshotId::new("id-1")]);
+    }
+
+    #[test]
+    fn a_deep_tree_is_no_trouble() {
+        let deep = chain(2_000);
+        let last = deep.items.last().unwrap();
+        let path = deep.path(last);
+        for _ in 0..20 {
+            assert_eq!(deep.find(&path), Ok(last));
+            assert_eq!(deep.find("again/never"), Err(SnapshotLookupError::NotFound));
+            assert_eq!(deep.descendants(&deep.items[0].id).len(), 1_999);
+        }
+        assert_eq!(deep.paths().last(), Some(&path));
+    }
+
+    proptest! {
+        #[test]
+        fn the_paths_are_those_of_each(tree in any_tree()) {
+            let each: Vec<String> = tree.items.iter().map(|snapshot| tree.path(snapshot)).collect();
+            prop_assert_eq!(tree.paths(), each);
+        }
+
+        #[test]
+        fn a_path_leads_back_to_whatever_has_it(tree in any_tree()) {
+            let paths = tree.paths();
+            for path in &paths {
+                let ids = |matching: &dyn Fn(usize) -> bool| {
+                    let places = (0..tree.items.len()).filter(|place| matching(*place));
+                    places.map(|place| tree.items[place].id.clone()).collect::<Vec<_>>()
+                };
+                let by_id = ids(&|place| tree.items[place].id.as_str() == path);
+                let by_name = ids(&|place| tree.items[place].name == *path);
+                let by_path = ids(&|place| paths[place] == *path);
+                let wanted = [by_id, by_name, by_path].into_iter().find(|ids| !ids.is_empty()).unwrap();
+                match tree.find(path) {
+                    Ok(snapshot) => prop_assert_eq!(std::slice::from_ref(&snapshot.id), wanted.as_slice()),
+                    Err(SnapshotLookupError::Ambiguous(ids)) => {
+                        prop_assert!(ids.len() > 1);
+                        prop_assert_eq!(ids, wanted);
+                    }
+                    Err(SnapshotLookupError::NotFound) => prop_assert!(false, "{path} is not found"),
+                }
+            }
+        }
+
+        #[test]
+        fn an_id_goes_before_all_else(tree in any_tree()) {
+            for snapshot in &tree.items {
+                prop_assert_eq!(tree.find(snapshot.id.as_str()), Ok(snapshot));
+            }
+        }
+
+        #[test]
+        fn descendants_are_all_that_have_it_above(tree in any_tree()) {
+            for snapshot in &tree.items {
+                let below = tree.items.iter().filter(|other| is_below(&tree, other, &snapshot.id));
+                let below: Vec<SnapshotId> = below.map(|other| other.id.clone()).collect();
+                prop_assert_eq!(tree.descendants(&snapshot.id), below);
+            }
+        }
+
+        #[test]
+        fn no_text_is_too_much(tree in any_tree(), wanted in "\\PC{0,8}|(a|b|/|%|2F|2f){0,6}") {
+            let _ = tree.find(&wanted);
+        }
+    }
 }

@@ -119,6 +119,8 @@ impl Keeper {
         let error = collector
             .serve(&live, &mut || {
                 since = Some(clock.elapsed());
+                let product = teller.status.product.as_ref().map(|product| product.full_name.as_str());
+                tracing::info!(product, logins = teller.status.logins, "the host is connected");
                 teller.tell(SessionState::Connected);
             })
             .await;
@@ -151,7 +153,9 @@ impl Keeper {
 
 impl Teller {
     fn tell(&mut self, state: SessionState) {
-        if self.status.state != state || state == SessionState::Connecting {
+        // Another reason to be away is not another absence.
+        let same = std::mem::discriminant(&self.status.state) == std::mem::discriminant(&state);
+        if !same || state == SessionState::Connecting {
             self.status.since = self.clock.now();
         }
         self.status.state = state;

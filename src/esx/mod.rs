@@ -35,7 +35,7 @@ use keeper::Keeper;
 use session::Session;
 use task::Followers;
 
-pub use options::{EsxOptions, Fingerprint, OptionsError, Verify, VerifyError, normalize_url};
+pub use options::{EsxOptions, OptionsError};
 pub use tls::{TlsError, client_config, fingerprint, shown_fingerprint};
 
 /// Commands that wait for the task of `run`; senders wait where there are more.

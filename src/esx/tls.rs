@@ -17,7 +17,8 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 
-use super::options::{EsxOptions, Fingerprint, Verify, normalize_url};
+use super::options::{EsxOptions, service_url};
+use crate::domain::verify::{Fingerprint, Verify};
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// Why there is no TLS to be had with these settings.
@@ -69,7 +70,7 @@ pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
 /// `Unreachable` where there is no TLS to be had in time.
 pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
     let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
-    let url = normalize_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
+    let url = service_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
     let host = url.host_str().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_or_known_default().unwrap_or(443);

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use reqwest::{Client, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::options::{EsxOptions, OptionsError, header, normalize_url};
+use super::options::{EsxOptions, OptionsError, header, service_url};
 use super::tls;
 use crate::hypervisor::{HostError, HostErrorKind};
 
@@ -62,7 +62,7 @@ impl Transport {
     /// # Errors
     /// What [`EsxOptions::check`] says.
     pub fn new(options: &EsxOptions) -> Result<Self, OptionsError> {
-        let sdk = normalize_url(&options.url)?;
+        let sdk = service_url(&options.url)?;
         let mut versions = sdk.clone();
         versions.set_path("/sdk/vimServiceVersions.xml");
         let mut headers = HeaderMap::new();
@@ -84,7 +84,7 @@ impl Transport {
             .pool_idle_timeout(Duration::from_secs(20))
             .pool_max_idle_per_host(4)
             .build()
-            .map_err(|_| OptionsError::Url(options.url.clone(), "no HTTP client can be set up"))?;
+            .map_err(OptionsError::Client)?;
         Ok(Self {
             client,
             sdk,

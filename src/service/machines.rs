@@ -11,6 +11,7 @@ use crate::domain::mac::MacAddress;
 use crate::domain::machine::PowerState;
 use crate::domain::names::matches_pattern;
 use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
+use crate::hypervisor::SessionState;
 
 /// The use-cases around machines.
 pub struct Machines {
@@ -87,7 +88,15 @@ impl Machines {
         if picture.loaded {
             return Ok(picture);
         }
-        let detail = "The host has not been read yet, so there is nothing to show; try again in a moment.";
+        let detail = match self.inventory.session().state {
+            SessionState::Away { reason } | SessionState::LoginRefused { reason } => {
+                format!("There is nothing to show: the host has not been read since otter started. {reason}")
+            }
+            SessionState::Connecting | SessionState::Connected => {
+                "The host has not been read yet, so there is nothing to show; try again in a moment."
+                    .to_owned()
+            }
+        };
         Err(Failure::new(FailureKind::InventoryLoading, detail))
     }
 
@@ -112,16 +121,7 @@ impl Machines {
     /// # Errors
     /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken reference.
     pub fn resolve(&self, reference: &str) -> Result<MachineView, Failure> {
-        let picture = self.picture()?;
-        let matching = matching(&picture, reference)?;
-        match matching.as_slice() {
-            [] => Err(Failure::new(
-                FailureKind::NotFound,
-                format!("No machine is called {}. List them: GET /v1/machines", shorten(reference)),
-            )),
-            [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
-            several => Err(ambiguous(reference, several)),
-        }
+        self.one(reference, reference)
     }
 
     /// The machine of exactly this name.
@@ -129,7 +129,7 @@ impl Machines {
     /// # Errors
     /// As [`Machines::resolve`].
     pub fn named(&self, name: &str) -> Result<MachineView, Failure> {
-        self.resolve(&format!("name:{name}"))
+        self.one(&format!("name:{name}"), name)
     }
 
     /// The machine of this id as it is now.
@@ -231,6 +231,20 @@ impl Machines {
                 // The watcher is made anew where it was swept away between two changes.
                 changes = self.inventory.watch(id);
             }
+        }
+    }
+
+    /// The one machine of a reference, which a failure shows as the caller wrote it.
+    fn one(&self, reference: &str, as_written: &str) -> Result<MachineView, Failure> {
+        let picture = self.picture()?;
+        let matching = matching(&picture, reference)?;
+        match matching.as_slice() {
+            [] => Err(Failure::new(
+                FailureKind::NotFound,
+                format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written)),
+            )),
+            [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
+            several => Err(ambiguous(as_written, several)),
         }
     }
 
@@ -379,7 +393,7 @@ fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRe
 /// The failure of a name that several machines go by.
 #[must_use]
 pub fn ambiguous(reference: &str, several: &[Arc<MachineRecord>]) -> Failure {
-    let detail = format!("{} machines are called {}; name one by its id.", several.len(), shorten(reference));
+    let detail = format!("{} machines go by {}; name one by its id.", several.len(), shorten(reference));
     let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
     let candidate =
         |record: &Arc<MachineRecord>| (record.machine.id.to_string(), record.machine.name.clone());

@@ -1,1 +1,292 @@
-//! To come.
+//! Bad input: each mistake is a problem that says what is wrong, and nothing is done.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{Answer, Lab, encode};
+
+const POWER: &str = "/v1/machines/31/power";
+
+async fn send(lab: &Lab, path: &str, content_type: Option<&str>, body: impl Into<reqwest::Body>) -> Answer {
+    let request = lab.request(Method::POST, path).body(body);
+    Answer::of(match content_type {
+        Some(content_type) => request.header("content-type", content_type),
+        None => request,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let lab = Lab::start().await;
+    for path in [
+        "/v1/machines/none",
+        "/v1/machines/name:none",
+        "/v1/machines/uuid:none",
+        "/v1/machines/none/snapshots",
+        "/v1/machines/none/snapshots/x",
+        "/v1/machines/16/snapshots/none",
+        "/v1/machines/none/properties?path=name",
+        "/v1/datastores/none",
+        "/v1/jobs/none",
+        "/v1/jobs/01936f5e-8c00-7000-8000-000000000001",
+        "/v1/jobs/none/wait",
+        "/v1/jobs/01936f5e-8c00-7000-8000-000000000001/wait",
+        "/v1/jobs/01936f5e-8c00-7000-8000-000000000001?wait=5s",
+        "/problems/none",
+        "/v1",
+        "/",
+        "/v2/machines",
+    ] {
+        let problem = lab.get(path).await.problem(404, "not-found");
+        assert!(problem.str("detail").len() > 10, "{}", problem.text);
+    }
+    lab.post("/v1/machines/none/power", json!({"action": "on"})).await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_trailing_or_doubled_slash_makes_another_path() {
+    let lab = Lab::start().await;
+    for path in [
+        "/v1/machines/",
+        "/v1/machines/16/",
+        "/v1//machines",
+        "//v1/machines",
+        "/v1/jobs/",
+        "/healthz/",
+        "/docs/",
+        "/v1/machines/16/snapshots/",
+    ] {
+        let answer = lab.get(path).await;
+        assert!(
+            answer.status == 404 || (answer.status == 400 && answer.json["errors"][0]["code"] == "empty"),
+            "{path}: {}",
+            answer.text
+        );
+    }
+    lab.get("/v1/machines/").await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let lab = Lab::start().await;
+    for (method, path, allowed) in [
+        (Method::DELETE, "/v1/machines", "GET,HEAD"),
+        (Method::GET, "/v1/machines/16/power", "POST"),
+        (Method::GET, "/v1/machines/kill", "POST"),
+        (Method::PUT, "/v1/machines/16", "GET,HEAD"),
+        (Method::POST, "/v1/jobs", "GET,HEAD"),
+        (Method::PATCH, "/healthz", "GET,HEAD"),
+        (Method::POST, "/docs", "GET,HEAD"),
+    ] {
+        let problem = Answer::of(lab.request(method, path)).await.problem(405, "method-not-allowed");
+        assert_eq!(problem.header("allow"), Some(allowed), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_is_a_whole_number_in_its_range() {
+    let lab = Lab::start().await;
+    for limit in ["0", "-1", "1001", "99999999999999999999", "ten", "", "1.5", "1e2", "%2B5"] {
+        for path in ["/v1/machines", "/v1/datastores", "/v1/jobs"] {
+            let problem = lab.get(&format!("{path}?limit={limit}")).await;
+            problem.problem(400, "invalid-request").points_at("limit", "out-of-range");
+        }
+    }
+    lab.get("/v1/machines?limit=1000").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_wait_is_a_duration() {
+    let lab = Lab::start().await;
+    let job = lab.powered("ci-runner-1", "on").await;
+    let id = job["id"].as_str().unwrap();
+    for wait in ["-1", "-5s", "soon", "", "5x", "1h30", "1.5s", "30m1h", "99999999999999999999"] {
+        for path in [
+            format!("/v1/jobs/{id}?wait={wait}"),
+            format!("/v1/jobs/{id}/wait?wait={wait}"),
+            format!("/v1/machines/31/wait?until=free&wait={wait}"),
+        ] {
+            lab.get(&path).await.problem(400, "invalid-request").points_at("wait", "not-a-duration");
+        }
+        let problem = lab.post(&format!("{POWER}?wait={wait}"), json!({"action": "on"})).await;
+        problem.problem(400, "invalid-request").points_at("wait", "not-a-duration");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_is_of_its_list() {
+    let lab = Lab::start().await;
+    let machines = lab.get("/v1/machines?limit=1").await.expect(200);
+    let foreign = machines.str("next");
+    for _ in 0..2 {
+        lab.powered("ci-runner-1", "on").await;
+    }
+    let jobs = lab.get("/v1/jobs?limit=1").await.expect(200);
+    for (path, cursor) in [
+        ("/v1/datastores", foreign),
+        ("/v1/jobs", foreign),
+        ("/v1/machines", jobs.str("next")),
+        ("/v1/machines", ""),
+        ("/v1/machines", "%00"),
+        ("/v1/jobs", "x"),
+        ("/v1/jobs", ""),
+        ("/v1/machines", "bm90LWpzb24"),
+    ] {
+        let problem = lab.get(&format!("{path}?cursor={cursor}")).await;
+        problem.problem(400, "invalid-cursor").points_at("cursor", "invalid-cursor");
+    }
+}
+
+#[tokio::test]
+async fn a_mistyped_parameter_is_told_the_nearest() {
+    let lab = Lab::start().await;
+    for (path, wrong, nearest) in [
+        ("/v1/machines?nmae=x", "nmae", "Did you mean name?"),
+        ("/v1/machines/find?uniqe=true", "uniqe", "Did you mean unique?"),
+        ("/v1/jobs?status=failed", "status", "state"),
+        ("/v1/machines/16?wait=5s", "wait", "None is."),
+        ("/v1/machines?Limit=5", "Limit", "Did you mean limit?"),
+        ("/healthz?x", "x", "None is."),
+    ] {
+        let problem = lab.get(path).await.problem(400, "unknown-parameter").points_at(wrong, "unknown");
+        assert!(problem.str("detail").contains(nearest), "{}", problem.text);
+    }
+    lab.get("/v1/machines?limit=1&limit=2")
+        .await
+        .problem(400, "unknown-parameter")
+        .points_at("limit", "repeated");
+    lab.get("/v1/machines?name=%FF").await.problem(400, "invalid-request").points_at("name", "not-decodable");
+    lab.get("/v1/machines?name=%2").await.problem(400, "invalid-request").points_at("name", "not-decodable");
+    lab.get("/v1/machines?free=yes").await.problem(400, "invalid-request").points_at("free", "not-a-boolean");
+    lab.get("/v1/machines?power_state=onn")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("power_state", "not-one-of");
+}
+
+#[tokio::test]
+async fn empty_names_are_refused_everywhere() {
+    let lab = Lab::start().await;
+    for (path, place) in [
+        ("/v1/machines?name=", "name"),
+        ("/v1/machines?mac=", "mac"),
+        ("/v1/machines?pool=", "pool"),
+        ("/v1/machines/find?name=", "name"),
+        ("/v1/machines/name:", "machine"),
+        ("/v1/machines/mac:", "machine"),
+        ("/v1/machines/uuid:", "machine"),
+        ("/v1/jobs?machine=", "machine"),
+        ("/v1/machines/16/properties?path=", "path"),
+    ] {
+        lab.get(path).await.problem(400, "invalid-request").points_at(place, "empty");
+    }
+    lab.post("/v1/machines/kill", json!({"name": ""}))
+        .await
+        .problem(400, "invalid-request")
+        .points_at("/name", "empty");
+    lab.post("/v1/machines/16/revert", json!({"snapshot": ""})).await.problem(400, "invalid-request");
+}
+
+#[tokio::test]
+async fn a_body_is_json_of_the_right_shape() {
+    let lab = Lab::start().await;
+    let json = Some("application/json");
+    for (body, place, code) in [
+        ("{", "", "not-json"),
+        ("", "", "not-json"),
+        ("{\"action\": \"off\"} trailing", "", "not-json"),
+        ("{'action': 'off'}", "", "not-json"),
+        ("[]", "", "not-an-object"),
+        ("null", "", "not-an-object"),
+        ("\"off\"", "", "not-an-object"),
+        ("{}", "/action", "missing"),
+        ("{\"action\": 1}", "/action", "wrong-type"),
+        ("{\"action\": null}", "/action", "wrong-type"),
+        ("{\"action\": [\"off\"]}", "/action", "wrong-type"),
+        ("{\"action\": \"explode\"}", "/action", "not-one-of"),
+        ("{\"action\": \"off\", \"force\": true}", "/force", "unknown-field"),
+        ("{\"acton\": \"off\"}", "/acton", "unknown-field"),
+        ("{\"a/b~c\": 1}", "/a~1b~0c", "unknown-field"),
+    ] {
+        let problem = send(&lab, POWER, json, body).await.problem(400, "invalid-request");
+        problem.points_at(place, code);
+    }
+    let near = send(&lab, POWER, json, "{\"acton\": \"off\"}").await;
+    assert!(near.str("detail").contains("Did you mean action?"), "{}", near.text);
+    let deep = format!("{{\"action\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    send(&lab, POWER, json, deep).await.problem(400, "invalid-request").points_at("", "not-json");
+    send(&lab, POWER, json, &b"{\"action\": \"\xff\"}"[..])
+        .await
+        .problem(400, "invalid-request")
+        .points_at("", "not-utf-8");
+    send(&lab, "/v1/machines/16/revert", json, "{\"power_on\": \"yes\"}")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("/power_on", "wrong-type");
+    assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
+}
+
+#[tokio::test]
+async fn a_body_is_declared_as_json() {
+    let lab = Lab::start().await;
+    for content_type in [
+        None,
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+        Some("application/json; charset=latin1"),
+        Some("application/jsonp"),
+    ] {
+        send(&lab, POWER, content_type, "{\"action\": \"on\"}").await.problem(415, "unsupported-media-type");
+    }
+    for content_type in
+        ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""]
+    {
+        send(&lab, POWER, Some(content_type), "{\"action\": \"on\"}").await.expect(202);
+    }
+}
+
+#[tokio::test]
+async fn a_body_too_large_is_not_read() {
+    let lab = Lab::start().await;
+    let large = format!("{{\"action\": \"{}\"}}", "x".repeat(1 << 20));
+    send(&lab, POWER, Some("application/json"), large).await.problem(413, "payload-too-large");
+    let fits = format!("{{\"action\": \"{}\"}}", "x".repeat((1 << 20) - 100));
+    let problem = send(&lab, POWER, Some("application/json"), fits).await.problem(400, "invalid-request");
+    assert!(problem.text.len() < 2_000, "an error repeats no megabyte");
+}
+
+#[tokio::test]
+async fn names_of_any_kind_are_no_trouble() {
+    let lab = Lab::start().await;
+    let long = "x".repeat(10_000);
+    for name in [
+        "a\0b",
+        "50%",
+        "%2F",
+        "a/b",
+        "🦦",
+        "\u{202e}evil",
+        "' OR 1=1 --",
+        "<script>",
+        "..",
+        ".",
+        "\\",
+        " ",
+        long.as_str(),
+    ] {
+        let encoded = encode(name).replace("..", "%2E%2E");
+        let problem = lab.get(&format!("/v1/machines/name:{encoded}")).await.problem(404, "not-found");
+        assert!(problem.text.len() < 2_000);
+        assert!(lab.get(&format!("/v1/machines?name={encoded}%01")).await.expect(200).items("id").is_empty());
+        lab.get(&format!("/v1/machines/16/snapshots/x{encoded}")).await.problem(404, "not-found");
+        lab.post("/v1/machines/kill", json!({"name": format!("{name}?")})).await.problem(404, "not-found");
+        lab.post("/v1/machines/16/revert", json!({"snapshot": format!("{name}?")}))
+            .await
+            .problem(404, "not-found");
+    }
+    let longer = "🦦".repeat(100_000);
+    let problem = lab.post("/v1/machines/kill", json!({"name": longer})).await.problem(404, "not-found");
+    assert!(problem.text.len() < 2_000);
+    lab.get("/v1/machines/%FF").await.problem(400, "invalid-request");
+}

@@ -1,1 +1,137 @@
-//! To come.
+//! What slow, large, foreign and broken requests get, on bare connections.
+
+use std::time::Duration;
+
+use crate::harness::{Lab, Wire, raw};
+
+const END: &str = "host: localhost\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn an_address_too_long_is_414() {
+    let lab = Lab::start().await;
+    // Past our limit, past hyper's of an address, past all that is buffered.
+    for length in [17_000, 70_000, 400_000] {
+        let request = format!("GET /v1/machines/{} HTTP/1.1\r\n{END}", "x".repeat(length));
+        raw(lab.address, request).await.problem(414, "uri-too-long");
+    }
+    raw(lab.address, format!("GET /v1/machines?name={} HTTP/1.1\r\n{END}", "x".repeat(15_000)))
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn headers_too_many_or_too_long_are_431() {
+    let lab = Lab::start().await;
+    let many = |count: usize| "x: y\r\n".repeat(count);
+    for headers in [
+        many(120),
+        many(1_000),
+        format!("x: {}\r\n", "y".repeat(40_000)),
+        format!("x: {}\r\n", "y".repeat(400_000)),
+    ] {
+        let request = format!("GET /healthz HTTP/1.1\r\n{headers}{END}");
+        raw(lab.address, request).await.problem(431, "headers-too-large");
+    }
+    raw(lab.address, format!("GET /healthz HTTP/1.1\r\n{}{END}", many(90))).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_400() {
+    let lab = Lab::start().await;
+    for garbage in [
+        "nonsense\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "GET /a b HTTP/1.1\r\n\r\n",
+        "\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
+        "POST /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n",
+    ] {
+        let answer = raw(lab.address, garbage).await;
+        assert_eq!(answer.status, 400, "{garbage:?}: {}", answer.text);
+    }
+    for odd in [
+        "OPTIONS * HTTP/1.1\r\n",
+        "CONNECT localhost:80 HTTP/1.1\r\n",
+        "BREW /docs HTTP/1.1\r\n",
+        "GET http://localhost/none HTTP/1.1\r\n",
+    ] {
+        let answer = raw(lab.address, format!("{odd}{END}")).await;
+        assert!((400..500).contains(&answer.status), "{odd}: {}", answer.status);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    }
+    lab.get("/healthz").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_foreign_host_is_forbidden() {
+    let lab = Lab::start().await;
+    for host in [
+        "evil.example",
+        "evil.example:8080",
+        "10.0.0.1",
+        "localhost.evil.example",
+        "[fe80::1]",
+        "127.0.0.1.nip.io",
+        "",
+    ] {
+        for path in ["/v1/machines", "/healthz", "/docs", "/none"] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            raw(lab.address, request).await.problem(403, "forbidden");
+        }
+    }
+    for host in ["localhost", "localhost:1", "127.0.0.1", "[::1]:80", "LOCALHOST", "127.1.2.3"] {
+        let request = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        raw(lab.address, request).await.expect(200);
+    }
+    let absolute =
+        "GET http://evil.example/v1/machines HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    raw(lab.address, absolute).await.problem(403, "forbidden");
+    let twice = format!("GET /v1/machines HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n{END}");
+    let answer = raw(lab.address, twice).await;
+    assert!((400..500).contains(&answer.status), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn slow_headers_end_the_connection_and_others_are_served() {
+    let lab = Lab::tuned(|settings| settings.http.header_timeout = Duration::from_millis(200)).await;
+    let mut slow = Wire::to(lab.address).await;
+    slow.send(b"GET /healthz HTTP/1.1\r\nhost: local").await;
+    lab.get("/healthz").await.expect(200);
+    let rest = slow.until_closed().await;
+    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{:?}", String::from_utf8_lossy(&rest));
+    lab.get("/healthz").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_slow_body_is_408_and_others_are_served() {
+    let lab = Lab::tuned(|settings| settings.http.body_timeout = Duration::from_millis(200)).await;
+    let mut slow = Wire::to(lab.address).await;
+    let head = "POST /v1/machines/31/power HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"act";
+    slow.send(head.as_bytes()).await;
+    lab.get("/healthz").await.expect(200);
+    slow.answer().await.problem(408, "request-timeout");
+    assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
+}
+
+#[tokio::test]
+async fn many_that_never_finish_do_not_keep_others_out() {
+    let lab = Lab::tuned(|settings| settings.http.header_timeout = Duration::from_mins(1)).await;
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        let mut wire = Wire::to(lab.address).await;
+        wire.send(b"GET /v1/mach").await;
+        open.push(wire);
+    }
+    lab.get("/v1/machines").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_body_cut_short_does_nothing() {
+    let lab = Lab::start().await;
+    let mut wire = Wire::to(lab.address).await;
+    let head = "POST /v1/machines/31/power HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"action\":\"off\"}";
+    wire.send(head.as_bytes()).await;
+    drop(wire);
+    lab.get("/healthz").await.expect(200);
+    assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
+}

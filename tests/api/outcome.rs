@@ -1,1 +1,188 @@
-//! To come.
+//! Waiting for the outcome of a job: `?wait`, `Prefer`, GET of the job, and `…/wait`.
+
+use serde_json::json;
+
+use crate::harness::{Answer, Lab, Plan, eventually, machine, on_every_host};
+use otter::app::Settings;
+use otter::simulator::{Fault, Pace};
+
+on_every_host! {
+    async fn a_get_with_wait_is_200_whatever_came_of_it(lab: &Lab) {
+        lab.powered(lab.cast.running, "off").await;
+        let failing = lab.power(lab.cast.running, "reset").await;
+        let job = lab.get(&format!("/v1/jobs/{}?wait=30s", failing["id"].as_str().unwrap())).await.expect(200);
+        assert_eq!((job.str("state"), job.header("otter-wait")), ("failed", Some("30s")));
+    }
+
+    async fn the_outcome_form_is_the_jobs_own_status(lab: &Lab) {
+        let off = lab.power(lab.cast.running, "off").await;
+        let done = lab.get(&format!("/v1/jobs/{}/wait?wait=30s", off["id"].as_str().unwrap())).await.expect(200);
+        assert_eq!((done.str("state"), done.header("otter-wait")), ("succeeded", Some("30s")));
+        let reset = lab.power(lab.cast.running, "reset").await;
+        let path = format!("/v1/jobs/{}/wait?wait=30s", reset["id"].as_str().unwrap());
+        let problem = lab.get(&path).await.problem(409, "invalid-power-state");
+        assert_eq!((problem.json["job"].clone(), problem.header("otter-wait")), (reset["id"].clone(), Some("30s")));
+    }
+
+    async fn a_preference_that_came_true_is_200(lab: &Lab) {
+        let path = machine(lab.cast.running, "/power");
+        let done = lab.post_with(&path, json!({"action": "off"}), &[("prefer", "wait=30")]).await.expect(200);
+        assert_eq!(done.header("preference-applied"), Some("wait=30"));
+        assert_eq!(done.header("otter-wait"), Some("30s"));
+        let failed = lab.post_with(&path, json!({"action": "reset"}), &[("prefer", "wait=30")]).await;
+        let failed = failed.problem(409, "invalid-power-state");
+        assert_eq!(failed.header("preference-applied"), Some("wait=30"));
+    }
+}
+
+/// Ours alone, as all below: they hold the host's tasks where they are.
+#[tokio::test]
+async fn without_a_key_a_job_that_goes_on_is_409_and_not_to_be_repeated() {
+    let lab = Lab::stepped().await;
+    let problem = lab.post("/v1/machines/31/power?wait=0s", json!({"action": "off"})).await;
+    let problem = problem.problem(409, "job-still-running");
+    assert_eq!((problem.str("retry"), problem.header("otter-wait")), ("no", Some("0s")));
+    assert_eq!(problem.json["links"]["wait"], format!("/v1/jobs/{}/wait", problem.str("job")));
+    assert_eq!(problem.str("machine"), "31");
+    let job = lab.get(problem.json["links"]["job"].as_str().unwrap()).await.expect(200).json;
+    lab.control().finish_task(&lab.on_the_host(&job).await);
+    assert_eq!(lab.ended(&job).await["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn with_a_key_a_job_that_goes_on_is_504_to_be_repeated() {
+    let lab = Lab::stepped().await;
+    let path = "/v1/machines/31/power?wait=0";
+    let problem = lab.post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")]).await;
+    let problem = problem.problem(504, "wait-timeout");
+    assert_eq!((problem.str("retry"), problem.header("idempotent-replayed")), ("same-key", None));
+    let again = lab.post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")]).await;
+    let again = again.problem(504, "wait-timeout");
+    assert_eq!(
+        (again.json["job"].clone(), again.header("idempotent-replayed")),
+        (problem.json["job"].clone(), Some("true"))
+    );
+    lab.control().finish_task(&lab.task_of("31").await);
+    let path = "/v1/machines/31/power?wait=30s";
+    let done = lab.post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")]).await.expect(200);
+    assert_eq!((done.str("id"), done.header("idempotent-replayed")), (problem.str("job"), Some("true")));
+}
+
+#[tokio::test]
+async fn the_wait_of_a_job_that_goes_on_is_504_with_where_to_go_on() {
+    let lab = Lab::stepped().await;
+    let job = lab.power("ci-runner-1", "off").await;
+    let path = format!("/v1/jobs/{}/wait?wait=0s", job["id"].as_str().unwrap());
+    let problem = lab.get(&path).await.problem(504, "wait-timeout");
+    assert_eq!(problem.str("retry"), "same-key");
+    assert_eq!(problem.json["job"], job["id"]);
+    let looked = lab.get(&format!("/v1/jobs/{}?wait=0s", job["id"].as_str().unwrap())).await.expect(200);
+    assert!(looked.json["finished_at"].is_null());
+}
+
+#[tokio::test]
+async fn a_preference_that_did_not_come_true_is_202() {
+    let lab = Lab::stepped().await;
+    let accepted =
+        lab.post_with("/v1/machines/31/power", json!({"action": "off"}), &[("prefer", "wait=0")]).await;
+    let accepted = accepted.expect(202);
+    assert_eq!(accepted.header("preference-applied"), Some("wait=0"));
+    assert!(accepted.header("location").is_some());
+    let ignored =
+        lab.post_with("/v1/machines/32/power", json!({"action": "off"}), &[("prefer", "wait=soon")]).await;
+    assert_eq!(ignored.expect(202).header("preference-applied"), None);
+}
+
+#[tokio::test]
+async fn the_parameter_goes_before_the_preference() {
+    let lab = Lab::stepped().await;
+    let headers = [("prefer", "wait=30")];
+    let problem = lab.post_with("/v1/machines/31/power?wait=0", json!({"action": "off"}), &headers).await;
+    assert_eq!(problem.problem(409, "job-still-running").header("preference-applied"), None);
+}
+
+#[tokio::test]
+async fn a_long_wait_is_cut_and_said() {
+    let lab = Lab::tuned(|settings| settings.http.max_wait = std::time::Duration::from_secs(20)).await;
+    let done = lab.post("/v1/machines/31/power?wait=1h", json!({"action": "on"})).await.expect(200);
+    assert_eq!(done.header("otter-wait"), Some("20s"));
+    let id = done.str("id");
+    for path in [
+        format!("/v1/jobs/{id}?wait=7d"),
+        format!("/v1/jobs/{id}/wait"),
+        "/v1/machines/31/wait?until=power_state:on".to_owned(),
+    ] {
+        assert_eq!(lab.get(&path).await.expect(200).header("otter-wait"), Some("20s"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_fails_is_told_in_the_hosts_words() {
+    let lab = Lab::start().await;
+    for (fault, status, code) in [
+        (Fault::new("InsufficientMemoryFault", "No memory is left."), 507, "insufficient-resources"),
+        (Fault::new("FileLocked", "Unable to access file since it is locked."), 422, "host-rejected"),
+        (Fault::restricted_version(), 422, "license-restricted"),
+        (
+            Fault::new("NoPermission", "Permission to perform this operation was denied."),
+            422,
+            "forbidden-by-host",
+        ),
+        (Fault::not_supported(), 501, "not-supported"),
+    ] {
+        let (name, message) = (fault.type_name, fault.message.clone());
+        lab.control().fail_next_task("PowerOffVM_Task", fault);
+        let problem = lab.post("/v1/machines/31/power?wait=30s", json!({"action": "off"})).await;
+        let problem = problem.problem(status, code);
+        assert_eq!(problem.json["fault"]["type"], name);
+        assert_eq!(problem.json["fault"]["message"], message);
+        assert_eq!(
+            lab.get(&format!("/v1/jobs/{}", problem.str("job"))).await.expect(200).str("state"),
+            "failed"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_cancels_nothing() {
+    let lab = Lab::stepped().await;
+    let body = r#"{"action":"off"}"#;
+    let request = format!(
+        "POST /v1/machines/31/power?wait=60s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut wire = crate::harness::Wire::to(lab.address).await;
+    wire.send(request.as_bytes()).await;
+    let task = lab.task_of("31").await;
+    drop(wire);
+    lab.control().finish_task(&task);
+    lab.until_seen("31", "power_state", json!("off")).await;
+    let id = lab.get("/v1/jobs").await.expect(200).json["items"][0].clone();
+    assert_eq!(lab.ended(&id).await["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn a_daemon_that_stops_tells_those_who_wait() {
+    let one = |settings: &mut Settings| settings.http.max_waits = 1;
+    let lab = Lab::with(Plan { pace: Pace::Stepped, settings: one, ..Plan::default() }).await;
+    let job = lab.power("ci-runner-1", "off").await;
+    lab.on_the_host(&job).await;
+    let path = format!("/v1/jobs/{}/wait?wait=60s", job["id"].as_str().unwrap());
+    let probe = "/v1/machines/31/wait?until=question&wait=0";
+    let wait = || tokio::spawn(Answer::of(lab.request(reqwest::Method::GET, &path)));
+    let mut waiting = wait();
+    // There is one place. A probe that had it when the caller came made it go away; else the caller has it now.
+    eventually("the caller to wait", async || {
+        if waiting.is_finished() {
+            waiting = wait();
+            return false;
+        }
+        lab.get(probe).await.status == 503
+    })
+    .await;
+    let refused = lab.get(probe).await.problem(503, "too-many-waits");
+    refused.header("retry-after").unwrap();
+    assert_eq!(lab.stop().await.exit_code(), 0);
+    let problem = waiting.await.unwrap().problem(503, "shutting-down");
+    assert_eq!((problem.str("retry"), problem.json["job"].clone()), ("same-key", job["id"].clone()));
+}

@@ -1,1 +1,89 @@
-//! To come.
+//! What otter says of itself: about, health, the document, and the pages for people.
+
+use serde_json::json;
+
+use crate::harness::{Lab, on_every_host};
+
+on_every_host! {
+    async fn about_tells_of_otter_and_its_host(lab: &Lab) {
+        let about = lab.get("/v1/about").await.expect(200);
+        assert_eq!(about.str("version"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(about.json["session"]["state"], "connected");
+        assert_eq!(about.json["session"]["logins"], 1);
+        assert_eq!(about.json["inventory"]["machine_count"], lab.cast.machines);
+        assert_eq!(about.json["inventory"]["loaded"], true);
+        assert_eq!(about.json["inventory"]["version"], about.header("otter-version").unwrap());
+        assert_eq!(about.json["tls_verified"], false);
+        assert_eq!(about.str("authentication"), "none");
+        assert!(about.json["host"]["api_version"].is_string());
+        assert!(!about.json["warnings"].as_array().unwrap().is_empty(), "TLS is not verified");
+    }
+
+    async fn health_and_readiness_are_told(lab: &Lab) {
+        for path in ["/healthz", "/readyz", "/readyz?host=true", "/readyz?host=false"] {
+            assert_eq!(lab.get(path).await.expect(200).json, json!({"status": "ok"}));
+        }
+        lab.get("/readyz?host=maybe").await.problem(400, "invalid-request").points_at("host", "not-a-boolean");
+    }
+}
+
+#[tokio::test]
+async fn about_names_the_machine_that_otter_runs_in() {
+    let lab = Lab::tuned(|settings| settings.protection.own_name = Some("ci-runner-1".to_owned())).await;
+    assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
+    let own = lab.machine("ci-runner-1").await;
+    assert_eq!(own["not_free_because"], json!(["powered_on", "self", "protected"]));
+    let problem = lab.post("/v1/machines/31/power", json!({"action": "off"})).await;
+    problem.problem(409, "self-protection");
+}
+
+#[tokio::test]
+async fn otter_knows_its_own_machine_by_its_address() {
+    let lab = Lab::tuned(|settings| {
+        settings.protection.own_addresses = vec!["00:50:56:3f:00:31".parse().unwrap()];
+    })
+    .await;
+    assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
+}
+
+#[tokio::test]
+async fn the_document_is_served_in_both_forms() {
+    let lab = Lab::start().await;
+    let new = lab.get("/openapi.json").await.expect(200);
+    assert!(new.str("openapi").starts_with("3.1"));
+    assert_eq!(new.json, otter::api::openapi());
+    let old = lab.get("/openapi-3.0.json").await.expect(200);
+    assert!(old.str("openapi").starts_with("3.0"));
+    let paths = |document: &serde_json::Value| {
+        document["paths"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&new.json), paths(&old.json));
+    for document in [&new, &old] {
+        assert_eq!(document.header("content-type"), Some("application/json"));
+    }
+}
+
+#[tokio::test]
+async fn pages_for_people_are_html_that_loads_nothing() {
+    let lab = Lab::start().await;
+    for path in ["/docs", "/problems", "/problems/not-found"] {
+        let page = lab.get(path).await.expect(200);
+        assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+        let policy = page.header("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'none'"), "{policy}");
+        assert!(page.text.starts_with("<!DOCTYPE html>") || page.text.starts_with("<!doctype html>"));
+    }
+    lab.get("/problems/none-such").await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn every_problem_has_its_page() {
+    let lab = Lab::start().await;
+    let catalogue = lab.get("/problems").await.expect(200).text;
+    for kind in otter::domain::failure::FailureKind::ALL {
+        let code = kind.code();
+        let page = lab.get(&format!("/problems/{code}")).await.expect(200);
+        assert!(page.text.contains(code), "{code}");
+        assert!(catalogue.contains(&format!("problems/{code}")), "{code} is not in the catalogue");
+    }
+}

@@ -1,1 +1,196 @@
-//! To come.
+//! One job at a time on a machine, in order of arrival; kills before them; limits and deadlines. On our simulator
+//! alone: tasks are held where they are.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Lab, Plan, eventually};
+use otter::app::Settings;
+use otter::simulator::{Pace, world::Operation};
+
+async fn held(settings: fn(&mut Settings)) -> Lab {
+    Lab::with(Plan { pace: Pace::Stepped, settings, ..Plan::default() }).await
+}
+
+async fn look(lab: &Lab, job: &Value) -> Value {
+    lab.get(&format!("/v1/jobs/{}", job["id"].as_str().unwrap())).await.expect(200).json
+}
+
+#[tokio::test]
+async fn jobs_of_a_machine_run_one_by_one_in_order_of_arrival() {
+    let lab = Lab::stepped().await;
+    let mut jobs = Vec::new();
+    for action in ["off", "on", "reset"] {
+        jobs.push(lab.power("ci-runner-1", action).await);
+    }
+    lab.on_the_host(&jobs[0]).await;
+    for (place, job) in jobs.iter().enumerate().skip(1) {
+        let job = look(&lab, job).await;
+        assert_eq!((&job["state"], &job["position"]), (&json!("queued"), &json!(place)));
+        assert_eq!((&job["blocked_by"]["kind"], &job["blocked_by"]["id"]), (&json!("job"), &jobs[0]["id"]));
+        assert_eq!(job["host_task"], json!(null));
+    }
+    let machine = lab.machine("ci-runner-1").await;
+    assert_eq!(machine["active_job"], jobs[0]["id"]);
+    assert!(machine["not_free_because"].as_array().unwrap().contains(&json!("job")));
+    for job in &jobs {
+        let task = lab.on_the_host(job).await;
+        assert_eq!(lab.task_of("31").await, task);
+        lab.control().finish_task(&task);
+        assert_eq!(lab.ended(job).await["state"], "succeeded");
+    }
+    lab.get("/v1/machines/31/wait?until=no_job&wait=10s").await.expect(200);
+}
+
+#[tokio::test]
+async fn different_machines_run_side_by_side() {
+    let lab = Lab::stepped().await;
+    let (one, two) = (lab.power("ci-runner-1", "off").await, lab.power("ci-runner-2", "on").await);
+    let tasks = [lab.on_the_host(&one).await, lab.on_the_host(&two).await];
+    for task in tasks {
+        assert!(lab.control().running_tasks().contains(&task));
+    }
+    for task in [lab.task_of("31").await, lab.task_of("32").await] {
+        lab.control().finish_task(&task);
+    }
+    lab.ended(&one).await;
+    lab.ended(&two).await;
+}
+
+#[tokio::test]
+async fn a_kill_goes_before_the_queue_and_cancels_what_runs() {
+    let lab = Lab::stepped().await;
+    let starting = lab.power("ci-runner-2", "on").await;
+    lab.on_the_host(&starting).await;
+    let waiting = lab.power("ci-runner-2", "off").await;
+    let kill = lab.post("/v1/machines/kill", json!({"name": "ci-runner-2"})).await.expect(202).json;
+    let cancelled = lab.ended(&starting).await;
+    assert_eq!(
+        (&cancelled["state"], &cancelled["error"]["code"]),
+        (&json!("cancelled"), &json!("job-cancelled"))
+    );
+    assert!(cancelled["cancel_requested_at"].is_string());
+    let problem = lab.get(&format!("/v1/jobs/{}/wait", starting["id"].as_str().unwrap())).await;
+    problem.problem(409, "job-cancelled");
+    assert_eq!(lab.ended(&kill).await["state"], "succeeded");
+    let waited = lab.ended(&waiting).await;
+    assert!(waited["started_at"].as_str() > kill["created_at"].as_str(), "after the kill");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_says_when_to_come_again() {
+    let lab = held(|settings| settings.jobs.queue_per_machine = 2).await;
+    let running = lab.power("ci-runner-1", "off").await;
+    lab.on_the_host(&running).await;
+    lab.power("ci-runner-1", "on").await;
+    lab.power("ci-runner-1", "off").await;
+    let problem = lab.post("/v1/machines/31/power", json!({"action": "on"})).await.problem(429, "queue-full");
+    assert_eq!((problem.str("retry"), problem.str("machine")), ("after", "31"));
+    problem.header("retry-after").unwrap().parse::<u64>().unwrap();
+    lab.power("ci-runner-2", "on").await;
+    lab.post("/v1/machines/kill", json!({"name": "ci-runner-1"})).await.expect(202);
+}
+
+#[tokio::test]
+async fn all_queues_together_have_a_limit() {
+    let lab = held(|settings| settings.jobs.queue_in_all = 1).await;
+    let running = lab.power("ci-runner-1", "off").await;
+    lab.on_the_host(&running).await;
+    lab.power("ci-runner-1", "on").await;
+    lab.post("/v1/machines/32/power", json!({"action": "on"})).await.problem(429, "queue-full");
+}
+
+#[tokio::test]
+async fn a_foreign_task_is_waited_for() {
+    let lab = Lab::stepped().await;
+    let foreign =
+        lab.control().mutate(|world| world.start_task("31", Operation::Reset, "colleague").unwrap().id);
+    let job = lab.power("ci-runner-1", "off").await;
+    eventually("the job to be blocked", async || look(&lab, &job).await["blocked_by"]["kind"] == "host_task")
+        .await;
+    assert_eq!(look(&lab, &job).await["blocked_by"]["id"], json!(foreign));
+    lab.control().finish_task(&foreign);
+    lab.control().finish_task(&lab.on_the_host(&job).await);
+    assert_eq!(lab.ended(&job).await["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn a_deadline_out_of_range_is_refused() {
+    let lab = Lab::start().await;
+    for (deadline, code) in [
+        ("0s", "out-of-range"),
+        ("8d", "out-of-range"),
+        ("-5s", "not-a-duration"),
+        ("soon", "not-a-duration"),
+        ("", "not-a-duration"),
+    ] {
+        let path = format!("/v1/machines/31/power?deadline={deadline}");
+        let problem = lab.post(&path, json!({"action": "off"})).await;
+        problem.problem(400, "invalid-request").points_at("deadline", code);
+    }
+    for deadline in ["1s", "7d", "168h"] {
+        lab.post(&format!("/v1/machines/31/power?deadline={deadline}"), json!({"action": "on"}))
+            .await
+            .expect(202);
+    }
+}
+
+#[tokio::test]
+async fn deadlines_are_told_and_have_defaults() {
+    let lab = Lab::start().await;
+    let seconds = async |path: &str, body: Value| {
+        let job = lab.post(path, body).await.expect(202).json;
+        let time = |field: &str| job[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        time("deadline_at").duration_since(time("created_at")).as_secs()
+    };
+    assert_eq!(seconds("/v1/machines/31/power", json!({"action": "on"})).await, 600);
+    assert_eq!(seconds("/v1/machines/16/revert", json!({})).await, 3_600);
+    assert_eq!(seconds("/v1/machines/31/power?deadline=90", json!({"action": "on"})).await, 90);
+}
+
+#[tokio::test]
+async fn a_queued_job_past_its_deadline_never_starts() {
+    let lab = Lab::stepped().await;
+    let running = lab.power("ci-runner-1", "off").await;
+    let task = lab.on_the_host(&running).await;
+    let late = lab.post("/v1/machines/31/power?deadline=1s&wait=10s", json!({"action": "reset"})).await;
+    let late = late.problem(504, "deadline-exceeded");
+    let job = lab.get(late.json["links"]["job"].as_str().unwrap()).await.expect(200);
+    assert_eq!(
+        (job.str("state"), &job.json["started_at"], &job.json["steps"]),
+        ("failed", &json!(null), &json!([]))
+    );
+    lab.control().finish_task(&task);
+    lab.ended(&running).await;
+    assert_eq!(lab.control().calls("ResetVM_Task"), 0);
+}
+
+#[tokio::test]
+async fn a_running_job_past_its_deadline_is_cancelled_on_the_host() {
+    let lab = Lab::stepped().await;
+    let problem = lab.post("/v1/machines/32/power?deadline=1s&wait=10s", json!({"action": "on"})).await;
+    problem.problem(504, "deadline-exceeded");
+    assert_eq!(lab.control().calls("CancelTask"), 1);
+    assert_eq!(lab.machine("ci-runner-2").await["power_state"], "off");
+}
+
+/// A long outage refuses new jobs; a short one queues them.
+#[tokio::test]
+async fn jobs_are_taken_on_trust_while_an_outage_is_short() {
+    use otter::simulator::{Comeback, Restart};
+    let away = Restart { away: Some(Comeback::Unavailable), ..Restart::default() };
+    let lab = Lab::start().await;
+    lab.control().restart_hostd(away);
+    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503).await;
+    let job = lab.power("ci-runner-1", "off").await;
+    eventually("the job to wait", async || look(&lab, &job).await["blocked_by"]["kind"] == "host_away").await;
+    lab.control().resume();
+    assert_eq!(lab.ended(&job).await["state"], "succeeded");
+
+    let lab = Lab::tuned(|settings| settings.jobs.outage_grace = Duration::ZERO).await;
+    lab.control().restart_hostd(away);
+    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503).await;
+    let problem = lab.post("/v1/machines/31/power", json!({"action": "off"})).await;
+    problem.problem(503, "host-unreachable").header("retry-after").unwrap();
+}

@@ -1,34 +1,47 @@
-//! Against a real peer: govmomi's simulator, as an ESX or a vCenter. `OTTER_INTEROP_URL` says where it listens.
+//! Against a real peer: govmomi's simulator, as an ESX and as a vCenter.
 
 use super::support::{Running, options};
+use crate::harness::{Host, HostKind, Plan};
+use otter::clock::Clock;
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::TaskId;
 use otter::domain::machine::PowerState;
+use otter::domain::verify::Verify;
+use otter::esx::shown_fingerprint;
 use otter::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, TaskStatus};
 
-async fn ended(running: &Running, task: &TaskId) -> TaskStatus {
-    let mut status = running.esx.follow(task).await;
-    let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
-    tokio::time::timeout(std::time::Duration::from_secs(20), end).await.unwrap().unwrap().clone()
+#[tokio::test]
+async fn machines_of_an_esx_are_seen_powered_and_examined() {
+    scenario(HostKind::GovmomiEsx).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_machine_is_seen_powered_and_examined() {
-    let url = std::env::var("OTTER_INTEROP_URL")
-        .unwrap_or_else(|_| panic!("OTTER_INTEROP_URL does not say where govmomi's simulator listens"));
-    let mut options = options(&url);
-    options.username = "user".to_owned();
-    options.password = "pass".to_owned().into();
+#[tokio::test]
+async fn machines_of_a_vcenter_are_seen_powered_and_examined() {
+    scenario(HostKind::GovmomiVcenter).await;
+}
+
+#[tokio::test]
+async fn its_certificate_can_be_pinned() {
+    let host = Host::start(HostKind::GovmomiEsx, &Plan::default(), &Clock::system()).await;
+    let mut options = options(&host.url());
+    options.verify = Verify::Fingerprint(shown_fingerprint(&options).await.unwrap());
     let running = Running::start(&options);
+    running.watching.connected(1).await;
+    running.stop().await;
+}
+
+async fn scenario(kind: HostKind) {
+    let host = Host::start(kind, &Plan::default(), &Clock::system()).await;
+    let running = Running::start(&options(&host.url()));
     running.watching.connected(1).await;
     let machine = {
         let picture = running.watching.picture();
-        assert!(picture.machines.len() >= 2, "{picture:?}");
+        assert_eq!(picture.machines.len(), kind.cast().machines, "{picture:?}");
         assert!(!picture.datastores.is_empty());
-        let machine = picture.machines.values().find(|machine| machine.power_state == Some(PowerState::On));
+        let machine = picture.machines.values().find(|machine| machine.name == kind.cast().running);
         machine.unwrap().clone()
     };
-    assert!(machine.name.contains("VM"), "{machine:?}");
+    assert_eq!(machine.power_state, Some(PowerState::On), "{machine:?}");
     assert!(machine.path.as_deref().unwrap().contains(".vmx"));
     assert!(machine.memory_bytes.unwrap() > 0 && !machine.network_cards.is_empty(), "{machine:?}");
     for (call, state) in [(HostCall::PowerOff, PowerState::Off), (HostCall::PowerOn, PowerState::On)] {
@@ -68,4 +81,10 @@ async fn a_machine_is_seen_powered_and_examined() {
     assert!(matches!(vanished, TaskStatus::Vanished));
     assert_eq!(running.watching.picture().statuses.last().unwrap().logins, 1);
     running.stop().await;
+}
+
+async fn ended(running: &Running, task: &TaskId) -> TaskStatus {
+    let mut status = running.esx.follow(task).await;
+    let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
+    tokio::time::timeout(std::time::Duration::from_secs(20), end).await.unwrap().unwrap().clone()
 }

@@ -14,7 +14,8 @@ use otter::clock::Clock;
 use otter::domain::datastore::Datastore;
 use otter::domain::ids::{DatastoreId, JobId, MachineId};
 use otter::domain::machine::Machine;
-use otter::esx::{EsxHypervisor, EsxOptions, Verify};
+use otter::domain::verify::Verify;
+use otter::esx::{EsxHypervisor, EsxOptions};
 use otter::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 

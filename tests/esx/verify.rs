@@ -4,7 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use otter::clock::Clock;
-use otter::esx::{EsxOptions, Fingerprint, Verify, fingerprint, shown_fingerprint};
+use otter::domain::verify::{Fingerprint, Verify};
+use otter::esx::{EsxOptions, fingerprint, shown_fingerprint};
 use otter::hypervisor::SessionState;
 use otter::simulator::{Pace, Scenario};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
@@ -109,15 +110,20 @@ pub fn otter(arguments: &[&str]) -> Command {
 }
 
 /// Runs a command that ends by itself, and gives its exit code and all that it said.
-pub async fn said(mut command: Command) -> (Option<i32>, String) {
+pub async fn said(command: Command) -> (Option<i32>, String) {
+    let output = output(command, PATIENCE).await;
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+/// Runs a command that ends by itself within this time.
+pub async fn output(mut command: Command, patience: Duration) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let process = Pid::from_child(&child);
     let mut run = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    let Ok(output) = tokio::time::timeout(PATIENCE, &mut run).await else {
+    let Ok(output) = tokio::time::timeout(patience, &mut run).await else {
         kill_process(process, Signal::KILL).unwrap();
         panic!("{command:?} did not end by itself: {:?}", run.await.unwrap());
     };
-    let output = output.unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
+    output.unwrap()
 }

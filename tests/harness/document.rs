@@ -88,7 +88,7 @@ fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
         "object" => value.is_object(),
         other => panic!("the document has a type {other}"),
     };
-    if !types.is_empty() && !types.iter().any(|name| is(name)) {
+    if !types.is_empty() && !types.iter().any(is) {
         return Err(format!("{at} is no {}", types.join(" or ")));
     }
     if let Some(words) = schema["enum"].as_array()

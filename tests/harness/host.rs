@@ -5,11 +5,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use otter::clock::Clock;
 use otter::simulator::{Control, Simulator, SimulatorOptions};
 
-use super::Plan;
+use super::{PATIENCE, Plan};
 
 /// Which host a lab is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +92,8 @@ impl Host {
                 let options = SimulatorOptions { pace: plan.pace, ..options };
                 Self::Ours(Simulator::start(options).await.unwrap())
             }
-            HostKind::GovmomiEsx => Self::Peer(Peer::start("esx")),
-            HostKind::GovmomiVcenter => Self::Peer(Peer::start("vpx")),
+            HostKind::GovmomiEsx => Self::Peer(Peer::start("esx").await),
+            HostKind::GovmomiVcenter => Self::Peer(Peer::start("vpx").await),
         }
     }
 
@@ -119,7 +120,7 @@ impl Host {
 }
 
 impl Peer {
-    fn start(mode: &str) -> Self {
+    async fn start(mode: &str) -> Self {
         let program = std::env::var("OTTER_GOVMOMI_PEER").expect(
             "OTTER_GOVMOMI_PEER does not name govmomi's simulator. Run tests/run, which builds it and all else",
         );
@@ -132,8 +133,13 @@ impl Peer {
             .unwrap_or_else(|error| {
                 panic!("{program} does not start ({error}). Run tests/run, which builds it")
             });
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let stdout = process.stdout.take().unwrap();
+        let first_line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).unwrap();
+            line
+        });
+        let line = tokio::time::timeout(PATIENCE, first_line).await.expect("the peer to start").unwrap();
         let url = line.trim().strip_prefix("URL ").expect("the peer to say where it listens").to_owned();
         Self { process, url }
     }
@@ -141,7 +147,14 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Left to end by itself it takes its temporary files along.
+        drop(self.process.stdin.take());
+        for _ in 0..200 {
+            if !matches!(self.process.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -158,7 +171,7 @@ macro_rules! on_every_host {
 
             #[tokio::test]
             async fn ours() {
-                scenario(&Lab::start().await).await;
+                scenario(&Lab::on(crate::harness::HostKind::Ours).await).await;
             }
 
             #[cfg(feature = "interop")]

@@ -18,13 +18,14 @@ use otter::api::HttpSettings;
 use otter::app::{App, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
-use otter::esx::{EsxOptions, Verify};
+use otter::domain::verify::Verify;
+use otter::esx::EsxOptions;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::store::{Retention, Store};
-use otter::supervisor::{Ending, Signal, Signals, Supervisor};
+use otter::supervisor::{Ending, Signal, Signals};
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::Value;
@@ -32,6 +33,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+#[cfg(feature = "interop")]
+pub use daemon::output;
 pub use daemon::{Daemon, otter, said};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
@@ -44,10 +47,11 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Lab {
     pub address: SocketAddr,
     pub store: Store,
-    pub supervisor: Supervisor,
     pub host: Host,
     /// Machines of known properties.
     pub cast: Cast,
+    /// What is served, without a socket between.
+    pub router: axum::Router,
     client: reqwest::Client,
     signals: mpsc::Sender<Signal>,
     running: JoinHandle<anyhow::Result<Ending>>,
@@ -108,19 +112,18 @@ impl Lab {
         (plan.settings)(&mut settings);
         let app = App::bind(settings, clock).await.unwrap();
         let address = app.address().unwrap();
-        let (store, supervisor) = (app.store(), app.supervisor());
+        let (store, router) = (app.store(), app.router());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
-        Self { address, store, supervisor, host, cast: kind.cast(), client, signals, running }
+        Self { address, store, host, cast: kind.cast(), router, client, signals, running }
     }
 
     /// Waits until reads work.
     pub async fn ready(&self) {
         let ready = eventually_so(async || self.get("/readyz").await.status == 200).await;
-        if !ready {
-            panic!("the inventory does not load: {}", self.get("/readyz?host=true").await.text);
-        }
+        let reason = if ready { String::new() } else { self.get("/readyz?host=true").await.text };
+        assert!(ready, "the inventory does not load: {reason}");
     }
 
     /// The hand on the simulated host.
@@ -130,6 +133,12 @@ impl Lab {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// The status of a GET that goes past the socket, where sockets are not what is counted.
+    pub async fn status(&self, path: &str) -> u16 {
+        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
     }
 
     /// A request to shape further; send it with [`Answer::of`].
@@ -196,6 +205,18 @@ impl Lab {
         let job = self.get(&path).await.expect(200).json;
         assert!(!job["finished_at"].is_null(), "{job}");
         job
+    }
+
+    /// The running task of a machine of our simulator, once there is one.
+    pub async fn task_of(&self, machine: &str) -> String {
+        let mine = format!("haTask-{machine}-");
+        let mut found = None;
+        let seen = self.control().until(|control| {
+            found = control.running_tasks().into_iter().find(|task| task.starts_with(&mine));
+            found.is_some()
+        });
+        tokio::time::timeout(PATIENCE, seen).await.expect("a task");
+        found.unwrap()
     }
 
     /// The job once it has a task on the host, which is given too.

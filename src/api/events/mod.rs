@@ -20,7 +20,7 @@ use super::documented::Problems;
 use super::extract::{Params, Query, failure_at, header};
 use super::problem::ApiError;
 use super::respond;
-use super::waiting::{Wait, place};
+use super::waiting::{Place, Wait};
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
@@ -104,7 +104,7 @@ pub async fn stream_events(
     let initial = params.boolean("initial")?.unwrap_or(false);
     let wait = params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
     let filter = filter(&api, &params)?;
-    let place = place(&api)?;
+    let place = Place::take(&api)?;
     let mut follower = api.services().feed.follow(filter);
     let resumed = since.as_ref().is_some_and(|since| follower.resume(since));
     let version = follower.version();

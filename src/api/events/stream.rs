@@ -15,11 +15,11 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use jiff::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::objects::{self, Objects, Shown};
 use super::wire::{Event, Form};
 use crate::api::Api;
+use crate::api::waiting::Place;
 use crate::domain::event::EventType;
 use crate::domain::failure::Failure;
 use crate::service::feed::{Follower, Next};
@@ -39,18 +39,12 @@ pub struct Stream {
     objects: Option<Objects>,
     began: Timestamp,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Stream {
     /// A stream of what comes.
-    pub fn new(
-        api: &Api,
-        form: Form,
-        follower: Follower,
-        wait: Option<Duration>,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub fn new(api: &Api, form: Form, follower: Follower, wait: Option<Duration>, place: Place) -> Self {
         let now = api.clock().elapsed();
         Self {
             api: api.clone(),

@@ -40,13 +40,18 @@ pub async fn get_job(
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
-    if let Some(time) = time
-        && let Waited::Done(ended) = wait(&api, time, api.services().jobs.ended(id)).await?
-    {
-        ended?;
-    }
+    let jobs = &api.services().jobs;
+    let waited = match time {
+        Some(time) => wait(&api, time, jobs.ended(id)).await?,
+        None => Waited::TimeUp,
+    };
     let version = api.services().feed.version();
-    let view = api.services().jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    let view = match waited {
+        // What was waited for is at hand: thousands that wait must not ask the store for it at once.
+        Waited::Done(ended) => ended?,
+        Waited::TimeUp | Waited::ShuttingDown => jobs.get(id).await?,
+    };
+    let view = view.ok_or_else(|| unknown_job(&text))?;
     let mut response = respond::object(&api, &version, &Job::of(&view));
     if let Some(time) = time {
         respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));

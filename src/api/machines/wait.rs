@@ -54,8 +54,8 @@ pub async fn wait_for_machine(
     let time = params.duration("wait")?.unwrap_or(longest).min(longest);
     let machine = api.services().machines.resolve(&reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
-    let waited = wait(&api, time, api.services().machines.until(&id, &until)).await?;
-    let answered = match waited {
+    let ended = wait(&api, time, api.services().machines.until(&id, &until)).await?;
+    let answered = match ended {
         Waited::Done(Ok(view)) => {
             let version = api.services().feed.version();
             Ok(respond::object(&api, &version, &Machine::of(&view)))

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
+use super::keys::Keys;
 use super::queue::{Full, Queues};
 use super::runner::{Ran, Runner};
 use super::view::{BlockedBy, Board, JobView, Live};
@@ -20,7 +21,7 @@ use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::machine::Machine;
 use crate::hypervisor::SessionState;
-use crate::store::{Inserted, StoreError};
+use crate::store::{IdempotencyKey, Inserted, StoreError};
 
 /// What the disk says of a job whose run panicked.
 enum ReadBack {
@@ -35,6 +36,8 @@ pub(super) struct Engine {
     pub(super) parts: JobsParts,
     pub(super) board: Arc<Board>,
     pub(super) queues: Mutex<Queues>,
+    /// Of the calls of one key at one moment the others wait for the first's commit.
+    pub(super) keys: Keys,
     /// The deadlines of jobs that wait in a queue.
     pub(super) expiries: Mutex<BTreeSet<(Timestamp, JobId, MachineId)>>,
     pub(super) expiries_changed: Notify,
@@ -45,6 +48,17 @@ impl Engine {
     pub(super) async fn accept(self: Arc<Self>, new: NewJob) -> Result<Started, Failure> {
         let engine = &self;
         let NewJob { machine, request, requested_by, reference, deadline, key } = new;
+        let _claim = match &key {
+            Some(key) => {
+                let claim = engine.keys.claim(key).await;
+                // Before anything can refuse it: a repeat takes no place in the queue.
+                if let Some(job) = engine.replayed(key).await? {
+                    return Ok(Started::Replayed(job));
+                }
+                Some(claim)
+            }
+            None => None,
+        };
         let record = &machine.machine;
         let kill = request == JobRequest::Kill;
         engine.refuse_if_away()?;
@@ -115,6 +129,15 @@ impl Engine {
         engine.board.remove(id);
         engine.queues().withdraw(machine, id);
         Engine::dispatch(engine, machine);
+    }
+
+    pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
+        match self.parts.store.find_key(key).await {
+            Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
+            Ok(Some(kept)) => Ok(Some(kept.job)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(store_failure(&error)),
+        }
     }
 
     fn refuse_if_away(&self) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 pub mod driver;
 mod engine;
 pub mod judgement;
+mod keys;
 mod plan;
 pub mod queue;
 mod runner;
@@ -18,7 +19,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, Interrupt};
-use self::engine::{Engine, mismatch, store_failure};
+use self::engine::{Engine, store_failure};
+use self::keys::Keys;
 use self::queue::Queues;
 use self::runner::sleep_until;
 use self::view::Board;
@@ -101,6 +103,7 @@ impl Jobs {
             parts,
             board: Arc::new(Board::default()),
             queues: Mutex::new(queues),
+            keys: Keys::default(),
             expiries: Mutex::new(BTreeSet::new()),
             expiries_changed: Notify::new(),
             stop,
@@ -151,12 +154,7 @@ impl Jobs {
     /// # Errors
     /// `idempotency-mismatch` where it was used for another request.
     pub async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
-        match self.0.parts.store.find_key(key).await {
-            Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
-            Ok(Some(kept)) => Ok(Some(kept.job)),
-            Ok(None) => Ok(None),
-            Err(error) => Err(store_failure(&error)),
-        }
+        self.0.replayed(key).await
     }
 
     /// Accepts a job: when this returns it is on disk and has exactly one end. A caller that goes away

@@ -31,10 +31,14 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
             Some(false) => until_power(now, PowerState::Off),
             None => Plan::Done,
         },
-        JobRequest::Revert { snapshot, power_on, path } => {
+        JobRequest::Revert { snapshot, power_on: _, path } => {
             if now.snapshots.contains(snapshot) {
-                let suppress_power_on = *power_on == Some(false);
-                Plan::Call(HostCall::RevertToSnapshot { snapshot: snapshot.clone(), suppress_power_on })
+                // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with memory leaves
+                // the machine suspended, and hosts refuse to power that off.
+                Plan::Call(HostCall::RevertToSnapshot {
+                    snapshot: snapshot.clone(),
+                    suppress_power_on: false,
+                })
             } else {
                 let detail = format!("The snapshot {path} is no longer on the machine; nothing was done.");
                 Plan::Fail(Failure::new(FailureKind::NotFound, detail))

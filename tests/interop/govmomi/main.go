@@ -6,17 +6,25 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
+	"net"
 	"net/url"
 	"os"
 	"os/signal"
 	"reflect"
 	"sort"
 	"syscall"
+	"time"
 
 	"github.com/vmware/govmomi"
 	"github.com/vmware/govmomi/object"
@@ -53,10 +61,14 @@ func serve(mode string, machines int, on bool, account *url.Userinfo) error {
 		return err
 	}
 
-	model.Service.TLS = new(tls.Config)
+	own, err := certificate()
+	if err != nil {
+		return err
+	}
+	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{own}}
 	model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: account}
+	// Not closed at the end: that would wait for the calls that are held.
 	server := model.Service.NewServer()
-	defer server.Close()
 
 	giveEachItsOwnMAC()
 	if err := takeSnapshots(server.URL); err != nil {
@@ -68,6 +80,27 @@ func serve(mode string, machines int, on bool, account *url.Userinfo) error {
 	fmt.Println("URL", address.String())
 	waitForTheEnd()
 	return nil
+}
+
+// certificate makes the server's own. The one that it has by default is of RSA with 1024 bits, which clients of
+// today take from nobody.
+func certificate() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	now := time.Now()
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()),
+		Subject:      pkix.Name{CommonName: "govmomi simulator"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:    now.Add(-time.Hour),
+		NotAfter:     now.Add(24 * time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
 func modelOf(mode string) (*simulator.Model, error) {

@@ -387,7 +387,7 @@ fn power_after_a_revert_is_made_as_asked() {
         (Some(true), Off, 2, On),
         (Some(true), On, 1, On),
         (Some(true), Suspended, 2, On),
-        (Some(false), On, 1, Off),
+        (Some(false), On, 2, Off),
         (Some(false), Off, 1, Off),
     ] {
         let mut run = Run::begin(revert(power_on), World { snapshot_power, ..World::new(On) });

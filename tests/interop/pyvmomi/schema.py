@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Prints src/simulator/schema.txt: what pyvmomi's metadata declares of the types and methods named below, as of
+vim25 7.0.3.0. Types that were added or renamed later are refused; fields that were added later are left out.
+
+Usage: schema.py >src/simulator/schema.txt, with the pyvmomi of ../requirements.txt
+"""
+
+import re
+
+from pyVmomi import VmomiSupport, vim, vmodl
+
+VERSION = "vim.version.v7_0_3_0"
+
+HEADER = """\
+# What vim25 of 7.0.3.0 declares for the types that the simulator knows: the order of fields on the wire, which
+# are optional (?) or repeated (*), which are references (@), and the parameters of methods in their order.
+#   enum NAME…     managed NAME < BASE = property…     data / fault NAME < BASE = field…     method NAME < TARGET = parameter…
+# Facts of the public vSphere Web Services API, from the metadata of pyvmomi. Generated, not to be edited; with the
+# pyvmomi of tests/interop/requirements.txt:
+#   python3 tests/interop/pyvmomi/schema.py >src/simulator/schema.txt"""
+
+MANAGED = """
+    ServiceInstance SessionManager PropertyCollector PropertyFilter ViewManager ContainerView ListView View
+    ManagedObjectView ManagedEntity Folder Datacenter ComputeResource ResourcePool HostSystem Network Datastore
+    VirtualMachine VirtualMachineSnapshot Task TaskManager SearchIndex HostDatastoreBrowser ExtensibleManagedObject
+    LicenseManager OptionManager FileManager EventManager VirtualApp ClusterComputeResource DistributedVirtualSwitch
+    VmwareDistributedVirtualSwitch
+"""
+
+DATA = """
+    DynamicData ServiceContent AboutInfo UserSession
+    VirtualMachineSummary VirtualMachineConfigSummary VirtualMachineRuntimeInfo VirtualMachineQuickStats
+    VirtualMachineStorageSummary VirtualMachineGuestSummary VirtualMachineConfigInfo VirtualMachineFileInfo
+    VirtualMachineFlagInfo VirtualMachineDefaultPowerOpInfo VirtualHardware ToolsConfigInfo VirtualMachineBootOptions
+    GuestInfo GuestNicInfo NetIpConfigInfo NetIpConfigInfoIpAddress VirtualMachineSnapshotInfo
+    VirtualMachineSnapshotTree VirtualMachineQuestionInfo VirtualMachineMessage ChoiceOption OptionType
+    ElementDescription Description OptionValue
+    VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineStorageInfo
+    VirtualMachineUsageOnDatastore
+    VirtualDevice VirtualDeviceConnectInfo VirtualDeviceBackingInfo VirtualDeviceFileBackingInfo
+    VirtualDeviceDeviceBackingInfo VirtualDevicePipeBackingInfo VirtualDeviceURIBackingInfo VirtualController
+    VirtualPCIController VirtualIDEController VirtualPS2Controller VirtualSIOController VirtualSCSIController
+    VirtualLsiLogicController ParaVirtualSCSIController VirtualKeyboard VirtualPointingDevice
+    VirtualPointingDeviceDeviceBackingInfo VirtualMachineVideoCard VirtualMachineVMCIDevice VirtualDisk
+    VirtualDiskFlatVer2BackingInfo VirtualCdrom VirtualCdromIsoBackingInfo VirtualCdromRemotePassthroughBackingInfo
+    VirtualEthernetCard VirtualE1000 VirtualE1000e VirtualVmxnet VirtualVmxnet3 VirtualVmxnet2 VirtualPCNet32
+    VirtualSriovEthernetCard VirtualEthernetCardNetworkBackingInfo
+    VirtualEthernetCardDistributedVirtualPortBackingInfo
+    VirtualSerialPort VirtualSerialPortPipeBackingInfo VirtualSerialPortURIBackingInfo
+    VirtualSerialPortFileBackingInfo VirtualSerialPortDeviceBackingInfo VirtualDeviceRemoteDeviceBackingInfo
+    DatastoreSummary DatastoreInfo VmfsDatastoreInfo NasDatastoreInfo LocalDatastoreInfo HostFileSystemVolume
+    HostVmfsVolume HostNasVolume HostLocalFileSystemVolume HostScsiDiskPartition DatastoreCapability
+    DatastoreHostMount HostMountInfo
+    HostListSummary HostHardwareSummary HostRuntimeInfo HostConfigSummary HostListSummaryQuickStats
+    HostSystemIdentificationInfo HostConfigInfo NetworkSummary ComputeResourceSummary ResourcePoolSummary
+    ResourcePoolRuntimeInfo ResourcePoolResourceUsage ResourceConfigSpec ResourceAllocationInfo SharesInfo
+    ComputeResourceConfigInfo DatacenterConfigInfo VirtualMachineConfigInfoDatastoreUrlPair LatencySensitivity
+    LicenseManagerLicenseInfo KeyAnyValue KeyValue TaskInfo TaskReason TaskReasonUser TaskReasonSystem
+    LocalizedMethodFault LocalizableMessage TaskDescription
+    PropertyFilterSpec PropertySpec ObjectSpec SelectionSpec TraversalSpec RetrieveOptions RetrieveResult
+    ObjectContent DynamicProperty MissingProperty WaitOptions UpdateSet PropertyFilterUpdate ObjectUpdate
+    PropertyChange MissingObject EventDescription
+"""
+
+FAULTS = """
+    MethodFault RuntimeFault VimFault InvalidPowerState InvalidState TaskInProgress InvalidLogin InvalidLocale
+    NoPermission NotAuthenticated SecurityError ManagedObjectNotFound InvalidArgument InvalidProperty
+    InvalidCollectorVersion RequestCanceled NotSupported NotImplemented MethodNotFound InvalidRequest
+    ToolsUnavailable RestrictedVersion VmConfigFault GenericVmConfigFault NotEnoughLicenses SnapshotFault
+    TooManySnapshotLevels InvalidName DuplicateName ConcurrentAccess ResourceInUse InsufficientResourcesFault
+    FileFault FileLocked FileNotFound HostCommunication HostNotConnected SystemError NotFound InvalidType NoDiskSpace
+    Timedout QuestionPending VmToolsUpgradeFault InvalidDatastore InvalidSnapshotFormat
+    MemorySnapshotOnIndependentDisk InvalidVmConfig OutOfBounds
+"""
+
+METHODS = {
+    "ServiceInstance": "CurrentTime RetrieveServiceContent",
+    "SessionManager": "Login Logout TerminateSession SessionIsActive AcquireCloneTicket CloneSession",
+    "PropertyCollector": """
+        CreateFilter RetrieveProperties CheckForUpdates WaitForUpdates CancelWaitForUpdates WaitForUpdatesEx
+        RetrievePropertiesEx ContinueRetrievePropertiesEx CancelRetrievePropertiesEx CreatePropertyCollector
+        DestroyPropertyCollector
+    """,
+    "PropertyFilter": "DestroyPropertyFilter",
+    "ViewManager": "CreateListView CreateContainerView CreateInventoryView CreateListViewFromView",
+    "View": "DestroyView",
+    "ListView": "ModifyListView ResetListView",
+    "VirtualMachine": """
+        PowerOnVM_Task PowerOffVM_Task ResetVM_Task SuspendVM_Task ShutdownGuest RebootGuest StandbyGuest
+        CreateSnapshot_Task RevertToCurrentSnapshot_Task RemoveAllSnapshots_Task AnswerVM CloneVM_Task
+        ReconfigVM_Task UnregisterVM AcquireTicket
+    """,
+    "VirtualMachineSnapshot": "RevertToSnapshot_Task RemoveSnapshot_Task RenameSnapshot",
+    "Task": "CancelTask",
+    "SearchIndex": """
+        FindByUuid FindByInventoryPath FindByDatastorePath FindAllByUuid FindByIp FindByDnsName FindAllByIp
+        FindAllByDnsName
+    """,
+}
+
+
+def main():
+    enums = set()
+    print(HEADER)
+    for kind, names in (("managed", MANAGED), ("data", DATA), ("fault", FAULTS)):
+        for name in names.split():
+            declared = declared_type(name)
+            print(line(kind, name, base_of(declared), fields_of(declared), enums))
+    for target, names in METHODS.items():
+        methods = methods_of(declared_type(target))
+        for name in names.split():
+            print(line("method", name, target, methods[name].params, enums))
+    print("enum", *sorted(enums))
+
+
+def declared_type(name):
+    declared = VmomiSupport.GetWsdlType("urn:vim25", name)
+    if not is_known(declared._version):
+        raise SystemExit(f"{name} is younger than {VERSION}")
+    return declared
+
+
+def is_known(version):
+    return VmomiSupport.IsChildVersion(VERSION, version)
+
+
+def base_of(declared):
+    # For pyvmomi it is a fault itself.
+    if declared is vmodl.LocalizedMethodFault:
+        return "DynamicData"
+    return VmomiSupport.GetWsdlName(declared.__bases__[0])
+
+
+def fields_of(declared):
+    # pyvmomi adds to each fault the message of what carried it.
+    return [field for field in declared._propList if (declared, field.name) != (vmodl.MethodFault, "msg")]
+
+
+def methods_of(declared):
+    """The methods of a managed type and its bases by their names on the wire."""
+    inherited = [getattr(ancestor, "_methodInfo", {}) for ancestor in declared.__mro__]
+    return {info.wsdlName: info for methods in inherited for info in methods.values()}
+
+
+def line(kind, name, base, fields, enums):
+    """One declaration. The enums among its types are added to `enums`."""
+    words = [word(field, enums) for field in fields if is_known(field.version)]
+    # On the wire a fault is carried by this, out of which pyvmomi takes it.
+    if name != "LocalizedMethodFault":
+        words = [re.sub(":MethodFault$", ":LocalizedMethodFault", word) for word in words]
+    return f"{kind} {name} < {base} = {' '.join(words)}".rstrip()
+
+
+def word(field, enums):
+    declared, occurs = field.type, "?" if field.flags & VmomiSupport.F_OPTIONAL else ""
+    if issubclass(declared, list):
+        declared, occurs = declared.Item, "*"
+    name = VmomiSupport.GetWsdlName(declared)
+    if issubclass(declared, VmomiSupport.Enum):
+        enums.add(name)
+    reference = "@" if issubclass(declared, VmomiSupport.ManagedObject) else ""
+    return f"{field.name}{occurs}:{reference}{name}"
+
+
+if __name__ == "__main__":
+    main()
