@@ -8,6 +8,7 @@
 mod answer;
 mod daemon;
 mod document;
+mod events;
 mod host;
 mod wire;
 
@@ -36,6 +37,7 @@ pub use answer::Answer;
 #[cfg(feature = "interop")]
 pub use daemon::output;
 pub use daemon::{Daemon, otter, said};
+pub use events::{Events, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
 pub use wire::{Wire, raw};
