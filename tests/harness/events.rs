@@ -107,7 +107,7 @@ impl Events {
             }
         };
         let found = timeout(PATIENCE, read).await;
-        assert!(found.is_ok(), "not among {} events", all.len());
+        assert!(found.is_ok(), "not among {all:#?}");
         all
     }
 

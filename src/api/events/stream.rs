@@ -111,7 +111,7 @@ impl Stream {
                 self.end(out, EventType::Bye);
                 return Ok(());
             }
-            match self.follower.next() {
+            match self.follower.read() {
                 Next::Event(event) => {
                     if let Some(shown) = objects::of_event(&self.api, &event.subject).await? {
                         self.write(out, event.at, event.subject.event_type(), shown);

@@ -153,7 +153,7 @@ impl Follower {
     }
 
     /// The next event that fits.
-    pub fn next(&mut self) -> Next {
+    pub fn read(&mut self) -> Next {
         let ring = self.feed.ring();
         let Some(events) = ring.after(self.cursor) else { return Next::TooSlow };
         let fresh = self.cursor.max(self.begun_at);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn read(follower: &mut Follower) -> Vec<Subject> {
-        std::iter::from_fn(|| match follower.next() {
+        std::iter::from_fn(|| match follower.read() {
             Next::Event(event) => Some(event.subject),
             _ => None,
         })
@@ -260,7 +260,7 @@ mod tests {
         let before = feed.version();
         feed.publish([machine("2"), machine("3")]);
         let mut reader = feed.follow(EventFilter::default());
-        assert_eq!(reader.next(), Next::Nothing);
+        assert_eq!(reader.read(), Next::Nothing);
         assert!(reader.resume(&before));
         assert_eq!(read(&mut reader), [machine("2"), machine("3")]);
         assert_eq!(reader.version(), feed.version());
@@ -272,7 +272,7 @@ mod tests {
         let mut reader = feed.follow(of("quiet"));
         for _ in 0..10 {
             feed.publish([machine("loud")]);
-            assert_eq!(reader.next(), Next::Nothing);
+            assert_eq!(reader.read(), Next::Nothing);
         }
         let bookmark = reader.version();
         assert_eq!(bookmark, feed.version());
@@ -305,10 +305,10 @@ mod tests {
         let mut reader = feed.follow(EventFilter::default());
         assert!(reader.resume(&start));
         feed.publish([machine("2"), machine("2"), machine("2")]);
-        assert!(matches!(reader.next(), Next::Event(_)));
+        assert!(matches!(reader.read(), Next::Event(_)));
         feed.publish([machine("2")]);
-        assert_eq!(reader.next(), Next::TooSlow);
-        assert_eq!(reader.next(), Next::TooSlow, "it stays so");
+        assert_eq!(reader.read(), Next::TooSlow);
+        assert_eq!(reader.read(), Next::TooSlow, "it stays so");
         assert_eq!(reader.skip(), feed.version());
     }
 

@@ -129,6 +129,7 @@ impl Engine {
         engine.board.remove(id);
         engine.queues().withdraw(machine, id);
         Engine::dispatch(engine, machine);
+        engine.queue_moved(machine);
     }
 
     pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
