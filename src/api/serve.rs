@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::supervisor::Supervisor;
 
 /// How long a client may take, once the daemon stops, for the rest of its request and for taking its answer.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(3);
 
 /// Where callers come in.
 pub enum Listener {

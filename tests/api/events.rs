@@ -155,23 +155,44 @@ async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() 
         .await;
     events.until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "running").await;
     lab.on_the_host(&job).await;
-    // A second job waits; it is told again when its place in the queue moves.
+    // Two more wait; the last is told again when its place in the queue moves.
     let second = lab.power(lab.cast.running, "on").await;
     let second_id = second["id"].as_str().unwrap();
     let told = events.until(|told| told.is("job.changed", second_id)).await;
     assert_eq!(told.last().unwrap().json["object"]["position"], 1);
+    let third = lab.power(lab.cast.running, "off").await;
+    let third_id = third["id"].as_str().unwrap();
+    events.until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 2).await;
     let task = lab.task_of(&id).await;
     lab.control().finish_task(&task);
     events.until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "succeeded").await;
-    events.until(|told| told.is("job.changed", second_id) && told.json["object"]["state"] == "running").await;
-    lab.on_the_host(&second).await;
-    let task = lab.task_of(&id).await;
-    lab.control().finish_task(&task);
+    events.until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 1).await;
+    for job in [&second, &third] {
+        lab.on_the_host(job).await;
+        let task = lab.task_of(&id).await;
+        lab.control().finish_task(&task);
+    }
     let all = events
         .until(|told| told.is("machine.changed", &id) && told.json["object"]["active_job"].is_null())
         .await;
-    let ended = all.iter().rposition(|told| told.is("job.changed", second_id)).unwrap();
-    assert_eq!(all[ended].json["object"], lab.ended(&second).await);
+    let ended = all.iter().rposition(|told| told.is("job.changed", third_id)).unwrap();
+    assert_eq!(all[ended].json["object"], lab.ended(&third).await);
+}
+
+#[tokio::test]
+async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
+    let lab = Lab::stepped().await;
+    let id = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
+    let job = lab.power(lab.cast.running, "reset").await;
+    lab.on_the_host(&job).await;
+    let mut events = Events::open(&lab, &format!("?job={}", job["id"].as_str().unwrap())).await;
+    lab.control().mutate(|world| {
+        let question = world.machine("51").unwrap().question.clone();
+        world.machine_mut(&id).unwrap().question = question;
+    });
+    events.until(|told| told.json["object"]["blocked_by"]["kind"] == "question").await;
+    lab.control().mutate(|world| world.machine_mut(&id).unwrap().question = None);
+    events.until(|told| told.json["object"]["blocked_by"].is_null()).await;
 }
 
 #[tokio::test]
@@ -204,7 +225,8 @@ async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
 
 #[tokio::test]
 async fn a_slow_reader_gets_reset_and_not_silence() {
-    let lab = Lab::tuned(|settings| settings.feed.waiting = 32).await;
+    const ROUNDS: usize = 32;
+    let lab = Lab::tuned(|settings| settings.feed.waiting = 8).await;
     let version = lab.get("/v1/machines").await.str("version").to_owned();
     let mut slow = Wire::to(lab.address).await;
     slow.send(
@@ -215,7 +237,7 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     let mut quick = Events::open(&lab, &format!("?since={version}&types=machine.changed")).await;
     let large = "x".repeat(512 * 1024);
     // More than the sockets between hold, and then more than may wait.
-    for round in 0..80 {
+    for round in 0..ROUNDS {
         let text = format!("{round} {large}");
         annotate(&lab, "16", &text);
         let so = |told: &Told| told.is("machine.changed", "16") && told.json["object"]["annotation"] == text;
@@ -226,7 +248,7 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     let kinds: Vec<&str> = all.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     let (last, before) = kinds.split_last().unwrap();
     assert_eq!(*last, "reset", "{kinds:?}");
-    assert!(before.len() < 80 && before.iter().all(|kind| *kind == "machine.changed"), "{kinds:?}");
+    assert!(before.len() < ROUNDS && before.iter().all(|kind| *kind == "machine.changed"), "{kinds:?}");
     assert!(all.ends_with("\r\n0\r\n\r\n"), "it ends, and well");
     // From the version in it the reader goes on.
     let reset = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
@@ -423,7 +445,7 @@ async fn a_shutdown_ends_streams_in_bye_and_waits_for_nobody_who_does_not_read()
     stuck.send(b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let mut quick = Events::open(&lab, "?types=machine.changed").await;
     let large = "x".repeat(512 * 1024);
-    for round in 0..40 {
+    for round in 0..24 {
         let text = format!("{round} {large}");
         annotate(&lab, "16", &text);
         quick.until(|told| told.json["object"]["annotation"] == text).await;
@@ -531,6 +553,12 @@ async fn streams_are_never_compressed_and_never_stored() {
     }
     let answer = lab.request(reqwest::Method::GET, "/v1/events?wait=0s").send().await.unwrap();
     assert_eq!(answer.headers()["cache-control"], "no-cache");
+    // Without a body there is nothing to wait for.
+    let head = lab.request(reqwest::Method::HEAD, "/v1/events").send().await.unwrap();
+    assert_eq!(
+        (head.status().as_u16(), &head.headers()["content-type"]),
+        (200, &answer.headers()["content-type"])
+    );
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use super::{Lab, PATIENCE, document};
 pub struct Events {
     response: reqwest::Response,
     buffer: Vec<u8>,
+    /// How much of the buffer holds no end.
+    searched: usize,
     ndjson: bool,
     /// The version that the answer began at.
     pub version: String,
@@ -63,17 +65,20 @@ impl Events {
         let ndjson = header("content-type").as_deref() == Some("application/x-ndjson");
         assert!(ndjson || header("content-type").as_deref() == Some("text/event-stream"));
         let version = header("otter-version").unwrap();
-        Self { response, buffer: Vec::new(), ndjson, version }
+        Self { response, buffer: Vec::new(), searched: 0, ndjson, version }
     }
 
     /// What comes next; none at the end.
     pub async fn next(&mut self) -> Option<Told> {
         let end: &[u8] = if self.ndjson { b"\n" } else { b"\n\n" };
         loop {
-            if let Some(at) = self.buffer.windows(end.len()).position(|bytes| bytes == end) {
-                let block: Vec<u8> = self.buffer.drain(..at + end.len()).collect();
+            let from = self.searched.saturating_sub(end.len());
+            if let Some(at) = self.buffer[from..].windows(end.len()).position(|bytes| bytes == end) {
+                let block: Vec<u8> = self.buffer.drain(..from + at + end.len()).collect();
+                self.searched = 0;
                 return Some(read(&String::from_utf8(block).unwrap(), self.ndjson));
             }
+            self.searched = self.buffer.len();
             let piece = timeout(PATIENCE, self.response.chunk()).await.expect("a word of the stream");
             let Some(piece) = piece.expect("a stream that ends well") else {
                 assert!(self.buffer.is_empty(), "half an event");
