@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use secrecy::SecretString;
 
 use crate::app::{self, App, Simulated};
@@ -121,6 +121,11 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
 
 async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     let Serve { simulate, scenario, sources } = serve;
+    if !simulate && scenario.is_given() {
+        let wrong = "--scenario and --machines say what is simulated: they go with --simulate alone\n";
+        Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
+        return Ok(ExitCode::from(2));
+    }
     let config = sources.load()?;
     install_log(&config)?;
     raise_file_limit();
@@ -204,6 +209,10 @@ impl Sources {
 }
 
 impl ScenarioArgs {
+    const fn is_given(&self) -> bool {
+        self.scenario.is_some() || self.machines.is_some()
+    }
+
     async fn load(&self) -> anyhow::Result<Scenario> {
         Ok(match (&self.scenario, self.machines) {
             (Some(file), _) => Scenario::from_file(file).await?,
@@ -250,8 +259,6 @@ fn say(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -194,7 +194,7 @@ async fn a_body_is_json_of_the_right_shape() {
     let json = Some("application/json");
     for (body, place, code) in [
         ("{", "", "not-json"),
-        ("", "", "not-json"),
+        ("", "", "missing"),
         ("{\"action\": \"off\"} trailing", "", "not-json"),
         ("{'action': 'off'}", "", "not-json"),
         ("[]", "", "not-an-object"),

@@ -387,7 +387,7 @@ impl Snapshot {
             machine: machine.id.to_string(),
             name: name.clone(),
             description: description.clone(),
-            created_at: *created_at,
+            created_at: created_at.map(microseconds),
             power_state: power_state.map(Into::into),
             quiesced: *quiesced,
             parent: parent.as_ref().map(ToString::to_string),
@@ -395,5 +395,21 @@ impl Snapshot {
             path,
             current: machine.snapshots.current.as_ref() == Some(id),
         }
+    }
+}
+
+/// A host's time with the six fraction digits that otter's own have: some hosts send nine.
+fn microseconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_time_has_six_fraction_digits_at_most() {
+        let nine: Timestamp = "2026-11-25T01:04:13.197025695Z".parse().unwrap();
+        assert_eq!(microseconds(nine).to_string(), "2026-11-25T01:04:13.197025Z");
     }
 }

@@ -25,7 +25,7 @@ pub enum Belief {
 }
 
 impl Belief {
-    /// At first load, and after a gap in which anything may have happened.
+    /// At first load.
     #[must_use]
     pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
@@ -53,6 +53,24 @@ impl Belief {
             _ if tools_stopped => Self::Doubted { confirm_at: None },
             _ if tools_started || arrived => Self::Believed,
             unchanged => unchanged,
+        }
+    }
+
+    /// After a gap in which anything may have happened: the machine as it was known, and as it was read whole. What
+    /// was doubted before it is not believed because of it.
+    #[must_use]
+    pub fn after_gap(self, before: &Machine, after: &Machine, now: Duration, settle: Duration) -> Self {
+        let seems_untouched =
+            before.power_state == after.power_state && !reverted(&before.snapshots, &after.snapshots);
+        if self == Self::Believed && seems_untouched {
+            return Self::at_first(after, now, settle);
+        }
+        match self.after_update(before, after, now, settle) {
+            // Whatever was to settle it may have come and gone in the gap.
+            Self::Doubted { confirm_at: None } if after.power_state == Some(PowerState::On) => {
+                Self::doubted_from(now, settle)
+            }
+            other => other,
         }
     }
 
@@ -201,5 +219,21 @@ mod tests {
         let no = Belief::Doubted { confirm_at: None };
         assert_eq!(DOUBTED.after_confirmation(&machine, false, Some("10.0.0.5"), due), no);
         assert_eq!(DOUBTED.after_confirmation(&machine, true, Some("10.0.0.6"), due), no, "another address");
+    }
+
+    #[test]
+    fn a_gap_makes_nothing_believed_that_was_doubted() {
+        let stale = running(true, Some("10.0.0.5"));
+        assert_eq!(DOUBTED.after_gap(&stale, &stale, NOW, SETTLE), DOUBTED);
+        let given_up = Belief::Doubted { confirm_at: None };
+        assert_eq!(given_up.after_gap(&stale, &stale, NOW, SETTLE), DOUBTED);
+        let other = running(true, Some("10.0.0.6"));
+        assert_eq!(DOUBTED.after_gap(&stale, &other, NOW, SETTLE), Belief::Believed);
+
+        assert_eq!(Belief::Believed.after_gap(&stale, &stale, NOW, SETTLE), Belief::Believed);
+        let mut off = stale.clone();
+        off.power_state = Some(PowerState::Off);
+        assert_eq!(Belief::Believed.after_gap(&stale, &off, NOW, SETTLE), given_up);
+        assert_eq!(given_up.after_gap(&off, &stale, NOW, SETTLE), DOUBTED);
     }
 }

@@ -163,13 +163,12 @@ impl<'a> Editor<'a> {
     fn take(&mut self, fact: Fact, complete: bool) {
         match fact {
             Fact::Machine(machine) => {
-                let known = self.machines.get(&machine.id);
-                let belief = match known {
-                    // A complete read follows a gap in which the guest may have been started anew.
-                    Some(known) if !complete => {
-                        known.belief.after_update(&known.machine, &machine, self.now, self.settle)
+                let belief = match self.machines.get(&machine.id) {
+                    Some(known) if complete => {
+                        known.belief.after_gap(&known.machine, &machine, self.now, self.settle)
                     }
-                    _ => Belief::at_first(&machine, self.now, self.settle),
+                    Some(known) => known.belief.after_update(&known.machine, &machine, self.now, self.settle),
+                    None => Belief::at_first(&machine, self.now, self.settle),
                 };
                 self.put(MachineRecord::new(*machine, belief));
             }
