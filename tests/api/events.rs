@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use otter::simulator::world::PowerState;
 use serde_json::{Value, json};
 
 use crate::harness::{Events, Lab, Plan, Told, Wire, eventually, machine};
@@ -73,9 +75,16 @@ async fn churn(lab: &Lab) {
             world.machine_mut("21").unwrap().name = format!("scratch {round}");
             let snapshot = &mut world.machine_mut("16").unwrap().snapshots[0];
             snapshot.name = format!("installed {round}");
+            let passing = world.machine_mut("22").unwrap();
+            if let Some(last) = passing.snapshots.last().cloned() {
+                passing.remove_snapshot(&last.id, true);
+            } else {
+                passing.add_snapshot(None, "passing", PowerState::Off, Timestamp::UNIX_EPOCH);
+            }
             let mut guest = world.machine("22").unwrap().clone();
             guest.id = format!("9{}", round % 3);
             guest.name = format!("guest {round}");
+            guest.snapshots.clear();
             if world.remove_machine(&guest.id).is_none() {
                 world.add_machine(guest);
             }
@@ -87,7 +96,7 @@ async fn churn(lab: &Lab) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn listing_then_streaming_has_no_gap_under_churn() {
     let lab = Lab::start().await;
     let clients = async {

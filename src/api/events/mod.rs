@@ -42,8 +42,8 @@ pub struct EventsQuery {
     /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it the stream begins now.
     #[param(value_type = String, required = false)]
     since: Option<String>,
-    /// First every object, then `synced`, then what changes. It is left out where `since` or `Last-Event-ID` can be
-    /// resumed.
+    /// First every object (of jobs those that have not ended, or all of the `job` or `reference` that is named), then
+    /// `synced`, then what changes. Left out where `since` or `Last-Event-ID` can be resumed.
     #[param(value_type = bool, required = false)]
     initial: Option<bool>,
     /// How long the stream goes on: `30s`, `10m`. It ends in `bye`. Without it, it goes on.
