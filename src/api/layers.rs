@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
 use super::Api;
 use super::problem::{Failed, respond};
@@ -29,8 +30,10 @@ pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 
 /// Puts every layer around the routes. The first named is the innermost.
 pub fn around(router: Router, api: Api) -> Router {
+    // A compressor would hold events back; a stream of SSE is among the defaults.
+    let compressible = DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON));
     router
-        .layer(CompressionLayer::new().gzip(true).zstd(true))
+        .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(compressible))
         .layer(from_fn(conditional))
         .layer(from_fn_with_state(api, outermost))
 }
