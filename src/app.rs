@@ -23,6 +23,7 @@ use crate::service::jobs::{JobSettings, Jobs, JobsParts};
 use crate::service::machines::{Machines, Protection};
 use crate::store::{Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
+use crate::telemetry::metrics::{Levels, Metrics};
 
 /// How long a shutdown may take before what still runs is dropped.
 const GRACE: Duration = Duration::from_secs(30);
@@ -124,6 +125,7 @@ pub struct App {
     services: Services,
     listener: Listener,
     http: HttpSettings,
+    metrics: Metrics,
 }
 
 impl App {
@@ -141,7 +143,9 @@ impl App {
                  {address} is neither. Put a reverse proxy that asks for a password in front of 127.0.0.1"
             );
         }
-        let hypervisor = EsxHypervisor::new(&esx, clock.clone()).context("the host's settings are wrong")?;
+        let metrics = Metrics::default();
+        let hypervisor = EsxHypervisor::measured(&esx, clock.clone(), metrics.clone())
+            .context("the host's settings are wrong")?;
         if esx.verify == Verify::Off {
             tracing::warn!(
                 "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
@@ -171,10 +175,12 @@ impl App {
             feed: feed.clone(),
             supervisor: supervisor.clone(),
             settings: jobs,
+            metrics: metrics.clone(),
         });
         let machines = Arc::new(Machines::new(Arc::clone(&inventory), jobs.clone(), protection));
         let services = Services { feed, inventory, machines, jobs, hypervisor: Arc::clone(&hypervisor) };
-        Ok(Self { clock, supervisor, store, hypervisor, services, listener, http })
+        refresh(&metrics, &services, &store, &clock);
+        Ok(Self { clock, supervisor, store, hypervisor, services, listener, http, metrics })
     }
 
     /// Where it listens, for people.
@@ -203,10 +209,23 @@ impl App {
         self.supervisor.clone()
     }
 
+    /// Has the host's password read anew like this on SIGHUP: the next login uses it, and a refused account is tried
+    /// again.
+    pub fn renew_password_by<E>(&self, read: impl Fn() -> Result<SecretString, E> + Send + Sync + 'static)
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let host = Arc::clone(&self.hypervisor);
+        self.supervisor.on_reload("the password of the host", move || {
+            read().map(|password| host.renew_password(password))
+        });
+    }
+
     /// All that it serves, for those who call it without a socket.
     pub fn router(&self) -> axum::Router {
-        let Self { clock, supervisor, services, http, .. } = self;
-        Api::new(services.clone(), clock.clone(), supervisor.stopping(), http.clone()).router()
+        let Self { clock, supervisor, services, http, metrics, .. } = self;
+        let stop = supervisor.stopping();
+        Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
     }
 
     /// Takes up the jobs that had not ended, serves, and sees the daemon through to its end.
@@ -215,7 +234,7 @@ impl App {
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
         let router = self.router();
-        let Self { clock, supervisor, store, hypervisor, services, listener, http } = self;
+        let Self { clock, supervisor, store, hypervisor, services, listener, http, metrics: _ } = self;
         // The store goes last: the others commit to it until their end.
         supervisor.spawn_last("store", |stop| async move { store.run(stop).await });
         let taken_up =
@@ -235,6 +254,26 @@ impl App {
         supervisor.ready();
         Ok(supervisor.run(signals).await)
     }
+}
+
+/// Has what merely is read each time the metrics are told.
+fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock) {
+    let (services, store, clock) = (services.clone(), store.clone(), clock.clone());
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    metrics.refresh_with(move |metrics| {
+        let levels = metrics.levels();
+        let (waiting, running) = services.jobs.counts();
+        levels.jobs_waiting.set(number(waiting));
+        levels.jobs_running.set(number(running));
+        let picture = services.inventory.picture();
+        levels.machines.set(number(picture.machines.len()));
+        levels.datastores.set(number(picture.datastores.len()));
+        let age = services.inventory.updated_at().map(|at| clock.now().duration_since(at).as_secs_f64());
+        levels.inventory_age.set(age.unwrap_or(f64::NAN));
+        Levels::count(&levels.store_transactions, store.transactions());
+        Levels::count(&levels.store_statements, store.queries());
+        metrics.outage_until(clock.elapsed());
+    });
 }
 
 /// The hardware addresses of the machine that otter runs on, by which it finds itself on the host.

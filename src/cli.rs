@@ -1,6 +1,8 @@
-//! The commands: `serve`, `simulate`, `check-config`, `openapi`. Each reads what it is told and starts a room.
+//! The commands: `serve`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and starts a room.
 //!
 //! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`).
+
+mod doctor;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -10,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use secrecy::SecretString;
 
 use crate::app::{self, App, Simulated};
@@ -35,8 +38,15 @@ enum Verb {
     Simulate(Simulate),
     /// Read the configuration as `serve` would, and say what is wrong with it.
     CheckConfig(Sources),
+    /// Connect to the host as `serve` would, once, and say in plain words what works and what does not.
+    Doctor(Sources),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi,
+    /// Print the completions for a shell: `otter completions bash >/etc/bash_completion.d/otter`.
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +97,9 @@ struct Simulate {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
+    /// Where to take orders of what is to go wrong, on loopback: see `[[faults]]` in the scenario.
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
     #[command(flatten)]
     scenario: ScenarioArgs,
     /// The account's name.
@@ -105,7 +118,9 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Serve(serve) => on_runtime(self::serve(serve)),
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),
+        Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),
         Verb::Openapi => openapi(),
+        Verb::Completions { shell } => Ok(completions(shell)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("otter: {error:#}");
@@ -143,7 +158,11 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     let host = simulated
         .as_ref()
         .map(|simulator| Simulated { url: simulator.url(), fingerprint: simulator.fingerprint() });
+    let with_a_password = host.is_none();
     let app = App::bind(app::settings(config, host)?, clock).await?;
+    if with_a_password {
+        app.renew_password_by(move || sources.load()?.esx.host().map(|host| host.password));
+    }
     let bound = app.bound_to().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
     greet(&bound);
@@ -158,12 +177,13 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
 }
 
 async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
-    let Simulate { listen, scenario, username, password } = simulate;
+    let Simulate { listen, admin, scenario, username, password } = simulate;
     raise_file_limit();
     let clock = Clock::system();
     let mut signals = Signals::install().context("signals cannot be received")?;
     let options = SimulatorOptions {
         listen,
+        admin,
         username: username.clone(),
         password: SecretString::from(password),
         ..SimulatorOptions::new(scenario.load().await?, clock)
@@ -174,6 +194,9 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
         simulator.url(),
         simulator.fingerprint()
     ));
+    if let Some(admin) = simulator.admin() {
+        say(&format!("  admin        http://{admin}\n"));
+    }
     signals.until_asked_to_end().await;
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)
@@ -189,6 +212,13 @@ fn check_config(sources: &Sources) -> anyhow::Result<ExitCode> {
 fn openapi() -> anyhow::Result<ExitCode> {
     say(&format!("{}\n", serde_json::to_string_pretty(&crate::api::openapi())?));
     Ok(ExitCode::SUCCESS)
+}
+
+fn completions(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Command::command(), "otter", &mut script);
+    say(&String::from_utf8_lossy(&script));
+    ExitCode::SUCCESS
 }
 
 impl Sources {

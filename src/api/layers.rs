@@ -1,11 +1,12 @@
 //! What every request and answer passes: an id, limits, the loopback guard, containment of panics, problems,
 //! conditional requests, compression, and one line of log.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -14,10 +15,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
-use super::Api;
 use super::problem::{Failed, respond};
 use super::respond::set;
+use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::telemetry::metrics::Metrics;
 
 /// Names a request in answers and in the log.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,28 +30,39 @@ pub const MAX_URI: usize = 16 * 1024;
 pub const MAX_HEADERS: usize = 100;
 pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 
+/// What the layers work with.
+#[derive(Clone)]
+pub struct Edge {
+    pub clock: Clock,
+    /// Whether only a loopback `Host` is answered.
+    pub loopback_only: bool,
+    pub metrics: Metrics,
+}
+
 /// Puts every layer around the routes. The first named is the innermost.
-pub fn around(router: Router, api: Api) -> Router {
+pub fn around(router: Router, edge: Edge) -> Router {
     // A compressor would hold events back; a stream of SSE is among the defaults.
     let compressible = DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON));
     router
         .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(compressible))
         .layer(from_fn(conditional))
-        .layer(from_fn_with_state(api, outermost))
+        .layer(from_fn_with_state(edge, outermost))
 }
 
 /// Gives the request its id, refuses what is too large or not for us, contains panics, makes problems of failures,
 /// and logs one line.
-async fn outermost(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let id = api.clock().uuid().to_string();
-    let started = api.clock().elapsed();
+async fn outermost(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let id = edge.clock.uuid().to_string();
+    let started = edge.clock.elapsed();
     let method = request.method().clone();
+    let operation = operation(&method, request.extensions().get::<MatchedPath>());
     let path: String = request.uri().path().chars().take(200).collect();
-    let refused = too_large(&request).or_else(|| foreign_host(&api, &request));
+    let refused = too_large(&request).or_else(|| foreign_host(&edge, &request));
     let answered = match refused {
         Some(failure) => Err(failure),
         None => AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
-            // The panic itself was logged by the hook, with its place.
+            // What it said, and where, was told by the panic hook.
+            tracing::error!(request_id = id, %method, path, "the request panicked");
             Failure::new(FailureKind::Internal, "a handler panicked")
         }),
     };
@@ -61,8 +74,28 @@ async fn outermost(State(api): State<Api>, request: Request, next: Next) -> Resp
         },
     };
     set(&mut response, X_REQUEST_ID, &id);
-    log(&method, &path, &response, api.clock().elapsed().saturating_sub(started), &id);
+    let took = edge.clock.elapsed().saturating_sub(started);
+    edge.metrics.answered(operation, response.status().as_u16(), took);
+    log(&method, &path, &response, took, &id);
     response
+}
+
+/// What a request is counted as: by the pattern of its route, for paths are as many as callers make up.
+fn operation(method: &Method, route: Option<&MatchedPath>) -> Cow<'static, str> {
+    const METHODS: [Method; 7] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
+    match route {
+        None => "unknown".into(),
+        Some(route) if METHODS.contains(method) => format!("{method} {}", route.as_str()).into(),
+        Some(route) => format!("OTHER {}", route.as_str()).into(),
+    }
 }
 
 fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
@@ -110,8 +143,8 @@ fn too_large(request: &Request) -> Option<Failure> {
 }
 
 /// Where no token is asked for, a page of a browser must not reach otter under a name of its own (DNS rebinding).
-fn foreign_host(api: &Api, request: &Request) -> Option<Failure> {
-    if !api.settings().loopback_only {
+fn foreign_host(edge: &Edge, request: &Request) -> Option<Failure> {
+    if !edge.loopback_only {
         return None;
     }
     // An absolute address names its host itself, before the header (RFC 9112, section 3.2.2): neither may be foreign.
@@ -170,7 +203,60 @@ fn has_tag(known: &str, tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::body::Body;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
     use super::*;
+
+    /// Log lines, as they are written.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_shows_its_request_id_alone() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let _log = tracing::subscriber::set_default(log);
+        let routes = Router::new()
+            .route("/panic", get(async || -> &'static str { panic!("hunter2") }))
+            .route("/fine", get(async || "fine"));
+        let metrics = Metrics::default();
+        let edge = Edge { clock: Clock::system(), loopback_only: false, metrics: metrics.clone() };
+        let routes = around(routes, edge);
+        let ask = async |path: &str| {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let (head, body) = routes.clone().oneshot(request).await.unwrap().into_parts();
+            (head, body.collect().await.unwrap().to_bytes())
+        };
+        let (head, body) = ask("/panic").await;
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((head.status.as_u16(), &problem["code"]), (500, &"internal".into()), "{problem}");
+        assert_eq!(head.headers["content-type"], "application/problem+json");
+        let id = head.headers["x-request-id"].to_str().unwrap();
+        assert_eq!(problem["request_id"], id);
+        let told = String::from_utf8(body.to_vec()).unwrap();
+        assert!(!told.contains("hunter2") && !told.contains("panic"), "{told}");
+        let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(id)), "{log}");
+        assert!(metrics.text().unwrap().contains("operation=\"GET /panic\",status=\"5xx\""));
+        assert_eq!(ask("/fine").await.1, "fine", "and goes on");
+    }
 
     #[test]
     fn loopback_hosts_are_told_from_others() {

@@ -10,6 +10,7 @@ mod jobs;
 mod layers;
 mod links;
 mod machines;
+mod metrics;
 mod pages;
 pub mod problem;
 mod refusal;
@@ -31,6 +32,7 @@ use self::problem::ApiError;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::Services;
+use crate::telemetry::metrics::Metrics;
 
 /// What handlers work with. Clones share it.
 #[derive(Clone)]
@@ -43,6 +45,7 @@ struct Parts {
     settings: HttpSettings,
     waits: Arc<Semaphore>,
     direct_reads: DirectReads,
+    metrics: Metrics,
 }
 
 /// What the configuration says of HTTP, and what callers are told of the rest.
@@ -90,9 +93,23 @@ struct Frame;
 
 impl Api {
     #[must_use]
-    pub fn new(services: Services, clock: Clock, stop: CancellationToken, settings: HttpSettings) -> Self {
+    pub fn new(
+        services: Services,
+        clock: Clock,
+        stop: CancellationToken,
+        settings: HttpSettings,
+        metrics: Metrics,
+    ) -> Self {
         let waits = Arc::new(Semaphore::new(settings.max_waits));
-        Self(Arc::new(Parts { services, clock, stop, settings, waits, direct_reads: DirectReads::default() }))
+        Self(Arc::new(Parts {
+            services,
+            clock,
+            stop,
+            settings,
+            waits,
+            direct_reads: DirectReads::default(),
+            metrics,
+        }))
     }
 
     /// Everything that is served, behind every layer.
@@ -100,10 +117,17 @@ impl Api {
         let (router, _) = routes().split_for_parts();
         let router = router
             .merge(pages::routes())
+            .merge(metrics::routes())
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
             .with_state(self.clone());
-        layers::around(router, self)
+        let Parts { clock, settings, metrics, .. } = &*self.0;
+        let edge = layers::Edge {
+            clock: clock.clone(),
+            loopback_only: settings.loopback_only,
+            metrics: metrics.clone(),
+        };
+        layers::around(router, edge)
     }
 
     pub(crate) fn services(&self) -> &Services {
@@ -128,6 +152,10 @@ impl Api {
 
     pub(crate) fn direct_reads(&self) -> &DirectReads {
         &self.0.direct_reads
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// The name of whoever calls. Without tokens it is everybody.

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::collector::Collector;
 use super::session::{ConnectError, Live, Session};
 use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, Observer, SessionState, SessionStatus};
+use crate::telemetry::metrics::Metrics;
 
 /// A login that held this long was good; what ends it later is a new trouble.
 const HELD: Duration = Duration::from_mins(1);
@@ -38,6 +41,7 @@ pub struct Keeper {
 struct Teller {
     observer: Arc<dyn Observer>,
     clock: Clock,
+    metrics: Metrics,
     status: SessionStatus,
 }
 
@@ -51,7 +55,7 @@ impl Keeper {
     ) -> Self {
         let status =
             SessionStatus { state: SessionState::Connecting, since: clock.now(), logins: 0, product: None };
-        let teller = Teller { observer, clock: clock.clone(), status };
+        let teller = Teller { observer, clock: clock.clone(), metrics: session.metrics().clone(), status };
         Self { session, clock, login_backoff, collector, teller, generation: 0, live: None, failures: 0 }
     }
 
@@ -88,6 +92,8 @@ impl Keeper {
             self.collector.meanwhile(&reason, self.clock.sleep(pause)).await;
         }
         let (session, known, next) = (Arc::clone(&self.session), self.live.clone(), self.generation + 1);
+        // Before the login reads it, so that none which comes meanwhile is missed.
+        let passwords = self.session.passwords();
         let connecting = async move {
             if let Some(live) = known
                 && session.is_alive(&live).await.map_err(ConnectError::Failed)?
@@ -102,7 +108,7 @@ impl Keeper {
                 self.failures = self.failures.saturating_add(1);
                 self.away(&error);
             }
-            Err(ConnectError::Refused(error)) => self.refused(error).await,
+            Err(ConnectError::Refused(error)) => self.refused(error, passwords).await,
         }
     }
 
@@ -110,6 +116,7 @@ impl Keeper {
         if live.generation() > self.generation {
             self.generation = live.generation();
             self.teller.status.logins += 1;
+            self.session.metrics().logged_in();
         }
         self.live = Some(Arc::clone(&live));
         self.teller.status.product = Some(live.content.product.clone());
@@ -136,18 +143,27 @@ impl Keeper {
         self.teller.tell(SessionState::Away { reason: error.message.clone() });
     }
 
-    async fn refused(&mut self, mut error: HostError) {
+    async fn refused(&mut self, mut error: HostError, mut passwords: watch::Receiver<SecretString>) {
         let minutes = self.login_backoff.as_secs().div_ceil(60);
         error.message = format!(
-            "{} Correct the user name or password; otter tries again in {minutes} minutes only, because every wrong \
-             try counts towards the lock of the account.",
+            "{} Correct the user name or password; otter tries again in {minutes} minutes only (or on SIGHUP), because \
+             every wrong try counts towards the lock of the account.",
             error.message
         );
         tracing::error!(reason = %error, "the host refused the account");
         self.live = None;
         self.session.down(&error);
         self.teller.tell(SessionState::LoginRefused { reason: error.message.clone() });
-        self.collector.meanwhile(&error.message, self.clock.sleep(self.login_backoff)).await;
+        let clock = self.clock.clone();
+        let backoff = self.login_backoff;
+        let until_worth_a_try = async move {
+            tokio::select! {
+                () = clock.sleep(backoff) => {}
+                // The sender lives as long as the session, which is ours.
+                Ok(()) = passwords.changed() => {}
+            }
+        };
+        self.collector.meanwhile(&error.message, until_worth_a_try).await;
     }
 }
 
@@ -158,6 +174,7 @@ impl Teller {
         if !same || state == SessionState::Connecting {
             self.status.since = self.clock.now();
         }
+        self.metrics.session(state == SessionState::Connected, self.clock.elapsed());
         self.status.state = state;
         self.observer.session(self.status.clone());
     }

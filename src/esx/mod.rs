@@ -1,11 +1,12 @@
 //! The vim25 backend: a standalone ESX and a vCenter alike, over SOAP.
 //!
 //! `soap` turns values into bytes and back; `transport` carries them; `session` logs in; `collector` follows the
-//! host and tells facts; `calls` and `examine` go the other way.
+//! host and tells facts; `calls` and `examine` go the other way. `diagnosis` looks for what is wrong, for people.
 
 mod barrier;
 mod calls;
 mod collector;
+mod diagnosis;
 mod examine;
 mod keeper;
 mod machine;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -30,11 +32,13 @@ use crate::clock::Clock;
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus};
+use crate::telemetry::metrics::Metrics;
 use collector::{Collector, Command};
 use keeper::Keeper;
 use session::Session;
 use task::Followers;
 
+pub use diagnosis::{Finding, diagnose};
 pub use options::{EsxOptions, OptionsError};
 pub use tls::{TlsError, client_config, fingerprint, shown_fingerprint};
 
@@ -60,10 +64,18 @@ impl EsxHypervisor {
     /// # Errors
     /// What [`EsxOptions::check`] says.
     pub fn new(options: &EsxOptions, clock: Clock) -> Result<Self, OptionsError> {
+        Self::measured(options, clock, Metrics::default())
+    }
+
+    /// The same, whose calls and sessions are counted there.
+    ///
+    /// # Errors
+    /// As [`EsxHypervisor::new`].
+    pub fn measured(options: &EsxOptions, clock: Clock, metrics: Metrics) -> Result<Self, OptionsError> {
         options.check()?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
         Ok(Self {
-            session: Arc::new(Session::new(options, clock.clone())?),
+            session: Arc::new(Session::new(options, clock.clone(), metrics)?),
             followers: Arc::default(),
             clock,
             max_wait: options.max_wait,
@@ -135,6 +147,10 @@ impl Hypervisor for EsxHypervisor {
         paths: &[String],
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
         examine::properties(&self.session, machine, paths).await
+    }
+
+    fn renew_password(&self, password: SecretString) {
+        self.session.renew_password(password);
     }
 }
 

@@ -24,6 +24,7 @@ use super::soap::xml::{Document, Element};
 use super::transport::{HttpAnswer, Patience, Transport, TransportError};
 use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, HostProduct};
+use crate::telemetry::metrics::Metrics;
 
 /// The API versions that otter speaks, the newest first.
 const VERSIONS: [&str; 24] = [
@@ -43,9 +44,10 @@ const SHORT_OUTAGE: Duration = Duration::from_secs(10);
 pub struct Session {
     transport: Transport,
     username: String,
-    password: SecretString,
+    password: watch::Sender<SecretString>,
     patience: Duration,
     clock: Clock,
+    metrics: Metrics,
     state: watch::Sender<State>,
     /// The generation that somebody found lost; 0 for none.
     suspected: watch::Sender<u64>,
@@ -69,6 +71,8 @@ pub struct ServiceContent {
     pub property_collector: Reference,
     pub view_manager: Reference,
     pub session_manager: Reference,
+    pub license_manager: Option<Reference>,
+    pub authorization_manager: Option<Reference>,
     pub product: HostProduct,
 }
 
@@ -119,7 +123,7 @@ impl Session {
     ///
     /// # Errors
     /// What [`EsxOptions::check`] says.
-    pub fn new(options: &EsxOptions, clock: Clock) -> Result<Self, OptionsError> {
+    pub fn new(options: &EsxOptions, clock: Clock, metrics: Metrics) -> Result<Self, OptionsError> {
         let link = Link::Down {
             kind: HostErrorKind::Unreachable,
             reason: "The host has not been reached yet.".to_owned(),
@@ -128,9 +132,10 @@ impl Session {
         Ok(Self {
             transport: Transport::new(options)?,
             username: options.username.clone(),
-            password: options.password.clone(),
+            password: watch::Sender::new(options.password.clone()),
             patience: options.read_timeout,
             clock,
+            metrics,
             state: watch::Sender::new(State { link, confirmations: 0 }),
             suspected: watch::Sender::new(0),
         })
@@ -290,16 +295,39 @@ impl Session {
     /// # Errors
     /// As [`ConnectError`] says.
     pub async fn connect(&self, generation: u64) -> Result<Live, ConnectError> {
-        let version = self.negotiate().await.map_err(ConnectError::Failed)?;
+        let (version, content) = self.identify().await.map_err(ConnectError::Failed)?;
+        self.log_in(version, content, generation).await
+    }
+
+    /// Finds out which version to speak with the host, and what it is. Needs no account.
+    ///
+    /// # Errors
+    /// `Protocol` where it is no host of vim25; `Unreachable`.
+    pub async fn identify(&self) -> Result<(&'static str, ServiceContent), HostError> {
+        let version = self.negotiate().await?;
         let (reply, _) = self
             .exchange(version, None, request::retrieve_service_content(), Patience::Ordinary)
             .await
-            .map_err(|error| ConnectError::Failed(error.into_error("The host refused to say what it is")))?;
+            .map_err(|error| error.into_error("The host refused to say what it is"))?;
         let content = reply.returned().and_then(ServiceContent::read).ok_or_else(|| {
             let message = format!("What answers at {} does not say that it is a vim25 host.", self.address());
-            ConnectError::Failed(HostError::new(HostErrorKind::Protocol, message))
+            HostError::new(HostErrorKind::Protocol, message)
         })?;
-        let login = request::login(&content.session_manager, &self.username, self.password.expose_secret());
+        Ok((version, content))
+    }
+
+    /// Logs in, once.
+    ///
+    /// # Errors
+    /// As [`ConnectError`] says.
+    pub async fn log_in(
+        &self,
+        version: &'static str,
+        content: ServiceContent,
+        generation: u64,
+    ) -> Result<Live, ConnectError> {
+        let login =
+            request::login(&content.session_manager, &self.username, self.password.borrow().expose_secret());
         let (reply, cookie) = self
             .exchange(version, None, login, Patience::Ordinary)
             .await
@@ -313,6 +341,16 @@ impl Session {
         Ok(Live { content, generation, version, cookie, users })
     }
 
+    /// Logs in with this password from now on. The login that there is goes on.
+    pub fn renew_password(&self, password: SecretString) {
+        self.password.send_replace(password);
+    }
+
+    /// Changes with each new password, the same one again included.
+    pub fn passwords(&self) -> watch::Receiver<SecretString> {
+        self.password.subscribe()
+    }
+
     /// Ends the session on the host, which has room for some hundreds of them only.
     pub async fn logout(&self, live: &Live) {
         let request = request::logout(&live.content.session_manager);
@@ -320,6 +358,11 @@ impl Session {
             let error = error.into_error("The host refused the logout");
             tracing::debug!(%error, "the session could not be ended and times out by itself");
         }
+    }
+
+    /// Where calls and sessions are counted.
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The host's address, for messages.
@@ -338,6 +381,25 @@ impl Session {
     }
 
     async fn exchange(
+        &self,
+        version: &str,
+        cookie: Option<&SecretString>,
+        request: Request,
+        patience: Patience,
+    ) -> Result<(Reply, Option<SecretString>), ExchangeError> {
+        let (method, began) = (request.method, self.clock.elapsed());
+        let answer = self.exchange_uncounted(version, cookie, request, patience).await;
+        let result = match &answer {
+            Ok(_) => "ok",
+            Err(ExchangeError::Fault(_)) => "fault",
+            Err(ExchangeError::NotSent(_)) => "not_sent",
+            Err(ExchangeError::Cut(_) | ExchangeError::Broken(_)) => "lost",
+        };
+        self.metrics.called(method, result, self.clock.elapsed().saturating_sub(began));
+        answer
+    }
+
+    async fn exchange_uncounted(
         &self,
         version: &str,
         cookie: Option<&SecretString>,
@@ -403,6 +465,8 @@ impl ServiceContent {
             property_collector: Reference::in_child(content, "propertyCollector")?,
             view_manager: Reference::in_child(content, "viewManager")?,
             session_manager: Reference::in_child(content, "sessionManager")?,
+            license_manager: Reference::in_child(content, "licenseManager"),
+            authorization_manager: Reference::in_child(content, "authorizationManager"),
             product: HostProduct {
                 full_name: field("fullName"),
                 version: field("version"),

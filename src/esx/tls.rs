@@ -5,9 +5,11 @@
 //! certificates may be v1.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use reqwest::Url;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::pem::PemObject;
@@ -71,29 +73,75 @@ pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
 pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
     let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
     let url = service_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
-    let host = url.host_str().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = url.port_or_known_default().unwrap_or(443);
-    let name = ServerName::try_from(host.clone())
-        .map_err(|error| unreachable(format!("{host} is no name of a host.")).caused_by(error))?;
-    let config = client_config(&Verify::Off)
-        .map_err(|error| unreachable("TLS cannot be set up.".to_owned()).caused_by(error))?;
+    let endpoint = Endpoint::of(&url)?;
+    let Endpoint { host, port, .. } = &endpoint;
+    handshake(options, &Verify::Off, &endpoint).await.map_err(|error| {
+        unreachable(format!("No TLS with the host {host}:{port}: {}.", reason(&error))).caused_by(error)
+    })
+}
+
+/// Where a host is.
+pub struct Endpoint {
+    pub host: String,
+    pub port: u16,
+    /// Else it is plain HTTP on this machine.
+    pub is_tls: bool,
+    name: ServerName<'static>,
+}
+
+impl Endpoint {
+    /// Takes a normalized URL apart.
+    ///
+    /// # Errors
+    /// Where its host cannot be one.
+    pub fn of(url: &Url) -> Result<Self, HostError> {
+        let host = url.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_or_known_default().unwrap_or(443);
+        let name = ServerName::try_from(host.clone()).map_err(|error| {
+            let message = format!("{host} is no name of a host.");
+            HostError::new(HostErrorKind::Unreachable, message).caused_by(error)
+        })?;
+        Ok(Self { host, port, is_tls: url.scheme() == "https", name })
+    }
+}
+
+/// One handshake, judged so, within the time of a connection; gives the fingerprint of the certificate.
+///
+/// # Errors
+/// Where there is no connection or no TLS, or the certificate is refused: [`reason`] finds the words.
+pub async fn handshake(
+    options: &EsxOptions,
+    verify: &Verify,
+    endpoint: &Endpoint,
+) -> io::Result<Fingerprint> {
+    let config = client_config(verify).map_err(io::Error::other)?;
     let shown = async {
-        let stream = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let stream = tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(endpoint.name.clone(), stream).await?;
         let certificates = stream.get_ref().1.peer_certificates();
         certificates
             .and_then(|chain| chain.first())
             .map(|certificate| fingerprint(certificate))
-            .ok_or_else(|| std::io::Error::other("no certificate was shown"))
+            .ok_or_else(|| io::Error::other("no certificate was shown"))
     };
-    match tokio::time::timeout(options.connect_timeout, shown).await {
-        Ok(Ok(fingerprint)) => Ok(fingerprint),
-        Ok(Err(error)) => {
-            Err(unreachable(format!("No TLS with the host {host}:{port}: {error}.")).caused_by(error))
-        }
-        Err(_) => Err(unreachable(format!("No TLS with the host {host}:{port} within the time allowed."))),
-    }
+    tokio::time::timeout(options.connect_timeout, shown)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "not within the time allowed")))
+}
+
+/// Why a handshake failed, in the words that say the most, without a full stop.
+#[must_use]
+pub fn reason(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let text = match tls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
+        Some(rustls::Error::InvalidCertificate(certificate)) => certificate.to_string(),
+        Some(rustls::Error::InvalidMessage(_)) => "what answers does not speak TLS".to_owned(),
+        _ => error.to_string(),
+    };
+    text.trim_end_matches('.').to_owned()
 }
 
 /// The host showed another certificate than the pinned one.

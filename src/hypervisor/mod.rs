@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +75,10 @@ pub trait Hypervisor: Send + Sync {
         machine: &MachineId,
         paths: &[String],
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError>;
+
+    /// The operator gave a password anew, perhaps the same: the next login uses it, and a refused account is tried again
+    /// at once. The session that there is goes on. Nothing to a backend without a password.
+    fn renew_password(&self, _password: SecretString) {}
 }
 
 /// Who is told what the host says. Calls come from one task, in order, and must not block.

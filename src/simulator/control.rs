@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::fault::Fault;
-use super::faults::{Disruption, Planned, SessionLoss};
+use super::faults::{Disruption, Event, Planned, SessionLoss};
+use super::mishap::Mishap;
 use super::world::World;
 
 /// How hostd answers while it is away.
@@ -55,6 +56,44 @@ impl Control {
     #[must_use]
     pub fn calls_of_operation(&self, operation_id: &str) -> Vec<String> {
         self.shared.lock().calls.of_operation(operation_id)
+    }
+
+    /// How often each method was called for each `operationID`.
+    #[must_use]
+    pub fn operations(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.shared.lock().calls.operations()
+    }
+
+    /// Lets something go wrong as it was written.
+    pub(super) fn bring_about(&self, mishap: &Mishap) {
+        match mishap.clone() {
+            Mishap::Now(event) => self.happen(event),
+            Mishap::Calls { method, skip, times, what } => {
+                self.disrupt(&method, skip, times, what);
+            }
+        }
+    }
+
+    /// Lets something happen to the host.
+    pub fn happen(&self, event: Event) {
+        match event {
+            Event::ExpireSessions => self.expire_sessions(),
+            Event::RestartHostd(how) => self.restart_hostd(how),
+            Event::Resume => self.resume(),
+            Event::RebootHost => self.reboot_host(),
+            Event::VanishTasks => self.vanish_tasks(),
+            Event::RefuseLogins(refuse) => self.refuse_logins(refuse),
+            Event::ReadOnlyLicence(read_only) => self.set_read_only_licence(read_only),
+            Event::ReadOnlyAccount(read_only) => self.set_read_only_account(read_only),
+            Event::FailNextTask(method, fault) => self.fail_next_task(method, fault),
+            Event::Question { machine, question, pending } => self.mutate(|world| {
+                if pending {
+                    world.ask(&machine, *question);
+                } else if let Some(machine) = world.machine_mut(&machine) {
+                    machine.question_at_power_on = Some(*question);
+                }
+            }),
+        }
     }
 
     /// How many sessions there are.
@@ -110,6 +149,11 @@ impl Control {
     /// Whether every change is refused, as by the free licence.
     pub fn set_read_only_licence(&self, read_only: bool) {
         self.shared.lock().world.rules.read_only_licence = read_only;
+    }
+
+    /// Whether the account's role lets it look only.
+    pub fn set_read_only_account(&self, read_only: bool) {
+        self.shared.lock().world.rules.read_only_account = read_only;
     }
 
     /// hostd restarts: connections, sessions, views, filters and tasks are gone; machines are as they were.

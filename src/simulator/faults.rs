@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::control::Restart;
 use super::fault::Fault;
+use super::world::Question;
 
 /// What happens to a call.
 #[derive(Clone, Debug)]
@@ -26,6 +28,31 @@ pub enum Disruption {
     EmptyAnswer,
     /// The answer comes later.
     Delay(Duration),
+    /// Something happens to the host just before the method runs.
+    Event(Event),
+}
+
+/// What can happen to the host as a whole.
+#[derive(Clone, Debug)]
+pub enum Event {
+    ExpireSessions,
+    RestartHostd(Restart),
+    /// hostd is back.
+    Resume,
+    RebootHost,
+    VanishTasks,
+    RefuseLogins(bool),
+    /// The free licence, or a paid one.
+    ReadOnlyLicence(bool),
+    /// The account may only look, or do everything.
+    ReadOnlyAccount(bool),
+    FailNextTask(&'static str, Fault),
+    /// A machine asks: now, or at its next power-on.
+    Question {
+        machine: String,
+        question: Box<Question>,
+        pending: bool,
+    },
 }
 
 /// How a call without a session looks.
@@ -139,6 +166,18 @@ impl Calls {
 
     pub fn all(&self) -> BTreeMap<String, u64> {
         self.by_method.clone()
+    }
+
+    /// How often each method was called for each operation.
+    pub fn operations(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let counted = |methods: &Vec<String>| {
+            let mut counts = BTreeMap::new();
+            for method in methods {
+                *counts.entry(method.clone()).or_default() += 1;
+            }
+            counts
+        };
+        self.by_operation.iter().map(|(operation, methods)| (operation.clone(), counted(methods))).collect()
     }
 
     pub fn of_operation(&self, operation_id: &str) -> Vec<String> {

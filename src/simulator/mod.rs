@@ -3,15 +3,17 @@
 //! ```text
 //! server ──► soap ──► methods ──► world (pure)          pace: lets the world do what is due
 //!                        └──────► session ─ collector ─ properties ─► world
-//! control: a test's hand on all of it
+//! control: a test's hand on all of it; admin: the same from outside; mishap: what may go wrong, in words
 //! ```
 //! It shares nothing with otter's own side of the wire but the XML primitives.
 
+mod admin;
 mod collector;
 mod control;
 mod fault;
 mod faults;
 mod methods;
+mod mishap;
 mod pace;
 mod properties;
 mod scenario;
@@ -37,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use control::{Comeback, Control, Restart};
 pub use fault::Fault;
-pub use faults::{Disruption, Planned, SessionLoss};
+pub use faults::{Disruption, Event, Planned, SessionLoss};
+pub use mishap::Mishap;
 pub use pace::Pace;
 pub use scenario::{HostSettings, Scenario, ScenarioError};
 pub use value::{Moref, Value};
@@ -51,6 +54,8 @@ use world::{Moment, World};
 pub struct SimulatorOptions {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where the admin endpoint listens, if it is to; on loopback alone, for it asks for no password.
+    pub admin: Option<SocketAddr>,
     pub scenario: Scenario,
     pub pace: Pace,
     pub clock: Clock,
@@ -64,6 +69,7 @@ impl SimulatorOptions {
     pub fn new(scenario: Scenario, clock: Clock) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: None,
             scenario,
             pace: Pace::Auto { scale: 1.0 },
             clock,
@@ -78,6 +84,8 @@ impl SimulatorOptions {
 pub enum SimulatorError {
     #[error("the simulator cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the admin endpoint asks for no password, so it listens on loopback alone; {0} is not there")]
+    AdminNotOnLoopback(SocketAddr),
     #[error("the simulator's certificate could not be made")]
     Certificate(#[source] rcgen::Error),
     #[error("the simulator's TLS could not be set up")]
@@ -88,6 +96,7 @@ pub enum SimulatorError {
 pub struct Simulator {
     control: Control,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     identity: server::Identity,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -96,13 +105,16 @@ pub struct Simulator {
 impl Simulator {
     /// Listens, and serves from then on.
     pub async fn start(options: SimulatorOptions) -> Result<Self, SimulatorError> {
-        let SimulatorOptions { listen, scenario, pace, clock, username, password } = options;
+        let SimulatorOptions { listen, admin, scenario, pace, clock, username, password } = options;
         let identity = server::Identity::make(&scenario.host.certificate_names)?;
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(|source| SimulatorError::Listen { address: listen, source })?;
-        let address =
-            listener.local_addr().map_err(|source| SimulatorError::Listen { address: listen, source })?;
+        if let Some(elsewhere) = admin.filter(|address| !address.ip().is_loopback()) {
+            return Err(SimulatorError::AdminNotOnLoopback(elsewhere));
+        }
+        let (listener, address) = bind(listen).await?;
+        let admin = match admin {
+            Some(admin) => Some(bind(admin).await?),
+            None => None,
+        };
         let now = Moment { wall: clock.now(), elapsed: clock.elapsed() };
         let minutes = scenario.host.session_timeout_minutes;
         let idle_after = (minutes > 0).then(|| Duration::from_secs(60 * minutes));
@@ -117,8 +129,12 @@ impl Simulator {
         };
         let (changed, _) = watch::channel(0);
         let shared = Arc::new(Shared { state: Mutex::new(state), changed, clock });
+        let control = Control::new(Arc::clone(&shared));
+        for mishap in &scenario.faults {
+            control.bring_about(mishap);
+        }
         let stop = CancellationToken::new();
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(server::serve(
                 listener,
                 identity.acceptor.clone(),
@@ -127,13 +143,23 @@ impl Simulator {
             )),
             tokio::spawn(pace::drive(Arc::clone(&shared), stop.clone())),
         ];
-        Ok(Self { control: Control::new(shared), address, identity, stop, tasks })
+        let admin = admin.map(|(listener, address)| {
+            tasks.push(tokio::spawn(admin::serve(listener, control.clone(), stop.clone())));
+            address
+        });
+        Ok(Self { control, address, admin, identity, stop, tasks })
     }
 
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin endpoint listens, if it does.
+    #[must_use]
+    pub const fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// `https://127.0.0.1:PORT`
@@ -174,6 +200,13 @@ impl Drop for Simulator {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SimulatorError> {
+    let failed = |source| SimulatorError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// What all connections share.

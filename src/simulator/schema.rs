@@ -74,6 +74,18 @@ pub fn kind(type_name: &str) -> Option<Kind> {
     SCHEMA.types.get(type_name).map(|known| known.kind)
 }
 
+/// The name of a type, where there is one of this name.
+#[must_use]
+pub fn name(type_name: &str) -> Option<&'static str> {
+    SCHEMA.types.get_key_value(type_name).map(|(name, _)| *name)
+}
+
+/// The name of a method, where there is one of this name.
+#[must_use]
+pub fn method_name(name: &str) -> Option<&'static str> {
+    SCHEMA.methods.get_key_value(name).map(|(name, _)| *name)
+}
+
 /// A method by its name on the wire.
 #[must_use]
 pub fn method(name: &str) -> Option<&'static Method> {

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
 use tower_http::compression::CompressionLayer;
 
-use super::control::Comeback;
+use super::control::{Comeback, Control};
 use super::faults::Disruption;
 use super::methods::{self, CallContext};
 use super::soap;
@@ -225,6 +225,10 @@ async fn call(
             Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
         }
         Some(Disruption::EmptyAnswer) => Ok(respond_soap(soap::void(&request.method), None)),
+        Some(Disruption::Event(event)) => {
+            Control::new(Arc::clone(shared)).happen(event);
+            Ok(run().await)
+        }
         Some(Disruption::Delay(delay)) => {
             shared.clock.sleep(delay).await;
             Ok(run().await)

@@ -12,6 +12,7 @@ mod jobs;
 mod limits;
 mod machine_wait;
 mod machines;
+mod metrics;
 mod outcome;
 mod pages;
 mod queue;

@@ -1,4 +1,6 @@
 //! The binary as operators run it: killed, stopped, started wrongly.
 
 mod crash;
+mod doctor;
+mod signals;
 mod start;

@@ -130,6 +130,36 @@ async fn state_that_cannot_be_used_is_refused() {
 }
 
 #[tokio::test]
+async fn completions_are_printed_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, text) = said(otter(&["completions", shell])).await;
+        assert!(code == Some(0) && text.contains("check-config"), "{shell}: {text}");
+    }
+    assert_eq!(said(otter(&["completions", "tcl"])).await.0, Some(2));
+}
+
+#[tokio::test]
+async fn the_simulator_takes_orders_on_loopback() {
+    let (code, text) = said(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"])).await;
+    assert!(code == Some(1) && text.contains("loopback"), "{text}");
+
+    let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let url = tokio::task::spawn_blocking(move || {
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout)).map_while(Result::ok);
+        lines.find_map(|line| line.trim().strip_prefix("admin").map(|url| url.trim().to_owned())).unwrap()
+    });
+    let url = tokio::time::timeout(crate::harness::PATIENCE, url).await.unwrap().unwrap();
+    // Another test may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let told = reqwest::get(format!("{url}/calls")).await.unwrap();
+    assert_eq!(told.json::<Value>().await.unwrap()["sessions"], 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
 async fn the_document_is_printed_for_generators() {
     let (code, text) = said(otter(&["openapi"])).await;
     let document: Value = serde_json::from_str(&text).unwrap();

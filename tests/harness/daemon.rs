@@ -60,12 +60,6 @@ impl Daemon {
         daemon
     }
 
-    /// Where it listens.
-    #[cfg(feature = "interop")]
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
     }
@@ -84,9 +78,27 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    /// Where it listens: an address and a port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// `SIGTERM`, and its exit status.
-    pub async fn terminate(mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    pub async fn terminate(self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Its exit status, once it ended.
+    pub async fn ended(mut self) -> ExitStatus {
         let mut status = None;
         eventually("the daemon to stop", async || {
             status = self.child.try_wait().unwrap();

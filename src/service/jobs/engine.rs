@@ -116,6 +116,7 @@ impl Engine {
             }
         }
         tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
+        engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(deadline_at, id, &machine);
         engine.queues().ready(&machine, id);
         engine.parts.feed.publish([Subject::of_job(&Arc::new(job))]);
@@ -294,7 +295,8 @@ impl Engine {
     }
 
     fn runner(&self) -> Runner {
-        let JobsParts { store, hypervisor, inventory, clock, feed, supervisor: _, settings: _ } = &self.parts;
+        let JobsParts { store, hypervisor, inventory, clock, feed, supervisor: _, settings: _, metrics } =
+            &self.parts;
         Runner {
             store: store.clone(),
             hypervisor: Arc::clone(hypervisor),
@@ -303,6 +305,7 @@ impl Engine {
             clock: clock.clone(),
             feed: feed.clone(),
             stop: self.stop.clone(),
+            metrics: metrics.clone(),
         }
     }
 

@@ -34,6 +34,7 @@ use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::hypervisor::Hypervisor;
 use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
 use crate::supervisor::Supervisor;
+use crate::telemetry::metrics::Metrics;
 
 /// The job engine. Clones share it.
 #[derive(Clone)]
@@ -48,6 +49,7 @@ pub struct JobsParts {
     pub feed: Feed,
     pub supervisor: Supervisor,
     pub settings: JobSettings,
+    pub metrics: Metrics,
 }
 
 /// What the configuration says of jobs.
@@ -243,6 +245,12 @@ impl Jobs {
     #[must_use]
     pub fn active(&self, machine: &MachineId) -> Option<JobId> {
         self.0.queues().active(machine)
+    }
+
+    /// How many jobs wait, and how many run.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        self.0.queues().counts()
     }
 
     /// Every machine that has a job, with its active one.

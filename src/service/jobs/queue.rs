@@ -46,6 +46,14 @@ impl Queues {
         Self { machines: HashMap::new(), per_machine, in_all, waiting: 0 }
     }
 
+    /// How many jobs wait, and how many run.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let running =
+            |queue: &Queue| usize::from(queue.running.is_some()) + usize::from(queue.killing.is_some());
+        (self.waiting, self.machines.values().map(running).sum())
+    }
+
     /// Takes a place for a job that is not yet committed.
     pub fn reserve(&mut self, machine: &MachineId, job: JobId, kill: bool) -> Result<(), Full> {
         let full = self.machines.get(machine).is_some_and(|queue| queue.waiting.len() >= self.per_machine);

@@ -23,6 +23,7 @@ use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::trouble::Trouble;
 use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 /// How long after its deadline a job waits for the host to cancel its task.
 const GRACE: Duration = Duration::from_secs(10);
@@ -40,6 +41,7 @@ pub struct Runner {
     pub clock: Clock,
     pub feed: Feed,
     pub stop: CancellationToken,
+    pub metrics: Metrics,
 }
 
 /// How a run came to its end.
@@ -71,6 +73,7 @@ impl Runner {
         loop {
             if effect == Effect::Finish {
                 leave();
+                self.count_end(driver.job());
                 self.publish(&driver, &live);
                 return Ran::ToTheEnd;
             }
@@ -278,6 +281,11 @@ impl Runner {
                 return;
             }
         }
+    }
+
+    fn count_end(&self, job: &Job) {
+        let took = Duration::try_from(self.clock.now().duration_since(job.created_at)).unwrap_or_default();
+        self.metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
     }
 
     /// What the machine of a job asks.

@@ -98,6 +98,9 @@ pub fn exists(look: Look<'_>, object: &Moref) -> bool {
 /// A whole top-level property; `None` where it has no value. The object exists.
 #[must_use]
 pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
+    if name == "effectiveRole" && schema::is_a(object.kind, "ManagedEntity") {
+        return Some(Value::List("int", vec![Value::Int(look.world.role())]));
+    }
     match object.kind {
         "VirtualMachine" => machine::property(look.world, look.world.machine(&object.id)?, name),
         "VirtualMachineSnapshot" => machine::snapshot_property(look.world, &object.id, name),
@@ -206,7 +209,6 @@ fn entity_property(name: &str, own_name: &str, parent: Option<Moref>) -> Option<
         "parent" => parent.map(Value::Reference),
         "overallStatus" | "configStatus" => Some(word("ManagedEntityStatus", "green")),
         "configIssue" => empty("Event"),
-        "effectiveRole" => Some(Value::List("int", vec![Value::Int(-1)])),
         "permission" => empty("Permission"),
         "disabledMethod" => empty("string"),
         "recentTask" => Some(references([])),

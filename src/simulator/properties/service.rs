@@ -101,12 +101,43 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
         ("ViewManager", "viewList") => Some(references(look.session.into_iter().flat_map(Session::views))),
         ("OptionManager", "setting") => Some(list("OptionValue", Vec::new())),
         ("OptionManager", "supportedOption") => Some(list("OptionDef", Vec::new())),
+        ("AuthorizationManager", "roleList") => Some(list("AuthorizationRole", roles())),
         ("LicenseManager", "licenses") => Some(list("LicenseManagerLicenseInfo", vec![licence(world)])),
         ("LicenseManager", "licensedEdition") => Some(Value::Text(edition(world).to_owned())),
         ("LicenseManager", "sourceAvailable") => Some(Value::Boolean(true)),
         ("LicenseManager", "evaluation") => Some(Value::Object(Object::new("LicenseManagerEvaluationInfo"))),
         _ => None,
     }
+}
+
+/// The roles that every host has. What a role holds beyond what otter needs is left out.
+fn roles() -> Vec<Object> {
+    const LOOK: [&str; 3] = ["System.Anonymous", "System.Read", "System.View"];
+    const CHANGE: [&str; 10] = [
+        "VirtualMachine.Interact.AnswerQuestion",
+        "VirtualMachine.Interact.PowerOff",
+        "VirtualMachine.Interact.PowerOn",
+        "VirtualMachine.Interact.Reset",
+        "VirtualMachine.Interact.Suspend",
+        "VirtualMachine.State.CreateSnapshot",
+        "VirtualMachine.State.RemoveSnapshot",
+        "VirtualMachine.State.RenameSnapshot",
+        "VirtualMachine.State.RevertToSnapshot",
+        "VirtualMachine.Config.Settings",
+    ];
+    let role = |id: i32, name: &str, privileges: Vec<&str>| {
+        Object::new("AuthorizationRole")
+            .with("roleId", id)
+            .with("system", true)
+            .with("name", name)
+            .with("info", Object::new("Description").with("label", name).with("summary", name))
+            .with("privilege", texts(privileges))
+    };
+    vec![
+        role(World::NO_ACCESS, "NoAccess", Vec::new()),
+        role(World::READ_ONLY, "ReadOnly", LOOK.to_vec()),
+        role(World::ADMIN, "Admin", LOOK.iter().chain(&CHANGE).copied().collect()),
+    ]
 }
 
 const fn edition(world: &World) -> &'static str {

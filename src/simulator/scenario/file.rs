@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::generate::{derived_uuid, plain_machine};
 use super::{HostSettings, Scenario, ScenarioError};
 use crate::simulator::fault::Fault;
+use crate::simulator::mishap::MishapEntry;
 use crate::simulator::world::{
     Choice, Datastore, Guest, Machine, NetworkCard, PowerState, Question, SerialBacking, SerialPort,
 };
@@ -20,6 +21,8 @@ pub struct File {
     datastores: Vec<DatastoreEntry>,
     #[serde(default)]
     machines: Vec<MachineEntry>,
+    #[serde(default)]
+    faults: Vec<MishapEntry>,
 }
 
 #[derive(Deserialize)]
@@ -156,9 +159,10 @@ struct SnapshotEntry {
     current: bool,
 }
 
-#[derive(Deserialize)]
+/// A question, and whether it is pending.
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct QuestionEntry {
+pub struct QuestionEntry {
     id: String,
     message_id: String,
     text: String,
@@ -169,7 +173,7 @@ struct QuestionEntry {
     pending: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChoiceEntry {
     key: String,
@@ -182,7 +186,7 @@ struct ChoiceEntry {
 impl File {
     /// Makes the host of it, or says what is wrong and where.
     pub fn check(self) -> Result<Scenario, ScenarioError> {
-        let Self { host, datastores, machines } = self;
+        let Self { host, datastores, machines, faults } = self;
         let datastores: Vec<Datastore> = datastores.into_iter().map(DatastoreEntry::convert).collect();
         let mut checked: Vec<Machine> = Vec::with_capacity(machines.len());
         for (at, entry) in machines.into_iter().enumerate() {
@@ -192,7 +196,11 @@ impl File {
             }
             checked.push(entry.convert(&path, &datastores)?);
         }
-        Ok(Scenario { host, datastores, machines: checked })
+        let mut mishaps = Vec::with_capacity(faults.len());
+        for (at, entry) in faults.into_iter().enumerate() {
+            mishaps.push(entry.check().map_err(|message| invalid(format!("faults[{at}]"), message))?);
+        }
+        Ok(Scenario { host, datastores, machines: checked, faults: mishaps })
     }
 }
 
@@ -280,9 +288,9 @@ impl MachineEntry {
             entry.add_to(&mut machine, &format!("{path}.snapshots[{at}]"))?;
         }
         if let Some(entry) = question {
-            let pending = entry.pending;
+            let (question, pending) = entry.convert();
             let place = if pending { &mut machine.question } else { &mut machine.question_at_power_on };
-            *place = Some(entry.convert());
+            *place = Some(question);
         }
         Ok(machine)
     }
@@ -375,8 +383,9 @@ impl SnapshotEntry {
 }
 
 impl QuestionEntry {
-    fn convert(self) -> Question {
-        let Self { id, message_id, text, default_choice, choices, pending: _ } = self;
+    /// The question, and whether it is there now; else it is asked at the next power-on.
+    pub fn convert(self) -> (Question, bool) {
+        let Self { id, message_id, text, default_choice, choices, pending } = self;
         let cancelled = |message_id: &str| {
             Fault::new(
                 "GenericVmConfigFault",
@@ -393,7 +402,7 @@ impl QuestionEntry {
                 fails_with: cancels.then(|| cancelled(&message_id)),
             })
             .collect();
-        Question { id, message_id, text, choices, default_choice }
+        (Question { id, message_id, text, choices, default_choice }, pending)
     }
 }
 

@@ -9,9 +9,11 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::mishap::Mishap;
 use super::pace::Pace;
 use super::world::{Datastore, Host, Machine, Moment, Operation, PowerState, World};
 use file::File;
+pub(super) use file::QuestionEntry;
 
 /// A host with its datastores and machines, checked.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub struct Scenario {
     pub host: HostSettings,
     pub datastores: Vec<Datastore>,
     pub machines: Vec<Machine>,
+    /// What goes wrong, from the start on.
+    pub faults: Vec<Mishap>,
 }
 
 /// The host itself.
@@ -83,7 +87,7 @@ impl Scenario {
     pub fn generated(machines: usize) -> Self {
         let datastores = vec![generate::datastore("5f2c7a10-0c8e1b2a-7d31-0050569c0001", "datastore1")];
         let machines = (1..=machines).map(|number| generate::machine(number, &datastores[0])).collect();
-        Self { host: HostSettings::default(), datastores, machines }
+        Self { host: HostSettings::default(), datastores, machines, faults: Vec::new() }
     }
 
     /// The world as it is at the start.

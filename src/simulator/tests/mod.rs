@@ -1,5 +1,6 @@
 //! The simulator over its real wire, by envelopes that are written by hand.
 
+mod admin;
 mod breakage;
 mod conformity;
 mod machines;
@@ -38,9 +39,14 @@ impl Lab {
     }
 
     async fn start(scenario: Scenario) -> Self {
+        Self::with(scenario, |_| {}).await
+    }
+
+    async fn with(scenario: Scenario, change: impl FnOnce(&mut SimulatorOptions)) -> Self {
         let clock = Clock::stepped(Timestamp::constant(1_780_000_000, 0));
         let mut options = SimulatorOptions::new(scenario, clock.clone());
         options.pace = Pace::Stepped;
+        change(&mut options);
         let simulator = Simulator::start(options).await.unwrap();
         // Another test may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();

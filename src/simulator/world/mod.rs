@@ -74,6 +74,8 @@ pub struct Rules {
     pub refuse_in_call: bool,
     /// Whether every change is refused, as by the free licence.
     pub read_only_licence: bool,
+    /// Whether every change is refused for want of rights: the account's role is `ReadOnly`.
+    pub read_only_account: bool,
 }
 
 /// Something that is due.
@@ -113,6 +115,17 @@ pub struct World {
 }
 
 impl World {
+    /// The ids of the roles that every host has.
+    pub const ADMIN: i32 = -1;
+    pub const READ_ONLY: i32 = -2;
+    pub const NO_ACCESS: i32 = -5;
+
+    /// The role that the account has everywhere.
+    #[must_use]
+    pub const fn role(&self) -> i32 {
+        if self.rules.read_only_account { Self::READ_ONLY } else { Self::ADMIN }
+    }
+
     /// An empty host that was just started.
     #[must_use]
     pub fn new(host: Host, pace: Pace, now: Moment) -> Self {

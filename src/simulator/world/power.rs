@@ -95,6 +95,11 @@ impl World {
     }
 
     pub(super) fn check_licence(&self) -> Result<(), Fault> {
+        if self.rules.read_only_account {
+            return Err(Fault::new("NoPermission", "Permission to perform this operation was denied.")
+                .with("object", Moref::new("Folder", "ha-folder-vm"))
+                .with("privilegeId", "VirtualMachine.Interact.PowerOn"));
+        }
         if self.rules.read_only_licence { Err(Fault::restricted_version()) } else { Ok(()) }
     }
 }

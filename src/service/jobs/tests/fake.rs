@@ -22,6 +22,7 @@ use crate::service::inventory::{Inventory, samples};
 use crate::service::jobs::{JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
 use crate::store::{Retention, Store};
 use crate::supervisor::{Signals, Supervisor};
+use crate::telemetry::metrics::Metrics;
 
 /// What becomes of a call, where it is not done at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -382,6 +383,7 @@ fn engine(
             revert_deadline: Duration::from_hours(1),
             retention: Retention::default(),
         },
+        metrics: Metrics::default(),
     });
     (supervisor, jobs)
 }

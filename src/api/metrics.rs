@@ -1,0 +1,27 @@
+//! `GET /metrics`: what otter counts of itself, for Prometheus.
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::get;
+
+use super::extract::{NoParameters, Query};
+use super::problem::ApiError;
+use super::{Api, respond};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::telemetry::metrics::CONTENT_TYPE;
+
+/// The route of this file.
+pub fn routes() -> Router<Api> {
+    Router::new().route("/metrics", get(metrics))
+}
+
+async fn metrics(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
+    let waits = api.settings().max_waits.saturating_sub(api.waits().available_permits());
+    api.metrics().levels().waits.set(i64::try_from(waits).unwrap_or(i64::MAX));
+    let text = api
+        .metrics()
+        .text()
+        .map_err(|_| Failure::new(FailureKind::Internal, "the metrics cannot be written"))?;
+    Ok(respond::text(CONTENT_TYPE, text))
+}

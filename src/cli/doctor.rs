@@ -1,0 +1,52 @@
+//! `otter doctor`: the findings on the way to the host, a line each. It exits 0 only if all is well.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use super::{Sources, say};
+use crate::app;
+use crate::clock::Clock;
+use crate::esx::{Finding, diagnose};
+
+pub async fn doctor(sources: Sources) -> anyhow::Result<ExitCode> {
+    let options = app::settings(sources.load()?, None)?.esx;
+    let terminal = std::io::stdout().is_terminal();
+    let well = diagnose(&options, &Clock::system(), &mut |finding| say(&line(&finding, terminal))).await?;
+    let verdict = if well {
+        "All is well.\n"
+    } else {
+        "Not all is well. What comes after a failure on the way to the host was not tried.\n"
+    };
+    say(verdict);
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn line(finding: &Finding, terminal: bool) -> String {
+    let Finding { check, good, found, advice } = finding;
+    let mark = match (terminal, good) {
+        (true, true) => "\u{1b}[32m✓\u{1b}[0m",
+        (true, false) => "\u{1b}[31m✗\u{1b}[0m",
+        (false, true) => "ok    ",
+        (false, false) => "FAILED",
+    };
+    let advice = advice.as_ref().map(|advice| format!(" {advice}")).unwrap_or_default();
+    format!("{mark} {check:<10}  {found}{advice}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_a_line() {
+        let bad = Finding {
+            check: "login",
+            good: false,
+            found: "Refused.".to_owned(),
+            advice: Some("Correct it.".to_owned()),
+        };
+        assert_eq!(line(&bad, false), "FAILED login       Refused. Correct it.\n");
+        let good = Finding { good: true, advice: None, ..bad };
+        assert_eq!(line(&good, true), "\u{1b}[32m✓\u{1b}[0m login       Refused.\n");
+    }
+}

@@ -1,0 +1,505 @@
+//! What stands between otter and its host: each part of the way tried once, in order, and told in plain words.
+//!
+//! ```text
+//! name ─► connection ─► TLS ─► API ─► login ─► licence, inventory, rights, sessions ─► logout
+//!   └──────────┴─────────┴──────┴───────┴─ a failure here ends it: what follows cannot be tried
+//! ```
+//! A host whose certificate is not the wanted one is never shown the password, and a refused login is never repeated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+use super::options::{EsxOptions, service_url};
+use super::reader::{Contents, first_value, read_once};
+use super::session::{ConnectError, Live, ServiceContent, Session};
+use super::soap::Reference;
+use super::soap::property::number;
+use super::soap::request::{self, Properties, Selection};
+use super::soap::xml::Element;
+use super::tls::{self, Endpoint};
+use super::transport::Patience;
+use crate::clock::Clock;
+use crate::domain::verify::Verify;
+use crate::hypervisor::{HostError, HostErrorKind};
+use crate::telemetry::metrics::Metrics;
+
+/// What one check came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// A word that stays the same.
+    pub check: &'static str,
+    pub good: bool,
+    /// What was found, as sentences.
+    pub found: String,
+    /// What to do, where something is wrong.
+    pub advice: Option<String>,
+}
+
+/// Checks everything, tells each finding as it is made, and says whether all is well.
+///
+/// # Errors
+/// Where the options can never work: see [`EsxOptions::check`].
+pub async fn diagnose(
+    options: &EsxOptions,
+    clock: &Clock,
+    tell: &mut (dyn FnMut(Finding) + Send),
+) -> Result<bool, super::OptionsError> {
+    options.check()?;
+    let session = Session::new(options, clock.clone(), Metrics::default())?;
+    let mut report = Report { tell, well: true };
+    if let Some((live, host)) = reach(options, &session, &mut report).await {
+        let about = About { session: &session, live: &live };
+        report.add("licence", about.licence(&host).await);
+        let machines = about.machines().await;
+        report.add("inventory", about.inventory(&machines).await);
+        report.add("rights", about.rights(&machines).await);
+        report.add("sessions", about.sessions().await);
+        session.logout(&live).await;
+    }
+    Ok(report.well)
+}
+
+/// What is well, or what is wrong with it and what to do.
+type Checked = Result<String, Wrong>;
+
+struct Wrong {
+    found: String,
+    advice: String,
+}
+
+fn wrong(found: impl Into<String>, advice: impl Into<String>) -> Wrong {
+    Wrong { found: found.into(), advice: advice.into() }
+}
+
+struct Report<'a> {
+    tell: &'a mut (dyn FnMut(Finding) + Send),
+    well: bool,
+}
+
+impl Report<'_> {
+    fn add(&mut self, check: &'static str, checked: Checked) {
+        let finding = match checked {
+            Ok(found) => Finding { check, good: true, found, advice: None },
+            Err(Wrong { found, advice }) => Finding { check, good: false, found, advice: Some(advice) },
+        };
+        self.well &= finding.good;
+        (self.tell)(finding);
+    }
+
+    /// The same for a check that gives what the next one needs.
+    fn step<T>(&mut self, check: &'static str, checked: Result<(T, String), Wrong>) -> Option<T> {
+        let (value, said) = match checked {
+            Ok((value, found)) => (Some(value), Ok(found)),
+            Err(wrong) => (None, Err(wrong)),
+        };
+        self.add(check, said);
+        value
+    }
+}
+
+/// From the name to the session; the product with it.
+async fn reach(
+    options: &EsxOptions,
+    session: &Session,
+    report: &mut Report<'_>,
+) -> Option<(Live, ServiceContent)> {
+    let endpoint = report.step("address", endpoint(options))?;
+    let addresses = report.step("name", resolve(options, &endpoint).await)?;
+    report.step("connection", connect(options, &endpoint, &addresses).await)?;
+    let (trusted, judged) = certificate(options, &endpoint).await;
+    report.add("tls", judged);
+    if !trusted {
+        return None;
+    }
+    let (version, content) = report.step("api", identify(session).await)?;
+    let live = report.step("login", log_in(options, session, version, content.clone()).await)?;
+    Some((live, content))
+}
+
+fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Wrong> {
+    let advice = "Set esx.url (OTTER_ESX_URL) to https://<host> or https://<host>:<port>.";
+    let url = service_url(&options.url).map_err(|error| wrong(error.to_string(), advice))?;
+    let endpoint = Endpoint::of(&url).map_err(|error| wrong(error.to_string(), advice))?;
+    Ok((endpoint, format!("The host's API is at {url}.")))
+}
+
+async fn resolve(options: &EsxOptions, endpoint: &Endpoint) -> Result<(Vec<SocketAddr>, String), Wrong> {
+    let Endpoint { host, port, .. } = endpoint;
+    let advice =
+        "Correct the name in esx.url, add it to the DNS or to /etc/hosts, or use the host's IP address.";
+    let found =
+        tokio::time::timeout(options.connect_timeout, tokio::net::lookup_host((host.as_str(), *port)));
+    let addresses: Vec<SocketAddr> = match found.await {
+        Err(_) => return Err(wrong(format!("The name {host} was not resolved in time."), advice)),
+        Ok(Err(error)) => return Err(wrong(format!("The name {host} cannot be resolved: {error}."), advice)),
+        Ok(Ok(addresses)) => addresses.collect(),
+    };
+    if addresses.is_empty() {
+        return Err(wrong(format!("The name {host} has no address."), advice));
+    }
+    let mut shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    shown.dedup();
+    let said = if shown == [host.clone()] {
+        format!("{host} is an address; no name needs to be resolved.")
+    } else {
+        format!("{host} is {}.", shown.join(", "))
+    };
+    Ok((addresses, said))
+}
+
+async fn connect(
+    options: &EsxOptions,
+    endpoint: &Endpoint,
+    addresses: &[SocketAddr],
+) -> Result<((), String), Wrong> {
+    let mut last = None;
+    for address in addresses {
+        match tokio::time::timeout(options.connect_timeout, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => return Ok(((), format!("{address} takes connections."))),
+            Ok(Err(error)) => last = Some((address, error)),
+            Err(_) => last = Some((address, io::ErrorKind::TimedOut.into())),
+        }
+    }
+    let Some((address, error)) = last else {
+        return Err(wrong(format!("{} has no address.", endpoint.host), "Correct esx.url."));
+    };
+    let advice = match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "Nothing listens there: check the port in esx.url (443 as a rule), and whether the host is up and hostd runs."
+        }
+        io::ErrorKind::TimedOut => {
+            "Nothing answers: check that the host is up and that no firewall is in between."
+        }
+        _ => "Check the network between here and the host.",
+    };
+    Err(wrong(format!("No connection to {address}: {error}."), advice))
+}
+
+/// Whether to go on, and what is said. Only a host that is the wanted one, or where none is wanted, is gone on with.
+async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checked) {
+    if !endpoint.is_tls {
+        return (true, Ok("Not used: esx.url says http, which is taken for this machine alone.".to_owned()));
+    }
+    let seen = match tls::shown_fingerprint(options).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            let advice = "What listens there does not speak TLS: check the port in esx.url (443 as a rule).";
+            return (false, Err(wrong(error.message, advice)));
+        }
+    };
+    let compare = "Compare the fingerprint with what the host's own console or `openssl x509 -noout -fingerprint \
+                   -sha256 -in /etc/vmware/ssl/rui.crt` on the host says; if it is the same, set";
+    let pin = format!("{compare} esx.verify = \"sha256:{seen}\" (OTTER_ESX_VERIFY).");
+    let refused = match tls::handshake(options, &options.verify, endpoint).await {
+        Ok(_) => None,
+        Err(error) => Some(tls::reason(&error)),
+    };
+    match (&options.verify, refused) {
+        (Verify::Off, _) => (
+            true,
+            Err(wrong(
+                format!(
+                    "The host's certificate is not checked: whoever is in between reads the password. It is sha256:{seen}."
+                ),
+                pin,
+            )),
+        ),
+        (Verify::Fingerprint(_), None) => {
+            (true, Ok(format!("The certificate is the pinned one, sha256:{seen}.")))
+        }
+        (Verify::SystemRoots | Verify::CaFile(_), None) => {
+            (true, Ok(format!("The certificate is trusted; it is sha256:{seen}.")))
+        }
+        (_, Some(reason)) => (
+            false,
+            Err(wrong(
+                format!("The certificate is not accepted: {reason}. The host showed sha256:{seen}."),
+                pin,
+            )),
+        ),
+    }
+}
+
+async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), String), Wrong> {
+    match session.identify().await {
+        Ok((version, content)) => {
+            let product = &content.product;
+            let kind = match product.api_type.as_str() {
+                "HostAgent" => "a lone host",
+                "VirtualCenter" => "a vCenter",
+                other => other,
+            };
+            let said = format!(
+                "{}, {kind}, API {}; otter speaks {version} with it.",
+                product.full_name, product.api_version
+            );
+            Ok(((version, content), said))
+        }
+        Err(error) => {
+            let advice = match error.kind {
+                HostErrorKind::Protocol => {
+                    "Something else than an ESX or a vCenter answers there: correct esx.url."
+                }
+                _ => {
+                    "The host is there and its API is not: hostd may be starting, or hang (`/etc/init.d/hostd status`)."
+                }
+            };
+            Err(wrong(error.message, advice))
+        }
+    }
+}
+
+async fn log_in(
+    options: &EsxOptions,
+    session: &Session,
+    version: &'static str,
+    content: ServiceContent,
+) -> Result<(Live, String), Wrong> {
+    match session.log_in(version, content, 1).await {
+        Ok(live) => Ok((live, format!("The host takes the account {}.", options.username))),
+        Err(ConnectError::Refused(error)) => Err(wrong(
+            error.message,
+            "Correct esx.username and the password. It was tried once: five wrong tries lock an account of ESX for 15 \
+             minutes, the right password included; a running otter with the wrong one counts too.",
+        )),
+        Err(ConnectError::Failed(error)) => Err(wrong(
+            error.message,
+            "The host does not take logins just now; a 503 here as a rule means that it has as many sessions as it can \
+             hold: end those of scripts that never log out, or restart hostd.",
+        )),
+    }
+}
+
+/// What can be asked once there is a session.
+struct About<'a> {
+    session: &'a Session,
+    live: &'a Live,
+}
+
+/// The machines that the account sees.
+type Machines = Result<Vec<SeenMachine>, HostError>;
+
+struct SeenMachine {
+    readable: bool,
+    roles: Vec<i32>,
+}
+
+/// What otter does, by the privileges that it takes.
+const PRIVILEGES: [&str; 11] = [
+    "System.View",
+    "System.Read",
+    "VirtualMachine.Interact.PowerOn",
+    "VirtualMachine.Interact.PowerOff",
+    "VirtualMachine.Interact.Reset",
+    "VirtualMachine.Interact.Suspend",
+    "VirtualMachine.Interact.AnswerQuestion",
+    "VirtualMachine.State.CreateSnapshot",
+    "VirtualMachine.State.RevertToSnapshot",
+    "VirtualMachine.State.RemoveSnapshot",
+    "VirtualMachine.State.RenameSnapshot",
+];
+
+/// The roles that hold everything, or nothing but looking.
+const ADMIN: i32 = -1;
+const READ_ONLY: i32 = -2;
+
+/// Hosts hold some hundreds of sessions; from here on it gets tight.
+const MANY_SESSIONS: usize = 400;
+
+impl About<'_> {
+    async fn licence(&self, host: &ServiceContent) -> Checked {
+        if host.product.api_type != "HostAgent" {
+            return Ok("A vCenter is never under the free licence.".to_owned());
+        }
+        let Some(manager) = &host.license_manager else {
+            return Ok("The host does not tell its licence.".to_owned());
+        };
+        let contents = match self.read(manager, "licenses").await {
+            Ok(contents) => contents,
+            Err(error) => return Ok(format!("The licence cannot be told: {}", error.message)),
+        };
+        let licences: Vec<(String, String)> = first_value(&contents, "licenses")
+            .into_iter()
+            .flat_map(Element::children)
+            .map(|licence| {
+                let field = |name| licence.child_text(name).unwrap_or_default().to_owned();
+                (field("editionKey"), field("name"))
+            })
+            .collect();
+        let Some((_, name)) = licences.first() else {
+            return Ok("The host does not tell its licence.".to_owned());
+        };
+        // Not the words of a price list: what the free edition is called is the same from 5 to 8.
+        if licences.iter().all(|(edition, _)| edition.starts_with("esx.hypervisor")) {
+            return Err(wrong(
+                format!("The host has the free licence ({name}), under which its API only reads."),
+                "Everything can be looked at and nothing changed (license-restricted): give the host a paid licence, \
+                 or its evaluation.",
+            ));
+        }
+        Ok(format!("{name}: the API may change things."))
+    }
+
+    async fn machines(&self) -> Machines {
+        let contents = self.below_root("VirtualMachine", &["name", "effectiveRole"]).await?;
+        Ok(contents
+            .objects()
+            .map(|object| SeenMachine {
+                readable: object.properties.iter().any(|(path, _)| *path == "name"),
+                roles: object
+                    .properties
+                    .iter()
+                    .filter(|(path, _)| *path == "effectiveRole")
+                    .flat_map(|(_, value)| value.children().filter_map(number).collect::<Vec<i32>>())
+                    .collect(),
+            })
+            .collect())
+    }
+
+    async fn inventory(&self, machines: &Machines) -> Checked {
+        let see = "Give the account a role with System.View and System.Read on the whole host (Host > Manage > \
+                   Permissions, propagated).";
+        let machines = match machines {
+            Ok(machines) => machines,
+            Err(error) => return Err(wrong(error.message.clone(), see)),
+        };
+        let datastores = match self.below_root("Datastore", &["name"]).await {
+            Ok(contents) => contents.objects().count(),
+            Err(error) => return Err(wrong(error.message, see)),
+        };
+        let hidden = machines.iter().filter(|machine| !machine.readable).count();
+        if machines.is_empty() {
+            return Err(wrong(
+                format!("No machine is visible ({datastores} datastores are)."),
+                format!("Either the host has none, or the account may not see them. {see}"),
+            ));
+        }
+        if hidden > 0 {
+            return Err(wrong(format!("{hidden} of {} machines cannot be read.", machines.len()), see));
+        }
+        Ok(format!("{} machines and {datastores} datastores are visible.", machines.len()))
+    }
+
+    /// What the account's roles on the machines leave out. There may be no way to know; then otter finds out later.
+    async fn rights(&self, machines: &Machines) -> Checked {
+        let machines = match machines {
+            Ok(machines) if machines.is_empty() => {
+                return Ok("Without machines there is nothing to tell.".to_owned());
+            }
+            Ok(machines) => machines,
+            Err(error) => return Err(wrong(error.message.clone(), "See the inventory.")),
+        };
+        if machines.iter().all(|machine| machine.roles.is_empty()) {
+            return Ok("The host does not tell the account's rights; what it lacks shows when it is used."
+                .to_owned());
+        }
+        let known = self.roles().await;
+        let mut lacking: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut unclear = 0;
+        for machine in machines {
+            if machine.roles.contains(&ADMIN) {
+                continue;
+            }
+            let mut held = BTreeSet::new();
+            for role in &machine.roles {
+                match known.get(role) {
+                    Some(privileges) => held.extend(privileges.iter().map(String::as_str)),
+                    None if *role == READ_ONLY => held.extend(["System.View", "System.Read"]),
+                    None => unclear += 1,
+                }
+            }
+            for privilege in PRIVILEGES.into_iter().filter(|privilege| !held.contains(privilege)) {
+                *lacking.entry(privilege).or_default() += 1;
+            }
+        }
+        if unclear > 0 {
+            return Ok(
+                "The host does not tell what the account's role holds; what it lacks shows when it is used."
+                    .to_owned(),
+            );
+        }
+        if lacking.is_empty() {
+            return Ok("The account may do all that otter does, on every machine.".to_owned());
+        }
+        let most = lacking.values().max().copied().unwrap_or_default();
+        let names: Vec<&str> = PRIVILEGES.into_iter().filter(|name| lacking.contains_key(name)).collect();
+        Err(wrong(
+            format!("On {most} of {} machines the account lacks {}.", machines.len(), names.join(", ")),
+            "Give its role these privileges, or the account another role; what lacks them is refused with \
+             forbidden-by-host.",
+        ))
+    }
+
+    /// The privileges of each role, as far as they can be read.
+    async fn roles(&self) -> BTreeMap<i32, Vec<String>> {
+        let Some(manager) = &self.live.content.authorization_manager else { return BTreeMap::new() };
+        let Ok(contents) = self.read(manager, "roleList").await else { return BTreeMap::new() };
+        first_value(&contents, "roleList")
+            .into_iter()
+            .flat_map(Element::children)
+            .filter_map(|role| {
+                let privileges = role.children_named("privilege").map(|name| name.text().to_owned());
+                Some((number(role.child("roleId")?)?, privileges.collect()))
+            })
+            .collect()
+    }
+
+    async fn sessions(&self) -> Checked {
+        let listed = self.read(&self.live.content.session_manager, "sessionList").await;
+        let sessions: Vec<String> = match &listed {
+            Ok(contents) => first_value(contents, "sessionList")
+                .into_iter()
+                .flat_map(Element::children)
+                .map(|session| session.child_text("userAgent").unwrap_or_default().to_owned())
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        if sessions.is_empty() {
+            return Ok("The account may not list the host's sessions; that is well enough.".to_owned());
+        }
+        let ours = sessions.iter().filter(|agent| agent.starts_with("otter/")).count();
+        let said = format!("The host has {} sessions, {ours} of otter, this one included.", sessions.len());
+        if sessions.len() >= MANY_SESSIONS {
+            let advice =
+                "Hosts hold some hundreds and then refuse every login: find the script that never logs out.";
+            return Err(wrong(said, advice));
+        }
+        Ok(said)
+    }
+
+    async fn read(&self, object: &Reference, path: &str) -> Result<Contents, HostError> {
+        let properties = [Properties { of_type: &object.kind, paths: vec![path] }];
+        let contents =
+            read_once(self.session, self.live, &properties, Selection::Objects(std::slice::from_ref(object)))
+                .await
+                .map_err(|error| error.into_error(&format!("The host refused to tell {path}")))?;
+        let refused = contents.objects().flat_map(|object| object.missing).next();
+        match refused {
+            Some(missing) => Err(missing.fault.into_error(&format!("The host refused to tell {path}"))),
+            None => Ok(contents),
+        }
+    }
+
+    /// Properties of all objects of a type.
+    async fn below_root(&self, of_type: &str, paths: &[&str]) -> Result<Contents, HostError> {
+        let lead = "The host refused to show its inventory";
+        let content = &self.live.content;
+        let view = request::create_container_view(&content.view_manager, &content.root_folder, &[of_type]);
+        let reply = self
+            .session
+            .send(self.live, view, Patience::Ordinary)
+            .await
+            .map_err(|error| error.into_error(lead))?;
+        let view = reply.reference().ok_or_else(|| {
+            HostError::new(HostErrorKind::Protocol, "The host made a view and did not name it.")
+        })?;
+        let properties = [Properties { of_type, paths: paths.to_vec() }];
+        // The view goes with the session.
+        read_once(self.session, self.live, &properties, Selection::View(&view))
+            .await
+            .map_err(|error| error.into_error(lead))
+    }
+}

@@ -1,0 +1,102 @@
+//! The admin endpoint: a hand on the simulated host from outside, as JSON over HTTP on a loopback port of its own.
+//!
+//! ```text
+//! GET /calls                     what was called, by method and by operation
+//! POST /faults, DELETE /faults   plan what goes wrong, as `[[faults]]` of a scenario; forget what is planned
+//! POST /<what>                   let it happen now: expire-sessions, restart-hostd, refuse-logins, licence, …
+//! ```
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::control::Control;
+use super::mishap::MishapEntry;
+
+/// Serves until it is stopped.
+pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/calls", get(calls))
+        .route("/faults", post(plan).delete(forget))
+        .route("/{what}", post(happen))
+        .fallback(|| async { answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"})) })
+        .with_state(control);
+    // A caller that hangs must not hold up the end: what is under way then is dropped.
+    let _: Option<_> = stop.run_until_cancelled(axum::serve(listener, router).into_future()).await;
+}
+
+async fn calls(State(control): State<Control>) -> Response {
+    let told = json!({
+        "sessions": control.sessions(),
+        "pending_waits": control.pending_waits(),
+        "methods": control.all_calls(),
+        "operations": control.operations(),
+    });
+    answer(StatusCode::OK, &told)
+}
+
+/// Takes one mishap or a list; all of them, or none.
+async fn plan(State(control): State<Control>, body: Bytes) -> Response {
+    let entries = match read::<Value>(&body) {
+        Ok(Value::Array(entries)) => entries,
+        Ok(entry) => vec![entry],
+        Err(error) => return refused(&error),
+    };
+    let checked: Result<Vec<_>, String> =
+        entries.into_iter().map(|written| entry(written)?.check()).collect();
+    match checked {
+        Ok(mishaps) => {
+            for mishap in &mishaps {
+                control.bring_about(mishap);
+            }
+            answer(StatusCode::OK, &json!({"planned": mishaps.len()}))
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+async fn forget(State(control): State<Control>) -> Response {
+    control.clear_disruptions();
+    answer(StatusCode::OK, &json!({"planned": 0}))
+}
+
+/// The path is the kind, the body what belongs to it.
+async fn happen(State(control): State<Control>, Path(what): Path<String>, body: Bytes) -> Response {
+    let body = if body.is_empty() { Ok(json!({})) } else { read::<Value>(&body) };
+    let mishap = body.and_then(|body| {
+        let nothing = body.as_object().is_some_and(serde_json::Map::is_empty);
+        // A kind that has nothing to it is a word alone.
+        let word = if nothing { entry(json!({"what": &what})).ok() } else { None };
+        word.map_or_else(|| entry(json!({"what": {&what: body}})), Ok)?.check()
+    });
+    match mishap {
+        Ok(mishap) => {
+            control.bring_about(&mishap);
+            answer(StatusCode::OK, &json!({"done": what}))
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+fn entry(written: Value) -> Result<MishapEntry, String> {
+    serde_path_to_error::deserialize(written).map_err(|error| error.to_string())
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))
+}
+
+fn refused(error: &str) -> Response {
+    answer(StatusCode::BAD_REQUEST, &json!({"error": error}))
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}

@@ -1,0 +1,151 @@
+//! The admin endpoint, and the same words in a scenario.
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+
+/// A lab with an admin endpoint, and what it answers.
+struct Admin {
+    lab: Lab,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Admin {
+    async fn start() -> Self {
+        let mut lab = Lab::with(Scenario::lab().unwrap(), |options| {
+            options.admin = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        })
+        .await;
+        lab.log_in().await;
+        let url = format!("http://{}", lab.simulator.admin().unwrap());
+        Self { lab, url, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+    }
+
+    async fn post(&self, path: &str, body: Json) -> (u16, Json) {
+        let answer = self.client.post(format!("{}{path}", self.url)).body(body.to_string());
+        Self::read(answer.send().await.unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> (u16, Json) {
+        Self::read(self.client.get(format!("{}{path}", self.url)).send().await.unwrap()).await
+    }
+
+    async fn read(answer: reqwest::Response) -> (u16, Json) {
+        let status = answer.status().as_u16();
+        (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap())
+    }
+
+    async fn power_on(&self) -> reqwest::Result<Reply> {
+        self.lab.send("PowerOnVM_Task", "VirtualMachine", "16", "").await
+    }
+}
+
+#[tokio::test]
+async fn calls_are_told_by_method_and_operation() {
+    let admin = Admin::start().await;
+    admin.power_on().await.unwrap();
+    let (status, told) = admin.get("/calls").await;
+    assert_eq!((status, &told["sessions"]), (200, &json!(1)));
+    assert_eq!(told["methods"]["PowerOnVM_Task"], 1);
+    assert_eq!(told["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 1}));
+}
+
+#[tokio::test]
+async fn faults_are_planned_and_forgotten() {
+    let admin = Admin::start().await;
+    let plan = json!([
+        {"method": "PowerOnVM_Task", "what": {"fault": "InsufficientResourcesFault"}},
+        {"method": "PowerOnVM_Task", "what": "close-before"},
+        {"method": "PowerOnVM_Task", "times": 0, "what": {"answer": {"status": 502, "body": "<html>"}}},
+    ]);
+    assert_eq!(admin.post("/faults", plan).await, (200, json!({"planned": 3})));
+    assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("InsufficientResourcesFault"));
+    assert!(admin.power_on().await.is_err());
+    assert_eq!(admin.power_on().await.unwrap().status, 502);
+    let forgotten = admin.client.delete(format!("{}/faults", admin.url)).send().await.unwrap();
+    assert_eq!(forgotten.status(), 200);
+    assert!(admin.power_on().await.unwrap().fault().is_none());
+}
+
+#[tokio::test]
+async fn events_happen_at_once() {
+    let admin = Admin::start().await;
+    let control = admin.lab.control().clone();
+    let done = async |what: &str, body: Json| {
+        assert_eq!(admin.post(what, body).await.0, 200, "{what}");
+    };
+    done("/licence", json!({})).await;
+    assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("RestrictedVersion"));
+    done("/licence", json!({"read_only": false})).await;
+    done("/account", json!({})).await;
+    assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("NoPermission"));
+    done("/account", json!({"read_only": false})).await;
+    done("/fail-next-task", json!({"task": "PowerOnVM_Task", "fault": "NoDiskSpace"})).await;
+    assert_eq!(admin.lab.run_task("PowerOnVM_Task", "16", "").await.1.as_deref(), Some("NoDiskSpace"));
+    admin.power_on().await.unwrap();
+    done("/vanish-tasks", json!({})).await;
+    assert!(control.look(|world| world.tasks().all(|task| !task.known)));
+    let ask = json!({"machine": "17", "ask": {"id": "7", "message_id": "m", "text": "Go on?", "pending": true,
+        "choices": [{"key": "0", "label": "l", "summary": "Yes"}]}});
+    done("/question", ask).await;
+    assert!(control.look(|world| world.machine("17").unwrap().question.is_some()));
+    done("/expire-sessions", json!({})).await;
+    assert_eq!(control.sessions(), 0);
+    done("/refuse-logins", json!({})).await;
+    assert_eq!(admin.lab.login("root", "otter").await.unwrap().fault().as_deref(), Some("InvalidLogin"));
+    done("/refuse-logins", json!({"refuse": false})).await;
+    done("/restart-hostd", json!({"away": "unavailable"})).await;
+    assert_eq!(admin.lab.login("root", "otter").await.unwrap().status, 503);
+    done("/resume", json!({})).await;
+    assert_eq!(admin.lab.login("root", "otter").await.unwrap().status, 200);
+    done("/reboot-host", json!({})).await;
+    assert!(control.look(|world| world.machines().all(|machine| machine.power != world::PowerState::On)));
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_refused() {
+    let admin = Admin::start().await;
+    for (path, body, wanted) in [
+        ("/faults", json!({"method": "PowerOnVM_Task", "what": "explode"}), "explode"),
+        ("/faults", json!([{"what": "expire-sessions"}, {"what": "close-before"}]), "method"),
+        ("/explode", json!({}), "explode"),
+        ("/licence", json!({"readonly": true}), "readonly"),
+        ("/close-before", json!({}), "method"),
+    ] {
+        let (status, told) = admin.post(path, body).await;
+        assert!(status == 400 && told["error"].as_str().unwrap().contains(wanted), "{path}: {told}");
+    }
+    assert_eq!(admin.lab.control().sessions(), 1, "of a list with an error in it nothing is done");
+    assert_eq!(admin.get("/a/b").await.0, 404);
+}
+
+#[tokio::test]
+async fn it_listens_on_loopback_alone() {
+    let options = SimulatorOptions {
+        admin: Some(SocketAddr::from(([0, 0, 0, 0], 0))),
+        ..SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system())
+    };
+    assert!(matches!(Simulator::start(options).await, Err(SimulatorError::AdminNotOnLoopback(_))));
+}
+
+#[tokio::test]
+async fn a_scenario_holds_the_same_words() {
+    let text = format!(
+        "{}\n[[faults]]\nwhat = {{ licence = {{ read_only = true }} }}\n[[faults]]\nmethod = \"PowerOnVM_Task\"\n\
+         skip = 1\nwhat = \"expire-sessions\"\n",
+        include_str!("../../../config/lab.toml")
+    );
+    let mut lab = Lab::start(Scenario::from_toml(&text).unwrap()).await;
+    lab.log_in().await;
+    let call = async || lab.call("PowerOnVM_Task", "VirtualMachine", "16", "").await.fault();
+    assert_eq!(call().await.as_deref(), Some("RestrictedVersion"));
+    assert_eq!(call().await.as_deref(), Some("NotAuthenticated"), "the sessions went just before it");
+
+    let wrong = |entry: &str| {
+        let text = format!("{}\n[[faults]]\n{entry}\n", include_str!("../../../config/lab.toml"));
+        Scenario::from_toml(&text).unwrap_err().to_string()
+    };
+    assert!(wrong("what = \"explode\"").contains("faults[0].what"), "{}", wrong("what = \"explode\""));
+    assert!(wrong("what = \"close-before\"").contains("faults[0]"));
+}

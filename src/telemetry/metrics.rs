@@ -1,0 +1,305 @@
+//! The numbers at `/metrics`: one registry, whose every name stands once, with its help, in [`Metrics::default`].
+//!
+//! What happens is counted where it happens; what merely is (a queue's length) is read just before it is told. Labels
+//! hold words of otter's own, never what a caller sent: there are only so many of them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// What [`Metrics::text`] is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// In seconds. Calls that wait reach the longest wait there is.
+const LATENCIES: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+
+/// In seconds, for jobs: from a power-on to the removal of a large snapshot.
+const JOB_TIMES: [f64; 10] = [0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
+
+/// All numbers. Clones share them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    refresh: OnceLock<Refresh>,
+    http: Family<HttpLabels, Histogram, fn() -> Histogram>,
+    jobs_accepted: Family<KindLabels, Counter>,
+    jobs_ended: Family<EndLabels, Histogram, fn() -> Histogram>,
+    soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
+    session_up: Gauge,
+    logins: Counter,
+    outage: Counter<f64, AtomicU64>,
+    away_since: Mutex<Option<Duration>>,
+    levels: Levels,
+}
+
+/// What is read anew each time, by [`Metrics::refresh_with`].
+#[derive(Clone, Debug, Default)]
+pub struct Levels {
+    pub jobs_waiting: Gauge,
+    pub jobs_running: Gauge,
+    pub machines: Gauge,
+    pub datastores: Gauge,
+    pub inventory_age: Gauge<f64, AtomicU64>,
+    pub waits: Gauge,
+    pub store_transactions: Counter,
+    pub store_statements: Counter,
+}
+
+type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+type Word = Cow<'static, str>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpLabels {
+    operation: Word,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    kind: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SoapLabels {
+    method: &'static str,
+    result: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let latencies: fn() -> Histogram = || Histogram::new(LATENCIES);
+        let job_times: fn() -> Histogram = || Histogram::new(JOB_TIMES);
+        let http = Family::new_with_constructor(latencies);
+        let jobs_accepted = Family::default();
+        let jobs_ended = Family::new_with_constructor(job_times);
+        let soap = Family::new_with_constructor(latencies);
+        let (session_up, logins, outage) = (Gauge::default(), Counter::default(), Counter::default());
+        let levels = Levels::default();
+        let Levels {
+            jobs_waiting,
+            jobs_running,
+            machines,
+            datastores,
+            inventory_age,
+            waits,
+            store_transactions,
+            store_statements,
+        } = levels.clone();
+
+        let mut table = Registry::with_prefix("otter");
+        table.register_with_unit(
+            "http_request",
+            "Requests by operation and class of status, and how long each took, its wait included",
+            Unit::Seconds,
+            http.clone(),
+        );
+        table.register("jobs_accepted", "Jobs that were accepted, by kind", jobs_accepted.clone());
+        table.register_with_unit(
+            "job",
+            "Jobs that ended, by kind and state, and the time since each was accepted",
+            Unit::Seconds,
+            jobs_ended.clone(),
+        );
+        table.register("jobs_waiting", "Jobs that wait for their turn", jobs_waiting);
+        table.register("jobs_running", "Jobs that run", jobs_running);
+        table.register_with_unit("soap_call", "Calls of the host by method and result, and how long each took; a wait for updates takes long by design", Unit::Seconds, soap.clone());
+        table.register("session_up", "1 while the session with the host is up", session_up.clone());
+        table.register("session_logins", "Logins that the host accepted", logins.clone());
+        table.register_with_unit(
+            "session_outage",
+            "How long there was no session in all, the start included",
+            Unit::Seconds,
+            outage.clone(),
+        );
+        table.register("inventory_machines", "Machines in the picture", machines);
+        table.register("inventory_datastores", "Datastores in the picture", datastores);
+        table.register_with_unit(
+            "inventory_age",
+            "Time since the host last told of a change; NaN before it was loaded",
+            Unit::Seconds,
+            inventory_age,
+        );
+        table.register("waits_open", "Calls that block", waits);
+        table.register(
+            "store_transactions",
+            "Transactions that were committed to the disk",
+            store_transactions,
+        );
+        table.register("store_statements", "Statements that the database ran", store_statements);
+
+        Self(Arc::new(Inner {
+            registry: table,
+            refresh: OnceLock::new(),
+            http,
+            jobs_accepted,
+            jobs_ended,
+            soap,
+            session_up,
+            logins,
+            outage,
+            away_since: Mutex::new(Some(Duration::ZERO)),
+            levels,
+        }))
+    }
+}
+
+impl Metrics {
+    /// Has this set the [`Levels`] before each telling. The first one stays.
+    pub fn refresh_with(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
+        // Whoever puts an application together does this once.
+        drop(self.0.refresh.set(Box::new(refresh)));
+    }
+
+    /// All numbers as `OpenMetrics` text, which Prometheus reads.
+    ///
+    /// # Errors
+    /// None that is known: writing to a text does not fail.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        if let Some(refresh) = self.0.refresh.get() {
+            refresh(self);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+
+    #[must_use]
+    pub fn levels(&self) -> &Levels {
+        &self.0.levels
+    }
+
+    /// A request was answered. `operation` is its method and the pattern of its route.
+    pub fn answered(&self, operation: Word, status: u16, took: Duration) {
+        let status = match status {
+            ..200 => "1xx",
+            200..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            _ => "5xx",
+        };
+        self.0.http.get_or_create(&HttpLabels { operation, status }).observe(took.as_secs_f64());
+    }
+
+    pub fn job_accepted(&self, kind: &'static str) {
+        self.0.jobs_accepted.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    /// A job came to its end, this long after it was accepted.
+    pub fn job_ended(&self, kind: &'static str, state: &'static str, took: Duration) {
+        self.0.jobs_ended.get_or_create(&EndLabels { kind, state }).observe(took.as_secs_f64());
+    }
+
+    /// The host was called.
+    pub fn called(&self, method: &'static str, result: &'static str, took: Duration) {
+        self.0.soap.get_or_create(&SoapLabels { method, result }).observe(took.as_secs_f64());
+    }
+
+    /// The session is up or not, at this time of the clock that never jumps.
+    pub fn session(&self, up: bool, now: Duration) {
+        self.0.session_up.set(i64::from(up));
+        self.count_outage(now, |since| if up { None } else { since.or(Some(now)) });
+    }
+
+    pub fn logged_in(&self) {
+        self.0.logins.inc();
+    }
+
+    /// Counts an outage that goes on up to now.
+    pub fn outage_until(&self, now: Duration) {
+        self.count_outage(now, |since| since);
+    }
+
+    fn count_outage(&self, now: Duration, next: impl FnOnce(Option<Duration>) -> Option<Duration>) {
+        let mut since = self.0.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = *since;
+        if let Some(gone) = gone {
+            self.0.outage.inc_by(now.saturating_sub(gone).as_secs_f64());
+        }
+        *since = next(gone.map(|_| now));
+    }
+}
+
+impl Levels {
+    /// Shows a count that somebody else keeps.
+    pub fn count(counter: &Counter, value: u64) {
+        counter.inner().store(value, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(metrics: &Metrics, name: &str) -> Option<String> {
+        let text = metrics.text().unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
+    }
+
+    #[test]
+    fn outages_are_added_up() {
+        let seconds = Duration::from_secs;
+        let metrics = Metrics::default();
+        let outage = |at| {
+            metrics.outage_until(seconds(at));
+            value(&metrics, "otter_session_outage_seconds_total").unwrap()
+        };
+        assert_eq!(outage(3), "3.0", "the start is one");
+        metrics.session(true, seconds(5));
+        assert_eq!(outage(9), "5.0");
+        metrics.session(false, seconds(10));
+        metrics.session(false, seconds(12));
+        assert_eq!(outage(14), "9.0");
+        metrics.session(true, seconds(15));
+        assert_eq!(outage(60), "10.0");
+        assert_eq!(value(&metrics, "otter_session_up"), Some("1".to_owned()));
+    }
+
+    #[test]
+    fn every_name_is_told_with_its_help() {
+        let metrics = Metrics::default();
+        metrics.answered(Cow::Borrowed("GET /v1/machines"), 204, Duration::from_millis(2));
+        metrics.job_accepted("machine.power_on");
+        metrics.job_ended("machine.power_on", "failed", Duration::from_secs(2));
+        metrics.called("Login", "ok", Duration::from_millis(20));
+        metrics.refresh_with(|metrics| Levels::count(&metrics.levels().store_transactions, 7));
+        let text = metrics.text().unwrap();
+        let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
+        let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
+        assert_eq!((types, helps), (15, 15), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+        for (name, wanted) in [
+            ("otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}", "1"),
+            ("otter_jobs_accepted_total{kind=\"machine.power_on\"}", "1"),
+            ("otter_job_seconds_count{kind=\"machine.power_on\",state=\"failed\"}", "1"),
+            ("otter_soap_call_seconds_count{method=\"Login\",result=\"ok\"}", "1"),
+            ("otter_store_transactions_total", "7"),
+        ] {
+            assert_eq!(value(&metrics, name), Some(wanted.to_owned()), "{name} in {text}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What signals do to the binary: SIGTERM drains, a second one ends at once, SIGHUP reads the password anew.
+
+use otter::clock::Clock;
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{Answer, Daemon, PATIENCE, eventually};
+
+async fn host() -> Simulator {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
+}
+
+/// A request whose headers have come and whose body has not: the server asked for it.
+struct HalfSent {
+    stream: TcpStream,
+    body: String,
+}
+
+impl HalfSent {
+    async fn post(daemon: &Daemon, path: &str, body: &Value) -> Self {
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(daemon.address()).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut asked = [0; 25];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut asked)).await.unwrap().unwrap();
+        assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+        Self { stream, body }
+    }
+
+    /// Sends the body, and gives all that is answered.
+    async fn finish(mut self) -> String {
+        self.stream.write_all(self.body.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, self.stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    }
+}
+
+/// Waits until nobody is let in any more.
+async fn until_closed(daemon: &Daemon) {
+    eventually("the door to be closed", async || TcpStream::connect(daemon.address()).await.is_err()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    let daemon = Daemon::before(&host, &state).await;
+    let power = |action: &str| json!({"action": action});
+    let job = daemon.post("/v1/machines/16/power", power("on")).await.expect(202).json;
+    let id = job["id"].as_str().unwrap().to_owned();
+    eventually("the task to be on disk", async || {
+        daemon.get(&format!("/v1/jobs/{id}")).await.json["host_task"].is_string()
+    })
+    .await;
+    // Each blocks on a job that does not end, or on a machine that does not change.
+    let outcome = daemon.request(Method::GET, &format!("/v1/jobs/{id}/wait?wait=5m"));
+    let job_shown = daemon.request(Method::GET, &format!("/v1/jobs/{id}?wait=5m"));
+    let machine = daemon.request(Method::GET, "/v1/machines/18/wait?until=power_state:on&wait=5m");
+    let keyless = daemon.request(Method::POST, "/v1/machines/21/power?wait=5m").json(&power("on"));
+    let keyed = daemon
+        .request(Method::POST, "/v1/machines/22/power?wait=5m")
+        .header("Idempotency-Key", "one")
+        .json(&power("on"));
+    let waiting = [outcome, job_shown, machine, keyless, keyed].map(|call| tokio::spawn(Answer::of(call)));
+    eventually("all to wait", async || {
+        let told = daemon.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        told.contains("otter_waits_open 5\n")
+    })
+    .await;
+    let late = HalfSent::post(&daemon, "/v1/machines/18/power", &power("on")).await;
+
+    daemon.signal(Signal::TERM);
+    let [outcome, job_shown, machine, keyless, keyed] = waiting;
+    outcome.await.unwrap().problem(503, "shutting-down");
+    let shown = job_shown.await.unwrap().expect(200).json;
+    assert!(shown["id"] == id.as_str() && shown["state"] == "running", "{shown}");
+    machine.await.unwrap().problem(503, "shutting-down");
+    let keyless = keyless.await.unwrap().problem(409, "job-still-running").json;
+    assert!(keyless["job"].is_string());
+    keyed.await.unwrap().problem(503, "shutting-down");
+    until_closed(&daemon).await;
+    let late = late.finish().await;
+    assert!(late.starts_with("HTTP/1.1 503 ") && late.contains("\"shutting-down\""), "{late}");
+    assert!(daemon.ended().await.success());
+    assert_eq!(host.control().sessions(), 0, "it logged out");
+    assert_eq!(host.control().calls("PowerOnVM_Task"), 3);
+    assert_eq!(
+        host.control().running_tasks().len(),
+        4,
+        "what the host does goes on, the scenario's own task too"
+    );
+
+    // The jobs are as they were, and go on.
+    let daemon = Daemon::before(&host, &state).await;
+    for task in host.control().running_tasks() {
+        host.control().finish_task(&task);
+    }
+    for id in [id.as_str(), keyless["job"].as_str().unwrap()] {
+        daemon.get(&format!("/v1/jobs/{id}/wait?wait=10s")).await.expect(200);
+    }
+    assert_eq!(host.control().calls("PowerOnVM_Task"), 3, "none was sent again");
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let mut daemon = Daemon::before(&host, &directory.path().join("state")).await;
+    // Half a request holds the end up, for as long as a body may take.
+    let held = HalfSent::post(&daemon, "/v1/machines/18/power", &json!({"action": "on"})).await;
+    daemon.signal(Signal::TERM);
+    until_closed(&daemon).await;
+    assert!(daemon.is_running());
+    daemon.signal(Signal::INT);
+    // The tests' patience is shorter than the 30 s that a body may take, and than the grace.
+    daemon.ended().await;
+    drop(held);
+}
+
+/// A daemon whose password is in a file.
+async fn with_password_file(host: &Simulator, file: &std::path::Path) -> Daemon {
+    let (url, pin) = (host.url(), format!("sha256:{}", host.fingerprint()));
+    let variables = [
+        ("OTTER_ESX_URL", url.as_str()),
+        ("OTTER_ESX_USERNAME", "root"),
+        ("OTTER_ESX_PASSWORD_FILE", file.to_str().unwrap()),
+        ("OTTER_ESX_VERIFY", pin.as_str()),
+    ];
+    let state = file.with_extension("state");
+    Daemon::start(&["--state-dir", state.to_str().unwrap()], &variables).await
+}
+
+async fn until_host(daemon: &Daemon, status: u16) -> Answer {
+    let path = "/readyz?host=true";
+    eventually("the session to be so", async || daemon.get(path).await.status == status).await;
+    daemon.get(path).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_reads_the_password_anew_and_a_refused_login_is_tried_again() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let file = directory.path().join("password");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let daemon = with_password_file(&host, &file).await;
+    let refused = |answer: &Answer| answer.json["code"] == "host-login-refused";
+    eventually("the refusal", async || refused(&daemon.get("/readyz?host=true").await)).await;
+    assert_eq!(host.control().calls("Login"), 1);
+
+    // A file that cannot be read leaves all as it was.
+    std::fs::remove_file(&file).unwrap();
+    daemon.signal(Signal::HUP);
+    std::fs::write(&file, "otter\n").unwrap();
+    daemon.signal(Signal::HUP);
+    until_host(&daemon, 200).await;
+    let logins = host.control().calls("Login");
+    assert!(
+        logins == 2 || logins == 3,
+        "{logins}: once refused, and once for each reload that read a password"
+    );
+
+    // The session goes on over a reload, and the next login uses what was read.
+    daemon.signal(Signal::HUP);
+    host.control().expire_sessions();
+    eventually("a new login", async || host.control().calls("Login") > logins).await;
+    until_host(&daemon, 200).await;
+    assert!(daemon.terminate().await.success());
+    assert_eq!(host.control().sessions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_was_unlocked_is_tried_again_on_sighup() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let file = directory.path().join("password");
+    std::fs::write(&file, "otter\n").unwrap();
+    host.control().refuse_logins(true);
+    let daemon = with_password_file(&host, &file).await;
+    eventually("the refusal", async || host.control().calls("Login") == 1).await;
+    let refused = async || daemon.get("/readyz?host=true").await.json["code"] == "host-login-refused";
+    eventually("the refusal to be told", refused).await;
+    host.control().refuse_logins(false);
+    daemon.signal(Signal::HUP);
+    until_host(&daemon, 200).await;
+    assert_eq!(host.control().calls("Login"), 2);
+    assert!(daemon.terminate().await.success());
+}
