@@ -17,7 +17,7 @@ use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
-use crate::service::feed::Feed;
+use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{JobSettings, Jobs, JobsParts};
 use crate::service::machines::{Machines, Protection};
@@ -40,6 +40,7 @@ pub struct Settings {
     pub protection: Protection,
     pub jobs: JobSettings,
     pub http: HttpSettings,
+    pub feed: FeedSettings,
     /// How long a shutdown may take before what still runs is dropped.
     pub grace: Duration,
 }
@@ -105,9 +106,11 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             header_timeout: http.header_timeout,
             // Each wait holds a connection; some are needed beside.
             max_connections: http.max_waits + 1_000,
+            bookmark: Duration::from_secs(15),
             loopback_only: true,
             tls_verified: options.verify != Verify::Off,
         },
+        feed: FeedSettings::default(),
         esx: options,
         grace: GRACE,
     })
@@ -131,7 +134,7 @@ impl App {
     /// # Errors
     /// Told for people: what could not be had, and why.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let Settings { listen, state_dir, esx, guest_settle, protection, jobs, http, grace } = settings;
+        let Settings { listen, state_dir, esx, guest_settle, protection, jobs, http, feed, grace } = settings;
         if let Listen::Tcp(address) = &listen
             && !address.ip().is_loopback()
         {
@@ -162,7 +165,7 @@ impl App {
                 .with_context(|| format!("cannot listen on unix:{}", path.display()))?,
         };
         let supervisor = Supervisor::new(clock.clone(), grace);
-        let feed = Feed::new(&clock);
+        let feed = Feed::with(&clock, &feed);
         let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle));
         let jobs = Jobs::new(JobsParts {
             store: store.clone(),

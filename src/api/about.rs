@@ -13,11 +13,11 @@ use super::extract::{NoParameters, Query};
 use super::problem::ApiError;
 use super::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::hypervisor::{HostProduct, SessionState};
+use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
 
 /// What this build can do.
 const FEATURES: &[&str] =
-    &["machines", "snapshots", "datastores", "jobs", "waits", "idempotency", "properties"];
+    &["machines", "snapshots", "datastores", "jobs", "events", "waits", "idempotency", "properties"];
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<Api> {
@@ -133,12 +133,7 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
         host: session.product.as_ref().map(AboutHost::of),
-        session: AboutSession {
-            state: state_word(&session.state).to_owned(),
-            since: session.since,
-            logins: session.logins,
-            reason: reason(&session.state).map(str::to_owned),
-        },
+        session: AboutSession::of(&session),
         inventory: AboutInventory {
             loaded: picture.loaded,
             version: version.to_string(),
@@ -200,6 +195,21 @@ pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<
 
 fn ok(api: &Api) -> Response {
     respond::object(api, &api.services().feed.version(), &Health { status: "ok".to_owned() })
+}
+
+impl AboutSession {
+    /// The session as callers see it.
+    #[must_use]
+    pub fn of(status: &SessionStatus) -> Self {
+        // What the host is stands beside it.
+        let SessionStatus { state, since, logins, product: _ } = status;
+        Self {
+            state: state_word(state).to_owned(),
+            since: *since,
+            logins: *logins,
+            reason: reason(state).map(str::to_owned),
+        }
+    }
 }
 
 impl AboutHost {

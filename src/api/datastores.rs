@@ -126,7 +126,9 @@ pub async fn get_datastore(
 }
 
 impl Datastore {
-    fn of(datastore: &datastore::Datastore) -> Self {
+    /// A datastore as callers see it.
+    #[must_use]
+    pub fn of(datastore: &datastore::Datastore) -> Self {
         let datastore::Datastore {
             id,
             name,

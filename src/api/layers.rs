@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
 use super::problem::{Failed, respond};
 use super::respond::set;
@@ -40,8 +41,10 @@ pub struct Edge {
 
 /// Puts every layer around the routes. The first named is the innermost.
 pub fn around(router: Router, edge: Edge) -> Router {
+    // A compressor would hold events back; a stream of SSE is among the defaults.
+    let compressible = DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON));
     router
-        .layer(CompressionLayer::new().gzip(true).zstd(true))
+        .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(compressible))
         .layer(from_fn(conditional))
         .layer(from_fn_with_state(edge, outermost))
 }

@@ -4,6 +4,7 @@ mod about;
 mod datastores;
 pub mod document;
 mod documented;
+mod events;
 mod extract;
 mod jobs;
 mod layers;
@@ -62,6 +63,8 @@ pub struct HttpSettings {
     pub header_timeout: Duration,
     /// How many connections are served at once.
     pub max_connections: usize,
+    /// How long a stream of events may go without a word on where it is.
+    pub bookmark: Duration,
     /// Whether only a loopback `Host` is answered, as it is where no token is asked for.
     pub loopback_only: bool,
     /// Whether the host's certificate is checked, for `/v1/about`.
@@ -82,6 +85,7 @@ pub struct HttpSettings {
         (name = "snapshots", description = "Their snapshots"),
         (name = "datastores", description = "Where their files are"),
         (name = "jobs", description = "Operations, from acceptance to their one end"),
+        (name = "events", description = "Every change, as it happens"),
         (name = "about", description = "This otter and its host"),
     )
 )]
@@ -174,6 +178,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(machines::routes())
         .merge(datastores::routes())
         .merge(jobs::routes())
+        .merge(events::routes())
         .merge(about::routes())
 }
 

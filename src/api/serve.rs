@@ -21,6 +21,9 @@ use super::refusal::Refusals;
 use crate::clock::Clock;
 use crate::supervisor::Supervisor;
 
+/// How long a client may take, once the daemon stops, for the rest of its request and for taking its answer.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// Where callers come in.
 pub enum Listener {
     Tcp(TcpListener),
@@ -106,7 +109,7 @@ pub async fn serve(
             }
         };
         let connection = Refusals::new(connection, clock.clone());
-        let served = one(connection, router.clone(), settings.header_timeout, stop.clone());
+        let served = one(connection, router.clone(), settings.header_timeout, clock.clone(), stop.clone());
         let tracked = connections.track_future(async move {
             served.await;
             drop(place);
@@ -144,6 +147,7 @@ async fn one(
     connection: impl Stream + 'static,
     router: Router,
     header_timeout: Duration,
+    clock: Clock,
     stop: CancellationToken,
 ) {
     let mut connection = std::pin::pin!(
@@ -160,7 +164,10 @@ async fn one(
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = clock.sleep(LINGER) => return,
+            }
         }
     };
     if let Err(error) = ended {

@@ -1,4 +1,5 @@
-//! Pure values and rules: ids, machines, snapshots, datastores, jobs, how a host is reached. No I/O, no clock, no wire format.
+//! Pure values and rules: ids, machines, snapshots, datastores, jobs, events, how a host is reached. No I/O, no clock,
+//! no wire format.
 //!
 //! Nothing here is serialised: the API and the store have types of their own and convert field by field, so
 //! that a new field breaks the build in each place that must know of it.
@@ -6,6 +7,7 @@
 pub mod call;
 pub mod datastore;
 pub mod duration;
+pub mod event;
 pub mod failure;
 pub mod host_url;
 pub mod ids;

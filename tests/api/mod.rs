@@ -3,6 +3,7 @@
 mod answers;
 mod counted;
 mod datastores;
+mod events;
 mod find;
 mod idempotency;
 mod identity;

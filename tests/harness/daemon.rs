@@ -60,12 +60,6 @@ impl Daemon {
         daemon
     }
 
-    /// Where it listens.
-    #[cfg(feature = "interop")]
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
     }

@@ -45,6 +45,37 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     }
 }
 
+/// Panics where an event is not as documented, or its object is not as GET shows it.
+#[track_caller]
+pub fn check_event(event: &Value) {
+    let holds = |value: &Value, schema: &str| {
+        let schema = &DOCUMENT["components"]["schemas"][schema];
+        fits(value, schema, "").unwrap_or_else(|wrong| panic!("{wrong} of {event}"));
+    };
+    let kind = event["type"].as_str().unwrap();
+    if kind == "bookmark" {
+        assert_eq!(event.as_object().unwrap().len(), 2, "{event}");
+        return;
+    }
+    holds(event, "Event");
+    let known = &DOCUMENT["components"]["schemas"]["Event"]["properties"]["type"]["x-extensible-enum"];
+    assert!(known.as_array().unwrap().iter().any(|known| known == kind), "{event}");
+    let schema = match kind {
+        "machine.changed" => "Machine",
+        "snapshot.changed" => "Snapshot",
+        "job.changed" => "Job",
+        "datastore.changed" => "Datastore",
+        "session.changed" => "AboutSession",
+        _ => {
+            assert!(event["object"].is_null(), "{event}");
+            return;
+        }
+    };
+    holds(&event["object"], schema);
+    let id = if kind == "session.changed" { &Value::Null } else { &event["object"]["id"] };
+    assert_eq!(&event["id"], id, "{event}");
+}
+
 /// The documented operation of a request; a literal segment goes before a parameter.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
     let given: Vec<&str> = path.split('/').collect();

@@ -8,6 +8,7 @@
 mod answer;
 mod daemon;
 mod document;
+mod events;
 mod host;
 mod wire;
 
@@ -20,6 +21,7 @@ use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::verify::Verify;
 use otter::esx::EsxOptions;
+use otter::service::feed::FeedSettings;
 use otter::service::jobs::JobSettings;
 use otter::service::machines::Protection;
 use otter::simulator::{Control, Pace, Scenario};
@@ -35,6 +37,7 @@ pub use answer::Answer;
 #[cfg(feature = "interop")]
 pub use daemon::output;
 pub use daemon::{Daemon, otter, said};
+pub use events::{Events, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
 pub use wire::{Wire, raw};
@@ -285,9 +288,11 @@ pub fn settings(url: &str) -> Settings {
             body_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             max_connections: 20_000,
+            bookmark: Duration::from_secs(15),
             loopback_only: true,
             tls_verified: false,
         },
+        feed: FeedSettings::default(),
         grace: Duration::from_secs(10),
     }
 }

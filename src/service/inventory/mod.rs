@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::picture::{Change, MachineRecord, Picture};
 use super::feed::Feed;
 use crate::clock::Clock;
+use crate::domain::event::Subject;
 use crate::domain::ids::MachineId;
 use crate::hypervisor::{Facts, Hypervisor, Observer, SessionState, SessionStatus};
 
@@ -112,8 +113,11 @@ impl Inventory {
         watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
-    /// Wakes those who watch a machine because something beside the host's word on it changed.
+    /// Tells, and wakes those who watch a machine, that something beside the host's word on it changed.
     pub fn wake_watchers(&self, machine: &MachineId) {
+        if self.picture.load().picture.machine(machine).is_some() {
+            self.feed.publish([Subject::Machine(machine.clone())]);
+        }
         self.wake(&[Change::Machine(machine.clone())]);
     }
 
@@ -163,9 +167,7 @@ impl Inventory {
         let before = self.picture.load();
         let (picture, changes) = before.picture.apply(facts, self.clock.elapsed(), self.guest_settle);
         self.picture.store(Arc::new(Published { picture, at: Some(self.clock.now()) }));
-        for _ in &changes {
-            self.feed.advance();
-        }
+        self.feed.publish(changes.iter().cloned().map(Subject::from));
         self.wake(&changes);
         self.confirmations.notify_one();
     }
@@ -199,7 +201,7 @@ impl Observer for Inventory {
             }
             observed.status = status;
         });
-        self.feed.advance();
+        self.feed.publish([Subject::Session]);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::address::Belief;
 use crate::domain::datastore::Datastore;
+use crate::domain::event::Subject;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
 use crate::domain::machine::{Machine, PowerState};
 use crate::hypervisor::{Fact, Facts};
@@ -39,6 +40,19 @@ pub enum Change {
     SnapshotRemoved(MachineId, SnapshotId),
     Datastore(DatastoreId),
     DatastoreRemoved(DatastoreId),
+}
+
+impl From<Change> for Subject {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Machine(id) => Self::Machine(id),
+            Change::MachineRemoved(id) => Self::MachineRemoved(id),
+            Change::Snapshot(machine, id) => Self::Snapshot(machine, id),
+            Change::SnapshotRemoved(machine, id) => Self::SnapshotRemoved(machine, id),
+            Change::Datastore(id) => Self::Datastore(id),
+            Change::DatastoreRemoved(id) => Self::DatastoreRemoved(id),
+        }
+    }
 }
 
 impl MachineRecord {
@@ -254,12 +268,19 @@ fn compare_machine(
     };
     if !same_snapshots {
         let (old, new) = (snapshots(before), snapshots(after));
-        let old_by_id: HashMap<_, _> = old.items.iter().map(|snapshot| (&snapshot.id, snapshot)).collect();
+        // A snapshot's path changes with any name above it.
+        let (old_paths, new_paths) = (old.paths(), new.paths());
+        let old_by_id: HashMap<_, _> = old
+            .items
+            .iter()
+            .zip(&old_paths)
+            .map(|(snapshot, path)| (&snapshot.id, (snapshot, path)))
+            .collect();
         let new_ids: HashSet<_> = new.items.iter().map(|snapshot| &snapshot.id).collect();
-        for snapshot in &new.items {
+        for (snapshot, path) in new.items.iter().zip(&new_paths) {
             let current_moved =
                 (old.current.as_ref() == Some(&snapshot.id)) != (new.current.as_ref() == Some(&snapshot.id));
-            if old_by_id.get(&snapshot.id) != Some(&snapshot) || current_moved {
+            if old_by_id.get(&snapshot.id) != Some(&(snapshot, path)) || current_moved {
                 changes.push(Change::Snapshot(id.clone(), snapshot.id.clone()));
             }
         }

@@ -15,6 +15,7 @@ use super::queue::{Full, Queues};
 use super::runner::{Ran, Runner};
 use super::view::{BlockedBy, Board, JobView, Live};
 use super::{JobsParts, NewJob, Started};
+use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
@@ -118,9 +119,9 @@ impl Engine {
         engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(deadline_at, id, &machine);
         engine.queues().ready(&machine, id);
-        engine.parts.feed.advance();
+        engine.parts.feed.publish([Subject::of_job(&Arc::new(job))]);
         Engine::dispatch(engine, &machine);
-        engine.parts.inventory.wake_watchers(&machine);
+        engine.queue_moved(&machine);
         Ok(Started::New(id))
     }
 
@@ -129,6 +130,7 @@ impl Engine {
         engine.board.remove(id);
         engine.queues().withdraw(machine, id);
         Engine::dispatch(engine, machine);
+        engine.queue_moved(machine);
     }
 
     pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
@@ -164,6 +166,15 @@ impl Engine {
                 "The host has not been reached yet; try again later.",
             )),
         }
+    }
+
+    /// Tells that a job came to or left a machine's queue: the machine shows another active job, and those that wait
+    /// another position.
+    fn queue_moved(&self, machine: &MachineId) {
+        let waiting = self.queues().waiting_on(machine);
+        let live = waiting.into_iter().filter_map(|id| self.board.get(id));
+        self.parts.feed.publish(live.map(|live| Subject::of_job(&live.job)).collect::<Vec<_>>());
+        self.parts.inventory.wake_watchers(machine);
     }
 
     /// Starts whatever may start on a machine.
@@ -208,7 +219,7 @@ impl Engine {
             outer.queues().finish(&machine, id);
             outer.board.remove(id);
             Engine::dispatch(&outer, &machine);
-            outer.parts.inventory.wake_watchers(&machine);
+            outer.queue_moved(&machine);
         }));
     }
 
@@ -238,7 +249,9 @@ impl Engine {
             *pause = (*pause * 2).min(Duration::from_mins(1));
             let error = match self.parts.store.job(id).await {
                 Ok(Some(job)) if job.state.is_end() => {
+                    let ended = Subject::of_job(&Arc::new(job.clone()));
                     self.board.show(job);
+                    self.parts.feed.publish([ended]);
                     return ReadBack::Ended;
                 }
                 Ok(Some(job)) => {
@@ -249,7 +262,9 @@ impl Engine {
                         }
                         _ => (Driver::queued(job, self.rules()), None),
                     };
+                    let changed = Subject::of_job(&Arc::new(driver.job().clone()));
                     self.board.renew(driver);
+                    self.parts.feed.publish([changed]);
                     return ReadBack::Unfinished(first);
                 }
                 Ok(None) => return ReadBack::Ended,
@@ -275,7 +290,7 @@ impl Engine {
                 inner.board.remove(id);
             }
             Engine::dispatch(&inner, &machine);
-            inner.parts.inventory.wake_watchers(&machine);
+            inner.queue_moved(&machine);
         }));
     }
 

@@ -142,6 +142,13 @@ impl Queues {
         queue.running.filter(|_| queue.killing.is_some())
     }
 
+    /// The committed jobs that wait for a machine, in their order.
+    #[must_use]
+    pub fn waiting_on(&self, machine: &MachineId) -> Vec<JobId> {
+        let waiting = self.machines.get(machine).into_iter().flat_map(|queue| &queue.waiting);
+        waiting.filter(|place| place.ready).map(|place| place.job).collect()
+    }
+
     /// Every machine that has a job, with its active one.
     pub fn all_active(&self) -> impl Iterator<Item = (&MachineId, JobId)> {
         self.machines.keys().filter_map(|machine| Some((machine, self.active(machine)?)))

@@ -15,6 +15,7 @@ use super::driver::{Called, Driver, Effect, Input, Interrupt, Shown, TaskEnd};
 use super::view::{Board, Live, Waiting};
 use crate::clock::Clock;
 use crate::domain::call::HostCall;
+use crate::domain::event::Subject;
 use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::Job;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
@@ -63,6 +64,8 @@ impl Runner {
     ) -> Ran {
         let Waiting { mut driver, mut interrupts } = waiting;
         let deadline = driver.job().deadline_at;
+        let mut machine = self.inventory.watch(&driver.job().machine.id);
+        let mut question = self.question(&driver);
         let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.clock, deadline));
         let mut alarms = [Interrupt::GraceOver, Interrupt::Deadline { question: false }].to_vec();
         let mut cancelling = FuturesUnordered::new();
@@ -85,11 +88,20 @@ impl Runner {
                     () = self.stop.cancelled(), if may_stop => return Ran::UntilStopped,
                     Some(()) = cancelling.next(), if !cancelling.is_empty() => continue,
                     Some(interrupt) = interrupts.recv() => interrupt,
+                    Ok(()) = machine.changed() => {
+                        // Whatever the job does, a question shows in what blocks it.
+                        let asked = self.question(&driver);
+                        if asked != question {
+                            question = asked;
+                            self.tell(&live);
+                        }
+                        continue;
+                    }
                     () = &mut timer, if !alarms.is_empty() => {
                         timer = Box::pin(self.clock.sleep(GRACE));
                         match alarms.pop() {
                             Some(Interrupt::Deadline { .. }) => {
-                                Interrupt::Deadline { question: self.has_question(&driver) }
+                                Interrupt::Deadline { question: self.question(&driver).is_some() }
                             }
                             _ => Interrupt::GraceOver,
                         }
@@ -202,7 +214,7 @@ impl Runner {
                     if progress.is_some() && due {
                         told = Some(elapsed);
                         live.send_modify(|live| live.progress = progress);
-                        self.feed.advance();
+                        self.tell(live);
                     }
                 }
                 TaskStatus::Succeeded { .. } => return TaskEnd::Succeeded,
@@ -276,9 +288,11 @@ impl Runner {
         self.metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
     }
 
-    fn has_question(&self, driver: &Driver) -> bool {
+    /// What the machine of a job asks.
+    fn question(&self, driver: &Driver) -> Option<QuestionId> {
         let picture = self.inventory.picture();
-        picture.machine(&driver.job().machine.id).is_some_and(|record| record.machine.question.is_some())
+        let record = picture.machine(&driver.job().machine.id)?;
+        record.machine.question.as_ref().map(|question| question.id.clone())
     }
 
     fn shown(&self, job: &Job) -> Shown {
@@ -305,8 +319,13 @@ impl Runner {
             changed
         });
         if changed {
-            self.feed.advance();
+            self.tell(live);
         }
+    }
+
+    fn tell(&self, live: &watch::Sender<Live>) {
+        let changed = Subject::of_job(&live.borrow().job);
+        self.feed.publish([changed]);
     }
 }
 

@@ -1,0 +1,204 @@
+//! `GET /v1/events`: every change as it happens, to be resumed without a gap.
+
+mod objects;
+mod stream;
+mod wire;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::header::{ACCEPT, CACHE_CONTROL};
+use http::{HeaderMap, HeaderName};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::stream::Stream;
+use self::wire::{Event, Form};
+pub use self::wire::{NDJSON, SSE};
+use super::Api;
+use super::documented::Problems;
+use super::extract::{Params, Query, failure_at, header};
+use super::problem::ApiError;
+use super::respond;
+use super::waiting::{Place, Wait};
+use crate::domain::event::{EventFilter, EventType};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::MachineId;
+use crate::service::feed::Version;
+use crate::service::machines::shorten;
+
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The routes of this folder.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(stream_events))
+}
+
+/// Which events, and from where on.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct EventsQuery {
+    /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it the stream begins now.
+    #[param(value_type = String, required = false)]
+    since: Option<String>,
+    /// First every object (of jobs those that have not ended, or all of the `job` or `reference` that is named), then
+    /// `synced`, then what changes. Left out where `since` or `Last-Event-ID` can be resumed.
+    #[param(value_type = bool, required = false)]
+    initial: Option<bool>,
+    /// How long the stream goes on: `30s`, `10m`. It ends in `bye`. Without it, it goes on.
+    #[param(value_type = String, required = false)]
+    wait: Option<String>,
+    /// Types, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye` always come.
+    #[param(value_type = String, required = false)]
+    types: Option<String>,
+    /// Only of this machine, its snapshots and its jobs: an id, `name:…`, `uuid:…` or `mac:…`.
+    #[param(value_type = String, required = false)]
+    machine: Option<String>,
+    /// Only of this job.
+    #[param(value_type = String, required = false)]
+    job: Option<String>,
+    /// Only of this lease.
+    #[param(value_type = String, required = false)]
+    lease: Option<String>,
+    /// Only of jobs that were started with this `Otter-Reference`.
+    #[param(value_type = String, required = false)]
+    reference: Option<String>,
+}
+
+/// What a reader may say in headers.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents the header")]
+pub struct EventsHeaders {
+    /// As `since`, and it wins: clients of server-sent events send it when they connect again.
+    #[param(rename = "Last-Event-ID", value_type = String, required = false)]
+    last_event_id: Option<String>,
+}
+
+/// Stream events
+///
+/// Server-sent events, or with `Accept: application/x-ndjson` one JSON object a line. List, then stream from the list's
+/// `version` (that of its first page): nothing is missed. Or ask with `initial=true`.
+///
+/// An event says that its object changed; the object is whole, as it is when it is sent. A bookmark comes now and then
+/// (`id:` alone; in NDJSON `{"type":"bookmark","version":…}`): resume from the last version that was seen. `reset`
+/// says that there is a gap: read anew what is there; the stream goes on from its version. After a `reset` for a reader
+/// that is too slow it ends. It ends in `bye` when `wait` is over, and when otter stops.
+#[utoipa::path(get, path = "/v1/events", operation_id = "stream_events", tag = "events",
+    params(EventsQuery, EventsHeaders),
+    responses(
+        (status = 200, description = "A stream of events", content((Event = "text/event-stream"), (Event = "application/x-ndjson"))),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
+        "too-many-waits"]))))]
+pub async fn stream_events(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    query: Query<EventsQuery>,
+) -> Result<Response, ApiError> {
+    let params = query.params;
+    let form = if wants_ndjson(&headers) { Form::Ndjson } else { Form::Sse };
+    let since = since(&params, &headers)?;
+    let initial = params.boolean("initial")?.unwrap_or(false);
+    let wait = params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
+    let filter = filter(&api, &params)?;
+    let place = Place::take(&api)?;
+    let mut follower = api.services().feed.follow(filter);
+    let resumed = since.as_ref().is_some_and(|since| follower.resume(since));
+    let version = follower.version();
+    let mut stream = Stream::new(&api, form, follower, wait, place);
+    if since.is_some() && !resumed {
+        stream.reset_first();
+    }
+    if initial && !resumed {
+        stream.objects_first()?;
+    }
+    let content_type = match form {
+        Form::Sse => SSE,
+        Form::Ndjson => NDJSON,
+    };
+    let mut response = respond::text(content_type, stream.into_body());
+    respond::mark(&api, &version, &mut response);
+    respond::set(&mut response, X_ACCEL_BUFFERING, "no");
+    respond::set(&mut response, CACHE_CONTROL, "no-cache");
+    if let Some(wait) = wait {
+        Wait::Outcome(wait).mark(&mut response);
+    }
+    Ok(response)
+}
+
+/// Whether NDJSON is asked for, before SSE where both are.
+fn wants_ndjson(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut media_types = accepted
+        .flat_map(|value| value.split(','))
+        .filter_map(|range| range.split(';').next())
+        .map(|media_type| media_type.trim().to_ascii_lowercase());
+    media_types
+        .find(|media_type| media_type == NDJSON || media_type == SSE)
+        .is_some_and(|first| first == NDJSON)
+}
+
+fn since(params: &Params, headers: &HeaderMap) -> Result<Option<Version>, Failure> {
+    let read = |name: &str, given: &str| {
+        given.parse().map_err(|error| {
+            let detail = format!("{name} is {}: {error}.", shorten(given));
+            failure_at(FailureKind::InvalidRequest, name, "not-a-version", detail)
+        })
+    };
+    let parameter = params.text("since").map(|given| read("since", given)).transpose()?;
+    let last = header(headers, "last-event-id")?.map(|given| read("last-event-id", given)).transpose()?;
+    Ok(last.or(parameter))
+}
+
+fn filter(api: &Api, params: &Params) -> Result<EventFilter, Failure> {
+    let words: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
+    let machine = match params.filled("machine")? {
+        // An id is taken as it is: the machine may be yet to come.
+        Some(reference) if reference.contains(':') => {
+            Some(api.services().machines.resolve(reference)?.record.machine.id.clone())
+        }
+        Some(id) => Some(MachineId::new(id)),
+        None => None,
+    };
+    let job = params.filled("job")?.map(|given| {
+        given.parse().map_err(|_| {
+            let detail = format!("job is {}; the id of a job is wanted.", shorten(given));
+            failure_at(FailureKind::InvalidRequest, "job", "not-an-id", detail)
+        })
+    });
+    Ok(EventFilter {
+        types: params.set("types", &words, EventType::parse)?,
+        machine,
+        job: job.transpose()?,
+        lease: params.filled("lease")?.map(str::to_owned),
+        reference: params.filled("reference")?.map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_two_forms_that_is_accepted_is_sent() {
+        let ndjson = |accept: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in accept {
+                headers.append(ACCEPT, http::HeaderValue::from_static(value));
+            }
+            wants_ndjson(&headers)
+        };
+        assert!(ndjson(&["application/x-ndjson"]));
+        assert!(ndjson(&["text/html, Application/X-NDJSON;q=0.9"]));
+        assert!(ndjson(&["text/html", "application/x-ndjson, text/event-stream"]));
+        for other in
+            ["", "*/*", "text/event-stream", "text/event-stream, application/x-ndjson", "application/json"]
+        {
+            assert!(!ndjson(&[other]), "{other}");
+        }
+        assert!(!ndjson(&[]));
+    }
+}

@@ -1,0 +1,241 @@
+//! An event: what changed of all that callers can see, and when. It names the object; what that is like is read when
+//! the event is sent, so that no reader is shown an older state after a newer one.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::ids::{DatastoreId, JobId, MachineId, SnapshotId};
+use super::job::Job;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub at: Timestamp,
+    pub subject: Subject,
+}
+
+/// What changed, or is gone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Subject {
+    Machine(MachineId),
+    MachineRemoved(MachineId),
+    Snapshot(MachineId, SnapshotId),
+    SnapshotRemoved(MachineId, SnapshotId),
+    Job {
+        id: JobId,
+        machine: MachineId,
+        reference: Option<Arc<str>>,
+        /// The job at its end, which never changes: nobody need read it back from the store.
+        ended: Option<Arc<Job>>,
+    },
+    Datastore(DatastoreId),
+    DatastoreRemoved(DatastoreId),
+    Session,
+}
+
+/// The type of an event, as callers see and filter it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    MachineChanged,
+    MachineRemoved,
+    SnapshotChanged,
+    SnapshotRemoved,
+    JobChanged,
+    DatastoreChanged,
+    DatastoreRemoved,
+    LeaseChanged,
+    SessionChanged,
+    /// Every object was sent; what follows are changes.
+    Synced,
+    /// There is a gap before this: read anew what is there.
+    Reset,
+    /// The stream ends.
+    Bye,
+}
+
+/// Which events are wanted, by identity alone: whether one fits never changes while its object lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Empty: all.
+    pub types: Vec<EventType>,
+    pub machine: Option<MachineId>,
+    pub job: Option<JobId>,
+    pub lease: Option<String>,
+    pub reference: Option<String>,
+}
+
+impl Subject {
+    /// A change of this job.
+    #[must_use]
+    pub fn of_job(job: &Arc<Job>) -> Self {
+        Self::Job {
+            id: job.id,
+            machine: job.machine.id.clone(),
+            reference: job.reference.as_deref().map(Arc::from),
+            ended: job.state.is_end().then(|| Arc::clone(job)),
+        }
+    }
+
+    /// The type that its events have.
+    #[must_use]
+    pub const fn event_type(&self) -> EventType {
+        match self {
+            Self::Machine(_) => EventType::MachineChanged,
+            Self::MachineRemoved(_) => EventType::MachineRemoved,
+            Self::Snapshot(..) => EventType::SnapshotChanged,
+            Self::SnapshotRemoved(..) => EventType::SnapshotRemoved,
+            Self::Job { .. } => EventType::JobChanged,
+            Self::Datastore(_) => EventType::DatastoreChanged,
+            Self::DatastoreRemoved(_) => EventType::DatastoreRemoved,
+            Self::Session => EventType::SessionChanged,
+        }
+    }
+
+    /// The machine that it is, or is about.
+    #[must_use]
+    pub const fn machine(&self) -> Option<&MachineId> {
+        match self {
+            Self::Machine(machine)
+            | Self::MachineRemoved(machine)
+            | Self::Snapshot(machine, _)
+            | Self::SnapshotRemoved(machine, _)
+            | Self::Job { machine, .. } => Some(machine),
+            Self::Datastore(_) | Self::DatastoreRemoved(_) | Self::Session => None,
+        }
+    }
+
+    /// About how many bytes it keeps in memory.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let kept = match self {
+            Self::Machine(id) | Self::MachineRemoved(id) => id.as_str().len(),
+            Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => {
+                machine.as_str().len() + id.as_str().len()
+            }
+            Self::Job { machine, reference, ended, .. } => {
+                machine.as_str().len()
+                    + reference.as_ref().map_or(0, |reference| reference.len())
+                    + ended.as_ref().map_or(0, |job| weight_of_job(job))
+            }
+            Self::Datastore(id) | Self::DatastoreRemoved(id) => id.as_str().len(),
+            Self::Session => 0,
+        };
+        size_of::<Event>() + kept
+    }
+}
+
+fn weight_of_job(job: &Job) -> usize {
+    const TEXTS: usize = 512;
+    let steps: usize = job.steps.iter().map(|step| TEXTS + step.detail.as_ref().map_or(0, String::len)).sum();
+    let warnings: usize = job.warnings.iter().map(String::len).sum();
+    let error = job.error.as_ref().map_or(0, |failure| {
+        TEXTS + failure.detail.len() + failure.fault.as_ref().map_or(0, |fault| TEXTS + fault.message.len())
+    });
+    size_of::<Job>() + TEXTS + steps + warnings + error
+}
+
+impl EventType {
+    /// Every type, for filters and documents.
+    pub const ALL: &'static [Self] = &[
+        Self::MachineChanged,
+        Self::MachineRemoved,
+        Self::SnapshotChanged,
+        Self::SnapshotRemoved,
+        Self::JobChanged,
+        Self::DatastoreChanged,
+        Self::DatastoreRemoved,
+        Self::LeaseChanged,
+        Self::SessionChanged,
+        Self::Synced,
+        Self::Reset,
+        Self::Bye,
+    ];
+
+    /// The word that callers see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MachineChanged => "machine.changed",
+            Self::MachineRemoved => "machine.removed",
+            Self::SnapshotChanged => "snapshot.changed",
+            Self::SnapshotRemoved => "snapshot.removed",
+            Self::JobChanged => "job.changed",
+            Self::DatastoreChanged => "datastore.changed",
+            Self::DatastoreRemoved => "datastore.removed",
+            Self::LeaseChanged => "lease.changed",
+            Self::SessionChanged => "session.changed",
+            Self::Synced => "synced",
+            Self::Reset => "reset",
+            Self::Bye => "bye",
+        }
+    }
+
+    /// Reads the word back; `None` for any other.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|known| known.as_str() == word)
+    }
+}
+
+impl EventFilter {
+    /// Whether events of this type are wanted at all.
+    #[must_use]
+    pub fn wants(&self, event_type: EventType) -> bool {
+        self.types.is_empty() || self.types.contains(&event_type)
+    }
+
+    /// Whether an event about this is wanted: all that is said must fit.
+    #[must_use]
+    pub fn fits(&self, subject: &Subject) -> bool {
+        let (job, of_reference) = match subject {
+            Subject::Job { id, reference, .. } => (Some(*id), reference.as_deref()),
+            _ => (None, None),
+        };
+        self.wants(subject.event_type())
+            && self.machine.as_ref().is_none_or(|machine| subject.machine() == Some(machine))
+            && self.job.is_none_or(|wanted| job == Some(wanted))
+            && self.reference.as_deref().is_none_or(|wanted| of_reference == Some(wanted))
+            // Nothing belongs to a lease yet.
+            && self.lease.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_goes_by_all_that_it_says() {
+        let machine = MachineId::new("16");
+        let id = JobId::new(Uuid::from_u128(1));
+        let job = Subject::Job { id, machine: machine.clone(), reference: Some("ci/7".into()), ended: None };
+        let snapshot = Subject::Snapshot(machine.clone(), SnapshotId::new("16-snapshot-1"));
+        let all = EventFilter::default;
+        let of_machine = EventFilter { machine: Some(machine.clone()), ..all() };
+        assert!(of_machine.fits(&job) && of_machine.fits(&snapshot));
+        assert!(of_machine.fits(&Subject::MachineRemoved(machine)));
+        assert!(
+            !of_machine.fits(&Subject::Machine(MachineId::new("17"))) && !of_machine.fits(&Subject::Session)
+        );
+        let of_job = EventFilter { job: Some(id), ..all() };
+        assert!(of_job.fits(&job) && !of_job.fits(&snapshot));
+        let of_reference = EventFilter { reference: Some("ci/7".to_owned()), ..all() };
+        assert!(of_reference.fits(&job) && !of_reference.fits(&snapshot));
+        let other = EventFilter { reference: Some("ci".to_owned()), ..of_job };
+        assert!(!other.fits(&job));
+        let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..of_machine };
+        assert!(typed.fits(&snapshot) && !typed.fits(&job));
+        assert!(!EventFilter { lease: Some("any".to_owned()), ..all() }.fits(&job));
+    }
+
+    #[test]
+    fn words_are_read_back() {
+        for known in EventType::ALL {
+            assert_eq!(EventType::parse(known.as_str()), Some(*known));
+        }
+        assert_eq!(EventType::parse("machine"), None);
+    }
+}

@@ -1,0 +1,361 @@
+//! The stream of everything that callers can see change: numbered, kept for a while, followed by any number of readers.
+//!
+//! ```text
+//! collector, jobs ── publish ──► ring of the last events ──► follower (cursor, filter) ──► one stream
+//!                                   └─ the newest number wakes those who wait; nothing polls
+//! ```
+//! A follower holds nothing but its cursor, so a slow one costs nothing, and one that falls behind is told so.
+//! Whoever changes something publishes it once the change can be read. The epoch is new with every start.
+
+mod ring;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use self::ring::Ring;
+use crate::clock::Clock;
+use crate::domain::event::{Event, EventFilter, Subject};
+
+/// How much is kept, and how far a reader may fall behind.
+#[derive(Clone, Debug)]
+pub struct FeedSettings {
+    /// How many events are kept.
+    pub events: usize,
+    /// How many bytes of memory they may take, about; reached only where ids and faults are very long.
+    pub bytes: usize,
+    /// How many events may wait for a reader that follows.
+    pub waiting: usize,
+}
+
+impl Default for FeedSettings {
+    fn default() -> Self {
+        Self { events: 65_536, bytes: 128 << 20, waiting: 4_096 }
+    }
+}
+
+/// The stream of events. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Feed(Arc<Log>);
+
+#[derive(Debug)]
+struct Log {
+    epoch: String,
+    clock: Clock,
+    waiting: usize,
+    ring: Mutex<Ring>,
+    newest: watch::Sender<u64>,
+}
+
+/// A point in the stream of events, opaque to callers: `<epoch>-<seq>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    epoch: String,
+    sequence: u64,
+}
+
+/// A text that no otter gave as a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is no version; take one from a list's `version`, an event, or Otter-Version")]
+pub struct InvalidVersion;
+
+/// A reader's place in the stream.
+#[derive(Debug)]
+pub struct Follower {
+    feed: Feed,
+    filter: EventFilter,
+    /// The last event that was read or passed over.
+    cursor: u64,
+    /// What was there when it began is history: it may take its time over that.
+    begun_at: u64,
+    /// The last event that it is to read.
+    end: Option<u64>,
+    newest: watch::Receiver<u64>,
+}
+
+/// What comes next for a reader.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    Event(Event),
+    /// All was read; wait by [`Follower::more`].
+    Nothing,
+    /// Too many events wait, or some of them are gone.
+    TooSlow,
+}
+
+impl Feed {
+    /// A feed of a new epoch, at its start, of the usual size.
+    #[must_use]
+    pub fn new(clock: &Clock) -> Self {
+        Self::with(clock, &FeedSettings::default())
+    }
+
+    /// A feed of a new epoch, at its start.
+    #[must_use]
+    pub fn with(clock: &Clock, settings: &FeedSettings) -> Self {
+        let &FeedSettings { events, bytes, waiting } = settings;
+        Self(Arc::new(Log {
+            // The random end of the UUID: starts within one millisecond differ too.
+            epoch: clock.uuid().simple().to_string()[20..].to_owned(),
+            clock: clock.clone(),
+            waiting,
+            ring: Mutex::new(Ring::new(events, bytes)),
+            newest: watch::Sender::new(0),
+        }))
+    }
+
+    /// Tells that these changed, in this order. Call it once the changes can be read.
+    pub fn publish(&self, subjects: impl IntoIterator<Item = Subject>) {
+        let at = self.0.clock.now();
+        let mut ring = self.ring();
+        for subject in subjects {
+            ring.push(Event { at, subject });
+        }
+        // While the ring is held, so that the number never goes back.
+        self.0.newest.send_if_modified(|newest| std::mem::replace(newest, ring.newest()) != ring.newest());
+    }
+
+    /// Where the stream is. Read it before what it is to describe: a list may then show a change that its
+    /// version does not count yet, which streaming from there repeats, but it never misses one.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.at(*self.0.newest.borrow())
+    }
+
+    /// A reader from now on.
+    #[must_use]
+    pub fn follow(&self, filter: EventFilter) -> Follower {
+        let newest = self.0.newest.subscribe();
+        let now = *newest.borrow();
+        Follower { feed: self.clone(), filter, cursor: now, begun_at: now, end: None, newest }
+    }
+
+    fn at(&self, sequence: u64) -> Version {
+        Version { epoch: self.0.epoch.clone(), sequence }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Follower {
+    /// Goes back to where a reader was. False, and still at now, where events after it are gone or it is of another
+    /// epoch.
+    #[must_use]
+    pub fn resume(&mut self, since: &Version) -> bool {
+        let there = since.epoch == self.feed.0.epoch && self.feed.ring().after(since.sequence).is_some();
+        if there {
+            self.cursor = since.sequence;
+        }
+        there
+    }
+
+    /// The next event that fits.
+    pub fn read(&mut self) -> Next {
+        let ring = self.feed.ring();
+        let Some(events) = ring.after(self.cursor) else { return Next::TooSlow };
+        let fresh = self.cursor.max(self.begun_at);
+        let waiting = self.feed.0.waiting;
+        if ring.newest() - fresh > waiting as u64 {
+            let fitting = ring.after(fresh).into_iter().flatten();
+            let fitting = fitting.filter(|(_, event)| self.filter.fits(&event.subject));
+            if fitting.take(waiting + 1).count() > waiting {
+                return Next::TooSlow;
+            }
+        }
+        let end = self.end.unwrap_or(u64::MAX);
+        for (number, event) in events.take_while(|(number, _)| *number <= end) {
+            self.cursor = number;
+            if self.filter.fits(&event.subject) {
+                return Next::Event(event.clone());
+            }
+        }
+        Next::Nothing
+    }
+
+    /// Reads to where the stream is now and no further, however fast it goes on.
+    pub fn finish(&mut self) {
+        self.end.get_or_insert(*self.newest.borrow());
+    }
+
+    /// Waits until there is more than was read. Cheap: nothing is polled.
+    pub async fn more(&mut self) {
+        let read = self.cursor;
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self.newest.wait_for(|newest| *newest > read).await;
+    }
+
+    /// Where it is: streaming from here misses and repeats nothing.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.feed.at(self.cursor)
+    }
+
+    /// Gives up what it has not read. Where it is then.
+    pub fn skip(&mut self) -> Version {
+        self.cursor = *self.newest.borrow();
+        self.version()
+    }
+
+    /// Which events it wants.
+    #[must_use]
+    pub const fn filter(&self) -> &EventFilter {
+        &self.filter
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.epoch, self.sequence)
+    }
+}
+
+impl std::str::FromStr for Version {
+    type Err = InvalidVersion;
+
+    fn from_str(text: &str) -> Result<Self, InvalidVersion> {
+        const EPOCH: usize = 12;
+        let (epoch, digits) = text.split_once('-').ok_or(InvalidVersion)?;
+        let is_epoch =
+            epoch.len() == EPOCH && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let sequence = digits.parse().map_err(|_| InvalidVersion)?;
+        let version = Self { epoch: epoch.to_owned(), sequence };
+        // As it was given: no sign, no leading zero.
+        if is_epoch && version.to_string() == text { Ok(version) } else { Err(InvalidVersion) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::MachineId;
+
+    fn feed(events: usize, waiting: usize) -> Feed {
+        let clock = Clock::stepped(jiff::Timestamp::UNIX_EPOCH);
+        Feed::with(&clock, &FeedSettings { events, waiting, ..FeedSettings::default() })
+    }
+
+    fn machine(id: &str) -> Subject {
+        Subject::Machine(MachineId::new(id))
+    }
+
+    fn of(id: &str) -> EventFilter {
+        EventFilter { machine: Some(MachineId::new(id)), ..EventFilter::default() }
+    }
+
+    fn read(follower: &mut Follower) -> Vec<Subject> {
+        std::iter::from_fn(|| match follower.read() {
+            Next::Event(event) => Some(event.subject),
+            _ => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_reader_gets_what_comes_after_it_and_may_go_back() {
+        let feed = feed(8, 8);
+        feed.publish([machine("1")]);
+        let before = feed.version();
+        feed.publish([machine("2"), machine("3")]);
+        let mut reader = feed.follow(EventFilter::default());
+        assert_eq!(reader.read(), Next::Nothing);
+        assert!(reader.resume(&before));
+        assert_eq!(read(&mut reader), [machine("2"), machine("3")]);
+        assert_eq!(reader.version(), feed.version());
+    }
+
+    #[test]
+    fn a_filtered_reader_moves_on_over_what_it_does_not_want() {
+        let feed = feed(4, 4);
+        let mut reader = feed.follow(of("quiet"));
+        for _ in 0..10 {
+            feed.publish([machine("loud")]);
+            assert_eq!(reader.read(), Next::Nothing);
+        }
+        let bookmark = reader.version();
+        assert_eq!(bookmark, feed.version());
+        feed.publish([machine("quiet")]);
+        let mut again = feed.follow(of("quiet"));
+        assert!(again.resume(&bookmark));
+        assert_eq!(read(&mut again), [machine("quiet")]);
+    }
+
+    #[test]
+    fn what_is_gone_or_foreign_cannot_be_resumed() {
+        let old = feed(2, 2);
+        let start = old.version();
+        old.publish([machine("1"), machine("2")]);
+        assert!(old.follow(EventFilter::default()).resume(&start));
+        old.publish([machine("3")]);
+        let mut reader = old.follow(EventFilter::default());
+        assert!(!reader.resume(&start));
+        assert!(!reader.resume(&feed(2, 2).version()), "another epoch");
+        let ahead = Version { sequence: 9, ..old.version() };
+        assert!(!reader.resume(&ahead), "never given");
+        assert_eq!(reader.version(), old.version());
+    }
+
+    #[test]
+    fn history_may_be_longer_than_what_may_wait() {
+        let feed = feed(100, 3);
+        let start = feed.version();
+        feed.publish((0..50).map(|_| machine("1")));
+        let mut reader = feed.follow(EventFilter::default());
+        assert!(reader.resume(&start));
+        feed.publish([machine("2"), machine("2"), machine("2")]);
+        assert!(matches!(reader.read(), Next::Event(_)));
+        feed.publish([machine("2")]);
+        assert_eq!(reader.read(), Next::TooSlow);
+        assert_eq!(reader.read(), Next::TooSlow, "it stays so");
+        assert_eq!(reader.skip(), feed.version());
+    }
+
+    #[test]
+    fn a_reader_that_finishes_reads_to_where_the_stream_was() {
+        let feed = feed(8, 8);
+        let mut reader = feed.follow(EventFilter::default());
+        feed.publish([machine("1")]);
+        reader.finish();
+        feed.publish([machine("2")]);
+        reader.finish();
+        assert_eq!(read(&mut reader), [machine("1")]);
+        let mut again = feed.follow(EventFilter::default());
+        assert!(again.resume(&reader.version()));
+        assert_eq!(read(&mut again), [machine("2")]);
+    }
+
+    #[test]
+    fn only_what_a_reader_wants_waits_for_it() {
+        let feed = feed(100, 3);
+        let mut reader = feed.follow(of("quiet"));
+        feed.publish((0..50).map(|_| machine("loud")));
+        feed.publish([machine("quiet")]);
+        assert_eq!(read(&mut reader), [machine("quiet")]);
+    }
+
+    #[test]
+    fn versions_are_read_back_and_nothing_else_is() {
+        let version = feed(1, 1).version();
+        assert_eq!(version.to_string().parse(), Ok(version));
+        for broken in [
+            "",
+            "-",
+            "7",
+            "0123456789ab",
+            "0123456789ab-",
+            "0123456789ab-x",
+            "0123456789ab--1",
+            "0123456789ab-+1",
+            "0123456789ab-01",
+            "0123456789ab-99999999999999999999",
+            "0123456789AB-1",
+            "0123456789abc-1",
+            "0123456789ab-1 ",
+            "0123456789ab-1\n",
+        ] {
+            assert_eq!(broken.parse::<Version>(), Err(InvalidVersion), "{broken:?}");
+        }
+    }
+}

@@ -1,0 +1,598 @@
+//! `GET /v1/events`: nothing missed, nothing repeated beyond need, and a word to whoever is too late.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use otter::simulator::world::PowerState;
+use serde_json::{Value, json};
+
+use crate::harness::{Events, Lab, Plan, Told, Wire, eventually, machine};
+
+const NDJSON: (&str, &str) = ("accept", "application/x-ndjson");
+
+/// Sets the annotation of a machine: one change.
+fn annotate(lab: &Lab, id: &str, text: &str) {
+    lab.control().mutate(|world| text.clone_into(&mut world.machine_mut(id).unwrap().annotation));
+}
+
+/// What a client holds who listed and then streamed: the objects of each kind by their ids.
+#[derive(Debug, Default, PartialEq)]
+struct Model(BTreeMap<(&'static str, String), Value>);
+
+impl Model {
+    const KINDS: [&str; 4] = ["machine", "snapshot", "datastore", "job"];
+
+    /// Lists everything, and from where on to stream.
+    async fn list(lab: &Lab) -> (Self, String) {
+        let mut model = Self::default();
+        let machines = lab.get("/v1/machines").await.expect(200);
+        let version = machines.str("version").to_owned();
+        for found in machines.json["items"].as_array().unwrap() {
+            model.put("machine", found);
+            let id = found["id"].as_str().unwrap();
+            let snapshots = lab.get(&format!("/v1/machines/{id}/snapshots")).await;
+            // It may have gone since.
+            for snapshot in snapshots.json["items"].as_array().into_iter().flatten() {
+                model.put("snapshot", snapshot);
+            }
+        }
+        for (kind, path) in [("datastore", "/v1/datastores"), ("job", "/v1/jobs?limit=1000")] {
+            for object in lab.get(path).await.expect(200).json["items"].as_array().unwrap() {
+                model.put(kind, object);
+            }
+        }
+        (model, version)
+    }
+
+    fn put(&mut self, kind: &'static str, object: &Value) {
+        self.0.insert((kind, object["id"].as_str().unwrap().to_owned()), object.clone());
+    }
+
+    fn apply(&mut self, told: &Told) {
+        let Some((kind, what)) = told.kind().split_once('.') else { return };
+        let Some(kind) = Self::KINDS.into_iter().find(|known| *known == kind) else { return };
+        if what == "removed" {
+            self.0.remove(&(kind, told.json["id"].as_str().unwrap().to_owned()));
+        } else {
+            self.put(kind, &told.json["object"]);
+        }
+    }
+
+    /// What differs, to be read by people.
+    fn differs(&self, other: &Self) -> Vec<String> {
+        let keys = self.0.keys().chain(other.0.keys());
+        let different = keys.filter(|key| self.0.get(key) != other.0.get(key));
+        different.map(|key| format!("{key:?}: {:?} or {:?}", self.0.get(key), other.0.get(key))).collect()
+    }
+}
+
+/// Many changes of every kind at once: annotations, renames, machines and snapshots that come and go, jobs.
+async fn churn(lab: &Lab) {
+    for round in 0..12 {
+        lab.control().mutate(|world| {
+            world.machine_mut("16").unwrap().annotation = format!("round {round}");
+            world.machine_mut("21").unwrap().name = format!("scratch {round}");
+            let snapshot = &mut world.machine_mut("16").unwrap().snapshots[0];
+            snapshot.name = format!("installed {round}");
+            let passing = world.machine_mut("22").unwrap();
+            if let Some(last) = passing.snapshots.last().cloned() {
+                passing.remove_snapshot(&last.id, true);
+            } else {
+                passing.add_snapshot(None, "passing", PowerState::Off, Timestamp::UNIX_EPOCH);
+            }
+            let mut guest = world.machine("22").unwrap().clone();
+            guest.id = format!("9{}", round % 3);
+            guest.name = format!("guest {round}");
+            guest.snapshots.clear();
+            if world.remove_machine(&guest.id).is_none() {
+                world.add_machine(guest);
+            }
+            let datastore = world.datastores().next().unwrap().id.clone();
+            world.datastore_mut(&datastore).unwrap().free_bytes -= 1;
+        });
+        let action = if round % 2 == 0 { "off" } else { "on" };
+        lab.powered(lab.cast.running, action).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn listing_then_streaming_has_no_gap_under_churn() {
+    let lab = Lab::start().await;
+    let clients = async {
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let (model, version) = Model::list(&lab).await;
+            let events = Events::open(&lab, &format!("?since={version}")).await;
+            clients.push((model, events));
+        }
+        clients
+    };
+    let (mut clients, ()) = tokio::join!(clients, churn(&lab));
+    // Nothing changes any more once the machine is shown without its last job.
+    lab.until_seen(lab.machine(lab.cast.running).await["id"].as_str().unwrap(), "active_job", json!(null))
+        .await;
+    annotate(&lab, "16", "the end");
+    lab.until_seen("16", "annotation", json!("the end")).await;
+    let (truth, last) = Model::list(&lab).await;
+    for (model, events) in &mut clients {
+        while events.version != last {
+            let told = events.next().await.expect("no end before the last event");
+            assert_ne!(told.kind(), "reset");
+            model.apply(&told);
+            told.version().clone_into(&mut events.version);
+        }
+        assert_eq!(model.differs(&truth), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn versions_only_grow_and_each_event_is_told_once() {
+    let lab = Lab::start().await;
+    let mut events = Events::open(&lab, "").await;
+    let mut second = Events::open_with(&lab, &format!("?since={}", events.version), &[NDJSON]).await;
+    churn(&lab).await;
+    annotate(&lab, "16", "the end");
+    let so = |told: &Told| told.is("machine.changed", "16") && told.json["object"]["annotation"] == "the end";
+    let number = |told: &Told| told.version().rsplit_once('-').unwrap().1.parse::<u64>().unwrap();
+    let all = events.until(so).await;
+    let numbers: Vec<u64> = all.iter().map(number).collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    assert!(all.iter().all(|told| told.id.is_some()), "each is a place to resume from");
+    // Both forms tell the same. One may have left out what was gone by then.
+    let of = |told: &Told| ["at", "type", "id"].map(|field| told.json[field].clone());
+    let told: BTreeMap<&str, _> = all.iter().map(|told| (told.version(), of(told))).collect();
+    let again = second.until(so).await;
+    let common: Vec<&Told> = again.iter().filter(|again| told.contains_key(again.version())).collect();
+    assert!(common.len() > all.len() / 2, "{} of {}", common.len(), all.len());
+    for again in common {
+        assert_eq!(told[again.version()], of(again));
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() {
+    let lab = Lab::stepped().await;
+    let id = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
+    let mut events = Events::open(&lab, &format!("?machine={id}")).await;
+    let job = lab.power(lab.cast.running, "off").await;
+    let job_id = job["id"].as_str().unwrap();
+    let first = events.event().await;
+    assert!(first.is("job.changed", job_id), "{first:?}");
+    events
+        .until(|told| told.is("machine.changed", &id) && told.json["object"]["active_job"] == job["id"])
+        .await;
+    events.until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "running").await;
+    lab.on_the_host(&job).await;
+    // Two more wait; the last is told again when its place in the queue moves.
+    let second = lab.power(lab.cast.running, "on").await;
+    let second_id = second["id"].as_str().unwrap();
+    let told = events.until(|told| told.is("job.changed", second_id)).await;
+    assert_eq!(told.last().unwrap().json["object"]["position"], 1);
+    let third = lab.power(lab.cast.running, "off").await;
+    let third_id = third["id"].as_str().unwrap();
+    events.until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 2).await;
+    let task = lab.task_of(&id).await;
+    lab.control().finish_task(&task);
+    events.until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "succeeded").await;
+    events.until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 1).await;
+    for job in [&second, &third] {
+        lab.on_the_host(job).await;
+        let task = lab.task_of(&id).await;
+        lab.control().finish_task(&task);
+    }
+    let all = events
+        .until(|told| told.is("machine.changed", &id) && told.json["object"]["active_job"].is_null())
+        .await;
+    let ended = all.iter().rposition(|told| told.is("job.changed", third_id)).unwrap();
+    assert_eq!(all[ended].json["object"], lab.ended(&third).await);
+}
+
+#[tokio::test]
+async fn a_question_and_its_end_are_told_of_the_job_that_they_block() {
+    let lab = Lab::stepped().await;
+    let id = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
+    let job = lab.power(lab.cast.running, "reset").await;
+    lab.on_the_host(&job).await;
+    let mut events = Events::open(&lab, &format!("?job={}", job["id"].as_str().unwrap())).await;
+    lab.control().mutate(|world| {
+        let question = world.machine("51").unwrap().question.clone();
+        world.machine_mut(&id).unwrap().question = question;
+    });
+    events.until(|told| told.json["object"]["blocked_by"]["kind"] == "question").await;
+    lab.control().mutate(|world| world.machine_mut(&id).unwrap().question = None);
+    events.until(|told| told.json["object"]["blocked_by"].is_null()).await;
+}
+
+#[tokio::test]
+async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
+    let lab = Lab::tuned(|settings| {
+        settings.feed.events = 16;
+        settings.http.bookmark = Duration::from_millis(20);
+    })
+    .await;
+    let begun = lab.get("/v1/machines").await.str("version").to_owned();
+    let mut quiet = Events::open(&lab, "?machine=22").await;
+    for round in 0..40 {
+        annotate(&lab, "16", &round.to_string());
+        lab.until_seen("16", "annotation", json!(round.to_string())).await;
+    }
+    let now = lab.get("/v1/machines").await.str("version").to_owned();
+    let seen = quiet.until(|told| told.version() == now).await;
+    assert!(seen.iter().all(Told::is_bookmark), "{seen:?}");
+    let last = seen.last().unwrap().id.clone().unwrap();
+    drop(quiet);
+    annotate(&lab, "22", "changed meanwhile");
+    lab.until_seen("22", "annotation", json!("changed meanwhile")).await;
+    let mut again = Events::open_with(&lab, "?machine=22", &[("last-event-id", &last)]).await;
+    let first = again.event().await;
+    assert!(first.is("machine.changed", "22"), "{first:?}");
+    // Where it began is long gone.
+    let mut late = Events::open(&lab, &format!("?machine=22&since={begun}")).await;
+    assert_eq!(late.event().await.kind(), "reset");
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_reset_and_not_silence() {
+    const ROUNDS: usize = 32;
+    let lab = Lab::tuned(|settings| settings.feed.waiting = 8).await;
+    let version = lab.get("/v1/machines").await.str("version").to_owned();
+    let mut slow = Wire::to(lab.address).await;
+    slow.send(
+        b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    // Another reads what the slow one does not, and is told all of it.
+    let mut quick = Events::open(&lab, &format!("?since={version}&types=machine.changed")).await;
+    let large = "x".repeat(512 * 1024);
+    // More than the sockets between hold, and then more than may wait.
+    for round in 0..ROUNDS {
+        let text = format!("{round} {large}");
+        annotate(&lab, "16", &text);
+        let so = |told: &Told| told.is("machine.changed", "16") && told.json["object"]["annotation"] == text;
+        let seen = quick.until(so).await;
+        assert!(seen.iter().all(|told| told.kind() != "reset"));
+    }
+    let all = String::from_utf8(slow.until_closed().await).unwrap();
+    let kinds: Vec<&str> = all.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    let (last, before) = kinds.split_last().unwrap();
+    assert_eq!(*last, "reset", "{kinds:?}");
+    assert!(before.len() < ROUNDS && before.iter().all(|kind| *kind == "machine.changed"), "{kinds:?}");
+    assert!(all.ends_with("\r\n0\r\n\r\n"), "it ends, and well");
+    // From the version in it the reader goes on.
+    let reset = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
+    let mut again = Events::open_with(&lab, "", &[("last-event-id", reset)]).await;
+    annotate(&lab, "16", "short");
+    assert!(again.event().await.is("machine.changed", "16"));
+}
+
+#[tokio::test]
+async fn initial_sends_every_object_then_synced_then_goes_on() {
+    let lab = Lab::stepped().await;
+    let job = lab.power(lab.cast.running, "off").await;
+    lab.on_the_host(&job).await;
+    for accept in [NDJSON, ("accept", "text/event-stream")] {
+        let mut events = Events::open_with(&lab, "?initial=true", &[accept]).await;
+        let all = events.until(|told| told.kind() == "synced").await;
+        let mut model = Model::default();
+        let (synced, objects) = all.split_last().unwrap();
+        assert_eq!(objects.iter().filter(|told| told.kind() == "session.changed").count(), 1);
+        for told in objects {
+            assert_eq!(told.id, None, "who connects again before it is synced begins anew");
+            model.apply(told);
+        }
+        assert_eq!(synced.version(), events.version);
+        let (truth, _) = Model::list(&lab).await;
+        assert_eq!(model.differs(&truth), Vec::<String>::new());
+        annotate(&lab, "22", accept.1);
+        let live = events.until(|told| told.is("machine.changed", "22")).await;
+        assert_eq!(live.last().unwrap().json["object"]["annotation"], accept.1);
+    }
+}
+
+#[tokio::test]
+async fn initial_keeps_to_the_filters() {
+    let lab = Lab::start().await;
+    lab.post_with(
+        &machine(lab.cast.running, "/power?wait=30s"),
+        json!({"action": "off"}),
+        &[("otter-reference", "ci/1")],
+    )
+    .await
+    .expect(200);
+    let snapshot = async |query: &str| -> Vec<(String, Value)> {
+        let mut events = Events::open(&lab, &format!("?initial=true&wait=0s&{query}")).await;
+        let all = events.rest().await;
+        let kinds: Vec<&str> = all.iter().rev().take(2).map(Told::kind).collect();
+        assert_eq!(kinds, ["bye", "synced"]);
+        all[..all.len() - 2].iter().map(|told| (told.kind().to_owned(), told.json["id"].clone())).collect()
+    };
+    let of_machine = snapshot("machine=16").await;
+    assert_eq!(of_machine[0], ("machine.changed".to_owned(), json!("16")));
+    assert!(of_machine.len() > 3 && of_machine[1..].iter().all(|(kind, _)| kind == "snapshot.changed"));
+    let datastores = snapshot("types=datastore.changed").await;
+    assert!(datastores.len() > 1 && datastores.iter().all(|(kind, _)| kind == "datastore.changed"));
+    let ended = lab.get("/v1/jobs").await.json["items"][0]["id"].clone();
+    assert_eq!(snapshot("types=job.changed").await, [], "none goes on");
+    assert_eq!(snapshot("reference=ci%2F1").await, [("job.changed".to_owned(), ended.clone())]);
+    assert_eq!(snapshot("reference=ci").await, []);
+    let named = snapshot(&format!("job={}", ended.as_str().unwrap())).await;
+    assert_eq!(named, [("job.changed".to_owned(), ended)]);
+    assert_eq!(snapshot("lease=none").await, []);
+}
+
+#[tokio::test]
+async fn a_stream_resumes_where_it_broke() {
+    let lab = Lab::start().await;
+    let mut events = Events::open(&lab, "?machine=22").await;
+    annotate(&lab, "22", "one");
+    let one = events.event().await;
+    drop(events);
+    annotate(&lab, "22", "two");
+    lab.until_seen("22", "annotation", json!("two")).await;
+    for (query, header) in [
+        (format!("?machine=22&since={}", one.version()), None),
+        ("?machine=22".to_owned(), Some(one.version())),
+        // The header wins; and what can be resumed needs no objects first.
+        (format!("?machine=22&initial=true&since={}", "0123456789ab-7"), Some(one.version())),
+    ] {
+        let headers: Vec<(&str, &str)> = header.into_iter().map(|id| ("last-event-id", id)).collect();
+        let mut again = Events::open_with(&lab, &query, &headers).await;
+        let two = again.event().await;
+        assert!(two.is("machine.changed", "22") && two.version() != one.version(), "{two:?}");
+        assert_eq!(two.json["object"]["annotation"], "two");
+    }
+    let mut after = Events::open(
+        &lab,
+        &format!("?machine=22&since={}&wait=0s", lab.get("/v1/machines").await.str("version")),
+    )
+    .await;
+    let rest = after.rest().await;
+    assert_eq!(rest.iter().map(Told::kind).collect::<Vec<_>>(), ["bye"]);
+}
+
+#[tokio::test]
+async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
+    let lab = Lab::start().await;
+    let epoch = lab.get("/v1/machines").await.str("version").split_once('-').unwrap().0.to_owned();
+    for foreign in ["0123456789ab-7", &format!("{epoch}-999999999"), &format!("{epoch}-18446744073709551615")]
+    {
+        let mut events = Events::open(&lab, &format!("?machine=22&since={foreign}")).await;
+        let reset = events.event().await;
+        assert_eq!((reset.kind(), reset.version()), ("reset", events.version.as_str()));
+        assert_eq!(reset.id.as_deref(), Some(events.version.as_str()));
+        // It goes on from the version in it.
+        annotate(&lab, "22", foreign);
+        let live = events.event().await;
+        assert!(live.is("machine.changed", "22"));
+        assert_eq!(live.json["object"]["annotation"], foreign);
+        let query = format!("?machine=22&initial=true&wait=0s&since={foreign}");
+        let objects = Events::open(&lab, &query).await.rest().await;
+        let kinds: Vec<&str> = objects.iter().map(Told::kind).collect();
+        assert_eq!(kinds, ["reset", "machine.changed", "synced", "bye"]);
+        assert_eq!(objects[0].id, None, "the objects are yet to come");
+        assert!(objects[2].id.is_some());
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_refused() {
+    let lab = Lab::start().await;
+    let long = "9".repeat(5_000);
+    for garbage in
+        ["", "7", "now", "0123456789ab-", "0123456789ab--1", "0123456789AB-1", "%00", "%F0%9F%A6%A6", &long]
+    {
+        let problem = lab.get(&format!("/v1/events?since={garbage}")).await;
+        problem.problem(400, "invalid-request").points_at("since", "not-a-version");
+    }
+    for garbage in ["", "7", "0123456789ab-x", "🦦"] {
+        let problem = lab.get_with("/v1/events", &[("last-event-id", garbage)]).await;
+        problem.problem(400, "invalid-request").points_at("last-event-id", "not-a-version");
+    }
+    for (query, place, code) in [
+        ("types=machine", "types", "not-one-of"),
+        ("types=", "types", "not-one-of"),
+        ("types=job.changed,", "types", "not-one-of"),
+        ("initial=yes", "initial", "not-a-boolean"),
+        ("wait=-1s", "wait", "not-a-duration"),
+        ("machine=", "machine", "empty"),
+        ("job=", "job", "empty"),
+        ("job=7", "job", "not-an-id"),
+        ("reference=", "reference", "empty"),
+        ("lease=", "lease", "empty"),
+    ] {
+        lab.get(&format!("/v1/events?{query}")).await.problem(400, "invalid-request").points_at(place, code);
+    }
+    lab.get("/v1/events?state=on").await.problem(400, "unknown-parameter");
+    lab.get("/v1/events?machine=name:none-such").await.problem(404, "not-found");
+    lab.get("/v1/events?machine=name:qubes-scratch").await.problem(409, "ambiguous-name");
+}
+
+#[tokio::test]
+async fn bookmarks_keep_a_quiet_stream_and_move_it_on() {
+    let lab = Lab::tuned(|settings| settings.http.bookmark = Duration::from_millis(20)).await;
+    for accept in [NDJSON, ("accept", "*/*")] {
+        let mut events = Events::open_with(&lab, "?types=job.changed", &[accept]).await;
+        let first = events.next().await.unwrap();
+        assert_eq!(first.json, json!({"type": "bookmark", "version": events.version}));
+        annotate(&lab, "22", accept.1);
+        lab.until_seen("22", "annotation", json!(accept.1)).await;
+        let now = lab.get("/v1/machines").await.str("version").to_owned();
+        let moved = events.until(|told| told.version() == now).await;
+        assert!(moved.iter().all(Told::is_bookmark));
+    }
+}
+
+#[tokio::test]
+async fn wait_bounds_a_stream_which_ends_in_bye() {
+    let lab = Lab::tuned(|settings| settings.http.max_wait = Duration::from_secs(1)).await;
+    let since = lab.get("/v1/machines").await.str("version").to_owned();
+    annotate(&lab, "22", "before");
+    lab.until_seen("22", "annotation", json!("before")).await;
+    // What is there is sent, whatever the wait.
+    let mut events = Events::open(&lab, &format!("?machine=22&wait=0s&since={since}")).await;
+    let all = events.rest().await;
+    assert_eq!(all.iter().map(Told::kind).collect::<Vec<_>>(), ["machine.changed", "bye"]);
+    let bye = all.last().unwrap();
+    assert_eq!(bye.id.as_deref(), Some(lab.get("/v1/machines").await.str("version")));
+    // Longer waits are cut to the longest, and said.
+    let answer =
+        lab.request(reqwest::Method::GET, "/v1/events?wait=1h&types=job.changed").send().await.unwrap();
+    assert_eq!(answer.headers()["otter-wait"], "1s");
+    let body = answer.text().await.unwrap();
+    assert!(body.contains("event: bye"), "{body}");
+    // From the bye it goes on without a gap.
+    annotate(&lab, "22", "after");
+    let mut again = Events::open_with(&lab, "?machine=22", &[("last-event-id", bye.version())]).await;
+    assert_eq!(again.event().await.json["object"]["annotation"], "after");
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_streams_in_bye_and_waits_for_nobody_who_does_not_read() {
+    let lab = Lab::start().await;
+    let mut stuck = Wire::to(lab.address).await;
+    stuck.send(b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let mut quick = Events::open(&lab, "?types=machine.changed").await;
+    let large = "x".repeat(512 * 1024);
+    for round in 0..24 {
+        let text = format!("{round} {large}");
+        annotate(&lab, "16", &text);
+        quick.until(|told| told.json["object"]["annotation"] == text).await;
+    }
+    let mut events = Events::open_with(&lab, "", &[NDJSON]).await;
+    let ending = tokio::spawn(lab.stop());
+    let all = events.rest().await;
+    assert_eq!(all.last().unwrap().kind(), "bye");
+    assert_eq!(quick.rest().await.last().unwrap().kind(), "bye");
+    assert_eq!(ending.await.unwrap().exit_code(), 0);
+}
+
+#[tokio::test]
+async fn filters_choose_by_identity() {
+    let lab = Lab::start().await;
+    let target = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
+    let since = lab.get("/v1/machines").await.str("version").to_owned();
+    let power = |action: &str, reference: &'static str| {
+        let (path, body) = (machine(lab.cast.running, "/power?wait=30s"), json!({"action": action}));
+        let lab = &lab;
+        async move { lab.post_with(&path, body, &[("otter-reference", reference)]).await.expect(200).json }
+    };
+    let first = power("off", "ci/1").await;
+    let second = power("on", "ci/2").await;
+    annotate(&lab, "16", "noise");
+    lab.until_seen("16", "annotation", json!("noise")).await;
+    let told = async |query: &str| -> Vec<(String, Value)> {
+        let all = Events::open(&lab, &format!("?since={since}&wait=0s&{query}")).await.rest().await;
+        assert_eq!(all.last().unwrap().kind(), "bye");
+        all[..all.len() - 1].iter().map(|told| (told.kind().to_owned(), told.json["id"].clone())).collect()
+    };
+    let of = |job: &Value| ("job.changed".to_owned(), job["id"].clone());
+    for (query, job) in [
+        (format!("job={}", first["id"].as_str().unwrap()), &first),
+        ("reference=ci%2F2".to_owned(), &second),
+        (format!("types=job.changed&machine={target}&reference=ci/2"), &second),
+    ] {
+        let events = told(&query).await;
+        assert!(events.len() > 2 && events.iter().all(|event| *event == of(job)), "{query}: {events:?}");
+    }
+    let of_machine =
+        told(&format!("machine={}", crate::harness::encode(&format!("name:{}", lab.cast.running)))).await;
+    assert!(
+        of_machine.contains(&of(&first))
+            && of_machine.contains(&("machine.changed".to_owned(), json!(target)))
+    );
+    assert!(of_machine.iter().all(|(kind, id)| kind == "job.changed" || *id == target), "{of_machine:?}");
+    assert_eq!(told("machine=16&types=job.changed").await, []);
+    assert_eq!(told("machine=none-such").await, []);
+    assert_eq!(told("lease=none-such").await, []);
+    let session = told("types=session.changed,lease.changed").await;
+    assert_eq!(session, [], "the session was there before");
+}
+
+#[tokio::test]
+async fn what_vanishes_is_told_and_so_is_the_session() {
+    let lab = Lab::start().await;
+    let mut events = Events::open(&lab, "").await;
+    lab.control().mutate(|world| world.remove_machine("16"));
+    let all = events.until(|told| told.is("machine.removed", "16")).await;
+    let gone = all.iter().filter(|told| told.kind() == "snapshot.removed").count();
+    assert!(gone > 2, "its snapshots first: {all:?}");
+    lab.control().mutate(|world| {
+        let id = world.datastores().next().unwrap().id.clone();
+        world.remove_datastore(&id)
+    });
+    events.until(|told| told.kind() == "datastore.removed").await;
+    // Whatever stood at the removed machine is gone from the stream too, and nothing shows it again.
+    lab.control().restart_hostd(otter::simulator::Restart {
+        away: Some(otter::simulator::Comeback::Refuse),
+        drop_running: false,
+    });
+    events.until(|told| told.kind() == "session.changed" && told.json["object"]["state"] == "away").await;
+    lab.control().resume();
+    events
+        .until(|told| told.kind() == "session.changed" && told.json["object"]["state"] == "connected")
+        .await;
+}
+
+#[tokio::test]
+async fn a_renamed_snapshot_moves_the_paths_below_it() {
+    let lab = Lab::start().await;
+    let mut events = Events::open(&lab, "?machine=16&types=snapshot.changed").await;
+    lab.control().mutate(|world| {
+        let snapshots = &mut world.machine_mut("16").unwrap().snapshots;
+        assert!(snapshots.len() > 2);
+        "renamed".clone_into(&mut snapshots[0].name);
+    });
+    let wanted = lab.get("/v1/machines/16/snapshots").await.items("id").len();
+    let mut paths = Vec::new();
+    while paths.len() < wanted {
+        let path = events.event().await.json["object"]["path"].as_str().unwrap().to_owned();
+        assert!(path.starts_with("renamed"), "{path}");
+        paths.push(path);
+    }
+}
+
+#[tokio::test]
+async fn streams_are_never_compressed_and_never_stored() {
+    let lab = Lab::start().await;
+    for accept in [NDJSON.1, "text/event-stream"] {
+        let headers = [("accept", accept), ("accept-encoding", "gzip, zstd")];
+        let mut events = Events::open_with(&lab, "?initial=true&wait=0s", &headers).await;
+        assert!(events.rest().await.len() > 20);
+    }
+    let answer = lab.request(reqwest::Method::GET, "/v1/events?wait=0s").send().await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "no-cache");
+    // Without a body there is nothing to wait for.
+    let head = lab.request(reqwest::Method::HEAD, "/v1/events").send().await.unwrap();
+    assert_eq!(
+        (head.status().as_u16(), &head.headers()["content-type"]),
+        (200, &answer.headers()["content-type"])
+    );
+}
+
+#[tokio::test]
+async fn a_stream_takes_a_place_and_gives_it_back() {
+    let lab = Lab::tuned(|settings| settings.http.max_waits = 1).await;
+    let stream = Events::open(&lab, "").await;
+    lab.get("/v1/events").await.problem(503, "too-many-waits");
+    lab.get("/v1/machines/22/wait?until=no_job").await.problem(503, "too-many-waits");
+    drop(stream);
+    eventually("the place to be free again", async || {
+        lab.get("/v1/machines/22/wait?until=no_job").await.status == 200
+    })
+    .await;
+    lab.get("/v1/events?since=x").await.problem(400, "invalid-request");
+}
+
+#[tokio::test]
+async fn before_the_inventory_is_loaded_a_stream_waits_for_it() {
+    let lab = Lab::not_ready(Plan {
+        settings: |settings| settings.esx.url = "https://127.0.0.1:9".to_owned(),
+        ..Plan::default()
+    })
+    .await;
+    lab.get("/v1/events?initial=true").await.problem(503, "inventory-loading");
+    let mut events = Events::open(&lab, "?wait=0s").await;
+    let all = events.rest().await;
+    assert_eq!(all.last().unwrap().kind(), "bye");
+}

@@ -1,0 +1,150 @@
+//! A stream of events as a test reads it: each event is held to the document.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{Lab, PATIENCE, document};
+
+/// An open stream.
+pub struct Events {
+    response: reqwest::Response,
+    buffer: Vec<u8>,
+    /// How much of the buffer holds no end.
+    searched: usize,
+    ndjson: bool,
+    /// The version that the answer began at.
+    pub version: String,
+}
+
+/// One event or bookmark.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What a client of server-sent events would take for the last id.
+    pub id: Option<String>,
+    pub json: Value,
+}
+
+impl Told {
+    pub fn kind(&self) -> &str {
+        self.json["type"].as_str().unwrap()
+    }
+
+    pub fn version(&self) -> &str {
+        self.json["version"].as_str().unwrap()
+    }
+
+    /// Whether it is of this type and about this object.
+    pub fn is(&self, kind: &str, id: &str) -> bool {
+        self.kind() == kind && self.json["id"] == id
+    }
+
+    pub fn is_bookmark(&self) -> bool {
+        self.kind() == "bookmark"
+    }
+}
+
+impl Events {
+    /// Opens a stream of server-sent events; `query` begins with `?` where there is one.
+    pub async fn open(lab: &Lab, query: &str) -> Self {
+        Self::open_with(lab, query, &[]).await
+    }
+
+    /// The same with headers; `Accept` chooses the form.
+    pub async fn open_with(lab: &Lab, query: &str, headers: &[(&str, &str)]) -> Self {
+        let request = lab.request(Method::GET, &format!("/v1/events{query}"));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = request.timeout(Duration::from_mins(5)).send().await.unwrap();
+        let header =
+            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(response.status().as_u16(), 200);
+        assert_eq!(header("x-accel-buffering").as_deref(), Some("no"));
+        assert_eq!(header("content-encoding"), None);
+        let ndjson = header("content-type").as_deref() == Some("application/x-ndjson");
+        assert!(ndjson || header("content-type").as_deref() == Some("text/event-stream"));
+        let version = header("otter-version").unwrap();
+        Self { response, buffer: Vec::new(), searched: 0, ndjson, version }
+    }
+
+    /// What comes next; none at the end.
+    pub async fn next(&mut self) -> Option<Told> {
+        let end: &[u8] = if self.ndjson { b"\n" } else { b"\n\n" };
+        loop {
+            let from = self.searched.saturating_sub(end.len());
+            if let Some(at) = self.buffer[from..].windows(end.len()).position(|bytes| bytes == end) {
+                let block: Vec<u8> = self.buffer.drain(..from + at + end.len()).collect();
+                self.searched = 0;
+                return Some(read(&String::from_utf8(block).unwrap(), self.ndjson));
+            }
+            self.searched = self.buffer.len();
+            let piece = timeout(PATIENCE, self.response.chunk()).await.expect("a word of the stream");
+            let Some(piece) = piece.expect("a stream that ends well") else {
+                assert!(self.buffer.is_empty(), "half an event");
+                return None;
+            };
+            self.buffer.extend_from_slice(&piece);
+        }
+    }
+
+    /// The next event, bookmarks passed over.
+    pub async fn event(&mut self) -> Told {
+        loop {
+            let told = self.next().await.expect("an event");
+            if !told.is_bookmark() {
+                return told;
+            }
+        }
+    }
+
+    /// Everything up to what is so, which is the last.
+    pub async fn until(&mut self, so: impl Fn(&Told) -> bool) -> Vec<Told> {
+        let mut all = Vec::new();
+        let read = async {
+            loop {
+                let told = self.next().await.expect("more of the stream");
+                let found = so(&told);
+                all.push(told);
+                if found {
+                    break;
+                }
+            }
+        };
+        let found = timeout(PATIENCE, read).await;
+        assert!(found.is_ok(), "not among {all:#?}");
+        all
+    }
+
+    /// Everything to the end.
+    pub async fn rest(&mut self) -> Vec<Told> {
+        let mut all = Vec::new();
+        while let Some(told) = self.next().await {
+            all.push(told);
+        }
+        all
+    }
+}
+
+/// Reads one event as it was sent.
+fn read(block: &str, ndjson: bool) -> Told {
+    let told = if ndjson {
+        Told { id: None, json: serde_json::from_str(block).unwrap() }
+    } else {
+        let field = |name: &str| {
+            block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
+        };
+        let id = field("id");
+        match field("data") {
+            Some(data) => {
+                let json: Value = serde_json::from_str(&data).unwrap();
+                assert_eq!(field("event").as_deref(), json["type"].as_str());
+                assert!(id.is_none() || id.as_deref() == json["version"].as_str());
+                Told { id, json }
+            }
+            None => Told { json: json!({"type": "bookmark", "version": id.clone().unwrap()}), id },
+        }
+    };
+    document::check_event(&told.json);
+    told
+}
