@@ -81,6 +81,8 @@ async fn sigterm_drains() {
     })
     .await;
     until_asked(&host, 3).await;
+    // A job whose call is not yet made when the signal comes makes it at the next start.
+    tokio::time::timeout(PATIENCE, host.control().until_called("PowerOnVM_Task", 3)).await.unwrap();
     let late = HalfSent::post(&daemon, "/v1/machines/18/power", &power("on")).await;
 
     daemon.signal(Signal::TERM);

@@ -23,8 +23,8 @@ MANAGED = """
     ServiceInstance SessionManager PropertyCollector PropertyFilter ViewManager ContainerView ListView View
     ManagedObjectView ManagedEntity Folder Datacenter ComputeResource ResourcePool HostSystem Network Datastore
     VirtualMachine VirtualMachineSnapshot Task TaskManager SearchIndex HostDatastoreBrowser ExtensibleManagedObject
-    LicenseManager OptionManager FileManager EventManager VirtualApp ClusterComputeResource DistributedVirtualSwitch
-    VmwareDistributedVirtualSwitch
+    LicenseManager AuthorizationManager OptionManager FileManager EventManager VirtualApp ClusterComputeResource
+    DistributedVirtualSwitch VmwareDistributedVirtualSwitch
 """
 
 DATA = """
@@ -55,7 +55,7 @@ DATA = """
     HostSystemIdentificationInfo HostConfigInfo NetworkSummary ComputeResourceSummary ResourcePoolSummary
     ResourcePoolRuntimeInfo ResourcePoolResourceUsage ResourceConfigSpec ResourceAllocationInfo SharesInfo
     ComputeResourceConfigInfo DatacenterConfigInfo VirtualMachineConfigInfoDatastoreUrlPair LatencySensitivity
-    LicenseManagerLicenseInfo KeyAnyValue KeyValue TaskInfo TaskReason TaskReasonUser TaskReasonSystem
+    LicenseManagerLicenseInfo AuthorizationRole KeyAnyValue KeyValue TaskInfo TaskReason TaskReasonUser TaskReasonSystem
     LocalizedMethodFault LocalizableMessage TaskDescription
     PropertyFilterSpec PropertySpec ObjectSpec SelectionSpec TraversalSpec RetrieveOptions RetrieveResult
     ObjectContent DynamicProperty MissingProperty WaitOptions UpdateSet PropertyFilterUpdate ObjectUpdate
