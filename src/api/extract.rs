@@ -1,6 +1,7 @@
 //! Reading requests strictly: query parameters, bodies and headers, each mistake told with the nearest right way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Uri};
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema};
@@ -267,6 +269,10 @@ fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Fa
             "The body must be a JSON object, such as {}.".to_owned(),
         ));
     };
+    if let Some(repeated) = repeated_field(text) {
+        let detail = format!("The field {} stands there twice; give it once.", shorten(&repeated));
+        return Err(failure_in_body(&pointer(&repeated), "repeated", detail));
+    }
     let known = known_fields(&T::schema());
     if let Some(unknown) = object.keys().find(|key| !known.contains(key)) {
         let detail = format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
@@ -282,6 +288,39 @@ fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Fa
         let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };
         failure_in_body(&at, "wrong-type", format!("{at}: {}.", error.inner()))
     })
+}
+
+/// A field that stands twice in an object: the one would be acted on and the other overlooked.
+fn repeated_field(object: &str) -> Option<String> {
+    struct Repeated(Option<String>);
+
+    impl<'de> Deserialize<'de> for Repeated {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_map(Names)
+        }
+    }
+
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = Repeated;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Repeated, A::Error> {
+            let (mut seen, mut repeated) = (HashSet::new(), None);
+            while let Some((name, IgnoredAny)) = fields.next_entry::<String, IgnoredAny>()? {
+                if let Some(name) = seen.replace(name) {
+                    repeated = repeated.or(Some(name));
+                }
+            }
+            Ok(Repeated(repeated))
+        }
+    }
+
+    serde_json::from_str::<Repeated>(object).ok()?.0
 }
 
 fn known_fields(schema: &RefOr<Schema>) -> Vec<String> {
@@ -417,4 +456,17 @@ fn decode(name: &str, text: &str) -> Result<String, Failure> {
         });
     }
     String::from_utf8(bytes).map_err(|_| broken())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_stands_twice_is_found() {
+        assert_eq!(repeated_field(r#"{"a":1,"b":{"a":2,"a":3},"a":4}"#).as_deref(), Some("a"));
+        assert_eq!(repeated_field(r#"{"a":1,"\u0061":2}"#).as_deref(), Some("a"));
+        assert_eq!(repeated_field(r#"{"a":1,"b":[{"a":2}]}"#), None);
+        assert_eq!(repeated_field("{}"), None);
+    }
 }

@@ -269,8 +269,9 @@ impl Problem {
         let shown = |yes: bool| yes && !internal;
         let mut links = BTreeMap::new();
         if let Some(job) = job.filter(|_| shown(true)) {
-            links.insert("job".to_owned(), format!("/v1/jobs/{job}"));
-            links.insert("wait".to_owned(), format!("/v1/jobs/{job}/wait"));
+            let path = super::links::job(job);
+            links.insert("wait".to_owned(), format!("{path}/wait"));
+            links.insert("job".to_owned(), path);
         }
         if let Some((id, _)) = machine.as_ref().filter(|_| shown(true)) {
             links.insert("machine".to_owned(), super::links::machine(id));

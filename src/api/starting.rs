@@ -168,19 +168,26 @@ impl Starting {
     }
 
     async fn awaited(&self, api: &Api, id: JobId, how: Wait, place: Place) -> Result<Response, Failure> {
-        let kind = match (place.wait(api, how.time(), api.services().jobs.ended(id)).await, how) {
-            (Waited::Done(ended), _) => {
+        let kind = match place.wait(api, how.time(), api.services().jobs.ended(id)).await {
+            Waited::Done(ended) => {
                 let ended = ended?.ok_or_else(|| vanished(id))?;
                 if ended.job.state.is_end() {
                     return outcome(api, &self.version, &ended);
                 }
-                return Err(self.unfinished(id, &ended, FailureKind::ShuttingDown));
+                FailureKind::ShuttingDown
             }
-            (_, Wait::Preferred(_)) => return Ok(self.accepted(api, id, &current(api, id).await?)),
-            (Waited::TimeUp, Wait::Outcome(_)) => FailureKind::WaitTimeout,
-            (Waited::ShuttingDown, Wait::Outcome(_)) => FailureKind::ShuttingDown,
+            Waited::TimeUp => FailureKind::WaitTimeout,
+            Waited::ShuttingDown => FailureKind::ShuttingDown,
         };
-        Err(self.unfinished(id, &current(api, id).await?, kind))
+        let view = current(api, id).await?;
+        if view.job.state.is_end() {
+            // It ended in the moment between.
+            return outcome(api, &self.version, &view);
+        }
+        match how {
+            Wait::Preferred(_) => Ok(self.accepted(api, id, &view)),
+            Wait::Outcome(_) => Err(self.unfinished(id, &view, kind)),
+        }
     }
 
     fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {

@@ -55,7 +55,7 @@ pub struct JobsQuery {
         (status = 200, description = "A page of jobs", body = JobList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name"]))))]
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
 pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Result<Response, ApiError> {
     let params = query.params;
     let states: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();

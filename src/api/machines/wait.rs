@@ -54,12 +54,11 @@ pub async fn wait_for_machine(
     let time = params.duration("wait")?.unwrap_or(longest).min(longest);
     let machine = api.services().machines.resolve(&reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
+    // Before the machine is looked at: changes that the answer does not show must not count as seen.
+    let version = api.services().feed.version();
     let ended = wait(&api, time, api.services().machines.until(&id, &until)).await?;
     let answered = match ended {
-        Waited::Done(Ok(view)) => {
-            let version = api.services().feed.version();
-            Ok(respond::object(&api, &version, &Machine::of(&view)))
-        }
+        Waited::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::of(&view))),
         Waited::Done(Err(failure)) => Err(failure),
         Waited::TimeUp => {
             let condition = shorten(params.text("until").unwrap_or_default());

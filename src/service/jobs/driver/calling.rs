@@ -28,7 +28,12 @@ impl Driver {
             return self.gone(now);
         }
         let plan = plan::next(&self.job, &evidence);
-        if plan == Plan::Done && !self.job.steps.is_empty() {
+        // A kill neither waits for what runs nor minds a question: it is what ends both. But a machine that is off
+        // while a task works on it may be about to be on, unless the task hangs on a question.
+        let patient = self.job.request != JobRequest::Kill;
+        let not_off_yet = !patient && plan == Plan::Done && evidence.question.is_none();
+        let in_the_way = evidence.recent_tasks.iter().find(|task| task.running && (patient || not_off_yet));
+        if plan == Plan::Done && !self.job.steps.is_empty() && (patient || in_the_way.is_none()) {
             // Too late to be cancelled or to run out of time. A step that still waited was not needed.
             self.finish_step(StepState::Skipped, Some(ALREADY), now);
             return self.end(End::Succeeded, now);
@@ -36,14 +41,11 @@ impl Driver {
         if self.job.cancel_requested_at.is_some() {
             return self.end(End::Cancelled(self.cancelled_failure()), now);
         }
-        // A kill neither waits for what runs nor minds a question: it is what ends both.
-        let patient = self.job.request != JobRequest::Kill;
         if patient && let Some(question) = evidence.question.clone() {
             let effect = Effect::AwaitAnswer(question.clone());
             return self.block(Blocker::Question(question), effect, now);
         }
-        let running = evidence.recent_tasks.iter().find(|task| task.running);
-        if patient && let Some(task) = running {
+        if let Some(task) = in_the_way {
             let task = task.id.clone();
             return self.block(Blocker::HostTask(task.clone()), Effect::AwaitTask(task), now);
         }

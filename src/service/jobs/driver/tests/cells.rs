@@ -326,6 +326,14 @@ fn a_kill_asks_at_once_and_again_when_the_foreign_task_ended() {
 }
 
 #[test]
+fn a_kill_of_a_machine_that_is_about_to_be_on_sees_that_through() {
+    let mut world = World::new(Off);
+    world.foreign(HostCall::PowerOn, Owner::Stranger, 6);
+    let run = until(Run::begin(JobRequest::Kill, world), |effect| matches!(effect, Effect::AwaitTask(_)));
+    assert_eq!(end(run), (SUCCEEDED, 1, None));
+}
+
+#[test]
 fn a_machine_that_is_gone_or_another_before_the_call_is_not_touched() {
     for event in [Event::Delete, Event::Renumber] {
         let mut run = Run::begin(JobRequest::PowerOn, World::new(Off));
