@@ -7,14 +7,7 @@ use jiff::Timestamp;
 use otter::simulator::world::PowerState;
 use serde_json::{Value, json};
 
-use crate::harness::{Events, Lab, Plan, Told, Wire, eventually, machine};
-
-const NDJSON: (&str, &str) = ("accept", "application/x-ndjson");
-
-/// Sets the annotation of a machine: one change.
-fn annotate(lab: &Lab, id: &str, text: &str) {
-    lab.control().mutate(|world| text.clone_into(&mut world.machine_mut(id).unwrap().annotation));
-}
+use crate::harness::{Events, Lab, NDJSON, Told, Wire, machine};
 
 /// What a client holds who listed and then streamed: the objects of each kind by their ids.
 #[derive(Debug, Default, PartialEq)]
@@ -112,7 +105,7 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
     // Nothing changes any more once the machine is shown without its last job.
     lab.until_seen(lab.machine(lab.cast.running).await["id"].as_str().unwrap(), "active_job", json!(null))
         .await;
-    annotate(&lab, "16", "the end");
+    lab.annotate("16", "the end");
     lab.until_seen("16", "annotation", json!("the end")).await;
     let (truth, last) = Model::list(&lab).await;
     for (model, events) in &mut clients {
@@ -132,7 +125,7 @@ async fn versions_only_grow_and_each_event_is_told_once() {
     let mut events = Events::open(&lab, "").await;
     let mut second = Events::open_with(&lab, &format!("?since={}", events.version), &[NDJSON]).await;
     churn(&lab).await;
-    annotate(&lab, "16", "the end");
+    lab.annotate("16", "the end");
     let so = |told: &Told| told.is("machine.changed", "16") && told.json["object"]["annotation"] == "the end";
     let number = |told: &Told| told.version().rsplit_once('-').unwrap().1.parse::<u64>().unwrap();
     let all = events.until(so).await;
@@ -214,7 +207,7 @@ async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
     let begun = lab.get("/v1/machines").await.str("version").to_owned();
     let mut quiet = Events::open(&lab, "?machine=22").await;
     for round in 0..40 {
-        annotate(&lab, "16", &round.to_string());
+        lab.annotate("16", &round.to_string());
         lab.until_seen("16", "annotation", json!(round.to_string())).await;
     }
     let now = lab.get("/v1/machines").await.str("version").to_owned();
@@ -222,7 +215,7 @@ async fn a_quiet_filtered_stream_resumes_after_the_history_has_rolled_over() {
     assert!(seen.iter().all(Told::is_bookmark), "{seen:?}");
     let last = seen.last().unwrap().id.clone().unwrap();
     drop(quiet);
-    annotate(&lab, "22", "changed meanwhile");
+    lab.annotate("22", "changed meanwhile");
     lab.until_seen("22", "annotation", json!("changed meanwhile")).await;
     let mut again = Events::open_with(&lab, "?machine=22", &[("last-event-id", &last)]).await;
     let first = again.event().await;
@@ -248,7 +241,7 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     // More than the sockets between hold, and then more than may wait.
     for round in 0..ROUNDS {
         let text = format!("{round} {large}");
-        annotate(&lab, "16", &text);
+        lab.annotate("16", &text);
         let so = |told: &Told| told.is("machine.changed", "16") && told.json["object"]["annotation"] == text;
         let seen = quick.until(so).await;
         assert!(seen.iter().all(|told| told.kind() != "reset"));
@@ -262,7 +255,7 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     // From the version in it the reader goes on.
     let reset = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
     let mut again = Events::open_with(&lab, "", &[("last-event-id", reset)]).await;
-    annotate(&lab, "16", "short");
+    lab.annotate("16", "short");
     assert!(again.event().await.is("machine.changed", "16"));
 }
 
@@ -284,7 +277,7 @@ async fn initial_sends_every_object_then_synced_then_goes_on() {
         assert_eq!(synced.version(), events.version);
         let (truth, _) = Model::list(&lab).await;
         assert_eq!(model.differs(&truth), Vec::<String>::new());
-        annotate(&lab, "22", accept.1);
+        lab.annotate("22", accept.1);
         let live = events.until(|told| told.is("machine.changed", "22")).await;
         assert_eq!(live.last().unwrap().json["object"]["annotation"], accept.1);
     }
@@ -325,10 +318,10 @@ async fn initial_keeps_to_the_filters() {
 async fn a_stream_resumes_where_it_broke() {
     let lab = Lab::start().await;
     let mut events = Events::open(&lab, "?machine=22").await;
-    annotate(&lab, "22", "one");
+    lab.annotate("22", "one");
     let one = events.event().await;
     drop(events);
-    annotate(&lab, "22", "two");
+    lab.annotate("22", "two");
     lab.until_seen("22", "annotation", json!("two")).await;
     for (query, header) in [
         (format!("?machine=22&since={}", one.version()), None),
@@ -362,7 +355,7 @@ async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
         assert_eq!((reset.kind(), reset.version()), ("reset", events.version.as_str()));
         assert_eq!(reset.id.as_deref(), Some(events.version.as_str()));
         // It goes on from the version in it.
-        annotate(&lab, "22", foreign);
+        lab.annotate("22", foreign);
         let live = events.event().await;
         assert!(live.is("machine.changed", "22"));
         assert_eq!(live.json["object"]["annotation"], foreign);
@@ -373,98 +366,6 @@ async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
         assert_eq!(objects[0].id, None, "the objects are yet to come");
         assert!(objects[2].id.is_some());
     }
-}
-
-#[tokio::test]
-async fn garbage_is_refused() {
-    let lab = Lab::start().await;
-    let long = "9".repeat(5_000);
-    for garbage in
-        ["", "7", "now", "0123456789ab-", "0123456789ab--1", "0123456789AB-1", "%00", "%F0%9F%A6%A6", &long]
-    {
-        let problem = lab.get(&format!("/v1/events?since={garbage}")).await;
-        problem.problem(400, "invalid-request").points_at("since", "not-a-version");
-    }
-    for garbage in ["", "7", "0123456789ab-x", "🦦"] {
-        let problem = lab.get_with("/v1/events", &[("last-event-id", garbage)]).await;
-        problem.problem(400, "invalid-request").points_at("last-event-id", "not-a-version");
-    }
-    for (query, place, code) in [
-        ("types=machine", "types", "not-one-of"),
-        ("types=", "types", "not-one-of"),
-        ("types=job.changed,", "types", "not-one-of"),
-        ("initial=yes", "initial", "not-a-boolean"),
-        ("wait=-1s", "wait", "not-a-duration"),
-        ("machine=", "machine", "empty"),
-        ("job=", "job", "empty"),
-        ("job=7", "job", "not-an-id"),
-        ("reference=", "reference", "empty"),
-        ("lease=", "lease", "empty"),
-    ] {
-        lab.get(&format!("/v1/events?{query}")).await.problem(400, "invalid-request").points_at(place, code);
-    }
-    lab.get("/v1/events?state=on").await.problem(400, "unknown-parameter");
-    lab.get("/v1/events?machine=name:none-such").await.problem(404, "not-found");
-    lab.get("/v1/events?machine=name:qubes-scratch").await.problem(409, "ambiguous-name");
-}
-
-#[tokio::test]
-async fn bookmarks_keep_a_quiet_stream_and_move_it_on() {
-    let lab = Lab::tuned(|settings| settings.http.bookmark = Duration::from_millis(20)).await;
-    for accept in [NDJSON, ("accept", "*/*")] {
-        let mut events = Events::open_with(&lab, "?types=job.changed", &[accept]).await;
-        let first = events.next().await.unwrap();
-        assert_eq!(first.json, json!({"type": "bookmark", "version": events.version}));
-        annotate(&lab, "22", accept.1);
-        lab.until_seen("22", "annotation", json!(accept.1)).await;
-        let now = lab.get("/v1/machines").await.str("version").to_owned();
-        let moved = events.until(|told| told.version() == now).await;
-        assert!(moved.iter().all(Told::is_bookmark));
-    }
-}
-
-#[tokio::test]
-async fn wait_bounds_a_stream_which_ends_in_bye() {
-    let lab = Lab::tuned(|settings| settings.http.max_wait = Duration::from_secs(1)).await;
-    let since = lab.get("/v1/machines").await.str("version").to_owned();
-    annotate(&lab, "22", "before");
-    lab.until_seen("22", "annotation", json!("before")).await;
-    // What is there is sent, whatever the wait.
-    let mut events = Events::open(&lab, &format!("?machine=22&wait=0s&since={since}")).await;
-    let all = events.rest().await;
-    assert_eq!(all.iter().map(Told::kind).collect::<Vec<_>>(), ["machine.changed", "bye"]);
-    let bye = all.last().unwrap();
-    assert_eq!(bye.id.as_deref(), Some(lab.get("/v1/machines").await.str("version")));
-    // Longer waits are cut to the longest, and said.
-    let answer =
-        lab.request(reqwest::Method::GET, "/v1/events?wait=1h&types=job.changed").send().await.unwrap();
-    assert_eq!(answer.headers()["otter-wait"], "1s");
-    let body = answer.text().await.unwrap();
-    assert!(body.contains("event: bye"), "{body}");
-    // From the bye it goes on without a gap.
-    annotate(&lab, "22", "after");
-    let mut again = Events::open_with(&lab, "?machine=22", &[("last-event-id", bye.version())]).await;
-    assert_eq!(again.event().await.json["object"]["annotation"], "after");
-}
-
-#[tokio::test]
-async fn a_shutdown_ends_streams_in_bye_and_waits_for_nobody_who_does_not_read() {
-    let lab = Lab::start().await;
-    let mut stuck = Wire::to(lab.address).await;
-    stuck.send(b"GET /v1/events?types=machine.changed HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
-    let mut quick = Events::open(&lab, "?types=machine.changed").await;
-    let large = "x".repeat(512 * 1024);
-    for round in 0..24 {
-        let text = format!("{round} {large}");
-        annotate(&lab, "16", &text);
-        quick.until(|told| told.json["object"]["annotation"] == text).await;
-    }
-    let mut events = Events::open_with(&lab, "", &[NDJSON]).await;
-    let ending = tokio::spawn(lab.stop());
-    let all = events.rest().await;
-    assert_eq!(all.last().unwrap().kind(), "bye");
-    assert_eq!(quick.rest().await.last().unwrap().kind(), "bye");
-    assert_eq!(ending.await.unwrap().exit_code(), 0);
 }
 
 #[tokio::test]
@@ -479,7 +380,7 @@ async fn filters_choose_by_identity() {
     };
     let first = power("off", "ci/1").await;
     let second = power("on", "ci/2").await;
-    annotate(&lab, "16", "noise");
+    lab.annotate("16", "noise");
     lab.until_seen("16", "annotation", json!("noise")).await;
     let told = async |query: &str| -> Vec<(String, Value)> {
         let all = Events::open(&lab, &format!("?since={since}&wait=0s&{query}")).await.rest().await;
@@ -550,49 +451,4 @@ async fn a_renamed_snapshot_moves_the_paths_below_it() {
         assert!(path.starts_with("renamed"), "{path}");
         paths.push(path);
     }
-}
-
-#[tokio::test]
-async fn streams_are_never_compressed_and_never_stored() {
-    let lab = Lab::start().await;
-    for accept in [NDJSON.1, "text/event-stream"] {
-        let headers = [("accept", accept), ("accept-encoding", "gzip, zstd")];
-        let mut events = Events::open_with(&lab, "?initial=true&wait=0s", &headers).await;
-        assert!(events.rest().await.len() > 20);
-    }
-    let answer = lab.request(reqwest::Method::GET, "/v1/events?wait=0s").send().await.unwrap();
-    assert_eq!(answer.headers()["cache-control"], "no-cache");
-    // Without a body there is nothing to wait for.
-    let head = lab.request(reqwest::Method::HEAD, "/v1/events").send().await.unwrap();
-    assert_eq!(
-        (head.status().as_u16(), &head.headers()["content-type"]),
-        (200, &answer.headers()["content-type"])
-    );
-}
-
-#[tokio::test]
-async fn a_stream_takes_a_place_and_gives_it_back() {
-    let lab = Lab::tuned(|settings| settings.http.max_waits = 1).await;
-    let stream = Events::open(&lab, "").await;
-    lab.get("/v1/events").await.problem(503, "too-many-waits");
-    lab.get("/v1/machines/22/wait?until=no_job").await.problem(503, "too-many-waits");
-    drop(stream);
-    eventually("the place to be free again", async || {
-        lab.get("/v1/machines/22/wait?until=no_job").await.status == 200
-    })
-    .await;
-    lab.get("/v1/events?since=x").await.problem(400, "invalid-request");
-}
-
-#[tokio::test]
-async fn before_the_inventory_is_loaded_a_stream_waits_for_it() {
-    let lab = Lab::not_ready(Plan {
-        settings: |settings| settings.esx.url = "https://127.0.0.1:9".to_owned(),
-        ..Plan::default()
-    })
-    .await;
-    lab.get("/v1/events?initial=true").await.problem(503, "inventory-loading");
-    let mut events = Events::open(&lab, "?wait=0s").await;
-    let all = events.rest().await;
-    assert_eq!(all.last().unwrap().kind(), "bye");
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod counted;
 mod datastores;
+mod event_streams;
 mod events;
 mod find;
 mod idempotency;

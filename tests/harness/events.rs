@@ -8,6 +8,9 @@ use tokio::time::timeout;
 
 use super::{Lab, PATIENCE, document};
 
+/// The header that asks for one JSON object a line.
+pub const NDJSON: (&str, &str) = ("accept", "application/x-ndjson");
+
 /// An open stream.
 pub struct Events {
     response: reqwest::Response,

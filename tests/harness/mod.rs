@@ -37,7 +37,7 @@ pub use answer::Answer;
 #[cfg(feature = "interop")]
 pub use daemon::output;
 pub use daemon::{Daemon, otter, said};
-pub use events::{Events, Told};
+pub use events::{Events, NDJSON, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
 pub use wire::{Wire, raw};
@@ -231,6 +231,11 @@ impl Lab {
         })
         .await;
         task.unwrap()
+    }
+
+    /// Sets the annotation of a machine of our simulator: one change.
+    pub fn annotate(&self, id: &str, text: &str) {
+        self.control().mutate(|world| text.clone_into(&mut world.machine_mut(id).unwrap().annotation));
     }
 
     /// Stops as SIGTERM does, and tells how it went.
