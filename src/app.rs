@@ -18,7 +18,7 @@ use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
-use crate::service::jobs::{JobSettings, Jobs, JobsParts};
+use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
 use crate::service::machines::{Machines, Protection};
 use crate::store::{Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
@@ -83,6 +83,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     options.connect_timeout = esx.connect_timeout;
     options.read_timeout = esx.read_timeout;
     options.answer_limit = esx.answer_limit;
+    let config::Deadlines { power, guest, create, revert, remove } = jobs.deadlines;
     Ok(Settings {
         listen: http.listen,
         state_dir,
@@ -93,8 +94,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             outage_grace: esx.outage_grace,
             queue_per_machine: jobs.queue_per_machine,
             queue_in_all: jobs.queue_total,
-            power_deadline: jobs.deadlines.power,
-            revert_deadline: jobs.deadlines.revert,
+            deadlines: Deadlines { power, guest, create, revert, remove },
             retention: Retention {
                 jobs: Duration::from_hours(24) * jobs.retention_days,
                 ..Retention::default()

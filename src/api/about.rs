@@ -16,8 +16,17 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState};
 
 /// What this build can do.
-const FEATURES: &[&str] =
-    &["machines", "snapshots", "datastores", "jobs", "waits", "idempotency", "properties"];
+const FEATURES: &[&str] = &[
+    "machines",
+    "snapshots",
+    "datastores",
+    "jobs",
+    "cancel",
+    "waits",
+    "idempotency",
+    "questions",
+    "properties",
+];
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<Api> {
