@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use crate::api::serve::{Listener, serve};
 use crate::api::{Api, HttpSettings};
 use crate::clock::Clock;
-use crate::config::{Config, Host, Listen};
+use crate::config::{self, Config, Host, Listen};
 use crate::domain::mac::MacAddress;
 use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
@@ -19,7 +19,7 @@ use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
-use crate::service::jobs::{JobSettings, Jobs, JobsParts};
+use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
 use crate::service::machines::{Machines, Protection};
 use crate::store::{Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
@@ -81,6 +81,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     options.connect_timeout = esx.connect_timeout;
     options.read_timeout = esx.read_timeout;
     options.answer_limit = esx.answer_limit;
+    let config::Deadlines { power, guest, create, revert, remove } = jobs.deadlines;
     Ok(Settings {
         listen: http.listen,
         state_dir,
@@ -91,8 +92,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             outage_grace: esx.outage_grace,
             queue_per_machine: jobs.queue_per_machine,
             queue_in_all: jobs.queue_total,
-            power_deadline: jobs.deadlines.power,
-            revert_deadline: jobs.deadlines.revert,
+            deadlines: Deadlines { power, guest, create, revert, remove },
             retention: Retention {
                 jobs: Duration::from_hours(24) * jobs.retention_days,
                 ..Retention::default()

@@ -16,8 +16,18 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
 
 /// What this build can do.
-const FEATURES: &[&str] =
-    &["machines", "snapshots", "datastores", "jobs", "events", "waits", "idempotency", "properties"];
+const FEATURES: &[&str] = &[
+    "machines",
+    "snapshots",
+    "datastores",
+    "jobs",
+    "cancel",
+    "events",
+    "waits",
+    "idempotency",
+    "questions",
+    "properties",
+];
 
 /// The routes of this file.
 pub fn routes() -> OpenApiRouter<Api> {

@@ -15,7 +15,7 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoParams, PartialSchema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::Api;
 use super::problem::ApiError;
@@ -34,6 +34,11 @@ pub struct Query<Q> {
 #[derive(IntoParams)]
 pub struct NoParameters {}
 
+/// For operations whose body says nothing.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoFields {}
+
 /// The decoded parameters of a query.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
@@ -44,12 +49,7 @@ impl<Q: IntoParams + 'static> FromRequestParts<Api> for Query<Q> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
-        let known: Vec<String> = Q::into_params(|| Some(ParameterIn::Query))
-            .into_iter()
-            .filter(|parameter| parameter.parameter_in == ParameterIn::Query)
-            .map(|parameter| parameter.name)
-            .collect();
-        let params = Params::read(&parts.uri, &known)?;
+        let params = Params::read(&parts.uri, &names::<Q>())?;
         Ok(Self { params, documented: PhantomData })
     }
 }
@@ -335,6 +335,16 @@ fn required_fields(schema: &RefOr<Schema>) -> Vec<String> {
         RefOr::T(Schema::Object(object)) => object.required.clone(),
         _ => Vec::new(),
     }
+}
+
+/// The names of the query parameters that `Q` documents.
+#[must_use]
+pub fn names<Q: IntoParams>() -> Vec<String> {
+    Q::into_params(|| Some(ParameterIn::Query))
+        .into_iter()
+        .filter(|parameter| parameter.parameter_in == ParameterIn::Query)
+        .map(|parameter| parameter.name)
+        .collect()
 }
 
 /// A header's text.

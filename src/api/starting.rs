@@ -1,8 +1,9 @@
 //! Calls that start a job: idempotency, the outcome form, the soft form, and the plain 202.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
@@ -10,11 +11,11 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use utoipa::PartialSchema;
+use utoipa::{IntoParams, PartialSchema};
 
 use super::Api;
 use super::documented::StartQuery;
-use super::extract::{Body, Params, Query, failure_at, header};
+use super::extract::{Body, NoParameters, Params, failure_at, header, names};
 use super::jobs::wire::Job;
 use super::problem::ApiError;
 use super::waiting::{Place, Wait, Waited};
@@ -46,25 +47,31 @@ pub struct Starting {
     requested_by: String,
 }
 
-/// A starting call with its body: what a handler of one takes.
-pub struct Start<T> {
+/// A starting call with its body: what a handler of one takes. `Q` documents what parameters it has of its own.
+pub struct Start<T, Q = NoParameters> {
     pub starting: Starting,
     pub body: T,
+    pub params: Params,
+    documented: PhantomData<Q>,
 }
 
-impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Start<T> {
+impl<T, Q> FromRequest<Api> for Start<T, Q>
+where
+    T: DeserializeOwned + PartialSchema + Default,
+    Q: IntoParams + 'static,
+{
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        let (mut parts, body) = request.into_parts();
-        let params = Query::<StartQuery>::from_request_parts(&mut parts, api).await?.params;
+        let (parts, body) = request.into_parts();
+        let params = Params::read(&parts.uri, &[names::<Q>(), names::<StartQuery>()].concat())?;
         let mut starting = Starting::read(api, &parts, &params)?;
         let uri = parts.uri.clone();
         let Body { value, bytes } = Body::from_request(Request::from_parts(parts, body), api).await?;
         if let Some(key) = &mut starting.key {
             key.fingerprint = fingerprint(&uri, &bytes);
         }
-        Ok(Self { starting, body: value })
+        Ok(Self { starting, body: value, params, documented: PhantomData })
     }
 }
 
@@ -102,14 +109,22 @@ impl Starting {
     /// # Errors
     /// `idempotency-mismatch`, `too-many-waits`.
     pub async fn replay(&self, api: &Api) -> Result<Option<Response>, Failure> {
-        let Some(key) = &self.key else { return Ok(None) };
-        match api.services().jobs.replayed(key).await? {
-            Some(job) => {
+        match self.replayed(api).await? {
+            Some(started) => {
                 let place = self.place(api)?;
-                self.answer(api, Started::Replayed(job), place).await.map(Some)
+                self.answer(api, started, place).await.map(Some)
             }
             None => Ok(None),
         }
+    }
+
+    /// The job of the first call, if this one repeats it.
+    ///
+    /// # Errors
+    /// `idempotency-mismatch`
+    pub async fn replayed(&self, api: &Api) -> Result<Option<Started>, Failure> {
+        let Some(key) = &self.key else { return Ok(None) };
+        Ok(api.services().jobs.replayed(key).await?.map(Started::Replayed))
     }
 
     /// Starts the job and answers as the caller asked.
@@ -122,8 +137,22 @@ impl Starting {
         machine: &MachineView,
         request: JobRequest,
     ) -> Result<Response, Failure> {
-        api.services().machines.may_change(machine)?;
         let place = self.place(api)?;
+        let started = self.begin(api, machine, request).await?;
+        self.answer(api, started, place).await
+    }
+
+    /// Starts the job. A call that is to wait for it takes its [`Place`] before.
+    ///
+    /// # Errors
+    /// As [`Jobs::start`](crate::service::jobs::Jobs::start).
+    pub async fn begin(
+        &self,
+        api: &Api,
+        machine: &MachineView,
+        request: JobRequest,
+    ) -> Result<Started, Failure> {
+        api.services().machines.may_change(machine)?;
         let new = NewJob {
             machine: std::sync::Arc::clone(&machine.record),
             request,
@@ -132,8 +161,33 @@ impl Starting {
             deadline: self.deadline,
             key: self.key.clone(),
         };
-        let started = api.services().jobs.start(new).await?;
-        self.answer(api, started, place).await
+        api.services().jobs.start(new).await
+    }
+
+    /// Waits for the job and answers with what it brought about, by `show`. A call that does not say how long it may
+    /// block does so for as long as any may.
+    ///
+    /// # Errors
+    /// Those of `show`; the job's own are an answer.
+    pub async fn show(
+        &self,
+        api: &Api,
+        started: Started,
+        place: Place,
+        show: impl FnOnce(&Version, &JobView) -> Result<Response, Failure>,
+    ) -> Result<Response, Failure> {
+        let (id, replayed) = started.parts();
+        let how = Wait::Outcome(self.wait.map_or(api.settings().max_wait, Wait::time));
+        let shown = match self.end_of(api, id, how.time(), place).await? {
+            (ended, None) => succeeded(&ended).and_then(|()| show(&self.version, &ended)),
+            (view, Some(kind)) => Err(self.unfinished(id, &view, kind)),
+        };
+        let mut response = shown.unwrap_or_else(|failure| ApiError(failure).into_response());
+        how.mark(&mut response);
+        if replayed {
+            respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
+        }
+        Ok(response)
     }
 
     /// The place in which the call waits, if it does.
@@ -147,10 +201,7 @@ impl Starting {
         started: Started,
         place: Option<(Wait, Place)>,
     ) -> Result<Response, Failure> {
-        let (id, replayed) = match started {
-            Started::New(id) => (id, false),
-            Started::Replayed(id) => (id, true),
-        };
+        let (id, replayed) = started.parts();
         let mut response = match place {
             None => self.accepted(api, id, &current(api, id).await?),
             Some((how, place)) => {
@@ -168,11 +219,26 @@ impl Starting {
     }
 
     async fn awaited(&self, api: &Api, id: JobId, how: Wait, place: Place) -> Result<Response, Failure> {
-        let kind = match place.wait(api, how.time(), api.services().jobs.ended(id)).await {
+        match (self.end_of(api, id, how.time(), place).await?, how) {
+            ((ended, None), _) => outcome(api, &self.version, &ended),
+            ((view, Some(_)), Wait::Preferred(_)) => Ok(self.accepted(api, id, &view)),
+            ((view, Some(kind)), Wait::Outcome(_)) => Err(self.unfinished(id, &view, kind)),
+        }
+    }
+
+    /// The job at its end; or as it is, and why the wait for its end is over.
+    async fn end_of(
+        &self,
+        api: &Api,
+        id: JobId,
+        time: Duration,
+        place: Place,
+    ) -> Result<(JobView, Option<FailureKind>), Failure> {
+        let kind = match place.wait(api, time, api.services().jobs.ended(id)).await {
             Waited::Done(ended) => {
                 let ended = ended?.ok_or_else(|| vanished(id))?;
                 if ended.job.state.is_end() {
-                    return outcome(api, &self.version, &ended);
+                    return Ok((ended, None));
                 }
                 FailureKind::ShuttingDown
             }
@@ -180,14 +246,9 @@ impl Starting {
             Waited::ShuttingDown => FailureKind::ShuttingDown,
         };
         let view = current(api, id).await?;
-        if view.job.state.is_end() {
-            // It ended in the moment between.
-            return outcome(api, &self.version, &view);
-        }
-        match how {
-            Wait::Preferred(_) => Ok(self.accepted(api, id, &view)),
-            Wait::Outcome(_) => Err(self.unfinished(id, &view, kind)),
-        }
+        // It may have ended in the moment between.
+        let ended = view.job.state.is_end();
+        Ok((view, (!ended).then_some(kind)))
     }
 
     fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {
@@ -210,12 +271,15 @@ impl Starting {
 /// # Errors
 /// The job's own.
 pub fn outcome(api: &Api, version: &Version, view: &JobView) -> Result<Response, Failure> {
+    succeeded(view)?;
+    let mut response = respond::object(api, version, &Job::of(view));
+    respond::set(&mut response, LOCATION, &links::job(view.job.id));
+    Ok(response)
+}
+
+fn succeeded(view: &JobView) -> Result<(), Failure> {
     match (&view.job.state, &view.job.error) {
-        (JobState::Succeeded, _) => {
-            let mut response = respond::object(api, version, &Job::of(view));
-            respond::set(&mut response, LOCATION, &links::job(view.job.id));
-            Ok(response)
-        }
+        (JobState::Succeeded, _) => Ok(()),
         (_, Some(failure)) => Err(failure.clone().of_job(view.job.id)),
         (_, None) => {
             tracing::error!(job = %view.job.id, "the job ended without success and without a reason");

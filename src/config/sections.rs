@@ -93,9 +93,14 @@ pub struct Jobs {
 /// `[jobs.deadlines]`: how long a job may take, waiting included, unless the caller says.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
-    /// On, off, reset and kill.
+    /// On, off, reset, suspend and kill; answers and renames.
     pub power: Duration,
+    /// Shutdown and reboot, which the guest does.
+    pub guest: Duration,
+    pub create: Duration,
     pub revert: Duration,
+    /// Removals of snapshots.
+    pub remove: Duration,
 }
 
 /// `[state]`: what outlives a restart.
@@ -158,7 +163,13 @@ impl Default for Jobs {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { power: Duration::from_mins(10), revert: Duration::from_hours(1) }
+        Self {
+            power: Duration::from_mins(10),
+            guest: Duration::from_mins(15),
+            create: Duration::from_hours(1),
+            revert: Duration::from_hours(1),
+            remove: Duration::from_hours(24),
+        }
     }
 }
 

@@ -7,11 +7,13 @@
 //! An end is never taken back. `unknown` is an end: the host may or may not have done it, and looking proves
 //! nothing more.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::call::{Evidence, HostCall};
 use super::failure::Failure;
-use super::ids::{JobId, SnapshotId, TaskId};
+use super::ids::{JobId, QuestionId, SnapshotId, TaskId};
 use super::machine::{MachineIdentity, PowerState};
 
 /// What a caller asked for.
@@ -22,6 +24,25 @@ pub enum JobRequest {
     Reset,
     /// Power off ahead of everything else that is queued.
     Kill,
+    Suspend,
+    /// Asks the guest, and pulls the plug where it is not off after `force_after`.
+    Shutdown {
+        force_after: Option<Duration>,
+    },
+    /// Asks the guest.
+    Reboot,
+    /// Answers the machine's question beside whatever waits for that.
+    Answer {
+        question: QuestionId,
+        /// The key of a choice.
+        choice: String,
+    },
+    CreateSnapshot {
+        name: String,
+        description: String,
+        memory: bool,
+        quiesce: bool,
+    },
     Revert {
         /// Bound when the job was accepted, whatever it was called by.
         snapshot: SnapshotId,
@@ -29,6 +50,21 @@ pub enum JobRequest {
         path: String,
         /// `None`: as the host does.
         power_on: Option<bool>,
+    },
+    RemoveSnapshot {
+        /// Bound as a revert's.
+        snapshot: SnapshotId,
+        path: String,
+        children: bool,
+    },
+    RemoveAllSnapshots,
+    /// One of the two at least.
+    RenameSnapshot {
+        /// Bound as a revert's.
+        snapshot: SnapshotId,
+        path: String,
+        name: Option<String>,
+        description: Option<String>,
     },
 }
 
@@ -38,8 +74,16 @@ pub enum JobKind {
     MachinePowerOn,
     MachinePowerOff,
     MachineReset,
+    MachineSuspend,
+    MachineShutdown,
+    MachineReboot,
     MachineKill,
+    MachineAnswer,
+    SnapshotCreate,
     SnapshotRevert,
+    SnapshotRemove,
+    SnapshotRemoveAll,
+    SnapshotRename,
 }
 
 impl JobKind {
@@ -48,8 +92,16 @@ impl JobKind {
         Self::MachinePowerOn,
         Self::MachinePowerOff,
         Self::MachineReset,
+        Self::MachineSuspend,
+        Self::MachineShutdown,
+        Self::MachineReboot,
         Self::MachineKill,
+        Self::MachineAnswer,
+        Self::SnapshotCreate,
         Self::SnapshotRevert,
+        Self::SnapshotRemove,
+        Self::SnapshotRemoveAll,
+        Self::SnapshotRename,
     ];
 
     /// The word that callers see.
@@ -59,8 +111,16 @@ impl JobKind {
             Self::MachinePowerOn => "machine.power_on",
             Self::MachinePowerOff => "machine.power_off",
             Self::MachineReset => "machine.reset",
+            Self::MachineSuspend => "machine.suspend",
+            Self::MachineShutdown => "machine.shutdown",
+            Self::MachineReboot => "machine.reboot",
             Self::MachineKill => "machine.kill",
+            Self::MachineAnswer => "machine.answer",
+            Self::SnapshotCreate => "snapshot.create",
             Self::SnapshotRevert => "snapshot.revert",
+            Self::SnapshotRemove => "snapshot.remove",
+            Self::SnapshotRemoveAll => "snapshot.remove_all",
+            Self::SnapshotRename => "snapshot.rename",
         }
     }
 
@@ -80,8 +140,24 @@ impl JobRequest {
             Self::PowerOff => JobKind::MachinePowerOff,
             Self::Reset => JobKind::MachineReset,
             Self::Kill => JobKind::MachineKill,
+            Self::Suspend => JobKind::MachineSuspend,
+            Self::Shutdown { .. } => JobKind::MachineShutdown,
+            Self::Reboot => JobKind::MachineReboot,
+            Self::Answer { .. } => JobKind::MachineAnswer,
+            Self::CreateSnapshot { .. } => JobKind::SnapshotCreate,
             Self::Revert { .. } => JobKind::SnapshotRevert,
+            Self::RemoveSnapshot { .. } => JobKind::SnapshotRemove,
+            Self::RemoveAllSnapshots => JobKind::SnapshotRemoveAll,
+            Self::RenameSnapshot { .. } => JobKind::SnapshotRename,
         }
+    }
+}
+
+impl JobKind {
+    /// Whether it waits neither for what runs on the machine nor for a question: it is what ends them.
+    #[must_use]
+    pub const fn is_impatient(self) -> bool {
+        matches!(self, Self::MachineKill | Self::MachineAnswer)
     }
 }
 

@@ -9,7 +9,8 @@ use super::soap::request::{self, Request};
 use super::soap::response::Reply;
 use super::transport::Patience;
 use crate::domain::call::HostCall;
-use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
+use crate::domain::names::escape_vim;
 use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind};
 
 /// Makes the call; `job` is its operation id in the host's log.
@@ -23,25 +24,60 @@ pub async fn call(
     call: &HostCall,
     job: JobId,
 ) -> Result<Accepted, CallError> {
-    let object = Reference::new("VirtualMachine", machine.as_str());
     let operation = job.to_string();
-    let build = || match call {
-        HostCall::PowerOn => request::plain("PowerOnVM_Task", &object, Some(&operation)),
-        HostCall::PowerOff => request::plain("PowerOffVM_Task", &object, Some(&operation)),
-        HostCall::Reset => request::plain("ResetVM_Task", &object, Some(&operation)),
-        HostCall::RevertToSnapshot { snapshot, suppress_power_on } => {
-            let snapshot = Reference::new("VirtualMachineSnapshot", snapshot.as_str());
-            request::revert_to_snapshot(&snapshot, *suppress_power_on, Some(&operation))
-        }
-    };
+    let build = || request_of(machine, call, &operation);
     let lead = format!("The host refused {} of machine {machine}", call.kind().as_str());
     let reply = authenticated(session, build, &lead).await?;
+    let taskless = matches!(
+        call,
+        HostCall::ShutdownGuest
+            | HostCall::RebootGuest
+            | HostCall::Answer { .. }
+            | HostCall::RenameSnapshot { .. }
+    );
+    if taskless {
+        return Ok(Accepted::Done);
+    }
     match reply.reference() {
         Some(task) => Ok(Accepted::Task(TaskId::new(task.value))),
         None => Err(CallError::Lost(HostError::new(
             HostErrorKind::Protocol,
             format!("The host took {} of machine {machine} and named no task.", call.kind().as_str()),
         ))),
+    }
+}
+
+fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request {
+    let object = Reference::new("VirtualMachine", machine.as_str());
+    let snapshot = |id: &SnapshotId| Reference::new("VirtualMachineSnapshot", id.as_str());
+    let plain = |method| request::plain(method, &object, Some(operation));
+    match call {
+        HostCall::PowerOn => plain("PowerOnVM_Task"),
+        HostCall::PowerOff => plain("PowerOffVM_Task"),
+        HostCall::Reset => plain("ResetVM_Task"),
+        HostCall::Suspend => plain("SuspendVM_Task"),
+        HostCall::ShutdownGuest => plain("ShutdownGuest"),
+        HostCall::RebootGuest => plain("RebootGuest"),
+        HostCall::RemoveAllSnapshots => plain("RemoveAllSnapshots_Task"),
+        HostCall::Answer { question, choice } => {
+            request::answer(&object, question.as_str(), choice, operation)
+        }
+        HostCall::CreateSnapshot { name, description, memory, quiesce } => request::create_snapshot(
+            &object,
+            (&escape_vim(name), description),
+            (*memory, *quiesce),
+            operation,
+        ),
+        HostCall::RevertToSnapshot { snapshot: id, suppress_power_on } => {
+            request::revert_to_snapshot(&snapshot(id), *suppress_power_on, Some(operation))
+        }
+        HostCall::RemoveSnapshot { snapshot: id, children } => {
+            request::remove_snapshot(&snapshot(id), *children, operation)
+        }
+        HostCall::RenameSnapshot { snapshot: id, name, description } => {
+            let name = name.as_deref().map(escape_vim);
+            request::rename_snapshot(&snapshot(id), name.as_deref(), description.as_deref(), operation)
+        }
     }
 }
 

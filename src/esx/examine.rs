@@ -9,16 +9,18 @@ use super::soap::property::references;
 use super::soap::xml::Element;
 use super::soap::{Reference, json};
 use super::task::{TaskInfo, TaskState};
-use crate::domain::call::{Evidence, RecentTask};
+use crate::domain::call::{Evidence, RecentTask, SeenSnapshot};
 use crate::domain::ids::{MachineId, TaskId};
 use crate::domain::machine::MachineIdentity;
-use crate::domain::snapshot::Snapshots;
+use crate::domain::snapshot::{Snapshot, Snapshots};
 use crate::hypervisor::{Fact, HostError, HostErrorKind};
 
 /// What evidence is made of.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 9] = [
     "runtime.powerState",
     "snapshot",
+    "guest.toolsRunningStatus",
+    "guest.toolsStatus",
     "runtime.question",
     "runtime.host",
     "recentTask",
@@ -40,6 +42,10 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
         instance_uuid: text("config.instanceUuid"),
         path: text("config.files.vmPathName"),
     };
+    let mut guest = GuestRecord::default();
+    for path in ["guest.toolsRunningStatus", "guest.toolsStatus"] {
+        guest.assign(path, value(path));
+    }
     let question = value("runtime.question").and_then(question).map(|question| question.id);
     let tasks = value("recentTask").map(references).unwrap_or_default();
     let mut recent_tasks = Vec::with_capacity(tasks.len());
@@ -54,7 +60,8 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
         identity,
         power_state: value("runtime.powerState").and_then(power_state),
         current_snapshot: current,
-        snapshots: items.into_iter().map(|snapshot| snapshot.id).collect(),
+        snapshots: items.into_iter().map(seen_snapshot).collect(),
+        tools_running: guest.guest().tools_running,
         question,
         host_boot_time,
         recent_tasks,
@@ -111,6 +118,12 @@ pub async fn properties(
         }
     }
     Ok(values)
+}
+
+fn seen_snapshot(snapshot: Snapshot) -> SeenSnapshot {
+    let Snapshot { id, name, description, parent, created_at: _, power_state: _, quiesced: _, children: _ } =
+        snapshot;
+    SeenSnapshot { id, parent, name, description }
 }
 
 fn reference(machine: &MachineId) -> Reference {

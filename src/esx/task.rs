@@ -64,6 +64,15 @@ impl TaskInfo {
             "VirtualMachine.powerOn" => Some(CallKind::PowerOn),
             "VirtualMachine.powerOff" => Some(CallKind::PowerOff),
             "VirtualMachine.reset" => Some(CallKind::Reset),
+            "VirtualMachine.suspend" => Some(CallKind::Suspend),
+            "VirtualMachine.createSnapshot" => Some(CallKind::CreateSnapshot),
+            "vm.Snapshot.remove"
+            | "VirtualMachineSnapshot.remove"
+            | "VirtualMachineSnapshot.removeSnapshot" => Some(CallKind::RemoveSnapshot),
+            "VirtualMachine.removeAllSnapshots" | "VirtualMachine.RemoveAllSnapshots" => {
+                Some(CallKind::RemoveAllSnapshots)
+            }
+            "vm.Snapshot.rename" | "VirtualMachineSnapshot.rename" => Some(CallKind::RenameSnapshot),
             "vm.Snapshot.revert"
             | "VirtualMachineSnapshot.revert"
             | "VirtualMachineSnapshot.revertToSnapshot" => Some(CallKind::RevertToSnapshot),
@@ -266,7 +275,14 @@ mod tests {
             ("VirtualMachine.reset", Some(CallKind::Reset)),
             ("vm.Snapshot.revert", Some(CallKind::RevertToSnapshot)),
             ("VirtualMachineSnapshot.revertToSnapshot", Some(CallKind::RevertToSnapshot)),
-            ("VirtualMachine.createSnapshot", None),
+            ("VirtualMachine.suspend", Some(CallKind::Suspend)),
+            ("VirtualMachine.createSnapshot", Some(CallKind::CreateSnapshot)),
+            ("vm.Snapshot.remove", Some(CallKind::RemoveSnapshot)),
+            ("VirtualMachineSnapshot.removeSnapshot", Some(CallKind::RemoveSnapshot)),
+            ("VirtualMachine.removeAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
+            ("VirtualMachine.RemoveAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
+            ("vm.Snapshot.rename", Some(CallKind::RenameSnapshot)),
+            ("VirtualMachine.reconfigure", None),
             ("", None),
         ] {
             assert_eq!(info(&format!("<descriptionId>{description}</descriptionId>")).call(), call);

@@ -260,6 +260,7 @@ impl Machines {
             ("not_connected", machine.connection_state != "connected"),
             ("question", machine.question.is_some()),
             ("job", active_job.is_some()),
+            ("host_task", self.jobs.finds_host_busy(&machine.id, active_job)),
             ("self", is_self),
             ("protected", protected),
         ];

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask};
+use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
@@ -84,7 +85,15 @@ enum RequestDocument {
     PowerOff,
     Reset,
     Kill,
+    Suspend,
+    Shutdown { force_after_ms: Option<u64> },
+    Reboot,
+    Answer { question: String, choice: String },
+    CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
     Revert { snapshot: String, path: String, power_on: Option<bool> },
+    RemoveSnapshot { snapshot: String, path: String, children: bool },
+    RemoveAllSnapshots,
+    RenameSnapshot { snapshot: String, path: String, name: Option<String>, description: Option<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,7 +152,15 @@ enum CallDocument {
     PowerOn,
     PowerOff,
     Reset,
+    Suspend,
+    ShutdownGuest,
+    RebootGuest,
+    Answer { question: String, choice: String },
+    CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
     RevertToSnapshot { snapshot: String, suppress_power_on: bool },
+    RemoveSnapshot { snapshot: String, children: bool },
+    RemoveAllSnapshots,
+    RenameSnapshot { snapshot: String, name: Option<String>, description: Option<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,7 +169,15 @@ enum CallKindDocument {
     PowerOn,
     PowerOff,
     Reset,
+    Suspend,
+    ShutdownGuest,
+    RebootGuest,
+    Answer,
+    CreateSnapshot,
     RevertToSnapshot,
+    RemoveSnapshot,
+    RemoveAllSnapshots,
+    RenameSnapshot,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -161,6 +186,11 @@ struct EvidenceDocument {
     power_state: Option<String>,
     current_snapshot: Option<String>,
     snapshots: Vec<String>,
+    /// Of each snapshot in turn; missing where an older otter wrote it.
+    #[serde(default)]
+    parents: Vec<Option<String>>,
+    #[serde(default)]
+    tools_running: bool,
     question: Option<String>,
     host_boot_time: Option<String>,
     recent_tasks: Vec<RecentTaskDocument>,
@@ -294,9 +324,37 @@ impl From<&JobRequest> for RequestDocument {
             JobRequest::PowerOff => Self::PowerOff,
             JobRequest::Reset => Self::Reset,
             JobRequest::Kill => Self::Kill,
+            JobRequest::Suspend => Self::Suspend,
+            JobRequest::Shutdown { force_after } => {
+                // The longest duration is a hundred years, far below what fits.
+                let milliseconds = |after: &Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                Self::Shutdown { force_after_ms: force_after.as_ref().map(milliseconds) }
+            }
+            JobRequest::Reboot => Self::Reboot,
+            JobRequest::Answer { question, choice } => {
+                Self::Answer { question: question.to_string(), choice: choice.clone() }
+            }
+            JobRequest::CreateSnapshot { name, description, memory, quiesce } => Self::CreateSnapshot {
+                name: name.clone(),
+                description: description.clone(),
+                memory: *memory,
+                quiesce: *quiesce,
+            },
             JobRequest::Revert { snapshot, path, power_on } => {
                 Self::Revert { snapshot: snapshot.to_string(), path: path.clone(), power_on: *power_on }
             }
+            JobRequest::RemoveSnapshot { snapshot, path, children } => Self::RemoveSnapshot {
+                snapshot: snapshot.to_string(),
+                path: path.clone(),
+                children: *children,
+            },
+            JobRequest::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            JobRequest::RenameSnapshot { snapshot, path, name, description } => Self::RenameSnapshot {
+                snapshot: snapshot.to_string(),
+                path: path.clone(),
+                name: name.clone(),
+                description: description.clone(),
+            },
         }
     }
 }
@@ -308,8 +366,26 @@ impl From<RequestDocument> for JobRequest {
             RequestDocument::PowerOff => Self::PowerOff,
             RequestDocument::Reset => Self::Reset,
             RequestDocument::Kill => Self::Kill,
+            RequestDocument::Suspend => Self::Suspend,
+            RequestDocument::Shutdown { force_after_ms } => {
+                Self::Shutdown { force_after: force_after_ms.map(Duration::from_millis) }
+            }
+            RequestDocument::Reboot => Self::Reboot,
+            RequestDocument::Answer { question, choice } => {
+                Self::Answer { question: QuestionId::new(question), choice }
+            }
+            RequestDocument::CreateSnapshot { name, description, memory, quiesce } => {
+                Self::CreateSnapshot { name, description, memory, quiesce }
+            }
             RequestDocument::Revert { snapshot, path, power_on } => {
                 Self::Revert { snapshot: SnapshotId::new(snapshot), path, power_on }
+            }
+            RequestDocument::RemoveSnapshot { snapshot, path, children } => {
+                Self::RemoveSnapshot { snapshot: SnapshotId::new(snapshot), path, children }
+            }
+            RequestDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            RequestDocument::RenameSnapshot { snapshot, path, name, description } => {
+                Self::RenameSnapshot { snapshot: SnapshotId::new(snapshot), path, name, description }
             }
         }
     }
@@ -439,9 +515,30 @@ impl From<&HostCall> for CallDocument {
             HostCall::PowerOn => Self::PowerOn,
             HostCall::PowerOff => Self::PowerOff,
             HostCall::Reset => Self::Reset,
+            HostCall::Suspend => Self::Suspend,
+            HostCall::ShutdownGuest => Self::ShutdownGuest,
+            HostCall::RebootGuest => Self::RebootGuest,
+            HostCall::Answer { question, choice } => {
+                Self::Answer { question: question.to_string(), choice: choice.clone() }
+            }
+            HostCall::CreateSnapshot { name, description, memory, quiesce } => Self::CreateSnapshot {
+                name: name.clone(),
+                description: description.clone(),
+                memory: *memory,
+                quiesce: *quiesce,
+            },
             HostCall::RevertToSnapshot { snapshot, suppress_power_on } => Self::RevertToSnapshot {
                 snapshot: snapshot.to_string(),
                 suppress_power_on: *suppress_power_on,
+            },
+            HostCall::RemoveSnapshot { snapshot, children } => {
+                Self::RemoveSnapshot { snapshot: snapshot.to_string(), children: *children }
+            }
+            HostCall::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            HostCall::RenameSnapshot { snapshot, name, description } => Self::RenameSnapshot {
+                snapshot: snapshot.to_string(),
+                name: name.clone(),
+                description: description.clone(),
             },
         }
     }
@@ -453,8 +550,24 @@ impl From<CallDocument> for HostCall {
             CallDocument::PowerOn => Self::PowerOn,
             CallDocument::PowerOff => Self::PowerOff,
             CallDocument::Reset => Self::Reset,
+            CallDocument::Suspend => Self::Suspend,
+            CallDocument::ShutdownGuest => Self::ShutdownGuest,
+            CallDocument::RebootGuest => Self::RebootGuest,
+            CallDocument::Answer { question, choice } => {
+                Self::Answer { question: QuestionId::new(question), choice }
+            }
+            CallDocument::CreateSnapshot { name, description, memory, quiesce } => {
+                Self::CreateSnapshot { name, description, memory, quiesce }
+            }
             CallDocument::RevertToSnapshot { snapshot, suppress_power_on } => {
                 Self::RevertToSnapshot { snapshot: SnapshotId::new(snapshot), suppress_power_on }
+            }
+            CallDocument::RemoveSnapshot { snapshot, children } => {
+                Self::RemoveSnapshot { snapshot: SnapshotId::new(snapshot), children }
+            }
+            CallDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallDocument::RenameSnapshot { snapshot, name, description } => {
+                Self::RenameSnapshot { snapshot: SnapshotId::new(snapshot), name, description }
             }
         }
     }
@@ -466,7 +579,15 @@ impl From<CallKind> for CallKindDocument {
             CallKind::PowerOn => Self::PowerOn,
             CallKind::PowerOff => Self::PowerOff,
             CallKind::Reset => Self::Reset,
+            CallKind::Suspend => Self::Suspend,
+            CallKind::ShutdownGuest => Self::ShutdownGuest,
+            CallKind::RebootGuest => Self::RebootGuest,
+            CallKind::Answer => Self::Answer,
+            CallKind::CreateSnapshot => Self::CreateSnapshot,
             CallKind::RevertToSnapshot => Self::RevertToSnapshot,
+            CallKind::RemoveSnapshot => Self::RemoveSnapshot,
+            CallKind::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallKind::RenameSnapshot => Self::RenameSnapshot,
         }
     }
 }
@@ -477,7 +598,15 @@ impl From<CallKindDocument> for CallKind {
             CallKindDocument::PowerOn => Self::PowerOn,
             CallKindDocument::PowerOff => Self::PowerOff,
             CallKindDocument::Reset => Self::Reset,
+            CallKindDocument::Suspend => Self::Suspend,
+            CallKindDocument::ShutdownGuest => Self::ShutdownGuest,
+            CallKindDocument::RebootGuest => Self::RebootGuest,
+            CallKindDocument::Answer => Self::Answer,
+            CallKindDocument::CreateSnapshot => Self::CreateSnapshot,
             CallKindDocument::RevertToSnapshot => Self::RevertToSnapshot,
+            CallKindDocument::RemoveSnapshot => Self::RemoveSnapshot,
+            CallKindDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallKindDocument::RenameSnapshot => Self::RenameSnapshot,
         }
     }
 }
@@ -489,15 +618,22 @@ impl From<&Evidence> for EvidenceDocument {
             power_state,
             current_snapshot,
             snapshots,
+            tools_running,
             question,
             host_boot_time,
             recent_tasks,
         } = evidence;
+        // Of a snapshot's words nothing is recorded: see `Evidence::to_record`.
+        let parent = |SeenSnapshot { id: _, parent, name: _, description: _ }: &SeenSnapshot| {
+            parent.as_ref().map(ToString::to_string)
+        };
         Self {
             identity: identity.into(),
             power_state: power_state.map(|state| state.as_str().to_owned()),
             current_snapshot: current_snapshot.as_ref().map(ToString::to_string),
-            snapshots: snapshots.iter().map(ToString::to_string).collect(),
+            snapshots: snapshots.iter().map(|snapshot| snapshot.id.to_string()).collect(),
+            parents: snapshots.iter().map(parent).collect(),
+            tools_running: *tools_running,
             question: question.as_ref().map(ToString::to_string),
             host_boot_time: host_boot_time.clone(),
             recent_tasks: recent_tasks
@@ -522,15 +658,25 @@ impl TryFrom<EvidenceDocument> for Evidence {
             power_state,
             current_snapshot,
             snapshots,
+            parents,
+            tools_running,
             question,
             host_boot_time,
             recent_tasks,
         } = evidence;
+        let parents = parents.into_iter().chain(std::iter::repeat(None));
+        let snapshot = |(id, parent): (String, Option<String>)| SeenSnapshot {
+            id: SnapshotId::new(id),
+            parent: parent.map(SnapshotId::new),
+            name: String::new(),
+            description: String::new(),
+        };
         Ok(Self {
             identity: identity.into(),
             power_state: power_state.map(power).transpose()?,
             current_snapshot: current_snapshot.map(SnapshotId::new),
-            snapshots: snapshots.into_iter().map(SnapshotId::new).collect(),
+            snapshots: snapshots.into_iter().zip(parents).map(snapshot).collect(),
+            tools_running,
             question: question.map(QuestionId::new),
             host_boot_time,
             recent_tasks: recent_tasks

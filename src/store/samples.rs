@@ -1,13 +1,14 @@
 //! Jobs for tests: a plain one, and arbitrary ones with every field and variant.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::option;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask};
+use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
@@ -143,6 +144,29 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
         Just(JobRequest::PowerOff),
         Just(JobRequest::Reset),
         Just(JobRequest::Kill),
+        Just(JobRequest::Suspend),
+        option::of(any::<u32>()).prop_map(|after| JobRequest::Shutdown {
+            force_after: after.map(|s| Duration::from_secs(s.into()))
+        }),
+        Just(JobRequest::Reboot),
+        any::<(String, String)>().prop_map(|(question, choice)| JobRequest::Answer {
+            question: QuestionId::new(question),
+            choice
+        }),
+        any::<(String, String, bool, bool)>().prop_map(|(name, description, memory, quiesce)| {
+            JobRequest::CreateSnapshot { name, description, memory, quiesce }
+        }),
+        (any_snapshot(), any::<String>(), any::<bool>())
+            .prop_map(|(snapshot, path, children)| JobRequest::RemoveSnapshot { snapshot, path, children }),
+        Just(JobRequest::RemoveAllSnapshots),
+        (any_snapshot(), any::<String>(), any::<Option<String>>(), any::<Option<String>>()).prop_map(
+            |(snapshot, path, name, description)| JobRequest::RenameSnapshot {
+                snapshot,
+                path,
+                name,
+                description
+            }
+        ),
         (any_snapshot(), any::<String>(), any::<Option<bool>>())
             .prop_map(|(snapshot, path, power_on)| JobRequest::Revert { snapshot, path, power_on }),
     ]
@@ -205,6 +229,20 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         Just(HostCall::PowerOn),
         Just(HostCall::PowerOff),
         Just(HostCall::Reset),
+        Just(HostCall::Suspend),
+        Just(HostCall::ShutdownGuest),
+        Just(HostCall::RebootGuest),
+        any::<(String, String)>()
+            .prop_map(|(question, choice)| HostCall::Answer { question: QuestionId::new(question), choice }),
+        any::<(String, String, bool, bool)>().prop_map(|(name, description, memory, quiesce)| {
+            HostCall::CreateSnapshot { name, description, memory, quiesce }
+        }),
+        (any_snapshot(), any::<bool>())
+            .prop_map(|(snapshot, children)| HostCall::RemoveSnapshot { snapshot, children }),
+        Just(HostCall::RemoveAllSnapshots),
+        (any_snapshot(), any::<Option<String>>(), any::<Option<String>>()).prop_map(
+            |(snapshot, name, description)| HostCall::RenameSnapshot { snapshot, name, description }
+        ),
         (any_snapshot(), any::<bool>()).prop_map(|(snapshot, suppress_power_on)| {
             HostCall::RevertToSnapshot { snapshot, suppress_power_on }
         }),
@@ -213,30 +251,42 @@ fn any_intent() -> impl Strategy<Value = Intent> {
 }
 
 fn any_evidence() -> impl Strategy<Value = Evidence> {
-    let call = prop_oneof![
-        Just(CallKind::PowerOn),
-        Just(CallKind::PowerOff),
-        Just(CallKind::Reset),
-        Just(CallKind::RevertToSnapshot),
-    ];
+    let call = proptest::sample::select(CallKind::ALL);
+    let seen = (any_snapshot(), option::of(any_snapshot())).prop_map(|(id, parent)| SeenSnapshot {
+        id,
+        parent,
+        name: String::new(),
+        description: String::new(),
+    });
     let task = (any::<String>(), option::of(call), any::<bool>(), any::<bool>())
         .prop_map(|(id, call, by_us, running)| RecentTask { id: TaskId::new(id), call, by_us, running });
     (
         any_identity(),
         option::of(any_power_state()),
         option::of(any_snapshot()),
-        proptest::collection::vec(any_snapshot(), 0..4),
+        proptest::collection::vec(seen, 0..4),
+        any::<bool>(),
         option::of(any::<String>().prop_map(QuestionId::new)),
         any::<Option<String>>(),
         proptest::collection::vec(task, 0..4),
     )
         .prop_map(
-            |(identity, power_state, current_snapshot, snapshots, question, host_boot_time, recent_tasks)| {
+            |(
+                identity,
+                power_state,
+                current_snapshot,
+                snapshots,
+                tools_running,
+                question,
+                host_boot_time,
+                recent_tasks,
+            )| {
                 Evidence {
                     identity,
                     power_state,
                     current_snapshot,
                     snapshots,
+                    tools_running,
                     question,
                     host_boot_time,
                     recent_tasks,

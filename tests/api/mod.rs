@@ -10,6 +10,7 @@ mod idempotency;
 mod identity;
 mod input;
 mod jobs;
+mod kinds;
 mod limits;
 mod machine_wait;
 mod machines;

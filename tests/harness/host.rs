@@ -97,6 +97,10 @@ impl Host {
         }
     }
 
+    pub const fn is_ours(&self) -> bool {
+        matches!(self, Self::Ours(_))
+    }
+
     pub fn url(&self) -> String {
         match self {
             Self::Ours(simulator) => simulator.url(),

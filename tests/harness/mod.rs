@@ -22,7 +22,7 @@ use otter::config::Listen;
 use otter::domain::verify::Verify;
 use otter::esx::EsxOptions;
 use otter::service::feed::FeedSettings;
-use otter::service::jobs::JobSettings;
+use otter::service::jobs::{Deadlines, JobSettings};
 use otter::service::machines::Protection;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::store::{Retention, Store};
@@ -282,8 +282,13 @@ pub fn settings(url: &str) -> Settings {
             outage_grace: Duration::from_mins(1),
             queue_per_machine: 16,
             queue_in_all: 10_000,
-            power_deadline: Duration::from_mins(10),
-            revert_deadline: Duration::from_hours(1),
+            deadlines: Deadlines {
+                power: Duration::from_mins(10),
+                guest: Duration::from_mins(15),
+                create: Duration::from_hours(1),
+                revert: Duration::from_hours(1),
+                remove: Duration::from_hours(24),
+            },
             retention: Retention::default(),
         },
         http: HttpSettings {

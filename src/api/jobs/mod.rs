@@ -1,5 +1,6 @@
-//! `/v1/jobs`: jobs listed, looked at and waited for.
+//! `/v1/jobs`: jobs listed, looked at, waited for and cancelled.
 
+mod cancel;
 mod get;
 mod list;
 mod wait;
@@ -19,6 +20,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(list::list_jobs))
         .routes(routes!(get::get_job))
         .routes(routes!(wait::wait_for_job))
+        .routes(routes!(cancel::cancel_job))
 }
 
 /// Reads the id of a job out of a path.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::api::links;
 use crate::api::problem::Problem;
+use crate::domain::duration;
 use crate::domain::job::{self, JobKind, JobRequest, JobState, StepState};
 use crate::service::jobs::JobView;
 
@@ -90,7 +91,7 @@ pub enum JobStateName {
 }
 
 /// What was asked for; null where the kind has no such thing.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct JobRequestView {
     /// The id of the snapshot, bound when the job was accepted.
     #[schema(required)]
@@ -101,6 +102,30 @@ pub struct JobRequestView {
     /// Whether the machine is to be on after a revert; null: as the host does.
     #[schema(required)]
     pub power_on: Option<bool>,
+    /// What a snapshot is to be called.
+    #[schema(required)]
+    pub name: Option<String>,
+    /// How a snapshot is to be described.
+    #[schema(required)]
+    pub description: Option<String>,
+    /// Whether a snapshot is to keep the memory.
+    #[schema(required)]
+    pub memory: Option<bool>,
+    /// Whether the guest is to be brought to rest for a snapshot.
+    #[schema(required)]
+    pub quiesce: Option<bool>,
+    /// Whether what is below a snapshot is removed too.
+    #[schema(required)]
+    pub children: Option<bool>,
+    /// How long a guest may take to shut down before the plug is pulled.
+    #[schema(required, example = "1m30s")]
+    pub force_after: Option<String>,
+    /// The id of the question that is answered.
+    #[schema(required)]
+    pub question: Option<String>,
+    /// The key of the choice that it is answered with.
+    #[schema(required)]
+    pub choice: Option<String>,
 }
 
 /// One call to the host.
@@ -134,7 +159,7 @@ pub struct JobBlocker {
 pub struct JobResult {
     /// False: the machine was as wanted already.
     pub changed: bool,
-    /// The id of the snapshot that was reverted to.
+    /// The id of the snapshot that was made, reverted to or renamed.
     #[schema(required)]
     pub snapshot: Option<String>,
     /// The machine's power state at the end.
@@ -230,14 +255,46 @@ impl JobStateName {
 
 impl JobRequestView {
     fn of(request: &JobRequest) -> Self {
+        let nothing = Self::default();
         match request {
-            JobRequest::PowerOn | JobRequest::PowerOff | JobRequest::Reset | JobRequest::Kill => {
-                Self { snapshot: None, snapshot_path: None, power_on: None }
+            JobRequest::PowerOn
+            | JobRequest::PowerOff
+            | JobRequest::Reset
+            | JobRequest::Suspend
+            | JobRequest::Reboot
+            | JobRequest::Kill
+            | JobRequest::RemoveAllSnapshots => nothing,
+            JobRequest::Shutdown { force_after } => {
+                Self { force_after: force_after.map(duration::format), ..nothing }
             }
+            JobRequest::Answer { question, choice } => {
+                Self { question: Some(question.to_string()), choice: Some(choice.clone()), ..nothing }
+            }
+            JobRequest::CreateSnapshot { name, description, memory, quiesce } => Self {
+                name: Some(name.clone()),
+                description: Some(description.clone()),
+                memory: Some(*memory),
+                quiesce: Some(*quiesce),
+                ..nothing
+            },
             JobRequest::Revert { snapshot, path, power_on } => Self {
                 snapshot: Some(snapshot.to_string()),
                 snapshot_path: Some(path.clone()),
                 power_on: *power_on,
+                ..nothing
+            },
+            JobRequest::RemoveSnapshot { snapshot, path, children } => Self {
+                snapshot: Some(snapshot.to_string()),
+                snapshot_path: Some(path.clone()),
+                children: Some(*children),
+                ..nothing
+            },
+            JobRequest::RenameSnapshot { snapshot, path, name, description } => Self {
+                snapshot: Some(snapshot.to_string()),
+                snapshot_path: Some(path.clone()),
+                name: name.clone(),
+                description: description.clone(),
+                ..nothing
             },
         }
     }

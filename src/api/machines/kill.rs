@@ -40,7 +40,7 @@ pub struct KillRequest {
     extensions(("x-otter-problems" = json!(START))))]
 pub async fn kill_machine(
     State(api): State<Api>,
-    Start { starting, body }: Start<KillRequest>,
+    Start { starting, body, .. }: Start<KillRequest>,
 ) -> Result<Response, ApiError> {
     if body.name.is_empty() {
         return Err(failure_in_body(

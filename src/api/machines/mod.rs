@@ -1,5 +1,6 @@
 //! `/v1/machines`: machines and their snapshots, looked at and changed.
 
+mod answer;
 mod find;
 mod get;
 mod kill;
@@ -7,6 +8,9 @@ mod list;
 mod power;
 mod properties;
 mod revert;
+mod snapshot_create;
+mod snapshot_remove;
+mod snapshot_rename;
 mod snapshots;
 mod wait;
 pub mod wire;
@@ -31,8 +35,17 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(power::power_machine))
         .routes(routes!(properties::get_properties))
         .routes(routes!(revert::revert_machine))
-        .routes(routes!(snapshots::list_snapshots))
-        .routes(routes!(snapshots::get_snapshot))
+        .routes(routes!(answer::answer_machine))
+        .routes(routes!(
+            snapshots::list_snapshots,
+            snapshot_create::create_snapshot,
+            snapshot_remove::remove_all_snapshots
+        ))
+        .routes(routes!(
+            snapshots::get_snapshot,
+            snapshot_rename::rename_snapshot,
+            snapshot_remove::remove_snapshot
+        ))
         .routes(routes!(revert::revert_to_snapshot))
 }
 

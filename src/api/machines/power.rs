@@ -1,5 +1,7 @@
 //! `POST /v1/machines/{machine}/power`
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
@@ -11,6 +13,8 @@ use crate::api::extract::{Segment, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
 use crate::api::starting::Start;
+use crate::domain::duration;
+use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
 use crate::service::machines::shorten;
 
@@ -18,14 +22,22 @@ use crate::service::machines::shorten;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PowerRequest {
-    /// `on`, `off` or `reset`; the last two are hard, like pulling the plug.
-    #[schema(example = "on")]
+    /// `on`; `off` and `reset`, which are hard, like pulling the plug; `suspend`; `shutdown` and `reboot`, which the
+    /// guest does by itself and needs its tools for.
+    #[schema(example = "on", extensions(("x-extensible-enum" = json!(ACTIONS))))]
     action: String,
+    /// With `shutdown`: how long the guest may take before the plug is pulled, `90s`. It is pulled at once where no
+    /// tools run.
+    #[schema(nullable = false, example = "90s")]
+    force_after: Option<String>,
 }
 
-/// Power a machine on or off, or reset it
+const ACTIONS: [&str; 6] = ["on", "off", "reset", "suspend", "shutdown", "reboot"];
+
+/// Change the power of a machine
 ///
-/// Starts a job. A machine that is in the wanted state already makes it succeed with `result.changed` false.
+/// Starts a job. A machine that is in the wanted state already makes it succeed with `result.changed` false. A
+/// shutdown ends when the machine is off; a reboot when the guest tools went and came back.
 #[utoipa::path(post, path = "/v1/machines/{machine}/power", operation_id = "power_machine", tag = "machines",
     params(
         MachinePath,
@@ -38,18 +50,27 @@ pub struct PowerRequest {
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(START))))]
+    extensions(("x-otter-problems" = json!([START, &["tools-unavailable"]].concat()))))]
 pub async fn power_machine(
     State(api): State<Api>,
     Segment(reference): Segment,
-    Start { starting, body }: Start<PowerRequest>,
+    Start { starting, body, .. }: Start<PowerRequest>,
 ) -> Result<Response, ApiError> {
-    let request = match body.action.as_str() {
+    let PowerRequest { action, force_after } = body;
+    let force_after = force_after.as_deref().map(read_force_after).transpose()?;
+    if force_after.is_some() && action != "shutdown" {
+        let detail = "force_after goes with the action shutdown alone.".to_owned();
+        return Err(failure_in_body("/force_after", "not-applicable", detail).into());
+    }
+    let request = match action.as_str() {
         "on" => JobRequest::PowerOn,
         "off" => JobRequest::PowerOff,
         "reset" => JobRequest::Reset,
+        "suspend" => JobRequest::Suspend,
+        "shutdown" => JobRequest::Shutdown { force_after },
+        "reboot" => JobRequest::Reboot,
         other => {
-            let detail = format!("action is {}; one of on, off, reset is wanted.", shorten(other));
+            let detail = format!("action is {}; one of {} is wanted.", shorten(other), ACTIONS.join(", "));
             return Err(failure_in_body("/action", "not-one-of", detail).into());
         }
     };
@@ -58,4 +79,11 @@ pub async fn power_machine(
     }
     let machine = api.services().machines.resolve(&reference)?;
     Ok(starting.start(&api, &machine, request).await?)
+}
+
+fn read_force_after(given: &str) -> Result<Duration, Failure> {
+    duration::parse(given).map_err(|error| {
+        let detail = format!("force_after is {}: {error}.", shorten(given));
+        failure_in_body("/force_after", "not-a-duration", detail)
+    })
 }

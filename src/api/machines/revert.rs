@@ -55,7 +55,7 @@ pub struct RevertToSnapshotRequest {
 pub async fn revert_machine(
     State(api): State<Api>,
     Segment(reference): Segment,
-    Start { starting, body }: Start<RevertRequest>,
+    Start { starting, body, .. }: Start<RevertRequest>,
 ) -> Result<Response, ApiError> {
     let RevertRequest { snapshot, power_on } = body;
     if snapshot.as_deref() == Some("") {
@@ -90,7 +90,7 @@ pub async fn revert_machine(
 pub async fn revert_to_snapshot(
     State(api): State<Api>,
     Segments(reference, snapshot): Segments,
-    Start { starting, body }: Start<RevertToSnapshotRequest>,
+    Start { starting, body, .. }: Start<RevertToSnapshotRequest>,
 ) -> Result<Response, ApiError> {
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);

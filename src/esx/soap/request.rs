@@ -167,8 +167,60 @@ pub fn revert_to_snapshot(
     operation_id: Option<&str>,
 ) -> Request {
     let mut call = Call::new("RevertToSnapshot_Task", snapshot, operation_id);
-    call.text("suppressPowerOn", if suppress_power_on { "true" } else { "false" });
+    call.text("suppressPowerOn", boolean(suppress_power_on));
     call.finish()
+}
+
+/// `CreateSnapshot_Task` of a machine: name (escaped) and description, with the memory and with a quiet guest or not.
+#[must_use]
+pub fn create_snapshot(
+    machine: &Reference,
+    (name, description): (&str, &str),
+    (memory, quiesce): (bool, bool),
+    operation_id: &str,
+) -> Request {
+    let mut call = Call::new("CreateSnapshot_Task", machine, Some(operation_id));
+    call.text("name", name).text("description", description);
+    call.text("memory", boolean(memory)).text("quiesce", boolean(quiesce));
+    call.finish()
+}
+
+/// `RemoveSnapshot_Task`
+#[must_use]
+pub fn remove_snapshot(snapshot: &Reference, children: bool, operation_id: &str) -> Request {
+    let mut call = Call::new("RemoveSnapshot_Task", snapshot, Some(operation_id));
+    call.text("removeChildren", boolean(children));
+    call.finish()
+}
+
+/// `RenameSnapshot`; the name escaped.
+#[must_use]
+pub fn rename_snapshot(
+    snapshot: &Reference,
+    name: Option<&str>,
+    description: Option<&str>,
+    operation_id: &str,
+) -> Request {
+    let mut call = Call::new("RenameSnapshot", snapshot, Some(operation_id));
+    if let Some(name) = name {
+        call.text("name", name);
+    }
+    if let Some(description) = description {
+        call.text("description", description);
+    }
+    call.finish()
+}
+
+/// `AnswerVM`; the choice is the key of one.
+#[must_use]
+pub fn answer(machine: &Reference, question: &str, choice: &str, operation_id: &str) -> Request {
+    let mut call = Call::new("AnswerVM", machine, Some(operation_id));
+    call.text("questionId", question).text("answerChoice", choice);
+    call.finish()
+}
+
+const fn boolean(yes: bool) -> &'static str {
+    if yes { "true" } else { "false" }
 }
 
 /// An envelope under construction.
@@ -274,6 +326,28 @@ mod tests {
         let select = spec.descend(&["objectSet", "selectSet"]).unwrap();
         assert_eq!(select.type_name(), Some("TraversalSpec"));
         assert_eq!(names(select), ["name", "type", "path", "skip"]);
+        let machine = Reference::new("VirtualMachine", "16");
+        let create = create_snapshot(&machine, ("50%25 a%2fb", "<why>"), (false, true), "job-1");
+        let document = Document::parse(create.envelope.as_bytes()).unwrap();
+        let call = document.root().descend(&["Body", "CreateSnapshot_Task"]).unwrap();
+        assert_eq!(names(call), ["_this", "name", "description", "memory", "quiesce"]);
+        assert_eq!(
+            (call.child_text("quiesce"), call.child_text("description")),
+            (Some("true"), Some("<why>"))
+        );
+        let answer = answer(&machine, "19", "4", "job-1");
+        let document = Document::parse(answer.envelope.as_bytes()).unwrap();
+        let call = document.root().descend(&["Body", "AnswerVM"]).unwrap();
+        assert_eq!(names(call), ["_this", "questionId", "answerChoice"]);
+        let snapshot = Reference::new("VirtualMachineSnapshot", "16-snapshot-1");
+        for (name, description, given) in [
+            (Some("n"), Some(""), ["_this", "name", "description"].as_slice()),
+            (None, Some("d"), &["_this", "description"]),
+        ] {
+            let rename = rename_snapshot(&snapshot, name, description, "job-1");
+            let document = Document::parse(rename.envelope.as_bytes()).unwrap();
+            assert_eq!(names(document.root().descend(&["Body", "RenameSnapshot"]).unwrap()), given);
+        }
         let wait = wait_for_updates(&collector, "3", 0, 100);
         let document = Document::parse(wait.envelope.as_bytes()).unwrap();
         let call = document.root().descend(&["Body", "WaitForUpdatesEx"]).unwrap();

@@ -28,6 +28,8 @@ pub struct Picture {
 pub struct MachineRecord {
     pub machine: Machine,
     belief: Belief,
+    /// How often the guest's tools stopped since otter first saw the machine.
+    tools_stops: u64,
     sort_name: String,
 }
 
@@ -84,9 +86,18 @@ impl MachineRecord {
         self.belief == Belief::Believed && self.machine.power_state == Some(PowerState::On)
     }
 
-    fn new(machine: Machine, belief: Belief) -> Self {
+    /// How often the guest's tools were seen to stop: whoever remembers it knows later whether they went meanwhile.
+    #[must_use]
+    pub const fn tools_stops(&self) -> u64 {
+        self.tools_stops
+    }
+
+    fn new(machine: Machine, belief: Belief, before: Option<&Self>) -> Self {
+        let stopped =
+            before.is_some_and(|before| before.machine.guest.tools_running && !machine.guest.tools_running);
+        let tools_stops = before.map_or(0, |before| before.tools_stops) + u64::from(stopped);
         let sort_name = machine.name.to_lowercase();
-        Self { machine, belief, sort_name }
+        Self { machine, belief, tools_stops, sort_name }
     }
 }
 
@@ -163,14 +174,16 @@ impl<'a> Editor<'a> {
     fn take(&mut self, fact: Fact, complete: bool) {
         match fact {
             Fact::Machine(machine) => {
-                let belief = match self.machines.get(&machine.id) {
+                let known = self.machines.get(&machine.id);
+                let belief = match known {
                     Some(known) if complete => {
                         known.belief.after_gap(&known.machine, &machine, self.now, self.settle)
                     }
                     Some(known) => known.belief.after_update(&known.machine, &machine, self.now, self.settle),
                     None => Belief::at_first(&machine, self.now, self.settle),
                 };
-                self.put(MachineRecord::new(*machine, belief));
+                let record = MachineRecord::new(*machine, belief, known.map(Arc::as_ref));
+                self.put(record);
             }
             Fact::MachineRemoved(id) => {
                 self.machines.remove(&id);

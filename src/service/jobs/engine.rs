@@ -1,7 +1,7 @@
 //! What happens behind [`Jobs`](super::Jobs): accepting, starting what may start, seeing each job through to its
 //! end whatever panics, and showing it meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
 use super::keys::Keys;
-use super::queue::{Full, Queues};
+use super::queue::{Full, Lane, Queues};
 use super::runner::{Ran, Runner};
 use super::view::{BlockedBy, Board, JobView, Live};
 use super::{JobsParts, NewJob, Started};
+use crate::domain::duration;
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{JobId, MachineId};
+use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::machine::Machine;
-use crate::hypervisor::SessionState;
+use crate::hypervisor::{SessionState, TaskStatus};
 use crate::store::{IdempotencyKey, Inserted, StoreError};
 
 /// What the disk says of a job whose run panicked.
@@ -41,6 +42,8 @@ pub(super) struct Engine {
     /// The deadlines of jobs that wait in a queue.
     pub(super) expiries: Mutex<BTreeSet<(Timestamp, JobId, MachineId)>>,
     pub(super) expiries_changed: Notify,
+    /// Tasks that outlived their jobs: until they end their machines are not free.
+    pub(super) leftovers: Mutex<BTreeMap<MachineId, BTreeSet<TaskId>>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -60,9 +63,9 @@ impl Engine {
             None => None,
         };
         let record = &machine.machine;
-        let kill = request == JobRequest::Kill;
+        let kind = request.kind();
         engine.refuse_if_away()?;
-        if let Some(question) = record.question.as_ref().filter(|_| !kill) {
+        if let Some(question) = record.question.as_ref().filter(|_| !kind.is_impatient()) {
             let detail = format!(
                 "{} waits on a question ({}); answer it first: {}",
                 record.name, question.id, question.text
@@ -72,10 +75,17 @@ impl Engine {
             );
         }
         let now = engine.parts.clock.now();
-        let deadline = deadline.unwrap_or(match request.kind() {
-            JobKind::SnapshotRevert => engine.parts.settings.revert_deadline,
-            _ => engine.parts.settings.power_deadline,
-        });
+        let deadline = deadline.unwrap_or(engine.parts.settings.deadlines.of(kind));
+        if let JobRequest::Shutdown { force_after: Some(after) } = request
+            && after >= deadline
+        {
+            let detail = format!(
+                "force_after is {} and the job's deadline {}: the plug would never be pulled. Give a longer deadline.",
+                duration::format(after),
+                duration::format(deadline)
+            );
+            return Err(Failure::new(FailureKind::InvalidRequest, detail));
+        }
         let job = Job {
             id: JobId::new(engine.parts.clock.uuid()),
             state: JobState::Queued,
@@ -99,8 +109,8 @@ impl Engine {
             intent: None,
         };
         let (id, machine) = (job.id, record.id.clone());
-        engine.queues().reserve(&machine, id, kill).map_err(|full| queue_full(full, record))?;
-        let (kind, deadline_at, name) = (job.kind(), job.deadline_at, job.machine_name.clone());
+        engine.queues().reserve(&machine, id, lane(kind)).map_err(|full| queue_full(full, record))?;
+        let (deadline_at, name) = (job.deadline_at, job.machine_name.clone());
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()));
         match engine.parts.store.insert_job(&job, key.as_ref()).await {
@@ -182,10 +192,10 @@ impl Engine {
         loop {
             let (next, beside) = {
                 let mut queues = engine.queues();
-                (queues.start_next(machine), queues.running(machine))
+                (queues.start_next(machine), queues.beside_kill(machine))
             };
             let Some(next) = next else { return };
-            if let Some(running) = beside.filter(|running| *running != next) {
+            if let Some(running) = beside {
                 engine.board.interrupt(running, Interrupt::Cancel);
             }
             Engine::spawn(engine, machine.clone(), next, None);
@@ -235,8 +245,36 @@ impl Engine {
             if deadline <= now { waiting.driver.expire_queued(now) } else { waiting.driver.start(now) }
         };
         // Who hears of the end finds the machine without this job.
-        let leave = || self.queues().finish(&machine, id);
+        let leave = |job: &Job| {
+            Engine::mind_leftover(&self, job);
+            self.queues().finish(&machine, id);
+        };
         Some(self.runner().run(waiting, first, live, leave).await)
+    }
+
+    /// A job that ended `unknown` may leave its task behind: its machine is not free until that has ended too.
+    fn mind_leftover(engine: &Arc<Self>, job: &Job) {
+        let Some(task) = job.host_task.clone().filter(|_| job.state == JobState::Unknown) else { return };
+        let (machine, inner) = (job.machine.id.clone(), Arc::clone(engine));
+        engine.leftovers().entry(machine.clone()).or_default().insert(task.clone());
+        drop(engine.parts.supervisor.contain("leftover task", async move {
+            let mut status = inner.parts.hypervisor.follow(&task).await;
+            tokio::select! {
+                // Ends too where the task is no longer known, or the backend is gone.
+                _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })) => {}
+                () = inner.stop.cancelled() => return,
+            }
+            {
+                let mut leftovers = inner.leftovers();
+                if let Some(tasks) = leftovers.get_mut(&machine) {
+                    tasks.remove(&task);
+                    if tasks.is_empty() {
+                        leftovers.remove(&machine);
+                    }
+                }
+            }
+            inner.parts.inventory.wake_watchers(&machine);
+        }));
     }
 
     /// Reads a job that panicked back from the disk, after `pause`, which grows.
@@ -286,7 +324,7 @@ impl Engine {
         drop(engine.parts.supervisor.contain("job end", async move {
             let Some((mut waiting, live)) = inner.board.take(id) else { return };
             let first = end(&mut waiting.driver, inner.parts.clock.now());
-            if inner.runner().run(waiting, first, live, || {}).await == Ran::ToTheEnd {
+            if inner.runner().run(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
                 inner.board.remove(id);
             }
             Engine::dispatch(&inner, &machine);
@@ -332,7 +370,9 @@ impl Engine {
     fn blocked_by(&self, job: &Job, live: &Live) -> Option<BlockedBy> {
         let picture = self.parts.inventory.picture();
         let record = picture.machine(&job.machine.id);
-        if let Some(question) = record.and_then(|record| record.machine.question.as_ref()) {
+        // An answer does not wait for the question that it answers.
+        let minds = job.kind() != JobKind::MachineAnswer;
+        if let Some(question) = record.and_then(|record| record.machine.question.as_ref()).filter(|_| minds) {
             return Some(BlockedBy {
                 kind: "question",
                 id: Some(question.id.to_string()),
@@ -374,8 +414,21 @@ impl Engine {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn leftovers(&self) -> MutexGuard<'_, BTreeMap<MachineId, BTreeSet<TaskId>>> {
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, JobId, MachineId)>> {
         self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which way a kind of job takes through its queue.
+pub(super) const fn lane(kind: JobKind) -> Lane {
+    match kind {
+        JobKind::MachineKill => Lane::Kill,
+        JobKind::MachineAnswer => Lane::Answer,
+        _ => Lane::Ordinary,
     }
 }
 

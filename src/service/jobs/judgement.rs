@@ -8,12 +8,18 @@
 //!
 //! | call | own task | otherwise |
 //! | --- | --- | --- |
-//! | `power_on`, `power_off` (a kill's too) | follow it | wanted state: succeeded. Still the recorded state and no foreign task since: ask again. Else unknown |
+//! | `power_on`, `power_off` (a kill's too), `suspend` | follow it | wanted state: succeeded. Still the recorded state and no foreign task since: ask again. Else unknown |
 //! | `revert` | follow it; its success counts if the wanted snapshot is current | foreign task since: unknown. Else ask again: looking proves nothing, the same snapshot may have been current before, and twice gives the same state |
+//! | `create_snapshot` | follow it | exactly one new id of that name under the recorded parent: succeeded. None, and the host itself rebooted: failed. Else unknown; never sent again |
+//! | `remove_snapshot`, `remove_all_snapshots` | follow it | the ids are gone: succeeded; with children, recorded ones left: unknown. Still there: ask again, unless that would take snapshots that were not recorded: unknown |
+//! | `rename_snapshot` | follow it | named and described as asked: succeeded. Gone: unknown. Else ask again |
 //! | `reset` | follow it | unknown; never sent again |
+//! | `shutdown` | has none | off: succeeded. Else wait for it; never sent again |
+//! | `reboot` | has none | wait for the tools' cycle; never sent again |
+//! | `answer` | has none | the same question is still there: ask again. Gone: unknown |
 
-use crate::domain::call::{Evidence, HostCall, RecentTask};
-use crate::domain::ids::TaskId;
+use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
+use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::Intent;
 use crate::domain::machine::PowerState;
 
@@ -27,6 +33,12 @@ pub enum Verdict {
     Succeeded,
     /// It did not happen, or doing it twice is the same as once.
     AskAgain,
+    /// It made this snapshot.
+    Made(SnapshotId),
+    /// It did not happen, and will not.
+    Failed(&'static str),
+    /// The guest does it by itself, or not: only waiting can tell.
+    Wait,
     /// This is the call's own task: its end is the call's.
     Follow(TaskId),
     /// What happened cannot be known. The sentence says why.
@@ -41,9 +53,10 @@ pub fn judge(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Verdict {
         return Verdict::Follow(task);
     }
     let foreign = new_tasks(intent, now).next().is_some();
-    let verdict = match intent.call {
+    let verdict = match &intent.call {
         HostCall::PowerOn => by_power_state(intent, now, PowerState::On, foreign),
         HostCall::PowerOff => by_power_state(intent, now, PowerState::Off, foreign),
+        HostCall::Suspend => by_power_state(intent, now, PowerState::Suspended, foreign),
         HostCall::RevertToSnapshot { .. } if foreign => Verdict::Unknown(
             "another task worked on the machine meanwhile, so the revert may have been undone",
         ),
@@ -51,6 +64,18 @@ pub fn judge(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Verdict {
         HostCall::Reset => {
             Verdict::Unknown("a reset leaves no trace, and resetting twice is not the same as once")
         }
+        HostCall::ShutdownGuest if now.power_state == Some(PowerState::Off) => Verdict::Succeeded,
+        HostCall::ShutdownGuest | HostCall::RebootGuest => Verdict::Wait,
+        HostCall::Answer { question, .. } if now.question.as_ref() == Some(question) => Verdict::AskAgain,
+        HostCall::Answer { .. } => Verdict::Unknown("the question is gone, whoever answered it"),
+        HostCall::CreateSnapshot { name, .. } => by_new_snapshot(intent, now, name),
+        HostCall::RemoveSnapshot { snapshot, children } => by_absence(intent, now, snapshot, *children),
+        HostCall::RemoveAllSnapshots => by_absence_of_all(intent, now),
+        HostCall::RenameSnapshot { snapshot, name, description } => match now.snapshot(snapshot) {
+            Some(seen) if seen.is_called(name.as_deref(), description.as_deref()) => Verdict::Succeeded,
+            Some(_) => Verdict::AskAgain,
+            None => Verdict::Unknown("the snapshot is gone, under whatever name"),
+        },
     };
     match verdict {
         Verdict::AskAgain if intent.asked >= MAX_ASKS => {
@@ -76,6 +101,63 @@ fn new_tasks<'e>(intent: &'e Intent, now: &'e Evidence) -> impl Iterator<Item = 
     now.recent_tasks.iter().filter(move |task| !recorded.iter().any(|known| known.id == task.id))
 }
 
+/// The only snapshot that can be the one which the call made, if there is exactly one such.
+#[must_use]
+pub fn made(intent: &Intent, now: &Evidence, name: &str) -> Option<SnapshotId> {
+    let mut ours = new_of_name(intent, now, name)
+        .filter(|snapshot| snapshot.parent == intent.before.current_snapshot)
+        .map(|snapshot| snapshot.id.clone());
+    let only = ours.next()?;
+    ours.next().is_none().then_some(only)
+}
+
+fn new_of_name<'e>(
+    intent: &'e Intent,
+    now: &'e Evidence,
+    name: &'e str,
+) -> impl Iterator<Item = &'e SeenSnapshot> {
+    let is_new = |snapshot: &&SeenSnapshot| intent.before.snapshot(&snapshot.id).is_none();
+    now.snapshots.iter().filter(is_new).filter(move |snapshot| snapshot.name == name)
+}
+
+fn by_new_snapshot(intent: &Intent, now: &Evidence, name: &str) -> Verdict {
+    if let Some(snapshot) = made(intent, now, name) {
+        return Verdict::Made(snapshot);
+    }
+    let boots = (&intent.before.host_boot_time, &now.host_boot_time);
+    let rebooted = matches!(boots, (Some(before), Some(now)) if before != now);
+    if rebooted && new_of_name(intent, now, name).next().is_none() {
+        return Verdict::Failed("the host itself restarted before the snapshot was made");
+    }
+    Verdict::Unknown("the machine may still be at it, and a second snapshot is not the same as one")
+}
+
+fn by_absence(intent: &Intent, now: &Evidence, snapshot: &SnapshotId, children: bool) -> Verdict {
+    let here = |id: &SnapshotId| now.snapshot(id).is_some();
+    let recorded = |id: &SnapshotId| intent.before.snapshot(id).is_some();
+    match here(snapshot) {
+        false if children && intent.before.descendants(snapshot).iter().any(here) => {
+            Verdict::Unknown("the snapshot is gone and some of those below it are left")
+        }
+        false => Verdict::Succeeded,
+        true if children && !now.descendants(snapshot).iter().all(recorded) => {
+            Verdict::Unknown("it was not done, and doing it now would take snapshots that came later")
+        }
+        true => Verdict::AskAgain,
+    }
+}
+
+fn by_absence_of_all(intent: &Intent, now: &Evidence) -> Verdict {
+    let recorded = now.snapshots.iter().filter(|seen| intent.before.snapshot(&seen.id).is_some()).count();
+    match recorded {
+        0 => Verdict::Succeeded,
+        all if all == now.snapshots.len() => Verdict::AskAgain,
+        _ => Verdict::Unknown(
+            "not all of it was done, and doing it again would take snapshots that came later",
+        ),
+    }
+}
+
 fn by_power_state(intent: &Intent, now: &Evidence, wanted: PowerState, foreign: bool) -> Verdict {
     if now.power_state == Some(wanted) {
         Verdict::Succeeded
@@ -92,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::domain::call::CallKind;
-    use crate::domain::ids::SnapshotId;
+    use crate::domain::ids::QuestionId;
     use crate::service::inventory::samples;
 
     fn evidence(power_state: PowerState) -> Evidence {
@@ -100,11 +182,57 @@ mod tests {
             identity: samples::machine("16", "qubes").identity(),
             power_state: Some(power_state),
             current_snapshot: Some(SnapshotId::new("16-snapshot-1")),
-            snapshots: vec![SnapshotId::new("16-snapshot-1")],
+            snapshots: vec![seen("16-snapshot-1", None, "base")],
+            tools_running: true,
             question: None,
             host_boot_time: None,
             recent_tasks: Vec::new(),
         }
+    }
+
+    fn seen(id: &str, parent: Option<&str>, name: &str) -> SeenSnapshot {
+        SeenSnapshot {
+            id: SnapshotId::new(id),
+            parent: parent.map(SnapshotId::new),
+            name: name.to_owned(),
+            description: String::new(),
+        }
+    }
+
+    fn create() -> HostCall {
+        let (name, description) = ("new".to_owned(), String::new());
+        HostCall::CreateSnapshot { name, description, memory: false, quiesce: false }
+    }
+
+    fn remove(children: bool) -> HostCall {
+        HostCall::RemoveSnapshot { snapshot: SnapshotId::new("16-snapshot-1"), children }
+    }
+
+    fn rename() -> HostCall {
+        let name = Some("renamed".to_owned());
+        HostCall::RenameSnapshot { snapshot: SnapshotId::new("16-snapshot-1"), name, description: None }
+    }
+
+    fn answer() -> HostCall {
+        HostCall::Answer { question: QuestionId::new("q"), choice: "4".to_owned() }
+    }
+
+    fn every_call() -> Vec<HostCall> {
+        vec![
+            HostCall::PowerOn,
+            HostCall::PowerOff,
+            HostCall::Reset,
+            HostCall::Suspend,
+            HostCall::ShutdownGuest,
+            HostCall::RebootGuest,
+            HostCall::RemoveAllSnapshots,
+            revert(),
+            create(),
+            remove(false),
+            remove(true),
+            rename(),
+            answer(),
+        ]
     }
 
     fn task(id: &str, call: CallKind, by_us: bool) -> RecentTask {
@@ -163,8 +291,97 @@ mod tests {
     }
 
     #[test]
+    fn what_the_guest_does_is_waited_for() {
+        let (on, off) = (evidence(PowerState::On), evidence(PowerState::Off));
+        let shutdown = intent(HostCall::ShutdownGuest, PowerState::On);
+        assert_eq!(
+            (judge(&shutdown, &on, &[]), judge(&shutdown, &off, &[])),
+            (Verdict::Wait, Verdict::Succeeded)
+        );
+        assert_eq!(judge(&intent(HostCall::RebootGuest, PowerState::On), &on, &[]), Verdict::Wait);
+    }
+
+    #[test]
+    fn an_answer_is_given_again_while_the_same_question_is_there() {
+        let intent = intent(answer(), PowerState::Off);
+        let asks = |question: Option<&str>| Evidence {
+            question: question.map(QuestionId::new),
+            ..evidence(PowerState::Off)
+        };
+        assert_eq!(judge(&intent, &asks(Some("q")), &[]), Verdict::AskAgain);
+        assert!(unknown(&judge(&intent, &asks(Some("another")), &[])));
+        assert!(unknown(&judge(&intent, &asks(None), &[])));
+    }
+
+    #[test]
+    fn a_snapshot_was_made_if_exactly_one_new_one_can_be_it() {
+        let intent = intent(create(), PowerState::Off);
+        let with = |more: &[SeenSnapshot], boot: Option<&str>| {
+            let mut now = evidence(PowerState::Off);
+            now.snapshots.extend(more.iter().cloned());
+            now.host_boot_time = boot.map(str::to_owned);
+            now
+        };
+        let (ours, twin) = (seen("n", Some("16-snapshot-1"), "new"), seen("m", Some("16-snapshot-1"), "new"));
+        assert_eq!(judge(&intent, &with(&[ours.clone()], None), &[]), Verdict::Made(SnapshotId::new("n")));
+        assert!(unknown(&judge(&intent, &with(&[], None), &[])), "it may still come");
+        assert!(unknown(&judge(&intent, &with(&[ours, twin], None), &[])), "which of the two?");
+        assert!(unknown(&judge(&intent, &with(&[seen("n", None, "new")], None), &[])), "elsewhere");
+        assert!(unknown(&judge(&intent, &with(&[seen("n", Some("16-snapshot-1"), "other")], None), &[])));
+        let booted = Intent { before: with(&[], Some("1")), ..intent.clone() };
+        assert!(matches!(judge(&booted, &with(&[], Some("2")), &[]), Verdict::Failed(_)));
+        assert!(unknown(&judge(&booted, &with(&[], Some("1")), &[])), "hostd alone restarted");
+        assert!(unknown(&judge(&booted, &with(&[seen("n", None, "new")], Some("2")), &[])));
+        assert!(unknown(&judge(&intent, &with(&[], Some("2")), &[])), "the boot time was not known before");
+    }
+
+    #[test]
+    fn a_removal_is_judged_by_what_is_left() {
+        let tree = |ids: &[(&str, Option<&str>)]| Evidence {
+            snapshots: ids.iter().map(|(id, parent)| seen(id, *parent, id)).collect(),
+            ..evidence(PowerState::Off)
+        };
+        let (one, two) = ("16-snapshot-1", "16-snapshot-2");
+        let before = tree(&[(one, None), (two, Some(one))]);
+        let judged = |call: HostCall, now: &Evidence| {
+            judge(&Intent { call, before: before.clone(), asked: 1 }, now, &[])
+        };
+        assert_eq!(judged(remove(false), &tree(&[(two, None)])), Verdict::Succeeded, "children move up");
+        assert_eq!(judged(remove(true), &tree(&[])), Verdict::Succeeded);
+        assert_eq!(judged(remove(true), &tree(&[("late", None)])), Verdict::Succeeded);
+        assert!(unknown(&judged(remove(true), &tree(&[(two, None)]))), "a recorded child is left");
+        assert_eq!(judged(remove(false), &before), Verdict::AskAgain);
+        assert_eq!(judged(remove(true), &before), Verdict::AskAgain);
+        let grown = tree(&[(one, None), (two, Some(one)), ("late", Some(two))]);
+        assert_eq!(judged(remove(false), &grown), Verdict::AskAgain);
+        assert!(unknown(&judged(remove(true), &grown)), "it would take the late one");
+        let all = HostCall::RemoveAllSnapshots;
+        assert_eq!(judged(all.clone(), &tree(&[])), Verdict::Succeeded);
+        assert_eq!(judged(all.clone(), &tree(&[("late", None)])), Verdict::Succeeded);
+        assert_eq!(judged(all.clone(), &tree(&[(two, None)])), Verdict::AskAgain);
+        assert!(unknown(&judged(all, &grown)));
+    }
+
+    #[test]
+    fn a_rename_is_judged_by_the_words() {
+        let intent = intent(rename(), PowerState::Off);
+        let mut now = evidence(PowerState::Off);
+        assert_eq!(judge(&intent, &now, &[]), Verdict::AskAgain);
+        now.snapshots[0].name = "renamed".to_owned();
+        assert_eq!(judge(&intent, &now, &[]), Verdict::Succeeded);
+        let described = HostCall::RenameSnapshot {
+            snapshot: SnapshotId::new("16-snapshot-1"),
+            name: None,
+            description: Some("why".to_owned()),
+        };
+        assert_eq!(judge(&Intent { call: described, ..intent.clone() }, &now, &[]), Verdict::AskAgain);
+        now.snapshots.clear();
+        assert!(unknown(&judge(&intent, &now, &[])));
+    }
+
+    #[test]
     fn the_only_new_task_of_ours_is_followed_for_every_call() {
-        for call in [HostCall::PowerOn, HostCall::PowerOff, HostCall::Reset, revert()] {
+        for call in every_call() {
             let mut now = evidence(PowerState::On);
             now.recent_tasks = vec![task("t-1", call.kind(), true)];
             let intent = intent(call, PowerState::Off);
@@ -194,14 +411,30 @@ mod tests {
         ])
     }
 
+    fn any_tree() -> impl Strategy<Value = Vec<SeenSnapshot>> {
+        let name = prop::sample::select(vec!["base", "new", "renamed"]);
+        prop::collection::btree_map(1..5u8, name, 0..4).prop_map(|tree| {
+            let mut above: Option<String> = None;
+            let below = |(id, name): (u8, &str)| {
+                let id = format!("16-snapshot-{id}");
+                let snapshot = seen(&id, above.as_deref(), name);
+                above = Some(id);
+                snapshot
+            };
+            tree.into_iter().map(below).collect()
+        })
+    }
+
+    /// What is never sent again after a loss.
+    fn once(call: &HostCall) -> bool {
+        matches!(
+            call.kind(),
+            CallKind::Reset | CallKind::ShutdownGuest | CallKind::RebootGuest | CallKind::CreateSnapshot
+        )
+    }
+
     fn any_tasks() -> impl Strategy<Value = Vec<RecentTask>> {
-        let kind = prop::sample::select(vec![
-            None,
-            Some(CallKind::PowerOn),
-            Some(CallKind::PowerOff),
-            Some(CallKind::Reset),
-            Some(CallKind::RevertToSnapshot),
-        ]);
+        let kind = prop::option::of(prop::sample::select(CallKind::ALL));
         // A map, since a host names a task once.
         prop::collection::btree_map(0..6u8, (kind, any::<bool>(), any::<bool>()), 0..4).prop_map(|tasks| {
             let task = |(id, (call, by_us, running))| RecentTask {
@@ -215,31 +448,45 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the evidence: a reset is never sent again, nothing is sent more than `MAX_ASKS` times, success
-        /// is claimed of power calls in their wanted state alone, and only a new task of ours is followed.
+        /// Whatever the evidence: what cannot be repeated is never sent again, nothing is sent more than `MAX_ASKS` times, success
+        /// is claimed only where it can be seen, and only a new task of ours is followed.
         #[test]
         fn the_table_never_promises_too_much(
-            call in prop::sample::select(vec![HostCall::PowerOn, HostCall::PowerOff, HostCall::Reset, revert()]),
+            call in prop::sample::select(every_call()),
             powers in (any_power(), any_power()),
             tasks in (any_tasks(), any_tasks()),
+            trees in (any_tree(), any_tree()),
             asked in 1..=MAX_ASKS,
         ) {
-            let before = Evidence { power_state: powers.0, recent_tasks: tasks.0, ..evidence(PowerState::Off) };
-            let now = Evidence { power_state: powers.1, recent_tasks: tasks.1, ..evidence(PowerState::Off) };
+            let before = Evidence { power_state: powers.0, recent_tasks: tasks.0, snapshots: trees.0, ..evidence(PowerState::Off) };
+            let now = Evidence { power_state: powers.1, recent_tasks: tasks.1, snapshots: trees.1, ..evidence(PowerState::Off) };
             let intent = Intent { call, before, asked };
             match judge(&intent, &now, &[]) {
                 Verdict::AskAgain => {
                     prop_assert!(asked < MAX_ASKS);
-                    prop_assert!(intent.call != HostCall::Reset);
+                    prop_assert!(!once(&intent.call));
                 }
                 Verdict::Succeeded => {
-                    let wanted = match intent.call {
-                        HostCall::PowerOn => PowerState::On,
-                        HostCall::PowerOff => PowerState::Off,
-                        _ => return Err(TestCaseError::fail("only power calls are judged by looking")),
+                    let here = |id: &SnapshotId| now.snapshot(id).is_some();
+                    let seen = match &intent.call {
+                        HostCall::PowerOn => now.power_state == Some(PowerState::On),
+                        HostCall::PowerOff | HostCall::ShutdownGuest => now.power_state == Some(PowerState::Off),
+                        HostCall::Suspend => now.power_state == Some(PowerState::Suspended),
+                        HostCall::RemoveSnapshot { snapshot, .. } => !here(snapshot),
+                        HostCall::RemoveAllSnapshots => !intent.before.snapshots.iter().any(|seen| here(&seen.id)),
+                        HostCall::RenameSnapshot { snapshot, .. } => {
+                            now.snapshot(snapshot).is_some_and(|seen| seen.name == "renamed")
+                        }
+                        _ => return Err(TestCaseError::fail("looking proves nothing of it")),
                     };
-                    prop_assert_eq!(now.power_state, Some(wanted));
+                    prop_assert!(seen);
                 }
+                Verdict::Made(id) => {
+                    prop_assert!(intent.call.kind() == CallKind::CreateSnapshot);
+                    prop_assert!(intent.before.snapshot(&id).is_none() && now.snapshot(&id).is_some());
+                }
+                Verdict::Wait => prop_assert!(intent.call.kind().is_of_guest()),
+                Verdict::Failed(_) => prop_assert!(false, "the host did not reboot"),
                 Verdict::Follow(id) => {
                     let found = now.recent_tasks.iter().find(|task| task.id == id).unwrap();
                     prop_assert!(found.by_us && found.call == Some(intent.call.kind()));

@@ -11,7 +11,7 @@ mod runner;
 pub(super) mod tests;
 mod view;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, Interrupt};
-use self::engine::{Engine, store_failure};
+use self::engine::{Engine, lane, store_failure};
 use self::keys::Keys;
 use self::queue::Queues;
 use self::runner::sleep_until;
@@ -61,11 +61,21 @@ pub struct JobSettings {
     pub outage_grace: Duration,
     pub queue_per_machine: usize,
     pub queue_in_all: usize,
-    /// How long power jobs may take unless the caller says otherwise.
-    pub power_deadline: Duration,
-    /// The same for reverts.
-    pub revert_deadline: Duration,
+    pub deadlines: Deadlines,
     pub retention: Retention,
+}
+
+/// How long a job of each kind may take unless the caller says otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// On, off, reset, suspend and kill; answers and renames, which are as quick.
+    pub power: Duration,
+    /// What the guest does by itself: shutdown and reboot.
+    pub guest: Duration,
+    pub create: Duration,
+    pub revert: Duration,
+    /// Removals of snapshots.
+    pub remove: Duration,
 }
 
 /// A job to be accepted.
@@ -88,11 +98,40 @@ pub enum Started {
     Replayed(JobId),
 }
 
+impl Started {
+    /// The job, and whether an earlier call started it.
+    #[must_use]
+    pub const fn parts(self) -> (JobId, bool) {
+        match self {
+            Self::New(id) => (id, false),
+            Self::Replayed(id) => (id, true),
+        }
+    }
+}
+
 /// One page of jobs, newest first.
 #[derive(Clone, Debug)]
 pub struct JobsPage {
     pub items: Vec<JobView>,
     pub next: Option<JobCursor>,
+}
+
+impl Deadlines {
+    const fn of(&self, kind: JobKind) -> Duration {
+        match kind {
+            JobKind::MachinePowerOn
+            | JobKind::MachinePowerOff
+            | JobKind::MachineReset
+            | JobKind::MachineSuspend
+            | JobKind::MachineKill
+            | JobKind::MachineAnswer
+            | JobKind::SnapshotRename => self.power,
+            JobKind::MachineShutdown | JobKind::MachineReboot => self.guest,
+            JobKind::SnapshotCreate => self.create,
+            JobKind::SnapshotRevert => self.revert,
+            JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll => self.remove,
+        }
+    }
 }
 
 impl Jobs {
@@ -108,6 +147,7 @@ impl Jobs {
             keys: Keys::default(),
             expiries: Mutex::new(BTreeSet::new()),
             expiries_changed: Notify::new(),
+            leftovers: Mutex::new(BTreeMap::new()),
             stop,
         }))
     }
@@ -123,15 +163,15 @@ impl Jobs {
         let mut running = Vec::new();
         for job in jobs {
             let (id, machine) = (job.id, job.machine.id.clone());
-            let kill = job.kind() == JobKind::MachineKill;
+            let lane = lane(job.kind());
             machines.insert(machine.clone());
             if job.state == JobState::Running {
-                self.0.queues().restore_running(&machine, id, kill);
+                self.0.queues().restore_running(&machine, id, lane);
                 let (driver, first) = Driver::resume(job, self.0.rules());
                 self.0.board.add(driver);
                 running.push((machine, id, first));
             } else {
-                self.0.queues().restore(&machine, id, kill);
+                self.0.queues().restore(&machine, id, lane);
                 let deadline = job.deadline_at;
                 self.0.board.add(Driver::queued(job, self.0.rules()));
                 self.0.expire_at(deadline, id, &machine);
@@ -217,7 +257,17 @@ impl Jobs {
                 Engine::end_queued(&self.0, id, machine, Driver::cancel_queued);
                 return self.ended(id).await;
             }
+            let changes = self.0.board.follow(id);
             self.0.board.interrupt(id, Interrupt::Cancel);
+            if let Some(mut changes) = changes {
+                // The wish is shown as soon as the job has taken it; one that is being read back takes it later.
+                let taken =
+                    |live: &view::Live| live.job.cancel_requested_at.is_some() || live.job.state.is_end();
+                tokio::select! {
+                    _ = changes.wait_for(taken) => {}
+                    () = self.0.parts.clock.sleep(Duration::from_secs(1)) => {}
+                }
+            }
         }
         self.get(id).await
     }
@@ -251,6 +301,14 @@ impl Jobs {
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         self.0.queues().counts()
+    }
+
+    /// Whether a task of the host works on a machine, or may, that is not the running job's own: one that outlived its
+    /// job, one that a job waits for, or one whose call was lost and is being judged.
+    #[must_use]
+    pub fn finds_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
+        self.0.leftovers().contains_key(machine)
+            || active.is_some_and(|active| self.0.board.finds_host_busy(active))
     }
 
     /// Every machine that has a job, with its active one.

@@ -2,6 +2,7 @@
 
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, StepState};
 use crate::domain::machine::PowerState;
 
@@ -17,32 +18,67 @@ pub enum Plan {
 /// The next call of a job.
 #[must_use]
 pub fn next(job: &Job, now: &Evidence) -> Plan {
+    if last_call(&job.request).is_some_and(|call| has_done(job, call)) {
+        return Plan::Done;
+    }
+    let on = now.power_state == Some(PowerState::On);
     match &job.request {
         JobRequest::PowerOn => until_power(now, PowerState::On),
         JobRequest::PowerOff | JobRequest::Kill => until_power(now, PowerState::Off),
-        JobRequest::Reset if has_done(job, CallKind::Reset) => Plan::Done,
-        JobRequest::Reset if now.power_state == Some(PowerState::On) => Plan::Call(HostCall::Reset),
-        JobRequest::Reset => Plan::Fail(Failure::new(
-            FailureKind::InvalidPowerState,
-            "Only a machine that is on can be reset; power it on instead.",
-        )),
+        JobRequest::Reset if on => Plan::Call(HostCall::Reset),
+        JobRequest::Reset => not_on("reset; power it on instead"),
+        JobRequest::Suspend if on => Plan::Call(HostCall::Suspend),
+        JobRequest::Suspend if now.power_state == Some(PowerState::Suspended) => Plan::Done,
+        JobRequest::Suspend => not_on("suspended"),
+        JobRequest::Shutdown { .. } if now.power_state == Some(PowerState::Off) => Plan::Done,
+        JobRequest::Shutdown { .. } if on && !has_tried(job, CallKind::ShutdownGuest) => {
+            Plan::Call(HostCall::ShutdownGuest)
+        }
+        // The guest was asked in vain, or there is none that could be.
+        JobRequest::Shutdown { force_after: Some(_) } => Plan::Call(HostCall::PowerOff),
+        JobRequest::Shutdown { force_after: None } => not_on("shut down by its guest"),
+        JobRequest::Reboot if on => Plan::Call(HostCall::RebootGuest),
+        JobRequest::Reboot => not_on("restarted by its guest"),
+        // Whether the question is still there, the host knows best.
+        JobRequest::Answer { question, choice } => {
+            Plan::Call(HostCall::Answer { question: question.clone(), choice: choice.clone() })
+        }
+        JobRequest::CreateSnapshot { name, description, memory, quiesce } => {
+            Plan::Call(HostCall::CreateSnapshot {
+                name: name.clone(),
+                description: description.clone(),
+                memory: *memory,
+                quiesce: *quiesce,
+            })
+        }
         JobRequest::Revert { power_on, .. } if has_done(job, CallKind::RevertToSnapshot) => match power_on {
             Some(true) => until_power(now, PowerState::On),
             Some(false) => until_power(now, PowerState::Off),
             None => Plan::Done,
         },
-        JobRequest::Revert { snapshot, power_on: _, path } => {
-            if now.snapshots.contains(snapshot) {
-                // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with memory leaves
-                // the machine suspended, and hosts refuse to power that off.
-                Plan::Call(HostCall::RevertToSnapshot {
-                    snapshot: snapshot.clone(),
-                    suppress_power_on: false,
-                })
-            } else {
-                let detail = format!("The snapshot {path} is no longer on the machine; nothing was done.");
-                Plan::Fail(Failure::new(FailureKind::NotFound, detail))
-            }
+        // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with memory leaves the machine
+        // suspended, and hosts refuse to power that off.
+        JobRequest::Revert { snapshot, power_on: _, path } => with_snapshot(now, snapshot, path, || {
+            HostCall::RevertToSnapshot { snapshot: snapshot.clone(), suppress_power_on: false }
+        }),
+        JobRequest::RemoveSnapshot { snapshot, path, children } => with_snapshot(now, snapshot, path, || {
+            HostCall::RemoveSnapshot { snapshot: snapshot.clone(), children: *children }
+        }),
+        JobRequest::RemoveAllSnapshots if now.snapshots.is_empty() => Plan::Done,
+        JobRequest::RemoveAllSnapshots => Plan::Call(HostCall::RemoveAllSnapshots),
+        JobRequest::RenameSnapshot { snapshot, name, description, .. }
+            if now
+                .snapshot(snapshot)
+                .is_some_and(|seen| seen.is_called(name.as_deref(), description.as_deref())) =>
+        {
+            Plan::Done
+        }
+        JobRequest::RenameSnapshot { snapshot, path, name, description } => {
+            with_snapshot(now, snapshot, path, || HostCall::RenameSnapshot {
+                snapshot: snapshot.clone(),
+                name: name.clone(),
+                description: description.clone(),
+            })
         }
     }
 }
@@ -54,6 +90,32 @@ pub fn may_continue(job: &Job) -> bool {
     !has_done(job, CallKind::PowerOn) && !has_done(job, CallKind::PowerOff)
 }
 
+/// Whether the guest was asked to shut down, may still do so, and was not waited for any longer.
+#[must_use]
+pub fn guest_may_still_obey(job: &Job) -> bool {
+    let shutdown = CallKind::ShutdownGuest.as_str();
+    job.steps.iter().any(|step| step.name == shutdown && step.state == StepState::Failed)
+}
+
+/// The call whose success is the job's, where looking at the machine does not tell.
+const fn last_call(request: &JobRequest) -> Option<CallKind> {
+    match request {
+        JobRequest::Reset => Some(CallKind::Reset),
+        JobRequest::Reboot => Some(CallKind::RebootGuest),
+        JobRequest::Answer { .. } => Some(CallKind::Answer),
+        JobRequest::CreateSnapshot { .. } => Some(CallKind::CreateSnapshot),
+        JobRequest::RemoveSnapshot { .. } => Some(CallKind::RemoveSnapshot),
+        JobRequest::RemoveAllSnapshots => Some(CallKind::RemoveAllSnapshots),
+        JobRequest::RenameSnapshot { .. } => Some(CallKind::RenameSnapshot),
+        JobRequest::PowerOn
+        | JobRequest::PowerOff
+        | JobRequest::Kill
+        | JobRequest::Suspend
+        | JobRequest::Shutdown { .. }
+        | JobRequest::Revert { .. } => None,
+    }
+}
+
 fn until_power(now: &Evidence, wanted: PowerState) -> Plan {
     match wanted {
         wanted if now.power_state == Some(wanted) => Plan::Done,
@@ -63,6 +125,24 @@ fn until_power(now: &Evidence, wanted: PowerState) -> Plan {
     }
 }
 
+fn with_snapshot(now: &Evidence, snapshot: &SnapshotId, path: &str, call: impl FnOnce() -> HostCall) -> Plan {
+    if now.snapshot(snapshot).is_some() {
+        return Plan::Call(call());
+    }
+    let detail = format!("The snapshot {path} is no longer on the machine; nothing was done.");
+    Plan::Fail(Failure::new(FailureKind::NotFound, detail))
+}
+
+fn not_on(what: &str) -> Plan {
+    let detail = format!("Only a machine that is on can be {what}.");
+    Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
+}
+
 fn has_done(job: &Job, call: CallKind) -> bool {
     job.steps.iter().any(|step| step.name == call.as_str() && step.state == StepState::Succeeded)
+}
+
+/// Whether it was called, or could not be, and is over.
+fn has_tried(job: &Job, call: CallKind) -> bool {
+    job.steps.iter().any(|step| step.name == call.as_str() && step.state != StepState::Running)
 }

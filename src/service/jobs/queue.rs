@@ -1,7 +1,8 @@
 //! Who is next on each machine: pure, no I/O, no clock.
 //!
 //! One job at a time per machine, in order of arrival; different machines run side by side. A kill goes
-//! before everything that waits and does not wait for what runs. A place is taken before the job is committed
+//! before everything that waits and does not wait for what runs; an answer to a question runs beside the job that
+//! it unblocks. A place is taken before the job is committed
 //! to disk and counts at once, so that the limits hold; the job may start when it is [`Place::ready`].
 
 use std::collections::{HashMap, VecDeque};
@@ -22,13 +23,24 @@ struct Queue {
     running: Option<JobId>,
     /// A kill beside `running`.
     killing: Option<JobId>,
+    /// An answer beside both.
+    answering: Option<JobId>,
+    /// Kills, then answers, then the rest; each in order of arrival.
     waiting: VecDeque<Place>,
+}
+
+/// Which way a job takes through its machine's queue, the first to go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    Kill,
+    Answer,
+    Ordinary,
 }
 
 #[derive(Debug)]
 struct Place {
     job: JobId,
-    kill: bool,
+    lane: Lane,
     ready: bool,
 }
 
@@ -55,28 +67,26 @@ impl Queues {
     }
 
     /// Takes a place for a job that is not yet committed.
-    pub fn reserve(&mut self, machine: &MachineId, job: JobId, kill: bool) -> Result<(), Full> {
+    pub fn reserve(&mut self, machine: &MachineId, job: JobId, lane: Lane) -> Result<(), Full> {
         let full = self.machines.get(machine).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
-        if full && !kill {
+        if full && lane == Lane::Ordinary {
             return Err(Full::Machine);
         }
         if self.waiting >= self.in_all {
             return Err(Full::All);
         }
-        self.add(machine, Place { job, kill, ready: false });
+        self.add(machine, Place { job, lane, ready: false });
         Ok(())
     }
 
     /// Puts back a job that waited before a restart; the limits do not apply to what was accepted.
-    pub fn restore(&mut self, machine: &MachineId, job: JobId, kill: bool) {
-        self.add(machine, Place { job, kill, ready: true });
+    pub fn restore(&mut self, machine: &MachineId, job: JobId, lane: Lane) {
+        self.add(machine, Place { job, lane, ready: true });
     }
 
     /// Puts back a job that ran before a restart.
-    pub fn restore_running(&mut self, machine: &MachineId, job: JobId, kill: bool) {
-        let queue = self.machines.entry(machine.clone()).or_default();
-        let slot = if kill { &mut queue.killing } else { &mut queue.running };
-        *slot = Some(job);
+    pub fn restore_running(&mut self, machine: &MachineId, job: JobId, lane: Lane) {
+        *self.machines.entry(machine.clone()).or_default().slot(lane) = Some(job);
     }
 
     /// The job is committed: it may start when its turn comes.
@@ -100,15 +110,14 @@ impl Queues {
     /// The next job that may start on this machine, which then counts as running.
     pub fn start_next(&mut self, machine: &MachineId) -> Option<JobId> {
         let queue = self.machines.get_mut(machine)?;
-        let next = queue.waiting.front()?;
-        let free = queue.killing.is_none() && (next.kill || queue.running.is_none());
-        if !next.ready || !free {
-            return None;
-        }
-        let place = queue.waiting.pop_front()?;
+        // Of each lane the first: who is behind it waits for it.
+        let firsts = [Lane::Kill, Lane::Answer, Lane::Ordinary]
+            .into_iter()
+            .filter_map(|lane| queue.waiting.iter().position(|place| place.lane == lane));
+        let at = firsts.into_iter().find(|at| queue.may_start(&queue.waiting[*at]))?;
+        let place = queue.waiting.remove(at)?;
         self.waiting -= 1;
-        let slot = if place.kill { &mut queue.killing } else { &mut queue.running };
-        *slot = Some(place.job);
+        *queue.slot(place.lane) = Some(place.job);
         Some(place.job)
     }
 
@@ -117,6 +126,7 @@ impl Queues {
         if let Some(queue) = self.machines.get_mut(machine) {
             queue.running = queue.running.filter(|running| *running != job);
             queue.killing = queue.killing.filter(|killing| *killing != job);
+            queue.answering = queue.answering.filter(|answering| *answering != job);
         }
         self.tidy(machine);
     }
@@ -126,10 +136,10 @@ impl Queues {
     pub fn active(&self, machine: &MachineId) -> Option<JobId> {
         let queue = self.machines.get(machine)?;
         let first = || queue.waiting.iter().find(|place| place.ready).map(|place| place.job);
-        queue.killing.or(queue.running).or_else(first)
+        queue.killing.or(queue.running).or(queue.answering).or_else(first)
     }
 
-    /// The job that runs on a machine, other than a kill.
+    /// The job that runs on a machine, other than a kill or an answer.
     #[must_use]
     pub fn running(&self, machine: &MachineId) -> Option<JobId> {
         self.machines.get(machine)?.running
@@ -158,8 +168,16 @@ impl Queues {
     #[must_use]
     pub fn position(&self, machine: &MachineId, job: JobId) -> Option<usize> {
         let queue = self.machines.get(machine)?;
-        let ahead = queue.waiting.iter().position(|place| place.job == job)?;
-        Some(ahead + usize::from(queue.running.is_some()) + usize::from(queue.killing.is_some()))
+        let at = queue.waiting.iter().position(|place| place.job == job)?;
+        let lane = queue.waiting[at].lane;
+        // An answer holds up other answers alone, and is held up by nothing else.
+        let counts = |other: Lane| (other == Lane::Answer) == (lane == Lane::Answer);
+        let ahead = queue.waiting.iter().take(at).filter(|place| counts(place.lane)).count();
+        let running = match lane {
+            Lane::Answer => usize::from(queue.answering.is_some()),
+            _ => usize::from(queue.running.is_some()) + usize::from(queue.killing.is_some()),
+        };
+        Some(ahead + running)
     }
 
     /// How many jobs wait.
@@ -170,11 +188,7 @@ impl Queues {
 
     fn add(&mut self, machine: &MachineId, place: Place) {
         let queue = self.machines.entry(machine.clone()).or_default();
-        let at = if place.kill {
-            queue.waiting.iter().take_while(|other| other.kill).count()
-        } else {
-            queue.waiting.len()
-        };
+        let at = queue.waiting.iter().take_while(|other| other.lane <= place.lane).count();
         queue.waiting.insert(at, place);
         self.waiting += 1;
     }
@@ -184,11 +198,32 @@ impl Queues {
     }
 
     fn tidy(&mut self, machine: &MachineId) {
-        let idle =
-            |queue: &Queue| queue.running.is_none() && queue.killing.is_none() && queue.waiting.is_empty();
+        let idle = |queue: &Queue| {
+            [queue.running, queue.killing, queue.answering] == [None; 3] && queue.waiting.is_empty()
+        };
         if self.machines.get(machine).is_some_and(idle) {
             self.machines.remove(machine);
         }
+    }
+}
+
+impl Queue {
+    fn slot(&mut self, lane: Lane) -> &mut Option<JobId> {
+        match lane {
+            Lane::Kill => &mut self.killing,
+            Lane::Answer => &mut self.answering,
+            Lane::Ordinary => &mut self.running,
+        }
+    }
+
+    fn may_start(&self, place: &Place) -> bool {
+        let waiting_kill = self.waiting.iter().any(|place| place.lane == Lane::Kill);
+        place.ready
+            && match place.lane {
+                Lane::Kill => self.killing.is_none(),
+                Lane::Answer => self.answering.is_none(),
+                Lane::Ordinary => self.running.is_none() && self.killing.is_none() && !waiting_kill,
+            }
     }
 }
 
@@ -212,7 +247,7 @@ mod tests {
         let mut queues = Queues::new(16, 100);
         let m = machine(1);
         for n in 1..=3 {
-            queues.reserve(&m, job(n), n == 3).unwrap();
+            queues.reserve(&m, job(n), if n == 3 { Lane::Kill } else { Lane::Ordinary }).unwrap();
             queues.ready(&m, job(n));
             if n == 1 {
                 assert_eq!(queues.start_next(&m), Some(job(1)));
@@ -230,30 +265,54 @@ mod tests {
     fn limits_count_uncommitted_jobs_and_a_kill_always_fits_its_machine() {
         let mut queues = Queues::new(2, 4);
         let m = machine(1);
-        queues.reserve(&m, job(1), false).unwrap();
-        queues.reserve(&m, job(2), false).unwrap();
-        assert_eq!(queues.reserve(&m, job(3), false), Err(Full::Machine));
-        assert_eq!(queues.reserve(&m, job(4), true), Ok(()));
+        queues.reserve(&m, job(1), Lane::Ordinary).unwrap();
+        queues.reserve(&m, job(2), Lane::Ordinary).unwrap();
+        assert_eq!(queues.reserve(&m, job(3), Lane::Ordinary), Err(Full::Machine));
+        assert_eq!(queues.reserve(&m, job(4), Lane::Kill), Ok(()));
         assert_eq!(queues.start_next(&m), None, "not committed");
-        queues.reserve(&machine(2), job(5), false).unwrap();
-        assert_eq!(queues.reserve(&machine(2), job(6), true), Err(Full::All));
+        queues.reserve(&machine(2), job(5), Lane::Ordinary).unwrap();
+        assert_eq!(queues.reserve(&machine(2), job(6), Lane::Kill), Err(Full::All));
         assert!(queues.withdraw(&m, job(1)));
         assert!(!queues.withdraw(&m, job(1)));
-        assert_eq!(queues.reserve(&machine(2), job(6), false), Ok(()));
+        assert_eq!(queues.reserve(&machine(2), job(6), Lane::Ordinary), Ok(()));
         assert_eq!(queues.position(&m, job(2)), Some(1));
+    }
+
+    #[test]
+    fn an_answer_waits_for_answers_alone() {
+        let mut queues = Queues::new(1, 100);
+        let m = machine(1);
+        for (n, lane) in [(1, Lane::Ordinary), (2, Lane::Answer), (3, Lane::Answer)] {
+            queues.reserve(&m, job(n), lane).unwrap();
+            queues.ready(&m, job(n));
+        }
+        assert_eq!(queues.position(&m, job(1)), Some(0));
+        assert_eq!([queues.start_next(&m), queues.start_next(&m)], [Some(job(2)), Some(job(1))]);
+        assert_eq!((queues.start_next(&m), queues.position(&m, job(3))), (None, Some(1)));
+        assert_eq!((queues.active(&m), queues.running(&m)), (Some(job(1)), Some(job(1))));
+        queues.finish(&m, job(2));
+        assert_eq!(queues.start_next(&m), Some(job(3)));
+        for n in [1, 3] {
+            queues.finish(&m, job(n));
+        }
+        assert_eq!(queues.active(&m), None);
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Arrive { machine: u8, kill: bool },
+        Arrive { machine: u8, lane: Lane },
         Start(u8),
         Finish(u8),
         Withdraw(u8),
     }
 
+    fn any_lane() -> impl Strategy<Value = Lane> {
+        prop_oneof![6 => Just(Lane::Ordinary), 1 => Just(Lane::Kill), 1 => Just(Lane::Answer)]
+    }
+
     fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0..3u8, prop::bool::weighted(0.2)).prop_map(|(machine, kill)| Step::Arrive { machine, kill }),
+            (0..3u8, any_lane()).prop_map(|(machine, lane)| Step::Arrive { machine, lane }),
             (0..3u8).prop_map(Step::Start),
             (0..3u8).prop_map(Step::Finish),
             (0..3u8).prop_map(Step::Withdraw),
@@ -266,22 +325,22 @@ mod tests {
         fn order_and_exclusion_hold(steps in prop::collection::vec(any_step(), 0..60)) {
             let mut queues = Queues::new(1000, 1000);
             let mut arrived: Vec<Vec<JobId>> = vec![Vec::new(); 3];
-            let mut kills = std::collections::HashSet::new();
+            let mut passing = std::collections::HashSet::new();
             let mut running: Vec<Vec<JobId>> = vec![Vec::new(); 3];
             let mut next = 0;
             for step in steps {
                 match step {
-                    Step::Arrive { machine: m, kill } => {
+                    Step::Arrive { machine: m, lane } => {
                         next += 1;
-                        queues.reserve(&machine(m), job(next), kill).unwrap();
+                        queues.reserve(&machine(m), job(next), lane).unwrap();
                         queues.ready(&machine(m), job(next));
-                        if kill { kills.insert(job(next)); } else { arrived[usize::from(m)].push(job(next)); }
+                        if lane == Lane::Ordinary { arrived[usize::from(m)].push(job(next)); } else { passing.insert(job(next)); }
                     }
                     Step::Start(m) => {
                         if let Some(started) = queues.start_next(&machine(m)) {
                             let m = usize::from(m);
-                            if !kills.contains(&started) {
-                                prop_assert!(running[m].is_empty());
+                            if !passing.contains(&started) {
+                                prop_assert!(running[m].iter().all(|other| passing.contains(other)));
                                 prop_assert_eq!(arrived[m].remove(0), started);
                             }
                             running[m].push(started);
@@ -298,7 +357,7 @@ mod tests {
                         }
                     }
                 }
-                let ordinary = |jobs: &Vec<JobId>| jobs.iter().filter(|job| !kills.contains(job)).count();
+                let ordinary = |jobs: &Vec<JobId>| jobs.iter().filter(|job| !passing.contains(job)).count();
                 prop_assert!(running.iter().all(|jobs| ordinary(jobs) <= 1));
             }
         }

@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::driver::{Called, Driver, Effect, Input, Interrupt, Shown, TaskEnd};
+use super::driver::{Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Shown, TaskEnd};
 use super::view::{Board, Live, Waiting};
 use crate::clock::Clock;
 use crate::domain::call::HostCall;
 use crate::domain::event::Subject;
-use crate::domain::ids::{QuestionId, TaskId};
+use crate::domain::ids::{MachineId, QuestionId, TaskId};
 use crate::domain::job::Job;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
 use crate::service::feed::Feed;
@@ -60,7 +60,7 @@ impl Runner {
         waiting: Waiting,
         first: Effect,
         live: watch::Sender<Live>,
-        leave: impl Fn(),
+        leave: impl Fn(&Job),
     ) -> Ran {
         let Waiting { mut driver, mut interrupts } = waiting;
         let deadline = driver.job().deadline_at;
@@ -70,17 +70,22 @@ impl Runner {
         let mut alarms = [Interrupt::GraceOver, Interrupt::Deadline { question: false }].to_vec();
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
+        let id = driver.job().machine.id.clone();
+        let mut tools_stops = self.tools_stops(&id);
         loop {
             if effect == Effect::Finish {
-                leave();
+                leave(driver.job());
                 self.count_end(driver.job());
                 self.publish(&driver, &live);
                 return Ran::ToTheEnd;
             }
             self.publish(&driver, &live);
+            if matches!(effect, Effect::Call(_)) {
+                tools_stops = self.tools_stops(&id);
+            }
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
-            let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), &live));
+            let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
             let input = loop {
                 let interrupt = tokio::select! {
                     biased;
@@ -123,7 +128,7 @@ impl Runner {
         }
     }
 
-    async fn perform(&self, job: Job, effect: Effect, live: &watch::Sender<Live>) -> Input {
+    async fn perform(&self, job: Job, effect: Effect, tools_stops: u64, live: &watch::Sender<Live>) -> Input {
         let machine = job.machine.id.clone();
         match effect {
             Effect::Save => {
@@ -140,6 +145,19 @@ impl Runner {
             Effect::CancelAndFollow(task) => {
                 let (end, ()) = tokio::join!(self.follow(&task, live), self.cancel(task.clone()));
                 Input::TaskEnded(end)
+            }
+            Effect::Watch { known, until } => {
+                let time_up = async {
+                    match until {
+                        Some(until) => sleep_until(&self.clock, until).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                Input::Glimpsed(tokio::select! {
+                    biased;
+                    glimpsed = self.glimpse(&job, known, tools_stops) => glimpsed,
+                    () = time_up => Glimpsed::TimeUp,
+                })
             }
             Effect::AwaitHost(pause) => {
                 self.clock.sleep(pause).await;
@@ -217,7 +235,7 @@ impl Runner {
                         self.tell(live);
                     }
                 }
-                TaskStatus::Succeeded { .. } => return TaskEnd::Succeeded,
+                TaskStatus::Succeeded { snapshot } => return TaskEnd::Succeeded { snapshot },
                 TaskStatus::Failed(error) => {
                     let trouble = Trouble::from(&*error);
                     let open = trouble.leaves_open() && self.behind_a_manager();
@@ -260,6 +278,37 @@ impl Runner {
         if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
             self.clock.sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// The guest as the picture shows it, once it is other than `known`.
+    async fn glimpse(&self, job: &Job, known: Option<Glimpse>, tools_stops: u64) -> Glimpsed {
+        let machine = &job.machine.id;
+        let mut changes = self.inventory.watch(machine);
+        // What is older than the call says nothing of it.
+        if known.is_none() {
+            self.host_back().await;
+        }
+        loop {
+            let picture = self.inventory.picture();
+            let record =
+                picture.machine(machine).filter(|record| job.machine.agrees_with(&record.machine.identity()));
+            let Some(record) = record else { return Glimpsed::Gone };
+            let glimpse = Glimpse {
+                power_state: record.machine.power_state,
+                tools_running: record.machine.guest.tools_running,
+                tools_went: record.tools_stops() > tools_stops,
+            };
+            if known != Some(glimpse) {
+                return Glimpsed::Now(glimpse);
+            }
+            if changes.changed().await.is_err() {
+                changes = self.inventory.watch(machine);
+            }
+        }
+    }
+
+    fn tools_stops(&self, machine: &MachineId) -> u64 {
+        self.inventory.picture().machine(machine).map_or(0, |record| record.tools_stops())
     }
 
     async fn answered(&self, job: &Job, question: &QuestionId) {

@@ -47,6 +47,8 @@ pub struct Live {
     pub progress: Option<u8>,
     pub blocker: Option<(Blocker, Timestamp)>,
     pub task: Option<TaskId>,
+    /// Whether what became of its call is looked for on the machine.
+    pub settling: bool,
 }
 
 impl Live {
@@ -58,6 +60,7 @@ impl Live {
             progress,
             blocker: driver.blocker().cloned(),
             task: driver.following().cloned(),
+            settling: driver.is_settling(),
         }
     }
 }
@@ -116,7 +119,13 @@ impl Board {
     /// Shows the end of a job that nobody runs any more, as the store has it.
     pub fn show(&self, job: Job) {
         if let Some(entry) = self.lock().get(&job.id) {
-            entry.live.send_replace(Live { job: Arc::new(job), progress: None, blocker: None, task: None });
+            entry.live.send_replace(Live {
+                job: Arc::new(job),
+                progress: None,
+                blocker: None,
+                task: None,
+                settling: false,
+            });
         }
     }
 
@@ -135,6 +144,17 @@ impl Board {
     #[must_use]
     pub fn follow(&self, id: JobId) -> Option<watch::Receiver<Live>> {
         self.lock().get(&id).map(|entry| entry.live.subscribe())
+    }
+
+    /// Whether a job stands before something else that works, or may work, on its machine.
+    #[must_use]
+    pub fn finds_host_busy(&self, id: JobId) -> bool {
+        self.lock().get(&id).is_some_and(|entry| {
+            let live = entry.live.borrow();
+            let busy =
+                |(blocker, _): &(Blocker, Timestamp)| matches!(blocker, Blocker::HostTask(_) | Blocker::Busy);
+            live.settling || live.blocker.as_ref().is_some_and(busy)
+        })
     }
 
     /// Interrupts a running job. One that cannot take another has one waiting that says the same.

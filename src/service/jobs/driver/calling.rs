@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use super::vocabulary::{Blocker, Called, Effect, Seen, TaskEnd};
 use super::{Driver, End, RETRY_PAUSE, Stage, Then};
 use crate::domain::call::{Evidence, HostCall};
-use crate::domain::job::{Intent, JobRequest, Step, StepState};
+use crate::domain::job::{Intent, JobKind, Step, StepState};
 use crate::domain::machine::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
+use crate::service::jobs::judgement::{self, Verdict};
 use crate::service::jobs::plan::{self, Plan};
 use crate::service::trouble::Trouble;
 
@@ -30,8 +31,9 @@ impl Driver {
         let plan = plan::next(&self.job, &evidence);
         // A kill neither waits for what runs nor minds a question: it is what ends both. But a machine that is off
         // while a task works on it may be about to be on, unless the task hangs on a question.
-        let patient = self.job.request != JobRequest::Kill;
-        let not_off_yet = !patient && plan == Plan::Done && evidence.question.is_none();
+        let patient = !self.job.kind().is_impatient();
+        let killing = self.job.kind() == JobKind::MachineKill;
+        let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
         let in_the_way = evidence.recent_tasks.iter().find(|task| task.running && (patient || not_off_yet));
         if plan == Plan::Done && !self.job.steps.is_empty() && (patient || in_the_way.is_none()) {
             // Too late to be cancelled or to run out of time. A step that still waited was not needed.
@@ -64,8 +66,12 @@ impl Driver {
         self.phase(&format!("{}: asking the host", name.replace('_', " ")), now);
         self.job.host_task = None;
         self.after_loss = false;
-        self.job.intent = Some(Intent { call, before, asked: 1 });
-        if !self.job.steps.iter().any(|step| step.name == name && step.state == StepState::Running) {
+        self.job.intent = Some(Intent { call, before: before.to_record(), asked: 1 });
+        let running = |step: &&mut Step| step.name == name && step.state == StepState::Running;
+        if let Some(step) = self.job.steps.iter_mut().find(running) {
+            // It was proven not to have run before.
+            step.started_at = Some(now);
+        } else {
             self.job.steps.push(Step {
                 name: name.to_owned(),
                 state: StepState::Running,
@@ -84,6 +90,10 @@ impl Driver {
                 self.phase("waiting for the host's task", now);
                 self.save(Then::Follow(task))
             }
+            Called::Accepted(Accepted::Done) if self.asks_guest() => {
+                self.phase("waiting for the guest", now);
+                self.watch(None, now)
+            }
             Called::Accepted(Accepted::Done) => self.call_succeeded(now),
             Called::Refused(trouble) => self.refused(trouble, now),
             Called::Lost(trouble) => {
@@ -95,9 +105,13 @@ impl Driver {
 
     pub(super) fn task_ended(&mut self, end: TaskEnd, now: Timestamp) -> Effect {
         match end {
-            TaskEnd::Succeeded => match self.job.intent.as_ref().map(|intent| &intent.call) {
+            TaskEnd::Succeeded { snapshot } => match self.job.intent.as_ref().map(|intent| &intent.call) {
                 Some(HostCall::RevertToSnapshot { .. }) if self.after_loss => self.examine(Stage::Verifying),
-                _ => self.call_succeeded(now),
+                Some(HostCall::CreateSnapshot { .. }) if snapshot.is_none() => self.examine(Stage::Verifying),
+                _ => {
+                    self.made = snapshot;
+                    self.call_succeeded(now)
+                }
             },
             TaskEnd::Lost(trouble) => {
                 self.spend_task();
@@ -127,6 +141,10 @@ impl Driver {
                 self.last_trouble = Some(trouble);
                 self.block(blocker, effect, now)
             }
+            HostErrorKind::ToolsUnavailable => match self.force_without_tools(now) {
+                Some(effect) => effect,
+                None => self.end_unsent(End::Failed(self.about(trouble.failure())), now),
+            },
             _ if trouble.is_outage() => self.unreadable(trouble, now),
             HostErrorKind::Cancelled if self.overdue() => {
                 let failure =
@@ -141,16 +159,26 @@ impl Driver {
     }
 
     pub(super) fn rechecked(&mut self, refusal: &Trouble, seen: Seen, now: Timestamp) -> Effect {
-        let evidence = match seen {
-            Ok((evidence, _)) => evidence,
+        let (evidence, known) = match seen {
+            Ok(seen) => seen,
             Err(trouble) => return self.unreadable(trouble, now),
         };
         if !self.job.machine.agrees_with(&evidence.identity) {
             return self.gone(now);
         }
+        let removes = |intent: &&Intent| {
+            matches!(intent.call, HostCall::RemoveSnapshot { .. } | HostCall::RemoveAllSnapshots)
+        };
+        if let Some(intent) = self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
+            && judgement::judge(intent, &evidence, &known) == Verdict::Succeeded
+        {
+            // What was to be removed went between the look at it and the sending that was refused.
+            return self.call_succeeded(now);
+        }
         let wanted = match self.job.intent.as_ref().map(|intent| &intent.call) {
             Some(HostCall::PowerOn) => Some(PowerState::On),
-            Some(HostCall::PowerOff) => Some(PowerState::Off),
+            Some(HostCall::PowerOff | HostCall::ShutdownGuest) => Some(PowerState::Off),
+            Some(HostCall::Suspend) => Some(PowerState::Suspended),
             _ => None,
         };
         if refusal.kind == HostErrorKind::InvalidPowerState
@@ -208,6 +236,10 @@ impl Driver {
             }
             None => self.wait(effect, now),
         }
+    }
+
+    fn asks_guest(&self) -> bool {
+        self.job.intent.as_ref().is_some_and(|intent| intent.call.kind().is_of_guest())
     }
 
     /// Whether a sending of the current call, before the last one, was lost.

@@ -7,6 +7,7 @@ use super::{Deadline, Driver, RETRY_PAUSE, Stage, Then};
 use crate::domain::call::CallKind;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobRequest, JobResult, JobState, StepState};
+use crate::service::jobs::plan;
 
 /// How a job ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,15 @@ pub(super) enum End {
     Failed(Failure),
     Cancelled(Failure),
     Unknown(Failure),
+}
+
+impl End {
+    fn why(&self) -> &str {
+        match self {
+            Self::Failed(failure) | Self::Cancelled(failure) | Self::Unknown(failure) => &failure.detail,
+            Self::Succeeded => "",
+        }
+    }
 }
 
 impl Driver {
@@ -32,19 +42,27 @@ impl Driver {
     }
 
     /// Ends the job where the last sending of its call is proven not to have run. An earlier one that was lost may
-    /// have: of a power call the machine itself told that it had not, of a revert nothing can.
+    /// have: of most calls the machine itself told that it had not, of these nothing can.
     pub(super) fn end_unsent(&mut self, end: End, now: Timestamp) -> Effect {
-        let revert =
-            self.job.intent.as_ref().is_some_and(|intent| intent.call.kind() == CallKind::RevertToSnapshot);
-        if !(revert && self.asked_before()) {
-            return self.end(end, now);
-        }
-        let why = match &end {
-            End::Failed(failure) | End::Cancelled(failure) => failure.detail.clone(),
-            End::Succeeded | End::Unknown(_) => String::new(),
+        let untold = |call: CallKind| {
+            matches!(
+                call,
+                CallKind::RevertToSnapshot
+                    | CallKind::Answer
+                    | CallKind::RemoveSnapshot
+                    | CallKind::RemoveAllSnapshots
+            )
         };
+        let call = self.job.intent.as_ref().map(|intent| intent.call.kind());
+        let Some(call) = call.filter(|call| untold(*call) && self.asked_before()) else {
+            return self.end(end, now);
+        };
+        let what = call.as_str().replace('_', " ");
         self.give_up(
-            &format!("The answer to the revert was lost, and it was not done again; it may have run. {why}"),
+            &format!(
+                "The answer to the call ({what}) was lost, and it was not done again; it may have run. {}",
+                end.why()
+            ),
             now,
         )
     }
@@ -56,6 +74,17 @@ impl Driver {
 
     /// Ends the job; where the host was called, the picture first catches up with what the call did.
     pub(super) fn end(&mut self, end: End, now: Timestamp) -> Effect {
+        let end = match end {
+            End::Failed(ref failure) | End::Cancelled(ref failure)
+                if plan::guest_may_still_obey(&self.job) =>
+            {
+                let detail =
+                    format!("The guest was asked to shut down, and may still do so. {}", failure.detail);
+                let unknown = self.failure(FailureKind::OutcomeUnknown, &detail);
+                End::Unknown(unknown.with_fault(failure.fault.clone()))
+            }
+            end => end,
+        };
         if self.job.steps.is_empty() && end != End::Succeeded {
             return self.close(end, None, now);
         }
@@ -100,9 +129,14 @@ impl Driver {
         if state == JobState::Succeeded {
             let shown = shown.unwrap_or_default();
             self.job.result = Some(JobResult {
-                changed: self.job.steps.iter().any(|step| step.state == StepState::Succeeded),
+                // A guest that was off after all, just before the plug was pulled, was asked to.
+                changed: self.job.steps.iter().any(|step| step.state == StepState::Succeeded)
+                    || plan::guest_may_still_obey(&self.job),
                 snapshot: match &self.job.request {
-                    JobRequest::Revert { snapshot, .. } => Some(snapshot.clone()),
+                    JobRequest::Revert { snapshot, .. } | JobRequest::RenameSnapshot { snapshot, .. } => {
+                        Some(snapshot.clone())
+                    }
+                    JobRequest::CreateSnapshot { .. } => self.made.clone(),
                     _ => None,
                 },
                 power_state: shown.power_state,

@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::vocabulary::{Blocker, Effect, Seen};
-use super::{Driver, RETRY_PAUSE, Stage, Then, UNJUDGED};
+use super::{Driver, End, RETRY_PAUSE, Stage, Then, UNJUDGED};
 use crate::domain::call::{Evidence, HostCall, RecentTask};
-use crate::domain::job::{Intent, JobRequest};
+use crate::domain::failure::FailureKind;
+use crate::domain::job::Intent;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::judgement::{self, Verdict};
 use crate::service::trouble::Trouble;
@@ -53,21 +54,36 @@ impl Driver {
                 now,
             );
         }
-        // A kill settles by time alone: it must not wait for what it is to end.
-        let patient = self.job.request != JobRequest::Kill;
+        // A guest takes its own time, whatever else works on the machine.
+        let of_guest = intent.call.kind().is_of_guest();
+        // A kill and an answer settle by time alone: they must not wait for what they are to end.
+        let patient = !of_guest && !self.job.kind().is_impatient();
         if patient && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running) {
             let task = task.id.clone();
             self.blocker = Some((Blocker::HostTask(task.clone()), now));
             self.stage = Stage::Settling { quiet: false };
             return Effect::AwaitTask(task);
         }
-        if !quiet {
+        if !quiet && !of_guest {
             self.phase("letting the machine settle", now);
             self.stage = Stage::Settling { quiet: true };
             return Effect::Pause(self.rules.settle);
         }
         match judgement::judge(&intent, &evidence, &known) {
             Verdict::Succeeded => self.call_succeeded(now),
+            Verdict::Made(snapshot) => {
+                self.made = Some(snapshot);
+                self.call_succeeded(now)
+            }
+            Verdict::Failed(why) => {
+                let detail = format!("The answer of the host was lost, and nothing was done: {why}.");
+                let failure = self.failure(FailureKind::HostUnreachable, &detail);
+                self.end(End::Failed(failure), now)
+            }
+            Verdict::Wait => {
+                self.phase("waiting for the guest", now);
+                self.watch(None, now)
+            }
             Verdict::Follow(task) => {
                 self.job.host_task = Some(task.clone());
                 self.save(Then::Follow(task))
@@ -96,15 +112,25 @@ impl Driver {
     }
 
     pub(super) fn verified(&mut self, seen: Seen, now: Timestamp) -> Effect {
-        let wanted = self.job.intent.as_ref().and_then(|intent| match &intent.call {
-            HostCall::RevertToSnapshot { snapshot, .. } => Some(snapshot.clone()),
-            _ => None,
-        });
-        match seen {
-            Ok((evidence, _)) if evidence.current_snapshot == wanted => self.call_succeeded(now),
-            Ok(_) => self.give_up("The revert's task succeeded, but another snapshot is current now.", now),
-            Err(trouble) if trouble.kind == HostErrorKind::NotFound => self.gone_unjudged(now),
-            Err(trouble) => {
+        let Some(intent) = &self.job.intent else { return self.begin() };
+        match (seen, &intent.call) {
+            (Ok((evidence, _)), HostCall::CreateSnapshot { name, .. }) => {
+                self.made = judgement::made(intent, &evidence, name);
+                if self.made.is_none() {
+                    self.job.warnings.push("The host did not say which snapshot it made.".to_owned());
+                }
+                self.call_succeeded(now)
+            }
+            (Ok((evidence, _)), HostCall::RevertToSnapshot { snapshot, .. })
+                if evidence.current_snapshot.as_ref() == Some(snapshot) =>
+            {
+                self.call_succeeded(now)
+            }
+            (Ok(_), _) => {
+                self.give_up("The revert's task succeeded, but another snapshot is current now.", now)
+            }
+            (Err(trouble), _) if trouble.kind == HostErrorKind::NotFound => self.gone_unjudged(now),
+            (Err(trouble), _) => {
                 self.blocker = Some((Blocker::HostAway(trouble.message), now));
                 self.judge_when_back(RETRY_PAUSE, now)
             }

@@ -7,6 +7,8 @@
 //!       busy, host away, question   └─┼───────────── judge: settle, examine ────────────┘
 //!                                     └─ next call of the same job (power after a revert)
 //! ```
+//! What a guest does by itself (shutdown, reboot) has no task: after the call, or its loss, the guest is watched in
+//! the picture instead.
 //! Each way out leads through the store: the intent is committed before its call, the task's reference as soon
 //! as it is known, the end before anybody hears of it. After a crash [`Driver::resume`] enters this picture
 //! where the committed job says, and a call without a known end is judged like one whose answer was lost.
@@ -18,6 +20,7 @@ mod judging;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+mod watching;
 
 use std::time::Duration;
 
@@ -25,10 +28,10 @@ use jiff::Timestamp;
 
 use self::ending::End;
 pub use self::vocabulary::{
-    Blocker, Called, Effect, Input, Interrupt, Reaction, Rules, Seen, Shown, TaskEnd,
+    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Reaction, Rules, Seen, Shown, TaskEnd,
 };
 use crate::domain::failure::FailureKind;
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::service::trouble::Trouble;
 
@@ -38,6 +41,10 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What is told of a call that could not be judged in time.
 const UNJUDGED: &str =
     "The answer to the call was lost, and the deadline passed before the machine could be judged.";
+
+/// What is told of a guest that was not seen to obey in time.
+const UNSEEN: &str =
+    "The guest was asked and was not seen to have done it by the deadline; it may still do it.";
 
 /// A job that runs.
 #[derive(Clone, Debug)]
@@ -50,6 +57,10 @@ pub struct Driver {
     last_trouble: Option<Trouble>,
     /// The current call's answer or task was lost on the way, now or before a restart.
     after_loss: bool,
+    /// The snapshot that the job made.
+    made: Option<SnapshotId>,
+    /// The tools were seen to go after the guest was asked to restart.
+    tools_went: bool,
     deadline: Deadline,
 }
 
@@ -71,6 +82,8 @@ enum Stage {
     Blocked,
     Calling,
     Following(TaskId),
+    /// The guest was asked, or may have been, and does it by itself.
+    Watching,
     /// Reading the machine after a refusal, to see whether the wanted state is there anyway.
     Rechecking(Trouble),
     /// The call may or may not run: waiting for the host.
@@ -83,7 +96,7 @@ enum Stage {
     Settling {
         quiet: bool,
     },
-    /// Reading the machine after a lost revert's own task succeeded.
+    /// Reading the machine after a lost revert's own task succeeded, or for the snapshot that a task did not name.
     Verifying,
     Syncing(Box<End>),
     SyncingAway(Box<End>),
@@ -99,6 +112,7 @@ enum Then {
     /// Wait as the effect says, then judge: this sending did not run, an earlier one may have.
     Settle(Box<Effect>),
     Follow(TaskId),
+    Watch,
     Publish,
 }
 
@@ -152,6 +166,12 @@ impl Driver {
         }
     }
 
+    /// Whether a call of it was made whose end is not known and is looked for on the machine.
+    #[must_use]
+    pub const fn is_settling(&self) -> bool {
+        matches!(self.stage, Stage::JudgingAway | Stage::Judging { .. } | Stage::Settling { .. })
+    }
+
     /// The job's turn has come.
     pub fn start(&mut self, now: Timestamp) -> Effect {
         self.job.state = JobState::Running;
@@ -185,6 +205,7 @@ impl Driver {
             }
             (Stage::Calling, Input::Called(called)) => self.called(called, now),
             (Stage::Following(_), Input::TaskEnded(end)) => self.task_ended(end, now),
+            (Stage::Watching, Input::Glimpsed(glimpsed)) => self.glimpsed(glimpsed, now),
             (Stage::Rechecking(trouble), Input::Examined(seen)) => self.rechecked(&trouble, seen, now),
             (Stage::JudgingAway, Input::Waited) => {
                 self.blocker = None;
@@ -243,6 +264,9 @@ impl Driver {
             (Stage::Following(task), Interrupt::Deadline { .. }) => {
                 Reaction { cancel_task: Some(task.clone()), instead: None }
             }
+            // Nobody can call a guest back, and it may still obey.
+            (Stage::Watching, Interrupt::Cancel) => Self::instead(self.save(Then::Watch)),
+            (Stage::Watching, _) => Self::instead(self.give_up(UNSEEN, now)),
             (Stage::Following(_), Interrupt::GraceOver) => {
                 let detail =
                     "The deadline passed and the host's task could not be stopped; it may still succeed.";
@@ -281,6 +305,8 @@ impl Driver {
             blocker: None,
             last_trouble: None,
             after_loss: false,
+            made: None,
+            tools_went: false,
             deadline: Deadline::Ahead,
         }
     }
@@ -311,6 +337,7 @@ impl Driver {
                 self.give_up(&detail, now)
             }
             Then::Follow(task) => self.follow(task),
+            Then::Watch => self.watch(None, now),
             Then::Publish => {
                 self.stage = Stage::Ended;
                 Effect::Finish
@@ -357,6 +384,7 @@ fn effect_of(stage: &Stage, job: &Job) -> Effect {
             job.intent.as_ref().map_or(Effect::Examine, |intent| Effect::Call(intent.call.clone()))
         }
         Stage::Following(task) => Effect::Follow(task.clone()),
+        Stage::Watching => Effect::Watch { known: None, until: watching::force_at(job) },
         Stage::Blocked | Stage::JudgingAway | Stage::SyncingAway(_) => Effect::AwaitHost(RETRY_PAUSE),
         Stage::Settling { .. } => Effect::Pause(RETRY_PAUSE),
         Stage::Syncing(_) => Effect::Barrier,

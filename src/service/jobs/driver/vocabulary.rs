@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::domain::call::{Evidence, HostCall};
-use crate::domain::ids::{QuestionId, TaskId};
+use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::machine::PowerState;
 use crate::hypervisor::Accepted;
 use crate::service::trouble::Trouble;
@@ -21,6 +23,9 @@ pub enum Effect {
     Follow(TaskId),
     /// Ask the host to cancel the job's own task, and follow it; answer [`Input::TaskEnded`].
     CancelAndFollow(TaskId),
+    /// Look at the guest in the picture once that is whole, and wait until it is other than `known` or it is `until`;
+    /// answer [`Input::Glimpsed`].
+    Watch { known: Option<Glimpse>, until: Option<Timestamp> },
     /// Wait this long, and then until the host is there and the picture is whole; answer [`Input::Waited`].
     AwaitHost(Duration),
     /// Wait until somebody else's task ended, answer [`Input::Waited`].
@@ -42,6 +47,7 @@ pub enum Input {
     Examined(Seen),
     Called(Called),
     TaskEnded(TaskEnd),
+    Glimpsed(Glimpsed),
     Waited,
     /// What the picture shows, or that the host went away before it was caught up.
     Synced(Option<Shown>),
@@ -61,11 +67,32 @@ pub enum Called {
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEnd {
-    Succeeded,
+    /// With the snapshot that it made, where it makes one and says so.
+    Succeeded {
+        snapshot: Option<SnapshotId>,
+    },
     Failed(Trouble),
     /// Who told of it had lost sight of the task: it may have done its work.
     Lost(Trouble),
     Vanished,
+}
+
+/// What came of watching a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glimpsed {
+    Now(Glimpse),
+    TimeUp,
+    /// The machine that was meant is no longer there.
+    Gone,
+}
+
+/// A guest as the picture shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    pub power_state: Option<PowerState>,
+    pub tools_running: bool,
+    /// Whether they were seen to stop since the last call was made.
+    pub tools_went: bool,
 }
 
 /// The machine as readers see it.

@@ -9,17 +9,18 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::domain::call::{Evidence, HostCall, RecentTask};
+use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::JobRequest;
 use crate::domain::machine::{Machine, PowerState};
+use crate::domain::snapshot::Snapshot;
 use crate::hypervisor::{
     Accepted, CallError, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionState,
     SessionStatus, TaskStatus,
 };
 use crate::service::feed::Feed;
 use crate::service::inventory::{Inventory, samples};
-use crate::service::jobs::{JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
+use crate::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
 use crate::store::{Retention, Store};
 use crate::supervisor::{Signals, Supervisor};
 use crate::telemetry::metrics::Metrics;
@@ -134,7 +135,7 @@ impl FakeHost {
             match task.call {
                 HostCall::PowerOn => machine.power_state = Some(PowerState::On),
                 HostCall::PowerOff => machine.power_state = Some(PowerState::Off),
-                HostCall::Reset | HostCall::RevertToSnapshot { .. } => {}
+                _ => {}
             }
             Fact::Machine(Box::new(machine.clone()))
         };
@@ -228,7 +229,8 @@ impl Hypervisor for FakeHost {
             identity: machine.identity(),
             power_state: machine.power_state,
             current_snapshot: machine.snapshots.current.clone(),
-            snapshots: machine.snapshots.items.iter().map(|snapshot| snapshot.id.clone()).collect(),
+            snapshots: machine.snapshots.items.iter().map(seen).collect(),
+            tools_running: machine.guest.tools_running,
             question: state.asks.then(|| QuestionId::new("q")),
             host_boot_time: None,
             recent_tasks: tasks
@@ -270,6 +272,11 @@ impl Hypervisor for FakeHost {
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
         Ok(serde_json::Map::new())
     }
+}
+
+fn seen(snapshot: &Snapshot) -> SeenSnapshot {
+    let Snapshot { id, name, description, parent, .. } = snapshot.clone();
+    SeenSnapshot { id, parent, name, description }
 }
 
 /// An engine, its host and its store. Time stands still until it is moved.
@@ -379,8 +386,13 @@ fn engine(
             outage_grace: Duration::from_mins(1),
             queue_per_machine: 16,
             queue_in_all: 40,
-            power_deadline: Duration::from_mins(10),
-            revert_deadline: Duration::from_hours(1),
+            deadlines: Deadlines {
+                power: Duration::from_mins(10),
+                guest: Duration::from_mins(15),
+                create: Duration::from_hours(1),
+                revert: Duration::from_hours(1),
+                remove: Duration::from_hours(24),
+            },
             retention: Retention::default(),
         },
         metrics: Metrics::default(),

@@ -4,15 +4,18 @@ mod cells;
 mod schedules;
 mod world;
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::Rules;
-use crate::domain::ids::{JobId, SnapshotId};
+use crate::domain::call::HostCall;
+use crate::domain::ids::{JobId, QuestionId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::service::inventory::samples;
 
-const RULES: Rules = Rules { settle: std::time::Duration::from_secs(30) };
+const RULES: Rules = Rules { settle: Duration::from_secs(30) };
 
 fn start() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
@@ -46,4 +49,42 @@ fn job(request: JobRequest) -> Job {
 
 fn revert(power_on: Option<bool>) -> JobRequest {
     JobRequest::Revert { snapshot: SnapshotId::new("kickstart"), path: "kickstart".to_owned(), power_on }
+}
+
+/// Every request but those of power and reverts.
+fn others() -> Vec<JobRequest> {
+    let snapshot = || SnapshotId::new("kickstart");
+    let path = || "base/kickstart".to_owned();
+    vec![
+        JobRequest::Suspend,
+        JobRequest::Shutdown { force_after: None },
+        JobRequest::Shutdown { force_after: Some(Duration::from_secs(60)) },
+        JobRequest::Reboot,
+        JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() },
+        create_request(),
+        remove(false),
+        remove(true),
+        JobRequest::RemoveAllSnapshots,
+        JobRequest::RenameSnapshot {
+            snapshot: snapshot(),
+            path: path(),
+            name: Some("renamed".to_owned()),
+            description: None,
+        },
+    ]
+}
+
+fn remove(children: bool) -> JobRequest {
+    let (snapshot, path) = (SnapshotId::new("kickstart"), "base/kickstart".to_owned());
+    JobRequest::RemoveSnapshot { snapshot, path, children }
+}
+
+fn create_request() -> JobRequest {
+    let (name, description) = ("new".to_owned(), String::new());
+    JobRequest::CreateSnapshot { name, description, memory: false, quiesce: false }
+}
+
+fn create(name: &str) -> HostCall {
+    let (name, description) = (name.to_owned(), String::new());
+    HostCall::CreateSnapshot { name, description, memory: false, quiesce: false }
 }

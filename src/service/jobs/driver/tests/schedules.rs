@@ -5,13 +5,15 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::world::{Owner, World, kickstart, trouble};
-use super::{RULES, job, revert, start};
+use super::{RULES, create, job, others, revert, start};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
-use crate::domain::job::{Job, JobRequest, JobState, StepState};
+use crate::domain::job::{Job, JobKind, JobRequest, JobState, StepState};
 use crate::domain::machine::PowerState;
 use crate::hypervisor::HostErrorKind;
-use crate::service::jobs::driver::{Called, Driver, Effect, Input, Interrupt, Shown, TaskEnd};
+use crate::service::jobs::driver::{
+    Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Shown, TaskEnd,
+};
 
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -48,6 +50,14 @@ pub enum Event {
     Delete,
     Renumber,
     RemoveSnapshot,
+    /// Somebody else makes one of this name.
+    MakeSnapshot(&'static str),
+    /// The host itself restarts.
+    Reboot,
+    GuestHangs(bool),
+    ToolsStart,
+    /// The time comes at which the plug is pulled.
+    ForceTime,
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +89,7 @@ pub struct Run {
     /// A foreign change was forgotten by the host: nobody can see that it was.
     blind: bool,
     ended: bool,
+    stops_at_call: u32,
     steps: i64,
 }
 
@@ -101,6 +112,7 @@ impl Run {
             foreign: false,
             blind: false,
             ended: false,
+            stops_at_call: 0,
             steps: 0,
         }
     }
@@ -143,6 +155,8 @@ impl Run {
             Event::Crash { ran } => self.crash(ran),
             Event::Cancel => {
                 self.cancel_asked = true;
+                // Nobody can call a guest back.
+                self.disturbed |= self.driver.job().kind() == JobKind::MachineShutdown;
                 self.interrupt(Interrupt::Cancel);
             }
             Event::Deadline if !self.deadline => {
@@ -155,8 +169,26 @@ impl Run {
             Event::Delete => self.world.gone = true,
             Event::Renumber => self.world.renumbered = true,
             Event::RemoveSnapshot => {
-                self.world.snapshot_exists = false;
-                self.world.current = None;
+                self.foreign = true;
+                self.world.remove(&kickstart());
+            }
+            Event::MakeSnapshot(name) => {
+                self.foreign = true;
+                self.world.foreign(create(name), Owner::Stranger, 0);
+                self.world.tick();
+            }
+            Event::Reboot => {
+                self.foreign = true;
+                self.blind = true;
+                self.disturbed = true;
+                self.world.reboot();
+            }
+            Event::GuestHangs(hangs) => self.world.guest_hangs = hangs,
+            Event::ToolsStart => self.world.tools_start(),
+            Event::ForceTime => {
+                if matches!(self.effect, Effect::Watch { until: Some(_), .. }) {
+                    self.tell(Input::Glimpsed(Glimpsed::TimeUp));
+                }
             }
         }
     }
@@ -179,6 +211,7 @@ impl Run {
             _ => {}
         }
         self.disturbed = true;
+        self.stops_at_call = self.world.tools_stops;
         if self.disk.state.is_end() {
             // It is not taken up: its end is on the disk.
             self.ended = true;
@@ -238,6 +271,7 @@ impl Run {
                 self.tell(Input::Called(called));
             }
             Effect::Follow(task) => self.follow(&task),
+            Effect::Watch { known, .. } => self.glimpse(known),
             Effect::CancelAndFollow(task) => {
                 self.world.cancel(&task);
                 self.follow(&task);
@@ -268,6 +302,25 @@ impl Run {
             Effect::Finish => self.ended = true,
         }
         self.world.tick();
+    }
+
+    fn glimpse(&mut self, known: Option<Glimpse>) {
+        if self.world.away {
+            return;
+        }
+        if self.world.gone || self.world.renumbered {
+            self.disturbed = true;
+            return self.tell(Input::Glimpsed(Glimpsed::Gone));
+        }
+        let glimpse = Glimpse {
+            power_state: Some(self.world.power),
+            tools_running: self.world.tools,
+            tools_went: self.world.tools_stops > self.stops_at_call,
+        };
+        if known != Some(glimpse) {
+            self.disturbed |= glimpse.power_state != Some(PowerState::On);
+            self.tell(Input::Glimpsed(Glimpsed::Now(glimpse)));
+        }
     }
 
     fn follow(&mut self, task: &TaskId) {
@@ -303,11 +356,16 @@ impl Run {
         assert_eq!(intent.call, *call);
         assert_eq!(self.disk.state, JobState::Running);
         let before = self.unproven.iter().filter(|kind| **kind == call.kind()).count();
-        let most = if *call == HostCall::Reset { 0 } else { 3 };
+        let once = matches!(
+            call.kind(),
+            CallKind::Reset | CallKind::ShutdownGuest | CallKind::RebootGuest | CallKind::CreateSnapshot
+        );
+        let most = if once { 0 } else { 3 };
         assert!(before <= most, "{call:?} was sent {before} times before without proof that it did not run");
         self.calls.push(call.clone());
         self.unproven.push(call.kind());
         self.last_call = Some(call.kind());
+        self.stops_at_call = self.world.tools_stops;
     }
 
     fn proven(&mut self, call: CallKind) {
@@ -354,9 +412,24 @@ impl Run {
                 let seen = |state| self.world.seen.contains(&state);
                 let reverted =
                     || self.world.effects.iter().any(|call| call.kind() == CallKind::RevertToSnapshot);
+                let took_effect = |kind: CallKind| {
+                    self.world.effects.iter().any(|call| call.kind() == kind) || self.foreign
+                };
                 assert!(match &job.request {
                     JobRequest::PowerOn => seen(PowerState::On),
-                    JobRequest::PowerOff | JobRequest::Kill => seen(PowerState::Off),
+                    JobRequest::PowerOff | JobRequest::Kill | JobRequest::Shutdown { .. } => {
+                        seen(PowerState::Off)
+                    }
+                    JobRequest::Suspend => seen(PowerState::Suspended),
+                    JobRequest::Reboot => self.world.tools_stops > 0,
+                    JobRequest::Answer { .. } => took_effect(CallKind::Answer),
+                    JobRequest::CreateSnapshot { .. } => {
+                        let made = job.result.as_ref().and_then(|result| result.snapshot.as_ref());
+                        made.is_some() && took_effect(CallKind::CreateSnapshot)
+                    }
+                    JobRequest::RemoveSnapshot { snapshot, .. } => !self.world.has(snapshot),
+                    JobRequest::RemoveAllSnapshots => !self.world.has(&kickstart()),
+                    JobRequest::RenameSnapshot { .. } => took_effect(CallKind::RenameSnapshot),
                     JobRequest::Reset => self.world.effects == [HostCall::Reset],
                     JobRequest::Revert { power_on, .. } => {
                         reverted()
@@ -415,6 +488,11 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Delete),
         1 => Just(Event::Renumber),
         1 => Just(Event::RemoveSnapshot),
+        1 => prop::sample::select(vec!["new", "other"]).prop_map(Event::MakeSnapshot),
+        1 => Just(Event::Reboot),
+        2 => any::<bool>().prop_map(Event::GuestHangs),
+        2 => Just(Event::ToolsStart),
+        2 => Just(Event::ForceTime),
     ]
 }
 
@@ -425,6 +503,7 @@ fn any_scenario() -> impl Strategy<Value = Scenario> {
         Just(JobRequest::Reset),
         Just(JobRequest::Kill),
         any::<Option<bool>>().prop_map(revert),
+        prop::sample::select(others()),
     ];
     let state = || prop::sample::select(vec![PowerState::On, PowerState::Off, PowerState::Suspended]);
     let world = (state(), state(), any::<bool>(), any::<bool>()).prop_map(

@@ -1,6 +1,6 @@
 //! A machine and its host, small enough to know the truth: what every call really did, and whether it was seen.
 
-use crate::domain::call::{Evidence, HostCall, RecentTask};
+use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::machine::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
@@ -16,7 +16,16 @@ pub struct World {
     /// What a revert to the snapshot makes of the power.
     pub snapshot_power: PowerState,
     pub current: Option<SnapshotId>,
-    pub snapshot_exists: bool,
+    /// Parents before their children.
+    pub snapshots: Vec<SeenSnapshot>,
+    pub tools: bool,
+    /// How often the tools stopped.
+    pub tools_stops: u32,
+    /// What the guest was asked to do and has not done, and in how many steps it will; it hangs where there are none.
+    pub asked_guest: Option<(HostCall, Option<u8>)>,
+    /// Guests do not do what they are asked.
+    pub guest_hangs: bool,
+    pub boots: u32,
     pub away: bool,
     pub gone: bool,
     /// The moid was given to another machine.
@@ -60,7 +69,16 @@ impl World {
             power,
             snapshot_power: PowerState::Off,
             current: Some(kickstart()),
-            snapshot_exists: true,
+            snapshots: vec![
+                snapshot("base", None),
+                snapshot("kickstart", Some("base")),
+                snapshot("leaf", Some("kickstart")),
+            ],
+            tools: power == PowerState::On,
+            tools_stops: 0,
+            asked_guest: None,
+            guest_hangs: false,
+            boots: 0,
             away: false,
             gone: false,
             renumbered: false,
@@ -90,9 +108,10 @@ impl World {
             identity,
             power_state: Some(self.power),
             current_snapshot: self.current.clone(),
-            snapshots: self.snapshot_exists.then(kickstart).into_iter().collect(),
+            snapshots: self.snapshots.clone(),
+            tools_running: self.tools,
             question: self.question.then(|| QuestionId::new("q")),
-            host_boot_time: None,
+            host_boot_time: Some(self.boots.to_string()),
             recent_tasks: known
                 .map(|task| RecentTask {
                     id: task.id.clone(),
@@ -109,9 +128,28 @@ impl World {
         if self.away {
             return Called::Refused(trouble(HostErrorKind::Unreachable));
         }
-        let missing = matches!(call, HostCall::RevertToSnapshot { .. }) && !self.snapshot_exists;
-        if self.gone || missing {
+        if self.gone || self.misses(call) {
             return Called::Refused(trouble(HostErrorKind::NotFound));
+        }
+        match call {
+            HostCall::ShutdownGuest | HostCall::RebootGuest => {
+                if self.power != PowerState::On {
+                    return Called::Refused(trouble(HostErrorKind::InvalidPowerState));
+                }
+                if !self.tools {
+                    return Called::Refused(trouble(HostErrorKind::ToolsUnavailable));
+                }
+                self.asked_guest = Some((call.clone(), (!self.guest_hangs).then_some(ticks)));
+                return Called::Accepted(Accepted::Done);
+            }
+            HostCall::Answer { .. } if !self.question => {
+                return Called::Refused(trouble(HostErrorKind::Rejected));
+            }
+            HostCall::Answer { .. } | HostCall::RenameSnapshot { .. } => {
+                self.take_effect(call, true);
+                return Called::Accepted(Accepted::Done);
+            }
+            _ => {}
         }
         if let Some(running) = self.tasks.iter().find(|task| task.end.is_none() && !task.forgotten) {
             let task = Some(running.id.clone()).filter(|_| self.cancelable);
@@ -133,11 +171,37 @@ impl World {
 
     /// The guest, or somebody at the console, changes the power with no task to see.
     pub fn set_power(&mut self, power: PowerState) {
-        self.power = power;
+        self.switch(power);
         self.seen.push(power);
     }
 
+    /// The host itself restarts: machines are off, tasks are forgotten.
+    pub fn reboot(&mut self) {
+        self.boots += 1;
+        self.restart(false);
+        self.set_power(PowerState::Off);
+    }
+
+    pub fn remove(&mut self, id: &SnapshotId) {
+        let Some(at) = self.snapshots.iter().position(|seen| seen.id == *id) else { return };
+        let gone = self.snapshots.remove(at);
+        for seen in &mut self.snapshots {
+            if seen.parent.as_ref() == Some(id) {
+                seen.parent.clone_from(&gone.parent);
+            }
+        }
+        if self.current.as_ref() == Some(id) {
+            self.current = gone.parent;
+        }
+    }
+
+    /// The tools run again, or at last.
+    pub fn tools_start(&mut self) {
+        self.tools = self.power == PowerState::On;
+    }
+
     pub fn tick(&mut self) {
+        self.guest_tick();
         if self.question {
             return;
         }
@@ -153,8 +217,7 @@ impl World {
             self.tasks[at].end = Some(if self.gone {
                 TaskEnd::Failed(trouble(HostErrorKind::NotFound))
             } else if self.fits(&call) {
-                self.take_effect(&call, ours);
-                TaskEnd::Succeeded
+                TaskEnd::Succeeded { snapshot: self.take_effect(&call, ours) }
             } else {
                 TaskEnd::Failed(trouble(HostErrorKind::InvalidPowerState))
             });
@@ -223,28 +286,115 @@ impl World {
         }
     }
 
-    fn fits(&self, call: &HostCall) -> bool {
+    /// What the guest was asked happens in the end: off, or the tools go and come back.
+    fn guest_tick(&mut self) {
+        let Some((call, Some(left))) = &mut self.asked_guest else { return };
+        if *left > 0 {
+            *left -= 1;
+            return;
+        }
+        let call = call.clone();
         match call {
-            HostCall::PowerOn => self.power != PowerState::On,
-            HostCall::PowerOff | HostCall::Reset => self.power == PowerState::On,
-            HostCall::RevertToSnapshot { .. } => self.snapshot_exists,
+            HostCall::RebootGuest if self.tools => self.stop_tools(),
+            _ => {
+                self.asked_guest = None;
+                self.take_effect(&call, true);
+            }
         }
     }
 
-    fn take_effect(&mut self, call: &HostCall, ours: bool) {
+    fn fits(&self, call: &HostCall) -> bool {
         match call {
-            HostCall::PowerOn => self.power = PowerState::On,
-            HostCall::PowerOff => self.power = PowerState::Off,
-            HostCall::Reset => {}
+            HostCall::PowerOn => self.power != PowerState::On,
+            HostCall::PowerOff | HostCall::Reset | HostCall::Suspend => self.power == PowerState::On,
+            _ => !self.misses(call),
+        }
+    }
+
+    fn misses(&self, call: &HostCall) -> bool {
+        match call {
+            HostCall::RevertToSnapshot { snapshot, .. }
+            | HostCall::RemoveSnapshot { snapshot, .. }
+            | HostCall::RenameSnapshot { snapshot, .. } => !self.has(snapshot),
+            _ => false,
+        }
+    }
+
+    pub fn has(&self, id: &SnapshotId) -> bool {
+        self.snapshots.iter().any(|seen| seen.id == *id)
+    }
+
+    fn stop_tools(&mut self) {
+        self.tools_stops += u32::from(self.tools);
+        self.tools = false;
+    }
+
+    /// Another run of the machine, or none: what its guest was asked is forgotten.
+    fn switch(&mut self, power: PowerState) {
+        self.asked_guest = None;
+        if power != PowerState::On || self.power != PowerState::On {
+            self.stop_tools();
+            self.tools = power == PowerState::On;
+        }
+        self.power = power;
+    }
+
+    fn take_effect(&mut self, call: &HostCall, ours: bool) -> Option<SnapshotId> {
+        let mut made = None;
+        match call {
+            HostCall::PowerOn => self.switch(PowerState::On),
+            HostCall::PowerOff | HostCall::ShutdownGuest => self.switch(PowerState::Off),
+            HostCall::Suspend => self.switch(PowerState::Suspended),
+            HostCall::Reset | HostCall::RebootGuest => self.tools = true,
+            HostCall::Answer { .. } => self.question = false,
+            HostCall::CreateSnapshot { name, description, .. } => {
+                self.next += 1;
+                let id = SnapshotId::new(format!("made-{}", self.next));
+                let (parent, name, description) = (self.current.clone(), name.clone(), description.clone());
+                self.snapshots.push(SeenSnapshot { id: id.clone(), parent, name, description });
+                self.current = Some(id.clone());
+                made = Some(id);
+            }
             HostCall::RevertToSnapshot { snapshot, suppress_power_on } => {
                 self.current = Some(snapshot.clone());
-                self.power = if *suppress_power_on { PowerState::Off } else { self.snapshot_power };
+                self.switch(if *suppress_power_on { PowerState::Off } else { self.snapshot_power });
+            }
+            HostCall::RemoveSnapshot { snapshot, children } => {
+                if *children {
+                    while let Some(child) =
+                        self.snapshots.iter().find(|seen| seen.parent.as_ref() == Some(snapshot))
+                    {
+                        let child = child.id.clone();
+                        self.remove(&child);
+                    }
+                }
+                self.remove(snapshot);
+            }
+            HostCall::RemoveAllSnapshots => {
+                self.snapshots.clear();
+                self.current = None;
+            }
+            HostCall::RenameSnapshot { snapshot, name, description } => {
+                if let Some(seen) = self.snapshots.iter_mut().find(|seen| seen.id == *snapshot) {
+                    seen.name = name.clone().unwrap_or_else(|| seen.name.clone());
+                    seen.description = description.clone().unwrap_or_else(|| seen.description.clone());
+                }
             }
         }
         self.seen.push(self.power);
         if ours {
             self.effects.push(call.clone());
         }
+        made
+    }
+}
+
+pub fn snapshot(id: &str, parent: Option<&str>) -> SeenSnapshot {
+    SeenSnapshot {
+        id: SnapshotId::new(id),
+        parent: parent.map(SnapshotId::new),
+        name: id.to_owned(),
+        description: String::new(),
     }
 }
 

@@ -1,0 +1,44 @@
+//! `POST /v1/jobs/{job}/cancel`
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+
+use super::wire::Job;
+use super::{job_id, unknown_job};
+use crate::api::documented::{JobPath, Problems};
+use crate::api::extract::{Body, NoFields, NoParameters, Query, Segment};
+use crate::api::problem::ApiError;
+use crate::api::{Api, respond};
+
+/// Ask to cancel a job
+///
+/// A request, which may be repeated. A job that waits is cancelled at once; of one that runs the host is asked to
+/// cancel the task where it allows that, and the job may still succeed. One that has ended stays as it is.
+#[utoipa::path(post, path = "/v1/jobs/{job}/cancel", operation_id = "cancel_job", tag = "jobs",
+    params(JobPath),
+    responses(
+        (status = 200, description = "The job had ended before", body = Job),
+        (status = 202, description = "The job, which was asked to cancel", body = Job),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "request-timeout",
+        "payload-too-large", "unsupported-media-type"]))))]
+pub async fn cancel_job(
+    State(api): State<Api>,
+    Segment(text): Segment,
+    _: Query<NoParameters>,
+    _: Body<NoFields>,
+) -> Result<Response, ApiError> {
+    let id = job_id(&text)?;
+    let version = api.services().feed.version();
+    let jobs = &api.services().jobs;
+    let before = jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    if before.job.state.is_end() {
+        return Ok(respond::object(&api, &version, &Job::of(&before)));
+    }
+    let view = jobs.cancel(id).await?.ok_or_else(|| unknown_job(&text))?;
+    let mut response = respond::object(&api, &version, &Job::of(&view));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    Ok(response)
+}

@@ -1,0 +1,82 @@
+//! `POST /v1/machines/{machine}/answer`
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::api::Api;
+use crate::api::documented::{MachinePath, Problems, START, StartHeaders, StartQuery};
+use crate::api::extract::{Segment, failure_in_body};
+use crate::api::jobs::wire::Job;
+use crate::api::problem::ApiError;
+use crate::api::starting::Start;
+use crate::domain::failure::Failure;
+use crate::domain::ids::QuestionId;
+use crate::domain::job::JobRequest;
+use crate::domain::machine::Machine;
+use crate::service::machines::shorten;
+
+/// The answer to a question.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerRequest {
+    /// The id of the machine's `question`.
+    #[schema(example = "19")]
+    question: String,
+    /// The `key` of one of its `choices`.
+    #[schema(example = "4")]
+    choice: String,
+}
+
+/// Answer the question of a machine
+///
+/// Starts a job that does not queue behind the one which it unblocks. A question that has gone meanwhile is refused
+/// by the host.
+#[utoipa::path(post, path = "/v1/machines/{machine}/answer", operation_id = "answer_machine", tag = "machines",
+    params(
+        MachinePath,
+        StartHeaders,
+        StartQuery
+    ),
+    request_body = AnswerRequest,
+    responses(
+        (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
+        (status = 202, description = "The job was accepted and goes on", body = Job),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(START))))]
+pub async fn answer_machine(
+    State(api): State<Api>,
+    Segment(reference): Segment,
+    Start { starting, body, .. }: Start<AnswerRequest>,
+) -> Result<Response, ApiError> {
+    let AnswerRequest { question, choice } = body;
+    for (pointer, text) in [("/question", &question), ("/choice", &choice)] {
+        if text.is_empty() {
+            let detail = "Name the question by its id, and the choice by its key; neither can be empty.";
+            return Err(failure_in_body(pointer, "empty", detail.to_owned()).into());
+        }
+    }
+    if let Some(replay) = starting.replay(&api).await? {
+        return Ok(replay);
+    }
+    let machine = api.services().machines.resolve(&reference)?;
+    check_choice(&machine.record.machine, &question, &choice)?;
+    let request = JobRequest::Answer { question: QuestionId::new(question), choice };
+    Ok(starting.start(&api, &machine, request).await?)
+}
+
+/// Of the question that the machine waits on the choices are known; of any other the host says what it thinks.
+fn check_choice(machine: &Machine, question: &str, choice: &str) -> Result<(), Failure> {
+    let Some(asked) = machine.question.as_ref().filter(|asked| asked.id.as_str() == question) else {
+        return Ok(());
+    };
+    if asked.choices.iter().any(|known| known.key == choice) {
+        return Ok(());
+    }
+    let known: Vec<String> =
+        asked.choices.iter().map(|known| format!("{} ({})", known.key, known.summary)).collect();
+    let detail = format!("choice is {}; the key of one of {} is wanted.", shorten(choice), known.join(", "));
+    Err(failure_in_body("/choice", "not-one-of", detail).of_machine(&machine.id, &machine.name))
+}

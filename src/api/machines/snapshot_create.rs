@@ -1,0 +1,115 @@
+//! `POST /v1/machines/{machine}/snapshots`, and what names and descriptions of snapshots may be.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::api::Api;
+use crate::api::documented::{MachinePath, Problems, START, StartHeaders, StartQuery};
+use crate::api::extract::{Segment, failure_in_body};
+use crate::api::jobs::wire::Job;
+use crate::api::problem::ApiError;
+use crate::api::starting::Start;
+use crate::domain::failure::Failure;
+use crate::domain::job::JobRequest;
+
+/// ESX takes names up to here.
+const LONGEST_NAME: usize = 80;
+/// A description is kept in memory and goes out with every list.
+const LONGEST_DESCRIPTION: usize = 8_192;
+
+/// A snapshot to be made of what is current.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSnapshotRequest {
+    /// At most 80 characters. Others may have the same name.
+    #[schema(example = "kickstart", min_length = 1, max_length = 80)]
+    name: String,
+    /// At most 8,192 characters.
+    #[serde(default)]
+    #[schema(nullable = false, max_length = 8192)]
+    description: Option<String>,
+    /// Whether to keep the memory of a machine that runs: a revert leaves it running then. Without, it is off.
+    #[serde(default)]
+    memory: bool,
+    /// Whether the guest tools are to bring the disks to rest first.
+    #[serde(default)]
+    quiesce: bool,
+}
+
+/// Make a snapshot
+///
+/// Starts a job; `result.snapshot` is the id of what it made. It is never made twice.
+#[utoipa::path(post, path = "/v1/machines/{machine}/snapshots", operation_id = "create_snapshot", tag = "snapshots",
+    params(
+        MachinePath,
+        StartHeaders,
+        StartQuery
+    ),
+    request_body = CreateSnapshotRequest,
+    responses(
+        (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
+        (status = 202, description = "The job was accepted and goes on", body = Job),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(START))))]
+pub async fn create_snapshot(
+    State(api): State<Api>,
+    Segment(reference): Segment,
+    Start { starting, body, .. }: Start<CreateSnapshotRequest>,
+) -> Result<Response, ApiError> {
+    let CreateSnapshotRequest { name, description, memory, quiesce } = body;
+    let description = description.unwrap_or_default();
+    check_name(&name)?;
+    check_description(&description)?;
+    if let Some(replay) = starting.replay(&api).await? {
+        return Ok(replay);
+    }
+    let machine = api.services().machines.resolve(&reference)?;
+    let request = JobRequest::CreateSnapshot { name, description, memory, quiesce };
+    Ok(starting.start(&api, &machine, request).await?)
+}
+
+/// Refuses a name that ESX would not take.
+///
+/// # Errors
+/// `invalid-request`
+pub fn check_name(name: &str) -> Result<(), Failure> {
+    let wrong = |code, detail: String| Err(failure_in_body("/name", code, detail));
+    let length = name.chars().count();
+    if name.is_empty() {
+        return wrong("empty", "The name is empty; give the snapshot one.".to_owned());
+    }
+    if length > LONGEST_NAME {
+        return wrong(
+            "too-long",
+            format!("The name has {length} characters; ESX takes {LONGEST_NAME} at most."),
+        );
+    }
+    if name.chars().any(char::is_control) {
+        return wrong("control-character", "The name holds control characters.".to_owned());
+    }
+    Ok(())
+}
+
+/// Refuses a description that is too long, or could not be sent.
+///
+/// # Errors
+/// `invalid-request`
+pub fn check_description(description: &str) -> Result<(), Failure> {
+    let wrong = |code, detail: String| Err(failure_in_body("/description", code, detail));
+    let length = description.chars().count();
+    if length > LONGEST_DESCRIPTION {
+        return wrong(
+            "too-long",
+            format!("The description has {length} characters; {LONGEST_DESCRIPTION} are taken at most."),
+        );
+    }
+    // XML has no way to say the others.
+    let unsayable = |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
+    if description.chars().any(unsayable) {
+        return wrong("control-character", "The description holds control characters.".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! `DELETE /v1/machines/{machine}/snapshots?all=true` and `DELETE /v1/machines/{machine}/snapshots/{snapshot}`
+
+use axum::extract::State;
+use axum::response::Response;
+use utoipa::IntoParams;
+
+use crate::api::Api;
+use crate::api::documented::{MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery};
+use crate::api::extract::{NoFields, Segment, Segments, failure_at};
+use crate::api::jobs::wire::Job;
+use crate::api::problem::ApiError;
+use crate::api::starting::Start;
+use crate::domain::failure::FailureKind;
+use crate::domain::job::JobRequest;
+
+/// Says it twice.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct RemoveAllQuery {
+    /// Must be `true`: nobody is to remove all of them by a forgotten id.
+    #[param(value_type = bool, required = true)]
+    all: bool,
+}
+
+/// How much to remove.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct RemoveQuery {
+    /// Whether what is below it goes too; else it moves up.
+    #[param(value_type = bool, required = false)]
+    children: Option<bool>,
+}
+
+/// Remove all snapshots of a machine
+///
+/// Starts a job; the machine stays as it is now.
+#[utoipa::path(delete, path = "/v1/machines/{machine}/snapshots", operation_id = "remove_all_snapshots", tag = "snapshots",
+    params(
+        MachinePath,
+        RemoveAllQuery,
+        StartHeaders,
+        StartQuery
+    ),
+    responses(
+        (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
+        (status = 202, description = "The job was accepted and goes on", body = Job),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(START))))]
+pub async fn remove_all_snapshots(
+    State(api): State<Api>,
+    Segment(reference): Segment,
+    Start { starting, params, .. }: Start<NoFields, RemoveAllQuery>,
+) -> Result<Response, ApiError> {
+    if params.boolean("all")? != Some(true) {
+        let detail = "This removes every snapshot of the machine; say all=true if that is meant.".to_owned();
+        return Err(failure_at(FailureKind::InvalidRequest, "all", "missing", detail).into());
+    }
+    if let Some(replay) = starting.replay(&api).await? {
+        return Ok(replay);
+    }
+    let machine = api.services().machines.resolve(&reference)?;
+    Ok(starting.start(&api, &machine, JobRequest::RemoveAllSnapshots).await?)
+}
+
+/// Remove a snapshot
+///
+/// Starts a job; the machine stays as it is now. What is below the snapshot moves up, or goes too with `children`.
+#[utoipa::path(delete, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "remove_snapshot", tag = "snapshots",
+    params(
+        MachinePath,
+        SnapshotPath,
+        RemoveQuery,
+        StartHeaders,
+        StartQuery
+    ),
+    responses(
+        (status = 200, description = "With `wait`: the job, which succeeded", body = Job),
+        (status = 202, description = "The job was accepted and goes on", body = Job),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(START))))]
+pub async fn remove_snapshot(
+    State(api): State<Api>,
+    Segments(reference, wanted): Segments,
+    Start { starting, params, .. }: Start<NoFields, RemoveQuery>,
+) -> Result<Response, ApiError> {
+    let children = params.boolean("children")?.unwrap_or(false);
+    if let Some(replay) = starting.replay(&api).await? {
+        return Ok(replay);
+    }
+    let machine = api.services().machines.resolve(&reference)?;
+    let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
+    let path = machine.record.machine.snapshots.path(snapshot);
+    let request = JobRequest::RemoveSnapshot { snapshot: snapshot.id.clone(), path, children };
+    Ok(starting.start(&api, &machine, request).await?)
+}
