@@ -215,7 +215,7 @@ async fn a_reboot_ends_when_the_tools_are_back() {
     assert_eq!(lab.machine("ci-runner-1").await["tools_status"], "running");
     let path = machine("ci-runner-1", "/power?deadline=1s");
     lab.control().mutate(|world| {
-        world.machine_mut("31").unwrap().guest.tools_after = std::time::Duration::from_secs(3600)
+        world.machine_mut("31").unwrap().guest.tools_after = std::time::Duration::from_hours(1);
     });
     let job = lab.post(&path, json!({"action": "reboot"})).await.expect(202).json;
     assert_eq!(lab.ended(&job).await["state"], "unknown");
