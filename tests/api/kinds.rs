@@ -289,3 +289,18 @@ async fn a_task_that_outlives_its_job_keeps_the_machine() {
     lab.control().finish_task(&task);
     lab.get("/v1/machines/16/wait?until=free&wait=10s").await.expect(200);
 }
+
+/// govmomi's simulator has neither `RenameSnapshot` nor `AnswerVM`.
+#[cfg(feature = "interop")]
+#[tokio::test]
+async fn what_a_host_lacks_is_not_supported() {
+    use crate::harness::HostKind;
+    for kind in [HostKind::GovmomiEsx, HostKind::GovmomiVcenter] {
+        let lab = Lab::on(kind).await;
+        let name = lab.cast.reverted;
+        let path = machine(name, &format!("/snapshots/{}", encode(lab.cast.path)));
+        patch(&lab, &path, json!({"name": "other"})).await.problem(501, "not-supported");
+        let answer = json!({"question": "19", "choice": "4"});
+        lab.post(&machine(name, "/answer?wait=10s"), answer).await.problem(501, "not-supported");
+    }
+}
