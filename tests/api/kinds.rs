@@ -215,7 +215,7 @@ async fn a_reboot_ends_when_the_tools_are_back() {
     assert_eq!(lab.machine("ci-runner-1").await["tools_status"], "running");
     let path = machine("ci-runner-1", "/power?deadline=1s");
     lab.control().mutate(|world| {
-        world.machine_mut("31").unwrap().guest.tools_after = std::time::Duration::from_secs(3600)
+        world.machine_mut("31").unwrap().guest.tools_after = std::time::Duration::from_hours(1);
     });
     let job = lab.post(&path, json!({"action": "reboot"})).await.expect(202).json;
     assert_eq!(lab.ended(&job).await["state"], "unknown");
@@ -288,4 +288,19 @@ async fn a_task_that_outlives_its_job_keeps_the_machine() {
     assert_eq!(kept["not_free_because"], json!(["host_task"]));
     lab.control().finish_task(&task);
     lab.get("/v1/machines/16/wait?until=free&wait=10s").await.expect(200);
+}
+
+/// govmomi's simulator has neither `RenameSnapshot` nor `AnswerVM`.
+#[cfg(feature = "interop")]
+#[tokio::test]
+async fn what_a_host_lacks_is_not_supported() {
+    use crate::harness::HostKind;
+    for kind in [HostKind::GovmomiEsx, HostKind::GovmomiVcenter] {
+        let lab = Lab::on(kind).await;
+        let name = lab.cast.reverted;
+        let path = machine(name, &format!("/snapshots/{}", encode(lab.cast.path)));
+        patch(&lab, &path, json!({"name": "other"})).await.problem(501, "not-supported");
+        let answer = json!({"question": "19", "choice": "4"});
+        lab.post(&machine(name, "/answer?wait=10s"), answer).await.problem(501, "not-supported");
+    }
 }

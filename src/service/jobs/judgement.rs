@@ -323,7 +323,10 @@ mod tests {
             now
         };
         let (ours, twin) = (seen("n", Some("16-snapshot-1"), "new"), seen("m", Some("16-snapshot-1"), "new"));
-        assert_eq!(judge(&intent, &with(&[ours.clone()], None), &[]), Verdict::Made(SnapshotId::new("n")));
+        assert_eq!(
+            judge(&intent, &with(std::slice::from_ref(&ours), None), &[]),
+            Verdict::Made(SnapshotId::new("n"))
+        );
         assert!(unknown(&judge(&intent, &with(&[], None), &[])), "it may still come");
         assert!(unknown(&judge(&intent, &with(&[ours, twin], None), &[])), "which of the two?");
         assert!(unknown(&judge(&intent, &with(&[seen("n", None, "new")], None), &[])), "elsewhere");

@@ -1,11 +1,11 @@
 //! Each cell of the judgement table, and each interrupt, driven through the driver to its end.
 
-use super::revert;
 use super::schedules::{Event, Run};
 use super::world::{Owner, World, kickstart};
+use super::{create_request, remove, revert};
 use crate::domain::call::HostCall;
 use crate::domain::failure::FailureKind;
-use crate::domain::ids::SnapshotId;
+use crate::domain::ids::{QuestionId, SnapshotId};
 use crate::domain::job::{JobRequest, JobState, StepState};
 use crate::domain::machine::PowerState::{Off, On, Suspended};
 use crate::hypervisor::HostErrorKind;
@@ -58,12 +58,13 @@ fn assert_unknown(run: Run, calls: usize) {
     assert_eq!(called, calls);
 }
 
-fn powers() -> [(JobRequest, World, World); 3] {
+fn powers() -> [(JobRequest, World, World); 4] {
     let (on, off) = (World::new(On), World::new(Off));
     [
         (JobRequest::PowerOn, off.clone(), on.clone()),
         (JobRequest::PowerOff, on.clone(), off.clone()),
-        (JobRequest::Kill, on, off),
+        (JobRequest::Kill, on.clone(), off),
+        (JobRequest::Suspend, on, World::new(Suspended)),
     ]
 }
 
@@ -121,8 +122,9 @@ fn a_task_of_another_job_is_not_taken_for_the_own_one() {
 #[test]
 fn power_in_a_third_state_is_unknown() {
     for (request, before, _) in powers() {
+        let third = if request == JobRequest::Suspend { Off } else { Suspended };
         let mut run = lost(request, before, false);
-        run.world.set_power(Suspended);
+        run.world.set_power(third);
         assert_unknown(run, 1);
     }
 }
@@ -234,6 +236,14 @@ fn a_crash_at_every_effect_leaves_every_kind_with_a_true_end() {
         (revert(None), Off),
         (revert(Some(true)), Off),
         (revert(Some(false)), On),
+        (JobRequest::Suspend, On),
+        (JobRequest::Shutdown { force_after: None }, On),
+        (remove(false), Off),
+        (remove(true), Off),
+        (JobRequest::RemoveAllSnapshots, Off),
+        (rename(), Off),
+        (create_request(), Off),
+        (JobRequest::Reboot, On),
     ] {
         for (at, ran) in (0..25).flat_map(|at| [(at, false), (at, true)]) {
             let mut run = Run::begin(request.clone(), World::new(power));
@@ -243,8 +253,14 @@ fn a_crash_at_every_effect_leaves_every_kind_with_a_true_end() {
             run.happen(Event::Crash { ran });
             run.settle(true);
             run.check();
-            let once = request != JobRequest::Reset;
-            assert!(!once || run.disk.state == SUCCEEDED, "{request:?} at {at}: {:?}", run.disk);
+            let repeated = !matches!(
+                request,
+                JobRequest::Reset
+                    | JobRequest::CreateSnapshot { .. }
+                    | JobRequest::Reboot
+                    | JobRequest::Shutdown { .. }
+            );
+            assert!(!repeated || run.disk.state == SUCCEEDED, "{request:?} at {at}: {:?}", run.disk);
         }
     }
 }
@@ -485,4 +501,122 @@ fn the_picture_of_a_host_that_is_away_is_waited_for_until_the_grace_is_over() {
     run.settle(false);
     run.check();
     assert_eq!((run.disk.state, run.disk.warnings.len()), (SUCCEEDED, 1));
+}
+
+fn rename() -> JobRequest {
+    let (snapshot, path) = (kickstart(), "base/kickstart".to_owned());
+    JobRequest::RenameSnapshot { snapshot, path, name: Some("renamed".to_owned()), description: None }
+}
+
+fn watching(effect: &Effect) -> bool {
+    matches!(effect, Effect::Watch { .. })
+}
+
+#[test]
+fn a_lost_snapshot_is_found_by_its_task_or_as_the_only_new_one() {
+    let mut seen = lost(create_request(), World::new(Off), true);
+    seen.settle(true);
+    seen.check();
+    assert_eq!((seen.disk.state, seen.calls.len()), (SUCCEEDED, 1));
+    let mut forgotten = lost(create_request(), World::new(Off), true);
+    forgotten.happen(Event::Restart { finish: true });
+    forgotten.settle(true);
+    forgotten.check();
+    let made = forgotten.disk.result.as_ref().and_then(|result| result.snapshot.clone());
+    assert_eq!((forgotten.disk.state, made), (SUCCEEDED, forgotten.world.current.clone()));
+}
+
+#[test]
+fn a_lost_snapshot_that_is_not_there_is_unknown_and_failed_after_a_reboot_of_the_host() {
+    assert_unknown(lost(create_request(), World::new(Off), false), 1);
+    let mut restarted = lost(create_request(), World::new(Off), false);
+    restarted.happen(Event::Restart { finish: false });
+    assert_unknown(restarted, 1);
+    let mut rebooted = lost(create_request(), World::new(Off), false);
+    rebooted.happen(Event::Reboot);
+    assert_eq!(end(rebooted), (JobState::Failed, 1, Some(FailureKind::HostUnreachable)));
+}
+
+#[test]
+fn a_lost_removal_is_judged_by_what_is_left() {
+    for request in [remove(false), remove(true), JobRequest::RemoveAllSnapshots] {
+        assert_eq!(end(lost(request.clone(), World::new(Off), false)), (SUCCEEDED, 2, None));
+        let mut ran = lost(request.clone(), World::new(Off), true);
+        ran.happen(Event::Restart { finish: true });
+        assert_eq!(end(ran), (SUCCEEDED, 1, None));
+        let mut later = lost(request.clone(), World::new(Off), false);
+        later.happen(Event::MakeSnapshot("late"));
+        match request {
+            // The current snapshot, below which the late one was made, is not below what moves up.
+            JobRequest::RemoveSnapshot { children: false, .. } => {
+                assert_eq!(end(later), (SUCCEEDED, 2, None));
+            }
+            _ => assert_unknown(later, 1),
+        }
+    }
+    let mut half = lost(remove(true), World::new(Off), false);
+    half.happen(Event::RemoveSnapshot);
+    assert_unknown(half, 1);
+}
+
+#[test]
+fn a_lost_rename_is_judged_by_the_words() {
+    assert_eq!(end(lost(rename(), World::new(Off), true)), (SUCCEEDED, 1, None));
+    assert_eq!(end(lost(rename(), World::new(Off), false)), (SUCCEEDED, 2, None));
+    let mut gone = lost(rename(), World::new(Off), true);
+    gone.happen(Event::RemoveSnapshot);
+    assert_unknown(gone, 1);
+}
+
+#[test]
+fn a_lost_answer_is_given_again_only_to_the_same_question() {
+    let request = || JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    let asks = || World { question: true, ..World::new(Off) };
+    let mut again = until(lost(request(), asks(), false), |effect| matches!(effect, Effect::Call(_)));
+    again.go(0, None);
+    assert_eq!(end(again), (SUCCEEDED, 2, None));
+    assert_unknown(lost(request(), asks(), true), 1);
+    let late = Run::begin(request(), World::new(Off));
+    assert_eq!(end(late), (JobState::Failed, 1, Some(FailureKind::HostRejected)));
+}
+
+#[test]
+fn a_guest_is_asked_once_and_watched_whether_its_answer_was_lost_or_not() {
+    for request in [JobRequest::Shutdown { force_after: None }, JobRequest::Reboot] {
+        assert_eq!(end(Run::begin(request.clone(), World::new(On))), (SUCCEEDED, 1, None));
+        assert_eq!(end(lost(request.clone(), World::new(On), true)), (SUCCEEDED, 1, None));
+        assert_unknown(lost(request.clone(), World::new(On), false), 1);
+        let hangs = || World { guest_hangs: true, ..World::new(On) };
+        let mut late = until(Run::begin(request.clone(), hangs()), watching);
+        late.happen(Event::Deadline);
+        assert_unknown(late, 1);
+        let mut cancelled = until(Run::begin(request.clone(), hangs()), watching);
+        cancelled.happen(Event::Cancel);
+        assert_unknown(cancelled, 1);
+        let without_tools = World { tools: false, ..World::new(On) };
+        let failed = (JobState::Failed, 1, Some(FailureKind::ToolsUnavailable));
+        assert_eq!(end(Run::begin(request, without_tools)), failed);
+    }
+}
+
+#[test]
+fn the_plug_is_pulled_in_time_or_at_once_where_no_tools_run() {
+    let request = || JobRequest::Shutdown { force_after: Some(std::time::Duration::from_mins(1)) };
+    let mut hangs = until(Run::begin(request(), World { guest_hangs: true, ..World::new(On) }), watching);
+    hangs.happen(Event::ForceTime);
+    hangs.settle(true);
+    hangs.check();
+    let steps: Vec<_> = hangs.disk.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
+    assert_eq!(steps, [("shutdown", StepState::Failed), ("power_off", StepState::Succeeded)]);
+    let mut without_tools = Run::begin(request(), World { tools: false, ..World::new(On) });
+    without_tools.settle(true);
+    without_tools.check();
+    assert_eq!((without_tools.disk.state, without_tools.calls.len()), (SUCCEEDED, 2));
+    // The guest may still obey, so that a plug which cannot be pulled is no failure.
+    let mut refused = until(Run::begin(request(), World { guest_hangs: true, ..World::new(On) }), watching);
+    refused.happen(Event::ForceTime);
+    refused = until(refused, |effect| matches!(effect, Effect::Call(_)));
+    refused.happen(Event::Refuse(HostErrorKind::Forbidden));
+    refused.happen(Event::Deadline);
+    assert_unknown(refused, 2);
 }

@@ -58,7 +58,7 @@ fn others() -> Vec<JobRequest> {
     vec![
         JobRequest::Suspend,
         JobRequest::Shutdown { force_after: None },
-        JobRequest::Shutdown { force_after: Some(Duration::from_secs(60)) },
+        JobRequest::Shutdown { force_after: Some(Duration::from_mins(1)) },
         JobRequest::Reboot,
         JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() },
         create_request(),

@@ -187,6 +187,8 @@ impl Run {
             Event::ToolsStart => self.world.tools_start(),
             Event::ForceTime => {
                 if matches!(self.effect, Effect::Watch { until: Some(_), .. }) {
+                    // From here on the guest may obey whatever becomes of the plug.
+                    self.disturbed = true;
                     self.tell(Input::Glimpsed(Glimpsed::TimeUp));
                 }
             }
