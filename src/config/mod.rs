@@ -69,6 +69,11 @@ impl Config {
             let [.., (name, _), (other, _)] = variables;
             problems.push(Problem::of(name, format!("{other} is set too: one of them must go")));
         }
+        // A password that is not read for one letter too many would be a long search.
+        for name in environment.keys().filter(|name| is_unknown_variable(name)) {
+            let known = VARIABLES.join(", ");
+            problems.push(Problem::of(name, format!("nothing reads this variable; there are {known}")));
+        }
         for (name, value) in variables.into_iter().chain(flags) {
             if let Some(value) = value
                 && let Err(message) = apply(&mut draft, name, value)
@@ -106,6 +111,11 @@ const VARIABLES: [&str; 7] = [
     "OTTER_ESX_PASSWORD",
     "OTTER_ESX_PASSWORD_FILE",
 ];
+
+/// Whether a variable looks like one about the host and is none. Other `OTTER_` names may be others'.
+fn is_unknown_variable(name: &str) -> bool {
+    name.starts_with("OTTER_ESX_") && !VARIABLES.contains(&name)
+}
 
 /// Puts what a variable or a flag says over what was there.
 fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), String> {

@@ -205,6 +205,15 @@ fn an_unknown_key_is_told_with_the_nearest() {
 }
 
 #[test]
+fn a_misspelt_variable_of_the_host_is_an_error() {
+    let variables = [("OTTER_ESX_PASSWORDD", "secret"), ("OTTER_PYTHON", "python3")];
+    let told = told(&load("", &variables, &Flags::default()).unwrap_err());
+    let [told] = told.try_into().unwrap();
+    assert!(told.contains("OTTER_ESX_PASSWORDD: nothing reads this variable"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
+}
+
+#[test]
 fn a_wrong_type_says_what_is_wanted() {
     for (text, told) in [
         ("[http]\nlisten = 8080", "2: http.listen: a text in quotes is wanted, not an integer"),

@@ -355,11 +355,21 @@ impl Network {
     }
 }
 
+/// Whether a reference is one by `name:`, `uuid:` or `mac:`, and not an id.
+#[must_use]
+pub fn is_by_prefix(reference: &str) -> bool {
+    by_prefix(reference).is_some()
+}
+
+fn by_prefix(reference: &str) -> Option<(&str, &str)> {
+    reference.split_once(':').filter(|(prefix, _)| matches!(*prefix, "name" | "uuid" | "mac"))
+}
+
 fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRecord>>, Failure> {
     let select = |wanted: &dyn Fn(&MachineRecord) -> bool| {
         picture.machines.iter().filter(|record| wanted(record)).cloned().collect::<Vec<_>>()
     };
-    let Some((prefix @ ("name" | "uuid" | "mac"), wanted)) = reference.split_once(':') else {
+    let Some((prefix, wanted)) = by_prefix(reference) else {
         if reference.is_empty() {
             return Err(empty("machine"));
         }

@@ -25,7 +25,7 @@ use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::service::feed::Version;
-use crate::service::machines::shorten;
+use crate::service::machines::{is_by_prefix, shorten};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -157,7 +157,7 @@ fn filter(api: &Api, params: &Params) -> Result<EventFilter, Failure> {
     let words: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
     let machine = match params.filled("machine")? {
         // An id is taken as it is: the machine may be yet to come.
-        Some(reference) if reference.contains(':') => {
+        Some(reference) if is_by_prefix(reference) => {
             Some(api.services().machines.resolve(reference)?.record.machine.id.clone())
         }
         Some(id) => Some(MachineId::new(id)),

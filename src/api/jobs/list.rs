@@ -11,6 +11,7 @@ use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::ids::MachineId;
 use crate::domain::job::{JobKind, JobState};
+use crate::service::machines::is_by_prefix;
 use crate::store::JobFilter;
 
 /// How many jobs a page has where nothing is said.
@@ -62,7 +63,7 @@ pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Resul
     let kinds: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
     let machine = match params.filled("machine")? {
         // An id is taken as it is: the machine may be gone while its jobs are still kept.
-        Some(reference) if reference.contains(':') => match api.services().machines.resolve(reference) {
+        Some(reference) if is_by_prefix(reference) => match api.services().machines.resolve(reference) {
             Ok(view) => Some(view.record.machine.id.clone()),
             Err(failure) => return Err(failure.into()),
         },
