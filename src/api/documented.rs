@@ -72,6 +72,9 @@ pub enum Problems {
     Server(Problem),
 }
 
+/// The codes that the layers around every operation answer with.
+pub const EVERYWHERE: &[&str] = &["forbidden", "uri-too-long", "headers-too-large", "internal"];
+
 /// The codes of every call that starts a job.
 pub const START: &[&str] = &[
     "invalid-request",

@@ -168,9 +168,18 @@ impl Api {
 /// The OpenAPI 3.1 document, as it is served and committed.
 #[must_use]
 pub fn openapi() -> serde_json::Value {
-    let document = routes().into_openapi();
     // The document is plain data, which always serialises.
-    serde_json::to_value(document).unwrap_or_default()
+    let mut document = serde_json::to_value(routes().into_openapi()).unwrap_or_default();
+    let operations = document["paths"].as_object_mut().into_iter().flatten().flat_map(|(_, path)| {
+        // Beside operations a path may hold parameters, which have no codes.
+        path.as_object_mut().into_iter().flatten().map(|(_, operation)| operation)
+    });
+    for operation in operations {
+        if let Some(codes) = operation["x-otter-problems"].as_array_mut() {
+            codes.extend(documented::EVERYWHERE.iter().map(|code| serde_json::Value::from(*code)));
+        }
+    }
+    document
 }
 
 fn routes() -> OpenApiRouter<Api> {

@@ -10,8 +10,7 @@ use super::Answer;
 static DOCUMENT: LazyLock<Value> = LazyLock::new(otter::api::openapi);
 
 /// Problems that any operation can answer with: they are of the request as such, or of otter's own.
-const OF_ANY: [&str; 6] =
-    ["forbidden", "not-found", "method-not-allowed", "uri-too-long", "headers-too-large", "internal"];
+const OF_ANY: [&str; 2] = ["not-found", "method-not-allowed"];
 
 /// Panics where an answer is not as documented.
 #[track_caller]
