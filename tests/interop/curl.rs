@@ -1,4 +1,5 @@
-//! The exit codes of the real curl: with `?wait=` it is 0 if and only if the thing was done, and `--retry` does nothing twice.
+//! The exit codes of the real curl: with `?wait=` it is 0 if and only if the thing was done, and
+//! `--retry` does nothing twice.
 
 use std::process::Command;
 use std::time::Duration;
