@@ -16,6 +16,7 @@ use crate::domain::mac::MacAddress;
 use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
+use crate::sabotage::{Mistake, Sabotage};
 use crate::service::Services;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub feed: FeedSettings,
     /// How long a shutdown may take before what still runs is dropped.
     pub grace: Duration,
+    /// What is done wrong on purpose: nothing, but in tests.
+    pub sabotage: Sabotage,
 }
 
 /// An embedded, simulated host to serve in place of a real one.
@@ -113,6 +116,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         feed: FeedSettings::default(),
         esx: options,
         grace: GRACE,
+        sabotage: Sabotage::of_the_environment(),
     })
 }
 
@@ -126,6 +130,7 @@ pub struct App {
     listener: Listener,
     http: HttpSettings,
     metrics: Metrics,
+    sabotage: Sabotage,
 }
 
 impl App {
@@ -134,7 +139,8 @@ impl App {
     /// # Errors
     /// Told for people: what could not be had, and why.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let Settings { listen, state_dir, esx, guest_settle, protection, jobs, http, feed, grace } = settings;
+        let Settings { listen, state_dir, esx, guest_settle, protection, jobs, http, feed, grace, sabotage } =
+            settings;
         if let Listen::Tcp(address) = &listen
             && !address.ip().is_loopback()
         {
@@ -145,7 +151,8 @@ impl App {
         }
         let metrics = Metrics::default();
         let hypervisor = EsxHypervisor::measured(&esx, clock.clone(), metrics.clone())
-            .context("the host's settings are wrong")?;
+            .context("the host's settings are wrong")?
+            .sabotaged(sabotage);
         if esx.verify == Verify::Off {
             tracing::warn!(
                 "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
@@ -166,7 +173,8 @@ impl App {
         };
         let supervisor = Supervisor::new(clock.clone(), grace);
         let feed = Feed::with(&clock, &feed);
-        let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle));
+        let inventory =
+            Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle).sabotaged(sabotage));
         let jobs = Jobs::new(JobsParts {
             store: store.clone(),
             hypervisor: Arc::clone(&hypervisor),
@@ -176,11 +184,12 @@ impl App {
             supervisor: supervisor.clone(),
             settings: jobs,
             metrics: metrics.clone(),
+            sabotage,
         });
         let machines = Arc::new(Machines::new(Arc::clone(&inventory), jobs.clone(), protection));
         let services = Services { feed, inventory, machines, jobs, hypervisor: Arc::clone(&hypervisor) };
         refresh(&metrics, &services, &store, &clock);
-        Ok(Self { clock, supervisor, store, hypervisor, services, listener, http, metrics })
+        Ok(Self { clock, supervisor, store, hypervisor, services, listener, http, metrics, sabotage })
     }
 
     /// Where it listens, for people.
@@ -223,9 +232,10 @@ impl App {
 
     /// All that it serves, for those who call it without a socket.
     pub fn router(&self) -> axum::Router {
-        let Self { clock, supervisor, services, http, metrics, .. } = self;
+        let Self { clock, supervisor, services, http, metrics, sabotage, .. } = self;
         let stop = supervisor.stopping();
-        Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
+        Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone())
+            .sabotaged_router(*sabotage)
     }
 
     /// Takes up the jobs that had not ended, serves, and sees the daemon through to its end.
@@ -234,9 +244,14 @@ impl App {
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
         let router = self.router();
-        let Self { clock, supervisor, store, hypervisor, services, listener, http, metrics: _ } = self;
+        let Self { clock, supervisor, store, hypervisor, services, listener, http, metrics: _, sabotage } =
+            self;
         // The store goes last: the others commit to it until their end.
+        let forgetful = sabotage.makes(Mistake::KeysForgotten).then(|| store.clone());
         supervisor.spawn_last("store", |stop| async move { store.run(stop).await });
+        if let Some(store) = forgetful {
+            store.purge(clock.now(), &Retention { keys: Duration::ZERO, ..Retention::default() }).await?;
+        }
         let taken_up =
             services.jobs.recover().await.context("the jobs of the last run cannot be read back")?;
         if taken_up > 0 {
@@ -249,6 +264,9 @@ impl App {
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
+        if sabotage.makes(Mistake::DyingRoom) {
+            supervisor.spawn("doomed", |_| async { Err::<(), _>(std::io::Error::other("as was asked for")) });
+        }
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listener, router, http, clock, own, stop));
         supervisor.ready();

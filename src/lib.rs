@@ -8,6 +8,7 @@ pub mod config;
 pub mod domain;
 pub mod esx;
 pub mod hypervisor;
+pub mod sabotage;
 pub mod service;
 pub mod simulator;
 pub mod store;

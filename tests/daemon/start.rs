@@ -16,6 +16,16 @@ async fn simulate_needs_nothing_else_and_stops_well() {
     assert!(daemon.terminate().await.success());
 }
 
+/// As `otter serve` says at its end which room is to blame, whoever started it need not read a log.
+#[tokio::test]
+async fn a_room_that_dies_ends_the_daemon_with_a_failure() {
+    let mut command = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
+    command.env("OTTER_SABOTAGE", "dying-room");
+    let (code, text) = said(command).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("otter: the task doomed failed: as was asked for"), "{text}");
+}
+
 #[tokio::test]
 async fn a_unix_socket_serves_too() {
     let directory = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::verify::Verify;
 use otter::esx::EsxOptions;
+use otter::sabotage::Sabotage;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
 use otter::service::machines::Protection;
@@ -304,6 +305,7 @@ pub fn settings(url: &str) -> Settings {
         },
         feed: FeedSettings::default(),
         grace: Duration::from_secs(10),
+        sabotage: Sabotage::default(),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::domain::event::Subject;
 use crate::domain::ids::MachineId;
 use crate::hypervisor::{Facts, Hypervisor, Observer, SessionState, SessionStatus};
+use crate::sabotage::{Mistake, Sabotage};
 
 /// The picture and the session's state. Reading takes no lock.
 pub struct Inventory {
@@ -34,6 +35,7 @@ pub struct Inventory {
     session: watch::Sender<Observed>,
     watchers: Mutex<HashMap<MachineId, watch::Sender<()>>>,
     confirmations: Notify,
+    sabotage: Sabotage,
 }
 
 struct Published {
@@ -64,7 +66,14 @@ impl Inventory {
             session,
             watchers: Mutex::new(HashMap::new()),
             confirmations: Notify::new(),
+            sabotage: Sabotage::default(),
         }
+    }
+
+    /// The same, which makes this mistake.
+    #[must_use]
+    pub fn sabotaged(self, sabotage: Sabotage) -> Self {
+        Self { sabotage, ..self }
     }
 
     /// The picture as it is now; it does not change under the reader.
@@ -162,10 +171,16 @@ impl Inventory {
         picture.machines.iter().filter(due).map(|record| record.machine.id.clone()).collect()
     }
 
-    fn publish(&self, facts: Facts) {
+    fn publish(&self, mut facts: Facts) {
+        if self.sabotage.makes(Mistake::ResyncForgetsRemoval) && self.updated_at().is_some() {
+            facts.complete = false;
+        }
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.picture.load();
-        let (picture, changes) = before.picture.apply(facts, self.clock.elapsed(), self.guest_settle);
+        let (mut picture, changes) = before.picture.apply(facts, self.clock.elapsed(), self.guest_settle);
+        if self.sabotage.makes(Mistake::StaleAddress) {
+            picture.believe_everything();
+        }
         self.picture.store(Arc::new(Published { picture, at: Some(self.clock.now()) }));
         self.feed.publish(changes.iter().cloned().map(Subject::from));
         self.wake(&changes);

@@ -127,6 +127,13 @@ impl Picture {
         }
         next.finish(complete)
     }
+
+    /// Believes every guest, which is a mistake.
+    pub fn believe_everything(&mut self) {
+        for record in &mut self.machines {
+            Arc::make_mut(record).belief = Belief::Believed;
+        }
+    }
 }
 
 /// A picture being changed.

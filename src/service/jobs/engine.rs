@@ -22,6 +22,7 @@ use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::machine::Machine;
 use crate::hypervisor::{SessionState, TaskStatus};
+use crate::sabotage;
 use crate::store::{IdempotencyKey, Inserted, StoreError};
 
 /// What the disk says of a job whose run panicked.
@@ -113,6 +114,7 @@ impl Engine {
         let (deadline_at, name) = (job.deadline_at, job.machine_name.clone());
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()));
+        sabotage::reached("accept");
         match engine.parts.store.insert_job(&job, key.as_ref()).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
@@ -125,6 +127,7 @@ impl Engine {
                 return Err(store_failure(&error));
             }
         }
+        sabotage::reached("accept-committed");
         tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
         engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(deadline_at, id, &machine);
@@ -333,8 +336,17 @@ impl Engine {
     }
 
     fn runner(&self) -> Runner {
-        let JobsParts { store, hypervisor, inventory, clock, feed, supervisor: _, settings: _, metrics } =
-            &self.parts;
+        let JobsParts {
+            store,
+            hypervisor,
+            inventory,
+            clock,
+            feed,
+            supervisor: _,
+            settings: _,
+            metrics,
+            sabotage,
+        } = &self.parts;
         Runner {
             store: store.clone(),
             hypervisor: Arc::clone(hypervisor),
@@ -344,6 +356,7 @@ impl Engine {
             feed: feed.clone(),
             stop: self.stop.clone(),
             metrics: metrics.clone(),
+            sabotage: *sabotage,
         }
     }
 
@@ -397,7 +410,7 @@ impl Engine {
     }
 
     pub(super) fn rules(&self) -> Rules {
-        Rules { settle: self.parts.settings.settle }
+        Rules { settle: self.parts.settings.settle, sabotage: self.parts.sabotage }
     }
 
     pub(super) fn expire_at(&self, at: Timestamp, id: JobId, machine: &MachineId) {

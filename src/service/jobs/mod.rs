@@ -32,6 +32,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::hypervisor::Hypervisor;
+use crate::sabotage::Sabotage;
 use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -50,6 +51,7 @@ pub struct JobsParts {
     pub supervisor: Supervisor,
     pub settings: JobSettings,
     pub metrics: Metrics,
+    pub sabotage: Sabotage,
 }
 
 /// What the configuration says of jobs.

@@ -17,8 +17,9 @@ use crate::clock::Clock;
 use crate::domain::call::HostCall;
 use crate::domain::event::Subject;
 use crate::domain::ids::{MachineId, QuestionId, TaskId};
-use crate::domain::job::Job;
+use crate::domain::job::{Job, JobState};
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
+use crate::sabotage::{self, Mistake, Sabotage};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::trouble::Trouble;
@@ -42,6 +43,7 @@ pub struct Runner {
     pub feed: Feed,
     pub stop: CancellationToken,
     pub metrics: Metrics,
+    pub sabotage: Sabotage,
 }
 
 /// How a run came to its end.
@@ -77,6 +79,9 @@ impl Runner {
                 leave(driver.job());
                 self.count_end(driver.job());
                 self.publish(&driver, &live);
+                if self.sabotage.makes(Mistake::EndTakenBack) {
+                    self.take_back(&driver, &live);
+                }
                 return Ran::ToTheEnd;
             }
             self.publish(&driver, &live);
@@ -128,11 +133,28 @@ impl Runner {
         }
     }
 
+    /// Shows a job that ended as one that runs, and then its end again, which is a mistake.
+    fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
+        let running = Job { state: JobState::Running, finished_at: None, ..driver.job().clone() };
+        live.send_modify(|live| live.job = Arc::new(running));
+        self.tell(live);
+        self.publish(driver, live);
+    }
+
     async fn perform(&self, job: Job, effect: Effect, tools_stops: u64, live: &watch::Sender<Live>) -> Input {
         let machine = job.machine.id.clone();
         match effect {
             Effect::Save => {
-                self.save(&job).await;
+                let [before, after] = saving(&job);
+                sabotage::reached(before);
+                let skipped = self.sabotage.makes(Mistake::CallBeforeCommit)
+                    && job.intent.is_some()
+                    && job.host_task.is_none()
+                    && !job.state.is_end();
+                if !skipped {
+                    self.save(&job).await;
+                }
+                sabotage::reached(after);
                 Input::Saved
             }
             Effect::Examine => {
@@ -140,8 +162,18 @@ impl Runner {
                 let seen = self.hypervisor.examine(&machine).await;
                 Input::Examined(seen.map(|evidence| (evidence, known)).map_err(|error| Trouble::from(&error)))
             }
-            Effect::Call(call) => Input::Called(self.call(&job, &call).await),
-            Effect::Follow(task) => Input::TaskEnded(self.follow(&task, live).await),
+            Effect::Call(call) => {
+                sabotage::reached("call");
+                let called = self.call(&job, &call).await;
+                sabotage::reached("answered");
+                Input::Called(called)
+            }
+            Effect::Follow(task) => {
+                sabotage::reached("follow");
+                let end = self.follow(&task, live).await;
+                sabotage::reached("followed");
+                Input::TaskEnded(end)
+            }
             Effect::CancelAndFollow(task) => {
                 let (end, ()) = tokio::join!(self.follow(&task, live), self.cancel(task.clone()));
                 Input::TaskEnded(end)
@@ -176,10 +208,15 @@ impl Runner {
                 self.clock.sleep(pause).await;
                 Input::Waited
             }
-            Effect::Barrier => Input::Synced(match self.hypervisor.barrier().await {
-                Ok(()) => Some(self.shown(&job)),
-                Err(_) => None,
-            }),
+            Effect::Barrier if self.sabotage.makes(Mistake::EndBeforeBarrier) => {
+                Input::Synced(Some(self.shown(&job)))
+            }
+            Effect::Barrier => {
+                sabotage::reached("barrier");
+                let passed = self.hypervisor.barrier().await;
+                sabotage::reached("synced");
+                Input::Synced(passed.is_ok().then(|| self.shown(&job)))
+            }
             // The loop of `run` ends before it comes here.
             Effect::Finish => Input::Saved,
         }
@@ -375,6 +412,19 @@ impl Runner {
     fn tell(&self, live: &watch::Sender<Live>) {
         let changed = Subject::of_job(&live.borrow().job);
         self.feed.publish([changed]);
+    }
+}
+
+/// The names of the steps before and after a commit, by what it is that is committed.
+fn saving(job: &Job) -> [&'static str; 2] {
+    if job.state.is_end() {
+        ["end", "end-committed"]
+    } else if job.host_task.is_some() {
+        ["task", "task-committed"]
+    } else if job.intent.is_some() {
+        ["intent", "intent-committed"]
+    } else {
+        ["start", "start-committed"]
     }
 }
 

@@ -8,6 +8,7 @@ use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::machine::PowerState;
 use crate::hypervisor::Accepted;
+use crate::sabotage::Sabotage;
 use crate::service::trouble::Trouble;
 
 /// What the shell is to do next; exactly one thing at a time.
@@ -137,4 +138,6 @@ pub enum Blocker {
 pub struct Rules {
     /// `esx.settle`: how long a machine must be quiet before a lost call is judged.
     pub settle: Duration,
+    /// What is done wrong on purpose.
+    pub sabotage: Sabotage,
 }

@@ -18,6 +18,7 @@ use crate::hypervisor::{
     Accepted, CallError, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionState,
     SessionStatus, TaskStatus,
 };
+use crate::sabotage::Sabotage;
 use crate::service::feed::Feed;
 use crate::service::inventory::{Inventory, samples};
 use crate::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
@@ -396,6 +397,7 @@ fn engine(
             retention: Retention::default(),
         },
         metrics: Metrics::default(),
+        sabotage: Sabotage::new(),
     });
     (supervisor, jobs)
 }

@@ -13,9 +13,10 @@ use super::Rules;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, QuestionId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
+use crate::sabotage::Sabotage;
 use crate::service::inventory::samples;
 
-const RULES: Rules = Rules { settle: Duration::from_secs(30) };
+const RULES: Rules = Rules { settle: Duration::from_secs(30), sabotage: Sabotage::new() };
 
 fn start() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().unwrap()
