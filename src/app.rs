@@ -1,7 +1,7 @@
 //! The composition root: settings → a bound application → its run. The only file that names every room.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretString;
 
 use crate::api::serve::{Listener, serve};
+use crate::api::tls::{Tls, TlsFiles};
 use crate::api::{Api, HttpSettings};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
@@ -18,6 +19,7 @@ use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::sabotage::{Mistake, Sabotage};
 use crate::service::Services;
+use crate::service::callers::Callers;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
@@ -33,6 +35,8 @@ const GRACE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: Listen,
+    /// TLS is served with these, on TCP.
+    pub tls: Option<TlsFiles>,
     /// None: the state is kept in memory and gone with the process.
     pub state_dir: Option<PathBuf>,
     pub esx: EsxOptions,
@@ -87,6 +91,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     let config::Deadlines { power, guest, create, revert, remove } = jobs.deadlines;
     Ok(Settings {
         listen: http.listen,
+        tls: http.tls_certificate.zip(http.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
         state_dir,
         guest_settle: esx.guest_settle,
         protection: Protection { protected, own_name: esx.machine_name, own_addresses: own_addresses() },
@@ -110,8 +115,8 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             // Each wait holds a connection; some are needed beside.
             max_connections: http.max_waits + 1_000,
             bookmark: Duration::from_secs(15),
-            loopback_only: true,
             tls_verified: options.verify != Verify::Off,
+            in_the_clear: false,
         },
         feed: FeedSettings::default(),
         esx: options,
@@ -139,16 +144,19 @@ impl App {
     /// # Errors
     /// Told for people: what could not be had, and why.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let Settings { listen, state_dir, esx, guest_settle, protection, jobs, http, feed, grace, sabotage } =
-            settings;
-        if let Listen::Tcp(address) = &listen
-            && !address.ip().is_loopback()
-        {
-            bail!(
-                "otter has no tokens to tell callers apart, so it listens on loopback or a Unix socket alone; \
-                 {address} is neither. Put a reverse proxy that asks for a password in front of 127.0.0.1"
-            );
-        }
+        let Settings {
+            listen,
+            tls,
+            state_dir,
+            esx,
+            guest_settle,
+            protection,
+            jobs,
+            mut http,
+            feed,
+            grace,
+            sabotage,
+        } = settings;
         let metrics = Metrics::default();
         let hypervisor = EsxHypervisor::measured(&esx, clock.clone(), metrics.clone())
             .context("the host's settings are wrong")?
@@ -163,6 +171,16 @@ impl App {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,
         };
+        let callers = Arc::new(Callers::load(store.clone(), clock.clone()).await?);
+        if let Listen::Tcp(address) = &listen
+            && !address.ip().is_loopback()
+        {
+            may_be_reached_from_elsewhere(*address, &callers, state_dir.as_deref())?;
+            if tls.is_none() {
+                http.in_the_clear = true;
+                tracing::warn!(%address, "tokens come in the clear: set http.tls_certificate and http.tls_key");
+            }
+        }
         let listener = match &listen {
             Listen::Tcp(address) => {
                 Listener::tcp(*address).await.with_context(|| format!("cannot listen on {address}"))?
@@ -172,6 +190,14 @@ impl App {
                 .with_context(|| format!("cannot listen on unix:{}", path.display()))?,
         };
         let supervisor = Supervisor::new(clock.clone(), grace);
+        let listener = match tls.map(Tls::load).transpose()? {
+            Some(tls) => {
+                let again = tls.clone();
+                supervisor.on_reload("the certificate", move || again.reload());
+                listener.with_tls(tls)
+            }
+            None => listener,
+        };
         let feed = Feed::with(&clock, &feed);
         let inventory =
             Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle).sabotaged(sabotage));
@@ -187,7 +213,8 @@ impl App {
             sabotage,
         });
         let machines = Arc::new(Machines::new(Arc::clone(&inventory), jobs.clone(), protection));
-        let services = Services { feed, inventory, machines, jobs, hypervisor: Arc::clone(&hypervisor) };
+        let services =
+            Services { callers, feed, inventory, machines, jobs, hypervisor: Arc::clone(&hypervisor) };
         refresh(&metrics, &services, &store, &clock);
         Ok(Self { clock, supervisor, store, hypervisor, services, listener, http, metrics, sabotage })
     }
@@ -262,6 +289,8 @@ impl App {
         supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
         let (inventory, host) = (Arc::clone(&services.inventory), hypervisor);
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
+        let callers = Arc::clone(&services.callers);
+        supervisor.spawn("tokens", |stop| callers.follow(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
         if sabotage.makes(Mistake::DyingRoom) {
@@ -272,6 +301,29 @@ impl App {
         supervisor.ready();
         Ok(supervisor.run(signals).await)
     }
+}
+
+/// Whoever is reached by other machines has to tell their callers apart.
+fn may_be_reached_from_elsewhere(
+    address: SocketAddr,
+    callers: &Callers,
+    state_dir: Option<&Path>,
+) -> anyhow::Result<()> {
+    let Some(state_dir) = state_dir else {
+        bail!(
+            "{address} is reached from other machines, and there is no token to tell callers apart: they are kept in \
+             a state directory. Name one by --state-dir, and make a token in it: \
+             otter token create --name NAME --role operator --state-dir DIR"
+        );
+    };
+    if !callers.has_tokens_in_force() {
+        bail!(
+            "{address} is reached from other machines, and there is no token to tell callers apart. Make one: \
+             otter token create --name NAME --role operator --state-dir {}",
+            state_dir.display()
+        );
+    }
+    Ok(())
 }
 
 /// Has what merely is read each time the metrics are told.

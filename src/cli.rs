@@ -1,8 +1,9 @@
-//! The commands: `serve`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and starts a room.
+//! The commands: `serve`, `token`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and starts a room.
 //!
 //! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`).
 
 mod doctor;
+mod token;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -15,6 +16,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use secrecy::SecretString;
 
+use self::token::TokenCommand;
 use crate::app::{self, App, Simulated};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
@@ -34,6 +36,8 @@ pub struct Command {
 enum Verb {
     /// Serve a host's machines over HTTP.
     Serve(Serve),
+    /// Make, list and revoke the tokens that callers are told apart by.
+    Token(TokenCommand),
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
     Simulate(Simulate),
     /// Read the configuration as `serve` would, and say what is wrong with it.
@@ -116,6 +120,7 @@ pub fn run(command: Command) -> ExitCode {
     let Command { verb } = command;
     let outcome = match verb {
         Verb::Serve(serve) => on_runtime(self::serve(serve)),
+        Verb::Token(command) => on_runtime(token::token(command)),
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),
         Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),

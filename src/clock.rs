@@ -88,6 +88,16 @@ impl Clock {
         }
     }
 
+    /// 256 random bits, fit for a secret.
+    ///
+    /// # Errors
+    /// Where the system has none to give.
+    pub fn random(&self) -> Result<[u8; 32], getrandom::Error> {
+        let mut bits = [0; 32];
+        getrandom::fill(&mut bits)?;
+        Ok(bits)
+    }
+
     /// A new UUID of version 7 by the wall clock, with random bits.
     #[must_use]
     pub fn uuid(&self) -> Uuid {

@@ -27,6 +27,7 @@ const FEATURES: &[&str] = &[
     "idempotency",
     "questions",
     "properties",
+    "tokens",
 ];
 
 /// The routes of this file.
@@ -139,6 +140,11 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
     if !api.settings().tls_verified {
         warnings.push("The host's certificate is not checked: anybody on the way can read the password. Set esx.verify.".to_owned());
     }
+    if api.settings().in_the_clear {
+        warnings.push(
+            "Tokens and answers travel in the clear: set http.tls_certificate and http.tls_key.".to_owned(),
+        );
+    }
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
@@ -152,7 +158,7 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
             datastore_count: count(picture.datastores.len()),
         },
         self_machine: services.machines.self_machine().map(|id| id.to_string()),
-        authentication: "none".to_owned(),
+        authentication: if services.callers.need_tokens() { "token" } else { "none" }.to_owned(),
         tls_verified: api.settings().tls_verified,
         warnings,
     };

@@ -17,6 +17,7 @@ use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Pr
 
 use super::problem::{Failed, respond};
 use super::respond::set;
+use super::roles::{self, Guard};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::telemetry::metrics::Metrics;
@@ -34,8 +35,7 @@ pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 #[derive(Clone)]
 pub struct Edge {
     pub clock: Clock,
-    /// Whether only a loopback `Host` is answered.
-    pub loopback_only: bool,
+    pub guard: Guard,
     pub metrics: Metrics,
 }
 
@@ -46,6 +46,7 @@ pub fn around(router: Router, edge: Edge) -> Router {
     router
         .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(compressible))
         .layer(from_fn(conditional))
+        .layer(from_fn_with_state(edge.guard.clone(), roles::guard))
         .layer(from_fn_with_state(edge, outermost))
 }
 
@@ -144,7 +145,7 @@ fn too_large(request: &Request) -> Option<Failure> {
 
 /// Where no token is asked for, a page of a browser must not reach otter under a name of its own (DNS rebinding).
 fn foreign_host(edge: &Edge, request: &Request) -> Option<Failure> {
-    if !edge.loopback_only {
+    if edge.guard.asks() {
         return None;
     }
     // An absolute address names its host itself, before the header (RFC 9112, section 3.2.2): neither may be foreign.
@@ -211,6 +212,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::service::callers::Callers;
 
     /// Log lines, as they are written.
     #[derive(Clone, Default)]
@@ -237,10 +239,12 @@ mod tests {
             .route("/panic", get(async || -> &'static str { panic!("hunter2") }))
             .route("/fine", get(async || "fine"));
         let metrics = Metrics::default();
-        let edge = Edge { clock: Clock::system(), loopback_only: false, metrics: metrics.clone() };
+        let clock = Clock::system();
+        let guard = Guard::new(Arc::new(Callers::anybody(clock.clone()).await), serde_json::Value::Null);
+        let edge = Edge { clock, guard, metrics: metrics.clone() };
         let routes = around(routes, edge);
         let ask = async |path: &str| {
-            let request = Request::get(path).body(Body::empty()).unwrap();
+            let request = Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
             let (head, body) = routes.clone().oneshot(request).await.unwrap().into_parts();
             (head, body.collect().await.unwrap().to_bytes())
         };

@@ -15,8 +15,10 @@ mod pages;
 pub mod problem;
 mod refusal;
 pub(crate) mod respond;
+mod roles;
 pub mod serve;
 mod starting;
+pub mod tls;
 mod waiting;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::problem::ApiError;
+use self::roles::Guard;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::sabotage::{Mistake, Sabotage};
@@ -66,10 +69,10 @@ pub struct HttpSettings {
     pub max_connections: usize,
     /// How long a stream of events may go without a word on where it is.
     pub bookmark: Duration,
-    /// Whether only a loopback `Host` is answered, as it is where no token is asked for.
-    pub loopback_only: bool,
     /// Whether the host's certificate is checked, for `/v1/about`.
     pub tls_verified: bool,
+    /// Whether tokens come in the clear over the network, for `/v1/about`.
+    pub in_the_clear: bool,
 }
 
 /// The document's frame; the operations come with their routes.
@@ -132,12 +135,9 @@ impl Api {
         } else {
             router
         };
-        let Parts { clock, settings, metrics, .. } = &*self.0;
-        let edge = layers::Edge {
-            clock: clock.clone(),
-            loopback_only: settings.loopback_only,
-            metrics: metrics.clone(),
-        };
+        let Parts { clock, services, metrics, .. } = &*self.0;
+        let guard = Guard::new(Arc::clone(&services.callers), openapi());
+        let edge = layers::Edge { clock: clock.clone(), guard, metrics: metrics.clone() };
         layers::around(router, edge)
     }
 
@@ -168,12 +168,6 @@ impl Api {
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
-
-    /// The name of whoever calls. Without tokens it is everybody.
-    #[expect(clippy::unused_self, reason = "callers are told apart once there are tokens")]
-    pub(crate) const fn caller(&self) -> &'static str {
-        "anonymous"
-    }
 }
 
 /// The OpenAPI 3.1 document, as it is served and committed.
@@ -181,15 +175,12 @@ impl Api {
 pub fn openapi() -> serde_json::Value {
     // The document is plain data, which always serialises.
     let mut document = serde_json::to_value(routes().into_openapi()).unwrap_or_default();
-    let operations = document["paths"].as_object_mut().into_iter().flatten().flat_map(|(_, path)| {
-        // Beside operations a path may hold parameters, which have no codes.
-        path.as_object_mut().into_iter().flatten().map(|(_, operation)| operation)
-    });
-    for operation in operations {
+    for (_, _, operation) in roles::operations(&mut document) {
         if let Some(codes) = operation["x-otter-problems"].as_array_mut() {
             codes.extend(documented::EVERYWHERE.iter().map(|code| serde_json::Value::from(*code)));
         }
     }
+    roles::document(&mut document);
     document
 }
 

@@ -1,4 +1,4 @@
-//! Accepting connections: HTTP/1.1 over TCP or a Unix socket, with limits on what a slow or hostile client can cost.
+//! Accepting connections: HTTP/1.1 over TCP, TLS or a Unix socket, with limits on what a slow or hostile client can cost.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::HttpSettings;
 use super::refusal::Refusals;
+use super::tls::Tls;
 use crate::clock::Clock;
 use crate::supervisor::Supervisor;
 
@@ -27,6 +28,8 @@ const LINGER: Duration = Duration::from_secs(3);
 /// Where callers come in.
 pub enum Listener {
     Tcp(TcpListener),
+    /// The same, with TLS.
+    Tls(TcpListener, Tls),
     Unix(UnixListener, PathBuf),
 }
 
@@ -37,6 +40,15 @@ impl Listener {
     /// The system's.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
         TcpListener::bind(address).await.map(Self::Tcp)
+    }
+
+    /// The same address, with TLS where it is a TCP one.
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        match self {
+            Self::Tcp(listener) | Self::Tls(listener, _) => Self::Tls(listener, tls),
+            unix @ Self::Unix(..) => unix,
+        }
     }
 
     /// Binds a Unix socket. One that a dead daemon left is replaced; one that is answered on is not, nor is anything
@@ -65,6 +77,7 @@ impl Listener {
     pub fn describe(&self) -> io::Result<String> {
         match self {
             Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
+            Self::Tls(listener, _) => Ok(format!("https://{}", listener.local_addr()?)),
             Self::Unix(_, path) => Ok(format!("unix:{}", path.display())),
         }
     }
@@ -73,7 +86,7 @@ impl Listener {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.local_addr().ok(),
             Self::Unix(..) => None,
         }
     }
@@ -108,10 +121,23 @@ pub async fn serve(
                 continue;
             }
         };
-        let connection = Refusals::new(connection, clock.clone());
-        let served = one(connection, router.clone(), settings.header_timeout, clock.clone(), stop.clone());
+        let (router, timeout) = (router.clone(), settings.header_timeout);
+        let (clock, stop) = (clock.clone(), stop.clone());
         let tracked = connections.track_future(async move {
-            served.await;
+            let secured = tokio::select! {
+                secured = secure(connection) => secured,
+                () = clock.sleep(timeout) => Err(io::ErrorKind::TimedOut.into()),
+                () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+            };
+            match secured {
+                Ok(connection) => {
+                    let connection = Refusals::new(connection, clock.clone());
+                    one(connection, router, timeout, clock, stop).await;
+                }
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a handshake of TLS failed");
+                }
+            }
             drop(place);
         });
         drop(supervisor.contain("connection", tracked));
@@ -129,17 +155,35 @@ pub async fn serve(
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
+/// A connection that was accepted, and how it is to be secured.
+enum Accepted {
+    Plain(Box<dyn Stream>),
+    Tls(tokio::net::TcpStream, Tls),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
+            Ok(Accepted::Plain(Box::new(stream)))
+        }
+        Listener::Tls(listener, tls) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(Accepted::Tls(stream, tls.clone()))
         }
         Listener::Unix(listener, _) => {
             let (stream, _) = listener.accept().await?;
-            Ok(Box::new(stream))
+            Ok(Accepted::Plain(Box::new(stream)))
         }
+    }
+}
+
+async fn secure(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
+    match accepted {
+        Accepted::Plain(stream) => Ok(stream),
+        Accepted::Tls(stream, tls) => Ok(Box::new(tls.accept(stream).await?)),
     }
 }
 

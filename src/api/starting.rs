@@ -18,11 +18,13 @@ use super::documented::StartQuery;
 use super::extract::{Body, NoParameters, Params, failure_at, header, names};
 use super::jobs::wire::Job;
 use super::problem::ApiError;
+use super::roles::caller_of;
 use super::waiting::{Place, Wait, Waited};
 use super::{links, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::domain::job::{JobRequest, JobState};
+use crate::service::callers::Caller;
 use crate::service::feed::Version;
 use crate::service::jobs::{JobView, NewJob, Started};
 use crate::service::machines::{MachineView, shorten};
@@ -44,7 +46,7 @@ pub struct Starting {
     deadline: Option<Duration>,
     reference: Option<String>,
     key: Option<IdempotencyKey>,
-    requested_by: String,
+    caller: Caller,
 }
 
 /// A starting call with its body: what a handler of one takes. `Q` documents what parameters it has of its own.
@@ -78,7 +80,7 @@ where
 impl Starting {
     /// Reads all but the body, which a key's fingerprint still lacks.
     fn read(api: &Api, parts: &Parts, params: &Params) -> Result<Self, Failure> {
-        let requested_by = api.caller().to_owned();
+        let caller = caller_of(&parts.extensions)?;
         let deadline = params.duration("deadline")?;
         if deadline.is_some_and(|deadline| !DEADLINES.contains(&deadline)) {
             let given = shorten(params.text("deadline").unwrap_or_default());
@@ -87,7 +89,7 @@ impl Starting {
         }
         let reference = bounded(&parts.headers, "otter-reference", 0, MAX_REFERENCE)?;
         let key = bounded(&parts.headers, "idempotency-key", 1, MAX_KEY)?.map(|key| IdempotencyKey {
-            caller: requested_by.clone(),
+            caller: caller.name.to_string(),
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
             key,
@@ -100,7 +102,7 @@ impl Starting {
             deadline,
             reference,
             key,
-            requested_by,
+            caller,
         })
     }
 
@@ -153,10 +155,11 @@ impl Starting {
         request: JobRequest,
     ) -> Result<Started, Failure> {
         api.services().machines.may_change(machine)?;
+        self.caller.may_change(&machine.record.machine)?;
         let new = NewJob {
             machine: std::sync::Arc::clone(&machine.record),
             request,
-            requested_by: self.requested_by.clone(),
+            requested_by: self.caller.name.to_string(),
             reference: self.reference.clone(),
             deadline: self.deadline,
             key: self.key.clone(),

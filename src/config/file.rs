@@ -45,9 +45,28 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     let Config { esx, http, machines, jobs, state, log } = &mut draft.config;
     esx_section(root.table("esx"), esx, &mut draft.password);
 
-    let Http { listen, max_wait, max_waits, body_limit, header_timeout, body_timeout } = http;
+    let Http {
+        listen,
+        tls_certificate,
+        tls_key,
+        max_wait,
+        max_waits,
+        body_limit,
+        header_timeout,
+        body_timeout,
+    } = http;
     let mut table = root.table("http");
     table.set("listen", listen, parsed);
+    table.set("tls_certificate", tls_certificate, |value| some_path(value));
+    table.set("tls_key", tls_key, |value| some_path(value));
+    if tls_certificate.is_some() != tls_key.is_some() {
+        let (given, missing) = if tls_key.is_some() {
+            ("tls_key", "http.tls_certificate")
+        } else {
+            ("tls_certificate", "http.tls_key")
+        };
+        table.problem(given, &format!("{missing} is missing: a certificate and its key go together"));
+    }
     table.set("max_wait", max_wait, timeout);
     table.set("max_waits", max_waits, count);
     table.set("body_limit", body_limit, count);

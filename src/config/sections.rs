@@ -61,6 +61,9 @@ pub struct Host {
 #[derive(Clone, Debug)]
 pub struct Http {
     pub listen: Listen,
+    /// The certificate to serve TLS with, in PEM; its key is beside it.
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     /// The longest that a call may block.
     pub max_wait: Duration,
     /// How many calls may block at a time.
@@ -141,6 +144,8 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: Listen::default(),
+            tls_certificate: None,
+            tls_key: None,
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,
             body_limit: MIB,

@@ -4,6 +4,7 @@
 //! Nothing here is serialised: the API and the store have types of their own and convert field by field, so
 //! that a new field breaks the build in each place that must know of it.
 
+pub mod access;
 pub mod call;
 pub mod datastore;
 pub mod duration;

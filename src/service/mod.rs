@@ -1,5 +1,6 @@
 //! The use-cases and every rule. Handlers call in here; nothing in here knows of HTTP.
 
+pub mod callers;
 pub mod feed;
 pub mod inventory;
 pub mod jobs;
@@ -8,6 +9,7 @@ pub mod trouble;
 
 use std::sync::Arc;
 
+use self::callers::Callers;
 use self::feed::Feed;
 use self::inventory::Inventory;
 use self::jobs::Jobs;
@@ -17,6 +19,7 @@ use crate::hypervisor::Hypervisor;
 /// Everything that the API calls.
 #[derive(Clone)]
 pub struct Services {
+    pub callers: Arc<Callers>,
     pub feed: Feed,
     pub inventory: Arc<Inventory>,
     pub machines: Arc<Machines>,

@@ -49,6 +49,8 @@ pub enum StoreError {
     Database(#[source] Arc<sqlx::Error>),
     #[error("the stored job {job} cannot be read")]
     Unreadable { job: String, source: DocumentError },
+    #[error("the stored token {name} cannot be read: its {column} is damaged")]
+    UnreadableToken { name: String, column: &'static str },
     #[error("job {0} has ended already, and an end is never taken back")]
     AlreadyEnded(JobId),
     #[error("there is no job {0} in the store")]

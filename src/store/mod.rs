@@ -1,4 +1,4 @@
-//! What outlives a restart: jobs and idempotency keys, in SQLite through sqlx. All SQL of otter is in here.
+//! What outlives a restart: jobs, idempotency keys and tokens, in SQLite through sqlx. All SQL of otter is in here.
 //!
 //! ```text
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
@@ -17,6 +17,7 @@ mod purge;
 mod samples;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod writer;
 
 use std::fs::File;
@@ -38,6 +39,7 @@ pub use error::StoreError;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use purge::{Purged, Retention};
+pub use tokens::StoredToken;
 
 /// The database. Clones share it; the last one to go releases the lock on the state directory.
 #[derive(Clone)]
@@ -67,6 +69,12 @@ impl Store {
     pub async fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let open::Opened { writer, readers, lock } = open::open(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), Some(lock)))
+    }
+
+    /// Opens the same database beside the daemon that holds the lock, which sees what is changed within a second.
+    pub async fn beside(state_dir: &Path) -> Result<Self, StoreError> {
+        let (writer, readers) = open::beside(state_dir).await?;
+        Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), None))
     }
 
     /// A database that is gone with the store, for `--simulate` and tests.
@@ -131,6 +139,27 @@ impl Store {
     /// Looks an idempotency key up: which job it started, and whether for the same request.
     pub async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StoreError> {
         Ok(keys::find(&mut self.read().await?, key).await?)
+    }
+
+    /// Commits a new token. False, and nothing is written, where one of that name is in force.
+    pub async fn insert_token(&self, token: &StoredToken) -> Result<bool, StoreError> {
+        self.write(tokens::InsertToken(token.clone())).await
+    }
+
+    /// Revokes the token of this name that is in force. False where there is none.
+    pub async fn revoke_token(&self, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.write(tokens::RevokeToken { name: name.to_owned(), now }).await
+    }
+
+    /// Reads every token, those that were revoked too, the oldest first.
+    pub async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
+        tokens::all(&mut self.read().await?).await
+    }
+
+    /// Whether other processes may change what is stored: nobody shares a database in memory.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0.readers, Readers::Pool(_))
     }
 
     /// Deletes what has been kept long enough, a little at a time, so that writes get in between.

@@ -36,6 +36,13 @@ pub struct Opened {
 pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
     make_directory(directory)?;
     let lock = lock(directory)?;
+    let (writer, readers) = beside(directory).await?;
+    Ok(Opened { writer, readers, lock })
+}
+
+/// The same without the lock, beside whoever has it.
+pub async fn beside(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
+    make_directory(directory)?;
     let file = directory.join("otter.db");
     let options = SqliteConnectOptions::new()
         .filename(&file)
@@ -55,7 +62,7 @@ pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
         )
         .await
         .map_err(|source| refusal(directory, &file, source))?;
-    Ok(Opened { writer, readers, lock })
+    Ok((writer, readers))
 }
 
 pub async fn in_memory() -> Result<SqliteConnection, StoreError> {

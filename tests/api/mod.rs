@@ -20,3 +20,4 @@ mod pages;
 mod queue;
 mod revert;
 mod snapshots;
+mod tokens;

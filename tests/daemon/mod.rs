@@ -4,3 +4,4 @@ mod crash;
 mod doctor;
 mod signals;
 mod start;
+mod token;

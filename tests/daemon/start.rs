@@ -88,10 +88,25 @@ async fn wrong_configuration_files_are_told_by_place() {
 }
 
 #[tokio::test]
-async fn elsewhere_than_on_loopback_it_does_not_listen() {
+async fn elsewhere_than_on_loopback_it_asks_for_a_token_first() {
     let (code, text) = said(otter(&["serve", "--simulate", "--listen", "0.0.0.0:0"])).await;
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("loopback"), "{text}");
+    assert!(text.contains("otter token create") && text.contains("--state-dir"), "{text}");
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let serve = ["serve", "--simulate", "--listen", "0.0.0.0:0", "--state-dir", state];
+    let (code, text) = said(otter(&serve)).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&format!("--state-dir {state}")), "{text}");
+    // As the message says.
+    let (_, made) =
+        said(otter(&["token", "create", "--name", "ci", "--role", "operator", "--state-dir", state])).await;
+    let token = made.lines().find(|line| line.starts_with("otter_")).unwrap();
+    let daemon = Daemon::start(&["--simulate", "--listen", "0.0.0.0:0", "--state-dir", state], &[]).await;
+    let about = daemon.request(reqwest::Method::GET, "/v1/about").bearer_auth(token);
+    let about = crate::harness::Answer::of(about).await.expect(200);
+    assert!(about.text.contains("in the clear"), "{}", about.text);
+    assert!(daemon.terminate().await.success());
 }
 
 #[tokio::test]

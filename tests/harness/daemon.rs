@@ -22,7 +22,10 @@ impl Daemon {
     /// Starts the binary with these arguments and variables beside `serve`, on a free port, and waits until it
     /// says where it listens.
     pub async fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = otter(&["serve", "--listen", "127.0.0.1:0"]);
+        let mut command = otter(&["serve"]);
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command
             .args(arguments)
             .envs(variables.iter().copied())
@@ -36,7 +39,9 @@ impl Daemon {
             line
         });
         let line = tokio::time::timeout(PATIENCE, first_line).await.expect("the daemon to start").unwrap();
-        let address = line.split_whitespace().find_map(|word| word.strip_prefix("http://"));
+        let address = line
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("http://").or_else(|| word.strip_prefix("https://")));
         let address =
             address.unwrap_or_else(|| panic!("no address in {line:?}")).trim_end_matches('.').to_owned();
         Self { child, address, client: super::client() }

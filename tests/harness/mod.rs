@@ -108,10 +108,20 @@ impl Lab {
         Self::in_front_of(HostKind::Ours, plan).await
     }
 
+    /// A lab that keeps its state in this directory, without waiting for the inventory.
+    pub async fn kept_in(state: &std::path::Path) -> Self {
+        Self::wired(HostKind::Ours, Plan::default(), Some(state)).await
+    }
+
     async fn in_front_of(kind: HostKind, plan: Plan) -> Self {
+        Self::wired(kind, plan, None).await
+    }
+
+    async fn wired(kind: HostKind, plan: Plan, state: Option<&std::path::Path>) -> Self {
         let clock = Clock::system();
         let host = Host::start(kind, &plan, &clock).await;
         let mut settings = settings(&host.url());
+        settings.state_dir = state.map(std::path::Path::to_owned);
         (plan.settings)(&mut settings);
         let app = App::bind(settings, clock).await.unwrap();
         let address = app.address().unwrap();
@@ -274,6 +284,7 @@ pub fn settings(url: &str) -> Settings {
     esx.verify = Verify::Off;
     Settings {
         listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
+        tls: None,
         state_dir: None,
         esx,
         guest_settle: Duration::from_millis(200),
@@ -300,8 +311,8 @@ pub fn settings(url: &str) -> Settings {
             header_timeout: Duration::from_secs(10),
             max_connections: 20_000,
             bookmark: Duration::from_secs(15),
-            loopback_only: true,
             tls_verified: false,
+            in_the_clear: false,
         },
         feed: FeedSettings::default(),
         grace: Duration::from_secs(10),

@@ -1,5 +1,6 @@
 //! `POST /v1/jobs/{job}/cancel`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -10,6 +11,7 @@ use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Body, NoFields, NoParameters, Query, Segment};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
+use crate::service::callers::Caller;
 
 /// Ask to cancel a job
 ///
@@ -26,6 +28,7 @@ use crate::api::{Api, respond};
         "payload-too-large", "unsupported-media-type"]))))]
 pub async fn cancel_job(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     _: Query<NoParameters>,
     _: Body<NoFields>,
@@ -34,6 +37,7 @@ pub async fn cancel_job(
     let version = api.services().feed.version();
     let jobs = &api.services().jobs;
     let before = jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    caller.may_cancel(&before.job.requested_by)?;
     if before.job.state.is_end() {
         return Ok(respond::object(&api, &version, &Job::of(&before)));
     }

@@ -1,0 +1,154 @@
+//! Who may call, and how much: the roles, and the tokens that carry them.
+//!
+//! ```text
+//! otter_<64 hexadecimal digits: 256 random bits><8 hexadecimal digits: the beginning of their SHA-256>
+//! ```
+//! A token is shown once; what is kept is its digest.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+/// What a caller may do; each role may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Takes leases, and changes machines that it holds.
+    Runner,
+    /// Changes any machine, revokes leases, sets machines aside.
+    Operator,
+    /// Whatever there is.
+    Admin,
+}
+
+impl Role {
+    /// From the least to the most.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Runner, Self::Operator, Self::Admin];
+
+    /// Its word in the contract.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Runner => "runner",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Reads its word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// A token, whole. Its text is a secret.
+#[derive(Clone, Debug)]
+pub struct Token(SecretString);
+
+/// What is kept of a token: the SHA-256 of its text. The text holds 256 random bits, so that nothing slower is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenDigest(pub [u8; 32]);
+
+/// The text is no token: misspelt, cut off, or something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is no token of otter's: not as long, or not as it was given out")]
+pub struct InvalidToken;
+
+const PREFIX: &str = "otter_";
+const RANDOM: usize = 64;
+const CHECKSUM: usize = 8;
+
+impl Token {
+    /// The token of these random bits.
+    #[must_use]
+    pub fn new(random: &[u8; 32]) -> Self {
+        let random = hex::encode(random);
+        let checksum = checksum(&random);
+        Self(SecretString::from(format!("{PREFIX}{random}{checksum}")))
+    }
+
+    /// Reads a token's text. Misspelt ones are found out without a look at those that are known.
+    pub fn parse(text: &str) -> Result<Self, InvalidToken> {
+        let rest = text.strip_prefix(PREFIX).ok_or(InvalidToken)?;
+        let hexadecimal = rest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if rest.len() != RANDOM + CHECKSUM || !hexadecimal {
+            return Err(InvalidToken);
+        }
+        let (random, given) = rest.split_at(RANDOM);
+        if checksum(random) == given { Ok(Self(SecretString::from(text))) } else { Err(InvalidToken) }
+    }
+
+    /// Its text, to be shown once.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// What is kept of it.
+    #[must_use]
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.0.expose_secret()).into())
+    }
+}
+
+fn checksum(random: &str) -> String {
+    hex::encode(&Sha256::digest(random)[..CHECKSUM / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_back_and_a_misspelt_one_is_not() {
+        let token = Token::new(&[0xa7; 32]);
+        let text = token.text().to_owned();
+        assert_eq!(text.len(), PREFIX.len() + RANDOM + CHECKSUM);
+        assert_eq!(Token::parse(&text).unwrap().digest(), token.digest());
+        assert_ne!(Token::new(&[0xa8; 32]).digest(), token.digest());
+        let mut swapped = text.clone();
+        swapped.replace_range(10..12, "00");
+        let cut = &text[..text.len() - 1];
+        let longer = format!("{text}0");
+        let other_checksum = format!("{}00000000", &text[..text.len() - CHECKSUM]);
+        for wrong in [
+            "",
+            "otter_",
+            cut,
+            &longer,
+            &swapped,
+            &other_checksum,
+            &text.to_uppercase(),
+            &text.replace("otter_", "ottér_"),
+            &format!("{}é{}", &text[..20], &text[22..]),
+            &format!(" {text}"),
+        ] {
+            assert!(Token::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_shown_by_accident() {
+        let token = Token::new(&[7; 32]);
+        assert!(!format!("{token:?}").contains("0707"), "{token:?}");
+    }
+
+    #[test]
+    fn roles_are_ordered_and_read_back() {
+        assert!(Role::ALL.is_sorted());
+        for role in Role::ALL {
+            assert_eq!(Role::parse(&role.to_string()), Some(role));
+        }
+        assert_eq!(Role::parse("root"), None);
+    }
+}

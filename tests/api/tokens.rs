@@ -1,0 +1,212 @@
+//! Tokens: every operation × every kind of caller, against the table that the document shows; and what a token is.
+
+use std::collections::BTreeMap;
+
+use otter::clock::Clock;
+use otter::domain::access::{Role, Token};
+use otter::store::{Store, StoredToken};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Answer, Lab, eventually};
+
+/// A lab that asks for tokens, one of each role, and a revoked one.
+struct Guarded {
+    lab: Lab,
+    tokens: BTreeMap<&'static str, String>,
+    beside: Store,
+    _state: tempfile::TempDir,
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let beside = Store::beside(state.path()).await.unwrap();
+        let writer = beside.clone();
+        tokio::spawn(async move { writer.run(CancellationToken::new()).await });
+        let mut tokens = BTreeMap::new();
+        for role in Role::ALL {
+            tokens.insert(role.as_str(), make(&beside, role.as_str(), role).await);
+        }
+        tokens.insert("revoked", make(&beside, "revoked", Role::Admin).await);
+        assert!(beside.revoke_token("revoked", Clock::system().now()).await.unwrap());
+        let lab = Lab::kept_in(state.path()).await;
+        let guarded = Self { lab, tokens, beside, _state: state };
+        eventually("the inventory to load", async || guarded.lab.get("/readyz").await.status == 200).await;
+        guarded
+    }
+
+    async fn ask(&self, method: &Method, path: &str, authorization: Option<&str>) -> Answer {
+        let mut request = self.lab.request(method.clone(), path);
+        if let Some(value) = authorization {
+            request = request.header("authorization", value);
+        }
+        if matches!(*method, Method::POST | Method::PATCH) {
+            request = request.json(&json!({}));
+        }
+        if !path.starts_with("/v1/events") {
+            return Answer::of(request).await;
+        }
+        // Not held to the document, which an answer that is a stream is not.
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Answer::from_parts(status, headers, response.bytes().await.unwrap().to_vec())
+    }
+
+    async fn as_role(&self, role: &str, method: &Method, path: &str) -> Answer {
+        self.ask(method, path, Some(&format!("Bearer {}", self.tokens[role]))).await
+    }
+}
+
+async fn make(store: &Store, name: &str, role: Role) -> String {
+    let clock = Clock::system();
+    let token = Token::new(&clock.random().unwrap());
+    let stored = StoredToken {
+        id: clock.uuid(),
+        name: name.to_owned(),
+        role,
+        digest: token.digest(),
+        created_at: clock.now(),
+        revoked_at: None,
+    };
+    assert!(store.insert_token(&stored).await.unwrap());
+    token.text().to_owned()
+}
+
+/// A path of this operation whose call changes nothing: what it names does not exist.
+fn example(path: &str) -> String {
+    path.replace("{machine}", "no-such-machine")
+        .replace("{snapshot}", "none")
+        .replace("{datastore}", "none")
+        .replace("{job}", "0191e0a0-c0e0-7000-a000-000000000001")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_asks_for_the_role_that_the_document_names() {
+    let guarded = Guarded::start().await;
+    let document = guarded.lab.get("/openapi.json").await.expect(200).json;
+    let mut asked = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let Ok(method) = method.to_uppercase().parse::<Method>() else { continue };
+            if !operation.is_object() || operation["operationId"].is_null() {
+                continue;
+            }
+            let id = &operation["operationId"];
+            let open = operation["security"] == json!([]);
+            let least = operation["x-otter-role"].as_str().and_then(Role::parse);
+            assert_eq!(open, least.is_none(), "{id} names a role or is open");
+            assert!(least != Some(Role::Admin), "{id} has no entry in the table");
+            // A stream would go on.
+            let path = match id.as_str().unwrap() {
+                "stream_events" => "/v1/events?wait=0s".to_owned(),
+                _ => example(path),
+            };
+            for authorization in
+                [None, Some("Bearer otter_"), Some(&*format!("Bearer {}", guarded.tokens["revoked"]))]
+            {
+                let answer = guarded.ask(&method, &path, authorization).await;
+                assert_eq!(answer.status == 401, !open, "{id} {authorization:?}: {}", answer.text);
+                if !open {
+                    answer.problem(401, "unauthenticated");
+                    asked += 1;
+                }
+            }
+            for role in Role::ALL {
+                let answer = guarded.as_role(role.as_str(), &method, &path).await;
+                let admitted = least.is_none_or(|least| role >= least);
+                assert_eq!(answer.status != 403, admitted, "{id} as {role}: {}", answer.text);
+                assert_ne!(answer.status, 401, "{id} as {role}");
+                asked += 1;
+            }
+        }
+    }
+    for (path, least) in
+        [("/metrics", Some(Role::Viewer)), ("/docs", None), ("/problems", None), ("/openapi-3.0.json", None)]
+    {
+        let status = guarded.lab.request(Method::GET, path).send().await.unwrap().status().as_u16();
+        assert_eq!(status, if least.is_some() { 401 } else { 200 }, "{path}");
+    }
+    println!("{asked} pairs of operation and caller");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_token_is_unauthenticated_and_says_how() {
+    let guarded = Guarded::start().await;
+    let good = guarded.tokens["viewer"].clone();
+    let mut wrong_checksum = good.clone();
+    wrong_checksum.replace_range(good.len() - 8.., "00000000");
+    for header in [
+        "Bearer",
+        "Bearer ",
+        "Basic cm9vdDpvdHRlcg==",
+        &*format!("Bearer {}", &good[..good.len() - 1]),
+        &*format!("Bearer {good}0"),
+        &*format!("Bearer {wrong_checksum}"),
+        &*format!("Bearer {}", good.to_uppercase()),
+        &good,
+    ] {
+        let answer = guarded.ask(&Method::GET, "/v1/machines", Some(header)).await;
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        let answer = answer.problem(401, "unauthenticated");
+        assert!(!answer.text.contains(&good[6..20]), "a token is not told back: {}", answer.text);
+    }
+    let bytes =
+        guarded.lab.request(Method::GET, "/v1/machines").header("authorization", &b"Bearer \xff\xfe"[..]);
+    Answer::of(bytes).await.problem(401, "unauthenticated");
+    let twice = guarded.lab.request(Method::GET, "/v1/machines");
+    let bearer = format!("Bearer {good}");
+    let twice = twice.header("authorization", &bearer).header("authorization", &bearer);
+    Answer::of(twice).await.problem(401, "unauthenticated");
+    guarded.ask(&Method::GET, "/v1/machines", Some(&format!("bearer {good}"))).await.expect(200);
+    // Nobody without a token learns what there is.
+    guarded.ask(&Method::GET, "/v1/nowhere", None).await.problem(401, "unauthenticated");
+    guarded.as_role("viewer", &Method::GET, "/v1/nowhere").await.problem(404, "not-found");
+    guarded.as_role("viewer", &Method::PUT, "/v1/machines").await.problem(405, "method-not-allowed");
+    assert_eq!(guarded.as_role("viewer", &Method::GET, "/v1/about").await.json["authentication"], "token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_made_or_revoked_beside_counts_at_once() {
+    let guarded = Guarded::start().await;
+    let newcomer = make(&guarded.beside, "newcomer", Role::Viewer).await;
+    let bearer = format!("Bearer {newcomer}");
+    let status = async || guarded.ask(&Method::GET, "/v1/machines", Some(&bearer)).await.status;
+    eventually("the new token to count", async || status().await == 200).await;
+    assert!(guarded.beside.revoke_token("newcomer", Clock::system().now()).await.unwrap());
+    eventually("the revocation to count", async || status().await == 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
+    let guarded = Guarded::start().await;
+    let power = |role: &str, key: &'static str| {
+        let request = guarded.lab.request(Method::POST, "/v1/machines/16/power?wait=30s");
+        let request = request.header("authorization", format!("Bearer {}", guarded.tokens[role]));
+        Answer::of(request.header("idempotency-key", key).json(&json!({"action": "on"})))
+    };
+    let job = power("operator", "k").await.expect(200).json;
+    assert_eq!(job["requested_by"], "operator");
+    // A key is its caller's own.
+    let other = power("admin", "k").await.expect(200).json;
+    assert_ne!(job["id"], other["id"]);
+    assert_eq!(other["requested_by"], "admin");
+    let refused = power("runner", "k").await.problem(403, "forbidden");
+    assert_eq!(refused.json["machine"], "16");
+    let cancel = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
+    guarded.as_role("runner", &Method::POST, &cancel).await.problem(403, "forbidden");
+    guarded.as_role("operator", &Method::POST, &cancel).await.expect(200);
+    let mine: Value =
+        guarded.as_role("viewer", &Method::GET, "/v1/jobs?requested_by=admin").await.expect(200).json;
+    assert_eq!(mine["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tokens_a_name_of_its_own_is_served() {
+    let guarded = Guarded::start().await;
+    let named = guarded.lab.request(Method::GET, "/v1/machines").header("host", "otter.lab");
+    Answer::of(named.header("authorization", format!("Bearer {}", guarded.tokens["viewer"])))
+        .await
+        .expect(200);
+}
