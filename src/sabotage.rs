@@ -35,6 +35,8 @@ pub enum Mistake {
     StaleAddress,
     /// A refused account is tried again and again.
     LoginLoop,
+    /// A grant of a machine does not count on from the one before.
+    FenceForgotten,
     /// Every request panics.
     PanickingRequests,
     /// A task of a room panics.
@@ -54,7 +56,7 @@ impl Sabotage {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::CallBeforeCommit,
         Self::ResetSentAgain,
         Self::EndBeforeBarrier,
@@ -63,6 +65,7 @@ impl Mistake {
         Self::EndTakenBack,
         Self::StaleAddress,
         Self::LoginLoop,
+        Self::FenceForgotten,
         Self::PanickingRequests,
         Self::DyingRoom,
     ];
@@ -79,6 +82,7 @@ impl Mistake {
             Self::EndTakenBack => "end-taken-back",
             Self::StaleAddress => "stale-address",
             Self::LoginLoop => "login-loop",
+            Self::FenceForgotten => "fence-forgotten",
             Self::PanickingRequests => "panicking-requests",
             Self::DyingRoom => "dying-room",
         }

@@ -47,6 +47,9 @@ failure_kinds! {
     SelfProtection = "self-protection",
     QuestionPending = "question-pending",
     ToolsUnavailable = "tools-unavailable",
+    NoFreeMachine = "no-free-machine",
+    /// A lease that was waited for came to nothing.
+    LeaseFailed = "lease-failed",
     JobCancelled = "job-cancelled",
     JobStillRunning = "job-still-running",
     OutcomeUnknown = "outcome-unknown",
@@ -61,6 +64,10 @@ failure_kinds! {
     ForbiddenByHost = "forbidden-by-host",
     /// The host's licence makes its API read-only.
     LicenseRestricted = "license-restricted",
+    /// Another holds the machine.
+    MachineLeased = "machine-leased",
+    /// The lease that a call goes by is over.
+    LeaseEnded = "lease-ended",
     QueueFull = "queue-full",
     /// A fault of otter's own. Nothing of it is shown but the request id.
     Internal = "internal",

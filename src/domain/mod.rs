@@ -13,6 +13,7 @@ pub mod failure;
 pub mod host_url;
 pub mod ids;
 pub mod job;
+pub mod lease;
 pub mod mac;
 pub mod machine;
 pub mod names;

@@ -4,6 +4,7 @@ pub mod callers;
 pub mod feed;
 pub mod inventory;
 pub mod jobs;
+pub mod leases;
 pub mod machines;
 pub mod trouble;
 

@@ -1,4 +1,4 @@
-//! What outlives a restart: jobs, idempotency keys and tokens, in SQLite through sqlx. All SQL of otter is in here.
+//! What outlives a restart: jobs, leases, idempotency keys and tokens, in SQLite through sqlx. All SQL of otter is in here.
 //!
 //! ```text
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
@@ -11,6 +11,7 @@ mod document;
 mod error;
 mod jobs;
 mod keys;
+mod leases;
 mod open;
 mod purge;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 mod tokens;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,11 +35,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
+use crate::domain::lease::{Lease, LeaseId};
 
 pub use document::DocumentError;
 pub use error::StoreError;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
+pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
 pub use purge::{Purged, Retention};
 pub use tokens::StoredToken;
 
@@ -139,6 +143,47 @@ impl Store {
     /// Looks an idempotency key up: which job it started, and whether for the same request.
     pub async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StoreError> {
         Ok(keys::find(&mut self.read().await?, key).await?)
+    }
+
+    /// Commits together what one step changed of leases and machines, with the key of the call that asked for one. The
+    /// database itself refuses two leases that hold one machine.
+    pub async fn save_leases(
+        &self,
+        leases: Vec<LeaseRow>,
+        machines: BTreeMap<String, KeptMachine>,
+        key: Option<(IdempotencyKey, LeaseId)>,
+    ) -> Result<(), StoreError> {
+        self.write(leases::SaveLeases { leases, machines, key }).await?
+    }
+
+    /// Reads every lease that has not ended, in order of arrival.
+    pub async fn open_leases(&self) -> Result<Vec<Lease>, StoreError> {
+        leases::open(&mut self.read().await?).await
+    }
+
+    /// Reads one lease.
+    pub async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, StoreError> {
+        leases::lease(&mut self.read().await?, id).await
+    }
+
+    /// Reads the leases that pass the filter, the newest first, at most `limit` of those that are older than `after`.
+    pub async fn leases(
+        &self,
+        filter: &LeaseFilter,
+        after: Option<&Lease>,
+        limit: u32,
+    ) -> Result<Vec<Lease>, StoreError> {
+        leases::list(&mut self.read().await?, filter, after, limit).await
+    }
+
+    /// Reads what is kept of machines, by the key of who each is.
+    pub async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StoreError> {
+        leases::machines(&mut self.read().await?).await
+    }
+
+    /// Looks up the key of a call that asked for a lease.
+    pub async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StoreError> {
+        leases::find_key(&mut self.read().await?, key).await
     }
 
     /// Commits a new token. False, and nothing is written, where one of that name is in force.

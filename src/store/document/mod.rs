@@ -6,10 +6,12 @@
 mod failure;
 mod intent;
 mod job;
+mod lease;
 
 use jiff::Timestamp;
 
 use self::job::JobDocument;
+pub use self::lease::{decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine};
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
 use crate::domain::machine::PowerState;

@@ -1,0 +1,49 @@
+//! Which machines a lease may get: pure.
+
+use crate::domain::lease::Select;
+use crate::domain::mac::MacAddress;
+use crate::domain::machine::MachineIdentity;
+use crate::domain::names::contains_loosely;
+
+/// A machine that may be granted, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub identity: MachineIdentity,
+    pub name: String,
+    pub bios_uuid: Option<String>,
+    pub macs: Vec<MacAddress>,
+    pub pools: Vec<String>,
+    /// Nothing but a lease or a quarantine stands against it: the book knows of those itself.
+    pub free: bool,
+    /// Protected ones and templates are never granted.
+    pub never: bool,
+}
+
+/// Whether a machine is one of those that are wanted, and may be granted at all.
+#[must_use]
+pub fn fits(select: &Select, machine: &Candidate) -> bool {
+    let Select { machine: reference, name, mac, pool } = select;
+    !machine.never
+        && reference.as_deref().is_none_or(|reference| goes_by(reference, machine))
+        && name.as_deref().is_none_or(|name| contains_loosely(&machine.name, name))
+        && mac.is_none_or(|mac| machine.macs.contains(&mac))
+        && pool.as_ref().is_none_or(|pool| machine.pools.contains(pool))
+}
+
+/// Whether a machine might be granted some day.
+#[must_use]
+pub fn could_ever(select: &Select, machine: &Candidate) -> bool {
+    fits(select, machine)
+}
+
+fn goes_by(reference: &str, machine: &Candidate) -> bool {
+    let same = |uuid: &Option<String>, wanted: &str| {
+        uuid.as_ref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted))
+    };
+    match reference.split_once(':') {
+        Some(("name", name)) => machine.name == name,
+        Some(("uuid", uuid)) => same(&machine.identity.instance_uuid, uuid) || same(&machine.bios_uuid, uuid),
+        Some(("mac", mac)) => mac.parse().is_ok_and(|mac| machine.macs.contains(&mac)),
+        _ => machine.identity.id.as_str() == reference,
+    }
+}

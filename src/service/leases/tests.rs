@@ -1,0 +1,693 @@
+//! The book against what must always hold of it, whatever happens in whatever order; and its table, cell by cell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::book::{Book, Changes, Input, Kept, LeaseRules, MachineKey, Now, Then};
+use super::fit::Candidate;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{JobId, MachineId};
+use crate::domain::lease::{
+    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
+};
+use crate::domain::machine::MachineIdentity;
+use crate::sabotage::{Mistake, Sabotage};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn rules() -> LeaseRules {
+    LeaseRules {
+        max_ttl: MINUTE * 60,
+        max_total: MINUTE * 120,
+        abandon_after: MINUTE * 2,
+        grace: MINUTE,
+        max_queued: 100,
+        sabotage: Sabotage::new(),
+    }
+}
+
+fn at(seconds: u64) -> Now {
+    let start: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+    Now {
+        wall: start + SignedDuration::from_secs(i64::try_from(seconds).unwrap()),
+        elapsed: Duration::from_secs(seconds),
+    }
+}
+
+fn identity(number: u32) -> MachineIdentity {
+    MachineIdentity {
+        id: MachineId::new(number.to_string()),
+        instance_uuid: Some(format!("uuid-{number}")),
+        path: None,
+    }
+}
+
+fn key(number: u32) -> MachineKey {
+    MachineKey::of(&identity(number))
+}
+
+fn machine(number: u32, free: bool) -> Candidate {
+    Candidate {
+        identity: identity(number),
+        name: format!("qubes-{number}"),
+        bios_uuid: None,
+        macs: Vec::new(),
+        pools: vec![if number % 2 == 0 { "even" } else { "odd" }.to_owned()],
+        free,
+        never: false,
+    }
+}
+
+fn all(count: u32) -> Vec<Candidate> {
+    (1..=count).map(|number| machine(number, true)).collect()
+}
+
+fn id(number: u128) -> LeaseId {
+    LeaseId(Uuid::from_u128(number))
+}
+
+fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now) -> Lease {
+    Lease {
+        id: id(number),
+        state: LeaseState::Queued,
+        select: Select { name: Some("qubes".to_owned()), ..Select::default() },
+        machine: None,
+        machine_name: None,
+        pool: None,
+        holder: "ci".to_owned(),
+        requested_by: "ci".to_owned(),
+        reference: None,
+        ttl: MINUTE * 30,
+        max_total: MINUTE * 120,
+        queue_for,
+        prepare: prepare.then(Prepare::default),
+        release: Release::default(),
+        created_at: now.wall,
+        active_at: None,
+        fence: None,
+        grants: 0,
+        job: None,
+        time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
+        noted_at: now.wall,
+        warned: false,
+        history: Vec::new(),
+        end: None,
+        ended_at: None,
+        error: None,
+        warnings: Vec::new(),
+    }
+}
+
+fn empty(rules: LeaseRules) -> Book {
+    Book::restored(rules, [], BTreeMap::new(), at(0))
+}
+
+fn failed() -> Failure {
+    Failure::new(FailureKind::HostRejected, "as a test wanted")
+}
+
+/// What a step left of a lease, ended or not.
+fn state(changes: &Changes, number: u128) -> LeaseState {
+    changes.leases[&id(number)].state
+}
+
+fn ask(
+    book: &mut Book,
+    number: u128,
+    prepare: bool,
+    queue: bool,
+    candidates: &[Candidate],
+    now: Now,
+) -> Result<Changes, Failure> {
+    book.step(Input::Ask(lease(number, prepare, queue.then_some(MINUTE * 10), now), candidates), now)
+}
+
+fn end(book: &mut Book, number: u128, reason: EndReason, now: Now) -> Changes {
+    book.step(Input::End { id: id(number), reason, by: "ci".to_owned(), detail: None }, now).unwrap()
+}
+
+#[test]
+fn a_free_machine_is_granted_at_once_and_never_twice() {
+    let mut book = empty(rules());
+    let first = ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    assert_eq!(state(&first, 1), LeaseState::Active);
+    assert_eq!(first.leases[&id(1)].fence, Some(1));
+    let refused = ask(&mut book, 2, false, false, &all(1), at(1)).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::NoFreeMachine);
+    assert!(book.get(id(2)).is_none(), "and nothing is left of it");
+    let queued = ask(&mut book, 3, false, true, &all(1), at(2)).unwrap();
+    assert_eq!((state(&queued, 3), book.position(id(3))), (LeaseState::Queued, Some(0)));
+}
+
+#[test]
+fn what_no_machine_could_ever_fit_is_refused_even_with_time_to_queue() {
+    let mut book = empty(rules());
+    let mut wanted = lease(1, false, Some(MINUTE), at(0));
+    wanted.select.name = Some("windows".to_owned());
+    let refused = book.step(Input::Ask(wanted, &all(3)), at(0)).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::NoFreeMachine);
+    let never: Vec<Candidate> =
+        all(3).into_iter().map(|machine| Candidate { never: true, ..machine }).collect();
+    assert!(ask(&mut book, 2, false, true, &never, at(0)).is_err());
+}
+
+#[test]
+fn the_machine_whose_last_lease_ended_longest_ago_comes_first() {
+    let mut book = empty(rules());
+    let mut order = Vec::new();
+    for (number, now) in (1..=6).zip(1_u64..) {
+        let granted = ask(&mut book, number, false, false, &all(3), at(now * 10)).unwrap();
+        order.push(granted.leases[&id(number)].machine_name.clone().unwrap());
+        end(&mut book, number, EndReason::Released, at(now * 10 + 1));
+        book.step(Input::Freed(id(number), Ok(())), at(now * 10 + 2)).unwrap();
+    }
+    assert_eq!(order, ["qubes-1", "qubes-2", "qubes-3", "qubes-1", "qubes-2", "qubes-3"]);
+}
+
+#[test]
+fn a_head_that_fits_nothing_now_does_not_block_the_others() {
+    let mut book = empty(rules());
+    let busy = [machine(1, false), machine(2, false)];
+    let mut odd = lease(1, false, Some(MINUTE * 10), at(0));
+    odd.select.pool = Some("odd".to_owned());
+    book.step(Input::Ask(odd, &busy), at(0)).unwrap();
+    ask(&mut book, 2, false, true, &busy, at(1)).unwrap();
+    let changes = book.step(Input::Look(&[machine(1, false), machine(2, true)]), at(2)).unwrap();
+    assert_eq!(state(&changes, 2), LeaseState::Active);
+    assert_eq!(book.get(id(1)).unwrap().lease.state, LeaseState::Queued);
+}
+
+#[test]
+fn a_deleted_waiter_does_not_block_the_queue_and_an_abandoned_one_drops() {
+    let mut book = empty(rules());
+    let busy = [machine(1, false)];
+    for number in 1..=3 {
+        ask(&mut book, number, false, true, &busy, at(0)).unwrap();
+    }
+    assert_eq!(state(&end(&mut book, 1, EndReason::Released, at(1)), 1), LeaseState::Released);
+    book.step(Input::Asked(id(3)), at(100)).unwrap();
+    let due = book.due().unwrap();
+    assert_eq!(due, Duration::from_secs(120));
+    let changes = book.step(Input::Tick, at(121)).unwrap();
+    assert_eq!(changes.leases[&id(2)].end.as_ref().unwrap().reason, EndReason::Abandoned);
+    assert_eq!(state(&changes, 2), LeaseState::Failed);
+    let granted = book.step(Input::Look(&all(1)), at(122)).unwrap();
+    assert_eq!(state(&granted, 3), LeaseState::Active);
+}
+
+#[test]
+fn a_queue_time_that_is_over_fails_the_lease() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, true, &[machine(1, false)], at(0)).unwrap();
+    for asked in [100, 200, 300, 400, 500, 599] {
+        book.step(Input::Asked(id(1)), at(asked)).unwrap();
+    }
+    let changes = book.step(Input::Tick, at(600)).unwrap();
+    let ended = &changes.leases[&id(1)];
+    assert_eq!(
+        (ended.state, ended.error.as_ref().unwrap().kind),
+        (LeaseState::Failed, FailureKind::NoFreeMachine)
+    );
+    assert_eq!(ended.end.as_ref().unwrap().reason, EndReason::QueueTimeout);
+}
+
+#[test]
+fn the_time_of_a_lease_runs_from_when_it_is_active_and_its_end_is_warned_of() {
+    let mut book = empty(rules());
+    let asked = ask(&mut book, 1, true, false, &all(1), at(0)).unwrap();
+    assert_eq!((state(&asked, 1), asked.then), (LeaseState::Preparing, vec![Then::Prepare(id(1))]));
+    let active = book.step(Input::Prepared(id(1), Ok(())), at(600)).unwrap();
+    assert_eq!(state(&active, 1), LeaseState::Active);
+    assert_eq!(book.due(), Some(Duration::from_secs(600 + 24 * 60)));
+    let warned = book.step(Input::Tick, at(600 + 24 * 60)).unwrap();
+    assert_eq!(warned.then, [Then::Warn(id(1))]);
+    book.step(Input::Renew(id(1), None), at(600 + 29 * 60)).unwrap();
+    assert!(book.step(Input::Tick, at(600 + 30 * 60)).unwrap().leases.is_empty(), "it was renewed");
+    let over = 600 + 59 * 60;
+    book.step(Input::Tick, at(over - 60)).unwrap();
+    let expired = book.step(Input::Tick, at(over)).unwrap();
+    assert_eq!((state(&expired, 1), expired.then), (LeaseState::Releasing, vec![Then::Release(id(1))]));
+    let freed = book.step(Input::Freed(id(1), Ok(())), at(over + 5)).unwrap();
+    assert_eq!(state(&freed, 1), LeaseState::Expired);
+    assert!(book.step(Input::Renew(id(1), None), at(over + 6)).is_err());
+}
+
+#[test]
+fn renewals_end_with_the_total() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    for minute in [25, 50, 75, 100, 115] {
+        book.step(Input::Renew(id(1), None), at(minute * 60)).unwrap();
+    }
+    let left = book.get(id(1)).unwrap().left(Duration::from_mins(115));
+    assert_eq!((left.lease, left.total), (MINUTE * 5, MINUTE * 5));
+    assert_eq!(state(&book.step(Input::Tick, at(120 * 60)).unwrap(), 1), LeaseState::Releasing);
+}
+
+#[test]
+fn a_failed_preparation_sets_the_machine_aside_and_tries_another_while_there_is_time() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, true, &all(2), at(0)).unwrap();
+    let failure = book.step(Input::Prepared(id(1), Err(failed())), at(5)).unwrap();
+    assert_eq!(state(&failure, 1), LeaseState::Queued);
+    let quarantine = book.kept(&key(1)).unwrap().quarantine.clone().unwrap();
+    assert!(quarantine.automatic && quarantine.reason.contains("as a test wanted"), "{quarantine:?}");
+    let again = book.step(Input::Look(&all(2)), at(6)).unwrap();
+    assert_eq!(again.leases[&id(1)].machine_name.as_deref(), Some("qubes-2"));
+    book.step(Input::Prepared(id(1), Err(failed())), at(7)).unwrap();
+    assert!(book.step(Input::Look(&all(2)), at(8)).unwrap().leases.is_empty(), "both are set aside");
+
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, false, &all(2), at(0)).unwrap();
+    let failure = book.step(Input::Prepared(id(1), Err(failed())), at(5)).unwrap();
+    assert_eq!((state(&failure, 1), &*failure.then), (LeaseState::Releasing, &[Then::Release(id(1))][..]));
+    let freed = book.step(Input::Freed(id(1), Ok(())), at(6)).unwrap();
+    let ended = &freed.leases[&id(1)];
+    assert_eq!(
+        (ended.state, ended.error.as_ref().unwrap().kind),
+        (LeaseState::Failed, FailureKind::HostRejected)
+    );
+}
+
+#[test]
+fn a_failed_release_sets_the_machine_aside_until_an_operator_clears_it() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    end(&mut book, 1, EndReason::Released, at(1));
+    let freed = book.step(Input::Freed(id(1), Err(failed())), at(2)).unwrap();
+    let ended = &freed.leases[&id(1)];
+    assert_eq!((ended.state, ended.warnings.len()), (LeaseState::Released, 1));
+    assert!(ask(&mut book, 2, false, false, &all(1), at(3)).is_err());
+    book.step(Input::Clear(key(1)), at(4)).unwrap();
+    let granted = ask(&mut book, 3, false, false, &all(1), at(5)).unwrap();
+    assert_eq!(granted.leases[&id(3)].fence, Some(2));
+}
+
+#[test]
+fn what_an_operator_said_of_a_machine_stays() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    let mine = Quarantine {
+        reason: "mine".to_owned(),
+        by: "boss".to_owned(),
+        since: at(1).wall,
+        automatic: false,
+        job: None,
+    };
+    book.step(Input::SetAside(key(1), mine.clone()), at(1)).unwrap();
+    end(&mut book, 1, EndReason::Revoked, at(2));
+    book.step(Input::Freed(id(1), Err(failed())), at(3)).unwrap();
+    assert_eq!(book.kept(&key(1)).unwrap().quarantine, Some(mine));
+}
+
+#[test]
+fn a_machine_that_vanishes_fails_its_lease_and_comes_back_set_aside() {
+    for gone in [vec![], vec![MachineIdentity { id: MachineId::new("99"), ..identity(1) }]] {
+        for prepare in [false, true] {
+            let mut book = empty(rules());
+            ask(&mut book, 1, prepare, true, &all(1), at(0)).unwrap();
+            assert!(
+                book.step(Input::Machines(&[identity(1)]), at(1)).unwrap().leases.is_empty(),
+                "it is there"
+            );
+            let changes = book.step(Input::Machines(&gone), at(2)).unwrap();
+            let ended = &changes.leases[&id(1)];
+            assert_eq!(
+                (ended.state, ended.end.as_ref().unwrap().reason),
+                (LeaseState::Failed, EndReason::MachineGone)
+            );
+            assert!(changes.then.is_empty() && book.kept(&key(1)).unwrap().quarantine.is_some());
+        }
+    }
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    end(&mut book, 1, EndReason::Released, at(1));
+    let changes = book.step(Input::Machines(&[]), at(2)).unwrap();
+    assert_eq!(state(&changes, 1), LeaseState::Released, "it ends as it was ending");
+}
+
+#[test]
+fn every_end_of_a_lease_is_the_same_when_it_is_asked_for_again() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, false, &all(1), at(0)).unwrap();
+    let first = end(&mut book, 1, EndReason::Released, at(1));
+    assert_eq!(first.then, [Then::Release(id(1))]);
+    let again = end(&mut book, 1, EndReason::Revoked, at(2));
+    assert!(again.leases.is_empty() && again.then.is_empty());
+    // A preparation that succeeds too late changes nothing.
+    assert!(book.step(Input::Prepared(id(1), Ok(())), at(3)).unwrap().leases.is_empty());
+    assert_eq!(state(&book.step(Input::Freed(id(1), Ok(())), at(4)).unwrap(), 1), LeaseState::Released);
+}
+
+#[test]
+fn downtime_counts_by_the_wall_clock_never_negative_and_leaves_a_grace() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    let kept = Lease::clone(&book.get(id(1)).unwrap().lease);
+    let restored = |wall: u64| {
+        let now = Now { wall: at(wall).wall, elapsed: Duration::from_secs(7) };
+        Book::restored(rules(), [kept.clone()], BTreeMap::new(), now)
+            .get(id(1))
+            .unwrap()
+            .left(Duration::from_secs(7))
+            .lease
+    };
+    assert_eq!(restored(600), MINUTE * 20);
+    assert_eq!(restored(29 * 60 + 50), MINUTE, "the grace");
+    assert_eq!(restored(86_400), MINUTE);
+    let earlier = Now { wall: at(0).wall - SignedDuration::from_hours(1), elapsed: Duration::ZERO };
+    let book = Book::restored(rules(), [kept], BTreeMap::new(), earlier);
+    assert_eq!(book.get(id(1)).unwrap().left(Duration::ZERO).lease, MINUTE * 30);
+}
+
+#[test]
+fn after_a_restart_what_was_under_way_is_taken_up() {
+    let mut book = empty(rules());
+    for (number, prepare) in [(1, false), (2, true), (3, false)] {
+        ask(&mut book, number, prepare, false, &all(3), at(0)).unwrap();
+    }
+    end(&mut book, 3, EndReason::Released, at(1));
+    let leases: Vec<Lease> = book.open().map(|open| Lease::clone(&open.lease)).collect();
+    let restored = Book::restored(rules(), leases, book.machines().clone(), at(2));
+    assert_eq!(restored.unfinished(), [Then::Prepare(id(2)), Then::Release(id(3))]);
+}
+
+/// One thing that happens in a random history.
+#[derive(Clone, Debug)]
+enum Happening {
+    Ask { prepare: bool, queue: bool, odd: bool },
+    Busy(u32),
+    Idle(u32),
+    Look,
+    End { which: usize, revoke: bool },
+    Prepared { which: usize, well: bool },
+    Freed { which: usize, well: bool },
+    Vanish(u32),
+    Appear(u32),
+    SetAside(u32),
+    Clear(u32),
+    Renew(usize),
+    Asked(usize),
+    Pass(u16),
+    Restart(u16),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let machine = 1..=4_u32;
+    prop_oneof![
+        4 => (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(prepare, queue, odd)| Happening::Ask { prepare, queue, odd }),
+        1 => machine.clone().prop_map(Happening::Busy),
+        1 => machine.clone().prop_map(Happening::Idle),
+        2 => Just(Happening::Look),
+        2 => (0..8_usize, any::<bool>()).prop_map(|(which, revoke)| Happening::End { which, revoke }),
+        3 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Happening::Prepared { which, well }),
+        3 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Happening::Freed { which, well }),
+        1 => machine.clone().prop_map(Happening::Vanish),
+        1 => machine.clone().prop_map(Happening::Appear),
+        1 => machine.clone().prop_map(Happening::SetAside),
+        1 => machine.prop_map(Happening::Clear),
+        1 => (0..8_usize).prop_map(Happening::Renew),
+        1 => (0..8_usize).prop_map(Happening::Asked),
+        2 => (0..2_000_u16).prop_map(Happening::Pass),
+        1 => (0..2_000_u16).prop_map(Happening::Restart),
+    ]
+}
+
+/// A small world around the book, and what must hold of it.
+struct Model {
+    book: Book,
+    now: Now,
+    next: u128,
+    busy: BTreeSet<u32>,
+    there: BTreeSet<u32>,
+    fences: BTreeMap<MachineKey, u64>,
+    ended: BTreeMap<LeaseId, LeaseState>,
+    /// In order of arrival: who waits, and for which machines.
+    asked: Vec<LeaseId>,
+}
+
+impl Model {
+    fn new(rules: LeaseRules) -> Self {
+        Self {
+            book: empty(rules),
+            now: at(0),
+            next: 0,
+            busy: BTreeSet::new(),
+            there: (1..=4).collect(),
+            fences: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        self.there.iter().map(|number| machine(*number, !self.busy.contains(number))).collect()
+    }
+
+    fn pick(&self, which: usize) -> Option<LeaseId> {
+        let open: Vec<LeaseId> = self.book.open().map(|open| open.lease.id).collect();
+        (!open.is_empty()).then(|| open[which % open.len()])
+    }
+
+    fn happen(&mut self, happening: &Happening) -> Result<(), String> {
+        let candidates = self.candidates();
+        let now = self.now;
+        let step = |book: &mut Book, input: Input<'_>| book.step(input, now);
+        let outcome = match happening.clone() {
+            Happening::Ask { prepare, queue, odd } => {
+                self.next += 1;
+                let mut wanted = lease(self.next, prepare, queue.then_some(MINUTE * 10), now);
+                if odd {
+                    wanted.select.pool = Some("odd".to_owned());
+                }
+                let asked = wanted.id;
+                let outcome = step(&mut self.book, Input::Ask(wanted, &candidates));
+                if outcome.is_ok() {
+                    self.asked.push(asked);
+                }
+                outcome
+            }
+            Happening::Busy(number) => {
+                self.busy.insert(number);
+                Ok(Changes::default())
+            }
+            Happening::Idle(number) => {
+                self.busy.remove(&number);
+                Ok(Changes::default())
+            }
+            Happening::Look => step(&mut self.book, Input::Look(&candidates)),
+            Happening::End { which, revoke } => match self.pick(which) {
+                Some(id) => {
+                    let reason = if revoke { EndReason::Revoked } else { EndReason::Released };
+                    step(&mut self.book, Input::End { id, reason, by: "ci".to_owned(), detail: None })
+                }
+                None => Ok(Changes::default()),
+            },
+            Happening::Prepared { which, well } => match self.pick(which) {
+                Some(id) => {
+                    step(&mut self.book, Input::Prepared(id, if well { Ok(()) } else { Err(failed()) }))
+                }
+                None => Ok(Changes::default()),
+            },
+            Happening::Freed { which, well } => match self.pick(which) {
+                Some(id) => step(&mut self.book, Input::Freed(id, if well { Ok(()) } else { Err(failed()) })),
+                None => Ok(Changes::default()),
+            },
+            Happening::Vanish(number) => {
+                self.there.remove(&number);
+                let there: Vec<MachineIdentity> = self.there.iter().map(|number| identity(*number)).collect();
+                step(&mut self.book, Input::Machines(&there))
+            }
+            Happening::Appear(number) => {
+                self.there.insert(number);
+                Ok(Changes::default())
+            }
+            Happening::SetAside(number) => {
+                let quarantine = Quarantine {
+                    reason: "r".to_owned(),
+                    by: "b".to_owned(),
+                    since: now.wall,
+                    automatic: false,
+                    job: None,
+                };
+                step(&mut self.book, Input::SetAside(key(number), quarantine))
+            }
+            Happening::Clear(number) => step(&mut self.book, Input::Clear(key(number))),
+            Happening::Renew(which) => match self.pick(which) {
+                Some(id) => step(&mut self.book, Input::Renew(id, None)),
+                None => Ok(Changes::default()),
+            },
+            Happening::Asked(which) => match self.pick(which) {
+                Some(id) => step(&mut self.book, Input::Asked(id)),
+                None => Ok(Changes::default()),
+            },
+            Happening::Pass(seconds) => {
+                self.now.elapsed += Duration::from_secs(seconds.into());
+                self.now.wall += SignedDuration::from_secs(seconds.into());
+                self.book.step(Input::Tick, self.now)
+            }
+            Happening::Restart(seconds) => {
+                let leases: Vec<Lease> = self.book.open().map(|open| Lease::clone(&open.lease)).collect();
+                let machines: BTreeMap<MachineKey, Kept> = self.book.machines().clone();
+                self.now = Now {
+                    wall: self.now.wall + SignedDuration::from_secs(seconds.into()),
+                    elapsed: Duration::ZERO,
+                };
+                let sabotage = Sabotage::new();
+                self.book = Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, self.now);
+                Ok(Changes::default())
+            }
+        };
+        self.check(outcome.unwrap_or_default())
+    }
+
+    fn check(&mut self, changes: Changes) -> Result<(), String> {
+        let mut holders: BTreeMap<MachineKey, LeaseId> = BTreeMap::new();
+        for open in self.book.open() {
+            let lease = &open.lease;
+            if lease.state.is_end() {
+                return Err(format!("{} has ended and is still open", lease.id));
+            }
+            if let Some(machine) = lease.machine.as_ref().filter(|_| lease.state.holds()) {
+                if let Some(other) = holders.insert(MachineKey::of(machine), lease.id) {
+                    return Err(format!("{machine:?} is held by {} and {other}", lease.id));
+                }
+            } else if lease.state.holds() {
+                return Err(format!("{} holds nothing", lease.id));
+            }
+            if lease.state.holds() != lease.fence.is_some() {
+                return Err(format!("{} has no fence, or a fence and no machine", lease.id));
+            }
+        }
+        for (id, lease) in &changes.leases {
+            if let Some(end) = self.ended.get(id) {
+                return Err(format!("{id} ended {end:?} and changed after it"));
+            }
+            if lease.state.is_end() {
+                self.ended.insert(*id, lease.state);
+                if lease.end.as_ref().map(|end| end.reason.state()) != Some(lease.state) {
+                    return Err(format!("{id} ended {:?} for another reason", lease.state));
+                }
+            }
+        }
+        for (machine, kept) in self.book.machines() {
+            let before = self.fences.insert(machine.clone(), kept.fence).unwrap_or(0);
+            if kept.fence < before {
+                return Err(format!("the fence of {machine:?} went from {before} to {}", kept.fence));
+            }
+        }
+        for (id, lease) in &changes.leases {
+            let grants_before = lease.state == LeaseState::Preparing || lease.state == LeaseState::Active;
+            let fence = lease.fence.unwrap_or_default();
+            if grants_before
+                && lease
+                    .machine
+                    .as_ref()
+                    .and_then(|machine| self.book.kept(&MachineKey::of(machine)))
+                    .map(|kept| kept.fence)
+                    != Some(fence)
+            {
+                return Err(format!("{id} has not its machine's newest fence"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing that waits was passed over while a machine that it could have had went to one who came later.
+    fn fair(&mut self) -> Result<(), String> {
+        let candidates = self.candidates();
+        let queued: Vec<LeaseId> = self
+            .book
+            .open()
+            .filter(|open| open.lease.state == LeaseState::Queued)
+            .map(|open| open.lease.id)
+            .collect();
+        let changes = self.book.step(Input::Look(&candidates), self.now).unwrap_or_default();
+        for (place, id) in queued.iter().enumerate() {
+            let passed_over = self.book.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
+            let Some(open) = passed_over else { continue };
+            for later in &queued[place + 1..] {
+                let Some(granted) = changes.leases.get(later).and_then(|lease| lease.machine.clone()) else {
+                    continue;
+                };
+                let taken = candidates.iter().find(|candidate| candidate.identity == granted);
+                if taken.is_some_and(|candidate| super::fit::fits(&open.lease.select, candidate)) {
+                    return Err(format!("{later} was given what {id} waited for"));
+                }
+            }
+        }
+        self.check(changes)
+    }
+
+    /// With time and luck every lease ends, and no machine is left neither free nor set aside.
+    fn comes_to_an_end(&mut self) -> Result<(), String> {
+        for _ in 0..50 {
+            let open: Vec<(LeaseId, LeaseState)> =
+                self.book.open().map(|open| (open.lease.id, open.lease.state)).collect();
+            if open.is_empty() {
+                return Ok(());
+            }
+            for (id, state) in open {
+                let input = match state {
+                    LeaseState::Preparing => Input::Prepared(id, Ok(())),
+                    LeaseState::Releasing => Input::Freed(id, Ok(())),
+                    _ => continue,
+                };
+                let changes = self.book.step(input, self.now).map_err(|failure| failure.detail)?;
+                self.check(changes)?;
+            }
+            self.happen(&Happening::Pass(1_800))?;
+        }
+        Err("some lease never ends".to_owned())
+    }
+}
+
+fn run(rules: LeaseRules, history: &[Happening]) -> Result<(), String> {
+    let mut model = Model::new(rules);
+    for happening in history {
+        model.happen(happening)?;
+        model.fair()?;
+    }
+    model.comes_to_an_end()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_machine_has_two_holders_and_every_lease_ends(
+        history in proptest::collection::vec(happening(), 1..60)
+    ) {
+        prop_assert_eq!(run(rules(), &history), Ok(()));
+    }
+}
+
+#[test]
+fn a_forgotten_fence_is_noticed() {
+    let forgetful = LeaseRules { sabotage: Mistake::FenceForgotten.into(), ..rules() };
+    let once = |number: usize| {
+        [
+            Happening::Ask { prepare: false, queue: false, odd: false },
+            Happening::End { which: number, revoke: false },
+            Happening::Freed { which: number, well: true },
+        ]
+    };
+    let history: Vec<Happening> = (0..8).flat_map(|_| once(0)).collect();
+    let mut model = Model::new(forgetful);
+    let mut granted = BTreeMap::new();
+    let mut noticed = false;
+    for happening in &history {
+        noticed |= model.happen(happening).is_err();
+        for open in model.book.open() {
+            let seen = (open.lease.machine.as_ref().map(MachineKey::of), open.lease.fence);
+            let holder = granted.entry(seen).or_insert(open.lease.id);
+            noticed |= *holder != open.lease.id;
+        }
+    }
+    assert!(noticed);
+    let _ = JobId::new(Uuid::nil());
+}

@@ -1,0 +1,375 @@
+//! A lease, and why a machine is set aside.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::FailureDocument;
+use super::job::IdentityDocument;
+use super::{DocumentError, job_id, power, time, word};
+use crate::domain::lease::{
+    EndReason, HistoryEntry, Lease, LeaseEnd, LeaseId, LeaseState, Prepare, Quarantine, Readiness, Release,
+    Select, TimeLeft,
+};
+
+/// Writes a lease's document.
+pub fn encode(lease: &Lease) -> Result<String, DocumentError> {
+    serde_json::to_string(&LeaseDocument::from(lease)).map_err(DocumentError::Json)
+}
+
+/// Reads a lease's document.
+pub fn decode(version: i64, text: &str) -> Result<Lease, DocumentError> {
+    if version != super::VERSION {
+        return Err(DocumentError::Version(version));
+    }
+    serde_json::from_str::<LeaseDocument>(text).map_err(DocumentError::Json)?.try_into()
+}
+
+/// Writes why a machine is set aside.
+pub fn encode_quarantine(quarantine: &Quarantine) -> Result<String, DocumentError> {
+    serde_json::to_string(&QuarantineDocument::from(quarantine)).map_err(DocumentError::Json)
+}
+
+/// Reads why a machine is set aside.
+pub fn decode_quarantine(text: &str) -> Result<Quarantine, DocumentError> {
+    serde_json::from_str::<QuarantineDocument>(text).map_err(DocumentError::Json)?.try_into()
+}
+
+#[derive(Serialize, Deserialize)]
+struct LeaseDocument {
+    id: String,
+    state: String,
+    select: SelectDocument,
+    machine: Option<IdentityDocument>,
+    machine_name: Option<String>,
+    pool: Option<String>,
+    holder: String,
+    requested_by: String,
+    reference: Option<String>,
+    ttl_ms: u64,
+    max_total_ms: u64,
+    queue_for_ms: Option<u64>,
+    prepare: Option<PrepareDocument>,
+    release: ReleaseDocument,
+    created_at: String,
+    active_at: Option<String>,
+    fence: Option<u64>,
+    grants: u32,
+    job: Option<String>,
+    queue_left_ms: u64,
+    lease_left_ms: u64,
+    total_left_ms: u64,
+    noted_at: String,
+    warned: bool,
+    history: Vec<HistoryDocument>,
+    end: Option<EndDocument>,
+    ended_at: Option<String>,
+    error: Option<FailureDocument>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SelectDocument {
+    machine: Option<String>,
+    name: Option<String>,
+    mac: Option<String>,
+    pool: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PrepareDocument {
+    snapshot: Option<String>,
+    power: Option<String>,
+    until: Option<String>,
+    settle_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReleaseDocument {
+    keep_power: bool,
+    snapshot: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HistoryDocument {
+    at: String,
+    what: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EndDocument {
+    reason: String,
+    by: String,
+    at: String,
+    detail: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct QuarantineDocument {
+    reason: String,
+    by: String,
+    since: String,
+    automatic: bool,
+    job: Option<String>,
+}
+
+impl From<&Lease> for LeaseDocument {
+    fn from(lease: &Lease) -> Self {
+        let Lease {
+            id,
+            state,
+            select,
+            machine,
+            machine_name,
+            pool,
+            holder,
+            requested_by,
+            reference,
+            ttl,
+            max_total,
+            queue_for,
+            prepare,
+            release,
+            created_at,
+            active_at,
+            fence,
+            grants,
+            job,
+            time: TimeLeft { queue, lease: left, total },
+            noted_at,
+            warned,
+            history,
+            end,
+            ended_at,
+            error,
+            warnings,
+        } = lease;
+        Self {
+            id: id.to_string(),
+            state: state.as_str().to_owned(),
+            select: select.into(),
+            machine: machine.as_ref().map(IdentityDocument::from),
+            machine_name: machine_name.clone(),
+            pool: pool.clone(),
+            holder: holder.clone(),
+            requested_by: requested_by.clone(),
+            reference: reference.clone(),
+            ttl_ms: milliseconds(*ttl),
+            max_total_ms: milliseconds(*max_total),
+            queue_for_ms: queue_for.map(milliseconds),
+            prepare: prepare.as_ref().map(PrepareDocument::from),
+            release: release.into(),
+            created_at: created_at.to_string(),
+            active_at: active_at.map(|at| at.to_string()),
+            fence: *fence,
+            grants: *grants,
+            job: job.map(|job| job.to_string()),
+            queue_left_ms: milliseconds(*queue),
+            lease_left_ms: milliseconds(*left),
+            total_left_ms: milliseconds(*total),
+            noted_at: noted_at.to_string(),
+            warned: *warned,
+            history: history.iter().map(HistoryDocument::from).collect(),
+            end: end.as_ref().map(EndDocument::from),
+            ended_at: ended_at.map(|at| at.to_string()),
+            error: error.as_ref().map(FailureDocument::from),
+            warnings: warnings.clone(),
+        }
+    }
+}
+
+impl TryFrom<LeaseDocument> for Lease {
+    type Error = DocumentError;
+
+    fn try_from(document: LeaseDocument) -> Result<Self, DocumentError> {
+        let LeaseDocument {
+            id,
+            state,
+            select,
+            machine,
+            machine_name,
+            pool,
+            holder,
+            requested_by,
+            reference,
+            ttl_ms,
+            max_total_ms,
+            queue_for_ms,
+            prepare,
+            release,
+            created_at,
+            active_at,
+            fence,
+            grants,
+            job,
+            queue_left_ms,
+            lease_left_ms,
+            total_left_ms,
+            noted_at,
+            warned,
+            history,
+            end,
+            ended_at,
+            error,
+            warnings,
+        } = document;
+        Ok(Self {
+            id: lease_id(id)?,
+            state: word("state of a lease", state, LeaseState::parse)?,
+            select: select.try_into()?,
+            machine: machine.map(Into::into),
+            machine_name,
+            pool,
+            holder,
+            requested_by,
+            reference,
+            ttl: Duration::from_millis(ttl_ms),
+            max_total: Duration::from_millis(max_total_ms),
+            queue_for: queue_for_ms.map(Duration::from_millis),
+            prepare: prepare.map(TryInto::try_into).transpose()?,
+            release: release.into(),
+            created_at: time(created_at)?,
+            active_at: active_at.map(time).transpose()?,
+            fence,
+            grants,
+            job: job.map(job_id).transpose()?,
+            time: TimeLeft {
+                queue: Duration::from_millis(queue_left_ms),
+                lease: Duration::from_millis(lease_left_ms),
+                total: Duration::from_millis(total_left_ms),
+            },
+            noted_at: time(noted_at)?,
+            warned,
+            history: history.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            end: end.map(TryInto::try_into).transpose()?,
+            ended_at: ended_at.map(time).transpose()?,
+            error: error.map(TryInto::try_into).transpose()?,
+            warnings,
+        })
+    }
+}
+
+impl From<&Select> for SelectDocument {
+    fn from(select: &Select) -> Self {
+        let Select { machine, name, mac, pool } = select;
+        let (machine, name, pool) = (machine.clone(), name.clone(), pool.clone());
+        Self { machine, name, mac: mac.map(|mac| mac.to_string()), pool }
+    }
+}
+
+impl TryFrom<SelectDocument> for Select {
+    type Error = DocumentError;
+
+    fn try_from(document: SelectDocument) -> Result<Self, DocumentError> {
+        let SelectDocument { machine, name, mac, pool } = document;
+        let mac = mac.map(|mac| word("hardware address", mac, |mac| mac.parse().ok())).transpose()?;
+        Ok(Self { machine, name, mac, pool })
+    }
+}
+
+impl From<&Prepare> for PrepareDocument {
+    fn from(prepare: &Prepare) -> Self {
+        let Prepare { snapshot, power, until, settle } = prepare;
+        Self {
+            snapshot: snapshot.clone(),
+            power: power.map(|power| power.as_str().to_owned()),
+            until: until.map(|until| until.as_str().to_owned()),
+            settle_ms: settle.map(milliseconds),
+        }
+    }
+}
+
+impl TryFrom<PrepareDocument> for Prepare {
+    type Error = DocumentError;
+
+    fn try_from(document: PrepareDocument) -> Result<Self, DocumentError> {
+        let PrepareDocument { snapshot, power: state, until, settle_ms } = document;
+        Ok(Self {
+            snapshot,
+            power: state.map(power).transpose()?,
+            until: until.map(|until| word("readiness", until, Readiness::parse)).transpose()?,
+            settle: settle_ms.map(Duration::from_millis),
+        })
+    }
+}
+
+impl From<&Release> for ReleaseDocument {
+    fn from(release: &Release) -> Self {
+        let Release { keep_power, snapshot } = release;
+        Self { keep_power: *keep_power, snapshot: snapshot.clone() }
+    }
+}
+
+impl From<ReleaseDocument> for Release {
+    fn from(document: ReleaseDocument) -> Self {
+        let ReleaseDocument { keep_power, snapshot } = document;
+        Self { keep_power, snapshot }
+    }
+}
+
+impl From<&HistoryEntry> for HistoryDocument {
+    fn from(entry: &HistoryEntry) -> Self {
+        let HistoryEntry { at, what } = entry;
+        Self { at: at.to_string(), what: what.clone() }
+    }
+}
+
+impl TryFrom<HistoryDocument> for HistoryEntry {
+    type Error = DocumentError;
+
+    fn try_from(document: HistoryDocument) -> Result<Self, DocumentError> {
+        let HistoryDocument { at, what } = document;
+        Ok(Self { at: time(at)?, what })
+    }
+}
+
+impl From<&LeaseEnd> for EndDocument {
+    fn from(end: &LeaseEnd) -> Self {
+        let LeaseEnd { reason, by, at, detail } = end;
+        Self {
+            reason: reason.as_str().to_owned(),
+            by: by.clone(),
+            at: at.to_string(),
+            detail: detail.clone(),
+        }
+    }
+}
+
+impl TryFrom<EndDocument> for LeaseEnd {
+    type Error = DocumentError;
+
+    fn try_from(document: EndDocument) -> Result<Self, DocumentError> {
+        let EndDocument { reason, by, at, detail } = document;
+        Ok(Self { reason: word("end of a lease", reason, EndReason::parse)?, by, at: time(at)?, detail })
+    }
+}
+
+impl From<&Quarantine> for QuarantineDocument {
+    fn from(quarantine: &Quarantine) -> Self {
+        let Quarantine { reason, by, since, automatic, job } = quarantine;
+        Self {
+            reason: reason.clone(),
+            by: by.clone(),
+            since: since.to_string(),
+            automatic: *automatic,
+            job: job.map(|job| job.to_string()),
+        }
+    }
+}
+
+impl TryFrom<QuarantineDocument> for Quarantine {
+    type Error = DocumentError;
+
+    fn try_from(document: QuarantineDocument) -> Result<Self, DocumentError> {
+        let QuarantineDocument { reason, by, since, automatic, job } = document;
+        Ok(Self { reason, by, since: time(since)?, automatic, job: job.map(job_id).transpose()? })
+    }
+}
+
+fn lease_id(text: String) -> Result<LeaseId, DocumentError> {
+    text.parse().map_err(|_| DocumentError::Word { what: "lease id", word: text })
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
