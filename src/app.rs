@@ -88,7 +88,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     options.connect_timeout = esx.connect_timeout;
     options.read_timeout = esx.read_timeout;
     options.answer_limit = esx.answer_limit;
-    let config::Deadlines { power, guest, create, revert, remove } = jobs.deadlines;
+    let config::Deadlines { power, guest, create, revert, remove, prepare } = jobs.deadlines;
     Ok(Settings {
         listen: http.listen,
         tls: http.tls_certificate.zip(http.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
@@ -100,7 +100,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             outage_grace: esx.outage_grace,
             queue_per_machine: jobs.queue_per_machine,
             queue_in_all: jobs.queue_total,
-            deadlines: Deadlines { power, guest, create, revert, remove },
+            deadlines: Deadlines { power, guest, create, revert, remove, prepare },
             retention: Retention {
                 jobs: Duration::from_hours(24) * jobs.retention_days,
                 ..Retention::default()

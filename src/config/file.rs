@@ -84,13 +84,14 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     table.set("queue_per_machine", queue_per_machine, count);
     table.set("queue_total", queue_total, count);
     table.set("retention_days", retention_days, |value| integer(value, 1..=36_500));
-    let Deadlines { power, guest, create, revert, remove } = deadlines;
+    let Deadlines { power, guest, create, revert, remove, prepare } = deadlines;
     let mut inner = table.table("deadlines");
     inner.set("power", power, deadline);
     inner.set("guest", guest, deadline);
     inner.set("create", create, deadline);
     inner.set("revert", revert, deadline);
     inner.set("remove", remove, deadline);
+    inner.set("prepare", prepare, deadline);
     inner.finish();
     table.finish();
 

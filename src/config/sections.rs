@@ -104,6 +104,8 @@ pub struct Deadlines {
     pub revert: Duration,
     /// Removals of snapshots.
     pub remove: Duration,
+    /// Making a machine ready for a lease, and bringing it back after one.
+    pub prepare: Duration,
 }
 
 /// `[state]`: what outlives a restart.
@@ -174,6 +176,7 @@ impl Default for Deadlines {
             create: Duration::from_hours(1),
             revert: Duration::from_hours(1),
             remove: Duration::from_hours(24),
+            prepare: Duration::from_mins(30),
         }
     }
 }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use super::call::{Evidence, HostCall};
 use super::failure::Failure;
 use super::ids::{JobId, QuestionId, SnapshotId, TaskId};
+use super::lease::{LeaseId, Readiness};
 use super::machine::{MachineIdentity, PowerState};
 
 /// What a caller asked for.
@@ -66,6 +67,21 @@ pub enum JobRequest {
         name: Option<String>,
         description: Option<String>,
     },
+    /// Makes a machine ready for whoever leased it.
+    Prepare {
+        /// Bound as a revert's, with its path.
+        snapshot: Option<(SnapshotId, String)>,
+        power: Option<PowerState>,
+        until: Option<Readiness>,
+        settle: Option<Duration>,
+    },
+    /// Brings a machine back after its lease, and proves it.
+    Release {
+        /// Left as it is; else it is powered off.
+        keep_power: bool,
+        /// Bound as a revert's, with its path.
+        snapshot: Option<(SnapshotId, String)>,
+    },
 }
 
 /// The kind of a job, as callers see and filter it.
@@ -84,6 +100,8 @@ pub enum JobKind {
     SnapshotRemove,
     SnapshotRemoveAll,
     SnapshotRename,
+    LeasePrepare,
+    LeaseRelease,
 }
 
 impl JobKind {
@@ -102,6 +120,8 @@ impl JobKind {
         Self::SnapshotRemove,
         Self::SnapshotRemoveAll,
         Self::SnapshotRename,
+        Self::LeasePrepare,
+        Self::LeaseRelease,
     ];
 
     /// The word that callers see.
@@ -121,6 +141,8 @@ impl JobKind {
             Self::SnapshotRemove => "snapshot.remove",
             Self::SnapshotRemoveAll => "snapshot.remove_all",
             Self::SnapshotRename => "snapshot.rename",
+            Self::LeasePrepare => "lease.prepare",
+            Self::LeaseRelease => "lease.release",
         }
     }
 
@@ -149,6 +171,8 @@ impl JobRequest {
             Self::RemoveSnapshot { .. } => JobKind::SnapshotRemove,
             Self::RemoveAllSnapshots => JobKind::SnapshotRemoveAll,
             Self::RenameSnapshot { .. } => JobKind::SnapshotRename,
+            Self::Prepare { .. } => JobKind::LeasePrepare,
+            Self::Release { .. } => JobKind::LeaseRelease,
         }
     }
 }
@@ -224,6 +248,8 @@ pub struct Job {
     pub requested_by: String,
     /// What the caller sent as `Otter-Reference`.
     pub reference: Option<String>,
+    /// The lease that it was asked for under, or that it prepares or releases.
+    pub lease: Option<LeaseId>,
     pub result: Option<JobResult>,
     pub warnings: Vec<String>,
     pub error: Option<Failure>,

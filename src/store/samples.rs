@@ -12,6 +12,7 @@ use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
+use crate::domain::lease::{LeaseId, Readiness};
 use crate::domain::machine::{MachineIdentity, PowerState};
 
 /// The first moment of the tests.
@@ -42,6 +43,7 @@ pub fn queued(n: u32) -> Job {
         deadline_at: created_at + SignedDuration::from_mins(10),
         requested_by: "anonymous".to_owned(),
         reference: None,
+        lease: None,
         result: None,
         warnings: Vec::new(),
         error: None,
@@ -80,6 +82,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
     let rest = (
         any::<String>(),
         any::<Option<String>>(),
+        option::of(any::<u128>().prop_map(|bits| LeaseId(Uuid::from_u128(bits)))),
         option::of(any_result()),
         any::<Vec<String>>(),
         option::of(any_failure()),
@@ -90,7 +93,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         |(
             (id, state, machine, machine_name, request, phase, steps),
             (cancel_requested_at, created_at, updated_at, started_at, finished_at, deadline_at),
-            (requested_by, reference, result, warnings, error, host_task, intent),
+            (requested_by, reference, lease, result, warnings, error, host_task, intent),
         )| Job {
             id: JobId::new(Uuid::from_u128(id)),
             state,
@@ -107,6 +110,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
             deadline_at,
             requested_by,
             reference,
+            lease,
             result,
             warnings,
             error,
@@ -169,6 +173,20 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
         ),
         (any_snapshot(), any::<String>(), any::<Option<bool>>())
             .prop_map(|(snapshot, path, power_on)| JobRequest::Revert { snapshot, path, power_on }),
+        (
+            option::of((any_snapshot(), any::<String>())),
+            option::of(any_power_state()),
+            option::of(proptest::sample::select(Readiness::ALL)),
+            option::of(any::<u32>())
+        )
+            .prop_map(|(snapshot, power, until, settle)| JobRequest::Prepare {
+                snapshot,
+                power,
+                until,
+                settle: settle.map(|seconds| Duration::from_secs(seconds.into())),
+            }),
+        (any::<bool>(), option::of((any_snapshot(), any::<String>())))
+            .prop_map(|(keep_power, snapshot)| JobRequest::Release { keep_power, snapshot }),
     ]
 }
 

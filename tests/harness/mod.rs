@@ -300,6 +300,7 @@ pub fn settings(url: &str) -> Settings {
                 create: Duration::from_hours(1),
                 revert: Duration::from_hours(1),
                 remove: Duration::from_hours(24),
+                prepare: Duration::from_mins(30),
             },
             retention: Retention::default(),
         },

@@ -126,6 +126,15 @@ pub struct JobRequestView {
     /// The key of the choice that it is answered with.
     #[schema(required)]
     pub choice: Option<String>,
+    /// What the power is to be before a lease is active; after a lease, null where it is left as it is.
+    #[schema(required)]
+    pub power: Option<crate::api::machines::wire::PowerStateName>,
+    /// What is waited for before a lease is active: `power_state:on`, `ip` or `tools`.
+    #[schema(required)]
+    pub until: Option<String>,
+    /// How long a machine is left to come to rest before a lease is active.
+    #[schema(required, example = "1m30s")]
+    pub settle: Option<String>,
 }
 
 /// One call to the host.
@@ -202,6 +211,7 @@ impl Job {
             deadline_at,
             requested_by,
             reference,
+            lease,
             result,
             warnings,
             error,
@@ -230,7 +240,7 @@ impl Job {
             deadline_at: *deadline_at,
             requested_by: requested_by.clone(),
             reference: reference.clone(),
-            lease: None,
+            lease: lease.map(|lease| lease.to_string()),
             result: result.as_ref().map(JobResult::of),
             warnings: warnings.clone(),
             error: error.as_ref().map(|failure| Problem::of(failure, None)),
@@ -294,6 +304,20 @@ impl JobRequestView {
                 snapshot_path: Some(path.clone()),
                 name: name.clone(),
                 description: description.clone(),
+                ..nothing
+            },
+            JobRequest::Prepare { snapshot, power, until, settle } => Self {
+                snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
+                snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
+                power: power.map(Into::into),
+                until: until.map(|until| until.as_str().to_owned()),
+                settle: settle.map(duration::format),
+                ..nothing
+            },
+            JobRequest::Release { keep_power, snapshot } => Self {
+                snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
+                snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
+                power: (!keep_power).then_some(crate::api::machines::wire::PowerStateName::Off),
                 ..nothing
             },
         }

@@ -103,6 +103,7 @@ impl Engine {
             deadline_at: now.saturating_add(deadline).unwrap_or(Timestamp::MAX),
             requested_by,
             reference,
+            lease: None,
             result: None,
             warnings: Vec::new(),
             error: None,

@@ -81,6 +81,8 @@ pub struct Deadlines {
     pub revert: Duration,
     /// Removals of snapshots.
     pub remove: Duration,
+    /// Making a machine ready for a lease, and bringing it back after one.
+    pub prepare: Duration,
 }
 
 /// A job to be accepted.
@@ -135,6 +137,7 @@ impl Deadlines {
             JobKind::SnapshotCreate => self.create,
             JobKind::SnapshotRevert => self.revert,
             JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll => self.remove,
+            JobKind::LeasePrepare | JobKind::LeaseRelease => self.prepare,
         }
     }
 }

@@ -1,15 +1,22 @@
 //! Which call a job makes next, by what it asks for, what it has done, and how the machine is. Pure.
 
+use std::time::Duration;
+
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, StepState};
+use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
 
 /// What is next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     Call(HostCall),
+    /// Wait until the machine is so.
+    Await(Readiness),
+    /// Wait this long.
+    Settle(Duration),
     /// All that was asked for is so.
     Done,
     Fail(Failure),
@@ -80,12 +87,55 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
                 description: description.clone(),
             })
         }
+        JobRequest::Prepare { snapshot: Some((snapshot, path)), .. }
+        | JobRequest::Release { snapshot: Some((snapshot, path)), .. }
+            if !has_done(job, CallKind::RevertToSnapshot) =>
+        {
+            with_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
+                snapshot: snapshot.clone(),
+                suppress_power_on: false,
+            })
+        }
+        JobRequest::Prepare { power: Some(wanted), .. } if now.power_state != Some(*wanted) => {
+            until_power(now, *wanted)
+        }
+        JobRequest::Prepare { until: Some(readiness), .. } if !has_waited(job, step_of(*readiness)) => {
+            Plan::Await(*readiness)
+        }
+        JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, SETTLE) => Plan::Settle(*time),
+        JobRequest::Prepare { .. } => Plan::Done,
+        JobRequest::Release { keep_power: false, .. } if now.power_state != Some(PowerState::Off) => {
+            until_power(now, PowerState::Off)
+        }
+        JobRequest::Release { snapshot: Some((snapshot, path)), .. }
+            if now.current_snapshot.as_ref() != Some(snapshot) =>
+        {
+            let detail = format!("After the revert to {path} another snapshot is current.");
+            Plan::Fail(Failure::new(FailureKind::HostRejected, detail))
+        }
+        JobRequest::Release { .. } => Plan::Done,
+    }
+}
+
+/// The step in which nothing is waited for but time.
+pub const SETTLE: &str = "settle";
+
+/// The step in which a machine is waited for.
+#[must_use]
+pub const fn step_of(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::On => "wait_power",
+        Readiness::Address => "wait_ip",
+        Readiness::Tools => "wait_tools",
     }
 }
 
 /// Whether another call may follow the one that just succeeded, so that the machine must be read again.
 #[must_use]
 pub fn may_continue(job: &Job) -> bool {
+    if matches!(job.request, JobRequest::Prepare { .. } | JobRequest::Release { .. }) {
+        return true;
+    }
     let JobRequest::Revert { power_on: Some(_), .. } = job.request else { return false };
     !has_done(job, CallKind::PowerOn) && !has_done(job, CallKind::PowerOff)
 }
@@ -112,7 +162,9 @@ const fn last_call(request: &JobRequest) -> Option<CallKind> {
         | JobRequest::Kill
         | JobRequest::Suspend
         | JobRequest::Shutdown { .. }
-        | JobRequest::Revert { .. } => None,
+        | JobRequest::Revert { .. }
+        | JobRequest::Prepare { .. }
+        | JobRequest::Release { .. } => None,
     }
 }
 
@@ -140,6 +192,10 @@ fn not_on(what: &str) -> Plan {
 
 fn has_done(job: &Job, call: CallKind) -> bool {
     job.steps.iter().any(|step| step.name == call.as_str() && step.state == StepState::Succeeded)
+}
+
+fn has_waited(job: &Job, step: &str) -> bool {
+    job.steps.iter().any(|waited| waited.name == step && waited.state == StepState::Succeeded)
 }
 
 /// Whether it was called, or could not be, and is over.

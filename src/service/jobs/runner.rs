@@ -18,6 +18,8 @@ use crate::domain::call::HostCall;
 use crate::domain::event::Subject;
 use crate::domain::ids::{MachineId, QuestionId, TaskId};
 use crate::domain::job::{Job, JobState};
+use crate::domain::lease::Readiness;
+use crate::domain::machine::PowerState;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
 use crate::sabotage::{self, Mistake, Sabotage};
 use crate::service::feed::Feed;
@@ -204,6 +206,7 @@ impl Runner {
                 self.answered(&job, &question).await;
                 Input::Waited
             }
+            Effect::AwaitReady(readiness) => Input::Readied(self.ready(&job, readiness).await),
             Effect::Pause(pause) => {
                 self.clock.sleep(pause).await;
                 Input::Waited
@@ -337,6 +340,31 @@ impl Runner {
             };
             if known != Some(glimpse) {
                 return Glimpsed::Now(glimpse);
+            }
+            if changes.changed().await.is_err() {
+                changes = self.inventory.watch(machine);
+            }
+        }
+    }
+
+    /// Whether the machine came to be so; false where it is off or gone, so that it will not.
+    async fn ready(&self, job: &Job, readiness: Readiness) -> bool {
+        let machine = &job.machine.id;
+        let mut changes = self.inventory.watch(machine);
+        self.host_back().await;
+        loop {
+            let picture = self.inventory.picture();
+            let record =
+                picture.machine(machine).filter(|record| job.machine.agrees_with(&record.machine.identity()));
+            let Some(record) = record else { return false };
+            let on = record.machine.power_state == Some(PowerState::On);
+            let ready = match readiness {
+                Readiness::On => on,
+                Readiness::Address => record.ip_address().is_some(),
+                Readiness::Tools => on && record.machine.guest.tools_running,
+            };
+            if ready || !on {
+                return ready;
             }
             if changes.changed().await.is_err() {
                 changes = self.inventory.watch(machine);

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
 use super::intent::IntentDocument;
-use super::{DocumentError, job_id, power, time, word};
+use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
-use crate::domain::machine::MachineIdentity;
+use crate::domain::lease::Readiness;
+use crate::domain::machine::{MachineIdentity, PowerState};
 
 #[derive(Serialize, Deserialize)]
 pub struct JobDocument {
@@ -28,6 +29,8 @@ pub struct JobDocument {
     deadline_at: String,
     requested_by: String,
     reference: Option<String>,
+    #[serde(default)]
+    lease: Option<String>,
     result: Option<ResultDocument>,
     warnings: Vec<String>,
     error: Option<FailureDocument>,
@@ -50,14 +53,63 @@ pub enum RequestDocument {
     Reset,
     Kill,
     Suspend,
-    Shutdown { force_after_ms: Option<u64> },
+    Shutdown {
+        force_after_ms: Option<u64>,
+    },
     Reboot,
-    Answer { question: String, choice: String },
-    CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
-    Revert { snapshot: String, path: String, power_on: Option<bool> },
-    RemoveSnapshot { snapshot: String, path: String, children: bool },
+    Answer {
+        question: String,
+        choice: String,
+    },
+    CreateSnapshot {
+        name: String,
+        description: String,
+        memory: bool,
+        quiesce: bool,
+    },
+    Revert {
+        snapshot: String,
+        path: String,
+        power_on: Option<bool>,
+    },
+    RemoveSnapshot {
+        snapshot: String,
+        path: String,
+        children: bool,
+    },
     RemoveAllSnapshots,
-    RenameSnapshot { snapshot: String, path: String, name: Option<String>, description: Option<String> },
+    RenameSnapshot {
+        snapshot: String,
+        path: String,
+        name: Option<String>,
+        description: Option<String>,
+    },
+    Prepare {
+        snapshot: Option<(String, String)>,
+        power: Option<PowerDocument>,
+        until: Option<ReadinessDocument>,
+        settle_ms: Option<u64>,
+    },
+    Release {
+        keep_power: bool,
+        snapshot: Option<(String, String)>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerDocument {
+    On,
+    Off,
+    Suspended,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadinessDocument {
+    On,
+    Address,
+    Tools,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -95,6 +147,7 @@ impl From<&Job> for JobDocument {
             deadline_at,
             requested_by,
             reference,
+            lease,
             result,
             warnings,
             error,
@@ -117,6 +170,7 @@ impl From<&Job> for JobDocument {
             deadline_at: deadline_at.to_string(),
             requested_by: requested_by.clone(),
             reference: reference.clone(),
+            lease: lease.map(|lease| lease.to_string()),
             result: result.as_ref().map(Into::into),
             warnings: warnings.clone(),
             error: error.as_ref().map(Into::into),
@@ -146,6 +200,7 @@ impl TryFrom<JobDocument> for Job {
             deadline_at,
             requested_by,
             reference,
+            lease,
             result,
             warnings,
             error,
@@ -168,6 +223,7 @@ impl TryFrom<JobDocument> for Job {
             deadline_at: time(deadline_at)?,
             requested_by,
             reference,
+            lease: lease.map(lease_id).transpose()?,
             result: result.map(TryInto::try_into).transpose()?,
             warnings,
             error: error.map(TryInto::try_into).transpose()?,
@@ -199,8 +255,6 @@ impl From<&JobRequest> for RequestDocument {
             JobRequest::Kill => Self::Kill,
             JobRequest::Suspend => Self::Suspend,
             JobRequest::Shutdown { force_after } => {
-                // The longest duration is a hundred years, far below what fits.
-                let milliseconds = |after: &Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 Self::Shutdown { force_after_ms: force_after.as_ref().map(milliseconds) }
             }
             JobRequest::Reboot => Self::Reboot,
@@ -228,8 +282,63 @@ impl From<&JobRequest> for RequestDocument {
                 name: name.clone(),
                 description: description.clone(),
             },
+            JobRequest::Prepare { snapshot, power, until, settle } => Self::Prepare {
+                snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
+                power: power.map(PowerDocument::from),
+                until: until.map(ReadinessDocument::from),
+                settle_ms: settle.as_ref().map(milliseconds),
+            },
+            JobRequest::Release { keep_power, snapshot } => Self::Release {
+                keep_power: *keep_power,
+                snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
+            },
         }
     }
+}
+
+impl From<PowerState> for PowerDocument {
+    fn from(power: PowerState) -> Self {
+        match power {
+            PowerState::On => Self::On,
+            PowerState::Off => Self::Off,
+            PowerState::Suspended => Self::Suspended,
+        }
+    }
+}
+
+impl From<PowerDocument> for PowerState {
+    fn from(power: PowerDocument) -> Self {
+        match power {
+            PowerDocument::On => Self::On,
+            PowerDocument::Off => Self::Off,
+            PowerDocument::Suspended => Self::Suspended,
+        }
+    }
+}
+
+impl From<Readiness> for ReadinessDocument {
+    fn from(readiness: Readiness) -> Self {
+        match readiness {
+            Readiness::On => Self::On,
+            Readiness::Address => Self::Address,
+            Readiness::Tools => Self::Tools,
+        }
+    }
+}
+
+impl From<ReadinessDocument> for Readiness {
+    fn from(readiness: ReadinessDocument) -> Self {
+        match readiness {
+            ReadinessDocument::On => Self::On,
+            ReadinessDocument::Address => Self::Address,
+            ReadinessDocument::Tools => Self::Tools,
+        }
+    }
+}
+
+/// The longest duration is a hundred years, far below what fits.
+fn milliseconds(duration: &Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl From<RequestDocument> for JobRequest {
@@ -259,6 +368,15 @@ impl From<RequestDocument> for JobRequest {
             RequestDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
             RequestDocument::RenameSnapshot { snapshot, path, name, description } => {
                 Self::RenameSnapshot { snapshot: SnapshotId::new(snapshot), path, name, description }
+            }
+            RequestDocument::Prepare { snapshot, power, until, settle_ms } => Self::Prepare {
+                snapshot: snapshot.map(|(id, path)| (SnapshotId::new(id), path)),
+                power: power.map(PowerState::from),
+                until: until.map(Readiness::from),
+                settle: settle_ms.map(Duration::from_millis),
+            },
+            RequestDocument::Release { keep_power, snapshot } => {
+                Self::Release { keep_power, snapshot: snapshot.map(|(id, path)| (SnapshotId::new(id), path)) }
             }
         }
     }

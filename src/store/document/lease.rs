@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
 use super::job::IdentityDocument;
-use super::{DocumentError, job_id, power, time, word};
+use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::lease::{
-    EndReason, HistoryEntry, Lease, LeaseEnd, LeaseId, LeaseState, Prepare, Quarantine, Readiness, Release,
-    Select, TimeLeft,
+    EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Release, Select,
+    TimeLeft,
 };
 
 /// Writes a lease's document.
@@ -364,10 +364,6 @@ impl TryFrom<QuarantineDocument> for Quarantine {
         let QuarantineDocument { reason, by, since, automatic, job } = document;
         Ok(Self { reason, by, since: time(since)?, automatic, job: job.map(job_id).transpose()? })
     }
-}
-
-fn lease_id(text: String) -> Result<LeaseId, DocumentError> {
-    text.parse().map_err(|_| DocumentError::Word { what: "lease id", word: text })
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -14,6 +14,7 @@ use self::job::JobDocument;
 pub use self::lease::{decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine};
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
+use crate::domain::lease::LeaseId;
 use crate::domain::machine::PowerState;
 
 /// The version that this otter writes.
@@ -57,6 +58,10 @@ fn word<T>(
 
 fn power(text: String) -> Result<PowerState, DocumentError> {
     word("power state", text, PowerState::parse)
+}
+
+fn lease_id(text: String) -> Result<LeaseId, DocumentError> {
+    text.parse().map_err(|_| DocumentError::Word { what: "lease id", word: text })
 }
 
 fn job_id(text: String) -> Result<JobId, DocumentError> {

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use super::vocabulary::{Blocker, Called, Effect, Seen, TaskEnd};
 use super::{Driver, End, RETRY_PAUSE, Stage, Then};
 use crate::domain::call::{Evidence, HostCall};
+use crate::domain::failure::FailureKind;
 use crate::domain::job::{Intent, JobKind, Step, StepState};
+use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::jobs::judgement::{self, Verdict};
@@ -56,6 +58,13 @@ impl Driver {
         }
         match plan {
             Plan::Call(call) => self.commit(call, evidence, now),
+            Plan::Await(readiness) => self.await_ready(readiness, now),
+            Plan::Settle(time) => {
+                self.phase("letting the machine come to rest", now);
+                self.begin_step(plan::SETTLE, now);
+                self.stage = Stage::Readying(None);
+                Effect::Pause(time)
+            }
             Plan::Done => self.end(End::Succeeded, now),
             Plan::Fail(failure) => self.end(End::Failed(self.about(failure)), now),
         }
@@ -67,9 +76,30 @@ impl Driver {
         self.job.host_task = None;
         self.after_loss = false;
         self.job.intent = Some(Intent { call, before: before.to_record(), asked: 1 });
+        self.begin_step(name, now);
+        self.save(Then::Call)
+    }
+
+    fn await_ready(&mut self, readiness: Readiness, now: Timestamp) -> Effect {
+        self.phase(&format!("waiting for {}", readiness.as_str()), now);
+        self.begin_step(plan::step_of(readiness), now);
+        self.stage = Stage::Readying(Some(readiness));
+        Effect::AwaitReady(readiness)
+    }
+
+    pub(super) fn readied(&mut self, ready: bool, now: Timestamp) -> Effect {
+        if !ready {
+            let detail = "The machine is not on any more, so what was waited for cannot come.";
+            return self.end(End::Failed(self.failure(FailureKind::InvalidPowerState, detail)), now);
+        }
+        self.finish_step(StepState::Succeeded, None, now);
+        self.save(Then::Begin)
+    }
+
+    /// A step that runs, or runs again: where it did before, it was proven to have had no effect.
+    fn begin_step(&mut self, name: &str, now: Timestamp) {
         let running = |step: &&mut Step| step.name == name && step.state == StepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
-            // It was proven not to have run before.
             step.started_at = Some(now);
         } else {
             self.job.steps.push(Step {
@@ -80,7 +110,6 @@ impl Driver {
                 detail: None,
             });
         }
-        self.save(Then::Call)
     }
 
     pub(super) fn called(&mut self, called: Called, now: Timestamp) -> Effect {

@@ -136,6 +136,9 @@ impl Driver {
                     JobRequest::Revert { snapshot, .. } | JobRequest::RenameSnapshot { snapshot, .. } => {
                         Some(snapshot.clone())
                     }
+                    JobRequest::Prepare { snapshot, .. } | JobRequest::Release { snapshot, .. } => {
+                        snapshot.as_ref().map(|(snapshot, _)| snapshot.clone())
+                    }
                     JobRequest::CreateSnapshot { .. } => self.made.clone(),
                     _ => None,
                 },

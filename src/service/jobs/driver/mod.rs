@@ -33,6 +33,7 @@ pub use self::vocabulary::{
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobState};
+use crate::domain::lease::Readiness;
 use crate::service::trouble::Trouble;
 
 /// How long to wait before the host is tried again.
@@ -84,6 +85,8 @@ enum Stage {
     Following(TaskId),
     /// The guest was asked, or may have been, and does it by itself.
     Watching,
+    /// Waiting for the machine to be ready, or for time to pass: nothing is under way on the host.
+    Readying(Option<Readiness>),
     /// Reading the machine after a refusal, to see whether the wanted state is there anyway.
     Rechecking(Trouble),
     /// The call may or may not run: waiting for the host.
@@ -206,6 +209,8 @@ impl Driver {
             (Stage::Calling, Input::Called(called)) => self.called(called, now),
             (Stage::Following(_), Input::TaskEnded(end)) => self.task_ended(end, now),
             (Stage::Watching, Input::Glimpsed(glimpsed)) => self.glimpsed(glimpsed, now),
+            (Stage::Readying(_), Input::Waited) => self.readied(true, now),
+            (Stage::Readying(_), Input::Readied(ready)) => self.readied(ready, now),
             (Stage::Rechecking(trouble), Input::Examined(seen)) => self.rechecked(&trouble, seen, now),
             (Stage::JudgingAway, Input::Waited) => {
                 self.blocker = None;
@@ -249,10 +254,10 @@ impl Driver {
             }
         }
         match (&self.stage, interrupt) {
-            (Stage::Blocked, Interrupt::Cancel) => {
+            (Stage::Blocked | Stage::Readying(_), Interrupt::Cancel) => {
                 Self::instead(self.end(End::Cancelled(self.cancelled_failure()), now))
             }
-            (Stage::Blocked, _) => {
+            (Stage::Blocked | Stage::Readying(_), _) => {
                 let failure = self.blocked_failure();
                 Self::instead(self.end(End::Failed(failure), now))
             }
@@ -384,6 +389,8 @@ fn effect_of(stage: &Stage, job: &Job) -> Effect {
             job.intent.as_ref().map_or(Effect::Examine, |intent| Effect::Call(intent.call.clone()))
         }
         Stage::Following(task) => Effect::Follow(task.clone()),
+        Stage::Readying(Some(readiness)) => Effect::AwaitReady(*readiness),
+        Stage::Readying(None) => Effect::Pause(RETRY_PAUSE),
         Stage::Watching => Effect::Watch { known: None, until: watching::force_at(job) },
         Stage::Blocked | Stage::JudgingAway | Stage::SyncingAway(_) => Effect::AwaitHost(RETRY_PAUSE),
         Stage::Settling { .. } => Effect::Pause(RETRY_PAUSE),

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
+use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
 use crate::hypervisor::Accepted;
 use crate::sabotage::Sabotage;
@@ -35,6 +36,8 @@ pub enum Effect {
     AwaitAnswer(QuestionId),
     /// Wait this long, answer [`Input::Waited`].
     Pause(Duration),
+    /// Wait until the machine is so, answer [`Input::Readied`].
+    AwaitReady(Readiness),
     /// Let the picture catch up with the host, answer [`Input::Synced`].
     Barrier,
     /// The end is committed: publish it. Nothing comes after.
@@ -50,6 +53,8 @@ pub enum Input {
     TaskEnded(TaskEnd),
     Glimpsed(Glimpsed),
     Waited,
+    /// Whether the machine is as it was waited for; else it cannot come to that any more.
+    Readied(bool),
     /// What the picture shows, or that the host went away before it was caught up.
     Synced(Option<Shown>),
 }

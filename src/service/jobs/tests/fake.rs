@@ -399,6 +399,7 @@ fn engine(
                 create: Duration::from_hours(1),
                 revert: Duration::from_hours(1),
                 remove: Duration::from_hours(24),
+                prepare: Duration::from_mins(30),
             },
             retention: Retention::default(),
         },

@@ -13,6 +13,8 @@ use super::Rules;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, QuestionId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
+use crate::domain::lease::Readiness;
+use crate::domain::machine::PowerState;
 use crate::sabotage::Sabotage;
 use crate::service::inventory::samples;
 
@@ -40,6 +42,7 @@ fn job(request: JobRequest) -> Job {
         deadline_at: start() + SignedDuration::from_mins(10),
         requested_by: "anonymous".to_owned(),
         reference: None,
+        lease: None,
         result: None,
         warnings: Vec::new(),
         error: None,
@@ -66,6 +69,18 @@ fn others() -> Vec<JobRequest> {
         remove(false),
         remove(true),
         JobRequest::RemoveAllSnapshots,
+        JobRequest::Prepare {
+            snapshot: Some((SnapshotId::new("kickstart"), "kickstart".to_owned())),
+            power: Some(PowerState::On),
+            until: Some(Readiness::Tools),
+            settle: Some(Duration::from_mins(1)),
+        },
+        JobRequest::Prepare { snapshot: None, power: Some(PowerState::Off), until: None, settle: None },
+        JobRequest::Release { keep_power: false, snapshot: None },
+        JobRequest::Release {
+            keep_power: false,
+            snapshot: Some((SnapshotId::new("kickstart"), "kickstart".to_owned())),
+        },
         JobRequest::RenameSnapshot {
             snapshot: snapshot(),
             path: path(),

@@ -9,6 +9,7 @@ use super::{RULES, create, job, others, revert, start};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, StepState};
+use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::driver::{
@@ -297,6 +298,16 @@ impl Run {
                 self.world.tick();
                 self.tell(Input::Waited);
             }
+            Effect::AwaitReady(readiness) => {
+                let on = self.world.power == PowerState::On;
+                let gone = self.world.gone || self.world.renumbered;
+                if !self.world.away && (gone || !on) {
+                    self.disturbed = true;
+                    self.tell(Input::Readied(false));
+                } else if !self.world.away && (readiness != Readiness::Tools || self.world.tools) {
+                    self.tell(Input::Readied(true));
+                }
+            }
             Effect::Barrier => {
                 let shown = Shown { power_state: Some(self.world.power), ip_address: None };
                 self.tell(Input::Synced((!self.world.away).then_some(shown)));
@@ -433,6 +444,12 @@ impl Run {
                     JobRequest::RemoveAllSnapshots => !self.world.has(&kickstart()),
                     JobRequest::RenameSnapshot { .. } => took_effect(CallKind::RenameSnapshot),
                     JobRequest::Reset => self.world.effects == [HostCall::Reset],
+                    JobRequest::Prepare { snapshot, power, .. } => {
+                        (snapshot.is_none() || reverted()) && power.is_none_or(seen)
+                    }
+                    JobRequest::Release { snapshot, .. } => {
+                        (snapshot.is_none() || reverted()) && seen(PowerState::Off)
+                    }
                     JobRequest::Revert { power_on, .. } => {
                         reverted()
                             && power_on
