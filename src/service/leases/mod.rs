@@ -1,6 +1,375 @@
 //! Leases: a free machine for one caller, never for two, and never leaked.
+//!
+//! ```text
+//! callers ─► orders ─► desk: one step of the book ─► one commit ─► shown ─► prepare and release jobs
+//!                       ▲                                                      │
+//!                       └──────────── how they ended, what changed ◄───────────┘
+//! ```
+//! One task takes the steps, one after the other; whoever reads sees what is committed. `book` is the rules.
 
 pub mod book;
+mod desk;
 pub mod fit;
+pub mod holds;
+pub mod pools;
+pub mod secret;
 #[cfg(test)]
 mod tests;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::book::{Input, Kept, LeaseRules, MachineKey};
+use self::desk::{Desk, Order, Stepped};
+use self::holds::Holds;
+use self::pools::Pools;
+use self::secret::Secrets;
+use super::callers::Caller;
+use super::feed::Feed;
+use super::inventory::Inventory;
+use super::jobs::Jobs;
+use super::machines::Machines;
+use crate::clock::Clock;
+use crate::domain::access::Role;
+use crate::domain::duration;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::lease::{
+    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
+};
+use crate::domain::machine::Machine;
+use crate::store::{IdempotencyKey, LeaseFilter, Store, StoreError};
+use crate::supervisor::Supervisor;
+
+/// The desk of leases. Clones share it.
+#[derive(Clone)]
+pub struct Leases(Arc<Desk>);
+
+/// What the desk is built from.
+pub struct LeasesParts {
+    pub store: Store,
+    pub clock: Clock,
+    pub feed: Feed,
+    pub inventory: Arc<Inventory>,
+    pub jobs: Jobs,
+    pub machines: Arc<Machines>,
+    pub holds: Arc<Holds>,
+    pub pools: Arc<Pools>,
+    pub rules: LeaseRules,
+    pub secrets: Secrets,
+    pub supervisor: Supervisor,
+}
+
+/// A lease that is asked for.
+#[derive(Clone, Debug)]
+pub struct NewLease {
+    pub select: Select,
+    pub holder: Option<String>,
+    pub ttl: Duration,
+    pub queue_for: Option<Duration>,
+    /// None: as the pool says.
+    pub prepare: Option<Prepare>,
+    /// None: as the pool says.
+    pub release: Option<Release>,
+    pub reference: Option<String>,
+    pub key: Option<IdempotencyKey>,
+}
+
+/// A lease as readers see it.
+#[derive(Clone, Debug)]
+pub struct LeaseView {
+    pub lease: Arc<Lease>,
+    pub position: Option<usize>,
+    pub expires_at: Option<Timestamp>,
+    pub max_expires_at: Option<Timestamp>,
+}
+
+/// A pool, and how its machines stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolView {
+    pub name: String,
+    pub machines: usize,
+    pub free: usize,
+    pub held: usize,
+    pub quarantined: usize,
+    /// Leases that wait for one of it.
+    pub waiting: usize,
+}
+
+/// How many orders may wait for the desk; who comes then waits to be let in.
+const ORDERS: usize = 1_024;
+
+impl Leases {
+    /// The desk, with all that the store has kept. [`Leases::run`] has to be spawned.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn load(parts: LeasesParts) -> Result<Self, StoreError> {
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let kept = parts.store.kept_machines().await?;
+        let machines: BTreeMap<MachineKey, Kept> =
+            kept.into_iter().map(|(machine, kept)| (MachineKey(machine), Kept::from(kept))).collect();
+        let open = parts.store.open_leases().await?;
+        let desk = Desk::new(parts, orders, Mutex::new(Some(inbox)), watch::Sender::new(()));
+        desk.restore(open, machines);
+        Ok(Self(Arc::new(desk)))
+    }
+
+    /// Takes the steps, and takes up what was under way. Runs until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        Desk::run(&self.0, stop).await;
+    }
+
+    /// The lease that a key asked for, if it was used before.
+    ///
+    /// # Errors
+    /// `idempotency-mismatch`; the store's.
+    pub async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<LeaseView>, Failure> {
+        match self.0.parts.store.find_lease_key(key).await {
+            Ok(None) => Ok(None),
+            Ok(Some(kept)) if kept.fingerprint_matches => self.get(kept.lease).await,
+            Ok(Some(_)) => Err(super::jobs::mismatch(&key.key)),
+            Err(error) => Err(super::jobs::store_failure(&error)),
+        }
+    }
+
+    /// Asks for a lease: granted at once, or queued where it has time to.
+    ///
+    /// # Errors
+    /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow.
+    pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<LeaseView, Failure> {
+        let lease = self.lease_of(caller, &new)?;
+        let id = lease.id;
+        let stepped = self.0.order(Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
+        match stepped {
+            Some(other) => self.get(other).await?.ok_or_else(|| unknown(other)),
+            None => self.get(id).await?.ok_or_else(|| unknown(id)),
+        }
+    }
+
+    /// A lease as it is now; none where there is no such lease. Asking counts against its being abandoned.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn get(&self, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
+        if let Some(view) = self.0.view(id) {
+            self.0.asked(id);
+            return Ok(Some(view));
+        }
+        let stored = self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error))?;
+        Ok(stored.map(LeaseView::ended))
+    }
+
+    /// The leases that pass the filter, the newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list(
+        &self,
+        filter: &LeaseFilter,
+        after: Option<LeaseId>,
+        limit: u32,
+    ) -> Result<Vec<LeaseView>, Failure> {
+        let failed = |error: StoreError| super::jobs::store_failure(&error);
+        let store = &self.0.parts.store;
+        let after = match after {
+            Some(after) => match store.lease(after).await.map_err(failed)? {
+                Some(lease) => Some(lease),
+                None => return Ok(Vec::new()),
+            },
+            None => None,
+        };
+        let leases = store.leases(filter, after.as_ref(), limit).await.map_err(failed)?;
+        Ok(leases
+            .into_iter()
+            .map(|lease| self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease)))
+            .collect())
+    }
+
+    /// Waits until a lease is as wanted, or has ended. None where there is no such lease; as it is then where the daemon
+    /// stops first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn until(
+        &self,
+        id: LeaseId,
+        wanted: impl Fn(LeaseState) -> bool,
+    ) -> Result<Option<LeaseView>, Failure> {
+        let mut changes = self.0.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let Some(view) = self.get(id).await? else { return Ok(None) };
+            let state = view.lease.state;
+            if wanted(state) || state.is_end() {
+                return Ok(Some(view));
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                // A waiter that is still there counts as one who asks.
+                () = self.0.parts.clock.sleep(self.0.parts.rules.abandon_after / 4) => {}
+                () = self.0.stop.cancelled() => return Ok(Some(view)),
+            }
+        }
+    }
+
+    /// Renews a lease.
+    ///
+    /// # Errors
+    /// `lease-ended`; `invalid-request` where the time is longer than allowed.
+    pub async fn renew(&self, id: LeaseId, ttl: Option<Duration>) -> Result<LeaseView, Failure> {
+        if let Some(ttl) = ttl {
+            let pool = self.0.view(id).and_then(|view| view.lease.pool.clone());
+            self.allowed(ttl, pool.as_deref())?;
+        }
+        self.0.order(Stepped::Renew(id, ttl)).await?;
+        self.get(id).await?.ok_or_else(|| unknown(id))
+    }
+
+    /// Ends a lease: its holder gives it back, or an operator takes it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn end(
+        &self,
+        id: LeaseId,
+        reason: EndReason,
+        by: &str,
+        detail: Option<String>,
+    ) -> Result<LeaseView, Failure> {
+        self.0.order(Stepped::End { id, reason, by: by.to_owned(), detail }).await?;
+        self.get(id).await?.ok_or_else(|| unknown(id))
+    }
+
+    /// Sets a machine aside, or changes why.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_aside(&self, machine: &Machine, reason: String, by: &str) -> Result<(), Failure> {
+        let since = self.0.parts.clock.now();
+        let quarantine = Quarantine { reason, by: by.to_owned(), since, automatic: false, job: None };
+        let key = MachineKey::of(&machine.identity());
+        self.0.order(Stepped::SetAside(key, quarantine, machine.id.clone())).await.map(|_| ())
+    }
+
+    /// A machine may be granted again.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn clear(&self, machine: &Machine) -> Result<(), Failure> {
+        let key = MachineKey::of(&machine.identity());
+        self.0.order(Stepped::Clear(key, machine.id.clone())).await.map(|_| ())
+    }
+
+    /// Records that an operator acted on a leased machine.
+    pub async fn overridden(&self, machine: &Machine, by: &str, reason: &str) {
+        let holder = self.0.parts.holds.shown().holder_of(&machine.id).map(|open| open.lease.id);
+        if let Some(id) = holder {
+            let (by, reason) = (by.to_owned(), reason.to_owned());
+            tracing::warn!(lease = %id, machine = %machine.id, by, reason, "an operator acts on a leased machine");
+            // The job is on its way already; what cannot be recorded was logged.
+            let _ = self.0.order(Stepped::Overridden { id, by, reason }).await;
+        }
+    }
+
+    /// Every pool, and how its machines stand.
+    ///
+    /// # Errors
+    /// `inventory-loading`.
+    pub fn pools(&self) -> Result<Vec<PoolView>, Failure> {
+        self.0.pools()
+    }
+
+    /// The secret of a lease.
+    #[must_use]
+    pub fn secret(&self, id: LeaseId) -> String {
+        self.0.parts.secrets.of(id)
+    }
+
+    /// Whether this is the secret of a lease.
+    #[must_use]
+    pub fn knows(&self, id: LeaseId, secret: &str) -> bool {
+        self.0.parts.secrets.is_of(id, secret)
+    }
+
+    fn lease_of(&self, caller: &Caller, new: &NewLease) -> Result<Lease, Failure> {
+        let parts = &self.0.parts;
+        let pool = new.select.pool.as_deref().and_then(|pool| parts.pools.get(pool));
+        self.allowed(new.ttl, new.select.pool.as_deref())?;
+        let release =
+            new.release.clone().or_else(|| pool.and_then(|pool| pool.release.clone())).unwrap_or_default();
+        let may_keep = caller.role >= Role::Operator || pool.is_some_and(|pool| pool.may_keep_power);
+        if release.keep_power && !may_keep {
+            let detail = "release.power may be keep only where the pool allows it, or for an operator.";
+            return Err(Failure::new(FailureKind::Forbidden, detail));
+        }
+        let now = parts.clock.now();
+        Ok(Lease {
+            id: LeaseId(parts.clock.uuid()),
+            state: LeaseState::Queued,
+            select: new.select.clone(),
+            machine: None,
+            machine_name: None,
+            pool: new.select.pool.clone(),
+            holder: new.holder.clone().unwrap_or_else(|| caller.name.to_string()),
+            requested_by: caller.name.to_string(),
+            reference: new.reference.clone(),
+            ttl: new.ttl,
+            max_total: parts.rules.max_total,
+            queue_for: new.queue_for,
+            prepare: new.prepare.clone().or_else(|| pool.and_then(|pool| pool.prepare.clone())),
+            release,
+            created_at: now,
+            active_at: None,
+            fence: None,
+            grants: 0,
+            job: None,
+            time: TimeLeft { queue: new.queue_for.unwrap_or_default(), ..TimeLeft::default() },
+            noted_at: now,
+            warned: false,
+            history: Vec::new(),
+            end: None,
+            ended_at: None,
+            error: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn allowed(&self, ttl: Duration, pool: Option<&str>) -> Result<(), Failure> {
+        let rules = &self.0.parts.rules;
+        let of_pool = pool.and_then(|pool| self.0.parts.pools.get(pool)).and_then(|pool| pool.max_ttl);
+        let longest = of_pool.unwrap_or(rules.max_ttl).min(rules.max_ttl);
+        if !ttl.is_zero() && ttl <= longest {
+            return Ok(());
+        }
+        let detail = format!(
+            "ttl is {}; from 1s to {} is allowed.",
+            duration::format(ttl),
+            duration::format(longest)
+        );
+        let error = crate::domain::failure::InputError {
+            pointer: Some("/ttl".to_owned()),
+            parameter: None,
+            code: "out-of-range",
+            detail: detail.clone(),
+        };
+        Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(error))
+    }
+}
+
+impl LeaseView {
+    /// A lease that ended, as the store keeps it.
+    #[must_use]
+    pub fn ended(lease: Lease) -> Self {
+        Self { lease: Arc::new(lease), position: None, expires_at: None, max_expires_at: None }
+    }
+}
+
+fn unknown(id: LeaseId) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("There is no lease {id}."))
+}

@@ -1,0 +1,49 @@
+//! By what right a job is asked for, and who says whether that is enough.
+
+use crate::domain::access::Role;
+use crate::domain::failure::Failure;
+use crate::domain::lease::LeaseId;
+use crate::domain::machine::Machine;
+use crate::service::callers::Caller;
+
+/// By what right a job is asked for.
+#[derive(Clone, Debug)]
+pub struct Right {
+    pub caller: Caller,
+    pub pass: Pass,
+}
+
+/// What a caller shows beside its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Nothing,
+    /// A lease, with its secret.
+    Lease(LeaseId),
+    /// An operator's own word, which is recorded.
+    Override(String),
+    /// otter itself, for the lease that it prepares or releases.
+    Own(LeaseId),
+}
+
+/// Says whether a job may be accepted. Asked once the job has its place in the queue: from then on a grant sees it.
+pub trait Gate: Send + Sync {
+    /// The lease that the job then belongs to, if it does.
+    ///
+    /// # Errors
+    /// `machine-leased`, `lease-ended`, `forbidden`.
+    fn admit(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure>;
+}
+
+impl Right {
+    /// otter's own, for a lease.
+    #[must_use]
+    pub fn own(lease: LeaseId) -> Self {
+        Self { caller: Caller { name: "otter".into(), role: Role::Admin }, pass: Pass::Own(lease) }
+    }
+
+    /// Whether otter itself asks, which neither an outage nor a question keeps from asking.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        matches!(self.pass, Pass::Own(_))
+    }
+}

@@ -1,0 +1,384 @@
+//! The desk: takes orders one after the other, tries each step of the book on a copy, commits what it changed, and only
+//! then shows it and sets to work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
+use super::fit::Candidate;
+use super::{LeaseView, LeasesParts, PoolView};
+use crate::domain::event::{EventFilter, EventType, Subject};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{JobId, MachineId};
+use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
+use crate::domain::machine::MachineIdentity;
+use crate::hypervisor::SessionState;
+use crate::service::machines::MachineFilter;
+use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
+
+/// The time that is left of each lease is written this often, so that a crash costs no more.
+const NOTE: Duration = Duration::from_secs(10);
+
+/// What all clones of [`super::Leases`] share.
+pub struct Desk {
+    pub parts: LeasesParts,
+    orders: mpsc::Sender<Order>,
+    inbox: Mutex<Option<mpsc::Receiver<Order>>>,
+    /// Wakes those who wait for a lease.
+    pub changed: watch::Sender<()>,
+    pub stop: CancellationToken,
+}
+
+/// One step to be taken, and who hears of it.
+pub struct Order {
+    step: Stepped,
+    reply: Option<oneshot::Sender<Result<Option<LeaseId>, Failure>>>,
+}
+
+/// A step, as it waits.
+#[derive(Debug)]
+pub enum Stepped {
+    Ask { lease: Box<Lease>, key: Option<IdempotencyKey> },
+    Asked(LeaseId),
+    Renew(LeaseId, Option<Duration>),
+    End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
+    Working(LeaseId, JobId),
+    Prepared(LeaseId, Result<(), Failure>),
+    Freed(LeaseId, Result<(), Failure>),
+    Overridden { id: LeaseId, by: String, reason: String },
+    SetAside(MachineKey, Quarantine, MachineId),
+    Clear(MachineKey, MachineId),
+}
+
+impl Desk {
+    pub fn new(
+        parts: LeasesParts,
+        orders: mpsc::Sender<Order>,
+        inbox: Mutex<Option<mpsc::Receiver<Order>>>,
+        changed: watch::Sender<()>,
+    ) -> Self {
+        let stop = parts.supervisor.stopping();
+        Self { parts, orders, inbox, changed, stop }
+    }
+
+    /// Shows what the store has kept.
+    pub fn restore(&self, leases: Vec<Lease>, machines: BTreeMap<MachineKey, Kept>) {
+        self.parts.holds.show(Book::restored(self.parts.rules.clone(), leases, machines, self.now()));
+    }
+
+    /// Has a step taken. The lease that answers in place of the one that was asked for, where a key was used before.
+    pub async fn order(&self, step: Stepped) -> Result<Option<LeaseId>, Failure> {
+        let (reply, answered) = oneshot::channel();
+        let stopped = || Failure::new(FailureKind::ShuttingDown, "otter is shutting down; try again once it is back.");
+        self.orders.send(Order { step, reply: Some(reply) }).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// Notes that somebody asked about a lease. Where the desk is too busy, whoever asks again is noted then.
+    pub fn asked(&self, id: LeaseId) {
+        let _ = self.orders.try_send(Order { step: Stepped::Asked(id), reply: None });
+    }
+
+    pub async fn run(desk: &Arc<Self>, stop: CancellationToken) {
+        let inbox = desk.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut inbox) = inbox else { return };
+        let mut book = desk.parts.holds.shown().book.clone();
+        Self::set_to_work(desk, book.unfinished());
+        let types = vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
+        let mut changes = desk.parts.feed.follow(EventFilter { types, ..EventFilter::default() });
+        let mut note_at = desk.parts.clock.elapsed() + NOTE;
+        loop {
+            let now = desk.parts.clock.elapsed();
+            let due = book.due().map_or(note_at, |due| due.min(note_at));
+            let then = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    desk.note(&mut book).await;
+                    return;
+                }
+                order = inbox.recv() => match order {
+                    Some(order) => desk.take(&mut book, order).await,
+                    None => return,
+                },
+                () = changes.more() => {
+                    changes.skip();
+                    desk.look(&mut book).await
+                }
+                () = desk.parts.clock.sleep(due.saturating_sub(now)) => {
+                    if desk.parts.clock.elapsed() >= note_at {
+                        note_at = desk.parts.clock.elapsed() + NOTE;
+                        desk.note(&mut book).await;
+                    }
+                    desk.tick(&mut book).await
+                }
+            };
+            Self::set_to_work(desk, then);
+        }
+    }
+
+    /// A lease that has not ended, as readers see it.
+    #[must_use]
+    pub fn view(&self, id: LeaseId) -> Option<LeaseView> {
+        let shown = self.parts.holds.shown();
+        let open = shown.book.get(id)?;
+        let active = open.lease.state == LeaseState::Active;
+        let left = open.left(self.parts.clock.elapsed());
+        let at = |left: Duration| self.parts.clock.now().saturating_add(left).ok().filter(|_| active);
+        Some(LeaseView {
+            lease: Arc::clone(&open.lease),
+            position: shown.book.position(id),
+            expires_at: at(left.lease),
+            max_expires_at: at(left.total),
+        })
+    }
+
+    /// Every pool, by name.
+    pub fn pools(&self) -> Result<Vec<PoolView>, Failure> {
+        self.parts.machines.picture()?;
+        let shown = self.parts.holds.shown();
+        let named = self.parts.pools.0.keys().map(|name| (name.clone(), PoolView::empty(name)));
+        let mut pools: BTreeMap<String, PoolView> = named.collect();
+        for candidate in self.candidates() {
+            let held = shown.holder_of(&candidate.identity.id).is_some();
+            let aside = shown
+                .book
+                .kept(&MachineKey::of(&candidate.identity))
+                .is_some_and(|kept| kept.quarantine.is_some());
+            for name in &candidate.pools {
+                let pool = pools.entry(name.clone()).or_insert_with(|| PoolView::empty(name));
+                pool.machines += 1;
+                pool.held += usize::from(held);
+                pool.quarantined += usize::from(aside);
+                pool.free += usize::from(candidate.free && !candidate.never && !held && !aside);
+            }
+        }
+        for open in shown.book.open().filter(|open| open.lease.state == LeaseState::Queued) {
+            if let Some(pool) = open.lease.select.pool.as_ref().and_then(|pool| pools.get_mut(pool)) {
+                pool.waiting += 1;
+            }
+        }
+        Ok(pools.into_values().collect())
+    }
+
+    /// Takes one order, and tells whoever gave it.
+    async fn take(&self, book: &mut Book, order: Order) -> Vec<Then> {
+        let Order { step, reply } = order;
+        let taken = self.taken(book, step).await;
+        let (answer, then) = match taken {
+            Ok((instead, then)) => (Ok(instead), then),
+            Err(failure) => (Err(failure), Vec::new()),
+        };
+        if let Some(reply) = reply {
+            // A caller that went away needs no answer; what it asked for stands.
+            drop(reply.send(answer));
+        }
+        then
+    }
+
+    async fn taken(&self, book: &mut Book, step: Stepped) -> Result<(Option<LeaseId>, Vec<Then>), Failure> {
+        if let Stepped::Ask { lease, key } = step {
+            // Of two calls with one key the second finds the lease of the first.
+            if let Some(key) = &key
+                && let Some(kept) = self.parts.store.find_lease_key(key).await.map_err(|error| failed(&error))?
+            {
+                return if kept.fingerprint_matches {
+                    Ok((Some(kept.lease), Vec::new()))
+                } else {
+                    Err(crate::service::jobs::mismatch(&key.key))
+                };
+            }
+            let key = key.map(|key| (key, lease.id));
+            let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
+                book.step(Input::Ask(Lease::clone(&lease), candidates), now)
+            };
+            return Ok((None, self.step(book, key, asked).await?));
+        }
+        let then = self
+            .step(book, None, |book, now, _| {
+                let input = match &step {
+                    Stepped::Ask { .. } => Input::Tick,
+                    Stepped::Asked(id) => Input::Asked(*id),
+                    Stepped::Renew(id, ttl) => Input::Renew(*id, *ttl),
+                    Stepped::End { id, reason, by, detail } => {
+                        Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
+                    }
+                    Stepped::Working(id, job) => Input::Working(*id, *job),
+                    Stepped::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
+                    Stepped::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
+                    Stepped::Overridden { id, by, reason } => {
+                        Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
+                    }
+                    Stepped::SetAside(machine, quarantine, _) => {
+                        Input::SetAside(machine.clone(), quarantine.clone())
+                    }
+                    Stepped::Clear(machine, _) => Input::Clear(machine.clone()),
+                };
+                book.step(input, now)
+            })
+            .await?;
+        if let Stepped::SetAside(_, _, machine) | Stepped::Clear(_, machine) = &step {
+            self.parts.inventory.wake_watchers(machine);
+        }
+        // A machine or a place in the queue may have become free.
+        let more = self.look(book).await;
+        Ok((None, then.into_iter().chain(more).collect()))
+    }
+
+    /// Grants what may be granted, and finds out which machines are gone.
+    async fn look(&self, book: &mut Book) -> Vec<Then> {
+        if self.parts.inventory.session().state != SessionState::Connected {
+            return Vec::new();
+        }
+        let picture = self.parts.inventory.picture();
+        if !picture.loaded {
+            return Vec::new();
+        }
+        let there: Vec<MachineIdentity> =
+            picture.machines.iter().map(|record| record.machine.identity()).collect();
+        drop(picture);
+        let gone = self.step(book, None, |book, now, _| book.step(Input::Machines(&there), now)).await;
+        let granted = self.step(book, None, |book, now, candidates| book.step(Input::Look(candidates), now)).await;
+        // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
+        [gone, granted].into_iter().flatten().flatten().collect()
+    }
+
+    async fn tick(&self, book: &mut Book) -> Vec<Then> {
+        match self.step(book, None, |book, now, _| book.step(Input::Tick, now)).await {
+            Ok(mut then) => {
+                then.extend(self.look(book).await);
+                then
+            }
+            Err(_) => {
+                self.parts.clock.sleep(Duration::from_secs(1)).await;
+                Vec::new()
+            }
+        }
+    }
+
+    /// Writes how much time is left, for a start after a crash.
+    async fn note(&self, book: &mut Book) {
+        // What cannot be written costs some time of a lease after a crash, and was logged.
+        let _ = self.step(book, None, |book, now, _| book.step(Input::Note, now)).await;
+    }
+
+    /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.
+    async fn step(
+        &self,
+        book: &mut Book,
+        key: Option<(IdempotencyKey, LeaseId)>,
+        change: impl Fn(&mut Book, Now, &[Candidate]) -> Result<Changes, Failure>,
+    ) -> Result<Vec<Then>, Failure> {
+        let mut candidates = self.candidates();
+        loop {
+            let mut next = book.clone();
+            let changes = change(&mut next, self.now(), &candidates)?;
+            let granted = granted(book, &changes);
+            let taking = self.parts.holds.take(&granted);
+            let busy: BTreeSet<&MachineId> =
+                granted.iter().filter(|machine| self.parts.jobs.active(machine).is_some()).collect();
+            if !busy.is_empty() {
+                // A job came in at this very moment: the machine is not free after all.
+                for candidate in &mut candidates {
+                    candidate.free &= !busy.contains(&candidate.identity.id);
+                }
+                continue;
+            }
+            if !changes.leases.is_empty() || !changes.machines.is_empty() {
+                self.commit(&changes, key).await.map_err(|error| failed(&error))?;
+            }
+            let before = std::mem::replace(book, next);
+            self.parts.holds.show(book.clone());
+            drop(taking);
+            self.tell(&before, &changes);
+            return Ok(changes.then);
+        }
+    }
+
+    async fn commit(&self, changes: &Changes, key: Option<(IdempotencyKey, LeaseId)>) -> Result<(), StoreError> {
+        let rows = changes.leases.values().map(|lease| {
+            let machine = lease.machine.as_ref().map(MachineKey::of);
+            LeaseRow::of(lease, machine.as_ref().map(|machine| machine.0.as_str()))
+        });
+        let machines = changes.machines.iter().map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
+        self.parts.store.save_leases(rows.collect::<Result<_, _>>()?, machines.collect(), key).await
+    }
+
+    /// Tells readers what changed, once it can be read.
+    fn tell(&self, before: &Book, changes: &Changes) {
+        if changes.leases.is_empty() && changes.machines.is_empty() {
+            return;
+        }
+        let mut machines = BTreeSet::new();
+        for (id, lease) in &changes.leases {
+            let was = before.get(*id).and_then(|open| open.lease.machine.as_ref());
+            machines.extend([was, lease.machine.as_ref()].into_iter().flatten().map(|machine| machine.id.clone()));
+        }
+        self.parts.feed.publish(changes.leases.values().map(Subject::of_lease));
+        for machine in machines {
+            self.parts.inventory.wake_watchers(&machine);
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Every machine, and whether it may be granted now: none may while the host is away.
+    fn candidates(&self) -> Vec<Candidate> {
+        let connected = self.parts.inventory.session().state == SessionState::Connected;
+        let views = self.parts.machines.list(&MachineFilter::default()).unwrap_or_default();
+        let candidates = views.into_iter().map(|view| {
+            let machine = &view.record.machine;
+            Candidate {
+                identity: machine.identity(),
+                name: machine.name.clone(),
+                bios_uuid: machine.bios_uuid.clone(),
+                macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
+                pools: view.pools.clone(),
+                // Of leases and quarantines the book knows itself, and before all others.
+                free: connected
+                    && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined")),
+                never: view.protected || machine.template,
+            }
+        });
+        candidates.collect()
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
+    }
+}
+
+/// The machines that a step would give to somebody.
+fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
+    let new = changes.leases.values().filter(|lease| {
+        let held_before = before.get(lease.id).is_some_and(|open| open.lease.grants == lease.grants);
+        lease.state.holds() && !held_before
+    });
+    new.filter_map(|lease| lease.machine.as_ref().map(|machine| machine.id.clone())).collect()
+}
+
+fn failed(error: &StoreError) -> Failure {
+    crate::service::jobs::store_failure(error)
+}
+
+impl PoolView {
+    fn empty(name: &str) -> Self {
+        Self { name: name.to_owned(), machines: 0, free: 0, held: 0, quarantined: 0, waiting: 0 }
+    }
+}
+
+impl From<KeptMachine> for Kept {
+    fn from(kept: KeptMachine) -> Self {
+        let KeptMachine { fence, last_lease_end, quarantine } = kept;
+        Self { fence, last_end: last_lease_end, quarantine }
+    }
+}
+
+impl From<&Kept> for KeptMachine {
+    fn from(kept: &Kept) -> Self {
+        let Kept { fence, last_end, quarantine } = kept.clone();
+        Self { fence, last_lease_end: last_end, quarantine }
+    }
+}

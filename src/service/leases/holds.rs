@@ -1,0 +1,183 @@
+//! Who holds which machine, to be asked by anybody without waiting; and the gate that every job passes.
+//!
+//! A grant takes its machine here before it looks whether a job is there, and a job takes its place in the queue before
+//! it looks whether the machine is taken: of two that come at one moment one sees the other, and none is overlooked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+
+use super::book::{Book, Kept, MachineKey, Open};
+use crate::clock::Clock;
+use crate::domain::access::Role;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::MachineId;
+use crate::domain::lease::{Lease, LeaseId, LeaseState};
+use crate::domain::machine::Machine;
+use crate::service::jobs::gate::{Gate, Pass, Right};
+
+/// The book as it is committed, for readers.
+pub struct Holds {
+    clock: Clock,
+    shown: ArcSwap<Shown>,
+    taking: Mutex<HashSet<MachineId>>,
+}
+
+/// One state of the book.
+#[derive(Debug, Default)]
+pub struct Shown {
+    pub book: Book,
+    held: HashMap<MachineId, LeaseId>,
+}
+
+impl Holds {
+    /// Nobody holds anything.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, shown: ArcSwap::default(), taking: Mutex::default() }
+    }
+
+    /// Shows a state of the book, once it is committed.
+    pub fn show(&self, book: Book) {
+        let held = book.open().filter(|open| open.lease.state.holds());
+        let held = held
+            .filter_map(|open| open.lease.machine.as_ref().map(|machine| (machine.id.clone(), open.lease.id)))
+            .collect();
+        self.shown.store(Arc::new(Shown { book, held }));
+    }
+
+    /// The book as it is committed.
+    #[must_use]
+    pub fn shown(&self) -> Arc<Shown> {
+        self.shown.load_full()
+    }
+
+    /// Keeps jobs from a machine until its grant is committed, or dropped.
+    #[must_use]
+    pub fn take(&self, machines: &[MachineId]) -> Taking<'_> {
+        self.taking().extend(machines.iter().cloned());
+        Taking { holds: self, machines: machines.to_vec() }
+    }
+
+    fn taking(&self) -> std::sync::MutexGuard<'_, HashSet<MachineId>> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a lease that is active ends, unless it is renewed.
+    #[must_use]
+    pub fn expires_at(&self, open: &Open) -> Option<Timestamp> {
+        if open.lease.state != LeaseState::Active {
+            return None;
+        }
+        self.clock.now().saturating_add(open.left(self.clock.elapsed()).lease).ok()
+    }
+
+    fn leased(&self, machine: &Machine, open: &Open) -> Failure {
+        let until = match (open.lease.state, self.expires_at(open)) {
+            (_, Some(at)) => format!(" until {at:.0}"),
+            (LeaseState::Releasing, None) => ", and is being released".to_owned(),
+            (_, None) => ", and is being prepared".to_owned(),
+        };
+        let detail = format!(
+            "{} is leased by {}{until}. Changing it needs that lease: Otter-Lease: <id>.<secret>.",
+            machine.name, open.lease.holder
+        );
+        about(FailureKind::MachineLeased, detail, machine, open.lease.id)
+    }
+}
+
+impl Gate for Holds {
+    fn admit(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure> {
+        let shown = self.shown();
+        let Some(open) = shown.holder_of(&machine.id) else {
+            return self.admit_to_free(machine, right, &shown);
+        };
+        let lease = open.lease.id;
+        match &right.pass {
+            Pass::Own(own) if *own == lease => Ok(Some(lease)),
+            Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => Ok(Some(lease)),
+            Pass::Lease(given) if *given == lease => Err(ended(machine, &open.lease)),
+            Pass::Override(_) if right.caller.role >= Role::Operator => Ok(None),
+            _ => Err(self.leased(machine, open)),
+        }
+    }
+}
+
+impl Holds {
+    fn admit_to_free(&self, machine: &Machine, right: &Right, shown: &Shown) -> Result<Option<LeaseId>, Failure> {
+        match &right.pass {
+            Pass::Own(lease) => {
+                let detail = format!("The lease {lease} does not hold {} any more.", machine.name);
+                return Err(about(FailureKind::LeaseEnded, detail, machine, *lease));
+            }
+            Pass::Lease(lease) => {
+                let kind = match shown.book.get(*lease) {
+                    None => FailureKind::LeaseEnded,
+                    Some(_) => FailureKind::MachineLeased,
+                };
+                let detail = match kind {
+                    FailureKind::LeaseEnded => format!("The lease {lease} has ended; nothing was done."),
+                    _ => format!("The lease {lease} is not of {}.", machine.name),
+                };
+                return Err(about(kind, detail, machine, *lease));
+            }
+            Pass::Nothing | Pass::Override(_) => {}
+        }
+        if self.taking().contains(&machine.id) {
+            let detail = format!("{} is being leased at this moment.", machine.name);
+            return Err(Failure::new(FailureKind::MachineLeased, detail).of_machine(&machine.id, &machine.name));
+        }
+        right.caller.may_change(machine)?;
+        Ok(None)
+    }
+}
+
+/// Keeps jobs from machines until it is dropped.
+#[must_use]
+pub struct Taking<'h> {
+    holds: &'h Holds,
+    machines: Vec<MachineId>,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        let mut taking = self.holds.taking();
+        for machine in &self.machines {
+            taking.remove(machine);
+        }
+    }
+}
+
+impl Shown {
+    /// The lease that holds a machine.
+    #[must_use]
+    pub fn holder_of(&self, machine: &MachineId) -> Option<&Open> {
+        self.held.get(machine).and_then(|lease| self.book.get(*lease))
+    }
+
+    /// What is kept of a machine.
+    #[must_use]
+    pub fn kept(&self, machine: &Machine) -> Option<&Kept> {
+        self.book.kept(&MachineKey::of(&machine.identity()))
+    }
+}
+
+/// A call with a lease that does not give the right any more, or not yet.
+fn ended(machine: &Machine, lease: &Lease) -> Failure {
+    let detail = match &lease.end {
+        Some(end) => format!(
+            "The lease {} ended ({}, by {}) and its machine is being released; nothing was done.",
+            lease.id,
+            end.reason.as_str(),
+            end.by
+        ),
+        None => format!("The lease {} is {} and not active yet.", lease.id, lease.state.as_str()),
+    };
+    about(FailureKind::LeaseEnded, detail, machine, lease.id)
+}
+
+fn about(kind: FailureKind, detail: String, machine: &Machine, lease: LeaseId) -> Failure {
+    Failure::new(kind, detail).of_machine(&machine.id, &machine.name).of_lease(lease)
+}

@@ -1,0 +1,87 @@
+//! Pools: which machines belong together, by the configuration and by a line of a machine's annotation.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::lease::{Prepare, Release};
+use crate::domain::machine::Machine;
+use crate::domain::names::matches_pattern;
+
+/// What a line of an annotation begins with that puts the machine into a pool.
+const LINE: &str = "otter.pool:";
+
+/// The pools of the configuration, by name. Annotations may name others.
+#[derive(Clone, Debug, Default)]
+pub struct Pools(pub BTreeMap<String, Pool>);
+
+/// What the configuration says of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Ids, and patterns of names.
+    pub machines: Vec<String>,
+    /// How its machines are prepared where a lease does not say.
+    pub prepare: Option<Prepare>,
+    /// How they are released where a lease does not say.
+    pub release: Option<Release>,
+    /// The longest time of a lease.
+    pub max_ttl: Option<Duration>,
+    /// Whether a runner may leave a machine on.
+    pub may_keep_power: bool,
+}
+
+impl Pools {
+    /// The pools that a machine is in, in order of their names.
+    #[must_use]
+    pub fn of(&self, machine: &Machine) -> Vec<String> {
+        let configured = self.0.iter().filter(|(_, pool)| pool.holds(machine)).map(|(name, _)| name.clone());
+        let mut pools: Vec<String> = configured.chain(annotated(machine)).collect();
+        pools.sort();
+        pools.dedup();
+        pools
+    }
+
+    /// What the configuration says of a pool.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Pool> {
+        self.0.get(name)
+    }
+}
+
+impl Pool {
+    fn holds(&self, machine: &Machine) -> bool {
+        let named = |pattern: &String| *pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name);
+        self.machines.iter().any(named)
+    }
+}
+
+fn annotated(machine: &Machine) -> impl Iterator<Item = String> {
+    let lines = machine.annotation.as_deref().unwrap_or_default().lines();
+    lines
+        .filter_map(|line| line.trim().strip_prefix(LINE))
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::inventory::samples;
+
+    #[test]
+    fn a_machine_is_in_the_pools_that_name_it_or_that_it_names() {
+        let pool = |patterns: &[&str]| Pool {
+            machines: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            ..Pool::default()
+        };
+        let pools = Pools(BTreeMap::from([
+            ("qubes".to_owned(), pool(&["qubes-*"])),
+            ("seven".to_owned(), pool(&["7"])),
+            ("none".to_owned(), pool(&[])),
+        ]));
+        let mut machine = samples::machine("7", "qubes-4.2");
+        assert_eq!(pools.of(&machine), ["qubes", "seven"]);
+        machine.annotation = Some("made by hand\n  otter.pool:  nightly \notter.pool:\notter.pool: qubes".to_owned());
+        assert_eq!(pools.of(&machine), ["nightly", "qubes", "seven"]);
+        assert_eq!(pools.of(&samples::machine("8", "windows")), Vec::<String>::new());
+    }
+}

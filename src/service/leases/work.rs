@@ -1,0 +1,168 @@
+//! Preparing and releasing: each a job of the engine, started once for each grant, whatever crashes in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::book::Then;
+use super::desk::{Desk, Stepped};
+use crate::domain::event::Subject;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::SnapshotId;
+use crate::domain::job::{JobRequest, JobState};
+use crate::domain::lease::{Lease, LeaseId, LeaseState};
+use crate::service::jobs::gate::Right;
+use crate::service::jobs::{NewJob, Started};
+use crate::service::machines::MachineView;
+use crate::store::IdempotencyKey;
+
+/// How long to wait before a job that could not be started is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Desk {
+    /// Does what steps of the book ask for, each in a task of its own.
+    pub fn set_to_work(desk: &Arc<Self>, then: Vec<Then>) {
+        for then in then {
+            let inner = Arc::clone(desk);
+            match then {
+                Then::Prepare(id) => {
+                    drop(desk.parts.supervisor.contain("prepare", async move { inner.prepare(id).await }));
+                }
+                Then::Release(id) => {
+                    drop(desk.parts.supervisor.contain("release", async move { inner.release(id).await }));
+                }
+                Then::Warn(id) => {
+                    if let Some(view) = desk.view(id) {
+                        desk.parts.feed.publish([Subject::of_lease(&view.lease)]);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn prepare(&self, id: LeaseId) {
+        let Some(outcome) = self.work(id, LeaseState::Preparing, "prepare").await else { return };
+        // Where otter stops, the next start takes it up.
+        let _ = self.order(Stepped::Prepared(id, outcome)).await;
+    }
+
+    async fn release(&self, id: LeaseId) {
+        if !self.end_jobs(id).await {
+            return;
+        }
+        let Some(outcome) = self.work(id, LeaseState::Releasing, "release").await else { return };
+        let _ = self.order(Stepped::Freed(id, outcome)).await;
+    }
+
+    /// Cancels what is under way for a lease, and waits for its end. False where otter stops first.
+    async fn end_jobs(&self, id: LeaseId) -> bool {
+        loop {
+            let jobs = self.parts.jobs.of_lease(id);
+            if jobs.is_empty() {
+                return true;
+            }
+            for job in jobs {
+                let cancelled = self.parts.jobs.cancel(job).await;
+                let ended = match cancelled {
+                    Ok(_) => self.parts.jobs.ended(job).await,
+                    Err(failure) => Err(failure),
+                };
+                if self.stop.is_cancelled() {
+                    return false;
+                }
+                if ended.is_err() {
+                    self.parts.clock.sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or otter stops.
+    async fn work(&self, id: LeaseId, while_it_is: LeaseState, what: &'static str) -> Option<Result<(), Failure>> {
+        let job = loop {
+            let lease = self.view(id)?.lease;
+            if lease.state != while_it_is {
+                return None;
+            }
+            let machine = lease.machine.as_ref().and_then(|machine| self.parts.machines.get(&machine.id));
+            let started = match machine {
+                // Not yet read after a start, or gone: then the book hears of that.
+                None => Err(Failure::new(FailureKind::InventoryLoading, "the machine is not in the picture")),
+                Some(machine) => match request(self, &lease, &machine, while_it_is) {
+                    Ok(request) => self.parts.jobs.start(self.job(&lease, &machine, request, what)).await,
+                    Err(failure) => return Some(Err(failure)),
+                },
+            };
+            match started.map(Started::parts) {
+                Ok((job, _)) => break job,
+                Err(failure) => tracing::debug!(lease = %id, detail = failure.detail, "the lease's job cannot be started yet"),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return None,
+                () = self.parts.clock.sleep(AGAIN) => {}
+            }
+        };
+        self.order(Stepped::Working(id, job)).await.ok()?;
+        loop {
+            let ended = match self.parts.jobs.ended(job).await {
+                Ok(ended) => ended?.job,
+                Err(_) => {
+                    self.parts.clock.sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            return match (ended.state, ended.error) {
+                (JobState::Succeeded, _) => Some(Ok(())),
+                (state, Some(failure)) if state.is_end() => Some(Err(failure.of_job(job))),
+                (state, None) if state.is_end() => {
+                    let detail = "The job ended without a reason.";
+                    Some(Err(Failure::new(FailureKind::OutcomeUnknown, detail).of_job(job)))
+                }
+                _ => None,
+            };
+        }
+    }
+
+    fn job(&self, lease: &Lease, machine: &MachineView, request: JobRequest, what: &str) -> NewJob {
+        NewJob {
+            machine: Arc::clone(&machine.record),
+            request,
+            right: Right::own(lease.id),
+            reference: lease.reference.clone(),
+            deadline: None,
+            // One job for each grant, however often this is begun anew.
+            key: Some(IdempotencyKey {
+                caller: "otter".to_owned(),
+                method: "LEASE".to_owned(),
+                path: format!("/v1/leases/{}", lease.id),
+                key: format!("{what}-{}", lease.grants),
+                fingerprint: [0; 32],
+                created_at: self.parts.clock.now(),
+            }),
+        }
+    }
+}
+
+/// What a lease's job is to do, its snapshot bound to an id.
+fn request(desk: &Desk, lease: &Lease, machine: &MachineView, state: LeaseState) -> Result<JobRequest, Failure> {
+    let bound = |wanted: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
+        let Some(wanted) = wanted else { return Ok(None) };
+        let snapshot = desk.parts.machines.snapshot(machine, wanted)?;
+        let snapshots = &machine.record.machine.snapshots;
+        let place = snapshots.items.iter().position(|other| other.id == snapshot.id);
+        let path = place.and_then(|place| snapshots.paths().get(place).cloned()).unwrap_or_default();
+        Ok(Some((snapshot.id.clone(), path)))
+    };
+    Ok(match (state, &lease.prepare) {
+        (LeaseState::Preparing, Some(prepare)) => JobRequest::Prepare {
+            snapshot: bound(&prepare.snapshot)?,
+            power: prepare.power,
+            until: prepare.until,
+            settle: prepare.settle,
+        },
+        (LeaseState::Preparing, None) => JobRequest::Prepare { snapshot: None, power: None, until: None, settle: None },
+        _ => JobRequest::Release {
+            keep_power: lease.release.keep_power,
+            snapshot: bound(&lease.release.snapshot)?,
+        },
+    })
+}
