@@ -38,6 +38,45 @@ async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
     }
 }
 
+/// What the guide says of its script: where a thing was not done it tells why, and fails; the test does not begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_of_the_guide_fails_where_a_step_does() {
+    let page = Page::read("GUIDE.md");
+    let daemon = simulating().await;
+    let there = page.script().replace("127.0.0.1:8080", daemon.address());
+    let ambiguous = there.replace("installed/updated/kickstart", "kickstart");
+    let gone = page.script().replace("127.0.0.1:8080", "127.0.0.1:1").replace("--retry 5", "--retry 0");
+    for (script, reason) in [
+        (ambiguous, "ambiguous-name: 2 snapshots of qubes-4.2-sdw-staging are called \"kickstart\""),
+        (gone, "no answer: is otter there?"),
+    ] {
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(&script);
+        alone(&mut shell);
+        let output = output(shell, PATIENCE).await;
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{complaint}");
+        assert!(complaint.starts_with(reason), "{complaint}");
+    }
+}
+
+/// And: the calls of the same run, repeated, do nothing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_of_the_guide_does_nothing_twice() {
+    let daemon = simulating().await;
+    let script = Page::read("GUIDE.md").script().replace("127.0.0.1:8080", daemon.address());
+    for _ in 0..2 {
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(&script).env("CI_JOB_ID", "4711");
+        alone(&mut shell);
+        super::succeeds(shell).await;
+    }
+    let jobs = daemon.get("/v1/jobs?reference=4711").await.expect(200);
+    assert_eq!(jobs.items("kind"), ["machine.power_off", "snapshot.revert"]);
+    let machine = daemon.get("/v1/machines/name:qubes-4.2-sdw-staging").await.expect(200);
+    assert_eq!(machine.json["power_state"], "off");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reader_in_shell_tells_what_changes_and_begins_anew_after_a_break() {
     let mut shell = Command::new("bash");

@@ -43,7 +43,15 @@ impl Page {
         fenced.map(|block| block.split_once('\n').unwrap())
     }
 
-    /// The readers of events in this language.
+    /// The script of the page.
+    pub fn script(&self) -> &str {
+        let mut scripts = self.blocks().filter(|(fence, _)| *fence == "bash");
+        let (_, script) = scripts.next().expect("a script");
+        assert!(scripts.next().is_none(), "one script");
+        script
+    }
+
+    /// The reader of events in this language.
     pub fn reader(&self, language: &str) -> &str {
         let mut readers = self.blocks().filter(|(fence, text)| *fence == language && is_reader(text));
         let (_, reader) = readers.next().expect("a reader");
