@@ -237,7 +237,10 @@ async fn a_body_is_declared_as_json() {
         Some("application/json; charset=latin1"),
         Some("application/jsonp"),
     ] {
-        send(&lab, POWER, content_type, "{\"action\": \"on\"}").await.problem(415, "unsupported-media-type");
+        let refused = send(&lab, POWER, content_type, "{\"action\": \"on\"}").await;
+        let refused = refused.problem(415, "unsupported-media-type");
+        let is_of_curl = content_type.is_some_and(|given| given.contains("form"));
+        assert_eq!(refused.text.contains("curl: --json"), is_of_curl, "{}", refused.text);
     }
     for content_type in
         ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""]
