@@ -17,6 +17,7 @@ mod machines;
 mod metrics;
 mod outcome;
 mod pages;
+mod pairs;
 mod queue;
 mod revert;
 mod snapshots;
