@@ -1,6 +1,7 @@
 //! The HTTP contract, subject by subject.
 
 mod answers;
+mod bad_headers;
 mod counted;
 mod datastores;
 mod event_streams;
