@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use otter::simulator::{Comeback, Restart};
+use serde_json::json;
 
 use super::{Call, Pair, Verdict, outcome, plan, side_by_side, until_blocked};
-use crate::harness::{Answer, Lab, eventually};
+use crate::harness::{Answer, Lab, encode, eventually};
 
 const AWAY: Restart = Restart { away: Some(Comeback::Unavailable), drop_running: false };
 
@@ -78,29 +79,26 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
 
 /// Waits for a job that another caller cancels.
 async fn cancelled(lab: &Lab, pair: &Pair) -> Answer {
-    let id = |job: &serde_json::Value| super::text(job, "id").to_owned();
-    let (call, job) = if pair.is_of("wait_for_job") {
+    if pair.is_of("wait_for_job") {
         let job = Call::power(&pair.operation.id).send(lab).await.expect(202);
-        (pair.operation.call(job.str("id")), id(&job.json))
-    } else {
-        let call = pair.call().header("otter-reference", pair.name());
-        let waiting = call.asking("wait=12s").begin(lab);
-        let path = format!("/v1/jobs?reference={}", crate::harness::encode(&pair.name()));
-        let mut found = String::new();
-        eventually("the job to be accepted", async || {
-            let jobs = lab.get(&path).await.expect(200);
-            jobs.json["items"].get(0).map(|job| found = id(job)).is_some()
-        })
-        .await;
-        cancel(lab, &found).await;
-        return waiting.await.unwrap();
-    };
-    cancel(lab, &job).await;
-    call.asking("wait=12s").send(lab).await
+        cancel(lab, job.str("id")).await;
+        return pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await;
+    }
+    let waiting = pair.call().header("otter-reference", pair.name()).asking("wait=12s").begin(lab);
+    let path = format!("/v1/jobs?reference={}", encode(&pair.name()));
+    let mut found = None;
+    eventually("the job to be accepted", async || {
+        let jobs = lab.get(&path).await.expect(200);
+        found = jobs.items("id").first().map(|id| (*id).to_owned());
+        found.is_some()
+    })
+    .await;
+    cancel(lab, &found.unwrap()).await;
+    waiting.await.unwrap()
 }
 
 async fn cancel(lab: &Lab, job: &str) {
-    lab.post(&format!("/v1/jobs/{job}/cancel"), serde_json::json!({})).await.expect(202);
+    lab.post(&format!("/v1/jobs/{job}/cancel"), json!({})).await.expect(202);
 }
 
 /// Starts the job that the others of its operation wait for.

@@ -3,7 +3,6 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::text;
 use crate::harness::{Answer, Lab, encode};
 
 /// An operation of the document.
@@ -33,7 +32,7 @@ impl Operation {
                 let Ok(method) = method.to_uppercase().parse() else { continue };
                 let codes = operation["x-otter-problems"].as_array().expect("the codes of every operation");
                 let codes = codes.iter().map(|code| code.as_str().unwrap().to_owned());
-                let id = text(operation, "operationId").to_owned();
+                let id = operation["operationId"].as_str().unwrap().to_owned();
                 all.push((Self { id, method, path: path.clone() }, codes.collect()));
             }
         }

@@ -22,10 +22,9 @@ use otter::app::Settings;
 use otter::domain::failure::FailureKind;
 use otter::simulator::world::{Choice, PowerState, Question};
 use otter::simulator::{Pace, Scenario};
-use serde_json::Value;
 
 use self::call::{Call, Operation};
-use crate::harness::{Answer, Lab, Plan};
+use crate::harness::{Answer, Lab, Plan, eventually};
 
 /// One code of one operation.
 #[derive(Clone, Debug)]
@@ -37,12 +36,15 @@ struct Pair {
 /// What came of a pair: nothing to say where it was provoked.
 type Verdict = Result<(), String>;
 
+/// Provokes pairs in a lab of their own.
+type Provoke = fn(Vec<Pair>) -> LocalBoxFuture<'static, Vec<Verdict>>;
+
 /// How some codes are provoked.
 struct Recipe {
     codes: &'static [&'static str],
     /// The operations that it is for; none: whichever list the code.
     operations: &'static [&'static str],
-    provoke: fn(Vec<Pair>) -> LocalBoxFuture<'static, Vec<Verdict>>,
+    provoke: Provoke,
 }
 
 /// The first that fits a pair is its recipe.
@@ -106,39 +108,52 @@ const RECIPES: &[Recipe] = &[
     ),
 ];
 
-const fn any(
-    codes: &'static [&'static str],
-    provoke: fn(Vec<Pair>) -> LocalBoxFuture<'static, Vec<Verdict>>,
-) -> Recipe {
+const fn any(codes: &'static [&'static str], provoke: Provoke) -> Recipe {
     of(codes, &[], provoke)
 }
 
-const fn of(
-    codes: &'static [&'static str],
-    operations: &'static [&'static str],
-    provoke: fn(Vec<Pair>) -> LocalBoxFuture<'static, Vec<Verdict>>,
-) -> Recipe {
+const fn of(codes: &'static [&'static str], operations: &'static [&'static str], provoke: Provoke) -> Recipe {
     Recipe { codes, operations, provoke }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_pair_of_operation_and_code_is_provoked() {
     let pairs = served().await;
-    let mut kitchens: Vec<Vec<Pair>> = RECIPES.iter().map(|_| Vec::new()).collect();
+    let mut by_recipe: Vec<Vec<Pair>> = RECIPES.iter().map(|_| Vec::new()).collect();
     let mut wrong: Vec<String> = Vec::new();
     for pair in &pairs {
         match RECIPES.iter().position(|recipe| recipe.is_for(pair)) {
-            Some(at) => kitchens[at].push(pair.clone()),
+            Some(at) => by_recipe[at].push(pair.clone()),
             None => wrong.push(format!("{}: there is no recipe", pair.name())),
         }
     }
-    let cooking = RECIPES.iter().zip(kitchens).filter(|(_, pairs)| !pairs.is_empty());
-    let verdicts = join_all(cooking.map(|(recipe, pairs)| (recipe.provoke)(pairs))).await.concat();
+    for (recipe, pairs) in RECIPES.iter().zip(&by_recipe) {
+        let idle = recipe.codes.iter().filter(|code| !pairs.iter().any(|pair| pair.code == **code));
+        wrong.extend(
+            idle.map(|code| format!("{code}: no operation lists it for the recipe of {:?}", recipe.codes)),
+        );
+    }
+    let wanted = RECIPES.iter().zip(by_recipe).filter(|(_, pairs)| !pairs.is_empty());
+    let verdicts = join_all(wanted.map(|(recipe, pairs)| (recipe.provoke)(pairs))).await.concat();
     let provoked = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
     wrong.extend(verdicts.into_iter().filter_map(Result::err));
     println!("{provoked} of {} pairs of operation and code provoked", pairs.len());
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(provoked, pairs.len());
+}
+
+/// The test would notice: what has no recipe, and what comes back otherwise than it should.
+#[tokio::test]
+async fn a_pair_that_is_not_provoked_is_told_by_name() {
+    let pairs = served().await;
+    let (lab, mut pair) = (Lab::start().await, pairs[0].clone());
+    let told = pair.judge(lab.get("/none").await).unwrap_err();
+    assert!(told.starts_with(&pair.name()) && told.contains("404"), "{told}");
+    for code in ["no-such-code", "tools-are-late"] {
+        code.clone_into(&mut pair.code);
+        assert!(!RECIPES.iter().any(|recipe| recipe.is_for(&pair)));
+        assert!(pair.judge(lab.get("/none").await).unwrap_err().contains(code));
+    }
 }
 
 /// Every pair of the document as it is served.
@@ -248,11 +263,5 @@ fn id_of(lab: &Lab, name: &str) -> String {
 /// Waits until this many calls block.
 async fn until_blocked(lab: &Lab, calls: usize) {
     let line = format!("otter_waits_open {calls}\n");
-    crate::harness::eventually("the calls to block", async || lab.get("/metrics").await.text.contains(&line))
-        .await;
-}
-
-/// The text of a field of a JSON value.
-fn text<'v>(value: &'v Value, field: &str) -> &'v str {
-    value[field].as_str().unwrap()
+    eventually("the calls to block", async || lab.get("/metrics").await.text.contains(&line)).await;
 }
