@@ -1,9 +1,8 @@
 //! What the host refuses, in its own words, and what it leaves open.
 
-use futures_util::future::join_all;
 use otter::simulator::{Disruption, Fault};
 
-use super::{Pair, Verdict, outcome, plan};
+use super::{Pair, Verdict, by_a_deadline, outcome, plan, side_by_side};
 use crate::harness::Lab;
 
 /// Everything that changes a machine.
@@ -23,12 +22,14 @@ pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
     for (code, what) in by_code(pairs) {
-        let parameter = if code == "machine-busy" { "deadline=1s" } else { "" };
         for method in CHANGES {
             lab.control().disrupt(method, 0, None, disruption(&code));
         }
-        let judged = what.iter().map(async |pair| pair.judge(outcome(&lab, pair, parameter).await));
-        verdicts.extend(join_all(judged).await);
+        let provoke = async |pair: &Pair| match code.as_str() {
+            "machine-busy" => by_a_deadline(pair, async |deadline| outcome(&lab, pair, deadline).await).await,
+            _ => outcome(&lab, pair, "").await,
+        };
+        verdicts.extend(side_by_side(what, provoke).await);
         lab.control().clear_disruptions();
     }
     verdicts

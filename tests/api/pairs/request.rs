@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Call, Pair, Verdict, plan, side_by_side};
+use super::{Call, Pair, Verdict, by_a_deadline, id_of, plan, question, side_by_side};
 use crate::harness::{Answer, Lab};
 
 /// What no job has.
@@ -43,6 +43,11 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
 
 /// The power-on hangs on a question until its deadline.
 async fn asked_meanwhile(lab: &Lab, pair: &Pair) -> Answer {
-    let job = Call::power("about-to-ask").asking("deadline=1s").send(lab).await.expect(202);
-    pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await
+    let id = id_of(lab, "asked-later");
+    by_a_deadline(pair, async |deadline| {
+        lab.control().mutate(|world| world.machine_mut(&id).unwrap().question_at_power_on = Some(question()));
+        let job = Call::power("asked-later").asking(deadline).send(lab).await.expect(202);
+        pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await
+    })
+    .await
 }
