@@ -14,6 +14,7 @@ use crate::api::{Api, HttpSettings};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::mac::MacAddress;
+use crate::domain::pool::Pools;
 use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
@@ -23,6 +24,10 @@ use crate::service::callers::Callers;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
+use crate::service::leases::book::LeaseRules;
+use crate::service::leases::holds::Holds;
+use crate::service::leases::secret::Secrets;
+use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
 use crate::store::{Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
@@ -44,6 +49,8 @@ pub struct Settings {
     pub guest_settle: Duration,
     pub protection: Protection,
     pub jobs: JobSettings,
+    pub leases: LeaseRules,
+    pub pools: Pools,
     pub http: HttpSettings,
     pub feed: FeedSettings,
     /// How long a shutdown may take before what still runs is dropped.
@@ -65,7 +72,7 @@ pub struct Simulated {
 /// # Errors
 /// What is missing or cannot be.
 pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
-    let Config { esx, http, machines, jobs, state, log: _ } = config;
+    let Config { esx, http, machines, jobs, leases, pools, state, log: _ } = config;
     let state_dir = match &simulated {
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
@@ -106,6 +113,14 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
                 ..Retention::default()
             },
         },
+        leases: LeaseRules {
+            max_ttl: leases.max_ttl,
+            max_total: leases.max_total,
+            abandon_after: leases.abandon_after,
+            grace: leases.grace,
+            ..LeaseRules::default()
+        },
+        pools: Pools(pools),
         http: HttpSettings {
             max_wait: http.max_wait,
             max_waits: http.max_waits,
@@ -152,6 +167,8 @@ impl App {
             guest_settle,
             protection,
             jobs,
+            leases,
+            pools,
             mut http,
             feed,
             grace,
@@ -201,6 +218,7 @@ impl App {
         let feed = Feed::with(&clock, &feed);
         let inventory =
             Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle).sabotaged(sabotage));
+        let (holds, pools) = (Arc::new(Holds::default()), Arc::new(pools));
         let jobs = Jobs::new(JobsParts {
             store: store.clone(),
             hypervisor: Arc::clone(&hypervisor),
@@ -210,11 +228,39 @@ impl App {
             supervisor: supervisor.clone(),
             settings: jobs,
             metrics: metrics.clone(),
+            gate: Arc::clone(&holds) as _,
             sabotage,
         });
-        let machines = Arc::new(Machines::new(Arc::clone(&inventory), jobs.clone(), protection));
-        let services =
-            Services { callers, feed, inventory, machines, jobs, hypervisor: Arc::clone(&hypervisor) };
+        let machines = Arc::new(Machines::new(
+            Arc::clone(&inventory),
+            jobs.clone(),
+            protection,
+            Arc::clone(&holds),
+            Arc::clone(&pools),
+        ));
+        let leases = Leases::load(LeasesParts {
+            store: store.clone(),
+            clock: clock.clone(),
+            feed: feed.clone(),
+            inventory: Arc::clone(&inventory),
+            jobs: jobs.clone(),
+            machines: Arc::clone(&machines),
+            holds,
+            pools,
+            rules: LeaseRules { sabotage, ..leases },
+            secrets: Secrets::open(state_dir.as_deref(), &clock)?,
+            supervisor: supervisor.clone(),
+        })
+        .await?;
+        let services = Services {
+            callers,
+            feed,
+            inventory,
+            machines,
+            jobs,
+            leases,
+            hypervisor: Arc::clone(&hypervisor),
+        };
         refresh(&metrics, &services, &store, &clock);
         Ok(Self { clock, supervisor, store, hypervisor, services, listener, http, metrics, sabotage })
     }
@@ -291,6 +337,7 @@ impl App {
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         let callers = Arc::clone(&services.callers);
         supervisor.spawn("tokens", |stop| callers.follow(stop));
+        supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
         if sabotage.makes(Mistake::DyingRoom) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::domain::ids::{JobId, MachineId};
+use crate::domain::lease::LeaseId;
 
 /// The path of a machine.
 #[must_use]
@@ -15,6 +16,26 @@ pub fn machine(id: &MachineId) -> String {
 #[must_use]
 pub fn job(id: JobId) -> String {
     format!("/v1/jobs/{id}")
+}
+
+/// The path of a lease.
+#[must_use]
+pub fn lease(id: LeaseId) -> String {
+    format!("/v1/leases/{id}")
+}
+
+/// The links that a lease carries.
+#[must_use]
+pub fn of_lease(id: LeaseId, on: Option<&MachineId>, work: Option<JobId>) -> BTreeMap<String, String> {
+    let lease = lease(id);
+    let mut links = BTreeMap::from([
+        ("wait".to_owned(), format!("{lease}/wait")),
+        ("renew".to_owned(), format!("{lease}/renew")),
+        ("self".to_owned(), lease),
+    ]);
+    links.extend(on.map(|on| ("machine".to_owned(), machine(on))));
+    links.extend(work.map(|work| ("job".to_owned(), job(work))));
+    links
 }
 
 /// The links that a job carries.

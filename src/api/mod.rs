@@ -8,6 +8,7 @@ mod events;
 mod extract;
 mod jobs;
 mod layers;
+mod leases;
 mod links;
 mod machines;
 mod metrics;
@@ -15,6 +16,7 @@ mod pages;
 pub mod problem;
 mod refusal;
 pub(crate) mod respond;
+mod right;
 mod roles;
 pub mod serve;
 mod starting;
@@ -89,6 +91,7 @@ pub struct HttpSettings {
         (name = "snapshots", description = "Their snapshots"),
         (name = "datastores", description = "Where their files are"),
         (name = "jobs", description = "Operations, from acceptance to their one end"),
+        (name = "leases", description = "A machine for one holder, for a time"),
         (name = "events", description = "Every change, as it happens"),
         (name = "about", description = "This otter and its host"),
     )
@@ -129,6 +132,7 @@ impl Api {
             .merge(metrics::routes())
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
+            .layer(axum::middleware::from_fn_with_state(self.clone(), right::tell_expiry))
             .with_state(self.clone());
         let router = if sabotage.makes(Mistake::PanickingRequests) {
             router.layer(axum::middleware::map_request(panicking))
@@ -190,6 +194,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(datastores::routes())
         .merge(jobs::routes())
         .merge(events::routes())
+        .merge(leases::routes())
         .merge(about::routes())
 }
 

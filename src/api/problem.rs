@@ -276,7 +276,7 @@ impl Problem {
     #[must_use]
     pub fn of(failure: &Failure, request_id: Option<&str>) -> Self {
         let row = find(failure.kind);
-        let Failure { kind, detail, fault, machine, job, candidates, errors } = failure;
+        let Failure { kind, detail, fault, machine, job, lease, candidates, errors } = failure;
         let internal = *kind == FailureKind::Internal;
         let shown = |yes: bool| yes && !internal;
         let mut links = BTreeMap::new();
@@ -284,6 +284,9 @@ impl Problem {
             let path = super::links::job(job);
             links.insert("wait".to_owned(), format!("{path}/wait"));
             links.insert("job".to_owned(), path);
+        }
+        if let Some(lease) = lease.filter(|_| shown(true)) {
+            links.insert("lease".to_owned(), super::links::lease(lease));
         }
         if let Some((id, _)) = machine.as_ref().filter(|_| shown(true)) {
             links.insert("machine".to_owned(), super::links::machine(id));
@@ -304,7 +307,7 @@ impl Problem {
             machine: machine.as_ref().filter(|_| shown(true)).map(|(id, _)| id.to_string()),
             machine_name: machine.as_ref().filter(|_| shown(true)).map(|(_, name)| name.clone()),
             job: job.filter(|_| shown(true)).map(|job| job.to_string()),
-            lease: None,
+            lease: lease.filter(|_| shown(true)).map(|lease| lease.to_string()),
             links,
             fault: fault.as_ref().filter(|_| shown(true)).map(HostFault::of),
         }

@@ -57,6 +57,15 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("wait_for_job", From(Viewer)),
     ("cancel_job", From(Runner)),
     ("stream_events", From(Viewer)),
+    ("create_lease", From(Runner)),
+    ("list_leases", From(Viewer)),
+    ("get_lease", From(Viewer)),
+    ("wait_for_lease", From(Viewer)),
+    ("renew_lease", From(Runner)),
+    ("end_lease", From(Runner)),
+    ("list_pools", From(Viewer)),
+    ("quarantine_machine", From(Operator)),
+    ("clear_quarantine", From(Operator)),
 ];
 
 /// Paths that are served beside the document's operations.

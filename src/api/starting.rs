@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, PartialSchema};
@@ -18,6 +18,7 @@ use super::documented::StartQuery;
 use super::extract::{Body, NoParameters, Params, failure_at, header, names};
 use super::jobs::wire::Job;
 use super::problem::ApiError;
+use super::right;
 use super::roles::caller_of;
 use super::waiting::{Place, Wait, Waited};
 use super::{links, respond};
@@ -26,11 +27,12 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{JobRequest, JobState};
 use crate::service::callers::Caller;
 use crate::service::feed::Version;
+use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{JobView, NewJob, Started};
 use crate::service::machines::{MachineView, shorten};
 use crate::store::IdempotencyKey;
 
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The longest key and the longest reference.
 const MAX_KEY: usize = 255;
@@ -47,6 +49,7 @@ pub struct Starting {
     reference: Option<String>,
     key: Option<IdempotencyKey>,
     caller: Caller,
+    pass: Pass,
 }
 
 /// A starting call with its body: what a handler of one takes. `Q` documents what parameters it has of its own.
@@ -87,17 +90,11 @@ impl Starting {
             let detail = format!("deadline is {given}; from 1s to 7d is wanted.");
             return Err(failure_at(FailureKind::InvalidRequest, "deadline", "out-of-range", detail));
         }
-        let reference = bounded(&parts.headers, "otter-reference", 0, MAX_REFERENCE)?;
-        let key = bounded(&parts.headers, "idempotency-key", 1, MAX_KEY)?.map(|key| IdempotencyKey {
-            caller: caller.name.to_string(),
-            method: parts.method.to_string(),
-            path: parts.uri.path().to_owned(),
-            key,
-            fingerprint: [0; 32],
-            created_at: api.clock().now(),
-        });
+        let reference = reference_of(&parts.headers)?;
+        let key = key_of(api, &caller, &parts.method, &parts.uri, &parts.headers, &Bytes::new())?;
         Ok(Self {
             version: api.services().feed.version(),
+            pass: right::read(api, &caller, &parts.headers)?,
             wait: Wait::read(api, params, &parts.headers)?,
             deadline,
             reference,
@@ -155,16 +152,20 @@ impl Starting {
         request: JobRequest,
     ) -> Result<Started, Failure> {
         api.services().machines.may_change(machine)?;
-        self.caller.may_change(&machine.record.machine)?;
         let new = NewJob {
             machine: std::sync::Arc::clone(&machine.record),
             request,
-            requested_by: self.caller.name.to_string(),
+            right: Right { caller: self.caller.clone(), pass: self.pass.clone() },
             reference: self.reference.clone(),
             deadline: self.deadline,
             key: self.key.clone(),
         };
-        api.services().jobs.start(new).await
+        let started = api.services().jobs.start(new).await?;
+        if let (Started::New(_), Pass::Override(reason)) = (started, &self.pass) {
+            let machine = &machine.record.machine;
+            api.services().leases.overridden(machine, &self.caller.name, reason).await;
+        }
+        Ok(started)
     }
 
     /// Waits for the job and answers with what it brought about, by `show`. A call that does not say how long it may
@@ -325,6 +326,31 @@ async fn current(api: &Api, id: JobId) -> Result<JobView, Failure> {
 fn vanished(id: JobId) -> Failure {
     tracing::error!(job = %id, "an accepted job is not in the store");
     Failure::new(FailureKind::Internal, "an accepted job is not in the store")
+}
+
+/// What a call sent as `Otter-Reference`.
+pub fn reference_of(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    bounded(headers, "otter-reference", 0, MAX_REFERENCE)
+}
+
+/// The `Idempotency-Key` of a call: its scope is the caller, the method and the path as written.
+pub fn key_of(
+    api: &Api,
+    caller: &Caller,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Option<IdempotencyKey>, Failure> {
+    let key = bounded(headers, "idempotency-key", 1, MAX_KEY)?;
+    Ok(key.map(|key| IdempotencyKey {
+        caller: caller.name.to_string(),
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+        key,
+        fingerprint: fingerprint(uri, body),
+        created_at: api.clock().now(),
+    }))
 }
 
 fn bounded(

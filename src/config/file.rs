@@ -13,9 +13,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
-use super::sections::{Config, Deadlines, Draft, Esx, Http, Jobs, Log, Machines, Password, State};
+use super::sections::{Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, State};
 use super::values;
 use crate::domain::duration;
+use crate::domain::lease::{Prepare, Readiness, Release};
+use crate::domain::machine::PowerState;
+use crate::domain::pool::Pool;
 
 /// Deadlines that callers and operators may set.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
@@ -42,7 +45,7 @@ pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
 }
 
 fn sections(mut root: Table<'_>, draft: &mut Draft) {
-    let Config { esx, http, machines, jobs, state, log } = &mut draft.config;
+    let Config { esx, http, machines, jobs, leases, pools, state, log } = &mut draft.config;
     esx_section(root.table("esx"), esx, &mut draft.password);
 
     let Http {
@@ -95,6 +98,20 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     inner.finish();
     table.finish();
 
+    let Leases { max_ttl, max_total, abandon_after, grace } = leases;
+    let mut table = root.table("leases");
+    table.set("max_ttl", max_ttl, timeout);
+    table.set("max_total", max_total, timeout);
+    table.set("abandon_after", abandon_after, timeout);
+    table.set("grace", grace, any_duration);
+    table.finish();
+
+    for (name, mut table) in root.table("pools").tables() {
+        let pool = pool_section(&mut table);
+        table.finish();
+        pools.insert(name, pool);
+    }
+
     let State { dir } = state;
     let mut table = root.table("state");
     table.set("dir", dir, |value| some_path(value));
@@ -107,6 +124,41 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     table.finish();
 
     root.finish();
+}
+
+fn pool_section(table: &mut Table<'_>) -> Pool {
+    let mut pool = Pool::default();
+    table.set("machines", &mut pool.machines, texts);
+    table.set("max_ttl", &mut pool.max_ttl, |value| timeout(value).map(Some));
+    table.set("may_keep_power", &mut pool.may_keep_power, boolean);
+    let present = table.has("prepare");
+    let mut inner = table.table("prepare");
+    let mut prepare = Prepare::default();
+    inner.set("snapshot", &mut prepare.snapshot, |value| values::not_empty(text(value)?).map(Some));
+    inner.set("power", &mut prepare.power, |value| match text(value)? {
+        "on" => Ok(Some(PowerState::On)),
+        "off" => Ok(Some(PowerState::Off)),
+        _ => Err("on or off is wanted".to_owned()),
+    });
+    inner.set("until", &mut prepare.until, |value| {
+        let wanted = || "power_state:on, ip or tools is wanted".to_owned();
+        Readiness::parse(text(value)?).map(Some).ok_or_else(wanted)
+    });
+    inner.set("settle", &mut prepare.settle, |value| timeout(value).map(Some));
+    inner.finish();
+    pool.prepare = present.then_some(prepare);
+    let present = table.has("release");
+    let mut inner = table.table("release");
+    let mut release = Release::default();
+    inner.set("power", &mut release.keep_power, |value| match text(value)? {
+        "off" => Ok(false),
+        "keep" => Ok(true),
+        _ => Err("off or keep is wanted".to_owned()),
+    });
+    inner.set("snapshot", &mut release.snapshot, |value| values::not_empty(text(value)?).map(Some));
+    inner.finish();
+    pool.release = present.then_some(release);
+    pool
 }
 
 fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
@@ -258,6 +310,29 @@ impl<'a> Table<'a> {
         Self::new(self.source, format!("{path}."), table)
     }
 
+    /// Whether a key is there that was not taken.
+    fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Takes every key as a table within this one, whatever their names.
+    fn tables(mut self) -> Vec<(String, Table<'a>)> {
+        let mut all = Vec::new();
+        for (key, (offset, value)) in std::mem::take(&mut self.entries) {
+            let path = format!("{}{key}", self.prefix);
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    all.push((key.to_owned(), Self::new(self.source, format!("{path}."), Some(table))));
+                }
+                other => {
+                    let message = format!("a section is wanted, [{path}], not {}", kind(other));
+                    self.source.problem(Some(offset), &path, message);
+                }
+            }
+        }
+        all
+    }
+
     fn problem(&self, key: &str, message: impl Into<String>) {
         self.source.problem(self.taken.get(key).copied(), &format!("{}{key}", self.prefix), message);
     }
@@ -323,6 +398,13 @@ fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> 
 
 fn count(value: &DeValue<'_>) -> Result<usize, String> {
     integer(value, 1..=i64::from(u32::MAX))
+}
+
+fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    match value {
+        DeValue::Boolean(value) => Ok(*value),
+        other => Err(format!("true or false is wanted, not {}", kind(other))),
+    }
 }
 
 fn any_duration(value: &DeValue<'_>) -> Result<Duration, String> {

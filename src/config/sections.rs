@@ -1,11 +1,13 @@
 //! The settings of each section, with their defaults.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 use super::{ConfigError, Listen, LogFormat, Problem};
+use crate::domain::pool::Pool;
 use crate::domain::verify::Verify;
 
 /// Where the state is, unless it is said elsewhere.
@@ -20,6 +22,9 @@ pub struct Config {
     pub http: Http,
     pub machines: Machines,
     pub jobs: Jobs,
+    pub leases: Leases,
+    /// `[pools.<name>]`: which machines belong together.
+    pub pools: BTreeMap<String, Pool>,
     pub state: State,
     pub log: Log,
 }
@@ -106,6 +111,30 @@ pub struct Deadlines {
     pub remove: Duration,
     /// Making a machine ready for a lease, and bringing it back after one.
     pub prepare: Duration,
+}
+
+/// `[leases]`: how long machines may be held.
+#[derive(Clone, Debug)]
+pub struct Leases {
+    /// The longest time of a lease, and of one renewal.
+    pub max_ttl: Duration,
+    /// The longest time of a lease with all its renewals.
+    pub max_total: Duration,
+    /// A lease that waits and that nobody asked about for this long is dropped.
+    pub abandon_after: Duration,
+    /// After a restart no lease ends sooner than this.
+    pub grace: Duration,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self {
+            max_ttl: Duration::from_hours(24),
+            max_total: Duration::from_hours(7 * 24),
+            abandon_after: Duration::from_mins(2),
+            grace: Duration::from_mins(1),
+        }
+    }
 }
 
 /// `[state]`: what outlives a restart.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::ids::{DatastoreId, JobId, MachineId, SnapshotId};
 use super::job::Job;
+use super::lease::{Lease, LeaseId};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +27,14 @@ pub enum Subject {
         id: JobId,
         machine: MachineId,
         reference: Option<Arc<str>>,
+        lease: Option<LeaseId>,
         /// The job at its end, which never changes: nobody need read it back from the store.
         ended: Option<Arc<Job>>,
+    },
+    Lease {
+        id: LeaseId,
+        machine: Option<MachineId>,
+        reference: Option<Arc<str>>,
     },
     Datastore(DatastoreId),
     DatastoreRemoved(DatastoreId),
@@ -61,7 +68,7 @@ pub struct EventFilter {
     pub types: Vec<EventType>,
     pub machine: Option<MachineId>,
     pub job: Option<JobId>,
-    pub lease: Option<String>,
+    pub lease: Option<LeaseId>,
     pub reference: Option<String>,
 }
 
@@ -73,7 +80,18 @@ impl Subject {
             id: job.id,
             machine: job.machine.id.clone(),
             reference: job.reference.as_deref().map(Arc::from),
+            lease: job.lease,
             ended: job.state.is_end().then(|| Arc::clone(job)),
+        }
+    }
+
+    /// A change of this lease.
+    #[must_use]
+    pub fn of_lease(lease: &Arc<Lease>) -> Self {
+        Self::Lease {
+            id: lease.id,
+            machine: lease.machine.as_ref().map(|machine| machine.id.clone()),
+            reference: lease.reference.as_deref().map(Arc::from),
         }
     }
 
@@ -86,6 +104,7 @@ impl Subject {
             Self::Snapshot(..) => EventType::SnapshotChanged,
             Self::SnapshotRemoved(..) => EventType::SnapshotRemoved,
             Self::Job { .. } => EventType::JobChanged,
+            Self::Lease { .. } => EventType::LeaseChanged,
             Self::Datastore(_) => EventType::DatastoreChanged,
             Self::DatastoreRemoved(_) => EventType::DatastoreRemoved,
             Self::Session => EventType::SessionChanged,
@@ -101,6 +120,7 @@ impl Subject {
             | Self::Snapshot(machine, _)
             | Self::SnapshotRemoved(machine, _)
             | Self::Job { machine, .. } => Some(machine),
+            Self::Lease { machine, .. } => machine.as_ref(),
             Self::Datastore(_) | Self::DatastoreRemoved(_) | Self::Session => None,
         }
     }
@@ -117,6 +137,10 @@ impl Subject {
                 machine.as_str().len()
                     + reference.as_ref().map_or(0, |reference| reference.len())
                     + ended.as_ref().map_or(0, |job| weight_of_job(job))
+            }
+            Self::Lease { machine, reference, .. } => {
+                machine.as_ref().map_or(0, |machine| machine.as_str().len())
+                    + reference.as_ref().map_or(0, |reference| reference.len())
             }
             Self::Datastore(id) | Self::DatastoreRemoved(id) => id.as_str().len(),
             Self::Session => 0,
@@ -188,16 +212,16 @@ impl EventFilter {
     /// Whether an event about this is wanted: all that is said must fit.
     #[must_use]
     pub fn fits(&self, subject: &Subject) -> bool {
-        let (job, of_reference) = match subject {
-            Subject::Job { id, reference, .. } => (Some(*id), reference.as_deref()),
-            _ => (None, None),
+        let (job, of_reference, lease) = match subject {
+            Subject::Job { id, reference, lease, .. } => (Some(*id), reference.as_deref(), *lease),
+            Subject::Lease { id, reference, .. } => (None, reference.as_deref(), Some(*id)),
+            _ => (None, None, None),
         };
         self.wants(subject.event_type())
             && self.machine.as_ref().is_none_or(|machine| subject.machine() == Some(machine))
             && self.job.is_none_or(|wanted| job == Some(wanted))
             && self.reference.as_deref().is_none_or(|wanted| of_reference == Some(wanted))
-            // Nothing belongs to a lease yet.
-            && self.lease.is_none()
+            && self.lease.is_none_or(|wanted| lease == Some(wanted))
     }
 }
 
@@ -211,7 +235,13 @@ mod tests {
     fn a_filter_goes_by_all_that_it_says() {
         let machine = MachineId::new("16");
         let id = JobId::new(Uuid::from_u128(1));
-        let job = Subject::Job { id, machine: machine.clone(), reference: Some("ci/7".into()), ended: None };
+        let job = Subject::Job {
+            id,
+            machine: machine.clone(),
+            reference: Some("ci/7".into()),
+            lease: None,
+            ended: None,
+        };
         let snapshot = Subject::Snapshot(machine.clone(), SnapshotId::new("16-snapshot-1"));
         let all = EventFilter::default;
         let of_machine = EventFilter { machine: Some(machine.clone()), ..all() };
@@ -228,7 +258,7 @@ mod tests {
         assert!(!other.fits(&job));
         let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..of_machine };
         assert!(typed.fits(&snapshot) && !typed.fits(&job));
-        assert!(!EventFilter { lease: Some("any".to_owned()), ..all() }.fits(&job));
+        assert!(!EventFilter { lease: Some(LeaseId(Uuid::nil())), ..all() }.fits(&job));
     }
 
     #[test]

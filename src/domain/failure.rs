@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::ids::{JobId, MachineId};
+use super::lease::LeaseId;
 
 /// Declares the kinds together with their stable codes, which callers and the store know them by.
 macro_rules! failure_kinds {
@@ -112,6 +113,7 @@ pub struct Failure {
     pub fault: Option<Fault>,
     pub machine: Option<(MachineId, String)>,
     pub job: Option<JobId>,
+    pub lease: Option<LeaseId>,
     /// What an ambiguous name could have meant: id and name.
     pub candidates: Vec<(String, String)>,
     /// The parts of the request that were wrong.
@@ -138,6 +140,7 @@ impl Failure {
             fault: None,
             machine: None,
             job: None,
+            lease: None,
             candidates: Vec::new(),
             errors: Vec::new(),
         }
@@ -154,6 +157,13 @@ impl Failure {
     #[must_use]
     pub fn of_job(mut self, id: JobId) -> Self {
         self.job = Some(id);
+        self
+    }
+
+    /// Names the lease that it happened to.
+    #[must_use]
+    pub fn of_lease(mut self, id: LeaseId) -> Self {
+        self.lease = Some(id);
         self
     }
 

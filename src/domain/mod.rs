@@ -17,5 +17,6 @@ pub mod lease;
 pub mod mac;
 pub mod machine;
 pub mod names;
+pub mod pool;
 pub mod snapshot;
 pub mod verify;

@@ -3,13 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::inventory::{Inventory, MachineRecord, PictureGuard};
 use super::jobs::Jobs;
+use super::leases::holds::Holds;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::{JobId, MachineId, SnapshotId};
+use crate::domain::lease::{LeaseId, Quarantine};
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::PowerState;
 use crate::domain::names::matches_pattern;
+use crate::domain::pool::Pools;
 use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
 use crate::hypervisor::SessionState;
 
@@ -18,6 +23,8 @@ pub struct Machines {
     inventory: Arc<Inventory>,
     jobs: Jobs,
     protection: Protection,
+    holds: Arc<Holds>,
+    pools: Arc<Pools>,
 }
 
 /// Which machines nobody may touch, and which one otter itself runs in.
@@ -37,8 +44,21 @@ pub struct MachineView {
     pub record: Arc<MachineRecord>,
     pub protected: bool,
     pub active_job: Option<JobId>,
+    /// In order of their names.
+    pub pools: Vec<String>,
+    pub lease: Option<Holder>,
+    pub quarantine: Option<Quarantine>,
     /// Empty: the machine is free.
     pub not_free_because: Vec<&'static str>,
+}
+
+/// Who holds a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub lease: LeaseId,
+    pub holder: String,
+    /// None before the lease is active, and once it is being released.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Which machines are wanted; all that is said must fit.
@@ -75,8 +95,14 @@ pub struct Network {
 
 impl Machines {
     #[must_use]
-    pub fn new(inventory: Arc<Inventory>, jobs: Jobs, protection: Protection) -> Self {
-        Self { inventory, jobs, protection }
+    pub fn new(
+        inventory: Arc<Inventory>,
+        jobs: Jobs,
+        protection: Protection,
+        holds: Arc<Holds>,
+        pools: Arc<Pools>,
+    ) -> Self {
+        Self { inventory, jobs, protection, holds, pools }
     }
 
     /// The loaded picture.
@@ -239,10 +265,7 @@ impl Machines {
         let picture = self.picture()?;
         let matching = matching(&picture, reference)?;
         match matching.as_slice() {
-            [] => Err(Failure::new(
-                FailureKind::NotFound,
-                format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written)),
-            )),
+            [] => Err(Failure::new(FailureKind::NotFound, nobody(&picture, reference, as_written))),
             [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
             several => Err(ambiguous(as_written, several)),
         }
@@ -252,6 +275,13 @@ impl Machines {
         let is_self = self.protection.is_self(record);
         let protected = is_self || self.protection.covers(record);
         let machine = &record.machine;
+        let shown = self.holds.shown();
+        let lease = shown.holder_of(&machine.id).map(|open| Holder {
+            lease: open.lease.id,
+            holder: open.lease.holder.clone(),
+            expires_at: open.ends().map(|(at, _)| at),
+        });
+        let quarantine = shown.kept(machine).and_then(|kept| kept.quarantine.clone());
         let reasons = [
             ("powered_on", machine.power_state == Some(PowerState::On)),
             ("suspended", machine.power_state == Some(PowerState::Suspended)),
@@ -259,6 +289,8 @@ impl Machines {
             ("template", machine.template),
             ("not_connected", machine.connection_state != "connected"),
             ("question", machine.question.is_some()),
+            ("leased", lease.is_some()),
+            ("quarantined", quarantine.is_some()),
             ("job", active_job.is_some()),
             ("host_task", self.jobs.finds_host_busy(&machine.id, active_job)),
             ("self", is_self),
@@ -266,7 +298,9 @@ impl Machines {
         ];
         let not_free_because =
             reasons.iter().filter(|(_, holds)| *holds).map(|(reason, _)| *reason).collect();
-        MachineView { record: Arc::clone(record), protected, active_job, not_free_because }
+        let pools = self.pools.of(machine);
+        let record = Arc::clone(record);
+        MachineView { record, protected, active_job, pools, lease, quarantine, not_free_because }
     }
 }
 
@@ -279,8 +313,7 @@ impl MachineFilter {
             && self.power_state.is_none_or(|state| machine.power_state == Some(state))
             && self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
             && self.template.is_none_or(|template| machine.template == template)
-            // No machine is in a pool yet.
-            && self.pool.is_none()
+            && self.pool.as_ref().is_none_or(|pool| view.pools.contains(pool))
     }
 }
 
@@ -399,6 +432,15 @@ fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRe
             select(&has)
         }
     })
+}
+
+/// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be told.
+fn nobody(picture: &PictureGuard, reference: &str, as_written: &str) -> String {
+    if picture.machines.iter().any(|record| record.machine.name == reference) {
+        let (id, named) = (shorten(as_written), shorten(&format!("name:{reference}")));
+        return format!("No machine has the id {id}, but one is called so: write {named}.");
+    }
+    format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written))
 }
 
 /// The failure of a name that several machines go by.

@@ -14,6 +14,7 @@ use self::callers::Callers;
 use self::feed::Feed;
 use self::inventory::Inventory;
 use self::jobs::Jobs;
+use self::leases::Leases;
 use self::machines::Machines;
 use crate::hypervisor::Hypervisor;
 
@@ -25,6 +26,7 @@ pub struct Services {
     pub inventory: Arc<Inventory>,
     pub machines: Arc<Machines>,
     pub jobs: Jobs,
+    pub leases: Leases,
     /// For reads that go past the picture.
     pub hypervisor: Arc<dyn Hypervisor>,
 }

@@ -22,6 +22,8 @@ pub struct JobFilter {
     pub kinds: Vec<JobKind>,
     pub requested_by: Option<String>,
     pub reference: Option<String>,
+    /// A lease's id.
+    pub lease: Option<String>,
 }
 
 /// Where a page of jobs ended. Jobs that come later do not move it.
@@ -80,6 +82,7 @@ pub struct Row {
     machine: String,
     requested_by: String,
     reference: Option<String>,
+    lease: Option<String>,
     created_at: i64,
     ended_at: Option<i64>,
     document: String,
@@ -98,6 +101,7 @@ impl Row {
             machine: job.machine.id.to_string(),
             requested_by: job.requested_by.clone(),
             reference: job.reference.clone(),
+            lease: job.lease.map(|lease| lease.to_string()),
             created_at: microseconds(job.created_at),
             ended_at: ended_at.map(microseconds),
             document,
@@ -123,8 +127,8 @@ impl Write for InsertJob {
         let row = &self.row;
         sqlx::query(
             "INSERT INTO jobs (id, arrival, state, kind, machine, requested_by, reference, created_at, \
-             ended_at, document_version, document) \
-             VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM jobs), $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             ended_at, document_version, document, lease) \
+             VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM jobs), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(&row.id)
         .bind(row.state)
@@ -136,6 +140,7 @@ impl Write for InsertJob {
         .bind(row.ended_at)
         .bind(document::VERSION)
         .bind(&row.document)
+        .bind(&row.lease)
         .execute(transaction.statement())
         .await?;
         if let Some(key) = &self.key {
@@ -212,7 +217,7 @@ pub async fn jobs(
 ) -> Result<JobPage, StoreError> {
     let mut query =
         QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM jobs WHERE 1 = 1");
-    let JobFilter { states, machine, kinds, requested_by, reference } = filter;
+    let JobFilter { states, machine, kinds, requested_by, reference, lease } = filter;
     one_of(&mut query, "state", states.iter().map(|state| state.as_str()));
     one_of(&mut query, "kind", kinds.iter().map(|kind| kind.as_str()));
     if let Some(machine) = machine {
@@ -223,6 +228,9 @@ pub async fn jobs(
     }
     if let Some(reference) = reference {
         query.push(" AND reference = ").push_bind(reference);
+    }
+    if let Some(lease) = lease {
+        query.push(" AND lease = ").push_bind(lease);
     }
     if let Some(JobCursor { created_at, id }) = after {
         query.push(" AND (created_at, id) < (").push_bind(created_at);

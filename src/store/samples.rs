@@ -228,15 +228,17 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         option::of(fault),
         option::of(any::<(String, String)>().prop_map(|(id, name)| (MachineId::new(id), name))),
         option::of(any::<u128>().prop_map(|id| JobId::new(Uuid::from_u128(id)))),
+        option::of(any::<u128>().prop_map(|id| LeaseId(Uuid::from_u128(id)))),
         any::<Vec<(String, String)>>(),
         proptest::collection::vec(error, 0..3),
     )
-        .prop_map(|(kind, detail, fault, machine, job, candidates, errors)| Failure {
+        .prop_map(|(kind, detail, fault, machine, job, lease, candidates, errors)| Failure {
             kind,
             detail,
             fault,
             machine,
             job,
+            lease,
             candidates,
             errors,
         })

@@ -1,6 +1,7 @@
 //! The HTTP contract, subject by subject.
 
 mod answers;
+mod bad_headers;
 mod counted;
 mod datastores;
 mod event_streams;
@@ -11,12 +12,14 @@ mod identity;
 mod input;
 mod jobs;
 mod kinds;
+mod leases;
 mod limits;
 mod machine_wait;
 mod machines;
 mod metrics;
 mod outcome;
 mod pages;
+mod pairs;
 mod queue;
 mod revert;
 mod snapshots;

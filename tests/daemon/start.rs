@@ -102,7 +102,7 @@ async fn elsewhere_than_on_loopback_it_asks_for_a_token_first() {
     let (_, made) =
         said(otter(&["token", "create", "--name", "ci", "--role", "operator", "--state-dir", state])).await;
     let token = made.lines().find(|line| line.starts_with("otter_")).unwrap();
-    let daemon = Daemon::start(&["--simulate", "--listen", "0.0.0.0:0", "--state-dir", state], &[]).await;
+    let daemon = Daemon::at("0.0.0.0:0", &["--simulate", "--state-dir", state], &[]).await;
     let about = daemon.request(reqwest::Method::GET, "/v1/about").bearer_auth(token);
     let about = crate::harness::Answer::of(about).await.expect(200);
     assert!(about.text.contains("in the clear"), "{}", about.text);

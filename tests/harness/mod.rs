@@ -19,11 +19,13 @@ use otter::api::HttpSettings;
 use otter::app::{App, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
+use otter::domain::pool::Pools;
 use otter::domain::verify::Verify;
 use otter::esx::EsxOptions;
 use otter::sabotage::Sabotage;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
+use otter::service::leases::book::LeaseRules;
 use otter::service::machines::Protection;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::store::{Retention, Store};
@@ -304,6 +306,8 @@ pub fn settings(url: &str) -> Settings {
             },
             retention: Retention::default(),
         },
+        leases: LeaseRules::default(),
+        pools: Pools::default(),
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,

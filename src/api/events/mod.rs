@@ -173,7 +173,15 @@ fn filter(api: &Api, params: &Params) -> Result<EventFilter, Failure> {
         types: params.set("types", &words, EventType::parse)?,
         machine,
         job: job.transpose()?,
-        lease: params.filled("lease")?.map(str::to_owned),
+        lease: params
+            .filled("lease")?
+            .map(|given| {
+                given.parse().map_err(|_| {
+                    let detail = format!("lease is {}; the id of a lease is wanted.", shorten(given));
+                    failure_at(FailureKind::InvalidRequest, "lease", "not-an-id", detail)
+                })
+            })
+            .transpose()?,
         reference: params.filled("reference")?.map(str::to_owned),
     })
 }

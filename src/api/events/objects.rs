@@ -10,12 +10,14 @@ use crate::api::Api;
 use crate::api::about::AboutSession;
 use crate::api::datastores::Datastore as DatastoreView;
 use crate::api::jobs::wire::Job as WireJob;
+use crate::api::leases::wire::Lease as WireLease;
 use crate::api::machines::wire::{Machine, Snapshot};
 use crate::domain::datastore::Datastore;
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::Failure;
 use crate::domain::job::JobState;
 use crate::service::jobs::JobView;
+use crate::service::leases::LeaseView;
 use crate::service::machines::{MachineFilter, MachineView};
 use crate::store::{JobCursor, JobFilter};
 
@@ -48,6 +50,9 @@ pub async fn of_event(api: &Api, subject: &Subject) -> Result<Option<Shown>, Fai
                 .datastore(id.as_str())
                 .map(|datastore| shown(id.to_string(), &DatastoreView::of(datastore)))
         }
+        Subject::Lease { id, .. } => {
+            services.leases.get(*id).await?.map(|view| shown(id.to_string(), &WireLease::of(&view, None)))
+        }
         Subject::MachineRemoved(id) => Some(gone(id.to_string())),
         Subject::SnapshotRemoved(_, id) => Some(gone(id.to_string())),
         Subject::DatastoreRemoved(id) => Some(gone(id.to_string())),
@@ -79,14 +84,15 @@ fn raw<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(object).ok()
 }
 
-/// Every object that a filter wants: the session, datastores, machines with their snapshots, and jobs that have not
-/// ended; where a job or a reference is named, its jobs whatever their state.
+/// Every object that a filter wants: the session, datastores, machines with their snapshots, leases and jobs that have
+/// not ended; where a job or a reference is named, its jobs whatever their state.
 pub struct Objects {
     filter: EventFilter,
     session: bool,
     datastores: vec::IntoIter<Arc<Datastore>>,
     machines: vec::IntoIter<MachineView>,
     snapshots: vec::IntoIter<Shown>,
+    leases: vec::IntoIter<LeaseView>,
     jobs: vec::IntoIter<JobView>,
     page: Page,
 }
@@ -108,13 +114,15 @@ impl Objects {
         let machines = services.machines.list(&MachineFilter::default())?;
         let datastores = services.machines.picture()?.datastores.clone();
         // What no event of any job would fit needs no look into the store.
-        let no_jobs = !filter.wants(EventType::JobChanged) || filter.lease.is_some();
+        let no_jobs = !filter.wants(EventType::JobChanged);
+        let leases = services.leases.open();
         Ok(Self {
             filter: filter.clone(),
             session: true,
             datastores: datastores.into_iter(),
             machines: machines.into_iter(),
             snapshots: Vec::new().into_iter(),
+            leases: leases.into_iter(),
             jobs: Vec::new().into_iter(),
             page: if no_jobs { Page::Last } else { Page::First },
         })
@@ -143,6 +151,12 @@ impl Objects {
             let id = &view.record.machine.id;
             if self.filter.fits(&Subject::Machine(id.clone())) {
                 return Ok(Some((EventType::MachineChanged, shown(id.to_string(), &Machine::of(&view)))));
+            }
+        }
+        for view in self.leases.by_ref() {
+            if self.filter.fits(&Subject::of_lease(&view.lease)) {
+                let object = shown(view.lease.id.to_string(), &WireLease::of(&view, None));
+                return Ok(Some((EventType::LeaseChanged, object)));
             }
         }
         loop {

@@ -76,6 +76,7 @@ pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Resul
         kinds: params.set("kind", &kinds, JobKind::parse)?,
         requested_by: params.text("requested_by").map(str::to_owned),
         reference: params.text("reference").map(str::to_owned),
+        lease: params.filled("lease")?.map(str::to_owned),
     };
     let limit = params.limit()?.unwrap_or(PAGE);
     let after = match params.text("cursor") {
@@ -83,10 +84,6 @@ pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Resul
         None => None,
     };
     let version = api.services().feed.version();
-    if params.text("lease").is_some() {
-        // No job belongs to a lease yet.
-        return Ok(respond::list(&api, &version, &[] as &[Job], None));
-    }
     let page = api.services().jobs.list(&filter, after, limit).await?;
     let items: Vec<Job> = page.items.iter().map(Job::of).collect();
     Ok(respond::list(&api, &version, &items, page.next.map(|next| next.to_string())))

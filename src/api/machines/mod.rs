@@ -7,6 +7,7 @@ mod kill;
 mod list;
 mod power;
 mod properties;
+mod quarantine;
 mod revert;
 mod snapshot_create;
 mod snapshot_remove;
@@ -36,6 +37,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(properties::get_properties))
         .routes(routes!(revert::revert_machine))
         .routes(routes!(answer::answer_machine))
+        .routes(routes!(quarantine::quarantine_machine, quarantine::clear_quarantine))
         .routes(routes!(
             snapshots::list_snapshots,
             snapshot_create::create_snapshot,

@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::lease;
 use crate::domain::machine::{self, PowerState, SerialBacking};
 use crate::domain::snapshot;
-use crate::service::machines::MachineView;
+use crate::service::machines::{Holder, MachineView};
 
 /// A virtual machine. Answers carry every field, null where there is nothing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -223,7 +224,7 @@ impl Machine {
     /// A machine as callers see it.
     #[must_use]
     pub fn of(view: &MachineView) -> Self {
-        let MachineView { record, protected, active_job, not_free_because } = view;
+        let MachineView { record, protected, active_job, pools, lease, quarantine, not_free_because } = view;
         let machine::Machine {
             id,
             name,
@@ -273,11 +274,31 @@ impl Machine {
             current_snapshot: snapshots.current.as_ref().map(ToString::to_string),
             question: question.as_ref().map(Question::of),
             protected: *protected,
-            pools: Vec::new(),
-            quarantine: None,
-            lease: None,
+            pools: pools.clone(),
+            quarantine: quarantine.as_ref().map(Quarantine::of),
+            lease: lease.as_ref().map(MachineLease::of),
             active_job: active_job.map(|job| job.to_string()),
         }
+    }
+}
+
+impl Quarantine {
+    fn of(quarantine: &lease::Quarantine) -> Self {
+        let lease::Quarantine { reason, by, since, automatic, job } = quarantine;
+        Self {
+            reason: reason.clone(),
+            by: by.clone(),
+            since: *since,
+            automatic: *automatic,
+            job: job.map(|job| job.to_string()),
+        }
+    }
+}
+
+impl MachineLease {
+    fn of(holder: &Holder) -> Self {
+        let Holder { lease, holder, expires_at } = holder;
+        Self { id: lease.to_string(), holder: Some(holder.clone()), expires_at: *expires_at }
     }
 }
 

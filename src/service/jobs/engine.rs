@@ -51,7 +51,7 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) async fn accept(self: Arc<Self>, new: NewJob) -> Result<Started, Failure> {
         let engine = &self;
-        let NewJob { machine, request, requested_by, reference, deadline, key } = new;
+        let NewJob { machine, request, right, reference, deadline, key } = new;
         let _claim = match &key {
             Some(key) => {
                 let claim = engine.keys.claim(key).await;
@@ -65,8 +65,12 @@ impl Engine {
         };
         let record = &machine.machine;
         let kind = request.kind();
-        engine.refuse_if_away()?;
-        if let Some(question) = record.question.as_ref().filter(|_| !kind.is_impatient()) {
+        // What otter starts by itself waits for both.
+        if !right.is_own() {
+            engine.refuse_if_away()?;
+        }
+        let minds = !kind.is_impatient() && !right.is_own();
+        if let Some(question) = record.question.as_ref().filter(|_| minds) {
             let detail = format!(
                 "{} waits on a question ({}); answer it first: {}",
                 record.name, question.id, question.text
@@ -87,7 +91,7 @@ impl Engine {
             );
             return Err(Failure::new(FailureKind::InvalidRequest, detail));
         }
-        let job = Job {
+        let mut job = Job {
             id: JobId::new(engine.parts.clock.uuid()),
             state: JobState::Queued,
             machine: record.identity(),
@@ -101,7 +105,7 @@ impl Engine {
             started_at: None,
             finished_at: None,
             deadline_at: now.saturating_add(deadline).unwrap_or(Timestamp::MAX),
-            requested_by,
+            requested_by: right.caller.name.to_string(),
             reference,
             lease: None,
             result: None,
@@ -112,6 +116,14 @@ impl Engine {
         };
         let (id, machine) = (job.id, record.id.clone());
         engine.queues().reserve(&machine, id, lane(kind)).map_err(|full| queue_full(full, record))?;
+        // With its place taken: whoever leases the machine from now on sees it.
+        match engine.parts.gate.admit(record, &right) {
+            Ok(lease) => job.lease = lease,
+            Err(failure) => {
+                Engine::refuse(engine, &machine, id);
+                return Err(failure);
+            }
+        }
         let (deadline_at, name) = (job.deadline_at, job.machine_name.clone());
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()));
@@ -346,6 +358,7 @@ impl Engine {
             supervisor: _,
             settings: _,
             metrics,
+            gate: _,
             sabotage,
         } = &self.parts;
         Runner {
@@ -454,12 +467,12 @@ fn queue_full(full: Full, machine: &Machine) -> Failure {
     Failure::new(FailureKind::QueueFull, detail).of_machine(&machine.id, &machine.name)
 }
 
-pub(super) fn mismatch(key: &str) -> Failure {
+pub fn mismatch(key: &str) -> Failure {
     let detail = format!("The Idempotency-Key {key:?} was used before for another request; use a new key.");
     Failure::new(FailureKind::IdempotencyMismatch, detail)
 }
 
-pub(super) fn store_failure(error: &StoreError) -> Failure {
+pub fn store_failure(error: &StoreError) -> Failure {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     Failure::new(FailureKind::Internal, "the store failed")
 }

@@ -2,6 +2,7 @@
 
 pub mod driver;
 mod engine;
+pub mod gate;
 pub mod judgement;
 mod keys;
 mod plan;
@@ -19,7 +20,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, Interrupt};
-use self::engine::{Engine, lane, store_failure};
+use self::engine::{Engine, lane};
+pub use self::engine::{mismatch, store_failure};
+use self::gate::{Gate, Right};
 use self::keys::Keys;
 use self::queue::Queues;
 use self::runner::sleep_until;
@@ -31,6 +34,7 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
+use crate::domain::lease::LeaseId;
 use crate::hypervisor::Hypervisor;
 use crate::sabotage::Sabotage;
 use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
@@ -54,6 +58,7 @@ pub struct JobsParts {
     pub supervisor: Supervisor,
     pub settings: JobSettings,
     pub metrics: Metrics,
+    pub gate: Arc<dyn Gate>,
     pub sabotage: Sabotage,
 }
 
@@ -90,7 +95,8 @@ pub struct Deadlines {
 pub struct NewJob {
     pub machine: Arc<MachineRecord>,
     pub request: JobRequest,
-    pub requested_by: String,
+    /// Who asks, and by what right.
+    pub right: Right,
     pub reference: Option<String>,
     /// None: the default of its kind.
     pub deadline: Option<Duration>,
@@ -307,6 +313,12 @@ impl Jobs {
     #[must_use]
     pub fn active(&self, machine: &MachineId) -> Option<JobId> {
         self.0.queues().active(machine)
+    }
+
+    /// The jobs of a lease that have not ended.
+    #[must_use]
+    pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
+        self.0.board.of_lease(lease)
     }
 
     /// How many jobs wait, and how many run.

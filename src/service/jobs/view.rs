@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::driver::{Blocker, Driver, Interrupt};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::Job;
+use crate::domain::lease::LeaseId;
 
 /// A job as readers see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,6 +163,14 @@ impl Board {
         if let Some(entry) = self.lock().get(&id) {
             let _ = entry.interrupts.try_send(interrupt);
         }
+    }
+
+    /// The jobs of a lease.
+    #[must_use]
+    pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
+        let entries = self.lock();
+        let of_it = |entry: &&Entry| entry.live.borrow().job.lease == Some(lease);
+        entries.iter().filter(|(_, entry)| of_it(entry)).map(|(id, _)| *id).collect()
     }
 
     /// The tasks of other jobs on this machine.

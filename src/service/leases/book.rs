@@ -51,6 +51,19 @@ pub struct LeaseRules {
     pub sabotage: Sabotage,
 }
 
+impl Default for LeaseRules {
+    fn default() -> Self {
+        Self {
+            max_ttl: Duration::from_hours(24),
+            max_total: Duration::from_hours(7 * 24),
+            abandon_after: Duration::from_mins(2),
+            grace: Duration::from_mins(1),
+            max_queued: 10_000,
+            sabotage: Sabotage::new(),
+        }
+    }
+}
+
 /// Who a machine is beyond its moid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MachineKey(pub String);
@@ -79,7 +92,7 @@ pub struct Kept {
 }
 
 /// The book. Cloning it is cheap enough to try a step and drop it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Book {
     rules: LeaseRules,
     leases: BTreeMap<LeaseId, Open>,
@@ -136,6 +149,8 @@ pub enum Input<'a> {
     Clear(MachineKey),
     /// Time passed.
     Tick,
+    /// Write how much time is left.
+    Note,
 }
 
 /// What is to be committed, together, before anything else happens.
@@ -255,6 +270,7 @@ impl Book {
             }
             Input::Clear(machine) => step.keep(&machine, |kept| kept.quarantine = None),
             Input::Tick => step.tick(),
+            Input::Note => step.note(),
         }
         Ok(step.changes)
     }
@@ -280,6 +296,19 @@ impl Book {
 }
 
 impl Open {
+    /// When its time is over, and when all renewals are, to the second: readers see the same until it is renewed.
+    #[must_use]
+    pub fn ends(&self) -> Option<(Timestamp, Timestamp)> {
+        if self.lease.state != LeaseState::Active {
+            return None;
+        }
+        let at = |left: Duration| {
+            let at = self.lease.noted_at.saturating_add(left).ok()?;
+            Timestamp::from_second(at.as_second()).ok()
+        };
+        Some((at(self.lease.time.lease)?, at(self.lease.time.total)?))
+    }
+
     /// How much is left of its times now.
     #[must_use]
     pub fn left(&self, elapsed: Duration) -> TimeLeft {
@@ -553,6 +582,14 @@ impl Step<'_> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    fn note(&mut self) {
+        let timed = |open: &&Open| matches!(open.lease.state, LeaseState::Queued | LeaseState::Active);
+        let ids: Vec<LeaseId> = self.book.leases.values().filter(timed).map(|open| open.lease.id).collect();
+        for id in ids {
+            self.change(id, |_, _| {});
         }
     }
 

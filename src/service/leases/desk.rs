@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
-use super::fit::Candidate;
+use super::fit::{Candidate, fits};
 use super::{LeaseView, LeasesParts, PoolView};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
@@ -73,7 +73,8 @@ impl Desk {
     /// Has a step taken. The lease that answers in place of the one that was asked for, where a key was used before.
     pub async fn order(&self, step: Stepped) -> Result<Option<LeaseId>, Failure> {
         let (reply, answered) = oneshot::channel();
-        let stopped = || Failure::new(FailureKind::ShuttingDown, "otter is shutting down; try again once it is back.");
+        let stopped =
+            || Failure::new(FailureKind::ShuttingDown, "otter is shutting down; try again once it is back.");
         self.orders.send(Order { step, reply: Some(reply) }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
@@ -125,15 +126,27 @@ impl Desk {
     pub fn view(&self, id: LeaseId) -> Option<LeaseView> {
         let shown = self.parts.holds.shown();
         let open = shown.book.get(id)?;
-        let active = open.lease.state == LeaseState::Active;
-        let left = open.left(self.parts.clock.elapsed());
-        let at = |left: Duration| self.parts.clock.now().saturating_add(left).ok().filter(|_| active);
-        Some(LeaseView {
-            lease: Arc::clone(&open.lease),
-            position: shown.book.position(id),
-            expires_at: at(left.lease),
-            max_expires_at: at(left.total),
-        })
+        let (expires_at, max_expires_at) = open.ends().unzip();
+        let position = shown.book.position(id);
+        Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
+    }
+
+    /// Refuses a lease for whose preparation no machine that fits has the snapshot.
+    pub fn knows_snapshot(&self, lease: &Lease) -> Result<(), Failure> {
+        self.parts.machines.picture()?;
+        let Some(wanted) = lease.prepare.as_ref().and_then(|prepare| prepare.snapshot.as_deref()) else {
+            return Ok(());
+        };
+        let mut why = None;
+        for candidate in self.candidates().iter().filter(|candidate| fits(&lease.select, candidate)) {
+            let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
+            match self.parts.machines.snapshot(&view, wanted) {
+                Ok(_) => return Ok(()),
+                Err(failure) => why = why.or(Some(failure)),
+            }
+        }
+        // Without any machine that fits the book says so.
+        why.map_or(Ok(()), Err)
     }
 
     /// Every pool, by name.
@@ -183,7 +196,8 @@ impl Desk {
         if let Stepped::Ask { lease, key } = step {
             // Of two calls with one key the second finds the lease of the first.
             if let Some(key) = &key
-                && let Some(kept) = self.parts.store.find_lease_key(key).await.map_err(|error| failed(&error))?
+                && let Some(kept) =
+                    self.parts.store.find_lease_key(key).await.map_err(|error| failed(&error))?
             {
                 return if kept.fingerprint_matches {
                     Ok((Some(kept.lease), Vec::new()))
@@ -241,7 +255,8 @@ impl Desk {
             picture.machines.iter().map(|record| record.machine.identity()).collect();
         drop(picture);
         let gone = self.step(book, None, |book, now, _| book.step(Input::Machines(&there), now)).await;
-        let granted = self.step(book, None, |book, now, candidates| book.step(Input::Look(candidates), now)).await;
+        let granted =
+            self.step(book, None, |book, now, candidates| book.step(Input::Look(candidates), now)).await;
         // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
@@ -298,12 +313,17 @@ impl Desk {
         }
     }
 
-    async fn commit(&self, changes: &Changes, key: Option<(IdempotencyKey, LeaseId)>) -> Result<(), StoreError> {
+    async fn commit(
+        &self,
+        changes: &Changes,
+        key: Option<(IdempotencyKey, LeaseId)>,
+    ) -> Result<(), StoreError> {
         let rows = changes.leases.values().map(|lease| {
             let machine = lease.machine.as_ref().map(MachineKey::of);
             LeaseRow::of(lease, machine.as_ref().map(|machine| machine.0.as_str()))
         });
-        let machines = changes.machines.iter().map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
+        let machines =
+            changes.machines.iter().map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
         self.parts.store.save_leases(rows.collect::<Result<_, _>>()?, machines.collect(), key).await
     }
 
@@ -315,7 +335,9 @@ impl Desk {
         let mut machines = BTreeSet::new();
         for (id, lease) in &changes.leases {
             let was = before.get(*id).and_then(|open| open.lease.machine.as_ref());
-            machines.extend([was, lease.machine.as_ref()].into_iter().flatten().map(|machine| machine.id.clone()));
+            machines.extend(
+                [was, lease.machine.as_ref()].into_iter().flatten().map(|machine| machine.id.clone()),
+            );
         }
         self.parts.feed.publish(changes.leases.values().map(Subject::of_lease));
         for machine in machines {

@@ -6,21 +6,18 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
-use jiff::Timestamp;
-
 use super::book::{Book, Kept, MachineKey, Open};
-use crate::clock::Clock;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, LeaseId, LeaseState};
 use crate::domain::machine::Machine;
 use crate::service::jobs::gate::{Gate, Pass, Right};
+use arc_swap::ArcSwap;
 
 /// The book as it is committed, for readers.
+#[derive(Default)]
 pub struct Holds {
-    clock: Clock,
     shown: ArcSwap<Shown>,
     taking: Mutex<HashSet<MachineId>>,
 }
@@ -33,12 +30,6 @@ pub struct Shown {
 }
 
 impl Holds {
-    /// Nobody holds anything.
-    #[must_use]
-    pub fn new(clock: Clock) -> Self {
-        Self { clock, shown: ArcSwap::default(), taking: Mutex::default() }
-    }
-
     /// Shows a state of the book, once it is committed.
     pub fn show(&self, book: Book) {
         let held = book.open().filter(|open| open.lease.state.holds());
@@ -64,28 +55,19 @@ impl Holds {
     fn taking(&self) -> std::sync::MutexGuard<'_, HashSet<MachineId>> {
         self.taking.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// When a lease that is active ends, unless it is renewed.
-    #[must_use]
-    pub fn expires_at(&self, open: &Open) -> Option<Timestamp> {
-        if open.lease.state != LeaseState::Active {
-            return None;
-        }
-        self.clock.now().saturating_add(open.left(self.clock.elapsed()).lease).ok()
-    }
-
-    fn leased(&self, machine: &Machine, open: &Open) -> Failure {
-        let until = match (open.lease.state, self.expires_at(open)) {
-            (_, Some(at)) => format!(" until {at:.0}"),
-            (LeaseState::Releasing, None) => ", and is being released".to_owned(),
-            (_, None) => ", and is being prepared".to_owned(),
-        };
-        let detail = format!(
-            "{} is leased by {}{until}. Changing it needs that lease: Otter-Lease: <id>.<secret>.",
-            machine.name, open.lease.holder
-        );
-        about(FailureKind::MachineLeased, detail, machine, open.lease.id)
-    }
+fn leased(machine: &Machine, open: &Open) -> Failure {
+    let until = match (open.lease.state, open.ends()) {
+        (_, Some((at, _))) => format!(" until {at:.0}"),
+        (LeaseState::Releasing, None) => ", and is being released".to_owned(),
+        (_, None) => ", and is being prepared".to_owned(),
+    };
+    let detail = format!(
+        "{} is leased by {}{until}. Changing it needs that lease: Otter-Lease: <id>.<secret>.",
+        machine.name, open.lease.holder
+    );
+    about(FailureKind::MachineLeased, detail, machine, open.lease.id)
 }
 
 impl Gate for Holds {
@@ -97,16 +79,23 @@ impl Gate for Holds {
         let lease = open.lease.id;
         match &right.pass {
             Pass::Own(own) if *own == lease => Ok(Some(lease)),
-            Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => Ok(Some(lease)),
+            Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
+                Ok(Some(lease))
+            }
             Pass::Lease(given) if *given == lease => Err(ended(machine, &open.lease)),
             Pass::Override(_) if right.caller.role >= Role::Operator => Ok(None),
-            _ => Err(self.leased(machine, open)),
+            _ => Err(leased(machine, open)),
         }
     }
 }
 
 impl Holds {
-    fn admit_to_free(&self, machine: &Machine, right: &Right, shown: &Shown) -> Result<Option<LeaseId>, Failure> {
+    fn admit_to_free(
+        &self,
+        machine: &Machine,
+        right: &Right,
+        shown: &Shown,
+    ) -> Result<Option<LeaseId>, Failure> {
         match &right.pass {
             Pass::Own(lease) => {
                 let detail = format!("The lease {lease} does not hold {} any more.", machine.name);
@@ -127,7 +116,9 @@ impl Holds {
         }
         if self.taking().contains(&machine.id) {
             let detail = format!("{} is being leased at this moment.", machine.name);
-            return Err(Failure::new(FailureKind::MachineLeased, detail).of_machine(&machine.id, &machine.name));
+            return Err(
+                Failure::new(FailureKind::MachineLeased, detail).of_machine(&machine.id, &machine.name)
+            );
         }
         right.caller.may_change(machine)?;
         Ok(None)

@@ -11,7 +11,6 @@ pub mod book;
 mod desk;
 pub mod fit;
 pub mod holds;
-pub mod pools;
 pub mod secret;
 #[cfg(test)]
 mod tests;
@@ -25,10 +24,9 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::book::{Input, Kept, LeaseRules, MachineKey};
-use self::desk::{Desk, Order, Stepped};
+use self::book::{Kept, LeaseRules, MachineKey};
+use self::desk::{Desk, Stepped};
 use self::holds::Holds;
-use self::pools::Pools;
 use self::secret::Secrets;
 use super::callers::Caller;
 use super::feed::Feed;
@@ -43,6 +41,7 @@ use crate::domain::lease::{
     EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
 };
 use crate::domain::machine::Machine;
+use crate::domain::pool::Pools;
 use crate::store::{IdempotencyKey, LeaseFilter, Store, StoreError};
 use crate::supervisor::Supervisor;
 
@@ -144,6 +143,7 @@ impl Leases {
     /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow.
     pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<LeaseView, Failure> {
         let lease = self.lease_of(caller, &new)?;
+        self.0.knows_snapshot(&lease)?;
         let id = lease.id;
         let stepped = self.0.order(Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
         match stepped {
@@ -161,7 +161,8 @@ impl Leases {
             self.0.asked(id);
             return Ok(Some(view));
         }
-        let stored = self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error))?;
+        let stored =
+            self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error))?;
         Ok(stored.map(LeaseView::ended))
     }
 
@@ -189,6 +190,13 @@ impl Leases {
             .into_iter()
             .map(|lease| self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease)))
             .collect())
+    }
+
+    /// Every lease that has not ended, in order of arrival.
+    #[must_use]
+    pub fn open(&self) -> Vec<LeaseView> {
+        let shown = self.0.parts.holds.shown();
+        shown.book.open().filter_map(|open| self.0.view(open.lease.id)).collect()
     }
 
     /// Waits until a lease is as wanted, or has ended. None where there is no such lease; as it is then where the daemon
@@ -285,6 +293,12 @@ impl Leases {
         self.0.pools()
     }
 
+    /// When a lease that is active ends.
+    #[must_use]
+    pub fn expires_at(&self, id: LeaseId) -> Option<Timestamp> {
+        self.0.view(id)?.expires_at
+    }
+
     /// The secret of a lease.
     #[must_use]
     pub fn secret(&self, id: LeaseId) -> String {
@@ -347,11 +361,8 @@ impl Leases {
         if !ttl.is_zero() && ttl <= longest {
             return Ok(());
         }
-        let detail = format!(
-            "ttl is {}; from 1s to {} is allowed.",
-            duration::format(ttl),
-            duration::format(longest)
-        );
+        let detail =
+            format!("ttl is {}; from 1s to {} is allowed.", duration::format(ttl), duration::format(longest));
         let error = crate::domain::failure::InputError {
             pointer: Some("/ttl".to_owned()),
             parameter: None,

@@ -23,7 +23,9 @@ pub struct Secrets(SecretBox<[u8; 32]>);
 pub enum SecretError {
     #[error("the file {FILE} of the state directory cannot be read or made")]
     File(#[source] std::io::Error),
-    #[error("the file {FILE} of the state directory does not hold a key of 32 bytes: put back a copy, or move it away; the secrets of leases that are open are then void")]
+    #[error(
+        "the file {FILE} of the state directory does not hold a key of 32 bytes: put back a copy, or move it away; the secrets of leases that are open are then void"
+    )]
     Damaged,
     #[error("the system gives no random bits")]
     Random(#[source] getrandom::Error),

@@ -15,7 +15,9 @@ use crate::domain::lease::{
     EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
 };
 use crate::domain::machine::MachineIdentity;
+use crate::domain::pool::{Pool, Pools};
 use crate::sabotage::{Mistake, Sabotage};
+use crate::service::inventory::samples;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -374,6 +376,25 @@ fn after_a_restart_what_was_under_way_is_taken_up() {
     let leases: Vec<Lease> = book.open().map(|open| Lease::clone(&open.lease)).collect();
     let restored = Book::restored(rules(), leases, book.machines().clone(), at(2));
     assert_eq!(restored.unfinished(), [Then::Prepare(id(2)), Then::Release(id(3))]);
+}
+
+#[test]
+fn a_machine_is_in_the_pools_that_name_it_or_that_it_names() {
+    let pool = |patterns: &[&str]| Pool {
+        machines: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+        ..Pool::default()
+    };
+    let pools = Pools(BTreeMap::from([
+        ("qubes".to_owned(), pool(&["qubes-*"])),
+        ("seven".to_owned(), pool(&["7"])),
+        ("none".to_owned(), pool(&[])),
+    ]));
+    let mut machine = samples::machine("7", "qubes-4.2");
+    assert_eq!(pools.of(&machine), ["qubes", "seven"]);
+    machine.annotation =
+        Some("made by hand\n  otter.pool:  nightly \notter.pool:\notter.pool: qubes".to_owned());
+    assert_eq!(pools.of(&machine), ["nightly", "qubes", "seven"]);
+    assert_eq!(pools.of(&samples::machine("8", "windows")), Vec::<String>::new());
 }
 
 /// One thing that happens in a random history.

@@ -77,7 +77,12 @@ impl Desk {
     }
 
     /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or otter stops.
-    async fn work(&self, id: LeaseId, while_it_is: LeaseState, what: &'static str) -> Option<Result<(), Failure>> {
+    async fn work(
+        &self,
+        id: LeaseId,
+        while_it_is: LeaseState,
+        what: &'static str,
+    ) -> Option<Result<(), Failure>> {
         let job = loop {
             let lease = self.view(id)?.lease;
             if lease.state != while_it_is {
@@ -94,7 +99,9 @@ impl Desk {
             };
             match started.map(Started::parts) {
                 Ok((job, _)) => break job,
-                Err(failure) => tracing::debug!(lease = %id, detail = failure.detail, "the lease's job cannot be started yet"),
+                Err(failure) => {
+                    tracing::debug!(lease = %id, detail = failure.detail, "the lease's job cannot be started yet")
+                }
             }
             tokio::select! {
                 () = self.stop.cancelled() => return None,
@@ -143,7 +150,12 @@ impl Desk {
 }
 
 /// What a lease's job is to do, its snapshot bound to an id.
-fn request(desk: &Desk, lease: &Lease, machine: &MachineView, state: LeaseState) -> Result<JobRequest, Failure> {
+fn request(
+    desk: &Desk,
+    lease: &Lease,
+    machine: &MachineView,
+    state: LeaseState,
+) -> Result<JobRequest, Failure> {
     let bound = |wanted: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
         let Some(wanted) = wanted else { return Ok(None) };
         let snapshot = desk.parts.machines.snapshot(machine, wanted)?;
@@ -159,7 +171,9 @@ fn request(desk: &Desk, lease: &Lease, machine: &MachineView, state: LeaseState)
             until: prepare.until,
             settle: prepare.settle,
         },
-        (LeaseState::Preparing, None) => JobRequest::Prepare { snapshot: None, power: None, until: None, settle: None },
+        (LeaseState::Preparing, None) => {
+            JobRequest::Prepare { snapshot: None, power: None, until: None, settle: None }
+        }
         _ => JobRequest::Release {
             keep_power: lease.release.keep_power,
             snapshot: bound(&lease.release.snapshot)?,

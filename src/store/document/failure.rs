@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DocumentError, job_id, word};
+use super::{DocumentError, job_id, lease_id, word};
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::ids::MachineId;
 
@@ -16,6 +16,8 @@ pub struct FailureDocument {
     fault: Option<FaultDocument>,
     machine: Option<(String, String)>,
     job: Option<String>,
+    #[serde(default)]
+    lease: Option<String>,
     candidates: Vec<(String, String)>,
     errors: Vec<InputErrorDocument>,
 }
@@ -37,7 +39,7 @@ pub struct InputErrorDocument {
 
 impl From<&Failure> for FailureDocument {
     fn from(failure: &Failure) -> Self {
-        let Failure { kind, detail, fault, machine, job, candidates, errors } = failure;
+        let Failure { kind, detail, fault, machine, job, lease, candidates, errors } = failure;
         Self {
             kind: kind.code().to_owned(),
             detail: detail.clone(),
@@ -48,6 +50,7 @@ impl From<&Failure> for FailureDocument {
             }),
             machine: machine.as_ref().map(|(id, name)| (id.to_string(), name.clone())),
             job: job.as_ref().map(ToString::to_string),
+            lease: lease.as_ref().map(ToString::to_string),
             candidates: candidates.clone(),
             errors: errors
                 .iter()
@@ -66,13 +69,14 @@ impl TryFrom<FailureDocument> for Failure {
     type Error = DocumentError;
 
     fn try_from(failure: FailureDocument) -> Result<Self, DocumentError> {
-        let FailureDocument { kind, detail, fault, machine, job, candidates, errors } = failure;
+        let FailureDocument { kind, detail, fault, machine, job, lease, candidates, errors } = failure;
         Ok(Self {
             kind: word("kind of failure", kind, FailureKind::parse)?,
             detail,
             fault: fault.map(|FaultDocument { name, message, details }| Fault { name, message, details }),
             machine: machine.map(|(id, name)| (MachineId::new(id), name)),
             job: job.map(job_id).transpose()?,
+            lease: lease.map(lease_id).transpose()?,
             candidates,
             errors: errors
                 .into_iter()

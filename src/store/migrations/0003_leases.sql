@@ -44,3 +44,6 @@ CREATE TABLE lease_keys (
 
 CREATE INDEX lease_keys_of_lease ON lease_keys (lease);
 CREATE INDEX lease_keys_by_age ON lease_keys (created_at);
+
+ALTER TABLE jobs ADD COLUMN lease TEXT;
+CREATE INDEX jobs_of_lease ON jobs (lease, created_at, id);

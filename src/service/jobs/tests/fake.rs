@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::domain::access::Role;
 use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::JobRequest;
@@ -19,9 +20,12 @@ use crate::hypervisor::{
     SessionStatus, TaskStatus,
 };
 use crate::sabotage::Sabotage;
+use crate::service::callers::Caller;
 use crate::service::feed::Feed;
 use crate::service::inventory::{Inventory, samples};
+use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
+use crate::service::leases::holds::Holds;
 use crate::store::{Retention, Store};
 use crate::supervisor::{Signals, Supervisor};
 use crate::telemetry::metrics::Metrics;
@@ -338,7 +342,10 @@ impl Lab {
         NewJob {
             machine: Arc::clone(record),
             request,
-            requested_by: "anonymous".to_owned(),
+            right: Right {
+                caller: Caller { name: "anonymous".into(), role: Role::Admin },
+                pass: Pass::Nothing,
+            },
             reference: None,
             deadline: None,
             key: None,
@@ -404,6 +411,7 @@ fn engine(
             retention: Retention::default(),
         },
         metrics: Metrics::default(),
+        gate: Arc::new(Holds::default()),
         sabotage: Sabotage::new(),
     });
     (supervisor, jobs)

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::lease::{Prepare, Release};
-use crate::domain::machine::Machine;
-use crate::domain::names::matches_pattern;
+use super::lease::{Prepare, Release};
+use super::machine::Machine;
+use super::names::matches_pattern;
 
 /// What a line of an annotation begins with that puts the machine into a pool.
 const LINE: &str = "otter.pool:";
@@ -49,7 +49,8 @@ impl Pools {
 
 impl Pool {
     fn holds(&self, machine: &Machine) -> bool {
-        let named = |pattern: &String| *pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name);
+        let named =
+            |pattern: &String| *pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name);
         self.machines.iter().any(named)
     }
 }
@@ -60,28 +61,4 @@ fn annotated(machine: &Machine) -> impl Iterator<Item = String> {
         .filter_map(|line| line.trim().strip_prefix(LINE))
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::service::inventory::samples;
-
-    #[test]
-    fn a_machine_is_in_the_pools_that_name_it_or_that_it_names() {
-        let pool = |patterns: &[&str]| Pool {
-            machines: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
-            ..Pool::default()
-        };
-        let pools = Pools(BTreeMap::from([
-            ("qubes".to_owned(), pool(&["qubes-*"])),
-            ("seven".to_owned(), pool(&["7"])),
-            ("none".to_owned(), pool(&[])),
-        ]));
-        let mut machine = samples::machine("7", "qubes-4.2");
-        assert_eq!(pools.of(&machine), ["qubes", "seven"]);
-        machine.annotation = Some("made by hand\n  otter.pool:  nightly \notter.pool:\notter.pool: qubes".to_owned());
-        assert_eq!(pools.of(&machine), ["nightly", "qubes", "seven"]);
-        assert_eq!(pools.of(&samples::machine("8", "windows")), Vec::<String>::new());
-    }
 }

@@ -1,0 +1,220 @@
+//! `POST /v1/leases`
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::wire::{Lease, PrepareRequest, ReleaseRequest, SelectRequest};
+use crate::api::documented::Problems;
+use crate::api::extract::{Body, NoParameters, Query, failure_in_body};
+use crate::api::problem::ApiError;
+use crate::api::starting::{IDEMPOTENT_REPLAYED, key_of, reference_of};
+use crate::api::{Api, links, respond};
+use crate::domain::duration;
+use crate::domain::failure::Failure;
+use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
+use crate::domain::machine::PowerState;
+use crate::service::callers::Caller;
+use crate::service::leases::NewLease;
+use crate::service::machines::shorten;
+
+/// A machine that is asked for.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    select: SelectRequest,
+    /// Who or what holds it, for people; the token's name where nothing is said.
+    #[schema(nullable = false, example = "nightly 4711")]
+    holder: Option<String>,
+    /// How long it holds, from when it is active.
+    #[schema(example = "30m")]
+    ttl: String,
+    /// How long it may wait for a machine; without it, one must be free now.
+    #[schema(nullable = false, example = "10m")]
+    queue_for: Option<String>,
+    /// As the pool says where nothing is said.
+    #[schema(nullable = false)]
+    prepare: Option<PrepareRequest>,
+    /// As the pool says where nothing is said, else `{"power": "off"}`.
+    #[schema(nullable = false)]
+    release: Option<ReleaseRequest>,
+}
+
+/// What a call that asks for a lease may say in headers.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents the headers")]
+pub struct AskHeaders {
+    /// At most 255 characters: a repeat with the same key and request gets the first one's lease, its secret included.
+    #[param(rename = "Idempotency-Key", value_type = String, required = false)]
+    idempotency_key: Option<String>,
+    /// At most 512 characters, kept with the lease: a CI job's address, say.
+    #[param(rename = "Otter-Reference", value_type = String, required = false)]
+    otter_reference: Option<String>,
+}
+
+/// The longest name of a holder.
+const MAX_HOLDER: usize = 255;
+
+/// Take a machine
+///
+/// Picks one free machine that fits, the one whose last lease ended longest ago, and answers at once: 201 with the lease,
+/// which is `preparing` or `active`, or with `queue_for` 202 while it waits. Wait for it with `GET …/wait`.
+#[utoipa::path(post, path = "/v1/leases", operation_id = "create_lease", tag = "leases",
+    params(AskHeaders),
+    request_body = LeaseRequest,
+    responses(
+        (status = 201, description = "A machine was granted", body = Lease),
+        (status = 202, description = "The lease waits for a machine", body = Lease),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
+        "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine", "queue-full", "inventory-loading",
+        "shutting-down"]))))]
+pub async fn create_lease(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    _: Query<NoParameters>,
+    Body { value, bytes }: Body<LeaseRequest>,
+) -> Result<Response, ApiError> {
+    let version = api.services().feed.version();
+    let key = key_of(&api, &caller, &method, &uri, &headers, &bytes)?;
+    if let Some(key) = &key
+        && let Some(view) = api.services().leases.replayed(key).await?
+    {
+        let lease = Lease::of(&view, Some(api.services().leases.secret(view.lease.id)));
+        let mut response = respond::object(&api, &version, &lease);
+        *response.status_mut() = status(view.lease.state);
+        respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
+        return Ok(response);
+    }
+    let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
+    let view = api.services().leases.ask(&caller, new).await?;
+    let lease = Lease::of(&view, Some(api.services().leases.secret(view.lease.id)));
+    let mut response = respond::object(&api, &version, &lease);
+    *response.status_mut() = status(view.lease.state);
+    respond::set(&mut response, LOCATION, &links::lease(view.lease.id));
+    if view.lease.state == LeaseState::Queued {
+        respond::set(&mut response, HeaderName::from_static("retry-after"), "1");
+    }
+    Ok(response)
+}
+
+const fn status(state: LeaseState) -> StatusCode {
+    match state {
+        LeaseState::Queued => StatusCode::ACCEPTED,
+        _ => StatusCode::CREATED,
+    }
+}
+
+fn read(request: LeaseRequest) -> Result<NewLease, Failure> {
+    let LeaseRequest { select, holder, ttl, queue_for, prepare, release } = request;
+    let holder = holder.map(|holder| filled("/holder", holder)).transpose()?;
+    if holder.as_ref().is_some_and(|holder| holder.chars().count() > MAX_HOLDER) {
+        let detail = format!("holder is longer than {MAX_HOLDER} characters.");
+        return Err(failure_in_body("/holder", "out-of-range", detail));
+    }
+    Ok(NewLease {
+        select: selected(select)?,
+        holder,
+        ttl: time("/ttl", &ttl)?,
+        queue_for: queue_for.map(|text| time("/queue_for", &text)).transpose()?,
+        prepare: prepare.map(prepared).transpose()?,
+        release: release.map(released).transpose()?,
+        reference: None,
+        key: None,
+    })
+}
+
+fn selected(request: SelectRequest) -> Result<Select, Failure> {
+    let SelectRequest { machine, name, mac, pool } = request;
+    let mac = mac.map(|mac| {
+        mac.parse().map_err(|error| {
+            let detail = format!("select.mac is {}: {error}.", shorten(&mac));
+            failure_in_body("/select/mac", "invalid-mac", detail)
+        })
+    });
+    let select = Select {
+        machine: machine.map(|machine| filled("/select/machine", machine)).transpose()?,
+        name: name.map(|name| filled("/select/name", name)).transpose()?,
+        mac: mac.transpose()?,
+        pool: pool.map(|pool| filled("/select/pool", pool)).transpose()?,
+    };
+    if select.is_empty() {
+        let detail = "select is empty; say machine, name, mac or pool.".to_owned();
+        return Err(failure_in_body("/select", "empty", detail));
+    }
+    Ok(select)
+}
+
+fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {
+    let PrepareRequest { snapshot, power, until, settle } = request;
+    let power = power.map(|word| match word.as_str() {
+        "on" => Ok(PowerState::On),
+        "off" => Ok(PowerState::Off),
+        other => {
+            let detail = format!("prepare.power is {}; on or off is wanted.", shorten(other));
+            Err(failure_in_body("/prepare/power", "not-one-of", detail))
+        }
+    });
+    let until = until.map(|word| {
+        Readiness::parse(&word).ok_or_else(|| {
+            let detail =
+                format!("prepare.until is {}; power_state:on, ip or tools is wanted.", shorten(&word));
+            failure_in_body("/prepare/until", "not-one-of", detail)
+        })
+    });
+    let prepare = Prepare {
+        snapshot: snapshot.map(|snapshot| filled("/prepare/snapshot", snapshot)).transpose()?,
+        power: power.transpose()?,
+        until: until.transpose()?,
+        settle: settle.map(|text| time("/prepare/settle", &text)).transpose()?,
+    };
+    if prepare.until.is_some() && prepare.power == Some(PowerState::Off) {
+        let detail = "prepare.until waits for a machine that is on, and prepare.power is off.".to_owned();
+        return Err(failure_in_body("/prepare/until", "not-applicable", detail));
+    }
+    Ok(prepare)
+}
+
+fn released(request: ReleaseRequest) -> Result<Release, Failure> {
+    let ReleaseRequest { power, snapshot } = request;
+    let keep_power = match power.as_deref() {
+        None | Some("off") => false,
+        Some("keep") => true,
+        Some(other) => {
+            let detail = format!("release.power is {}; off or keep is wanted.", shorten(other));
+            return Err(failure_in_body("/release/power", "not-one-of", detail));
+        }
+    };
+    let snapshot = snapshot.map(|snapshot| filled("/release/snapshot", snapshot)).transpose()?;
+    Ok(Release { keep_power, snapshot })
+}
+
+pub(super) fn time(pointer: &str, text: &str) -> Result<Duration, Failure> {
+    let name = pointer.trim_start_matches('/').replace('/', ".");
+    let time = duration::parse(text).map_err(|error| {
+        failure_in_body(pointer, "not-a-duration", format!("{name} is {}: {error}.", shorten(text)))
+    })?;
+    if time.is_zero() {
+        return Err(failure_in_body(pointer, "out-of-range", format!("{name} is zero.")));
+    }
+    Ok(time)
+}
+
+fn filled(pointer: &str, text: String) -> Result<String, Failure> {
+    if text.is_empty() {
+        let name = pointer.trim_start_matches('/').replace('/', ".");
+        return Err(failure_in_body(pointer, "empty", format!("{name} is empty.")));
+    }
+    Ok(text)
+}

@@ -1,0 +1,78 @@
+//! `DELETE /v1/leases/{lease}`
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
+use utoipa::IntoParams;
+
+use super::renew::may_act_on;
+use super::wait::until;
+use super::wire::Lease;
+use super::{LeaseHeader, LeasePath, lease_id, unknown_lease};
+use crate::api::documented::Problems;
+use crate::api::extract::{Query, Segment, failure_at};
+use crate::api::problem::ApiError;
+use crate::api::waiting::Wait;
+use crate::api::{Api, respond};
+use crate::domain::failure::FailureKind;
+use crate::domain::lease::{EndReason, LeaseState};
+use crate::service::callers::Caller;
+
+/// How to end a lease.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct EndQuery {
+    /// Blocks until its machine was released, at most this long.
+    #[param(value_type = String, required = false)]
+    wait: Option<String>,
+    /// Why an operator takes it, for its holder to read. At most 512 characters.
+    #[param(value_type = String, required = false)]
+    reason: Option<String>,
+}
+
+/// The longest reason.
+const MAX_REASON: usize = 512;
+
+/// Give a machine back
+///
+/// With its own `Otter-Lease` the holder gives it back; without it an operator takes it. The machine is free once it was
+/// released and that was seen. Again it is the same answer.
+#[utoipa::path(delete, path = "/v1/leases/{lease}", operation_id = "end_lease", tag = "leases",
+    params(LeasePath, EndQuery, LeaseHeader),
+    responses(
+        (status = 200, description = "The lease, which ends or has ended", body = Lease),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "machine-leased", "wait-timeout",
+        "shutting-down", "too-many-waits"]))))]
+pub async fn end_lease(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Segment(text): Segment,
+    query: Query<EndQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id = lease_id(&text)?;
+    let reason = query.params.filled("reason")?.map(str::to_owned);
+    if reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON) {
+        let detail = format!("reason is longer than {MAX_REASON} characters.");
+        return Err(failure_at(FailureKind::InvalidRequest, "reason", "out-of-range", detail).into());
+    }
+    let wait = query.params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
+    let own = may_act_on(&api, &caller, &headers, id)?;
+    let version = api.services().feed.version();
+    if api.services().leases.get(id).await?.is_none() {
+        return Err(unknown_lease(&text).into());
+    }
+    let end = if own { EndReason::Released } else { EndReason::Revoked };
+    let view = api.services().leases.end(id, end, &caller.name, reason).await?;
+    let Some(time) = wait else { return Ok(respond::object(&api, &version, &Lease::of(&view, None))) };
+    let mut response = match until(&api, id, time, LeaseState::is_end).await {
+        Ok(view) => respond::object(&api, &version, &Lease::of(&view, None)),
+        Err(failure) => ApiError(failure).into_response(),
+    };
+    Wait::Outcome(time).mark(&mut response);
+    Ok(response)
+}

@@ -1,0 +1,59 @@
+//! `/v1/leases` and `/v1/pools`: machines asked for, waited for, held and given back.
+
+mod ask;
+mod end;
+mod read;
+mod renew;
+mod wait;
+pub mod wire;
+
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::lease::LeaseId;
+use crate::service::machines::{empty, shorten};
+
+/// The routes of this folder.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(ask::create_lease, read::list_leases))
+        .routes(routes!(read::get_lease, end::end_lease))
+        .routes(routes!(wait::wait_for_lease))
+        .routes(routes!(renew::renew_lease))
+        .routes(routes!(read::list_pools))
+}
+
+/// A lease in the path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "documents the segment")]
+pub struct LeasePath {
+    /// The lease's id.
+    lease: String,
+}
+
+/// What a call says of the lease that it goes by.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents the header")]
+pub struct LeaseHeader {
+    /// `<id>.<secret>`, as the answer of `POST /v1/leases` gave them.
+    #[param(rename = "Otter-Lease", value_type = String, required = false)]
+    otter_lease: Option<String>,
+}
+
+/// Reads the id of a lease out of a path.
+fn lease_id(text: &str) -> Result<LeaseId, Failure> {
+    if text.is_empty() {
+        return Err(empty("lease"));
+    }
+    text.parse().map_err(|_| unknown_lease(text))
+}
+
+fn unknown_lease(text: &str) -> Failure {
+    let detail = format!("There is no lease {}. List them: GET /v1/leases", shorten(text));
+    Failure::new(FailureKind::NotFound, detail)
+}

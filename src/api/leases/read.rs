@@ -1,0 +1,122 @@
+//! `GET /v1/leases`, `GET /v1/leases/{lease}` and `GET /v1/pools`
+
+use axum::extract::State;
+use axum::response::Response;
+use utoipa::IntoParams;
+
+use super::wire::{Lease, LeaseList, Pool, PoolList};
+use super::{LeasePath, lease_id, unknown_lease};
+use crate::api::documented::Problems;
+use crate::api::extract::{NoParameters, Query, Segment};
+use crate::api::problem::ApiError;
+use crate::api::{Api, respond};
+use crate::domain::ids::MachineId;
+use crate::domain::lease::{LeaseId, LeaseState};
+use crate::service::machines::is_by_prefix;
+use crate::store::LeaseFilter;
+
+/// How many leases a page has where nothing is said.
+const PAGE: u32 = 100;
+
+/// Which leases are wanted.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct LeasesQuery {
+    /// States, comma-separated: `queued,active`.
+    #[param(value_type = String, required = false)]
+    state: Option<String>,
+    /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
+    #[param(value_type = String, required = false)]
+    machine: Option<String>,
+    #[param(value_type = String, required = false)]
+    pool: Option<String>,
+    #[param(value_type = String, required = false)]
+    holder: Option<String>,
+    /// What was sent as `Otter-Reference`.
+    #[param(value_type = String, required = false)]
+    reference: Option<String>,
+    /// How many, 1 to 1,000; 100 where nothing is said.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next` of an earlier answer.
+    #[param(value_type = String, required = false)]
+    cursor: Option<String>,
+}
+
+/// List leases
+///
+/// Newest first, by pages, those that ended too.
+#[utoipa::path(get, path = "/v1/leases", operation_id = "list_leases", tag = "leases", params(LeasesQuery),
+    responses(
+        (status = 200, description = "A page of leases", body = LeaseList),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
+pub async fn list_leases(State(api): State<Api>, query: Query<LeasesQuery>) -> Result<Response, ApiError> {
+    let params = query.params;
+    let states: Vec<&str> = LeaseState::ALL.iter().map(|state| state.as_str()).collect();
+    let machine = match params.filled("machine")? {
+        // An id is taken as it is: the machine may be gone while its leases are still kept.
+        Some(reference) if is_by_prefix(reference) => {
+            Some(api.services().machines.resolve(reference)?.record.machine.id.clone())
+        }
+        Some(id) => Some(MachineId::new(id)),
+        None => None,
+    };
+    let filter = LeaseFilter {
+        states: params.set("state", &states, LeaseState::parse)?,
+        machine,
+        pool: params.filled("pool")?.map(str::to_owned),
+        holder: params.filled("holder")?.map(str::to_owned),
+        reference: params.filled("reference")?.map(str::to_owned),
+    };
+    let limit = params.limit()?.unwrap_or(PAGE);
+    let after: Option<LeaseId> = match params.text("cursor") {
+        Some(cursor) => Some(cursor.parse().map_err(|_| respond::invalid_cursor())?),
+        None => None,
+    };
+    let version = api.services().feed.version();
+    // One more than asked for tells whether there is a next page.
+    let mut views = api.services().leases.list(&filter, after, limit + 1).await?;
+    let more = views.len() > limit as usize;
+    views.truncate(limit as usize);
+    let next = views.last().filter(|_| more).map(|view| view.lease.id.to_string());
+    let items: Vec<Lease> = views.iter().map(|view| Lease::of(view, None)).collect();
+    Ok(respond::list(&api, &version, &items, next))
+}
+
+/// Get a lease
+///
+/// Asking about one that waits keeps it from being dropped as abandoned.
+#[utoipa::path(get, path = "/v1/leases/{lease}", operation_id = "get_lease", tag = "leases", params(LeasePath),
+    responses(
+        (status = 200, description = "The lease", body = Lease),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found"]))))]
+pub async fn get_lease(
+    State(api): State<Api>,
+    Segment(text): Segment,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
+    let id = lease_id(&text)?;
+    let version = api.services().feed.version();
+    let view = api.services().leases.get(id).await?.ok_or_else(|| unknown_lease(&text))?;
+    Ok(respond::object(&api, &version, &Lease::of(&view, None)))
+}
+
+/// List pools
+///
+/// Machines that belong together, by the configuration or by a line `otter.pool: <name>` in a machine's annotation.
+#[utoipa::path(get, path = "/v1/pools", operation_id = "list_pools", tag = "leases",
+    responses(
+        (status = 200, description = "Every pool", body = PoolList),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading"]))))]
+pub async fn list_pools(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
+    let version = api.services().feed.version();
+    let pools: Vec<Pool> = api.services().leases.pools()?.iter().map(Pool::of).collect();
+    Ok(respond::list(&api, &version, &pools, None))
+}

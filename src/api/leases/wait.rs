@@ -1,0 +1,101 @@
+//! `GET /v1/leases/{lease}/wait`
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use utoipa::IntoParams;
+
+use super::wire::Lease;
+use super::{LeasePath, lease_id, unknown_lease};
+use crate::api::documented::Problems;
+use crate::api::extract::{Query, Segment};
+use crate::api::problem::ApiError;
+use crate::api::waiting::{Wait, Waited, wait};
+use crate::api::{Api, respond};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::lease::{EndReason, LeaseId, LeaseState};
+use crate::service::leases::LeaseView;
+
+/// How long to wait.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct LeaseWaitQuery {
+    /// How long this call may block: `30s`, `10m`. The longest there is where nothing is said.
+    #[param(value_type = String, required = false)]
+    wait: Option<String>,
+}
+
+/// Wait for a lease
+///
+/// 200 with the lease once it is active; its problem where it ended. 504 `wait-timeout` where the time is up first: it
+/// goes on, wait again.
+#[utoipa::path(get, path = "/v1/leases/{lease}/wait", operation_id = "wait_for_lease", tag = "leases",
+    params(LeasePath, LeaseWaitQuery),
+    responses(
+        (status = 200, description = "The lease, which is active", body = Lease),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down",
+        "too-many-waits", "lease-failed", "no-free-machine"]))))]
+pub async fn wait_for_lease(
+    State(api): State<Api>,
+    Segment(text): Segment,
+    query: Query<LeaseWaitQuery>,
+) -> Result<Response, ApiError> {
+    let id = lease_id(&text)?;
+    let longest = api.settings().max_wait;
+    let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
+    let version = api.services().feed.version();
+    let waited = until(&api, id, time, |state| state == LeaseState::Active).await;
+    let mut response = match waited {
+        Ok(view) if view.lease.state == LeaseState::Active => {
+            respond::object(&api, &version, &Lease::of(&view, None))
+        }
+        Ok(view) => ApiError(failed(&view)).into_response(),
+        Err(failure) => ApiError(failure).into_response(),
+    };
+    Wait::Outcome(time).mark(&mut response);
+    Ok(response)
+}
+
+/// The lease once it is so, or has ended.
+///
+/// # Errors
+/// `wait-timeout`, `shutting-down`, `too-many-waits`, `not-found`.
+pub async fn until(
+    api: &Api,
+    id: LeaseId,
+    time: std::time::Duration,
+    wanted: impl Fn(LeaseState) -> bool + Copy,
+) -> Result<LeaseView, Failure> {
+    let leases = &api.services().leases;
+    let missing = || unknown_lease(&id.to_string());
+    let (view, kind) = match wait(api, time, leases.until(id, wanted)).await? {
+        Waited::Done(view) => {
+            let view = view?.ok_or_else(missing)?;
+            if wanted(view.lease.state) || view.lease.state.is_end() {
+                return Ok(view);
+            }
+            (view, FailureKind::ShuttingDown)
+        }
+        Waited::TimeUp => (leases.get(id).await?.ok_or_else(missing)?, FailureKind::WaitTimeout),
+        Waited::ShuttingDown => (leases.get(id).await?.ok_or_else(missing)?, FailureKind::ShuttingDown),
+    };
+    let detail = format!("The lease is {} and goes on: wait again.", view.lease.state.as_str());
+    Err(Failure::new(kind, detail).of_lease(id))
+}
+
+/// Why a lease that was waited for is not active.
+fn failed(view: &LeaseView) -> Failure {
+    let lease = &view.lease;
+    let end = lease.end.as_ref();
+    let kind = match end.map(|end| end.reason) {
+        Some(EndReason::QueueTimeout) => FailureKind::NoFreeMachine,
+        _ => FailureKind::LeaseFailed,
+    };
+    let why = lease.error.as_ref().map(|error| format!(" {}", error.detail)).unwrap_or_default();
+    let by = end.map(|end| format!(" ({}, by {})", end.reason.as_str(), end.by)).unwrap_or_default();
+    let detail = format!("The lease ended {}{by}.{why}", lease.state.as_str());
+    let fault = lease.error.as_ref().and_then(|error| error.fault.clone());
+    Failure::new(kind, detail).of_lease(lease.id).with_fault(fault)
+}

@@ -1,0 +1,81 @@
+//! `PUT` and `DELETE /v1/machines/{machine}/quarantine`
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::wire::Machine;
+use crate::api::documented::{MachinePath, Problems};
+use crate::api::extract::{Body, NoParameters, Query, Segment, failure_in_body};
+use crate::api::problem::ApiError;
+use crate::api::{Api, respond};
+use crate::service::callers::Caller;
+
+/// Why a machine is set aside.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuarantineRequest {
+    /// For people, 1 to 512 characters.
+    #[schema(example = "its disk is damaged")]
+    reason: String,
+}
+
+/// The longest reason.
+const MAX_REASON: usize = 512;
+
+/// Set a machine aside
+///
+/// It is never granted until this is taken back. Otter does so by itself where a preparation or a release failed.
+#[utoipa::path(put, path = "/v1/machines/{machine}/quarantine", operation_id = "quarantine_machine", tag = "machines",
+    params(MachinePath),
+    request_body = QuarantineRequest,
+    responses(
+        (status = 200, description = "The machine", body = Machine),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
+        "payload-too-large", "unsupported-media-type", "inventory-loading", "shutting-down"]))))]
+pub async fn quarantine_machine(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Segment(reference): Segment,
+    _: Query<NoParameters>,
+    Body { value: QuarantineRequest { reason }, .. }: Body<QuarantineRequest>,
+) -> Result<Response, ApiError> {
+    if reason.trim().is_empty() || reason.chars().count() > MAX_REASON {
+        let detail = format!("reason has to have 1 to {MAX_REASON} characters.");
+        return Err(failure_in_body("/reason", "out-of-range", detail).into());
+    }
+    let view = api.services().machines.resolve(&reference)?;
+    api.services().leases.set_aside(&view.record.machine, reason, &caller.name).await?;
+    show(&api, &view.record.machine.id)
+}
+
+/// Take a machine back
+///
+/// It may be granted again.
+#[utoipa::path(delete, path = "/v1/machines/{machine}/quarantine", operation_id = "clear_quarantine", tag = "machines",
+    params(MachinePath),
+    responses(
+        (status = 200, description = "The machine", body = Machine),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
+        "shutting-down"]))))]
+pub async fn clear_quarantine(
+    State(api): State<Api>,
+    Segment(reference): Segment,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
+    let view = api.services().machines.resolve(&reference)?;
+    api.services().leases.clear(&view.record.machine).await?;
+    show(&api, &view.record.machine.id)
+}
+
+fn show(api: &Api, id: &crate::domain::ids::MachineId) -> Result<Response, ApiError> {
+    let version = api.services().feed.version();
+    let view = api.services().machines.resolve(id.as_str())?;
+    Ok(respond::object(api, &version, &Machine::of(&view)))
+}

@@ -1,0 +1,78 @@
+//! By what right a call changes a machine: `Otter-Lease` and `Otter-Override`.
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName};
+
+use super::Api;
+use super::extract::{failure_at, header};
+use super::respond::set;
+use crate::domain::access::Role;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::lease::LeaseId;
+use crate::service::callers::Caller;
+use crate::service::jobs::gate::Pass;
+
+/// When the lease ends that the call showed.
+const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-expires");
+
+/// The longest reason of an override.
+const MAX_REASON: usize = 512;
+
+/// What a call shows beside its caller's name.
+///
+/// # Errors
+/// `invalid-request` for a malformed or doubled header, `machine-leased` for a wrong secret, `forbidden` for an override
+/// by who may not.
+pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Pass, Failure> {
+    if let Some(lease) = lease(api, headers)? {
+        return Ok(Pass::Lease(lease));
+    }
+    let Some(reason) = header(headers, "otter-override")? else { return Ok(Pass::Nothing) };
+    if caller.role < Role::Operator {
+        let detail = format!("{} is a {}; Otter-Override is for operators.", caller.name, caller.role);
+        return Err(Failure::new(FailureKind::Forbidden, detail));
+    }
+    let length = reason.chars().count();
+    if reason.trim().is_empty() || length > MAX_REASON {
+        let detail = format!("The header Otter-Override is the reason, of 1 to {MAX_REASON} characters.");
+        return Err(failure_at(FailureKind::InvalidRequest, "otter-override", "out-of-range", detail));
+    }
+    Ok(Pass::Override(reason.to_owned()))
+}
+
+/// The lease that a call shows, its secret held against it.
+///
+/// # Errors
+/// As [`read`].
+pub fn lease(api: &Api, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure> {
+    let Some(given) = header(headers, "otter-lease")? else { return Ok(None) };
+    let malformed = || {
+        let detail = "The header Otter-Lease is <id>.<secret>, as the answer of POST /v1/leases gave them.";
+        failure_at(FailureKind::InvalidRequest, "otter-lease", "not-a-lease", detail.to_owned())
+    };
+    let (id, secret) = given.split_once('.').ok_or_else(malformed)?;
+    let id: LeaseId = id.parse().map_err(|_| malformed())?;
+    if secret.len() != 64 || !secret.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(malformed());
+    }
+    if api.services().leases.knows(id, secret) {
+        return Ok(Some(id));
+    }
+    let detail = format!("The secret is not that of the lease {id}.");
+    Err(Failure::new(FailureKind::MachineLeased, detail).of_lease(id))
+}
+
+/// Says in every answer to a call that showed a lease when that ends.
+pub async fn tell_expiry(State(api): State<Api>, request: Request, next: Next) -> Response {
+    // What is malformed is refused by whoever needs it.
+    let shown = lease(&api, request.headers()).ok().flatten();
+    let mut response = next.run(request).await;
+    if let Some(id) = shown
+        && let Some(at) = api.services().leases.expires_at(id)
+    {
+        set(&mut response, OTTER_LEASE_EXPIRES, &at.to_string());
+    }
+    response
+}

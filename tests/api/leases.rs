@@ -1,0 +1,405 @@
+//! Leases over HTTP: granted, queued, prepared, enforced, renewed, given back, and never to two.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use otter::domain::lease::{Prepare, Release};
+use otter::domain::machine::PowerState;
+use otter::domain::pool::{Pool, Pools};
+use otter::simulator::Fault;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Events, Lab, eventually, machine};
+
+const STAGING: &str = "qubes-4.2-sdw-staging";
+
+async fn lab() -> Lab {
+    Lab::tuned(|settings| {
+        let qubes = Pool {
+            machines: vec!["qubes-*".to_owned()],
+            prepare: None,
+            release: Some(Release::default()),
+            max_ttl: Some(Duration::from_hours(2)),
+            may_keep_power: false,
+        };
+        let ready = Pool {
+            machines: vec![STAGING.to_owned()],
+            prepare: Some(Prepare {
+                snapshot: Some("installed/updated/kickstart".to_owned()),
+                power: Some(PowerState::On),
+                until: None,
+                settle: Some(Duration::from_millis(20)),
+            }),
+            ..qubes.clone()
+        };
+        settings.pools = Pools([("qubes".to_owned(), qubes), ("ready".to_owned(), ready)].into());
+    })
+    .await
+}
+
+async fn ask(lab: &Lab, body: Value) -> Answer {
+    lab.post("/v1/leases", body).await
+}
+
+async fn granted(lab: &Lab, body: Value) -> Value {
+    ask(lab, body).await.expect(201).json
+}
+
+/// The header that shows a lease.
+fn shown(lease: &Value) -> String {
+    format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
+}
+
+fn path(lease: &Value, rest: &str) -> String {
+    format!("/v1/leases/{}{rest}", lease["id"].as_str().unwrap())
+}
+
+async fn with_lease(lab: &Lab, method: Method, path: &str, lease: &str, body: Option<Value>) -> Answer {
+    let mut request = lab.request(method, path).header("otter-lease", lease);
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    Answer::of(request).await
+}
+
+async fn give_back(lab: &Lab, lease: &Value) -> Value {
+    let path = path(lease, "?wait=20s");
+    with_lease(lab, Method::DELETE, &path, &shown(lease), None).await.expect(200).json
+}
+
+#[tokio::test]
+async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
+    let lab = lab().await;
+    let lease =
+        granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"})).await;
+    assert_eq!(
+        (&lease["state"], &lease["machine_name"], &lease["fence"]),
+        (&json!("active"), &json!(STAGING), &json!(1))
+    );
+    let seen = lab.machine(STAGING).await;
+    assert_eq!((&seen["free"], &seen["not_free_because"]), (&json!(false), &json!(["leased"])));
+    assert_eq!(seen["lease"]["holder"], "nightly 7");
+    assert_eq!(seen["lease"]["expires_at"], lease["expires_at"]);
+    let read = lab.get(&path(&lease, "")).await.expect(200).json;
+    assert_eq!(read["secret"], Value::Null, "shown to who asked alone");
+
+    let on = machine(STAGING, "/power?wait=20s");
+    let refused = lab.post(&on, json!({"action": "on"})).await.problem(423, "machine-leased");
+    assert!(
+        refused.str("detail").contains("nightly 7") && refused.json["lease"] == lease["id"],
+        "{}",
+        refused.text
+    );
+    let job =
+        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await.expect(200);
+    assert_eq!(job.header("otter-lease-expires"), lease["expires_at"].as_str());
+    assert_eq!(job.json["lease"], lease["id"]);
+    let jobs = lab.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.expect(200);
+    assert_eq!(jobs.json["items"].as_array().unwrap().len(), 1);
+
+    let ended = give_back(&lab, &lease).await;
+    assert_eq!((&ended["state"], &ended["end"]["reason"]), (&json!("released"), &json!("released")));
+    let free = lab.machine(STAGING).await;
+    assert_eq!(
+        (&free["power_state"], &free["free"], &free["lease"]),
+        (&json!("off"), &json!(true), &Value::Null)
+    );
+    let again = with_lease(&lab, Method::DELETE, &path(&lease, ""), &shown(&lease), None).await.expect(200);
+    assert_eq!(again.json["state"], "released", "the same answer");
+    // A late call has no effect.
+    let late = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
+    late.problem(423, "lease-ended");
+    let renew =
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({}))).await;
+    renew.problem(423, "lease-ended");
+    assert_eq!(granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await["fence"], 2);
+}
+
+#[tokio::test]
+async fn a_machine_is_prepared_before_its_lease_is_active() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+    assert_eq!((&lease["state"], &lease["pool"]), (&json!("preparing"), &json!("ready")));
+    let active = lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200).json;
+    assert_eq!(active["state"], "active");
+    let job = lab.get(&format!("/v1/jobs/{}", active["job"].as_str().unwrap())).await.expect(200).json;
+    let steps: Vec<&str> =
+        job["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect();
+    assert_eq!((&job["kind"], &*steps), (&json!("lease.prepare"), &["revert", "power_on", "settle"][..]));
+    let seen = lab.machine(STAGING).await;
+    assert_eq!((&seen["power_state"], &seen["current_snapshot"]), (&json!("on"), &job["result"]["snapshot"]));
+    give_back(&lab, &lease).await;
+    assert_eq!(lab.machine(STAGING).await["power_state"], "off");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_given_back_while_its_machine_is_prepared_leaves_it_off_and_free() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+    assert_eq!(give_back(&lab, &lease).await["state"], "released");
+    assert_eq!(lab.machine(STAGING).await["free"], true);
+    lab.get(&path(&lease, "/wait?wait=1s")).await.problem(409, "lease-failed");
+}
+
+#[tokio::test]
+async fn who_comes_later_waits_in_order_and_gets_the_machine() {
+    let lab = lab().await;
+    let first = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    ask(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await.problem(409, "no-free-machine");
+    let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let second = ask(&lab, wanted.clone()).await.expect(202).json;
+    let third = ask(&lab, wanted).await.expect(202).json;
+    assert_eq!(
+        (&second["position"], &third["position"], &third["state"]),
+        (&json!(0), &json!(1), &json!("queued"))
+    );
+    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &path(&second, "/wait?wait=20s"))));
+    give_back(&lab, &first).await;
+    let active = waiting.await.unwrap().expect(200).json;
+    assert_eq!((&active["machine_name"], &active["fence"]), (&json!(STAGING), &json!(2)));
+    // A deleted waiter is gone at once and blocks nobody.
+    let deleted = lab.request(Method::DELETE, &path(&third, "")).header("otter-lease", shown(&third));
+    assert_eq!(Answer::of(deleted).await.expect(200).json["state"], "released");
+    lab.get(&path(&third, "/wait?wait=1s")).await.problem(409, "lease-failed");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_got_again_by_its_key() {
+    let lab = lab().await;
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m"});
+    let key = [("idempotency-key", "ci/7"), ("otter-reference", "https://ci/7")];
+    let first = lab.post_with("/v1/leases", body.clone(), &key).await.expect(201);
+    let again = lab.post_with("/v1/leases", body, &key).await.expect(201);
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!((&again.json["id"], &again.json["secret"]), (&first.json["id"], &first.json["secret"]));
+    let other = lab.post_with("/v1/leases", json!({"select": {"name": "x"}, "ttl": "1m"}), &key).await;
+    other.problem(422, "idempotency-mismatch");
+    let found = lab.get("/v1/leases?reference=https%3A%2F%2Fci%2F7&state=active").await.expect(200).json;
+    assert_eq!(found["items"][0]["id"], first.json["id"]);
+    for none in ["state=queued", "holder=nobody", "pool=ready", "machine=1"] {
+        assert_eq!(
+            lab.get(&format!("/v1/leases?{none}")).await.expect(200).json["items"],
+            json!([]),
+            "{none}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_ask_at_once_no_two_get_one_machine() {
+    let lab = lab().await;
+    let asked = (0..40).map(|_| {
+        let request = lab.request(Method::POST, "/v1/leases");
+        tokio::spawn(Answer::of(request.json(&json!({"select": {"pool": "qubes"}, "ttl": "5m"}))))
+    });
+    let mut machines = Vec::new();
+    for answer in asked.collect::<Vec<_>>() {
+        let answer = answer.await.unwrap();
+        match answer.status {
+            201 => machines.push(answer.str("machine").to_owned()),
+            _ => drop(answer.problem(409, "no-free-machine")),
+        }
+    }
+    let different: BTreeSet<&String> = machines.iter().collect();
+    assert!(!machines.is_empty() && different.len() == machines.len(), "{machines:?}");
+    let pools = lab.get("/v1/pools").await.expect(200).json;
+    let qubes = pools["items"].as_array().unwrap().iter().find(|pool| pool["name"] == "qubes").unwrap();
+    assert_eq!((&qubes["held_count"], &qubes["free_count"]), (&json!(machines.len()), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
+    let lab = lab().await;
+    lab.control().fail_next_task("RevertToSnapshot_Task", Fault::new("NoDiskSpace", "Full."));
+    let lease = granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+    let failed = lab.get(&path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
+    assert!(failed.str("detail").contains("prepare-failed"), "{}", failed.text);
+    assert_eq!(failed.json["fault"]["type"], "NoDiskSpace");
+    let seen = lab.machine(STAGING).await;
+    assert_eq!(seen["not_free_because"], json!(["quarantined"]));
+    assert_eq!(
+        (&seen["quarantine"]["automatic"], &seen["quarantine"]["by"]),
+        (&json!(true), &json!("otter"))
+    );
+    ask(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await.problem(409, "no-free-machine");
+    let cleared = lab.request(Method::DELETE, &machine(STAGING, "/quarantine"));
+    assert_eq!(Answer::of(cleared).await.expect(200).json["quarantine"], Value::Null);
+    granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+}
+
+#[tokio::test]
+async fn a_failed_release_sets_the_machine_aside() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let on = machine(STAGING, "/power?wait=20s");
+    with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await.expect(200);
+    lab.control().fail_next_task("PowerOffVM_Task", Fault::new("GenericVmConfigFault", "Stuck."));
+    let ended = give_back(&lab, &lease).await;
+    assert_eq!((&ended["state"], ended["warnings"].as_array().unwrap().len()), (&json!("released"), 1));
+    let seen = lab.machine(STAGING).await;
+    assert_eq!(seen["not_free_because"], json!(["powered_on", "quarantined"]));
+    assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("Stuck"), "{seen}");
+}
+
+#[tokio::test]
+async fn an_operator_sets_aside_acts_over_and_revokes() {
+    let lab = lab().await;
+    let put = lab
+        .request(Method::PUT, &machine("qubes-4.3-nightly", "/quarantine"))
+        .json(&json!({"reason": "its disk"}));
+    assert_eq!(Answer::of(put).await.expect(200).json["quarantine"]["reason"], "its disk");
+    ask(&lab, json!({"select": {"name": "qubes-4.3-nightly"}, "ttl": "5m"}))
+        .await
+        .problem(409, "no-free-machine");
+
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let on = machine(STAGING, "/power?wait=20s");
+    let over = [("otter-override", "the lab burns")];
+    lab.post_with(&on, json!({"action": "on"}), &over).await.expect(200);
+    let warned = lab.get(&path(&lease, "")).await.expect(200).json;
+    assert!(warned["warnings"][0].as_str().unwrap().contains("the lab burns"), "{warned}");
+    let revoke = lab.request(Method::DELETE, &path(&lease, "?reason=needed%20now&wait=20s"));
+    let revoked = Answer::of(revoke).await.expect(200).json;
+    assert_eq!((&revoked["state"], &revoked["end"]["detail"]), (&json!("revoked"), &json!("needed now")));
+    assert_eq!(lab.machine(STAGING).await["free"], true);
+}
+
+#[tokio::test]
+async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins() {
+    let lab = Lab::stepped().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let on = machine(STAGING, "/power");
+    let running = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
+        .await
+        .expect(202)
+        .json;
+    let task = lab.on_the_host(&running).await;
+    let queued = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "off"})))
+        .await
+        .expect(202)
+        .json;
+    let waiting = format!("/v1/jobs/{}/wait?wait=20s", queued["id"].as_str().unwrap());
+    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &waiting)));
+    Answer::of(lab.request(Method::DELETE, &path(&lease, ""))).await.expect(200);
+    waiting.await.unwrap().problem(409, "job-cancelled");
+    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "releasing");
+    let late = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
+    late.problem(423, "lease-ended");
+    lab.control().finish_task(&task);
+    let ended = lab.ended(&running).await;
+    assert!(ended["state"] == "succeeded" || ended["state"] == "cancelled", "{ended}");
+    let off = if ended["state"] == "succeeded" { Some(lab.task_of("16").await) } else { None };
+    off.inspect(|task| lab.control().finish_task(task));
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "revoked").await;
+    assert_eq!(lab.machine(STAGING).await["free"], true);
+}
+
+#[tokio::test]
+async fn time_runs_out_and_renewals_hold_it_off() {
+    let lab = lab().await;
+    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "1s"})).await;
+    let renewed =
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({"ttl": "2s"})))
+            .await
+            .expect(200)
+            .json;
+    assert!(renewed["expires_at"].as_str() >= lease["expires_at"].as_str());
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
+    assert_eq!(lab.machine(STAGING).await["free"], true);
+    let id = lease["id"].as_str().unwrap();
+    let told = stream.until(|told| told.json["object"]["state"] == "expired").await;
+    let states: BTreeSet<&str> = told
+        .iter()
+        .filter(|told| told.is("lease.changed", id))
+        .map(|told| told.json["object"]["state"].as_str().unwrap())
+        .collect();
+    assert!(states.contains("active") && states.contains("releasing"), "{states:?}");
+    assert!(told.iter().all(|told| told.json["object"]["secret"].is_null()));
+}
+
+#[tokio::test]
+async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let kept = lab.control().mutate(|world| {
+        let kept = world.machine("16").unwrap().clone();
+        world.remove_machine("16");
+        kept
+    });
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
+    assert_eq!(lab.get(&path(&lease, "")).await.json["end"]["reason"], "machine-gone");
+    let _ = kept;
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_at_once_and_by_place() {
+    let lab = lab().await;
+    let refused = async |body: Value, place: &str, code: &str| {
+        ask(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
+    };
+    let good = json!({"name": STAGING});
+    refused(json!({"select": {}, "ttl": "1m"}), "/select", "empty").await;
+    refused(json!({"select": {"name": ""}, "ttl": "1m"}), "/select/name", "empty").await;
+    refused(json!({"select": {"mac": "zz"}, "ttl": "1m"}), "/select/mac", "invalid-mac").await;
+    for ttl in ["0", "0s", "3h", "1000d"] {
+        let body = json!({"select": {"pool": "qubes"}, "ttl": ttl});
+        refused(body, "/ttl", "out-of-range").await;
+    }
+    refused(json!({"select": good, "ttl": "-5m"}), "/ttl", "not-a-duration").await;
+    refused(json!({"select": good, "ttl": "soon"}), "/ttl", "not-a-duration").await;
+    refused(json!({"select": good, "ttl": "1m", "queue_for": "x"}), "/queue_for", "not-a-duration").await;
+    refused(json!({"select": good, "ttl": "1m", "prepare": {"power": "up"}}), "/prepare/power", "not-one-of")
+        .await;
+    refused(
+        json!({"select": good, "ttl": "1m", "prepare": {"until": "soon"}}),
+        "/prepare/until",
+        "not-one-of",
+    )
+    .await;
+    refused(json!({"select": good, "ttl": "1m", "release": {"power": "on"}}), "/release/power", "not-one-of")
+        .await;
+    refused(json!({"select": good, "ttl": "1m", "priority": 1}), "/priority", "unknown-field").await;
+    ask(&lab, json!({"select": {"nam": "x"}, "ttl": "1m"})).await.problem(400, "invalid-request");
+    ask(&lab, json!({"ttl": "1m"})).await.problem(400, "invalid-request");
+    for never in [
+        json!({"name": "windows-95"}),
+        json!({"pool": "none"}),
+        json!({"machine": "999"}),
+        json!({"name": "golden"}),
+    ] {
+        ask(&lab, json!({"select": never, "ttl": "1m", "queue_for": "10m"}))
+            .await
+            .problem(409, "no-free-machine");
+    }
+    let missing = json!({"select": good, "ttl": "1m", "prepare": {"snapshot": "no such"}});
+    ask(&lab, missing).await.problem(404, "not-found");
+
+    let lease = granted(&lab, json!({"select": good, "ttl": "1m"})).await;
+    let on = machine(STAGING, "/power");
+    let call =
+        async |header: &str| with_lease(&lab, Method::POST, &on, header, Some(json!({"action": "on"}))).await;
+    for malformed in
+        ["", "x", "x.y", lease["id"].as_str().unwrap(), &format!("{}.abc", lease["id"].as_str().unwrap())]
+    {
+        call(malformed).await.problem(400, "invalid-request").points_at("otter-lease", "not-a-lease");
+    }
+    let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
+    call(&wrong).await.problem(423, "machine-leased");
+    let twice = lab
+        .request(Method::POST, &on)
+        .header("otter-lease", shown(&lease))
+        .header("otter-lease", shown(&lease));
+    Answer::of(twice.json(&json!({"action": "on"}))).await.problem(400, "invalid-request");
+    let foreign = granted(&lab, json!({"select": {"pool": "qubes"}, "ttl": "1m"})).await;
+    call(&shown(&foreign)).await.problem(423, "machine-leased");
+    lab.get("/v1/leases/nonsense").await.problem(404, "not-found");
+    lab.get("/v1/leases?cursor=x").await.problem(400, "invalid-cursor");
+    let keep = json!({"select": good, "ttl": "1m", "release": {"power": "keep"}});
+    ask(&lab, keep).await.problem(409, "no-free-machine");
+    eventually("the lease to be there still", async || {
+        lab.get(&path(&lease, "")).await.json["state"] == "active"
+    })
+    .await;
+}
