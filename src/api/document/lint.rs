@@ -87,6 +87,17 @@ pub const RULES: &[Rule] = &[
         check: default_response,
     },
     Rule {
+        name: "text-body",
+        advice: "what is not JSON is a string to all generators; name the schema of its lines in its description, and \
+                 among the components: they decode a stream as one object otherwise",
+        check: text_body,
+    },
+    Rule {
+        name: "nameless-object",
+        advice: "name it among the components: generators call it `InlineObject1` or `FieldType0` otherwise",
+        check: nameless_object,
+    },
+    Rule {
         name: "problem-codes",
         advice: "list the problem codes of the operation in `x-otter-problems`, each once",
         check: problem_codes,
@@ -315,6 +326,51 @@ fn default_response(document: &Value) -> Vec<Broken> {
         }
     }
     findings
+}
+
+fn text_body(document: &Value) -> Vec<Broken> {
+    let mut findings = Vec::new();
+    for Operation { place, responses, .. } in walk::operations(document) {
+        let request = place.get("requestBody").and_then(|body| body.resolved());
+        let bodies = request.into_iter().chain(responses.into_iter().map(|(_, response)| response));
+        let media_types = bodies.flat_map(|body| body.entries("content"));
+        for (name, media_type) in media_types.filter(|(name, _)| !is_json(name)) {
+            let schema = media_type.get("schema");
+            if schema.is_some_and(|schema| types(&schema) != ["string"]) {
+                findings.push(broken(&media_type, format!("`{name}` that is no string")));
+            }
+        }
+    }
+    findings
+}
+
+fn is_json(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim_end();
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+/// Maps of one type of value, never null, have their place in every language; other objects are structs.
+fn nameless_object(document: &Value) -> Vec<Broken> {
+    let bodies = walk::operations(document).into_iter().flat_map(|operation| {
+        let answers = operation.responses.iter().flat_map(|(_, response)| walk::content_schemas(response));
+        operation.request_schemas().into_iter().chain(answers).collect::<Vec<_>>()
+    });
+    let bodies: BTreeSet<String> = bodies.map(|body| body.pointer).collect();
+    let nameless = |schema: &Place| {
+        let named =
+            schema.pointer.strip_prefix("/components/schemas/").is_some_and(|name| !name.contains('/'));
+        let map = schema.has("additionalProperties")
+            && !schema.has("properties")
+            && !admits_null(schema)
+            && !bodies.contains(&schema.pointer);
+        !named && !map && (types(schema).contains(&"object") || schema.has("properties"))
+    };
+    let schemas = walk::all_schemas(document);
+    schemas
+        .iter()
+        .filter(|schema| nameless(schema))
+        .map(|schema| broken(schema, "a nameless object"))
+        .collect()
 }
 
 fn problem_codes(document: &Value) -> Vec<Broken> {

@@ -84,6 +84,11 @@ fn what_comes_near_to_a_rule_does_not_break_it() {
         (format!("{SCHEMAS}/Job/properties/parent"), json!({ "oneOf": [{ "type": "string" }] })),
         (format!("{SCHEMAS}/Job/properties/state"), json!({ "type": "string", "enum": ["queued"] })),
         (format!("{SCHEMAS}/DurationText"), json!({ "type": "string" })),
+        // A map of plain values.
+        (
+            format!("{SCHEMAS}/Job/properties/parent"),
+            json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        ),
         // A diamond is no circle.
         (
             format!("{SCHEMAS}/Diamond"),
@@ -177,12 +182,44 @@ fn every_rule_finds_what_breaks_it() {
         (
             field.clone(),
             json!({ "oneOf": [{ "type": "null" }, { "type": "object" }] }),
-            vec![format!("tagged-union {field}")],
+            vec![format!("nameless-object {field}/oneOf/1"), format!("tagged-union {field}")],
         ),
         (
             field.clone(),
             json!({ "oneOf": [{ "allOf": [reference("Problem"), { "type": "object" }] }, reference("JobState")] }),
-            vec![format!("tagged-union {field}"), format!("union {field}")],
+            vec![
+                format!("nameless-object {field}/oneOf/0/allOf/1"),
+                format!("tagged-union {field}"),
+                format!("union {field}"),
+            ],
+        ),
+        (
+            field.clone(),
+            json!({ "type": ["object", "null"], "additionalProperties": {} }),
+            vec![format!("nameless-object {field}")],
+        ),
+        (
+            field.clone(),
+            json!({ "type": "array", "items": { "properties": {} } }),
+            vec![format!("nameless-object {field}/items")],
+        ),
+        (
+            format!("{POST}/responses/200/content"),
+            json!({ "application/json": { "schema": { "type": "object", "additionalProperties": {} } } }),
+            vec![
+                format!("one-success {POST}"),
+                format!("nameless-object {POST}/responses/200/content/application~1json/schema"),
+            ],
+        ),
+        (
+            format!("{POST}/responses/4XX/content"),
+            json!({ "text/event-stream": { "schema": reference("Problem") } }),
+            vec![format!("text-body {POST}/responses/4XX/content/text~1event-stream")],
+        ),
+        (
+            format!("{POST}/requestBody/content"),
+            json!({ "application/x-ndjson": { "schema": {} } }),
+            vec![format!("text-body {POST}/requestBody/content/application~1x-ndjson")],
         ),
         (
             field.clone(),
