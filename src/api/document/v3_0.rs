@@ -185,6 +185,10 @@ fn subschemas(object: &mut Object) {
     }
     if let Some(value @ Value::Object(_)) = object.get_mut("additionalProperties") {
         schema(value);
+        // The same, in the words that generators of that age know.
+        if *value == json!({}) {
+            *value = json!(true);
+        }
     }
     for key in ["allOf", "prefixItems"] {
         if let Some(Value::Array(values)) = object.get_mut(key) {
@@ -472,6 +476,11 @@ mod tests {
                 "names of properties",
                 json!({ "type": "object", "propertyNames": { "pattern": "^a" }, "additionalProperties": reference }),
                 json!({ "type": "object", "additionalProperties": reference }),
+            ),
+            (
+                "properties of any kind",
+                json!({ "type": "object", "additionalProperties": {} }),
+                json!({ "type": "object", "additionalProperties": true }),
             ),
             (
                 "one pattern of properties",
