@@ -32,7 +32,7 @@ async fn round_trip(language: &str) {
     let clients = std::env::var("OTTER_CLIENTS").expect(
         "OTTER_CLIENTS does not name the folder of generated clients. Run tests/run, which makes them",
     );
-    let daemon = Daemon::start(&["--simulate"], &[]).await;
+    let daemon = Daemon::start(&["--simulate", "--log-level", "error"], &[]).await;
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
     let mut command = Command::new(Path::new(&clients).join(language).join("round-trip"));
     command.arg(format!("http://{}", daemon.address())).stdin(Stdio::null());

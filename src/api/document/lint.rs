@@ -98,6 +98,12 @@ pub const RULES: &[Rule] = &[
         check: nameless_object,
     },
     Rule {
+        name: "problem-text",
+        advice: "the `title` and `detail` of a problem are never null: openapi-generator's Go prints them as the text of \
+                 an error, and a pointer instead of what may be null",
+        check: problem_text,
+    },
+    Rule {
         name: "problem-codes",
         advice: "list the problem codes of the operation in `x-otter-problems`, each once",
         check: problem_codes,
@@ -370,6 +376,22 @@ fn nameless_object(document: &Value) -> Vec<Broken> {
         .iter()
         .filter(|schema| nameless(schema))
         .map(|schema| broken(schema, "a nameless object"))
+        .collect()
+}
+
+fn problem_text(document: &Value) -> Vec<Broken> {
+    let responses = walk::operations(document).into_iter().flat_map(|operation| operation.responses);
+    let content = responses.flat_map(|(_, response)| response.entries("content"));
+    let problems = content
+        .filter(|(name, _)| name == "application/problem+json")
+        .filter_map(|(_, media_type)| media_type.get("schema")?.resolved())
+        .map(|problem| (problem.pointer.clone(), problem));
+    // Most operations share one.
+    let problems: BTreeMap<String, Place> = problems.collect();
+    let texts = problems.values().flat_map(|problem| problem.entries("properties"));
+    texts
+        .filter(|(name, text)| ["title", "detail"].contains(&name.as_str()) && admits_null(text))
+        .map(|(name, text)| broken(&text, format!("`{name}` may be null")))
         .collect()
 }
 

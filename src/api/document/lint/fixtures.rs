@@ -47,8 +47,8 @@ fn good() -> Value {
                         "error": { "oneOf": [{ "type": "null" }, { "$ref": "#/components/schemas/Problem" }] },
                         "parent": { "type": ["string", "null"] } } },
                 "JobState": { "type": "string", "enum": ["queued", "running"] },
-                "Problem": { "type": "object", "required": ["job"], "properties": {
-                    "job": { "type": ["string", "null"] } } },
+                "Problem": { "type": "object", "required": ["title", "job"], "properties": {
+                    "title": { "type": "string" }, "job": { "type": ["string", "null"] } } },
             },
         },
     })
@@ -256,8 +256,13 @@ fn every_rule_finds_what_breaks_it() {
         (request.clone(), json!({ "enum": ["a", null] }), vec![format!("nullable-request-field {request}")]),
         (
             format!("{SCHEMAS}/Problem/required"),
-            json!([]),
+            json!(["title"]),
             vec![format!("optional-answer-field {SCHEMAS}/Problem/properties/job")],
+        ),
+        (
+            format!("{SCHEMAS}/Problem/properties/title"),
+            json!({ "type": ["string", "null"] }),
+            vec![format!("problem-text {SCHEMAS}/Problem/properties/title")],
         ),
         (
             format!("{SCHEMAS}/Problem/properties/job"),
