@@ -1,5 +1,7 @@
 //! For every rule a document that breaks it, and near misses that do not.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
