@@ -62,6 +62,11 @@ func main() {
 	check(reflect.DeepEqual(read, job) && read.Kind == "snapshot.revert", read)
 	check(!read.FinishedAt.Get().Before(read.CreatedAt) && read.Error.Get() == nil, read)
 
+	paths := []string{"config.version", "summary.runtime"}
+	properties, _, err := client.MachinesAPI.GetMachineProperties(ctx, found.Id).Path(paths).Execute()
+	check(err == nil, err)
+	check(len(properties) == 2 && properties[paths[0]] != nil && properties[paths[1]] != nil, properties)
+
 	_, _, err = client.MachinesAPI.GetMachine(ctx, "none-such").Execute()
 	problem := refused(err)
 	check(problem.Status == 404 && problem.Code == "not-found" && problem.Retry == "no", problem)

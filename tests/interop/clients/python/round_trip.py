@@ -7,7 +7,13 @@ import httpx
 from otter_client import Client
 from otter_client.api.events import stream_events
 from otter_client.api.jobs import get_job, wait_for_job
-from otter_client.api.machines import find_machine, get_machine, list_machines, power_machine
+from otter_client.api.machines import (
+    find_machine,
+    get_machine,
+    get_machine_properties,
+    list_machines,
+    power_machine,
+)
 from otter_client.api.snapshots import list_snapshots, revert_machine
 from otter_client.models import (
     Event,
@@ -15,6 +21,7 @@ from otter_client.models import (
     JobState,
     Machine,
     MachineList,
+    MachineProperties,
     PowerRequest,
     PowerState,
     Problem,
@@ -52,6 +59,11 @@ def main(url: str) -> None:
     assert isinstance(read, Job), read
     assert read == job and read.kind == "snapshot.revert" and read.finished_at is not None
     assert read.finished_at >= read.created_at and read.error is None
+
+    paths = ["config.version", "summary.runtime"]
+    properties = get_machine_properties.sync(found.id, client=client, path=paths)
+    assert isinstance(properties, MachineProperties), properties
+    assert sorted(properties.additional_keys) == paths
 
     problem = get_machine.sync("none-such", client=client)
     assert isinstance(problem, Problem), problem

@@ -41,6 +41,12 @@ assert.deepEqual(read, job);
 assert.equal(read.kind, "snapshot.revert");
 assert(read.finished_at !== null && new Date(read.finished_at) >= new Date(read.created_at));
 
+const propertyPaths = ["config.version", "summary.runtime"];
+const properties = got(
+  await otter.GET("/v1/machines/{machine}/properties", { params: { path: machine, query: { path: propertyPaths } } }),
+);
+assert.deepEqual(Object.keys(properties).sort(), propertyPaths);
+
 const missing = refused(await otter.GET("/v1/machines/{machine}", { params: { path: { machine: "none-such" } } }));
 assert.deepEqual([missing.status, missing.code, missing.retry], [404, "not-found", "no"]);
 

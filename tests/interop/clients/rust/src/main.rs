@@ -42,6 +42,10 @@ async fn main() -> Result<(), Failure> {
     assert_eq!((&read.id, read.kind.as_str(), read.state), (&job.id, "snapshot.revert", JobState::Succeeded));
     assert!(read.finished_at.unwrap() >= read.created_at && read.error.is_none());
 
+    let paths = ["config.version", "summary.runtime"].map(str::to_owned);
+    let properties = client.get_machine_properties().machine(&found.id).path(paths.to_vec()).send().await?;
+    assert!(properties.len() == 2 && paths.iter().all(|path| properties.contains_key(path)));
+
     let problem = refused(client.get_machine().machine("none-such").send().await);
     assert_eq!((problem.status, problem.code.as_str(), problem.retry.as_str()), (404, "not-found", "no"));
 
