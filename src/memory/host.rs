@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+use super::task::Task;
 use super::world::{Asset, World, failure};
 use crate::clock::Clock;
 use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
@@ -270,7 +271,7 @@ impl MemoryHost {
         self.change(|state| {
             let Accepted::Task(task) = state.world.call(machine, call, SOMEBODY)? else { return Ok(None) };
             state.world.finish(&task);
-            match state.world.tasks().find(|known| known.id == task).map(super::world::Task::status) {
+            match state.world.tasks().find(|known| known.id == task).map(Task::status) {
                 Some(TaskStatus::Succeeded { snapshot }) => Ok(snapshot),
                 other => Err(failure(HostErrorKind::Rejected, format!("The task ended as {other:?}."))),
             }

@@ -1,12 +1,14 @@
 //! A hypervisor in memory, small and whole: for tests, and to show that another backend is one folder beside `esx`
 //! and one line of the composition root.
 //!
-//! `host` is the host itself, with machines, tasks and guests that go on by the clock; `world` holds its rules;
-//! `session` is the one connection to it and what is told of it; here the seam is put on top.
+//! `host` is the host itself, with machines, tasks and guests that go on by the clock; `world`, with `task` and `tree`,
+//! holds its rules; `session` is the one connection to it and what is told of it; here the seam is put on top.
 
 mod followers;
 mod host;
 mod session;
+mod task;
+mod tree;
 mod world;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -12,19 +12,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::host::Pace;
+use super::task::{STEPS, Task};
+use super::tree::{relink, remove_snapshot};
 use crate::domain::call::HostCall;
 use crate::domain::datastore::Datastore;
 use crate::domain::failure::Fault;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId, TaskId};
 use crate::domain::machine::{Machine, PowerState, Question};
 use crate::domain::snapshot::Snapshot;
-use crate::hypervisor::{Accepted, Fact, HostError, HostErrorKind, TaskStatus};
+use crate::hypervisor::{Accepted, Fact, HostError, HostErrorKind};
 
 /// How many changes are remembered; who is further behind reads everything.
 const JOURNAL: usize = 4_096;
-
-/// The steps of a task before its last.
-const STEPS: [Option<u8>; 4] = [None, Some(25), Some(50), Some(75)];
 
 /// A machine, and what of it no observer sees.
 #[derive(Clone, Debug)]
@@ -34,21 +33,6 @@ pub struct Asset {
     pub address: Option<String>,
     /// Counts starts and stops, so that what was planned for an earlier run is dropped.
     pub run: u64,
-}
-
-/// A task of a machine.
-#[derive(Clone, Debug)]
-pub struct Task {
-    pub id: TaskId,
-    pub machine: MachineId,
-    pub call: HostCall,
-    pub user: &'static str,
-    step: usize,
-    /// Whether it waits for an answer.
-    held: bool,
-    end: Option<Result<Option<SnapshotId>, Arc<HostError>>>,
-    /// False once the host has forgotten it, while its work goes on.
-    known: bool,
 }
 
 /// What changed.
@@ -95,17 +79,6 @@ pub struct World {
     journal: VecDeque<(u64, Change)>,
     /// Names tasks, snapshots and events.
     counter: u64,
-}
-
-impl Task {
-    /// Where it is.
-    pub fn status(&self) -> TaskStatus {
-        match &self.end {
-            None => TaskStatus::Running { progress: self.step.checked_sub(1).and_then(|step| STEPS[step]) },
-            Some(Ok(snapshot)) => TaskStatus::Succeeded { snapshot: snapshot.clone() },
-            Some(Err(error)) => TaskStatus::Failed(Arc::clone(error)),
-        }
-    }
 }
 
 impl World {
@@ -593,36 +566,4 @@ fn check_power(machine: &Machine, wanted: PowerState) -> Result<(), HostError> {
 fn power_state(machine: &Machine) -> HostError {
     let state = machine.power_state.map_or("in an unknown state", PowerState::as_str);
     failure(HostErrorKind::InvalidPowerState, format!("The machine {} is {state}.", machine.name))
-}
-
-/// Takes a snapshot away. Its children go too, or move up to its parent, as does what was current.
-fn remove_snapshot(machine: &mut Machine, id: &SnapshotId, with_children: bool) {
-    let snapshots = &mut machine.snapshots;
-    let Some(parent) = snapshots.get(id).map(|snapshot| snapshot.parent.clone()) else { return };
-    let mut gone = vec![id.clone()];
-    if with_children {
-        gone.extend(snapshots.descendants(id));
-    }
-    snapshots.items.retain(|snapshot| !gone.contains(&snapshot.id));
-    for snapshot in &mut snapshots.items {
-        if snapshot.parent.as_ref() == Some(id) {
-            snapshot.parent.clone_from(&parent);
-        }
-    }
-    if snapshots.current.as_ref().is_some_and(|current| gone.contains(current)) {
-        snapshots.current = parent;
-    }
-}
-
-/// Makes the children of snapshots agree with their parents.
-fn relink(machine: &mut Machine) {
-    let mut children: BTreeMap<SnapshotId, Vec<SnapshotId>> = BTreeMap::new();
-    for snapshot in &machine.snapshots.items {
-        if let Some(parent) = &snapshot.parent {
-            children.entry(parent.clone()).or_default().push(snapshot.id.clone());
-        }
-    }
-    for snapshot in &mut machine.snapshots.items {
-        snapshot.children = children.remove(&snapshot.id).unwrap_or_default();
-    }
 }
