@@ -94,7 +94,9 @@ pub struct HttpSettings {
         (name = "leases", description = "A machine for one holder, for a time"),
         (name = "events", description = "Every change, as it happens"),
         (name = "about", description = "This otter and its host"),
-    )
+    ),
+    // No body is one of these: a stream of them is text.
+    components(schemas(events::Event))
 )]
 struct Frame;
 
