@@ -10,6 +10,8 @@ pub mod esx;
 pub mod hypervisor;
 pub mod sabotage;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;

@@ -65,6 +65,22 @@ impl Live {
     }
 }
 
+impl Live {
+    /// Shows what the driver shows now. Whether that is anything new.
+    pub fn follow(&mut self, driver: &Driver) -> bool {
+        let next = Self::of(driver, None);
+        // Between the end and its commit the job still shows as it was.
+        if next.job.state.is_end() && !driver.is_finished() {
+            return false;
+        }
+        let same_task = next.task.is_some() && next.task == self.task;
+        let progress = self.progress.filter(|_| same_task);
+        let changed = *next.job != *self.job || next.blocker != self.blocker || progress != self.progress;
+        *self = Self { progress, ..next };
+        changed
+    }
+}
+
 /// All jobs that have not ended. Reading a job and waiting for it touch this and nothing else.
 #[derive(Debug, Default)]
 pub struct Board {

@@ -172,7 +172,12 @@ impl Driver {
         matches!(self.stage, Stage::JudgingAway | Stage::Judging { .. } | Stage::Settling { .. })
     }
 
-    /// The job's turn has come.
+    /// The job's turn has come: it starts, unless its deadline passed while it waited.
+    pub fn take_turn(&mut self, now: Timestamp) -> Effect {
+        if self.job.deadline_at <= now { self.expire_queued(now) } else { self.start(now) }
+    }
+
+    /// The job starts.
     pub fn start(&mut self, now: Timestamp) -> Effect {
         self.job.state = JobState::Running;
         self.job.started_at = Some(now);

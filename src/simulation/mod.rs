@@ -1,0 +1,635 @@
+//! The whole of otter below its API in one thread on stepped time: the real drivers, queues, picture and recovery, over
+//! the simulator's world and a modelled store, for one seed.
+//!
+//! ```text
+//! seed ─► random ─► agenda: clients ─► otter (drivers, queues, picture) ─► host (world)
+//!                     │  faults, crashes ─┘   │ commits: disk        deeds │
+//!                     └─ trace                └──────► promises ◄──────────┘
+//! ```
+//! Every choice comes from the seed, so that a seed that breaks a promise breaks it again. `tests` says how many seeds run.
+
+mod agenda;
+mod clients;
+mod disk;
+mod faults;
+mod host;
+mod otter;
+mod promises;
+mod random;
+mod stream;
+mod tests;
+mod trace;
+mod translation;
+mod work;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use self::agenda::Agenda;
+use self::clients::{Client, Post};
+use self::disk::{Disk, Write, Written};
+use self::faults::Temper;
+use self::host::Host;
+use self::otter::Otter;
+use self::promises::Promises;
+use self::random::Random;
+use self::trace::Trace;
+use self::work::Step;
+use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::hypervisor::{Fact, Facts, TaskStatus};
+use crate::sabotage::{Mistake, Sabotage};
+use crate::service::jobs::driver::{Driver, Input, Interrupt, Rules};
+use crate::service::jobs::queue::Turn;
+use crate::service::jobs::recovery::{Recovered, recover};
+use crate::service::jobs::sight;
+
+/// `esx.guest_settle`
+const GUEST_SETTLE: Duration = Duration::from_secs(30);
+/// How many events a run has before it quietens down, and how many it may take to come to its end.
+const EVENTS: u32 = 250;
+const LAST_EVENTS: u32 = 20_000;
+
+/// Which job waits for something, in which life, and for which of its effects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    life: u32,
+    job: JobId,
+    serial: u64,
+}
+
+/// Who waits for a commit.
+#[derive(Clone, Debug)]
+pub enum Waits {
+    Accept(Box<Post>),
+    Save(Tag),
+}
+
+pub enum Event {
+    Client(usize),
+    Fault,
+    Work(Tag, Step),
+    /// The oldest write is committed.
+    Commit(u32),
+    Alarm {
+        life: u32,
+        job: JobId,
+        grace: bool,
+    },
+    /// The deadline of a job that waits.
+    Expire {
+        life: u32,
+        job: JobId,
+        machine: MachineId,
+    },
+    /// A job that ended is taken off the board.
+    Left {
+        life: u32,
+        job: JobId,
+        machine: MachineId,
+    },
+    /// The host is asked to cancel a task.
+    Cancel {
+        task: TaskId,
+        tell: Option<Tag>,
+    },
+    /// The stream brings news.
+    Deliver(u32),
+    List(u32),
+    Connect(u32),
+    /// Guests whose address is doubted are read.
+    Confirm(u32),
+    Confirmed(u32, Box<Fact>),
+    Restart,
+    Reachable,
+}
+
+pub struct Simulation {
+    random: Random,
+    now: Duration,
+    agenda: Agenda<Event>,
+    host: Host,
+    disk: Disk<Waits>,
+    /// None while it is down.
+    otter: Option<Otter>,
+    lives: u32,
+    last_commit: Duration,
+    clients: Vec<Client>,
+    temper: Temper,
+    sabotage: Sabotage,
+    rules: Rules,
+    promises: Promises,
+    trace: Trace,
+    next_job: u128,
+    /// Faults and clients have stopped.
+    quiet: bool,
+    events: u32,
+    /// The world as it was last looked at: power, run of the guest, whether tools run.
+    seen: BTreeMap<String, (Option<crate::domain::machine::PowerState>, u64, bool)>,
+}
+
+/// What a run came to.
+pub struct Outcome {
+    pub broken: Option<String>,
+    pub trace: Vec<String>,
+    pub jobs: usize,
+    pub unknowns: usize,
+    pub events: u32,
+}
+
+/// Runs a seed to its end, or to the first broken promise.
+pub fn run(seed: u64, sabotage: Sabotage, traced: bool) -> Outcome {
+    let mut simulation = Simulation::new(seed, sabotage, traced);
+    while simulation.promises.broken.is_none() && simulation.step() {}
+    if simulation.promises.broken.is_none() {
+        simulation.check_end();
+    }
+    Outcome {
+        broken: simulation.promises.broken.take(),
+        trace: simulation.trace.lines(),
+        jobs: simulation.disk.jobs.len(),
+        unknowns: simulation.promises.unknowns,
+        events: simulation.events,
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64, sabotage: Sabotage, traced: bool) -> Self {
+        let mut random = Random::new(seed);
+        let temper = Temper::new(&mut random);
+        let machines = 1 + random.below(3);
+        let host = Host::new(&mut random, machines);
+        let mut simulation = Self {
+            now: Duration::ZERO,
+            agenda: Agenda::new(),
+            host,
+            disk: Disk::new(),
+            otter: None,
+            lives: 0,
+            last_commit: Duration::ZERO,
+            clients: Vec::new(),
+            temper,
+            sabotage,
+            rules: Rules { settle: Duration::from_secs(30), sabotage },
+            promises: Promises::default(),
+            trace: Trace::new(traced),
+            next_job: 1,
+            quiet: false,
+            events: 0,
+            seen: BTreeMap::new(),
+            random,
+        };
+        let temper = format!("{:?}", simulation.temper);
+        simulation.trace.note(Duration::ZERO, || temper);
+        for client in 0..1 + usize::try_from(simulation.random.below(4)).unwrap_or_default() {
+            simulation.clients.push(Client::default());
+            simulation.agenda.plan(Duration::from_secs(1), Event::Client(client));
+        }
+        simulation.agenda.plan(Duration::from_secs(2), Event::Fault);
+        simulation.look_around();
+        simulation.start();
+        simulation
+    }
+
+    /// The next thing happens. False where nothing will, or it has been enough.
+    fn step(&mut self) -> bool {
+        self.events += 1;
+        if self.events == EVENTS {
+            self.calm_down();
+        }
+        if self.events > EVENTS {
+            let over = self.otter.as_ref().is_some_and(|otter| otter.entries.is_empty() && otter.connected);
+            if over && self.agenda_is_idle() {
+                return false;
+            }
+            if self.events > EVENTS + LAST_EVENTS {
+                self.promises.break_promise(format!("it comes to no end: {}", self.left_over()));
+                return false;
+            }
+        }
+        let world = self.host.world.next_due();
+        let ours = self.agenda.next_at();
+        match (world, ours) {
+            (Some(world), ours) if ours.is_none_or(|ours| world <= ours) => {
+                self.now = self.now.max(world);
+                self.host.advance(self.now);
+            }
+            (_, Some(ours)) => {
+                self.now = self.now.max(ours);
+                self.host.advance(self.now);
+                self.look_around();
+                if let Some(event) = self.agenda.take() {
+                    self.happens(event);
+                }
+            }
+            (_, None) => return false,
+        }
+        self.look_around();
+        self.poll();
+        self.plan_ahead();
+        true
+    }
+
+    fn happens(&mut self, event: Event) {
+        let life = self.otter.as_ref().map(|otter| otter.life);
+        match event {
+            Event::Client(client) => self.client_acts(client),
+            Event::Fault => self.fault_strikes(),
+            Event::Work(tag, step) => self.work(tag, step),
+            Event::Commit(of) if life == Some(of) => {
+                if let Some(written) = self.disk.commit() {
+                    self.written(written);
+                }
+            }
+            Event::Alarm { life: of, job, grace } if life == Some(of) => {
+                let otter = self.otter.as_ref();
+                if let Some(run) = otter.and_then(|otter| otter.run(job)) {
+                    let machine = &run.driver.job().machine.id;
+                    let question =
+                        otter.is_some_and(|otter| sight::question(&otter.picture, machine).is_some());
+                    let interrupt =
+                        if grace { Interrupt::GraceOver } else { Interrupt::Deadline { question } };
+                    self.interrupt(job, interrupt);
+                }
+            }
+            Event::Expire { life: of, job, machine } if life == Some(of) => {
+                if self.otter.as_mut().is_some_and(|otter| otter.queues.withdraw(&machine, job)) {
+                    self.end_queued(job, Driver::expire_queued);
+                }
+            }
+            Event::Left { life: of, job, machine } if life == Some(of) => {
+                if let Some(otter) = &mut self.otter {
+                    otter.entries.remove(&job);
+                }
+                self.dispatch(&machine);
+            }
+            Event::Cancel { task, tell } => {
+                if self.host.reachable {
+                    let cancelled = self.host.world.cancel_task(task.as_str()).is_ok();
+                    self.trace.note(self.now, || format!("the host is asked to cancel {task}: {cancelled}"));
+                }
+                if let Some(tag) = tell {
+                    self.work(tag, Step::Asked);
+                }
+            }
+            Event::Deliver(of) if life == Some(of) => {
+                if let Some(otter) = &mut self.otter {
+                    otter.planned.delivery = false;
+                    if otter.connected {
+                        self.deliver(false);
+                    }
+                }
+            }
+            Event::List(of) if life == Some(of) => self.list(),
+            Event::Connect(of) if life == Some(of) => self.connect(),
+            Event::Confirm(of) if life == Some(of) => self.confirm(),
+            Event::Confirmed(of, fact) if life == Some(of) => {
+                self.observe(Facts { complete: false, changes: vec![*fact] }, Vec::new());
+            }
+            Event::Restart if self.otter.is_none() => self.start(),
+            Event::Reachable => self.host.reachable = true,
+            // They were of another life.
+            _ => {}
+        }
+    }
+
+    /// Plans what comes by itself, wherever it is not planned.
+    fn plan_ahead(&mut self) {
+        let now = self.now;
+        let Some(otter) = &mut self.otter else { return };
+        let life = otter.life;
+        if !otter.connected {
+            if self.host.reachable && !otter.planned.connection {
+                otter.planned.connection = true;
+                let at = now + self.random.between(Duration::from_millis(50), Duration::from_secs(6));
+                self.agenda.plan(at, Event::Connect(life));
+            }
+            return;
+        }
+        otter.stream.notice(&self.host);
+        if otter.stream.has_news() && !otter.planned.delivery {
+            otter.planned.delivery = true;
+            let at = now + self.random.between(Duration::from_millis(1), Duration::from_millis(400));
+            self.agenda.plan(at, Event::Deliver(life));
+        }
+        if otter.stream.has_unlisted() && !otter.planned.listing {
+            otter.planned.listing = true;
+            self.agenda.plan(now + self.random.latency(), Event::List(life));
+        }
+        if let Some(at) = otter.confirm_at().filter(|_| !otter.planned.confirmation) {
+            otter.planned.confirmation = true;
+            self.agenda.plan(at.max(now) + self.random.latency(), Event::Confirm(life));
+        }
+    }
+
+    /// The daemon starts, and takes up what it left.
+    fn start(&mut self) {
+        self.lives += 1;
+        self.trace.note(self.now, || "otter starts".to_owned());
+        if self.sabotage.makes(Mistake::KeysForgotten) {
+            self.disk.keys.clear();
+        }
+        let mut otter = Otter::new(self.lives, self.now);
+        let recovered = recover(self.disk.unfinished(), self.rules, &mut otter.queues);
+        let Recovered { waiting, running, cancelled, machines } = recovered;
+        for driver in waiting {
+            let job = driver.job();
+            let left = job.deadline_at.duration_since(host::wall(self.now));
+            let at = self.now + Duration::try_from(left).unwrap_or_default();
+            let (job, machine) = (job.id, job.machine.id.clone());
+            self.agenda.plan(at, Event::Expire { life: self.lives, job, machine });
+            otter.add(driver);
+        }
+        let mut firsts = Vec::new();
+        for (driver, first) in running {
+            firsts.push((driver.job().id, first));
+            otter.add(driver);
+        }
+        self.otter = Some(otter);
+        for id in cancelled {
+            self.promises.cancel_asked(id);
+            self.interrupt(id, Interrupt::Cancel);
+        }
+        for (id, first) in firsts {
+            self.take_up(id, first, true);
+        }
+        for machine in machines {
+            self.dispatch(&machine);
+        }
+    }
+
+    /// The daemon dies. What it had not committed is lost, but for what was on its way to the disk.
+    fn crash(&mut self) {
+        if self.otter.take().is_none() {
+            return;
+        }
+        for _ in 0..self.disk.crash(&mut self.random) {
+            if let Some(written) = self.disk.commit() {
+                self.record(&written);
+            }
+        }
+        self.promises.crashed(&self.disk);
+        let down = self.random.between(Duration::from_millis(50), Duration::from_secs(100));
+        self.agenda.plan(self.now + down, Event::Restart);
+    }
+
+    /// Starts whatever may start on a machine.
+    fn dispatch(&mut self, machine: &MachineId) {
+        while let Some(Turn { job, cancel }) =
+            self.otter.as_mut().and_then(|otter| otter.queues.next_turn(machine))
+        {
+            if let Some(running) = cancel {
+                self.promises.cancel_asked(running);
+                self.interrupt(running, Interrupt::Cancel);
+            }
+            let now = host::wall(self.now);
+            let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&job)?.waiting.as_mut());
+            if let Some(first) = waiting.map(|driver| driver.take_turn(now)) {
+                self.take_up(job, first, true);
+            }
+        }
+    }
+
+    fn write(&mut self, write: Write<Waits>) {
+        self.disk.write(write);
+        // One writer: commits keep their order.
+        self.last_commit = self.last_commit.max(self.now + self.random.latency());
+        self.agenda.plan(self.last_commit, Event::Commit(self.lives));
+    }
+
+    /// A write is on disk, and whoever waited for it goes on.
+    fn written(&mut self, written: Written<Waits>) {
+        self.record(&written);
+        match written {
+            Written::Inserted { job, waits: Waits::Accept(post) } => self.accepted(&job, *post),
+            Written::Existing { job, waits: Waits::Accept(post) } => self.refused(job, *post),
+            Written::Updated { waits: Waits::Save(tag), .. }
+            | Written::AlreadyEnded { waits: Waits::Save(tag) } => {
+                self.work(tag, Step::Tell(Box::new(Input::Saved)));
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, written: &Written<Waits>) {
+        match written {
+            Written::Inserted { job, .. } => self.promises.inserted(job),
+            Written::Updated { before, job, .. } => {
+                self.trace.note(self.now, || {
+                    format!("{} is on disk as {} ({})", job.id, job.state.as_str(), job.phase)
+                });
+                let power = self.seen.get(job.machine.id.as_str()).and_then(|(power, ..)| *power);
+                self.promises.updated(before, job, power, &self.disk);
+            }
+            Written::Existing { .. } | Written::AlreadyEnded { .. } => {}
+        }
+    }
+
+    /// The session is there, and the picture is read anew.
+    fn connect(&mut self) {
+        let Some(otter) = &mut self.otter else { return };
+        otter.planned.connection = false;
+        if otter.connected || !self.host.reachable {
+            return;
+        }
+        let facts = otter.stream.resync(&self.host);
+        self.observe(facts, Vec::new());
+        self.trace.note(self.now, || "the picture was read anew".to_owned());
+        self.check_picture();
+        if let Some(otter) = &mut self.otter {
+            otter.connected = true;
+            otter.session += 1;
+        }
+    }
+
+    fn lose_session(&mut self) {
+        if let Some(otter) = self.otter.as_mut().filter(|otter| otter.connected) {
+            otter.connected = false;
+            otter.away_since = self.now;
+        }
+    }
+
+    /// The next set of updates.
+    fn deliver(&mut self, whole: bool) {
+        let Some(otter) = &mut self.otter else { return };
+        let (facts, statuses) = otter.stream.deliver(&self.host, &mut self.random, whole);
+        self.observe(facts, statuses);
+        if whole {
+            self.check_picture();
+        }
+    }
+
+    fn list(&mut self) {
+        let Some(otter) = &mut self.otter else { return };
+        otter.planned.listing = false;
+        if otter.connected {
+            let (facts, statuses) = otter.stream.list(&self.host);
+            self.observe(facts, statuses);
+        }
+    }
+
+    /// The picture takes one set of facts; then those who follow tasks are told.
+    fn observe(&mut self, facts: Facts, statuses: Vec<(TaskId, TaskStatus)>) {
+        let Some(otter) = &mut self.otter else { return };
+        if facts.complete || !facts.changes.is_empty() {
+            self.trace.note(self.now, || format!("the picture is told {}", brief(&facts)));
+            otter.picture = otter.picture.apply_sabotaged(facts, self.now, GUEST_SETTLE, self.sabotage).0;
+        }
+        for (task, status) in statuses {
+            self.trace.note(self.now, || format!("{task} is {status:?}").chars().take(160).collect());
+            otter.stream.tell(&task, status);
+        }
+        self.check_addresses();
+    }
+
+    /// Reads the guests whose address is doubted; they are told a moment later.
+    fn confirm(&mut self) {
+        let Some(otter) = &mut self.otter else { return };
+        otter.planned.confirmation = false;
+        if !otter.connected {
+            return;
+        }
+        for id in otter.due_for_confirmation(self.now) {
+            let Some(machine) = self.host.world.machine(id.as_str()) else { continue };
+            let guest = translation::guest(machine);
+            let fact = Fact::GuestConfirmed {
+                machine: id,
+                tools_running: guest.tools_running,
+                ip_address: guest.ip_address,
+                ip_addresses: guest.ip_addresses,
+            };
+            let at = self.now + self.random.latency();
+            self.agenda.plan(at, Event::Confirmed(otter.life, Box::new(fact)));
+        }
+        // Whoever is due still is looked at again after a while.
+        otter.planned.confirmation = true;
+        self.agenda.plan(self.now + Duration::from_secs(5), Event::Confirm(otter.life));
+        if otter.confirm_at().is_none() {
+            otter.planned.confirmation = false;
+        }
+    }
+
+    /// Looks what happened on the host, for the truth and for the addresses that guests get.
+    fn look_around(&mut self) {
+        self.host.give_addresses(&mut self.random);
+        let done = std::mem::take(&mut self.host.world.done);
+        let mut by_task: Vec<String> = Vec::new();
+        for (task, revision) in done {
+            // `haTask-16-vim.…`
+            let machine = task.split('-').nth(1).unwrap_or_default().to_owned();
+            self.trace.note(self.now, || format!("{task} is done"));
+            self.promises.task_done(&task, &machine, revision);
+            by_task.push(machine);
+        }
+        for machine in self.host.world.machines() {
+            let power = translation::power_state(&machine.power);
+            let now = (power, machine.run, machine.guest.tools_running);
+            let before = self.seen.insert(machine.id.clone(), now);
+            let Some(before) = before.filter(|before| *before != now) else { continue };
+            if before.0 != now.0 {
+                self.promises.power(&machine.id, power);
+                if !by_task.contains(&machine.id) {
+                    self.promises.changed_by(&machine.id, None);
+                }
+            }
+            if before.2 && (!now.2 || before.1 != now.1) {
+                self.promises.guest_stopped(&machine.id);
+            }
+        }
+    }
+
+    /// No address is shown that the guest does not have in this run, where the picture knows all of the machine.
+    fn check_addresses(&mut self) {
+        let Some(otter) = self.otter.as_mut() else { return };
+        otter.stream.notice(&self.host);
+        for record in &otter.picture.machines {
+            let id = record.machine.id.as_str();
+            let Some(address) = record.ip_address() else { continue };
+            let Some(machine) = self.host.world.machine(id) else { continue };
+            if otter.stream.is_up_to_date(id) && machine.guest.address.as_deref() != Some(address) {
+                self.promises.break_promise(format!(
+                    "{id} is shown with {address}, and its guest has {:?}",
+                    machine.guest.address
+                ));
+            }
+        }
+    }
+
+    /// Once everything was told, the picture is the world.
+    fn check_picture(&mut self) {
+        let Some(otter) = &self.otter else { return };
+        let shown = otter.picture.machines.len();
+        if shown != self.host.world.machines().count() {
+            let missing =
+                format!("the picture has {shown} machines, the host {}", self.host.world.machines().count());
+            return self.promises.break_promise(missing);
+        }
+        for machine in self.host.world.machines() {
+            let wanted = translation::machine(machine);
+            let record = otter.picture.machine(&wanted.id);
+            if record.is_none_or(|record| record.machine != wanted) {
+                return self.promises.break_promise(format!(
+                    "the picture shows {} as {:?}, the host has {wanted:?}",
+                    machine.id,
+                    record.map(|record| &record.machine)
+                ));
+            }
+        }
+    }
+
+    /// Faults and clients stop; time goes on.
+    fn calm_down(&mut self) {
+        self.trace.note(self.now, || "*** all is quiet from now on".to_owned());
+        self.quiet = true;
+        self.host.reachable = true;
+        self.temper.lost_before = 0;
+        self.temper.lost_after = 0;
+        self.temper.unreadable = 0;
+        if self.otter.is_none() {
+            self.agenda.plan(self.now, Event::Restart);
+        }
+    }
+
+    /// Whether only what does not matter any more is still to come.
+    fn agenda_is_idle(&self) -> bool {
+        self.otter.as_ref().is_some_and(|otter| !otter.stream.has_news())
+    }
+
+    fn left_over(&self) -> String {
+        let entries = self.otter.iter().flat_map(|otter| otter.entries.iter());
+        let jobs = entries.map(|(id, entry)| {
+            let run = entry.run.as_ref();
+            format!("{id} {} {:?}", entry.live.job.kind().as_str(), run.map(|run| (&run.driver, &run.work)))
+        });
+        jobs.collect::<Vec<_>>().join("; ")
+    }
+
+    /// At the end every job has ended, every machine is free of jobs, and the picture is the world.
+    fn check_end(&mut self) {
+        self.deliver(true);
+        self.promises.sweep(&self.disk);
+        if let Some(job) = self.disk.jobs.values().find(|job| !job.state.is_end()) {
+            let what = format!("{} never ended; it is {} ({})", job.id, job.state.as_str(), job.phase);
+            self.promises.break_promise(what);
+        }
+        let counts = self.otter.as_ref().map(|otter| otter.queues.counts());
+        if counts != Some((0, 0)) {
+            self.promises.break_promise(format!("jobs are left in the queues: {counts:?}"));
+        }
+    }
+}
+
+fn brief(facts: &Facts) -> String {
+    let told = facts.changes.iter().map(|fact| match fact {
+        Fact::Machine(machine) => format!(
+            "{} {:?} tools={} ip={:?} current={:?}",
+            machine.id,
+            machine.power_state,
+            machine.guest.tools_running,
+            machine.guest.ip_address,
+            machine.snapshots.current
+        ),
+        Fact::Datastore(_) => "a datastore".to_owned(),
+        other => format!("{other:?}"),
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
