@@ -66,6 +66,7 @@ impl Driver {
         self.phase(&format!("{}: asking the host", name.replace('_', " ")), now);
         self.job.host_task = None;
         self.after_loss = false;
+        self.vanished = false;
         self.job.intent = Some(Intent { call, before: before.to_record(), asked: 1 });
         let running = |step: &&mut Step| step.name == name && step.state == StepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
@@ -86,6 +87,8 @@ impl Driver {
     pub(super) fn called(&mut self, called: Called, now: Timestamp) -> Effect {
         match called {
             Called::Accepted(Accepted::Task(task)) => {
+                // Of two on one machine the first has come to its end, and the machine was as before it.
+                self.vanished = false;
                 self.job.host_task = Some(task.clone());
                 self.phase("waiting for the host's task", now);
                 self.save(Then::Follow(task))
@@ -119,6 +122,7 @@ impl Driver {
             }
             TaskEnd::Failed(trouble) => self.refused(trouble, now),
             TaskEnd::Vanished => {
+                self.vanished = true;
                 self.phase("the host's task vanished: finding out what happened", now);
                 // Its reference leads nowhere any more; after a restart the call is judged, not followed.
                 self.job.host_task = None;

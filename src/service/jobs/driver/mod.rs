@@ -57,6 +57,8 @@ pub struct Driver {
     last_trouble: Option<Trouble>,
     /// The current call's answer or task was lost on the way, now or before a restart.
     after_loss: bool,
+    /// The current call was seen to run, and then its task vanished.
+    vanished: bool,
     /// The snapshot that the job made.
     made: Option<SnapshotId>,
     /// The tools were seen to go after the guest was asked to restart.
@@ -310,6 +312,7 @@ impl Driver {
             blocker: None,
             last_trouble: None,
             after_loss: false,
+            vanished: false,
             made: None,
             tools_went: false,
             deadline: Deadline::Ahead,
