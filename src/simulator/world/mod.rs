@@ -221,6 +221,8 @@ impl World {
         let removed = self.machines.remove(id)?;
         self.touch(Moref::new("VirtualMachine", id));
         self.restructure();
+        // A task notices at its next step; one that hangs on a question has none.
+        self.close_question(id, None);
         Some(removed)
     }
 
