@@ -151,13 +151,9 @@ impl Simulation {
 
     fn replace(&mut self, id: &str, mishap: Mishap) {
         self.promises.changed_by(id, None);
-        let Some(mut removed) = self.host.world.remove_machine(id) else { return };
+        let Some(removed) = self.host.world.remove_machine(id) else { return };
         match mishap {
-            Mishap::Registered => {
-                self.host.machines_made += 1;
-                removed.id = (16 + self.host.machines_made).to_string();
-                self.host.world.add_machine(removed);
-            }
+            Mishap::Registered => self.host.register_anew(removed),
             Mishap::MoidReused => self.host.add_machine(&mut self.random, id),
             _ => {}
         }

@@ -114,7 +114,28 @@ impl Host {
         if random.percent(15) {
             machine.question_at_power_on = Some(self.question());
         }
-        self.runs.insert(id.to_owned(), machine.run);
+        self.register(machine);
+    }
+
+    /// Registers a machine under a new moid. Its snapshots have new morefs then.
+    pub fn register_anew(&mut self, mut machine: Machine) {
+        self.machines_made += 1;
+        let id = (16 + self.machines_made).to_string();
+        let renamed = |snapshot: &str| {
+            let number = snapshot.rsplit('-').next().unwrap_or_default();
+            format!("{id}-snapshot-{number}")
+        };
+        for snapshot in &mut machine.snapshots {
+            snapshot.id = renamed(&snapshot.id);
+            snapshot.parent = snapshot.parent.as_deref().map(renamed);
+        }
+        machine.current_snapshot = machine.current_snapshot.as_deref().map(renamed);
+        machine.id = id;
+        self.register(machine);
+    }
+
+    fn register(&mut self, machine: Machine) {
+        self.runs.insert(machine.id.clone(), machine.run);
         self.world.add_machine(machine);
     }
 

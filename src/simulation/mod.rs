@@ -202,6 +202,16 @@ impl Simulation {
                 return false;
             }
             if self.events > EVENTS + LAST_EVENTS {
+                eprintln!(
+                    "{:?} {:?}",
+                    self.otter.as_ref().map(|o| (
+                        &o.planned,
+                        o.stream.has_news(),
+                        o.confirm_at(),
+                        o.connected
+                    )),
+                    self.now
+                );
                 self.promises.break_promise(format!("it comes to no end: {}", self.left_over()));
                 return false;
             }
@@ -488,7 +498,13 @@ impl Simulation {
         if !otter.connected {
             return;
         }
-        for id in otter.due_for_confirmation(self.now) {
+        let due = otter.due_for_confirmation(self.now);
+        if !due.is_empty() {
+            // Whoever is due still is looked at again after a while.
+            otter.planned.confirmation = true;
+            self.agenda.plan(self.now + Duration::from_secs(5), Event::Confirm(otter.life));
+        }
+        for id in due {
             let Some(machine) = self.host.world.machine(id.as_str()) else { continue };
             let guest = translation::guest(machine);
             let fact = Fact::GuestConfirmed {
@@ -499,12 +515,6 @@ impl Simulation {
             };
             let at = self.now + self.random.latency();
             self.agenda.plan(at, Event::Confirmed(otter.life, Box::new(fact)));
-        }
-        // Whoever is due still is looked at again after a while.
-        otter.planned.confirmation = true;
-        self.agenda.plan(self.now + Duration::from_secs(5), Event::Confirm(otter.life));
-        if otter.confirm_at().is_none() {
-            otter.planned.confirmation = false;
         }
     }
 

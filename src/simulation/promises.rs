@@ -46,6 +46,10 @@ struct History {
     deeds: Vec<(CallKind, u64)>,
     /// An answer, a task or the daemon's own memory of a call was lost.
     lost: bool,
+    /// The answer to a call was lost, or the daemon died with one: its task was perhaps never known.
+    unseen: bool,
+    /// The host forgot its tasks meanwhile.
+    forgotten: bool,
     /// Somebody or something else changed the machine meanwhile.
     others: bool,
     cancel_asked: bool,
@@ -82,6 +86,8 @@ impl Promises {
                 last_call: None,
                 deeds: Vec::new(),
                 lost: false,
+                unseen: false,
+                forgotten: false,
                 others: false,
                 cancel_asked: false,
                 asked: 0,
@@ -220,7 +226,16 @@ impl Promises {
         self.proven(id);
     }
 
+    /// The answer to its call was lost.
     pub fn lost(&mut self, id: JobId) {
+        if let Some(history) = self.histories.get_mut(&id) {
+            history.lost = true;
+            history.unseen = true;
+        }
+    }
+
+    /// Its task vanished.
+    pub fn vanished(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id) {
             history.lost = true;
         }
@@ -231,6 +246,7 @@ impl Promises {
         for job in disk.jobs.values().filter(|job| !job.state.is_end() && job.intent.is_some()) {
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.lost = true;
+                history.unseen = true;
             }
         }
         self.sweep(disk);
@@ -241,6 +257,7 @@ impl Promises {
         for history in self.histories.values_mut().filter(|history| history.started && history.end.is_none())
         {
             history.lost = true;
+            history.forgotten = true;
         }
     }
 
@@ -375,7 +392,8 @@ impl Promises {
         };
         let untold: Vec<CallKind> =
             history.deeds.iter().map(|(kind, _)| *kind).filter(|kind| !told(*kind)).collect();
-        let blind = history.lost && history.others;
+        // A host that forgot its tasks may be at it with nothing to see, long after the machine seemed settled.
+        let blind = history.lost && (history.others || history.forgotten && history.unseen);
         self.require(untold.is_empty() || blind, || {
             let why = job.error.as_ref().map_or("", |error| error.detail.as_str());
             format!("{} is {} and did {untold:?} all the same: {why}", job.id, job.state.as_str())
@@ -434,6 +452,14 @@ impl History {
             }
             JobKind::MachineReboot => self.lost || self.others,
             JobKind::MachineReset | JobKind::SnapshotCreate | JobKind::MachineAnswer => self.lost,
+            // Not asked again, or asked again in vain: looking at the machine proves nothing of the first time.
+            JobKind::SnapshotRevert | JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll
+                if self.cancel_asked || self.asked > 1 =>
+            {
+                self.lost
+            }
+            // It was seen to run, and was not asked again.
+            _ if self.cancel_asked && self.forgotten => self.lost,
             _ => self.lost && (self.others || self.asked >= MAX_ASKS),
         }
     }

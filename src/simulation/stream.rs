@@ -18,6 +18,8 @@ pub struct Stream {
     /// What changed and is not told yet: machines and tasks.
     machines: BTreeSet<String>,
     tasks: BTreeSet<String>,
+    /// The host's revision when all was told last: what was not there then is shown as gone.
+    whole_at: u64,
     /// The machines that were told, and the host's revision then.
     told: BTreeMap<String, u64>,
     followed: BTreeMap<TaskId, Followed>,
@@ -33,7 +35,7 @@ struct Followed {
 impl Stream {
     /// Up to which revision of the host a machine is shown.
     pub fn told(&self, machine: &MachineId) -> u64 {
-        self.told.get(machine.as_str()).copied().unwrap_or_default()
+        self.told.get(machine.as_str()).copied().unwrap_or(self.whole_at)
     }
 
     /// Whether all that changed of a machine was told.
@@ -64,6 +66,7 @@ impl Stream {
     /// Everything, on a new session.
     pub fn resync(&mut self, host: &Host) -> Facts {
         self.noticed = host.world.revision();
+        self.whole_at = self.noticed;
         self.machines.clear();
         self.tasks.clear();
         self.told.clear();

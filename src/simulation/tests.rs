@@ -56,7 +56,6 @@ fn the_same_seed_tells_the_same_story() {
     for seed in 0..20 {
         let (first, second) = (run(seed, Sabotage::new(), true), run(seed, Sabotage::new(), true));
         assert!(first.trace == second.trace, "seed {seed}");
-        assert!(first.trace.len() > 100 && first.jobs > 0);
     }
 }
 

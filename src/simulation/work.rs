@@ -437,7 +437,7 @@ impl Simulation {
                 };
                 match end {
                     TaskEnd::Failed(_) => self.promises.proven(id),
-                    TaskEnd::Vanished | TaskEnd::Lost(_) => self.promises.lost(id),
+                    TaskEnd::Vanished | TaskEnd::Lost(_) => self.promises.vanished(id),
                     TaskEnd::Succeeded { .. } => {}
                 }
                 self.tell(id, Input::TaskEnded(end));
