@@ -26,10 +26,18 @@ pub struct Host {
     runs: std::collections::BTreeMap<String, u64>,
 }
 
-/// What of a machine was read first, and the tasks that are read after it.
+/// What of a machine was read so far, and its tasks.
 pub struct Look {
     evidence: Evidence,
     tasks: Vec<String>,
+}
+
+impl Look {
+    /// The machine as it was read after its tasks; none where there are other tasks now, which are to be read first.
+    pub fn confirmed_by(&self, again: &Self) -> Option<Evidence> {
+        let recent_tasks = self.evidence.recent_tasks.clone();
+        (self.tasks == again.tasks).then(|| Evidence { recent_tasks, ..again.evidence.clone() })
+    }
 }
 
 /// The wall clock at this time of the run.
@@ -216,7 +224,7 @@ impl Host {
         Ok(Accepted::Task(TaskId::new(task.id)))
     }
 
-    /// The first part of a direct read.
+    /// Reads a machine directly, without what its tasks are at.
     pub fn look(&self, machine: &MachineId) -> Result<Look, HostError> {
         let found = self.world.machine(machine.as_str());
         let found = found
@@ -225,12 +233,10 @@ impl Host {
         Ok(Look { evidence: translation::evidence(&self.world, found), tasks })
     }
 
-    /// The second: what has become of the tasks that were found.
-    pub fn look_at_tasks(&self, look: Look) -> Evidence {
-        let Look { mut evidence, tasks } = look;
-        let known = tasks.iter().filter_map(|task| self.world.task(task));
-        evidence.recent_tasks = known.map(translation::recent_task).collect();
-        evidence
+    /// Reads what the tasks are at that a look found.
+    pub fn look_at_tasks(&self, look: &mut Look) {
+        let known = look.tasks.iter().filter_map(|task| self.world.task(task));
+        look.evidence.recent_tasks = known.map(translation::recent_task).collect();
     }
 
     /// Somebody else does something to a machine, if the host lets it.

@@ -20,6 +20,7 @@ mod stream;
 mod tests;
 mod trace;
 mod translation;
+mod wire;
 mod work;
 
 use std::collections::BTreeMap;

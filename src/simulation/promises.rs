@@ -52,6 +52,8 @@ struct History {
     forgotten: bool,
     /// Somebody or something else changed the machine meanwhile.
     others: bool,
+    /// None of otter's jobs did.
+    strangers: bool,
     cancel_asked: bool,
     asked: u32,
     /// Every power state of the machine while it ran.
@@ -89,6 +91,7 @@ impl Promises {
                 unseen: false,
                 forgotten: false,
                 others: false,
+                strangers: false,
                 cancel_asked: false,
                 asked: 0,
                 powers: Vec::new(),
@@ -139,6 +142,11 @@ impl Promises {
             history.asked = history.asked.max(intent.asked);
         }
         if job.state.is_end() {
+            let strangers = self.histories.get(&job.id).is_some_and(|history| history.strangers);
+            let alive = job.kind() == JobKind::MachineKill
+                && job.state == JobState::Succeeded
+                && power == Some(PowerState::On);
+            self.require(!alive || strangers, || format!("{} killed its machine, and it is on", job.id));
             self.check_end(job);
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.end = Some(job.clone());
@@ -203,6 +211,12 @@ impl Promises {
         let Some(history) = self.histories.get(&id) else { return };
         let machine = history.machine.clone();
         self.changed_by(&machine, Some(id));
+        if call.kind() == CallKind::Answer {
+            // Whatever hung on the question goes on, be it known to anybody or not.
+            for history in self.histories.values_mut().filter(|history| history.machine == machine) {
+                history.strangers = true;
+            }
+        }
         match task {
             Some(task) => {
                 self.tasks.insert(task.to_owned(), (id, call.kind()));
@@ -273,8 +287,9 @@ impl Promises {
     /// Something changed a machine: this job, another, or nobody that otter knows.
     pub fn changed_by(&mut self, machine: &str, by: Option<JobId>) {
         for (id, history) in &mut self.histories {
-            if history.machine == machine && history.started && history.end.is_none() && by != Some(*id) {
+            if history.machine == machine && history.started && !history.seen_end && by != Some(*id) {
                 history.others = true;
+                history.strangers |= by.is_none();
             }
         }
     }
@@ -296,13 +311,15 @@ impl Promises {
         }
     }
 
-    /// A reader was shown the job. `told`: up to which revision of the host the picture shows its machine.
-    pub fn shown<W: Clone>(&mut self, job: &Job, told: u64, disk: &Disk<W>) {
+    /// A reader was shown the job. `told`: up to which revision of the host the picture shows its machine, and `power` as
+    /// what.
+    pub fn shown<W: Clone>(&mut self, job: &Job, told: u64, power: Option<PowerState>, disk: &Disk<W>) {
         let id = job.id;
         let Some(history) = self.histories.get_mut(&id) else { return };
         let seen_before = history.seen_end;
         let end = history.end.clone();
         history.seen_end |= job.state.is_end();
+        let others = history.others;
         let unseen: Vec<CallKind> =
             history.deeds.iter().filter(|(_, revision)| *revision > told).map(|(call, _)| *call).collect();
         if !job.state.is_end() {
@@ -315,6 +332,11 @@ impl Promises {
         if !seen_before && job.state == JobState::Succeeded && job.warnings.is_empty() {
             self.require(unseen.is_empty(), || {
                 format!("the end of {id} was seen before the picture showed what it did: {unseen:?}")
+            });
+            // None: there is no picture yet after a restart.
+            let wanted = wanted_power(&job.request).filter(|_| !others && power.is_some());
+            self.require(wanted.is_none_or(|wanted| Some(wanted) == power), || {
+                format!("{id} ({}) succeeded, and its machine is shown as {power:?}", job.kind().as_str())
             });
         }
     }
@@ -398,6 +420,19 @@ impl Promises {
             let why = job.error.as_ref().map_or("", |error| error.detail.as_str());
             format!("{} is {} and did {untold:?} all the same: {why}", job.id, job.state.as_str())
         });
+    }
+}
+
+/// What a machine is after such a job, if nobody else does anything to it.
+const fn wanted_power(request: &JobRequest) -> Option<PowerState> {
+    match request {
+        JobRequest::PowerOn | JobRequest::Revert { power_on: Some(true), .. } => Some(PowerState::On),
+        JobRequest::PowerOff
+        | JobRequest::Kill
+        | JobRequest::Shutdown { .. }
+        | JobRequest::Revert { power_on: Some(false), .. } => Some(PowerState::Off),
+        JobRequest::Suspend => Some(PowerState::Suspended),
+        _ => None,
     }
 }
 

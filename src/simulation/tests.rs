@@ -7,38 +7,43 @@ use super::{Outcome, run};
 use crate::clock::Clock;
 use crate::sabotage::{Mistake, Sabotage};
 
-/// How many seeds run each time.
+/// How many seeds run each time, unless `OTTER_SEEDS` says otherwise.
 const SEEDS: u64 = 2_000;
 
-/// Runs a seed; a panic in it is a broken promise too.
-fn tried(seed: u64, sabotage: Sabotage) -> Option<String> {
+/// What a run broke; a panic in it is a broken promise too.
+fn broken(seed: u64, sabotage: Sabotage) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| run(seed, sabotage, false))) {
         Ok(outcome) => outcome.broken,
         Err(_) => Some("it panicked".to_owned()),
     }
 }
 
-/// Runs a seed, and shows what led to a broken promise.
+/// Runs a seed, and tells how to run it again where it broke a promise.
 fn check(seed: u64) {
-    if let Some(broken) = tried(seed, Sabotage::new()) {
-        let last = catch_unwind(AssertUnwindSafe(|| run(seed, Sabotage::new(), true)));
-        let trace = last.map(|Outcome { trace, .. }| trace.join("\n")).unwrap_or_default();
-        panic!("{trace}\nOTTER_SEED={seed} broke a promise: {broken}");
+    if let Some(broken) = broken(seed, Sabotage::new()) {
+        panic!(
+            "a promise is broken: {broken}. OTTER_SEED={seed} cargo test --lib simulation shows what led to it"
+        );
     }
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }
 
 #[test]
 fn promises_hold_for_many_seeds() {
-    if let Ok(seed) = std::env::var("OTTER_SEED") {
-        let seed: u64 = seed.parse().expect("OTTER_SEED is a number");
+    if let Some(seed) = from_environment("OTTER_SEED") {
         let Outcome { broken, trace, jobs, unknowns, events } = run(seed, Sabotage::new(), true);
         println!("{}\n{jobs} jobs, {unknowns} of them unknown, in {events} events", trace.join("\n"));
         assert_eq!(broken, None, "OTTER_SEED={seed}");
         return;
     }
+    let seeds = from_environment("OTTER_SEEDS").unwrap_or(SEEDS);
     std::thread::scope(|scope| {
         for half in 0..2 {
-            scope.spawn(move || (half..SEEDS).step_by(2).for_each(check));
+            scope.spawn(move || (half..seeds).step_by(2).for_each(check));
         }
     });
 }
@@ -54,9 +59,18 @@ fn promises_hold_for_a_seed_that_nobody_chose() {
 #[test]
 fn the_same_seed_tells_the_same_story() {
     for seed in 0..20 {
-        let (first, second) = (run(seed, Sabotage::new(), true), run(seed, Sabotage::new(), true));
-        assert!(first.trace == second.trace, "seed {seed}");
+        let story = || run(seed, Sabotage::new(), true).trace;
+        assert!(story() == story(), "seed {seed}");
     }
+}
+
+#[test]
+fn runs_are_worth_their_time() {
+    let outcomes: Vec<Outcome> = (0..100).map(|seed| run(seed, Sabotage::new(), false)).collect();
+    let jobs: usize = outcomes.iter().map(|outcome| outcome.jobs).sum();
+    let unknowns: usize = outcomes.iter().map(|outcome| outcome.unknowns).sum();
+    assert!(jobs > 500, "{jobs} jobs are few");
+    assert!(unknowns > 0 && unknowns * 10 < jobs, "{unknowns} of {jobs} jobs are unknown");
 }
 
 #[test]
@@ -70,8 +84,7 @@ fn mistakes_are_noticed() {
         (Mistake::EndTakenBack, 20, "taken back"),
         (Mistake::StaleAddress, 50, "is shown with"),
     ] {
-        let found = (0..seeds)
-            .find(|seed| tried(*seed, mistake.into()).is_some_and(|broken| broken.contains(noticed)));
-        assert!(found.is_some(), "{} was not noticed in {seeds} seeds", mistake.name());
+        let found = |seed: &u64| broken(*seed, mistake.into()).is_some_and(|broken| broken.contains(noticed));
+        assert!((0..seeds).any(|seed| found(&seed)), "{} was not noticed in {seeds} seeds", mistake.name());
     }
 }

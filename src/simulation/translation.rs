@@ -113,7 +113,7 @@ pub fn evidence(world: &World, machine: &world::Machine) -> Evidence {
         snapshots: read.snapshots.items.into_iter().map(seen).collect(),
         tools_running: read.guest.tools_running,
         question: read.question.map(|question| question.id),
-        host_boot_time: Some(world.host.booted_at.to_string()),
+        host_boot_time: Some(world.host.booted_at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()),
         recent_tasks: Vec::new(),
     }
 }

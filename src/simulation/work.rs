@@ -54,9 +54,9 @@ pub enum Then {
 /// One step of an effect that is under way.
 pub enum Step {
     Tell(Box<Input>),
-    /// The first part of a direct read.
-    Look(Vec<TaskId>),
-    /// The second.
+    /// A direct read of the machine: the first, or the one that confirms what was read with its tasks.
+    Look(Option<Box<Look>>, Vec<TaskId>),
+    /// The same of the tasks that it named.
     LookAtTasks(Box<Look>, Vec<TaskId>),
     /// The call reaches the host.
     Arrive(MachineId, Box<HostCall>),
@@ -158,14 +158,14 @@ impl Simulation {
             Step::Arrive(machine, call) => self.arrive(tag, &machine, &call, alive),
             _ if !alive => {}
             Step::Tell(input) => self.tell(tag.job, *input),
-            Step::Look(known) => self.look(tag, known),
-            Step::LookAtTasks(look, known) => {
-                let seen = if self.can_talk() {
-                    Ok((self.host.look_at_tasks(*look), known))
-                } else {
-                    Err(unreachable("cut"))
-                };
-                self.tell(tag.job, Input::Examined(seen));
+            Step::Look(before, known) => self.look(tag, before, known),
+            Step::LookAtTasks(mut look, known) => {
+                if !self.can_talk() {
+                    return self.tell(tag.job, Input::Examined(Err(unreachable("cut"))));
+                }
+                self.host.look_at_tasks(&mut look);
+                let soon = self.random.latency();
+                self.after(soon, tag, Step::Look(Some(look), known));
             }
             Step::Answer(called) => {
                 match &*called {
@@ -215,7 +215,7 @@ impl Simulation {
             Effect::Save => self.write(Write::Update { job: Box::new(job), waits: Waits::Save(tag) }),
             Effect::Examine => {
                 let known = otter.tasks_of_others(&machine, id);
-                self.after(soon, tag, Step::Look(known));
+                self.after(soon, tag, Step::Look(None, known));
             }
             Effect::Call(call) => self.send(tag, machine, call),
             Effect::Follow(task) => self.follow(id, task, true),
@@ -302,8 +302,12 @@ impl Simulation {
 
     /// Somebody sees the job as it is.
     pub fn show(&mut self, job: &Job) {
-        let told = self.otter.as_ref().map_or(u64::MAX, |otter| otter.stream.told(&job.machine.id));
-        self.promises.shown(job, told, &self.disk);
+        // Before the picture is loaded nobody is shown a machine.
+        let loaded = self.otter.as_ref().filter(|otter| otter.picture.loaded);
+        let told = loaded.map_or(u64::MAX, |otter| otter.stream.told(&job.machine.id));
+        let power =
+            self.otter.as_ref().and_then(|otter| sight::shown(&otter.picture, &job.machine.id).power_state);
+        self.promises.shown(job, told, power, &self.disk);
     }
 
     fn send(&mut self, tag: Tag, machine: MachineId, call: HostCall) {
@@ -361,7 +365,8 @@ impl Simulation {
         self.after(soon, tag, step);
     }
 
-    fn look(&mut self, tag: Tag, known: Vec<TaskId>) {
+    /// As `esx::examine` does it: the tasks are read before what is said of the machine.
+    fn look(&mut self, tag: Tag, before: Option<Box<Look>>, known: Vec<TaskId>) {
         let soon = self.random.latency();
         if !self.can_talk() || self.random.percent(self.temper.unreadable) {
             let failed = Input::Examined(Err(unreachable("no answer")));
@@ -374,7 +379,10 @@ impl Simulation {
             .map(|run| run.driver.job().machine.id.clone());
         let Some(machine) = machine else { return };
         match self.host.look(&machine) {
-            Ok(look) => self.after(soon, tag, Step::LookAtTasks(Box::new(look), known)),
+            Ok(look) => match before.and_then(|before| before.confirmed_by(&look)) {
+                Some(evidence) => self.tell(tag.job, Input::Examined(Ok((evidence, known)))),
+                None => self.after(soon, tag, Step::LookAtTasks(Box::new(look), known)),
+            },
             Err(error) => {
                 let failed = Input::Examined(Err(Trouble::from(&error)));
                 self.after(soon, tag, Step::Tell(Box::new(failed)));
