@@ -17,7 +17,7 @@ use crate::service::jobs::{Deadlines, NewJob, Started};
 use crate::store::IdempotencyKey;
 
 /// For how long jobs are accepted while the host is away.
-const OUTAGE_GRACE: Duration = Duration::from_secs(60);
+const OUTAGE_GRACE: Duration = Duration::from_mins(1);
 
 const DEADLINES: Deadlines = Deadlines {
     power: Duration::from_mins(10),

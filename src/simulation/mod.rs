@@ -9,10 +9,14 @@
 //! Every choice comes from the seed, so that a seed that breaks a promise breaks it again. `tests` says how many seeds run.
 
 mod agenda;
+mod asking;
 mod clients;
 mod disk;
 mod faults;
+mod history;
 mod host;
+mod life;
+mod looking;
 mod otter;
 mod promises;
 mod random;
@@ -28,7 +32,7 @@ use std::time::Duration;
 
 use self::agenda::Agenda;
 use self::clients::{Client, Post};
-use self::disk::{Disk, Write, Written};
+use self::disk::Disk;
 use self::faults::Temper;
 use self::host::Host;
 use self::otter::Otter;
@@ -37,11 +41,9 @@ use self::random::Random;
 use self::trace::Trace;
 use self::work::Step;
 use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::hypervisor::{Fact, Facts, TaskStatus};
-use crate::sabotage::{Mistake, Sabotage};
-use crate::service::jobs::driver::{Driver, Input, Interrupt, Rules};
-use crate::service::jobs::queue::Turn;
-use crate::service::jobs::recovery::{Recovered, recover};
+use crate::hypervisor::{Fact, Facts};
+use crate::sabotage::Sabotage;
+use crate::service::jobs::driver::{Interrupt, Rules};
 use crate::service::jobs::sight;
 
 /// `esx.guest_settle`
@@ -181,7 +183,7 @@ impl Simulation {
         };
         let temper = format!("{:?}", simulation.temper);
         simulation.trace.note(Duration::ZERO, || temper);
-        for client in 0..1 + usize::try_from(simulation.random.below(4)).unwrap_or_default() {
+        for client in 0..=usize::try_from(simulation.random.below(4)).unwrap_or_default() {
             simulation.clients.push(Client::default());
             simulation.agenda.plan(Duration::from_secs(1), Event::Client(client));
         }
@@ -262,11 +264,7 @@ impl Simulation {
                     self.interrupt(job, interrupt);
                 }
             }
-            Event::Expire { life: of, job, machine } if life == Some(of) => {
-                if self.otter.as_mut().is_some_and(|otter| otter.queues.withdraw(&machine, job)) {
-                    self.end_queued(job, Driver::expire_queued);
-                }
-            }
+            Event::Expire { life: of, job, machine } if life == Some(of) => self.expire(job, &machine),
             Event::Left { life: of, job, machine } if life == Some(of) => {
                 if let Some(otter) = &mut self.otter {
                     otter.entries.remove(&job);
@@ -332,261 +330,6 @@ impl Simulation {
         }
     }
 
-    /// The daemon starts, and takes up what it left.
-    fn start(&mut self) {
-        self.lives += 1;
-        self.trace.note(self.now, || "otter starts".to_owned());
-        if self.sabotage.makes(Mistake::KeysForgotten) {
-            self.disk.keys.clear();
-        }
-        let mut otter = Otter::new(self.lives, self.now);
-        let recovered = recover(self.disk.unfinished(), self.rules, &mut otter.queues);
-        let Recovered { waiting, running, cancelled, machines } = recovered;
-        for driver in waiting {
-            let job = driver.job();
-            let left = job.deadline_at.duration_since(host::wall(self.now));
-            let at = self.now + Duration::try_from(left).unwrap_or_default();
-            let (job, machine) = (job.id, job.machine.id.clone());
-            self.agenda.plan(at, Event::Expire { life: self.lives, job, machine });
-            otter.add(driver);
-        }
-        let mut firsts = Vec::new();
-        for (driver, first) in running {
-            firsts.push((driver.job().id, first));
-            otter.add(driver);
-        }
-        self.otter = Some(otter);
-        for id in cancelled {
-            self.promises.cancel_asked(id);
-            self.interrupt(id, Interrupt::Cancel);
-        }
-        for (id, first) in firsts {
-            self.take_up(id, first, true);
-        }
-        for machine in machines {
-            self.dispatch(&machine);
-        }
-    }
-
-    /// The daemon dies. What it had not committed is lost, but for what was on its way to the disk.
-    fn crash(&mut self) {
-        if self.otter.take().is_none() {
-            return;
-        }
-        for _ in 0..self.disk.crash(&mut self.random) {
-            if let Some(written) = self.disk.commit() {
-                self.record(&written);
-            }
-        }
-        self.promises.crashed(&self.disk);
-        let down = self.random.between(Duration::from_millis(50), Duration::from_secs(100));
-        self.agenda.plan(self.now + down, Event::Restart);
-    }
-
-    /// Starts whatever may start on a machine.
-    fn dispatch(&mut self, machine: &MachineId) {
-        while let Some(Turn { job, cancel }) =
-            self.otter.as_mut().and_then(|otter| otter.queues.next_turn(machine))
-        {
-            if let Some(running) = cancel {
-                self.promises.cancel_asked(running);
-                self.interrupt(running, Interrupt::Cancel);
-            }
-            let now = host::wall(self.now);
-            let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&job)?.waiting.as_mut());
-            if let Some(first) = waiting.map(|driver| driver.take_turn(now)) {
-                self.take_up(job, first, true);
-            }
-        }
-    }
-
-    fn write(&mut self, write: Write<Waits>) {
-        self.disk.write(write);
-        // One writer: commits keep their order.
-        self.last_commit = self.last_commit.max(self.now + self.random.latency());
-        self.agenda.plan(self.last_commit, Event::Commit(self.lives));
-    }
-
-    /// A write is on disk, and whoever waited for it goes on.
-    fn written(&mut self, written: Written<Waits>) {
-        self.record(&written);
-        match written {
-            Written::Inserted { job, waits: Waits::Accept(post) } => self.accepted(&job, *post),
-            Written::Existing { job, waits: Waits::Accept(post) } => self.refused(job, *post),
-            Written::Updated { waits: Waits::Save(tag), .. }
-            | Written::AlreadyEnded { waits: Waits::Save(tag) } => {
-                self.work(tag, Step::Tell(Box::new(Input::Saved)));
-            }
-            _ => {}
-        }
-    }
-
-    fn record(&mut self, written: &Written<Waits>) {
-        match written {
-            Written::Inserted { job, .. } => self.promises.inserted(job),
-            Written::Updated { before, job, .. } => {
-                self.trace.note(self.now, || {
-                    format!("{} is on disk as {} ({})", job.id, job.state.as_str(), job.phase)
-                });
-                let power = self.seen.get(job.machine.id.as_str()).and_then(|(power, ..)| *power);
-                self.promises.updated(before, job, power, &self.disk);
-            }
-            Written::Existing { .. } | Written::AlreadyEnded { .. } => {}
-        }
-    }
-
-    /// The session is there, and the picture is read anew.
-    fn connect(&mut self) {
-        let Some(otter) = &mut self.otter else { return };
-        otter.planned.connection = false;
-        if otter.connected || !self.host.reachable {
-            return;
-        }
-        let facts = otter.stream.resync(&self.host);
-        self.observe(facts, Vec::new());
-        self.trace.note(self.now, || "the picture was read anew".to_owned());
-        self.check_picture();
-        if let Some(otter) = &mut self.otter {
-            otter.connected = true;
-            otter.session += 1;
-        }
-    }
-
-    fn lose_session(&mut self) {
-        if let Some(otter) = self.otter.as_mut().filter(|otter| otter.connected) {
-            otter.connected = false;
-            otter.away_since = self.now;
-        }
-    }
-
-    /// The next set of updates.
-    fn deliver(&mut self, whole: bool) {
-        let Some(otter) = &mut self.otter else { return };
-        let (facts, statuses) = otter.stream.deliver(&self.host, &mut self.random, whole);
-        self.observe(facts, statuses);
-        if whole {
-            self.check_picture();
-        }
-    }
-
-    fn list(&mut self) {
-        let Some(otter) = &mut self.otter else { return };
-        otter.planned.listing = false;
-        if otter.connected {
-            let (facts, statuses) = otter.stream.list(&self.host);
-            self.observe(facts, statuses);
-        }
-    }
-
-    /// The picture takes one set of facts; then those who follow tasks are told.
-    fn observe(&mut self, facts: Facts, statuses: Vec<(TaskId, TaskStatus)>) {
-        let Some(otter) = &mut self.otter else { return };
-        if facts.complete || !facts.changes.is_empty() {
-            self.trace.note(self.now, || format!("the picture is told {}", brief(&facts)));
-            otter.picture = otter.picture.apply_sabotaged(facts, self.now, GUEST_SETTLE, self.sabotage).0;
-        }
-        for (task, status) in statuses {
-            self.trace.note(self.now, || format!("{task} is {status:?}").chars().take(160).collect());
-            otter.stream.tell(&task, status);
-        }
-        self.check_addresses();
-    }
-
-    /// Reads the guests whose address is doubted; they are told a moment later.
-    fn confirm(&mut self) {
-        let Some(otter) = &mut self.otter else { return };
-        otter.planned.confirmation = false;
-        if !otter.connected {
-            return;
-        }
-        let due = otter.due_for_confirmation(self.now);
-        if !due.is_empty() {
-            // Whoever is due still is looked at again after a while.
-            otter.planned.confirmation = true;
-            self.agenda.plan(self.now + Duration::from_secs(5), Event::Confirm(otter.life));
-        }
-        for id in due {
-            let Some(machine) = self.host.world.machine(id.as_str()) else { continue };
-            let guest = translation::guest(machine);
-            let fact = Fact::GuestConfirmed {
-                machine: id,
-                tools_running: guest.tools_running,
-                ip_address: guest.ip_address,
-                ip_addresses: guest.ip_addresses,
-            };
-            let at = self.now + self.random.latency();
-            self.agenda.plan(at, Event::Confirmed(otter.life, Box::new(fact)));
-        }
-    }
-
-    /// Looks what happened on the host, for the truth and for the addresses that guests get.
-    fn look_around(&mut self) {
-        self.host.give_addresses(&mut self.random);
-        let done = std::mem::take(&mut self.host.world.done);
-        let mut by_task: Vec<String> = Vec::new();
-        for (task, revision) in done {
-            // `haTask-16-vim.…`
-            let machine = task.split('-').nth(1).unwrap_or_default().to_owned();
-            self.trace.note(self.now, || format!("{task} is done"));
-            self.promises.task_done(&task, &machine, revision);
-            by_task.push(machine);
-        }
-        for machine in self.host.world.machines() {
-            let power = translation::power_state(&machine.power);
-            let now = (power, machine.run, machine.guest.tools_running);
-            let before = self.seen.insert(machine.id.clone(), now);
-            let Some(before) = before.filter(|before| *before != now) else { continue };
-            if before.0 != now.0 {
-                self.promises.power(&machine.id, power);
-                if !by_task.contains(&machine.id) {
-                    self.promises.changed_by(&machine.id, None);
-                }
-            }
-            if before.2 && (!now.2 || before.1 != now.1) {
-                self.promises.guest_stopped(&machine.id);
-            }
-        }
-    }
-
-    /// No address is shown that the guest does not have in this run, where the picture knows all of the machine.
-    fn check_addresses(&mut self) {
-        let Some(otter) = self.otter.as_mut() else { return };
-        otter.stream.notice(&self.host);
-        for record in &otter.picture.machines {
-            let id = record.machine.id.as_str();
-            let Some(address) = record.ip_address() else { continue };
-            let Some(machine) = self.host.world.machine(id) else { continue };
-            if otter.stream.is_up_to_date(id) && machine.guest.address.as_deref() != Some(address) {
-                self.promises.break_promise(format!(
-                    "{id} is shown with {address}, and its guest has {:?}",
-                    machine.guest.address
-                ));
-            }
-        }
-    }
-
-    /// Once everything was told, the picture is the world.
-    fn check_picture(&mut self) {
-        let Some(otter) = &self.otter else { return };
-        let shown = otter.picture.machines.len();
-        if shown != self.host.world.machines().count() {
-            let missing =
-                format!("the picture has {shown} machines, the host {}", self.host.world.machines().count());
-            return self.promises.break_promise(missing);
-        }
-        for machine in self.host.world.machines() {
-            let wanted = translation::machine(machine);
-            let record = otter.picture.machine(&wanted.id);
-            if record.is_none_or(|record| record.machine != wanted) {
-                return self.promises.break_promise(format!(
-                    "the picture shows {} as {:?}, the host has {wanted:?}",
-                    machine.id,
-                    record.map(|record| &record.machine)
-                ));
-            }
-        }
-    }
-
     /// Faults and clients stop; time goes on.
     fn calm_down(&mut self) {
         self.trace.note(self.now, || "*** all is quiet from now on".to_owned());
@@ -627,20 +370,4 @@ impl Simulation {
             self.promises.break_promise(format!("jobs are left in the queues: {counts:?}"));
         }
     }
-}
-
-fn brief(facts: &Facts) -> String {
-    let told = facts.changes.iter().map(|fact| match fact {
-        Fact::Machine(machine) => format!(
-            "{} {:?} tools={} ip={:?} current={:?}",
-            machine.id,
-            machine.power_state,
-            machine.guest.tools_running,
-            machine.guest.ip_address,
-            machine.snapshots.current
-        ),
-        Fact::Datastore(_) => "a datastore".to_owned(),
-        other => format!("{other:?}"),
-    });
-    told.collect::<Vec<_>>().join(", ")
 }

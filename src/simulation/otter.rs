@@ -34,6 +34,7 @@ pub struct Otter {
 
 /// Whether a recurring event is on the agenda.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each event")]
 pub struct Planned {
     pub delivery: bool,
     pub listing: bool,

@@ -8,14 +8,14 @@
 
 use std::time::Duration;
 
+use super::asking::unreachable;
 use super::disk::Write;
 use super::host::{self, Look};
-use super::translation::US;
 use super::{Event, Simulation, Tag, Waits};
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::Job;
-use crate::hypervisor::{HostError, HostErrorKind, TaskStatus};
+use crate::hypervisor::TaskStatus;
 use crate::sabotage::Mistake;
 use crate::service::jobs::driver::{Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Reaction, TaskEnd};
 use crate::service::jobs::runner::{GRACE, is_forgotten, taken_back};
@@ -210,7 +210,7 @@ impl Simulation {
         let soon = self.random.latency();
         match effect {
             Effect::Save if is_forgotten(&job, self.sabotage) => {
-                self.after(soon, tag, Step::Tell(Box::new(Input::Saved)))
+                self.after(soon, tag, Step::Tell(Box::new(Input::Saved)));
             }
             Effect::Save => self.write(Write::Update { job: Box::new(job), waits: Waits::Save(tag) }),
             Effect::Examine => {
@@ -310,86 +310,6 @@ impl Simulation {
         self.promises.shown(job, told, power, &self.disk);
     }
 
-    fn send(&mut self, tag: Tag, machine: MachineId, call: HostCall) {
-        let stops = self.otter.as_ref().map(|otter| sight::tools_stops(&otter.picture, &machine));
-        if let Some(run) = self.otter.as_mut().and_then(|otter| otter.run_mut(tag.job)) {
-            run.tools_stops = stops.unwrap_or_default();
-        }
-        self.promises.sent(tag.job, &call, &self.disk);
-        let soon = self.random.latency();
-        if !self.can_talk() {
-            let refused = Called::Refused(unreachable("no connection"));
-            return self.after(soon, tag, Step::Answer(Box::new(refused)));
-        }
-        self.after(soon, tag, Step::Arrive(machine, Box::new(call)));
-    }
-
-    /// The call is at the host. What otter hears of it is another matter.
-    fn arrive(&mut self, tag: Tag, machine: &MachineId, call: &HostCall, alive: bool) {
-        let lost = || Step::Answer(Box::new(Called::Lost(unreachable("cut"))));
-        let soon = self.random.latency();
-        if !self.host.reachable {
-            return self.after(soon, tag, lost());
-        }
-        if !alive && self.random.percent(50) {
-            return;
-        }
-        if alive && self.random.percent(self.temper.lost_before) {
-            self.promises.lost(tag.job);
-            // It may be still on its way when otter is told that it is lost.
-            if self.random.percent(30) {
-                let late = Tag { serial: u64::MAX, ..tag };
-                let at = self.random.between(Duration::ZERO, Duration::from_secs(3));
-                self.after(at, late, Step::Arrive(machine.clone(), Box::new(call.clone())));
-            }
-            return self.after(soon, tag, lost());
-        }
-        let answer = self.host.call(machine, call, US);
-        let revision = self.host.world.revision();
-        self.trace.note(self.now, || {
-            format!("the host takes {:?} of {} for {}: {answer:?}", call.kind(), machine, tag.job)
-        });
-        let called = match answer {
-            Ok(accepted) => {
-                let task = match &accepted {
-                    crate::hypervisor::Accepted::Task(task) => Some(task.as_str().to_owned()),
-                    crate::hypervisor::Accepted::Done => None,
-                };
-                self.promises.took(tag.job, call, task.as_deref(), revision);
-                Called::Accepted(accepted)
-            }
-            Err(error) => Called::Refused(Trouble::from(&error)),
-        };
-        let lose = alive && self.random.percent(self.temper.lost_after);
-        let step = if lose { lost() } else { Step::Answer(Box::new(called)) };
-        self.after(soon, tag, step);
-    }
-
-    /// As `esx::examine` does it: the tasks are read before what is said of the machine.
-    fn look(&mut self, tag: Tag, before: Option<Box<Look>>, known: Vec<TaskId>) {
-        let soon = self.random.latency();
-        if !self.can_talk() || self.random.percent(self.temper.unreadable) {
-            let failed = Input::Examined(Err(unreachable("no answer")));
-            return self.after(soon, tag, Step::Tell(Box::new(failed)));
-        }
-        let machine = self
-            .otter
-            .as_ref()
-            .and_then(|otter| otter.run(tag.job))
-            .map(|run| run.driver.job().machine.id.clone());
-        let Some(machine) = machine else { return };
-        match self.host.look(&machine) {
-            Ok(look) => match before.and_then(|before| before.confirmed_by(&look)) {
-                Some(evidence) => self.tell(tag.job, Input::Examined(Ok((evidence, known)))),
-                None => self.after(soon, tag, Step::LookAtTasks(Box::new(look), known)),
-            },
-            Err(error) => {
-                let failed = Input::Examined(Err(Trouble::from(&error)));
-                self.after(soon, tag, Step::Tell(Box::new(failed)));
-            }
-        }
-    }
-
     fn follow(&mut self, id: JobId, task: TaskId, asked: bool) {
         if let Some(otter) = &mut self.otter {
             otter.stream.follow(&task);
@@ -414,7 +334,7 @@ impl Simulation {
             (false, Some(then)) => self.after(Duration::from_secs(1), tag, Step::Rested(then)),
             (true, Some(Then::Nothing)) => self.tell(tag.job, Input::Waited),
             (true, Some(Then::Watch(known))) => {
-                self.with_work(tag.job, |work| *work = Work::Watching { known })
+                self.with_work(tag.job, |work| *work = Work::Watching { known });
             }
             (true, Some(Then::Answer(question))) => {
                 self.with_work(tag.job, |work| *work = Work::AwaitingAnswer { question, seen: false });
@@ -506,15 +426,8 @@ impl Simulation {
         }
     }
 
-    fn after(&mut self, pause: Duration, tag: Tag, step: Step) {
+    pub fn after(&mut self, pause: Duration, tag: Tag, step: Step) {
         self.agenda.plan(self.now + pause, Event::Work(tag, step));
-    }
-
-    /// Whether a request of otter's would be answered.
-    pub fn can_talk(&mut self) -> bool {
-        let connected = self.otter.as_ref().is_some_and(|otter| otter.connected);
-        // While the stream is being built anew, the login may be there already.
-        self.host.reachable && (connected || self.random.percent(50))
     }
 }
 
@@ -525,10 +438,6 @@ fn task_end(status: &TaskStatus) -> Option<TaskEnd> {
         TaskStatus::Failed(error) => Some(TaskEnd::Failed(Trouble::from(&**error))),
         TaskStatus::Vanished => Some(TaskEnd::Vanished),
     }
-}
-
-fn unreachable(message: &str) -> Trouble {
-    Trouble::from(&HostError::new(HostErrorKind::Unreachable, message))
 }
 
 fn brief(effect: &Effect) -> String {
