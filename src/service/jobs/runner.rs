@@ -154,9 +154,11 @@ impl Runner {
                 Input::Saved
             }
             Effect::Examine => {
-                let known = self.board.tasks_of_others(&machine, job.id);
+                let others = self.board.others(&machine, job.id);
                 let seen = self.hypervisor.examine(&machine).await;
-                Input::Examined(seen.map(|evidence| (evidence, known)).map_err(|error| Trouble::from(&error)))
+                Input::Examined(
+                    seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
+                )
             }
             Effect::Call(call) => {
                 sabotage::reached("call");

@@ -28,7 +28,8 @@ use jiff::Timestamp;
 
 use self::ending::End;
 pub use self::vocabulary::{
-    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Reaction, Rules, Seen, Shown, TaskEnd,
+    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, Rules, Seen, Shown,
+    TaskEnd,
 };
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
