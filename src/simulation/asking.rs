@@ -7,9 +7,9 @@ use super::translation::US;
 use super::work::Step;
 use super::{Simulation, Tag};
 use crate::domain::call::HostCall;
-use crate::domain::ids::{MachineId, TaskId};
+use crate::domain::ids::MachineId;
 use crate::hypervisor::{Accepted, HostError, HostErrorKind};
-use crate::service::jobs::driver::{Called, Input};
+use crate::service::jobs::driver::{Called, Input, Others};
 use crate::service::jobs::sight;
 use crate::service::trouble::Trouble;
 
@@ -71,7 +71,7 @@ impl Simulation {
     }
 
     /// As `esx::examine` does it: the tasks are read before what is said of the machine.
-    pub fn look(&mut self, tag: Tag, before: Option<Box<Look>>, known: Vec<TaskId>) {
+    pub fn look(&mut self, tag: Tag, before: Option<Box<Look>>, others: Others) {
         let soon = self.random.latency();
         if !self.can_talk() || self.random.percent(self.temper.unreadable) {
             let failed = Input::Examined(Err(unreachable("no answer")));
@@ -85,8 +85,8 @@ impl Simulation {
         let Some(machine) = machine else { return };
         match self.host.look(&machine) {
             Ok(look) => match before.and_then(|before| before.confirmed_by(&look)) {
-                Some(evidence) => self.tell(tag.job, Input::Examined(Ok((evidence, known)))),
-                None => self.after(soon, tag, Step::LookAtTasks(Box::new(look), known)),
+                Some(evidence) => self.tell(tag.job, Input::Examined(Ok((evidence, others)))),
+                None => self.after(soon, tag, Step::LookAtTasks(Box::new(look), others)),
             },
             Err(error) => {
                 let failed = Input::Examined(Err(Trouble::from(&error)));

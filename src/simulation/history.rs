@@ -1,7 +1,7 @@
 //! What a bystander knows of one job, and what of it may be said: when its success is true, and when it may be unknown.
 
 use crate::domain::call::CallKind;
-use crate::domain::ids::SnapshotId;
+use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobKind, JobRequest};
 use crate::domain::machine::PowerState;
 use crate::service::jobs::judgement::MAX_ASKS;
@@ -14,6 +14,8 @@ pub struct History {
     pub kind: JobKind,
     pub committed: bool,
     pub started: bool,
+    /// The jobs that ran on its machine when it started.
+    pub beside: Vec<JobId>,
     /// It left its queue to be ended there.
     pub withdrawn: bool,
     pub end: Option<Job>,
@@ -61,6 +63,7 @@ impl History {
             kind: job.kind(),
             committed: false,
             started: false,
+            beside: Vec::new(),
             withdrawn: false,
             end: None,
             seen_end: false,

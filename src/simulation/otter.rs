@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::disk::Scope;
 use super::stream::Stream;
 use super::work::Work;
-use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::Job;
 use crate::service::inventory::Picture;
-use crate::service::jobs::driver::{Driver, Effect, Interrupt};
+use crate::service::jobs::driver::{Driver, Effect, Interrupt, Others};
 use crate::service::jobs::queue::Queues;
 use crate::service::jobs::view::Live;
 
@@ -95,13 +95,10 @@ impl Otter {
         self.entries.get(&job)?.run.as_ref()
     }
 
-    /// The tasks of other jobs on this machine.
-    pub fn tasks_of_others(&self, machine: &MachineId, job: JobId) -> Vec<TaskId> {
-        let others = self.entries.iter().filter(|(id, _)| **id != job).map(|(_, entry)| &entry.live);
-        others
-            .filter(|live| live.job.machine.id == *machine)
-            .filter_map(|live| live.job.host_task.clone())
-            .collect()
+    /// What the other jobs on this machine are at.
+    pub fn others(&self, machine: &MachineId, job: JobId) -> Others {
+        let others = self.entries.iter().filter(|(id, _)| **id != job).map(|(_, entry)| &*entry.live.job);
+        Others::of(others.filter(|job| job.machine.id == *machine))
     }
 
     /// The jobs that are driven, in the order of their ids.

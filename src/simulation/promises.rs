@@ -77,7 +77,10 @@ impl Promises {
         self.require(!before.state.is_end(), || format!("the end of {} was written over", job.id));
         if before.state == JobState::Queued && job.state == JobState::Running {
             self.check_order(job, disk);
+            let runs = |other: &&Job| other.machine.id == job.machine.id && other.state == JobState::Running;
+            let beside = disk.jobs.values().filter(runs).map(|other| other.id).collect();
             if let Some(history) = self.histories.get_mut(&job.id) {
+                history.beside = beside;
                 history.started = true;
                 history.powers.extend(power);
             }
@@ -308,10 +311,26 @@ impl Promises {
         let times = history.deeds.iter().filter(|(kind, _)| *kind == call).count();
         let once = matches!(call, CallKind::Reset | CallKind::CreateSnapshot);
         let end = history.end.clone();
+        let machine = history.machine.clone();
+        // What a host has forgotten and goes on with, nobody can see, kill or wait for.
+        let visible = call == CallKind::PowerOn && !history.forgotten;
+        let killed = visible && self.killed_beside(&machine, id);
+        self.require(!killed, || format!("{id} powered its machine on after a kill beside it had succeeded"));
         self.require(!once || times <= 1, || format!("{id}: {call:?} was done {times} times"));
         if let Some(job) = end {
             self.check_untold(&job);
         }
+    }
+
+    /// Whether a kill of this machine succeeded while this job ran.
+    fn killed_beside(&self, machine: &str, job: JobId) -> bool {
+        let beside = |history: &History| {
+            let succeeded = history.end.as_ref().is_some_and(|end| end.state == JobState::Succeeded);
+            history.kind == JobKind::MachineKill && history.machine == machine && succeeded
+        };
+        self.histories
+            .values()
+            .any(|history| beside(history) && history.beside.contains(&job) && !history.strangers)
     }
 
     /// Success is true; failure and cancellation too; unknown only where the table allows it.

@@ -17,7 +17,9 @@ use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::Job;
 use crate::hypervisor::TaskStatus;
 use crate::sabotage::Mistake;
-use crate::service::jobs::driver::{Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Reaction, TaskEnd};
+use crate::service::jobs::driver::{
+    Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, TaskEnd,
+};
 use crate::service::jobs::runner::{GRACE, is_forgotten, taken_back};
 use crate::service::jobs::sight;
 use crate::service::trouble::Trouble;
@@ -55,9 +57,9 @@ pub enum Then {
 pub enum Step {
     Tell(Box<Input>),
     /// A direct read of the machine: the first, or the one that confirms what was read with its tasks.
-    Look(Option<Box<Look>>, Vec<TaskId>),
+    Look(Option<Box<Look>>, Others),
     /// The same of the tasks that it named.
-    LookAtTasks(Box<Look>, Vec<TaskId>),
+    LookAtTasks(Box<Look>, Others),
     /// The call reaches the host.
     Arrive(MachineId, Box<HostCall>),
     /// Its answer reaches otter.
@@ -158,14 +160,14 @@ impl Simulation {
             Step::Arrive(machine, call) => self.arrive(tag, &machine, &call, alive),
             _ if !alive => {}
             Step::Tell(input) => self.tell(tag.job, *input),
-            Step::Look(before, known) => self.look(tag, before, known),
-            Step::LookAtTasks(mut look, known) => {
+            Step::Look(before, others) => self.look(tag, before, others),
+            Step::LookAtTasks(mut look, others) => {
                 if !self.can_talk() {
                     return self.tell(tag.job, Input::Examined(Err(unreachable("cut"))));
                 }
                 self.host.look_at_tasks(&mut look);
                 let soon = self.random.latency();
-                self.after(soon, tag, Step::Look(Some(look), known));
+                self.after(soon, tag, Step::Look(Some(look), others));
             }
             Step::Answer(called) => {
                 match &*called {
@@ -214,8 +216,8 @@ impl Simulation {
             }
             Effect::Save => self.write(Write::Update { job: Box::new(job), waits: Waits::Save(tag) }),
             Effect::Examine => {
-                let known = otter.tasks_of_others(&machine, id);
-                self.after(soon, tag, Step::Look(None, known));
+                let others = otter.others(&machine, id);
+                self.after(soon, tag, Step::Look(None, others));
             }
             Effect::Call(call) => self.send(tag, machine, call),
             Effect::Follow(task) => self.follow(id, task, true),
