@@ -39,6 +39,13 @@ pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use purge::{Purged, Retention};
 
+/// A job as it is read back after it was written, without a database.
+#[cfg(test)]
+pub(crate) fn reread(job: &Job) -> Job {
+    let written = document::encode(job).expect("every job can be written");
+    document::decode(document::VERSION, &written).expect("what was written can be read")
+}
+
 /// The database. Clones share it; the last one to go releases the lock on the state directory.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);

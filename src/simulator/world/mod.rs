@@ -112,6 +112,9 @@ pub struct World {
     journal: VecDeque<(u64, Moref)>,
     /// The first revision that the journal knows all changes after.
     journal_start: u64,
+    /// Every task that did its work, known to hostd or not, and the revision that shows it: the truth, for tests.
+    #[cfg(test)]
+    pub done: Vec<(String, u64)>,
 }
 
 impl World {
@@ -148,6 +151,8 @@ impl World {
             structure: 1,
             journal: VecDeque::new(),
             journal_start: 1,
+            #[cfg(test)]
+            done: Vec::new(),
         }
     }
 
@@ -216,6 +221,8 @@ impl World {
         let removed = self.machines.remove(id)?;
         self.touch(Moref::new("VirtualMachine", id));
         self.restructure();
+        // A task notices at its next step; one that hangs on a question has none.
+        self.close_question(id, None);
         Some(removed)
     }
 
