@@ -34,7 +34,7 @@ use super::inventory::{Inventory, MachineRecord};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
-use crate::domain::job::{Job, JobKind, JobRequest};
+use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::hypervisor::Hypervisor;
 use crate::sabotage::Sabotage;
 use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
