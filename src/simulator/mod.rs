@@ -10,6 +10,7 @@
 mod admin;
 mod collector;
 mod control;
+mod events;
 mod fault;
 mod faults;
 mod methods;
@@ -228,6 +229,15 @@ struct State {
     generation: CancellationToken,
 }
 
+impl State {
+    /// Drops sessions that were idle too long.
+    fn end_idle_sessions(&mut self, now: Moment) {
+        for session in self.sessions.expire(now) {
+            self.world.note_session(session.user(), session.ending());
+        }
+    }
+}
+
 impl Shared {
     /// The state, with time moved on to now. Never held across an await.
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -235,7 +245,7 @@ impl Shared {
         let now = self.now();
         let before = state.world.revision();
         state.world.advance(now);
-        state.sessions.expire(now);
+        state.end_idle_sessions(now);
         if state.world.revision() != before {
             self.notify();
         }
