@@ -13,30 +13,45 @@ use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
 use crate::harness::output;
 
+/// The variables that name a Python with this pyvmomi.
+const PYVMOMI_9: &str = "OTTER_PYTHON";
+const PYVMOMI_8: &str = "OTTER_PYTHON_8";
+
 /// The longest that a script may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_of_pyvmomi_finds_a_host_as_it_should_be() {
-    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
-    let options = SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, ..options };
-    let simulator = Simulator::start(options).await.unwrap();
-    succeeds(script("session.py", &[&simulator.url(), "root", "otter"])).await;
-    simulator.stop().await;
+async fn a_session_of_pyvmomi_9_finds_a_host_as_it_should_be() {
+    session_of(PYVMOMI_9).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_pyvmomi_8_finds_a_host_as_it_should_be() {
+    session_of(PYVMOMI_8).await;
 }
 
 #[tokio::test]
 async fn the_schema_is_what_its_script_makes() {
-    let made = succeeds(script("schema.py", &[])).await.stdout;
+    let made = succeeds(script(PYVMOMI_9, "schema.py", &[])).await.stdout;
     let committed = std::fs::read(repository().join("src/simulator/schema.txt")).unwrap();
     assert!(made == committed, "src/simulator/schema.txt is not current: its first lines say how it is made");
 }
 
-/// A script of this folder, for the Python that `tests/run` has set up.
-fn script(name: &str, arguments: &[&str]) -> Command {
-    let python = std::env::var("OTTER_PYTHON")
-        .expect("OTTER_PYTHON does not name a Python with pyvmomi. Run tests/run, which sets it up");
-    let mut command = Command::new(python);
+async fn session_of(pyvmomi: &str) {
+    let simulator = lab().await;
+    succeeds(script(pyvmomi, "session.py", &[&simulator.url(), "root", "otter"])).await;
+    simulator.stop().await;
+}
+
+/// Our simulator with the lab, twenty times as fast as for people.
+async fn lab() -> Simulator {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    Simulator::start(SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, ..options }).await.unwrap()
+}
+
+/// A script of this folder, for the Python of this variable, which `tests/run` has set up.
+fn script(pyvmomi: &str, name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(peer(pyvmomi));
     // Bytecode beside the scripts would be litter in the sources.
     command.arg("-B").arg(repository().join("tests/interop/pyvmomi").join(name)).args(arguments);
     command.env("PYTHONIOENCODING", "utf-8").stdin(Stdio::null());
@@ -48,6 +63,12 @@ async fn succeeds(command: Command) -> Output {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
     output
+}
+
+/// The program that this variable names.
+fn peer(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} does not name a peer. Run tests/run, which sets all of them up"))
 }
 
 fn repository() -> PathBuf {
