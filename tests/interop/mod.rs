@@ -30,6 +30,17 @@ async fn a_session_of_pyvmomi_8_finds_a_host_as_it_should_be() {
     session_of(PYVMOMI_8).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_govc_does_finds_a_host_as_it_should_be() {
+    let simulator = lab().await;
+    let mut client = Command::new(peer("OTTER_GOVMOMI_CLIENT"));
+    client.args(["-url", &format!("{}/sdk", simulator.url())]).stdin(Stdio::null());
+    let said = succeeds(client).await.stdout;
+    let done = String::from_utf8(said).unwrap();
+    assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 17, "{done}");
+    simulator.stop().await;
+}
+
 #[tokio::test]
 async fn the_schema_is_what_its_script_makes() {
     let made = succeeds(script(PYVMOMI_9, "schema.py", &[])).await.stdout;
