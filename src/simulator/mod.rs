@@ -17,6 +17,7 @@ mod methods;
 mod mishap;
 mod pace;
 mod properties;
+mod record;
 mod scenario;
 mod schema;
 mod server;

@@ -41,6 +41,35 @@ async fn what_govc_does_finds_a_host_as_it_should_be() {
     simulator.stop().await;
 }
 
+/// `tests/run` lets it read what all tests left; here it is shown to refuse what is wrong, and that alone.
+#[tokio::test]
+async fn the_reader_of_answers_refuses_what_pyvmomi_does_not_know() {
+    let answers = tempfile::tempdir().unwrap();
+    let write = |name: &str, returned: &str| {
+        let envelope = format!(
+            "<e:Envelope xmlns:e=\"http://schemas.xmlsoap.org/soap/envelope/\" \
+             xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><e:Body><FetchResponse xmlns=\"urn:vim25\">\
+             {returned}</FetchResponse></e:Body></e:Envelope>"
+        );
+        std::fs::write(answers.path().join(format!("Fetch-{name}.xml")), envelope).unwrap();
+    };
+    let state = |word: &str| format!("<returnval xsi:type=\"VirtualMachinePowerState\">{word}</returnval>");
+    let about = |inside: &str| format!("<returnval xsi:type=\"AboutInfo\">{inside}</returnval>");
+    write("good", &state("poweredOn"));
+    write("unset", "");
+    write("word", &state("asleep"));
+    write("type", "<returnval xsi:type=\"NoSuchType\"></returnval>");
+    write("field", &about("<nmae>x</nmae>"));
+    write("untyped", "<returnval>x</returnval>");
+    for pyvmomi in [PYVMOMI_8, PYVMOMI_9] {
+        let directory = answers.path().to_str().unwrap();
+        let output = output(script(pyvmomi, "read_answers.py", &[directory]), PATIENCE).await;
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(!output.status.success() && said.contains("6 answers, 4 of them refused"), "{said}");
+        assert!(!said.contains("good.xml") && !said.contains("unset.xml"), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn the_schema_is_what_its_script_makes() {
     let made = succeeds(script(PYVMOMI_9, "schema.py", &[])).await.stdout;
@@ -78,8 +107,9 @@ async fn succeeds(command: Command) -> Output {
 
 /// The program that this variable names.
 fn peer(variable: &str) -> String {
-    std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} does not name a peer. Run tests/run, which sets all of them up"))
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} does not name a peer. Run tests/run, which sets all of them up")
+    })
 }
 
 fn repository() -> PathBuf {
