@@ -11,7 +11,7 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
-use crate::harness::output;
+use crate::harness::{Host, HostKind, Plan, output};
 
 /// The variables that name a Python with this pyvmomi.
 const PYVMOMI_9: &str = "OTTER_PYTHON";
@@ -41,6 +41,33 @@ async fn what_govc_does_finds_a_host_as_it_should_be() {
     simulator.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_differ_in_shape_from_those_of_govmomi_only_as_is_accepted() {
+    let (plan, clock) = (Plan::default(), Clock::system());
+    let ours = Host::start(HostKind::Ours, &plan, &clock).await;
+    let theirs = Host::start(HostKind::GovmomiEsx, &plan, &clock).await;
+    let (ours_url, theirs_url) = (ours.url(), theirs.url());
+    let compare = |accepted: &Path| {
+        let accepted = accepted.to_str().unwrap();
+        script(PYVMOMI_9, "shapes/compare.py", &[&ours_url, &theirs_url, "root", "otter", accepted])
+    };
+    let accepted = repository().join("tests/interop/shapes/accepted.txt");
+    succeeds(compare(&accepted)).await;
+
+    // It notices what is new, and what is no longer so.
+    let text = std::fs::read_to_string(&accepted).unwrap();
+    let changed = text.replace("field TaskInfo.progress, only ours", "field TaskInfo.porgress, only ours");
+    let other = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(other.path(), changed).unwrap();
+    let said = output(compare(other.path()), PATIENCE).await;
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(!said.status.success(), "{text}");
+    assert!(text.contains("NEW    field TaskInfo.progress, only ours"), "{text}");
+    assert!(text.contains("STALE  field TaskInfo.porgress, only ours"), "{text}");
+    ours.stop().await;
+    theirs.stop().await;
+}
+
 /// `tests/run` lets it read what all tests left; here it is shown to refuse what is wrong, and that alone.
 #[tokio::test]
 async fn the_reader_of_answers_refuses_what_pyvmomi_does_not_know() {
@@ -63,7 +90,7 @@ async fn the_reader_of_answers_refuses_what_pyvmomi_does_not_know() {
     write("untyped", "<returnval>x</returnval>");
     for pyvmomi in [PYVMOMI_8, PYVMOMI_9] {
         let directory = answers.path().to_str().unwrap();
-        let output = output(script(pyvmomi, "read_answers.py", &[directory]), PATIENCE).await;
+        let output = output(script(pyvmomi, "pyvmomi/read_answers.py", &[directory]), PATIENCE).await;
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(!output.status.success() && said.contains("6 answers, 4 of them refused"), "{said}");
         assert!(!said.contains("good.xml") && !said.contains("unset.xml"), "{said}");
@@ -72,14 +99,14 @@ async fn the_reader_of_answers_refuses_what_pyvmomi_does_not_know() {
 
 #[tokio::test]
 async fn the_schema_is_what_its_script_makes() {
-    let made = succeeds(script(PYVMOMI_9, "schema.py", &[])).await.stdout;
+    let made = succeeds(script(PYVMOMI_9, "pyvmomi/schema.py", &[])).await.stdout;
     let committed = std::fs::read(repository().join("src/simulator/schema.txt")).unwrap();
     assert!(made == committed, "src/simulator/schema.txt is not current: its first lines say how it is made");
 }
 
 async fn session_of(pyvmomi: &str) {
     let simulator = lab().await;
-    succeeds(script(pyvmomi, "session.py", &[&simulator.url(), "root", "otter"])).await;
+    succeeds(script(pyvmomi, "pyvmomi/session.py", &[&simulator.url(), "root", "otter"])).await;
     simulator.stop().await;
 }
 
@@ -93,7 +120,7 @@ async fn lab() -> Simulator {
 fn script(pyvmomi: &str, name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(peer(pyvmomi));
     // Bytecode beside the scripts would be litter in the sources.
-    command.arg("-B").arg(repository().join("tests/interop/pyvmomi").join(name)).args(arguments);
+    command.arg("-B").arg(repository().join("tests/interop").join(name)).args(arguments);
     command.env("PYTHONIOENCODING", "utf-8").stdin(Stdio::null());
     command
 }

@@ -70,8 +70,11 @@ impl World {
     pub(super) fn power_on_now(&mut self, id: &str) {
         let at = self.now.wall;
         let Some(machine) = self.machine_mut(id) else { return };
+        // Waking is no start: the time of that stays.
+        if machine.power != PowerState::Suspended || machine.booted_at.is_none() {
+            machine.booted_at = Some(at);
+        }
         machine.power = PowerState::On;
-        machine.booted_at = Some(at);
         machine.suspended_at = None;
         self.note_machine(id, "", MachineEvent::PoweredOn);
         self.guest_starts(id);

@@ -35,8 +35,9 @@ DATA = """
     GuestInfo GuestNicInfo NetIpConfigInfo NetIpConfigInfoIpAddress VirtualMachineSnapshotInfo
     VirtualMachineSnapshotTree VirtualMachineQuestionInfo VirtualMachineMessage ChoiceOption OptionType
     ElementDescription Description OptionValue
-    VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineStorageInfo
-    VirtualMachineUsageOnDatastore
+    VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineFileLayoutExDiskLayout
+    VirtualMachineFileLayoutExDiskUnit VirtualMachineFileLayoutExSnapshotLayout VirtualMachineStorageInfo
+    VirtualMachineUsageOnDatastore VirtualMachineCapability TypeDescription
     VirtualDevice VirtualDeviceConnectInfo VirtualDeviceBackingInfo VirtualDeviceFileBackingInfo
     VirtualDeviceDeviceBackingInfo VirtualDevicePipeBackingInfo VirtualDeviceURIBackingInfo VirtualController
     VirtualPCIController VirtualIDEController VirtualPS2Controller VirtualSIOController VirtualSCSIController
