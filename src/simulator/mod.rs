@@ -4,6 +4,7 @@
 //! server ──► soap ──► methods ──► world (pure)          pace: lets the world do what is due
 //!                        └──────► session ─ collector ─ properties ─► world
 //! control: a test's hand on all of it; admin: the same from outside; mishap: what may go wrong, in words
+//! events: collectors over the world's history; record: keeps answers for stricter readers, in test builds
 //! ```
 //! It shares nothing with otter's own side of the wire but the XML primitives.
 

@@ -375,13 +375,29 @@ func (r *run) tasks() error {
 	if err != nil {
 		return err
 	}
-	names := map[string]bool{}
+	var manager mo.TaskManager
+	if err := r.properties().RetrieveOne(r.ctx, *watch, []string{"description.methodInfo"}, &manager); err != nil {
+		return err
+	}
+	labels := map[string]string{}
+	for _, method := range manager.Description.MethodInfo {
+		labels[method.GetElementDescription().Key] = method.GetElementDescription().Label
+	}
+	var names []string
 	err = list.Collect(r.ctx, func(infos []types.TaskInfo) {
 		for _, info := range infos {
-			names[info.DescriptionId] = true
+			names = append(names, info.DescriptionId)
 		}
 	})
-	return first(err, want(names["VirtualMachine.powerOn"], true), list.Destroy(r.ctx))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if labels[name] == "" {
+			return fmt.Errorf("there is no label for %s", name)
+		}
+	}
+	return first(want(len(names) > 10, true), list.Destroy(r.ctx))
 }
 
 func (r *run) events() error {

@@ -269,7 +269,8 @@ def search(host, machine):
     datacenter = moref("datacenter", ("Datacenter", "ha-datacenter"))
     path = f"<path>{told['config.files.vmPathName']}</path>"
     host.call("FindByDatastorePath", index, datacenter + path, name="FindByDatastorePath")
-    host.call("FindByIp", index, "<ip>10.9.8.7</ip><vmSearch>true</vmSearch>", name="FindByIp of none")
+    for method in ("FindByIp", "FindAllByIp"):
+        host.call(method, index, "<ip>10.9.8.7</ip><vmSearch>true</vmSearch>", name=f"{method} of none")
     name = "<dnsName>no.such</dnsName><vmSearch>true</vmSearch>"
     host.call("FindByDnsName", index, name, name="FindByDnsName of none")
     host.call("FindAllByDnsName", index, name, name="FindAllByDnsName of none")
