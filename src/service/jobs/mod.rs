@@ -37,6 +37,9 @@ use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, Store
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
+/// So many of the last jobs that ended `unknown` are looked through at the start for tasks that still run.
+const LEFTOVERS: u32 = 100;
+
 /// The job engine. Clones share it.
 #[derive(Clone)]
 pub struct Jobs(Arc<Engine>);
@@ -189,6 +192,10 @@ impl Jobs {
         }
         for machine in machines {
             Engine::dispatch(&self.0, &machine);
+        }
+        let unknown = JobFilter { states: vec![JobState::Unknown], ..JobFilter::default() };
+        for job in self.0.parts.store.jobs(&unknown, None, LEFTOVERS).await?.items {
+            Engine::mind_leftover(&self.0, &job);
         }
         Ok(count)
     }
