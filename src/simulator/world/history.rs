@@ -105,7 +105,7 @@ impl World {
         &self.history
     }
 
-    /// Notes what somebody did who is no machine.
+    /// Notes what a user did about a session.
     pub fn note_session(&mut self, user: &str, what: Happening) {
         self.note(user.to_owned(), None, None, what);
     }
