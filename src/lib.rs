@@ -14,6 +14,8 @@ pub mod hypervisor;
 pub mod memory;
 pub mod sabotage;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;

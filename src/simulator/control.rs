@@ -161,7 +161,7 @@ impl Control {
         {
             let mut state = self.shared.lock();
             state.sessions.clear();
-            state.world.forget_tasks(!how.drop_running);
+            state.world.restart_hostd(!how.drop_running);
             state.away = how.away;
             std::mem::replace(&mut state.generation, CancellationToken::new()).cancel();
         }

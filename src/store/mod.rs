@@ -45,6 +45,13 @@ pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
 pub use purge::{Purged, Retention};
 pub use tokens::StoredToken;
 
+/// A job as it is read back after it was written, without a database.
+#[cfg(test)]
+pub(crate) fn reread(job: &Job) -> Job {
+    let written = document::encode(job).expect("every job can be written");
+    document::decode(document::VERSION, &written).expect("what was written can be read")
+}
+
 /// The database. Clones share it; the last one to go releases the lock on the state directory.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);

@@ -124,12 +124,18 @@ impl Drop for Daemon {
     }
 }
 
-/// The binary with these arguments and nothing of this process's `OTTER_` variables.
+/// Where simulators keep their answers, the binary's too: see `tests/run`.
+const RECORD_ANSWERS: &str = "OTTER_RECORD_ANSWERS";
+
+/// The binary with these arguments and none of this process's `OTTER_` variables but that one.
 pub fn otter(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
     command.args(arguments).stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTTER_")) {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("OTTER_") && told != RECORD_ANSWERS {
+            command.env_remove(&name);
+        }
     }
     command
 }

@@ -55,7 +55,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// The rooms that see all others: they put them together.
-const WIRING: &[&str] = &["app", "cli", "lib", "fuzzing"];
+const WIRING: &[&str] = &["app", "cli", "lib", "fuzzing", "simulation"];
 
 /// The module that a file of `src` is.
 fn module(file: &Path) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of callers.
 
+pub(crate) mod admission;
 pub mod driver;
 mod engine;
 pub mod gate;
@@ -7,10 +8,12 @@ pub mod judgement;
 mod keys;
 mod plan;
 pub mod queue;
-mod runner;
+pub(crate) mod recovery;
+pub(crate) mod runner;
+pub(crate) mod sight;
 #[cfg(test)]
 pub(super) mod tests;
-mod view;
+pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -20,11 +23,12 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, Interrupt};
-use self::engine::{Engine, lane};
+use self::engine::Engine;
 pub use self::engine::{mismatch, store_failure};
 use self::gate::{Gate, Right};
 use self::keys::Keys;
 use self::queue::Queues;
+use self::recovery::{Recovered, recover};
 use self::runner::sleep_until;
 use self::view::Board;
 pub use self::view::{BlockedBy, JobView};
@@ -173,30 +177,24 @@ impl Jobs {
     pub async fn recover(&self) -> Result<usize, StoreError> {
         let jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
-        let mut machines = BTreeSet::new();
-        let mut running = Vec::new();
-        for job in jobs {
-            let (id, machine) = (job.id, job.machine.id.clone());
-            let lane = lane(job.kind());
-            machines.insert(machine.clone());
-            if job.state == JobState::Running {
-                self.0.queues().restore_running(&machine, id, lane);
-                let (driver, first) = Driver::resume(job, self.0.rules());
-                self.0.board.add(driver);
-                running.push((machine, id, first));
-            } else {
-                self.0.queues().restore(&machine, id, lane);
-                let deadline = job.deadline_at;
-                self.0.board.add(Driver::queued(job, self.0.rules()));
-                self.0.expire_at(deadline, id, &machine);
-            }
+        let Recovered { waiting, running, cancelled, machines } =
+            recover(jobs, self.0.rules(), &mut self.0.queues());
+        for driver in waiting {
+            let Job { id, deadline_at, machine, .. } = driver.job().clone();
+            self.0.board.add(driver);
+            self.0.expire_at(deadline_at, id, &machine.id);
         }
         // Each is to see the tasks of the others, so all are shown before the first goes on.
-        for (machine, id, first) in running {
-            let beside = self.0.queues().beside_kill(&machine);
-            if beside == Some(id) {
-                self.0.board.interrupt(id, Interrupt::Cancel);
-            }
+        let mut firsts = Vec::with_capacity(running.len());
+        for (driver, first) in running {
+            let job = driver.job();
+            firsts.push((job.machine.id.clone(), job.id, first));
+            self.0.board.add(driver);
+        }
+        for id in cancelled {
+            self.0.board.interrupt(id, Interrupt::Cancel);
+        }
+        for (machine, id, first) in firsts {
             Engine::spawn(&self.0, machine, id, Some(first));
         }
         for machine in machines {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Shown, TaskEnd};
+use super::sight;
 use super::view::{Board, Live, Waiting};
 use crate::clock::Clock;
 use crate::domain::call::HostCall;
@@ -29,7 +30,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// How long after its deadline a job waits for the host to cancel its task.
-const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -137,8 +138,7 @@ impl Runner {
 
     /// Shows a job that ended as one that runs, and then its end again, which is a mistake.
     fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
-        let running = Job { state: JobState::Running, finished_at: None, ..driver.job().clone() };
-        live.send_modify(|live| live.job = Arc::new(running));
+        live.send_modify(|live| live.job = Arc::new(taken_back(driver.job())));
         self.tell(live);
         self.publish(driver, live);
     }
@@ -149,20 +149,18 @@ impl Runner {
             Effect::Save => {
                 let [before, after] = saving(&job);
                 sabotage::reached(before);
-                let skipped = self.sabotage.makes(Mistake::CallBeforeCommit)
-                    && job.intent.is_some()
-                    && job.host_task.is_none()
-                    && !job.state.is_end();
-                if !skipped {
+                if !is_forgotten(&job, self.sabotage) {
                     self.save(&job).await;
                 }
                 sabotage::reached(after);
                 Input::Saved
             }
             Effect::Examine => {
-                let known = self.board.tasks_of_others(&machine, job.id);
+                let others = self.board.others(&machine, job.id);
                 let seen = self.hypervisor.examine(&machine).await;
-                Input::Examined(seen.map(|evidence| (evidence, known)).map_err(|error| Trouble::from(&error)))
+                Input::Examined(
+                    seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
+                )
             }
             Effect::Call(call) => {
                 sabotage::reached("call");
@@ -329,14 +327,8 @@ impl Runner {
             self.host_back().await;
         }
         loop {
-            let picture = self.inventory.picture();
-            let record =
-                picture.machine(machine).filter(|record| job.machine.agrees_with(&record.machine.identity()));
-            let Some(record) = record else { return Glimpsed::Gone };
-            let glimpse = Glimpse {
-                power_state: record.machine.power_state,
-                tools_running: record.machine.guest.tools_running,
-                tools_went: record.tools_stops() > tools_stops,
+            let Some(glimpse) = sight::glimpse(&self.inventory.picture(), job, tools_stops) else {
+                return Glimpsed::Gone;
             };
             if known != Some(glimpse) {
                 return Glimpsed::Now(glimpse);
@@ -373,7 +365,7 @@ impl Runner {
     }
 
     fn tools_stops(&self, machine: &MachineId) -> u64 {
-        self.inventory.picture().machine(machine).map_or(0, |record| record.tools_stops())
+        sight::tools_stops(&self.inventory.picture(), machine)
     }
 
     async fn answered(&self, job: &Job, question: &QuestionId) {
@@ -381,9 +373,7 @@ impl Runner {
         self.host_back().await;
         let mut seen = false;
         loop {
-            let picture = self.inventory.picture();
-            let asked = picture.machine(&job.machine.id).and_then(|record| record.machine.question.as_ref());
-            if asked.is_none_or(|asked| asked.id != *question) {
+            if sight::question(&self.inventory.picture(), &job.machine.id).as_ref() != Some(question) {
                 // A picture that never showed it must not have the machine read in a spin.
                 if !seen {
                     self.clock.sleep(Duration::from_secs(1)).await;
@@ -404,35 +394,15 @@ impl Runner {
 
     /// What the machine of a job asks.
     fn question(&self, driver: &Driver) -> Option<QuestionId> {
-        let picture = self.inventory.picture();
-        let record = picture.machine(&driver.job().machine.id)?;
-        record.machine.question.as_ref().map(|question| question.id.clone())
+        sight::question(&self.inventory.picture(), &driver.job().machine.id)
     }
 
     fn shown(&self, job: &Job) -> Shown {
-        let picture = self.inventory.picture();
-        let record = picture.machine(&job.machine.id);
-        Shown {
-            power_state: record.and_then(|record| record.machine.power_state),
-            ip_address: record.and_then(|record| record.ip_address()).map(str::to_owned),
-        }
+        sight::shown(&self.inventory.picture(), &job.machine.id)
     }
 
     fn publish(&self, driver: &Driver, live: &watch::Sender<Live>) {
-        let next = Live::of(driver, None);
-        let changed = live.send_if_modified(|shown| {
-            // Between the end and its commit the job still shows as it was.
-            if next.job.state.is_end() && !driver.is_finished() {
-                return false;
-            }
-            let same_task = next.task.is_some() && next.task == shown.task;
-            let progress = shown.progress.filter(|_| same_task);
-            let changed =
-                *next.job != *shown.job || next.blocker != shown.blocker || progress != shown.progress;
-            *shown = Live { progress, ..next };
-            changed
-        });
-        if changed {
+        if live.send_if_modified(|shown| shown.follow(driver)) {
             self.tell(live);
         }
     }
@@ -441,6 +411,19 @@ impl Runner {
         let changed = Subject::of_job(&live.borrow().job);
         self.feed.publish([changed]);
     }
+}
+
+/// Whether the commit of an intent is left out, which is a mistake.
+#[must_use]
+pub fn is_forgotten(job: &Job, sabotage: Sabotage) -> bool {
+    let intent_alone = job.intent.is_some() && job.host_task.is_none() && !job.state.is_end();
+    intent_alone && sabotage.makes(Mistake::CallBeforeCommit)
+}
+
+/// The job as if it had not ended, which is a mistake.
+#[must_use]
+pub fn taken_back(job: &Job) -> Job {
+    Job { state: JobState::Running, finished_at: None, ..job.clone() }
 }
 
 /// The names of the steps before and after a commit, by what it is that is committed.

@@ -28,7 +28,8 @@ use jiff::Timestamp;
 
 use self::ending::End;
 pub use self::vocabulary::{
-    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Reaction, Rules, Seen, Shown, TaskEnd,
+    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, Rules, Seen, Shown,
+    TaskEnd,
 };
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
@@ -58,6 +59,8 @@ pub struct Driver {
     last_trouble: Option<Trouble>,
     /// The current call's answer or task was lost on the way, now or before a restart.
     after_loss: bool,
+    /// The current call was seen to run, and then its task vanished.
+    vanished: bool,
     /// The snapshot that the job made.
     made: Option<SnapshotId>,
     /// The tools were seen to go after the guest was asked to restart.
@@ -175,7 +178,12 @@ impl Driver {
         matches!(self.stage, Stage::JudgingAway | Stage::Judging { .. } | Stage::Settling { .. })
     }
 
-    /// The job's turn has come.
+    /// The job's turn has come: it starts, unless its deadline passed while it waited.
+    pub fn take_turn(&mut self, now: Timestamp) -> Effect {
+        if self.job.deadline_at <= now { self.expire_queued(now) } else { self.start(now) }
+    }
+
+    /// The job starts.
     pub fn start(&mut self, now: Timestamp) -> Effect {
         self.job.state = JobState::Running;
         self.job.started_at = Some(now);
@@ -314,6 +322,7 @@ impl Driver {
             blocker: None,
             last_trouble: None,
             after_loss: false,
+            vanished: false,
             made: None,
             tools_went: false,
             deadline: Deadline::Ahead,
