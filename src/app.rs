@@ -16,7 +16,7 @@ use crate::domain::mac::MacAddress;
 use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
-use crate::sabotage::{Mistake, Sabotage};
+use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::Services;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
@@ -159,6 +159,7 @@ impl App {
             );
         }
         let hypervisor: Arc<dyn Hypervisor> = Arc::new(hypervisor);
+        sabotage::reached(Step::Open);
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,

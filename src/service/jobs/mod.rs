@@ -32,7 +32,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::hypervisor::Hypervisor;
-use crate::sabotage::Sabotage;
+use crate::sabotage::{self, Sabotage, Step};
 use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -159,6 +159,7 @@ impl Jobs {
     /// # Errors
     /// The store's.
     pub async fn recover(&self) -> Result<usize, StoreError> {
+        sabotage::reached(Step::Recover);
         let jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
         let mut machines = BTreeSet::new();
@@ -168,6 +169,7 @@ impl Jobs {
             let lane = lane(job.kind());
             machines.insert(machine.clone());
             if job.state == JobState::Running {
+                sabotage::reached(Step::Resume);
                 self.0.queues().restore_running(&machine, id, lane);
                 let (driver, first) = Driver::resume(job, self.0.rules());
                 self.0.board.add(driver);
@@ -190,6 +192,7 @@ impl Jobs {
         for machine in machines {
             Engine::dispatch(&self.0, &machine);
         }
+        sabotage::reached(Step::Recovered);
         Ok(count)
     }
 
@@ -260,6 +263,7 @@ impl Jobs {
                 return self.ended(id).await;
             }
             let changes = self.0.board.follow(id);
+            sabotage::reached(Step::Cancel);
             self.0.board.interrupt(id, Interrupt::Cancel);
             if let Some(mut changes) = changes {
                 // The wish is shown as soon as the job has taken it; one that is being read back takes it later.

@@ -19,7 +19,7 @@ use crate::domain::event::Subject;
 use crate::domain::ids::{MachineId, QuestionId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
-use crate::sabotage::{self, Mistake, Sabotage};
+use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::trouble::Trouble;
@@ -79,6 +79,7 @@ impl Runner {
                 leave(driver.job());
                 self.count_end(driver.job());
                 self.publish(&driver, &live);
+                sabotage::reached(Step::Told);
                 if self.sabotage.makes(Mistake::EndTakenBack) {
                     self.take_back(&driver, &live);
                 }
@@ -158,20 +159,23 @@ impl Runner {
                 Input::Saved
             }
             Effect::Examine => {
+                let after_loss = live.borrow().settling;
+                sabotage::reached(if after_loss { Step::Judge } else { Step::Examine });
                 let known = self.board.tasks_of_others(&machine, job.id);
                 let seen = self.hypervisor.examine(&machine).await;
+                sabotage::reached(Step::Examined);
                 Input::Examined(seen.map(|evidence| (evidence, known)).map_err(|error| Trouble::from(&error)))
             }
             Effect::Call(call) => {
-                sabotage::reached("call");
+                sabotage::reached(Step::Call);
                 let called = self.call(&job, &call).await;
-                sabotage::reached("answered");
+                sabotage::reached(Step::Answered);
                 Input::Called(called)
             }
             Effect::Follow(task) => {
-                sabotage::reached("follow");
+                sabotage::reached(Step::Follow);
                 let end = self.follow(&task, live).await;
-                sabotage::reached("followed");
+                sabotage::reached(Step::Followed);
                 Input::TaskEnded(end)
             }
             Effect::CancelAndFollow(task) => {
@@ -179,6 +183,7 @@ impl Runner {
                 Input::TaskEnded(end)
             }
             Effect::Watch { known, until } => {
+                sabotage::reached(Step::Watch);
                 let time_up = async {
                     match until {
                         Some(until) => sleep_until(&self.clock, until).await,
@@ -205,6 +210,9 @@ impl Runner {
                 Input::Waited
             }
             Effect::Pause(pause) => {
+                if live.borrow().settling {
+                    sabotage::reached(Step::Settle);
+                }
                 self.clock.sleep(pause).await;
                 Input::Waited
             }
@@ -212,9 +220,9 @@ impl Runner {
                 Input::Synced(Some(self.shown(&job)))
             }
             Effect::Barrier => {
-                sabotage::reached("barrier");
+                sabotage::reached(Step::Barrier);
                 let passed = self.hypervisor.barrier().await;
-                sabotage::reached("synced");
+                sabotage::reached(Step::Synced);
                 Input::Synced(passed.is_ok().then(|| self.shown(&job)))
             }
             // The loop of `run` ends before it comes here.
@@ -292,6 +300,7 @@ impl Runner {
     }
 
     async fn cancel(&self, task: TaskId) {
+        sabotage::reached(Step::CancelTask);
         if let Err(error) = self.hypervisor.cancel(&task).await {
             tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
         }
@@ -415,16 +424,15 @@ impl Runner {
     }
 }
 
-/// The names of the steps before and after a commit, by what it is that is committed.
-fn saving(job: &Job) -> [&'static str; 2] {
-    if job.state.is_end() {
-        ["end", "end-committed"]
-    } else if job.host_task.is_some() {
-        ["task", "task-committed"]
-    } else if job.intent.is_some() {
-        ["intent", "intent-committed"]
-    } else {
-        ["start", "start-committed"]
+/// The steps before and after a commit, by what it is that is committed.
+fn saving(job: &Job) -> [Step; 2] {
+    match &job.intent {
+        _ if job.state.is_end() => [Step::End, Step::EndCommitted],
+        Some(_) if job.host_task.is_some() => [Step::Task, Step::TaskCommitted],
+        Some(intent) if intent.asked > 1 => [Step::Intent, Step::AgainCommitted],
+        Some(_) => [Step::Intent, Step::IntentCommitted],
+        None if job.steps.is_empty() => [Step::Start, Step::StartCommitted],
+        None => [Step::StepDone, Step::StepDoneCommitted],
     }
 }
 
