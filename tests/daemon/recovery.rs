@@ -1,4 +1,4 @@
-//! `SIGKILL` in mid-job: every accepted job is taken up or judged, and has one end.
+//! `SIGKILL` in mid-job, case by case: what was under way is followed or judged. `crash` does the same at random.
 
 use otter::clock::Clock;
 use otter::simulator::{Disruption, Pace, Scenario, Simulator, SimulatorOptions};

@@ -1,0 +1,325 @@
+//! One lane: a simulated host, a state directory, and daemon after daemon that dies before the one and on the other.
+//!
+//! ```text
+//! life: start ─► verify what the last lives left open ─► load ─► death, at random or at a named step
+//! last: start ─► verify ─► until no job is left ─► audit
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use otter::domain::job::{Job, JobState};
+use otter::sabotage::Step;
+use otter::store::Store;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::audit::{Audit, audit};
+use super::dice::Dice;
+use super::ledger::Ledger;
+use super::load::{Caller, MACHINES, Mix};
+use crate::harness::{Daemon, HostProcess, PATIENCE, otter, pause};
+
+/// How many callers there are.
+const CALLERS: u64 = 4;
+
+/// How long a named step may take to be reached, from the start of the daemon on.
+const REACHED_WITHIN: Duration = Duration::from_secs(6);
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Death {
+    /// So long after the daemon is ready.
+    Ready(Duration),
+    /// So long after its start.
+    Started(Duration),
+    /// When a step is reached for this time.
+    At(Step, u32),
+}
+
+/// What a lane saw.
+#[derive(Default)]
+pub struct Seen {
+    pub lives: u32,
+    pub reached: BTreeMap<Step, u32>,
+    /// Where the unfinished jobs were on disk, at each kill that came at random.
+    pub at_random: BTreeMap<&'static str, u32>,
+    pub wrongs: Vec<String>,
+    pub audit: Audit,
+}
+
+pub struct Lane {
+    host: HostProcess,
+    directory: tempfile::TempDir,
+    ledger: Ledger,
+    seed: u64,
+    mix: Mix,
+    sabotage: Option<&'static str>,
+    last_event: Option<String>,
+    seen: Seen,
+}
+
+impl Lane {
+    pub async fn start(seed: u64, mix: Mix, sabotage: Option<&'static str>) -> Self {
+        let host = HostProcess::start(&["--machines", &MACHINES.to_string(), "--pace", "0.05"]).await;
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("otter.toml"), "[esx]\nsettle = \"1s\"\nread_timeout = \"10s\"\n").unwrap();
+        Self {
+            host,
+            directory,
+            ledger: Ledger::default(),
+            seed,
+            mix,
+            sabotage,
+            last_event: None,
+            seen: Seen::default(),
+        }
+    }
+
+    /// A round: a kill at random, then one at this step, which is tried for until it is reached.
+    pub async fn round(&mut self, step: Step) {
+        let mut dice = Dice::of(self.seed, &[u64::from(self.seen.lives)]);
+        let death = if dice.chance(25) {
+            Death::Started(Duration::from_millis(dice.below(250)))
+        } else {
+            Death::Ready(Duration::from_millis(dice.below(400)))
+        };
+        self.live(death).await;
+        for _ in 0..3 {
+            // What only a start after a loss comes by.
+            let lost = match step {
+                Step::Settle | Step::AgainCommitted => Some(Step::Call),
+                Step::Judge => Some(Step::Answered),
+                _ => None,
+            };
+            let rare = lost.is_some()
+                || matches!(step, Step::Open | Step::Recover | Step::Resume | Step::Recovered | Step::CancelTask);
+            if let Some(lost) = lost {
+                self.live(Death::At(lost, 1)).await;
+            }
+            let visits = if rare { 1 } else { 1 + u32::try_from(dice.below(4)).unwrap() };
+            if self.live(Death::At(step, visits)).await {
+                return;
+            }
+        }
+    }
+
+    /// One life. Whether it ended as it was to.
+    pub async fn live(&mut self, death: Death) -> bool {
+        self.seen.lives += 1;
+        let started = Instant::now();
+        let Some(mut daemon) = self.daemon(death).await else {
+            self.died_at(death);
+            return matches!(death, Death::At(..));
+        };
+        let caller = Caller::new(daemon.address(), &self.ledger, self.seen.lives);
+        let mut tasks = JoinSet::new();
+        let events = tokio::spawn(events(caller.clone(), self.last_event.clone()));
+        let begun = Box::pin(begin(caller.clone()));
+        let until = match death {
+            Death::Ready(_) => started + PATIENCE,
+            Death::Started(after) => started + after,
+            Death::At(..) => started + REACHED_WITHIN,
+        };
+        let mut begun = Some(begun);
+        let mut until = until;
+        loop {
+            tokio::select! {
+                biased;
+                () = async { while daemon.is_running() { pause().await } } => break,
+                () = sleep_until(until) => break,
+                ready = async { begun.as_mut().unwrap().await }, if begun.is_some() => {
+                    begun = None;
+                    if ready.is_none() {
+                        continue;
+                    }
+                    if let Death::Ready(after) = death {
+                        until = Instant::now() + after;
+                    }
+                    for number in 0..CALLERS {
+                        let dice = Dice::of(self.seed, &[u64::from(self.seen.lives), number]);
+                        tasks.spawn(caller.clone().work(dice, self.mix));
+                    }
+                }
+            }
+        }
+        let by_itself = !daemon.is_running();
+        daemon.kill();
+        let ended = timeout(PATIENCE, async { while tasks.join_next().await.is_some() {} }).await;
+        ended.expect("the callers to notice");
+        self.last_event = timeout(PATIENCE, events).await.expect("the stream to end").unwrap();
+        match (death, by_itself) {
+            (Death::At(..), true) => self.died_at(death),
+            (Death::Ready(_) | Death::Started(_), true) => self.ledger.wrong("the daemon ended by itself".to_owned()),
+            (_, false) => self.note_jobs().await,
+        }
+        by_itself
+    }
+
+    /// Lets everything end, and holds it all against the world.
+    pub async fn finish(mut self) -> Seen {
+        self.seen.lives += 1;
+        let daemon = self.daemon(Death::Ready(PATIENCE)).await.expect("a daemon");
+        let caller = Caller::new(daemon.address(), &self.ledger, self.seen.lives);
+        let quiet = async {
+            begin(caller.clone()).await?;
+            let stream = tokio::spawn(events(caller.clone(), self.last_event.clone()));
+            while !caller.read("/v1/jobs?state=queued,running&limit=1").await?["items"].as_array()?.is_empty() {
+                pause().await;
+            }
+            Some(stream)
+        };
+        let stream = timeout(PATIENCE * 4, quiet).await.expect("all jobs to end").expect("a daemon that lives");
+        let jobs = caller.all_jobs().await.expect("all jobs");
+        self.ledger.settle(&jobs);
+        self.seen.audit = audit(&caller, &self.host, &jobs).await;
+        assert!(daemon.terminate().await.success());
+        timeout(PATIENCE, stream).await.expect("the stream to end").unwrap();
+        let log = std::fs::read_to_string(self.log()).unwrap();
+        for line in log.lines().filter(|line| line.contains("panicked") || line.contains("\"ERROR\"")) {
+            self.ledger.wrong(format!("the log says {line}"));
+        }
+        self.seen.wrongs = self.ledger.wrongs();
+        self.seen
+    }
+
+    /// Whether anything was wrong so far.
+    pub fn wrongs(&self) -> Vec<String> {
+        self.ledger.wrongs()
+    }
+
+    async fn daemon(&self, death: Death) -> Option<Daemon> {
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command
+            .args(["--config".as_ref(), self.directory.path().join("otter.toml").as_os_str()])
+            .args(["--state-dir".as_ref(), self.state().as_os_str()])
+            .env("OTTER_ESX_URL", &self.host.url)
+            .env("OTTER_ESX_VERIFY", &self.host.pin)
+            .env("OTTER_ESX_USERNAME", "root")
+            .env("OTTER_ESX_PASSWORD", "otter")
+            .stderr(Stdio::from(log));
+        if let Death::At(step, visits) = death {
+            command.env("OTTER_KILL_AT", format!("{}:{visits}", step.name()));
+        }
+        if let Some(mistake) = self.sabotage {
+            command.env("OTTER_SABOTAGE", mistake);
+        }
+        Daemon::attempt(command).await
+    }
+
+    fn died_at(&mut self, death: Death) {
+        if let Death::At(step, _) = death {
+            *self.seen.reached.entry(step).or_default() += 1;
+        } else {
+            self.ledger.wrong("the daemon does not start".to_owned());
+        }
+    }
+
+    /// Reads where the jobs are that have no end, from a copy: the next daemon is to find what the last one left.
+    async fn note_jobs(&mut self) {
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["otter.db", "otter.db-wal"] {
+            // Killed before it made them.
+            let _ = std::fs::copy(self.state().join(file), copy.path().join(file));
+        }
+        let store = Store::open(copy.path()).await.expect("a database that opens");
+        for job in store.unfinished_jobs().await.expect("jobs that can be read") {
+            *self.seen.at_random.entry(stage(&job)).or_default() += 1;
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+}
+
+/// Where a job is by what is on disk.
+fn stage(job: &Job) -> &'static str {
+    match &job.intent {
+        _ if job.state == JobState::Queued => "queued",
+        Some(_) if job.host_task.is_some() => "its task known",
+        Some(intent) if intent.asked > 1 => "to be asked again",
+        Some(_) => "its call committed",
+        None if job.steps.is_empty() => "started",
+        None => "between two calls",
+    }
+}
+
+/// Waits for the picture, then looks at what earlier lives left open.
+async fn begin(caller: Caller) -> Option<()> {
+    while !caller.is_ready().await? {
+        pause().await;
+    }
+    caller.verify().await
+}
+
+/// Reads the stream of events from where another life's broke off, hanging up now and then, and gives where it was last.
+async fn events(caller: Caller, mut last: Option<String>) -> Option<String> {
+    let mut first_of_life = true;
+    while let Some(mut response) = caller.events(last.as_deref()).await {
+        let resumed = last.is_some();
+        let mut buffer = Vec::new();
+        let mut count = 0;
+        let mut ended = std::collections::BTreeSet::new();
+        while let Ok(Some(piece)) = response.chunk().await {
+            buffer.extend_from_slice(&piece);
+            while let Some(end) = buffer.windows(2).position(|bytes| bytes == b"\n\n") {
+                let block = String::from_utf8(buffer.drain(..end + 2).collect()).unwrap();
+                let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+                if let Some(id) = field("id: ") {
+                    if before(id, last.as_deref()) {
+                        caller.ledger.wrong(format!("the stream went back from {last:?} to {id}"));
+                    }
+                    last = Some(id.to_owned());
+                }
+                let Some(event) = field("data: ") else { continue };
+                let event: Value = serde_json::from_str(event).unwrap();
+                let reset = event["type"] == "reset";
+                if count == 0 && resumed && reset != first_of_life {
+                    let life = if first_of_life { "another life" } else { "this life" };
+                    caller.ledger.wrong(format!("resuming a stream of {life} began with {}", event["type"]));
+                }
+                count += 1;
+                let job = &event["object"];
+                if event["type"] == "job.changed" && job.is_object() {
+                    let id = job["id"].as_str().unwrap().to_owned();
+                    if !job["finished_at"].is_null() {
+                        caller.ledger.shown(caller.ledger.ask(), job);
+                        ended.insert(id);
+                    } else if ended.contains(&id) {
+                        caller.ledger.wrong(format!("the stream took the end of the job {id} back"));
+                    }
+                }
+            }
+            if count > 40 {
+                break;
+            }
+        }
+        if last.is_none() && count == 0 {
+            return None;
+        }
+        first_of_life &= count == 0;
+    }
+    last
+}
+
+/// Whether a version is of the same epoch as another and not behind it.
+fn before(version: &str, other: Option<&str>) -> bool {
+    let parts = |text: &str| {
+        let (epoch, number) = text.split_once('-')?;
+        Some((epoch.to_owned(), number.parse::<u64>().ok()?))
+    };
+    match (parts(version), other.and_then(parts)) {
+        (Some((epoch, number)), Some((other, last))) => epoch == other && number < last,
+        _ => false,
+    }
+}
