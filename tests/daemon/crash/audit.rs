@@ -50,7 +50,7 @@ pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value]) -> Audit
             let ended = world["tasks"][task].as_str().unwrap_or_default();
             let fits = match state {
                 "succeeded" if done(steps[0]) => ended != "error",
-                "failed" | "cancelled" => ended != "success",
+                "failed" | "cancelled" if !done(steps[0]) => ended != "success",
                 _ => true,
             };
             if !fits {

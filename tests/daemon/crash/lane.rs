@@ -24,7 +24,10 @@ use super::load::{Caller, MACHINES, Mix};
 use crate::harness::{Daemon, HostProcess, PATIENCE, otter, pause};
 
 /// How many callers there are.
-const CALLERS: u64 = 4;
+const CALLERS: u64 = 6;
+
+/// How fast the hosts of the lanes are, one after the other.
+const PACES: [&str; 4] = ["0.05", "0.2", "0.01", "0.1"];
 
 /// How long a named step may take to be reached, from the start of the daemon on.
 const REACHED_WITHIN: Duration = Duration::from_secs(6);
@@ -64,7 +67,8 @@ pub struct Lane {
 
 impl Lane {
     pub async fn start(seed: u64, mix: Mix, sabotage: Option<&'static str>) -> Self {
-        let host = HostProcess::start(&["--machines", &MACHINES.to_string(), "--pace", "0.05"]).await;
+        let pace = PACES[Dice::of(seed, &[]).at(PACES.len())];
+        let host = HostProcess::start(&["--machines", &MACHINES.to_string(), "--pace", pace]).await;
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("otter.toml"), "[esx]\nsettle = \"1s\"\nread_timeout = \"10s\"\n").unwrap();
         Self {
@@ -85,10 +89,10 @@ impl Lane {
         let death = if dice.chance(25) {
             Death::Started(Duration::from_millis(dice.below(250)))
         } else {
-            Death::Ready(Duration::from_millis(dice.below(400)))
+            Death::Ready(Duration::from_millis(dice.below(600)))
         };
         self.live(death).await;
-        for _ in 0..3 {
+        for attempt in 0..6 {
             // What only a start after a loss comes by.
             let lost = match step {
                 Step::Settle | Step::AgainCommitted => Some(Step::Call),
@@ -96,11 +100,11 @@ impl Lane {
                 _ => None,
             };
             let rare = lost.is_some()
-                || matches!(step, Step::Open | Step::Recover | Step::Resume | Step::Recovered | Step::CancelTask);
+                || matches!(step, Step::Open | Step::Recover | Step::Resume | Step::Recovered | Step::CancelTask | Step::Watch);
             if let Some(lost) = lost {
                 self.live(Death::At(lost, 1)).await;
             }
-            let visits = if rare { 1 } else { 1 + u32::try_from(dice.below(4)).unwrap() };
+            let visits = if rare || attempt > 0 { 1 } else { 1 + u32::try_from(dice.below(4)).unwrap() };
             if self.live(Death::At(step, visits)).await {
                 return;
             }

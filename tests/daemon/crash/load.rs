@@ -36,7 +36,6 @@ pub struct Caller {
 struct Answered {
     status: u16,
     json: Value,
-    replayed: bool,
 }
 
 impl Caller {
@@ -213,7 +212,7 @@ impl Caller {
         }
         self.ledger.sending(order, self.life);
         let asked = self.ledger.ask();
-        let Answered { status, json, replayed } = self.ask(request).await?;
+        let Answered { status, json } = self.ask(request).await?;
         let text = |field: &str| json[field].as_str().map(str::to_owned);
         if let (Some(job), Some(_)) = (text("id"), text("kind")) {
             self.ledger.accepted(order, &job);
@@ -223,14 +222,14 @@ impl Caller {
         let code = text("code").unwrap_or_default();
         if let Some(job) = text("job") {
             self.ledger.accepted(order, &job);
-            if !matches!(code.as_str(), "wait-timeout" | "job-still-running" | "shutting-down") {
+            // A rename that went well is answered with its snapshot, which may be gone since.
+            let no_snapshot = order.method == Method::PATCH && code == "not-found";
+            if !no_snapshot && !matches!(code.as_str(), "wait-timeout" | "job-still-running" | "shutting-down") {
                 self.ledger.shown_by_problem(&job, &code);
             }
             return Some(Some(job));
         }
-        // A rename is answered with its snapshot.
-        let shows_snapshot = order.method == Method::PATCH && (status == 200 || (replayed && code == "not-found"));
-        if !shows_snapshot {
+        if order.method != Method::PATCH || status != 200 {
             self.ledger.refused(order, &format!("{status} {code}"));
             let usual = ["not-found", "ambiguous-name", "queue-full", "inventory-loading", "invalid-power-state"];
             if !usual.contains(&code.as_str()) {
@@ -348,8 +347,7 @@ impl Caller {
             }
         };
         let status = response.status().as_u16();
-        let replayed = response.headers().contains_key("idempotent-replayed");
         let bytes = response.bytes().await.ok()?;
-        Some(Answered { status, json: serde_json::from_slice(&bytes).unwrap_or(Value::Null), replayed })
+        Some(Answered { status, json: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
     }
 }
