@@ -291,6 +291,8 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         levels.inventory_age.set(age.unwrap_or(f64::NAN));
         Levels::count(&levels.store_transactions, store.transactions());
         Levels::count(&levels.store_statements, store.queries());
+        Levels::count(&levels.store_refusals, store.refused());
+        levels.store_failing.set(i64::from(store.is_failing()));
         metrics.outage_until(clock.elapsed());
     });
 }

@@ -55,6 +55,8 @@ pub struct Levels {
     pub waits: Gauge,
     pub store_transactions: Counter,
     pub store_statements: Counter,
+    pub store_refusals: Counter,
+    pub store_failing: Gauge,
 }
 
 type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -103,6 +105,8 @@ impl Default for Metrics {
             waits,
             store_transactions,
             store_statements,
+            store_refusals,
+            store_failing,
         } = levels.clone();
 
         let mut table = Registry::with_prefix("otter");
@@ -145,6 +149,12 @@ impl Default for Metrics {
             store_transactions,
         );
         table.register("store_statements", "Statements that the database ran", store_statements);
+        table.register("store_refusals", "Writes that the disk or the database refused", store_refusals);
+        table.register(
+            "store_failing",
+            "1 while the last commit was refused: no job is accepted, none ends",
+            store_failing,
+        );
 
         Self(Arc::new(Inner {
             registry: table,
@@ -290,7 +300,7 @@ mod tests {
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (15, 15), "{text}");
+        assert_eq!((types, helps), (17, 17), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, wanted) in [
             ("otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}", "1"),

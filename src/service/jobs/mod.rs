@@ -37,6 +37,9 @@ use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, Store
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
+/// How long a caller that cancels waits for the job's end to be committed.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The job engine. Clones share it.
 #[derive(Clone)]
 pub struct Jobs(Arc<Engine>);
@@ -260,7 +263,11 @@ impl Jobs {
             if self.0.queues().withdraw(machine, id) {
                 self.0.no_expiry(&live.job);
                 Engine::end_queued(&self.0, id, machine, Driver::cancel_queued);
-                return self.ended(id).await;
+                // A disk that takes no commits must not hold up the caller: the job ends when it can be committed.
+                tokio::select! {
+                    ended = self.ended(id) => return ended,
+                    () = self.0.parts.clock.sleep(CANCEL_PATIENCE) => return self.get(id).await,
+                }
             }
             let changes = self.0.board.follow(id);
             sabotage::reached(Step::Cancel);

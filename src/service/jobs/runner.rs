@@ -233,20 +233,25 @@ impl Runner {
     /// Commits the job, however long that takes: nothing may happen to the host before, and nobody may hear of
     /// an end before.
     async fn save(&self, job: &Job) {
+        let begun = self.clock.elapsed();
         let mut pause = Duration::from_millis(100);
+        let mut refused = false;
         loop {
             let error = match self.store.update_job(job).await {
                 // Ended: this very commit came through before, and only its answer did not.
-                Ok(()) | Err(StoreError::AlreadyEnded(_)) => return,
+                Ok(()) | Err(StoreError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
-            tracing::error!(
-                job = %job.id,
-                error = &error as &dyn std::error::Error,
-                "the job cannot be committed; trying again in {pause:?}"
-            );
+            if !std::mem::replace(&mut refused, true) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(job = %job.id, error, "the job cannot be committed; it waits until it can be");
+            }
             self.clock.sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(10));
+        }
+        if refused {
+            let waited = self.clock.elapsed().saturating_sub(begun);
+            tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
         }
     }
 
