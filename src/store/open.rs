@@ -87,8 +87,7 @@ async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
     if file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
         return Err(damaged("it is empty"));
     }
-    let options =
-        SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
+    let options = SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
     let mut connection = connect(directory, file, &options).await?;
     let found: Result<String, sqlx::Error> =
         sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await;

@@ -138,7 +138,8 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn Waiting>>) {
         }
         Err(Aborted::Statement(_)) if group.len() > 1 => {
             for mut request in group.drain(..) {
-                let alone = transaction(store, std::slice::from_mut(&mut request)).await.map_err(Aborted::cause);
+                let alone =
+                    transaction(store, std::slice::from_mut(&mut request)).await.map_err(Aborted::cause);
                 note(store, 1, alone.as_ref().err());
                 request.settle(alone);
             }

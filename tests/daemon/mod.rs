@@ -5,3 +5,4 @@ mod doctor;
 mod recovery;
 mod signals;
 mod start;
+mod storage;

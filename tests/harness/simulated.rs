@@ -21,8 +21,7 @@ impl HostProcess {
     /// Starts it on free ports, with these arguments beside.
     pub async fn start(arguments: &[&str]) -> Self {
         let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        let mut child =
-            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let said = tokio::task::spawn_blocking(move || {
             BufReader::new(stdout).lines().take(4).map(Result::unwrap).collect::<Vec<_>>()
@@ -30,7 +29,9 @@ impl HostProcess {
         let said = tokio::time::timeout(PATIENCE, said).await.expect("the host to start").unwrap();
         let word = |line: &str| {
             let line = said.iter().find(|said| said.contains(line));
-            line.and_then(|line| line.split_whitespace().last()).expect("a host that says where it is").to_owned()
+            line.and_then(|line| line.split_whitespace().last())
+                .expect("a host that says where it is")
+                .to_owned()
         };
         let url = word("listens on").trim_end_matches("/sdk").to_owned();
         Self { child, url, pin: word("fingerprint"), admin: word("admin"), client: super::client() }
@@ -47,7 +48,8 @@ impl HostProcess {
     }
 
     async fn ask(&self, path: &str) -> Value {
-        let answer = self.client.get(format!("{}{path}", self.admin)).send().await.expect("an answer of the host");
+        let answer =
+            self.client.get(format!("{}{path}", self.admin)).send().await.expect("an answer of the host");
         answer.json().await.expect("an answer of the host in JSON")
     }
 }

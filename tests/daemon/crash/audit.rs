@@ -82,14 +82,20 @@ pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value]) -> Audit
 fn allowed(method: &str) -> u64 {
     match method {
         "ResetVM_Task" | "CreateSnapshot_Task" | "ShutdownGuest" | "RebootGuest" => 1,
-        "PowerOnVM_Task" | "PowerOffVM_Task" | "SuspendVM_Task" | "RevertToSnapshot_Task"
-        | "RemoveSnapshot_Task" | "RemoveAllSnapshots_Task" | "RenameSnapshot" => 4,
+        "PowerOnVM_Task"
+        | "PowerOffVM_Task"
+        | "SuspendVM_Task"
+        | "RevertToSnapshot_Task"
+        | "RemoveSnapshot_Task"
+        | "RemoveAllSnapshots_Task"
+        | "RenameSnapshot" => 4,
         _ => u64::MAX,
     }
 }
 
 fn has_kill_beside(job: &Value, jobs: &[Value]) -> bool {
-    let time = |job: &Value, field: &str| job[field].as_str().unwrap_or_default().parse::<jiff::Timestamp>().ok();
+    let time =
+        |job: &Value, field: &str| job[field].as_str().unwrap_or_default().parse::<jiff::Timestamp>().ok();
     jobs.iter().any(|other| {
         other["kind"] == "machine.kill"
             && other["machine"] == job["machine"]
@@ -130,7 +136,9 @@ async fn differences(caller: &Caller, host: &HostProcess) -> Option<Vec<String>>
             found.push(format!("the machine {id}"));
         }
         let listed = caller.read(&format!("/v1/machines/{id}/snapshots")).await?;
-        let shape = |snapshot: &Value| ["id", "parent", "name", "description"].map(|field| snapshot[field].to_string());
+        let shape = |snapshot: &Value| {
+            ["id", "parent", "name", "description"].map(|field| snapshot[field].to_string())
+        };
         let listed: BTreeSet<_> = listed["items"].as_array()?.iter().map(shape).collect();
         let real: BTreeSet<_> = real["snapshots"].as_array()?.iter().map(shape).collect();
         if listed != real {

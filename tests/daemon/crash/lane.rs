@@ -70,7 +70,11 @@ impl Lane {
         let pace = PACES[Dice::of(seed, &[]).at(PACES.len())];
         let host = HostProcess::start(&["--machines", &MACHINES.to_string(), "--pace", pace]).await;
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("otter.toml"), "[esx]\nsettle = \"1s\"\nread_timeout = \"10s\"\n").unwrap();
+        std::fs::write(
+            directory.path().join("otter.toml"),
+            "[esx]\nsettle = \"1s\"\nread_timeout = \"10s\"\n",
+        )
+        .unwrap();
         Self {
             host,
             directory,
@@ -100,7 +104,15 @@ impl Lane {
                 _ => None,
             };
             let rare = lost.is_some()
-                || matches!(step, Step::Open | Step::Recover | Step::Resume | Step::Recovered | Step::CancelTask | Step::Watch);
+                || matches!(
+                    step,
+                    Step::Open
+                        | Step::Recover
+                        | Step::Resume
+                        | Step::Recovered
+                        | Step::CancelTask
+                        | Step::Watch
+                );
             if let Some(lost) = lost {
                 self.live(Death::At(lost, 1)).await;
             }
@@ -157,7 +169,9 @@ impl Lane {
         self.last_event = timeout(PATIENCE, events).await.expect("the stream to end").unwrap();
         match (death, by_itself) {
             (Death::At(..), true) => self.died_at(death),
-            (Death::Ready(_) | Death::Started(_), true) => self.ledger.wrong("the daemon ended by itself".to_owned()),
+            (Death::Ready(_) | Death::Started(_), true) => {
+                self.ledger.wrong("the daemon ended by itself".to_owned());
+            }
             (_, false) => self.note_jobs().await,
         }
         by_itself
@@ -171,12 +185,14 @@ impl Lane {
         let quiet = async {
             begin(caller.clone()).await?;
             let stream = tokio::spawn(events(caller.clone(), self.last_event.clone()));
-            while !caller.read("/v1/jobs?state=queued,running&limit=1").await?["items"].as_array()?.is_empty() {
+            while !caller.read("/v1/jobs?state=queued,running&limit=1").await?["items"].as_array()?.is_empty()
+            {
                 pause().await;
             }
             Some(stream)
         };
-        let stream = timeout(PATIENCE * 4, quiet).await.expect("all jobs to end").expect("a daemon that lives");
+        let stream =
+            timeout(PATIENCE * 4, quiet).await.expect("all jobs to end").expect("a daemon that lives");
         let jobs = caller.all_jobs().await.expect("all jobs");
         self.ledger.settle(&jobs);
         self.seen.audit = audit(&caller, &self.host, &jobs).await;
@@ -243,7 +259,6 @@ impl Lane {
     fn log(&self) -> PathBuf {
         self.directory.path().join("log")
     }
-
 }
 
 /// Where a job is by what is on disk.

@@ -97,7 +97,10 @@ impl Ledger {
         entry.refused = false;
         let first = entry.job.get_or_insert_with(|| job.to_owned()).clone();
         if first != job {
-            book.wrong(format!("the key {:?} was answered with the job {job}, and {first} before", order.key));
+            book.wrong(format!(
+                "the key {:?} was answered with the job {job}, and {first} before",
+                order.key
+            ));
         }
         let known = book.jobs.entry(job.to_owned()).or_default();
         known.machine.clone_from(&order.machine);
@@ -120,8 +123,7 @@ impl Ledger {
         let text = |field: &str| job[field].as_str().unwrap_or_default().to_owned();
         let (id, state) = (text("id"), text("state"));
         let ended = !matches!(state.as_str(), "queued" | "running");
-        let whole =
-            [job["result"].clone(), job["error"]["code"].clone(), job["finished_at"].clone()];
+        let whole = [job["result"].clone(), job["error"]["code"].clone(), job["finished_at"].clone()];
         let mut book = self.book();
         book.now += 1;
         let now = book.now;

@@ -224,14 +224,17 @@ impl Caller {
             self.ledger.accepted(order, &job);
             // A rename that went well is answered with its snapshot, which may be gone since.
             let no_snapshot = order.method == Method::PATCH && code == "not-found";
-            if !no_snapshot && !matches!(code.as_str(), "wait-timeout" | "job-still-running" | "shutting-down") {
+            if !no_snapshot
+                && !matches!(code.as_str(), "wait-timeout" | "job-still-running" | "shutting-down")
+            {
                 self.ledger.shown_by_problem(&job, &code);
             }
             return Some(Some(job));
         }
         if order.method != Method::PATCH || status != 200 {
             self.ledger.refused(order, &format!("{status} {code}"));
-            let usual = ["not-found", "ambiguous-name", "queue-full", "inventory-loading", "invalid-power-state"];
+            let usual =
+                ["not-found", "ambiguous-name", "queue-full", "inventory-loading", "invalid-power-state"];
             if !usual.contains(&code.as_str()) {
                 self.ledger.wrong(format!("{} {}: {status} {json}", order.method, order.path));
             }
@@ -294,7 +297,8 @@ impl Caller {
         let path = format!("/v1/machines/{machine}/snapshots");
         let snapshots = self.read(&path).await?;
         let made = snapshots["items"].as_array()?.iter();
-        let made = made.filter(|snapshot| snapshot["name"].as_str().is_some_and(|name| name.starts_with("made-")));
+        let made =
+            made.filter(|snapshot| snapshot["name"].as_str().is_some_and(|name| name.starts_with("made-")));
         let made: Vec<&str> = made.filter_map(|snapshot| snapshot["id"].as_str()).collect();
         if made.is_empty() {
             let order = self.create(machine, dice);

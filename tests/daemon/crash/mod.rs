@@ -115,7 +115,11 @@ impl std::fmt::Display for Report {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bar = |count: u32| "#".repeat(usize::try_from(count.min(60)).unwrap());
         writeln!(formatter, "{} lives, {} jobs: {:?}", self.lives, self.jobs, self.states)?;
-        writeln!(formatter, "unknown: {:?}, of these cancelled or beside a kill: {}", self.unknown, self.disturbed)?;
+        writeln!(
+            formatter,
+            "unknown: {:?}, of these cancelled or beside a kill: {}",
+            self.unknown, self.disturbed
+        )?;
         writeln!(formatter, "where jobs were at the kills at random:")?;
         for (stage, count) in &self.at_random {
             writeln!(formatter, "  {stage:20} {count:4} {}", bar(*count))?;
