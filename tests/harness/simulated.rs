@@ -47,6 +47,18 @@ impl HostProcess {
         self.ask("/world").await
     }
 
+    /// Has something happen, or go wrong later.
+    pub async fn order(&self, path: &str, how: &Value) {
+        let answer = self.client.post(format!("{}{path}", self.admin)).json(how).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{path} {how}: {}", answer.text().await.unwrap());
+    }
+
+    /// Nothing goes wrong any more.
+    pub async fn forget_faults(&self) {
+        let answer = self.client.delete(format!("{}/faults", self.admin)).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+    }
+
     async fn ask(&self, path: &str) -> Value {
         let answer =
             self.client.get(format!("{}{path}", self.admin)).send().await.expect("an answer of the host");

@@ -23,7 +23,7 @@ pub struct Audit {
 /// What is never sent again after a loss.
 const SENT_ONCE: [&str; 4] = ["machine.reset", "machine.reboot", "machine.shutdown", "snapshot.create"];
 
-pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value]) -> Audit {
+pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_alive: bool) -> Audit {
     let (calls, world) = (host.calls().await, host.world().await);
     let mut audit = Audit { jobs: jobs.len(), ..Audit::default() };
     let wrong = |what: String| caller.ledger.wrong(what);
@@ -69,7 +69,7 @@ pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value]) -> Audit
             *audit.unknown.entry(kind.to_owned()).or_default() += 1;
             let disturbed = !job["cancel_requested_at"].is_null() || has_kill_beside(job, jobs);
             audit.disturbed += u32::from(disturbed);
-            if !SENT_ONCE.contains(&kind) && !disturbed {
+            if host_alive && !SENT_ONCE.contains(&kind) && !disturbed {
                 wrong(format!("the job {id} ({kind}) ended unknown: {}", job["error"]["detail"]));
             }
         }

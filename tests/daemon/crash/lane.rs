@@ -13,7 +13,7 @@ use std::time::Duration;
 use otter::domain::job::{Job, JobState};
 use otter::sabotage::Step;
 use otter::store::Store;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -54,19 +54,28 @@ pub struct Seen {
     pub audit: Audit,
 }
 
+/// What a lane does.
+#[derive(Clone, Copy, Default)]
+pub struct Plan {
+    pub mix: Mix,
+    /// A mistake for the daemon to make.
+    pub sabotage: Option<&'static str>,
+    /// The host forgets sessions and tasks, restarts, and hangs up on calls, too.
+    pub trouble: bool,
+}
+
 pub struct Lane {
     host: HostProcess,
     directory: tempfile::TempDir,
     ledger: Ledger,
     seed: u64,
-    mix: Mix,
-    sabotage: Option<&'static str>,
+    plan: Plan,
     last_event: Option<String>,
     seen: Seen,
 }
 
 impl Lane {
-    pub async fn start(seed: u64, mix: Mix, sabotage: Option<&'static str>) -> Self {
+    pub async fn start(seed: u64, plan: Plan) -> Self {
         let pace = PACES[Dice::of(seed, &[]).at(PACES.len())];
         let host = HostProcess::start(&["--machines", &MACHINES.to_string(), "--pace", pace]).await;
         let directory = tempfile::tempdir().unwrap();
@@ -80,8 +89,7 @@ impl Lane {
             directory,
             ledger: Ledger::default(),
             seed,
-            mix,
-            sabotage,
+            plan,
             last_event: None,
             seen: Seen::default(),
         }
@@ -133,6 +141,14 @@ impl Lane {
         };
         let caller = Caller::new(daemon.address(), &self.ledger, self.seen.lives);
         let mut tasks = JoinSet::new();
+        let mix = match death {
+            Death::At(Step::Watch, _) => Mix::Guests,
+            Death::At(Step::Cancel | Step::CancelTask, _) => Mix::Cancels,
+            _ => self.plan.mix,
+        };
+        if self.plan.trouble {
+            self.make_trouble().await;
+        }
         let events = tokio::spawn(events(caller.clone(), self.last_event.clone()));
         let begun = Box::pin(begin(caller.clone()));
         let until = match death {
@@ -157,7 +173,7 @@ impl Lane {
                     }
                     for number in 0..CALLERS {
                         let dice = Dice::of(self.seed, &[u64::from(self.seen.lives), number]);
-                        tasks.spawn(caller.clone().work(dice, self.mix));
+                        tasks.spawn(caller.clone().work(dice, mix));
                     }
                 }
             }
@@ -182,6 +198,7 @@ impl Lane {
         self.seen.lives += 1;
         let daemon = self.daemon(Death::Ready(PATIENCE)).await.expect("a daemon");
         let caller = Caller::new(daemon.address(), &self.ledger, self.seen.lives);
+        self.host.forget_faults().await;
         let quiet = async {
             begin(caller.clone()).await?;
             let stream = tokio::spawn(events(caller.clone(), self.last_event.clone()));
@@ -195,7 +212,7 @@ impl Lane {
             timeout(PATIENCE * 4, quiet).await.expect("all jobs to end").expect("a daemon that lives");
         let jobs = caller.all_jobs().await.expect("all jobs");
         self.ledger.settle(&jobs);
-        self.seen.audit = audit(&caller, &self.host, &jobs).await;
+        self.seen.audit = audit(&caller, &self.host, &jobs, !self.plan.trouble).await;
         assert!(daemon.terminate().await.success());
         timeout(PATIENCE, stream).await.expect("the stream to end").unwrap();
         let log = std::fs::read_to_string(self.log()).unwrap();
@@ -225,10 +242,40 @@ impl Lane {
         if let Death::At(step, visits) = death {
             command.env("OTTER_KILL_AT", format!("{}:{visits}", step.name()));
         }
-        if let Some(mistake) = self.sabotage {
+        if let Some(mistake) = self.plan.sabotage {
             command.env("OTTER_SABOTAGE", mistake);
         }
         Daemon::attempt(command).await
+    }
+
+    /// One thing at once, and two calls that are hit later.
+    async fn make_trouble(&self) {
+        let mut dice = Dice::of(self.seed, &[u64::from(self.seen.lives), 99]);
+        let at_once = [
+            ("expire-sessions", json!({})),
+            ("vanish-tasks", json!({})),
+            ("restart-hostd", json!({"drop_running": false})),
+            ("restart-hostd", json!({"drop_running": true})),
+        ];
+        let (what, how) = &at_once[dice.at(at_once.len())];
+        self.host.order(&format!("/{what}"), how).await;
+        for _ in 0..2 {
+            let what = [json!("close-before"), json!("close-after"), json!("close-mid-answer"), json!("expire-sessions")];
+            let what = &what[dice.at(what.len())];
+            let method = [
+                "PowerOnVM_Task",
+                "PowerOffVM_Task",
+                "ResetVM_Task",
+                "CreateSnapshot_Task",
+                "RevertToSnapshot_Task",
+                "RemoveSnapshot_Task",
+                "RebootGuest",
+                "WaitForUpdatesEx",
+                "RetrievePropertiesEx",
+            ];
+            let fault = json!({"method": method[dice.at(method.len())], "skip": dice.below(3), "what": what});
+            self.host.order("/faults", &fault).await;
+        }
     }
 
     fn died_at(&mut self, death: Death) {

@@ -13,10 +13,15 @@ use crate::harness::encode;
 pub const MACHINES: u64 = 9;
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mix {
     /// A little of everything.
+    #[default]
     Everything,
+    /// The same, and guests that shut down or restart.
+    Guests,
+    /// The same, and jobs that are cancelled once the host works for them.
+    Cancels,
     /// Only what must never be sent twice.
     SentOnce,
     /// Everything with a key, and waited for.
@@ -113,7 +118,13 @@ impl Caller {
                 let order = self.power(machine, json!({"action": action}), Some(self.ledger.fresh("key")));
                 return self.send(&order, Some("5s")).await.map(drop);
             }
-            Mix::Everything => {}
+            Mix::Guests if dice.chance(60) => return self.move_guest(dice).await,
+            Mix::Cancels if dice.chance(60) => {
+                let order = self.create(machine, dice);
+                let Some(job) = self.send(&order, None).await? else { return Some(()) };
+                return self.cancel_once_on_host(&job).await;
+            }
+            Mix::Everything | Mix::Guests | Mix::Cancels => {}
         }
         match dice.below(100) {
             0..12 => self.look(machine, dice).await,
@@ -139,17 +150,7 @@ impl Caller {
                 self.start(dice, order).await
             }
             54..64 => self.change_snapshot(machine, dice).await,
-            64..68 => {
-                // Those with tools; a guest that is never seen to obey ends its job at the deadline.
-                let machine = 3 * (1 + dice.below(MACHINES / 3));
-                let (body, query) = if dice.chance(50) {
-                    (json!({"action": "shutdown", "force_after": "1s"}), "")
-                } else {
-                    (json!({"action": "reboot"}), "deadline=4s")
-                };
-                let order = self.power(machine, body, None);
-                self.start(dice, Order { query: query.to_owned(), ..order }).await
-            }
+            64..68 => self.move_guest(dice).await,
             weight => {
                 let action = match weight {
                     68..75 => "reset",
@@ -175,16 +176,7 @@ impl Caller {
         let job = self.send(&order, wait).await?;
         match (job, dice.below(10)) {
             (Some(job), 0) => self.cancel_job(&job).await,
-            (Some(job), 1) => {
-                // Once the host works for it.
-                for _ in 0..20 {
-                    let shown = self.job(&job).await?;
-                    if !shown["host_task"].is_null() || !shown["finished_at"].is_null() {
-                        break;
-                    }
-                }
-                self.cancel_job(&job).await
-            }
+            (Some(job), 1) => self.cancel_once_on_host(&job).await,
             (Some(job), 2..8) => {
                 let asked = self.ledger.ask();
                 let shown = self.read(&format!("/v1/jobs/{job}?wait=2s")).await?;
@@ -274,6 +266,35 @@ impl Caller {
             status => self.ledger.wrong(format!("cancelling {job}: {status} {}", answered.json)),
         }
         Some(())
+    }
+
+    async fn cancel_once_on_host(&self, job: &str) -> Option<()> {
+        for _ in 0..20 {
+            let shown = self.job(job).await?;
+            if !shown["host_task"].is_null() || !shown["finished_at"].is_null() {
+                break;
+            }
+        }
+        self.cancel_job(job).await
+    }
+
+    /// Asks a guest with tools to shut down or to restart, once it runs. One that is never seen to obey ends its job at
+    /// the deadline.
+    async fn move_guest(&self, dice: &mut Dice) -> Option<()> {
+        let machine = 3 * (1 + dice.below(MACHINES / 3));
+        self.send(&self.power(machine, json!({"action": "on"}), None), Some("1s")).await?;
+        let url = format!("{}/v1/machines/{machine}/wait?until=tools&wait=1s", self.base);
+        let answered = self.ask(self.client.get(url)).await?;
+        if !matches!(answered.status, 200 | 409 | 504) {
+            self.ledger.wrong(format!("waiting for the tools: {} {}", answered.status, answered.json));
+        }
+        let (body, query) = if dice.chance(50) {
+            (json!({"action": "shutdown", "force_after": "1s"}), "")
+        } else {
+            (json!({"action": "reboot"}), "deadline=4s")
+        };
+        let order = self.power(machine, body, None);
+        self.start(dice, Order { query: query.to_owned(), ..order }).await
     }
 
     async fn job(&self, job: &str) -> Option<Value> {
