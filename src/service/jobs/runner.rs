@@ -74,23 +74,27 @@ impl Runner {
         let mut effect = first;
         let id = driver.job().machine.id.clone();
         let mut tools_stops = self.tools_stops(&id);
+        // Somebody asked to cancel the job, and a crash would forget it: nobody is told yet that the wish was taken.
+        let mut wish_unsaved = false;
         loop {
             if effect == Effect::Finish {
                 leave(driver.job());
                 self.count_end(driver.job());
-                self.publish(&driver, &live);
+                self.publish(&driver, &live, false);
                 sabotage::reached(Step::Told);
                 if self.sabotage.makes(Mistake::EndTakenBack) {
                     self.take_back(&driver, &live);
                 }
                 return Ran::ToTheEnd;
             }
-            self.publish(&driver, &live);
+            self.publish(&driver, &live, wish_unsaved);
             if matches!(effect, Effect::Call(_)) {
                 tools_stops = self.tools_stops(&id);
             }
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
+            let saves = effect == Effect::Save;
+            let saves_wish = saves && driver.job().cancel_requested_at.is_some();
             let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
             let input = loop {
                 let interrupt = tokio::select! {
@@ -118,7 +122,9 @@ impl Runner {
                         }
                     }
                 };
+                let wished = driver.job().cancel_requested_at.is_some();
                 let reaction = driver.interrupt(interrupt, self.clock.now());
+                wish_unsaved |= !wished && driver.job().cancel_requested_at.is_some();
                 if let Some(task) = reaction.cancel_task {
                     cancelling.push(self.cancel(task));
                 }
@@ -126,9 +132,16 @@ impl Runner {
                     effect = instead;
                     break None;
                 }
-                self.publish(&driver, &live);
+                // Beside a commit that is under way, the older of the two could come last.
+                if wish_unsaved && !saves {
+                    wish_unsaved = !self.try_to_save(driver.job()).await;
+                }
+                self.publish(&driver, &live, wish_unsaved);
             };
             if let Some(input) = input {
+                if wish_unsaved && saves {
+                    wish_unsaved = !(saves_wish || self.try_to_save(driver.job()).await);
+                }
                 effect = driver.step(input, self.clock.now());
             }
         }
@@ -139,7 +152,7 @@ impl Runner {
         let running = Job { state: JobState::Running, finished_at: None, ..driver.job().clone() };
         live.send_modify(|live| live.job = Arc::new(running));
         self.tell(live);
-        self.publish(driver, live);
+        self.publish(driver, live, false);
     }
 
     async fn perform(&self, job: Job, effect: Effect, tools_stops: u64, live: &watch::Sender<Live>) -> Input {
@@ -253,6 +266,11 @@ impl Runner {
             let waited = self.clock.elapsed().saturating_sub(begun);
             tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
         }
+    }
+
+    /// Commits the job if that can be done now; the next commit says the same.
+    async fn try_to_save(&self, job: &Job) -> bool {
+        self.store.update_job(job).await.is_ok()
     }
 
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
@@ -404,8 +422,11 @@ impl Runner {
         }
     }
 
-    fn publish(&self, driver: &Driver, live: &watch::Sender<Live>) {
-        let next = Live::of(driver, None);
+    fn publish(&self, driver: &Driver, live: &watch::Sender<Live>, wish_unsaved: bool) {
+        let mut next = Live::of(driver, None);
+        if wish_unsaved {
+            next.job = Arc::new(Job { cancel_requested_at: None, ..driver.job().clone() });
+        }
         let changed = live.send_if_modified(|shown| {
             // Between the end and its commit the job still shows as it was.
             if next.job.state.is_end() && !driver.is_finished() {
