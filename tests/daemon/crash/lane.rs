@@ -13,6 +13,7 @@ use std::time::Duration;
 use otter::domain::job::{Job, JobState};
 use otter::sabotage::Step;
 use otter::store::Store;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -39,6 +40,8 @@ pub enum Death {
     Ready(Duration),
     /// So long after its start.
     Started(Duration),
+    /// By a SIGTERM, so long after the daemon is ready.
+    Stopped(Duration),
     /// When a step is reached for this time.
     At(Step, u32),
 }
@@ -104,6 +107,9 @@ impl Lane {
             Death::Ready(Duration::from_millis(dice.below(600)))
         };
         self.live(death).await;
+        if self.plan.trouble {
+            self.live(Death::Stopped(Duration::from_millis(dice.below(600)))).await;
+        }
         for attempt in 0..6 {
             // What only a start after a loss comes by.
             let lost = match step {
@@ -152,7 +158,7 @@ impl Lane {
         let events = tokio::spawn(events(caller.clone(), self.last_event.clone()));
         let begun = Box::pin(begin(caller.clone()));
         let until = match death {
-            Death::Ready(_) => started + PATIENCE,
+            Death::Ready(_) | Death::Stopped(_) => started + PATIENCE,
             Death::Started(after) => started + after,
             Death::At(..) => started + REACHED_WITHIN,
         };
@@ -168,7 +174,7 @@ impl Lane {
                     if ready.is_none() {
                         continue;
                     }
-                    if let Death::Ready(after) = death {
+                    if let Death::Ready(after) | Death::Stopped(after) = death {
                         until = Instant::now() + after;
                     }
                     for number in 0..CALLERS {
@@ -179,15 +185,24 @@ impl Lane {
             }
         }
         let by_itself = !daemon.is_running();
-        daemon.kill();
+        if let (Death::Stopped(_), false) = (death, by_itself) {
+            daemon.signal(Signal::TERM);
+            let status = daemon.ended().await;
+            if !status.success() {
+                self.ledger.wrong(format!("a daemon that was asked to stop ended with {status}"));
+            }
+        } else {
+            daemon.kill();
+        }
         let ended = timeout(PATIENCE, async { while tasks.join_next().await.is_some() {} }).await;
         ended.expect("the callers to notice");
         self.last_event = timeout(PATIENCE, events).await.expect("the stream to end").unwrap();
         match (death, by_itself) {
             (Death::At(..), true) => self.died_at(death),
-            (Death::Ready(_) | Death::Started(_), true) => {
+            (Death::Ready(_) | Death::Started(_) | Death::Stopped(_), true) => {
                 self.ledger.wrong("the daemon ended by itself".to_owned());
             }
+            (Death::Stopped(_), false) => {}
             (_, false) => self.note_jobs().await,
         }
         by_itself
@@ -260,7 +275,12 @@ impl Lane {
         let (what, how) = &at_once[dice.at(at_once.len())];
         self.host.order(&format!("/{what}"), how).await;
         for _ in 0..2 {
-            let what = [json!("close-before"), json!("close-after"), json!("close-mid-answer"), json!("expire-sessions")];
+            let what = [
+                json!("close-before"),
+                json!("close-after"),
+                json!("close-mid-answer"),
+                json!("expire-sessions"),
+            ];
             let what = &what[dice.at(what.len())];
             let method = [
                 "PowerOnVM_Task",

@@ -51,6 +51,8 @@ struct Entry {
 struct Known {
     machine: String,
     end: Option<End>,
+    /// When it was told that somebody asked to cancel it.
+    to_be_cancelled: Option<u64>,
     /// In which life it was last looked at after a start.
     seen_in: u32,
 }
@@ -154,9 +156,14 @@ impl Ledger {
             }
             _ => None,
         };
-        if let Some(wrong) = wrong {
-            book.wrong(wrong);
+        let forgotten =
+            job["cancel_requested_at"].is_null() && known.to_be_cancelled.is_some_and(|told| asked.0 > told);
+        if !job["cancel_requested_at"].is_null() {
+            known.to_be_cancelled.get_or_insert(now);
         }
+        let forgotten = forgotten.then(|| format!("the job {id} forgot that it is to be cancelled"));
+        let wrongs: Vec<String> = wrong.into_iter().chain(forgotten).collect();
+        book.wrongs.extend(wrongs);
     }
 
     /// A problem told of a job's end.

@@ -225,8 +225,14 @@ impl Caller {
         }
         if order.method != Method::PATCH || status != 200 {
             self.ledger.refused(order, &format!("{status} {code}"));
-            let usual =
-                ["not-found", "ambiguous-name", "queue-full", "inventory-loading", "invalid-power-state"];
+            let usual = [
+                "not-found",
+                "ambiguous-name",
+                "queue-full",
+                "inventory-loading",
+                "invalid-power-state",
+                "shutting-down",
+            ];
             if !usual.contains(&code.as_str()) {
                 self.ledger.wrong(format!("{} {}: {status} {json}", order.method, order.path));
             }
