@@ -78,9 +78,9 @@ impl Daemon {
     }
 
     /// `SIGKILL`: nothing of it can react.
-    pub fn kill(mut self) {
+    pub fn kill(mut self) -> ExitStatus {
         self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.wait().unwrap()
     }
 
     /// Where it listens: an address and a port.

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use otter::domain::job::{Job, JobState};
 use otter::sabotage::Step;
 use otter::store::Store;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -22,6 +23,7 @@ use super::audit::{Audit, audit};
 use super::dice::Dice;
 use super::ledger::Ledger;
 use super::load::{Caller, MACHINES, Mix};
+use super::stream::Reader;
 use crate::harness::{Daemon, HostProcess, PATIENCE, otter, pause};
 
 /// How many callers there are.
@@ -142,28 +144,32 @@ impl Lane {
         self.seen.lives += 1;
         let started = Instant::now();
         let Some(mut daemon) = self.daemon(death).await else {
-            self.died_at(death);
-            return matches!(death, Death::At(..));
+            let expected = matches!(death, Death::At(Step::Open, _));
+            if expected {
+                *self.seen.reached.entry(Step::Open).or_default() += 1;
+            } else {
+                self.ledger.wrong(format!("the daemon does not start, and was to die {death:?}"));
+            }
+            return expected;
         };
-        let caller = Caller::new(daemon.address(), &self.ledger, self.seen.lives);
-        let mut tasks = JoinSet::new();
+        if self.plan.trouble {
+            self.make_trouble().await;
+        }
         let mix = match death {
             Death::At(Step::Watch, _) => Mix::Guests,
             Death::At(Step::Cancel | Step::CancelTask, _) => Mix::Cancels,
             _ => self.plan.mix,
         };
-        if self.plan.trouble {
-            self.make_trouble().await;
-        }
-        let events = tokio::spawn(events(caller.clone(), self.last_event.clone()));
-        let begun = Box::pin(begin(caller.clone()));
-        let until = match death {
+        let caller = Caller::new(daemon.address(), &self.ledger, self.seen.lives);
+        let reader = Reader::open(caller.clone(), self.last_event.take());
+        let reader = tokio::spawn(async move { reader.await.run().await });
+        let mut callers = JoinSet::new();
+        let mut begun = Some(Box::pin(begin(caller.clone())));
+        let mut until = match death {
             Death::Ready(_) | Death::Stopped(_) => started + PATIENCE,
             Death::Started(after) => started + after,
             Death::At(..) => started + REACHED_WITHIN,
         };
-        let mut begun = Some(begun);
-        let mut until = until;
         loop {
             tokio::select! {
                 biased;
@@ -179,31 +185,34 @@ impl Lane {
                     }
                     for number in 0..CALLERS {
                         let dice = Dice::of(self.seed, &[u64::from(self.seen.lives), number]);
-                        tasks.spawn(caller.clone().work(dice, mix));
+                        callers.spawn(caller.clone().work(dice, mix));
                     }
                 }
             }
         }
         let by_itself = !daemon.is_running();
-        if let (Death::Stopped(_), false) = (death, by_itself) {
+        let stopped = matches!(death, Death::Stopped(_)) && !by_itself;
+        let status = if stopped {
             daemon.signal(Signal::TERM);
-            let status = daemon.ended().await;
-            if !status.success() {
-                self.ledger.wrong(format!("a daemon that was asked to stop ended with {status}"));
-            }
+            daemon.ended().await
         } else {
-            daemon.kill();
-        }
-        let ended = timeout(PATIENCE, async { while tasks.join_next().await.is_some() {} }).await;
+            daemon.kill()
+        };
+        let ended = timeout(PATIENCE, async { while callers.join_next().await.is_some() {} }).await;
         ended.expect("the callers to notice");
-        self.last_event = timeout(PATIENCE, events).await.expect("the stream to end").unwrap();
-        match (death, by_itself) {
-            (Death::At(..), true) => self.died_at(death),
-            (Death::Ready(_) | Death::Started(_) | Death::Stopped(_), true) => {
-                self.ledger.wrong("the daemon ended by itself".to_owned());
+        self.last_event = timeout(PATIENCE, reader).await.expect("the stream to end").unwrap().last;
+        let as_planned =
+            if stopped { status.success() } else { status.signal() == Some(Signal::KILL.as_raw()) };
+        match death {
+            _ if !as_planned => {
+                self.ledger.wrong(format!("the daemon was to die {death:?} and ended: {status}"));
             }
-            (Death::Stopped(_), false) => {}
-            (_, false) => self.note_jobs().await,
+            Death::At(step, _) if by_itself => *self.seen.reached.entry(step).or_default() += 1,
+            _ if by_itself => {
+                self.ledger.wrong(format!("the daemon was to die {death:?} and was killed before"));
+            }
+            _ if stopped => {}
+            _ => self.note_jobs().await,
         }
         by_itself
     }
@@ -216,20 +225,25 @@ impl Lane {
         self.host.forget_faults().await;
         let quiet = async {
             begin(caller.clone()).await?;
-            let stream = tokio::spawn(events(caller.clone(), self.last_event.clone()));
+            let reader = Reader::open(caller.clone(), self.last_event.take()).await;
+            let unfinished = caller.read("/v1/jobs?state=queued,running&limit=1000").await?;
+            let reader = tokio::spawn(reader.run());
             while !caller.read("/v1/jobs?state=queued,running&limit=1").await?["items"].as_array()?.is_empty()
             {
                 pause().await;
             }
-            Some(stream)
+            Some((reader, unfinished["items"].as_array()?.clone()))
         };
-        let stream =
-            timeout(PATIENCE * 4, quiet).await.expect("all jobs to end").expect("a daemon that lives");
+        let quiet = timeout(PATIENCE * 4, quiet).await.expect("all jobs to end");
+        let (reader, unfinished) = quiet.expect("a daemon that lives");
         let jobs = caller.all_jobs().await.expect("all jobs");
         self.ledger.settle(&jobs);
         self.seen.audit = audit(&caller, &self.host, &jobs, !self.plan.trouble).await;
         assert!(daemon.terminate().await.success());
-        timeout(PATIENCE, stream).await.expect("the stream to end").unwrap();
+        let told = timeout(PATIENCE, reader).await.expect("the stream to end").unwrap().ended;
+        for job in unfinished.iter().filter_map(|job| job["id"].as_str()).filter(|job| !told.contains(*job)) {
+            self.ledger.wrong(format!("the stream kept the end of the job {job} to itself"));
+        }
         let log = std::fs::read_to_string(self.log()).unwrap();
         for line in log.lines().filter(|line| line.contains("panicked") || line.contains("\"ERROR\"")) {
             self.ledger.wrong(format!("the log says {line}"));
@@ -298,14 +312,6 @@ impl Lane {
         }
     }
 
-    fn died_at(&mut self, death: Death) {
-        if let Death::At(step, _) = death {
-            *self.seen.reached.entry(step).or_default() += 1;
-        } else {
-            self.ledger.wrong("the daemon does not start".to_owned());
-        }
-    }
-
     /// Reads where the jobs are that have no end, from a copy: the next daemon is to find what the last one left.
     async fn note_jobs(&mut self) {
         let copy = tempfile::tempdir().unwrap();
@@ -346,66 +352,4 @@ async fn begin(caller: Caller) -> Option<()> {
         pause().await;
     }
     caller.verify().await
-}
-
-/// Reads the stream of events from where another life's broke off, hanging up now and then, and gives where it was last.
-async fn events(caller: Caller, mut last: Option<String>) -> Option<String> {
-    let mut first_of_life = true;
-    while let Some(mut response) = caller.events(last.as_deref()).await {
-        let resumed = last.is_some();
-        let mut buffer = Vec::new();
-        let mut count = 0;
-        let mut ended = std::collections::BTreeSet::new();
-        while let Ok(Some(piece)) = response.chunk().await {
-            buffer.extend_from_slice(&piece);
-            while let Some(end) = buffer.windows(2).position(|bytes| bytes == b"\n\n") {
-                let block = String::from_utf8(buffer.drain(..end + 2).collect()).unwrap();
-                let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
-                if let Some(id) = field("id: ") {
-                    if before(id, last.as_deref()) {
-                        caller.ledger.wrong(format!("the stream went back from {last:?} to {id}"));
-                    }
-                    last = Some(id.to_owned());
-                }
-                let Some(event) = field("data: ") else { continue };
-                let event: Value = serde_json::from_str(event).unwrap();
-                let reset = event["type"] == "reset";
-                if count == 0 && resumed && reset != first_of_life {
-                    let life = if first_of_life { "another life" } else { "this life" };
-                    caller.ledger.wrong(format!("resuming a stream of {life} began with {}", event["type"]));
-                }
-                count += 1;
-                let job = &event["object"];
-                if event["type"] == "job.changed" && job.is_object() {
-                    let id = job["id"].as_str().unwrap().to_owned();
-                    if !job["finished_at"].is_null() {
-                        caller.ledger.shown(caller.ledger.ask(), job);
-                        ended.insert(id);
-                    } else if ended.contains(&id) {
-                        caller.ledger.wrong(format!("the stream took the end of the job {id} back"));
-                    }
-                }
-            }
-            if count > 40 {
-                break;
-            }
-        }
-        if last.is_none() && count == 0 {
-            return None;
-        }
-        first_of_life &= count == 0;
-    }
-    last
-}
-
-/// Whether a version is of the same epoch as another and not behind it.
-fn before(version: &str, other: Option<&str>) -> bool {
-    let parts = |text: &str| {
-        let (epoch, number) = text.split_once('-')?;
-        Some((epoch.to_owned(), number.parse::<u64>().ok()?))
-    };
-    match (parts(version), other.and_then(parts)) {
-        (Some((epoch, number)), Some((other, last))) => epoch == other && number < last,
-        _ => false,
-    }
 }

@@ -9,6 +9,7 @@ mod dice;
 mod lane;
 mod ledger;
 mod load;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -56,7 +57,9 @@ async fn whatever_moment_it_is_killed_at() {
     let missed: Vec<&str> =
         Step::ALL.iter().filter(|step| report.hits(**step) < wanted).map(|step| step.name()).collect();
     assert!(missed.is_empty(), "hit less than {wanted} times: {missed:?}");
-    assert!(report.unknown() * 50 <= report.jobs, "more than 2 % ended unknown");
+    // The rest could not be known since somebody cancelled it, or killed the machine, before it could be asked again.
+    let unknown = report.unknown() - report.disturbed;
+    assert!(unknown * 50 <= report.jobs, "{unknown} of {} jobs ended unknown", report.jobs);
 }
 
 /// More may end `unknown` then; all else holds.
