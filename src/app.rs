@@ -289,6 +289,7 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         levels.datastores.set(number(picture.datastores.len()));
         let age = services.inventory.updated_at().map(|at| clock.now().duration_since(at).as_secs_f64());
         levels.inventory_age.set(age.unwrap_or(f64::NAN));
+        Levels::count(&levels.events, services.feed.published());
         Levels::count(&levels.store_transactions, store.transactions());
         Levels::count(&levels.store_statements, store.queries());
         Levels::count(&levels.store_refusals, store.refused());

@@ -168,7 +168,7 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     }
     let bound = app.bound_to().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
-    greet(&bound);
+    say(&greeting(&bound));
     let ending = app.run(signals).await?;
     if let Some(simulator) = simulated {
         simulator.stop().await;
@@ -283,12 +283,13 @@ fn raise_file_limit() {
     }
 }
 
-fn greet(bound: &str) {
-    let curl = match bound.strip_prefix("unix:") {
-        Some(path) => format!("curl -s --unix-socket {path} http://localhost"),
-        None => format!("curl -s {bound}"),
+/// What a start says: where it listens, and what to try.
+fn greeting(bound: &str) -> String {
+    let (curl, browser) = match bound.strip_prefix("unix:") {
+        Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),
+        None => (format!("curl -s {bound}"), format!("In a browser: {bound}/docs\n")),
     };
-    say(&format!("otter listens on {bound}. Try:\n  {curl}/v1/machines\n  {curl}/v1/about\n"));
+    format!("otter listens on {bound}. Try:\n  {curl}/v1/machines\n  {curl}/v1/about\n{browser}")
 }
 
 /// Writes to the standard output. Nobody reading it any more is no reason to end a daemon.
@@ -304,5 +305,17 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Command::command().debug_assert();
+    }
+
+    #[test]
+    fn the_greeting_names_what_works_where_it_listens() {
+        let tcp = greeting("http://127.0.0.1:8080");
+        assert!(tcp.contains("\n  curl -s http://127.0.0.1:8080/v1/machines\n"), "{tcp}");
+        assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/docs\n"), "{tcp}");
+        let unix = greeting("unix:/run/otter.sock");
+        assert!(
+            unix.ends_with("\n  curl -s --unix-socket /run/otter.sock http://localhost/v1/about\n"),
+            "{unix}"
+        );
     }
 }

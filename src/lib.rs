@@ -7,6 +7,8 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod esx;
+#[cfg(feature = "sabotage")]
+pub mod fuzzing;
 pub mod hypervisor;
 pub mod sabotage;
 pub mod service;

@@ -4,6 +4,7 @@
 mod api;
 mod daemon;
 mod esx;
+mod fuzz;
 mod harness;
 mod house;
 #[cfg(feature = "interop")]

@@ -83,7 +83,6 @@ pub const START: &[&str] = &[
     "request-timeout",
     "ambiguous-name",
     "self-protection",
-    "question-pending",
     "payload-too-large",
     "unsupported-media-type",
     "idempotency-mismatch",
@@ -104,10 +103,13 @@ pub const START: &[&str] = &[
     "forbidden-by-host",
     "license-restricted",
     "not-supported",
-    "host-protocol",
+    "tools-unavailable",
     "deadline-exceeded",
     "insufficient-resources",
 ];
+
+/// What those add that mind a question of the machine: all but its answer, and a kill.
+pub const MINDS_QUESTION: &[&str] = &["question-pending"];
 
 /// The codes of every read of one machine.
 pub const READ_MACHINE: &[&str] =

@@ -246,7 +246,14 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
         return Ok(());
     }
     let detail = match given {
-        Some(given) => format!("The body is declared as {}; application/json is wanted.", shorten(&given)),
+        Some(given) => {
+            let hint = if given.starts_with("application/x-www-form-urlencoded") {
+                " (curl: --json for -d)"
+            } else {
+                ""
+            };
+            format!("The body is declared as {}; application/json is wanted{hint}.", shorten(&given))
+        }
         None => "The body is not declared; send Content-Type: application/json.".to_owned(),
     };
     Err(Failure::new(FailureKind::UnsupportedMediaType, detail))

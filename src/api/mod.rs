@@ -14,7 +14,7 @@ mod metrics;
 mod pages;
 pub mod problem;
 mod refusal;
-mod respond;
+pub(crate) mod respond;
 pub mod serve;
 mod starting;
 mod waiting;

@@ -101,6 +101,12 @@ impl Config {
     }
 }
 
+/// What is wrong with the text of a file, one sentence each.
+#[cfg(feature = "sabotage")]
+pub fn problems_of(text: &str, path: &Path) -> Vec<String> {
+    file::read(text, path, &mut Draft::default()).problems.iter().map(ToString::to_string).collect()
+}
+
 /// The variables that are read. The last two exclude each other.
 const VARIABLES: [&str; 7] = [
     "OTTER_LISTEN",

@@ -10,7 +10,7 @@ mod diagnosis;
 mod examine;
 mod keeper;
 mod machine;
-mod mirror;
+pub(crate) mod mirror;
 mod options;
 mod reader;
 mod session;

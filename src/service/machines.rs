@@ -239,10 +239,7 @@ impl Machines {
         let picture = self.picture()?;
         let matching = matching(&picture, reference)?;
         match matching.as_slice() {
-            [] => Err(Failure::new(
-                FailureKind::NotFound,
-                format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written)),
-            )),
+            [] => Err(Failure::new(FailureKind::NotFound, nobody(&picture, reference, as_written))),
             [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
             several => Err(ambiguous(as_written, several)),
         }
@@ -399,6 +396,15 @@ fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRe
             select(&has)
         }
     })
+}
+
+/// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be told.
+fn nobody(picture: &PictureGuard, reference: &str, as_written: &str) -> String {
+    if picture.machines.iter().any(|record| record.machine.name == reference) {
+        let (id, named) = (shorten(as_written), shorten(&format!("name:{reference}")));
+        return format!("No machine has the id {id}, but one is called so: write {named}.");
+    }
+    format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written))
 }
 
 /// The failure of a name that several machines go by.

@@ -40,6 +40,8 @@ struct Inner {
     session_up: Gauge,
     logins: Counter,
     outage: Counter<f64, AtomicU64>,
+    streams_open: Gauge,
+    stream_resets: Family<ResetLabels, Counter>,
     away_since: Mutex<Option<Duration>>,
     levels: Levels,
 }
@@ -53,6 +55,7 @@ pub struct Levels {
     pub datastores: Gauge,
     pub inventory_age: Gauge<f64, AtomicU64>,
     pub waits: Gauge,
+    pub events: Counter,
     pub store_transactions: Counter,
     pub store_statements: Counter,
     pub store_refusals: Counter,
@@ -81,6 +84,11 @@ struct EndLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResetLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SoapLabels {
     method: &'static str,
     result: &'static str,
@@ -95,6 +103,7 @@ impl Default for Metrics {
         let jobs_ended = Family::new_with_constructor(job_times);
         let soap = Family::new_with_constructor(latencies);
         let (session_up, logins, outage) = (Gauge::default(), Counter::default(), Counter::default());
+        let (streams_open, stream_resets) = (Gauge::default(), Family::default());
         let levels = Levels::default();
         let Levels {
             jobs_waiting,
@@ -103,6 +112,7 @@ impl Default for Metrics {
             datastores,
             inventory_age,
             waits,
+            events,
             store_transactions,
             store_statements,
             store_refusals,
@@ -143,6 +153,13 @@ impl Default for Metrics {
             inventory_age,
         );
         table.register("waits_open", "Calls that block", waits);
+        table.register("events", "Events that were published", events);
+        table.register("event_streams_open", "Streams of events that are being read", streams_open.clone());
+        table.register(
+            "event_stream_resets",
+            "Readers that were told to read anew, by what was the matter: what they wanted to go on from is gone, or they are too slow",
+            stream_resets.clone(),
+        );
         table.register(
             "store_transactions",
             "Transactions that were committed to the disk",
@@ -166,6 +183,8 @@ impl Default for Metrics {
             session_up,
             logins,
             outage,
+            streams_open,
+            stream_resets,
             away_since: Mutex::new(Some(Duration::ZERO)),
             levels,
         }))
@@ -233,6 +252,18 @@ impl Metrics {
         self.0.logins.inc();
     }
 
+    /// A stream of events is open until what this gives is dropped.
+    #[must_use]
+    pub fn stream_opened(&self) -> OpenStream {
+        self.0.streams_open.inc();
+        OpenStream(self.0.streams_open.clone())
+    }
+
+    /// A reader of events was told to read anew.
+    pub fn stream_reset(&self, reason: &'static str) {
+        self.0.stream_resets.get_or_create(&ResetLabels { reason }).inc();
+    }
+
     /// Counts an outage that goes on up to now.
     pub fn outage_until(&self, now: Duration) {
         self.count_outage(now, |since| since);
@@ -245,6 +276,16 @@ impl Metrics {
             self.0.outage.inc_by(now.saturating_sub(gone).as_secs_f64());
         }
         *since = next(gone.map(|_| now));
+    }
+}
+
+/// A stream of events that is counted as open.
+#[derive(Debug)]
+pub struct OpenStream(Gauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -296,17 +337,21 @@ mod tests {
         metrics.job_accepted("machine.power_on");
         metrics.job_ended("machine.power_on", "failed", Duration::from_secs(2));
         metrics.called("Login", "ok", Duration::from_millis(20));
+        metrics.stream_reset("too_slow");
+        let _open = metrics.stream_opened();
         metrics.refresh_with(|metrics| Levels::count(&metrics.levels().store_transactions, 7));
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (17, 17), "{text}");
+        assert_eq!((types, helps), (20, 20), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, wanted) in [
             ("otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}", "1"),
             ("otter_jobs_accepted_total{kind=\"machine.power_on\"}", "1"),
             ("otter_job_seconds_count{kind=\"machine.power_on\",state=\"failed\"}", "1"),
             ("otter_soap_call_seconds_count{method=\"Login\",result=\"ok\"}", "1"),
+            ("otter_event_stream_resets_total{reason=\"too_slow\"}", "1"),
+            ("otter_event_streams_open", "1"),
             ("otter_store_transactions_total", "7"),
         ] {
             assert_eq!(value(&metrics, name), Some(wanted.to_owned()), "{name} in {text}");

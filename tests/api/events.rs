@@ -252,6 +252,8 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     assert_eq!(*last, "reset", "{kinds:?}");
     assert!(before.len() < ROUNDS && before.iter().all(|kind| *kind == "machine.changed"), "{kinds:?}");
     assert!(all.ends_with("\r\n0\r\n\r\n"), "it ends, and well");
+    let metrics = lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("otter_event_stream_resets_total{reason=\"too_slow\"} 1"), "{metrics}");
     // From the version in it the reader goes on.
     let reset = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
     let mut again = Events::open_with(&lab, "", &[("last-event-id", reset)]).await;

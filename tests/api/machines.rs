@@ -97,6 +97,9 @@ on_every_host! {
         let swapped = if name.to_uppercase() == name { name.to_lowercase() } else { name.to_uppercase() };
         lab.get(&machine(&swapped, "")).await.problem(404, "not-found");
         lab.get(&machine(&name[..name.len() - 1], "")).await.problem(404, "not-found");
+        let plain = lab.get(&format!("/v1/machines/{}", encode(name))).await.problem(404, "not-found");
+        let hint = format!("one is called so: write \"name:{name}\".");
+        assert!(plain.json["detail"].as_str().unwrap().ends_with(&hint), "{}", plain.json);
     }
 
     async fn raw_properties_are_read_from_the_host(lab: &Lab) {

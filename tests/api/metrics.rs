@@ -3,7 +3,7 @@
 use otter::simulator::{Comeback, Fault, Restart};
 use serde_json::json;
 
-use crate::harness::{Lab, eventually};
+use crate::harness::{Events, Lab, eventually};
 
 /// What `/metrics` says at one time.
 struct Told(String);
@@ -147,6 +147,25 @@ async fn open_waits_are_counted() {
     lab.power("qubes-4.2-sdw-staging", "on").await;
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
     until(&lab, "otter_waits_open", 0).await;
+}
+
+#[tokio::test]
+async fn events_and_their_readers_are_counted() {
+    let lab = Lab::start().await;
+    let (open, gone) = ("otter_event_streams_open", "otter_event_stream_resets_total{reason=\"gone\"}");
+    let before = Told::by(&lab).await;
+    assert_eq!((before.of(open), before.of(gone)), (0, 0));
+    let mut stream = Events::open(&lab, "").await;
+    lab.annotate("16", "seen by its reader");
+    stream.until(|told| told.is("machine.changed", "16")).await;
+    let during = Told::by(&lab).await;
+    assert!(during.of("otter_events_total") > before.of("otter_events_total"));
+    assert_eq!(during.of(open), 1);
+    drop(stream);
+    until(&lab, open, 0).await;
+    let mut foreign = Events::open(&lab, "?since=0123456789ab-7").await;
+    assert_eq!(foreign.event().await.kind(), "reset");
+    assert_eq!(Told::by(&lab).await.of(gone), 1);
 }
 
 #[tokio::test]

@@ -22,7 +22,12 @@ impl Daemon {
     /// Starts the binary with these arguments and variables beside `serve`, on a free port, and waits until it
     /// says where it listens.
     pub async fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = otter(&["serve", "--listen", "127.0.0.1:0"]);
+        Self::at("127.0.0.1:0", arguments, variables).await
+    }
+
+    /// The same at this address.
+    pub async fn at(listen: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = otter(&["serve", "--listen", listen]);
         command.args(arguments).envs(variables.iter().copied());
         Self::attempt(command).await.expect("a daemon that says where it listens")
     }

@@ -53,7 +53,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// The rooms that see all others: they put them together.
-const WIRING: &[&str] = &["app", "cli", "lib"];
+const WIRING: &[&str] = &["app", "cli", "lib", "fuzzing"];
 
 /// The module that a file of `src` is.
 fn module(file: &Path) -> Vec<String> {

@@ -1,28 +1,18 @@
-//! The README's worked example, run word for word by a shell with the real curl and jq.
+//! The README's commands, run word for word by a shell with the real curl and jq.
 
-use std::process::{Command, Stdio};
-
-use super::{repository, succeeds};
-use crate::harness::Daemon;
+use super::pages::Page;
+use super::program::Program;
+use super::simulating;
+use crate::harness::otter;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_worked_example_does_what_it_says() {
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    let example = readme.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
-    let daemon = Daemon::start(&["--simulate"], &[]).await;
-    crate::harness::eventually("the inventory to be loaded", async || {
-        daemon.get("/readyz").await.status == 200
-    })
-    .await;
-    let mut commands = 0;
-    for step in example.split("$ ").filter(|step| !step.trim().is_empty()) {
-        let (command, expected) = step.split_once('\n').unwrap();
-        let mut shell = Command::new("bash");
-        shell.arg("-o").arg("pipefail").arg("-c").arg(command.replace("127.0.0.1:8080", daemon.address()));
-        shell.stdin(Stdio::null());
-        let said = succeeds(shell).await.stdout;
-        assert_eq!(String::from_utf8(said).unwrap().trim(), expected.trim(), "{command}");
-        commands += 1;
-    }
-    assert_eq!(commands, 6);
+async fn each_command_of_the_readme_does_what_it_says() {
+    const ADMIN: &str = "  admin        http://";
+    let page = Page::read("README.md");
+    page.has_no_idle_curl();
+    let daemon = simulating().await;
+    let mut simulator =
+        Program::start(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]));
+    let admin = simulator.says("where it takes orders", |line| line.starts_with(ADMIN)).await;
+    page.run(&[("127.0.0.1:8080", daemon.address()), ("127.0.0.1:8444", &admin[ADMIN.len()..])]).await;
 }

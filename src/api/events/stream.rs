@@ -23,6 +23,7 @@ use crate::api::waiting::Place;
 use crate::domain::event::EventType;
 use crate::domain::failure::Failure;
 use crate::service::feed::{Follower, Next};
+use crate::telemetry::metrics::OpenStream;
 
 /// A piece is sent once it has this many bytes.
 const PIECE: usize = 32 * 1024;
@@ -40,6 +41,7 @@ pub struct Stream {
     began: Timestamp,
     ended: bool,
     _place: Place,
+    _open: OpenStream,
 }
 
 impl Stream {
@@ -57,6 +59,7 @@ impl Stream {
             began: api.clock().now(),
             ended: false,
             _place: place,
+            _open: api.metrics().stream_opened(),
         }
     }
 
@@ -97,6 +100,7 @@ impl Stream {
 
     async fn fill(&mut self, out: &mut String) -> Result<(), Failure> {
         if std::mem::take(&mut self.reset_first) {
+            self.api.metrics().stream_reset("gone");
             self.tell(out, EventType::Reset);
         }
         self.write_objects(out).await?;
@@ -119,6 +123,7 @@ impl Stream {
                     events += 1;
                 }
                 Next::TooSlow => {
+                    self.api.metrics().stream_reset("too_slow");
                     self.follower.skip();
                     self.end(out, EventType::Reset);
                     return Ok(());

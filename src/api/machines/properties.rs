@@ -34,7 +34,7 @@ pub struct PropertiesQuery {
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading", "machine-gone", "forbidden-by-host", "host-unreachable",
-        "host-login-refused", "host-protocol", "too-many-waits"]))))]
+        "host-login-refused", "host-protocol", "host-rejected", "too-many-waits"]))))]
 pub async fn get_properties(
     State(api): State<Api>,
     Segment(reference): Segment,

@@ -131,6 +131,12 @@ impl Feed {
         Follower { feed: self.clone(), filter, cursor: now, begun_at: now, end: None, newest }
     }
 
+    /// How many events were published in this epoch.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        *self.0.newest.borrow()
+    }
+
     fn at(&self, sequence: u64) -> Version {
         Version { epoch: self.0.epoch.clone(), sequence }
     }

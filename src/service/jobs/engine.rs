@@ -260,7 +260,7 @@ impl Engine {
     }
 
     /// A job that ended `unknown` may leave its task behind: its machine is not free until that has ended too.
-    fn mind_leftover(engine: &Arc<Self>, job: &Job) {
+    pub(super) fn mind_leftover(engine: &Arc<Self>, job: &Job) {
         let Some(task) = job.host_task.clone().filter(|_| job.state == JobState::Unknown) else { return };
         let (machine, inner) = (job.machine.id.clone(), Arc::clone(engine));
         engine.leftovers().entry(machine.clone()).or_default().insert(task.clone());

@@ -40,6 +40,9 @@ use crate::telemetry::metrics::Metrics;
 /// How long a caller that cancels waits for the job's end to be committed.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// So many of the last jobs that ended `unknown` are looked through at the start for tasks that still run.
+const LEFTOVERS: u32 = 100;
+
 /// The job engine. Clones share it.
 #[derive(Clone)]
 pub struct Jobs(Arc<Engine>);
@@ -194,6 +197,10 @@ impl Jobs {
         }
         for machine in machines {
             Engine::dispatch(&self.0, &machine);
+        }
+        let unknown = JobFilter { states: vec![JobState::Unknown], ..JobFilter::default() };
+        for job in self.0.parts.store.jobs(&unknown, None, LEFTOVERS).await?.items {
+            Engine::mind_leftover(&self.0, &job);
         }
         sabotage::reached(Step::Recovered);
         Ok(count)

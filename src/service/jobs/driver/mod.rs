@@ -242,7 +242,11 @@ impl Driver {
                 self.job.cancel_requested_at.get_or_insert(now);
                 self.job.updated_at = now;
             }
-            Interrupt::Deadline { question } => self.deadline = Deadline::Passed { question },
+            // What answers the question, or ends who asks, was not held up by it.
+            Interrupt::Deadline { question } => {
+                let question = question && !self.job.kind().is_impatient();
+                self.deadline = Deadline::Passed { question };
+            }
             Interrupt::GraceOver => {
                 let question = matches!(self.deadline, Deadline::Passed { question: true });
                 self.deadline = Deadline::GraceOver { question };

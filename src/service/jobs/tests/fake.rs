@@ -57,6 +57,8 @@ struct State {
     guest_reads: usize,
     /// Whether a direct read shows a question.
     asks: bool,
+    /// Whether tasks go on that are to be cancelled.
+    stubborn: bool,
     examinations: usize,
 }
 
@@ -98,6 +100,10 @@ impl FakeHost {
 
     pub fn ask(&self, asks: bool) {
         self.lock().asks = asks;
+    }
+
+    pub fn ignore_cancels(&self) {
+        self.lock().stubborn = true;
     }
 
     pub fn examinations(&self) -> usize {
@@ -201,7 +207,7 @@ impl Hypervisor for FakeHost {
     async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
         let mut state = self.lock();
         state.cancelled.push(task.clone());
-        if let Some(task) = state.tasks.iter().find(|known| known.id == *task) {
+        if let Some(task) = state.tasks.iter().find(|known| known.id == *task && !state.stubborn) {
             let error = HostError::new(HostErrorKind::Cancelled, "cancelled");
             task.status.send_if_modified(|status| {
                 let runs = matches!(status, TaskStatus::Running { .. });

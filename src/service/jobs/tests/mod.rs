@@ -340,6 +340,29 @@ async fn a_lost_answer_is_judged_after_the_settling() {
 }
 
 #[tokio::test]
+async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
+    let mut lab = Lab::new(1).await;
+    let (machine, busy) =
+        (MachineId::new("1"), |lab: &Lab| lab.jobs.finds_host_busy(&MachineId::new("1"), None));
+    lab.host.answer(&[Answer::Hold]);
+    lab.host.ignore_cancels();
+    let mut new = lab.new_job(1, JobRequest::PowerOn);
+    new.deadline = Some(Duration::from_secs(5));
+    let (id, _) = lab.jobs.start(new).await.unwrap().parts();
+    lab.host.called(1).await;
+    assert_eq!(lab.end_in_time(id).await.job.state, JobState::Unknown);
+    assert!(busy(&lab));
+    lab.stop().await;
+    assert_eq!(lab.restart().await, 0);
+    assert!(busy(&lab), "it still runs");
+    let mut changes = lab.inventory.watch(&machine);
+    lab.host.release();
+    while busy(&lab) {
+        changes.changed().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() {
     let lab = Lab::new(1).await;
     lab.host.ask(true);

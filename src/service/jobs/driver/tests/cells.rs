@@ -319,6 +319,17 @@ fn a_question_until_the_deadline_is_the_reason() {
 }
 
 #[test]
+fn what_a_question_does_not_hold_up_is_not_excused_by_it() {
+    let answer = JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    for request in [JobRequest::Kill, answer] {
+        let mut run = Run::begin(request, World { question: true, away: true, ..World::new(On) });
+        run = until(run, |effect| matches!(effect, Effect::AwaitHost(_)));
+        run.happen(Event::Deadline);
+        assert_eq!(end(run), (JobState::Failed, 0, Some(FailureKind::DeadlineExceeded)));
+    }
+}
+
+#[test]
 fn a_foreign_task_is_waited_for_until_the_deadline() {
     let busy = || {
         let mut world = World::new(Off);

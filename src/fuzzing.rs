@@ -1,0 +1,141 @@
+//! What must hold of every text and document from outside, whatever is in it: properties that panic where they do
+//! not. `tests/fuzz` feeds them what a fuzzer makes up, and the ordinary tests what it once found.
+//!
+//! In test builds alone, like [`sabotage`](crate::sabotage).
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::api::respond::{Key, page};
+use crate::config;
+use crate::domain::duration;
+use crate::domain::mac::MacAddress;
+use crate::domain::machine::Machine;
+use crate::esx::mirror::Mirror;
+use crate::esx::soap::json;
+use crate::esx::soap::property::{UpdateSet, object_contents};
+use crate::esx::soap::response::judge;
+use crate::esx::soap::xml::Document;
+use crate::service::feed::Version;
+use crate::service::inventory::Picture;
+use crate::store::JobCursor;
+
+/// A property, and the name of its target and of its folder of the corpus.
+pub type Property = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const PROPERTIES: [Property; 7] = [
+    ("soap_answers", soap_answers),
+    ("update_sets", update_sets),
+    ("configuration", configuration),
+    ("cursors", cursors),
+    ("durations", durations),
+    ("macs", macs),
+    ("resume_ids", resume_ids),
+];
+
+/// An answer is a result, a fault or an error, and a result can be told as JSON. The first byte chooses the status.
+pub fn soap_answers(bytes: &[u8]) {
+    let Some((choice, body)) = bytes.split_first() else { return };
+    let status = [200, 500, 503, 404][usize::from(choice % 4)];
+    match judge(status, body, "RetrievePropertiesEx") {
+        Ok(Ok(reply)) => {
+            let returned = reply.returned();
+            let told = returned.map(json::value);
+            assert_eq!(told, returned.map(json::value), "the same twice");
+            for content in returned.into_iter().flat_map(object_contents) {
+                assert!(content.properties.len() + content.missing.len() <= body.len());
+            }
+            let _ = reply.reference();
+        }
+        // Each is shown to people some time.
+        Ok(Err(fault)) => {
+            let (kind, lost) = (fault.kind(), fault.may_be_lost_session());
+            let error = fault.into_error("The host refused");
+            assert!(error.message.len() < 16 * 1024, "{kind:?} {lost} {}", error.message.len());
+        }
+        Err(error) => assert!(error.to_string().len() < 16 * 1024),
+    }
+}
+
+/// Changes told one set after another make the picture that all of it told at once makes. Sets are parted by NUL.
+pub fn update_sets(bytes: &[u8]) {
+    const SETTLE: Duration = Duration::from_secs(30);
+    let (mut mirror, mut picture, mut unclear) = (Mirror::default(), Picture::default(), false);
+    for text in bytes.split(|byte| *byte == 0) {
+        let Ok(document) = Document::parse(text) else { continue };
+        let set = UpdateSet::read(document.root());
+        set.objects.iter().for_each(|update| mirror.apply(update));
+        unclear |= !mirror.take_unclear().is_empty();
+        let _ = (mirror.take_tasks(), mirror.take_unauthenticated());
+        (picture, _) = picture.apply(mirror.take_facts(false), Duration::ZERO, SETTLE);
+    }
+    // An object that has to be read again is not told whole before that.
+    if unclear {
+        return;
+    }
+    let (whole, _) = Picture::default().apply(mirror.take_facts(true), Duration::ZERO, SETTLE);
+    let machines = |picture: &Picture| -> Vec<Machine> {
+        picture.machines.iter().map(|record| record.machine.clone()).collect()
+    };
+    assert_eq!(machines(&picture), machines(&whole));
+    assert_eq!(picture.datastores, whole.datastores);
+}
+
+/// A file is good, or each thing that is wrong with it is told with its place, and never with what it holds.
+pub fn configuration(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for problem in config::problems_of(text, Path::new("otter.toml")) {
+        assert!(!problem.trim().is_empty());
+    }
+}
+
+/// A cursor that is taken is one that was given.
+pub fn cursors(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(cursor) = text.parse::<JobCursor>() {
+        assert_eq!(cursor.to_string(), text);
+    }
+    let items = vec![("alpha", "1"), ("beta", "2"), ("gamma", "3")];
+    let key = |item: &(&str, &str)| Key(item.0.to_owned(), item.1.to_owned());
+    if let Ok(first) = page("machines", items.clone(), key, Some(1), Some(text)) {
+        assert!(first.items.len() <= 1);
+        let next = first.next.as_deref();
+        assert_eq!(next.is_some(), first.items.first().is_some_and(|item| *item != ("gamma", "3")));
+        if let (Some(next), Some(shown)) = (next, first.items.first()) {
+            let second = page("machines", items, key, None, Some(next)).map(|page| page.items);
+            let second = second.unwrap_or_default();
+            assert!(!second.is_empty() && !second.contains(shown), "a page goes on behind the last");
+        }
+    }
+}
+
+/// A duration that is read is written so that it is read as the same.
+pub fn durations(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match duration::parse(text) {
+        Ok(read) => {
+            assert!(read <= duration::LONGEST);
+            assert_eq!(duration::parse(&duration::format(read)), Ok(read));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// An address that is read is written so that it is read as the same.
+pub fn macs(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(address) = text.parse::<MacAddress>() {
+        let shown = address.to_string();
+        assert_eq!((shown.len(), shown.parse()), (17, Ok(address)));
+        assert_eq!(text.to_uppercase().parse(), Ok(address), "in any case");
+    }
+}
+
+/// A version that is taken is one that was given.
+pub fn resume_ids(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(version) = text.parse::<Version>() {
+        assert_eq!(version.to_string(), text);
+    }
+}

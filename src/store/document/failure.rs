@@ -1,0 +1,103 @@
+//! What went wrong with a job.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::{DocumentError, job_id, word};
+use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
+use crate::domain::ids::MachineId;
+
+#[derive(Serialize, Deserialize)]
+pub struct FailureDocument {
+    kind: String,
+    detail: String,
+    fault: Option<FaultDocument>,
+    machine: Option<(String, String)>,
+    job: Option<String>,
+    candidates: Vec<(String, String)>,
+    errors: Vec<InputErrorDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct FaultDocument {
+    name: String,
+    message: String,
+    details: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct InputErrorDocument {
+    pointer: Option<String>,
+    parameter: Option<String>,
+    code: String,
+    detail: String,
+}
+
+impl From<&Failure> for FailureDocument {
+    fn from(failure: &Failure) -> Self {
+        let Failure { kind, detail, fault, machine, job, candidates, errors } = failure;
+        Self {
+            kind: kind.code().to_owned(),
+            detail: detail.clone(),
+            fault: fault.as_ref().map(|Fault { name, message, details }| FaultDocument {
+                name: name.clone(),
+                message: message.clone(),
+                details: details.clone(),
+            }),
+            machine: machine.as_ref().map(|(id, name)| (id.to_string(), name.clone())),
+            job: job.as_ref().map(ToString::to_string),
+            candidates: candidates.clone(),
+            errors: errors
+                .iter()
+                .map(|InputError { pointer, parameter, code, detail }| InputErrorDocument {
+                    pointer: pointer.clone(),
+                    parameter: parameter.clone(),
+                    code: (*code).to_owned(),
+                    detail: detail.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<FailureDocument> for Failure {
+    type Error = DocumentError;
+
+    fn try_from(failure: FailureDocument) -> Result<Self, DocumentError> {
+        let FailureDocument { kind, detail, fault, machine, job, candidates, errors } = failure;
+        Ok(Self {
+            kind: word("kind of failure", kind, FailureKind::parse)?,
+            detail,
+            fault: fault.map(|FaultDocument { name, message, details }| Fault { name, message, details }),
+            machine: machine.map(|(id, name)| (MachineId::new(id), name)),
+            job: job.map(job_id).transpose()?,
+            candidates,
+            errors: errors
+                .into_iter()
+                .map(|InputErrorDocument { pointer, parameter, code, detail }| {
+                    Ok(InputError { pointer, parameter, code: literal(code)?, detail })
+                })
+                .collect::<Result<_, DocumentError>>()?,
+        })
+    }
+}
+
+/// The code of an input error is a literal of the program; a code read back becomes one, once for each
+/// different text. There are few, and a damaged database must not turn that into a leak.
+fn literal(code: String) -> Result<&'static str, DocumentError> {
+    const MOST: usize = 1_000;
+    static KNOWN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_default();
+    if let Some(literal) = known.get(code.as_str()) {
+        return Ok(literal);
+    }
+    if known.len() >= MOST {
+        return Err(DocumentError::Word { what: "code of an input error", word: code });
+    }
+    let literal: &'static str = Box::leak(code.into_boxed_str());
+    known.insert(literal);
+    Ok(literal)
+}

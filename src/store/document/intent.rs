@@ -1,0 +1,272 @@
+//! The host call that a job is about to make, and what was known before it.
+
+use serde::{Deserialize, Serialize};
+
+use super::job::IdentityDocument;
+use super::{DocumentError, power};
+use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
+use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
+use crate::domain::job::Intent;
+
+#[derive(Serialize, Deserialize)]
+pub struct IntentDocument {
+    call: CallDocument,
+    before: EvidenceDocument,
+    asked: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum CallDocument {
+    PowerOn,
+    PowerOff,
+    Reset,
+    Suspend,
+    ShutdownGuest,
+    RebootGuest,
+    Answer { question: String, choice: String },
+    CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
+    RevertToSnapshot { snapshot: String, suppress_power_on: bool },
+    RemoveSnapshot { snapshot: String, children: bool },
+    RemoveAllSnapshots,
+    RenameSnapshot { snapshot: String, name: Option<String>, description: Option<String> },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallKindDocument {
+    PowerOn,
+    PowerOff,
+    Reset,
+    Suspend,
+    ShutdownGuest,
+    RebootGuest,
+    Answer,
+    CreateSnapshot,
+    RevertToSnapshot,
+    RemoveSnapshot,
+    RemoveAllSnapshots,
+    RenameSnapshot,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct EvidenceDocument {
+    identity: IdentityDocument,
+    power_state: Option<String>,
+    current_snapshot: Option<String>,
+    snapshots: Vec<String>,
+    /// Of each snapshot in turn; missing where an older otter wrote it.
+    #[serde(default)]
+    parents: Vec<Option<String>>,
+    #[serde(default)]
+    tools_running: bool,
+    question: Option<String>,
+    host_boot_time: Option<String>,
+    recent_tasks: Vec<RecentTaskDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct RecentTaskDocument {
+    id: String,
+    call: Option<CallKindDocument>,
+    by_us: bool,
+    running: bool,
+}
+
+impl From<&Intent> for IntentDocument {
+    fn from(intent: &Intent) -> Self {
+        let Intent { call, before, asked } = intent;
+        Self { call: call.into(), before: before.into(), asked: *asked }
+    }
+}
+
+impl TryFrom<IntentDocument> for Intent {
+    type Error = DocumentError;
+
+    fn try_from(IntentDocument { call, before, asked }: IntentDocument) -> Result<Self, DocumentError> {
+        Ok(Self { call: call.into(), before: before.try_into()?, asked })
+    }
+}
+
+impl From<&HostCall> for CallDocument {
+    fn from(call: &HostCall) -> Self {
+        match call {
+            HostCall::PowerOn => Self::PowerOn,
+            HostCall::PowerOff => Self::PowerOff,
+            HostCall::Reset => Self::Reset,
+            HostCall::Suspend => Self::Suspend,
+            HostCall::ShutdownGuest => Self::ShutdownGuest,
+            HostCall::RebootGuest => Self::RebootGuest,
+            HostCall::Answer { question, choice } => {
+                Self::Answer { question: question.to_string(), choice: choice.clone() }
+            }
+            HostCall::CreateSnapshot { name, description, memory, quiesce } => Self::CreateSnapshot {
+                name: name.clone(),
+                description: description.clone(),
+                memory: *memory,
+                quiesce: *quiesce,
+            },
+            HostCall::RevertToSnapshot { snapshot, suppress_power_on } => Self::RevertToSnapshot {
+                snapshot: snapshot.to_string(),
+                suppress_power_on: *suppress_power_on,
+            },
+            HostCall::RemoveSnapshot { snapshot, children } => {
+                Self::RemoveSnapshot { snapshot: snapshot.to_string(), children: *children }
+            }
+            HostCall::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            HostCall::RenameSnapshot { snapshot, name, description } => Self::RenameSnapshot {
+                snapshot: snapshot.to_string(),
+                name: name.clone(),
+                description: description.clone(),
+            },
+        }
+    }
+}
+
+impl From<CallDocument> for HostCall {
+    fn from(call: CallDocument) -> Self {
+        match call {
+            CallDocument::PowerOn => Self::PowerOn,
+            CallDocument::PowerOff => Self::PowerOff,
+            CallDocument::Reset => Self::Reset,
+            CallDocument::Suspend => Self::Suspend,
+            CallDocument::ShutdownGuest => Self::ShutdownGuest,
+            CallDocument::RebootGuest => Self::RebootGuest,
+            CallDocument::Answer { question, choice } => {
+                Self::Answer { question: QuestionId::new(question), choice }
+            }
+            CallDocument::CreateSnapshot { name, description, memory, quiesce } => {
+                Self::CreateSnapshot { name, description, memory, quiesce }
+            }
+            CallDocument::RevertToSnapshot { snapshot, suppress_power_on } => {
+                Self::RevertToSnapshot { snapshot: SnapshotId::new(snapshot), suppress_power_on }
+            }
+            CallDocument::RemoveSnapshot { snapshot, children } => {
+                Self::RemoveSnapshot { snapshot: SnapshotId::new(snapshot), children }
+            }
+            CallDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallDocument::RenameSnapshot { snapshot, name, description } => {
+                Self::RenameSnapshot { snapshot: SnapshotId::new(snapshot), name, description }
+            }
+        }
+    }
+}
+
+impl From<CallKind> for CallKindDocument {
+    fn from(kind: CallKind) -> Self {
+        match kind {
+            CallKind::PowerOn => Self::PowerOn,
+            CallKind::PowerOff => Self::PowerOff,
+            CallKind::Reset => Self::Reset,
+            CallKind::Suspend => Self::Suspend,
+            CallKind::ShutdownGuest => Self::ShutdownGuest,
+            CallKind::RebootGuest => Self::RebootGuest,
+            CallKind::Answer => Self::Answer,
+            CallKind::CreateSnapshot => Self::CreateSnapshot,
+            CallKind::RevertToSnapshot => Self::RevertToSnapshot,
+            CallKind::RemoveSnapshot => Self::RemoveSnapshot,
+            CallKind::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallKind::RenameSnapshot => Self::RenameSnapshot,
+        }
+    }
+}
+
+impl From<CallKindDocument> for CallKind {
+    fn from(kind: CallKindDocument) -> Self {
+        match kind {
+            CallKindDocument::PowerOn => Self::PowerOn,
+            CallKindDocument::PowerOff => Self::PowerOff,
+            CallKindDocument::Reset => Self::Reset,
+            CallKindDocument::Suspend => Self::Suspend,
+            CallKindDocument::ShutdownGuest => Self::ShutdownGuest,
+            CallKindDocument::RebootGuest => Self::RebootGuest,
+            CallKindDocument::Answer => Self::Answer,
+            CallKindDocument::CreateSnapshot => Self::CreateSnapshot,
+            CallKindDocument::RevertToSnapshot => Self::RevertToSnapshot,
+            CallKindDocument::RemoveSnapshot => Self::RemoveSnapshot,
+            CallKindDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            CallKindDocument::RenameSnapshot => Self::RenameSnapshot,
+        }
+    }
+}
+
+impl From<&Evidence> for EvidenceDocument {
+    fn from(evidence: &Evidence) -> Self {
+        let Evidence {
+            identity,
+            power_state,
+            current_snapshot,
+            snapshots,
+            tools_running,
+            question,
+            host_boot_time,
+            recent_tasks,
+        } = evidence;
+        // Of a snapshot's words nothing is recorded: see `Evidence::to_record`.
+        let parent = |SeenSnapshot { id: _, parent, name: _, description: _ }: &SeenSnapshot| {
+            parent.as_ref().map(ToString::to_string)
+        };
+        Self {
+            identity: identity.into(),
+            power_state: power_state.map(|state| state.as_str().to_owned()),
+            current_snapshot: current_snapshot.as_ref().map(ToString::to_string),
+            snapshots: snapshots.iter().map(|snapshot| snapshot.id.to_string()).collect(),
+            parents: snapshots.iter().map(parent).collect(),
+            tools_running: *tools_running,
+            question: question.as_ref().map(ToString::to_string),
+            host_boot_time: host_boot_time.clone(),
+            recent_tasks: recent_tasks
+                .iter()
+                .map(|RecentTask { id, call, by_us, running }| RecentTaskDocument {
+                    id: id.to_string(),
+                    call: call.map(Into::into),
+                    by_us: *by_us,
+                    running: *running,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<EvidenceDocument> for Evidence {
+    type Error = DocumentError;
+
+    fn try_from(evidence: EvidenceDocument) -> Result<Self, DocumentError> {
+        let EvidenceDocument {
+            identity,
+            power_state,
+            current_snapshot,
+            snapshots,
+            parents,
+            tools_running,
+            question,
+            host_boot_time,
+            recent_tasks,
+        } = evidence;
+        let parents = parents.into_iter().chain(std::iter::repeat(None));
+        let snapshot = |(id, parent): (String, Option<String>)| SeenSnapshot {
+            id: SnapshotId::new(id),
+            parent: parent.map(SnapshotId::new),
+            name: String::new(),
+            description: String::new(),
+        };
+        Ok(Self {
+            identity: identity.into(),
+            power_state: power_state.map(power).transpose()?,
+            current_snapshot: current_snapshot.map(SnapshotId::new),
+            snapshots: snapshots.into_iter().zip(parents).map(snapshot).collect(),
+            tools_running,
+            question: question.map(QuestionId::new),
+            host_boot_time,
+            recent_tasks: recent_tasks
+                .into_iter()
+                .map(|RecentTaskDocument { id, call, by_us, running }| RecentTask {
+                    id: TaskId::new(id),
+                    call: call.map(Into::into),
+                    by_us,
+                    running,
+                })
+                .collect(),
+        })
+    }
+}

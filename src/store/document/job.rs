@@ -1,0 +1,319 @@
+//! A job, what it was asked, its steps and its result.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::FailureDocument;
+use super::intent::IntentDocument;
+use super::{DocumentError, job_id, power, time, word};
+use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
+use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
+use crate::domain::machine::MachineIdentity;
+
+#[derive(Serialize, Deserialize)]
+pub struct JobDocument {
+    id: String,
+    state: String,
+    machine: IdentityDocument,
+    machine_name: String,
+    request: RequestDocument,
+    phase: String,
+    steps: Vec<StepDocument>,
+    cancel_requested_at: Option<String>,
+    created_at: String,
+    updated_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    deadline_at: String,
+    requested_by: String,
+    reference: Option<String>,
+    result: Option<ResultDocument>,
+    warnings: Vec<String>,
+    error: Option<FailureDocument>,
+    host_task: Option<String>,
+    intent: Option<IntentDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct IdentityDocument {
+    id: String,
+    instance_uuid: Option<String>,
+    path: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum RequestDocument {
+    PowerOn,
+    PowerOff,
+    Reset,
+    Kill,
+    Suspend,
+    Shutdown { force_after_ms: Option<u64> },
+    Reboot,
+    Answer { question: String, choice: String },
+    CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
+    Revert { snapshot: String, path: String, power_on: Option<bool> },
+    RemoveSnapshot { snapshot: String, path: String, children: bool },
+    RemoveAllSnapshots,
+    RenameSnapshot { snapshot: String, path: String, name: Option<String>, description: Option<String> },
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct StepDocument {
+    name: String,
+    state: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    detail: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct ResultDocument {
+    changed: bool,
+    snapshot: Option<String>,
+    power_state: Option<String>,
+    ip_address: Option<String>,
+}
+
+impl From<&Job> for JobDocument {
+    fn from(job: &Job) -> Self {
+        let Job {
+            id,
+            state,
+            machine,
+            machine_name,
+            request,
+            phase,
+            steps,
+            cancel_requested_at,
+            created_at,
+            updated_at,
+            started_at,
+            finished_at,
+            deadline_at,
+            requested_by,
+            reference,
+            result,
+            warnings,
+            error,
+            host_task,
+            intent,
+        } = job;
+        Self {
+            id: id.to_string(),
+            state: state.as_str().to_owned(),
+            machine: machine.into(),
+            machine_name: machine_name.clone(),
+            request: request.into(),
+            phase: phase.clone(),
+            steps: steps.iter().map(Into::into).collect(),
+            cancel_requested_at: cancel_requested_at.as_ref().map(ToString::to_string),
+            created_at: created_at.to_string(),
+            updated_at: updated_at.to_string(),
+            started_at: started_at.as_ref().map(ToString::to_string),
+            finished_at: finished_at.as_ref().map(ToString::to_string),
+            deadline_at: deadline_at.to_string(),
+            requested_by: requested_by.clone(),
+            reference: reference.clone(),
+            result: result.as_ref().map(Into::into),
+            warnings: warnings.clone(),
+            error: error.as_ref().map(Into::into),
+            host_task: host_task.as_ref().map(ToString::to_string),
+            intent: intent.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<JobDocument> for Job {
+    type Error = DocumentError;
+
+    fn try_from(document: JobDocument) -> Result<Self, DocumentError> {
+        let JobDocument {
+            id,
+            state,
+            machine,
+            machine_name,
+            request,
+            phase,
+            steps,
+            cancel_requested_at,
+            created_at,
+            updated_at,
+            started_at,
+            finished_at,
+            deadline_at,
+            requested_by,
+            reference,
+            result,
+            warnings,
+            error,
+            host_task,
+            intent,
+        } = document;
+        Ok(Self {
+            id: job_id(id)?,
+            state: word("state of a job", state, JobState::parse)?,
+            machine: machine.into(),
+            machine_name,
+            request: request.into(),
+            phase,
+            steps: steps.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            cancel_requested_at: cancel_requested_at.map(time).transpose()?,
+            created_at: time(created_at)?,
+            updated_at: time(updated_at)?,
+            started_at: started_at.map(time).transpose()?,
+            finished_at: finished_at.map(time).transpose()?,
+            deadline_at: time(deadline_at)?,
+            requested_by,
+            reference,
+            result: result.map(TryInto::try_into).transpose()?,
+            warnings,
+            error: error.map(TryInto::try_into).transpose()?,
+            host_task: host_task.map(TaskId::new),
+            intent: intent.map(TryInto::try_into).transpose()?,
+        })
+    }
+}
+
+impl From<&MachineIdentity> for IdentityDocument {
+    fn from(identity: &MachineIdentity) -> Self {
+        let MachineIdentity { id, instance_uuid, path } = identity;
+        Self { id: id.to_string(), instance_uuid: instance_uuid.clone(), path: path.clone() }
+    }
+}
+
+impl From<IdentityDocument> for MachineIdentity {
+    fn from(IdentityDocument { id, instance_uuid, path }: IdentityDocument) -> Self {
+        Self { id: MachineId::new(id), instance_uuid, path }
+    }
+}
+
+impl From<&JobRequest> for RequestDocument {
+    fn from(request: &JobRequest) -> Self {
+        match request {
+            JobRequest::PowerOn => Self::PowerOn,
+            JobRequest::PowerOff => Self::PowerOff,
+            JobRequest::Reset => Self::Reset,
+            JobRequest::Kill => Self::Kill,
+            JobRequest::Suspend => Self::Suspend,
+            JobRequest::Shutdown { force_after } => {
+                // The longest duration is a hundred years, far below what fits.
+                let milliseconds = |after: &Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                Self::Shutdown { force_after_ms: force_after.as_ref().map(milliseconds) }
+            }
+            JobRequest::Reboot => Self::Reboot,
+            JobRequest::Answer { question, choice } => {
+                Self::Answer { question: question.to_string(), choice: choice.clone() }
+            }
+            JobRequest::CreateSnapshot { name, description, memory, quiesce } => Self::CreateSnapshot {
+                name: name.clone(),
+                description: description.clone(),
+                memory: *memory,
+                quiesce: *quiesce,
+            },
+            JobRequest::Revert { snapshot, path, power_on } => {
+                Self::Revert { snapshot: snapshot.to_string(), path: path.clone(), power_on: *power_on }
+            }
+            JobRequest::RemoveSnapshot { snapshot, path, children } => Self::RemoveSnapshot {
+                snapshot: snapshot.to_string(),
+                path: path.clone(),
+                children: *children,
+            },
+            JobRequest::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            JobRequest::RenameSnapshot { snapshot, path, name, description } => Self::RenameSnapshot {
+                snapshot: snapshot.to_string(),
+                path: path.clone(),
+                name: name.clone(),
+                description: description.clone(),
+            },
+        }
+    }
+}
+
+impl From<RequestDocument> for JobRequest {
+    fn from(request: RequestDocument) -> Self {
+        match request {
+            RequestDocument::PowerOn => Self::PowerOn,
+            RequestDocument::PowerOff => Self::PowerOff,
+            RequestDocument::Reset => Self::Reset,
+            RequestDocument::Kill => Self::Kill,
+            RequestDocument::Suspend => Self::Suspend,
+            RequestDocument::Shutdown { force_after_ms } => {
+                Self::Shutdown { force_after: force_after_ms.map(Duration::from_millis) }
+            }
+            RequestDocument::Reboot => Self::Reboot,
+            RequestDocument::Answer { question, choice } => {
+                Self::Answer { question: QuestionId::new(question), choice }
+            }
+            RequestDocument::CreateSnapshot { name, description, memory, quiesce } => {
+                Self::CreateSnapshot { name, description, memory, quiesce }
+            }
+            RequestDocument::Revert { snapshot, path, power_on } => {
+                Self::Revert { snapshot: SnapshotId::new(snapshot), path, power_on }
+            }
+            RequestDocument::RemoveSnapshot { snapshot, path, children } => {
+                Self::RemoveSnapshot { snapshot: SnapshotId::new(snapshot), path, children }
+            }
+            RequestDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
+            RequestDocument::RenameSnapshot { snapshot, path, name, description } => {
+                Self::RenameSnapshot { snapshot: SnapshotId::new(snapshot), path, name, description }
+            }
+        }
+    }
+}
+
+impl From<&Step> for StepDocument {
+    fn from(step: &Step) -> Self {
+        let Step { name, state, started_at, finished_at, detail } = step;
+        Self {
+            name: name.clone(),
+            state: state.as_str().to_owned(),
+            started_at: started_at.as_ref().map(ToString::to_string),
+            finished_at: finished_at.as_ref().map(ToString::to_string),
+            detail: detail.clone(),
+        }
+    }
+}
+
+impl TryFrom<StepDocument> for Step {
+    type Error = DocumentError;
+
+    fn try_from(step: StepDocument) -> Result<Self, DocumentError> {
+        let StepDocument { name, state, started_at, finished_at, detail } = step;
+        Ok(Self {
+            name,
+            state: word("state of a step", state, StepState::parse)?,
+            started_at: started_at.map(time).transpose()?,
+            finished_at: finished_at.map(time).transpose()?,
+            detail,
+        })
+    }
+}
+
+impl From<&JobResult> for ResultDocument {
+    fn from(result: &JobResult) -> Self {
+        let JobResult { changed, snapshot, power_state, ip_address } = result;
+        Self {
+            changed: *changed,
+            snapshot: snapshot.as_ref().map(ToString::to_string),
+            power_state: power_state.map(|state| state.as_str().to_owned()),
+            ip_address: ip_address.clone(),
+        }
+    }
+}
+
+impl TryFrom<ResultDocument> for JobResult {
+    type Error = DocumentError;
+
+    fn try_from(result: ResultDocument) -> Result<Self, DocumentError> {
+        let ResultDocument { changed, snapshot, power_state, ip_address } = result;
+        Ok(Self {
+            changed,
+            snapshot: snapshot.map(SnapshotId::new),
+            power_state: power_state.map(power).transpose()?,
+            ip_address,
+        })
+    }
+}

@@ -1,0 +1,66 @@
+//! The JSON document of a stored job: the store's own types, so that the domain may change freely.
+//!
+//! [`VERSION`] is written beside each document. A field added with `#[serde(default)]` keeps it; anything else
+//! makes a new version, and the old one goes on being readable. Fields that are not known are passed over.
+
+mod failure;
+mod intent;
+mod job;
+
+use jiff::Timestamp;
+
+use self::job::JobDocument;
+use crate::domain::ids::JobId;
+use crate::domain::job::Job;
+use crate::domain::machine::PowerState;
+
+/// The version that this otter writes.
+pub const VERSION: i64 = 1;
+
+/// Why a document is not readable.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    #[error("its document has version {0}, and this otter reads up to {VERSION}")]
+    Version(i64),
+    #[error("its document is not the JSON that is expected")]
+    Json(#[source] serde_json::Error),
+    #[error("{word:?} is no {what}")]
+    Word { what: &'static str, word: String },
+    #[error("{text:?} is no time")]
+    Time { text: String, source: jiff::Error },
+    #[error("{0:?} is no job id")]
+    JobId(String),
+}
+
+/// Writes a job's document.
+pub fn encode(job: &Job) -> Result<String, DocumentError> {
+    serde_json::to_string(&JobDocument::from(job)).map_err(DocumentError::Json)
+}
+
+/// Reads a job's document.
+pub fn decode(version: i64, text: &str) -> Result<Job, DocumentError> {
+    if version != VERSION {
+        return Err(DocumentError::Version(version));
+    }
+    serde_json::from_str::<JobDocument>(text).map_err(DocumentError::Json)?.try_into()
+}
+
+fn word<T>(
+    what: &'static str,
+    word: String,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, DocumentError> {
+    parse(&word).ok_or(DocumentError::Word { what, word })
+}
+
+fn power(text: String) -> Result<PowerState, DocumentError> {
+    word("power state", text, PowerState::parse)
+}
+
+fn job_id(text: String) -> Result<JobId, DocumentError> {
+    text.parse().map_err(|_| DocumentError::JobId(text))
+}
+
+fn time(text: String) -> Result<Timestamp, DocumentError> {
+    text.parse().map_err(|source| DocumentError::Time { text, source })
+}

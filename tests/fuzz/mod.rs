@@ -1,0 +1,37 @@
+//! What fuzzers found, and where they began, as ordinary tests. The targets are a workspace of their own beside this file;
+//! `tests/fuzz/run` lets the fuzzer loose on them.
+
+use std::path::Path;
+
+use otter::fuzzing::PROPERTIES;
+
+#[test]
+fn every_property_holds_of_its_corpus() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
+    let folders = std::fs::read_dir(&corpus).unwrap().count();
+    assert_eq!(folders, PROPERTIES.len(), "a folder for each property, and no other");
+    for (name, holds) in PROPERTIES {
+        let mut fed = 0;
+        for entry in std::fs::read_dir(corpus.join(name)).unwrap() {
+            let file = entry.unwrap().path();
+            let bytes = std::fs::read(&file).unwrap();
+            if std::panic::catch_unwind(|| holds(&bytes)).is_err() {
+                panic!("{} breaks the property {name}", file.display());
+            }
+            fed += 1;
+        }
+        assert!(fed > 0, "an empty corpus shows nothing: {name}");
+        println!("{name}: {fed} inputs");
+    }
+}
+
+#[test]
+fn every_property_has_its_target() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for (name, _) in PROPERTIES {
+        assert!(manifest.contains(&format!("name = \"{name}\"\npath = \"targets/{name}.rs\"")), "{name}");
+        let target = std::fs::read_to_string(folder.join(format!("targets/{name}.rs"))).unwrap();
+        assert!(target.contains(&format!("otter::fuzzing::{name}(data)")), "{name}");
+    }
+}

@@ -1,0 +1,4 @@
+#![no_main]
+//! Feeds `otter::fuzzing::configuration` what the fuzzer makes up.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::configuration(data));

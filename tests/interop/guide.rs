@@ -1,0 +1,169 @@
+//! The guide for CI jobs, from top to bottom: its commands, its readers of events, and that nothing is left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::pages::{Page, alone};
+use super::program::Program;
+use super::{PATIENCE, python, repository, simulating};
+use crate::harness::{Daemon, output};
+
+/// What is served beside the operations of the document.
+const BESIDE: [&str; 5] =
+    ["GET /metrics", "GET /openapi.json", "GET /openapi-3.0.json", "GET /docs", "GET /problems"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
+    let page = Page::read("GUIDE.md");
+    page.has_no_idle_curl();
+    let daemon = simulating().await;
+    let before = successes(&daemon).await;
+    page.run(&[("127.0.0.1:8080", daemon.address())]).await;
+    let after = successes(&daemon).await;
+    let called: BTreeSet<&str> = after
+        .iter()
+        .filter(|(operation, count)| before.get(*operation) < Some(count))
+        .map(|(operation, _)| operation.as_str())
+        .collect();
+    let remarks = page.remarks();
+    for operation in operations().iter().map(String::as_str).chain(BESIDE) {
+        let named = remarks.iter().any(|remark| {
+            remark.strip_prefix(operation).is_some_and(|rest| rest.is_empty() || !rest.starts_with('/'))
+        });
+        assert!(named || BESIDE.contains(&operation), "the list of endpoints lacks {operation}");
+        assert!(called.contains(operation), "no curl line succeeds in {operation}: only {called:#?}");
+    }
+}
+
+/// What the guide says of its script: where a thing was not done it tells why, and fails; the test does not begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_of_the_guide_fails_where_a_step_does() {
+    let page = Page::read("GUIDE.md");
+    let daemon = simulating().await;
+    let there = page.script().replace("127.0.0.1:8080", daemon.address());
+    let ambiguous = there.replace("installed/updated/kickstart", "kickstart");
+    let gone = page.script().replace("127.0.0.1:8080", "127.0.0.1:1").replace("--retry 5", "--retry 0");
+    for (script, reason) in [
+        (ambiguous, "ambiguous-name: 2 snapshots of qubes-4.2-sdw-staging are called \"kickstart\""),
+        (gone, "no answer: is otter there?"),
+    ] {
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(&script);
+        alone(&mut shell);
+        let output = output(shell, PATIENCE).await;
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{complaint}");
+        assert!(complaint.starts_with(reason), "{complaint}");
+    }
+}
+
+/// And: the calls of the same run, repeated, do nothing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_of_the_guide_does_nothing_twice() {
+    let daemon = simulating().await;
+    let script = Page::read("GUIDE.md").script().replace("127.0.0.1:8080", daemon.address());
+    for _ in 0..2 {
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(&script).env("CI_JOB_ID", "4711");
+        alone(&mut shell);
+        super::succeeds(shell).await;
+    }
+    let jobs = daemon.get("/v1/jobs?reference=4711").await.expect(200);
+    assert_eq!(jobs.items("kind"), ["machine.power_off", "snapshot.revert"]);
+    let machine = daemon.get("/v1/machines/name:qubes-4.2-sdw-staging").await.expect(200);
+    assert_eq!(machine.json["power_state"], "off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reader_in_shell_tells_what_changes_and_begins_anew_after_a_break() {
+    let mut shell = Command::new("bash");
+    shell.arg("-c").arg(Page::read("GUIDE.md").reader("sh"));
+    follows_changes(shell).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reader_in_python_tells_what_changes_and_resumes_after_a_break() {
+    let mut python = python();
+    python.arg("-c").arg(Page::read("GUIDE.md").reader("python"));
+    follows_changes(python).await;
+}
+
+/// Runs a reader through a change, a restart of otter, which begins a new stream, and another change.
+async fn follows_changes(mut reader: Command) {
+    let daemon = simulating().await;
+    let address = daemon.address().to_owned();
+    alone(&mut reader);
+    reader.env("OTTER", format!("http://{address}"));
+    let mut reader = Program::start(reader);
+    sees_a_change(&mut reader, &daemon).await;
+    assert!(daemon.terminate().await.success());
+    let daemon = Daemon::at(&address, &["--simulate"], &[]).await;
+    sees_a_change(&mut reader, &daemon).await;
+}
+
+async fn sees_a_change(reader: &mut Program, daemon: &Daemon) {
+    reader.says("what there is", |line| line.ends_with("Z qubes-4.3-nightly off")).await;
+    let started = daemon.post("/v1/machines/18/power", json!({"action": "on"})).await;
+    assert_eq!(started.status, 202);
+    reader.says("what changes", |line| line.ends_with("Z qubes-4.3-nightly on")).await;
+}
+
+/// The exit codes of the guide's table that no command of it shows.
+#[tokio::test]
+async fn curl_tells_a_connection_that_breaks_from_one_that_cannot_be_made() {
+    assert_eq!(exit_of_curl_after(None).await, Some(7));
+    assert_eq!(exit_of_curl_after(Some("")).await, Some(52));
+    assert_eq!(exit_of_curl_after(Some("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")).await, Some(18));
+}
+
+/// What curl exits with where somebody answers this and hangs up, or nobody listens.
+async fn exit_of_curl_after(answer: Option<&'static str>) -> Option<i32> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let answers = answer.map(|answer| {
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The request is taken first: what is unread at the end would turn it into a reset.
+            let _ = stream.read(&mut [0; 4_096]).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        })
+    });
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--fail-with-body", &url]);
+    alone(&mut curl);
+    let exit = output(curl, PATIENCE).await.status.code();
+    if let Some(answers) = answers {
+        answers.join().unwrap();
+    }
+    exit
+}
+
+/// How often each operation succeeded, by the daemon's own count.
+async fn successes(daemon: &Daemon) -> BTreeMap<String, u64> {
+    let metrics =
+        daemon.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let counts = metrics.lines().filter_map(|line| {
+        let line = line.strip_prefix("otter_http_request_seconds_count{operation=\"")?;
+        let (operation, count) = line.split_once("\",status=\"2xx\"} ")?;
+        Some((operation.to_owned(), count.parse().unwrap()))
+    });
+    counts.collect()
+}
+
+/// The operations of the document, as `GET /v1/machines`.
+fn operations() -> Vec<String> {
+    let text = std::fs::read_to_string(repository().join("openapi/otter.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let paths = document["paths"].as_object().unwrap().iter();
+    let all: Vec<String> = paths
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
+            methods.map(move |method| format!("{} {path}", method.to_uppercase()))
+        })
+        .collect();
+    assert!(all.len() > 20, "{all:?}");
+    all
+}

@@ -1,0 +1,197 @@
+//! A page for people whose commands are run as they stand.
+//!
+//! ```text
+//!  ```console   lines after `$ ` are run in one shell, from the top of the page to its end, and each exits 0;
+//!               the lines that follow are what it prints; `# ` is a remark
+//!  ```bash      a script: exits 0
+//!  ```sh, ```python with /v1/events in it: a reader, which runs until it is stopped
+//! ```
+//! What is compared: every character, but UUIDs, times (RFC 3339) and versions of the stream, which need only be there.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{repository, succeeds_within};
+
+/// The longest that a whole page may take.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Begins a line that the shell says after each command: its number and exit code follow.
+const MARK: char = '\u{1e}';
+
+/// A page of this repository.
+pub struct Page {
+    text: String,
+}
+
+/// A command, or a script, and what the page says that it prints.
+struct Step {
+    command: String,
+    expected: Option<String>,
+}
+
+impl Page {
+    pub fn read(name: &str) -> Self {
+        Self { text: std::fs::read_to_string(repository().join(name)).unwrap() }
+    }
+
+    /// The text of each block: the word behind its fence, and its lines.
+    fn blocks(&self) -> impl Iterator<Item = (&str, &str)> {
+        let fenced = self.text.split("\n```").skip(1).step_by(2);
+        fenced.map(|block| block.split_once('\n').unwrap())
+    }
+
+    /// The script of the page.
+    pub fn script(&self) -> &str {
+        let mut scripts = self.blocks().filter(|(fence, _)| *fence == "bash");
+        let (_, script) = scripts.next().expect("a script");
+        assert!(scripts.next().is_none(), "one script");
+        script
+    }
+
+    /// The reader of events in this language.
+    pub fn reader(&self, language: &str) -> &str {
+        let mut readers = self.blocks().filter(|(fence, text)| *fence == language && is_reader(text));
+        let (_, reader) = readers.next().expect("a reader");
+        assert!(readers.next().is_none(), "one reader for each language");
+        reader
+    }
+
+    /// The remarks of the blocks that are run.
+    pub fn remarks(&self) -> Vec<&str> {
+        let consoles = self.blocks().filter(|(fence, _)| *fence == "console");
+        consoles.flat_map(|(_, text)| text.lines().filter_map(|line| line.strip_prefix("# "))).collect()
+    }
+
+    /// Fails if a curl line with an address stands where nothing runs it.
+    pub fn has_no_idle_curl(&self) {
+        let run = |(fence, text): &(&str, &str)| matches!(*fence, "console" | "bash") || is_reader(text);
+        let all = curls(&self.text);
+        let ran: usize = self.blocks().filter(run).map(|(_, text)| curls(text)).sum();
+        assert!(all > 0 && all == ran, "{all} curl lines, of which {ran} are run");
+    }
+
+    /// Runs the page with these addresses in place of its own, and fails where it prints something else than it shows.
+    pub async fn run(&self, addresses: &[(&str, &str)]) {
+        let here = |text: &str| {
+            addresses.iter().fold(text.to_owned(), |text, (shown, real)| text.replace(shown, real))
+        };
+        let steps = self.steps();
+        let script: Vec<String> =
+            steps.iter().map(|step| format!("{}\nprintf '\\n{MARK}%s\\n' $?", here(&step.command))).collect();
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(format!("exec 2>&1\n{}", script.join("\n"))).stdin(Stdio::null());
+        alone(&mut shell);
+        let said = String::from_utf8(succeeds_within(shell, PATIENCE).await.stdout).unwrap();
+        let mut said = said.split(MARK);
+        let mut printed = said.next().unwrap_or_default().to_owned();
+        let mut wrong = Vec::new();
+        for step in &steps {
+            let Some((exit, next)) = said.next().and_then(|rest| rest.split_once('\n')) else {
+                panic!("the shell ended within {}", step.command);
+            };
+            let fits =
+                step.expected.as_ref().is_none_or(|expected| settled(&here(expected)) == settled(&printed));
+            if exit != "0" || !fits {
+                wrong.push(format!("$ {}\n{}\nexit {exit}", step.command, printed.trim_end()));
+            }
+            next.clone_into(&mut printed);
+        }
+        assert!(wrong.is_empty(), "not as the page says:\n{}", wrong.join("\n"));
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for (fence, text) in self.blocks() {
+            match fence {
+                "console" => steps.extend(of_console(text)),
+                "bash" => {
+                    let command = format!("bash <<'SCRIPT'\n{text}\nSCRIPT");
+                    steps.push(Step { command, expected: None });
+                }
+                _ => {}
+            }
+        }
+        steps
+    }
+}
+
+/// Keeps what the tester has set up for curl away from it.
+pub fn alone(command: &mut Command) {
+    command.env("CURL_HOME", "/nonexistent").env("HOME", "/nonexistent").env("no_proxy", "*");
+}
+
+fn of_console(text: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with("# ")) {
+        if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step { command: command.to_owned(), expected: Some(String::new()) });
+        } else if let Some(expected) = steps.last_mut().and_then(|step| step.expected.as_mut()) {
+            expected.push_str(line);
+            expected.push('\n');
+        } else {
+            assert!(line.is_empty(), "{line} stands before any command");
+        }
+    }
+    steps
+}
+
+fn is_reader(text: &str) -> bool {
+    text.contains("/v1/events")
+}
+
+/// How many lines have a call in them that could be copied.
+fn curls(text: &str) -> usize {
+    let addresses = ["127.0.0.1:8", "$OTTER/", "$otter/"];
+    text.lines()
+        .filter(|line| line.contains("curl ") || line.trim_start().starts_with("-H "))
+        .filter(|line| addresses.iter().any(|address| line.contains(address)))
+        .count()
+}
+
+/// A text without what is another one each time.
+fn settled(text: &str) -> String {
+    let is_of_word = |letter: char| letter.is_ascii_alphanumeric() || "-:.".contains(letter);
+    let mut out = String::new();
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let end = rest.find(|letter| !is_of_word(letter)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        out.push_str(kind(word).unwrap_or(word));
+        let between = after.find(is_of_word).unwrap_or(after.len());
+        out.push_str(&after[..between]);
+        rest = &after[between..];
+    }
+    out
+}
+
+fn kind(word: &str) -> Option<&'static str> {
+    let is_version = |(epoch, sequence): (&str, &str)| {
+        epoch.len() == 12
+            && epoch.bytes().all(|digit| digit.is_ascii_hexdigit())
+            && !sequence.is_empty()
+            && sequence.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    if word.len() == 36 && Uuid::parse_str(word).is_ok() {
+        Some("<uuid>")
+    } else if word.parse::<jiff::Timestamp>().is_ok() {
+        Some("<time>")
+    } else {
+        word.split_once('-').is_some_and(is_version).then_some("<version>")
+    }
+}
+
+#[test]
+fn only_uuids_times_and_versions_may_differ() {
+    let one = r#"{"job":"/v1/jobs/01a21092-54b4-731f-ad9a-d9c3488c9809/wait","at":"2026-11-25T02:39:15.5Z","version":"8107bea6f58e-37","n":1}"#;
+    let other = r#"{"job":"/v1/jobs/01a21093-54b4-731f-ad9a-d9c3488c9801/wait","at":"2027-01-01T00:00:00Z","version":"8107bea6f58f-1","n":1}"#;
+    assert_eq!(settled(one), settled(other));
+    assert_ne!(settled(one), settled(&other.replace("\"n\":1", "\"n\":2")));
+    assert_ne!(settled(one), settled(&other.replace("2027-01-01T00:00:00Z", "now")));
+    for plain in ["16-snapshot-3", "5f2c7a10-0c8e1b2a-7d31-0050569c0001", "00:50:56:3f:00:31", "504", "a  b"]
+    {
+        assert_eq!(settled(plain), plain);
+    }
+}
