@@ -139,8 +139,28 @@ impl App {
     /// # Errors
     /// Told for people: what could not be had, and why.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let Settings { listen, state_dir, esx, guest_settle, protection, jobs, http, feed, grace, sabotage } =
-            settings;
+        Self::bind_with(vim25, settings, clock).await
+    }
+
+    /// The same in front of any host.
+    ///
+    /// # Errors
+    /// As [`App::bind`], and those of the backend.
+    pub async fn bind_with(backend: impl Backend, settings: Settings, clock: Clock) -> anyhow::Result<Self> {
+        let metrics = Metrics::default();
+        let hypervisor = backend(&settings, &clock, &metrics)?;
+        let Settings {
+            listen,
+            state_dir,
+            esx: _,
+            guest_settle,
+            protection,
+            jobs,
+            http,
+            feed,
+            grace,
+            sabotage,
+        } = settings;
         if let Listen::Tcp(address) = &listen
             && !address.ip().is_loopback()
         {
@@ -149,16 +169,6 @@ impl App {
                  {address} is neither. Put a reverse proxy that asks for a password in front of 127.0.0.1"
             );
         }
-        let metrics = Metrics::default();
-        let hypervisor = EsxHypervisor::measured(&esx, clock.clone(), metrics.clone())
-            .context("the host's settings are wrong")?
-            .sabotaged(sabotage);
-        if esx.verify == Verify::Off {
-            tracing::warn!(
-                "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
-            );
-        }
-        let hypervisor: Arc<dyn Hypervisor> = Arc::new(hypervisor);
         sabotage::reached(Step::Open);
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
@@ -273,6 +283,23 @@ impl App {
         supervisor.ready();
         Ok(supervisor.run(signals).await)
     }
+}
+
+/// Makes the backend that settings ask for: another hypervisor is another one of these.
+pub trait Backend: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {}
+
+impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>> Backend for F {}
+
+/// The vim25 backend.
+fn vim25(settings: &Settings, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), metrics.clone())
+        .context("the host's settings are wrong")?;
+    if settings.esx.verify == Verify::Off {
+        tracing::warn!(
+            "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
+        );
+    }
+    Ok(Arc::new(hypervisor.sabotaged(settings.sabotage)))
 }
 
 /// Has what merely is read each time the metrics are told.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use secrecy::SecretString;
 
@@ -41,12 +41,25 @@ enum Verb {
     /// Connect to the host as `serve` would, once, and say in plain words what works and what does not.
     Doctor(Sources),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
-    Openapi,
+    Openapi {
+        /// In the words of this version of OpenAPI; the document is written in 3.1, and 3.0 is made of it.
+        #[arg(long, value_enum, value_name = "VERSION", default_value = "3.1")]
+        version: OpenapiVersion,
+    },
     /// Print the completions for a shell: `otter completions bash >/etc/bash_completion.d/otter`.
     Completions {
         /// bash, zsh, fish, elvish or powershell.
         shell: Shell,
     },
+}
+
+/// The versions of OpenAPI that generators of clients read.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OpenapiVersion {
+    #[value(name = "3.1")]
+    New,
+    #[value(name = "3.0")]
+    Old,
 }
 
 #[derive(Debug, Args)]
@@ -122,7 +135,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),
         Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),
-        Verb::Openapi => openapi(),
+        Verb::Openapi { version } => openapi(version),
         Verb::Completions { shell } => Ok(completions(shell)),
     };
     outcome.unwrap_or_else(|error| {
@@ -213,8 +226,13 @@ fn check_config(sources: &Sources) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn openapi() -> anyhow::Result<ExitCode> {
-    say(&format!("{}\n", serde_json::to_string_pretty(&crate::api::openapi())?));
+fn openapi(version: OpenapiVersion) -> anyhow::Result<ExitCode> {
+    let document = crate::api::openapi();
+    let document = match version {
+        OpenapiVersion::New => document,
+        OpenapiVersion::Old => crate::api::document::v3_0::convert(&document),
+    };
+    say(&format!("{}\n", serde_json::to_string_pretty(&document)?));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,8 @@ pub mod esx;
 #[cfg(feature = "sabotage")]
 pub mod fuzzing;
 pub mod hypervisor;
+#[cfg(feature = "conformance")]
+pub mod memory;
 pub mod sabotage;
 pub mod service;
 pub mod simulator;

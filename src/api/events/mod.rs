@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::stream::Stream;
-use self::wire::{Event, Form};
-pub use self::wire::{NDJSON, SSE};
+use self::wire::Form;
+pub use self::wire::{Event, NDJSON, SSE};
 use super::Api;
 use super::documented::Problems;
 use super::extract::{Params, Query, failure_at, header};
@@ -88,7 +88,7 @@ pub struct EventsHeaders {
 #[utoipa::path(get, path = "/v1/events", operation_id = "stream_events", tag = "events",
     params(EventsQuery, EventsHeaders),
     responses(
-        (status = 200, description = "A stream of events", content((Event = "text/event-stream"), (Event = "application/x-ndjson"))),
+        (status = 200, description = "A stream of events: each `data:` of the one, each line of the other is an `Event`", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",

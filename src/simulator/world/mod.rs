@@ -325,6 +325,11 @@ impl World {
         ] {
             self.touch(Moref::new(kind, id));
         }
+        // Each lists the machines on it.
+        let datastores: Vec<String> = self.datastores.keys().cloned().collect();
+        for id in datastores {
+            self.touch(Moref::new("Datastore", id));
+        }
     }
 
     /// Plans an event, or keeps it for a step where time is stepped.
