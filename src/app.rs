@@ -16,7 +16,7 @@ use crate::domain::mac::MacAddress;
 use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
-use crate::sabotage::{Mistake, Sabotage};
+use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::Services;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
@@ -169,6 +169,7 @@ impl App {
                  {address} is neither. Put a reverse proxy that asks for a password in front of 127.0.0.1"
             );
         }
+        sabotage::reached(Step::Open);
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,
@@ -318,6 +319,8 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         Levels::count(&levels.events, services.feed.published());
         Levels::count(&levels.store_transactions, store.transactions());
         Levels::count(&levels.store_statements, store.queries());
+        Levels::count(&levels.store_refusals, store.refused());
+        levels.store_failing.set(i64::from(store.is_failing()));
         metrics.outage_until(clock.elapsed());
     });
 }

@@ -296,7 +296,7 @@ impl Simulation {
     fn publish(&mut self, id: JobId) {
         let Some(entry) = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&id)) else { return };
         let Some(run) = &entry.run else { return };
-        if entry.live.follow(&run.driver) {
+        if entry.live.follow(&run.driver, false) {
             let job = entry.live.job.clone();
             self.show(&job);
         }
