@@ -18,7 +18,7 @@ use crate::domain::pool::Pools;
 use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
-use crate::sabotage::{Mistake, Sabotage};
+use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::Services;
 use crate::service::callers::Callers;
 use crate::service::feed::{Feed, FeedSettings};
@@ -184,6 +184,7 @@ impl App {
             grace,
             sabotage,
         } = settings;
+        sabotage::reached(Step::Open);
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,
@@ -407,6 +408,8 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         Levels::count(&levels.events, services.feed.published());
         Levels::count(&levels.store_transactions, store.transactions());
         Levels::count(&levels.store_statements, store.queries());
+        Levels::count(&levels.store_refusals, store.refused());
+        levels.store_failing.set(i64::from(store.is_failing()));
         metrics.outage_until(clock.elapsed());
     });
 }

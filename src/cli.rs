@@ -20,7 +20,7 @@ use self::token::TokenCommand;
 use crate::app::{self, App, Simulated};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
-use crate::simulator::{Scenario, Simulator, SimulatorOptions};
+use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::supervisor::{Cause, Signals};
 use crate::telemetry::logs::{self, Style};
 
@@ -119,6 +119,9 @@ struct Simulate {
     admin: Option<SocketAddr>,
     #[command(flatten)]
     scenario: ScenarioArgs,
+    /// How long tasks and guests take, of the usual tenth of a real host's time: 0.1 is ten times as fast.
+    #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = pace)]
+    pace: f64,
     /// The account's name.
     #[arg(long, value_name = "NAME", default_value = "root")]
     username: String,
@@ -195,13 +198,14 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
 }
 
 async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
-    let Simulate { listen, admin, scenario, username, password } = simulate;
+    let Simulate { listen, admin, scenario, pace, username, password } = simulate;
     raise_file_limit();
     let clock = Clock::system();
     let mut signals = Signals::install().context("signals cannot be received")?;
     let options = SimulatorOptions {
         listen,
         admin,
+        pace: Pace::Auto { scale: pace },
         username: username.clone(),
         password: SecretString::from(password),
         ..SimulatorOptions::new(scenario.load().await?, clock)
@@ -259,6 +263,12 @@ impl Sources {
         let environment: BTreeMap<String, String> = std::env::vars_os().filter_map(readable).collect();
         Config::load(config.as_deref(), &environment, &flags)
     }
+}
+
+/// Reads a factor that time can be stretched by.
+fn pace(text: &str) -> Result<f64, String> {
+    let fits = |factor: &f64| (0.0..=1_000.0).contains(factor);
+    text.parse().ok().filter(fits).ok_or_else(|| "a number from 0 to 1000 is wanted".to_owned())
 }
 
 impl ScenarioArgs {

@@ -58,6 +58,12 @@ pub struct StartHeaders {
     /// `wait=30` (RFC 7240): the soft form of `wait`; 202 with the job when the time is up.
     #[param(rename = "Prefer", value_type = String, required = false)]
     prefer: Option<String>,
+    /// `<id>.<secret>` of the lease that holds the machine.
+    #[param(rename = "Otter-Lease", value_type = String, required = false)]
+    otter_lease: Option<String>,
+    /// Why an operator acts on a machine that another holds; recorded. 1 to 512 characters.
+    #[param(rename = "Otter-Override", value_type = String, required = false)]
+    otter_override: Option<String>,
 }
 
 /// The problems that any operation may answer with; each lists its codes in `x-otter-problems`.
@@ -86,6 +92,8 @@ pub const START: &[&str] = &[
     "payload-too-large",
     "unsupported-media-type",
     "idempotency-mismatch",
+    "machine-leased",
+    "lease-ended",
     "queue-full",
     "inventory-loading",
     "host-unreachable",

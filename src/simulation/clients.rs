@@ -23,6 +23,7 @@ use crate::store::IdempotencyKey;
 const OUTAGE_GRACE: Duration = Duration::from_mins(1);
 
 const DEADLINES: Deadlines = Deadlines {
+    prepare: Duration::from_mins(30),
     power: Duration::from_mins(10),
     guest: Duration::from_mins(15),
     create: Duration::from_hours(1),

@@ -114,6 +114,14 @@ impl History {
                 self.did(CallKind::RevertToSnapshot)
                     && power_on.is_none_or(|on| self.was(if on { PowerState::On } else { PowerState::Off }))
             }
+            JobRequest::Prepare { snapshot, power, .. } => {
+                (snapshot.is_none() || self.did(CallKind::RevertToSnapshot))
+                    && power.is_none_or(|power| self.was(power))
+            }
+            JobRequest::Release { snapshot, keep_power } => {
+                (snapshot.is_none() || self.did(CallKind::RevertToSnapshot))
+                    && (*keep_power || self.was(PowerState::Off))
+            }
             JobRequest::RemoveSnapshot { .. } => self.did(CallKind::RemoveSnapshot) || self.others,
             JobRequest::RemoveAllSnapshots => {
                 self.did(CallKind::RemoveAllSnapshots) || self.others || job.steps.is_empty()

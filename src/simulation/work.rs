@@ -15,6 +15,7 @@ use super::{Event, Simulation, Tag, Waits};
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::Job;
+use crate::domain::machine::PowerState;
 use crate::hypervisor::TaskStatus;
 use crate::sabotage::Mistake;
 use crate::service::jobs::driver::{
@@ -248,6 +249,10 @@ impl Simulation {
             Effect::AwaitAnswer(question) => {
                 self.with_work(id, |work| *work = Work::AwaitingHost(Then::Answer(question)));
             }
+            Effect::AwaitReady(_) => {
+                let on = sight::shown(&otter.picture, &machine).power_state == Some(PowerState::On);
+                self.after(soon, tag, Step::Tell(Box::new(Input::Readied(on))));
+            }
             Effect::Pause(pause) => self.after(pause, tag, Step::Tell(Box::new(Input::Waited))),
             Effect::Barrier if self.sabotage.makes(Mistake::EndBeforeBarrier) => {
                 let shown = sight::shown(&otter.picture, &machine);
@@ -296,7 +301,7 @@ impl Simulation {
     fn publish(&mut self, id: JobId) {
         let Some(entry) = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&id)) else { return };
         let Some(run) = &entry.run else { return };
-        if entry.live.follow(&run.driver) {
+        if entry.live.follow(&run.driver, false) {
             let job = entry.live.job.clone();
             self.show(&job);
         }

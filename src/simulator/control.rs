@@ -64,6 +64,12 @@ impl Control {
         self.shared.lock().calls.operations()
     }
 
+    /// How many calls of each method were not refused, for each `operationID`.
+    #[must_use]
+    pub fn taken(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.shared.lock().calls.taken()
+    }
+
     /// Lets something go wrong as it was written.
     pub(super) fn bring_about(&self, mishap: &Mishap) {
         match mishap.clone() {

@@ -205,6 +205,9 @@ async fn call(
     }
     let run = async || {
         let outcome = methods::run(shared, &request, &context).await;
+        if let (Ok(_), Some(operation_id)) = (&outcome.result, &request.operation_id) {
+            shared.lock().calls.note_taken(&request.method, operation_id);
+        }
         respond_soap(&request.method, outcome.result, outcome.cookie)
     };
     match disruption {

@@ -11,6 +11,7 @@ mod document;
 mod events;
 mod host;
 pub mod in_memory;
+mod simulated;
 mod wire;
 
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ pub use daemon::{Daemon, otter, said};
 pub use events::{Events, NDJSON, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
+pub use simulated::HostProcess;
 pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.
@@ -355,7 +357,8 @@ async fn eventually_so(mut holds: impl AsyncFnMut() -> bool) -> bool {
     waited.await.is_ok()
 }
 
+/// Lets a little time pass.
 #[expect(clippy::disallowed_methods, reason = "between two questions, never in place of one")]
-async fn pause() {
+pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }

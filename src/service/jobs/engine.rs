@@ -21,7 +21,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState};
 use crate::hypervisor::TaskStatus;
-use crate::sabotage;
+use crate::sabotage::{self, Step};
 use crate::store::{IdempotencyKey, Inserted, StoreError};
 
 /// What the disk says of a job whose run panicked.
@@ -53,6 +53,7 @@ impl Engine {
         let _claim = match &new.key {
             Some(key) => {
                 let claim = engine.keys.claim(key).await;
+                sabotage::reached(Step::Key);
                 // Before anything can refuse it: a repeat takes no place in the queue.
                 if let Some(job) = engine.replayed(key).await? {
                     return Ok(Started::Replayed(job));
@@ -84,7 +85,7 @@ impl Engine {
         let (deadline_at, name) = (job.deadline_at, job.machine_name.clone());
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()));
-        sabotage::reached("accept");
+        sabotage::reached(Step::Accept);
         match engine.parts.store.insert_job(&job, key.as_ref()).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
@@ -97,7 +98,7 @@ impl Engine {
                 return Err(store_failure(&error));
             }
         }
-        sabotage::reached("accept-committed");
+        sabotage::reached(Step::AcceptCommitted);
         tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
         engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(deadline_at, id, &machine);
@@ -119,7 +120,10 @@ impl Engine {
     pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
         match self.parts.store.find_key(key).await {
             Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
-            Ok(Some(kept)) => Ok(Some(kept.job)),
+            Ok(Some(kept)) => {
+                sabotage::reached(Step::Replay);
+                Ok(Some(kept.job))
+            }
             Ok(None) => Ok(None),
             Err(error) => Err(store_failure(&error)),
         }

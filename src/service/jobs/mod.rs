@@ -40,10 +40,13 @@ use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::lease::LeaseId;
 use crate::hypervisor::Hypervisor;
-use crate::sabotage::Sabotage;
+use crate::sabotage::{self, Sabotage, Step};
 use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
+
+/// How long a caller that cancels waits for the job's end to be committed.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// So many of the last jobs that ended `unknown` are looked through at the start for tasks that still run.
 const LEFTOVERS: u32 = 100;
@@ -175,6 +178,7 @@ impl Jobs {
     /// # Errors
     /// The store's.
     pub async fn recover(&self) -> Result<usize, StoreError> {
+        sabotage::reached(Step::Recover);
         let jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
         let Recovered { waiting, running, cancelled, machines } =
@@ -187,6 +191,7 @@ impl Jobs {
         // Each is to see the tasks of the others, so all are shown before the first goes on.
         let mut firsts = Vec::with_capacity(running.len());
         for (driver, first) in running {
+            sabotage::reached(Step::Resume);
             let job = driver.job();
             firsts.push((job.machine.id.clone(), job.id, first));
             self.0.board.add(driver);
@@ -204,6 +209,7 @@ impl Jobs {
         for job in self.0.parts.store.jobs(&unknown, None, LEFTOVERS).await?.items {
             Engine::mind_leftover(&self.0, &job);
         }
+        sabotage::reached(Step::Recovered);
         Ok(count)
     }
 
@@ -271,9 +277,14 @@ impl Jobs {
             if self.0.queues().withdraw(machine, id) {
                 self.0.no_expiry(&live.job);
                 Engine::end_queued(&self.0, id, machine, Driver::cancel_queued);
-                return self.ended(id).await;
+                // A disk that takes no commits must not hold up the caller: the job ends when it can be committed.
+                tokio::select! {
+                    ended = self.ended(id) => return ended,
+                    () = self.0.parts.clock.sleep(CANCEL_PATIENCE) => return self.get(id).await,
+                }
             }
             let changes = self.0.board.follow(id);
+            sabotage::reached(Step::Cancel);
             self.0.board.interrupt(id, Interrupt::Cancel);
             if let Some(mut changes) = changes {
                 // The wish is shown as soon as the job has taken it; one that is being read back takes it later.

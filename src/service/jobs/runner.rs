@@ -22,7 +22,7 @@ use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
-use crate::sabotage::{self, Mistake, Sabotage};
+use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::trouble::Trouble;
@@ -77,22 +77,27 @@ impl Runner {
         let mut effect = first;
         let id = driver.job().machine.id.clone();
         let mut tools_stops = self.tools_stops(&id);
+        // Somebody asked to cancel the job, and a crash would forget it: nobody is told yet that the wish was taken.
+        let mut wish_unsaved = false;
         loop {
             if effect == Effect::Finish {
                 leave(driver.job());
                 self.count_end(driver.job());
-                self.publish(&driver, &live);
+                self.publish(&driver, &live, false);
+                sabotage::reached(Step::Told);
                 if self.sabotage.makes(Mistake::EndTakenBack) {
                     self.take_back(&driver, &live);
                 }
                 return Ran::ToTheEnd;
             }
-            self.publish(&driver, &live);
+            self.publish(&driver, &live, wish_unsaved);
             if matches!(effect, Effect::Call(_)) {
                 tools_stops = self.tools_stops(&id);
             }
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
+            let saves = effect == Effect::Save;
+            let saves_wish = saves && driver.job().cancel_requested_at.is_some();
             let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
             let input = loop {
                 let interrupt = tokio::select! {
@@ -120,7 +125,9 @@ impl Runner {
                         }
                     }
                 };
+                let wished = driver.job().cancel_requested_at.is_some();
                 let reaction = driver.interrupt(interrupt, self.clock.now());
+                wish_unsaved |= !wished && driver.job().cancel_requested_at.is_some();
                 if let Some(task) = reaction.cancel_task {
                     cancelling.push(self.cancel(task));
                 }
@@ -128,9 +135,16 @@ impl Runner {
                     effect = instead;
                     break None;
                 }
-                self.publish(&driver, &live);
+                // Beside a commit that is under way, the older of the two could come last.
+                if wish_unsaved && !saves {
+                    wish_unsaved = !self.try_to_save(driver.job()).await;
+                }
+                self.publish(&driver, &live, wish_unsaved);
             };
             if let Some(input) = input {
+                if wish_unsaved && saves {
+                    wish_unsaved = !(saves_wish || self.try_to_save(driver.job()).await);
+                }
                 effect = driver.step(input, self.clock.now());
             }
         }
@@ -140,7 +154,7 @@ impl Runner {
     fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
         live.send_modify(|live| live.job = Arc::new(taken_back(driver.job())));
         self.tell(live);
-        self.publish(driver, live);
+        self.publish(driver, live, false);
     }
 
     async fn perform(&self, job: Job, effect: Effect, tools_stops: u64, live: &watch::Sender<Live>) -> Input {
@@ -156,22 +170,25 @@ impl Runner {
                 Input::Saved
             }
             Effect::Examine => {
+                let after_loss = live.borrow().settling;
+                sabotage::reached(if after_loss { Step::Judge } else { Step::Examine });
                 let others = self.board.others(&machine, job.id);
                 let seen = self.hypervisor.examine(&machine).await;
+                sabotage::reached(Step::Examined);
                 Input::Examined(
                     seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
                 )
             }
             Effect::Call(call) => {
-                sabotage::reached("call");
+                sabotage::reached(Step::Call);
                 let called = self.call(&job, &call).await;
-                sabotage::reached("answered");
+                sabotage::reached(Step::Answered);
                 Input::Called(called)
             }
             Effect::Follow(task) => {
-                sabotage::reached("follow");
+                sabotage::reached(Step::Follow);
                 let end = self.follow(&task, live).await;
-                sabotage::reached("followed");
+                sabotage::reached(Step::Followed);
                 Input::TaskEnded(end)
             }
             Effect::CancelAndFollow(task) => {
@@ -179,6 +196,7 @@ impl Runner {
                 Input::TaskEnded(end)
             }
             Effect::Watch { known, until } => {
+                sabotage::reached(Step::Watch);
                 let time_up = async {
                     match until {
                         Some(until) => sleep_until(&self.clock, until).await,
@@ -206,6 +224,9 @@ impl Runner {
             }
             Effect::AwaitReady(readiness) => Input::Readied(self.ready(&job, readiness).await),
             Effect::Pause(pause) => {
+                if live.borrow().settling {
+                    sabotage::reached(Step::Settle);
+                }
                 self.clock.sleep(pause).await;
                 Input::Waited
             }
@@ -213,9 +234,9 @@ impl Runner {
                 Input::Synced(Some(self.shown(&job)))
             }
             Effect::Barrier => {
-                sabotage::reached("barrier");
+                sabotage::reached(Step::Barrier);
                 let passed = self.hypervisor.barrier().await;
-                sabotage::reached("synced");
+                sabotage::reached(Step::Synced);
                 Input::Synced(passed.is_ok().then(|| self.shown(&job)))
             }
             // The loop of `run` ends before it comes here.
@@ -226,21 +247,31 @@ impl Runner {
     /// Commits the job, however long that takes: nothing may happen to the host before, and nobody may hear of
     /// an end before.
     async fn save(&self, job: &Job) {
+        let begun = self.clock.elapsed();
         let mut pause = Duration::from_millis(100);
+        let mut refused = false;
         loop {
             let error = match self.store.update_job(job).await {
                 // Ended: this very commit came through before, and only its answer did not.
-                Ok(()) | Err(StoreError::AlreadyEnded(_)) => return,
+                Ok(()) | Err(StoreError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
-            tracing::error!(
-                job = %job.id,
-                error = &error as &dyn std::error::Error,
-                "the job cannot be committed; trying again in {pause:?}"
-            );
+            if !std::mem::replace(&mut refused, true) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(job = %job.id, error, "the job cannot be committed; it waits until it can be");
+            }
             self.clock.sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(10));
         }
+        if refused {
+            let waited = self.clock.elapsed().saturating_sub(begun);
+            tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
+        }
+    }
+
+    /// Commits the job if that can be done now; the next commit says the same.
+    async fn try_to_save(&self, job: &Job) -> bool {
+        self.store.update_job(job).await.is_ok()
     }
 
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
@@ -293,6 +324,7 @@ impl Runner {
     }
 
     async fn cancel(&self, task: TaskId) {
+        sabotage::reached(Step::CancelTask);
         if let Err(error) = self.hypervisor.cancel(&task).await {
             tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
         }
@@ -401,8 +433,8 @@ impl Runner {
         sight::shown(&self.inventory.picture(), &job.machine.id)
     }
 
-    fn publish(&self, driver: &Driver, live: &watch::Sender<Live>) {
-        if live.send_if_modified(|shown| shown.follow(driver)) {
+    fn publish(&self, driver: &Driver, live: &watch::Sender<Live>, wish_unsaved: bool) {
+        if live.send_if_modified(|shown| shown.follow(driver, wish_unsaved)) {
             self.tell(live);
         }
     }
@@ -426,16 +458,15 @@ pub fn taken_back(job: &Job) -> Job {
     Job { state: JobState::Running, finished_at: None, ..job.clone() }
 }
 
-/// The names of the steps before and after a commit, by what it is that is committed.
-fn saving(job: &Job) -> [&'static str; 2] {
-    if job.state.is_end() {
-        ["end", "end-committed"]
-    } else if job.host_task.is_some() {
-        ["task", "task-committed"]
-    } else if job.intent.is_some() {
-        ["intent", "intent-committed"]
-    } else {
-        ["start", "start-committed"]
+/// The steps before and after a commit, by what it is that is committed.
+fn saving(job: &Job) -> [Step; 2] {
+    match &job.intent {
+        _ if job.state.is_end() => [Step::End, Step::EndCommitted],
+        Some(_) if job.host_task.is_some() => [Step::Task, Step::TaskCommitted],
+        Some(intent) if intent.asked > 1 => [Step::Intent, Step::AgainCommitted],
+        Some(_) => [Step::Intent, Step::IntentCommitted],
+        None if job.steps.is_empty() => [Step::Start, Step::StartCommitted],
+        None => [Step::StepDone, Step::StepDoneCommitted],
     }
 }
 

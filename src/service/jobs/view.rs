@@ -67,9 +67,12 @@ impl Live {
 }
 
 impl Live {
-    /// Shows what the driver shows now. Whether that is anything new.
-    pub fn follow(&mut self, driver: &Driver) -> bool {
-        let next = Self::of(driver, None);
+    /// Shows what the driver shows now, but for a wish to cancel that is not committed yet. Whether that is anything new.
+    pub fn follow(&mut self, driver: &Driver, wish_unsaved: bool) -> bool {
+        let mut next = Self::of(driver, None);
+        if wish_unsaved {
+            next.job = Arc::new(Job { cancel_requested_at: None, ..driver.job().clone() });
+        }
         // Between the end and its commit the job still shows as it was.
         if next.job.state.is_end() && !driver.is_finished() {
             return false;

@@ -1,0 +1,74 @@
+//! `otter simulate` as a process of its own: a host that outlives whatever daemon is killed before it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use super::{PATIENCE, otter};
+
+/// A simulated host in its own process. Dropping it ends it.
+pub struct HostProcess {
+    child: Child,
+    pub url: String,
+    /// As `esx.verify` takes it.
+    pub pin: String,
+    admin: String,
+    client: reqwest::Client,
+}
+
+impl HostProcess {
+    /// Starts it on free ports, with these arguments beside.
+    pub async fn start(arguments: &[&str]) -> Self {
+        let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let said = tokio::task::spawn_blocking(move || {
+            BufReader::new(stdout).lines().take(4).map(Result::unwrap).collect::<Vec<_>>()
+        });
+        let said = tokio::time::timeout(PATIENCE, said).await.expect("the host to start").unwrap();
+        let word = |line: &str| {
+            let line = said.iter().find(|said| said.contains(line));
+            line.and_then(|line| line.split_whitespace().last())
+                .expect("a host that says where it is")
+                .to_owned()
+        };
+        let url = word("listens on").trim_end_matches("/sdk").to_owned();
+        Self { child, url, pin: word("fingerprint"), admin: word("admin"), client: super::client() }
+    }
+
+    /// What was asked of it.
+    pub async fn calls(&self) -> Value {
+        self.ask("/calls").await
+    }
+
+    /// The machines and tasks as they are.
+    pub async fn world(&self) -> Value {
+        self.ask("/world").await
+    }
+
+    /// Has something happen, or go wrong later.
+    pub async fn order(&self, path: &str, how: &Value) {
+        let answer = self.client.post(format!("{}{path}", self.admin)).json(how).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{path} {how}: {}", answer.text().await.unwrap());
+    }
+
+    /// Nothing goes wrong any more.
+    pub async fn forget_faults(&self) {
+        let answer = self.client.delete(format!("{}/faults", self.admin)).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+    }
+
+    async fn ask(&self, path: &str) -> Value {
+        let answer =
+            self.client.get(format!("{}{path}", self.admin)).send().await.expect("an answer of the host");
+        answer.json().await.expect("an answer of the host in JSON")
+    }
+}
+
+impl Drop for HostProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
