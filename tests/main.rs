@@ -8,3 +8,4 @@ mod harness;
 mod house;
 #[cfg(feature = "interop")]
 mod interop;
+mod matrix;

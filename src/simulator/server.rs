@@ -206,6 +206,11 @@ async fn call(
         let outcome = methods::run(shared, &request, &context).await;
         respond_soap(outcome.result, outcome.cookie)
     };
+    let mut disruption = disruption;
+    if let Some(Disruption::Hand(hand, then)) = disruption {
+        hand.act(&Control::new(Arc::clone(shared)));
+        disruption = then.map(|then| *then);
+    }
     match disruption {
         None => Ok(run().await),
         Some(Disruption::Fault(fault)) => Ok(respond_soap(Err(fault), None)),
@@ -225,6 +230,15 @@ async fn call(
             Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
         }
         Some(Disruption::EmptyAnswer) => Ok(respond_soap(soap::void(&request.method), None)),
+        Some(Disruption::CloseWhen { run: wanted, cancelled }) => {
+            if wanted {
+                run().await;
+            }
+            cancelled.cancelled().await;
+            Err(Cut)
+        }
+        // One hand at a time.
+        Some(Disruption::Hand(..)) => Ok(run().await),
         Some(Disruption::Event(event)) => {
             Control::new(Arc::clone(shared)).happen(event);
             Ok(run().await)
