@@ -10,25 +10,33 @@ use std::sync::{Arc, Mutex};
 
 use otter::app::Settings;
 
+use otter::sabotage::Mistake;
+
 use self::stage::{Bench, Play};
-use self::table::{Cell, Expected, Fault};
+use self::table::{Cell, Expected, Fault, Kind, Step};
 
 /// How many whole otters work at once: those that wait for time-outs cost little.
 const BENCHES: usize = 6;
 const HASTY_BENCHES: usize = 24;
 
+type Tune = fn(&mut Settings);
 type Todo = Arc<Mutex<Vec<(Cell, Expected)>>>;
 
-/// Plays cells on one bench after the other.
+/// Plays cells, many at once.
 fn play_all(cells: Vec<(Cell, Expected)>) -> BTreeMap<Cell, Result<String, String>> {
-    let (hasty, calm): (Vec<_>, Vec<_>) =
-        cells.into_iter().partition(|(cell, _)| matches!(cell.fault, Fault::SlowDone | Fault::SlowUndone));
+    let (hasty, calm): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(cell, _)| waits_for_time_outs(*cell));
+    play_on(vec![(hasty, stage::hasty, HASTY_BENCHES), (calm, stage::settings, BENCHES)])
+}
+
+const fn waits_for_time_outs(cell: Cell) -> bool {
+    matches!(cell.fault, Fault::SlowDone | Fault::SlowUndone)
+}
+
+/// Plays cells on benches of these settings.
+fn play_on(groups: Vec<(Vec<(Cell, Expected)>, Tune, usize)>) -> BTreeMap<Cell, Result<String, String>> {
     let results = Arc::new(Mutex::new(BTreeMap::new()));
     let mut workers = Vec::new();
-    for (cells, settings, benches) in [
-        (hasty, stage::hasty as fn(&mut Settings), HASTY_BENCHES),
-        (calm, stage::settings as fn(&mut Settings), BENCHES),
-    ] {
+    for (cells, settings, benches) in groups {
         let benches = benches.min(cells.len());
         let todo: Todo = Arc::new(Mutex::new(cells));
         for _ in 0..benches {
@@ -38,6 +46,9 @@ fn play_all(cells: Vec<(Cell, Expected)>) -> BTreeMap<Cell, Result<String, Strin
                     let mut bench = None;
                     while let Some((cell, expected)) = next(&todo) {
                         let result = play(&mut bench, settings, cell, expected).await;
+                        if let Err(wrong) = &result {
+                            eprintln!("wrong: {}\n  {wrong}", cell.name());
+                        }
                         results.lock().unwrap().insert(cell, result);
                     }
                 };
@@ -59,7 +70,7 @@ fn next(todo: &Todo) -> Option<(Cell, Expected)> {
 /// Plays one cell; a bench on which one went wrong is not used again.
 async fn play(
     bench: &mut Option<Bench>,
-    settings: fn(&mut Settings),
+    settings: Tune,
     cell: Cell,
     expected: Expected,
 ) -> Result<String, String> {
@@ -119,4 +130,59 @@ fn every_cell_ends_as_the_table_says() {
         println!("{count:>5}  {reason}");
     }
     assert!(wrong.is_empty(), "{} of {} cells are wrong:\n{}", wrong.len(), results.len(), wrong.join("\n"));
+}
+
+/// Settings that make a mistake on purpose.
+macro_rules! mistaken {
+    ($mistake:ident) => {
+        |settings: &mut Settings| {
+            stage::hasty(settings);
+            settings.sabotage = Mistake::$mistake.into();
+        }
+    };
+}
+
+/// Plays one cell with a mistake, and asserts that the check says so in these words.
+#[track_caller]
+fn assert_caught(settings: Tune, (kind, step, fault): (Kind, Step, Fault), words: &str) {
+    let cell = Cell { kind, step, fault };
+    let results = play_on(vec![(vec![(cell, cell.expected().unwrap())], settings, 1)]);
+    let told = results[&cell].as_ref().expect_err("the mistake went unseen");
+    assert!(told.contains(words), "{} told of something else: {told}", cell.name());
+}
+
+#[test]
+fn a_reset_that_is_sent_again_is_caught() {
+    let cell = (Kind::Reset, Step::Unanswered, Fault::CutBefore);
+    assert_caught(mistaken!(ResetSentAgain), cell, "it ended succeeded");
+}
+
+#[test]
+fn an_end_before_the_picture_caught_up_is_caught() {
+    let cell = (Kind::Rename, Step::ResultRead, Fault::SlowDone);
+    assert_caught(mistaken!(EndBeforeBarrier), cell, "otter does not show what it did");
+}
+
+#[test]
+fn a_machine_that_stays_in_the_picture_is_caught() {
+    let cell = (Kind::Reset, Step::Accepted, Fault::GoneInOutage);
+    assert_caught(mistaken!(ResyncForgetsRemoval), cell, "otter shows otherwise than the host is");
+}
+
+#[test]
+fn an_end_that_is_taken_back_is_caught() {
+    let cell = (Kind::PowerOff, Step::Before, Fault::CutBefore);
+    assert_caught(mistaken!(EndTakenBack), cell, "the stream took an end back");
+}
+
+#[test]
+fn an_address_of_a_guest_that_is_gone_is_caught() {
+    let cell = (Kind::Reset, Step::Before, Fault::CutBefore);
+    assert_caught(mistaken!(StaleAddress), cell, "/ip_address is null on the host");
+}
+
+#[test]
+fn a_login_that_is_tried_again_and_again_is_caught() {
+    let cell = (Kind::PowerOff, Step::Before, Fault::AccountRefused);
+    assert_caught(mistaken!(LoginLoop), cell, "a refused account was tried");
 }

@@ -55,8 +55,6 @@ pub struct Play<'b> {
     pub wrong_reads: Vec<String>,
     /// Whether reads say how old they are.
     stale: bool,
-    /// The machine may be missing from now on.
-    may_be_gone: bool,
     /// The struck task.
     task: Option<String>,
     logins: u64,
@@ -85,11 +83,13 @@ impl Bench {
         let mut scenario = Scenario::lab().unwrap();
         scenario.host.session_timeout_minutes = 0;
         scenario.machines.retain(|machine| machine.id == MARKER);
-        let template = scenario.machines[0].clone();
+        scenario.machines[0].annotation = "mark 0".to_owned();
         let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone() };
         let lab = Lab::with(plan).await;
         let events = Events::open_with(&lab, "?types=job.changed,machine.changed", &[NDJSON]).await;
         let control = lab.control().clone();
+        // On, its tools at work and its address told.
+        let template = control.look(|world| world.machine(MARKER).unwrap().clone());
         Self { lab, control, clock, events, template, cells: 0, nudges: 0 }
     }
 
@@ -195,7 +195,6 @@ impl<'b> Play<'b> {
             polls: Vec::new(),
             wrong_reads: Vec::new(),
             stale: false,
-            may_be_gone: false,
             task: None,
             logins,
         };
@@ -234,7 +233,7 @@ impl<'b> Play<'b> {
         let machine = format!("/v1/machines/{}", self.id);
         for path in ["/v1/machines", machine.as_str(), "/v1/datastores"] {
             let (status, headers, _) = self.bench.read(path).await;
-            let gone = status == StatusCode::NOT_FOUND && path == machine && self.may_be_gone;
+            let gone = status == StatusCode::NOT_FOUND && path == machine && self.is_gone();
             if status != StatusCode::OK && !gone {
                 self.wrong_reads.push(format!("{path} answered {status}"));
             }
@@ -273,6 +272,13 @@ impl<'b> Play<'b> {
         }
     }
 
+    /// Whether the machine that is meant is no longer under its moid.
+    fn is_gone(&self) -> bool {
+        self.control().look(|world| {
+            world.machine(&self.id).is_none_or(|now| now.instance_uuid != self.before.instance_uuid)
+        })
+    }
+
     async fn strike(&mut self) -> Result<Proof, String> {
         let kind = self.cell.kind;
         match self.cell.step {
@@ -280,7 +286,7 @@ impl<'b> Play<'b> {
                 let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
                 self.start().await?;
                 self.until("the read to be struck", |_| planned.delivered() > 0).await?;
-                Ok(self.proof(planned))
+                Ok(Proof::planned(planned))
             }
             Step::Before => {
                 self.start().await?;
@@ -288,13 +294,13 @@ impl<'b> Play<'b> {
                 let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
                 self.first_done().await?;
                 self.until("the read to be struck", |_| planned.delivered() > 0).await?;
-                Ok(self.proof(planned))
+                Ok(Proof::planned(planned))
             }
             Step::AtCall => {
                 let planned = self.control().disrupt_next(kind.method(), self.at_call());
                 self.to_the_call().await?;
                 self.until("the call to be struck", |_| planned.delivered() > 0).await?;
-                Ok(self.proof(planned))
+                Ok(Proof::planned(planned))
             }
             Step::Unanswered => self.unanswered().await,
             Step::Accepted | Step::Progress | Step::Unreported => {
@@ -324,6 +330,10 @@ impl<'b> Play<'b> {
         match self.cell.fault {
             Fault::PowerStateInCall if !minds_power(self.cell.kind) => {
                 Disruption::Fault(HostFault::invalid_power_state(Some("poweredOn"), "poweredOff"))
+            }
+            Fault::HostRestarted | Fault::HostRebooted | Fault::GoneInOutage => {
+                // What refuses it for want of a session would be an answer.
+                Disruption::Hand(self.hand(false), Some(Box::new(Disruption::CloseBeforeRunning)))
             }
             _ => Disruption::Hand(self.hand(false), None),
         }
@@ -454,7 +464,6 @@ impl<'b> Play<'b> {
         }
         let proof = self.proof_of_events();
         self.hand(finish).act(self.control());
-        self.note_loss();
         Ok(proof)
     }
 
@@ -498,20 +507,7 @@ impl<'b> Play<'b> {
             planned
         };
         self.until("the barrier to be struck", |_| planned.delivered() > 0).await?;
-        Ok(self.proof(planned))
-    }
-
-    /// The planned strike, and what the world must show of it.
-    fn proof(&mut self, planned: Planned) -> Proof {
-        self.note_loss();
-        Proof::planned(planned)
-    }
-
-    fn note_loss(&mut self) {
-        self.may_be_gone |= matches!(
-            self.cell.fault,
-            Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused
-        );
+        Ok(Proof::planned(planned))
     }
 
     /// What the simulator counts of a fault that is no disruption of a call.

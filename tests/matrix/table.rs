@@ -383,6 +383,8 @@ impl Cell {
                 Plight::GoneUnjudged
             }
             Fault::TaskFailed => Plight::Refused("host-rejected", 1),
+            // Reverted to a snapshot without memory the machine is off, and asks nothing any more.
+            Fault::QuestionLeft if self.kind == Kind::RevertOn => Plight::Well,
             Fault::QuestionLeft => Plight::Asks { sent: true, holds: self.kind.powers_on() },
             Fault::Licence => Plight::LicenceAfter,
             Fault::PowerStateInTask => Plight::PowerTold,
@@ -400,6 +402,8 @@ impl Cell {
             Fault::TaskFailed => Plight::Refused("host-rejected", 1),
             Fault::Deleted | Fault::Reregistered | Fault::MoidReused => Plight::Gone(1),
             Fault::PowerStateInTask => Plight::PowerTold,
+            // Reverted to a snapshot without memory the machine is off, and asks nothing any more.
+            Fault::QuestionLeft if self.kind == Kind::RevertOn => Plight::Well,
             Fault::QuestionLeft => Plight::Asks { sent: true, holds: self.kind.powers_on() },
             Fault::Licence => Plight::LicenceAfter,
             _ => return self.on_the_stream(),

@@ -239,7 +239,7 @@ impl Engine {
     async fn run(self: Arc<Self>, id: JobId, first: Option<Effect>) -> Option<Ran> {
         let (mut waiting, live) = self.board.take(id)?;
         let job = waiting.driver.job();
-        let machine = job.machine.id.clone();
+        let (machine, kind) = (job.machine.id.clone(), job.kind());
         let first = if let Some(first) = first {
             first
         } else {
@@ -252,7 +252,9 @@ impl Engine {
             Engine::mind_leftover(&self, job);
             self.queues().finish(&machine, id);
         };
-        Some(self.runner().run(waiting, first, live, leave).await)
+        let beside = self.queues().beside_kill(&machine).filter(|beside| *beside != id && kind == JobKind::MachineKill);
+        let beside = beside.and_then(|beside| self.board.follow(beside));
+        Some(self.runner().run(waiting, first, live, beside, leave).await)
     }
 
     /// A job that ended `unknown` may leave its task behind: its machine is not free until that has ended too.
@@ -327,7 +329,7 @@ impl Engine {
         drop(engine.parts.supervisor.contain("job end", async move {
             let Some((mut waiting, live)) = inner.board.take(id) else { return };
             let first = end(&mut waiting.driver, inner.parts.clock.now());
-            if inner.runner().run(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
+            if inner.runner().run(waiting, first, live, None, |_| {}).await == Ran::ToTheEnd {
                 inner.board.remove(id);
             }
             Engine::dispatch(&inner, &machine);

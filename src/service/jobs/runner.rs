@@ -46,6 +46,9 @@ pub struct Runner {
     pub sabotage: Sabotage,
 }
 
+/// The job that runs beside a kill.
+pub type Beside = Option<watch::Receiver<Live>>;
+
 /// How a run came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ran {
@@ -62,9 +65,13 @@ impl Runner {
         waiting: Waiting,
         first: Effect,
         live: watch::Sender<Live>,
+        beside: Beside,
         leave: impl Fn(&Job),
     ) -> Ran {
         let Waiting { mut driver, mut interrupts } = waiting;
+        if beside.is_some() {
+            driver.runs_beside();
+        }
         let deadline = driver.job().deadline_at;
         let mut machine = self.inventory.watch(&driver.job().machine.id);
         let mut question = self.question(&driver);
@@ -80,7 +87,7 @@ impl Runner {
                 self.count_end(driver.job());
                 self.publish(&driver, &live);
                 if self.sabotage.makes(Mistake::EndTakenBack) {
-                    self.take_back(&driver, &live);
+                    self.take_back(&driver, &live).await;
                 }
                 return Ran::ToTheEnd;
             }
@@ -90,7 +97,7 @@ impl Runner {
             }
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
-            let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
+            let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live, &beside));
             let input = loop {
                 let interrupt = tokio::select! {
                     biased;
@@ -133,15 +140,24 @@ impl Runner {
         }
     }
 
-    /// Shows a job that ended as one that runs, and then its end again, which is a mistake.
-    fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
+    /// Shows a job that ended as one that runs, for as long as a reader may need to see it, and then its end again, which
+    /// is a mistake.
+    async fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
         let running = Job { state: JobState::Running, finished_at: None, ..driver.job().clone() };
         live.send_modify(|live| live.job = Arc::new(running));
         self.tell(live);
+        self.clock.sleep(PROGRESS_EVERY).await;
         self.publish(driver, live);
     }
 
-    async fn perform(&self, job: Job, effect: Effect, tools_stops: u64, live: &watch::Sender<Live>) -> Input {
+    async fn perform(
+        &self,
+        job: Job,
+        effect: Effect,
+        tools_stops: u64,
+        live: &watch::Sender<Live>,
+        beside: &Beside,
+    ) -> Input {
         let machine = job.machine.id.clone();
         match effect {
             Effect::Save => {
@@ -206,6 +222,13 @@ impl Runner {
             }
             Effect::Pause(pause) => {
                 self.clock.sleep(pause).await;
+                Input::Waited
+            }
+            Effect::AwaitBeside => {
+                if let Some(mut beside) = beside.clone() {
+                    // Ends too where nobody drives it any more.
+                    let _ = beside.wait_for(sends_no_more).await;
+                }
                 Input::Waited
             }
             Effect::Barrier if self.sabotage.makes(Mistake::EndBeforeBarrier) => {
@@ -392,17 +415,18 @@ impl Runner {
 
     fn publish(&self, driver: &Driver, live: &watch::Sender<Live>) {
         let next = Live::of(driver, None);
-        let changed = live.send_if_modified(|shown| {
+        let mut changed = false;
+        live.send_if_modified(|shown| {
             // Between the end and its commit the job still shows as it was.
             if next.job.state.is_end() && !driver.is_finished() {
                 return false;
             }
             let same_task = next.task.is_some() && next.task == shown.task;
             let progress = shown.progress.filter(|_| same_task);
-            let changed =
-                *next.job != *shown.job || next.blocker != shown.blocker || progress != shown.progress;
+            changed = *next.job != *shown.job || next.blocker != shown.blocker || progress != shown.progress;
+            let answered = shown.calling && !next.calling;
             *shown = Live { progress, ..next };
-            changed
+            changed || answered
         });
         if changed {
             self.tell(live);
@@ -413,6 +437,12 @@ impl Runner {
         let changed = Subject::of_job(&live.borrow().job);
         self.feed.publish([changed]);
     }
+}
+
+/// Whether no call of this job goes out any more but after another look at the machine: it ended, or it took the wish
+/// to cancel and has none on its way.
+fn sends_no_more(live: &Live) -> bool {
+    live.job.state.is_end() || (live.job.cancel_requested_at.is_some() && !live.calling)
 }
 
 /// The names of the steps before and after a commit, by what it is that is committed.

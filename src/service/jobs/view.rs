@@ -49,6 +49,8 @@ pub struct Live {
     pub task: Option<TaskId>,
     /// Whether what became of its call is looked for on the machine.
     pub settling: bool,
+    /// Whether a call of it is on its way to the host.
+    pub calling: bool,
 }
 
 impl Live {
@@ -61,6 +63,7 @@ impl Live {
             blocker: driver.blocker().cloned(),
             task: driver.following().cloned(),
             settling: driver.is_settling(),
+            calling: driver.is_calling(),
         }
     }
 }
@@ -125,6 +128,7 @@ impl Board {
                 blocker: None,
                 task: None,
                 settling: false,
+                calling: false,
             });
         }
     }

@@ -206,6 +206,7 @@ impl World {
     /// Puts a machine there; one of the same moid is replaced.
     pub fn add_machine(&mut self, machine: Machine) {
         self.touch(Moref::new("VirtualMachine", machine.id.clone()));
+        self.touch(Moref::new("Datastore", machine.datastore.clone()));
         self.born.insert(machine.id.clone(), self.revision);
         self.machines.insert(machine.id.clone(), machine);
         self.restructure();
@@ -215,6 +216,7 @@ impl World {
     pub fn remove_machine(&mut self, id: &str) -> Option<Machine> {
         let removed = self.machines.remove(id)?;
         self.touch(Moref::new("VirtualMachine", id));
+        self.touch(Moref::new("Datastore", removed.datastore.clone()));
         self.restructure();
         Some(removed)
     }

@@ -35,6 +35,10 @@ impl Driver {
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
         let in_the_way = evidence.recent_tasks.iter().find(|task| task.running && (patient || not_off_yet));
+        if killing && plan == Plan::Done && std::mem::take(&mut self.beside) {
+            // The job beside it may have read the machine before, and call the host now.
+            return self.wait(Effect::AwaitBeside, now);
+        }
         if plan == Plan::Done && !self.job.steps.is_empty() && (patient || in_the_way.is_none()) {
             // Too late to be cancelled or to run out of time. A step that still waited was not needed.
             self.finish_step(StepState::Skipped, Some(ALREADY), now);
@@ -201,7 +205,7 @@ impl Driver {
         self.finish_step(StepState::Succeeded, None, now);
         self.job.intent = None;
         self.last_trouble = None;
-        if plan::may_continue(&self.job) {
+        if plan::may_continue(&self.job) || self.beside {
             return self.save(Then::Begin);
         }
         self.end(End::Succeeded, now)

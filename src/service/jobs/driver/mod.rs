@@ -61,6 +61,8 @@ pub struct Driver {
     made: Option<SnapshotId>,
     /// The tools were seen to go after the guest was asked to restart.
     tools_went: bool,
+    /// Of a kill: another job runs beside it, whose call may yet go out.
+    beside: bool,
     deadline: Deadline,
 }
 
@@ -164,6 +166,17 @@ impl Driver {
             Stage::Following(task) => Some(task),
             _ => None,
         }
+    }
+
+    /// Another job runs beside this kill: what that may have sent is waited for before the machine counts as off.
+    pub const fn runs_beside(&mut self) {
+        self.beside = true;
+    }
+
+    /// Whether a call of it is on its way to the host.
+    #[must_use]
+    pub const fn is_calling(&self) -> bool {
+        matches!(self.stage, Stage::Calling)
     }
 
     /// Whether a call of it was made whose end is not known and is looked for on the machine.
@@ -307,6 +320,7 @@ impl Driver {
             after_loss: false,
             made: None,
             tools_went: false,
+            beside: false,
             deadline: Deadline::Ahead,
         }
     }

@@ -35,6 +35,9 @@ pub enum Effect {
     AwaitAnswer(QuestionId),
     /// Wait this long, answer [`Input::Waited`].
     Pause(Duration),
+    /// Wait until the job beside this kill has ended, or took the wish to cancel and has no call on its way; answer
+    /// [`Input::Waited`].
+    AwaitBeside,
     /// Let the picture catch up with the host, answer [`Input::Synced`].
     Barrier,
     /// The end is committed: publish it. Nothing comes after.

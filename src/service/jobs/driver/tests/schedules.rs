@@ -293,6 +293,7 @@ impl Run {
                     self.tell(Input::Waited);
                 }
             }
+            Effect::AwaitBeside => self.tell(Input::Waited),
             Effect::Pause(_) => {
                 self.world.tick();
                 self.tell(Input::Waited);
