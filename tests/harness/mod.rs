@@ -71,7 +71,12 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { scenario: Scenario::lab().unwrap(), pace: Pace::Auto { scale: 0.05 }, settings: |_| {}, clock: Clock::system() }
+        Self {
+            scenario: Scenario::lab().unwrap(),
+            pace: Pace::Auto { scale: 0.05 },
+            settings: |_| {},
+            clock: Clock::system(),
+        }
     }
 }
 

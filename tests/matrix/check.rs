@@ -73,7 +73,9 @@ fn sends_are_few(play: &Play<'_>, ended: &Value) -> Result<(), String> {
     let (least, most) = play.expected.sends;
     let struck = count(play.cell.kind.method());
     if struck < least || struck > most {
-        return Err(format!("it was sent {struck} times, where {least} to {most} are right: {calls:?}, {ended}"));
+        return Err(format!(
+            "it was sent {struck} times, where {least} to {most} are right: {calls:?}, {ended}"
+        ));
     }
     if let Some(first) = play.cell.kind.first()
         && count(first) != 1
@@ -98,14 +100,21 @@ fn truth(play: &Play<'_>, state: &str) -> Result<(), String> {
             ("failed" | "cancelled", _) => undone,
             _ => done || undone,
         };
-        if holds { Ok(()) } else { Err(format!("it ended {state}, and the machine is {now:?}; before: {:?}", play.before)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(format!("it ended {state}, and the machine is {now:?}; before: {:?}", play.before))
+        }
     })
 }
 
 /// Whether what was asked for is so, once where that counts.
 fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
     let current = |name: &str| {
-        now.current_snapshot.as_ref().and_then(|id| now.snapshot(id)).is_some_and(|snapshot| snapshot.name == name)
+        now.current_snapshot
+            .as_ref()
+            .and_then(|id| now.snapshot(id))
+            .is_some_and(|snapshot| snapshot.name == name)
     };
     let has = |name: &str| now.snapshots.iter().filter(|snapshot| snapshot.name == name).count();
     match kind {
@@ -134,7 +143,8 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
 
 /// Whether nothing of it is so.
 fn undone(kind: Kind, before: &Machine, now: &Machine) -> bool {
-    let ids = |machine: &Machine| machine.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<Vec<_>>();
+    let ids =
+        |machine: &Machine| machine.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<Vec<_>>();
     match kind {
         Kind::Reset | Kind::Reboot => now.run == before.run || now.power != PowerState::On,
         Kind::Create | Kind::Remove | Kind::RemoveChildren | Kind::RemoveAll => ids(now) == ids(before),
@@ -148,7 +158,10 @@ fn first_done(kind: Kind, now: &Machine) -> bool {
         Kind::RevertOff | Kind::RevertOffPower => "awake",
         _ => "middle",
     };
-    now.current_snapshot.as_ref().and_then(|id| now.snapshot(id)).is_some_and(|current| current.name == wanted)
+    now.current_snapshot
+        .as_ref()
+        .and_then(|id| now.snapshot(id))
+        .is_some_and(|current| current.name == wanted)
 }
 
 /// Lets everything on the host come to rest.
@@ -179,7 +192,9 @@ async fn picture_is_the_host(play: &mut Play<'_>, when: &str) -> Result<(), Stri
             shown == wanted
         })
         .await;
-    same.map_err(|_| format!("{when} otter shows otherwise than the host is:{}", difference("", &wanted, &shown)))
+    same.map_err(|_| {
+        format!("{when} otter shows otherwise than the host is:{}", difference("", &wanted, &shown))
+    })
 }
 
 async fn shown_at_once(play: &Play<'_>) -> Result<(), String> {
@@ -262,8 +277,8 @@ fn machine_of(machine: &Machine) -> Value {
     let on = machine.power == PowerState::On;
     // An address that is still told of a guest that is gone, or not up yet, is never shown.
     let told = machine.guest.told_address.as_ref().filter(|_| on && machine.guest.tools_running);
-    let addresses: Vec<&String> =
-        told.map_or_else(Vec::new, |told| std::iter::once(told).chain(&machine.guest.more_addresses).collect());
+    let addresses: Vec<&String> = told
+        .map_or_else(Vec::new, |told| std::iter::once(told).chain(&machine.guest.more_addresses).collect());
     let mut reasons = Vec::new();
     match machine.power {
         PowerState::On => reasons.push("powered_on"),

@@ -531,7 +531,9 @@ impl Cell {
                 Kind::Create => end("failed", Some("host-unreachable"), 1),
             },
             Plight::RebootedAfter => match kind {
-                Kind::PowerOn | Kind::RevertOnPower | Kind::Revert | Kind::RevertOn | Kind::RevertOff => again(),
+                Kind::PowerOn | Kind::RevertOnPower | Kind::Revert | Kind::RevertOn | Kind::RevertOff => {
+                    again()
+                }
                 Kind::Reset => unknown(1),
                 _ => succeeded(1),
             },

@@ -252,7 +252,10 @@ impl Engine {
             Engine::mind_leftover(&self, job);
             self.queues().finish(&machine, id);
         };
-        let beside = self.queues().beside_kill(&machine).filter(|beside| *beside != id && kind == JobKind::MachineKill);
+        let beside = self
+            .queues()
+            .beside_kill(&machine)
+            .filter(|beside| *beside != id && kind == JobKind::MachineKill);
         let beside = beside.and_then(|beside| self.board.follow(beside));
         Some(self.runner().run(waiting, first, live, beside, leave).await)
     }

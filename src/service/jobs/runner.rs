@@ -97,7 +97,8 @@ impl Runner {
             }
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
-            let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live, &beside));
+            let mut work =
+                pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live, &beside));
             let input = loop {
                 let interrupt = tokio::select! {
                     biased;
