@@ -207,12 +207,13 @@ async fn call(
         respond_soap(outcome.result, outcome.cookie)
     };
     let mut disruption = disruption;
-    if let Some(Disruption::Hand(hand, then)) = disruption {
+    while let Some(Disruption::Hand(hand, then)) = disruption {
         hand.act(&Control::new(Arc::clone(shared)));
         disruption = then.map(|then| *then);
     }
     match disruption {
-        None => Ok(run().await),
+        // The hands are done.
+        None | Some(Disruption::Hand(..)) => Ok(run().await),
         Some(Disruption::Fault(fault)) => Ok(respond_soap(Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(Cut),
         Some(Disruption::CloseAfterRunning) => {
@@ -237,8 +238,6 @@ async fn call(
             cancelled.cancelled().await;
             Err(Cut)
         }
-        // One hand at a time.
-        Some(Disruption::Hand(..)) => Ok(run().await),
         Some(Disruption::Event(event)) => {
             Control::new(Arc::clone(shared)).happen(event);
             Ok(run().await)

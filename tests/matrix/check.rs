@@ -44,7 +44,7 @@ pub async fn check(mut play: Play<'_>, proof: Proof) -> Result<String, String> {
 fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
     let state = ended["state"].as_str().unwrap_or_default();
     let code = ended["error"]["code"].as_str();
-    let right = expected.ends.iter().any(|end| *end == (state, code));
+    let right = expected.ends.contains(&(state, code));
     if !right {
         return Err(format!("it ended {state} {code:?}, where {:?} is right: {ended}", expected.ends));
     }

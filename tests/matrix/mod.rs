@@ -20,6 +20,8 @@ const BENCHES: usize = 6;
 const HASTY_BENCHES: usize = 24;
 
 type Tune = fn(&mut Settings);
+/// Cells, the settings that they are played with, and how many otters play them.
+type Group = (Vec<(Cell, Expected)>, Tune, usize);
 type Todo = Arc<Mutex<Vec<(Cell, Expected)>>>;
 
 /// Plays cells, many at once.
@@ -33,7 +35,7 @@ const fn waits_for_time_outs(cell: Cell) -> bool {
 }
 
 /// Plays cells on benches of these settings.
-fn play_on(groups: Vec<(Vec<(Cell, Expected)>, Tune, usize)>) -> BTreeMap<Cell, Result<String, String>> {
+fn play_on(groups: Vec<Group>) -> BTreeMap<Cell, Result<String, String>> {
     let results = Arc::new(Mutex::new(BTreeMap::new()));
     let mut workers = Vec::new();
     for (cells, settings, benches) in groups {

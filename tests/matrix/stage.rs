@@ -310,20 +310,20 @@ impl<'b> Play<'b> {
                 self.start().await?;
                 self.first_call().await?;
                 let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
-                self.first_done().await?;
+                self.first_done();
                 self.until("the read to be struck", |_| planned.delivered() > 0).await?;
                 Ok(Proof::planned(planned))
             }
             Step::AtCall => {
                 let planned = self.control().disrupt_next(kind.method(), self.at_call());
-                self.to_the_call().await?;
+                self.reach_the_call().await?;
                 self.until("the call to be struck", |_| planned.delivered() > 0).await?;
                 Ok(Proof::planned(planned))
             }
             Step::Unanswered => self.unanswered().await,
             Step::Accepted | Step::Progress | Step::Unreported => {
-                self.to_the_call().await?;
-                self.to_the_step().await?;
+                self.reach_the_call().await?;
+                self.reach_the_step().await?;
                 self.at_work().await
             }
             Step::ResultRead => self.result_read().await,
@@ -374,7 +374,7 @@ impl<'b> Play<'b> {
         let held = simple.is_none();
         let what = simple.unwrap_or(Disruption::CloseWhen { run: true, cancelled: released.clone() });
         let planned = self.control().disrupt_next(method, what);
-        self.to_the_call().await?;
+        self.reach_the_call().await?;
         self.until("the call to be struck", |_| planned.delivered() > 0).await?;
         if !held {
             return Ok(Proof::planned(planned));
@@ -392,11 +392,11 @@ impl<'b> Play<'b> {
     }
 
     /// Starts the job and brings it to where the struck call is made.
-    async fn to_the_call(&mut self) -> Result<(), String> {
+    async fn reach_the_call(&mut self) -> Result<(), String> {
         self.start().await?;
         if self.cell.kind.first().is_some() {
             self.first_call().await?;
-            self.first_done().await?;
+            self.first_done();
         }
         Ok(())
     }
@@ -415,15 +415,14 @@ impl<'b> Play<'b> {
         self.until("its progress", |play| play.seen()["progress"] == 25).await
     }
 
-    async fn first_done(&mut self) -> Result<(), String> {
+    fn first_done(&self) {
         if let Some(task) = self.running_task() {
             self.control().finish_task(&task);
         }
-        Ok(())
     }
 
     /// Brings the struck call to the step.
-    async fn to_the_step(&mut self) -> Result<(), String> {
+    async fn reach_the_step(&mut self) -> Result<(), String> {
         let kind = self.cell.kind;
         if kind.of_guest() {
             self.until("the guest to be watched", |play| play.seen()["phase"] == "waiting for the guest")
@@ -523,8 +522,8 @@ impl<'b> Play<'b> {
             self.start().await?;
             planned
         } else {
-            self.to_the_call().await?;
-            self.to_the_step().await?;
+            self.reach_the_call().await?;
+            self.reach_the_step().await?;
             let planned = self.control().disrupt_next("CancelWaitForUpdates", catch_up);
             let (id, task) = (self.id.clone(), self.task.clone());
             self.control().mutate(|world| finish(world, &id, task.as_deref(), kind));

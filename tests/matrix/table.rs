@@ -7,6 +7,12 @@
 //!                            └──────► or why there is no such cell
 //! ```
 
+#![expect(
+    clippy::match_same_arms,
+    clippy::too_many_lines,
+    reason = "a table: a row stands where it is looked for"
+)]
+
 /// Declares an enum with all of its members and their words.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $member:ident = $word:literal,)* }) => {
