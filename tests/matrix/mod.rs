@@ -48,9 +48,6 @@ fn play_on(groups: Vec<Group>) -> BTreeMap<Cell, Result<String, String>> {
                     let mut bench = None;
                     while let Some((cell, expected)) = next(&todo) {
                         let result = play(&mut bench, settings, cell, expected).await;
-                        if let Err(wrong) = &result {
-                            eprintln!("wrong: {}\n  {wrong}", cell.name());
-                        }
                         results.lock().unwrap().insert(cell, result);
                     }
                 };
