@@ -249,7 +249,7 @@ async fn a_kill_waits_for_a_call_that_is_on_its_way() {
     assert_eq!(lab.jobs.get(kill).await.unwrap().unwrap().job.state, JobState::Running);
     lab.host.release();
     assert_eq!(lab.end(on).await.job.state, JobState::Cancelled);
-    assert_eq!(lab.end(kill).await.job.state, SUCCEEDED);
+    assert_eq!(lab.end_in_time(kill).await.job.state, SUCCEEDED);
 }
 
 #[tokio::test]
