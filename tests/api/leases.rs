@@ -367,7 +367,7 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
         json!({"name": "windows-95"}),
         json!({"pool": "none"}),
         json!({"machine": "999"}),
-        json!({"name": "golden"}),
+        json!({"name": "golden-debian-12"}),
     ] {
         ask(&lab, json!({"select": never, "ttl": "1m", "queue_for": "10m"}))
             .await

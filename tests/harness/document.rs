@@ -60,6 +60,7 @@ pub fn check_event(event: &Value) {
         "machine.changed" => "Machine",
         "snapshot.changed" => "Snapshot",
         "job.changed" => "Job",
+        "lease.changed" => "Lease",
         "datastore.changed" => "Datastore",
         "session.changed" => "AboutSession",
         _ => {

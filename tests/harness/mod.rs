@@ -72,11 +72,18 @@ pub struct Plan {
     pub scenario: Scenario,
     pub pace: Pace,
     pub settings: fn(&mut Settings),
+    /// otter's time and the simulated host's.
+    pub clock: Clock,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { scenario: Scenario::lab().unwrap(), pace: Pace::Auto { scale: 0.05 }, settings: |_| {} }
+        Self {
+            scenario: Scenario::lab().unwrap(),
+            pace: Pace::Auto { scale: 0.05 },
+            settings: |_| {},
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -125,7 +132,7 @@ impl Lab {
     }
 
     async fn wired(kind: HostKind, plan: Plan, state: Option<&std::path::Path>) -> Self {
-        let clock = Clock::system();
+        let clock = plan.clock.clone();
         let host = Host::start(kind, &plan, &clock).await;
         let mut settings = settings(&host.url());
         settings.state_dir = state.map(std::path::Path::to_owned);

@@ -29,8 +29,10 @@ pub struct LeasesQuery {
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = String, required = false)]
     machine: Option<String>,
+    /// The pool that its machine is from.
     #[param(value_type = String, required = false)]
     pool: Option<String>,
+    /// Who or what holds it, to the letter.
     #[param(value_type = String, required = false)]
     holder: Option<String>,
     /// What was sent as `Otter-Reference`.

@@ -43,17 +43,23 @@ impl Operation {
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));
         let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
-        let path = path.replace("{job}", subject).replace("{datastore}", &encode(subject));
+        let path = path
+            .replace("{job}", subject)
+            .replace("{datastore}", &encode(subject))
+            .replace("{lease}", subject);
         let query = match self.id.as_str() {
             "get_machine_properties" => vec!["path=name".to_owned()],
             "remove_all_snapshots" => vec!["all=true".to_owned()],
             "wait_for_machine" => vec!["until=question".to_owned()],
             "find_machine" => vec![format!("name={subject}"), "unique=true".to_owned()],
-            "list_jobs" | "stream_events" => vec![format!("machine={machine}")],
+            "list_jobs" | "list_leases" | "stream_events" => vec![format!("machine={machine}")],
             "get_readiness" => vec!["host=true".to_owned()],
             _ => Vec::new(),
         };
         let body = match self.id.as_str() {
+            "create_lease" => Some(json!({"select": {"name": subject}, "ttl": "1m"})),
+            "renew_lease" => Some(json!({})),
+            "quarantine_machine" => Some(json!({"reason": "its disk"})),
             "answer_machine" => Some(json!({"question": "19", "choice": "4"})),
             "create_snapshot" => Some(json!({"name": "new"})),
             "kill_machine" => Some(json!({"name": subject})),
@@ -93,6 +99,11 @@ impl Call {
     pub fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
         self
+    }
+
+    /// The body.
+    pub const fn given(&self) -> Option<&Value> {
+        self.body.as_ref()
     }
 
     /// The path and query.

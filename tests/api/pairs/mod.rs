@@ -12,6 +12,7 @@
 mod away;
 mod call;
 mod gone;
+mod leases;
 mod limits;
 mod refusals;
 mod request;
@@ -49,6 +50,30 @@ struct Recipe {
 
 /// The first that fits a pair is its recipe.
 const RECIPES: &[Recipe] = &[
+    any(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
+    of(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
+    any(&["machine-leased", "lease-ended", "lease-failed"], |pairs| Box::pin(leases::by_a_lease(pairs))),
+    of(&["wait-timeout"], &["wait_for_lease"], |pairs| Box::pin(leases::in_the_queue(pairs))),
+    any(&["no-free-machine"], |pairs| Box::pin(leases::in_the_queue(pairs))),
+    of(&["queue-full"], &["create_lease"], |pairs| Box::pin(leases::no_queue(pairs))),
+    of(&["too-many-waits"], &["wait_for_lease", "end_lease"], |pairs| Box::pin(leases::no_waits(pairs))),
+    of(
+        &["not-found", "ambiguous-name", "idempotency-mismatch"],
+        &["create_lease", "get_lease", "wait_for_lease", "renew_lease", "end_lease"],
+        |pairs| Box::pin(leases::plain(pairs)),
+    ),
+    of(
+        &["shutting-down"],
+        &[
+            "create_lease",
+            "wait_for_lease",
+            "renew_lease",
+            "end_lease",
+            "quarantine_machine",
+            "clear_quarantine",
+        ],
+        |pairs| Box::pin(leases::after_the_stop(pairs)),
+    ),
     of(&["machine-gone", "shutting-down"], &["wait_for_machine"], |pairs| {
         Box::pin(gone::while_waited_for(pairs))
     }),
@@ -231,7 +256,7 @@ async fn by_a_deadline(pair: &Pair, provoke: impl AsyncFn(&str) -> Answer) -> An
 
 /// A lab with a machine for each operation, of its name, and some of other qualities.
 fn plan(pairs: &[Pair], settings: fn(&mut Settings)) -> Plan {
-    Plan { scenario: scenario(pairs), pace: Pace::Auto { scale: 0.05 }, settings }
+    Plan { scenario: scenario(pairs), pace: Pace::Auto { scale: 0.05 }, settings, ..Plan::default() }
 }
 
 fn scenario(pairs: &[Pair]) -> Scenario {

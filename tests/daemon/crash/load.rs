@@ -291,7 +291,7 @@ impl Caller {
         self.send(&self.power(machine, json!({"action": "on"}), None), Some("1s")).await?;
         let url = format!("{}/v1/machines/{machine}/wait?until=tools&wait=1s", self.base);
         let answered = self.ask(self.client.get(url)).await?;
-        if !matches!(answered.status, 200 | 409 | 504) {
+        if !matches!(answered.status, 200 | 409 | 503 | 504) {
             self.ledger.wrong(format!("waiting for the tools: {} {}", answered.status, answered.json));
         }
         let (body, query) = if dice.chance(50) {

@@ -1,0 +1,208 @@
+//! What leases and tokens provoke.
+
+use axum::body::Body;
+use otter::clock::Clock;
+use otter::domain::access::{Role, Token};
+use otter::store::{Store, StoredToken};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{Call, Pair, Verdict, plan, side_by_side};
+use crate::harness::{Answer, Lab, machine};
+
+/// What no lease has.
+const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
+
+/// Without a token, where one is asked for.
+pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let state = tempfile::tempdir().unwrap();
+    let store = Store::beside(state.path()).await.unwrap();
+    let writer = store.clone();
+    tokio::spawn(async move { writer.run(tokio_util::sync::CancellationToken::new()).await });
+    let clock = Clock::system();
+    let token = StoredToken {
+        id: clock.uuid(),
+        name: "ci".to_owned(),
+        role: Role::Admin,
+        digest: Token::new(&clock.random().unwrap()).digest(),
+        created_at: clock.now(),
+        revoked_at: None,
+    };
+    assert!(store.insert_token(&token).await.unwrap());
+    let lab = Lab::kept_in(state.path()).await;
+    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
+}
+
+/// With the machine of each pair leased, or with a lease that has ended.
+pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let off = json!({"action": "off"});
+    if pairs.iter().any(|pair| pair.is_of("kill_machine")) {
+        lab.post(&machine("kill_machine", "/power?wait=12s"), off).await.expect(200);
+    }
+    let mut verdicts = Vec::new();
+    for pair in pairs {
+        let name = pair.operation.id.clone();
+        let lease = take(&lab, &name, json!({})).await.expect(201).json;
+        let shown = shown(&lease);
+        let answer = match pair.code.as_str() {
+            "machine-leased" if lease_path(&pair) => {
+                let other = take(&lab, "twin", json!({})).await.expect(201).json;
+                let answer = of(&pair, &lease).header("otter-lease", self::shown(&other)).send(&lab).await;
+                end(&lab, &other).await;
+                answer
+            }
+            "machine-leased" => pair.call().send(&lab).await,
+            "lease-ended" => {
+                end(&lab, &lease).await;
+                let call = if lease_path(&pair) { of(&pair, &lease) } else { pair.call() };
+                call.header("otter-lease", shown).send(&lab).await
+            }
+            "lease-failed" => {
+                end(&lab, &lease).await;
+                of(&pair, &lease).send(&lab).await
+            }
+            "wait-timeout" if pair.is_of("end_lease") => of(&pair, &lease).asking("wait=0s").send(&lab).await,
+            other => panic!("there is no way to provoke {other}"),
+        };
+        end(&lab, &lease).await;
+        verdicts.push(pair.judge(answer));
+    }
+    verdicts
+}
+
+/// While a lease waits for a machine that another holds.
+pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let mut verdicts = Vec::new();
+    for pair in pairs {
+        let name = pair.operation.id.clone();
+        let held = take(&lab, &name, json!({})).await.expect(201).json;
+        let queue_for = if pair.code == "no-free-machine" { "1s" } else { "10m" };
+        let answer = if pair.is_of("create_lease") {
+            pair.call().send(&lab).await
+        } else {
+            let queued = take(&lab, &name, json!({"queue_for": queue_for})).await.expect(202).json;
+            let wait = if pair.code == "wait-timeout" { "wait=0s" } else { "wait=12s" };
+            let answer = of(&pair, &queued).asking(wait).send(&lab).await;
+            end(&lab, &queued).await;
+            answer
+        };
+        end(&lab, &held).await;
+        verdicts.push(pair.judge(answer));
+    }
+    verdicts
+}
+
+/// Nobody may wait for a machine.
+pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |settings| settings.leases.max_queued = 0)).await;
+    side_by_side(pairs, async |pair| take(&lab, &pair.operation.id, json!({"queue_for": "1m"})).await).await
+}
+
+/// No call may block.
+pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
+    side_by_side(pairs, async |pair| {
+        let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
+        of(pair, &lease).asking("wait=1s").send(&lab).await
+    })
+    .await
+}
+
+/// Of what is asked alone.
+pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let mut verdicts = Vec::new();
+    for pair in pairs {
+        let name = pair.operation.id.clone();
+        let answer = match pair.code.as_str() {
+            "not-found" if pair.is_of("create_lease") => {
+                take(&lab, &name, json!({"prepare": {"snapshot": "no such"}})).await
+            }
+            "not-found" => pair.operation.call(NONE).send(&lab).await,
+            "ambiguous-name" => {
+                let again = json!({"name": "base"});
+                for _ in 0..2 {
+                    lab.post(&machine(&name, "/snapshots?wait=12s"), again.clone()).await.expect(200);
+                }
+                take(&lab, &name, json!({"prepare": {"snapshot": "base"}})).await
+            }
+            "idempotency-mismatch" => {
+                let call = pair.call().header("idempotency-key", "k");
+                call.clone().send(&lab).await;
+                call.body(json!({"select": {"name": "twin"}, "ttl": "2m"})).send(&lab).await
+            }
+            other => panic!("there is no way to provoke {other}"),
+        };
+        verdicts.push(pair.judge(answer));
+    }
+    verdicts
+}
+
+/// Past the socket, which is closed first, once otter has stopped.
+pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let mut calls = Vec::new();
+    for pair in &pairs {
+        let call = if lease_path(pair) {
+            let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
+            let waits = pair.is_of("wait_for_lease");
+            if waits {
+                // One that is active has nothing to wait for.
+                let queued =
+                    take(&lab, &pair.operation.id, json!({"queue_for": "1m"})).await.expect(202).json;
+                of(pair, &queued)
+            } else {
+                of(pair, &lease)
+            }
+        } else {
+            pair.call()
+        };
+        calls.push(call);
+    }
+    let router = lab.router.clone();
+    lab.stop().await;
+    let mut verdicts = Vec::new();
+    for (pair, call) in pairs.iter().zip(calls) {
+        let body = call.given().map(|body| Body::from(body.to_string())).unwrap_or_default();
+        let request = http::Request::builder()
+            .method(call.method.clone())
+            .uri(call.target())
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap();
+        let (head, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec();
+        verdicts.push(pair.judge(Answer::from_parts(head.status.as_u16(), head.headers, bytes)));
+    }
+    verdicts
+}
+
+/// Whether the operation is one upon a lease.
+fn lease_path(pair: &Pair) -> bool {
+    ["get_lease", "wait_for_lease", "renew_lease", "end_lease"].iter().any(|operation| pair.is_of(operation))
+}
+
+/// The pair's operation upon this lease.
+fn of(pair: &Pair, lease: &Value) -> Call {
+    pair.operation.call(lease["id"].as_str().unwrap())
+}
+
+async fn take(lab: &Lab, name: &str, more: Value) -> Answer {
+    let mut body = json!({"select": {"name": name}, "ttl": "1m"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    lab.post("/v1/leases", body).await
+}
+
+fn shown(lease: &Value) -> String {
+    format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
+}
+
+/// Ends a lease, and waits for its end.
+async fn end(lab: &Lab, lease: &Value) {
+    let path = format!("/v1/leases/{}?wait=12s", lease["id"].as_str().unwrap());
+    Answer::of(lab.request(Method::DELETE, &path)).await.expect(200);
+}
