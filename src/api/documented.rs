@@ -50,10 +50,10 @@ pub struct StartQuery {
 #[expect(dead_code, reason = "documents the headers")]
 pub struct StartHeaders {
     /// At most 255 characters: a repeat with the same key and request gets the first one's job, and starts no second.
-    #[param(rename = "Idempotency-Key", value_type = String, required = false)]
+    #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1, max_length = 255)]
     idempotency_key: Option<String>,
     /// At most 512 characters, kept with the job: a CI job's address, say.
-    #[param(rename = "Otter-Reference", value_type = String, required = false)]
+    #[param(rename = "Otter-Reference", value_type = String, required = false, max_length = 512)]
     otter_reference: Option<String>,
     /// `wait=30` (RFC 7240): the soft form of `wait`; 202 with the job when the time is up.
     #[param(rename = "Prefer", value_type = String, required = false)]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET /calls                     what was called, by method and by operation
+//! GET /sessions                  how many sessions there are, and what they hold
 //! POST /faults, DELETE /faults   plan what goes wrong, as `[[faults]]` of a scenario; forget what is planned
 //! POST /<what>                   let it happen now: expire-sessions, restart-hostd, refuse-logins, licence, …
 //! ```
@@ -24,6 +25,7 @@ use super::mishap::MishapEntry;
 pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
     let router = Router::new()
         .route("/calls", get(calls))
+        .route("/sessions", get(sessions))
         .route("/faults", post(plan).delete(forget))
         .route("/{what}", post(happen))
         .fallback(|| async { answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"})) })
@@ -38,6 +40,16 @@ async fn calls(State(control): State<Control>) -> Response {
         "pending_waits": control.pending_waits(),
         "methods": control.all_calls(),
         "operations": control.operations(),
+    });
+    answer(StatusCode::OK, &told)
+}
+
+async fn sessions(State(control): State<Control>) -> Response {
+    let told = json!({
+        "sessions": control.sessions(),
+        "views": control.views(),
+        "filters": control.filters(),
+        "pending_waits": control.pending_waits(),
     });
     answer(StatusCode::OK, &told)
 }

@@ -2,5 +2,6 @@
 
 mod crash;
 mod doctor;
+mod leaks;
 mod signals;
 mod start;

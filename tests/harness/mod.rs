@@ -10,6 +10,7 @@ mod daemon;
 mod document;
 mod events;
 mod host;
+mod simulated;
 mod wire;
 
 use std::net::SocketAddr;
@@ -41,6 +42,7 @@ pub use daemon::{Daemon, otter, said};
 pub use events::{Events, NDJSON, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
+pub use simulated::{Held, Simulated};
 pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.

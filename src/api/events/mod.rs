@@ -40,7 +40,7 @@ pub fn routes() -> OpenApiRouter<Api> {
 #[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct EventsQuery {
     /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it the stream begins now.
-    #[param(value_type = String, required = false)]
+    #[param(value_type = String, required = false, min_length = 1)]
     since: Option<String>,
     /// First every object (of jobs those that have not ended, or all of the `job` or `reference` that is named), then
     /// `synced`, then what changes. Left out where `since` or `Last-Event-ID` can be resumed.
@@ -53,16 +53,16 @@ pub struct EventsQuery {
     #[param(value_type = String, required = false)]
     types: Option<String>,
     /// Only of this machine, its snapshots and its jobs: an id, `name:…`, `uuid:…` or `mac:…`.
-    #[param(value_type = String, required = false)]
+    #[param(value_type = String, required = false, min_length = 1)]
     machine: Option<String>,
     /// Only of this job.
-    #[param(value_type = String, required = false)]
+    #[param(value_type = String, required = false, min_length = 1)]
     job: Option<String>,
     /// Only of this lease.
-    #[param(value_type = String, required = false)]
+    #[param(value_type = String, required = false, min_length = 1)]
     lease: Option<String>,
     /// Only of jobs that were started with this `Otter-Reference`.
-    #[param(value_type = String, required = false)]
+    #[param(value_type = String, required = false, min_length = 1)]
     reference: Option<String>,
 }
 

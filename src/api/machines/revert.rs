@@ -20,7 +20,7 @@ use crate::service::machines::MachineView;
 #[serde(deny_unknown_fields)]
 pub struct RevertRequest {
     /// The snapshot's id, else exact name, else path `a/b/c`; the current one where nothing is said.
-    #[schema(nullable = false, example = "base/updated/kickstart")]
+    #[schema(nullable = false, example = "base/updated/kickstart", min_length = 1)]
     snapshot: Option<String>,
     /// True: on afterwards. False: off afterwards. Left out: as ESX does.
     #[schema(nullable = false)]

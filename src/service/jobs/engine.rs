@@ -17,7 +17,7 @@ use super::view::{BlockedBy, Board, JobView, Live};
 use super::{JobsParts, NewJob, Started};
 use crate::domain::duration;
 use crate::domain::event::Subject;
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::machine::Machine;
@@ -85,7 +85,13 @@ impl Engine {
                 duration::format(after),
                 duration::format(deadline)
             );
-            return Err(Failure::new(FailureKind::InvalidRequest, detail));
+            let place = InputError {
+                pointer: Some("/force_after".to_owned()),
+                parameter: None,
+                code: "not-reached",
+                detail: detail.clone(),
+            };
+            return Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(place));
         }
         let job = Job {
             id: JobId::new(engine.parts.clock.uuid()),
