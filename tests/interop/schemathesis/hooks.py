@@ -1,5 +1,7 @@
 """What schemathesis must know of otter beyond its document, and what it may not hold against otter. Each with its reason."""
 
+import atexit
+import collections
 import json
 import re
 
@@ -98,25 +100,46 @@ REFUSED_WITH_REASON = {
     "machine-leased": "423: what another holds",
 }
 
+# The 5xx of a healthy otter, by the problem's code.
+SERVED_WITH_REASON = {
+    "wait-timeout": "504: it did not come in the time that the caller gave for the call",
+    "deadline-exceeded": "504: it was not done in the time that the caller gave for the job",
+    "not-supported": "501: the host cannot do it at all, such as to start a template",
+}
+
+ACCEPTED = collections.Counter()
+
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    problem = problem_of(response)
+    """False where it is no fault; how often that was is said at the end."""
+    why = no_fault(failure, problem_of(response), response)
+    if why is not None:
+        ACCEPTED[type(failure).__name__, why] += 1
+    return why is None
+
+
+@atexit.register
+def tell():
+    for (kind, why), count in sorted(ACCEPTED.items()):
+        print(f"accepted {count:4} {kind}: {why}")
+
+
+def no_fault(failure, problem, response):
     kind = type(failure).__name__
     if kind == "RejectedPositiveData" and problem is not None:
         codes = [error["code"] for error in problem["errors"]] or [problem["code"]]
-        return not all(code in REFUSED_WITH_REASON for code in codes)
+        return ", ".join(codes) if all(code in REFUSED_WITH_REASON for code in codes) else None
     if kind == "ServerError" and problem is not None:
-        # The 5xx of a healthy otter: what was asked for did not come in the time that the caller gave for it.
-        return problem["code"] not in ("wait-timeout", "deadline-exceeded")
+        return problem["code"] if problem["code"] in SERVED_WITH_REASON else None
     if kind == "JsonSchemaError" and response.headers["content-type"] == ["text/event-stream"]:
         # OpenAPI 3.1 cannot describe server-sent events; schemathesis takes the schema for that of `{id, event, data}`,
         # where generators of clients take it, as it is meant, for that of `data`. `every_event` holds them to it.
-        return False
-    if kind == "UseAfterFree":
+        return "the schema is of the data of an event"
+    if kind == "UseAfterFree" and failure.free.split("?")[0].endswith("/snapshots"):
         # DELETE …/snapshots removes all snapshots, and the list of none is still there to be read.
-        return not failure.free.split("?")[0].endswith("/snapshots")
-    return True
+        return "the list of no snapshots"
+    return None
 
 
 # --- More to hold it to.
