@@ -29,17 +29,16 @@ async fn what_comes_and_goes_leaves_nothing_behind() {
     let seconds = std::env::var("OTTER_SOAK_SECONDS").map_or(SECONDS, |given| given.parse().unwrap());
     let soak = Duration::from_secs(seconds);
     let lab = Soaked::start().await;
-    let started = now();
-    let mut rounds = 0;
+    let (started, mut losses, mut rounds) = (now(), Losses::default(), 0);
     while rounds < 2 || started.elapsed() < soak.mul_f64(WARMING) {
-        lab.round(rounds).await;
+        lab.round(rounds, losses.next(started.elapsed())).await;
         rounds += 1;
     }
     let warm = lab.quiet().await;
     println!("warm after {rounds} rounds and {} s: {warm}", started.elapsed().as_secs());
     let warmed = rounds;
-    while rounds < 2 * warmed || started.elapsed() < soak {
-        lab.round(rounds).await;
+    while rounds < 2 * warmed.min(2) || started.elapsed() < soak {
+        lab.round(rounds, losses.next(started.elapsed())).await;
         rounds += 1;
     }
     let end = lab.quiet().await;
@@ -61,6 +60,32 @@ struct Soaked {
     daemon: Daemon,
     client: Client,
     _state: tempfile::TempDir,
+}
+
+/// When the session is lost: a few times in a row, then not until otter takes it for a good one again (a minute), for
+/// the more often it is lost, the longer otter waits before it logs in again.
+#[derive(Default)]
+struct Losses {
+    in_a_row: usize,
+    last: Duration,
+}
+
+impl Losses {
+    const IN_A_ROW: usize = 4;
+    const APART: Duration = Duration::from_secs(65);
+
+    /// How it is to be lost now, if it is.
+    fn next(&mut self, elapsed: Duration) -> Option<&'static str> {
+        if elapsed.saturating_sub(self.last) > Self::APART {
+            self.in_a_row = 0;
+        }
+        if self.in_a_row == Self::IN_A_ROW {
+            return None;
+        }
+        self.in_a_row += 1;
+        self.last = elapsed;
+        Some(["expire-sessions", "restart-hostd"][self.in_a_row % 2])
+    }
 }
 
 /// What there is of everything that can leak.
@@ -115,12 +140,13 @@ impl Soaked {
         Answer::of(self.request(Method::GET, path)).await
     }
 
-    /// A bit of everything.
-    async fn round(&self, number: usize) {
+    /// A bit of everything, and the session's loss in this way.
+    async fn round(&self, number: usize, loss: Option<&str>) {
         let (hung_up, ()) = tokio::join!(self.hang_up(), self.change(number));
         drop(hung_up);
+        let Some(loss) = loss else { return };
         let logins = self.logins().await;
-        self.host.happen(["expire-sessions", "restart-hostd"][number % 2]).await;
+        self.host.happen(loss).await;
         eventually("another login", async || self.logins().await > logins).await;
         eventually("the session to be back", async || self.get("/readyz?host=true").await.status == 200)
             .await;
