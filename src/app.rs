@@ -16,7 +16,7 @@ use crate::domain::mac::MacAddress;
 use crate::domain::verify::Verify;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
-use crate::sabotage::{Mistake, Sabotage};
+use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::Services;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
@@ -139,8 +139,28 @@ impl App {
     /// # Errors
     /// Told for people: what could not be had, and why.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let Settings { listen, state_dir, esx, guest_settle, protection, jobs, http, feed, grace, sabotage } =
-            settings;
+        Self::bind_with(vim25, settings, clock).await
+    }
+
+    /// The same in front of any host.
+    ///
+    /// # Errors
+    /// As [`App::bind`], and those of the backend.
+    pub async fn bind_with(backend: impl Backend, settings: Settings, clock: Clock) -> anyhow::Result<Self> {
+        let metrics = Metrics::default();
+        let hypervisor = backend(&settings, &clock, &metrics)?;
+        let Settings {
+            listen,
+            state_dir,
+            esx: _,
+            guest_settle,
+            protection,
+            jobs,
+            http,
+            feed,
+            grace,
+            sabotage,
+        } = settings;
         if let Listen::Tcp(address) = &listen
             && !address.ip().is_loopback()
         {
@@ -149,16 +169,7 @@ impl App {
                  {address} is neither. Put a reverse proxy that asks for a password in front of 127.0.0.1"
             );
         }
-        let metrics = Metrics::default();
-        let hypervisor = EsxHypervisor::measured(&esx, clock.clone(), metrics.clone())
-            .context("the host's settings are wrong")?
-            .sabotaged(sabotage);
-        if esx.verify == Verify::Off {
-            tracing::warn!(
-                "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
-            );
-        }
-        let hypervisor: Arc<dyn Hypervisor> = Arc::new(hypervisor);
+        sabotage::reached(Step::Open);
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,
@@ -274,6 +285,23 @@ impl App {
     }
 }
 
+/// Makes the backend that settings ask for: another hypervisor is another one of these.
+pub trait Backend: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {}
+
+impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>> Backend for F {}
+
+/// The vim25 backend.
+fn vim25(settings: &Settings, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), metrics.clone())
+        .context("the host's settings are wrong")?;
+    if settings.esx.verify == Verify::Off {
+        tracing::warn!(
+            "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
+        );
+    }
+    Ok(Arc::new(hypervisor.sabotaged(settings.sabotage)))
+}
+
 /// Has what merely is read each time the metrics are told.
 fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock) {
     let (services, store, clock) = (services.clone(), store.clone(), clock.clone());
@@ -291,6 +319,8 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         Levels::count(&levels.events, services.feed.published());
         Levels::count(&levels.store_transactions, store.transactions());
         Levels::count(&levels.store_statements, store.queries());
+        Levels::count(&levels.store_refusals, store.refused());
+        levels.store_failing.set(i64::from(store.is_failing()));
         metrics.outage_until(clock.elapsed());
     });
 }

@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use secrecy::SecretString;
 
 use crate::app::{self, App, Simulated};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
-use crate::simulator::{Scenario, Simulator, SimulatorOptions};
+use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::supervisor::{Cause, Signals};
 use crate::telemetry::logs::{self, Style};
 
@@ -41,12 +41,25 @@ enum Verb {
     /// Connect to the host as `serve` would, once, and say in plain words what works and what does not.
     Doctor(Sources),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
-    Openapi,
+    Openapi {
+        /// In the words of this version of OpenAPI; the document is written in 3.1, and 3.0 is made of it.
+        #[arg(long, value_enum, value_name = "VERSION", default_value = "3.1")]
+        version: OpenapiVersion,
+    },
     /// Print the completions for a shell: `otter completions bash >/etc/bash_completion.d/otter`.
     Completions {
         /// bash, zsh, fish, elvish or powershell.
         shell: Shell,
     },
+}
+
+/// The versions of OpenAPI that generators of clients read.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OpenapiVersion {
+    #[value(name = "3.1")]
+    New,
+    #[value(name = "3.0")]
+    Old,
 }
 
 #[derive(Debug, Args)]
@@ -102,6 +115,9 @@ struct Simulate {
     admin: Option<SocketAddr>,
     #[command(flatten)]
     scenario: ScenarioArgs,
+    /// How long tasks and guests take, of the usual tenth of a real host's time: 0.1 is ten times as fast.
+    #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = pace)]
+    pace: f64,
     /// The account's name.
     #[arg(long, value_name = "NAME", default_value = "root")]
     username: String,
@@ -119,7 +135,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),
         Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),
-        Verb::Openapi => openapi(),
+        Verb::Openapi { version } => openapi(version),
         Verb::Completions { shell } => Ok(completions(shell)),
     };
     outcome.unwrap_or_else(|error| {
@@ -177,13 +193,14 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
 }
 
 async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
-    let Simulate { listen, admin, scenario, username, password } = simulate;
+    let Simulate { listen, admin, scenario, pace, username, password } = simulate;
     raise_file_limit();
     let clock = Clock::system();
     let mut signals = Signals::install().context("signals cannot be received")?;
     let options = SimulatorOptions {
         listen,
         admin,
+        pace: Pace::Auto { scale: pace },
         username: username.clone(),
         password: SecretString::from(password),
         ..SimulatorOptions::new(scenario.load().await?, clock)
@@ -209,8 +226,13 @@ fn check_config(sources: &Sources) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn openapi() -> anyhow::Result<ExitCode> {
-    say(&format!("{}\n", serde_json::to_string_pretty(&crate::api::openapi())?));
+fn openapi(version: OpenapiVersion) -> anyhow::Result<ExitCode> {
+    let document = crate::api::openapi();
+    let document = match version {
+        OpenapiVersion::New => document,
+        OpenapiVersion::Old => crate::api::document::v3_0::convert(&document),
+    };
+    say(&format!("{}\n", serde_json::to_string_pretty(&document)?));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -236,6 +258,12 @@ impl Sources {
         let environment: BTreeMap<String, String> = std::env::vars_os().filter_map(readable).collect();
         Config::load(config.as_deref(), &environment, &flags)
     }
+}
+
+/// Reads a factor that time can be stretched by.
+fn pace(text: &str) -> Result<f64, String> {
+    let fits = |factor: &f64| (0.0..=1_000.0).contains(factor);
+    text.parse().ok().filter(fits).ok_or_else(|| "a number from 0 to 1000 is wanted".to_owned())
 }
 
 impl ScenarioArgs {

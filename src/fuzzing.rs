@@ -2,6 +2,7 @@
 //! not. `tests/fuzz` feeds them what a fuzzer makes up, and the ordinary tests what it once found.
 //!
 //! In test builds alone, like [`sabotage`](crate::sabotage).
+#![expect(clippy::missing_panics_doc, reason = "to panic is how a property says that it does not hold")]
 
 use std::path::Path;
 use std::time::Duration;

@@ -10,8 +10,12 @@ pub mod esx;
 #[cfg(feature = "sabotage")]
 pub mod fuzzing;
 pub mod hypervisor;
+#[cfg(feature = "conformance")]
+pub mod memory;
 pub mod sabotage;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;

@@ -8,6 +8,7 @@
 //! OTTER_SABOTAGE=reset-sent-again    one of the names below
 //! OTTER_KILL_AT=intent-committed:3   SIGKILL to itself when the step is reached for the third time
 //! ```
+//! A name that is none ends the process at once, so that no test passes by a slip of the pen.
 
 /// Which mistake is made, if any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,12 +86,89 @@ impl Mistake {
     }
 }
 
+/// Declares the steps together with their names in the environment.
+macro_rules! steps {
+    ($($(#[$doc:meta])* $step:ident = $name:literal,)*) => {
+        /// A point at which the process can be made to die: each lies before or behind something that outlives it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Step {
+            $($(#[$doc])* $step,)*
+        }
+
+        impl Step {
+            /// All of them, in the order in which a job comes by.
+            pub const ALL: &'static [Self] = &[$(Self::$step,)*];
+
+            /// Its name in the environment.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$step => $name,)*
+                }
+            }
+        }
+    };
+}
+
+steps! {
+    /// A start: before the database is opened,
+    Open = "open",
+    /// before the jobs of the last run are read,
+    Recover = "recover",
+    /// as one of those that ran is put back,
+    Resume = "resume",
+    /// and once all are.
+    Recovered = "recovered",
+    /// A starting call with a key: the key is claimed, and not yet looked up.
+    Key = "key",
+    /// The key was used before; the answer has not left.
+    Replay = "replay",
+    /// The job has its place and is not committed.
+    Accept = "accept",
+    AcceptCommitted = "accept-committed",
+    Start = "start",
+    StartCommitted = "start-committed",
+    /// The machine is to be read before a call; it was read.
+    Examine = "examine",
+    Examined = "examined",
+    Intent = "intent",
+    IntentCommitted = "intent-committed",
+    /// The host is to be called; it answered.
+    Call = "call",
+    Answered = "answered",
+    Task = "task",
+    TaskCommitted = "task-committed",
+    Follow = "follow",
+    Followed = "followed",
+    /// A guest is watched.
+    Watch = "watch",
+    /// A call of several is done, or proven not to have run.
+    StepDone = "step-done",
+    StepDoneCommitted = "step-done-committed",
+    /// A running job is to be cancelled.
+    Cancel = "cancel",
+    /// The host is to be asked to cancel its task.
+    CancelTask = "cancel-task",
+    /// The machine is to be read after a loss.
+    Judge = "judge",
+    /// It is given time to settle.
+    Settle = "settle",
+    /// The judgement was to ask again, and that is committed.
+    AgainCommitted = "again-committed",
+    Barrier = "barrier",
+    Synced = "synced",
+    End = "end",
+    EndCommitted = "end-committed",
+    /// Those who wait have heard of the end.
+    Told = "told",
+}
+
 #[cfg(feature = "sabotage")]
 mod enabled {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::{Mistake, Sabotage};
+    use super::{Mistake, Sabotage, Step};
 
     impl From<Mistake> for Sabotage {
         fn from(mistake: Mistake) -> Self {
@@ -99,13 +177,14 @@ mod enabled {
     }
 
     impl Sabotage {
-        /// The mistake that the environment names. One that is misspelt is told, so that no test passes by it.
+        /// The mistake that the environment names.
         #[must_use]
         pub fn of_the_environment() -> Self {
+            death();
             let Ok(name) = std::env::var("OTTER_SABOTAGE") else { return Self::default() };
             let mistake = Mistake::ALL.into_iter().find(|mistake| mistake.name() == name);
             if mistake.is_none() {
-                tracing::error!(name, "there is no such mistake");
+                no_such("mistake", &name);
             }
             Self { mistake }
         }
@@ -118,24 +197,41 @@ mod enabled {
     }
 
     struct Death {
-        step: String,
+        step: Step,
         visits_left: AtomicU32,
     }
 
     /// Ends the process as `kill -9` does if the environment says so for this step.
-    pub fn reached(step: &str) {
-        static DEATH: OnceLock<Option<Death>> = OnceLock::new();
-        let death = DEATH.get_or_init(|| {
-            let told = std::env::var("OTTER_KILL_AT").ok()?;
-            let (step, visits) = told.split_once(':').unwrap_or((&told, "1"));
-            Some(Death { step: step.to_owned(), visits_left: AtomicU32::new(visits.parse().unwrap_or(1)) })
-        });
-        if let Some(death) = death
+    pub fn reached(step: Step) {
+        if let Some(death) = death()
             && death.step == step
             && death.visits_left.fetch_sub(1, Ordering::Relaxed) == 1
         {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            // The signal may take a moment; nothing is to be done after it.
+            loop {
+                std::thread::park();
+            }
         }
+    }
+
+    fn death() -> Option<&'static Death> {
+        static DEATH: OnceLock<Option<Death>> = OnceLock::new();
+        let read = || {
+            let told = std::env::var("OTTER_KILL_AT").ok()?;
+            let (name, visits) = told.split_once(':').unwrap_or((&told, "1"));
+            let step = Step::ALL.iter().copied().find(|step| step.name() == name);
+            match (step, visits.parse()) {
+                (Some(step), Ok(visits)) => Some(Death { step, visits_left: AtomicU32::new(visits) }),
+                _ => no_such("step", &told),
+            }
+        };
+        DEATH.get_or_init(read).as_ref()
+    }
+
+    fn no_such(what: &str, name: &str) -> ! {
+        eprintln!("otter: there is no such {what}: {name}");
+        std::process::exit(2)
     }
 }
 
@@ -144,7 +240,7 @@ pub use enabled::reached;
 
 #[cfg(not(feature = "sabotage"))]
 mod disabled {
-    use super::{Mistake, Sabotage};
+    use super::{Mistake, Sabotage, Step};
 
     impl Sabotage {
         /// None: this build makes no mistakes on purpose.
@@ -161,7 +257,7 @@ mod disabled {
     }
 
     /// Nothing happens in this build.
-    pub const fn reached(_: &str) {}
+    pub const fn reached(_: Step) {}
 }
 
 #[cfg(not(feature = "sabotage"))]

@@ -2,6 +2,7 @@
 #![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;
+mod conformance;
 mod daemon;
 mod esx;
 mod fuzz;

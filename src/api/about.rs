@@ -127,7 +127,7 @@ pub struct ReadyQuery {
         (status = 200, description = "What this otter is", body = About),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter"]))))]
 pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
     let services = api.services();
     let version = services.feed.version();
@@ -167,7 +167,7 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
         (status = 200, description = "It is alive", body = Health),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["unknown-parameter"]))))]
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter"]))))]
 pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
     Ok(ok(&api))
 }

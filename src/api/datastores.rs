@@ -66,7 +66,7 @@ pub struct DatastoresQuery {
     #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// The `next` of an earlier answer.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     cursor: Option<String>,
 }
 

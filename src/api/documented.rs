@@ -50,10 +50,10 @@ pub struct StartQuery {
 #[expect(dead_code, reason = "documents the headers")]
 pub struct StartHeaders {
     /// At most 255 characters: a repeat with the same key and request gets the first one's job, and starts no second.
-    #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1, max_length = 255)]
+    #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
     /// At most 512 characters, kept with the job: a CI job's address, say.
-    #[param(rename = "Otter-Reference", value_type = String, required = false, max_length = 512)]
+    #[param(rename = "Otter-Reference", value_type = String, required = false)]
     otter_reference: Option<String>,
     /// `wait=30` (RFC 7240): the soft form of `wait`; 202 with the job when the time is up.
     #[param(rename = "Prefer", value_type = String, required = false)]
@@ -83,7 +83,6 @@ pub const START: &[&str] = &[
     "request-timeout",
     "ambiguous-name",
     "self-protection",
-    "question-pending",
     "payload-too-large",
     "unsupported-media-type",
     "idempotency-mismatch",
@@ -104,10 +103,13 @@ pub const START: &[&str] = &[
     "forbidden-by-host",
     "license-restricted",
     "not-supported",
-    "host-protocol",
+    "tools-unavailable",
     "deadline-exceeded",
     "insufficient-resources",
 ];
+
+/// What those add that mind a question of the machine: all but its answer, and a kill.
+pub const MINDS_QUESTION: &[&str] = &["question-pending"];
 
 /// The codes of every read of one machine.
 pub const READ_MACHINE: &[&str] =

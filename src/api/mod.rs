@@ -89,7 +89,9 @@ pub struct HttpSettings {
         (name = "jobs", description = "Operations, from acceptance to their one end"),
         (name = "events", description = "Every change, as it happens"),
         (name = "about", description = "This otter and its host"),
-    )
+    ),
+    // No body is one of these: a stream of them is text.
+    components(schemas(events::Event))
 )]
 struct Frame;
 

@@ -225,8 +225,7 @@ pub struct Problem {
     #[schema(example = 404)]
     pub status: u16,
     /// What happened, to which object, and what to do.
-    #[schema(required)]
-    pub detail: Option<String>,
+    pub detail: String,
     /// Stable; programs decide by it.
     #[schema(example = "not-found", extensions(("x-extensible-enum" = json!(codes()))))]
     pub code: String,
@@ -260,7 +259,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A failure as a problem. Of an internal one nothing is shown but the request id.
+    /// A failure as a problem. Of an internal one nothing of its own is shown but the request id.
     #[must_use]
     pub fn of(failure: &Failure, request_id: Option<&str>) -> Self {
         let row = find(failure.kind);
@@ -280,7 +279,7 @@ impl Problem {
             problem_type: format!("/problems/{}", kind.code()),
             title: row.title.to_owned(),
             status: row.status.as_u16(),
-            detail: shown(true).then(|| detail.clone()),
+            detail: if internal { row.meaning.to_owned() } else { detail.clone() },
             code: kind.code().to_owned(),
             request_id: request_id.map(str::to_owned),
             retry: row.retry.as_str().to_owned(),

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Api;
-use super::extract::{Params, header};
+use super::extract::Params;
 use super::respond::set;
 use crate::domain::failure::{Failure, FailureKind};
 
@@ -39,7 +39,8 @@ impl Wait {
         if let Some(wait) = params.duration("wait")? {
             return Ok(Some(Self::Outcome(wait.min(longest))));
         }
-        let preferred = header(headers, "prefer")?.and_then(preferred_wait);
+        let mut lines = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let preferred = lines.find_map(preferred_wait);
         Ok(preferred.map(|wait| Self::Preferred(wait.min(longest))))
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::machine::{GuestRecord, power_state, question, snapshots};
-use super::reader::{denied, first_value, read_object};
+use super::reader::{Contents, denied, first_value, read_object};
 use super::session::Session;
 use super::soap::property::references;
 use super::soap::xml::Element;
@@ -28,12 +28,35 @@ const PATHS: [&str; 9] = [
     "config.files.vmPathName",
 ];
 
-/// Reads a machine with its recent tasks and its host's boot time.
+/// How often the tasks are read anew where others came meanwhile.
+const TRIES: usize = 4;
+
+/// Reads a machine with its recent tasks and its host's boot time. The tasks are read before what is said of the machine,
+/// so that one that is seen to have ended has left its mark on what is seen of the machine.
 ///
 /// # Errors
 /// `NotFound` where there is no such machine; what the host or the way to it says.
 pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence, HostError> {
-    let contents = read_object(session, &reference(machine), &PATHS, &format!("machine {machine}")).await?;
+    let (object, what) = (reference(machine), format!("machine {machine}"));
+    let read = || read_object(session, &object, &PATHS, &what);
+    let tasks_of =
+        |contents: &Contents| first_value(contents, "recentTask").map(references).unwrap_or_default();
+    let mut contents = read().await?;
+    let mut recent_tasks = Vec::new();
+    for _ in 0..TRIES {
+        let tasks = tasks_of(&contents);
+        recent_tasks.clear();
+        if tasks.is_empty() {
+            break;
+        }
+        for task in &tasks {
+            recent_tasks.extend(recent_task(session, task).await?);
+        }
+        contents = read().await?;
+        if tasks_of(&contents) == tasks {
+            break;
+        }
+    }
     let value = |path| first_value(&contents, path);
     let text = |path| value(path).map(Element::text).filter(|text| !text.is_empty()).map(str::to_owned);
     let Snapshots { current, items } = value("snapshot").map(snapshots).unwrap_or_default();
@@ -47,11 +70,6 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
         guest.assign(path, value(path));
     }
     let question = value("runtime.question").and_then(question).map(|question| question.id);
-    let tasks = value("recentTask").map(references).unwrap_or_default();
-    let mut recent_tasks = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        recent_tasks.extend(recent_task(session, task).await?);
-    }
     let host_boot_time = match value("runtime.host").and_then(Reference::from_element) {
         Some(host) => boot_time(session, &host).await?,
         None => None,
@@ -131,8 +149,8 @@ fn reference(machine: &MachineId) -> Reference {
 }
 
 /// None where the host has forgotten the task meanwhile.
-async fn recent_task(session: &Session, task: Reference) -> Result<Option<RecentTask>, HostError> {
-    let contents = match read_object(session, &task, &["info"], &format!("task {}", task.value)).await {
+async fn recent_task(session: &Session, task: &Reference) -> Result<Option<RecentTask>, HostError> {
+    let contents = match read_object(session, task, &["info"], &format!("task {}", task.value)).await {
         Ok(contents) => contents,
         Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -140,7 +158,7 @@ async fn recent_task(session: &Session, task: Reference) -> Result<Option<Recent
     let Some(info) = first_value(&contents, "info").map(TaskInfo::read) else { return Ok(None) };
     let live = session.ready().await?;
     Ok(Some(RecentTask {
-        id: TaskId::new(task.value),
+        id: TaskId::new(&task.value),
         call: info.call(),
         by_us: info.user.as_deref().is_some_and(|user| live.is_us(user)),
         running: info.state == TaskState::Running,

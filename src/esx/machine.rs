@@ -348,6 +348,8 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
         open.extend(below.into_iter().rev().map(|child| (child, Some(id.clone()))));
     }
     let current = Reference::in_child(info, "currentSnapshot").map(|moref| SnapshotId::new(moref.value));
+    // govmomi's simulator goes on naming one that it removed.
+    let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
 }
 

@@ -116,6 +116,7 @@ impl Hypervisor for EsxHypervisor {
         );
         let session = Arc::clone(&self.session);
         Keeper::new(session, observer, self.clock.clone(), self.login_backoff, collector).keep(stop).await;
+        self.followers.close();
         Ok(())
     }
 

@@ -132,6 +132,8 @@ struct Book {
     followed: HashMap<TaskId, Followed>,
     /// Ended or left by all, and still on the host's list: taken off along with the next addition.
     leftover: Vec<TaskId>,
+    /// Nothing will be told any more.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -152,11 +154,13 @@ impl Followers {
     /// Follows a task; several may follow one.
     #[must_use]
     pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        let new = || watch::Sender::new(TaskStatus::Running { progress: None });
         let mut book = self.book();
-        let followed = book.followed.entry(task.clone()).or_insert_with(|| Followed {
-            sender: watch::Sender::new(TaskStatus::Running { progress: None }),
-            listed: false,
-        });
+        if book.closed {
+            return new().subscribe();
+        }
+        let followed =
+            book.followed.entry(task.clone()).or_insert_with(|| Followed { sender: new(), listed: false });
         let receiver = followed.sender.subscribe();
         drop(book);
         self.added.notify_one();
@@ -225,11 +229,15 @@ impl Followers {
         self.book().followed.contains_key(task)
     }
 
-    /// Tells those who follow a task where it is; an end is told once.
+    /// Tells those who follow a task where it is; an end is told once. A percentage that falls is left out.
     pub fn tell(&self, task: &TaskId, info: &TaskInfo) {
         if info.state == TaskState::Running {
             if let Some(followed) = self.book().followed.get(task) {
-                followed.sender.send_replace(info.status());
+                followed.sender.send_modify(|status| {
+                    if let TaskStatus::Running { progress } = status {
+                        *progress = info.progress.max(*progress);
+                    }
+                });
             }
         } else {
             self.end(task, info.status());
@@ -239,6 +247,13 @@ impl Followers {
     /// The host no longer knows it.
     pub fn vanished(&self, task: &TaskId) {
         self.end(task, TaskStatus::Vanished);
+    }
+
+    /// Lets all go: nothing is told any more.
+    pub fn close(&self) {
+        let mut book = self.book();
+        book.closed = true;
+        book.followed.clear();
     }
 
     fn end(&self, task: &TaskId, status: TaskStatus) {
@@ -316,9 +331,17 @@ mod tests {
         followers.tell(&first, &info("<state>running</state>"));
         assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }));
         let third = TaskId::new("c");
-        let _third = followers.follow(&third);
+        let mut last = followers.follow(&third);
         let mut changes = followers.take_changes().unwrap();
         changes.remove.sort();
-        assert_eq!(changes, ListChanges { add: vec![third], remove: vec![first, second] });
+        assert_eq!(changes, ListChanges { add: vec![third.clone()], remove: vec![first, second.clone()] });
+        // Hosts' percentages can go back; what is told does not.
+        for (told, shown) in [("40", 40), ("30", 40), ("", 40), ("60", 60)] {
+            followers.tell(&third, &info(&format!("<state>running</state><progress>{told}</progress>")));
+            let now = last.borrow_and_update().clone();
+            assert!(matches!(now, TaskStatus::Running { progress: Some(percent) } if percent == shown));
+        }
+        followers.close();
+        assert!(last.has_changed().is_err() && followers.follow(&second).has_changed().is_err());
     }
 }

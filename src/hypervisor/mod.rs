@@ -3,6 +3,9 @@
 //! Commands go down through [`Hypervisor`]; facts come up through [`Observer`]. A backend keeps one session
 //! and one stream of updates whatever the load, and is the only one that changes the picture.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,19 +22,36 @@ use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::machine::Machine;
 
 /// A host, or a manager of hosts, with machines on it.
+///
+/// ```text
+/// told:  Connecting ──► the whole picture, then Connected ──► changes … ──► Away │ LoginRefused
+///                          ▲                                                       │
+///                          └───────────────────────────────────────────────────────┘
+/// ```
+/// What it says here is tried on every backend by `hypervisor::conformance`.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// Connects, keeps the session, and tells `observer` everything until `stop` is cancelled; then logs out
     /// and returns. Outages are not errors: they are told as [`SessionStatus`] and waited out. A login that
     /// was refused is not repeated in a loop.
     ///
+    /// Each time that the host is reached, the whole picture is told as one complete set, and then
+    /// [`SessionState::Connected`]; so after a loss what went meanwhile is gone from the picture too. From then on
+    /// each change is told, whoever made it, and each removal.
+    ///
+    /// It is called once. Once it has returned, every other method fails without waiting, and those who follow a
+    /// task are let go: their receivers are closed.
+    ///
     /// # Errors
-    /// Only what no waiting can mend, such as a configuration that cannot work.
+    /// Only what no waiting can mend, such as a configuration that cannot work, or a second call of it.
     async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError>;
 
     /// Makes one changing call, at most once: there is no retry inside, but for a call that was refused
     /// because the session was gone, which proves that it did not run. `job` goes along as the operation id,
     /// so that the host's own log can be searched for it.
+    ///
+    /// A machine that is in the wanted state already, one that something else works on, or a snapshot that is not
+    /// there, can show as a refusal or as the failure of the task: the kind of the error is the same.
     ///
     /// # Errors
     /// [`CallError::Refused`] only where it is proven that the call did not run; else [`CallError::Lost`].
@@ -39,9 +59,15 @@ pub trait Hypervisor: Send + Sync {
 
     /// Follows a task to its end on the one stream of updates; nothing is polled. Dropping the receiver ends
     /// it. The first value may be [`TaskStatus::Running`] without progress.
+    ///
+    /// It can begin at any moment, after the end too, and goes on over a lost session. Anybody's task can be
+    /// followed, and by several. The percentage never falls, whatever the host says. An end is told once and is
+    /// the last value; a task that the host does not know is [`TaskStatus::Vanished`] at once. A
+    /// [`Fact::GuestRestarted`] that belongs to it is told before its end.
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus>;
 
-    /// Asks the host to cancel a task. That is a request: the task may still succeed.
+    /// Asks the host to cancel a task. That is a request: the task may still succeed. One that was cancelled fails
+    /// as `Cancelled`.
     ///
     /// # Errors
     /// `NotSupported` where the task cannot be cancelled, `InvalidState` where it has ended, `NotFound`.
@@ -51,7 +77,7 @@ pub trait Hypervisor: Send + Sync {
     /// one round trip.
     ///
     /// # Errors
-    /// `Unreachable` where the session is lost before that; call again once it is back.
+    /// `Unreachable` where there is no session, or it is lost before that; call again once it is back.
     async fn barrier(&self) -> Result<(), HostError>;
 
     /// Reads a machine directly from the host, past the picture, its recent tasks among it.
@@ -60,16 +86,18 @@ pub trait Hypervisor: Send + Sync {
     /// `NotFound` where the host says that there is no such machine.
     async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError>;
 
-    /// Reads the guest's addresses directly and tells them to the observer as [`Fact::GuestConfirmed`].
+    /// Reads the guest's addresses directly, and returns once the observer was told them as
+    /// [`Fact::GuestConfirmed`].
     ///
     /// # Errors
     /// As [`Hypervisor::examine`].
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError>;
 
-    /// Reads raw properties of a machine by their vim25 paths, as JSON. A path without a value is null.
+    /// Reads raw properties of a machine by their vim25 paths, as JSON: one entry for each path that was asked
+    /// for, null where it has no value. A backend of another kind serves those that it has an equal of.
     ///
     /// # Errors
-    /// `InvalidProperty` for a path that the type does not have.
+    /// `InvalidProperty` for a path that the type does not have; and as [`Hypervisor::examine`].
     async fn properties(
         &self,
         machine: &MachineId,
@@ -81,7 +109,7 @@ pub trait Hypervisor: Send + Sync {
     fn renew_password(&self, _password: SecretString) {}
 }
 
-/// Who is told what the host says. Calls come from one task, in order, and must not block.
+/// Who is told what the host says. Calls come one at a time, in order, and must not block.
 pub trait Observer: Send + Sync {
     /// The facts of one update set, to be applied whole before anybody reads.
     fn observe(&self, facts: Facts);
@@ -93,7 +121,7 @@ pub trait Observer: Send + Sync {
 /// The facts of one update set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// Whether this is the whole picture: what it does not name is gone. Otherwise only changes.
+    /// Whether this is the whole picture: what it does not name is gone. Otherwise only changes, at least one.
     pub complete: bool,
     pub changes: Vec<Fact>,
 }
@@ -106,8 +134,8 @@ pub enum Fact {
     MachineRemoved(MachineId),
     Datastore(Box<Datastore>),
     DatastoreRemoved(DatastoreId),
-    /// A task that starts the guest anew (power on, reset, revert) ended well, even where no property changed:
-    /// addresses from before it no longer count.
+    /// A task that starts the guest anew (power on, reset, revert) and that somebody follows ended well, even where
+    /// no property changed: addresses from before it no longer count.
     GuestRestarted(MachineId),
     /// A direct read of the guest. Where the tools run, the address that it shows is the guest's own.
     GuestConfirmed {
@@ -136,7 +164,7 @@ pub struct SessionStatus {
     pub state: SessionState,
     /// Since when it is in this state, by our clock.
     pub since: Timestamp,
-    /// How many logins have succeeded since the start.
+    /// How many logins have succeeded since the start; an outage that the session outlived adds none.
     pub logins: u64,
     /// What the last answer said; kept while the host is away.
     pub product: Option<HostProduct>,

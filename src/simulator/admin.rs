@@ -3,6 +3,7 @@
 //! ```text
 //! GET /calls                     what was called, by method and by operation
 //! GET /sessions                  how many sessions there are, and what they hold
+//! GET /world                     the machines and tasks as they are, whatever a client was told
 //! POST /faults, DELETE /faults   plan what goes wrong, as `[[faults]]` of a scenario; forget what is planned
 //! POST /<what>                   let it happen now: expire-sessions, restart-hostd, refuse-logins, licence, …
 //! ```
@@ -20,12 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use super::mishap::MishapEntry;
+use super::world::{Machine, World};
 
 /// Serves until it is stopped.
 pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
     let router = Router::new()
         .route("/calls", get(calls))
         .route("/sessions", get(sessions))
+        .route("/world", get(world))
         .route("/faults", post(plan).delete(forget))
         .route("/{what}", post(happen))
         .fallback(|| async { answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"})) })
@@ -40,6 +43,29 @@ async fn calls(State(control): State<Control>) -> Response {
         "pending_waits": control.pending_waits(),
         "methods": control.all_calls(),
         "operations": control.operations(),
+        "taken": control.taken(),
+    });
+    answer(StatusCode::OK, &told)
+}
+
+async fn world(State(control): State<Control>) -> Response {
+    let machine = |machine: &Machine| {
+        let snapshots = machine.snapshots.iter().map(|snapshot| {
+            json!({"id": snapshot.id, "parent": snapshot.parent, "name": snapshot.name, "description": snapshot.description})
+        });
+        let told = json!({
+            "name": machine.name,
+            "power": machine.power.as_str(),
+            "tools_running": machine.guest.tools_running,
+            "current_snapshot": machine.current_snapshot,
+            "snapshots": snapshots.collect::<Vec<_>>(),
+        });
+        (machine.id.clone(), told)
+    };
+    let told = control.look(|world: &World| {
+        let machines: serde_json::Map<_, _> = world.machines().map(machine).collect();
+        let tasks = world.tasks().map(|task| (task.id.clone(), json!(task.state.as_str())));
+        json!({"machines": machines, "tasks": tasks.collect::<serde_json::Map<_, _>>()})
     });
     answer(StatusCode::OK, &told)
 }

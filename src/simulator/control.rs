@@ -64,6 +64,12 @@ impl Control {
         self.shared.lock().calls.operations()
     }
 
+    /// How many calls of each method were not refused, for each `operationID`.
+    #[must_use]
+    pub fn taken(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.shared.lock().calls.taken()
+    }
+
     /// Lets something go wrong as it was written.
     pub(super) fn bring_about(&self, mishap: &Mishap) {
         match mishap.clone() {
@@ -173,7 +179,7 @@ impl Control {
         {
             let mut state = self.shared.lock();
             state.sessions.clear();
-            state.world.forget_tasks(!how.drop_running);
+            state.world.restart_hostd(!how.drop_running);
             state.away = how.away;
             std::mem::replace(&mut state.generation, CancellationToken::new()).cancel();
         }

@@ -145,6 +145,7 @@ impl Faults {
 pub struct Calls {
     by_method: BTreeMap<String, u64>,
     by_operation: BTreeMap<String, Vec<String>>,
+    taken: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// How many operation ids are remembered.
@@ -158,6 +159,19 @@ impl Calls {
         {
             self.by_operation.entry(operation_id.to_owned()).or_default().push(method.to_owned());
         }
+    }
+
+    /// A call was not refused.
+    pub fn note_taken(&mut self, method: &str, operation_id: &str) {
+        if self.taken.len() < OPERATIONS || self.taken.contains_key(operation_id) {
+            let methods = self.taken.entry(operation_id.to_owned()).or_default();
+            *methods.entry(method.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// How many calls of each method were not refused, for each operation.
+    pub fn taken(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.taken.clone()
     }
 
     pub fn of(&self, method: &str) -> u64 {

@@ -4,18 +4,21 @@
 //! server ──► soap ──► methods ──► world (pure)          pace: lets the world do what is due
 //!                        └──────► session ─ collector ─ properties ─► world
 //! control: a test's hand on all of it; admin: the same from outside; mishap: what may go wrong, in words
+//! events: collectors over the world's history; record: keeps answers for stricter readers, in test builds
 //! ```
 //! It shares nothing with otter's own side of the wire but the XML primitives.
 
 mod admin;
 mod collector;
 mod control;
+mod events;
 mod fault;
 mod faults;
 mod methods;
 mod mishap;
 mod pace;
 mod properties;
+mod record;
 mod scenario;
 mod schema;
 mod server;
@@ -228,6 +231,15 @@ struct State {
     generation: CancellationToken,
 }
 
+impl State {
+    /// Drops sessions that were idle too long.
+    fn end_idle_sessions(&mut self, now: Moment) {
+        for session in self.sessions.expire(now) {
+            self.world.note_session(session.user(), session.ending());
+        }
+    }
+}
+
 impl Shared {
     /// The state, with time moved on to now. Never held across an await.
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -235,7 +247,7 @@ impl Shared {
         let now = self.now();
         let before = state.world.revision();
         state.world.advance(now);
-        state.sessions.expire(now);
+        state.end_idle_sessions(now);
         if state.world.revision() != before {
             self.notify();
         }

@@ -246,7 +246,7 @@ mod tests {
             "config.hardware.device[4000].macAddress",
             "runtime.question.choice.choiceInfo",
             "recentTask",
-            "capability.anything",
+            "layout.anything",
         ] {
             assert!(path_exists("VirtualMachine", path), "{path}");
         }

@@ -25,6 +25,7 @@ use tower_http::compression::CompressionLayer;
 use super::control::{Comeback, Control};
 use super::faults::Disruption;
 use super::methods::{self, CallContext};
+use super::record;
 use super::soap;
 use super::{Shared, SimulatorError};
 
@@ -184,7 +185,7 @@ async fn call(
     };
     let request = match soap::Request::read(&body.to_bytes()) {
         Ok(request) => request,
-        Err(fault) => return Ok(respond_soap(Err(fault), None)),
+        Err(fault) => return Ok(respond_soap("", Err(fault), None)),
     };
     let context = CallContext {
         cookie: session_cookie(&head.headers),
@@ -204,11 +205,14 @@ async fn call(
     }
     let run = async || {
         let outcome = methods::run(shared, &request, &context).await;
-        respond_soap(outcome.result, outcome.cookie)
+        if let (Ok(_), Some(operation_id)) = (&outcome.result, &request.operation_id) {
+            shared.lock().calls.note_taken(&request.method, operation_id);
+        }
+        respond_soap(&request.method, outcome.result, outcome.cookie)
     };
     match disruption {
         None => Ok(run().await),
-        Some(Disruption::Fault(fault)) => Ok(respond_soap(Err(fault), None)),
+        Some(Disruption::Fault(fault)) => Ok(respond_soap(&request.method, Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(Cut),
         Some(Disruption::CloseAfterRunning) => {
             run().await;
@@ -224,7 +228,7 @@ async fn call(
         Some(Disruption::Answer { status, content_type, body }) => {
             Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
         }
-        Some(Disruption::EmptyAnswer) => Ok(respond_soap(soap::void(&request.method), None)),
+        Some(Disruption::EmptyAnswer) => Ok(respond_soap(&request.method, soap::void(&request.method), None)),
         Some(Disruption::Event(event)) => {
             Control::new(Arc::clone(shared)).happen(event);
             Ok(run().await)
@@ -236,11 +240,16 @@ async fn call(
     }
 }
 
-fn respond_soap(result: Result<String, super::Fault>, cookie: Option<String>) -> Response<Body> {
+fn respond_soap(
+    method: &str,
+    result: Result<String, super::Fault>,
+    cookie: Option<String>,
+) -> Response<Body> {
     let (status, body) = match result {
         Ok(body) => (StatusCode::OK, body),
         Err(fault) => (StatusCode::INTERNAL_SERVER_ERROR, soap::fault(&fault)),
     };
+    record::answer(method, &body);
     let mut response = respond(status, "text/xml; charset=utf-8", body);
     let cookie = cookie.map(|cookie| format!("{COOKIE_NAME}=\"{cookie}\"; Path=/; HttpOnly; Secure;"));
     if let Some(Ok(cookie)) = cookie.map(HeaderValue::try_from) {

@@ -13,10 +13,11 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::collector::Collector;
+use super::events::EventCollector;
 use super::fault::Fault;
 use super::value::{Moref, Object};
 use super::view::View;
-use super::world::Moment;
+use super::world::{Happening, Moment};
 
 /// The collector that every session has.
 pub const COLLECTOR: &str = "ha-property-collector";
@@ -53,6 +54,7 @@ pub struct Session {
     pub waits: usize,
     collectors: BTreeMap<String, Collector>,
     views: BTreeMap<String, View>,
+    histories: BTreeMap<String, EventCollector>,
     /// Counts changes of its views.
     pub view_revision: u64,
 }
@@ -127,6 +129,7 @@ impl Sessions {
             waits: 0,
             collectors: BTreeMap::from([(COLLECTOR.to_owned(), Collector::default())]),
             views: BTreeMap::new(),
+            histories: BTreeMap::new(),
             view_revision: 0,
         };
         self.by_cookie.insert(cookie.clone(), session);
@@ -138,12 +141,11 @@ impl Sessions {
         self.by_cookie.len() >= self.limit
     }
 
-    /// Drops sessions that were idle too long.
-    pub fn expire(&mut self, now: Moment) {
-        if let Some(idle_after) = self.idle_after {
-            self.by_cookie
-                .retain(|_, session| session.waits > 0 || now.elapsed < session.active + idle_after);
-        }
+    /// Drops sessions that were idle too long, and gives them.
+    pub fn expire(&mut self, now: Moment) -> Vec<Session> {
+        let Some(idle_after) = self.idle_after else { return Vec::new() };
+        let is_idle = |session: &Session| session.waits == 0 && now.elapsed >= session.active + idle_after;
+        self.by_cookie.extract_if(|_, session| is_idle(session)).map(|(_, session)| session).collect()
     }
 
     /// Drops every session.
@@ -187,15 +189,14 @@ impl Sessions {
         self.touch(cookie, now);
     }
 
-    /// `Logout`
-    pub fn logout(&mut self, cookie: Option<&str>) {
-        if let Some(cookie) = cookie {
-            self.by_cookie.remove(cookie);
-        }
+    /// `Logout`; gives the session that there was.
+    pub fn logout(&mut self, cookie: Option<&str>) -> Option<Session> {
+        self.by_cookie.remove(cookie?)
     }
 
-    /// `TerminateSession`: by key, and never one's own.
-    pub fn terminate(&mut self, own: Option<&str>, keys: &[String]) -> Result<(), Fault> {
+    /// `TerminateSession`: by key, and never one's own. Gives those that are ended.
+    pub fn terminate(&mut self, own: Option<&str>, keys: &[String]) -> Result<Vec<Session>, Fault> {
+        let mut ended = Vec::new();
         for key in keys {
             let found = self.by_cookie.iter().find(|(_, session)| session.key == *key);
             match found.map(|(cookie, _)| cookie.clone()) {
@@ -203,12 +204,10 @@ impl Sessions {
                     return Err(Fault::new("NotFound", "The object or item referred to could not be found."));
                 }
                 Some(cookie) if own == Some(&cookie) => return Err(Fault::invalid_argument("sessionId")),
-                Some(cookie) => {
-                    self.by_cookie.remove(&cookie);
-                }
+                Some(cookie) => ended.extend(self.by_cookie.remove(&cookie)),
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// Notes that a session is not idle.
@@ -246,6 +245,47 @@ impl Session {
             .with("ipAddress", &self.address)
             .with("userAgent", &self.agent)
             .with("callCount", self.calls)
+    }
+
+    /// That it began.
+    pub fn beginning(&self) -> Happening {
+        Happening::LoggedIn {
+            session: self.key.clone(),
+            address: self.address.clone(),
+            agent: self.agent.clone(),
+        }
+    }
+
+    /// That it is over.
+    pub fn ending(&self) -> Happening {
+        Happening::LoggedOut {
+            session: self.key.clone(),
+            address: self.address.clone(),
+            agent: self.agent.clone(),
+            calls: self.calls,
+            login_at: self.login_at,
+        }
+    }
+
+    pub fn history(&self, id: &str) -> Option<&EventCollector> {
+        self.histories.get(id)
+    }
+
+    pub fn history_mut(&mut self, id: &str) -> Option<&mut EventCollector> {
+        self.histories.get_mut(id)
+    }
+
+    /// Adds a collector of events, if there may be one more.
+    pub fn add_history(&mut self, id: &str, collector: EventCollector) -> Result<(), Fault> {
+        if self.histories.len() >= EventCollector::MOST {
+            return Err(Fault::new("InvalidState", "There are too many event collectors."));
+        }
+        self.histories.insert(id.to_owned(), collector);
+        Ok(())
+    }
+
+    pub fn remove_history(&mut self, id: &str) -> bool {
+        self.histories.remove(id).is_some()
     }
 
     pub fn collector(&self, id: &str) -> Option<&Collector> {

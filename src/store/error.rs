@@ -18,7 +18,7 @@ pub enum StoreError {
     CreateDirectory { path: PathBuf, source: io::Error },
     #[error(
         "the state directory {} cannot be written to: otter's user needs to own it, on a file system \
-         that is not read-only",
+         that is neither read-only nor full",
         path.display()
     )]
     NotWritable { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
@@ -35,10 +35,23 @@ pub enum StoreError {
     )]
     NewerDatabase { path: PathBuf, migration: i64 },
     #[error(
-        "the file {} is not an otter database, or is damaged: restore a copy, or move it away to start anew",
+        "the file {} is not an otter database, or is damaged: restore a copy, or move it and its -wal away to \
+         start anew, without the jobs in it",
         path.display()
     )]
     NotADatabase { path: PathBuf, source: sqlx::Error },
+    #[error(
+        "the database {} is damaged ({what}): restore a copy, or move it and its -wal away to start anew, without \
+         the jobs in it",
+        path.display()
+    )]
+    Damaged { path: PathBuf, what: String },
+    /// Somebody moved the one and forgot the other, which holds the last commits.
+    #[error(
+        "there is a {} without its database: put the database back beside it, or move it away too to start anew",
+        path.display()
+    )]
+    LogAlone { path: PathBuf },
     #[error("the database {} cannot be opened", path.display())]
     Open { path: PathBuf, source: sqlx::Error },
     #[error("the database {} cannot be brought up to date", path.display())]

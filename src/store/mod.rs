@@ -22,7 +22,7 @@ mod writer;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
@@ -39,6 +39,13 @@ pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use purge::{Purged, Retention};
 
+/// A job as it is read back after it was written, without a database.
+#[cfg(test)]
+pub(crate) fn reread(job: &Job) -> Job {
+    let written = document::encode(job).expect("every job can be written");
+    document::decode(document::VERSION, &written).expect("what was written can be read")
+}
+
 /// The database. Clones share it; the last one to go releases the lock on the state directory.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -48,6 +55,9 @@ struct Inner {
     readers: Readers,
     statements: AtomicU64,
     transactions: AtomicU64,
+    /// Writes whose commit was refused, and whether the last one was.
+    refused: AtomicU64,
+    failing: AtomicBool,
     /// Locked as long as the store lives; in memory there is nothing to lock.
     _lock: Option<File>,
 }
@@ -81,6 +91,8 @@ impl Store {
             readers,
             statements: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
             _lock: lock,
         }))
     }
@@ -148,6 +160,18 @@ impl Store {
     #[must_use]
     pub fn transactions(&self) -> u64 {
         self.0.transactions.load(Ordering::Relaxed)
+    }
+
+    /// How many writes were refused by the disk or the database so far.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last commit was refused: nothing new can be promised until one succeeds.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.0.failing.load(Ordering::Relaxed)
     }
 
     async fn write<W: writer::Write>(&self, write: W) -> Result<W::Output, StoreError> {

@@ -1,9 +1,15 @@
 //! Opening the state directory: the lock, the file, the migrations, and a plain refusal for whatever is wrong.
+//!
+//! ```text
+//! lock ─► otter.db is there ─► read it through ─► migrate ─► writer, readers
+//!           └─ is not: make otter.db.new whole, then rename: an empty or half-made otter.db was cut short later
+//! ```
+//! A file that is refused is left as it was.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
@@ -23,7 +29,9 @@ const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The primary result codes of SQLite that tell what is wrong with a file.
 const SQLITE_READONLY: i32 = 8;
+const SQLITE_IOERR: i32 = 10;
 const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_FULL: i32 = 13;
 const SQLITE_CANTOPEN: i32 = 14;
 const SQLITE_NOTADB: i32 = 26;
 
@@ -37,15 +45,12 @@ pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
     make_directory(directory)?;
     let lock = lock(directory)?;
     let file = directory.join("otter.db");
-    let options = SqliteConnectOptions::new()
-        .filename(&file)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT);
-    let mut writer =
-        SqliteConnection::connect_with(&options).await.map_err(|source| refusal(directory, &file, source))?;
+    if file.exists() {
+        check(directory, &file).await?;
+    } else {
+        make(directory, &file).await?;
+    }
+    let mut writer = connect(directory, &file, &options(&file)).await?;
     migrate(&mut writer, directory, &file).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
@@ -56,6 +61,65 @@ pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
         .await
         .map_err(|source| refusal(directory, &file, source))?;
     Ok(Opened { writer, readers, lock })
+}
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+}
+
+async fn connect(
+    directory: &Path,
+    file: &Path,
+    options: &SqliteConnectOptions,
+) -> Result<SqliteConnection, StoreError> {
+    SqliteConnection::connect_with(options).await.map_err(|source| refusal(directory, file, source))
+}
+
+/// Reads the whole database, so that damage is told now and not by a wrong answer later. By a connection that cannot
+/// write, since even looking would else fold the log into the file.
+async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
+    let damaged = |what: &str| StoreError::Damaged { path: file.to_owned(), what: what.to_owned() };
+    if file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
+        return Err(damaged("it is empty"));
+    }
+    let options = SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
+    let mut connection = connect(directory, file, &options).await?;
+    let found: Result<String, sqlx::Error> =
+        sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
+    // Nothing of it matters any more.
+    drop(connection.close().await);
+    match found {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(damaged(found.trim())),
+        Err(source) => Err(refusal(directory, file, source)),
+    }
+}
+
+async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
+    let beside = |name: &str| -> PathBuf { directory.join(name) };
+    let log = beside("otter.db-wal");
+    if log.exists() {
+        return Err(StoreError::LogAlone { path: log });
+    }
+    let not_writable =
+        |source: io::Error| StoreError::NotWritable { path: directory.to_owned(), source: source.into() };
+    // What a start that was cut short left.
+    for left in ["otter.db.new", "otter.db.new-wal", "otter.db.new-shm"] {
+        match std::fs::remove_file(beside(left)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(not_writable(error)),
+            _ => {}
+        }
+    }
+    let new = beside("otter.db.new");
+    let mut connection = connect(directory, file, &options(&new).create_if_missing(true)).await?;
+    migrate(&mut connection, directory, file).await?;
+    connection.close().await.map_err(|source| refusal(directory, file, source))?;
+    std::fs::rename(&new, file).and_then(|()| File::open(directory)?.sync_all()).map_err(not_writable)
 }
 
 pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
@@ -125,7 +189,7 @@ fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
         .map(|code| code & 0xff);
     match code {
         Some(SQLITE_NOTADB | SQLITE_CORRUPT) => StoreError::NotADatabase { path: file.to_owned(), source },
-        Some(SQLITE_READONLY | SQLITE_CANTOPEN) => {
+        Some(SQLITE_READONLY | SQLITE_CANTOPEN | SQLITE_IOERR | SQLITE_FULL) => {
             StoreError::NotWritable { path: directory.to_owned(), source: source.into() }
         }
         _ => StoreError::Open { path: file.to_owned(), source },

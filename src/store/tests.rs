@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::samples::{any_job, ended, queued, start};
 use super::{
-    IdempotencyKey, Inserted, JobCursor, JobFilter, KeptKey, Purged, Retention, Store, StoreError, document,
+    IdempotencyKey, Inserted, JobCursor, JobFilter, KeptKey, Purged, Readers, Retention, Store, StoreError,
+    document,
 };
 use crate::domain::ids::MachineId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
@@ -209,6 +210,34 @@ async fn a_faulty_write_does_not_harm_those_beside_it() {
     let refused = calls.join_all().await.into_iter().filter(Result::is_err).count();
     assert_eq!(refused, 1);
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), 3);
+}
+
+/// `SQLite` rolls back by itself where there is no room, and the writer must not be lost by that.
+#[tokio::test]
+async fn a_full_disk_refuses_writes_until_there_is_room() {
+    let store = in_memory().await;
+    let Readers::Writer(connection) = &store.0.readers else { unreachable!("in memory") };
+    let limit = async |pragma: &'static str| {
+        sqlx::query(pragma).fetch_one(&mut *connection.lock().await).await.unwrap();
+    };
+    // Never less than what is in use.
+    limit("PRAGMA max_page_count = 1").await;
+    let mut kept = 0;
+    while store.insert_job(&queued(kept + 1), None).await.is_ok() {
+        kept += 1;
+        assert!(kept < 1_000, "the limit does not hold");
+    }
+    let mut later = queued(2_000);
+    later.phase = "x".repeat(100_000);
+    let refused = store.insert_job(&later, None).await;
+    assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
+    assert_eq!((store.is_failing(), store.refused()), (true, 2));
+    assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize);
+
+    limit("PRAGMA max_page_count = 1000000").await;
+    store.insert_job(&later, Some(&key("a", 1))).await.unwrap();
+    assert_eq!((store.is_failing(), store.refused()), (false, 2));
+    assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize + 1);
 }
 
 #[tokio::test]
@@ -494,18 +523,71 @@ async fn what_is_no_database_is_refused_and_left_alone() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }
 
-#[tokio::test]
-async fn a_damaged_database_is_refused() {
-    let directory = TempDir::new().unwrap();
-    made(directory.path()).await;
-    let mut connection = beside(directory.path()).await;
+/// A database with some jobs in it, closed, as its bytes.
+async fn filled(directory: &Path) -> Vec<u8> {
+    let store = Store::open(directory).await.unwrap();
+    let (stop, writer) = started(&store);
+    for n in 1..=50 {
+        store.insert_job(&queued(n), None).await.unwrap();
+    }
+    stop.cancel();
+    writer.await.unwrap().unwrap();
+    drop(store);
+    let mut connection = beside(directory).await;
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
+    std::fs::read(directory.join("otter.db")).unwrap()
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_refused_and_left_alone() {
+    let directory = TempDir::new().unwrap();
     let file = directory.path().join("otter.db");
-    let mut bytes = std::fs::read(&file).unwrap();
-    // The first page holds the schema, behind a header of 100 bytes that stays whole.
-    bytes[100..4_096].fill(0xff);
-    std::fs::write(&file, bytes).unwrap();
+    let whole = filled(directory.path()).await;
+    let pages = whole.len() / 4_096;
+    assert!(pages > 10, "{pages} pages");
+    let overwritten = |from: usize, to: usize| {
+        let mut bytes = whole.clone();
+        bytes[from..to].fill(0xff);
+        bytes
+    };
+    let cases = [
+        ("the schema, behind a header that stays whole", overwritten(100, 4_096)),
+        ("a page in the middle", overwritten(pages / 2 * 4_096, (pages / 2 + 1) * 4_096)),
+        ("the last page", overwritten((pages - 1) * 4_096, pages * 4_096)),
+        ("cut in half", whole[..pages / 2 * 4_096].to_vec()),
+        ("cut within a page", whole[..whole.len() - 1_000].to_vec()),
+        ("cut to nothing", Vec::new()),
+    ];
+    for (what, bytes) in cases {
+        std::fs::write(&file, &bytes).unwrap();
+        let error = refused(directory.path()).await;
+        assert!(
+            matches!(error, StoreError::NotADatabase { .. } | StoreError::Damaged { .. }),
+            "{what}: {error}"
+        );
+        assert!(error.to_string().contains("otter.db"), "{error}");
+        assert_eq!(std::fs::read(&file).unwrap(), bytes, "{what}");
+    }
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(Store::open(directory.path()).await.unwrap().unfinished_jobs().await.unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn a_start_that_was_cut_short_is_made_good() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("otter.db.new"), "half of it").unwrap();
+    made(directory.path()).await;
+    assert!(!directory.path().join("otter.db.new").exists());
+}
+
+/// It would be played into the new database, or lost.
+#[tokio::test]
+async fn a_log_without_its_database_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let log = directory.path().join("otter.db-wal");
+    std::fs::write(&log, "the last commits").unwrap();
     let error = refused(directory.path()).await;
-    assert!(matches!(error, StoreError::NotADatabase { .. }), "{error}");
+    assert!(matches!(error, StoreError::LogAlone { .. }), "{error}");
+    assert!(log.exists() && !directory.path().join("otter.db").exists());
 }

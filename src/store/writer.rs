@@ -6,12 +6,13 @@
 //!                                  │ a statement fails: roll back, then each write by itself,
 //!                                  ▼ so that only the faulty one is refused
 //! ```
+//! A disk that is full or fails refuses commits until it is well again; the log says when that begins and ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -137,17 +138,38 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn Waiting>>) {
         }
         Err(Aborted::Statement(_)) if group.len() > 1 => {
             for mut request in group.drain(..) {
-                let alone = transaction(store, std::slice::from_mut(&mut request)).await;
-                request.settle(alone.map_err(Aborted::cause));
+                let alone =
+                    transaction(store, std::slice::from_mut(&mut request)).await.map_err(Aborted::cause);
+                note(store, 1, alone.as_ref().err());
+                request.settle(alone);
             }
+            return;
         }
         Err(aborted) => {
             let cause = aborted.cause();
-            tracing::error!(error = %cause, writes = group.len(), "the database refused a commit");
+            note(store, group.len(), Some(&cause));
             for request in group.drain(..) {
                 request.settle(Err(Arc::clone(&cause)));
             }
+            return;
         }
+    }
+    note(store, 0, None);
+}
+
+/// Keeps in mind whether commits are refused, and tells of it once.
+fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
+    let inner = &store.0;
+    let failed_before = inner.failing.swap(refusal.is_some(), Ordering::Relaxed);
+    match refusal {
+        Some(cause) => {
+            inner.refused.fetch_add(writes as u64, Ordering::Relaxed);
+            if !failed_before {
+                tracing::error!(error = %cause, "the database refuses commits: is the disk full, or gone read-only?");
+            }
+        }
+        None if failed_before => tracing::info!("the database takes commits again"),
+        None => {}
     }
 }
 
@@ -167,17 +189,36 @@ impl Aborted {
     }
 }
 
-/// One transaction with these writes in it. Whatever fails, dropping it rolls it back.
+/// One transaction with these writes in it; whatever fails, nothing of it stays.
+///
+/// In plain statements: where the disk is full or fails `SQLite` ends a transaction by itself, and sqlx, which counts
+/// their depth, would never begin another.
 async fn transaction(store: &Store, group: &mut [Box<dyn Waiting>]) -> Result<(), Aborted> {
     let inner = &store.0;
     let mut connection = inner.writer.connection.lock().await;
     inner.statements.fetch_add(2, Ordering::Relaxed);
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(Aborted::Commit)?;
+    let outcome = try_transaction(store, &mut connection, group).await;
+    match outcome {
+        Ok(()) => _ = inner.transactions.fetch_add(1, Ordering::Relaxed),
+        // Fails where there is nothing left to roll back.
+        Err(_) => drop(run_plain(&mut connection, "ROLLBACK").await),
+    }
+    outcome
+}
+
+async fn try_transaction(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    group: &mut [Box<dyn Waiting>],
+) -> Result<(), Aborted> {
+    run_plain(connection, "BEGIN IMMEDIATE").await.map_err(Aborted::Commit)?;
     for request in group {
-        let mut counted = Transaction { connection: &mut transaction, statements: &inner.statements };
+        let mut counted = Transaction { connection, statements: &store.0.statements };
         request.apply(&mut counted).await.map_err(Aborted::Statement)?;
     }
-    transaction.commit().await.map_err(Aborted::Commit)?;
-    inner.transactions.fetch_add(1, Ordering::Relaxed);
-    Ok(())
+    run_plain(connection, "COMMIT").await.map_err(Aborted::Commit)
+}
+
+async fn run_plain(connection: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await.map(drop)
 }

@@ -58,6 +58,8 @@ pub struct Levels {
     pub events: Counter,
     pub store_transactions: Counter,
     pub store_statements: Counter,
+    pub store_refusals: Counter,
+    pub store_failing: Gauge,
 }
 
 type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -113,6 +115,8 @@ impl Default for Metrics {
             events,
             store_transactions,
             store_statements,
+            store_refusals,
+            store_failing,
         } = levels.clone();
 
         let mut table = Registry::with_prefix("otter");
@@ -162,6 +166,12 @@ impl Default for Metrics {
             store_transactions,
         );
         table.register("store_statements", "Statements that the database ran", store_statements);
+        table.register("store_refusals", "Writes that the disk or the database refused", store_refusals);
+        table.register(
+            "store_failing",
+            "1 while the last commit was refused: no job is accepted, none ends",
+            store_failing,
+        );
 
         Self(Arc::new(Inner {
             registry: table,
@@ -333,7 +343,7 @@ mod tests {
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (18, 18), "{text}");
+        assert_eq!((types, helps), (20, 20), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, wanted) in [
             ("otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}", "1"),

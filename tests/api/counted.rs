@@ -73,6 +73,11 @@ async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
     let job = lab.power("ci-runner-1", "off").await;
     let task = lab.on_the_host(&job).await;
     let id = job["id"].as_str().unwrap();
+    // It is shown a moment before it is committed.
+    crate::harness::eventually("the task to be committed", async || {
+        lab.store.job(id.parse().unwrap()).await.unwrap().is_some_and(|job| job.host_task.is_some())
+    })
+    .await;
     let before = calls(&lab);
     let paths = [
         format!("/v1/jobs/{id}/wait?wait=60s"),

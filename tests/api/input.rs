@@ -294,3 +294,72 @@ async fn names_of_any_kind_are_no_trouble() {
     assert!(problem.text.len() < 2_000);
     lab.get("/v1/machines/%FF").await.problem(400, "invalid-request");
 }
+
+#[tokio::test]
+async fn a_deadline_is_neither_nothing_nor_a_year() {
+    let lab = Lab::start().await;
+    let calls = [
+        (Method::POST, "/v1/machines/kill", Some(json!({"name": "ci-runner-1"}))),
+        (Method::POST, "/v1/machines/51/answer", Some(json!({"question": "19", "choice": "0"}))),
+        (Method::POST, POWER, Some(json!({"action": "off"}))),
+        (Method::POST, "/v1/machines/16/revert", None),
+        (Method::POST, "/v1/machines/16/snapshots", Some(json!({"name": "n"}))),
+        (Method::PATCH, "/v1/machines/16/snapshots/installed", Some(json!({"name": "n"}))),
+        (Method::DELETE, "/v1/machines/16/snapshots/installed", None),
+    ];
+    for (method, path, body) in calls {
+        for (deadline, code) in [
+            ("0", "out-of-range"),
+            ("0s", "out-of-range"),
+            ("365d", "out-of-range"),
+            ("8760h", "out-of-range"),
+            ("99999999999999999999s", "not-a-duration"),
+            ("1y", "not-a-duration"),
+        ] {
+            let request = lab.request(method.clone(), &format!("{path}?deadline={deadline}"));
+            let request = body.iter().fold(request, reqwest::RequestBuilder::json);
+            let problem = Answer::of(request).await.problem(400, "invalid-request");
+            problem.points_at("deadline", code);
+        }
+    }
+    assert!(lab.get("/v1/jobs").await.expect(200).items("id").is_empty());
+}
+
+#[tokio::test]
+async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
+    let lab = Lab::start().await;
+    let at = "/v1/machines/16/snapshots";
+    let mut path = format!("{at}/installed");
+    for name in ["a/b", "a%2fb", "%2F", "100%", "..", "x\\y", "name:16", "🦦"] {
+        let renamed = Answer::of(lab.request(Method::PATCH, &path).json(&json!({"name": name}))).await;
+        assert_eq!(renamed.expect(200).str("name"), name);
+        // Clients take two dots out of an address, however they are escaped.
+        path = format!("{at}/{}", if name == ".." { "16-snapshot-1".to_owned() } else { encode(name) });
+        assert_eq!(lab.get(&path).await.expect(200).str("name"), name);
+        let made = lab.post(&format!("{at}?wait=10s"), json!({"name": name})).await.expect(200);
+        let id = made.json["result"]["snapshot"].as_str().unwrap();
+        assert_eq!(lab.get(&format!("{at}/{id}")).await.expect(200).str("name"), name);
+        let gone = Answer::of(lab.request(Method::DELETE, &format!("{at}/{id}?wait=10s"))).await;
+        gone.expect(200);
+    }
+    for (body, status, code) in [
+        (json!({"name": "n".repeat(81)}), 400, "invalid-request"),
+        (json!({"name": ""}), 400, "invalid-request"),
+        (json!({"description": "d".repeat(8_193)}), 400, "invalid-request"),
+        (json!({"description": "d".repeat(1 << 20)}), 413, "payload-too-large"),
+    ] {
+        Answer::of(lab.request(Method::PATCH, &path).json(&body)).await.problem(status, code);
+    }
+    assert_eq!(lab.get(&path).await.expect(200).str("name"), "🦦");
+}
+
+#[tokio::test]
+async fn an_answer_to_a_question_that_has_gone_is_refused_by_the_host() {
+    let lab = Lab::start().await;
+    let path = "/v1/machines/51/answer?wait=10s";
+    lab.post(path, json!({"question": "19", "choice": "0"})).await.expect(200);
+    for (question, choice) in [("19", "0"), ("18", "0"), ("19", "no such choice"), ("🦦", "\u{1}")] {
+        let answer = lab.post(path, json!({"question": question, "choice": choice})).await;
+        assert_eq!(answer.problem(422, "host-rejected").json["fault"]["type"], "InvalidArgument");
+    }
+}

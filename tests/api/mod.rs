@@ -1,6 +1,7 @@
 //! The HTTP contract, subject by subject.
 
 mod answers;
+mod bad_headers;
 mod counted;
 mod datastores;
 mod event_streams;
@@ -17,6 +18,7 @@ mod machines;
 mod metrics;
 mod outcome;
 mod pages;
+mod pairs;
 mod queue;
 mod revert;
 mod snapshots;

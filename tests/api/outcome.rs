@@ -120,7 +120,7 @@ async fn a_long_wait_is_cut_and_said() {
 async fn a_task_that_fails_is_told_in_the_hosts_words() {
     let lab = Lab::start().await;
     for (fault, status, code) in [
-        (Fault::new("InsufficientMemoryFault", "No memory is left."), 507, "insufficient-resources"),
+        (Fault::new("InsufficientMemoryResourcesFault", "No memory is left."), 507, "insufficient-resources"),
         (Fault::new("FileLocked", "Unable to access file since it is locked."), 422, "host-rejected"),
         (Fault::restricted_version(), 422, "license-restricted"),
         (

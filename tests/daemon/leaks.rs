@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Daemon, Held, Simulated, eventually};
+use crate::harness::{Answer, Daemon, Held, HostProcess, eventually};
 
 const MACHINES: usize = 20;
+const ARGUMENTS: [&str; 2] = ["--machines", "20"];
 /// A short soak is enough to find what leaks with every round.
 const SECONDS: u64 = 12;
 /// Of the whole time the first part warms up: pools fill, buffers grow to what they will need.
@@ -56,7 +57,7 @@ async fn what_comes_and_goes_leaves_nothing_behind() {
 
 /// An otter, its host, and a client that keeps no connection.
 struct Soaked {
-    host: Simulated,
+    host: HostProcess,
     daemon: Daemon,
     client: Client,
     _state: tempfile::TempDir,
@@ -84,7 +85,7 @@ impl Losses {
         }
         self.in_a_row += 1;
         self.last = elapsed;
-        Some(["expire-sessions", "restart-hostd"][self.in_a_row % 2])
+        Some(["/expire-sessions", "/restart-hostd"][self.in_a_row % 2])
     }
 }
 
@@ -112,7 +113,7 @@ impl std::fmt::Display for Measure {
 
 impl Soaked {
     async fn start() -> Self {
-        let host = Simulated::start(MACHINES).await;
+        let host = HostProcess::start(&ARGUMENTS).await;
         let state = tempfile::tempdir().unwrap();
         let config = state.path().join("otter.toml");
         std::fs::write(&config, "[esx]\nsettle = \"1s\"\nguest_settle = \"1s\"\n").unwrap();
@@ -123,7 +124,7 @@ impl Soaked {
                 ("OTTER_ESX_URL", host.url.as_str()),
                 ("OTTER_ESX_USERNAME", "root"),
                 ("OTTER_ESX_PASSWORD", "otter"),
-                ("OTTER_ESX_VERIFY", host.fingerprint.as_str()),
+                ("OTTER_ESX_VERIFY", host.pin.as_str()),
             ],
         )
         .await;
@@ -146,7 +147,7 @@ impl Soaked {
         drop(hung_up);
         let Some(loss) = loss else { return };
         let logins = self.logins().await;
-        self.host.happen(loss).await;
+        self.host.order(loss, &json!({})).await;
         eventually("another login", async || self.logins().await > logins).await;
         eventually("the session to be back", async || self.get("/readyz?host=true").await.status == 200)
             .await;

@@ -1,7 +1,9 @@
-//! The binary as operators run it: killed, stopped, started wrongly.
+//! The binary as operators run it: killed, stopped, started wrongly, out of disk.
 
 mod crash;
 mod doctor;
 mod leaks;
+mod recovery;
 mod signals;
 mod start;
+mod storage;

@@ -1,5 +1,7 @@
 //! Calls: what proves that one did not run, and that none is sent twice.
 
+use std::time::Duration;
+
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::{MachineId, SnapshotId, TaskId};
 use otter::domain::machine::PowerState;
@@ -57,6 +59,28 @@ async fn each_call_does_what_it_says_and_carries_its_job() {
     assert_eq!(evidence.recent_tasks.len(), 4);
     assert!(evidence.host_boot_time.is_some() && !evidence.has_running_task());
     assert!(evidence.recent_tasks.iter().any(|task| task.call == Some(CallKind::RevertToSnapshot)));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn evidence_shows_what_a_task_did_that_it_shows_as_ended() {
+    let mut scenario = Scenario::generated(1);
+    scenario.machines[0].power = world::PowerState::Off;
+    let (simulator, running) = paced(scenario.clone(), Pace::Stepped).await;
+    let (control, id) = (simulator.control(), moid(&scenario, 0));
+    let task = task_of(&running, &id, &HostCall::PowerOn).await;
+    // It ends after the machine was read, before it is read itself.
+    let read = "RetrievePropertiesEx";
+    let before = control.calls(read);
+    control.disrupt(read, 1, Some(1), Disruption::Delay(Duration::from_millis(300)));
+    let end = async {
+        control.until_called(read, before + 2).await;
+        control.finish_task(task.as_str());
+    };
+    let (evidence, ()) = tokio::join!(running.esx.examine(&id), end);
+    let evidence = evidence.unwrap();
+    assert!(!evidence.has_running_task());
+    assert_eq!(evidence.power_state, Some(PowerState::On));
     running.stop().await;
 }
 

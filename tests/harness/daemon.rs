@@ -28,12 +28,13 @@ impl Daemon {
     /// The same at this address.
     pub async fn at(listen: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = otter(&["serve", "--listen", listen]);
-        command
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
-        let mut child = command.spawn().unwrap();
+        command.args(arguments).envs(variables.iter().copied());
+        Self::attempt(command).await.expect("a daemon that says where it listens")
+    }
+
+    /// Starts a command that is a daemon in the end; none where it ended before it said where it listens.
+    pub async fn attempt(mut command: Command) -> Option<Self> {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let first_line = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -42,9 +43,13 @@ impl Daemon {
         });
         let line = tokio::time::timeout(PATIENCE, first_line).await.expect("the daemon to start").unwrap();
         let address = line.split_whitespace().find_map(|word| word.strip_prefix("http://"));
-        let address =
-            address.unwrap_or_else(|| panic!("no address in {line:?}")).trim_end_matches('.').to_owned();
-        Self { child, address, client: super::client() }
+        let Some(address) = address else {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        };
+        let address = address.trim_end_matches('.').to_owned();
+        Some(Self { child, address, client: super::client() })
     }
 
     /// The same against a simulated host, with its state in this directory.
@@ -78,9 +83,9 @@ impl Daemon {
     }
 
     /// `SIGKILL`: nothing of it can react.
-    pub fn kill(mut self) {
+    pub fn kill(mut self) -> ExitStatus {
         self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.wait().unwrap()
     }
 
     /// Where it listens: an address and a port.
@@ -110,6 +115,11 @@ impl Daemon {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its process.
+    pub fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -142,12 +152,18 @@ impl Drop for Daemon {
     }
 }
 
-/// The binary with these arguments and nothing of this process's `OTTER_` variables.
+/// Where simulators keep their answers, the binary's too: see `tests/run`.
+const RECORD_ANSWERS: &str = "OTTER_RECORD_ANSWERS";
+
+/// The binary with these arguments and none of this process's `OTTER_` variables but that one.
 pub fn otter(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
     command.args(arguments).stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTTER_")) {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("OTTER_") && told != RECORD_ANSWERS {
+            command.env_remove(&name);
+        }
     }
     command
 }

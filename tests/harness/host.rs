@@ -1,4 +1,5 @@
-//! The hosts that otter is tested against: our own simulator, and govmomi's as an ESX and as a vCenter.
+//! The hosts that otter is tested against: our own simulator, govmomi's as an ESX and as a vCenter, and one in memory
+//! that speaks no vim25.
 //!
 //! Each has a [`Cast`]: machines of known properties, so that one scenario runs alike on all of them. What govmomi's
 //! lacks (what a revert does to the power, questions, tools) is tested on ours alone; each such test says so.
@@ -10,7 +11,9 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::simulator::{Control, Simulator, SimulatorOptions};
 
-use super::{PATIENCE, Plan};
+use otter::memory::{self, MemoryHost};
+
+use super::{PATIENCE, Plan, in_memory};
 
 /// Which host a lab is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +25,15 @@ pub enum HostKind {
     GovmomiEsx,
     /// govmomi's simulator as a vCenter.
     GovmomiVcenter,
+    /// No vim25 at all: the hypervisor in memory.
+    Memory,
 }
 
 /// A running host. Dropping it ends it.
 pub enum Host {
     Ours(Simulator),
     Peer(Peer),
+    Memory(MemoryHost),
 }
 
 /// Machines of a host, by the part that they play.
@@ -79,6 +85,14 @@ impl HostKind {
                 path: "base/updated/kickstart",
                 loose: "h0_vm",
             },
+            Self::Memory => Cast {
+                machines: in_memory::MACHINES.len(),
+                running: in_memory::MACHINES[2],
+                running_mac: in_memory::RUNNING_MAC,
+                reverted: in_memory::MACHINES[0],
+                path: "base/updated/kickstart",
+                loose: "MEMORY",
+            },
         }
     }
 }
@@ -94,6 +108,10 @@ impl Host {
             }
             HostKind::GovmomiEsx => Self::Peer(Peer::start("esx").await),
             HostKind::GovmomiVcenter => Self::Peer(Peer::start("vpx").await),
+            HostKind::Memory => {
+                let pace = memory::Pace::Taking(Duration::from_millis(20));
+                Self::Memory(in_memory::host(clock.clone(), pace))
+            }
         }
     }
 
@@ -105,6 +123,7 @@ impl Host {
         match self {
             Self::Ours(simulator) => simulator.url(),
             Self::Peer(peer) => peer.url.clone(),
+            Self::Memory(_) => "https://memory.invalid".to_owned(),
         }
     }
 
@@ -112,7 +131,7 @@ impl Host {
     pub fn control(&self) -> &Control {
         match self {
             Self::Ours(simulator) => simulator.control(),
-            Self::Peer(_) => panic!("only our own simulator has a hand on it"),
+            Self::Peer(_) | Self::Memory(_) => panic!("only our own simulator has a hand on it"),
         }
     }
 
@@ -176,6 +195,11 @@ macro_rules! on_every_host {
             #[tokio::test]
             async fn ours() {
                 scenario(&Lab::on(crate::harness::HostKind::Ours).await).await;
+            }
+
+            #[tokio::test]
+            async fn memory() {
+                scenario(&Lab::on(crate::harness::HostKind::Memory).await).await;
             }
 
             #[cfg(feature = "interop")]

@@ -10,10 +10,12 @@ mod daemon;
 mod document;
 mod events;
 mod host;
+pub mod in_memory;
 mod simulated;
 mod wire;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use otter::api::HttpSettings;
@@ -22,6 +24,7 @@ use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::verify::Verify;
 use otter::esx::EsxOptions;
+use otter::memory::MemoryHypervisor;
 use otter::sabotage::Sabotage;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
@@ -42,7 +45,7 @@ pub use daemon::{Daemon, otter, said};
 pub use events::{Events, NDJSON, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
-pub use simulated::{Held, Simulated};
+pub use simulated::{Held, HostProcess};
 pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.
@@ -115,7 +118,13 @@ impl Lab {
         let host = Host::start(kind, &plan, &clock).await;
         let mut settings = settings(&host.url());
         (plan.settings)(&mut settings);
-        let app = App::bind(settings, clock).await.unwrap();
+        let app = match &host {
+            Host::Memory(memory) => {
+                let backend = MemoryHypervisor::new(memory.clone(), in_memory::password());
+                App::bind_with(|_, _, _| Ok(Arc::new(backend)), settings, clock).await.unwrap()
+            }
+            Host::Ours(_) | Host::Peer(_) => App::bind(settings, clock).await.unwrap(),
+        };
         let address = app.address().unwrap();
         let (store, router) = (app.store(), app.router());
         let (signals, received) = Signals::from_sender();
@@ -332,7 +341,8 @@ async fn eventually_so(mut holds: impl AsyncFnMut() -> bool) -> bool {
     waited.await.is_ok()
 }
 
+/// Lets a little time pass.
 #[expect(clippy::disallowed_methods, reason = "between two questions, never in place of one")]
-async fn pause() {
+pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }

@@ -1,23 +1,23 @@
-//! `otter simulate` as a process of its own, with a hand on it by its admin endpoint.
+//! `otter simulate` as a process of its own: a host that outlives whatever daemon is killed before it.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{PATIENCE, otter};
 
-/// A simulated host that runs; gone when this is dropped.
-pub struct Simulated {
+/// A simulated host in its own process. Dropping it ends it.
+pub struct HostProcess {
     child: Child,
     pub url: String,
-    /// `sha256:…`
-    pub fingerprint: String,
+    /// As `esx.verify` takes it.
+    pub pin: String,
     admin: String,
     client: reqwest::Client,
 }
 
-/// What its sessions hold.
+/// How much there is of what a client can leave behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     pub sessions: u64,
@@ -25,44 +25,64 @@ pub struct Held {
     pub filters: u64,
 }
 
-impl Simulated {
-    /// A host of this many machines.
-    pub async fn start(machines: usize) -> Self {
-        let machines = machines.to_string();
-        let arguments = ["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--machines"];
-        let mut command = otter(&[&arguments[..], &[&machines]].concat());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+impl HostProcess {
+    /// Starts it on free ports, with these arguments beside.
+    pub async fn start(arguments: &[&str]) -> Self {
+        let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
         let said = tokio::task::spawn_blocking(move || {
-            let mut after = |words: &str| {
-                lines
-                    .find_map(|line| line.trim().strip_prefix(words).map(|rest| rest.trim().to_owned()))
-                    .unwrap()
-            };
-            [after("A simulated ESX listens on"), after("fingerprint"), after("admin")]
+            BufReader::new(stdout).lines().take(4).map(Result::unwrap).collect::<Vec<_>>()
         });
-        let [url, fingerprint, admin] =
-            tokio::time::timeout(PATIENCE, said).await.expect("the simulator to start").unwrap();
-        Self { child, url, fingerprint, admin, client: super::client() }
+        let said = tokio::time::timeout(PATIENCE, said).await.expect("the host to start").unwrap();
+        let word = |line: &str| {
+            let line = said.iter().find(|said| said.contains(line));
+            line.and_then(|line| line.split_whitespace().last())
+                .expect("a host that says where it is")
+                .to_owned()
+        };
+        let url = word("listens on").trim_end_matches("/sdk").to_owned();
+        Self { child, url, pin: word("fingerprint"), admin: word("admin"), client: super::client() }
     }
 
-    /// Lets something happen to the host.
-    pub async fn happen(&self, what: &str) {
-        let order = self.client.post(format!("{}/{what}", self.admin)).json(&json!({}));
-        assert_eq!(order.send().await.unwrap().status().as_u16(), 200, "{what}");
+    /// What was asked of it.
+    pub async fn calls(&self) -> Value {
+        self.ask("/calls").await
     }
 
+    /// What its sessions hold of whoever has them.
     pub async fn held(&self) -> Held {
-        let told: Value =
-            self.client.get(format!("{}/sessions", self.admin)).send().await.unwrap().json().await.unwrap();
+        let told = self.ask("/sessions").await;
         let count = |what: &str| told[what].as_u64().unwrap();
         Held { sessions: count("sessions"), views: count("views"), filters: count("filters") }
     }
+
+    /// The machines and tasks as they are.
+    pub async fn world(&self) -> Value {
+        self.ask("/world").await
+    }
+
+    /// Has something happen, or go wrong later.
+    pub async fn order(&self, path: &str, how: &Value) {
+        let answer = self.client.post(format!("{}{path}", self.admin)).json(how).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{path} {how}: {}", answer.text().await.unwrap());
+    }
+
+    /// Nothing goes wrong any more.
+    pub async fn forget_faults(&self) {
+        let answer = self.client.delete(format!("{}/faults", self.admin)).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+    }
+
+    async fn ask(&self, path: &str) -> Value {
+        let answer =
+            self.client.get(format!("{}{path}", self.admin)).send().await.expect("an answer of the host");
+        answer.json().await.expect("an answer of the host in JSON")
+    }
 }
 
-impl Drop for Simulated {
+impl Drop for HostProcess {
     fn drop(&mut self) {
-        // Already gone where it ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -2,6 +2,7 @@
 //!
 //! Schemas of 3.1 are JSON Schema 2020-12; those of 3.0 are a dialect that lacks `null`, lists of types, `const` and
 //! more. What has a counterpart becomes it; what has none is left out, which only widens what a schema accepts.
+//! Generators of that age take `application/json` alone for JSON, so that an answer of another name gets this one too.
 
 use serde_json::{Map, Value, json};
 
@@ -108,6 +109,15 @@ fn callback(callback: &mut Object) {
 fn response(response: &mut Object) {
     for_each(response, "headers", parameter);
     body(response);
+    with_object(response, "content", plain_json);
+}
+
+/// JSON of any name (`application/problem+json`) by its plain name too: by others it stays bytes to them.
+fn plain_json(content: &mut Object) {
+    let named = content.iter().find(|(name, _)| name.ends_with("+json")).map(|(_, value)| value.clone());
+    if let Some(value) = named {
+        content.entry("application/json").or_insert(value);
+    }
 }
 
 /// A parameter, or a header, which is one without a name.
@@ -175,6 +185,10 @@ fn subschemas(object: &mut Object) {
     }
     if let Some(value @ Value::Object(_)) = object.get_mut("additionalProperties") {
         schema(value);
+        // The same, in the words that generators of that age know.
+        if *value == json!({}) {
+            *value = json!(true);
+        }
     }
     for key in ["allOf", "prefixItems"] {
         if let Some(Value::Array(values)) = object.get_mut(key) {
@@ -464,6 +478,11 @@ mod tests {
                 json!({ "type": "object", "additionalProperties": reference }),
             ),
             (
+                "properties of any kind",
+                json!({ "type": "object", "additionalProperties": {} }),
+                json!({ "type": "object", "additionalProperties": true }),
+            ),
+            (
                 "one pattern of properties",
                 json!({ "type": "object", "patternProperties": { "^a": { "type": ["string", "null"] } },
                     "additionalProperties": false }),
@@ -569,6 +588,26 @@ mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn an_answer_of_json_has_the_plain_name_too() {
+        let content = |content: Value| json!({ "paths": { "/x": { "get": { "responses": { "4XX": { "content": content } } } } } });
+        let (problem, other) =
+            (json!({ "schema": { "type": "object" } }), json!({ "schema": { "type": "string" } }));
+        for (new, old) in [
+            (
+                json!({ "application/problem+json": problem }),
+                json!({ "application/problem+json": problem, "application/json": problem }),
+            ),
+            (
+                json!({ "application/problem+json": problem, "application/json": other }),
+                json!({ "application/problem+json": problem, "application/json": other }),
+            ),
+            (json!({ "text/event-stream": other }), json!({ "text/event-stream": other })),
+        ] {
+            assert_eq!(convert(&content(new))["paths"], content(old)["paths"]);
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::stream::Stream;
-use self::wire::{Event, Form};
-pub use self::wire::{NDJSON, SSE};
+use self::wire::Form;
+pub use self::wire::{Event, NDJSON, SSE};
 use super::Api;
 use super::documented::Problems;
 use super::extract::{Params, Query, failure_at, header};
@@ -40,7 +40,7 @@ pub fn routes() -> OpenApiRouter<Api> {
 #[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct EventsQuery {
     /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it the stream begins now.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     since: Option<String>,
     /// First every object (of jobs those that have not ended, or all of the `job` or `reference` that is named), then
     /// `synced`, then what changes. Left out where `since` or `Last-Event-ID` can be resumed.
@@ -53,16 +53,16 @@ pub struct EventsQuery {
     #[param(value_type = String, required = false)]
     types: Option<String>,
     /// Only of this machine, its snapshots and its jobs: an id, `name:…`, `uuid:…` or `mac:…`.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     machine: Option<String>,
     /// Only of this job.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     job: Option<String>,
     /// Only of this lease.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     lease: Option<String>,
     /// Only of jobs that were started with this `Otter-Reference`.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     reference: Option<String>,
 }
 
@@ -88,7 +88,7 @@ pub struct EventsHeaders {
 #[utoipa::path(get, path = "/v1/events", operation_id = "stream_events", tag = "events",
     params(EventsQuery, EventsHeaders),
     responses(
-        (status = 200, description = "A stream of events", content((Event = "text/event-stream"), (Event = "application/x-ndjson"))),
+        (status = 200, description = "A stream of events: each `data:` of the one, each line of the other is an `Event`", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",

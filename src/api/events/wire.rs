@@ -1,7 +1,10 @@
 //! Events on the wire: server-sent events (WHATWG HTML, section 9.2) or one JSON object a line.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -27,11 +30,16 @@ pub struct Event {
     /// The id of the object; null where the type alone says it.
     #[schema(required)]
     pub id: Option<String>,
-    /// The object as GET shows it, whole, as it was when this was sent: a Machine, Snapshot, Job, Datastore, or the
-    /// session of `/v1/about`. Null where it is gone, and of `synced`, `reset` and `bye`.
-    #[schema(required, value_type = Option<Object>)]
+    /// Null where it is gone, and of `synced`, `reset` and `bye`.
+    #[schema(required, value_type = Option<EventObject>)]
     pub object: Option<Box<RawValue>>,
 }
+
+/// The object as GET shows it, whole, as it was when this was sent: a Machine, Snapshot, Job, Datastore, or the session
+/// of `/v1/about`, as the event's type says.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents the object; a union of what it may be would break generators")]
+pub struct EventObject(BTreeMap<String, Value>);
 
 /// How a stream is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub struct JobsQuery {
     #[param(value_type = String, required = false)]
     state: Option<String>,
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     machine: Option<String>,
     /// Kinds, comma-separated: `machine.power_on,snapshot.revert`.
     #[param(value_type = String, required = false)]
@@ -44,7 +44,7 @@ pub struct JobsQuery {
     #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// The `next` of an earlier answer.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     cursor: Option<String>,
 }
 

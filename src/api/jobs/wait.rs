@@ -39,8 +39,8 @@ pub struct JobWaitQuery {
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "wait-timeout", "shutting-down", "too-many-waits",
         "job-cancelled", "outcome-unknown", "invalid-power-state", "machine-busy", "machine-gone", "question-pending", "tools-unavailable",
-        "host-rejected", "forbidden-by-host", "license-restricted", "not-supported", "host-protocol", "host-unreachable",
-        "host-login-refused", "deadline-exceeded", "insufficient-resources"]))))]
+        "host-rejected", "forbidden-by-host", "license-restricted", "not-supported", "host-unreachable",
+        "deadline-exceeded", "insufficient-resources"]))))]
 pub async fn wait_for_job(
     State(api): State<Api>,
     Segment(text): Segment,

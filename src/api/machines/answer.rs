@@ -22,10 +22,10 @@ use crate::service::machines::shorten;
 #[serde(deny_unknown_fields)]
 pub struct AnswerRequest {
     /// The id of the machine's `question`.
-    #[schema(example = "19", min_length = 1)]
+    #[schema(example = "19")]
     question: String,
     /// The `key` of one of its `choices`.
-    #[schema(example = "4", min_length = 1)]
+    #[schema(example = "4")]
     choice: String,
 }
 

@@ -24,10 +24,10 @@ const OTTER_MATCHES: HeaderName = HeaderName::from_static("otter-matches");
 #[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct FindQuery {
     /// Contained in the name, whatever the case.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     name: Option<String>,
     /// The address of one of its network cards, in any usual spelling.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     mac: Option<String>,
     /// `on`, `off` or `suspended`.
     #[param(value_type = String, required = false)]
@@ -39,7 +39,7 @@ pub struct FindQuery {
     #[param(value_type = bool, required = false)]
     template: Option<bool>,
     /// Only those in this pool.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     pool: Option<String>,
     /// Several that fit are a 409. True where nothing is said and `mac` is given: copied machines share addresses.
     #[param(value_type = bool, required = false)]

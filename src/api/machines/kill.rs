@@ -18,7 +18,7 @@ use crate::domain::job::JobRequest;
 #[serde(deny_unknown_fields)]
 pub struct KillRequest {
     /// Its exact name.
-    #[schema(example = "sd-dev-1", min_length = 1)]
+    #[schema(example = "sd-dev-1")]
     name: String,
 }
 

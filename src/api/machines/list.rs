@@ -18,10 +18,10 @@ use crate::api::respond::{self, Key};
 #[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct MachinesQuery {
     /// Contained in the name, whatever the case.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     name: Option<String>,
     /// The address of one of its network cards, in any usual spelling.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     mac: Option<String>,
     /// `on`, `off` or `suspended`.
     #[param(value_type = String, required = false)]
@@ -33,13 +33,13 @@ pub struct MachinesQuery {
     #[param(value_type = bool, required = false)]
     template: Option<bool>,
     /// Only those in this pool.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     pool: Option<String>,
     /// How many, 1 to 1,000; all where nothing is said.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// The `next` of an earlier answer.
-    #[param(value_type = String, required = false, min_length = 1)]
+    #[param(value_type = String, required = false)]
     cursor: Option<String>,
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{MachinePath, Problems, START, StartHeaders, StartQuery};
+use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders, StartQuery};
 use crate::api::extract::{Segment, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
@@ -50,7 +50,7 @@ const ACTIONS: [&str; 6] = ["on", "off", "reset", "suspend", "shutdown", "reboot
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([START, &["tools-unavailable"]].concat()))))]
+    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
 pub async fn power_machine(
     State(api): State<Api>,
     Segment(reference): Segment,

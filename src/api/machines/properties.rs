@@ -1,8 +1,11 @@
 //! `GET /v1/machines/{machine}/properties`: the one read that goes to the host.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::response::Response;
-use utoipa::IntoParams;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::api::documented::{MachinePath, Problems};
 use crate::api::extract::{Query, Segment, failure_at};
@@ -23,6 +26,11 @@ pub struct PropertiesQuery {
     path: Vec<String>,
 }
 
+/// vim25 properties as JSON: the path of each to its value.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents the answer")]
+pub struct MachineProperties(BTreeMap<String, Value>);
+
 /// Raw properties of a machine
 ///
 /// Any vim25 property as JSON, read from the host: a map of each path asked for to its value, null where it has none.
@@ -30,11 +38,11 @@ pub struct PropertiesQuery {
 #[utoipa::path(get, path = "/v1/machines/{machine}/properties", operation_id = "get_machine_properties", tag = "machines",
     params(MachinePath, PropertiesQuery),
     responses(
-        (status = 200, description = "Path to value", body = std::collections::BTreeMap<String, serde_json::Value>),
+        (status = 200, description = "Path to value", body = MachineProperties),
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading", "machine-gone", "forbidden-by-host", "host-unreachable",
-        "host-login-refused", "host-protocol", "too-many-waits"]))))]
+        "host-login-refused", "host-protocol", "host-rejected", "too-many-waits"]))))]
 pub async fn get_properties(
     State(api): State<Api>,
     Segment(reference): Segment,

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery};
+use crate::api::documented::{
+    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery,
+};
 use crate::api::extract::{Segment, Segments, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
@@ -20,7 +22,7 @@ use crate::service::machines::MachineView;
 #[serde(deny_unknown_fields)]
 pub struct RevertRequest {
     /// The snapshot's id, else exact name, else path `a/b/c`; the current one where nothing is said.
-    #[schema(nullable = false, example = "base/updated/kickstart", min_length = 1)]
+    #[schema(nullable = false, example = "base/updated/kickstart")]
     snapshot: Option<String>,
     /// True: on afterwards. False: off afterwards. Left out: as ESX does.
     #[schema(nullable = false)]
@@ -51,7 +53,7 @@ pub struct RevertToSnapshotRequest {
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(START))))]
+    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
 pub async fn revert_machine(
     State(api): State<Api>,
     Segment(reference): Segment,
@@ -86,7 +88,7 @@ pub async fn revert_machine(
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(START))))]
+    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
 pub async fn revert_to_snapshot(
     State(api): State<Api>,
     Segments(reference, snapshot): Segments,

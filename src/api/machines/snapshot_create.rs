@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{MachinePath, Problems, START, StartHeaders, StartQuery};
+use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders, StartQuery};
 use crate::api::extract::{Segment, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
@@ -53,7 +53,7 @@ pub struct CreateSnapshotRequest {
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(START))))]
+    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
 pub async fn create_snapshot(
     State(api): State<Api>,
     Segment(reference): Segment,

@@ -5,7 +5,9 @@ use axum::response::Response;
 use utoipa::IntoParams;
 
 use crate::api::Api;
-use crate::api::documented::{MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery};
+use crate::api::documented::{
+    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery,
+};
 use crate::api::extract::{NoFields, Segment, Segments, failure_at};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
@@ -48,7 +50,7 @@ pub struct RemoveQuery {
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(START))))]
+    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
 pub async fn remove_all_snapshots(
     State(api): State<Api>,
     Segment(reference): Segment,
@@ -81,7 +83,7 @@ pub async fn remove_all_snapshots(
         (status = 202, description = "The job was accepted and goes on", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(START))))]
+    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
 pub async fn remove_snapshot(
     State(api): State<Api>,
     Segments(reference, wanted): Segments,

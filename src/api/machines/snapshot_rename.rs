@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 
 use super::snapshot_create::{check_description, check_name};
 use super::wire::Snapshot;
-use crate::api::documented::{MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery};
+use crate::api::documented::{
+    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery,
+};
 use crate::api::extract::{Segments, failure_in_body};
 use crate::api::problem::ApiError;
 use crate::api::starting::Start;
@@ -47,7 +49,7 @@ pub struct RenameSnapshotRequest {
         (status = 200, description = "The snapshot as it is called now", body = Snapshot),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(START))))]
+    extensions(("x-otter-problems" = json!([START, MINDS_QUESTION].concat()))))]
 pub async fn rename_snapshot(
     State(api): State<Api>,
     Segments(reference, wanted): Segments,

@@ -6,7 +6,8 @@
 //!      ▲                                          │                                            │
 //!      └── an address arrives, or the tools start ┘◄── tools run and show the same address ────┘
 //! ```
-//! A machine that is not on has no address at all; one whose tools stop is doubted until they are back.
+//! A machine that is not on has no address at all; one whose tools stop is doubted until they are back, and an address that
+//! arrives while no tools run counts for nothing.
 
 use std::time::Duration;
 
@@ -46,7 +47,10 @@ impl Belief {
         }
         let tools_started = !before.guest.tools_running && after.guest.tools_running;
         let tools_stopped = before.guest.tools_running && !after.guest.tools_running;
-        let arrived = after.guest.ip_address.is_some()
+        // While no tools run, whatever address is told is of a guest that is gone.
+        let no_tools = matches!(after.guest.tools_status.as_deref(), Some("not_running" | "not_installed"));
+        let arrived = !no_tools
+            && after.guest.ip_address.is_some()
             && (before.guest.ip_address != after.guest.ip_address
                 || before.guest.ip_addresses != after.guest.ip_addresses);
         match self {
@@ -183,6 +187,18 @@ mod tests {
         assert_eq!(tools, Belief::Believed);
         let cleared = started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
         assert_eq!(cleared, DOUBTED, "a vanished address is no arrival");
+    }
+
+    #[test]
+    fn an_address_that_arrives_while_no_tools_run_is_an_old_one() {
+        let without_tools = |address: Option<&str>| {
+            let mut machine = running(false, address);
+            machine.guest.tools_status = Some("not_running".to_owned());
+            machine
+        };
+        let arrived =
+            DOUBTED.after_update(&without_tools(None), &without_tools(Some("10.0.0.5")), NOW, SETTLE);
+        assert_eq!(arrived, DOUBTED);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::domain::event::Subject;
 use crate::domain::ids::MachineId;
 use crate::hypervisor::{Facts, Hypervisor, Observer, SessionState, SessionStatus};
-use crate::sabotage::{Mistake, Sabotage};
+use crate::sabotage::Sabotage;
 
 /// The picture and the session's state. Reading takes no lock.
 pub struct Inventory {
@@ -171,16 +171,11 @@ impl Inventory {
         picture.machines.iter().filter(due).map(|record| record.machine.id.clone()).collect()
     }
 
-    fn publish(&self, mut facts: Facts) {
-        if self.sabotage.makes(Mistake::ResyncForgetsRemoval) && self.updated_at().is_some() {
-            facts.complete = false;
-        }
+    fn publish(&self, facts: Facts) {
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.picture.load();
-        let (mut picture, changes) = before.picture.apply(facts, self.clock.elapsed(), self.guest_settle);
-        if self.sabotage.makes(Mistake::StaleAddress) {
-            picture.believe_everything();
-        }
+        let (now, settle) = (self.clock.elapsed(), self.guest_settle);
+        let (picture, changes) = before.picture.apply_sabotaged(facts, now, settle, self.sabotage);
         self.picture.store(Arc::new(Published { picture, at: Some(self.clock.now()) }));
         self.feed.publish(changes.iter().cloned().map(Subject::from));
         self.wake(&changes);

@@ -10,6 +10,7 @@ use crate::domain::event::Subject;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
 use crate::domain::machine::{Machine, PowerState};
 use crate::hypervisor::{Fact, Facts};
+use crate::sabotage::{Mistake, Sabotage};
 
 /// Everything that the host has, as of one moment. Cloning shares the objects.
 #[derive(Clone, Debug, Default)]
@@ -128,11 +129,25 @@ impl Picture {
         next.finish(complete)
     }
 
-    /// Believes every guest, which is a mistake.
-    pub fn believe_everything(&mut self) {
-        for record in &mut self.machines {
-            Arc::make_mut(record).belief = Belief::Believed;
+    /// The same, with what is done wrong on purpose.
+    #[must_use]
+    pub fn apply_sabotaged(
+        &self,
+        mut facts: Facts,
+        now: Duration,
+        settle: Duration,
+        sabotage: Sabotage,
+    ) -> (Self, Vec<Change>) {
+        if sabotage.makes(Mistake::ResyncForgetsRemoval) && self.loaded {
+            facts.complete = false;
         }
+        let (mut next, changes) = self.apply(facts, now, settle);
+        if sabotage.makes(Mistake::StaleAddress) {
+            for record in &mut next.machines {
+                Arc::make_mut(record).belief = Belief::Believed;
+            }
+        }
+        (next, changes)
     }
 }
 

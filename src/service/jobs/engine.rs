@@ -9,20 +9,19 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::{admit, bear_outage, queue_full};
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
 use super::keys::Keys;
-use super::queue::{Full, Lane, Queues};
+use super::queue::{Queues, Turn, lane};
 use super::runner::{Ran, Runner};
 use super::view::{BlockedBy, Board, JobView, Live};
 use super::{JobsParts, NewJob, Started};
-use crate::domain::duration;
 use crate::domain::event::Subject;
-use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::domain::job::{Job, JobKind, JobRequest, JobState};
-use crate::domain::machine::Machine;
-use crate::hypervisor::{SessionState, TaskStatus};
-use crate::sabotage;
+use crate::domain::job::{Job, JobKind, JobState};
+use crate::hypervisor::TaskStatus;
+use crate::sabotage::{self, Step};
 use crate::store::{IdempotencyKey, Inserted, StoreError};
 
 /// What the disk says of a job whose run panicked.
@@ -51,10 +50,10 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) async fn accept(self: Arc<Self>, new: NewJob) -> Result<Started, Failure> {
         let engine = &self;
-        let NewJob { machine, request, requested_by, reference, deadline, key } = new;
-        let _claim = match &key {
+        let _claim = match &new.key {
             Some(key) => {
                 let claim = engine.keys.claim(key).await;
+                sabotage::reached(Step::Key);
                 // Before anything can refuse it: a repeat takes no place in the queue.
                 if let Some(job) = engine.replayed(key).await? {
                     return Ok(Started::Replayed(job));
@@ -63,64 +62,19 @@ impl Engine {
             }
             None => None,
         };
-        let record = &machine.machine;
-        let kind = request.kind();
         engine.refuse_if_away()?;
-        if let Some(question) = record.question.as_ref().filter(|_| !kind.is_impatient()) {
-            let detail = format!(
-                "{} waits on a question ({}); answer it first: {}",
-                record.name, question.id, question.text
-            );
-            return Err(
-                Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name)
-            );
-        }
-        let now = engine.parts.clock.now();
-        let deadline = deadline.unwrap_or(engine.parts.settings.deadlines.of(kind));
-        if let JobRequest::Shutdown { force_after: Some(after) } = request
-            && after >= deadline
-        {
-            let detail = format!(
-                "force_after is {} and the job's deadline {}: the plug would never be pulled. Give a longer deadline.",
-                duration::format(after),
-                duration::format(deadline)
-            );
-            let place = InputError {
-                pointer: Some("/force_after".to_owned()),
-                parameter: None,
-                code: "not-reached",
-                detail: detail.clone(),
-            };
-            return Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(place));
-        }
-        let job = Job {
-            id: JobId::new(engine.parts.clock.uuid()),
-            state: JobState::Queued,
-            machine: record.identity(),
-            machine_name: record.name.clone(),
-            request,
-            phase: "queued".to_owned(),
-            steps: Vec::new(),
-            cancel_requested_at: None,
-            created_at: now,
-            updated_at: now,
-            started_at: None,
-            finished_at: None,
-            deadline_at: now.saturating_add(deadline).unwrap_or(Timestamp::MAX),
-            requested_by,
-            reference,
-            result: None,
-            warnings: Vec::new(),
-            error: None,
-            host_task: None,
-            intent: None,
-        };
-        let (id, machine) = (job.id, record.id.clone());
-        engine.queues().reserve(&machine, id, lane(kind)).map_err(|full| queue_full(full, record))?;
+        let (record, key) = (Arc::clone(&new.machine), new.key.clone());
+        let clock = &engine.parts.clock;
+        let job = admit(new, JobId::new(clock.uuid()), clock.now(), &engine.parts.settings.deadlines)?;
+        let (id, kind, machine) = (job.id, job.kind(), job.machine.id.clone());
+        engine
+            .queues()
+            .reserve(&machine, id, lane(kind))
+            .map_err(|full| queue_full(full, &record.machine))?;
         let (deadline_at, name) = (job.deadline_at, job.machine_name.clone());
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()));
-        sabotage::reached("accept");
+        sabotage::reached(Step::Accept);
         match engine.parts.store.insert_job(&job, key.as_ref()).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
@@ -133,7 +87,7 @@ impl Engine {
                 return Err(store_failure(&error));
             }
         }
-        sabotage::reached("accept-committed");
+        sabotage::reached(Step::AcceptCommitted);
         tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
         engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(deadline_at, id, &machine);
@@ -155,7 +109,10 @@ impl Engine {
     pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
         match self.parts.store.find_key(key).await {
             Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
-            Ok(Some(kept)) => Ok(Some(kept.job)),
+            Ok(Some(kept)) => {
+                sabotage::reached(Step::Replay);
+                Ok(Some(kept.job))
+            }
             Ok(None) => Ok(None),
             Err(error) => Err(store_failure(&error)),
         }
@@ -167,24 +124,7 @@ impl Engine {
             return Err(Failure::new(FailureKind::ShuttingDown, detail));
         }
         let Some(away) = self.parts.inventory.away_for() else { return Ok(()) };
-        match self.parts.inventory.session().state {
-            SessionState::LoginRefused { reason } => Err(Failure::new(
-                FailureKind::HostLoginRefused,
-                format!("The host refuses otter's account, so nothing can be done on it: {reason}"),
-            )),
-            _ if away < self.parts.settings.outage_grace => Ok(()),
-            SessionState::Away { reason } => Err(Failure::new(
-                FailureKind::HostUnreachable,
-                format!(
-                    "The host has been away for {} s; try again later. It last said: {reason}",
-                    away.as_secs()
-                ),
-            )),
-            _ => Err(Failure::new(
-                FailureKind::HostUnreachable,
-                "The host has not been reached yet; try again later.",
-            )),
-        }
+        bear_outage(self.parts.inventory.session().state, away, self.parts.settings.outage_grace)
     }
 
     /// Tells that a job came to or left a machine's queue: the machine shows another active job, and those that wait
@@ -199,15 +139,11 @@ impl Engine {
     /// Starts whatever may start on a machine.
     pub(super) fn dispatch(engine: &Arc<Self>, machine: &MachineId) {
         loop {
-            let (next, beside) = {
-                let mut queues = engine.queues();
-                (queues.start_next(machine), queues.beside_kill(machine))
-            };
-            let Some(next) = next else { return };
-            if let Some(running) = beside {
+            let Some(Turn { job, cancel }) = engine.queues().next_turn(machine) else { return };
+            if let Some(running) = cancel {
                 engine.board.interrupt(running, Interrupt::Cancel);
             }
-            Engine::spawn(engine, machine.clone(), next, None);
+            Engine::spawn(engine, machine.clone(), job, None);
         }
     }
 
@@ -250,8 +186,7 @@ impl Engine {
             first
         } else {
             self.no_expiry(job);
-            let (now, deadline) = (self.parts.clock.now(), job.deadline_at);
-            if deadline <= now { waiting.driver.expire_queued(now) } else { waiting.driver.start(now) }
+            waiting.driver.take_turn(self.parts.clock.now())
         };
         // Who hears of the end finds the machine without this job.
         let leave = |job: &Job| {
@@ -440,23 +375,6 @@ impl Engine {
     pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, JobId, MachineId)>> {
         self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Which way a kind of job takes through its queue.
-pub(super) const fn lane(kind: JobKind) -> Lane {
-    match kind {
-        JobKind::MachineKill => Lane::Kill,
-        JobKind::MachineAnswer => Lane::Answer,
-        _ => Lane::Ordinary,
-    }
-}
-
-fn queue_full(full: Full, machine: &Machine) -> Failure {
-    let detail = match full {
-        Full::Machine => format!("Too many jobs wait for {}; try again once some have ended.", machine.name),
-        Full::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
-    };
-    Failure::new(FailureKind::QueueFull, detail).of_machine(&machine.id, &machine.name)
 }
 
 pub(super) fn mismatch(key: &str) -> Failure {

@@ -1,15 +1,18 @@
 //! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of callers.
 
+pub(crate) mod admission;
 pub mod driver;
 mod engine;
 pub mod judgement;
 mod keys;
 mod plan;
 pub mod queue;
-mod runner;
+pub(crate) mod recovery;
+pub(crate) mod runner;
+pub(crate) mod sight;
 #[cfg(test)]
 pub(super) mod tests;
-mod view;
+pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -19,9 +22,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::{Driver, Interrupt};
-use self::engine::{Engine, lane, store_failure};
+use self::engine::{Engine, store_failure};
 use self::keys::Keys;
 use self::queue::Queues;
+use self::recovery::{Recovered, recover};
 use self::runner::sleep_until;
 use self::view::Board;
 pub use self::view::{BlockedBy, JobView};
@@ -32,10 +36,13 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::hypervisor::Hypervisor;
-use crate::sabotage::Sabotage;
+use crate::sabotage::{self, Sabotage, Step};
 use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
+
+/// How long a caller that cancels waits for the job's end to be committed.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// So many of the last jobs that ended `unknown` are looked through at the start for tasks that still run.
 const LEFTOVERS: u32 = 100;
@@ -162,32 +169,28 @@ impl Jobs {
     /// # Errors
     /// The store's.
     pub async fn recover(&self) -> Result<usize, StoreError> {
+        sabotage::reached(Step::Recover);
         let jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
-        let mut machines = BTreeSet::new();
-        let mut running = Vec::new();
-        for job in jobs {
-            let (id, machine) = (job.id, job.machine.id.clone());
-            let lane = lane(job.kind());
-            machines.insert(machine.clone());
-            if job.state == JobState::Running {
-                self.0.queues().restore_running(&machine, id, lane);
-                let (driver, first) = Driver::resume(job, self.0.rules());
-                self.0.board.add(driver);
-                running.push((machine, id, first));
-            } else {
-                self.0.queues().restore(&machine, id, lane);
-                let deadline = job.deadline_at;
-                self.0.board.add(Driver::queued(job, self.0.rules()));
-                self.0.expire_at(deadline, id, &machine);
-            }
+        let Recovered { waiting, running, cancelled, machines } =
+            recover(jobs, self.0.rules(), &mut self.0.queues());
+        for driver in waiting {
+            let Job { id, deadline_at, machine, .. } = driver.job().clone();
+            self.0.board.add(driver);
+            self.0.expire_at(deadline_at, id, &machine.id);
         }
         // Each is to see the tasks of the others, so all are shown before the first goes on.
-        for (machine, id, first) in running {
-            let beside = self.0.queues().beside_kill(&machine);
-            if beside == Some(id) {
-                self.0.board.interrupt(id, Interrupt::Cancel);
-            }
+        let mut firsts = Vec::with_capacity(running.len());
+        for (driver, first) in running {
+            sabotage::reached(Step::Resume);
+            let job = driver.job();
+            firsts.push((job.machine.id.clone(), job.id, first));
+            self.0.board.add(driver);
+        }
+        for id in cancelled {
+            self.0.board.interrupt(id, Interrupt::Cancel);
+        }
+        for (machine, id, first) in firsts {
             Engine::spawn(&self.0, machine, id, Some(first));
         }
         for machine in machines {
@@ -197,6 +200,7 @@ impl Jobs {
         for job in self.0.parts.store.jobs(&unknown, None, LEFTOVERS).await?.items {
             Engine::mind_leftover(&self.0, &job);
         }
+        sabotage::reached(Step::Recovered);
         Ok(count)
     }
 
@@ -264,9 +268,14 @@ impl Jobs {
             if self.0.queues().withdraw(machine, id) {
                 self.0.no_expiry(&live.job);
                 Engine::end_queued(&self.0, id, machine, Driver::cancel_queued);
-                return self.ended(id).await;
+                // A disk that takes no commits must not hold up the caller: the job ends when it can be committed.
+                tokio::select! {
+                    ended = self.ended(id) => return ended,
+                    () = self.0.parts.clock.sleep(CANCEL_PATIENCE) => return self.get(id).await,
+                }
             }
             let changes = self.0.board.follow(id);
+            sabotage::reached(Step::Cancel);
             self.0.board.interrupt(id, Interrupt::Cancel);
             if let Some(mut changes) = changes {
                 // The wish is shown as soon as the job has taken it; one that is being read back takes it later.

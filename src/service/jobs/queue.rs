@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::domain::ids::{JobId, MachineId};
+use crate::domain::job::JobKind;
 
 /// The queues of all machines.
 #[derive(Debug)]
@@ -37,11 +38,28 @@ pub enum Lane {
     Ordinary,
 }
 
+/// Which way a kind of job takes through its queue.
+#[must_use]
+pub const fn lane(kind: JobKind) -> Lane {
+    match kind {
+        JobKind::MachineKill => Lane::Kill,
+        JobKind::MachineAnswer => Lane::Answer,
+        _ => Lane::Ordinary,
+    }
+}
+
 #[derive(Debug)]
 struct Place {
     job: JobId,
     lane: Lane,
     ready: bool,
+}
+
+/// A job whose turn has come, and the one beside it that is to be cancelled for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub job: JobId,
+    pub cancel: Option<JobId>,
 }
 
 /// Why a job finds no place.
@@ -107,8 +125,15 @@ impl Queues {
         withdrawn
     }
 
+    /// The next job that may start on this machine, which then counts as running. A kill has what runs beside it
+    /// cancelled.
+    pub fn next_turn(&mut self, machine: &MachineId) -> Option<Turn> {
+        let job = self.start_next(machine)?;
+        Some(Turn { job, cancel: self.beside_kill(machine) })
+    }
+
     /// The next job that may start on this machine, which then counts as running.
-    pub fn start_next(&mut self, machine: &MachineId) -> Option<JobId> {
+    fn start_next(&mut self, machine: &MachineId) -> Option<JobId> {
         let queue = self.machines.get_mut(machine)?;
         // Of each lane the first: who is behind it waits for it.
         let firsts = [Lane::Kill, Lane::Answer, Lane::Ordinary]

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Shown, TaskEnd};
+use super::sight;
 use super::view::{Board, Live, Waiting};
 use crate::clock::Clock;
 use crate::domain::call::HostCall;
@@ -19,7 +20,7 @@ use crate::domain::event::Subject;
 use crate::domain::ids::{MachineId, QuestionId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
-use crate::sabotage::{self, Mistake, Sabotage};
+use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::trouble::Trouble;
@@ -27,7 +28,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// How long after its deadline a job waits for the host to cancel its task.
-const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -74,22 +75,27 @@ impl Runner {
         let mut effect = first;
         let id = driver.job().machine.id.clone();
         let mut tools_stops = self.tools_stops(&id);
+        // Somebody asked to cancel the job, and a crash would forget it: nobody is told yet that the wish was taken.
+        let mut wish_unsaved = false;
         loop {
             if effect == Effect::Finish {
                 leave(driver.job());
                 self.count_end(driver.job());
-                self.publish(&driver, &live);
+                self.publish(&driver, &live, false);
+                sabotage::reached(Step::Told);
                 if self.sabotage.makes(Mistake::EndTakenBack) {
                     self.take_back(&driver, &live);
                 }
                 return Ran::ToTheEnd;
             }
-            self.publish(&driver, &live);
+            self.publish(&driver, &live, wish_unsaved);
             if matches!(effect, Effect::Call(_)) {
                 tools_stops = self.tools_stops(&id);
             }
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
+            let saves = effect == Effect::Save;
+            let saves_wish = saves && driver.job().cancel_requested_at.is_some();
             let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
             let input = loop {
                 let interrupt = tokio::select! {
@@ -117,7 +123,9 @@ impl Runner {
                         }
                     }
                 };
+                let wished = driver.job().cancel_requested_at.is_some();
                 let reaction = driver.interrupt(interrupt, self.clock.now());
+                wish_unsaved |= !wished && driver.job().cancel_requested_at.is_some();
                 if let Some(task) = reaction.cancel_task {
                     cancelling.push(self.cancel(task));
                 }
@@ -125,9 +133,16 @@ impl Runner {
                     effect = instead;
                     break None;
                 }
-                self.publish(&driver, &live);
+                // Beside a commit that is under way, the older of the two could come last.
+                if wish_unsaved && !saves {
+                    wish_unsaved = !self.try_to_save(driver.job()).await;
+                }
+                self.publish(&driver, &live, wish_unsaved);
             };
             if let Some(input) = input {
+                if wish_unsaved && saves {
+                    wish_unsaved = !(saves_wish || self.try_to_save(driver.job()).await);
+                }
                 effect = driver.step(input, self.clock.now());
             }
         }
@@ -135,10 +150,9 @@ impl Runner {
 
     /// Shows a job that ended as one that runs, and then its end again, which is a mistake.
     fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
-        let running = Job { state: JobState::Running, finished_at: None, ..driver.job().clone() };
-        live.send_modify(|live| live.job = Arc::new(running));
+        live.send_modify(|live| live.job = Arc::new(taken_back(driver.job())));
         self.tell(live);
-        self.publish(driver, live);
+        self.publish(driver, live, false);
     }
 
     async fn perform(&self, job: Job, effect: Effect, tools_stops: u64, live: &watch::Sender<Live>) -> Input {
@@ -147,31 +161,32 @@ impl Runner {
             Effect::Save => {
                 let [before, after] = saving(&job);
                 sabotage::reached(before);
-                let skipped = self.sabotage.makes(Mistake::CallBeforeCommit)
-                    && job.intent.is_some()
-                    && job.host_task.is_none()
-                    && !job.state.is_end();
-                if !skipped {
+                if !is_forgotten(&job, self.sabotage) {
                     self.save(&job).await;
                 }
                 sabotage::reached(after);
                 Input::Saved
             }
             Effect::Examine => {
-                let known = self.board.tasks_of_others(&machine, job.id);
+                let after_loss = live.borrow().settling;
+                sabotage::reached(if after_loss { Step::Judge } else { Step::Examine });
+                let others = self.board.others(&machine, job.id);
                 let seen = self.hypervisor.examine(&machine).await;
-                Input::Examined(seen.map(|evidence| (evidence, known)).map_err(|error| Trouble::from(&error)))
+                sabotage::reached(Step::Examined);
+                Input::Examined(
+                    seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
+                )
             }
             Effect::Call(call) => {
-                sabotage::reached("call");
+                sabotage::reached(Step::Call);
                 let called = self.call(&job, &call).await;
-                sabotage::reached("answered");
+                sabotage::reached(Step::Answered);
                 Input::Called(called)
             }
             Effect::Follow(task) => {
-                sabotage::reached("follow");
+                sabotage::reached(Step::Follow);
                 let end = self.follow(&task, live).await;
-                sabotage::reached("followed");
+                sabotage::reached(Step::Followed);
                 Input::TaskEnded(end)
             }
             Effect::CancelAndFollow(task) => {
@@ -179,6 +194,7 @@ impl Runner {
                 Input::TaskEnded(end)
             }
             Effect::Watch { known, until } => {
+                sabotage::reached(Step::Watch);
                 let time_up = async {
                     match until {
                         Some(until) => sleep_until(&self.clock, until).await,
@@ -205,6 +221,9 @@ impl Runner {
                 Input::Waited
             }
             Effect::Pause(pause) => {
+                if live.borrow().settling {
+                    sabotage::reached(Step::Settle);
+                }
                 self.clock.sleep(pause).await;
                 Input::Waited
             }
@@ -212,9 +231,9 @@ impl Runner {
                 Input::Synced(Some(self.shown(&job)))
             }
             Effect::Barrier => {
-                sabotage::reached("barrier");
+                sabotage::reached(Step::Barrier);
                 let passed = self.hypervisor.barrier().await;
-                sabotage::reached("synced");
+                sabotage::reached(Step::Synced);
                 Input::Synced(passed.is_ok().then(|| self.shown(&job)))
             }
             // The loop of `run` ends before it comes here.
@@ -225,21 +244,31 @@ impl Runner {
     /// Commits the job, however long that takes: nothing may happen to the host before, and nobody may hear of
     /// an end before.
     async fn save(&self, job: &Job) {
+        let begun = self.clock.elapsed();
         let mut pause = Duration::from_millis(100);
+        let mut refused = false;
         loop {
             let error = match self.store.update_job(job).await {
                 // Ended: this very commit came through before, and only its answer did not.
-                Ok(()) | Err(StoreError::AlreadyEnded(_)) => return,
+                Ok(()) | Err(StoreError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
-            tracing::error!(
-                job = %job.id,
-                error = &error as &dyn std::error::Error,
-                "the job cannot be committed; trying again in {pause:?}"
-            );
+            if !std::mem::replace(&mut refused, true) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(job = %job.id, error, "the job cannot be committed; it waits until it can be");
+            }
             self.clock.sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(10));
         }
+        if refused {
+            let waited = self.clock.elapsed().saturating_sub(begun);
+            tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
+        }
+    }
+
+    /// Commits the job if that can be done now; the next commit says the same.
+    async fn try_to_save(&self, job: &Job) -> bool {
+        self.store.update_job(job).await.is_ok()
     }
 
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
@@ -292,6 +321,7 @@ impl Runner {
     }
 
     async fn cancel(&self, task: TaskId) {
+        sabotage::reached(Step::CancelTask);
         if let Err(error) = self.hypervisor.cancel(&task).await {
             tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
         }
@@ -326,14 +356,8 @@ impl Runner {
             self.host_back().await;
         }
         loop {
-            let picture = self.inventory.picture();
-            let record =
-                picture.machine(machine).filter(|record| job.machine.agrees_with(&record.machine.identity()));
-            let Some(record) = record else { return Glimpsed::Gone };
-            let glimpse = Glimpse {
-                power_state: record.machine.power_state,
-                tools_running: record.machine.guest.tools_running,
-                tools_went: record.tools_stops() > tools_stops,
+            let Some(glimpse) = sight::glimpse(&self.inventory.picture(), job, tools_stops) else {
+                return Glimpsed::Gone;
             };
             if known != Some(glimpse) {
                 return Glimpsed::Now(glimpse);
@@ -345,7 +369,7 @@ impl Runner {
     }
 
     fn tools_stops(&self, machine: &MachineId) -> u64 {
-        self.inventory.picture().machine(machine).map_or(0, |record| record.tools_stops())
+        sight::tools_stops(&self.inventory.picture(), machine)
     }
 
     async fn answered(&self, job: &Job, question: &QuestionId) {
@@ -353,9 +377,7 @@ impl Runner {
         self.host_back().await;
         let mut seen = false;
         loop {
-            let picture = self.inventory.picture();
-            let asked = picture.machine(&job.machine.id).and_then(|record| record.machine.question.as_ref());
-            if asked.is_none_or(|asked| asked.id != *question) {
+            if sight::question(&self.inventory.picture(), &job.machine.id).as_ref() != Some(question) {
                 // A picture that never showed it must not have the machine read in a spin.
                 if !seen {
                     self.clock.sleep(Duration::from_secs(1)).await;
@@ -376,35 +398,15 @@ impl Runner {
 
     /// What the machine of a job asks.
     fn question(&self, driver: &Driver) -> Option<QuestionId> {
-        let picture = self.inventory.picture();
-        let record = picture.machine(&driver.job().machine.id)?;
-        record.machine.question.as_ref().map(|question| question.id.clone())
+        sight::question(&self.inventory.picture(), &driver.job().machine.id)
     }
 
     fn shown(&self, job: &Job) -> Shown {
-        let picture = self.inventory.picture();
-        let record = picture.machine(&job.machine.id);
-        Shown {
-            power_state: record.and_then(|record| record.machine.power_state),
-            ip_address: record.and_then(|record| record.ip_address()).map(str::to_owned),
-        }
+        sight::shown(&self.inventory.picture(), &job.machine.id)
     }
 
-    fn publish(&self, driver: &Driver, live: &watch::Sender<Live>) {
-        let next = Live::of(driver, None);
-        let changed = live.send_if_modified(|shown| {
-            // Between the end and its commit the job still shows as it was.
-            if next.job.state.is_end() && !driver.is_finished() {
-                return false;
-            }
-            let same_task = next.task.is_some() && next.task == shown.task;
-            let progress = shown.progress.filter(|_| same_task);
-            let changed =
-                *next.job != *shown.job || next.blocker != shown.blocker || progress != shown.progress;
-            *shown = Live { progress, ..next };
-            changed
-        });
-        if changed {
+    fn publish(&self, driver: &Driver, live: &watch::Sender<Live>, wish_unsaved: bool) {
+        if live.send_if_modified(|shown| shown.follow(driver, wish_unsaved)) {
             self.tell(live);
         }
     }
@@ -415,16 +417,28 @@ impl Runner {
     }
 }
 
-/// The names of the steps before and after a commit, by what it is that is committed.
-fn saving(job: &Job) -> [&'static str; 2] {
-    if job.state.is_end() {
-        ["end", "end-committed"]
-    } else if job.host_task.is_some() {
-        ["task", "task-committed"]
-    } else if job.intent.is_some() {
-        ["intent", "intent-committed"]
-    } else {
-        ["start", "start-committed"]
+/// Whether the commit of an intent is left out, which is a mistake.
+#[must_use]
+pub fn is_forgotten(job: &Job, sabotage: Sabotage) -> bool {
+    let intent_alone = job.intent.is_some() && job.host_task.is_none() && !job.state.is_end();
+    intent_alone && sabotage.makes(Mistake::CallBeforeCommit)
+}
+
+/// The job as if it had not ended, which is a mistake.
+#[must_use]
+pub fn taken_back(job: &Job) -> Job {
+    Job { state: JobState::Running, finished_at: None, ..job.clone() }
+}
+
+/// The steps before and after a commit, by what it is that is committed.
+fn saving(job: &Job) -> [Step; 2] {
+    match &job.intent {
+        _ if job.state.is_end() => [Step::End, Step::EndCommitted],
+        Some(_) if job.host_task.is_some() => [Step::Task, Step::TaskCommitted],
+        Some(intent) if intent.asked > 1 => [Step::Intent, Step::AgainCommitted],
+        Some(_) => [Step::Intent, Step::IntentCommitted],
+        None if job.steps.is_empty() => [Step::Start, Step::StartCommitted],
+        None => [Step::StepDone, Step::StepDoneCommitted],
     }
 }
 

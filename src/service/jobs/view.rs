@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::driver::{Blocker, Driver, Interrupt};
+use super::driver::{Blocker, Driver, Interrupt, Others};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::Job;
 
@@ -62,6 +62,25 @@ impl Live {
             task: driver.following().cloned(),
             settling: driver.is_settling(),
         }
+    }
+}
+
+impl Live {
+    /// Shows what the driver shows now, but for a wish to cancel that is not committed yet. Whether that is anything new.
+    pub fn follow(&mut self, driver: &Driver, wish_unsaved: bool) -> bool {
+        let mut next = Self::of(driver, None);
+        if wish_unsaved {
+            next.job = Arc::new(Job { cancel_requested_at: None, ..driver.job().clone() });
+        }
+        // Between the end and its commit the job still shows as it was.
+        if next.job.state.is_end() && !driver.is_finished() {
+            return false;
+        }
+        let same_task = next.task.is_some() && next.task == self.task;
+        let progress = self.progress.filter(|_| same_task);
+        let changed = *next.job != *self.job || next.blocker != self.blocker || progress != self.progress;
+        *self = Self { progress, ..next };
+        changed
     }
 }
 
@@ -164,15 +183,13 @@ impl Board {
         }
     }
 
-    /// The tasks of other jobs on this machine.
+    /// What the other jobs on this machine are at.
     #[must_use]
-    pub fn tasks_of_others(&self, machine: &MachineId, job: JobId) -> Vec<TaskId> {
+    pub fn others(&self, machine: &MachineId, job: JobId) -> Others {
         let entries = self.lock();
-        let others = entries.iter().filter(|(id, _)| **id != job).map(|(_, entry)| entry.live.borrow());
-        others
-            .filter(|live| live.job.machine.id == *machine)
-            .filter_map(|live| live.job.host_task.clone())
-            .collect()
+        let others = entries.iter().filter(|(id, _)| **id != job);
+        let jobs: Vec<Arc<Job>> = others.map(|(_, entry)| Arc::clone(&entry.live.borrow().job)).collect();
+        Others::of(jobs.iter().map(|job| &**job).filter(|job| job.machine.id == *machine))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Entry>> {

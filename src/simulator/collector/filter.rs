@@ -131,6 +131,14 @@ impl Filter {
         let Some(before) = before else { return Ok(changed) };
         match look.world.changed_since(before.revision) {
             Some(dirty) => {
+                // The pages of event collectors move with the history that the event manager keeps.
+                if before.views != now.views || dirty.iter().any(|object| object.kind == "EventManager") {
+                    let pages = self.objects.iter_mut();
+                    for (object, known) in pages.filter(|(object, _)| object.kind == "EventHistoryCollector")
+                    {
+                        changed |= known.refresh(look, object, version, self.partial);
+                    }
+                }
                 for object in dirty {
                     if let Some(known) = self.objects.get_mut(object) {
                         changed |= known.refresh(look, object, version, self.partial);

@@ -5,15 +5,21 @@ use crate::domain::names::unescape_vim;
 use crate::simulator::fault::Fault;
 use crate::simulator::soap::{self, Request};
 use crate::simulator::value::Value;
-use crate::simulator::world::Operation;
+use crate::simulator::world::{MachineEvent, Operation};
 
 pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     let request = call.request;
     let method = request.method.as_str();
     let target = request.target.id.as_str();
     match method {
-        "ShutdownGuest" => call.state.world.shut_down_guest(target)?,
-        "RebootGuest" => call.state.world.reboot_guest(target)?,
+        "ShutdownGuest" => {
+            call.state.world.shut_down_guest(target)?;
+            note_guest(call, MachineEvent::GuestShutDown)?;
+        }
+        "RebootGuest" => {
+            call.state.world.reboot_guest(target)?;
+            note_guest(call, MachineEvent::GuestRebooted)?;
+        }
         "AnswerVM" => {
             let (question, choice) = (request.required("questionId")?, request.required("answerChoice")?);
             call.state.world.answer(target, question, choice)?;
@@ -27,6 +33,12 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         _ => return start_task(call),
     }
     soap::void(method).map(Some)
+}
+
+fn note_guest(call: &mut Call<'_>, event: MachineEvent) -> Result<(), Fault> {
+    let user = call.session()?.user().to_owned();
+    call.state.world.note_machine(&call.request.target.id, &user, event);
+    Ok(())
 }
 
 fn start_task(call: &mut Call<'_>) -> Result<Option<String>, Fault> {

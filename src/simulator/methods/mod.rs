@@ -1,5 +1,6 @@
 //! The methods of vim25 that the simulator has, by name.
 
+mod events;
 mod machines;
 mod reads;
 mod search;
@@ -19,6 +20,7 @@ use super::schema;
 use super::session::{Caller, Session};
 use super::soap::{self, Request};
 use super::value::{Moref, Value};
+use super::world::Happening;
 use super::{Shared, State};
 
 /// Who calls.
@@ -64,11 +66,17 @@ fn login(shared: &Shared, request: &Request, context: &CallContext) -> Outcome {
     let caller =
         Caller { cookie: context.cookie.as_deref(), address: &context.address, agent: &context.agent };
     let login = state.sessions.login(&caller, (user, password.expose_secret()), ids, now);
-    let result = login.result.and_then(|()| {
-        let session = state.sessions.get(Some(&login.cookie)).map(Session::user_session);
-        let session = session.ok_or_else(Fault::not_authenticated)?;
-        soap::returns("Login", &Value::Object(session), "UserSession")
-    });
+    let refused = Happening::LoginRefused { address: context.address.clone() };
+    let begun =
+        state.sessions.get(Some(&login.cookie)).map(|session| (session.user_session(), session.beginning()));
+    let (result, event) = match (login.result, begun) {
+        (Ok(()), Some((session, event))) => {
+            (soap::returns("Login", &Value::Object(session), "UserSession"), event)
+        }
+        (Ok(()), None) => (Err(Fault::not_authenticated()), refused),
+        (Err(fault), _) => (Err(fault), refused),
+    };
+    state.world.note_session(user, event);
     Outcome { result, cookie: Some(login.cookie) }
 }
 
@@ -88,7 +96,7 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
         return Err(Fault::not_found(&request.target));
     }
     let mut call = Call { state, request, cookie, id };
-    for group in [service::run, reads::run, views::run, machines::run] {
+    for group in [service::run, reads::run, views::run, machines::run, events::run] {
         if let Some(answer) = group(&mut call)? {
             return Ok(answer);
         }

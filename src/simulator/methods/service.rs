@@ -1,8 +1,10 @@
 //! `ServiceInstance`, `SessionManager` and `SearchIndex`.
 
 use super::{Call, fetch, search};
+use crate::simulator::State;
 use crate::simulator::fault::Fault;
 use crate::simulator::properties;
+use crate::simulator::session::Session;
 use crate::simulator::soap;
 use crate::simulator::value::{Value, references};
 
@@ -16,11 +18,13 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "CurrentTime" => soap::returns(method, &Value::Time(call.state.world.now().wall), "dateTime"),
         "Fetch" => fetch(call.look(), request),
         "Logout" => {
-            call.state.sessions.logout(call.cookie);
+            let ended = call.state.sessions.logout(call.cookie);
+            note_ends(call.state, ended);
             soap::void(method)
         }
         "TerminateSession" => {
-            call.state.sessions.terminate(call.cookie, &request.texts("sessionId"))?;
+            let ended = call.state.sessions.terminate(call.cookie, &request.texts("sessionId"))?;
+            note_ends(call.state, ended);
             soap::void(method)
         }
         "AcquireCloneTicket" | "CloneSession" | "SessionIsActive" => Err(Fault::not_implemented()),
@@ -37,4 +41,10 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         _ => return Ok(None),
     };
     answer.map(Some)
+}
+
+fn note_ends(state: &mut State, ended: impl IntoIterator<Item = Session>) {
+    for session in ended {
+        state.world.note_session(session.user(), session.ending());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::super::schema::{self, Occurs};
 use super::super::value::{Forest, Moref, Object, Value, list, references, word};
 use super::super::world::{Machine, PowerState, Question, Snapshot, World};
 use super::{NETWORK, devices, entity_property};
@@ -20,6 +21,7 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
         "datastore" => Some(references([Moref::new("Datastore", machine.datastore.clone())])),
         "network" => Some(references([Moref::new("Network", NETWORK)])),
         "resourcePool" => Some(Value::Reference(Moref::new("ResourcePool", "ha-root-pool"))),
+        "capability" => Some(Value::Object(capability())),
         "layoutEx" => machine.is_readable().then(|| Value::Object(layout(world, machine))),
         "storage" => Some(Value::Object(
             Object::new("VirtualMachineStorageInfo")
@@ -121,6 +123,13 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("flags", flags)
         .with("defaultPowerOps", power)
         .with("hardware", hardware)
+        .with("cpuAllocation", allocation(1_000 * machine.cpu_count))
+        .with("memoryAllocation", allocation(10 * machine.memory_mb))
+        .with(
+            "latencySensitivity",
+            Object::new("LatencySensitivity")
+                .with("level", word("LatencySensitivitySensitivityLevel", "normal")),
+        )
         .with("memoryHotAddEnabled", false)
         .with("cpuHotAddEnabled", false)
         .with("cpuHotRemoveEnabled", false)
@@ -139,6 +148,36 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("memoryReservationLockedToMax", false)
         .with("nestedHVEnabled", machine.nested_virtualization)
         .with("vPMCEnabled", false)
+}
+
+/// Nothing reserved, no limit, and as many shares as `normal` gives.
+fn allocation(shares: i32) -> Object {
+    let shares =
+        Object::new("SharesInfo").with("shares", shares).with("level", word("SharesLevel", "normal"));
+    Object::new("ResourceAllocationInfo")
+        .with("reservation", 0_i64)
+        .with("expandableReservation", false)
+        .with("limit", -1_i64)
+        .with("shares", shares)
+}
+
+/// What can be done with any machine here: all but what VMs of long ago had, and what needs devices that none has.
+fn capability() -> Object {
+    const LACKING: [&str; 8] = [
+        "consolePreferencesSupported",
+        "vmNpivWwnSupported",
+        "npivWwnOnNonRdmVmSupported",
+        "vmNpivWwnDisableSupported",
+        "vmNpivWwnUpdateSupported",
+        "recordReplaySupported",
+        "hostBasedReplicationSupported",
+        "seSparseDiskSupported",
+    ];
+    let declared = schema::fields("VirtualMachineCapability").unwrap_or_default();
+    let told = declared.iter().filter(|field| field.occurs == Occurs::Once && field.type_name == "boolean");
+    told.fold(Object::new("VirtualMachineCapability"), |object, field| {
+        object.with(field.name, !LACKING.contains(&field.name))
+    })
 }
 
 fn extra_config(machine: &Machine) -> Vec<Object> {
@@ -332,12 +371,31 @@ fn layout(world: &World, machine: &Machine) -> Object {
         file(3, ".vmdk", "diskDescriptor", 0),
         file(4, "-flat.vmdk", "diskExtent", machine.disk_bytes),
     ];
+    let mut snapshots = Vec::new();
     for (key, snapshot) in (5..).zip(&machine.snapshots) {
         files.push(file(key, &format!("-Snapshot{}.vmsn", snapshot.number), "snapshotData", 30_000));
+        snapshots.push(
+            Object::new("VirtualMachineFileLayoutExSnapshotLayout")
+                .with("key", moref_of(snapshot))
+                .with("dataKey", key)
+                .with("memoryKey", -1)
+                .with("disk", list("VirtualMachineFileLayoutExDiskLayout", vec![disk_layout()])),
+        );
     }
     Object::new("VirtualMachineFileLayoutEx")
         .with("file", list("VirtualMachineFileLayoutExFileInfo", files))
+        .with("disk", list("VirtualMachineFileLayoutExDiskLayout", vec![disk_layout()]))
+        .with("snapshot", list("VirtualMachineFileLayoutExSnapshotLayout", snapshots))
         .with("timestamp", world.now().wall)
+}
+
+/// The only disk, as the descriptor and the extent among the files.
+fn disk_layout() -> Object {
+    let files = Value::List("int", vec![Value::Int(3), Value::Int(4)]);
+    let unit = Object::new("VirtualMachineFileLayoutExDiskUnit").with("fileKey", files);
+    Object::new("VirtualMachineFileLayoutExDiskLayout")
+        .with("key", 2_000)
+        .with("chain", list("VirtualMachineFileLayoutExDiskUnit", vec![unit]))
 }
 
 fn snapshot_info(machine: &Machine) -> Option<Object> {

@@ -12,6 +12,7 @@
 //! ```
 
 mod devices;
+mod event;
 mod inventory;
 mod machine;
 mod service;
@@ -20,7 +21,7 @@ mod task;
 use super::schema;
 use super::session::{Session, Sessions};
 use super::value::{Moref, Object, Value, list, references, word};
-use super::world::World;
+use super::world::{HostEvent, World};
 
 /// What may be looked at: the world, and the session that looks.
 #[derive(Clone, Copy)]
@@ -48,6 +49,7 @@ pub fn managed_type(name: &str) -> Option<&'static str> {
             "PropertyFilter",
             "ContainerView",
             "ListView",
+            "EventHistoryCollector",
             "Folder",
             "Datacenter",
             "ComputeResource",
@@ -74,6 +76,7 @@ pub fn exists(look: Look<'_>, object: &Moref) -> bool {
                     .is_some_and(|store| look.world.datastore(store).is_some())
         }
         "ContainerView" | "ListView" => look.session.is_some_and(|session| session.view(id).is_some()),
+        "EventHistoryCollector" => look.session.is_some_and(|session| session.history(id).is_some()),
         "PropertyFilter" => look.session.is_some_and(|session| session.has_filter(id)),
         "PropertyCollector" if id != "ha-property-collector" => {
             look.session.is_some_and(|session| session.collector(id).is_some())
@@ -111,6 +114,14 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
             _ => None,
         },
         "ContainerView" | "ListView" => view_property(look, &object.id, name),
+        "EventHistoryCollector" => {
+            let collector = look.session?.history(&object.id)?;
+            match name {
+                "filter" => Some(Value::Object(collector.filter.object())),
+                "latestPage" => Some(events(look.world, collector.latest(look.world))),
+                _ => None,
+            }
+        }
         "PropertyFilter" => None,
         "PropertyCollector" => match name {
             "filter" => {
@@ -191,6 +202,23 @@ pub fn name_of(world: &World, entity: &Moref) -> Option<String> {
 #[must_use]
 pub fn content(world: &World) -> Value {
     Value::Object(service::content(world))
+}
+
+/// Events as a value.
+pub fn events<'e>(world: &World, events: impl IntoIterator<Item = &'e HostEvent>) -> Value {
+    list("Event", events.into_iter().map(|happened| event::object(world, happened)).collect())
+}
+
+/// The type of an event on the wire.
+#[must_use]
+pub const fn event_type(happened: &HostEvent) -> &'static str {
+    event::type_name(&happened.what)
+}
+
+/// `info`, `warning`, `error` or `user`.
+#[must_use]
+pub fn event_category(happened: &HostEvent) -> &'static str {
+    event::category(&happened.what)
 }
 
 fn view_property(look: Look<'_>, id: &str, name: &str) -> Option<Value> {

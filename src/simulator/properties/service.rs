@@ -3,7 +3,7 @@
 use super::super::session::Session;
 use super::super::value::{Moref, Object, Value, list, references, texts};
 use super::super::world::{Task, World};
-use super::Look;
+use super::{Look, event, task};
 
 /// A managed object that is there from the start, and the field of `ServiceContent` that names it.
 pub struct Singleton {
@@ -97,7 +97,11 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
         ("SessionManager", "defaultLocale") => Some(Value::Text("en_US".to_owned())),
         ("TaskManager", "recentTask") => Some(references(world.tasks().map(Task::moref))),
         ("TaskManager" | "EventManager", "maxCollector") => Some(Value::Int(32)),
-        ("TaskManager", "description") => Some(Value::Object(Object::new("TaskDescription"))),
+        ("EventManager", "description") => Some(Value::Object(event::description())),
+        ("EventManager", "latestEvent") => {
+            world.history().events().next_back().map(|newest| Value::Object(event::object(world, newest)))
+        }
+        ("TaskManager", "description") => Some(Value::Object(task::description())),
         ("ViewManager", "viewList") => Some(references(look.session.into_iter().flat_map(Session::views))),
         ("OptionManager", "setting") => Some(list("OptionValue", Vec::new())),
         ("OptionManager", "supportedOption") => Some(list("OptionDef", Vec::new())),

@@ -1,6 +1,6 @@
-//! `TaskInfo`.
+//! `TaskInfo`, and what the task manager says of tasks in general.
 
-use super::super::value::{Moref, Object, word};
+use super::super::value::{Moref, Object, list, word};
 use super::super::world::Task;
 use crate::domain::names::escape_vim;
 
@@ -23,4 +23,38 @@ pub fn info(task: &Task) -> Object {
         .with("startTime", task.started_at)
         .with("completeTime", task.completed_at)
         .with("eventChainId", task.number)
+}
+
+/// `TaskDescription`: what there is to do, in which states it may be, and for which reasons it is done.
+pub fn description() -> Object {
+    const METHODS: [(&str, &str); 10] = [
+        ("VirtualMachine.powerOn", "Power on a machine"),
+        ("VirtualMachine.powerOff", "Power off a machine"),
+        ("VirtualMachine.reset", "Reset a machine"),
+        ("VirtualMachine.suspend", "Suspend a machine"),
+        ("VirtualMachine.createSnapshot", "Create a snapshot"),
+        ("VirtualMachine.removeAllSnapshots", "Remove all snapshots"),
+        ("VirtualMachine.revertToCurrentSnapshot", "Revert to the current snapshot"),
+        ("vm.Snapshot.revert", "Revert to a snapshot"),
+        ("vm.Snapshot.remove", "Remove a snapshot"),
+        ("vm.Snapshot.rename", "Rename a snapshot"),
+    ];
+    let element = |type_name, (key, label): (&str, &str)| {
+        Object::new(type_name).with("label", label).with("summary", label).with("key", key)
+    };
+    let states = ["queued", "running", "success", "error"].map(|state| (state, state));
+    let reasons = [("TaskReasonUser", "A user"), ("TaskReasonSystem", "The host")];
+    Object::new("TaskDescription")
+        .with(
+            "methodInfo",
+            list("ElementDescription", METHODS.map(|told| element("ElementDescription", told)).to_vec()),
+        )
+        .with(
+            "state",
+            list("ElementDescription", states.map(|told| element("ElementDescription", told)).to_vec()),
+        )
+        .with(
+            "reason",
+            list("TypeDescription", reasons.map(|told| element("TypeDescription", told)).to_vec()),
+        )
 }

@@ -91,7 +91,7 @@ impl Scenario {
     }
 
     /// The world as it is at the start.
-    pub(super) fn build(&self, pace: Pace, now: Moment) -> World {
+    pub(crate) fn build(&self, pace: Pace, now: Moment) -> World {
         let host = Host {
             name: self.host.name.clone(),
             version: self.host.version.clone(),

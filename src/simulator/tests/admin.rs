@@ -49,6 +49,28 @@ async fn calls_are_told_by_method_and_operation() {
     assert_eq!((status, &told["sessions"]), (200, &json!(1)));
     assert_eq!(told["methods"]["PowerOnVM_Task"], 1);
     assert_eq!(told["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 1}));
+    admin.power_on().await.unwrap();
+    let (_, told) = admin.get("/calls").await;
+    assert_eq!(told["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 2}));
+    assert_eq!(told["taken"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 1}), "the other one runs");
+}
+
+#[tokio::test]
+async fn the_world_is_told_as_it_is() {
+    let admin = Admin::start().await;
+    admin.power_on().await.unwrap();
+    admin.lab.control().finish_task(&admin.lab.control().running_tasks().pop().unwrap());
+    let refused = admin.power_on().await.unwrap();
+    assert_eq!(refused.status, 200, "the task is what fails");
+    let (status, told) = admin.get("/world").await;
+    let machine = &told["machines"]["16"];
+    assert_eq!((status, &machine["power"]), (200, &json!("poweredOn")));
+    assert_eq!(
+        (&machine["current_snapshot"], &machine["snapshots"][2]["parent"]),
+        (&json!("16-snapshot-3"), &json!("16-snapshot-2"))
+    );
+    let tasks = told["tasks"].as_object().unwrap();
+    assert!(tasks.iter().any(|(id, state)| id.starts_with("haTask-16-") && state == "success"), "{tasks:?}");
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ fn every_property_of_every_object_is_as_declared() {
         ("ServiceInstance", "ServiceInstance"),
         ("SessionManager", "ha-sessionmgr"),
         ("TaskManager", "ha-taskmgr"),
+        ("EventManager", "ha-eventmgr"),
         ("LicenseManager", "ha-license-manager"),
     ] {
         objects.push(Moref::new(kind, id));
@@ -46,6 +47,7 @@ fn every_property_of_every_object_is_as_declared() {
             }
         }
     }
+    check(&properties::events(&world, world.history().events()), "Event", "history", &mut wrong);
     wrong.sort();
     wrong.dedup();
     assert!(wrong.is_empty(), "{wrong:#?}");

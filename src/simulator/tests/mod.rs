@@ -3,6 +3,7 @@
 mod admin;
 mod breakage;
 mod conformity;
+mod events;
 mod machines;
 mod sessions;
 mod updates;

@@ -6,6 +6,7 @@
 //! Whoever looks asks [`World::changed_since`] which objects to look at again.
 
 mod guest;
+mod history;
 mod machine;
 mod power;
 mod snapshots;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use guest::GuestEvent;
+pub use history::{Happening, History, HostEvent, MachineEvent, Subject};
 pub use machine::{
     Choice, Guest, Machine, NetworkCard, PowerState, Question, SerialBacking, SerialPort, Snapshot,
 };
@@ -100,6 +102,7 @@ pub struct World {
     task_order: VecDeque<String>,
     next_task: i32,
     planned_failures: Vec<(&'static str, Fault)>,
+    history: History,
     pace: Pace,
     now: Moment,
     due: BTreeMap<(Duration, u64), Event>,
@@ -112,6 +115,9 @@ pub struct World {
     journal: VecDeque<(u64, Moref)>,
     /// The first revision that the journal knows all changes after.
     journal_start: u64,
+    /// Every task that did its work, known to hostd or not, and the revision that shows it: the truth, for tests.
+    #[cfg(test)]
+    pub done: Vec<(String, u64)>,
 }
 
 impl World {
@@ -139,6 +145,7 @@ impl World {
             task_order: VecDeque::new(),
             next_task: 100_000_000,
             planned_failures: Vec::new(),
+            history: History::default(),
             pace,
             now,
             due: BTreeMap::new(),
@@ -148,6 +155,8 @@ impl World {
             structure: 1,
             journal: VecDeque::new(),
             journal_start: 1,
+            #[cfg(test)]
+            done: Vec::new(),
         }
     }
 
@@ -213,9 +222,14 @@ impl World {
 
     /// Takes a machine away, as deleting or unregistering does.
     pub fn remove_machine(&mut self, id: &str) -> Option<Machine> {
+        if self.machines.contains_key(id) {
+            self.note_machine(id, "", MachineEvent::Removed);
+        }
         let removed = self.machines.remove(id)?;
         self.touch(Moref::new("VirtualMachine", id));
         self.restructure();
+        // A task notices at its next step; one that hangs on a question has none.
+        self.close_question(id, None);
         Some(removed)
     }
 
@@ -324,6 +338,11 @@ impl World {
             ("Network", "HaNetwork-VM Network"),
         ] {
             self.touch(Moref::new(kind, id));
+        }
+        // Each lists the machines on it.
+        let datastores: Vec<String> = self.datastores.keys().cloned().collect();
+        for id in datastores {
+            self.touch(Moref::new("Datastore", id));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Power: which state a method wants, what it makes of the machine, and questions that hold a power-on.
 
-use super::{Choice, Machine, Operation, PowerState, Question, World};
+use super::{Choice, Machine, MachineEvent, Operation, PowerState, Question, World};
 use crate::simulator::fault::Fault;
 use crate::simulator::value::Moref;
 
@@ -21,6 +21,9 @@ impl World {
 
     /// Puts a question on a machine, as something that happens to a running machine does.
     pub fn ask(&mut self, id: &str, question: Question) {
+        if self.machine(id).is_some() {
+            self.note_question(id, &question);
+        }
         if let Some(machine) = self.machine_mut(id) {
             machine.question = Some(question);
         }
@@ -67,9 +70,13 @@ impl World {
     pub(super) fn power_on_now(&mut self, id: &str) {
         let at = self.now.wall;
         let Some(machine) = self.machine_mut(id) else { return };
+        // Waking is no start: the time of that stays.
+        if machine.power != PowerState::Suspended || machine.booted_at.is_none() {
+            machine.booted_at = Some(at);
+        }
         machine.power = PowerState::On;
-        machine.booted_at = Some(at);
         machine.suspended_at = None;
+        self.note_machine(id, "", MachineEvent::PoweredOn);
         self.guest_starts(id);
     }
 
@@ -79,6 +86,7 @@ impl World {
         machine.booted_at = None;
         machine.suspended_at = None;
         machine.question = None;
+        self.note_machine(id, "", MachineEvent::PoweredOff);
         self.guest_stops(id);
     }
 
@@ -87,6 +95,7 @@ impl World {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.power = PowerState::Suspended;
         machine.suspended_at = Some(at);
+        self.note_machine(id, "", MachineEvent::Suspended);
         self.guest_stops(id);
     }
 

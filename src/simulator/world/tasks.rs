@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::task::{Asking, STEPS};
-use super::{Event, Operation, PowerState, Task, TaskState, World};
+use super::{Event, MachineEvent, Operation, PowerState, Task, TaskState, World};
 use crate::simulator::fault::Fault;
 use crate::simulator::pace;
 use crate::simulator::value::{Moref, Value};
@@ -63,6 +63,7 @@ impl World {
         self.touch(Moref::new("VirtualMachine", id));
         self.task_order.push_back(task.id.clone());
         let task_id = task.id.clone();
+        self.note_task(&task);
         self.tasks.insert(task.id.clone(), task);
         self.structure = self.revision;
         self.plan_step(&task_id);
@@ -122,6 +123,10 @@ impl World {
             if let Err(fault) = checked {
                 return self.end_task(id, Err(fault));
             }
+            let power = self.machine(&machine).map(|machine| machine.power.clone());
+            if let Some(event) = power.and_then(|power| MachineEvent::beginning(&operation, &power)) {
+                self.note_machine(&machine, "", event);
+            }
         }
         if step == STEPS.len() {
             let outcome = self.finish(&machine, &operation);
@@ -149,6 +154,12 @@ impl World {
     /// Ends the next task of this method with a fault instead of its work.
     pub fn fail_next_task(&mut self, method: &'static str, fault: Fault) {
         self.planned_failures.push((method, fault));
+    }
+
+    /// hostd was restarted: what it had in memory is gone. What runs goes on unseen, or stops where it is.
+    pub fn restart_hostd(&mut self, go_on: bool) {
+        self.forget_tasks(go_on);
+        self.forget_history();
     }
 
     /// hostd forgets its tasks. What runs goes on unseen, or stops where it is.
@@ -221,6 +232,10 @@ impl World {
             }
         }
         let (known, machine) = (task.known, task.machine.clone());
+        #[cfg(test)]
+        if task.state == TaskState::Success {
+            self.done.push((id.to_owned(), self.revision));
+        }
         self.touch(Moref::new("VirtualMachine", machine));
         if known {
             self.plan_exactly(REMEMBERED, Event::ForgetTask(id.to_owned()));
@@ -230,7 +245,7 @@ impl World {
     }
 
     /// A task that works on this machine, known or not.
-    fn running_task(&self, machine: &str) -> Option<&Task> {
+    pub(super) fn running_task(&self, machine: &str) -> Option<&Task> {
         self.tasks.values().find(|task| task.machine == machine && !task.state.is_end())
     }
 
@@ -249,8 +264,8 @@ impl World {
         }
         if let Some(machine) = self.machine_mut(machine) {
             machine.question_at_power_on = None;
-            machine.question = Some(question);
         }
+        self.ask(machine, question);
         true
     }
 

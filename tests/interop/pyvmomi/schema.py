@@ -24,7 +24,7 @@ MANAGED = """
     ManagedObjectView ManagedEntity Folder Datacenter ComputeResource ResourcePool HostSystem Network Datastore
     VirtualMachine VirtualMachineSnapshot Task TaskManager SearchIndex HostDatastoreBrowser ExtensibleManagedObject
     LicenseManager AuthorizationManager OptionManager FileManager EventManager VirtualApp ClusterComputeResource
-    DistributedVirtualSwitch VmwareDistributedVirtualSwitch
+    DistributedVirtualSwitch VmwareDistributedVirtualSwitch HistoryCollector EventHistoryCollector
 """
 
 DATA = """
@@ -35,8 +35,9 @@ DATA = """
     GuestInfo GuestNicInfo NetIpConfigInfo NetIpConfigInfoIpAddress VirtualMachineSnapshotInfo
     VirtualMachineSnapshotTree VirtualMachineQuestionInfo VirtualMachineMessage ChoiceOption OptionType
     ElementDescription Description OptionValue
-    VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineStorageInfo
-    VirtualMachineUsageOnDatastore
+    VirtualMachineFileLayoutEx VirtualMachineFileLayoutExFileInfo VirtualMachineFileLayoutExDiskLayout
+    VirtualMachineFileLayoutExDiskUnit VirtualMachineFileLayoutExSnapshotLayout VirtualMachineStorageInfo
+    VirtualMachineUsageOnDatastore VirtualMachineCapability TypeDescription
     VirtualDevice VirtualDeviceConnectInfo VirtualDeviceBackingInfo VirtualDeviceFileBackingInfo
     VirtualDeviceDeviceBackingInfo VirtualDevicePipeBackingInfo VirtualDeviceURIBackingInfo VirtualController
     VirtualPCIController VirtualIDEController VirtualPS2Controller VirtualSIOController VirtualSCSIController
@@ -59,7 +60,12 @@ DATA = """
     LocalizedMethodFault LocalizableMessage TaskDescription
     PropertyFilterSpec PropertySpec ObjectSpec SelectionSpec TraversalSpec RetrieveOptions RetrieveResult
     ObjectContent DynamicProperty MissingProperty WaitOptions UpdateSet PropertyFilterUpdate ObjectUpdate
-    PropertyChange MissingObject EventDescription
+    PropertyChange MissingObject EventDescription EventDescriptionEventDetail
+    Event SessionEvent UserLoginSessionEvent UserLogoutSessionEvent BadUsernameSessionEvent TaskEvent
+    VmEvent VmStartingEvent VmPoweredOnEvent VmStoppingEvent VmPoweredOffEvent VmResettingEvent VmSuspendingEvent
+    VmSuspendedEvent VmResumingEvent VmGuestShutdownEvent VmGuestRebootEvent VmMessageEvent VmRemovedEvent
+    EventArgument EntityEventArgument DatacenterEventArgument ComputeResourceEventArgument HostEventArgument
+    VmEventArgument EventFilterSpec EventFilterSpecByEntity EventFilterSpecByTime EventFilterSpecByUsername
 """
 
 FAULTS = """
@@ -92,6 +98,9 @@ METHODS = {
     """,
     "VirtualMachineSnapshot": "RevertToSnapshot_Task RemoveSnapshot_Task RenameSnapshot",
     "Task": "CancelTask",
+    "EventManager": "CreateCollectorForEvents QueryEvents LogUserEvent PostEvent RetrieveArgumentDescription",
+    "HistoryCollector": "SetCollectorPageSize RewindCollector ResetCollector DestroyCollector",
+    "EventHistoryCollector": "ReadNextEvents ReadPreviousEvents",
     "SearchIndex": """
         FindByUuid FindByInventoryPath FindByDatastorePath FindAllByUuid FindByIp FindByDnsName FindAllByIp
         FindAllByDnsName

@@ -8,6 +8,7 @@ import ssl
 import sys
 import time
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 
 from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
@@ -40,12 +41,14 @@ def main():
     read_by_collector(content, machines)
 
     machine = next(m for m in machines if usable(m) and m.snapshot)
+    wait_for_updates(content, machine, machines)
     power(machine)
     snapshots(machine)
     search(content, machine)
     guest(machines)
     question(machines)
     hostile(machines)
+    events(content, machine)
     foreign_session(content, where, user, password)
 
     Disconnect(service)
@@ -156,6 +159,83 @@ def read_by_collector(content, machines):
     expect(sorted(str(o) for o in found), sorted(str(m) for m in machines))
     spec.propSet[0].pathSet = ["nonsense"]
     raises(vmodl.query.InvalidProperty, lambda: content.propertyCollector.RetrieveContents([spec]))
+
+
+def wait_for_updates(content, machine, machines):
+    """A collector of one's own: everything at first, then what changes, then a wait that somebody else ends."""
+    pc = vmodl.query.PropertyCollector
+    view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+    path = pc.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
+    spec = pc.FilterSpec(
+        objectSet=[pc.ObjectSpec(obj=view, skip=True, selectSet=[path])],
+        propSet=[pc.PropertySpec(type=vim.VirtualMachine, all=False, pathSet=["name", "runtime.powerState"])],
+    )
+    collector = content.propertyCollector.CreatePropertyCollector()
+    own = collector.CreateFilter(spec, False)
+    expect([str(one) for one in collector.filter], [str(own)])
+    entered, version = [], ""
+    while len(entered) < len(machines):
+        news = collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=10, maxObjectUpdates=4))
+        objects = [one for told in news.filterSet for one in told.objectSet]
+        expect({one.kind for one in objects}, {"enter"})
+        expect(len(objects) <= 4, True)
+        entered += [one.obj for one in objects]
+        version = news.version
+    expect(entered, machines)
+    expect(news.truncated, None)
+    expect(collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=0)), None)
+
+    WaitForTask(machine.PowerOn())
+    news = collector.WaitForUpdatesEx(version, pc.WaitOptions(maxWaitSeconds=10))
+    (changed,) = news.filterSet[0].objectSet
+    expect((changed.kind, changed.obj), ("modify", machine))
+    told = [(change.name, change.op, change.val) for change in changed.changeSet]
+    expect(told, [("runtime.powerState", "assign", POWERED_ON)])
+    WaitForTask(machine.PowerOff())
+
+    version = collector.CheckForUpdates(news.version).version
+    waiting = ThreadPoolExecutor(1).submit(collector.WaitForUpdates, version)
+    while not waiting.done():
+        collector.CancelWaitForUpdates()
+    raises(vmodl.fault.RequestCanceled, waiting.result)
+    raises(vmodl.query.InvalidCollectorVersion, lambda: collector.CheckForUpdates("nonsense"))
+    own.DestroyPropertyFilter()
+    collector.DestroyPropertyCollector()
+    raises(vmodl.fault.ManagedObjectNotFound, lambda: collector.filter)
+    view.DestroyView()
+
+
+def events(content, machine):
+    """What has been done above, as the host tells it."""
+    manager = content.eventManager
+    known = {detail.key for detail in manager.description.eventInfo}
+    by_entity = vim.event.EventFilterSpec.ByEntity(entity=machine, recursion="self")
+    told = manager.QueryEvents(vim.event.EventFilterSpec(entity=by_entity))
+    for wanted in (vim.event.VmPoweredOnEvent, vim.event.VmPoweredOffEvent, vim.event.VmSuspendedEvent):
+        expect(any(isinstance(event, wanted) for event in told), True)
+    reverts = [e for e in told if isinstance(e, vim.event.TaskEvent) and "revert" in e.info.descriptionId]
+    expect(len(reverts) > 1, True)
+    for event in told:
+        expect(event.vm.vm, machine)
+        expect(event.userName, sys.argv[2])
+        expect(type(event) in known, True)
+        expect(event.fullFormattedMessage != "", True)
+
+    logins = vim.event.EventFilterSpec(eventTypeId=["vim.event.UserLoginSessionEvent"])
+    collector = manager.CreateCollectorForEvents(logins)
+    collector.SetCollectorPageSize(5)
+    page = collector.latestPage
+    expect({type(event) for event in page}, {vim.event.UserLoginSessionEvent})
+    expect(content.sessionManager.currentSession.key in [event.sessionId for event in page], True)
+    expect(len(collector.ReadNextEvents(1000)) >= len(page), True)
+    expect(collector.ReadNextEvents(1000), [])
+    expect(len(collector.ReadPreviousEvents(1)), 1)
+    collector.RewindCollector()
+    expect(collector.ReadPreviousEvents(1), [])
+    collector.ResetCollector()
+    expect(collector.filter.eventTypeId, ["UserLoginSessionEvent"])
+    collector.DestroyCollector()
+    expect(type(manager.latestEvent) in known, True)
 
 
 def usable(machine):

@@ -20,6 +20,14 @@ OCTET, QUARTET = "[0-9a-fA-F]{1,2}", "[0-9a-fA-F]{1,4}"
 SPELLINGS = [f"{OCTET}({by}{OCTET}){{5}}|{QUARTET}({by}{QUARTET}){{2}}" for by in (":", "-", r"\.")]
 MAC = "^([0-9a-fA-F]{1,12}|" + "|".join(SPELLINGS) + ")$"
 VERSION = r"^[0-9a-f]{12}-(0|[1-9][0-9]{0,17})$"
+NOT_EMPTY = ("name", "pool", "machine", "cursor")
+NOT_EMPTY_IN_EVENTS = ("job", "lease", "reference")
+HEADERS = {"Idempotency-Key": {"minLength": 1, "maxLength": 255}, "Otter-Reference": {"maxLength": 512}}
+NOT_EMPTY_IN_BODIES = {
+    "KillRequest": ("name",),
+    "AnswerRequest": ("question", "choice"),
+    "RevertRequest": ("snapshot",),
+}
 PROPERTIES = ["name", "summary.runtime", "config.version", "runtime.powerState", "guest.ipAddress", "snapshot"]
 OPENAPI = {}
 
@@ -33,11 +41,15 @@ def before_load_schema(context, raw_schema):
         "kind": schemas["Job"]["properties"]["kind"]["x-extensible-enum"],
         "types": schemas["Event"]["properties"]["type"]["x-extensible-enum"],
     }
-    for item in raw_schema["paths"].values():
+    for path, item in raw_schema["paths"].items():
         for operation in (part for part in item.values() if "responses" in part):
             for parameter in operation.get("parameters", []):
                 name, schema = parameter["name"], parameter["schema"]
                 words = re.findall("`([^`]+)`", parameter["description"])
+                events = path == "/v1/events" and name in NOT_EMPTY_IN_EVENTS
+                if parameter["in"] == "query" and (name in NOT_EMPTY or events):
+                    schema["minLength"] = 1
+                schema.update(HEADERS.get(name, {}))
                 if name == "wait":
                     schema.update(pattern=DURATION, minLength=1)
                 elif name == "deadline":
@@ -58,6 +70,8 @@ def before_load_schema(context, raw_schema):
                 elif name in ("power_state", "until"):
                     schema["enum"] = words
     for name, schema in schemas.items():
+        for field in NOT_EMPTY_IN_BODIES.get(name, ()):
+            schema["properties"][field]["minLength"] = 1
         if name == "RenameSnapshotRequest":
             schema["minProperties"] = 1
         if name.endswith("Request"):

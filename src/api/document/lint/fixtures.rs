@@ -1,5 +1,7 @@
 //! For every rule a document that breaks it, and near misses that do not.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
@@ -47,8 +49,8 @@ fn good() -> Value {
                         "error": { "oneOf": [{ "type": "null" }, { "$ref": "#/components/schemas/Problem" }] },
                         "parent": { "type": ["string", "null"] } } },
                 "JobState": { "type": "string", "enum": ["queued", "running"] },
-                "Problem": { "type": "object", "required": ["job"], "properties": {
-                    "job": { "type": ["string", "null"] } } },
+                "Problem": { "type": "object", "required": ["title", "job"], "properties": {
+                    "title": { "type": "string" }, "job": { "type": ["string", "null"] } } },
             },
         },
     })
@@ -84,6 +86,11 @@ fn what_comes_near_to_a_rule_does_not_break_it() {
         (format!("{SCHEMAS}/Job/properties/parent"), json!({ "oneOf": [{ "type": "string" }] })),
         (format!("{SCHEMAS}/Job/properties/state"), json!({ "type": "string", "enum": ["queued"] })),
         (format!("{SCHEMAS}/DurationText"), json!({ "type": "string" })),
+        // A map of plain values.
+        (
+            format!("{SCHEMAS}/Job/properties/parent"),
+            json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        ),
         // A diamond is no circle.
         (
             format!("{SCHEMAS}/Diamond"),
@@ -177,12 +184,44 @@ fn every_rule_finds_what_breaks_it() {
         (
             field.clone(),
             json!({ "oneOf": [{ "type": "null" }, { "type": "object" }] }),
-            vec![format!("tagged-union {field}")],
+            vec![format!("nameless-object {field}/oneOf/1"), format!("tagged-union {field}")],
         ),
         (
             field.clone(),
             json!({ "oneOf": [{ "allOf": [reference("Problem"), { "type": "object" }] }, reference("JobState")] }),
-            vec![format!("tagged-union {field}"), format!("union {field}")],
+            vec![
+                format!("nameless-object {field}/oneOf/0/allOf/1"),
+                format!("tagged-union {field}"),
+                format!("union {field}"),
+            ],
+        ),
+        (
+            field.clone(),
+            json!({ "type": ["object", "null"], "additionalProperties": {} }),
+            vec![format!("nameless-object {field}")],
+        ),
+        (
+            field.clone(),
+            json!({ "type": "array", "items": { "properties": {} } }),
+            vec![format!("nameless-object {field}/items")],
+        ),
+        (
+            format!("{POST}/responses/200/content"),
+            json!({ "application/json": { "schema": { "type": "object", "additionalProperties": {} } } }),
+            vec![
+                format!("one-success {POST}"),
+                format!("nameless-object {POST}/responses/200/content/application~1json/schema"),
+            ],
+        ),
+        (
+            format!("{POST}/responses/4XX/content"),
+            json!({ "text/event-stream": { "schema": reference("Problem") } }),
+            vec![format!("text-body {POST}/responses/4XX/content/text~1event-stream")],
+        ),
+        (
+            format!("{POST}/requestBody/content"),
+            json!({ "application/x-ndjson": { "schema": {} } }),
+            vec![format!("text-body {POST}/requestBody/content/application~1x-ndjson")],
         ),
         (
             field.clone(),
@@ -219,8 +258,13 @@ fn every_rule_finds_what_breaks_it() {
         (request.clone(), json!({ "enum": ["a", null] }), vec![format!("nullable-request-field {request}")]),
         (
             format!("{SCHEMAS}/Problem/required"),
-            json!([]),
+            json!(["title"]),
             vec![format!("optional-answer-field {SCHEMAS}/Problem/properties/job")],
+        ),
+        (
+            format!("{SCHEMAS}/Problem/properties/title"),
+            json!({ "type": ["string", "null"] }),
+            vec![format!("problem-text {SCHEMAS}/Problem/properties/title")],
         ),
         (
             format!("{SCHEMAS}/Problem/properties/job"),

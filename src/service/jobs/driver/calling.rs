@@ -21,8 +21,8 @@ impl Driver {
     }
 
     pub(super) fn begun(&mut self, seen: Seen, now: Timestamp) -> Effect {
-        let evidence = match seen {
-            Ok((evidence, _)) => evidence,
+        let (evidence, others) = match seen {
+            Ok(seen) => seen,
             Err(trouble) => return self.unreadable(trouble, now),
         };
         if !self.job.machine.agrees_with(&evidence.identity) {
@@ -35,7 +35,13 @@ impl Driver {
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
         let in_the_way = evidence.recent_tasks.iter().find(|task| task.running && (patient || not_off_yet));
-        if plan == Plan::Done && !self.job.steps.is_empty() && (patient || in_the_way.is_none()) {
+        // Nor has it killed what the job beside it is about to power on.
+        let about_to_be_on = not_off_yet && others.may_power_on;
+        if plan == Plan::Done
+            && !about_to_be_on
+            && !self.job.steps.is_empty()
+            && (patient || in_the_way.is_none())
+        {
             // Too late to be cancelled or to run out of time. A step that still waited was not needed.
             self.finish_step(StepState::Skipped, Some(ALREADY), now);
             return self.end(End::Succeeded, now);
@@ -50,6 +56,9 @@ impl Driver {
         if let Some(task) = in_the_way {
             let task = task.id.clone();
             return self.block(Blocker::HostTask(task.clone()), Effect::AwaitTask(task), now);
+        }
+        if about_to_be_on {
+            return self.block(Blocker::Busy, Effect::Pause(RETRY_PAUSE), now);
         }
         if self.overdue() {
             return self.end(End::Failed(self.blocked_failure()), now);
@@ -66,6 +75,7 @@ impl Driver {
         self.phase(&format!("{}: asking the host", name.replace('_', " ")), now);
         self.job.host_task = None;
         self.after_loss = false;
+        self.vanished = false;
         self.job.intent = Some(Intent { call, before: before.to_record(), asked: 1 });
         let running = |step: &&mut Step| step.name == name && step.state == StepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
@@ -86,6 +96,8 @@ impl Driver {
     pub(super) fn called(&mut self, called: Called, now: Timestamp) -> Effect {
         match called {
             Called::Accepted(Accepted::Task(task)) => {
+                // Of two on one machine the first has come to its end, and the machine was as before it.
+                self.vanished = false;
                 self.job.host_task = Some(task.clone());
                 self.phase("waiting for the host's task", now);
                 self.save(Then::Follow(task))
@@ -119,6 +131,7 @@ impl Driver {
             }
             TaskEnd::Failed(trouble) => self.refused(trouble, now),
             TaskEnd::Vanished => {
+                self.vanished = true;
                 self.phase("the host's task vanished: finding out what happened", now);
                 // Its reference leads nowhere any more; after a restart the call is judged, not followed.
                 self.job.host_task = None;
@@ -159,7 +172,7 @@ impl Driver {
     }
 
     pub(super) fn rechecked(&mut self, refusal: &Trouble, seen: Seen, now: Timestamp) -> Effect {
-        let (evidence, known) = match seen {
+        let (evidence, others) = match seen {
             Ok(seen) => seen,
             Err(trouble) => return self.unreadable(trouble, now),
         };
@@ -170,7 +183,7 @@ impl Driver {
             matches!(intent.call, HostCall::RemoveSnapshot { .. } | HostCall::RemoveAllSnapshots)
         };
         if let Some(intent) = self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
-            && judgement::judge(intent, &evidence, &known) == Verdict::Succeeded
+            && judgement::judge(intent, &evidence, &others.tasks) == Verdict::Succeeded
         {
             // What was to be removed went between the look at it and the sending that was refused.
             return self.call_succeeded(now);

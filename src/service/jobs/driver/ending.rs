@@ -42,7 +42,8 @@ impl Driver {
     }
 
     /// Ends the job where the last sending of its call is proven not to have run. An earlier one that was lost may
-    /// have: of most calls the machine itself told that it had not, of these nothing can.
+    /// have: of most calls the machine itself told that it had not, of these nothing can. Nor of one whose task the host
+    /// forgot: it may still be at it, with no task to see.
     pub(super) fn end_unsent(&mut self, end: End, now: Timestamp) -> Effect {
         let untold = |call: CallKind| {
             matches!(
@@ -54,7 +55,7 @@ impl Driver {
             )
         };
         let call = self.job.intent.as_ref().map(|intent| intent.call.kind());
-        let Some(call) = call.filter(|call| untold(*call) && self.asked_before()) else {
+        let Some(call) = call.filter(|call| (untold(*call) || self.vanished) && self.asked_before()) else {
             return self.end(end, now);
         };
         let what = call.as_str().replace('_', " ");

@@ -33,7 +33,7 @@ impl Driver {
     }
 
     pub(super) fn judged(&mut self, quiet: bool, seen: Seen, now: Timestamp) -> Effect {
-        let (evidence, known) = match seen {
+        let (evidence, others) = match seen {
             Ok(seen) => seen,
             Err(trouble) if trouble.kind == HostErrorKind::NotFound => return self.gone_unjudged(now),
             Err(trouble) => {
@@ -45,7 +45,7 @@ impl Driver {
             return self.gone_unjudged(now);
         }
         let Some(intent) = self.job.intent.clone() else { return self.begin() };
-        if let Some(task) = judgement::own_task(&intent, &evidence, &known) {
+        if let Some(task) = judgement::own_task(&intent, &evidence, &others.tasks) {
             self.job.host_task = Some(task.clone());
             return self.save(Then::Follow(task));
         }
@@ -70,7 +70,7 @@ impl Driver {
             self.stage = Stage::Settling { quiet: true };
             return Effect::Pause(self.rules.settle);
         }
-        let mut verdict = judgement::judge(&intent, &evidence, &known);
+        let mut verdict = judgement::judge(&intent, &evidence, &others.tasks);
         if self.rules.sabotage.makes(Mistake::ResetSentAgain) && intent.call == HostCall::Reset {
             verdict = Verdict::AskAgain;
         }

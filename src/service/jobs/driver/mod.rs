@@ -28,7 +28,8 @@ use jiff::Timestamp;
 
 use self::ending::End;
 pub use self::vocabulary::{
-    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Reaction, Rules, Seen, Shown, TaskEnd,
+    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, Rules, Seen, Shown,
+    TaskEnd,
 };
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
@@ -57,6 +58,8 @@ pub struct Driver {
     last_trouble: Option<Trouble>,
     /// The current call's answer or task was lost on the way, now or before a restart.
     after_loss: bool,
+    /// The current call was seen to run, and then its task vanished.
+    vanished: bool,
     /// The snapshot that the job made.
     made: Option<SnapshotId>,
     /// The tools were seen to go after the guest was asked to restart.
@@ -172,7 +175,12 @@ impl Driver {
         matches!(self.stage, Stage::JudgingAway | Stage::Judging { .. } | Stage::Settling { .. })
     }
 
-    /// The job's turn has come.
+    /// The job's turn has come: it starts, unless its deadline passed while it waited.
+    pub fn take_turn(&mut self, now: Timestamp) -> Effect {
+        if self.job.deadline_at <= now { self.expire_queued(now) } else { self.start(now) }
+    }
+
+    /// The job starts.
     pub fn start(&mut self, now: Timestamp) -> Effect {
         self.job.state = JobState::Running;
         self.job.started_at = Some(now);
@@ -242,7 +250,11 @@ impl Driver {
                 self.job.cancel_requested_at.get_or_insert(now);
                 self.job.updated_at = now;
             }
-            Interrupt::Deadline { question } => self.deadline = Deadline::Passed { question },
+            // What answers the question, or ends who asks, was not held up by it.
+            Interrupt::Deadline { question } => {
+                let question = question && !self.job.kind().is_impatient();
+                self.deadline = Deadline::Passed { question };
+            }
             Interrupt::GraceOver => {
                 let question = matches!(self.deadline, Deadline::Passed { question: true });
                 self.deadline = Deadline::GraceOver { question };
@@ -305,6 +317,7 @@ impl Driver {
             blocker: None,
             last_trouble: None,
             after_loss: false,
+            vanished: false,
             made: None,
             tools_went: false,
             deadline: Deadline::Ahead,

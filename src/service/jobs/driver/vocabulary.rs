@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::domain::call::{Evidence, HostCall};
+use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
+use crate::domain::job::Job;
 use crate::domain::machine::PowerState;
 use crate::hypervisor::Accepted;
 use crate::sabotage::Sabotage;
@@ -54,8 +55,30 @@ pub enum Input {
     Synced(Option<Shown>),
 }
 
-/// The evidence, and the tasks of otter's other jobs on the machine.
-pub type Seen = Result<(Evidence, Vec<TaskId>), Trouble>;
+/// The evidence, and otter's other jobs on the machine.
+pub type Seen = Result<(Evidence, Others), Trouble>;
+
+/// What otter's other jobs on a machine are at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    pub tasks: Vec<TaskId>,
+    /// One of them made a call, or is about to, that may yet power the machine on, with no task known to tell.
+    pub may_power_on: bool,
+}
+
+impl Others {
+    /// Of these jobs.
+    pub fn of<'j>(jobs: impl Iterator<Item = &'j Job>) -> Self {
+        let mut others = Self::default();
+        for job in jobs {
+            let call = job.intent.as_ref().map(|intent| intent.call.kind());
+            let starts = matches!(call, Some(CallKind::PowerOn | CallKind::RevertToSnapshot));
+            others.may_power_on |= starts && job.host_task.is_none() && !job.state.is_end();
+            others.tasks.extend(job.host_task.clone());
+        }
+        others
+    }
+}
 
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -202,6 +202,28 @@ fn a_lost_revert_that_is_not_done_again_is_unknown() {
 }
 
 #[test]
+fn a_kill_has_not_killed_what_another_job_is_about_to_power_on() {
+    let about_to_be_on = World { other_calls: true, ..World::new(Off) };
+    let mut run = until(Run::begin(JobRequest::Kill, about_to_be_on), settling);
+    run.world.other_calls = false;
+    run.world.set_power(On);
+    assert_eq!(end(run), (SUCCEEDED, 1, None));
+}
+
+#[test]
+fn a_power_call_whose_task_vanished_may_still_be_at_it_when_it_is_cancelled() {
+    for (request, before, _) in powers() {
+        let mut run = calling(request, before);
+        run.happen(Event::Go { ticks: 20 });
+        let mut run = until(run, following);
+        run.happen(Event::Restart { finish: false });
+        let mut run = until(run, settling);
+        run.happen(Event::Cancel);
+        assert_unknown(run, 1);
+    }
+}
+
+#[test]
 fn a_lost_power_call_that_did_not_run_can_be_cancelled() {
     let mut run = until(lost(JobRequest::PowerOn, World::new(Off), false), settling);
     run.happen(Event::Cancel);
@@ -316,6 +338,17 @@ fn a_question_until_the_deadline_is_the_reason() {
     during.happen(Event::Question(true));
     during.happen(Event::Deadline);
     assert_eq!(end(during), (JobState::Failed, 1, Some(FailureKind::QuestionPending)));
+}
+
+#[test]
+fn what_a_question_does_not_hold_up_is_not_excused_by_it() {
+    let answer = JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    for request in [JobRequest::Kill, answer] {
+        let mut run = Run::begin(request, World { question: true, away: true, ..World::new(On) });
+        run = until(run, |effect| matches!(effect, Effect::AwaitHost(_)));
+        run.happen(Event::Deadline);
+        assert_eq!(end(run), (JobState::Failed, 0, Some(FailureKind::DeadlineExceeded)));
+    }
 }
 
 #[test]

@@ -258,7 +258,7 @@ impl Run {
                 self.tell(Input::Saved);
             }
             Effect::Examine => {
-                let seen = self.world.examine().map(|evidence| (evidence, self.world.of_others()));
+                let seen = self.world.examine().map(|evidence| (evidence, self.world.others()));
                 self.tell(Input::Examined(seen));
             }
             Effect::Call(call) => {

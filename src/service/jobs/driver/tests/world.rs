@@ -5,7 +5,7 @@ use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::machine::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::inventory::samples;
-use crate::service::jobs::driver::{Called, TaskEnd};
+use crate::service::jobs::driver::{Called, Others, TaskEnd};
 use crate::service::trouble::Trouble;
 
 /// The world. Times are steps of [`World::tick`].
@@ -28,6 +28,8 @@ pub struct World {
     pub boots: u32,
     pub away: bool,
     pub gone: bool,
+    /// Another job of otter's has asked to power on, and knows of no task yet.
+    pub other_calls: bool,
     /// The moid was given to another machine.
     pub renumbered: bool,
     pub question: bool,
@@ -81,6 +83,7 @@ impl World {
             boots: 0,
             away: false,
             gone: false,
+            other_calls: false,
             renumbered: false,
             question: false,
             cancelable: true,
@@ -256,10 +259,10 @@ impl World {
         }
     }
 
-    /// The tasks of otter's other jobs.
-    pub fn of_others(&self) -> Vec<TaskId> {
-        let others = self.tasks.iter().filter(|task| task.owner == Owner::OtherJob);
-        others.map(|task| task.id.clone()).collect()
+    /// What otter's other jobs are at.
+    pub fn others(&self) -> Others {
+        let theirs = self.tasks.iter().filter(|task| task.owner == Owner::OtherJob);
+        Others { tasks: theirs.map(|task| task.id.clone()).collect(), may_power_on: self.other_calls }
     }
 
     /// How the task ended as a follower is told; none while it runs or the host is away.

@@ -1,4 +1,4 @@
-//! `SIGKILL` in mid-job: every accepted job is taken up or judged, and has one end.
+//! `SIGKILL` in mid-job, case by case: what was under way is followed or judged. `crash` does the same at random.
 
 use otter::clock::Clock;
 use otter::simulator::{Disruption, Pace, Scenario, Simulator, SimulatorOptions};
@@ -72,6 +72,29 @@ async fn a_call_whose_answer_never_came_is_judged() {
     let ended = daemon.get(&format!("/v1/jobs/{job}/wait?wait=20s")).await.problem(409, "outcome-unknown");
     assert_eq!(ended.json["job"], job.as_str());
     assert_eq!(host.control().calls("ResetVM_Task"), 1, "a reset is never sent again");
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_to_cancel_that_was_taken_is_not_forgotten() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let lost = host.control().disrupt_next("PowerOnVM_Task", Disruption::NeverAnswer { run: false });
+    let daemon = Daemon::before(&host, &state).await;
+    let job =
+        daemon.post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "on"})).await.expect(202);
+    let job = job.str("id").to_owned();
+    eventually("the call to be made", async || lost.delivered() == 1).await;
+    // While the call hangs there is no task to cancel.
+    let taken = daemon.post(&format!("/v1/jobs/{job}/cancel"), json!({})).await.expect(202);
+    assert!(taken.json["cancel_requested_at"].is_string(), "{}", taken.text);
+    daemon.kill();
+
+    let daemon = Daemon::before(&host, &state).await;
+    let shown = daemon.get(&format!("/v1/jobs/{job}")).await.expect(200);
+    assert_eq!(shown.json["cancel_requested_at"], taken.json["cancel_requested_at"]);
+    daemon.get(&format!("/v1/jobs/{job}/wait?wait=10s")).await.problem(409, "job-cancelled");
+    assert_eq!(host.control().calls("PowerOnVM_Task"), 1);
     assert!(daemon.terminate().await.success());
 }
 

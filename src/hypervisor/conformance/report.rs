@@ -1,0 +1,65 @@
+//! What came of the cases on one host.
+
+use std::fmt;
+
+/// What came of one case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    /// The host lacks what the case needs, and says why.
+    NotApplicable(&'static str),
+    /// What was wrong.
+    Failed(String),
+}
+
+/// Every case by its name, with what came of it.
+#[derive(Clone, Debug)]
+pub struct Report(pub Vec<(&'static str, Outcome)>);
+
+impl Report {
+    /// How many cases passed.
+    #[must_use]
+    pub fn passed(&self) -> usize {
+        self.0.iter().filter(|(_, outcome)| *outcome == Outcome::Passed).count()
+    }
+
+    /// The cases that the host cannot play, with its reasons.
+    #[must_use]
+    pub fn not_applicable(&self) -> Vec<(&'static str, &'static str)> {
+        let reason = |(name, outcome): &(&'static str, Outcome)| match outcome {
+            Outcome::NotApplicable(reason) => Some((*name, *reason)),
+            Outcome::Passed | Outcome::Failed(_) => None,
+        };
+        self.0.iter().filter_map(reason).collect()
+    }
+
+    /// The names of the cases that failed.
+    #[must_use]
+    pub fn failed(&self) -> Vec<&'static str> {
+        let failed = |(_, outcome): &&(&'static str, Outcome)| matches!(outcome, Outcome::Failed(_));
+        self.0.iter().filter(failed).map(|(name, _)| *name).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not_applicable = self.not_applicable();
+        write!(
+            formatter,
+            "{} cases: {} passed, {} not applicable, {} failed",
+            self.0.len(),
+            self.passed(),
+            not_applicable.len(),
+            self.failed().len()
+        )?;
+        for (name, reason) in not_applicable {
+            write!(formatter, "\n  not applicable: {name}: {reason}")?;
+        }
+        for (name, outcome) in &self.0 {
+            if let Outcome::Failed(what) = outcome {
+                write!(formatter, "\n  FAILED: {name}: {what}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Which jobs are taken, and what a taken one is at first. Pure; the keys and the places in the queues are not its own.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::queue::Full;
+use super::{Deadlines, NewJob};
+use crate::domain::duration;
+use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::ids::JobId;
+use crate::domain::job::{Job, JobRequest, JobState};
+use crate::domain::machine::Machine;
+use crate::hypervisor::SessionState;
+
+/// The job that is asked for, with this id.
+///
+/// # Errors
+/// `question-pending`; `invalid-request` where the plug would be pulled after the deadline.
+pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> Result<Job, Failure> {
+    let NewJob { machine, request, requested_by, reference, deadline, key: _ } = new;
+    let record = &machine.machine;
+    let kind = request.kind();
+    if let Some(question) = record.question.as_ref().filter(|_| !kind.is_impatient()) {
+        let detail = format!(
+            "{} waits on a question ({}); answer it first: {}",
+            record.name, question.id, question.text
+        );
+        return Err(Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name));
+    }
+    let deadline = deadline.unwrap_or(deadlines.of(kind));
+    if let JobRequest::Shutdown { force_after: Some(after) } = request
+        && after >= deadline
+    {
+        let detail = format!(
+            "force_after is {} and the job's deadline {}: the plug would never be pulled. Give a longer deadline.",
+            duration::format(after),
+            duration::format(deadline)
+        );
+        let place = InputError {
+            pointer: Some("/force_after".to_owned()),
+            parameter: None,
+            code: "not-reached",
+            detail: detail.clone(),
+        };
+        return Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(place));
+    }
+    Ok(Job {
+        id,
+        state: JobState::Queued,
+        machine: record.identity(),
+        machine_name: record.name.clone(),
+        request,
+        phase: "queued".to_owned(),
+        steps: Vec::new(),
+        cancel_requested_at: None,
+        created_at: now,
+        updated_at: now,
+        started_at: None,
+        finished_at: None,
+        deadline_at: now.saturating_add(deadline).unwrap_or(Timestamp::MAX),
+        requested_by,
+        reference,
+        result: None,
+        warnings: Vec::new(),
+        error: None,
+        host_task: None,
+        intent: None,
+    })
+}
+
+/// Whether jobs are taken although the host has been away for this long.
+///
+/// # Errors
+/// `host-login-refused`, or `host-unreachable` once the outage is longer than `grace`.
+pub fn bear_outage(state: SessionState, away: Duration, grace: Duration) -> Result<(), Failure> {
+    match state {
+        SessionState::LoginRefused { reason } => Err(Failure::new(
+            FailureKind::HostLoginRefused,
+            format!("The host refuses otter's account, so nothing can be done on it: {reason}"),
+        )),
+        _ if away < grace => Ok(()),
+        SessionState::Away { reason } => Err(Failure::new(
+            FailureKind::HostUnreachable,
+            format!(
+                "The host has been away for {} s; try again later. It last said: {reason}",
+                away.as_secs()
+            ),
+        )),
+        _ => Err(Failure::new(
+            FailureKind::HostUnreachable,
+            "The host has not been reached yet; try again later.",
+        )),
+    }
+}
+
+/// Why a job finds no place.
+pub fn queue_full(full: Full, machine: &Machine) -> Failure {
+    let detail = match full {
+        Full::Machine => format!("Too many jobs wait for {}; try again once some have ended.", machine.name),
+        Full::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
+    };
+    Failure::new(FailureKind::QueueFull, detail).of_machine(&machine.id, &machine.name)
+}

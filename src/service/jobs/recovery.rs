@@ -1,0 +1,41 @@
+//! What is taken up after a restart, and where. Pure.
+
+use std::collections::BTreeSet;
+
+use super::driver::{Driver, Effect, Rules};
+use super::queue::{Queues, lane};
+use crate::domain::ids::{JobId, MachineId};
+use crate::domain::job::{Job, JobState};
+
+/// Every job that had not ended, back in its place.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// These wait for their turn.
+    pub waiting: Vec<Driver>,
+    /// These ran, with their first effects.
+    pub running: Vec<(Driver, Effect)>,
+    /// Those of them that a kill beside them has cancelled.
+    pub cancelled: Vec<JobId>,
+    /// Where something may start now.
+    pub machines: BTreeSet<MachineId>,
+}
+
+/// Takes up jobs that had not ended, in their order of arrival, into empty queues.
+#[must_use]
+pub fn recover(jobs: Vec<Job>, rules: Rules, queues: &mut Queues) -> Recovered {
+    let mut recovered = Recovered::default();
+    for job in jobs {
+        let (id, machine, lane) = (job.id, job.machine.id.clone(), lane(job.kind()));
+        recovered.machines.insert(machine.clone());
+        if job.state == JobState::Running {
+            queues.restore_running(&machine, id, lane);
+            recovered.running.push(Driver::resume(job, rules));
+        } else {
+            queues.restore(&machine, id, lane);
+            recovered.waiting.push(Driver::queued(job, rules));
+        }
+    }
+    recovered.cancelled =
+        recovered.machines.iter().filter_map(|machine| queues.beside_kill(machine)).collect();
+    recovered
+}

@@ -1,0 +1,121 @@
+//! The store as far as promises go: what was committed stays, what was not is lost, and writes are committed in order.
+//!
+//! The rules are those of `store::jobs` and `store::keys`: an end is kept, a key belongs to one job. What a restart reads
+//! has gone through the words in which the real store keeps it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::random::Random;
+use crate::domain::ids::JobId;
+use crate::domain::job::Job;
+use crate::store::IdempotencyKey;
+
+/// A key within its scope: caller, method, path, key.
+pub type Scope = (String, String, String, String);
+
+pub fn scope(key: &IdempotencyKey) -> Scope {
+    let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key.clone();
+    (caller, method, path, key)
+}
+
+/// One write, and who waits for it.
+#[derive(Clone, Debug)]
+pub enum Write<W> {
+    Insert { job: Box<Job>, key: Option<IdempotencyKey>, waits: W },
+    Update { job: Box<Job>, waits: W },
+}
+
+/// What came of a write.
+#[derive(Clone, Debug)]
+pub enum Written<W> {
+    Inserted {
+        job: Box<Job>,
+        waits: W,
+    },
+    /// The key is known.
+    Existing {
+        job: JobId,
+        waits: W,
+    },
+    Updated {
+        before: Box<Job>,
+        job: Box<Job>,
+        waits: W,
+    },
+    /// The stored job has an end, which is kept.
+    AlreadyEnded {
+        waits: W,
+    },
+}
+
+#[derive(Debug)]
+pub struct Disk<W> {
+    /// In their order of arrival.
+    pub jobs: BTreeMap<u64, Job>,
+    places: BTreeMap<JobId, u64>,
+    pub keys: BTreeMap<Scope, ([u8; 32], JobId)>,
+    pending: VecDeque<Write<W>>,
+}
+
+impl<W: Clone> Disk<W> {
+    pub const fn new() -> Self {
+        Self {
+            jobs: BTreeMap::new(),
+            places: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            pending: VecDeque::new(),
+        }
+    }
+
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(self.places.get(&id)?)
+    }
+
+    /// Its place in the order of arrival.
+    pub fn arrival(&self, id: JobId) -> Option<u64> {
+        self.places.get(&id).copied()
+    }
+
+    pub fn write(&mut self, write: Write<W>) {
+        self.pending.push_back(write);
+    }
+
+    /// Commits the oldest write.
+    pub fn commit(&mut self) -> Option<Written<W>> {
+        Some(match self.pending.pop_front()? {
+            Write::Insert { job, key, waits } => {
+                if let Some((_, known)) = key.as_ref().and_then(|key| self.keys.get(&scope(key))) {
+                    return Some(Written::Existing { job: *known, waits });
+                }
+                if let Some(key) = key {
+                    self.keys.insert(scope(&key), (key.fingerprint, job.id));
+                }
+                let arrival = self.jobs.len() as u64;
+                self.places.insert(job.id, arrival);
+                self.jobs.insert(arrival, Job::clone(&job));
+                Written::Inserted { job, waits }
+            }
+            Write::Update { job, waits } => {
+                let stored = self.places.get(&job.id).and_then(|place| self.jobs.get_mut(place))?;
+                if stored.state.is_end() {
+                    return Some(Written::AlreadyEnded { waits });
+                }
+                let before = Box::new(std::mem::replace(stored, Job::clone(&job)));
+                Written::Updated { before, job, waits }
+            }
+        })
+    }
+
+    /// How many writes the daemon's death may still let through.
+    pub fn crash(&mut self, random: &mut Random) -> usize {
+        let kept = random.below(self.pending.len() as u64 + 1);
+        let kept = usize::try_from(kept).unwrap_or_default();
+        self.pending.truncate(kept);
+        kept
+    }
+
+    /// The jobs without an end, in their order of arrival, as the store reads them back.
+    pub fn unfinished(&self) -> Vec<Job> {
+        self.jobs.values().filter(|job| !job.state.is_end()).map(crate::store::reread).collect()
+    }
+}

@@ -1,0 +1,150 @@
+//! What a bystander knows of one job, and what of it may be said: when its success is true, and when it may be unknown.
+
+use crate::domain::call::CallKind;
+use crate::domain::ids::{JobId, SnapshotId};
+use crate::domain::job::{Job, JobKind, JobRequest};
+use crate::domain::machine::PowerState;
+use crate::service::jobs::judgement::MAX_ASKS;
+
+/// What a bystander knows of a job.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what has happened to it, each by itself")]
+pub struct History {
+    pub machine: String,
+    pub kind: JobKind,
+    pub committed: bool,
+    pub started: bool,
+    /// The daemon died while it ran.
+    pub outlived_a_life: bool,
+    /// The jobs that ran on its machine when it started.
+    pub beside: Vec<JobId>,
+    /// It left its queue to be ended there.
+    pub withdrawn: bool,
+    pub end: Option<Job>,
+    pub seen_end: bool,
+    /// Sendings that may have run, as far as the job can know.
+    pub unproven: Vec<CallKind>,
+    pub last_call: Option<CallKind>,
+    /// What its calls really did, and the revision of the host that shows it.
+    pub deeds: Vec<(CallKind, u64)>,
+    /// An answer, a task or the daemon's own memory of a call was lost.
+    pub lost: bool,
+    /// The answer to a call was lost, or the daemon died with one: its task was perhaps never known.
+    pub unseen: bool,
+    /// The host forgot its tasks meanwhile.
+    pub forgotten: bool,
+    /// Somebody or something else changed the machine meanwhile.
+    pub others: bool,
+    /// None of otter's jobs did.
+    pub strangers: bool,
+    pub cancel_asked: bool,
+    pub asked: u32,
+    /// Every power state of the machine while it ran.
+    pub powers: Vec<PowerState>,
+    pub guest_stopped: bool,
+}
+
+/// What a machine is after such a job, if nobody else does anything to it.
+pub const fn wanted_power(request: &JobRequest) -> Option<PowerState> {
+    match request {
+        JobRequest::PowerOn | JobRequest::Revert { power_on: Some(true), .. } => Some(PowerState::On),
+        JobRequest::PowerOff
+        | JobRequest::Kill
+        | JobRequest::Shutdown { .. }
+        | JobRequest::Revert { power_on: Some(false), .. } => Some(PowerState::Off),
+        JobRequest::Suspend => Some(PowerState::Suspended),
+        _ => None,
+    }
+}
+
+impl History {
+    /// Of a job that was made just now.
+    pub fn of(job: &Job) -> Self {
+        Self {
+            machine: job.machine.id.as_str().to_owned(),
+            kind: job.kind(),
+            committed: false,
+            started: false,
+            outlived_a_life: false,
+            beside: Vec::new(),
+            withdrawn: false,
+            end: None,
+            seen_end: false,
+            unproven: Vec::new(),
+            last_call: None,
+            deeds: Vec::new(),
+            lost: false,
+            unseen: false,
+            forgotten: false,
+            others: false,
+            strangers: false,
+            cancel_asked: false,
+            asked: 0,
+            powers: Vec::new(),
+            guest_stopped: false,
+        }
+    }
+
+    fn did(&self, call: CallKind) -> bool {
+        self.deeds.iter().any(|(kind, _)| *kind == call)
+    }
+
+    fn was(&self, power: PowerState) -> bool {
+        self.powers.contains(&power)
+    }
+
+    /// Whether what its success says is true.
+    pub fn bears_out(&self, job: &Job) -> bool {
+        match &job.request {
+            JobRequest::PowerOn => self.was(PowerState::On),
+            JobRequest::PowerOff | JobRequest::Kill | JobRequest::Shutdown { .. } => {
+                self.was(PowerState::Off)
+            }
+            JobRequest::Suspend => self.was(PowerState::Suspended),
+            JobRequest::Reset => self.did(CallKind::Reset),
+            JobRequest::Reboot => self.guest_stopped,
+            JobRequest::Answer { .. } => self.did(CallKind::Answer),
+            JobRequest::CreateSnapshot { .. } => {
+                let made: Option<&SnapshotId> =
+                    job.result.as_ref().and_then(|result| result.snapshot.as_ref());
+                (self.did(CallKind::CreateSnapshot) || self.lost && self.others)
+                    && (made.is_some() || !job.warnings.is_empty())
+            }
+            JobRequest::Revert { power_on, .. } => {
+                self.did(CallKind::RevertToSnapshot)
+                    && power_on.is_none_or(|on| self.was(if on { PowerState::On } else { PowerState::Off }))
+            }
+            JobRequest::RemoveSnapshot { .. } => self.did(CallKind::RemoveSnapshot) || self.others,
+            JobRequest::RemoveAllSnapshots => {
+                self.did(CallKind::RemoveAllSnapshots) || self.others || job.steps.is_empty()
+            }
+            JobRequest::RenameSnapshot { .. } => {
+                self.did(CallKind::RenameSnapshot) || self.others || job.steps.is_empty()
+            }
+        }
+    }
+
+    /// By the table of `judgement`, and what a guest that was asked may still do.
+    pub fn may_be_unknown(&self, job: &Job) -> bool {
+        match job.kind() {
+            JobKind::MachineShutdown => {
+                self.lost
+                    || self.others
+                    || self.cancel_asked
+                    || job.cancel_requested_at.is_some()
+                    || self.last_call.is_some()
+            }
+            JobKind::MachineReboot => self.lost || self.others,
+            JobKind::MachineReset | JobKind::SnapshotCreate | JobKind::MachineAnswer => self.lost,
+            // Not asked again, or asked again in vain: looking at the machine proves nothing of the first time.
+            JobKind::SnapshotRevert | JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll
+                if self.cancel_asked || self.asked > 1 =>
+            {
+                self.lost
+            }
+            // It was seen to run, and was not asked again.
+            _ if self.cancel_asked && self.forgotten => self.lost,
+            _ => self.lost && (self.others || self.asked >= MAX_ASKS),
+        }
+    }
+}

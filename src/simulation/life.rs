@@ -1,0 +1,125 @@
+//! From a start of the daemon to its death: what it takes up, what it starts when, and what is committed meanwhile.
+
+use std::time::Duration;
+
+use super::disk::{Write, Written};
+use super::otter::Otter;
+use super::work::Step;
+use super::{Event, Simulation, Waits, host};
+use crate::domain::ids::{JobId, MachineId};
+use crate::sabotage::Mistake;
+use crate::service::jobs::driver::{Driver, Input, Interrupt};
+use crate::service::jobs::queue::Turn;
+use crate::service::jobs::recovery::{Recovered, recover};
+
+impl Simulation {
+    /// The daemon starts, and takes up what it left.
+    pub fn start(&mut self) {
+        self.lives += 1;
+        self.trace.note(self.now, || "otter starts".to_owned());
+        if self.sabotage.makes(Mistake::KeysForgotten) {
+            self.disk.keys.clear();
+        }
+        let mut otter = Otter::new(self.lives, self.now);
+        let recovered = recover(self.disk.unfinished(), self.rules, &mut otter.queues);
+        let Recovered { waiting, running, cancelled, machines } = recovered;
+        for driver in waiting {
+            let job = driver.job();
+            let left = job.deadline_at.duration_since(host::wall(self.now));
+            let at = self.now + Duration::try_from(left).unwrap_or_default();
+            let (job, machine) = (job.id, job.machine.id.clone());
+            self.agenda.plan(at, Event::Expire { life: self.lives, job, machine });
+            otter.add(driver);
+        }
+        let mut firsts = Vec::new();
+        for (driver, first) in running {
+            firsts.push((driver.job().id, first));
+            otter.add(driver);
+        }
+        self.otter = Some(otter);
+        for id in cancelled {
+            self.promises.cancel_asked(id);
+            self.interrupt(id, Interrupt::Cancel);
+        }
+        for (id, first) in firsts {
+            self.take_up(id, first, true);
+        }
+        for machine in machines {
+            self.dispatch(&machine);
+        }
+    }
+
+    /// The daemon dies. What it had not committed is lost, but for what was on its way to the disk.
+    pub fn crash(&mut self) {
+        if self.otter.take().is_none() {
+            return;
+        }
+        for _ in 0..self.disk.crash(&mut self.random) {
+            if let Some(written) = self.disk.commit() {
+                self.record(&written);
+            }
+        }
+        self.promises.crashed(&self.disk);
+        let down = self.random.between(Duration::from_millis(50), Duration::from_secs(100));
+        self.agenda.plan(self.now + down, Event::Restart);
+    }
+
+    /// Starts whatever may start on a machine.
+    pub fn dispatch(&mut self, machine: &MachineId) {
+        while let Some(Turn { job, cancel }) =
+            self.otter.as_mut().and_then(|otter| otter.queues.next_turn(machine))
+        {
+            if let Some(running) = cancel {
+                self.promises.cancel_asked(running);
+                self.interrupt(running, Interrupt::Cancel);
+            }
+            let now = host::wall(self.now);
+            let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&job)?.waiting.as_mut());
+            if let Some(first) = waiting.map(|driver| driver.take_turn(now)) {
+                self.take_up(job, first, true);
+            }
+        }
+    }
+
+    pub fn write(&mut self, write: Write<Waits>) {
+        self.disk.write(write);
+        // One writer: commits keep their order.
+        self.last_commit = self.last_commit.max(self.now + self.random.latency());
+        self.agenda.plan(self.last_commit, Event::Commit(self.lives));
+    }
+
+    /// A write is on disk, and whoever waited for it goes on.
+    pub fn written(&mut self, written: Written<Waits>) {
+        self.record(&written);
+        match written {
+            Written::Inserted { job, waits: Waits::Accept(post) } => self.accepted(&job, *post),
+            Written::Existing { job, waits: Waits::Accept(post) } => self.refused(job, *post),
+            Written::Updated { waits: Waits::Save(tag), .. }
+            | Written::AlreadyEnded { waits: Waits::Save(tag) } => {
+                self.work(tag, Step::Tell(Box::new(Input::Saved)));
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, written: &Written<Waits>) {
+        match written {
+            Written::Inserted { job, .. } => self.promises.inserted(job),
+            Written::Updated { before, job, .. } => {
+                self.trace.note(self.now, || {
+                    format!("{} is on disk as {} ({})", job.id, job.state.as_str(), job.phase)
+                });
+                let power = self.seen.get(job.machine.id.as_str()).and_then(|(power, ..)| *power);
+                self.promises.updated(before, job, power, &self.disk);
+            }
+            Written::Existing { .. } | Written::AlreadyEnded { .. } => {}
+        }
+    }
+
+    /// The deadline of a job that may still wait.
+    pub fn expire(&mut self, job: JobId, machine: &MachineId) {
+        if self.otter.as_mut().is_some_and(|otter| otter.queues.withdraw(machine, job)) {
+            self.end_queued(job, Driver::expire_queued);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! One stream of random numbers from one seed: the same seed, the same numbers, on every machine.
+
+use std::time::Duration;
+
+/// `SplitMix64`: small, fast, and good enough to choose by.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Less than `end`, which is not 0.
+    pub const fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub const fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    /// One of these; none of none.
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
+        if of.is_empty() {
+            return None;
+        }
+        let at = self.below(of.len() as u64);
+        of.get(usize::try_from(at).unwrap_or_default())
+    }
+
+    /// From `least` on, at most `most`, which is not less.
+    pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        let span = u64::try_from((most.saturating_sub(least)).as_micros()).unwrap_or(u64::MAX);
+        least + Duration::from_micros(self.below(span.saturating_add(1)))
+    }
+
+    /// How long something takes that is mostly quick and now and then is not.
+    pub fn latency(&mut self) -> Duration {
+        match self.below(20) {
+            0 => self.between(Duration::from_millis(300), Duration::from_secs(5)),
+            1..=3 => Duration::ZERO,
+            _ => self.between(Duration::from_millis(1), Duration::from_millis(80)),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Collectors of events: a filter over the host's history, its latest page, and a place to read on from.
+//!
+//! ```text
+//! oldest ── … ──┊── … ── newest      ReadNextEvents goes right from the place ┊, ReadPreviousEvents left
+//!  rewind ┘                └ reset
+//! ```
+
+use jiff::Timestamp;
+
+use super::fault::Fault;
+use super::properties;
+use super::schema;
+use super::soap;
+use super::value::{Moref, Object, texts, word};
+use super::world::{HostEvent, World};
+use crate::esx::soap::xml::Element;
+
+/// The size of a latest page unless it is told otherwise, and the largest page there is.
+const PAGE: usize = 10;
+const LARGEST_PAGE: usize = 1_000;
+
+/// A collector of a session.
+#[derive(Debug)]
+pub struct EventCollector {
+    pub filter: EventFilter,
+    page: usize,
+    /// The key of the next newer event.
+    place: i32,
+}
+
+/// `EventFilterSpec`
+#[derive(Debug)]
+pub struct EventFilter {
+    entity: Option<(Moref, Recursion)>,
+    after: Option<Timestamp>,
+    before: Option<Timestamp>,
+    users: Option<(bool, Vec<String>)>,
+    chain: Option<i32>,
+    categories: Vec<String>,
+    /// Types and the bases of types.
+    types: Vec<String>,
+    most: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recursion {
+    Itself,
+    Children,
+    All,
+}
+
+impl EventCollector {
+    /// How many a session may have.
+    pub const MOST: usize = 32;
+
+    /// A collector that is to be read from its oldest event.
+    pub fn new(filter: EventFilter) -> Self {
+        let page = filter.most.unwrap_or(PAGE);
+        Self { filter, page, place: 0 }
+    }
+
+    /// The newest page, newest first.
+    pub fn latest<'w>(&self, world: &'w World) -> Vec<&'w HostEvent> {
+        self.filter.matching(world).rev().take(self.page).collect()
+    }
+
+    /// `ReadNextEvents`: towards the newest, oldest first.
+    pub fn read_next<'w>(&mut self, world: &'w World, most: usize) -> Vec<&'w HostEvent> {
+        let place = self.place;
+        let read: Vec<_> =
+            self.filter.matching(world).filter(|event| event.key >= place).take(most).collect();
+        if let Some(last) = read.last() {
+            self.place = last.key + 1;
+        }
+        read
+    }
+
+    /// `ReadPreviousEvents`: towards the oldest, newest first.
+    pub fn read_previous<'w>(&mut self, world: &'w World, most: usize) -> Vec<&'w HostEvent> {
+        let place = self.place;
+        let read: Vec<_> =
+            self.filter.matching(world).rev().filter(|event| event.key < place).take(most).collect();
+        if let Some(last) = read.last() {
+            self.place = last.key;
+        }
+        read
+    }
+
+    /// `RewindCollector`: before the oldest event.
+    pub const fn rewind(&mut self) {
+        self.place = 0;
+    }
+
+    /// `ResetCollector`: after the newest event.
+    pub const fn reset(&mut self, world: &World) {
+        self.place = world.history().last_key() + 1;
+    }
+
+    pub const fn set_page(&mut self, page: usize) {
+        self.page = page;
+    }
+}
+
+impl EventFilter {
+    /// Reads an `EventFilterSpec`.
+    pub fn read(spec: Element<'_>) -> Result<Self, Fault> {
+        let texts = |name| spec.children_named(name).map(|child| child.text().trim().to_owned());
+        let entity = match spec.child("entity") {
+            None => None,
+            Some(by_entity) => {
+                let entity = by_entity.child("entity").ok_or_else(|| Fault::invalid_argument("entity"))?;
+                let recursion = match by_entity.child_text("recursion") {
+                    Some("self") => Recursion::Itself,
+                    Some("children") => Recursion::Children,
+                    Some("all") => Recursion::All,
+                    _ => return Err(Fault::invalid_argument("filter.entity.recursion")),
+                };
+                Some((soap::read_moref(entity)?, recursion))
+            }
+        };
+        let users = spec.child("userName").map(|users| {
+            let list = users.children_named("userList").map(|user| user.text().to_owned()).collect();
+            (users.child_text("systemUser").is_some_and(soap::is_true), list)
+        });
+        let chain = match spec.child_text("eventChainId").map(str::trim) {
+            None | Some("") => None,
+            Some(text) => Some(text.parse().map_err(|_| Fault::invalid_argument("filter.eventChainId"))?),
+        };
+        // `eventTypeId` may name a type with its package.
+        let ids = texts("eventTypeId").map(|id| id.rsplit('.').next().unwrap_or_default().to_owned());
+        Ok(Self {
+            entity,
+            after: time(spec, "beginTime")?,
+            before: time(spec, "endTime")?,
+            users,
+            chain,
+            categories: texts("category").collect(),
+            types: texts("type").chain(ids).collect(),
+            most: spec.child_text("maxCount").map(|text| page_size(text, "filter.maxCount")).transpose()?,
+        })
+    }
+
+    /// The spec as it was told.
+    pub fn object(&self) -> Object {
+        let entity = self.entity.as_ref().map(|(entity, recursion)| {
+            Object::new("EventFilterSpecByEntity")
+                .with("entity", entity)
+                .with("recursion", word("EventFilterSpecRecursionOption", recursion.as_str()))
+        });
+        let has_time = self.after.is_some() || self.before.is_some();
+        let time = has_time.then(|| {
+            Object::new("EventFilterSpecByTime").with("beginTime", self.after).with("endTime", self.before)
+        });
+        let users = self.users.as_ref().map(|(system, users)| {
+            Object::new("EventFilterSpecByUsername")
+                .with("systemUser", *system)
+                .with("userList", texts(users.clone()))
+        });
+        Object::new("EventFilterSpec")
+            .with("entity", entity)
+            .with("time", time)
+            .with("userName", users)
+            .with("eventChainId", self.chain)
+            .with("category", texts(self.categories.clone()))
+            .with("eventTypeId", texts(self.types.clone()))
+            .with("maxCount", self.most.and_then(|most| i32::try_from(most).ok()))
+    }
+
+    /// The events of the history that pass, oldest first.
+    fn matching<'w>(&self, world: &'w World) -> impl DoubleEndedIterator<Item = &'w HostEvent> {
+        world.history().events().filter(|event| self.passes(event))
+    }
+
+    fn passes(&self, event: &HostEvent) -> bool {
+        let kind = properties::event_type(event);
+        let category = properties::event_category(event);
+        let by_user = |(system, users): &(bool, Vec<String>)| {
+            if event.user.is_empty() { *system } else { users.is_empty() || users.contains(&event.user) }
+        };
+        self.entity.as_ref().is_none_or(|(entity, recursion)| concerns(event, entity, *recursion))
+            && self.after.is_none_or(|after| event.at >= after)
+            && self.before.is_none_or(|before| event.at <= before)
+            && self.users.as_ref().is_none_or(by_user)
+            && self.chain.is_none_or(|chain| event.chain == chain)
+            && (self.categories.is_empty() || self.categories.iter().any(|wanted| wanted == category))
+            && (self.types.is_empty() || self.types.iter().any(|wanted| schema::is_a(kind, wanted)))
+    }
+}
+
+impl Recursion {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Itself => "self",
+            Self::Children => "children",
+            Self::All => "all",
+        }
+    }
+}
+
+/// `maxCount` of calls: 1 to 1,000.
+pub fn page_size(text: &str, parameter: &str) -> Result<usize, Fault> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|size| (1..=LARGEST_PAGE).contains(size))
+        .ok_or_else(|| Fault::invalid_argument(parameter))
+}
+
+/// Whether an event is about an entity, or about what is in it. What is about no machine is the root's.
+fn concerns(event: &HostEvent, entity: &Moref, recursion: Recursion) -> bool {
+    const HOLD_MACHINES: [&str; 6] =
+        ["ha-folder-root", "ha-datacenter", "ha-folder-vm", "ha-compute-res", "ha-host", "ha-root-pool"];
+    let is_itself = match &event.machine {
+        Some(machine) => entity.kind == "VirtualMachine" && entity.id == machine.id,
+        None => entity.id == "ha-folder-root",
+    };
+    let is_within = event.machine.is_some() && HOLD_MACHINES.contains(&&*entity.id);
+    match recursion {
+        Recursion::Itself => is_itself,
+        Recursion::Children => is_within,
+        Recursion::All => is_itself || is_within,
+    }
+}
+
+fn time(spec: Element<'_>, name: &str) -> Result<Option<Timestamp>, Fault> {
+    match spec.descend(&["time", name]).map(|element| element.text().trim()) {
+        None | Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| Fault::invalid_argument("filter.time")),
+    }
+}

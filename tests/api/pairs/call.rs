@@ -1,0 +1,126 @@
+//! How each operation is called.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Lab, encode};
+
+/// An operation of the document.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub id: String,
+    method: Method,
+    path: String,
+}
+
+/// A call to shape further and to send.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub method: Method,
+    path: String,
+    query: Vec<String>,
+    headers: Vec<(&'static str, String)>,
+    body: Option<Value>,
+}
+
+impl Operation {
+    /// Every operation with its codes.
+    pub fn all(document: &Value) -> Vec<(Self, Vec<String>)> {
+        let mut all = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let Ok(method) = method.to_uppercase().parse() else { continue };
+                let codes = operation["x-otter-problems"].as_array().expect("the codes of every operation");
+                let codes = codes.iter().map(|code| code.as_str().unwrap().to_owned());
+                let id = operation["operationId"].as_str().unwrap().to_owned();
+                all.push((Self { id, method, path: path.clone() }, codes.collect()));
+            }
+        }
+        all
+    }
+
+    /// Calls it upon what has this name: a machine, or by its id a job or a datastore. Whatever must be said is said.
+    pub fn call(&self, subject: &str) -> Call {
+        let machine = format!("name:{}", encode(subject));
+        let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
+        let path = path.replace("{job}", subject).replace("{datastore}", &encode(subject));
+        let query = match self.id.as_str() {
+            "get_machine_properties" => vec!["path=name".to_owned()],
+            "remove_all_snapshots" => vec!["all=true".to_owned()],
+            "wait_for_machine" => vec!["until=question".to_owned()],
+            "find_machine" => vec![format!("name={subject}"), "unique=true".to_owned()],
+            "list_jobs" | "stream_events" => vec![format!("machine={machine}")],
+            "get_readiness" => vec!["host=true".to_owned()],
+            _ => Vec::new(),
+        };
+        let body = match self.id.as_str() {
+            "answer_machine" => Some(json!({"question": "19", "choice": "4"})),
+            "create_snapshot" => Some(json!({"name": "new"})),
+            "kill_machine" => Some(json!({"name": subject})),
+            "power_machine" => Some(json!({"action": "on"})),
+            "rename_snapshot" => Some(json!({"name": "other"})),
+            _ => None,
+        };
+        Call { method: self.method.clone(), path, query, headers: Vec::new(), body }
+    }
+}
+
+impl Call {
+    /// Powers the machine of this name on.
+    pub fn power(machine: &str) -> Self {
+        Self {
+            method: Method::POST,
+            path: crate::harness::machine(machine, "/power"),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: Some(json!({"action": "on"})),
+        }
+    }
+
+    /// Adds a parameter, or puts another value in its place. Nothing is added by nothing.
+    pub fn asking(mut self, parameter: &str) -> Self {
+        let name = |pair: &str| pair.split('=').next().unwrap().to_owned();
+        self.query.retain(|known| name(known) != name(parameter));
+        self.query.extend((!parameter.is_empty()).then(|| parameter.to_owned()));
+        self
+    }
+
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    /// The path and query.
+    pub fn target(&self) -> String {
+        if self.query.is_empty() {
+            self.path.clone()
+        } else {
+            format!("{}?{}", self.path, self.query.join("&"))
+        }
+    }
+
+    pub async fn send(self, lab: &Lab) -> Answer {
+        Answer::of(self.request(lab)).await
+    }
+
+    /// Sends it and does not wait for its answer.
+    pub fn begin(self, lab: &Lab) -> tokio::task::JoinHandle<Answer> {
+        tokio::spawn(Answer::of(self.request(lab)))
+    }
+
+    fn request(self, lab: &Lab) -> reqwest::RequestBuilder {
+        let request = lab.request(self.method.clone(), &self.target());
+        let request =
+            self.headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        match self.body {
+            // A content type that stands there already is kept.
+            Some(body) => request.json(&body),
+            None => request,
+        }
+    }
+}

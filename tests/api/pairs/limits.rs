@@ -1,0 +1,60 @@
+//! What otter's own limits and its own faults provoke: labs of one limit each, drawn so tight that nothing passes.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use otter::sabotage::Mistake;
+use otter::simulator::Disruption;
+
+use super::{Pair, Verdict, plan, side_by_side};
+use crate::harness::{Lab, raw};
+
+/// No job may wait, not even for a moment.
+pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |settings| settings.jobs.queue_in_all = 0)).await;
+    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
+}
+
+/// No call may block.
+pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |settings| settings.http.max_waits = 0)).await;
+    let job = super::Call::power(&pairs[0].operation.id).send(&lab).await.expect(202);
+    let provoke = async |pair: &Pair| {
+        let of_jobs = ["get_job", "wait_for_job"].iter().any(|operation| pair.is_of(operation));
+        let call = if of_jobs { pair.operation.call(job.str("id")) } else { pair.call() };
+        call.asking("wait=1s").send(&lab).await
+    };
+    side_by_side(pairs, provoke).await
+}
+
+/// A body is promised and does not come.
+pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab =
+        Lab::with(plan(&pairs, |settings| settings.http.body_timeout = Duration::from_millis(100))).await;
+    let provoke = async |pair: &Pair| {
+        let call = pair.call();
+        let head = "host: localhost\r\ncontent-type: application/json\r\ncontent-length: 100";
+        raw(lab.address, format!("{} {} HTTP/1.1\r\n{head}\r\n\r\n{{", call.method, call.target())).await
+    };
+    side_by_side(pairs, provoke).await
+}
+
+/// Every handler panics.
+pub async fn panics(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let sabotaged = plan(&pairs, |settings| settings.sabotage = Mistake::PanickingRequests.into());
+    let lab = Lab::not_ready(sabotaged).await;
+    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
+}
+
+/// More reads than may wait, of a host that does not answer: one of them is refused at once.
+pub async fn direct_reads(pairs: Vec<Pair>) -> Vec<Verdict> {
+    const ENOUGH: usize = 4 + 32 + 1;
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    lab.control().disrupt("RetrievePropertiesEx", 0, None, Disruption::NeverAnswer { run: false });
+    let provoke = async |pair: &Pair| {
+        let mut reads: FuturesUnordered<_> = (0..ENOUGH).map(|_| pair.call().send(&lab)).collect();
+        reads.next().await.unwrap()
+    };
+    side_by_side(pairs, provoke).await
+}

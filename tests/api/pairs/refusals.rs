@@ -1,0 +1,80 @@
+//! What the host refuses, in its own words, and what it leaves open.
+
+use otter::simulator::{Disruption, Fault};
+
+use super::{Pair, Verdict, by_a_deadline, outcome, plan, side_by_side};
+use crate::harness::Lab;
+
+/// Everything that changes a machine.
+const CHANGES: [&str; 8] = [
+    "AnswerVM",
+    "CreateSnapshot_Task",
+    "PowerOffVM_Task",
+    "PowerOnVM_Task",
+    "RemoveAllSnapshots_Task",
+    "RemoveSnapshot_Task",
+    "RenameSnapshot",
+    "RevertToSnapshot_Task",
+];
+
+/// Code by code, since a fault hits whoever calls: all operations at once, each on its own machine, which stays as it is.
+pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let mut verdicts = Vec::new();
+    for (code, what) in by_code(pairs) {
+        for method in CHANGES {
+            lab.control().disrupt(method, 0, None, disruption(&code));
+        }
+        let provoke = async |pair: &Pair| match code.as_str() {
+            "machine-busy" => by_a_deadline(pair, async |deadline| outcome(&lab, pair, deadline).await).await,
+            _ => outcome(&lab, pair, "").await,
+        };
+        verdicts.extend(side_by_side(what, provoke).await);
+        lab.control().clear_disruptions();
+    }
+    verdicts
+}
+
+/// A read that goes to the host.
+pub async fn of_a_read(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    let mut verdicts = Vec::new();
+    for pair in pairs {
+        // A read whose connection breaks is sent once more.
+        let times = if pair.code == "host-unreachable" { 2 } else { 1 };
+        lab.control().disrupt("RetrievePropertiesEx", 0, Some(times), disruption(&pair.code));
+        verdicts.push(pair.judge(pair.call().send(&lab).await));
+        lab.control().clear_disruptions();
+    }
+    verdicts
+}
+
+fn disruption(code: &str) -> Disruption {
+    let fault = |name| Disruption::Fault(Fault::new(name, "Said the host."));
+    match code {
+        "forbidden-by-host" => fault("NoPermission"),
+        "host-protocol" => Disruption::Answer {
+            status: 200,
+            content_type: "text/html",
+            body: "<html>Hello</html>".to_owned(),
+        },
+        "host-rejected" => fault("InvalidArgument"),
+        // Each is asked as often as may be, and never heard.
+        "host-unreachable" | "outcome-unknown" => Disruption::CloseBeforeRunning,
+        "insufficient-resources" => fault("InsufficientMemoryFault"),
+        "invalid-power-state" => Disruption::Fault(Fault::invalid_power_state(None, "suspended")),
+        "license-restricted" => Disruption::Fault(Fault::restricted_version()),
+        "machine-busy" => fault("ConcurrentAccess"),
+        "not-supported" => Disruption::Fault(Fault::not_supported()),
+        "tools-unavailable" => Disruption::Fault(Fault::tools_unavailable()),
+        other => panic!("there is no way to provoke {other}"),
+    }
+}
+
+fn by_code(pairs: Vec<Pair>) -> Vec<(String, Vec<Pair>)> {
+    let mut codes: std::collections::BTreeMap<String, Vec<Pair>> = std::collections::BTreeMap::new();
+    for pair in pairs {
+        codes.entry(pair.code.clone()).or_default().push(pair);
+    }
+    codes.into_iter().collect()
+}

@@ -1,0 +1,53 @@
+//! What the request alone provokes, in a lab where nothing is wrong.
+
+use serde_json::json;
+
+use super::{Call, Pair, Verdict, by_a_deadline, id_of, plan, question, side_by_side};
+use crate::harness::{Answer, Lab};
+
+/// What no job has.
+const NO_JOB: &str = "01936f5e-8c00-7000-8000-000000000001";
+
+pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(plan(&pairs, |_| {})).await;
+    side_by_side(pairs, async |pair| provoke(&lab, pair).await).await
+}
+
+async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
+    let call = match pair.code.as_str() {
+        "ambiguous-name" => pair.operation.call("twin"),
+        "forbidden" => pair.call().header("host", "evil.example"),
+        "headers-too-large" => pair.call().header("x-long", "x".repeat(40_000)),
+        "idempotency-mismatch" => {
+            let call = pair.call().header("idempotency-key", "k").asking("wait=0s");
+            call.clone().send(lab).await;
+            call.asking("deadline=5m")
+        }
+        "invalid-cursor" => pair.call().asking("cursor=x"),
+        "invalid-power-state" => pair.call().asking("until=ip"),
+        "invalid-request" => pair.call().asking("wait=%FF"),
+        "not-found" if pair.operation.call("").target().contains("/jobs/") => pair.operation.call(NO_JOB),
+        "not-found" => pair.operation.call("none"),
+        "payload-too-large" => pair.call().body(json!("x".repeat(1 << 20))),
+        "question-pending" if pair.is_of("wait_for_job") => return asked_meanwhile(lab, pair).await,
+        "question-pending" => pair.operation.call("asking"),
+        "self-protection" => pair.operation.call("golden-image"),
+        "unknown-parameter" => pair.call().asking("nonsense=1"),
+        "unsupported-media-type" => pair.call().header("content-type", "text/plain").body(json!({})),
+        "uri-too-long" => pair.call().asking(&format!("x={}", "x".repeat(17_000))),
+        "wait-timeout" => pair.call().asking("wait=0s"),
+        other => panic!("there is no way to provoke {other}"),
+    };
+    call.send(lab).await
+}
+
+/// The power-on hangs on a question until its deadline.
+async fn asked_meanwhile(lab: &Lab, pair: &Pair) -> Answer {
+    let id = id_of(lab, "asked-later");
+    by_a_deadline(pair, async |deadline| {
+        lab.control().mutate(|world| world.machine_mut(&id).unwrap().question_at_power_on = Some(question()));
+        let job = Call::power("asked-later").asking(deadline).send(lab).await.expect(202);
+        pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await
+    })
+    .await
+}

@@ -1,0 +1,207 @@
+//! Somebody else with an account on a host of vim25: a few calls in bare SOAP, which share nothing with the backend.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use otter::domain::ids::{MachineId, SnapshotId};
+use otter::domain::machine::PowerState;
+use otter::domain::names::unescape_vim;
+use otter::domain::snapshot::{Snapshot, Snapshots};
+use otter::domain::verify::Verify;
+use otter::esx::client_config;
+use otter::esx::soap::property::timestamp;
+use otter::esx::soap::xml::{Document, Element};
+use otter::hypervisor::conformance::Ability;
+
+/// A session of theirs.
+pub struct Colleague {
+    client: reqwest::Client,
+    url: String,
+    cookie: String,
+    session_manager: String,
+    property_collector: String,
+    /// The key of the session.
+    key: String,
+}
+
+impl Colleague {
+    /// Logs in.
+    pub async fn at(url: &str) -> Result<Self> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(client_config(&Verify::Off)?)
+            .no_proxy()
+            .http1_only()
+            .build()?;
+        let mut colleague = Self {
+            client,
+            url: url.to_owned(),
+            cookie: String::new(),
+            session_manager: String::new(),
+            property_collector: String::new(),
+            key: String::new(),
+        };
+        let content =
+            colleague.call("RetrieveServiceContent", ("ServiceInstance", "ServiceInstance"), "").await?;
+        colleague.session_manager =
+            inside(&content, "sessionManager").context("no session manager")?.to_owned();
+        colleague.property_collector =
+            inside(&content, "propertyCollector").context("no collector")?.to_owned();
+        let account = "<userName>root</userName><password>otter</password>";
+        let manager = colleague.session_manager.clone();
+        let session = colleague.call("Login", ("SessionManager", &manager), account).await?;
+        colleague.key = inside(&session, "key").context("no session")?.to_owned();
+        Ok(colleague)
+    }
+
+    /// Ends everybody's session but this one.
+    pub async fn end_other_sessions(&mut self) -> Result<()> {
+        let manager = self.session_manager.clone();
+        let list = self.property(("SessionManager", &manager), "sessionList").await?;
+        let keys = list.split("<key>").skip(1).filter_map(|rest| rest.split_once('<')).map(|(key, _)| key);
+        let others: Vec<_> = keys.filter(|key| *key != self.key).collect();
+        ensure!(!others.is_empty(), "nobody else is logged in");
+        let others = format!("<sessionId>{}</sessionId>", others.join("</sessionId><sessionId>"));
+        self.call("TerminateSession", ("SessionManager", &manager), &others).await.map(drop)
+    }
+
+    /// Does something to a machine that has a task, and gives the reference that the task resulted in.
+    pub async fn task(&mut self, method: &str, of: (&str, &str), parameters: &str) -> Result<Option<String>> {
+        let answer = self.call(method, of, parameters).await?;
+        let task = inside(&answer, "returnval").context("no task")?.to_owned();
+        let info = self.property(("Task", &task), "info").await?;
+        ensure!(inside(&info, "state") == Some("success"), "{method} of {of:?}: {info}");
+        Ok(inside(&info, "result").map(str::to_owned))
+    }
+
+    /// The value of a property, as it is written.
+    pub async fn property(&mut self, of: (&str, &str), path: &str) -> Result<String> {
+        let answer = self.read(of, path).await?;
+        inside(&answer, "val").map(str::to_owned).with_context(|| format!("{of:?} has no {path}: {answer}"))
+    }
+
+    /// The machines in the folder of this one, as they are: what others make happen to them, read directly.
+    pub async fn machines_beside(&mut self, machine: &MachineId) -> Result<Vec<Seen>> {
+        let folder = self.property(("VirtualMachine", machine.as_str()), "parent").await?;
+        let children = self.read(("Folder", &folder), "childEntity").await?;
+        let text = |child: Element<'_>| child.text().to_owned();
+        let ids: Vec<String> = with_value(&children, |value| Some(value.children().map(text).collect()))?;
+        let mut seen = Vec::new();
+        for id in ids {
+            let of = ("VirtualMachine", id.as_str());
+            let power_state = match self.property(of, "runtime.powerState").await?.as_str() {
+                "poweredOn" => PowerState::On,
+                "poweredOff" => PowerState::Off,
+                _ => PowerState::Suspended,
+            };
+            let name = unescape_vim(&self.property(of, "name").await?);
+            let snapshots = self.read(of, "snapshot").await?;
+            let snapshots = with_value(&snapshots, |value| Some(tree(value)))?;
+            seen.push(Seen { id: MachineId::new(&id), name, power_state, snapshots });
+        }
+        Ok(seen)
+    }
+
+    /// The whole answer to the read of a property.
+    async fn read(&mut self, (kind, id): (&str, &str), path: &str) -> Result<String> {
+        let specification = format!(
+            "<specSet><propSet><type>{kind}</type><all>false</all><pathSet>{path}</pathSet></propSet>\
+             <objectSet><obj type=\"{kind}\">{id}</obj><skip>false</skip></objectSet></specSet><options/>"
+        );
+        let collector = self.property_collector.clone();
+        self.call("RetrievePropertiesEx", ("PropertyCollector", &collector), &specification).await
+    }
+
+    async fn call(&mut self, method: &str, (kind, id): (&str, &str), parameters: &str) -> Result<String> {
+        let body = format!(
+            "<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
+             xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>\
+             <{method} xmlns=\"urn:vim25\"><_this type=\"{kind}\">{id}</_this>{parameters}</{method}>\
+             </soapenv:Body></soapenv:Envelope>"
+        );
+        let request = self.client.post(&self.url).header("SOAPAction", "urn:vim25/6.5").body(body);
+        let answer = request.header("Cookie", &self.cookie).send().await?;
+        if let Some(cookie) = answer.headers().get("Set-Cookie") {
+            self.cookie = cookie.to_str()?.split(';').next().unwrap_or_default().to_owned();
+        }
+        let status = answer.status();
+        let text = answer.text().await?;
+        if !status.is_success() {
+            bail!("{method} of {kind} {id}: {text}");
+        }
+        Ok(text)
+    }
+}
+
+/// What a colleague sees of a machine.
+pub struct Seen {
+    pub id: MachineId,
+    pub name: String,
+    pub power_state: PowerState,
+    pub snapshots: Snapshots,
+}
+
+/// Takes the value out of the answer to a read; the default where it is unset.
+fn with_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option<T>) -> Result<T> {
+    let document = Document::parse(answer.as_bytes()).map_err(|error| anyhow!("{error:?}: {answer}"))?;
+    let path = ["Body", "RetrievePropertiesExResponse", "returnval", "objects", "propSet", "val"];
+    Ok(document.root().descend(&path).and_then(take).unwrap_or_default())
+}
+
+/// A tree of snapshots, parents first.
+fn tree(value: Element<'_>) -> Snapshots {
+    fn add(node: Element<'_>, parent: Option<&SnapshotId>, items: &mut Vec<Snapshot>) {
+        let id = SnapshotId::new(node.child_text("snapshot").unwrap_or_default());
+        let below = || node.children_named("childSnapshotList");
+        items.push(Snapshot {
+            id: id.clone(),
+            name: unescape_vim(node.child_text("name").unwrap_or_default()),
+            description: node.child_text("description").unwrap_or_default().to_owned(),
+            created_at: node.child("createTime").and_then(timestamp),
+            power_state: match node.child_text("state") {
+                Some("poweredOn") => Some(PowerState::On),
+                Some("poweredOff") => Some(PowerState::Off),
+                _ => Some(PowerState::Suspended),
+            },
+            quiesced: node.child_text("quiesced") == Some("true"),
+            parent: parent.cloned(),
+            children: below().filter_map(|child| child.child_text("snapshot")).map(SnapshotId::new).collect(),
+        });
+        below().for_each(|child| add(child, Some(&id), items));
+    }
+    let mut items = Vec::new();
+    value.children_named("rootSnapshotList").for_each(|root| add(root, None, &mut items));
+    let current = value.child_text("currentSnapshot").map(SnapshotId::new);
+    // It goes on naming one that it removed.
+    let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
+    Snapshots { current, items }
+}
+
+/// What is in the first element of this name, to its last end.
+fn inside<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let tag = format!("<{name}");
+    let mut behind = text.match_indices(&tag).map(|(at, found)| at + found.len());
+    let start = behind.find(|at| matches!(text.as_bytes().get(*at), Some(b'>' | b' ')))?;
+    let rest = text.get(start..)?.split_once('>')?.1;
+    Some(rest.get(..rest.find(&format!("</{name}>"))?)?.trim())
+}
+
+/// Why govmomi's simulator cannot do this.
+pub const fn lacks(ability: Ability) -> Option<&'static str> {
+    Some(match ability {
+        Ability::Hold => "its tasks end within the call that starts them",
+        Ability::Cancel => "it has no CancelTask",
+        Ability::FailTasks => "its tasks fail by its own rules alone",
+        Ability::ForgetTasks => "it forgets no task",
+        Ability::RecentTasks => "its machines name no recent task",
+        Ability::Questions => "its machines ask nothing",
+        Ability::Tools => "its guests have no tools",
+        Ability::GuestReboot => "it has no RebootGuest",
+        Ability::Rename => "it has no RenameSnapshot",
+        Ability::RecordedPower => "its reverts leave the power as it is",
+        Ability::RefuseLogins => "its account cannot be locked",
+        Ability::RefuseCalls => "it refuses by its own rules alone",
+        Ability::Reboot => "its host cannot be restarted",
+        Ability::PowerChecks => "it suspends what is off",
+        Ability::DatastoreNews => "it tells nobody that a datastore changed",
+        Ability::Arrivals => "it tells of a machine that it is still making, and then no more of it",
+        Ability::Removals | Ability::LoseSession | Ability::GoAway | Ability::Cut => return None,
+    })
+}

@@ -1,0 +1,76 @@
+//! What any backend must do (`src/hypervisor/conformance`), tried on the vim25 backend in front of each host that
+//! there is for tests, and on the backend in memory. `wrong` shows that the suite notices.
+
+#[cfg(feature = "interop")]
+mod colleague;
+#[cfg(feature = "interop")]
+mod govmomi;
+mod memory;
+mod newcomer;
+mod ours;
+#[cfg(feature = "interop")]
+mod proxy;
+mod whole_otter;
+mod wrong;
+
+use std::time::Duration;
+
+use otter::hypervisor::conformance::{Ability, Bench, Conformance, Report};
+
+#[cfg(feature = "interop")]
+use crate::harness::HostKind;
+
+const SUITE: Conformance = Conformance { patience: Duration::from_secs(20), at_once: 8 };
+
+/// Runs every case, and tells how it went.
+async fn tried(host: &str, bench: &dyn Bench) -> Report {
+    let report = SUITE.of(bench).await;
+    println!("{host}: {report}");
+    report
+}
+
+/// Nothing failed, and exactly these cases could not be played.
+#[track_caller]
+fn conforms(report: &Report, not_applicable: &[&str]) {
+    assert!(report.failed().is_empty(), "{report}");
+    let names: Vec<_> = report.not_applicable().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, not_applicable, "what cannot be played is listed here, and no more");
+    assert_eq!(report.passed() + names.len(), report.0.len());
+}
+
+#[tokio::test]
+async fn the_backend_in_memory() {
+    let report = tried("memory", &memory::MemoryBench).await;
+    conforms(&report, &[]);
+}
+
+#[tokio::test]
+async fn vim25_on_our_simulator() {
+    let report = tried("our simulator", &ours::OurBench::default()).await;
+    conforms(&report, &[]);
+}
+
+/// However a lost session looks, and with answers in small parts.
+#[tokio::test]
+async fn vim25_on_our_simulator_in_its_moods() {
+    for bench in ours::OurBench::moods() {
+        let report = SUITE.of_those(&bench, |case| case.needs(Ability::LoseSession)).await;
+        println!("our simulator, {bench:?}: {report}");
+        assert!(report.0.len() > 5);
+        conforms(&report, &[]);
+    }
+}
+
+#[cfg(feature = "interop")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vim25_on_govmomis_esx() {
+    let report = tried("govmomi's ESX", &govmomi::GovmomiBench(HostKind::GovmomiEsx)).await;
+    conforms(&report, govmomi::NOT_APPLICABLE);
+}
+
+#[cfg(feature = "interop")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vim25_on_govmomis_vcenter() {
+    let report = tried("govmomi's vCenter", &govmomi::GovmomiBench(HostKind::GovmomiVcenter)).await;
+    conforms(&report, govmomi::NOT_APPLICABLE);
+}

@@ -1,0 +1,149 @@
+//! The books of a lane, held against the host: how often it was called for each job, what became of its tasks, and
+//! whether otter's picture is the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::load::Caller;
+use crate::harness::{HostProcess, PATIENCE, pause};
+
+/// What was found of the jobs.
+#[derive(Default)]
+pub struct Audit {
+    pub jobs: usize,
+    /// How many ended how.
+    pub states: BTreeMap<String, u32>,
+    /// The kinds of those that ended `unknown`.
+    pub unknown: BTreeMap<String, u32>,
+    /// Those among them that were to be cancelled, or had a kill beside them.
+    pub disturbed: u32,
+}
+
+/// What is never sent again after a loss.
+const SENT_ONCE: [&str; 4] = ["machine.reset", "machine.reboot", "machine.shutdown", "snapshot.create"];
+
+pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_alive: bool) -> Audit {
+    let (calls, world) = (host.calls().await, host.world().await);
+    let mut audit = Audit { jobs: jobs.len(), ..Audit::default() };
+    let wrong = |what: String| caller.ledger.wrong(what);
+    for job in jobs {
+        let text = |field: &str| job[field].as_str().unwrap_or_default();
+        let (id, kind, state) = (text("id"), text("kind"), text("state"));
+        *audit.states.entry(state.to_owned()).or_default() += 1;
+        let taken = calls["taken"][id].as_object().cloned().unwrap_or_default();
+        let taken: BTreeMap<&str, u64> =
+            taken.iter().map(|(method, count)| (method.as_str(), count.as_u64().unwrap())).collect();
+        for (method, count) in &taken {
+            if *count > allowed(method) {
+                wrong(format!("{method} was sent {count} times for the job {id} ({kind}, {state})"));
+            }
+        }
+        let made = taken.iter().any(|(method, _)| allowed(method) < u64::MAX);
+        if made && job["steps"].as_array().unwrap().is_empty() {
+            wrong(format!("the job {id} ({kind}, {state}) knows nothing of its calls {taken:?}"));
+        }
+        let done = |step: &Value| step["state"] == "succeeded";
+        let steps: Vec<&Value> = job["steps"].as_array().unwrap().iter().collect();
+        // Of a job of several calls the last task alone is known, and an earlier one may have gone well.
+        if let ([_], Some(task)) = (&steps[..], job["host_task"].as_str()) {
+            let ended = world["tasks"][task].as_str().unwrap_or_default();
+            let fits = match state {
+                "succeeded" if done(steps[0]) => ended != "error",
+                "failed" | "cancelled" if !done(steps[0]) => ended != "success",
+                _ => true,
+            };
+            if !fits {
+                wrong(format!("the job {id} ({kind}) {state}, and its task {task} is {ended}"));
+            }
+        }
+        if kind == "snapshot.create" {
+            let snapshots = world["machines"][text("machine")]["snapshots"].as_array().unwrap();
+            let name = &job["request"]["name"];
+            let count = snapshots.iter().filter(|snapshot| snapshot["name"] == *name).count();
+            if count > 1 || (count > 0 && matches!(state, "failed" | "cancelled")) {
+                wrong(format!("there are {count} snapshots {name} of the job {id}, which {state}"));
+            }
+        }
+        if state == "unknown" {
+            *audit.unknown.entry(kind.to_owned()).or_default() += 1;
+            let disturbed = !job["cancel_requested_at"].is_null() || has_kill_beside(job, jobs);
+            audit.disturbed += u32::from(disturbed);
+            if host_alive && !SENT_ONCE.contains(&kind) && !disturbed {
+                wrong(format!("the job {id} ({kind}) ended unknown: {}", job["error"]["detail"]));
+            }
+        }
+    }
+    compare(caller, host).await;
+    audit
+}
+
+/// How often one call may be sent for a job.
+fn allowed(method: &str) -> u64 {
+    match method {
+        "ResetVM_Task" | "CreateSnapshot_Task" | "ShutdownGuest" | "RebootGuest" => 1,
+        "PowerOnVM_Task"
+        | "PowerOffVM_Task"
+        | "SuspendVM_Task"
+        | "RevertToSnapshot_Task"
+        | "RemoveSnapshot_Task"
+        | "RemoveAllSnapshots_Task"
+        | "RenameSnapshot" => 4,
+        _ => u64::MAX,
+    }
+}
+
+fn has_kill_beside(job: &Value, jobs: &[Value]) -> bool {
+    let time =
+        |job: &Value, field: &str| job[field].as_str().unwrap_or_default().parse::<jiff::Timestamp>().ok();
+    jobs.iter().any(|other| {
+        other["kind"] == "machine.kill"
+            && other["machine"] == job["machine"]
+            && time(other, "created_at") <= time(job, "finished_at")
+            && time(other, "finished_at") >= time(job, "started_at")
+    })
+}
+
+/// Holds the picture against the world, which has come to rest.
+async fn compare(caller: &Caller, host: &HostProcess) {
+    let same = tokio::time::timeout(PATIENCE, async {
+        while differences(caller, host).await.is_none_or(|found| !found.is_empty()) {
+            pause().await;
+        }
+    });
+    if same.await.is_err() {
+        caller.ledger.wrong(format!("the picture is not the world: {:?}", differences(caller, host).await));
+    }
+}
+
+async fn differences(caller: &Caller, host: &HostProcess) -> Option<Vec<String>> {
+    let world = host.world().await;
+    let mut found = Vec::new();
+    let machines = caller.read("/v1/machines").await?;
+    let machines = machines["items"].as_array()?;
+    if machines.len() != world["machines"].as_object()?.len() {
+        found.push(format!("{} machines", machines.len()));
+    }
+    for machine in machines {
+        let id = machine["id"].as_str()?;
+        let real = &world["machines"][id];
+        let power = match real["power"].as_str()? {
+            "poweredOn" => "on",
+            "poweredOff" => "off",
+            other => other,
+        };
+        if machine["power_state"] != power || machine["current_snapshot"] != real["current_snapshot"] {
+            found.push(format!("the machine {id}"));
+        }
+        let listed = caller.read(&format!("/v1/machines/{id}/snapshots")).await?;
+        let shape = |snapshot: &Value| {
+            ["id", "parent", "name", "description"].map(|field| snapshot[field].to_string())
+        };
+        let listed: BTreeSet<_> = listed["items"].as_array()?.iter().map(shape).collect();
+        let real: BTreeSet<_> = real["snapshots"].as_array()?.iter().map(shape).collect();
+        if listed != real {
+            found.push(format!("the snapshots of {id}"));
+        }
+    }
+    Some(found)
+}

@@ -1,0 +1,316 @@
+//! A disk that is full or gone read-only, and a database that is damaged: refusals that say so, nothing done that is not
+//! on disk, no wrong answer, and all goes on when the disk is well again.
+//!
+//! The limit of a process's file sizes stands for the disk: what is written beyond it fails, whoever one is.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use otter::clock::Clock;
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::harness::{Answer, Daemon, PATIENCE, eventually, otter, said};
+
+/// Two Qubes machines of the lab that are off.
+const MACHINE: &str = "16";
+const OTHER: &str = "18";
+
+async fn host() -> Simulator {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
+}
+
+/// Lets the task of the machine run to its end, once there is one.
+async fn finish_task(host: &Simulator) {
+    let mine = format!("haTask-{MACHINE}-");
+    let mut found = None;
+    let seen = host.control().until(|control| {
+        found = control.running_tasks().into_iter().find(|task| task.starts_with(&mine));
+        found.is_some()
+    });
+    tokio::time::timeout(PATIENCE, seen).await.expect("a task");
+    host.control().finish_task(&found.unwrap());
+}
+
+/// A daemon that outlives a write beyond the limit, its log in a file.
+struct Limited {
+    daemon: Daemon,
+    log: std::path::PathBuf,
+}
+
+impl Limited {
+    async fn start(host: &Simulator, state: &Path) -> Self {
+        let config = state.with_extension("toml");
+        std::fs::write(&config, "[esx]\nsettle = \"1s\"\n").unwrap();
+        let log = state.with_extension("log");
+        let mut command = ignoring_limits();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--config"])
+            .arg(&config)
+            .arg("--state-dir")
+            .arg(state)
+            .env("OTTER_ESX_URL", host.url())
+            .env("OTTER_ESX_USERNAME", "root")
+            .env("OTTER_ESX_PASSWORD", "otter")
+            .env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()))
+            .stderr(piped_to(&log));
+        let daemon = Daemon::attempt(command).await.expect("a daemon");
+        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        Self { daemon, log }
+    }
+
+    /// Nothing can be written from now on, or everything again.
+    fn fill(&self, full: bool) {
+        let Rlimit { current, maximum } = getrlimit(Resource::Fsize);
+        let current = if full { Some(0) } else { current };
+        prlimit(Some(self.daemon.id()), Resource::Fsize, Rlimit { current, maximum }).unwrap();
+    }
+
+    async fn power(&self, machine: &str, action: &str) -> Answer {
+        self.daemon.post(&format!("/v1/machines/{machine}/power"), json!({"action": action})).await
+    }
+
+    async fn job(&self, job: &str) -> Value {
+        self.daemon.get(&format!("/v1/jobs/{job}")).await.expect(200).json
+    }
+
+    async fn until(&self, job: &str, field: &str, value: &str) {
+        eventually(value, async || self.job(job).await[field] == value).await;
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let text =
+            self.daemon.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
+    }
+
+    /// How many lines of the log say this.
+    fn logged(&self, words: &str) -> usize {
+        std::fs::read_to_string(&self.log).unwrap().lines().filter(|line| line.contains(words)).count()
+    }
+}
+
+/// The binary, for which a file that may not grow is an error like any other.
+fn ignoring_limits() -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")])
+        .stdin(Stdio::null());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTTER_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A pipe into a file, since the limit holds for a log that is written directly.
+fn piped_to(log: &Path) -> Stdio {
+    let file = std::fs::File::create(log).unwrap();
+    let mut copying = Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().unwrap();
+    let pipe = copying.stdin.take().unwrap();
+    // It ends with the daemon.
+    std::thread::spawn(move || copying.wait());
+    pipe.into()
+}
+
+fn id(answer: &Answer) -> String {
+    answer.str("id").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let otter = Limited::start(&host, &directory.path().join("state")).await;
+    let running = id(&otter.power(MACHINE, "on").await.expect(202));
+    let waiting = id(&otter.power(MACHINE, "off").await.expect(202));
+    otter.until(&running, "phase", "waiting for the host's task").await;
+    eventually("the task to be on disk", async || !otter.job(&running).await["host_task"].is_null()).await;
+    let calls = host.control().all_calls();
+
+    otter.fill(true);
+    for _ in 0..3 {
+        let key = otter.daemon.request(reqwest::Method::POST, &format!("/v1/machines/{OTHER}/power"));
+        let key = key.header("idempotency-key", "full").json(&json!({"action": "on"}));
+        Answer::of(key).await.problem(500, "internal");
+    }
+    let jobs = otter.daemon.get("/v1/jobs").await.expect(200);
+    assert_eq!(jobs.json["items"].as_array().unwrap().len(), 2, "{}", jobs.text);
+    otter.daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);
+    assert!(
+        otter.daemon.get(&format!("/v1/machines/{OTHER}")).await.expect(200).json["active_job"].is_null()
+    );
+
+    finish_task(&host).await;
+    eventually("the machine to be on", async || {
+        otter.daemon.get(&format!("/v1/machines/{MACHINE}")).await.json["power_state"] == "on"
+    })
+    .await;
+    let shown = otter.daemon.get(&format!("/v1/jobs/{running}?wait=1s")).await.expect(200);
+    assert_eq!(shown.json["state"], "running", "no end that is not on disk");
+    otter.daemon.get(&format!("/v1/jobs/{running}/wait?wait=1s")).await.problem(504, "wait-timeout");
+    // It is answered, however long the disk takes.
+    let cancelled = otter.daemon.post(&format!("/v1/jobs/{waiting}/cancel"), json!({})).await.expect(202);
+    assert_eq!(cancelled.json["state"], "queued", "{}", cancelled.text);
+    assert_eq!(otter.metric("otter_store_failing").await, 1);
+    assert!(otter.metric("otter_store_refusals_total").await >= 4);
+    assert_eq!(host.control().all_calls().get("PowerOnVM_Task"), calls.get("PowerOnVM_Task"));
+    assert_eq!(host.control().calls("PowerOffVM_Task"), 0);
+
+    otter.fill(false);
+    otter.until(&running, "state", "succeeded").await;
+    otter.until(&waiting, "state", "cancelled").await;
+    assert_eq!(otter.metric("otter_store_failing").await, 0);
+    let keyed = otter.daemon.request(reqwest::Method::POST, &format!("/v1/machines/{OTHER}/power"));
+    let keyed = keyed.header("idempotency-key", "full").json(&json!({"action": "off"}));
+    Answer::of(keyed).await.expect(202);
+    assert_eq!(otter.logged("the database refuses commits"), 1);
+    assert_eq!(otter.logged("the database takes commits again"), 1);
+    assert_eq!(otter.logged(&format!("\"job\":\"{running}\",\"error\"")), 1, "once, not with each try");
+    assert!(otter.daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_until_its_intent_is_on_disk() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    let otter = Limited::start(&host, &state).await;
+    // A colleague's task is in the way, so that the job has begun and not yet called.
+    host.control().mutate(|world| {
+        world
+            .start_task(
+                MACHINE,
+                otter::simulator::world::Operation::CreateSnapshot {
+                    name: "a colleague's".to_owned(),
+                    description: String::new(),
+                    memory: false,
+                    quiesce: false,
+                },
+                "colleague",
+            )
+            .unwrap();
+    });
+    let job = id(&otter.power(MACHINE, "on").await.expect(202));
+    eventually("the job to wait", async || otter.job(&job).await["blocked_by"]["kind"] == "host_task").await;
+    otter.fill(true);
+    finish_task(&host).await;
+    eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1).await;
+    assert_eq!(host.control().calls("PowerOnVM_Task"), 0);
+
+    // Killed there, it is as if it had not got so far.
+    otter.daemon.kill();
+    let otter = Limited::start(&host, &state).await;
+    host.control().until_called("PowerOnVM_Task", 1).await;
+    finish_task(&host).await;
+    otter.until(&job, "state", "succeeded").await;
+    assert_eq!(host.control().calls("PowerOnVM_Task"), 1);
+    assert!(otter.daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_while_the_disk_is_full() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    let otter = Limited::start(&host, &state).await;
+    let job = id(&otter.power(MACHINE, "on").await.expect(202));
+    eventually("the task to be on disk", async || !otter.job(&job).await["host_task"].is_null()).await;
+    otter.fill(true);
+    finish_task(&host).await;
+    eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1).await;
+    // The first waits for the commit as long as the grace lasts.
+    otter.daemon.signal(Signal::TERM);
+    eventually("the door to be closed", async || TcpStream::connect(otter.daemon.address()).await.is_err())
+        .await;
+    otter.daemon.signal(Signal::TERM);
+    otter.daemon.ended().await;
+
+    let otter = Limited::start(&host, &state).await;
+    otter.until(&job, "state", "succeeded").await;
+    assert_eq!(host.control().calls("PowerOnVM_Task"), 1);
+    assert!(otter.daemon.terminate().await.success());
+}
+
+async fn start_on(state: &Path) -> (Option<i32>, String) {
+    let mut command = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"]);
+    command.arg(state);
+    said(command).await
+}
+
+#[tokio::test]
+async fn a_start_without_a_place_to_write_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nobody makes files here, not even the superuser.
+    let (code, text) = start_on(Path::new("/proc/self")).await;
+    assert!(code == Some(1) && text.contains("/proc/self") && text.contains("read-only"), "{text}");
+
+    let state = directory.path().join("full");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")])
+        .args(["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"])
+        .arg(&state);
+    let (code, text) = said(command).await;
+    assert!(code == Some(1) && text.contains(state.to_str().unwrap()) && text.contains("full"), "{text}");
+}
+
+/// A state directory with a job in it, and the job.
+async fn with_a_job(host: &Simulator, state: &Path) -> String {
+    let daemon = Daemon::before(host, state).await;
+    let job =
+        daemon.post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"})).await.expect(202);
+    let job = id(&job);
+    daemon.get(&format!("/v1/jobs/{job}/wait?wait=10s")).await.expect(200);
+    assert!(daemon.terminate().await.success());
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_is_refused_and_left_as_it_is() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    with_a_job(&host, &state).await;
+    let file = state.join("otter.db");
+    let whole = std::fs::read(&file).unwrap();
+    let middle = whole.len() / 2 / 4_096 * 4_096;
+    let mut damaged = whole.clone();
+    damaged[middle..].fill(0xa5);
+    for bytes in [damaged, whole[..middle].to_vec(), Vec::new()] {
+        std::fs::write(&file, &bytes).unwrap();
+        let (code, text) = start_on(&state).await;
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(file.to_str().unwrap()) && text.contains("restore a copy"), "{text}");
+        assert!(!text.contains("panicked"), "{text}");
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    }
+    std::fs::write(&file, &whole).unwrap();
+    let daemon = Daemon::before(&host, &state).await;
+    assert_eq!(daemon.get("/v1/jobs").await.expect(200).json["items"].as_array().unwrap().len(), 1);
+}
+
+/// What cannot be read is a 500, what can be is right; nothing is said to be missing that was accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    let old = with_a_job(&host, &state).await;
+    let daemon = Daemon::before(&host, &state).await;
+    let file = state.join("otter.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[4_096..].fill(0xa5);
+    std::fs::write(&file, bytes).unwrap();
+
+    for path in [format!("/v1/jobs/{old}"), "/v1/jobs".to_owned(), format!("/v1/jobs/{old}/wait?wait=1s")] {
+        let answer = daemon.get(&path).await;
+        let right = answer.status == 200 && answer.text.contains(&old);
+        assert!(right || answer.status == 500, "{path}: {} {}", answer.status, answer.text);
+    }
+    let started = daemon.post(&format!("/v1/machines/{OTHER}/power"), json!({"action": "off"})).await;
+    assert!(matches!(started.status, 202 | 500), "{}", started.text);
+    daemon.get(&format!("/v1/machines/{OTHER}")).await.expect(200);
+    daemon.get("/healthz").await.expect(200);
+    daemon.kill();
+    let (code, text) = start_on(&state).await;
+    assert!(code == Some(1) && text.contains("otter.db"), "{text}");
+}

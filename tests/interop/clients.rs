@@ -1,0 +1,60 @@
+//! Clients that generators of four languages make of the committed document: each one's round trip before otter on
+//! a simulated host, and `openapi/README.md`, which shows lines of them.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{repository, succeeds};
+use crate::harness::{Daemon, eventually};
+
+#[tokio::test]
+async fn python_makes_a_round_trip() {
+    round_trip("python").await;
+}
+
+#[tokio::test]
+async fn typescript_makes_a_round_trip() {
+    round_trip("typescript").await;
+}
+
+#[tokio::test]
+async fn go_makes_a_round_trip() {
+    round_trip("go").await;
+}
+
+#[tokio::test]
+async fn rust_makes_a_round_trip() {
+    round_trip("rust").await;
+}
+
+/// Runs the program that `clients/generate` has built. It asserts on what it gets by itself.
+async fn round_trip(language: &str) {
+    let clients = std::env::var("OTTER_CLIENTS").expect(
+        "OTTER_CLIENTS does not name the folder of generated clients. Run tests/run, which makes them",
+    );
+    let daemon = Daemon::start(&["--simulate", "--log-level", "error"], &[]).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    let mut command = Command::new(Path::new(&clients).join(language).join("round-trip"));
+    command.arg(format!("http://{}", daemon.address())).stdin(Stdio::null());
+    succeeds(command).await;
+}
+
+#[test]
+fn the_page_shows_lines_of_the_round_trips() {
+    let page = std::fs::read_to_string(repository().join("openapi/README.md")).unwrap();
+    for (language, program) in [
+        ("python", "round_trip.py"),
+        ("typescript", "round-trip.ts"),
+        ("go", "main.go"),
+        ("rust", "src/main.rs"),
+    ] {
+        let path = repository().join("tests/interop/clients").join(language).join(program);
+        let program = std::fs::read_to_string(path).unwrap();
+        let known: Vec<&str> = program.lines().map(str::trim).collect();
+        let shown =
+            page.split(&format!("\n```{language}\n")).nth(1).and_then(|rest| rest.split("\n```").next());
+        let shown = shown.unwrap_or_else(|| panic!("the page shows nothing of {language}"));
+        let unknown: Vec<&str> = shown.lines().filter(|line| !known.contains(&line.trim())).collect();
+        assert!(unknown.is_empty(), "no lines of the round trip in {language}:\n{}", unknown.join("\n"));
+    }
+}

@@ -1,0 +1,161 @@
+// A round trip by the client that openapi-generator makes; the argument is otter's address.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"log"
+	"net/http"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+
+	"roundtrip/otter"
+)
+
+const snapshotPath = "installed/updated/kickstart"
+
+func main() {
+	log.SetFlags(log.Lshortfile)
+	ctx, address := context.Background(), os.Args[1]
+	configuration := otter.NewConfiguration()
+	configuration.Servers = otter.ServerConfigurations{{URL: address}}
+	client := otter.NewAPIClient(configuration)
+
+	machines, _, err := client.MachinesAPI.ListMachines(ctx).Execute()
+	check(err == nil, err)
+	var staging otter.Machine
+	for _, machine := range machines.Items {
+		if machine.Name == "qubes-4.2-sdw-staging" {
+			staging = machine
+		}
+	}
+	check(len(staging.NetworkCards) == 1, staging)
+	mac := *staging.NetworkCards[0].MacAddress.Get()
+
+	found, _, err := client.MachinesAPI.FindMachine(ctx).Mac(mac).Execute()
+	check(err == nil, err)
+	check(found.Id == staging.Id && found.Free, found)
+	check(*found.PowerState.Get() == otter.POWERSTATE_OFF, found)
+
+	snapshots, _, err := client.SnapshotsAPI.ListSnapshots(ctx, found.Id).Execute()
+	check(err == nil, err)
+	var kickstart otter.Snapshot
+	for _, snapshot := range snapshots.Items {
+		if snapshot.Path == snapshotPath {
+			kickstart = snapshot
+		}
+	}
+
+	request := otter.RevertRequest{Snapshot: otter.PtrString(snapshotPath)}
+	job, _, err := client.SnapshotsAPI.RevertMachine(ctx, found.Id).RevertRequest(request).Wait("5m").Execute()
+	check(err == nil, err)
+	check(job.State == otter.JOBSTATE_SUCCEEDED && job.Result.IsSet(), job)
+	result := job.Result.Get()
+	check(*result.Snapshot.Get() == kickstart.Id && *result.PowerState.Get() == otter.POWERSTATE_OFF, result)
+
+	read, _, err := client.JobsAPI.GetJob(ctx, job.Id).Execute()
+	check(err == nil, err)
+	check(reflect.DeepEqual(read, job) && read.Kind == "snapshot.revert", read)
+	check(!read.FinishedAt.Get().Before(read.CreatedAt) && read.Error.Get() == nil, read)
+
+	paths := []string{"config.version", "summary.runtime"}
+	properties, _, err := client.MachinesAPI.GetMachineProperties(ctx, found.Id).Path(paths).Execute()
+	check(err == nil, err)
+	check(len(properties) == 2 && properties[paths[0]] != nil && properties[paths[1]] != nil, properties)
+
+	_, _, err = client.MachinesAPI.GetMachine(ctx, "none-such").Execute()
+	problem := refused(err)
+	check(problem.Status == 404 && problem.Code == "not-found" && problem.Retry == "no", problem)
+	check(strings.Contains(err.Error(), problem.Detail), err)
+
+	ambiguous := otter.RevertRequest{Snapshot: otter.PtrString("kickstart")}
+	_, _, err = client.SnapshotsAPI.RevertMachine(ctx, found.Id).RevertRequest(ambiguous).Execute()
+	problem = refused(err)
+	check(problem.Code == "ambiguous-name", problem)
+	candidates := map[string]bool{}
+	for _, candidate := range problem.Candidates {
+		candidates[candidate.Id] = true
+	}
+	check(candidates[kickstart.Id], problem)
+
+	on := otter.PowerRequest{Action: "on"}
+	started, _, err := client.MachinesAPI.PowerMachine(ctx, found.Id).PowerRequest(on).Execute()
+	check(err == nil, err)
+	ended := follow(address, machines.Version, started.Id)
+	check(ended.State == otter.JOBSTATE_SUCCEEDED && ended.Result.Get().Changed, ended)
+	check(*ended.Result.Get().PowerState.Get() == otter.POWERSTATE_ON, ended)
+
+	outcome, _, err := client.JobsAPI.WaitForJob(ctx, started.Id).Wait("1m").Execute()
+	check(err == nil, err)
+	check(reflect.DeepEqual(outcome, ended), outcome)
+	after, _, err := client.MachinesAPI.GetMachine(ctx, found.Id).Execute()
+	check(err == nil, err)
+	check(*after.PowerState.Get() == otter.POWERSTATE_ON, after)
+
+	// The generated call reads the stream to its end, which `wait` sets.
+	text, _, err := client.EventsAPI.StreamEvents(ctx).Since(machines.Version).Job(started.Id).Wait("0s").Execute()
+	check(err == nil, err)
+	check(strings.Contains(text, `"type":"bye"`), text)
+
+	// A field that a later otter adds is no error to a client of today.
+	fields, err := after.ToMap()
+	check(err == nil, err)
+	fields["added_later"] = true
+	later, err := json.Marshal(fields)
+	check(err == nil, err)
+	check(json.Unmarshal(later, &otter.Machine{}) == nil, string(later))
+}
+
+// The job at its end, by the stream as it comes.
+func follow(address, since, job string) *otter.Job {
+	query := url.Values{"since": {since}, "types": {"job.changed"}, "job": {job}}
+	stream, err := http.Get(address + "/v1/events?" + query.Encode())
+	check(err == nil, err)
+	defer stream.Body.Close()
+	lines := bufio.NewScanner(stream.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if !strings.HasPrefix(lines.Text(), "data: ") {
+			continue
+		}
+		data := strings.TrimPrefix(lines.Text(), "data: ")
+		var event otter.Event
+		check(json.Unmarshal([]byte(data), &event) == nil, data)
+		object, err := json.Marshal(event.Object)
+		check(err == nil && event.Type == "job.changed", data)
+		job := &otter.Job{}
+		check(json.Unmarshal(object, job) == nil, data)
+		if job.FinishedAt.Get() != nil {
+			return job
+		}
+	}
+	log.Fatal("the stream ended before the job: ", lines.Err())
+	return nil
+}
+
+func refused(err error) otter.Problem {
+	var failure *otter.GenericOpenAPIError
+	check(errors.As(err, &failure), err)
+	problem, is := failure.Model().(otter.Problem)
+	check(is, err)
+	return problem
+}
+
+func check(holds bool, seen interface{}) {
+	if !holds {
+		_ = log.Output(2, format(seen))
+		os.Exit(1)
+	}
+}
+
+func format(seen interface{}) string {
+	if err, is := seen.(error); is {
+		return err.Error()
+	}
+	text, _ := json.Marshal(seen)
+	return string(text)
+}
