@@ -92,7 +92,7 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
          {slowest:?}, slowest job meanwhile {slowest_job:?}",
         memory >> 20,
         crowded >> 20,
-        grown / clients >> 10,
+        (grown / clients) >> 10,
         daemon.resident() >> 20,
     );
     assert!(grown < clients * EACH, "{} MiB for {clients} clients", grown >> 20);
