@@ -62,8 +62,6 @@ def before_load_schema(context, raw_schema):
                     schema.update(pattern=r"^10\.[1-9]\.0\.0/16$")
                 elif name == "path":
                     schema["items"]["enum"] = PROPERTIES
-                elif name == "all":
-                    schema.update(enum=[True])
                 elif name in sets and schema["type"] == "string":
                     word = "|".join(map(re.escape, sets[name]))
                     schema.update(pattern=f"^({word})(,({word}))*$", minLength=1)
@@ -107,6 +105,7 @@ REFUSED_WITH_REASON = {
     "not-reached": "a force_after beyond the deadline would never come: two values, of which one is a default",
     "not-applicable": "force_after goes with the action shutdown alone: a schema would need `oneOf`, which breaks generators",
     "not-with-this": "cidr goes with until=ip alone: query parameters have no schema for two of them together",
+    "all-missing": "DELETE …/snapshots wants all=true, of both; generators make nothing good of a boolean of one value",
     "control-character": "the host's XML cannot carry control characters, nor can names on a screen",
     # Other statuses, by the problem's code
     "host-rejected": "422: the host refused a job, in its own words",
@@ -142,7 +141,10 @@ def tell():
 def no_fault(failure, problem, response):
     kind = type(failure).__name__
     if kind == "RejectedPositiveData" and problem is not None:
-        codes = [error["code"] for error in problem["errors"]] or [problem["code"]]
+        codes = [
+            "all-missing" if error["parameter"] == "all" and error["code"] == "missing" else error["code"]
+            for error in problem["errors"]
+        ] or [problem["code"]]
         return ", ".join(codes) if all(code in REFUSED_WITH_REASON for code in codes) else None
     if kind == "ServerError" and problem is not None:
         return problem["code"] if problem["code"] in SERVED_WITH_REASON else None
