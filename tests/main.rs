@@ -10,3 +10,4 @@ mod harness;
 mod house;
 #[cfg(feature = "interop")]
 mod interop;
+mod matrix;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::fault::Fault;
 use super::faults::{Disruption, Event, Planned, SessionLoss};
 use super::mishap::Mishap;
 use super::world::World;
+use super::{Shared, State};
 
 /// How hostd answers while it is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,47 @@ pub struct Restart {
     pub away: Option<Comeback>,
     /// Whether what runs stops where it is; else machines finish it, with no task to see.
     pub drop_running: bool,
+}
+
+impl State {
+    /// Lets something happen; it is counted.
+    fn happen(&mut self, event: Event) {
+        *self.happened.entry(event.word()).or_default() += 1;
+        match event {
+            Event::ExpireSessions => self.sessions.clear(),
+            Event::RestartHostd(how) => self.restart_hostd(how),
+            Event::Resume => {
+                self.away = None;
+                self.cut_connections();
+            }
+            Event::RebootHost => {
+                self.world.reboot_host();
+                self.restart_hostd(Restart { drop_running: true, ..Restart::default() });
+            }
+            Event::VanishTasks => self.world.forget_tasks(true),
+            Event::RefuseLogins(refuse) => self.sessions.refuse_logins = refuse,
+            Event::ReadOnlyLicence(read_only) => self.world.rules.read_only_licence = read_only,
+            Event::ReadOnlyAccount(read_only) => self.world.rules.read_only_account = read_only,
+            Event::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
+            Event::Question { machine, question, pending: true } => self.world.ask(&machine, *question),
+            Event::Question { machine, question, pending: false } => {
+                if let Some(machine) = self.world.machine_mut(&machine) {
+                    machine.question_at_power_on = Some(*question);
+                }
+            }
+        }
+    }
+
+    fn restart_hostd(&mut self, how: Restart) {
+        self.sessions.clear();
+        self.world.restart_hostd(!how.drop_running);
+        self.away = how.away;
+        self.cut_connections();
+    }
+
+    fn cut_connections(&mut self) {
+        std::mem::replace(&mut self.generation, CancellationToken::new()).cancel();
+    }
 }
 
 /// A handle to a running simulator; clones control the same.
@@ -82,24 +123,27 @@ impl Control {
 
     /// Lets something happen to the host.
     pub fn happen(&self, event: Event) {
-        match event {
-            Event::ExpireSessions => self.expire_sessions(),
-            Event::RestartHostd(how) => self.restart_hostd(how),
-            Event::Resume => self.resume(),
-            Event::RebootHost => self.reboot_host(),
-            Event::VanishTasks => self.vanish_tasks(),
-            Event::RefuseLogins(refuse) => self.refuse_logins(refuse),
-            Event::ReadOnlyLicence(read_only) => self.set_read_only_licence(read_only),
-            Event::ReadOnlyAccount(read_only) => self.set_read_only_account(read_only),
-            Event::FailNextTask(method, fault) => self.fail_next_task(method, fault),
-            Event::Question { machine, question, pending } => self.mutate(|world| {
-                if pending {
-                    world.ask(&machine, *question);
-                } else if let Some(machine) = world.machine_mut(&machine) {
-                    machine.question_at_power_on = Some(*question);
-                }
-            }),
-        }
+        self.at_once(|_| (), Some(event));
+    }
+
+    /// Changes the world and lets something happen to the host, with no moment between for anybody to look.
+    pub fn at_once<T>(&self, change: impl FnOnce(&mut World) -> T, event: Option<Event>) -> T {
+        let result = {
+            let mut state = self.shared.lock();
+            let result = change(&mut state.world);
+            if let Some(event) = event {
+                state.happen(event);
+            }
+            result
+        };
+        self.shared.notify();
+        result
+    }
+
+    /// How often something of this word ([`Event::word`]) has happened to the host.
+    #[must_use]
+    pub fn happened(&self, word: &str) -> u64 {
+        self.shared.lock().happened.get(word).copied().unwrap_or(0)
     }
 
     /// How many sessions there are.
@@ -155,48 +199,37 @@ impl Control {
 
     /// All sessions are gone, with their views and filters.
     pub fn expire_sessions(&self) {
-        self.shared.lock().sessions.clear();
-        self.shared.notify();
+        self.happen(Event::ExpireSessions);
     }
 
     /// Whether every login is refused as one with a wrong password.
     pub fn refuse_logins(&self, refuse: bool) {
-        self.shared.lock().sessions.refuse_logins = refuse;
+        self.happen(Event::RefuseLogins(refuse));
     }
 
     /// Whether every change is refused, as by the free licence.
     pub fn set_read_only_licence(&self, read_only: bool) {
-        self.shared.lock().world.rules.read_only_licence = read_only;
+        self.happen(Event::ReadOnlyLicence(read_only));
     }
 
     /// Whether the account's role lets it look only.
     pub fn set_read_only_account(&self, read_only: bool) {
-        self.shared.lock().world.rules.read_only_account = read_only;
+        self.happen(Event::ReadOnlyAccount(read_only));
     }
 
     /// hostd restarts: connections, sessions, views, filters and tasks are gone; machines are as they were.
     pub fn restart_hostd(&self, how: Restart) {
-        {
-            let mut state = self.shared.lock();
-            state.sessions.clear();
-            state.world.restart_hostd(!how.drop_running);
-            state.away = how.away;
-            std::mem::replace(&mut state.generation, CancellationToken::new()).cancel();
-        }
-        self.shared.notify();
+        self.happen(Event::RestartHostd(how));
     }
 
     /// hostd is back.
     pub fn resume(&self) {
-        let mut state = self.shared.lock();
-        state.away = None;
-        std::mem::replace(&mut state.generation, CancellationToken::new()).cancel();
+        self.happen(Event::Resume);
     }
 
     /// The whole host restarts: every machine is off, the boot time is new, and hostd is back at once.
     pub fn reboot_host(&self) {
-        self.shared.lock().world.reboot_host();
-        self.restart_hostd(Restart { drop_running: true, ..Restart::default() });
+        self.happen(Event::RebootHost);
     }
 
     /// Looks at the world.
@@ -206,19 +239,17 @@ impl Control {
 
     /// Changes the world by hand, as colleagues do.
     pub fn mutate<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
-        let result = change(&mut self.shared.lock().world);
-        self.shared.notify();
-        result
+        self.at_once(change, None)
     }
 
     /// The next task of this method ends with a fault instead of its work.
     pub fn fail_next_task(&self, method: &'static str, fault: Fault) {
-        self.mutate(|world| world.fail_next_task(method, fault));
+        self.happen(Event::FailNextTask(method, fault));
     }
 
     /// hostd forgets every task, while what runs goes on.
     pub fn vanish_tasks(&self) {
-        self.mutate(|world| world.forget_tasks(true));
+        self.happen(Event::VanishTasks);
     }
 
     /// The tasks that are not ended, oldest first.

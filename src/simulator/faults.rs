@@ -1,11 +1,14 @@
 //! What can be made to go wrong, call by call, and how often it did.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::control::Restart;
+use tokio_util::sync::CancellationToken;
+
+use super::control::{Control, Restart};
 use super::fault::Fault;
 use super::world::Question;
 
@@ -30,6 +33,31 @@ pub enum Disruption {
     Delay(Duration),
     /// Something happens to the host just before the method runs.
     Event(Event),
+    /// A test's hand does something just before the method runs, or before what is to happen to the call instead.
+    Hand(Hand, Option<Box<Disruption>>),
+    /// The method runs, or not, and its answer is held back; the connection is closed once this is cancelled.
+    CloseWhen { run: bool, cancelled: CancellationToken },
+}
+
+/// What a test does to the host while a call waits.
+#[derive(Clone)]
+pub struct Hand(Arc<dyn Fn(&Control) + Send + Sync>);
+
+impl Hand {
+    pub fn new(hand: impl Fn(&Control) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hand))
+    }
+
+    /// Does it.
+    pub fn act(&self, control: &Control) {
+        (self.0)(control);
+    }
+}
+
+impl fmt::Debug for Hand {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Hand")
+    }
 }
 
 /// What can happen to the host as a whole.
@@ -53,6 +81,25 @@ pub enum Event {
         question: Box<Question>,
         pending: bool,
     },
+}
+
+impl Event {
+    /// The word by which it is counted, as scenarios write it.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::ExpireSessions => "expire-sessions",
+            Self::RestartHostd(_) => "restart-hostd",
+            Self::Resume => "resume",
+            Self::RebootHost => "reboot-host",
+            Self::VanishTasks => "vanish-tasks",
+            Self::RefuseLogins(_) => "refuse-logins",
+            Self::ReadOnlyLicence(_) => "licence",
+            Self::ReadOnlyAccount(_) => "account",
+            Self::FailNextTask(..) => "fail-next-task",
+            Self::Question { .. } => "question",
+        }
+    }
 }
 
 /// How a call without a session looks.

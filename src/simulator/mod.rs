@@ -30,6 +30,7 @@ mod value;
 mod view;
 pub mod world;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use control::{Comeback, Control, Restart};
 pub use fault::Fault;
-pub use faults::{Disruption, Event, Planned, SessionLoss};
+pub use faults::{Disruption, Event, Hand, Planned, SessionLoss};
 pub use mishap::Mishap;
 pub use pace::Pace;
 pub use scenario::{HostSettings, Scenario, ScenarioError};
@@ -127,6 +128,7 @@ impl Simulator {
             sessions,
             faults: Faults::default(),
             calls: Calls::default(),
+            happened: BTreeMap::new(),
             away: None,
             generation: CancellationToken::new(),
         };
@@ -225,6 +227,8 @@ struct State {
     sessions: Sessions,
     faults: Faults,
     calls: Calls,
+    /// How often each kind of event has happened.
+    happened: BTreeMap<&'static str, u64>,
     /// How the host is away, while it is.
     away: Option<Comeback>,
     /// Cancelled when hostd restarts: every connection of before ends.

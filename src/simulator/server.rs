@@ -210,8 +210,14 @@ async fn call(
         }
         respond_soap(&request.method, outcome.result, outcome.cookie)
     };
+    let mut disruption = disruption;
+    while let Some(Disruption::Hand(hand, then)) = disruption {
+        hand.act(&Control::new(Arc::clone(shared)));
+        disruption = then.map(|then| *then);
+    }
     match disruption {
-        None => Ok(run().await),
+        // The hands are done.
+        None | Some(Disruption::Hand(..)) => Ok(run().await),
         Some(Disruption::Fault(fault)) => Ok(respond_soap(&request.method, Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(Cut),
         Some(Disruption::CloseAfterRunning) => {
@@ -229,6 +235,13 @@ async fn call(
             Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
         }
         Some(Disruption::EmptyAnswer) => Ok(respond_soap(&request.method, soap::void(&request.method), None)),
+        Some(Disruption::CloseWhen { run: wanted, cancelled }) => {
+            if wanted {
+                run().await;
+            }
+            cancelled.cancelled().await;
+            Err(Cut)
+        }
         Some(Disruption::Event(event)) => {
             Control::new(Arc::clone(shared)).happen(event);
             Ok(run().await)

@@ -70,11 +70,18 @@ pub struct Plan {
     pub scenario: Scenario,
     pub pace: Pace,
     pub settings: fn(&mut Settings),
+    /// otter's time and the simulated host's.
+    pub clock: Clock,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { scenario: Scenario::lab().unwrap(), pace: Pace::Auto { scale: 0.05 }, settings: |_| {} }
+        Self {
+            scenario: Scenario::lab().unwrap(),
+            pace: Pace::Auto { scale: 0.05 },
+            settings: |_| {},
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -114,7 +121,7 @@ impl Lab {
     }
 
     async fn in_front_of(kind: HostKind, plan: Plan) -> Self {
-        let clock = Clock::system();
+        let clock = plan.clock.clone();
         let host = Host::start(kind, &plan, &clock).await;
         let mut settings = settings(&host.url());
         (plan.settings)(&mut settings);

@@ -84,7 +84,7 @@ impl Runner {
                 self.publish(&driver, &live, false);
                 sabotage::reached(Step::Told);
                 if self.sabotage.makes(Mistake::EndTakenBack) {
-                    self.take_back(&driver, &live);
+                    self.take_back(&driver, &live).await;
                 }
                 return Ran::ToTheEnd;
             }
@@ -148,10 +148,12 @@ impl Runner {
         }
     }
 
-    /// Shows a job that ended as one that runs, and then its end again, which is a mistake.
-    fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
+    /// Shows a job that ended as one that runs, for as long as a reader may need to see it, and then its end again, which
+    /// is a mistake.
+    async fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
         live.send_modify(|live| live.job = Arc::new(taken_back(driver.job())));
         self.tell(live);
+        self.clock.sleep(PROGRESS_EVERY).await;
         self.publish(driver, live, false);
     }
 

@@ -215,6 +215,7 @@ impl World {
     /// Puts a machine there; one of the same moid is replaced.
     pub fn add_machine(&mut self, machine: Machine) {
         self.touch(Moref::new("VirtualMachine", machine.id.clone()));
+        self.touch(Moref::new("Datastore", machine.datastore.clone()));
         self.born.insert(machine.id.clone(), self.revision);
         self.machines.insert(machine.id.clone(), machine);
         self.restructure();
@@ -227,6 +228,7 @@ impl World {
         }
         let removed = self.machines.remove(id)?;
         self.touch(Moref::new("VirtualMachine", id));
+        self.touch(Moref::new("Datastore", removed.datastore.clone()));
         self.restructure();
         // A task notices at its next step; one that hangs on a question has none.
         self.close_question(id, None);

@@ -231,7 +231,7 @@ async fn by_a_deadline(pair: &Pair, provoke: impl AsyncFn(&str) -> Answer) -> An
 
 /// A lab with a machine for each operation, of its name, and some of other qualities.
 fn plan(pairs: &[Pair], settings: fn(&mut Settings)) -> Plan {
-    Plan { scenario: scenario(pairs), pace: Pace::Auto { scale: 0.05 }, settings }
+    Plan { scenario: scenario(pairs), pace: Pace::Auto { scale: 0.05 }, settings, ..Plan::default() }
 }
 
 fn scenario(pairs: &[Pair]) -> Scenario {

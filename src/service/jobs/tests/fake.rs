@@ -33,6 +33,8 @@ pub enum Answer {
     Hold,
     /// The host answers after [`FakeHost::release`] only.
     Late,
+    /// The call comes to the host after [`FakeHost::release`] only.
+    OnItsWay,
     /// The backend itself fails.
     Panic,
     Lost,
@@ -165,9 +167,16 @@ impl Hypervisor for FakeHost {
     }
 
     async fn call(&self, machine: &MachineId, call: &HostCall, _: JobId) -> Result<Accepted, CallError> {
-        let (answer, id) = {
+        let released = self.released.notified();
+        tokio::pin!(released);
+        released.as_mut().enable();
+        let answer = self.lock().answers.pop_front();
+        if answer == Some(Answer::OnItsWay) {
+            self.called.send_modify(|called| *called += 1);
+            released.as_mut().await;
+        }
+        let id = {
             let mut state = self.lock();
-            let answer = state.answers.pop_front();
             state.calls.push((machine.clone(), call.clone()));
             let id = TaskId::new(format!("task-{}", state.calls.len()));
             if !matches!(answer, Some(Answer::Panic | Answer::Lost)) {
@@ -178,15 +187,15 @@ impl Hypervisor for FakeHost {
                     status: watch::Sender::new(TaskStatus::Running { progress: None }),
                 });
             }
-            (answer, id)
+            id
         };
-        let released = self.released.notified();
-        tokio::pin!(released);
-        released.as_mut().enable();
+        if answer == Some(Answer::OnItsWay) {
+            return Ok(Accepted::Task(id));
+        }
         self.called.send_modify(|called| *called += 1);
         match answer {
             None => self.finish(&id),
-            Some(Answer::Hold) => {}
+            Some(Answer::Hold | Answer::OnItsWay) => {}
             Some(Answer::Late) => released.await,
             Some(Answer::Panic) => panic!("as a test wanted"),
             Some(Answer::Lost) => {

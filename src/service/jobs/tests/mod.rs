@@ -231,6 +231,27 @@ async fn a_kill_passes_the_queue_and_cancels_what_runs() {
     assert_eq!(calls, [HostCall::PowerOn, HostCall::Reset, HostCall::PowerOff, HostCall::PowerOn]);
 }
 
+/// The machine is off when the kill looks, and the call that turns it on has not come to the host.
+#[tokio::test]
+async fn a_kill_waits_for_a_call_that_is_on_its_way() {
+    let lab = Lab::new(1).await;
+    lab.host.answer(&[Answer::OnItsWay, Answer::Hold]);
+    let on = lab.start(1, JobRequest::PowerOn).await;
+    lab.host.called(1).await;
+    let before = lab.host.examinations();
+    let kill = lab.start(1, JobRequest::Kill).await;
+    while lab.host.examinations() == before {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lab.jobs.get(kill).await.unwrap().unwrap().job.state, JobState::Running);
+    lab.host.release();
+    assert_eq!(lab.end(on).await.job.state, JobState::Cancelled);
+    assert_eq!(lab.end_in_time(kill).await.job.state, SUCCEEDED);
+}
+
 #[tokio::test]
 async fn after_a_restart_a_kill_cancels_what_runs_beside_it_again() {
     let mut lab = Lab::new(1).await;

@@ -1,0 +1,425 @@
+//! What must hold in every cell, whatever its fault: one end that never changes, told alike by polls and events; no
+//! more sendings than the table allows; reads that went on; a picture equal to the host; and an end that is true of it.
+
+use std::collections::BTreeMap;
+
+use otter::simulator::world::{Machine, PowerState, World};
+use serde_json::{Value, json};
+
+use super::stage::{Bench, Play, Proof};
+use super::table::{Expected, Kind, Left};
+
+/// The words of ends.
+const ENDS: [&str; 4] = ["succeeded", "failed", "cancelled", "unknown"];
+
+/// Checks a cell that was played to its end, and gives that.
+pub async fn check(mut play: Play<'_>, proof: Proof) -> Result<String, String> {
+    let ended = play.seen().clone();
+    if !proof.holds(play.control()) {
+        return Err(format!("the fault was not delivered; the job: {ended}"));
+    }
+    let state = ended["state"].as_str().unwrap_or_default().to_owned();
+    end_is_right(&ended, play.expected)?;
+    polls_agree(&play.polls)?;
+    sends_are_few(&play, &ended)?;
+    truth(&play, &state)?;
+    if state == "succeeded" {
+        // Who reads after the end reads what it did: the world stands still, so the picture has no time to catch up.
+        shown_at_once(&play).await?;
+    }
+    quiet(&mut play).await?;
+    picture_is_the_host(&mut play, "after the job").await?;
+    play.control().step_guests();
+    play.control().step_guests();
+    picture_is_the_host(&mut play, "once the guests are up").await?;
+    if let Some(wrong) = play.wrong_reads.first() {
+        return Err(format!("a read failed: {wrong}"));
+    }
+    let job = play.job.clone();
+    events_agree(play.bench, &job, &ended).await?;
+    play.bench.clear().await?;
+    Ok(state)
+}
+
+fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
+    let state = ended["state"].as_str().unwrap_or_default();
+    let code = ended["error"]["code"].as_str();
+    let right = expected.ends.contains(&(state, code));
+    if !right {
+        return Err(format!("it ended {state} {code:?}, where {:?} is right: {ended}", expected.ends));
+    }
+    let consistent = (state == "succeeded") == ended["error"].is_null()
+        && (state == "succeeded") != ended["result"].is_null();
+    if !consistent {
+        return Err(format!("a result and an error do not go together: {ended}"));
+    }
+    Ok(())
+}
+
+/// Of what polls showed the last alone is an end.
+fn polls_agree(polls: &[Value]) -> Result<(), String> {
+    let ends = polls.iter().filter(|poll| is_end(poll)).count();
+    let last = polls.last().is_some_and(is_end);
+    if ends == 1 && last { Ok(()) } else { Err(format!("polls showed {ends} ends: {polls:?}")) }
+}
+
+fn is_end(job: &Value) -> bool {
+    job["state"].as_str().is_some_and(|state| ENDS.contains(&state))
+}
+
+fn sends_are_few(play: &Play<'_>, ended: &Value) -> Result<(), String> {
+    let calls = play.control().calls_of_operation(&play.job);
+    let count = |method: &str| calls.iter().filter(|call| *call == method).count();
+    let (least, most) = play.expected.sends;
+    let struck = count(play.cell.kind.method());
+    if struck < least || struck > most {
+        return Err(format!(
+            "it was sent {struck} times, where {least} to {most} are right: {calls:?}, {ended}"
+        ));
+    }
+    if let Some(first) = play.cell.kind.first()
+        && count(first) != 1
+    {
+        return Err(format!("the first call was sent {} times: {calls:?}", count(first)));
+    }
+    Ok(())
+}
+
+/// The end is true of the world.
+fn truth(play: &Play<'_>, state: &str) -> Result<(), String> {
+    if play.expected.left == Left::Whatever {
+        return Ok(());
+    }
+    play.control().look(|world| {
+        let Some(now) = world.machine(&play.id) else { return Err("the machine is gone".to_owned()) };
+        let kind = play.cell.kind;
+        let (done, undone) = (done(kind, &play.before, now), undone(kind, &play.before, now));
+        let holds = match (state, play.expected.left) {
+            ("succeeded", _) => done,
+            (_, Left::FirstOnly) => !done && first_done(kind, now),
+            ("failed" | "cancelled", _) => undone,
+            _ => done || undone,
+        };
+        if holds {
+            Ok(())
+        } else {
+            Err(format!("it ended {state}, and the machine is {now:?}; before: {:?}", play.before))
+        }
+    })
+}
+
+/// Whether what was asked for is so, once where that counts.
+fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
+    let current = |name: &str| {
+        now.current_snapshot
+            .as_ref()
+            .and_then(|id| now.snapshot(id))
+            .is_some_and(|snapshot| snapshot.name == name)
+    };
+    let has = |name: &str| now.snapshots.iter().filter(|snapshot| snapshot.name == name).count();
+    match kind {
+        Kind::PowerOn => now.power == PowerState::On,
+        Kind::PowerOff | Kind::Kill | Kind::Shutdown | Kind::ForcedAsk | Kind::ForcedPlug => {
+            now.power == PowerState::Off
+        }
+        Kind::Suspend => now.power == PowerState::Suspended,
+        Kind::Reset | Kind::Reboot => now.power == PowerState::On && now.run == before.run + 1,
+        Kind::Answer => now.question.is_none(),
+        Kind::Create => {
+            let made = now.snapshots.iter().find(|snapshot| snapshot.name == "made");
+            has("made") == 1 && made.is_some_and(|made| made.parent == before.current_snapshot)
+        }
+        Kind::Revert => current("middle") && now.power == PowerState::Off,
+        Kind::RevertOn | Kind::RevertOnPower => current("middle") && now.power == PowerState::On,
+        Kind::RevertOff | Kind::RevertOffPower => current("awake") && now.power == PowerState::Off,
+        Kind::Remove => has("middle") == 0 && now.snapshots.len() == before.snapshots.len() - 1,
+        Kind::RemoveChildren => {
+            (has("middle"), has("leaf")) == (0, 0) && now.snapshots.len() == before.snapshots.len() - 2
+        }
+        Kind::RemoveAll => now.snapshots.is_empty(),
+        Kind::Rename => (has("middle"), has("renamed")) == (0, 1),
+    }
+}
+
+/// Whether nothing of it is so.
+fn undone(kind: Kind, before: &Machine, now: &Machine) -> bool {
+    let ids =
+        |machine: &Machine| machine.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<Vec<_>>();
+    match kind {
+        Kind::Reset | Kind::Reboot => now.run == before.run || now.power != PowerState::On,
+        Kind::Create | Kind::Remove | Kind::RemoveChildren | Kind::RemoveAll => ids(now) == ids(before),
+        Kind::Revert | Kind::RevertOn | Kind::RevertOff => now.current_snapshot == before.current_snapshot,
+        _ => !done(kind, before, now),
+    }
+}
+
+fn first_done(kind: Kind, now: &Machine) -> bool {
+    let wanted = match kind {
+        Kind::RevertOff | Kind::RevertOffPower => "awake",
+        _ => "middle",
+    };
+    now.current_snapshot
+        .as_ref()
+        .and_then(|id| now.snapshot(id))
+        .is_some_and(|current| current.name == wanted)
+}
+
+/// Lets everything on the host come to rest.
+async fn quiet(play: &mut Play<'_>) -> Result<(), String> {
+    play.control().set_read_only_licence(false);
+    play.control().clear_disruptions();
+    play.control().mutate(|world| {
+        world.rules.refuse_in_call = false;
+        for task in world.running_tasks() {
+            world.finish_task(&task);
+        }
+    });
+    let connected = play.bench.until("the session to be there", async |bench| {
+        let (_, headers, _) = bench.read("/v1/machines").await;
+        !headers.contains_key("otter-stale")
+    });
+    connected.await
+}
+
+/// The picture equals the host, whole.
+async fn picture_is_the_host(play: &mut Play<'_>, when: &str) -> Result<(), String> {
+    let wanted = play.control().look(host);
+    let mut shown = Value::Null;
+    let same = play
+        .bench
+        .until("the picture to be the host's", async |bench| {
+            shown = picture(bench).await;
+            shown == wanted
+        })
+        .await;
+    same.map_err(|_| {
+        format!("{when} otter shows otherwise than the host is:{}", difference("", &wanted, &shown))
+    })
+}
+
+async fn shown_at_once(play: &Play<'_>) -> Result<(), String> {
+    let wanted = play.control().look(|world| {
+        let machine = world.machine(&play.id)?;
+        Some((machine_of(machine), snapshots_of(machine)))
+    });
+    let Some((machine, snapshots)) = wanted else { return Ok(()) };
+    let path = format!("/v1/machines/{}", play.id);
+    let (_, _, mut shown) = play.bench.read(&path).await;
+    let mut listed = play.bench.read(&format!("{path}/snapshots")).await.2["items"].take();
+    without_paths(&mut listed);
+    // Why it is not free may be the host's tasks, which end after their jobs.
+    for field in ["free", "not_free_because"] {
+        shown[field] = machine[field].clone();
+    }
+    let differences = difference("", &machine, &shown) + &difference("/snapshots", &snapshots, &listed);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(format!("at the end of the job otter does not show what it did:{differences}"))
+}
+
+/// What otter shows of machines, their snapshots and datastores, by id.
+async fn picture(bench: &Bench) -> Value {
+    let (_, _, machines) = bench.read("/v1/machines").await;
+    let (_, _, mut datastores) = bench.read("/v1/datastores").await;
+    let mut shown = BTreeMap::new();
+    for machine in machines["items"].as_array().into_iter().flatten() {
+        let id = machine["id"].as_str().unwrap_or_default();
+        let (_, _, mut snapshots) = bench.read(&format!("/v1/machines/{id}/snapshots")).await;
+        let mut snapshots = snapshots["items"].take();
+        without_paths(&mut snapshots);
+        shown.insert(id.to_owned(), json!({"machine": machine, "snapshots": snapshots}));
+    }
+    json!({"machines": shown, "datastores": datastores["items"].take()})
+}
+
+/// Paths are otter's own: they follow from names and parents.
+fn without_paths(snapshots: &mut Value) {
+    for snapshot in snapshots.as_array_mut().into_iter().flatten() {
+        if let Some(snapshot) = snapshot.as_object_mut() {
+            snapshot.remove("path");
+        }
+    }
+}
+
+/// The host as otter is to show it.
+fn host(world: &World) -> Value {
+    let machines: BTreeMap<String, Value> = world
+        .machines()
+        .map(|machine| {
+            let whole = json!({"machine": machine_of(machine), "snapshots": snapshots_of(machine)});
+            (machine.id.clone(), whole)
+        })
+        .collect();
+    let mut datastores: Vec<_> = world.datastores().collect();
+    datastores.sort_by_key(|datastore| datastore.name.to_lowercase());
+    let datastores: Vec<Value> = datastores
+        .into_iter()
+        .map(|datastore| {
+            let on_it = world.machines().filter(|machine| machine.datastore == datastore.id).count();
+            json!({
+                "id": datastore.id,
+                "name": datastore.name,
+                "type": datastore.kind,
+                "capacity_bytes": datastore.capacity_bytes,
+                "free_bytes": datastore.free_bytes,
+                "uncommitted_bytes": datastore.uncommitted_bytes,
+                "accessible": datastore.accessible,
+                "url": datastore.url,
+                "machine_count": on_it,
+            })
+        })
+        .collect();
+    json!({"machines": machines, "datastores": datastores})
+}
+
+fn machine_of(machine: &Machine) -> Value {
+    let on = machine.power == PowerState::On;
+    // An address that is still told of a guest that is gone, or not up yet, is never shown.
+    let told = machine.guest.told_address.as_ref().filter(|_| on && machine.guest.tools_running);
+    let addresses: Vec<&String> = told
+        .map_or_else(Vec::new, |told| std::iter::once(told).chain(&machine.guest.more_addresses).collect());
+    let mut reasons = Vec::new();
+    match machine.power {
+        PowerState::On => reasons.push("powered_on"),
+        PowerState::Suspended => reasons.push("suspended"),
+        PowerState::Off | PowerState::Other(_) => {}
+    }
+    if machine.question.is_some() {
+        reasons.push("question");
+    }
+    let question = machine.question.as_ref().map(|question| {
+        let choices: Vec<Value> = (0..)
+            .zip(&question.choices)
+            .map(|(at, choice)| {
+                json!({
+                    "key": choice.key,
+                    "label": choice.label,
+                    "summary": choice.summary,
+                    "default": Some(at) == question.default_choice,
+                })
+            })
+            .collect();
+        json!({
+            "id": question.id,
+            "text": format!("{}: {}", question.message_id, question.text),
+            "choices": choices,
+        })
+    });
+    let cards: Vec<Value> = (1..)
+        .zip(&machine.network_cards)
+        .map(|(number, card)| {
+            json!({
+                "key": card.key,
+                "label": format!("Network adapter {number}"),
+                "type": card.kind.trim_start_matches("Virtual").to_lowercase(),
+                "mac_address": card.mac_address,
+                "connected": card.connected && on,
+                "network": card.network,
+            })
+        })
+        .collect();
+    json!({
+        "id": machine.id,
+        "name": machine.name,
+        "power_state": power(&machine.power),
+        "free": reasons.is_empty(),
+        "not_free_because": reasons,
+        "template": machine.template,
+        "connection_state": machine.connection_state,
+        "path": machine.path,
+        "guest_os": machine.guest_full_name,
+        "uuid": machine.instance_uuid,
+        "bios_uuid": machine.bios_uuid,
+        "annotation": machine.annotation,
+        "cpu_count": machine.cpu_count,
+        "memory_bytes": i64::from(machine.memory_mb) << 20,
+        "storage_bytes": machine.disk_bytes,
+        "nested_virtualization": machine.nested_virtualization,
+        "ip_address": told,
+        "ip_addresses": addresses,
+        "tools_status": if machine.guest.tools_running { "running" } else { "not_running" },
+        "network_cards": cards,
+        "serial_ports": [],
+        "snapshot_count": machine.snapshots.len(),
+        "current_snapshot": machine.current_snapshot,
+        "question": question,
+        "protected": false,
+        "pools": [],
+        "quarantine": null,
+        "lease": null,
+        "active_job": null,
+    })
+}
+
+fn snapshots_of(machine: &Machine) -> Value {
+    // Parents first, and the children of one where it stands.
+    let mut ordered: Vec<Value> = Vec::new();
+    let mut left: Vec<Option<&str>> = vec![None];
+    while let Some(parent) = left.pop() {
+        let below = machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == parent);
+        let below: Vec<_> = below.collect();
+        if let Some(id) = parent
+            && let Some(snapshot) = machine.snapshot(id)
+        {
+            let children: Vec<&str> = below.iter().map(|snapshot| snapshot.id.as_str()).collect();
+            ordered.push(json!({
+                "id": snapshot.id,
+                "machine": machine.id,
+                "name": snapshot.name,
+                "description": snapshot.description,
+                "created_at": snapshot.created_at,
+                "power_state": power(&snapshot.state),
+                "quiesced": snapshot.quiesced,
+                "parent": snapshot.parent,
+                "children": children,
+                "current": machine.current_snapshot.as_ref() == Some(&snapshot.id),
+            }));
+        }
+        left.extend(below.iter().rev().map(|snapshot| Some(snapshot.id.as_str())));
+    }
+    Value::Array(ordered)
+}
+
+fn power(state: &PowerState) -> Option<&'static str> {
+    match state {
+        PowerState::On => Some("on"),
+        PowerState::Off => Some("off"),
+        PowerState::Suspended => Some("suspended"),
+        PowerState::Other(_) => None,
+    }
+}
+
+/// Where two values differ, a line for each place.
+fn difference(at: &str, wanted: &Value, shown: &Value) -> String {
+    match (wanted, shown) {
+        (Value::Object(one), Value::Object(two)) => {
+            let keys: std::collections::BTreeSet<&String> = one.keys().chain(two.keys()).collect();
+            let each = keys.into_iter().map(|key| {
+                let (one, two) = (one.get(key).unwrap_or(&Value::Null), two.get(key).unwrap_or(&Value::Null));
+                difference(&format!("{at}/{key}"), one, two)
+            });
+            each.collect()
+        }
+        (Value::Array(one), Value::Array(two)) if one.len() == two.len() => {
+            let each = one.iter().zip(two).enumerate();
+            each.map(|(place, (one, two))| difference(&format!("{at}/{place}"), one, two)).collect()
+        }
+        _ if wanted == shown => String::new(),
+        _ => format!("\n    {at} is {wanted} on the host and {shown} in otter"),
+    }
+}
+
+/// What the stream told of the job: one end, the same that polls showed, and nothing after it.
+async fn events_agree(bench: &mut Bench, job: &str, ended: &Value) -> Result<(), String> {
+    let mark = bench.nudge();
+    let told = bench.events.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
+    let states: Vec<&Value> =
+        told.iter().filter(|told| told.is("job.changed", job)).map(|told| &told.json["object"]).collect();
+    let first_end = states.iter().position(|state| is_end(state));
+    match first_end {
+        None => Err(format!("the stream told no end of {job}")),
+        Some(at) if states[at..].iter().all(|state| *state == ended) => Ok(()),
+        Some(at) => Err(format!("the stream took an end back: {:?}", &states[at..])),
+    }
+}

@@ -1,0 +1,187 @@
+//! The fault matrix: every kind of job, at every step of it, under every fault. `table` says what is right, `stage`
+//! lets it happen, `check` holds otter to it.
+
+mod check;
+mod stage;
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use otter::app::Settings;
+
+use otter::sabotage::Mistake;
+
+use self::stage::{Bench, Play};
+use self::table::{Cell, Expected, Fault, Kind, Step};
+
+/// How many whole otters work at once: those that wait for time-outs cost little.
+const BENCHES: usize = 6;
+const HASTY_BENCHES: usize = 24;
+
+type Tune = fn(&mut Settings);
+/// Cells, the settings that they are played with, and how many otters play them.
+type Group = (Vec<(Cell, Expected)>, Tune, usize);
+type Todo = Arc<Mutex<Vec<(Cell, Expected)>>>;
+
+/// Plays cells, many at once.
+fn play_all(cells: Vec<(Cell, Expected)>) -> BTreeMap<Cell, Result<String, String>> {
+    let (hasty, calm): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(cell, _)| waits_for_time_outs(*cell));
+    play_on(vec![(hasty, stage::hasty, HASTY_BENCHES), (calm, stage::settings, BENCHES)])
+}
+
+const fn waits_for_time_outs(cell: Cell) -> bool {
+    matches!(cell.fault, Fault::SlowDone | Fault::SlowUndone)
+}
+
+/// Plays cells on benches of these settings.
+fn play_on(groups: Vec<Group>) -> BTreeMap<Cell, Result<String, String>> {
+    let results = Arc::new(Mutex::new(BTreeMap::new()));
+    let mut workers = Vec::new();
+    for (cells, settings, benches) in groups {
+        let benches = benches.min(cells.len());
+        let todo: Todo = Arc::new(Mutex::new(cells));
+        for _ in 0..benches {
+            let (todo, results) = (Arc::clone(&todo), Arc::clone(&results));
+            workers.push(std::thread::spawn(move || {
+                let work = async {
+                    let mut bench = None;
+                    while let Some((cell, expected)) = next(&todo) {
+                        let result = play(&mut bench, settings, cell, expected).await;
+                        results.lock().unwrap().insert(cell, result);
+                    }
+                };
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                tokio::task::LocalSet::new().block_on(&runtime, work);
+            }));
+        }
+    }
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    Arc::try_unwrap(results).unwrap().into_inner().unwrap()
+}
+
+fn next(todo: &Todo) -> Option<(Cell, Expected)> {
+    todo.lock().unwrap().pop()
+}
+
+/// Plays one cell; a bench on which one went wrong is not used again.
+async fn play(
+    bench: &mut Option<Bench>,
+    settings: Tune,
+    cell: Cell,
+    expected: Expected,
+) -> Result<String, String> {
+    let taken = bench.take();
+    let played = tokio::task::spawn_local(async move {
+        let mut bench = match taken {
+            Some(bench) => bench,
+            None => Bench::start(settings).await,
+        };
+        let result = match Play::run(&mut bench, cell, &expected).await {
+            Ok((play, proof)) => check::check(play, proof).await,
+            Err(wrong) => Err(wrong),
+        };
+        (bench, result)
+    });
+    match played.await {
+        Ok((used, Ok(state))) => {
+            *bench = Some(used);
+            Ok(state)
+        }
+        Ok((_, wrong)) => wrong,
+        Err(panic) => Err(format!("it panicked: {panic}")),
+    }
+}
+
+/// The cells that can be, and why the others cannot.
+fn cells() -> (Vec<(Cell, Expected)>, BTreeMap<&'static str, usize>) {
+    let (mut cells, mut reasons) = (Vec::new(), BTreeMap::new());
+    for cell in Cell::all() {
+        match cell.expected() {
+            Ok(expected) => cells.push((cell, expected)),
+            Err(reason) => *reasons.entry(reason).or_default() += 1,
+        }
+    }
+    (cells, reasons)
+}
+
+/// The whole matrix. `OTTER_MATRIX` chooses cells whose name contains it.
+#[test]
+fn every_cell_ends_as_the_table_says() {
+    let (mut cells, reasons) = cells();
+    if let Ok(part) = std::env::var("OTTER_MATRIX") {
+        cells.retain(|(cell, _)| cell.name().contains(&part));
+    }
+    let results = play_all(cells);
+    let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (cell, result) in &results {
+        match result {
+            Ok(state) => *ends.entry(state).or_default() += 1,
+            Err(why) => wrong.push(format!("{}\n  {why}", cell.name())),
+        }
+    }
+    println!("{} cells were played: {ends:?}", results.len());
+    println!("{} cells cannot be:", reasons.values().sum::<usize>());
+    for (reason, count) in &reasons {
+        println!("{count:>5}  {reason}");
+    }
+    assert!(wrong.is_empty(), "{} of {} cells are wrong:\n{}", wrong.len(), results.len(), wrong.join("\n"));
+}
+
+/// Settings that make a mistake on purpose.
+macro_rules! mistaken {
+    ($mistake:ident) => {
+        |settings: &mut Settings| {
+            stage::hasty(settings);
+            settings.sabotage = Mistake::$mistake.into();
+        }
+    };
+}
+
+/// Plays one cell with a mistake, and asserts that the check says so in these words.
+#[track_caller]
+fn assert_caught(settings: Tune, (kind, step, fault): (Kind, Step, Fault), words: &str) {
+    let cell = Cell { kind, step, fault };
+    let results = play_on(vec![(vec![(cell, cell.expected().unwrap())], settings, 1)]);
+    let told = results[&cell].as_ref().expect_err("the mistake went unseen");
+    assert!(told.contains(words), "{} told of something else: {told}", cell.name());
+}
+
+#[test]
+fn a_reset_that_is_sent_again_is_caught() {
+    let cell = (Kind::Reset, Step::Unanswered, Fault::CutBefore);
+    assert_caught(mistaken!(ResetSentAgain), cell, "it ended succeeded");
+}
+
+#[test]
+fn an_end_before_the_picture_caught_up_is_caught() {
+    let cell = (Kind::Rename, Step::ResultRead, Fault::SlowDone);
+    assert_caught(mistaken!(EndBeforeBarrier), cell, "otter does not show what it did");
+}
+
+#[test]
+fn a_machine_that_stays_in_the_picture_is_caught() {
+    let cell = (Kind::Reset, Step::Accepted, Fault::GoneInOutage);
+    assert_caught(mistaken!(ResyncForgetsRemoval), cell, "otter shows otherwise than the host is");
+}
+
+#[test]
+fn an_end_that_is_taken_back_is_caught() {
+    let cell = (Kind::PowerOff, Step::Before, Fault::CutBefore);
+    assert_caught(mistaken!(EndTakenBack), cell, "the stream took an end back");
+}
+
+#[test]
+fn an_address_of_a_guest_that_is_gone_is_caught() {
+    let cell = (Kind::Reset, Step::Before, Fault::CutBefore);
+    assert_caught(mistaken!(StaleAddress), cell, "/ip_address is null on the host");
+}
+
+#[test]
+fn a_login_that_is_tried_again_and_again_is_caught() {
+    let cell = (Kind::PowerOff, Step::Before, Fault::AccountRefused);
+    assert_caught(mistaken!(LoginLoop), cell, "a refused account was tried");
+}

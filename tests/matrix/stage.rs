@@ -1,0 +1,460 @@
+//! Plays one cell of the table before a whole otter: starts the job, lets the fault strike at the step, mends the host,
+//! and sees the job to its end. Time stands still for otter and the host but for the ticks given here, and no task or
+//! guest moves by itself.
+
+mod strike;
+
+use std::time::Duration;
+
+use http::{HeaderMap, Request, StatusCode};
+use otter::app::Settings;
+use otter::clock::Clock;
+use otter::simulator::world::{Choice, Machine, PowerState, Question};
+use otter::simulator::{Control, Pace, Scenario};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+pub use self::strike::Proof;
+use super::table::{Cell, Expected, Fault, Kind};
+use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};
+
+/// How far a tick moves the time of otter and of the host.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long that takes.
+const MOMENT: Duration = Duration::from_millis(4);
+
+/// The deadline of every job here.
+const DEADLINE: Duration = Duration::from_mins(10);
+
+/// The machine whose changes are nudges and marks; nothing else happens to it.
+const MARKER: &str = "31";
+
+/// A whole otter and its host, on which cells are played one after the other.
+pub struct Bench {
+    pub lab: Lab,
+    pub control: Control,
+    pub clock: Clock,
+    pub events: Events,
+    template: Machine,
+    cells: u32,
+    nudges: u32,
+}
+
+/// One cell as it is played.
+pub struct Play<'b> {
+    pub bench: &'b mut Bench,
+    pub cell: Cell,
+    pub expected: &'b Expected,
+    /// The moid of the machine that is meant.
+    pub id: String,
+    /// The machine as it was before the job.
+    pub before: Machine,
+    pub job: String,
+    /// Every different state of the job that a poll showed.
+    pub polls: Vec<Value>,
+    /// What was wrong with a read.
+    pub wrong_reads: Vec<String>,
+    /// Whether reads say how old they are.
+    stale: bool,
+    /// Whether the machine is shown with running tools.
+    tools_shown: bool,
+    looks: u32,
+    /// The struck task.
+    task: Option<String>,
+    logins: u64,
+}
+
+impl Bench {
+    pub async fn start(settings: fn(&mut Settings)) -> Self {
+        let clock = Clock::stepped("2026-11-25T00:00:00Z".parse().unwrap());
+        let mut scenario = Scenario::lab().unwrap();
+        scenario.host.session_timeout_minutes = 0;
+        scenario.machines.retain(|machine| machine.id == MARKER);
+        scenario.machines[0].annotation = "mark 0".to_owned();
+        let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone() };
+        let lab = Lab::with(plan).await;
+        let events = Events::open_with(&lab, "?types=job.changed,machine.changed", &[NDJSON]).await;
+        let control = lab.control().clone();
+        // On, its tools at work and its address told.
+        let template = control.look(|world| world.machine(MARKER).unwrap().clone());
+        Self { lab, control, clock, events, template, cells: 0, nudges: 0 }
+    }
+
+    /// A GET without a socket between.
+    pub async fn read(&self, path: &str) -> (StatusCode, HeaderMap, Value) {
+        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let response = tower::ServiceExt::oneshot(self.lab.router.clone(), request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        (head.status, head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// One change of the marker, which ends a wait for updates that is pending. Gives the mark.
+    pub fn nudge(&mut self) -> String {
+        self.nudges += 1;
+        let mark = format!("mark {}", self.nudges);
+        self.lab.annotate(MARKER, &mark);
+        mark
+    }
+
+    /// Puts the machine of a cell on the host, and waits until it is shown.
+    async fn place(&mut self, kind: Kind) -> Result<Machine, String> {
+        self.cells += 1;
+        let number = self.cells;
+        let mut machine = self.template.clone();
+        machine.id = format!("{}", 1_000 + number);
+        machine.name = format!("cell {number}");
+        machine.path = format!("[datastore1] cell-{number}/cell-{number}.vmx");
+        machine.instance_uuid = format!("52000000-0000-4000-8000-{number:012}");
+        machine.bios_uuid = format!("56000000-0000-4000-8000-{number:012}");
+        machine.network_cards[0].mac_address =
+            format!("00:50:56:10:{:02x}:{:02x}", number >> 8, number & 0xff);
+        let at = self.clock.now();
+        let base = machine.add_snapshot(None, "base", PowerState::Off, at);
+        let middle = machine.add_snapshot(Some(&base), "middle", PowerState::Off, at);
+        let leaf = machine.add_snapshot(Some(&middle), "leaf", PowerState::Off, at);
+        machine.add_snapshot(Some(&base), "awake", PowerState::On, at);
+        machine.current_snapshot = Some(leaf);
+        if kind == Kind::PowerOn {
+            stop(&mut machine);
+        }
+        if kind == Kind::Answer {
+            machine.question = Some(question());
+        }
+        self.control.mutate(|world| world.add_machine(machine.clone()));
+        let path = format!("/v1/machines/{}", machine.id);
+        self.until("the machine to be shown", async |bench| bench.read(&path).await.0 == StatusCode::OK)
+            .await?;
+        Ok(machine)
+    }
+
+    /// Takes the machines of a cell away and leaves the host as it was.
+    pub async fn clear(&mut self) -> Result<(), String> {
+        self.control.clear_disruptions();
+        self.control.mutate(|world| {
+            let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
+            for id in ids.iter().filter(|id| *id != MARKER) {
+                world.remove_machine(id);
+            }
+        });
+        self.until("the machines to go", async |bench| {
+            bench.read("/v1/machines").await.2["items"].as_array().is_some_and(|items| items.len() == 1)
+        })
+        .await?;
+        // What comes next is a new trouble, and not the same one again.
+        self.clock.advance(Duration::from_secs(61));
+        Ok(())
+    }
+
+    /// Lets time pass until it is so.
+    pub async fn until(
+        &mut self,
+        what: &str,
+        mut so: impl AsyncFnMut(&mut Self) -> bool,
+    ) -> Result<(), String> {
+        let patience = Clock::system();
+        while !so(self).await {
+            if patience.elapsed() > PATIENCE {
+                return Err(format!("waited in vain for {what}"));
+            }
+            self.tick().await;
+        }
+        Ok(())
+    }
+
+    /// Moves time on, and gives otter and the host a moment to do what is due.
+    pub async fn tick(&self) {
+        self.clock.advance(TICK);
+        Clock::system().sleep(MOMENT).await;
+    }
+}
+
+impl<'b> Play<'b> {
+    /// Plays the cell to the end of its job, and gives the proof that the fault struck.
+    pub async fn run(
+        bench: &'b mut Bench,
+        cell: Cell,
+        expected: &'b Expected,
+    ) -> Result<(Self, Proof), String> {
+        let before = bench.place(cell.kind).await?;
+        let logins = bench.control.calls("Login");
+        let mut play = Self {
+            bench,
+            cell,
+            expected,
+            id: before.id.clone(),
+            before,
+            job: String::new(),
+            polls: Vec::new(),
+            wrong_reads: Vec::new(),
+            stale: false,
+            tools_shown: false,
+            looks: 0,
+            task: None,
+            logins,
+        };
+        let proof = play.strike().await?;
+        play.mend().await?;
+        play.drive().await?;
+        Ok((play, proof))
+    }
+
+    /// The job as last seen.
+    pub fn seen(&self) -> &Value {
+        self.polls.last().unwrap_or(&Value::Null)
+    }
+
+    pub fn ended(&self) -> bool {
+        !self.seen()["finished_at"].is_null()
+    }
+
+    /// How often a login was tried since the cell began.
+    pub fn logins(&self) -> u64 {
+        self.control().calls("Login") - self.logins
+    }
+
+    pub const fn control(&self) -> &Control {
+        &self.bench.control
+    }
+
+    /// Lets time pass, and looks at everything.
+    pub async fn tick(&mut self) {
+        self.bench.tick().await;
+        self.look().await;
+    }
+
+    /// Reads what callers read, and notes what is wrong with it.
+    pub async fn look(&mut self) {
+        let machine = format!("/v1/machines/{}", self.id);
+        self.looks += 1;
+        let list = if self.looks.is_multiple_of(2) { "/v1/machines" } else { "/v1/datastores" };
+        for path in [list, machine.as_str()] {
+            let (status, headers, body) = self.bench.read(path).await;
+            if path == machine {
+                self.tools_shown = body["tools_status"] == "running";
+            }
+            let gone = status == StatusCode::NOT_FOUND && path == machine && self.is_gone();
+            if status != StatusCode::OK && !gone {
+                self.wrong_reads.push(format!("{path} answered {status}"));
+            }
+            self.stale = headers.contains_key("otter-stale");
+        }
+        if self.job.is_empty() {
+            return;
+        }
+        let path = format!("/v1/jobs/{}", self.job);
+        let (status, _, job) = self.bench.read(&path).await;
+        if status != StatusCode::OK {
+            self.wrong_reads.push(format!("{path} answered {status}"));
+        } else if self.polls.last() != Some(&job) {
+            self.polls.push(job);
+        }
+    }
+
+    /// Lets time pass until it is so.
+    async fn until(&mut self, what: &str, mut so: impl FnMut(&Self) -> bool) -> Result<(), String> {
+        let patience = Clock::system();
+        while !so(self) {
+            if patience.elapsed() > PATIENCE {
+                return Err(format!("waited in vain for {what}; the job: {}", self.seen()));
+            }
+            if self.ended() && !so(self) {
+                return Err(format!("the job ended before {what}: {}", self.seen()));
+            }
+            self.tick().await;
+        }
+        Ok(())
+    }
+
+    async fn ticks(&mut self, count: u32) {
+        for _ in 0..count {
+            self.tick().await;
+        }
+    }
+
+    /// Whether the machine that is meant is no longer under its moid.
+    fn is_gone(&self) -> bool {
+        self.control().look(|world| {
+            world.machine(&self.id).is_none_or(|now| now.instance_uuid != self.before.instance_uuid)
+        })
+    }
+
+    /// Brings the host back where it is away.
+    async fn mend(&mut self) -> Result<(), String> {
+        match self.cell.fault {
+            Fault::HostRestarted | Fault::HostRestartedIdle | Fault::HostRebooted | Fault::GoneInOutage => {
+                self.until("reads to say how old they are", |play| play.stale).await?;
+                self.ticks(2).await;
+                self.control().resume();
+            }
+            Fault::AccountRefused => {
+                self.until("reads to say how old they are", |play| play.stale).await?;
+                // Long enough for many tries, and too short for the next one that is right.
+                self.ticks(20).await;
+                let logins = self.logins();
+                if logins != 1 {
+                    return Err(format!("a refused account was tried {logins} times"));
+                }
+                self.control().refuse_logins(false);
+                self.bench.clock.advance(Duration::from_secs(31));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Lets the host do what it does until the job has ended.
+    async fn drive(&mut self) -> Result<(), String> {
+        let patience = Clock::system();
+        let mut ticks = 0;
+        while !self.ended() {
+            if patience.elapsed() > PATIENCE {
+                return Err(format!("no end: {}", self.seen()));
+            }
+            if self.expected.by_deadline && ticks == 40 {
+                self.bench.clock.advance(DEADLINE);
+            }
+            self.control().step_tasks();
+            if self.cell.kind.of_guest() && self.sees_the_guest() {
+                self.control().step_guests();
+            }
+            if self.cell.fault == Fault::QuestionAnswered && self.seen()["blocked_by"]["kind"] == "question" {
+                let id = self.id.clone();
+                // It may be answered already.
+                let _ = self.control().mutate(|world| world.answer(&id, "q-1", "2"));
+            }
+            self.tick().await;
+            ticks += 1;
+        }
+        // An end is an end: a while later it is the same.
+        self.ticks(3).await;
+        Ok(())
+    }
+
+    /// Whether otter shows the guest's tools as they are and waits for news: what a guest does unseen proves nothing.
+    fn sees_the_guest(&self) -> bool {
+        let runs =
+            self.control().look(|world| world.machine(&self.id).map(|machine| machine.guest.tools_running));
+        self.control().pending_waits() > 0 && runs == Some(self.tools_shown)
+    }
+
+    /// Asks for the job.
+    async fn start(&mut self) -> Result<(), String> {
+        let id = self.id.clone();
+        let on = |rest: &str| format!("/v1/machines/{id}{rest}");
+        let snapshot = |name: &str| {
+            let found = self.before.snapshots.iter().find(|snapshot| snapshot.name == name).unwrap();
+            on(&format!("/snapshots/{}", encode(&found.id)))
+        };
+        let power = |body: Value| (Method::POST, on("/power"), Some(body));
+        let revert = |to: &str, power_on: Option<bool>| {
+            let mut body = json!({"snapshot": to});
+            if let Some(power_on) = power_on {
+                body["power_on"] = json!(power_on);
+            }
+            (Method::POST, on("/revert"), Some(body))
+        };
+        let (method, path, body) = match self.cell.kind {
+            Kind::PowerOn => power(json!({"action": "on"})),
+            Kind::PowerOff => power(json!({"action": "off"})),
+            Kind::Reset => power(json!({"action": "reset"})),
+            Kind::Suspend => power(json!({"action": "suspend"})),
+            Kind::Shutdown => power(json!({"action": "shutdown"})),
+            Kind::ForcedAsk | Kind::ForcedPlug => power(json!({"action": "shutdown", "force_after": "5s"})),
+            Kind::Reboot => power(json!({"action": "reboot"})),
+            Kind::Kill => {
+                (Method::POST, "/v1/machines/kill".to_owned(), Some(json!({"name": self.before.name})))
+            }
+            Kind::Answer => (Method::POST, on("/answer"), Some(json!({"question": "q-1", "choice": "2"}))),
+            Kind::Create => (Method::POST, on("/snapshots"), Some(json!({"name": "made"}))),
+            Kind::Revert => revert("middle", None),
+            Kind::RevertOn | Kind::RevertOnPower => revert("middle", Some(true)),
+            Kind::RevertOff | Kind::RevertOffPower => revert("awake", Some(false)),
+            Kind::Remove => (Method::DELETE, snapshot("middle"), None),
+            Kind::RemoveChildren => (Method::DELETE, snapshot("middle") + "?children=true", None),
+            Kind::RemoveAll => (Method::DELETE, on("/snapshots?all=true"), None),
+            Kind::Rename => (Method::PATCH, snapshot("middle"), Some(json!({"name": "renamed"}))),
+        };
+        let mut request = self.bench.lab.request(method, &path);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        if self.cell.kind == Kind::Rename {
+            // It answers once it is done; the job shows before.
+            tokio::spawn(async move { Answer::of(request).await });
+            let jobs = format!("/v1/jobs?machine={id}");
+            let mut found = String::new();
+            self.bench
+                .until("the rename's job", async |bench| {
+                    let (_, _, jobs) = bench.read(&jobs).await;
+                    jobs["items"][0]["id"].as_str().unwrap_or_default().clone_into(&mut found);
+                    !found.is_empty()
+                })
+                .await?;
+            self.job = found;
+        } else {
+            let answer = Answer::of(request).await;
+            if answer.status != 202 {
+                return Err(format!("the job was not accepted: {}", answer.text));
+            }
+            self.job = answer.str("id").to_owned();
+        }
+        self.look().await;
+        Ok(())
+    }
+
+    fn running_task(&self) -> Option<String> {
+        self.control().look(|world| {
+            let mut mine = world.tasks().filter(|task| task.machine == self.id && !task.state.is_end());
+            mine.next().map(|task| task.id.clone())
+        })
+    }
+}
+
+/// The machine as it is when it is off.
+fn stop(machine: &mut Machine) {
+    machine.power = PowerState::Off;
+    machine.guest.tools_running = false;
+    machine.guest.told_address = None;
+    machine.booted_at = None;
+    machine.question = None;
+}
+
+pub fn question() -> Question {
+    let choice = |key: &str, summary: &str| Choice {
+        key: key.to_owned(),
+        label: format!("button.{summary}"),
+        summary: summary.to_owned(),
+        fails_with: None,
+    };
+    Question {
+        id: "q-1".to_owned(),
+        message_id: "msg.uuid.altered".to_owned(),
+        text: "Moved or copied?".to_owned(),
+        choices: vec![choice("1", "moved"), choice("2", "copied")],
+        default_choice: Some(1),
+    }
+}
+
+/// What all benches share: time that is given by the tick.
+pub fn settings(settings: &mut Settings) {
+    settings.jobs.settle = Duration::from_secs(1);
+    settings.jobs.outage_grace = Duration::from_hours(100);
+    settings.jobs.deadlines.power = DEADLINE;
+    settings.jobs.deadlines.guest = DEADLINE;
+    settings.jobs.deadlines.create = DEADLINE;
+    settings.jobs.deadlines.revert = DEADLINE;
+    settings.jobs.deadlines.remove = DEADLINE;
+    settings.esx.read_timeout = Duration::from_secs(10);
+    settings.esx.login_backoff = Duration::from_secs(30);
+    // No read but those of the jobs.
+    settings.guest_settle = Duration::from_hours(10_000);
+}
+
+/// For faults that wait for a time-out.
+pub fn hasty(to: &mut Settings) {
+    settings(to);
+    to.esx.read_timeout = Duration::from_millis(700);
+    to.esx.max_wait = Duration::from_secs(1);
+}

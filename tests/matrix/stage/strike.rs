@@ -1,0 +1,460 @@
+//! How a fault strikes at a step: what is planned for which call, and what happens to the host.
+
+use otter::simulator::world::{Machine, PowerState, World};
+use otter::simulator::{Comeback, Control, Disruption, Event, Fault as HostFault, Hand, Planned, Restart};
+use tokio_util::sync::CancellationToken;
+
+use super::super::table::{Fault, Kind, Step};
+use super::{Play, question, stop};
+
+/// Whether the fault came to pass.
+pub struct Proof(Box<dyn Fn(&Control) -> bool + Send>);
+
+impl Proof {
+    fn planned(planned: Planned) -> Self {
+        Self(Box::new(move |_| planned.delivered() > 0))
+    }
+
+    fn all(proofs: Vec<Self>) -> Self {
+        Self(Box::new(move |control| proofs.iter().all(|proof| proof.holds(control))))
+    }
+
+    pub fn holds(&self, control: &Control) -> bool {
+        (self.0)(control)
+    }
+}
+
+impl Play<'_> {
+    pub(super) async fn strike(&mut self) -> Result<Proof, String> {
+        let kind = self.cell.kind;
+        match self.cell.step {
+            Step::Before if kind.first().is_none() => {
+                let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
+                self.start().await?;
+                self.until("the read to be struck", |_| planned.delivered() > 0).await?;
+                Ok(Proof::planned(planned))
+            }
+            Step::Before => {
+                self.start().await?;
+                self.first_call().await?;
+                let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
+                self.first_done();
+                self.until("the read to be struck", |_| planned.delivered() > 0).await?;
+                Ok(Proof::planned(planned))
+            }
+            Step::AtCall => {
+                let planned = self.control().disrupt_next(kind.method(), self.at_call());
+                self.reach_the_call().await?;
+                self.until("the call to be struck", |_| planned.delivered() > 0).await?;
+                Ok(Proof::planned(planned))
+            }
+            Step::Unanswered => self.unanswered().await,
+            Step::Accepted | Step::Progress | Step::Unreported => {
+                self.reach_the_call().await?;
+                self.reach_the_step().await?;
+                self.at_work().await
+            }
+            Step::ResultRead => self.result_read().await,
+        }
+    }
+
+    /// What is done to the read before the call.
+    fn at_read(&self) -> Disruption {
+        match self.cell.fault {
+            Fault::CutBefore => Disruption::CloseBeforeRunning,
+            Fault::CutMid => Disruption::CloseMidAnswer,
+            Fault::CutAfter => Disruption::CloseAfterRunning,
+            Fault::SlowDone => Disruption::NeverAnswer { run: true },
+            Fault::Garbage => garbage(),
+            Fault::Unavailable => unavailable(),
+            _ => Disruption::Hand(self.hand(false), None),
+        }
+    }
+
+    /// What is done as the call arrives.
+    fn at_call(&self) -> Disruption {
+        match self.cell.fault {
+            Fault::PowerStateInCall if !minds_power(self.cell.kind) => {
+                Disruption::Fault(HostFault::invalid_power_state(Some("poweredOn"), "poweredOff"))
+            }
+            Fault::HostRestarted | Fault::HostRebooted | Fault::GoneInOutage => {
+                // What refuses it for want of a session would be an answer.
+                Disruption::Hand(self.hand(false), Some(Box::new(Disruption::CloseBeforeRunning)))
+            }
+            _ => Disruption::Hand(self.hand(false), None),
+        }
+    }
+
+    /// The call is with the host, and its answer does not come.
+    async fn unanswered(&mut self) -> Result<Proof, String> {
+        let method = self.cell.kind.method();
+        let released = CancellationToken::new();
+        let simple = match self.cell.fault {
+            Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
+            Fault::CutMid => Some(Disruption::CloseMidAnswer),
+            Fault::CutAfter => Some(Disruption::CloseAfterRunning),
+            Fault::SlowDone => Some(Disruption::NeverAnswer { run: true }),
+            Fault::SlowUndone => Some(Disruption::NeverAnswer { run: false }),
+            Fault::Garbage => Some(garbage()),
+            Fault::Unavailable => Some(unavailable()),
+            _ => None,
+        };
+        let held = simple.is_none();
+        let what = simple.unwrap_or(Disruption::CloseWhen { run: true, cancelled: released.clone() });
+        let planned = self.control().disrupt_next(method, what);
+        self.reach_the_call().await?;
+        self.until("the call to be struck", |_| planned.delivered() > 0).await?;
+        if !held {
+            return Ok(Proof::planned(planned));
+        }
+        if self.cell.kind.has_task() {
+            self.until("the task", |play| play.running_task().is_some()).await?;
+            self.task = self.running_task();
+        } else {
+            // It runs as soon as it is there.
+            self.ticks(2).await;
+        }
+        let proof = self.at_work().await?;
+        released.cancel();
+        Ok(Proof::all(vec![Proof::planned(planned), proof]))
+    }
+
+    /// Starts the job and brings it to where the struck call is made.
+    async fn reach_the_call(&mut self) -> Result<(), String> {
+        self.start().await?;
+        if self.cell.kind.first().is_some() {
+            self.first_call().await?;
+            self.first_done();
+        }
+        Ok(())
+    }
+
+    /// The job's first call is taken.
+    async fn first_call(&mut self) -> Result<(), String> {
+        if self.cell.kind == Kind::ForcedPlug {
+            self.until("the guest to be asked", |play| play.seen()["phase"] == "waiting for the guest")
+                .await?;
+            self.ticks(3).await;
+            return Ok(());
+        }
+        self.until("the first task", |play| play.running_task().is_some()).await?;
+        self.control().step_tasks();
+        self.control().step_tasks();
+        self.until("its progress", |play| play.seen()["progress"] == 25).await?;
+        // What is still read of the task must not be taken for the next look at the machine.
+        let (mut reads, mut quiet) = (0, 0);
+        while quiet < 5 {
+            self.tick().await;
+            let now = self.control().calls("RetrievePropertiesEx");
+            quiet = if now == reads { quiet + 1 } else { 0 };
+            reads = now;
+        }
+        Ok(())
+    }
+
+    fn first_done(&self) {
+        if let Some(task) = self.running_task() {
+            self.control().finish_task(&task);
+        }
+    }
+
+    /// Brings the struck call to the step.
+    async fn reach_the_step(&mut self) -> Result<(), String> {
+        let kind = self.cell.kind;
+        if kind.of_guest() {
+            self.until("the guest to be watched", |play| play.seen()["phase"] == "waiting for the guest")
+                .await?;
+            self.ticks(3).await;
+            if kind == Kind::Reboot && self.cell.step != Step::Accepted {
+                self.control().step_guests();
+                let gone = |play: &Self| {
+                    play.control()
+                        .look(|world| world.machine(&play.id).is_some_and(|m| !m.guest.tools_running))
+                };
+                self.until("the tools to go", gone).await?;
+                self.ticks(3).await;
+            }
+            return Ok(());
+        }
+        let method = kind.method();
+        let mine = move |play: &Self| {
+            play.control().look(|world| {
+                world.tasks().any(|task| {
+                    task.machine == play.id && !task.state.is_end() && task.operation.method() == method
+                })
+            })
+        };
+        self.until("the struck task", mine).await?;
+        self.task = self.running_task();
+        let task = self.task.clone();
+        self.until("the task to be shown", |play| play.seen()["host_task"].as_str() == task.as_deref())
+            .await?;
+        if self.cell.step != Step::Accepted {
+            self.control().step_tasks();
+            self.control().step_tasks();
+            self.until("its progress", |play| play.seen()["progress"] == 25).await?;
+        }
+        Ok(())
+    }
+
+    /// The fault strikes while the call is at work, or at the moment at which it is done.
+    async fn at_work(&mut self) -> Result<Proof, String> {
+        let finish = self.cell.step == Step::Unreported;
+        let stream = match self.cell.fault {
+            Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
+            Fault::CutMid => Some(Disruption::CloseMidAnswer),
+            Fault::CutAfter => Some(Disruption::CloseAfterRunning),
+            Fault::SlowDone => Some(Disruption::NeverAnswer { run: true }),
+            Fault::Garbage => Some(garbage()),
+            Fault::Unavailable => Some(unavailable()),
+            _ => None,
+        };
+        if let Some(disruption) = stream {
+            let planned = if finish {
+                let hand = self.hand(true);
+                self.control()
+                    .disrupt_next("WaitForUpdatesEx", Disruption::Hand(hand, Some(Box::new(disruption))))
+            } else {
+                self.control().disrupt_next("WaitForUpdatesEx", disruption)
+            };
+            self.bench.nudge();
+            self.until("the stream to be struck", |_| planned.delivered() > 0).await?;
+            return Ok(Proof::planned(planned));
+        }
+        let proof = self.proof_of_events();
+        self.hand(finish).act(self.control());
+        Ok(proof)
+    }
+
+    /// The fault strikes the read that lets the picture catch up.
+    async fn result_read(&mut self) -> Result<Proof, String> {
+        let kind = self.cell.kind;
+        let disruption = match self.cell.fault {
+            Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
+            Fault::CutMid => Some(Disruption::CloseMidAnswer),
+            Fault::CutAfter => Some(Disruption::CloseAfterRunning),
+            Fault::SlowDone => Some(Disruption::NeverAnswer { run: true }),
+            Fault::Garbage => Some(garbage()),
+            Fault::Unavailable => Some(unavailable()),
+            _ => None,
+        };
+        if kind.at_once() && self.cell.fault == Fault::SlowDone {
+            // Nothing is told any more from before the call on.
+            let planned =
+                self.control().disrupt_next("WaitForUpdatesEx", Disruption::NeverAnswer { run: true });
+            self.bench.nudge();
+            self.until("the stream to be struck", |_| planned.delivered() > 0).await?;
+            self.start().await?;
+            return Ok(Proof::planned(planned));
+        }
+        let hand = match disruption {
+            Some(disruption) => Hand::new(move |control| {
+                control.disrupt_next("WaitForUpdatesEx", disruption.clone());
+            }),
+            None => self.hand(false),
+        };
+        let catch_up = Disruption::Hand(hand, None);
+        let planned = if kind.at_once() {
+            let planned = self.control().disrupt_next("CancelWaitForUpdates", catch_up);
+            self.start().await?;
+            planned
+        } else {
+            self.reach_the_call().await?;
+            self.reach_the_step().await?;
+            let planned = self.control().disrupt_next("CancelWaitForUpdates", catch_up);
+            let task = self.task.clone();
+            self.control().mutate(|world| finish(world, task.as_deref(), kind));
+            planned
+        };
+        self.until("the barrier to be struck", |_| planned.delivered() > 0).await?;
+        Ok(Proof::planned(planned))
+    }
+
+    /// What the simulator counts of a fault that is no disruption of a call.
+    fn proof_of_events(&self) -> Proof {
+        let id = self.id.clone();
+        let method = self.cell.kind.method();
+        let counted = |word: &'static str| {
+            let before = self.control().happened(word);
+            Proof(Box::new(move |control| control.happened(word) > before))
+        };
+        match self.cell.fault {
+            Fault::SessionExpired | Fault::AccountRefused => counted("expire-sessions"),
+            Fault::HostRestarted | Fault::HostRestartedIdle | Fault::HostRebooted | Fault::GoneInOutage => {
+                counted("restart-hostd")
+            }
+            Fault::TaskVanished => counted("vanish-tasks"),
+            Fault::Licence => counted("licence"),
+            Fault::QuestionAnswered | Fault::QuestionLeft => counted("question"),
+            Fault::TaskFailed | Fault::PowerStateInTask => Proof(Box::new(move |control| {
+                control.look(|world| {
+                    world.tasks().any(|task| {
+                        task.machine == id && task.operation.method() == method && task.error.is_some()
+                    })
+                })
+            })),
+            Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
+                let uuid = self.before.instance_uuid.clone();
+                Proof(Box::new(move |control| {
+                    control
+                        .look(|world| world.machine(&id).is_none_or(|machine| machine.instance_uuid != uuid))
+                }))
+            }
+            _ => Proof(Box::new(|_| false)),
+        }
+    }
+
+    /// What happens to the host; `done`: the struck call is done first, at the same moment.
+    fn hand(&self, done: bool) -> Hand {
+        let (cell, id, task) = (self.cell, self.id.clone(), self.task.clone());
+        let before = self.before.clone();
+        Hand::new(move |control| {
+            let task = task.as_deref();
+            let finish = |world: &mut World| {
+                if done {
+                    finish(world, task, cell.kind);
+                }
+            };
+            let away = Some(Comeback::Refuse);
+            let restart = |drop_running| Some(Event::RestartHostd(Restart { away, drop_running }));
+            let unseen = |world: &mut World| {
+                if let Some(task) = task {
+                    world.finish_task(task);
+                }
+            };
+            match cell.fault {
+                Fault::SessionExpired => control.at_once(finish, Some(Event::ExpireSessions)),
+                Fault::AccountRefused => {
+                    control.refuse_logins(true);
+                    control.at_once(finish, Some(Event::ExpireSessions));
+                }
+                Fault::HostRestarted => {
+                    control.at_once(finish, restart(false));
+                    control.mutate(unseen);
+                }
+                Fault::HostRestartedIdle => control.at_once(finish, restart(true)),
+                Fault::HostRebooted => control.at_once(
+                    |world| {
+                        finish(world);
+                        world.reboot_host();
+                    },
+                    restart(true),
+                ),
+                Fault::GoneInOutage => {
+                    control.at_once(finish, restart(true));
+                    control.mutate(|world| drop(world.remove_machine(&id)));
+                }
+                Fault::TaskVanished => {
+                    control.at_once(finish, Some(Event::VanishTasks));
+                    control.mutate(unseen);
+                }
+                Fault::Deleted => control.mutate(|world| {
+                    finish(world);
+                    world.remove_machine(&id);
+                    unseen(world);
+                }),
+                Fault::Reregistered => control.mutate(|world| {
+                    finish(world);
+                    let machine = world.remove_machine(&id);
+                    unseen(world);
+                    world.add_machine(renamed(machine.unwrap(), &format!("{id}9")));
+                }),
+                Fault::MoidReused => control.mutate(|world| {
+                    finish(world);
+                    world.remove_machine(&id);
+                    unseen(world);
+                    world.add_machine(other(before.clone()));
+                }),
+                Fault::QuestionAnswered | Fault::QuestionLeft => {
+                    // A power-on that has not come half way hangs on it.
+                    let holds = cell.kind.powers_on()
+                        && matches!(cell.step, Step::Unanswered | Step::Accepted | Step::Progress);
+                    let question = Event::Question {
+                        machine: id.clone(),
+                        question: Box::new(question()),
+                        pending: !holds,
+                    };
+                    control.at_once(finish, Some(question));
+                }
+                Fault::Licence => control.at_once(finish, Some(Event::ReadOnlyLicence(true))),
+                Fault::TaskFailed => {
+                    let fault = HostFault::new("SnapshotFault", "An error occurred while it was at work.");
+                    control.happen(Event::FailNextTask(cell.kind.method(), fault));
+                }
+                Fault::PowerStateInCall | Fault::PowerStateInTask if minds_power(cell.kind) => control
+                    .mutate(|world| {
+                        world.rules.refuse_in_call = cell.fault == Fault::PowerStateInCall;
+                        bring(world, &id, cell.kind);
+                    }),
+                Fault::PowerStateInTask => {
+                    let fault = HostFault::invalid_power_state(Some("poweredOn"), "poweredOff");
+                    control.happen(Event::FailNextTask(cell.kind.method(), fault));
+                }
+                _ => control.mutate(finish),
+            }
+        })
+    }
+}
+
+/// Does what the call was for.
+fn finish(world: &mut World, task: Option<&str>, kind: Kind) {
+    match task {
+        Some(task) => world.finish_task(task),
+        None if kind.of_guest() => {
+            world.step_guests();
+        }
+        None => {}
+    }
+}
+
+/// Whether the host itself refuses the call in some state of the machine's power.
+const fn minds_power(kind: Kind) -> bool {
+    kind.of_power() || kind.of_guest()
+}
+
+/// Another hand brings the machine into the state that the call is to make, or into one in which it is wrong.
+fn bring(world: &mut World, id: &str, kind: Kind) {
+    let Some(machine) = world.machine_mut(id) else { return };
+    match kind {
+        Kind::PowerOn | Kind::RevertOnPower => machine.power = PowerState::On,
+        Kind::Suspend => {
+            stop(machine);
+            machine.power = PowerState::Suspended;
+        }
+        _ => stop(machine),
+    }
+}
+
+/// The same machine under another moid.
+fn renamed(mut machine: Machine, id: &str) -> Machine {
+    let old = std::mem::replace(&mut machine.id, id.to_owned());
+    let new = |snapshot: &String| snapshot.replacen(&old, id, 1);
+    for snapshot in &mut machine.snapshots {
+        snapshot.id = new(&snapshot.id);
+        snapshot.parent = snapshot.parent.as_ref().map(new);
+    }
+    machine.current_snapshot = machine.current_snapshot.as_ref().map(new);
+    stop(&mut machine);
+    machine
+}
+
+/// Another machine of the same moid, without snapshots.
+fn other(mut machine: Machine) -> Machine {
+    stop(&mut machine);
+    machine.name = format!("other than {}", machine.name);
+    machine.instance_uuid = machine.instance_uuid.replace("52", "53");
+    machine.bios_uuid = machine.bios_uuid.replace("56", "57");
+    machine.path = machine.path.replace("cell", "other");
+    machine.snapshots.clear();
+    machine.current_snapshot = None;
+    machine
+}
+
+fn garbage() -> Disruption {
+    Disruption::Answer { status: 200, content_type: "text/html", body: "<html><p>\u{fffd}</html".to_owned() }
+}
+
+fn unavailable() -> Disruption {
+    let body = "503 Service Unavailable (Failed to connect to endpoint: /sdk)".to_owned();
+    Disruption::Answer { status: 503, content_type: "text/plain", body }
+}
