@@ -24,6 +24,7 @@ async fn schemathesis_finds_nothing() {
         pace: Pace::Auto { scale: 0.01 },
         // Made-up waits would take minutes, and tell nothing that short ones do not.
         settings: |settings| settings.http.max_wait = Duration::from_millis(50),
+        ..Plan::default()
     })
     .await;
     attack(&lab, &[]).await;
