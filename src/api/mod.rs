@@ -16,6 +16,7 @@ pub mod problem;
 mod refusal;
 pub(crate) mod respond;
 pub mod serve;
+mod stalled;
 mod starting;
 mod waiting;
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::HttpSettings;
 use super::refusal::Refusals;
+use super::stalled::Stalled;
 use crate::clock::Clock;
 use crate::supervisor::Supervisor;
 
@@ -108,7 +109,7 @@ pub async fn serve(
                 continue;
             }
         };
-        let connection = Refusals::new(connection, clock.clone());
+        let connection = Refusals::new(Stalled::new(connection, clock.clone()), clock.clone());
         let served = one(connection, router.clone(), settings.header_timeout, clock.clone(), stop.clone());
         let tracked = connections.track_future(async move {
             served.await;
