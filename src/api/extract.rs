@@ -290,6 +290,11 @@ fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Fa
         let detail = format!("The field {missing} is missing.");
         return Err(failure_in_body(&pointer(&missing), "missing", detail));
     }
+    // No field of a request is nullable: a null is a variable that came out empty, and means something to nobody.
+    if let Some((field, _)) = object.iter().find(|(_, value)| value.is_null()) {
+        let detail = format!("The field {field} is null; give it a value, or leave it out.");
+        return Err(failure_in_body(&pointer(field), "wrong-type", detail));
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };

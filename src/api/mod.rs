@@ -19,6 +19,7 @@ pub(crate) mod respond;
 mod right;
 mod roles;
 pub mod serve;
+mod stalled;
 mod starting;
 pub mod tls;
 mod waiting;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::HttpSettings;
 use super::refusal::Refusals;
+use super::stalled::Stalled;
 use super::tls::Tls;
 use crate::clock::Clock;
 use crate::supervisor::Supervisor;
@@ -131,7 +132,7 @@ pub async fn serve(
             };
             match secured {
                 Ok(connection) => {
-                    let connection = Refusals::new(connection, clock.clone());
+                    let connection = Refusals::new(Stalled::new(connection, clock.clone()), clock.clone());
                     one(connection, router, timeout, clock, stop).await;
                 }
                 Err(error) => {

@@ -68,7 +68,7 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
         } else {
             ("tls_certificate", "http.tls_key")
         };
-        table.problem(given, &format!("{missing} is missing: a certificate and its key go together"));
+        table.problem(given, format!("{missing} is missing: a certificate and its key go together"));
     }
     table.set("max_wait", max_wait, timeout);
     table.set("max_waits", max_waits, count);

@@ -84,6 +84,9 @@ impl Callers {
     }
 
     /// Where there are no tokens.
+    ///
+    /// # Panics
+    /// Where there is no memory for a database.
     #[cfg(test)]
     pub async fn anybody(clock: Clock) -> Self {
         Self::load(Store::in_memory().await.unwrap(), clock).await.unwrap()

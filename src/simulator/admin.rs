@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET /calls                     what was called, by method and by operation
+//! GET /sessions                  how many sessions there are, and what they hold
 //! GET /world                     the machines and tasks as they are, whatever a client was told
 //! POST /faults, DELETE /faults   plan what goes wrong, as `[[faults]]` of a scenario; forget what is planned
 //! POST /<what>                   let it happen now: expire-sessions, restart-hostd, refuse-logins, licence, …
@@ -26,6 +27,7 @@ use super::world::{Machine, World};
 pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
     let router = Router::new()
         .route("/calls", get(calls))
+        .route("/sessions", get(sessions))
         .route("/world", get(world))
         .route("/faults", post(plan).delete(forget))
         .route("/{what}", post(happen))
@@ -64,6 +66,16 @@ async fn world(State(control): State<Control>) -> Response {
         let machines: serde_json::Map<_, _> = world.machines().map(machine).collect();
         let tasks = world.tasks().map(|task| (task.id.clone(), json!(task.state.as_str())));
         json!({"machines": machines, "tasks": tasks.collect::<serde_json::Map<_, _>>()})
+    });
+    answer(StatusCode::OK, &told)
+}
+
+async fn sessions(State(control): State<Control>) -> Response {
+    let told = json!({
+        "sessions": control.sessions(),
+        "views": control.views(),
+        "filters": control.filters(),
+        "pending_waits": control.pending_waits(),
     });
     answer(StatusCode::OK, &told)
 }

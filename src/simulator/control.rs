@@ -152,6 +152,18 @@ impl Control {
         self.shared.lock().sessions.count()
     }
 
+    /// How many views there are, in all sessions.
+    #[must_use]
+    pub fn views(&self) -> usize {
+        self.shared.lock().sessions.view_count()
+    }
+
+    /// How many filters there are, in all sessions.
+    #[must_use]
+    pub fn filters(&self) -> usize {
+        self.shared.lock().sessions.filter_count()
+    }
+
     /// How many waits for updates are pending.
     #[must_use]
     pub fn pending_waits(&self) -> usize {

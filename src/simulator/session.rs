@@ -162,6 +162,17 @@ impl Sessions {
         self.by_cookie.values().map(|session| session.waits).sum()
     }
 
+    /// How many views there are in all of them.
+    pub fn view_count(&self) -> usize {
+        self.by_cookie.values().map(|session| session.views.len()).sum()
+    }
+
+    /// How many filters there are in all of them.
+    pub fn filter_count(&self) -> usize {
+        let collectors = self.by_cookie.values().flat_map(|session| session.collectors.values());
+        collectors.map(|collector| collector.filters().count()).sum()
+    }
+
     pub fn get(&self, cookie: Option<&str>) -> Option<&Session> {
         self.by_cookie.get(cookie?)
     }

@@ -203,6 +203,7 @@ async fn a_body_is_json_of_the_right_shape() {
         ("{}", "/action", "missing"),
         ("{\"action\": 1}", "/action", "wrong-type"),
         ("{\"action\": null}", "/action", "wrong-type"),
+        ("{\"action\": \"shutdown\", \"force_after\": null}", "/force_after", "wrong-type"),
         ("{\"action\": [\"off\"]}", "/action", "wrong-type"),
         ("{\"action\": \"explode\"}", "/action", "not-one-of"),
         ("{\"action\": \"off\", \"force\": true}", "/force", "unknown-field"),

@@ -202,7 +202,8 @@ async fn force_after_is_held_to_its_action_and_the_deadline() {
         lab.post(&path, body).await.problem(400, "invalid-request").points_at("/force_after", code);
     }
     let body = json!({"action": "shutdown", "force_after": "2m"});
-    lab.post(&format!("{path}?deadline=1m"), body).await.problem(400, "invalid-request");
+    let refused = lab.post(&format!("{path}?deadline=1m"), body).await.problem(400, "invalid-request");
+    refused.points_at("/force_after", "not-reached");
     assert_eq!(lab.control().calls("ShutdownGuest"), 0);
 }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod doctor;
+mod leaks;
 mod recovery;
 mod signals;
 mod start;

@@ -47,7 +47,7 @@ pub use daemon::{Daemon, otter, said};
 pub use events::{Events, NDJSON, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
-pub use simulated::HostProcess;
+pub use simulated::{Held, HostProcess};
 pub use wire::{Wire, raw};
 
 /// How long a test waits for something that must happen.

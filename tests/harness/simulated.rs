@@ -17,6 +17,14 @@ pub struct HostProcess {
     client: reqwest::Client,
 }
 
+/// How much there is of what a client can leave behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub sessions: u64,
+    pub views: u64,
+    pub filters: u64,
+}
+
 impl HostProcess {
     /// Starts it on free ports, with these arguments beside.
     pub async fn start(arguments: &[&str]) -> Self {
@@ -40,6 +48,13 @@ impl HostProcess {
     /// What was asked of it.
     pub async fn calls(&self) -> Value {
         self.ask("/calls").await
+    }
+
+    /// What its sessions hold of whoever has them.
+    pub async fn held(&self) -> Held {
+        let told = self.ask("/sessions").await;
+        let count = |what: &str| told[what].as_u64().unwrap();
+        Held { sessions: count("sessions"), views: count("views"), filters: count("filters") }
     }
 
     /// The machines and tasks as they are.

@@ -7,30 +7,35 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Answer, PATIENCE};
+use super::{Answer, PATIENCE, document};
 
 /// A bare connection.
-pub struct Wire(TcpStream);
+pub struct Wire {
+    stream: TcpStream,
+    sent: Vec<u8>,
+}
 
 impl Wire {
     pub async fn to(address: SocketAddr) -> Self {
-        Self(TcpStream::connect(address).await.unwrap())
+        Self { stream: TcpStream::connect(address).await.unwrap(), sent: Vec::new() }
     }
 
     /// Sends bytes; the other side may have closed already.
     pub async fn send(&mut self, bytes: &[u8]) {
-        let _ = timeout(PATIENCE, self.0.write_all(bytes)).await.expect("the bytes to be taken");
+        let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the bytes to be taken");
+        self.sent.extend_from_slice(bytes);
     }
 
     /// Everything that comes until the other side closes.
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         // A reset after the answer is an end as well.
-        let _ = timeout(PATIENCE, self.0.read_to_end(&mut all)).await.expect("the connection to be closed");
+        let _ =
+            timeout(PATIENCE, self.stream.read_to_end(&mut all)).await.expect("the connection to be closed");
         all
     }
 
-    /// The one answer of a connection that is closed after it.
+    /// The one answer of a connection that is closed after it, held to the document as every answer is.
     pub async fn answer(&mut self) -> Answer {
         let all = self.until_closed().await;
         let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
@@ -41,7 +46,19 @@ impl Wire {
         for (name, value) in lines.map(|line| line.split_once(": ").unwrap()) {
             headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
         }
-        Answer::from_parts(status, headers, all[end + 4..].to_vec())
+        let answer = Answer::from_parts(status, headers, all[end + 4..].to_vec());
+        let (method, path) = self.asked().unwrap_or_default();
+        document::check(&method, &path, &answer);
+        answer
+    }
+
+    /// Method and path of what was asked; none where it was no HTTP, which no operation answers.
+    fn asked(&self) -> Option<(String, String)> {
+        let sent = std::str::from_utf8(&self.sent).ok()?;
+        let mut head = sent.split("\r\n\r\n").next()?.split("\r\n");
+        let (method, target) = head.next()?.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
+        let path = target.split('?').next()?;
+        head.all(|line| line.contains(':')).then(|| (method.to_owned(), path.to_owned()))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::mpsc;
@@ -43,6 +44,16 @@ impl Program {
 
     /// The next line that fits.
     pub async fn says(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        self.says_within(PATIENCE, what, fits).await
+    }
+
+    /// The same, with this much patience.
+    pub async fn says_within(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> String {
         let search = async {
             loop {
                 let line = self.lines.recv().await?;
@@ -55,7 +66,7 @@ impl Program {
                 self.heard.push_back(line);
             }
         };
-        let found = timeout(PATIENCE, search).await.ok().flatten();
+        let found = timeout(patience, search).await.ok().flatten();
         found.unwrap_or_else(|| panic!("it does not say {what}; last it said {:#?}", self.heard))
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::queue::Full;
 use super::{Deadlines, NewJob};
 use crate::domain::duration;
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::machine::Machine;
@@ -39,7 +39,13 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
             duration::format(after),
             duration::format(deadline)
         );
-        return Err(Failure::new(FailureKind::InvalidRequest, detail));
+        let place = InputError {
+            pointer: Some("/force_after".to_owned()),
+            parameter: None,
+            code: "not-reached",
+            detail: detail.clone(),
+        };
+        return Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(place));
     }
     Ok(Job {
         id,

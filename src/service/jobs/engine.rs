@@ -390,6 +390,7 @@ impl Engine {
 }
 
 /// The failure of a key that was used for another request.
+#[must_use]
 pub fn mismatch(key: &str) -> Failure {
     let detail = format!("The Idempotency-Key {key:?} was used before for another request; use a new key.");
     Failure::new(FailureKind::IdempotencyMismatch, detail)

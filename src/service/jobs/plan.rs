@@ -103,7 +103,6 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
             Plan::Await(*readiness)
         }
         JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, SETTLE) => Plan::Settle(*time),
-        JobRequest::Prepare { .. } => Plan::Done,
         JobRequest::Release { keep_power: false, .. } if now.power_state != Some(PowerState::Off) => {
             until_power(now, PowerState::Off)
         }
@@ -113,7 +112,7 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
             let detail = format!("After the revert to {path} another snapshot is current.");
             Plan::Fail(Failure::new(FailureKind::HostRejected, detail))
         }
-        JobRequest::Release { .. } => Plan::Done,
+        JobRequest::Prepare { .. } | JobRequest::Release { .. } => Plan::Done,
     }
 }
 

@@ -121,7 +121,7 @@ pub struct Now {
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
     /// A new lease, queued as it is.
-    Ask(Lease, &'a [Candidate]),
+    Ask(Box<Lease>, &'a [Candidate]),
     /// What may be granted changed; none while the host is away.
     Look(&'a [Candidate]),
     /// Every machine that there is; others are gone.
@@ -252,7 +252,7 @@ impl Book {
     pub fn step(&mut self, input: Input<'_>, now: Now) -> Result<Changes, Failure> {
         let mut step = Step { book: self, now, changes: Changes::default() };
         match input {
-            Input::Ask(lease, candidates) => step.ask(lease, candidates)?,
+            Input::Ask(lease, candidates) => step.ask(*lease, candidates)?,
             Input::Look(candidates) => step.look(candidates),
             Input::Machines(machines) => step.machines(machines),
             Input::Asked(id) => step.asked(id),
@@ -266,7 +266,7 @@ impl Book {
                 lease.note(now.wall, format!("overridden by {by}: {reason}"));
             }),
             Input::SetAside(machine, quarantine) => {
-                step.keep(&machine, |kept| kept.quarantine = Some(quarantine))
+                step.keep(&machine, |kept| kept.quarantine = Some(quarantine));
             }
             Input::Clear(machine) => step.keep(&machine, |kept| kept.quarantine = None),
             Input::Tick => step.tick(),
@@ -572,7 +572,7 @@ impl Step<'_> {
             let otter = || "otter".to_owned();
             match state {
                 LeaseState::Queued if left.queue.is_zero() => {
-                    self.end(id, EndReason::QueueTimeout, otter(), None)
+                    self.end(id, EndReason::QueueTimeout, otter(), None);
                 }
                 LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
                 LeaseState::Active if left.lease.is_zero() => self.end(id, EndReason::Expired, otter(), None),

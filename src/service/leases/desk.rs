@@ -207,7 +207,7 @@ impl Desk {
             }
             let key = key.map(|key| (key, lease.id));
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
-                book.step(Input::Ask(Lease::clone(&lease), candidates), now)
+                book.step(Input::Ask(lease.clone(), candidates), now)
             };
             return Ok((None, self.step(book, key, asked).await?));
         }
@@ -262,16 +262,13 @@ impl Desk {
     }
 
     async fn tick(&self, book: &mut Book) -> Vec<Then> {
-        match self.step(book, None, |book, now, _| book.step(Input::Tick, now)).await {
-            Ok(mut then) => {
-                then.extend(self.look(book).await);
-                then
-            }
-            Err(_) => {
-                self.parts.clock.sleep(Duration::from_secs(1)).await;
-                Vec::new()
-            }
-        }
+        let Ok(mut then) = self.step(book, None, |book, now, _| book.step(Input::Tick, now)).await else {
+            // The storage failed: nothing happened, and it is tried again.
+            self.parts.clock.sleep(Duration::from_secs(1)).await;
+            return Vec::new();
+        };
+        then.extend(self.look(book).await);
+        then
     }
 
     /// Writes how much time is left, for a start after a crash.

@@ -46,7 +46,6 @@ impl Holds {
     }
 
     /// Keeps jobs from a machine until its grant is committed, or dropped.
-    #[must_use]
     pub fn take(&self, machines: &[MachineId]) -> Taking<'_> {
         self.taking().extend(machines.iter().cloned());
         Taking { holds: self, machines: machines.to_vec() }

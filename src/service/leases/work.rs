@@ -100,7 +100,7 @@ impl Desk {
             match started.map(Started::parts) {
                 Ok((job, _)) => break job,
                 Err(failure) => {
-                    tracing::debug!(lease = %id, detail = failure.detail, "the lease's job cannot be started yet")
+                    tracing::debug!(lease = %id, detail = failure.detail, "the lease's job cannot be started yet");
                 }
             }
             tokio::select! {
@@ -110,13 +110,11 @@ impl Desk {
         };
         self.order(Stepped::Working(id, job)).await.ok()?;
         loop {
-            let ended = match self.parts.jobs.ended(job).await {
-                Ok(ended) => ended?.job,
-                Err(_) => {
-                    self.parts.clock.sleep(AGAIN).await;
-                    continue;
-                }
+            let Ok(ended) = self.parts.jobs.ended(job).await else {
+                self.parts.clock.sleep(AGAIN).await;
+                continue;
             };
+            let ended = ended?.job;
             return match (ended.state, ended.error) {
                 (JobState::Succeeded, _) => Some(Ok(())),
                 (state, Some(failure)) if state.is_end() => Some(Err(failure.of_job(job))),

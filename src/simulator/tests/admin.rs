@@ -74,6 +74,18 @@ async fn the_world_is_told_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_sessions_hold_is_told_and_goes_with_them() {
+    let admin = Admin::start().await;
+    admin.lab.watch_machines(&["name"]).await;
+    let (status, told) = admin.get("/sessions").await;
+    assert_eq!(status, 200);
+    assert_eq!(told, json!({"sessions": 1, "views": 1, "filters": 1, "pending_waits": 0}));
+    admin.post("/expire-sessions", json!({})).await;
+    let (_, told) = admin.get("/sessions").await;
+    assert_eq!(told, json!({"sessions": 0, "views": 0, "filters": 0, "pending_waits": 0}));
+}
+
+#[tokio::test]
 async fn faults_are_planned_and_forgotten() {
     let admin = Admin::start().await;
     let plan = json!([

@@ -403,10 +403,9 @@ fn effect_of(stage: &Stage, job: &Job) -> Effect {
         }
         Stage::Following(task) => Effect::Follow(task.clone()),
         Stage::Readying(Some(readiness)) => Effect::AwaitReady(*readiness),
-        Stage::Readying(None) => Effect::Pause(RETRY_PAUSE),
         Stage::Watching => Effect::Watch { known: None, until: watching::force_at(job) },
         Stage::Blocked | Stage::JudgingAway | Stage::SyncingAway(_) => Effect::AwaitHost(RETRY_PAUSE),
-        Stage::Settling { .. } => Effect::Pause(RETRY_PAUSE),
+        Stage::Readying(None) | Stage::Settling { .. } => Effect::Pause(RETRY_PAUSE),
         Stage::Syncing(_) => Effect::Barrier,
         Stage::Ended => Effect::Finish,
     }

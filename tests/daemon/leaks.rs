@@ -1,0 +1,244 @@
+//! What comes and goes leaves nothing behind: a soak of the real binary against a simulated host in its own process.
+//!
+//! Round by round sessions expire, hostd restarts, machines change, jobs run, and waits and streams hang up. Once all
+//! is quiet, memory, open files, and what the host holds of otter's are as they were after the first rounds.
+//! `OTTER_SOAK_SECONDS` says how long it goes on; `tests/leaks` runs it for ten minutes.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Daemon, Held, HostProcess, eventually};
+
+const MACHINES: usize = 20;
+const ARGUMENTS: [&str; 2] = ["--machines", "20"];
+/// A short soak is enough to find what leaks with every round.
+const SECONDS: u64 = 12;
+/// Of the whole time the first part warms up: pools fill, buffers grow to what they will need.
+const WARMING: f64 = 0.3;
+/// How many of each hang up in a round.
+const HANGING_UP: usize = 25;
+/// What may be more at the end: connections to the host come and go.
+const FILES: usize = 6;
+/// What may be more at the end, in bytes: the events that are kept for readers who resume, which have a bound of their
+/// own, and what the allocator keeps.
+const MEMORY: u64 = 32 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_and_goes_leaves_nothing_behind() {
+    let seconds = std::env::var("OTTER_SOAK_SECONDS").map_or(SECONDS, |given| given.parse().unwrap());
+    let soak = Duration::from_secs(seconds);
+    let lab = Soaked::start().await;
+    let (started, mut losses, mut rounds) = (now(), Losses::default(), 0);
+    while rounds < 2 || started.elapsed() < soak.mul_f64(WARMING) {
+        lab.round(rounds, losses.next(started.elapsed())).await;
+        rounds += 1;
+    }
+    let warm = lab.quiet().await;
+    println!("warm after {rounds} rounds and {} s: {warm}", started.elapsed().as_secs());
+    let warmed = rounds;
+    while rounds < 2 * warmed.min(2) || started.elapsed() < soak {
+        lab.round(rounds, losses.next(started.elapsed())).await;
+        rounds += 1;
+    }
+    let end = lab.quiet().await;
+    println!("at the end, after {rounds} rounds and {} s: {end}", started.elapsed().as_secs());
+    println!("meanwhile: {} jobs, {} logins", lab.jobs().await, lab.logins().await);
+    assert_eq!(
+        (end.held, end.waits, end.streams),
+        (warm.held, 0, 0),
+        "what the host holds, and what is open"
+    );
+    assert_eq!(end.held.sessions, 1);
+    assert!(end.files <= warm.files + FILES, "{} open files, and {} before", end.files, warm.files);
+    assert!(end.memory <= warm.memory + MEMORY, "{} bytes, and {} before", end.memory, warm.memory);
+}
+
+/// An otter, its host, and a client that keeps no connection.
+struct Soaked {
+    host: HostProcess,
+    daemon: Daemon,
+    client: Client,
+    _state: tempfile::TempDir,
+}
+
+/// When the session is lost: a few times in a row, then not until otter takes it for a good one again (a minute), for
+/// the more often it is lost, the longer otter waits before it logs in again.
+#[derive(Default)]
+struct Losses {
+    in_a_row: usize,
+    last: Duration,
+}
+
+impl Losses {
+    const IN_A_ROW: usize = 4;
+    const APART: Duration = Duration::from_secs(65);
+
+    /// How it is to be lost now, if it is.
+    fn next(&mut self, elapsed: Duration) -> Option<&'static str> {
+        if elapsed.saturating_sub(self.last) > Self::APART {
+            self.in_a_row = 0;
+        }
+        if self.in_a_row == Self::IN_A_ROW {
+            return None;
+        }
+        self.in_a_row += 1;
+        self.last = elapsed;
+        Some(["/expire-sessions", "/restart-hostd"][self.in_a_row % 2])
+    }
+}
+
+/// What there is of everything that can leak.
+#[derive(Debug)]
+struct Measure {
+    memory: u64,
+    files: usize,
+    held: Held,
+    waits: u64,
+    streams: u64,
+}
+
+impl std::fmt::Display for Measure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { memory, files, held: Held { sessions, views, filters }, waits, streams } = self;
+        write!(
+            formatter,
+            "{:.1} MiB, {files} open files, {waits} waits, {streams} streams; on the host {sessions} sessions, {views} \
+             views, {filters} filters",
+            f64::from(u32::try_from(memory >> 10).unwrap()) / 1024.0
+        )
+    }
+}
+
+impl Soaked {
+    async fn start() -> Self {
+        let host = HostProcess::start(&ARGUMENTS).await;
+        let state = tempfile::tempdir().unwrap();
+        let config = state.path().join("otter.toml");
+        std::fs::write(&config, "[esx]\nsettle = \"1s\"\nguest_settle = \"1s\"\n").unwrap();
+        let (config, directory) = (config.to_str().unwrap(), state.path().join("state"));
+        let daemon = Daemon::start(
+            &["--config", config, "--state-dir", directory.to_str().unwrap(), "--log-level", "error"],
+            &[
+                ("OTTER_ESX_URL", host.url.as_str()),
+                ("OTTER_ESX_USERNAME", "root"),
+                ("OTTER_ESX_PASSWORD", "otter"),
+                ("OTTER_ESX_VERIFY", host.pin.as_str()),
+            ],
+        )
+        .await;
+        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+        Self { host, daemon, client, _state: state }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.daemon.address()))
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    /// A bit of everything, and the session's loss in this way.
+    async fn round(&self, number: usize, loss: Option<&str>) {
+        let (hung_up, ()) = tokio::join!(self.hang_up(), self.change(number));
+        drop(hung_up);
+        let Some(loss) = loss else { return };
+        let logins = self.logins().await;
+        self.host.order(loss, &json!({})).await;
+        eventually("another login", async || self.logins().await > logins).await;
+        eventually("the session to be back", async || self.get("/readyz?host=true").await.status == 200)
+            .await;
+    }
+
+    /// Waits and streams, open until what this gives is dropped.
+    async fn hang_up(&self) -> Vec<reqwest::Response> {
+        let mut streams = Vec::new();
+        for number in 0..HANGING_UP {
+            let wait = self.request(Method::GET, "/v1/machines/3/wait?until=question&wait=5m");
+            // It is there, blocks, and goes without a word.
+            let _ = tokio::time::timeout(Duration::from_millis(5), wait.send()).await;
+            let query = ["", "?initial=true"][number % 2];
+            let stream = self.request(Method::GET, &format!("/v1/events{query}")).send().await.unwrap();
+            assert_eq!(stream.status().as_u16(), 200);
+            streams.push(stream);
+        }
+        for stream in streams.iter_mut().skip(1).step_by(4) {
+            stream.chunk().await.unwrap().unwrap();
+        }
+        streams
+    }
+
+    /// Jobs, one after the other on some machines, and reads in between.
+    async fn change(&self, number: usize) {
+        let machine = 1 + number % MACHINES;
+        let other = 1 + (number + 7) % MACHINES;
+        tokio::join!(self.jobs_of(machine), self.powered(other));
+        for path in ["/v1/machines", "/v1/datastores", "/v1/jobs?limit=50", "/v1/about"] {
+            self.get(path).await.expect(200);
+        }
+    }
+
+    async fn jobs_of(&self, machine: usize) {
+        let snapshots = format!("/v1/machines/{machine}/snapshots");
+        let made = self.outcome(Method::POST, &snapshots, json!({"name": "soaked"})).await;
+        let path = format!("{snapshots}/{}", made["result"]["snapshot"].as_str().unwrap());
+        self.outcome(Method::POST, &format!("{path}/revert"), json!({})).await;
+        self.outcome(Method::DELETE, &path, Value::Null).await;
+    }
+
+    async fn powered(&self, machine: usize) {
+        for action in ["on", "off"] {
+            self.outcome(Method::POST, &format!("/v1/machines/{machine}/power"), json!({"action": action}))
+                .await;
+        }
+    }
+
+    /// Starts a job, waits for it, and gives it.
+    async fn outcome(&self, method: Method, path: &str, body: Value) -> Value {
+        let request = self.request(method, &format!("{path}?wait=1m"));
+        let request = if body.is_null() { request } else { request.json(&body) };
+        Answer::of(request).await.expect(200).json
+    }
+
+    async fn logins(&self) -> u64 {
+        self.get("/v1/about").await.expect(200).json["session"]["logins"].as_u64().unwrap()
+    }
+
+    async fn jobs(&self) -> u64 {
+        let mut count = 0;
+        let mut path = "/v1/jobs?limit=1000".to_owned();
+        loop {
+            let page = self.get(&path).await.expect(200).json;
+            count += u64::try_from(page["items"].as_array().unwrap().len()).unwrap();
+            let Some(next) = page["next"].as_str() else { return count };
+            path = format!("/v1/jobs?limit=1000&cursor={next}");
+        }
+    }
+
+    /// What there is, once nothing is under way.
+    async fn quiet(&self) -> Measure {
+        eventually("nobody to wait", async || {
+            self.daemon.metric("otter_waits_open").await == 0
+                && self.daemon.metric("otter_event_streams_open").await == 0
+        })
+        .await;
+        let running = "/v1/jobs?state=queued,running";
+        eventually("no job to run", async || self.get(running).await.expect(200).items("id").is_empty())
+            .await;
+        Measure {
+            memory: self.daemon.resident(),
+            files: self.daemon.open_files(),
+            held: self.host.held().await,
+            waits: self.daemon.metric("otter_waits_open").await,
+            streams: self.daemon.metric("otter_event_streams_open").await,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a soak goes on")]
+fn now() -> Instant {
+    Instant::now()
+}

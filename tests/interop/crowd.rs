@@ -1,0 +1,113 @@
+//! Ten thousand that wait, a thousand streams of which half are never read, and clients as slow as can be, all from
+//! another process (`crowd.py`): memory stays bounded, others are served meanwhile, and nothing is left behind.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, getrlimit};
+use serde_json::json;
+
+use super::program::Program;
+use super::{python, repository};
+use crate::harness::{Daemon, eventually};
+
+const WAITS: usize = 10_000;
+const STREAMS: usize = 1_000;
+/// A third each: headers a byte at a time, a body that stops, answers that nobody takes.
+const SLOW: usize = 90;
+/// How much a client that holds a connection may cost, in bytes, in an unoptimised build.
+const EACH: u64 = 64 * 1024;
+/// How long anybody else's call may take meanwhile, on a machine that has other things to do.
+const IN_TIME: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let needed = u64::try_from(WAITS + STREAMS + SLOW + 500).unwrap();
+    assert!(
+        files >= needed,
+        "{needed} open files are needed, the hard limit is {files}: raise it (ulimit -Hn)"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("otter.toml");
+    std::fs::write(&config, "[http]\nheader_timeout = \"5s\"\nbody_timeout = \"5s\"\n").unwrap();
+    let arguments = ["--simulate", "--machines", "40", "--config", config.to_str().unwrap()];
+    let daemon = Daemon::start(&arguments, &[]).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    let (memory, open) = (daemon.resident(), daemon.open_files());
+
+    let all_there = AtomicBool::new(false);
+    let coming = async {
+        let mut crowd = python();
+        let (host, port) = daemon.address().split_once(':').unwrap();
+        crowd.arg("-B").arg(repository().join("tests/interop/crowd.py")).args([host, port]);
+        let mut crowd = Program::start({
+            crowd.args([WAITS, STREAMS, SLOW].map(|number| number.to_string()));
+            crowd
+        });
+        let ready =
+            crowd.says_within(Duration::from_mins(2), "ready", |line| line.starts_with("ready")).await;
+        all_there.store(true, Ordering::Relaxed);
+        assert_eq!(ready, format!("ready {{\"streams\": {STREAMS}, \"waits\": {WAITS}, \"slow\": {SLOW}}}"));
+        crowd
+    };
+    let others = async {
+        let mut slowest = Duration::ZERO;
+        while !all_there.load(Ordering::Relaxed) {
+            slowest = slowest.max(served(&daemon, 3).await);
+        }
+        slowest
+    };
+    let (crowd, slowest) = tokio::join!(coming, others);
+
+    let blocked = u64::try_from(WAITS + STREAMS).unwrap();
+    eventually("all to block", async || daemon.metric("otter_waits_open").await == blocked).await;
+    let mut slowest_job = Duration::ZERO;
+    for machine in 1..=10 {
+        for action in ["on", "off"] {
+            let started = now();
+            let path = format!("/v1/machines/{machine}/power?wait=14s");
+            daemon.post(&path, json!({"action": action})).await.expect(200);
+            slowest_job = slowest_job.max(started.elapsed());
+            served(&daemon, machine).await;
+        }
+    }
+    let crowded = daemon.resident();
+    // Those that send too slowly are shown the door; those that wait, and those that only do not read, are not yet.
+    let staying = WAITS + STREAMS + SLOW / 3;
+    eventually("the slow to be gone", async || daemon.open_files() < open + staying + 10).await;
+    assert_eq!(daemon.metric("otter_waits_open").await, blocked);
+
+    drop(crowd);
+    eventually("all to be gone", async || daemon.open_files() < open + 10).await;
+    assert_eq!(
+        (daemon.metric("otter_waits_open").await, daemon.metric("otter_event_streams_open").await),
+        (0, 0)
+    );
+    served(&daemon, 3).await;
+    let grown = crowded.saturating_sub(memory);
+    let clients = u64::try_from(WAITS + STREAMS + SLOW).unwrap();
+    println!(
+        "{clients} clients: {} MiB before, {} MiB with them ({} KiB each), {} MiB after; slowest read while they came \
+         {slowest:?}, slowest job meanwhile {slowest_job:?}",
+        memory >> 20,
+        crowded >> 20,
+        (grown / clients) >> 10,
+        daemon.resident() >> 20,
+    );
+    assert!(grown < clients * EACH, "{} MiB for {clients} clients", grown >> 20);
+}
+
+/// How long a read of a machine takes; it must be in time.
+async fn served(daemon: &Daemon, machine: usize) -> Duration {
+    let started = now();
+    daemon.get(&format!("/v1/machines/{machine}")).await.expect(200);
+    let took = started.elapsed();
+    assert!(took < IN_TIME, "a read took {took:?}");
+    took
+}
+
+#[expect(clippy::disallowed_methods, reason = "a measurement")]
+fn now() -> Instant {
+    Instant::now()
+}

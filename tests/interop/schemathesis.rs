@@ -1,0 +1,92 @@
+//! otter as schemathesis finds it by its served document: every check, every phase, every operation.
+//!
+//! The same requests come each time; `OTTER_SCHEMATHESIS_SEED=<number>` makes others. What it may not hold against
+//! otter is in `schemathesis/hooks.py`, each with its reason.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use otter::simulator::{Pace, Scenario};
+
+use super::{repository, succeeds_within};
+use crate::harness::{Lab, Plan};
+
+/// How many examples an operation is tried with at least, where there is anything to choose.
+const EXAMPLES: u64 = 100;
+/// How many it is told to make: it leaves out what it made before, and some are of no path that there is.
+const ASKED_FOR: u64 = 150;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing() {
+    let lab = Lab::with(Plan {
+        scenario: Scenario::lab().unwrap(),
+        pace: Pace::Auto { scale: 0.01 },
+        // Made-up waits would take minutes, and tell nothing that short ones do not.
+        settings: |settings| settings.http.max_wait = Duration::from_millis(50),
+        ..Plan::default()
+    })
+    .await;
+    attack(&lab, &[]).await;
+    // It spares what deletes; alone, that gets its share.
+    attack(&lab, &["--include-method", "DELETE", "--phases", "fuzzing"]).await;
+
+    let tried = tried(&lab).await;
+    for (operation, parameters) in operations() {
+        let requests = tried.get(&operation).copied().unwrap_or_default();
+        println!("{requests:5} {operation}");
+        // What takes nothing is the same each time.
+        assert!(requests >= if parameters { EXAMPLES } else { 1 }, "{operation} was tried {requests} times");
+    }
+}
+
+/// A run of schemathesis with these arguments beside, which must find nothing.
+async fn attack(lab: &Lab, arguments: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let program = std::env::var("OTTER_SCHEMATHESIS")
+        .expect("OTTER_SCHEMATHESIS does not name schemathesis. Run tests/run, which sets it up");
+    let seed = std::env::var("OTTER_SCHEMATHESIS_SEED").unwrap_or_else(|_| "1".to_owned());
+    let here = repository().join("tests/interop/schemathesis");
+    let mut command = Command::new(program);
+    command
+        .arg("--config-file")
+        .arg(here.join("schemathesis.toml"))
+        .args(["run", &lab.url("/openapi.json"), "--no-color", "--seed", &seed])
+        .args(["--max-examples", &ASKED_FOR.to_string()])
+        .args(arguments)
+        .env("SCHEMATHESIS_HOOKS", here.join("hooks.py"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONIOENCODING", "utf-8")
+        .current_dir(directory.path())
+        .stdin(Stdio::null());
+    let output = succeeds_within(command, Duration::from_mins(5)).await;
+    println!("{}", String::from_utf8(output.stdout).unwrap());
+}
+
+/// How many requests came of each operation, as otter itself counts them.
+async fn tried(lab: &Lab) -> BTreeMap<String, u64> {
+    let metrics = lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let mut tried = BTreeMap::new();
+    for line in metrics.lines() {
+        let Some(rest) = line.strip_prefix("otter_http_request_seconds_count{operation=\"") else { continue };
+        let (operation, rest) = rest.split_once('"').unwrap();
+        let count: u64 = rest.rsplit(' ').next().unwrap().parse().unwrap();
+        *tried.entry(operation.to_owned()).or_default() += count;
+    }
+    tried
+}
+
+/// Each operation of the document as schemathesis calls it, and whether it takes anything.
+fn operations() -> Vec<(String, bool)> {
+    let document = otter::api::openapi();
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, item)| {
+        item.as_object().unwrap().iter().filter(|(_, operation)| operation.get("responses").is_some()).map(
+            move |(method, operation)| {
+                let takes = operation.get("parameters").is_some() || operation.get("requestBody").is_some();
+                (format!("{} {path}", method.to_uppercase()), takes)
+            },
+        )
+    });
+    operations.collect()
+}
