@@ -61,7 +61,7 @@ fn disruption(code: &str) -> Disruption {
         "host-rejected" => fault("InvalidArgument"),
         // Each is asked as often as may be, and never heard.
         "host-unreachable" | "outcome-unknown" => Disruption::CloseBeforeRunning,
-        "insufficient-resources" => fault("InsufficientMemoryFault"),
+        "insufficient-resources" => fault("InsufficientMemoryResourcesFault"),
         "invalid-power-state" => Disruption::Fault(Fault::invalid_power_state(None, "suspended")),
         "license-restricted" => Disruption::Fault(Fault::restricted_version()),
         "machine-busy" => fault("ConcurrentAccess"),
