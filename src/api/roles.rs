@@ -98,7 +98,8 @@ pub fn document(document: &mut Value) {
             Open => operation["security"] = json!([]),
             From(role) => {
                 operation["x-otter-role"] = json!(role.as_str());
-                operation["security"] = json!([{SCHEME: []}]);
+                // Optional: where otter has no token it asks for none.
+                operation["security"] = json!([{SCHEME: []}, {}]);
                 if let Some(codes) = operation["x-otter-problems"].as_array_mut() {
                     codes.push(json!("unauthenticated"));
                 }

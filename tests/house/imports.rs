@@ -27,6 +27,7 @@ const RULES: &[Rule] = &[
             "store::JobCursor",
             "store::JobFilter",
             "store::JobPage",
+            "store::LeaseFilter",
             "hypervisor::HostErrorKind",
             "hypervisor::HostProduct",
             "hypervisor::SessionState",

@@ -22,7 +22,26 @@ MAC = "^([0-9a-fA-F]{1,12}|" + "|".join(SPELLINGS) + ")$"
 VERSION = r"^[0-9a-f]{12}-(0|[1-9][0-9]{0,17})$"
 NOT_EMPTY = ("name", "pool", "machine", "cursor")
 NOT_EMPTY_IN_EVENTS = ("job", "lease", "reference")
-HEADERS = {"Idempotency-Key": {"minLength": 1, "maxLength": 255}, "Otter-Reference": {"maxLength": 512}}
+PRINTED = {"pattern": "^[!-~]{1,200}$"}
+HEADERS = {
+    "Idempotency-Key": {"minLength": 1, "maxLength": 255},
+    "Otter-Reference": {"maxLength": 512},
+    "Otter-Override": PRINTED,
+}
+# Longer than a moment, and shorter than the longest that is allowed.
+HELD = {"pattern": "^[1-9][0-9]?m$"}
+LEASES = {
+    "LeaseRequest": {"ttl": HELD, "queue_for": HELD, "holder": PRINTED},
+    "RenewRequest": {"ttl": HELD},
+    "PrepareRequest": {
+        "snapshot": PRINTED,
+        "power": {"enum": ["on", "off"]},
+        "until": {"enum": ["power_state:on", "ip", "tools"]},
+        "settle": HELD,
+    },
+    "ReleaseRequest": {"snapshot": PRINTED, "power": {"enum": ["off", "keep"]}},
+    "QuarantineRequest": {"reason": PRINTED},
+}
 NOT_EMPTY_IN_BODIES = {
     "KillRequest": ("name",),
     "AnswerRequest": ("question", "choice"),
@@ -49,7 +68,12 @@ def before_load_schema(context, raw_schema):
                 events = path == "/v1/events" and name in NOT_EMPTY_IN_EVENTS
                 if parameter["in"] == "query" and (name in NOT_EMPTY or events):
                     schema["minLength"] = 1
+                if path == "/v1/leases" and name in ("holder", "reference") or (path, name) == ("/v1/jobs", "lease"):
+                    if parameter["in"] == "query":
+                        schema["minLength"] = 1
                 schema.update(HEADERS.get(name, {}))
+                if name == "reason":
+                    schema.update(PRINTED)
                 if name == "wait":
                     schema.update(pattern=DURATION, minLength=1)
                 elif name == "deadline":
@@ -63,15 +87,21 @@ def before_load_schema(context, raw_schema):
                 elif name == "path":
                     schema["items"]["enum"] = PROPERTIES
                 elif name in sets and schema["type"] == "string":
-                    word = "|".join(map(re.escape, sets[name]))
+                    known = schemas["LeaseState"]["enum"] if path == "/v1/leases" else sets[name]
+                    word = "|".join(map(re.escape, known))
                     schema.update(pattern=f"^({word})(,({word}))*$", minLength=1)
                 elif name in ("power_state", "until"):
                     schema["enum"] = words
     for name, schema in schemas.items():
         for field in NOT_EMPTY_IN_BODIES.get(name, ()):
             schema["properties"][field]["minLength"] = 1
-        if name == "RenameSnapshotRequest":
+        if name in ("RenameSnapshotRequest", "SelectRequest"):
             schema["minProperties"] = 1
+        for field, told in LEASES.get(name, {}).items():
+            schema["properties"][field].update(told)
+        if name == "SelectRequest":
+            for field, told in schema["properties"].items():
+                told.update({"pattern": MAC} if field == "mac" else PRINTED)
         if name.endswith("Request"):
             for field, told in schema["properties"].items():
                 if field == "force_after":
@@ -101,6 +131,7 @@ REFUSED_WITH_REASON = {
     # 400, by the code of the place that is pointed at
     "invalid-cursor": "cursors are opaque: only what a list gave is one",
     "not-a-version": "schemathesis fills headers with what does not fit their pattern",
+    "not-a-lease": "the secrets of leases are opaque: only what an answer gave is one",
     "not-an-id": "the ids of jobs are opaque: only what an answer gave is one",
     "not-reached": "a force_after beyond the deadline would never come: two values, of which one is a default",
     "not-applicable": "force_after goes with the action shutdown alone: a schema would need `oneOf`, which breaks generators",
@@ -111,6 +142,7 @@ REFUSED_WITH_REASON = {
     "host-rejected": "422: the host refused a job, in its own words",
     "idempotency-mismatch": "422: the same made-up key came with another request before",
     "machine-leased": "423: what another holds",
+    "lease-ended": "423: what the caller held",
 }
 
 # The 5xx of a healthy otter, by the problem's code.
