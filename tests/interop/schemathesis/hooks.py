@@ -22,25 +22,26 @@ MAC = "^([0-9a-fA-F]{1,12}|" + "|".join(SPELLINGS) + ")$"
 VERSION = r"^[0-9a-f]{12}-(0|[1-9][0-9]{0,17})$"
 NOT_EMPTY = ("name", "pool", "machine", "cursor")
 NOT_EMPTY_IN_EVENTS = ("job", "lease", "reference")
-PRINTED = {"pattern": "^[!-~]{1,200}$"}
+FILLED = {"minLength": 1, "maxLength": 255}
+REASON = {"pattern": r"\S", "maxLength": 512}
 HEADERS = {
     "Idempotency-Key": {"minLength": 1, "maxLength": 255},
     "Otter-Reference": {"maxLength": 512},
-    "Otter-Override": PRINTED,
+    "Otter-Override": REASON,
 }
 # Longer than a moment, and shorter than the longest that is allowed.
 HELD = {"pattern": "^[1-9][0-9]?m$"}
 LEASES = {
-    "LeaseRequest": {"ttl": HELD, "queue_for": HELD, "holder": PRINTED},
+    "LeaseRequest": {"ttl": HELD, "queue_for": HELD, "holder": FILLED},
     "RenewRequest": {"ttl": HELD},
     "PrepareRequest": {
-        "snapshot": PRINTED,
+        "snapshot": FILLED,
         "power": {"enum": ["on", "off"]},
         "until": {"enum": ["power_state:on", "ip", "tools"]},
         "settle": HELD,
     },
-    "ReleaseRequest": {"snapshot": PRINTED, "power": {"enum": ["off", "keep"]}},
-    "QuarantineRequest": {"reason": PRINTED},
+    "ReleaseRequest": {"snapshot": FILLED, "power": {"enum": ["off", "keep"]}},
+    "QuarantineRequest": {"reason": REASON},
 }
 NOT_EMPTY_IN_BODIES = {
     "KillRequest": ("name",),
@@ -73,7 +74,7 @@ def before_load_schema(context, raw_schema):
                         schema["minLength"] = 1
                 schema.update(HEADERS.get(name, {}))
                 if name == "reason":
-                    schema.update(PRINTED)
+                    schema.update(minLength=1, maxLength=512)
                 if name == "wait":
                     schema.update(pattern=DURATION, minLength=1)
                 elif name == "deadline":
@@ -101,7 +102,7 @@ def before_load_schema(context, raw_schema):
             schema["properties"][field].update(told)
         if name == "SelectRequest":
             for field, told in schema["properties"].items():
-                told.update({"pattern": MAC} if field == "mac" else PRINTED)
+                told.update({"pattern": MAC} if field == "mac" else FILLED)
         if name.endswith("Request"):
             for field, told in schema["properties"].items():
                 if field == "force_after":
@@ -120,7 +121,8 @@ def before_call(context, case, kwargs):
         case.query = {**(case.query or {}), "wait": "0s"}
     # A DELETE starts a job (202): only its outcome (200) says that the thing is gone, which `use_after_free` is about.
     stateful = case.meta is not None and case.meta.phase.name.value == "stateful"
-    if case.method == "DELETE" and stateful and "wait" not in (case.query or {}):
+    waits = case.method == "DELETE" and not case.operation.path.endswith("/quarantine")
+    if waits and stateful and "wait" not in (case.query or {}):
         case.query = {**(case.query or {}), "wait": "10s"}
 
 
