@@ -4,7 +4,7 @@ import json
 import sys
 
 import httpx
-from otter_client import Client
+from otter_client import AuthenticatedClient
 from otter_client.api.events import stream_events
 from otter_client.api.jobs import get_job, wait_for_job
 from otter_client.api.machines import (
@@ -34,7 +34,7 @@ PATH = "installed/updated/kickstart"
 
 def main(url: str) -> None:
     # The longest that a call may take, its waiting included.
-    client = Client(base_url=url, timeout=httpx.Timeout(600))
+    client = AuthenticatedClient(base_url=url, token="none", timeout=httpx.Timeout(600))
 
     machines = list_machines.sync(client=client)
     assert isinstance(machines, MachineList), machines
@@ -90,7 +90,7 @@ def main(url: str) -> None:
     assert isinstance(text, str) and "event: bye" in text, text
 
 
-def follow(client: Client, since: str, job: Job) -> Job:
+def follow(client: AuthenticatedClient, since: str, job: Job) -> Job:
     """The job at its end, by the stream as it comes."""
     params = {"since": since, "types": "job.changed", "job": job.id}
     with client.get_httpx_client().stream("GET", "/v1/events", params=params) as stream:
