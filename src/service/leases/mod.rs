@@ -88,6 +88,14 @@ pub struct LeaseView {
     pub max_expires_at: Option<Timestamp>,
 }
 
+/// What came of asking for a lease.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    Now(LeaseView),
+    /// The key had been used by a call a moment earlier: that one's lease.
+    Before(LeaseView),
+}
+
 /// A pool, and how its machines stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
@@ -141,14 +149,14 @@ impl Leases {
     ///
     /// # Errors
     /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow.
-    pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<LeaseView, Failure> {
+    pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<Asked, Failure> {
         let lease = self.lease_of(caller, &new)?;
         self.0.knows_snapshot(&lease)?;
         let id = lease.id;
         let stepped = self.0.order(Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
         match stepped {
-            Some(other) => self.get(other).await?.ok_or_else(|| unknown(other)),
-            None => self.get(id).await?.ok_or_else(|| unknown(id)),
+            Some(first) => self.get(first).await?.map(Asked::Before).ok_or_else(|| unknown(first)),
+            None => self.get(id).await?.map(Asked::Now).ok_or_else(|| unknown(id)),
         }
     }
 
