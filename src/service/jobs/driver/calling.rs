@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use super::vocabulary::{Blocker, Called, Effect, Seen, TaskEnd};
 use super::{Driver, End, RETRY_PAUSE, Stage, Then};
 use crate::domain::call::{Evidence, HostCall};
-use crate::domain::failure::FailureKind;
 use crate::domain::job::{Intent, JobKind, Step, StepState};
 use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
@@ -99,8 +98,8 @@ impl Driver {
 
     pub(super) fn readied(&mut self, ready: bool, now: Timestamp) -> Effect {
         if !ready {
-            let detail = "The machine is not on any more, so what was waited for cannot come.";
-            return self.end(End::Failed(self.failure(FailureKind::InvalidPowerState, detail)), now);
+            // It is off or gone: what that means the machine itself has to tell.
+            return self.begin();
         }
         self.finish_step(StepState::Succeeded, None, now);
         self.save(Then::Begin)
