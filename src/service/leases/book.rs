@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | a machine that fits is free | granted: preparing, or active where there is nothing to prepare | – | – | – |
 //! | prepared | – | active | – | – |
-//! | prepare failed, or cannot be known | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
+//! | prepare failed, or cannot be known, the machine there still | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
 //! | release (its holder) | released | releasing | releasing | the same answer |
 //! | revoke (an operator) | revoked | releasing | releasing | the same answer |
 //! | its time is over | – | – | releasing (expired) | – |
@@ -436,6 +436,9 @@ impl Step<'_> {
             return;
         }
         let Err(failure) = outcome else { return self.activate(id) };
+        if failure.kind == FailureKind::MachineGone {
+            return self.vanished(id);
+        }
         let machine = open.lease.machine_name.clone().unwrap_or_default();
         self.set_aside(id, &format!("its preparation failed: {}", failure.detail));
         let left = self
@@ -526,13 +529,25 @@ impl Step<'_> {
             if machines.iter().any(|there| machine.agrees_with(there)) {
                 continue;
             }
-            self.set_aside(id, "it vanished from the host while it was leased, so it was not released");
-            self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
-            self.changes
-                .then
-                .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
-            self.close(id);
+            self.vanished(id);
         }
+    }
+
+    /// There is nothing left to release.
+    fn vanished(&mut self, id: LeaseId) {
+        let reason = "it vanished from the host while it was leased, so it was not released";
+        self.set_aside(id, reason);
+        self.change(id, |lease, _| {
+            if lease.state == LeaseState::Releasing {
+                let machine = lease.machine_name.as_deref().unwrap_or("the machine");
+                lease.warnings.push(format!("{machine} is set aside: {reason}."));
+            }
+        });
+        self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
+        self.changes
+            .then
+            .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
+        self.close(id);
     }
 
     fn asked(&mut self, id: LeaseId) {

@@ -156,7 +156,7 @@ impl Desk {
         let named = self.parts.pools.0.keys().map(|name| (name.clone(), PoolView::empty(name)));
         let mut pools: BTreeMap<String, PoolView> = named.collect();
         for candidate in self.candidates() {
-            let held = shown.holder_of(&candidate.identity.id).is_some();
+            let held = shown.holder_of(&candidate.identity).is_some();
             let aside = shown
                 .book
                 .kept(&MachineKey::of(&candidate.identity))
@@ -211,6 +211,10 @@ impl Desk {
             };
             return Ok((None, self.step(book, key, asked).await?));
         }
+        // How a job ended was told once the picture had caught up: a machine that is gone by then fails no preparation.
+        if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
+            self.miss(book).await?;
+        }
         let then = self
             .step(book, None, |book, now, _| {
                 let input = match &step {
@@ -244,21 +248,27 @@ impl Desk {
 
     /// Grants what may be granted, and finds out which machines are gone.
     async fn look(&self, book: &mut Book) -> Vec<Then> {
-        if self.parts.inventory.session().state != SessionState::Connected {
+        if !self.sees() {
             return Vec::new();
         }
-        let picture = self.parts.inventory.picture();
-        if !picture.loaded {
-            return Vec::new();
-        }
-        let there: Vec<MachineIdentity> =
-            picture.machines.iter().map(|record| record.machine.identity()).collect();
-        drop(picture);
-        let gone = self.step(book, None, |book, now, _| book.step(Input::Machines(&there), now)).await;
+        let gone = self.miss(book).await;
         let granted =
             self.step(book, None, |book, now, candidates| book.step(Input::Look(candidates), now)).await;
         // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
         [gone, granted].into_iter().flatten().flatten().collect()
+    }
+
+    /// Whether the picture is the host as it is.
+    fn sees(&self) -> bool {
+        self.parts.inventory.session().state == SessionState::Connected
+            && self.parts.inventory.picture().loaded
+    }
+
+    /// Finds out which machines are gone.
+    async fn miss(&self, book: &mut Book) -> Result<Vec<Then>, Failure> {
+        let there: Vec<MachineIdentity> =
+            self.parts.inventory.picture().machines.iter().map(|record| record.machine.identity()).collect();
+        self.step(book, None, |book, now, _| book.step(Input::Machines(&there), now)).await
     }
 
     async fn tick(&self, book: &mut Book) -> Vec<Then> {
