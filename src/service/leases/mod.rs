@@ -276,7 +276,7 @@ impl Leases {
 
     /// Records that an operator acted on a leased machine.
     pub async fn overridden(&self, machine: &Machine, by: &str, reason: &str) {
-        let holder = self.0.parts.holds.shown().holder_of(&machine.id).map(|open| open.lease.id);
+        let holder = self.0.parts.holds.shown().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
             tracing::warn!(lease = %id, machine = %machine.id, by, reason, "an operator acts on a leased machine");

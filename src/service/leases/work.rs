@@ -41,8 +41,7 @@ impl Desk {
 
     async fn prepare(&self, id: LeaseId) {
         let Some(outcome) = self.work(id, LeaseState::Preparing, "prepare").await else { return };
-        // Where otter stops, the next start takes it up.
-        let _ = self.order(Stepped::Prepared(id, outcome)).await;
+        self.insist(|| Stepped::Prepared(id, outcome.clone())).await;
     }
 
     async fn release(&self, id: LeaseId) {
@@ -50,7 +49,17 @@ impl Desk {
             return;
         }
         let Some(outcome) = self.work(id, LeaseState::Releasing, "release").await else { return };
-        let _ = self.order(Stepped::Freed(id, outcome)).await;
+        self.insist(|| Stepped::Freed(id, outcome.clone())).await;
+    }
+
+    /// Has a step taken, however long the storage takes no commits. Where otter stops, the next start takes it up.
+    async fn insist(&self, step: impl Fn() -> Stepped) {
+        while self.order(step()).await.is_err() {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.parts.clock.sleep(AGAIN) => {}
+            }
+        }
     }
 
     /// Cancels what is under way for a lease, and waits for its end. False where otter stops first.
@@ -88,7 +97,11 @@ impl Desk {
             if lease.state != while_it_is {
                 return None;
             }
-            let machine = lease.machine.as_ref().and_then(|machine| self.parts.machines.get(&machine.id));
+            // That very machine: its id may be another's by now.
+            let machine = lease.machine.as_ref().and_then(|machine| {
+                let view = self.parts.machines.get(&machine.id)?;
+                machine.agrees_with(&view.record.machine.identity()).then_some(view)
+            });
             let started = match machine {
                 // Not yet read after a start, or gone: then the book hears of that.
                 None => Err(Failure::new(FailureKind::InventoryLoading, "the machine is not in the picture")),
@@ -108,7 +121,7 @@ impl Desk {
                 () = self.parts.clock.sleep(AGAIN) => {}
             }
         };
-        self.order(Stepped::Working(id, job)).await.ok()?;
+        self.insist(|| Stepped::Working(id, job)).await;
         loop {
             let Ok(ended) = self.parts.jobs.ended(job).await else {
                 self.parts.clock.sleep(AGAIN).await;
@@ -131,7 +144,7 @@ impl Desk {
         NewJob {
             machine: Arc::clone(&machine.record),
             request,
-            right: Right::own(lease.id),
+            right: Right::own(lease.id, lease.state),
             reference: lease.reference.clone(),
             deadline: None,
             // One job for each grant, however often this is begun anew.
