@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::judgement::MAX_ASKS;
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, StepState};
 use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
+use crate::service::jobs::judgement::MAX_ASKS;
 
 /// What is next.
 #[derive(Clone, Debug, PartialEq, Eq)]

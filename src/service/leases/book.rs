@@ -456,6 +456,8 @@ impl Step<'_> {
                 lease.state = LeaseState::Queued;
                 (lease.machine, lease.machine_name, lease.fence, lease.job) = (None, None, None, None);
             });
+            // Nobody had to ask while it was being prepared.
+            self.asked(id);
             return;
         }
         self.change(id, |lease, _| lease.error = Some(failure.clone()));
