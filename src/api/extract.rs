@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Uri};
 use http_body_util::BodyExt;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::{RefOr, Schema};
@@ -277,8 +277,9 @@ fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Fa
         ));
     };
     if let Some(repeated) = repeated_field(text) {
-        let detail = format!("The field {} stands there twice; give it once.", shorten(&repeated));
-        return Err(failure_in_body(&pointer(&repeated), "repeated", detail));
+        let name = repeated.rsplit('/').next().unwrap_or_default();
+        let detail = format!("The field {} stands there twice; give it once.", shorten(name));
+        return Err(failure_in_body(&repeated, "repeated", detail));
     }
     let known = known_fields(&T::schema());
     if let Some(unknown) = object.keys().find(|key| !known.contains(key)) {
@@ -291,24 +292,49 @@ fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Fa
         return Err(failure_in_body(&pointer(&missing), "missing", detail));
     }
     // No field of a request is nullable: a null is a variable that came out empty, and means something to nobody.
-    if let Some((field, _)) = object.iter().find(|(_, value)| value.is_null()) {
+    if let Some(null) = null_field(&value) {
+        let field = null.trim_start_matches('/').replace('/', ".");
         let detail = format!("The field {field} is null; give it a value, or leave it out.");
-        return Err(failure_in_body(&pointer(field), "wrong-type", detail));
+        return Err(failure_in_body(&null, "wrong-type", detail));
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };
-        failure_in_body(&at, "wrong-type", format!("{at}: {}.", error.inner()))
+        let inner = error.inner().to_string();
+        match unknown_field(&inner) {
+            Some((unknown, known)) => {
+                let detail =
+                    format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
+                failure_in_body(&at, "unknown-field", detail)
+            }
+            None => failure_in_body(&at, "wrong-type", format!("{at}: {inner}.")),
+        }
     })
 }
 
-/// A field that stands twice in an object: the one would be acted on and the other overlooked.
+/// Where the first null stands, however deep.
+fn null_field(value: &serde_json::Value) -> Option<String> {
+    value.as_object()?.iter().find_map(|(field, value)| {
+        if value.is_null() {
+            return Some(pointer(field));
+        }
+        null_field(value).map(|below| pointer(field) + &below)
+    })
+}
+
+/// The field that serde does not know, and those that it does: of what lies deeper it alone tells.
+fn unknown_field(error: &str) -> Option<(&str, Vec<String>)> {
+    let (unknown, rest) = error.strip_prefix("unknown field `")?.split_once('`')?;
+    Some((unknown, rest.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
+}
+
+/// Where a field stands twice in an object, however deep: the one would be acted on and the other overlooked.
 fn repeated_field(object: &str) -> Option<String> {
     struct Repeated(Option<String>);
 
     impl<'de> Deserialize<'de> for Repeated {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_map(Names)
+            deserializer.deserialize_any(Names)
         }
     }
 
@@ -318,17 +344,46 @@ fn repeated_field(object: &str) -> Option<String> {
         type Value = Repeated;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("an object")
+            formatter.write_str("any value")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Repeated, A::Error> {
             let (mut seen, mut repeated) = (HashSet::new(), None);
-            while let Some((name, IgnoredAny)) = fields.next_entry::<String, IgnoredAny>()? {
-                if let Some(name) = seen.replace(name) {
-                    repeated = repeated.or(Some(name));
-                }
+            while let Some((name, Repeated(below))) = fields.next_entry::<String, Repeated>()? {
+                let at = pointer(&name);
+                let twice = seen.replace(name).map(|_| at.clone());
+                repeated = repeated.or(twice).or_else(|| below.map(|below| at + &below));
             }
             Ok(Repeated(repeated))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Repeated, A::Error> {
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(Repeated(None))
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_str<E>(self, _: &str) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_unit<E>(self) -> Result<Repeated, E> {
+            Ok(Repeated(None))
         }
     }
 

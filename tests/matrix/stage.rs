@@ -202,7 +202,7 @@ impl<'b> Play<'b> {
         }
         bench.place(&before).await?;
         let mut play = Self::new(bench, cell, expected, before, None);
-        let proof = play.to_the_end().await?;
+        let proof = play.go_to_the_end().await?;
         Ok((play, proof))
     }
 
@@ -235,7 +235,7 @@ impl<'b> Play<'b> {
     }
 
     /// Starts the job, lets the fault strike, and sees the job to its end.
-    pub async fn to_the_end(&mut self) -> Result<Proof, String> {
+    pub async fn go_to_the_end(&mut self) -> Result<Proof, String> {
         let proof = self.strike().await?;
         self.mend().await?;
         self.drive().await?;

@@ -594,7 +594,10 @@ impl Step<'_> {
                 LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
                 LeaseState::Active if left.lease.is_zero() => self.end(id, EndReason::Expired, otter(), None),
                 LeaseState::Active => {
-                    self.change(id, |lease, _| lease.warned = true);
+                    self.change(id, |lease, now| {
+                        lease.warned = true;
+                        lease.note(now.wall, "ends soon: a fifth of its time is left");
+                    });
                     self.changes.then.push(Then::Warn(id));
                 }
                 _ => {}

@@ -113,8 +113,11 @@ impl Desk {
                     if desk.parts.clock.elapsed() >= note_at {
                         note_at = desk.parts.clock.elapsed() + NOTE;
                         desk.note(&mut book).await;
+                        // What was asked while that took its time counts before anybody is dropped.
+                        desk.look(&mut book).await
+                    } else {
+                        desk.tick(&mut book).await
                     }
-                    desk.tick(&mut book).await
                 }
             };
             Self::set_to_work(desk, then);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::book::Then;
 use super::desk::{Desk, Stepped};
-use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{JobRequest, JobState};
@@ -30,11 +29,8 @@ impl Desk {
                 Then::Release(id) => {
                     drop(desk.parts.supervisor.contain("release", async move { inner.release(id).await }));
                 }
-                Then::Warn(id) => {
-                    if let Some(view) = desk.view(id) {
-                        desk.parts.feed.publish([Subject::of_lease(&view.lease)]);
-                    }
-                }
+                // Its holder was told with the step, by an event whose history says so.
+                Then::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
     }

@@ -119,7 +119,7 @@ impl<'b> Play<'b> {
             running
         };
         let mut play = Self::new(bench, job, expected, before, Some(leased));
-        let proof = play.to_the_end().await?;
+        let proof = play.go_to_the_end().await?;
         Ok((play, proof))
     }
 
