@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::fit::{Candidate, could_ever, fits};
+use super::fit::{Candidate, could_ever, fits, has_snapshots};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
@@ -376,11 +376,15 @@ impl Step<'_> {
             .collect();
         for id in queued {
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let select = open.lease.select.clone();
+            let lease = Arc::clone(&open.lease);
             let free = candidates.iter().enumerate().filter(|(_, candidate)| {
                 let key = MachineKey::of(&candidate.identity);
                 let aside = self.book.kept(&key).is_some_and(|kept| kept.quarantine.is_some());
-                candidate.free && !aside && !taken.contains(&key) && fits(&select, candidate)
+                candidate.free
+                    && !aside
+                    && !taken.contains(&key)
+                    && fits(&lease.select, candidate)
+                    && has_snapshots(&lease, candidate)
             });
             let last_end = |candidate: &Candidate| {
                 self.book.kept(&MachineKey::of(&candidate.identity)).and_then(|kept| kept.last_end)

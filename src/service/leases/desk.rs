@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
-use super::fit::{Candidate, fits};
+use super::fit::{Candidate, fits, wants};
 use super::{LeaseView, LeasesParts, PoolView};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
@@ -134,19 +134,14 @@ impl Desk {
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
-    /// Refuses a lease for whose preparation no machine that fits has the snapshot.
-    pub fn knows_snapshot(&self, lease: &Lease) -> Result<(), Failure> {
+    /// Refuses a lease for whose preparation and release no machine that fits has the snapshots.
+    pub fn knows_snapshots(&self, lease: &Lease) -> Result<(), Failure> {
         self.parts.machines.picture()?;
-        let Some(wanted) = lease.prepare.as_ref().and_then(|prepare| prepare.snapshot.as_deref()) else {
-            return Ok(());
-        };
         let mut why = None;
-        for candidate in self.candidates().iter().filter(|candidate| fits(&lease.select, candidate)) {
+        for candidate in self.candidates([lease]).iter().filter(|machine| fits(&lease.select, machine)) {
+            let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
-            match self.parts.machines.snapshot(&view, wanted) {
-                Ok(_) => return Ok(()),
-                Err(failure) => why = why.or(Some(failure)),
-            }
+            why = why.or(self.parts.machines.snapshot(&view, lacks).err());
         }
         // Without any machine that fits the book says so.
         why.map_or(Ok(()), Err)
@@ -158,7 +153,7 @@ impl Desk {
         let shown = self.parts.holds.shown();
         let named = self.parts.pools.0.keys().map(|name| (name.clone(), PoolView::empty(name)));
         let mut pools: BTreeMap<String, PoolView> = named.collect();
-        for candidate in self.candidates() {
+        for candidate in self.candidates([]) {
             let held = shown.holder_of(&candidate.identity).is_some();
             let aside = shown
                 .book
@@ -212,7 +207,7 @@ impl Desk {
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
-            return Ok((None, self.step(book, key, asked).await?));
+            return Ok((None, self.step_for(Some(&lease), book, key, asked).await?));
         }
         // How a job ended was told once the picture had caught up: a machine that is gone by then fails no preparation.
         if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
@@ -290,14 +285,25 @@ impl Desk {
         let _ = self.step(book, None, |book, now, _| book.step(Input::Note, now)).await;
     }
 
-    /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.
     async fn step(
         &self,
         book: &mut Book,
         key: Option<(IdempotencyKey, LeaseId)>,
         change: impl Fn(&mut Book, Now, &[Candidate]) -> Result<Changes, Failure>,
     ) -> Result<Vec<Then>, Failure> {
-        let mut candidates = self.candidates();
+        self.step_for(None, book, key, change).await
+    }
+
+    /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.
+    async fn step_for(
+        &self,
+        asked: Option<&Lease>,
+        book: &mut Book,
+        key: Option<(IdempotencyKey, LeaseId)>,
+        change: impl Fn(&mut Book, Now, &[Candidate]) -> Result<Changes, Failure>,
+    ) -> Result<Vec<Then>, Failure> {
+        let queued = book.open().map(|open| &*open.lease).filter(|lease| lease.state == LeaseState::Queued);
+        let mut candidates = self.candidates(queued.chain(asked));
         loop {
             let mut next = book.clone();
             let changes = change(&mut next, self.now(), &candidates)?;
@@ -356,8 +362,9 @@ impl Desk {
         self.changed.send_replace(());
     }
 
-    /// Every machine, and whether it may be granted now: none may while the host is away.
-    fn candidates(&self) -> Vec<Candidate> {
+    /// Every machine, whether it may be granted now, and what it lacks for these leases: none may while the host is away.
+    fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<Candidate> {
+        let wanted: BTreeSet<&String> = leases.into_iter().flat_map(wants).collect();
         let connected = self.parts.inventory.session().state == SessionState::Connected;
         let views = self.parts.machines.list(&MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
@@ -372,6 +379,11 @@ impl Desk {
                 free: connected
                     && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined")),
                 never: view.protected || machine.template,
+                lacks: wanted
+                    .iter()
+                    .filter(|wanted| machine.snapshots.find(wanted).is_err())
+                    .map(|wanted| (*wanted).clone())
+                    .collect(),
             }
         });
         candidates.collect()

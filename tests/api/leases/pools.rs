@@ -153,3 +153,32 @@ async fn a_preparation_that_failed_is_made_good_on_another_machine() {
     );
     assert_eq!(job["lease"], lease["id"]);
 }
+
+#[tokio::test]
+async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
+    let lab = lab().await;
+    // `updated` is on the first of the two, `clean/empty` on the second; nothing is wrong with the other.
+    let wanted = |how: &str, snapshot: &str| {
+        let mut body =
+            json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m", "queue_for": "1m"});
+        body[how] = json!({"snapshot": snapshot});
+        body
+    };
+    for (how, snapshot, id) in [
+        ("prepare", "updated", "16"),
+        ("prepare", "clean/empty", "18"),
+        ("release", "clean/empty", "18"),
+        ("release", "updated", "16"),
+    ] {
+        let lease = granted(&lab, wanted(how, snapshot)).await;
+        assert_eq!(lease["machine"], id, "{how} {snapshot}");
+        lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200);
+        give_back(&lab, &lease).await;
+    }
+    for how in ["prepare", "release"] {
+        ask(&lab, wanted(how, "no such")).await.problem(404, "not-found");
+    }
+    for machine in [STAGING, NIGHTLY] {
+        assert_eq!(lab.machine(machine).await["free"], true);
+    }
+}

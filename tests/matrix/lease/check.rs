@@ -29,6 +29,7 @@ pub async fn check(
     polls_agree(&play.polls)?;
     sends_are_few(&play, &ended)?;
     truth(&play, ended["state"].as_str().unwrap_or_default())?;
+    readiness_is_newest(&ended)?;
     quiet(&mut play).await?;
     answer_questions(&play);
     let active = play.lease_to_the_end().await?;
@@ -48,6 +49,18 @@ pub async fn check(
     events_agree(&mut play, &lease).await?;
     play.bench.clear().await?;
     Ok(format!("{:?}", expected.comes_to))
+}
+
+/// What was waited for was waited for after the last call that could have undone it.
+fn readiness_is_newest(job: &Value) -> Result<(), String> {
+    let steps: Vec<&str> =
+        job["steps"].as_array().into_iter().flatten().filter_map(|step| step["name"].as_str()).collect();
+    let last = |of: &[&str]| steps.iter().rposition(|step| of.contains(step));
+    let waits = !job["request"]["until"].is_null() && job["state"] == "succeeded";
+    if !waits || last(&["wait_tools", "wait_ip"]) > last(&["revert", "power_on"]) {
+        return Ok(());
+    }
+    Err(format!("it was called ready by what was before its last call: {steps:?}"))
 }
 
 fn answer_questions(play: &Play<'_>) {
