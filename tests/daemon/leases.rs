@@ -1,7 +1,7 @@
 //! Leases over restarts: whatever was under way is taken up, nothing is forgotten, and nobody else gets the machine.
 
 use otter::clock::Clock;
-use otter::simulator::world::PowerState;
+use otter::simulator::world::{Choice, PowerState, Question};
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -115,6 +115,51 @@ async fn a_release_that_was_under_way_is_taken_up_and_proven() {
     let seen = machine(&daemon).await;
     assert_eq!((&seen["power_state"], &seen["free"]), (&json!("off"), &json!(true)), "{seen}");
     assert_eq!(host.control().calls("PowerOffVM_Task"), 1);
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let daemon = Daemon::before(&host, &state).await;
+    let lease = take(&daemon, json!({})).await;
+    let choice = Choice {
+        key: "1".to_owned(),
+        label: "button.ok".to_owned(),
+        summary: "OK".to_owned(),
+        fails_with: None,
+    };
+    let question = Question {
+        id: "q-7".to_owned(),
+        message_id: "msg.test".to_owned(),
+        text: "Go on?".to_owned(),
+        choices: vec![choice],
+        default_choice: Some(0),
+    };
+    host.control().mutate(|world| {
+        world.machine_mut(MACHINE).unwrap().power = PowerState::On;
+        world.ask(MACHINE, question);
+    });
+    eventually("the question", async || !machine(&daemon).await["question"].is_null()).await;
+    with_lease(&daemon, Method::DELETE, &path(&lease, ""), &lease).await.expect(200);
+    eventually("the release to wait", async || {
+        let job = daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
+        daemon.get(&format!("/v1/jobs/{job}")).await.json["blocked_by"]["kind"] == "question"
+    })
+    .await;
+    daemon.kill();
+
+    let daemon = Daemon::before(&host, &state).await;
+    host.control().mutate(|world| world.answer(MACHINE, "q-7", "1")).unwrap();
+    let task = running_task(&host).await;
+    host.control().finish_task(&task);
+    eventually("the release to end", async || {
+        daemon.get(&path(&lease, "")).await.json["state"] == "released"
+    })
+    .await;
+    assert_eq!(daemon.get(&path(&lease, "")).await.json["warnings"], json!([]));
+    assert_eq!(machine(&daemon).await["free"], true);
     assert!(daemon.terminate().await.success());
 }
 

@@ -181,7 +181,11 @@ async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on()
     assert_eq!(told.json["lease"], lease["id"]);
     let task = lab.task_of("16").await;
     assert_eq!(lab.machine(STAGING).await["not_free_because"], json!(["powered_on", "leased", "job"]));
+    lab.get(&format!("/v1/machines/find?free=true&name={STAGING}")).await.problem(404, "not-found");
+    let free = format!("/v1/machines/name:{STAGING}/wait?until=free&wait=14s");
+    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &free)));
     lab.control().finish_task(&task);
+    assert_eq!(waiting.await.unwrap().expect(200).json["lease"], Value::Null, "free once it is nobody's");
     lab.until(&path(&lease, ""), |lease| lease["state"] == "released").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }
