@@ -1,10 +1,9 @@
 //! Preparing and releasing: each a job of the engine, started once for each grant, whatever crashes in between.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::book::Then;
-use super::desk::{Desk, Stepped};
+use super::desk::{AGAIN, Desk, Stepped};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{JobRequest, JobState};
@@ -13,9 +12,6 @@ use crate::service::jobs::gate::Right;
 use crate::service::jobs::{NewJob, Started};
 use crate::service::machines::MachineView;
 use crate::store::IdempotencyKey;
-
-/// How long to wait before a job that could not be started is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 impl Desk {
     /// Does what steps of the book ask for, each in a task of its own.
@@ -37,7 +33,7 @@ impl Desk {
 
     async fn prepare(&self, id: LeaseId) {
         let Some(outcome) = self.work(id, LeaseState::Preparing, "prepare").await else { return };
-        self.insist(|| Stepped::Prepared(id, outcome.clone())).await;
+        self.insist(Stepped::Prepared(id, outcome)).await;
     }
 
     async fn release(&self, id: LeaseId) {
@@ -45,17 +41,7 @@ impl Desk {
             return;
         }
         let Some(outcome) = self.work(id, LeaseState::Releasing, "release").await else { return };
-        self.insist(|| Stepped::Freed(id, outcome.clone())).await;
-    }
-
-    /// Has a step taken, however long the storage takes no commits. Where otter stops, the next start takes it up.
-    async fn insist(&self, step: impl Fn() -> Stepped) {
-        while self.order(step()).await.is_err() {
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = self.parts.clock.sleep(AGAIN) => {}
-            }
-        }
+        self.insist(Stepped::Freed(id, outcome)).await;
     }
 
     /// Cancels what is under way for a lease, and waits for its end. False where otter stops first.
@@ -101,10 +87,14 @@ impl Desk {
             let started = match machine {
                 // Not yet read after a start, or gone: then the book hears of that.
                 None => Err(Failure::new(FailureKind::InventoryLoading, "the machine is not in the picture")),
-                Some(machine) => match request(self, &lease, &machine, while_it_is) {
-                    Ok(request) => self.parts.jobs.start(self.job(&lease, &machine, request, what)).await,
-                    Err(failure) => return Some(Err(failure)),
-                },
+                Some(machine) => {
+                    // It may have been protected since it was granted.
+                    let allowed = self.parts.machines.may_change(&machine);
+                    match allowed.and_then(|()| request(self, &lease, &machine, while_it_is)) {
+                        Ok(request) => self.parts.jobs.start(self.job(&lease, &machine, request, what)).await,
+                        Err(failure) => return Some(Err(failure)),
+                    }
+                }
             };
             match started.map(Started::parts) {
                 Ok((job, _)) => break job,
@@ -117,7 +107,9 @@ impl Desk {
                 () = self.parts.clock.sleep(AGAIN) => {}
             }
         };
-        self.insist(|| Stepped::Working(id, job)).await;
+        if !self.insist(Stepped::Working(id, job)).await {
+            return None;
+        }
         loop {
             let Ok(ended) = self.parts.jobs.ended(job).await else {
                 self.parts.clock.sleep(AGAIN).await;
