@@ -541,9 +541,22 @@ mod tests {
 
     #[test]
     fn a_field_that_stands_twice_is_found() {
-        assert_eq!(repeated_field(r#"{"a":1,"b":{"a":2,"a":3},"a":4}"#).as_deref(), Some("a"));
-        assert_eq!(repeated_field(r#"{"a":1,"\u0061":2}"#).as_deref(), Some("a"));
+        assert_eq!(repeated_field(r#"{"a":1,"b":{"a":2,"c":3},"a":4}"#).as_deref(), Some("/a"));
+        assert_eq!(repeated_field(r#"{"a":1,"\u0061":2}"#).as_deref(), Some("/a"));
+        assert_eq!(
+            repeated_field(r#"{"a":1,"b":{"c":true,"a/b":null,"a/b":-3.5}}"#).as_deref(),
+            Some("/b/a~1b")
+        );
         assert_eq!(repeated_field(r#"{"a":1,"b":[{"a":2}]}"#), None);
         assert_eq!(repeated_field("{}"), None);
+    }
+
+    #[test]
+    fn what_serde_does_not_know_is_told_with_what_it_does() {
+        let told = unknown_field("unknown field `snap`, expected one of `snapshot`, `power`");
+        assert_eq!(told, Some(("snap", vec!["snapshot".to_owned(), "power".to_owned()])));
+        assert_eq!(unknown_field("unknown field `x`, expected `a` or `b`").unwrap().1, ["a", "b"]);
+        assert_eq!(unknown_field("unknown field `x`, there are no fields").unwrap().1, [""; 0]);
+        assert_eq!(unknown_field("invalid type: integer `5`, expected a string"), None);
     }
 }

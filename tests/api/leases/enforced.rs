@@ -167,7 +167,7 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
         (Method::GET, "/v1/nowhere".to_owned(), None, 404),
         (Method::DELETE, "/v1/machines".to_owned(), None, 405),
         (Method::GET, "/metrics".to_owned(), None, 200),
-        (Method::POST, power.clone(), None, 415),
+        (Method::POST, power.clone(), None, 400),
         (Method::GET, "/v1/jobs?state=x".to_owned(), None, 400),
         (Method::POST, power.clone(), Some(json!({"action": "fly"})), 400),
         (Method::POST, power.clone(), Some(json!({"action": "off"})), 202),
