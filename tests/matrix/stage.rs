@@ -15,7 +15,7 @@ use otter::simulator::{Control, Pace, Scenario};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-pub use self::lease::Leased;
+pub use self::lease::{ByHand, Leased};
 pub use self::strike::Proof;
 use super::table::{Cell, Expected, Fault, Kind};
 use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};

@@ -241,7 +241,8 @@ impl Leases {
     /// `lease-ended`; `invalid-request` where the time is longer than allowed.
     pub async fn renew(&self, id: LeaseId, ttl: Option<Duration>) -> Result<LeaseView, Failure> {
         if let Some(ttl) = ttl {
-            let pool = self.0.view(id).and_then(|view| view.lease.pool.clone());
+            // The pool that was asked for, as with the lease itself.
+            let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
             self.allowed(ttl, pool.as_deref())?;
         }
         self.0.order(Stepped::Renew(id, ttl)).await?;

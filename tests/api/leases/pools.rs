@@ -182,3 +182,20 @@ async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
         assert_eq!(lab.machine(machine).await["free"], true);
     }
 }
+
+#[tokio::test]
+async fn the_limit_of_a_pool_is_that_of_who_asks_for_the_pool() {
+    let lab = lab().await;
+    for (select, longest) in [(json!({"pool": "qubes"}), "2h"), (json!({"name": STAGING}), "3h")] {
+        let lease = granted(&lab, json!({"select": select, "ttl": longest})).await;
+        let renew = async |ttl: &str| {
+            let body = Some(json!({"ttl": ttl}));
+            with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), body).await
+        };
+        renew(longest).await.expect(200);
+        if longest == "2h" {
+            renew("3h").await.problem(400, "invalid-request").points_at("/ttl", "out-of-range");
+        }
+        give_back(&lab, &lease).await;
+    }
+}

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::check::{
     difference, end_is_right, host, is_end, picture, polls_agree, quiet, sends_are_few, truth,
 };
-use super::super::stage::{Play, Proof};
+use super::super::stage::{ByHand, Play, Proof};
 use super::super::table::Fault;
 use super::table::{LeaseCell, LeaseExpected, LeaseKind, Outcome};
 
@@ -22,7 +22,8 @@ pub async fn check(
     expected: &LeaseExpected,
 ) -> Result<String, String> {
     let ended = play.seen().clone();
-    if !proof.holds(play.control()) {
+    let by_hand = play.lease().by_hand.as_ref().is_none_or(ByHand::acted);
+    if !proof.holds(play.control()) || !by_hand {
         return Err(format!("the fault was not delivered; the job: {ended}"));
     }
     end_is_right(&ended, &expected.job)?;
