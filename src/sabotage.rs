@@ -38,6 +38,8 @@ pub enum Mistake {
     LoginLoop,
     /// A grant of a machine does not count on from the one before.
     FenceForgotten,
+    /// A preparation is called done without a last look at its machine.
+    PrepareUnchecked,
     /// Every request panics.
     PanickingRequests,
     /// A task of a room panics.
@@ -57,7 +59,7 @@ impl Sabotage {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CallBeforeCommit,
         Self::ResetSentAgain,
         Self::EndBeforeBarrier,
@@ -67,6 +69,7 @@ impl Mistake {
         Self::StaleAddress,
         Self::LoginLoop,
         Self::FenceForgotten,
+        Self::PrepareUnchecked,
         Self::PanickingRequests,
         Self::DyingRoom,
     ];
@@ -84,6 +87,7 @@ impl Mistake {
             Self::StaleAddress => "stale-address",
             Self::LoginLoop => "login-loop",
             Self::FenceForgotten => "fence-forgotten",
+            Self::PrepareUnchecked => "prepare-unchecked",
             Self::PanickingRequests => "panicking-requests",
             Self::DyingRoom => "dying-room",
         }

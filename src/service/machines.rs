@@ -276,7 +276,7 @@ impl Machines {
         let protected = is_self || self.protection.covers(record);
         let machine = &record.machine;
         let shown = self.holds.shown();
-        let lease = shown.holder_of(&machine.id).map(|open| Holder {
+        let lease = shown.holder_of(&machine.identity()).map(|open| Holder {
             lease: open.lease.id,
             holder: open.lease.holder.clone(),
             expires_at: open.ends().map(|(at, _)| at),

@@ -3,6 +3,7 @@
 mod crash;
 mod doctor;
 mod leaks;
+mod leases;
 mod recovery;
 mod signals;
 mod start;

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::driver::{Blocker, Driver, Interrupt, Others};
 use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::domain::job::Job;
+use crate::domain::job::{Job, JobKind};
 use crate::domain::lease::LeaseId;
 
 /// A job as readers see it.
@@ -184,11 +184,14 @@ impl Board {
         }
     }
 
-    /// The jobs of a lease.
+    /// The jobs of a lease, but for the one that releases its machine.
     #[must_use]
     pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
         let entries = self.lock();
-        let of_it = |entry: &&Entry| entry.live.borrow().job.lease == Some(lease);
+        let of_it = |entry: &Entry| {
+            let live = entry.live.borrow();
+            live.job.lease == Some(lease) && live.job.kind() != JobKind::LeaseRelease
+        };
         entries.iter().filter(|(_, entry)| of_it(entry)).map(|(id, _)| *id).collect()
     }
 

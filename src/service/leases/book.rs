@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | a machine that fits is free | granted: preparing, or active where there is nothing to prepare | – | – | – |
 //! | prepared | – | active | – | – |
-//! | prepare failed, or cannot be known | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
+//! | prepare failed, or cannot be known, the machine there still | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
 //! | release (its holder) | released | releasing | releasing | the same answer |
 //! | revoke (an operator) | revoked | releasing | releasing | the same answer |
 //! | its time is over | – | – | releasing (expired) | – |
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::fit::{Candidate, could_ever, fits};
+use super::fit::{Candidate, could_ever, fits, has_snapshots};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
@@ -398,7 +398,10 @@ impl Step<'_> {
                 return;
             }
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let chosen = free.iter().position(|(_, candidate)| fits(&open.lease.select, candidate));
+            let fitting = |machine: &Candidate| {
+                fits(&open.lease.select, machine) && has_snapshots(&open.lease, machine)
+            };
+            let chosen = free.iter().position(|(_, candidate)| fitting(candidate));
             if let Some(place) = chosen {
                 self.grant(id, free.remove(place).1);
             }
@@ -448,6 +451,9 @@ impl Step<'_> {
             return;
         }
         let Err(failure) = outcome else { return self.activate(id) };
+        if failure.kind == FailureKind::MachineGone {
+            return self.vanished(id);
+        }
         let machine = open.lease.machine_name.clone().unwrap_or_default();
         self.set_aside(id, &format!("its preparation failed: {}", failure.detail));
         let left = self
@@ -465,6 +471,9 @@ impl Step<'_> {
                 lease.state = LeaseState::Queued;
                 (lease.machine, lease.machine_name, lease.fence, lease.job) = (None, None, None, None);
             });
+            // Nobody had to ask while it was being prepared.
+            let now = self.now;
+            self.book.asked(id, now);
             return;
         }
         self.change(id, |lease, _| lease.error = Some(failure.clone()));
@@ -536,13 +545,25 @@ impl Step<'_> {
             if machines.iter().any(|there| machine.agrees_with(there)) {
                 continue;
             }
-            self.set_aside(id, "it vanished from the host while it was leased, so it was not released");
-            self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
-            self.changes
-                .then
-                .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
-            self.close(id);
+            self.vanished(id);
         }
+    }
+
+    /// There is nothing left to release.
+    fn vanished(&mut self, id: LeaseId) {
+        let reason = "it vanished from the host while it was leased, so it was not released";
+        self.set_aside(id, reason);
+        self.change(id, |lease, _| {
+            if lease.state == LeaseState::Releasing {
+                let machine = lease.machine_name.as_deref().unwrap_or("the machine");
+                lease.warn(format!("{machine} is set aside: {reason}."));
+            }
+        });
+        self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
+        self.changes
+            .then
+            .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
+        self.close(id);
     }
 
     fn renew(&mut self, id: LeaseId, ttl: Option<Duration>) -> Result<(), Failure> {
@@ -581,7 +602,10 @@ impl Step<'_> {
                 LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
                 LeaseState::Active if left.lease.is_zero() => self.end(id, EndReason::Expired, otter(), None),
                 LeaseState::Active => {
-                    self.change(id, |lease, _| lease.warned = true);
+                    self.change(id, |lease, now| {
+                        lease.warned = true;
+                        lease.note(now.wall, "ends soon: a fifth of its time is left");
+                    });
                     self.changes.then.push(Then::Warn(id));
                 }
                 _ => {}

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
-use super::fit::{Candidate, fits};
+use super::fit::{Candidate, fits, wants};
 use super::{LeaseView, LeasesParts, PoolView};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
@@ -146,8 +146,11 @@ impl Desk {
                     if desk.parts.clock.elapsed() >= note_at {
                         note_at = desk.parts.clock.elapsed() + NOTE;
                         desk.note(&mut book).await;
+                        // What was asked while that took its time counts before anybody is dropped.
+                        desk.look(&mut book).await
+                    } else {
+                        desk.tick(&mut book).await
                     }
-                    desk.tick(&mut book).await
                 }
             };
             Self::set_to_work(desk, then);
@@ -164,19 +167,14 @@ impl Desk {
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
-    /// Refuses a lease for whose preparation no machine that fits has the snapshot.
-    pub fn knows_snapshot(&self, lease: &Lease) -> Result<(), Failure> {
+    /// Refuses a lease for whose preparation and release no machine that fits has the snapshots.
+    pub fn knows_snapshots(&self, lease: &Lease) -> Result<(), Failure> {
         self.parts.machines.picture()?;
-        let Some(wanted) = lease.prepare.as_ref().and_then(|prepare| prepare.snapshot.as_deref()) else {
-            return Ok(());
-        };
         let mut why = None;
-        for candidate in self.candidates().iter().filter(|candidate| fits(&lease.select, candidate)) {
+        for candidate in self.candidates([lease]).iter().filter(|machine| fits(&lease.select, machine)) {
+            let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
-            match self.parts.machines.snapshot(&view, wanted) {
-                Ok(_) => return Ok(()),
-                Err(failure) => why = why.or(Some(failure)),
-            }
+            why = why.or(self.parts.machines.snapshot(&view, lacks).err());
         }
         // Without any machine that fits the book says so.
         why.map_or(Ok(()), Err)
@@ -188,8 +186,8 @@ impl Desk {
         let shown = self.parts.holds.shown();
         let named = self.parts.pools.0.keys().map(|name| (name.clone(), PoolView::empty(name)));
         let mut pools: BTreeMap<String, PoolView> = named.collect();
-        for candidate in self.candidates() {
-            let held = shown.holder_of(&candidate.identity.id).is_some();
+        for candidate in self.candidates([]) {
+            let held = shown.holder_of(&candidate.identity).is_some();
             let aside = shown
                 .book
                 .kept(&MachineKey::of(&candidate.identity))
@@ -247,7 +245,12 @@ impl Desk {
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
-            return Ok((None, self.step(book, key, self.candidates(), asked).await?));
+            let candidates = self.candidates(waiting(book).chain([&*lease]));
+            return Ok((None, self.step(book, key, candidates, asked).await?));
+        }
+        // How a job ended was told once the picture had caught up: a machine that is gone by then fails no preparation.
+        if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
+            self.miss(book).await?;
         }
         let then = self
             .step(book, None, Vec::new(), |book, now, _| {
@@ -280,28 +283,32 @@ impl Desk {
 
     /// Grants what may be granted, and finds out which machines are gone.
     async fn look(&self, book: &mut Book) -> Vec<Then> {
-        if self.parts.inventory.session().state != SessionState::Connected {
+        if !self.sees() {
             return Vec::new();
         }
-        let picture = self.parts.inventory.picture();
-        if !picture.loaded {
-            return Vec::new();
-        }
-        let there: Vec<MachineIdentity> =
-            picture.machines.iter().map(|record| record.machine.identity()).collect();
-        drop(picture);
-        let gone =
-            self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Machines(&there), now)).await;
+        let gone = self.miss(book).await;
         if !book.anyone_waits() {
             return gone.unwrap_or_default();
         }
+        let candidates = self.candidates(waiting(book));
         let granted = self
-            .step(book, None, self.candidates(), |book, now, candidates| {
-                book.step(Input::Look(candidates), now)
-            })
+            .step(book, None, candidates, |book, now, candidates| book.step(Input::Look(candidates), now))
             .await;
         // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
         [gone, granted].into_iter().flatten().flatten().collect()
+    }
+
+    /// Whether the picture is the host as it is.
+    fn sees(&self) -> bool {
+        self.parts.inventory.session().state == SessionState::Connected
+            && self.parts.inventory.picture().loaded
+    }
+
+    /// Finds out which machines are gone.
+    async fn miss(&self, book: &mut Book) -> Result<Vec<Then>, Failure> {
+        let there: Vec<MachineIdentity> =
+            self.parts.inventory.picture().machines.iter().map(|record| record.machine.identity()).collect();
+        self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Machines(&there), now)).await
     }
 
     async fn tick(&self, book: &mut Book) -> Vec<Then> {
@@ -388,8 +395,9 @@ impl Desk {
         self.changed.send_replace(());
     }
 
-    /// Every machine, and whether it may be granted now: none may while the host is away.
-    fn candidates(&self) -> Vec<Candidate> {
+    /// Every machine, whether it may be granted now, and what it lacks for these leases: none may while the host is away.
+    fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<Candidate> {
+        let wanted: BTreeSet<&String> = leases.into_iter().flat_map(wants).collect();
         let connected = self.parts.inventory.session().state == SessionState::Connected;
         let views = self.parts.machines.list(&MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
@@ -404,6 +412,11 @@ impl Desk {
                 free: connected
                     && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined")),
                 never: view.protected || machine.template,
+                lacks: wanted
+                    .iter()
+                    .filter(|wanted| machine.snapshots.find(wanted).is_err())
+                    .map(|wanted| (*wanted).clone())
+                    .collect(),
             }
         });
         candidates.collect()
@@ -412,6 +425,11 @@ impl Desk {
     fn now(&self) -> Now {
         Now { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
     }
+}
+
+/// The leases that wait for a machine.
+fn waiting(book: &Book) -> impl Iterator<Item = &Lease> {
+    book.open().map(|open| &*open.lease).filter(|lease| lease.state == LeaseState::Queued)
 }
 
 /// The machines that a step would give to somebody.

@@ -1,6 +1,8 @@
 //! Which machines a lease may get: pure.
 
-use crate::domain::lease::Select;
+use std::collections::BTreeSet;
+
+use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::names::contains_loosely;
@@ -17,6 +19,20 @@ pub struct Candidate {
     pub free: bool,
     /// Protected ones and templates are never granted.
     pub never: bool,
+    /// Those of the snapshots that leases ask for which it does not have.
+    pub lacks: BTreeSet<String>,
+}
+
+/// The snapshots that a machine has to have for a lease.
+pub fn wants(lease: &Lease) -> impl Iterator<Item = &String> {
+    let Lease { prepare, release, .. } = lease;
+    prepare.iter().filter_map(|prepare| prepare.snapshot.as_ref()).chain(&release.snapshot)
+}
+
+/// Whether a machine has all of them.
+#[must_use]
+pub fn has_snapshots(lease: &Lease, machine: &Candidate) -> bool {
+    wants(lease).all(|wanted| !machine.lacks.contains(wanted))
 }
 
 /// Whether a machine is one of those that are wanted, and may be granted at all.

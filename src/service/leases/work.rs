@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::book::Then;
 use super::desk::{AGAIN, Desk, Stepped};
-use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{JobRequest, JobState};
@@ -26,11 +25,8 @@ impl Desk {
                 Then::Release(id) => {
                     drop(desk.parts.supervisor.contain("release", async move { inner.release(id).await }));
                 }
-                Then::Warn(id) => {
-                    if let Some(view) = desk.view(id) {
-                        desk.parts.feed.publish([Subject::of_lease(&view.lease)]);
-                    }
-                }
+                // Its holder was told with the step, by an event whose history says so.
+                Then::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
     }
@@ -83,7 +79,11 @@ impl Desk {
             if lease.state != while_it_is {
                 return None;
             }
-            let machine = lease.machine.as_ref().and_then(|machine| self.parts.machines.get(&machine.id));
+            // That very machine: its id may be another's by now.
+            let machine = lease.machine.as_ref().and_then(|machine| {
+                let view = self.parts.machines.get(&machine.id)?;
+                machine.agrees_with(&view.record.machine.identity()).then_some(view)
+            });
             let started = match machine {
                 // Not yet read after a start, or gone: then the book hears of that.
                 None => Err(Failure::new(FailureKind::InventoryLoading, "the machine is not in the picture")),
@@ -132,7 +132,7 @@ impl Desk {
         NewJob {
             machine: Arc::clone(&machine.record),
             request,
-            right: Right::own(lease.id),
+            right: Right::own(lease.id, lease.state),
             reference: lease.reference.clone(),
             deadline: None,
             // One job for each grant, however often this is begun anew.

@@ -1,8 +1,16 @@
 //! Leases over HTTP: granted, queued, prepared, enforced, renewed, given back, and never to two.
 
+mod enforced;
+mod input;
+mod pools;
+mod rights;
+mod shape;
+mod time;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use otter::app::Settings;
 use otter::domain::lease::{Prepare, Release};
 use otter::domain::machine::PowerState;
 use otter::domain::pool::{Pool, Pools};
@@ -15,27 +23,28 @@ use crate::harness::{Answer, Events, Lab, eventually, machine};
 const STAGING: &str = "qubes-4.2-sdw-staging";
 
 async fn lab() -> Lab {
-    Lab::tuned(|settings| {
-        let qubes = Pool {
-            machines: vec!["qubes-*".to_owned()],
-            prepare: None,
-            release: Some(Release::default()),
-            max_ttl: Some(Duration::from_hours(2)),
-            may_keep_power: false,
-        };
-        let ready = Pool {
-            machines: vec![STAGING.to_owned()],
-            prepare: Some(Prepare {
-                snapshot: Some("installed/updated/kickstart".to_owned()),
-                power: Some(PowerState::On),
-                until: None,
-                settle: Some(Duration::from_millis(20)),
-            }),
-            ..qubes.clone()
-        };
-        settings.pools = Pools([("qubes".to_owned(), qubes), ("ready".to_owned(), ready)].into());
-    })
-    .await
+    Lab::tuned(with_pools).await
+}
+
+fn with_pools(settings: &mut Settings) {
+    let qubes = Pool {
+        machines: vec!["qubes-*".to_owned()],
+        prepare: None,
+        release: Some(Release::default()),
+        max_ttl: Some(Duration::from_hours(2)),
+        may_keep_power: false,
+    };
+    let ready = Pool {
+        machines: vec![STAGING.to_owned()],
+        prepare: Some(Prepare {
+            snapshot: Some("installed/updated/kickstart".to_owned()),
+            power: Some(PowerState::On),
+            until: None,
+            settle: Some(Duration::from_millis(20)),
+        }),
+        ..qubes.clone()
+    };
+    settings.pools = Pools([("qubes".to_owned(), qubes), ("ready".to_owned(), ready)].into());
 }
 
 async fn ask(lab: &Lab, body: Value) -> Answer {
@@ -330,7 +339,18 @@ async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
     });
     lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
     assert_eq!(lab.get(&path(&lease, "")).await.json["end"]["reason"], "machine-gone");
-    let _ = kept;
+    // Under another id it is still that machine.
+    lab.control().mutate(|world| {
+        let mut back = kept;
+        back.id = "99".to_owned();
+        back.snapshots.clear();
+        back.current_snapshot = None;
+        world.add_machine(back);
+    });
+    lab.until("/v1/machines/99", |machine| machine["not_free_because"] == json!(["quarantined"])).await;
+    let seen = lab.get("/v1/machines/99").await.json;
+    assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("vanished"), "{seen}");
+    ask(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"})).await.problem(409, "no-free-machine");
 }
 
 #[tokio::test]
