@@ -42,6 +42,8 @@ pub enum Mistake {
     PanickingRequests,
     /// A task of a room panics.
     DyingRoom,
+    /// `otter run` panics while its command runs.
+    PanickingRun,
 }
 
 impl Sabotage {
@@ -57,7 +59,7 @@ impl Sabotage {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CallBeforeCommit,
         Self::ResetSentAgain,
         Self::EndBeforeBarrier,
@@ -69,6 +71,7 @@ impl Mistake {
         Self::FenceForgotten,
         Self::PanickingRequests,
         Self::DyingRoom,
+        Self::PanickingRun,
     ];
 
     /// Its name in the environment.
@@ -86,6 +89,7 @@ impl Mistake {
             Self::FenceForgotten => "fence-forgotten",
             Self::PanickingRequests => "panicking-requests",
             Self::DyingRoom => "dying-room",
+            Self::PanickingRun => "panicking-run",
         }
     }
 }
