@@ -4,6 +4,7 @@ mod crash;
 mod doctor;
 mod leaks;
 mod recovery;
+mod run;
 mod signals;
 mod start;
 mod storage;

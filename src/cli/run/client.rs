@@ -26,7 +26,7 @@ const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
 
 /// How long a connection may take, and an answer beyond what it was asked to wait.
 const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(15);
+pub const ANSWER: Duration = Duration::from_secs(15);
 /// How long a stream may be silent; otter says something every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 /// The longest answer, and line of a stream, that is read.
@@ -35,6 +35,8 @@ const LIMIT: usize = 1 << 20;
 /// Calls otter.
 pub struct Client {
     http: reqwest::Client,
+    /// As it was given.
+    url: String,
     base: String,
 }
 
@@ -46,9 +48,14 @@ pub struct Answer {
     body: BytesMut,
 }
 
-/// No whole answer came: why, in words.
+/// No whole answer came.
 #[derive(Debug)]
-pub struct Unanswered(pub String);
+pub struct Unanswered {
+    /// In words.
+    pub why: String,
+    /// Whether one may come later; never from whom is not trusted.
+    pub may_pass: bool,
+}
 
 /// What an answer says that is none of success.
 #[derive(Default, Deserialize)]
@@ -112,7 +119,12 @@ impl Client {
             builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
         }
         let http = builder.build().map_err(|error| wrong(chain(&error)))?;
-        Ok(Self { http, base })
+        Ok(Self { http, url: url.to_owned(), base })
+    }
+
+    /// Where otter is, for messages.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// A call of a path under `/v1`, to shape further.
@@ -133,19 +145,18 @@ impl Client {
         }
     }
 
-    /// Sends a call that may block for this long, and takes its whole answer.
+    /// Sends a call and takes its whole answer, within this time.
     ///
     /// # Errors
     /// Where there is none in time.
-    pub async fn answer(request: RequestBuilder, blocks: Duration) -> Result<Answer, Unanswered> {
-        let mut response =
-            request.timeout(blocks + ANSWER).send().await.map_err(|error| unanswered(&error))?;
+    pub async fn answer(request: RequestBuilder, within: Duration) -> Result<Answer, Unanswered> {
+        let mut response = request.timeout(within).send().await.map_err(|error| unanswered(&error))?;
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(&error))? {
             if body.len() + chunk.len() > LIMIT {
-                return Err(Unanswered("the answer is too long to be otter's".to_owned()));
+                return Err(Unanswered::for_now("the answer is too long to be otter's"));
             }
             body.extend_from_slice(&chunk);
         }
@@ -158,10 +169,10 @@ impl Client {
     /// Where there is none.
     pub async fn stream(request: RequestBuilder) -> Result<Lines, Unanswered> {
         let opened = tokio::time::timeout(ANSWER, request.send()).await;
-        let opened = opened.map_err(|_| Unanswered("no answer came in time".to_owned()))?;
+        let opened = opened.map_err(|_| Unanswered::for_now("no answer came in time"))?;
         let response = opened.map_err(|error| unanswered(&error))?;
         if !response.status().is_success() {
-            return Err(Unanswered(format!("otter answers {}", response.status())));
+            return Err(Unanswered::for_now(format!("otter answers {}", response.status())));
         }
         Ok(Lines { response, unread: BytesMut::new() })
     }
@@ -235,21 +246,38 @@ impl Answer {
     }
 }
 
+impl Unanswered {
+    fn for_now(why: impl Into<String>) -> Self {
+        Self { why: why.into(), may_pass: true }
+    }
+}
+
 fn unanswered(error: &reqwest::Error) -> Unanswered {
-    let tls = causes(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
-            other.0.downcast_ref::<OtherCertificate>()
-        }
+    let refused = causes(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(certificate)) => Some(certificate),
         _ => None,
     });
-    Unanswered(match (tls, causes(error).last()) {
-        (Some(OtherCertificate { seen, .. }), _) => {
-            format!("otter shows a certificate with another SHA-256 than --fingerprint: {seen}")
+    match refused {
+        Some(certificate) => {
+            let pinned = match certificate {
+                CertificateError::Other(other) => other.0.downcast_ref::<OtherCertificate>(),
+                _ => None,
+            };
+            let why = match pinned {
+                Some(OtherCertificate { seen, .. }) => {
+                    format!(
+                        "otter shows another certificate than that of --fingerprint, with the SHA-256 {seen}"
+                    )
+                }
+                None => format!("the certificate of otter is not trusted: {certificate}"),
+            };
+            Unanswered { why, may_pass: false }
         }
-        _ if error.is_timeout() => "no answer came in time".to_owned(),
-        (None, Some(cause)) => cause.to_string(),
-        (None, None) => error.to_string(),
-    })
+        None if error.is_timeout() => Unanswered::for_now("no answer came in time"),
+        None => {
+            Unanswered::for_now(causes(error).last().map_or_else(|| error.to_string(), ToString::to_string))
+        }
+    }
 }
 
 /// What an error comes from, the nearest first. The error of an I/O error is looked into too.

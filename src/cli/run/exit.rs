@@ -47,7 +47,7 @@ impl Exit {
     const fn meaning(self) -> &'static str {
         match self {
             Self::Usage => {
-                "the command line, or what it asks for, is wrong: an unknown pool, machine or snapshot"
+                "the command line, or what it asks for, is wrong: an unknown snapshot, a time too long"
             }
             Self::Unavailable => "otter cannot be reached, is not trusted, or fails",
             Self::Internal => "a fault of `otter run` itself",
@@ -55,7 +55,9 @@ impl Exit {
             Self::LeaseLost => {
                 "the lease was lost: revoked, run out, its machine gone; the command was ended"
             }
-            Self::NoMachine => "no machine is free, or none became free in time; later may do",
+            Self::NoMachine => {
+                "no machine is free, none became free in time, or none is such a machine at all"
+            }
             Self::NotAllowed => {
                 "the token is missing, not known or revoked, or its role may not take a machine"
             }

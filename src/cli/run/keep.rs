@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 
-use super::client::{Answer, Client, Unanswered};
+use super::client::{ANSWER, Answer, Client, Unanswered};
 use super::lease::{Desk, Lease, LeaseView};
 use super::progress::Progress;
 
@@ -71,8 +71,8 @@ async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progre
         let asked = desk.clock.elapsed();
         let request = desk.client.with_lease(Method::POST, &path, &lease.shown).json(&json!({}));
         let left = term.end.saturating_sub(asked);
-        let why = match tokio::time::timeout(left, Client::answer(request, Duration::ZERO)).await {
-            Ok(Ok(answer)) if answer.status == 200 => {
+        let why = match Client::answer(request, left.min(ANSWER)).await {
+            Ok(answer) if answer.status == 200 => {
                 match answer.read::<LeaseView>() {
                     Ok(view) => {
                         term = Term::of(&view, &answer, asked, ttl);
@@ -87,10 +87,9 @@ async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progre
                     Err(failure) => failure.message,
                 }
             }
-            Ok(Ok(answer)) if matches!(answer.status.as_u16(), 404 | 423) => return answer.failure().message,
-            Ok(Ok(answer)) => answer.failure().message,
-            Ok(Err(Unanswered(why))) => why,
-            Err(_) => "no answer came in time".to_owned(),
+            Ok(answer) if matches!(answer.status.as_u16(), 404 | 423) => return answer.failure().message,
+            Ok(answer) => answer.failure().message,
+            Err(Unanswered { why, .. }) => why,
         };
         if failed.is_none() {
             progress.warn(&format!(
@@ -110,7 +109,7 @@ async fn hear(desk: &Desk, lease: &Lease) -> String {
         if let Ok(mut lines) = Client::stream(request).await {
             // What happened before the stream began is not in it.
             let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
-            if let Ok(answer) = Client::answer(look, Duration::ZERO).await {
+            if let Ok(answer) = Client::answer(look, ANSWER).await {
                 match answer.status.as_u16() {
                     200 => match answer.read::<LeaseView>() {
                         Ok(view) if !view.is_active() => return view.why_ended(),

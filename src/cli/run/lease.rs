@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::arguments::RunCommand;
-use super::client::{Answer, Client};
+use super::client::{ANSWER, Answer, Client, Unanswered};
 use super::exit::Exit;
 use super::progress::Progress;
 use crate::clock::Clock;
@@ -25,6 +25,9 @@ use crate::clock::Clock;
 /// The first pause between two tries, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// The least time that a try has.
+const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
 /// How long one call waits for the lease before what goes on is looked at.
 const SLICE_FOR_EYES: Duration = Duration::from_secs(1);
@@ -209,11 +212,15 @@ impl Desk {
         let end = self.clock.elapsed() + self.retry_for;
         let mut pause = FIRST_PAUSE;
         loop {
-            let answer = Client::answer(request(), blocks).await;
+            let left = end.saturating_sub(self.clock.elapsed()).clamp(SHORTEST_TRY, ANSWER);
+            let answer = Client::answer(request(), blocks + left).await;
             let over = self.clock.elapsed() + pause >= end;
             match answer {
                 Ok(answer) if over || !passes(&answer) => return Ok(answer),
-                Err(why) if over => return Err(Failure::new(Exit::Unavailable, why.0)),
+                Err(Unanswered { why, may_pass }) if over || !may_pass => {
+                    let why = format!("no answer of {}: {why}", self.client.url());
+                    return Err(Failure::new(Exit::Unavailable, why));
+                }
                 _ => {}
             }
             self.clock.sleep(pause).await;

@@ -142,7 +142,9 @@ async fn work(
         }
     };
     let lease = held.get().ok_or_else(|| Failure::new(Exit::Internal, "the lease is not kept"))?;
-    progress.show(&asked.going_on(), None);
+    if !asked.is_active() {
+        progress.show(&asked.going_on(), None);
+    }
     let (view, answer) = tokio::select! {
         active = desk.until_active(lease, progress) => active?,
         signal = signals.next() => return Ok(128 + number(signal)),
