@@ -106,12 +106,13 @@ finish() {
   trap '' HUP INT TERM USR1
   [ -z "$renewer" ] || kill "$renewer" 2>/dev/null || :
   if [ -n "$command" ]; then
-    kill -TERM -- "-$command" 2>/dev/null || kill -TERM "$command" 2>/dev/null || :
-    { sleep 10; kill -KILL -- "-$command"; } >/dev/null 2>&1 &
+    kill -TERM "-$command" 2>/dev/null || kill -TERM "$command" 2>/dev/null || :
+    { sleep 10; kill -KILL "-$command"; } >/dev/null 2>&1 &
     killer=$!
-    wait "$command" || :
-    kill "$killer" 2>/dev/null || :
-    kill -KILL -- "-$command" 2>/dev/null || :
+    wait "$command" 2>/dev/null || :
+    # It holds every other signal off, as this shell does now.
+    kill -KILL "$killer" 2>/dev/null || :
+    kill -KILL "-$command" 2>/dev/null || :
   fi
   # Cut off between the question and its answer: asked again, it is known what to give back.
   if [ -n "$asked" ]; then (take && give_back) || :; fi
@@ -143,7 +144,7 @@ call() {
     [ -z "${OTTER_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$OTTER_TOKEN"
     [ -z "$shown" ] || printf 'header = "Otter-Lease: %s"\n' "$shown"
     [ -z "${OTTER_REFERENCE:-}" ] || printf 'header = "Otter-Reference: %s"\n' "$OTTER_REFERENCE"
-  } | curl -sS --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
+  } | curl -s --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
 }
 
 # After a repetition curl has printed every answer: the last one counts.
@@ -153,14 +154,14 @@ complain() {
   why=$(field '"\(.code): \(.detail)"')
   case $(field .status) in
     401 | 403) status=77 ;;
-    409) case $why in no-free-machine*) status=75 ;; *) status=73 ;; esac ;;
+    409) case $why in no-free-machine*) status=75 ;; *prepare-failed* | *machine-gone*) status=73 ;; *) status=74 ;; esac ;;
     429) status=75 ;;
     404) if [ -n "$lease" ]; then status=74; else status=64; fi ;;
     423) status=74 ;;
     4??) status=64 ;;
     *) status=69 ;;
   esac
-  fail "$status" "${why:-otter does not answer}"
+  fail "$status" "${why:-otter does not answer (curl exits with $code)}"
 }
 
 fail() {

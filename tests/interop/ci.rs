@@ -120,15 +120,14 @@ async fn the_shell_example_renews_and_notices_a_loss() {
     assert_eq!((code, said.as_str()), (Some(0), ""));
     job.is_as_before().await;
 
-    let (code, said) = with_otter_sh(&job, "sleep 600", &ttl, async |_| {
-        eventually("it to hold", async || {
-            job.holders().await.first().is_some_and(|lease| lease["state"] == "active")
+    let ready = job.file("ready");
+    let (code, said) =
+        with_otter_sh(&job, &format!("echo >{}; sleep 600", ready.display()), &ttl, async |_| {
+            eventually("the command to run", async || ready.exists()).await;
+            let id = job.holders().await[0]["id"].as_str().unwrap().to_owned();
+            Answer::of(job.daemon.request(Method::DELETE, &format!("/v1/leases/{id}"))).await.expect(200);
         })
         .await;
-        let id = job.holders().await[0]["id"].as_str().unwrap().to_owned();
-        Answer::of(job.daemon.request(Method::DELETE, &format!("/v1/leases/{id}"))).await.expect(200);
-    })
-    .await;
     assert_eq!((code, said.as_str()), (Some(74), "otter.sh: the lease is lost, so the command is ended\n"));
     job.is_as_before().await;
 }
