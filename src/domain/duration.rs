@@ -118,6 +118,16 @@ mod tests {
     }
 
     #[test]
+    fn only_the_units_that_are_needed_are_written() {
+        for (seconds, text) in
+            [(0, "0s"), (45, "45s"), (60, "1m"), (90, "1m30s"), (93_784, "1d2h3m4s"), (604_800, "7d")]
+        {
+            assert_eq!(format(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(format(Duration::from_millis(1_999)), "1s");
+    }
+
+    #[test]
     fn what_is_refused_and_why() {
         let number = |text: &str| InvalidDuration::NotANumber(text.to_owned());
         for (text, error) in [
