@@ -1,4 +1,5 @@
-//! The examples of `deploy/ci`: the shell one by its ways to end, and the lines of the two others as their CI runs them.
+//! The examples of `deploy/ci`: the shell one by its ways to end, and the lines of the two others as their CI runs them. And
+//! `otter run` at a terminal.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::pages::alone;
-use super::{PATIENCE, peer, repository, simulating, succeeds};
+use super::{PATIENCE, PYVMOMI_9, peer, repository, script, simulating, succeeds};
 use crate::harness::{Answer, Daemon, eventually, output};
 
 const SELECT: &str = r#"{"name": "sdw-staging"}"#;
@@ -147,6 +148,16 @@ async fn the_shell_example_says_why_there_is_no_machine() {
             "{code:?} {said}"
         );
     }
+    job.is_as_before().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_terminal_the_command_of_otter_run_is_in_front() {
+    let job = Job::start().await;
+    let url = format!("http://{}", job.daemon.address());
+    let mut script = script(PYVMOMI_9, "terminal.py", &[env!("CARGO_BIN_EXE_otter"), &url]);
+    alone(&mut script);
+    succeeds(script).await;
     job.is_as_before().await;
 }
 

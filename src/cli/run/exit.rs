@@ -85,3 +85,18 @@ pub fn help() -> String {
     );
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_has_every_code() {
+        let guide = include_str!("../../../GUIDE.md");
+        let rows = guide.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+        let told: Vec<&str> = rows.flat_map(|codes| codes.split(", ")).collect();
+        for exit in Exit::ALL {
+            assert!(told.contains(&exit.code().to_string().as_str()), "{exit:?}");
+        }
+    }
+}

@@ -73,6 +73,8 @@ async fn what_cannot_be_is_refused_at_once() {
     assert!(code == Some(64) && text.contains("OTTER_URL"), "{text}");
     let (code, text) = said(otter(&["run", "--help"])).await;
     assert!(code == Some(0) && text.contains("   75  no machine is free"), "{text}");
+    let (_, completions) = said(otter(&["completions", "bash"])).await;
+    assert!(completions.contains("--queue-for"), "the shell knows it");
     bench.is_as_before().await;
 }
 
