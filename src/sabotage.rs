@@ -44,6 +44,8 @@ pub enum Mistake {
     PanickingRequests,
     /// A task of a room panics.
     DyingRoom,
+    /// `otter run` panics while its command runs.
+    PanickingRun,
 }
 
 impl Sabotage {
@@ -72,6 +74,7 @@ impl Mistake {
         Self::PrepareUnchecked,
         Self::PanickingRequests,
         Self::DyingRoom,
+        Self::PanickingRun,
     ];
 
     /// Its name in the environment.
@@ -90,6 +93,7 @@ impl Mistake {
             Self::PrepareUnchecked => "prepare-unchecked",
             Self::PanickingRequests => "panicking-requests",
             Self::DyingRoom => "dying-room",
+            Self::PanickingRun => "panicking-run",
         }
     }
 }

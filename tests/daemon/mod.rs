@@ -5,6 +5,7 @@ mod doctor;
 mod leaks;
 mod leases;
 mod recovery;
+mod run;
 mod signals;
 mod start;
 mod storage;
