@@ -38,6 +38,12 @@ pub enum Mistake {
     LoginLoop,
     /// A grant of a machine does not count on from the one before.
     FenceForgotten,
+    /// A grant is shown before it is committed.
+    GrantOutsideTransaction,
+    /// A machine is free once its release was started.
+    FreeBeforeProven,
+    /// The time of a lease goes on by the clock that jumps.
+    ExpiryByWallClock,
     /// Every request panics.
     PanickingRequests,
     /// A task of a room panics.
@@ -57,7 +63,7 @@ impl Sabotage {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::CallBeforeCommit,
         Self::ResetSentAgain,
         Self::EndBeforeBarrier,
@@ -67,6 +73,9 @@ impl Mistake {
         Self::StaleAddress,
         Self::LoginLoop,
         Self::FenceForgotten,
+        Self::GrantOutsideTransaction,
+        Self::FreeBeforeProven,
+        Self::ExpiryByWallClock,
         Self::PanickingRequests,
         Self::DyingRoom,
     ];
@@ -84,6 +93,9 @@ impl Mistake {
             Self::StaleAddress => "stale-address",
             Self::LoginLoop => "login-loop",
             Self::FenceForgotten => "fence-forgotten",
+            Self::GrantOutsideTransaction => "grant-outside-transaction",
+            Self::FreeBeforeProven => "free-before-proven",
+            Self::ExpiryByWallClock => "expiry-by-wall-clock",
             Self::PanickingRequests => "panicking-requests",
             Self::DyingRoom => "dying-room",
         }

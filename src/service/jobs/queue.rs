@@ -164,6 +164,12 @@ impl Queues {
         queue.killing.or(queue.running).or(queue.answering).or_else(first)
     }
 
+    /// Whether any job has its place on a machine, be it committed or not.
+    #[must_use]
+    pub fn has_any(&self, machine: &MachineId) -> bool {
+        self.machines.contains_key(machine)
+    }
+
     /// The job that runs on a machine, other than a kill or an answer.
     #[must_use]
     pub fn running(&self, machine: &MachineId) -> Option<JobId> {

@@ -46,9 +46,9 @@ impl Holds {
     }
 
     /// Keeps jobs from a machine until its grant is committed, or dropped.
-    pub fn take(&self, machines: &[MachineId]) -> Taking<'_> {
+    pub fn take(self: &Arc<Self>, machines: &[MachineId]) -> Taking {
         self.taking().extend(machines.iter().cloned());
-        Taking { holds: self, machines: machines.to_vec() }
+        Taking { holds: Arc::clone(self), machines: machines.to_vec() }
     }
 
     fn taking(&self) -> std::sync::MutexGuard<'_, HashSet<MachineId>> {
@@ -72,12 +72,17 @@ fn leased(machine: &Machine, open: &Open) -> Failure {
 impl Gate for Holds {
     fn admit(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure> {
         let shown = self.shown();
-        let Some(open) = shown.holder_of(&machine.id) else {
+        // A moid that was given to another machine is not held.
+        let identity = machine.identity();
+        let is_it = |open: &&Open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(&identity));
+        let Some(open) = shown.holder_of(&machine.id).filter(is_it) else {
             return self.admit_to_free(machine, right, &shown);
         };
         let lease = open.lease.id;
         match &right.pass {
-            Pass::Own(own) if *own == lease => Ok(Some(lease)),
+            // A prepare that was on its way when its lease ended must not follow the release.
+            Pass::Own(own, state) if *own == lease && open.lease.state == *state => Ok(Some(lease)),
+            Pass::Own(own, _) if *own == lease => Err(ended(machine, &open.lease)),
             Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
                 Ok(Some(lease))
             }
@@ -96,7 +101,7 @@ impl Holds {
         shown: &Shown,
     ) -> Result<Option<LeaseId>, Failure> {
         match &right.pass {
-            Pass::Own(lease) => {
+            Pass::Own(lease, _) => {
                 let detail = format!("The lease {lease} does not hold {} any more.", machine.name);
                 return Err(about(FailureKind::LeaseEnded, detail, machine, *lease));
             }
@@ -126,12 +131,12 @@ impl Holds {
 
 /// Keeps jobs from machines until it is dropped.
 #[must_use]
-pub struct Taking<'h> {
-    holds: &'h Holds,
+pub struct Taking {
+    holds: Arc<Holds>,
     machines: Vec<MachineId>,
 }
 
-impl Drop for Taking<'_> {
+impl Drop for Taking {
     fn drop(&mut self) {
         let mut taking = self.holds.taking();
         for machine in &self.machines {
