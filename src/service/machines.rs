@@ -258,8 +258,12 @@ impl Machines {
             ("self", is_self),
             ("protected", protected),
         ];
-        let not_free_because =
-            own_reasons(machine).iter().chain(&others).filter(|(_, holds)| *holds).map(|(reason, _)| *reason).collect();
+        let not_free_because = own_reasons(machine)
+            .iter()
+            .chain(&others)
+            .filter(|(_, holds)| *holds)
+            .map(|(reason, _)| *reason)
+            .collect();
         let pools = self.pools.of(machine);
         let record = Arc::clone(record);
         MachineView { record, protected, active_job, pools, lease, quarantine, not_free_because }

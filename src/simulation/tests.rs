@@ -36,8 +36,12 @@ fn from_environment(name: &str) -> Option<u64> {
 #[test]
 fn promises_hold_for_many_seeds() {
     if let Some(seed) = from_environment("OTTER_SEED") {
-        let Outcome { broken, trace, jobs, unknowns, events } = run(seed, Sabotage::new(), true);
-        println!("{}\n{jobs} jobs, {unknowns} of them unknown, in {events} events", trace.join("\n"));
+        let Outcome { broken, trace, jobs, unknowns, leases, grants, events } =
+            run(seed, Sabotage::new(), true);
+        println!(
+            "{}\n{jobs} jobs, {unknowns} of them unknown, {grants} grants for {leases} leases, in {events} events",
+            trace.join("\n")
+        );
         assert_eq!(broken, None, "OTTER_SEED={seed}");
         return;
     }
@@ -85,6 +89,10 @@ fn mistakes_are_noticed() {
         (Mistake::KeysForgotten, 200, "gave"),
         (Mistake::EndTakenBack, 20, "taken back"),
         (Mistake::StaleAddress, 50, "is shown with"),
+        (Mistake::FenceForgotten, 200, "fence"),
+        (Mistake::GrantOutsideTransaction, 1_000, "two holders"),
+        (Mistake::FreeBeforeProven, 200, "was not proven"),
+        (Mistake::ExpiryByWallClock, 1_000, "before its time"),
     ] {
         let found = |seed: &u64| broken(*seed, mistake.into()).is_some_and(|broken| broken.contains(noticed));
         assert!((0..seeds).any(|seed| found(&seed)), "{} was not noticed in {seeds} seeds", mistake.name());

@@ -38,7 +38,10 @@ impl Right {
     /// otter's own, for a lease that is in this state.
     #[must_use]
     pub fn own(lease: LeaseId, while_it_is: LeaseState) -> Self {
-        Self { caller: Caller { name: "otter".into(), role: Role::Admin }, pass: Pass::Own(lease, while_it_is) }
+        Self {
+            caller: Caller { name: "otter".into(), role: Role::Admin },
+            pass: Pass::Own(lease, while_it_is),
+        }
     }
 
     /// Whether otter itself asks, which neither an outage nor a question keeps from asking.

@@ -255,7 +255,7 @@ impl Book {
             Input::Machines(machines) => step.machines(machines),
             Input::Renew(id, ttl) => step.renew(id, ttl)?,
             Input::End { id, reason, by, detail } => step.end(id, reason, by, detail),
-            Input::Working(id, job) => step.change(id, |lease, _| lease.job = Some(job)),
+            Input::Working(id, job) => step.working(id, job),
             Input::Prepared(id, outcome) => step.prepared(id, outcome),
             Input::Freed(id, outcome) => step.freed(id, outcome),
             Input::Overridden { id, by, reason } => step.change(id, |lease, now| {
@@ -567,12 +567,15 @@ impl Step<'_> {
             .book
             .leases
             .values()
-            .filter(|open| self.book.due_of(open).is_some_and(|due| due <= elapsed))
+            .filter(|open| {
+                let over = open.lease.state == LeaseState::Active && self.left(open).lease.is_zero();
+                over || self.book.due_of(open).is_some_and(|due| due <= elapsed)
+            })
             .map(|open| open.lease.id)
             .collect();
         for id in due {
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let (left, state) = (open.left(elapsed), open.lease.state);
+            let (left, state) = (self.left(open), open.lease.state);
             let otter = || "otter".to_owned();
             match state {
                 LeaseState::Queued if left.queue.is_zero() => {
@@ -611,10 +614,28 @@ impl Step<'_> {
         });
     }
 
+    fn working(&mut self, id: LeaseId, job: JobId) {
+        self.change(id, |lease, _| lease.job = Some(job));
+        let releasing =
+            self.book.leases.get(&id).is_some_and(|open| open.lease.state == LeaseState::Releasing);
+        if releasing && self.book.rules.sabotage.makes(Mistake::FreeBeforeProven) {
+            self.close(id);
+        }
+    }
+
+    /// How much is left of the times of a lease now.
+    fn left(&self, open: &Open) -> TimeLeft {
+        if self.book.rules.sabotage.makes(Mistake::ExpiryByWallClock) {
+            let gone = self.now.wall.duration_since(open.lease.noted_at);
+            return open.left(open.noted + Duration::try_from(gone).unwrap_or_default());
+        }
+        open.left(self.now.elapsed)
+    }
+
     /// Changes a lease, its times noted as they are now.
     fn change(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease, Now)) {
+        let Some(left) = self.book.leases.get(&id).map(|open| self.left(open)) else { return };
         let Some(open) = self.book.leases.get_mut(&id) else { return };
-        let left = open.left(self.now.elapsed);
         let lease = Arc::make_mut(&mut open.lease);
         lease.time = left;
         lease.noted_at = self.now.wall;

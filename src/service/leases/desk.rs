@@ -61,23 +61,21 @@ pub enum Stepped {
 impl Stepped {
     /// The step as the book takes it, where it needs to know no machines.
     pub fn input(&self) -> Input<'static> {
-                        match self {
-                    Self::Ask { .. } | Self::Asked(_) => Input::Tick,
-                    Self::Renew(id, ttl) => Input::Renew(*id, *ttl),
-                    Self::End { id, reason, by, detail } => {
-                        Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
-                    }
-                    Self::Working(id, job) => Input::Working(*id, *job),
-                    Self::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
-                    Self::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
-                    Self::Overridden { id, by, reason } => {
-                        Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
-                    }
-                    Self::SetAside(machine, quarantine, _) => {
-                        Input::SetAside(machine.clone(), quarantine.clone())
-                    }
-                    Self::Clear(machine, _) => Input::Clear(machine.clone()),
-                }
+        match self {
+            Self::Ask { .. } | Self::Asked(_) => Input::Tick,
+            Self::Renew(id, ttl) => Input::Renew(*id, *ttl),
+            Self::End { id, reason, by, detail } => {
+                Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
+            }
+            Self::Working(id, job) => Input::Working(*id, *job),
+            Self::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
+            Self::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
+            Self::Overridden { id, by, reason } => {
+                Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
+            }
+            Self::SetAside(machine, quarantine, _) => Input::SetAside(machine.clone(), quarantine.clone()),
+            Self::Clear(machine, _) => Input::Clear(machine.clone()),
+        }
     }
 
     /// Whether there may be something to grant once it was taken.
@@ -271,11 +269,7 @@ impl Desk {
             };
             return Ok((None, self.step(book, key, self.candidates(), asked).await?));
         }
-        let then = self
-            .step(book, None, Vec::new(), |book, now, _| {
-                book.step(step.input(), now)
-            })
-            .await?;
+        let then = self.step(book, None, Vec::new(), |book, now, _| book.step(step.input(), now)).await?;
         if let Stepped::SetAside(_, _, machine) | Stepped::Clear(_, machine) = &step {
             self.parts.inventory.wake_watchers(machine);
         }

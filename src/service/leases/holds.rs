@@ -74,7 +74,8 @@ impl Gate for Holds {
         let shown = self.shown();
         // A moid that was given to another machine is not held.
         let identity = machine.identity();
-        let is_it = |open: &&Open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(&identity));
+        let is_it =
+            |open: &&Open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(&identity));
         let Some(open) = shown.holder_of(&machine.id).filter(is_it) else {
             return self.admit_to_free(machine, right, &shown);
         };

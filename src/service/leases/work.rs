@@ -11,9 +11,9 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::lease::{Lease, LeaseId, LeaseState};
+use crate::domain::machine::Machine;
 use crate::service::jobs::gate::Right;
 use crate::service::jobs::{NewJob, Started};
-use crate::domain::machine::Machine;
 use crate::service::machines::{self, MachineView};
 use crate::store::IdempotencyKey;
 
@@ -75,11 +75,7 @@ impl Desk {
     }
 
     /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or otter stops.
-    async fn work(
-        &self,
-        id: LeaseId,
-        while_it_is: LeaseState,
-    ) -> Option<Result<(), Failure>> {
+    async fn work(&self, id: LeaseId, while_it_is: LeaseState) -> Option<Result<(), Failure>> {
         let job = loop {
             let lease = self.view(id)?.lease;
             if lease.state != while_it_is {
@@ -93,7 +89,9 @@ impl Desk {
                     // It may have been protected since it was granted.
                     let allowed = self.parts.machines.may_change(&machine);
                     match allowed.and_then(|()| request(&lease, &machine.record.machine, while_it_is)) {
-                        Ok(request) => self.parts.jobs.start(self.job(&lease, &machine, request, while_it_is)).await,
+                        Ok(request) => {
+                            self.parts.jobs.start(self.job(&lease, &machine, request, while_it_is)).await
+                        }
                         Err(failure) => return Some(Err(failure)),
                     }
                 }
