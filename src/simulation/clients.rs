@@ -71,7 +71,7 @@ impl Simulation {
         if let Some(post) = repeat {
             return self.post(post);
         }
-        if self.temper.leases && self.random.percent(60) {
+        if self.temper.leases && self.random.percent(85) {
             return self.lease_acts(client);
         }
         match self.random.below(10) {

@@ -63,7 +63,7 @@ pub enum Stage {
     EndJobs,
     Begin,
     /// Its key was looked up.
-    Start(Arc<MachineRecord>, Box<JobRequest>),
+    Start(Arc<Lease>, Arc<MachineRecord>, Box<JobRequest>),
     Await(JobId),
 }
 
@@ -82,7 +82,7 @@ impl Desk {
 
     /// When time has something to do.
     pub fn next_at(&self) -> Option<Duration> {
-        self.book.open().next()?;
+        self.book.open().next().filter(|_| self.pending.is_none())?;
         Some(self.book.due().map_or(self.note_at, |due| due.min(self.note_at)))
     }
 }
@@ -260,14 +260,14 @@ impl Simulation {
                 let record = lease.machine.as_ref().and_then(|held| otter.picture.machine(&held.id)).cloned();
                 let Some(record) = record else { return self.plan_lease(id, state, Stage::Begin, AGAIN) };
                 match work::request(&lease, &record.machine, state) {
-                    Ok(request) => self.plan_lease(id, state, Stage::Start(record, Box::new(request)), soon),
+                    Ok(request) => {
+                        self.plan_lease(id, state, Stage::Start(lease, record, Box::new(request)), soon)
+                    }
                     Err(failure) => self.lease_job_ended(id, state, Err(failure)),
                 }
             }
-            Stage::Start(record, request) => {
-                // As it was when this was begun: the shell reads it once.
-                let Some(lease) = self.disk.leases.get(&id) else { return };
-                let key = Some(work::key(lease, state, self.wall()));
+            Stage::Start(lease, record, request) => {
+                let key = Some(work::key(&lease, state, self.wall()));
                 let machine = record.machine.id.clone();
                 let pass = Pass::Own(id, state);
                 let (request, record) = (*request, Some(record));
@@ -399,7 +399,7 @@ impl Simulation {
         });
         let release = Release { keep_power: random.percent(15), snapshot: snapshot(random) };
         let queue_for = random.percent(70).then(|| Duration::from_secs(1 + random.below(300)));
-        let ttl = Duration::from_secs(1 + random.below(300));
+        let ttl = Duration::from_secs(1 + random.below(90));
         let lease = Lease {
             id,
             state: LeaseState::Queued,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::disk::{Write, Written};
+use super::faults::Mishap;
 use super::leasing::{Desk, brief};
 use super::otter::Otter;
 use super::work::Step;
@@ -89,6 +90,12 @@ impl Simulation {
     }
 
     pub fn write(&mut self, write: Write<Waits>) {
+        if !self.quiet
+            && self.temper.faults.contains(&Mishap::Crash)
+            && self.random.percent(if matches!(write, Write::Leases { .. }) { 8 } else { 1 })
+        {
+            self.agenda.plan(self.now, Event::Crash(self.lives));
+        }
         self.disk.write(write);
         // One writer: commits keep their order.
         self.last_commit = self.last_commit.max(self.now + self.random.latency());

@@ -58,6 +58,8 @@ use crate::service::jobs::sight;
 const GUEST_SETTLE: Duration = Duration::from_secs(30);
 /// How many events a run has before it quietens down, and how many it may take to come to its end.
 const EVENTS: u32 = 250;
+/// The same of a run with leases, in which each takes many.
+const LEASE_EVENTS: u32 = 500;
 const LAST_EVENTS: u32 = 20_000;
 
 /// Which job waits for something, in which life, and for which of its effects.
@@ -113,6 +115,8 @@ pub enum Event {
     Confirm(u32),
     Confirmed(u32, Box<Fact>),
     Restart,
+    /// At the moment of a write.
+    Crash(u32),
     Reachable,
     /// The time of some lease is over, or is to be noted.
     Desk(u32),
@@ -212,6 +216,9 @@ impl Simulation {
             simulation.agenda.plan(Duration::from_secs(1), Event::Client(client));
         }
         simulation.agenda.plan(Duration::from_secs(2), Event::Fault);
+        if simulation.temper.leases {
+            simulation.host.power_down();
+        }
         simulation.look_around();
         simulation.start();
         simulation
@@ -220,10 +227,11 @@ impl Simulation {
     /// The next thing happens. False where nothing will, or it has been enough.
     fn step(&mut self) -> bool {
         self.events += 1;
-        if self.events == EVENTS {
+        let enough = if self.temper.leases { LEASE_EVENTS } else { EVENTS };
+        if self.events == enough {
             self.calm_down();
         }
-        if self.events > EVENTS {
+        if self.events > enough {
             let over = self
                 .otter
                 .as_ref()
@@ -231,7 +239,7 @@ impl Simulation {
             if over && self.agenda_is_idle() {
                 return false;
             }
-            if self.events > EVENTS + LAST_EVENTS {
+            if self.events > enough + LAST_EVENTS {
                 eprintln!(
                     "{:?} {:?}",
                     self.otter.as_ref().map(|o| (
@@ -339,6 +347,7 @@ impl Simulation {
             }
             Event::Desk(of) if life == Some(of) => self.time_passed(),
             Event::Lease(of, id, state, stage) if life == Some(of) => self.lease_goes_on(id, state, stage),
+            Event::Crash(of) if life == Some(of) => self.crash(),
             Event::Restart if self.otter.is_none() => self.start(),
             Event::Reachable => self.host.reachable = true,
             // They were of another life.

@@ -274,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_is_being_accepted_has_its_place_already() {
+        let mut queues = Queues::new(16, 100);
+        let m = machine(1);
+        queues.reserve(&m, job(1), Lane::Ordinary).unwrap();
+        assert!(queues.has_any(&m) && queues.active(&m).is_none());
+        queues.withdraw(&m, job(1));
+        assert!(!queues.has_any(&m));
+    }
+
+    #[test]
     fn a_kill_passes_the_queue_and_runs_beside_what_runs() {
         let mut queues = Queues::new(16, 100);
         let m = machine(1);
