@@ -43,7 +43,7 @@ pub struct Desk {
 /// A step that is to be taken.
 enum Todo {
     /// And which client asked.
-    Order(Stepped, Option<usize>),
+    Order(Box<Stepped>, Option<usize>),
     Machines,
     Look,
     Tick,
@@ -142,7 +142,9 @@ impl Simulation {
         let now = self.lease_now();
         let mut candidates = self.candidates();
         let Some(otter) = &mut self.otter else { return };
-        if let Todo::Order(Stepped::Asked(id), _) = todo {
+        if let Todo::Order(step, _) = &todo
+            && let Stepped::Asked(id) = **step
+        {
             return otter.desk.book.asked(id, now);
         }
         let reading = otter.connected && otter.picture.loaded;
@@ -154,8 +156,10 @@ impl Simulation {
         let (next, changes, taking) = loop {
             let mut next = otter.desk.book.clone();
             let input = match &todo {
-                Todo::Order(Stepped::Ask { lease, .. }, _) => Input::Ask(lease.clone(), &candidates),
-                Todo::Order(step, _) => step.input(),
+                Todo::Order(step, _) => match &**step {
+                    Stepped::Ask { lease, .. } => Input::Ask(lease.clone(), &candidates),
+                    step => step.input(),
+                },
                 Todo::Machines => Input::Machines(&there),
                 Todo::Look => Input::Look(&candidates),
                 Todo::Tick => Input::Tick,
@@ -206,7 +210,7 @@ impl Simulation {
                 otter.desk.todo.push_front(Todo::Look);
                 otter.desk.todo.push_front(Todo::Machines);
             }
-            if let (Stepped::Ask { lease, .. }, Some(client)) = (step, client) {
+            if let (Stepped::Ask { lease, .. }, Some(client)) = (&**step, client) {
                 self.clients[*client].leases.push(lease.id);
             }
         }
@@ -215,7 +219,7 @@ impl Simulation {
 
     fn order(&mut self, step: Stepped, client: Option<usize>) {
         if let Some(otter) = &mut self.otter {
-            otter.desk.todo.push_back(Todo::Order(step, client));
+            otter.desk.todo.push_back(Todo::Order(Box::new(step), client));
         }
     }
 
@@ -224,22 +228,22 @@ impl Simulation {
             match then {
                 Then::Prepare(id) => self.plan_lease(id, LeaseState::Preparing, Stage::Begin, Duration::ZERO),
                 Then::Release(id) => {
-                    self.plan_lease(id, LeaseState::Releasing, Stage::EndJobs, Duration::ZERO)
+                    self.plan_lease(id, LeaseState::Releasing, Stage::EndJobs, Duration::ZERO);
                 }
                 Then::Warn(_) => {}
             }
         }
     }
 
-    fn plan_lease(&mut self, id: LeaseId, state: LeaseState, stage: Stage, after: Duration) {
-        self.agenda.plan(self.now + after, Event::Lease(self.lives, id, state, stage));
+    fn plan_lease(&mut self, id: LeaseId, state: LeaseState, next: Stage, after: Duration) {
+        self.agenda.plan(self.now + after, Event::Lease(self.lives, id, state, next));
     }
 
     /// The next thing that a lease's preparation or release does.
-    pub fn lease_goes_on(&mut self, id: LeaseId, state: LeaseState, stage: Stage) {
+    pub fn lease_goes_on(&mut self, id: LeaseId, state: LeaseState, next: Stage) {
         let soon = self.random.latency();
         let Some(otter) = &self.otter else { return };
-        match stage {
+        match next {
             Stage::EndJobs => {
                 let of_it = otter.entries.iter().filter(|(_, entry)| entry.live.job.lease == Some(id));
                 let jobs: Vec<JobId> = of_it.map(|(job, _)| *job).collect();
@@ -261,7 +265,7 @@ impl Simulation {
                 let Some(record) = record else { return self.plan_lease(id, state, Stage::Begin, AGAIN) };
                 match work::request(&lease, &record.machine, state) {
                     Ok(request) => {
-                        self.plan_lease(id, state, Stage::Start(lease, record, Box::new(request)), soon)
+                        self.plan_lease(id, state, Stage::Start(lease, record, Box::new(request)), soon);
                     }
                     Err(failure) => self.lease_job_ended(id, state, Err(failure)),
                 }

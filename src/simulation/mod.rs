@@ -346,7 +346,7 @@ impl Simulation {
                 self.observe(Facts { complete: false, changes: vec![*fact] }, Vec::new());
             }
             Event::Desk(of) if life == Some(of) => self.time_passed(),
-            Event::Lease(of, id, state, stage) if life == Some(of) => self.lease_goes_on(id, state, stage),
+            Event::Lease(of, id, state, next) if life == Some(of) => self.lease_goes_on(id, state, next),
             Event::Crash(of) if life == Some(of) => self.crash(),
             Event::Restart if self.otter.is_none() => self.start(),
             Event::Reachable => self.host.reachable = true,
