@@ -40,6 +40,12 @@ pub enum Mistake {
     FenceForgotten,
     /// A preparation is called done without a last look at its machine.
     PrepareUnchecked,
+    /// A grant is shown before it is committed.
+    GrantOutsideTransaction,
+    /// A machine is free once its release was started.
+    FreeBeforeProven,
+    /// The time of a lease goes on by the clock that jumps.
+    ExpiryByWallClock,
     /// Every request panics.
     PanickingRequests,
     /// A task of a room panics.
@@ -61,7 +67,7 @@ impl Sabotage {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::CallBeforeCommit,
         Self::ResetSentAgain,
         Self::EndBeforeBarrier,
@@ -72,6 +78,9 @@ impl Mistake {
         Self::LoginLoop,
         Self::FenceForgotten,
         Self::PrepareUnchecked,
+        Self::GrantOutsideTransaction,
+        Self::FreeBeforeProven,
+        Self::ExpiryByWallClock,
         Self::PanickingRequests,
         Self::DyingRoom,
         Self::PanickingRun,
@@ -91,6 +100,9 @@ impl Mistake {
             Self::LoginLoop => "login-loop",
             Self::FenceForgotten => "fence-forgotten",
             Self::PrepareUnchecked => "prepare-unchecked",
+            Self::GrantOutsideTransaction => "grant-outside-transaction",
+            Self::FreeBeforeProven => "free-before-proven",
+            Self::ExpiryByWallClock => "expiry-by-wall-clock",
             Self::PanickingRequests => "panicking-requests",
             Self::DyingRoom => "dying-room",
             Self::PanickingRun => "panicking-run",

@@ -97,12 +97,16 @@ pub struct Book {
     rules: LeaseRules,
     leases: BTreeMap<LeaseId, Open>,
     machines: BTreeMap<MachineKey, Kept>,
+    /// How many have arrived.
+    arrived: u64,
 }
 
 /// A lease that has not ended, and its clocks.
 #[derive(Clone, Debug)]
 pub struct Open {
     pub lease: Arc<Lease>,
+    /// Its place in the order of arrival. Ids do not tell: after a restart the wall clock may be behind.
+    arrival: u64,
     /// When, by the clock that does not jump, its time was last noted.
     noted: Duration,
     /// When somebody last asked about it, by the same clock.
@@ -171,7 +175,7 @@ pub enum Then {
 }
 
 impl Book {
-    /// The book as the store kept it. Time that passed since it was noted counts, by the wall clock, never negative.
+    /// The book as the store kept it, the leases in order of arrival. Time that passed since it was noted counts, by the wall clock, never negative.
     #[must_use]
     pub fn restored(
         rules: LeaseRules,
@@ -179,7 +183,7 @@ impl Book {
         machines: BTreeMap<MachineKey, Kept>,
         now: Now,
     ) -> Self {
-        let mut book = Self { rules, leases: BTreeMap::new(), machines };
+        let mut book = Self { rules, leases: BTreeMap::new(), machines, arrived: 0 };
         for mut lease in leases {
             let down = Duration::try_from(now.wall.duration_since(lease.noted_at)).unwrap_or_default();
             let TimeLeft { queue, lease: left, total } = lease.time;
@@ -190,8 +194,7 @@ impl Book {
                 _ => lease.time,
             };
             lease.noted_at = now.wall;
-            let open = Open { lease: Arc::new(lease), noted: now.elapsed, asked: now.elapsed };
-            book.leases.insert(open.lease.id, open);
+            book.arrive(lease, now);
         }
         book
     }
@@ -207,7 +210,7 @@ impl Book {
         self.leases.values().filter_map(work).collect()
     }
 
-    /// Every lease that has not ended, in order of arrival.
+    /// Every lease that has not ended, in order of their ids.
     pub fn open(&self) -> impl Iterator<Item = &Open> {
         self.leases.values()
     }
@@ -233,8 +236,22 @@ impl Book {
     /// How many leases wait before this one.
     #[must_use]
     pub fn position(&self, id: LeaseId) -> Option<usize> {
+        self.queued().iter().position(|queued| *queued == id)
+    }
+
+    /// Who waits, in order of arrival.
+    fn queued(&self) -> Vec<LeaseId> {
         let queued = self.leases.values().filter(|open| open.lease.state == LeaseState::Queued);
-        queued.map(|open| open.lease.id).position(|queued| queued == id)
+        let mut queued: Vec<(u64, LeaseId)> = queued.map(|open| (open.arrival, open.lease.id)).collect();
+        queued.sort_unstable();
+        queued.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn arrive(&mut self, lease: Lease, now: Now) {
+        self.arrived += 1;
+        let open =
+            Open { arrival: self.arrived, noted: now.elapsed, asked: now.elapsed, lease: Arc::new(lease) };
+        self.leases.insert(open.lease.id, open);
     }
 
     /// When the next [`Input::Tick`] has something to do, by the clock that does not jump.
@@ -255,7 +272,7 @@ impl Book {
             Input::Machines(machines) => step.machines(machines),
             Input::Renew(id, ttl) => step.renew(id, ttl)?,
             Input::End { id, reason, by, detail } => step.end(id, reason, by, detail),
-            Input::Working(id, job) => step.change(id, |lease, _| lease.job = Some(job)),
+            Input::Working(id, job) => step.working(id, job),
             Input::Prepared(id, outcome) => step.prepared(id, outcome),
             Input::Freed(id, outcome) => step.freed(id, outcome),
             Input::Overridden { id, by, reason } => step.change(id, |lease, now| {
@@ -286,7 +303,7 @@ impl Book {
     }
 
     fn due_of(&self, open: &Open) -> Option<Duration> {
-        let Open { lease, noted, asked } = open;
+        let Open { lease, noted, asked, arrival: _ } = open;
         match lease.state {
             LeaseState::Queued => {
                 let abandoned = *asked + self.rules.abandon_after;
@@ -353,8 +370,7 @@ impl Step<'_> {
             let detail = "Too many leases wait already; try again once some were granted.";
             return Err(Failure::new(FailureKind::QueueFull, detail));
         }
-        let open = Open { lease: Arc::new(lease), noted: self.now.elapsed, asked: self.now.elapsed };
-        self.book.leases.insert(id, open);
+        self.book.arrive(lease, self.now);
         self.change(id, |lease, now| lease.note(now.wall, "asked for"));
         self.look(candidates);
         let state = self.book.leases.get(&id).map(|open| open.lease.state);
@@ -377,13 +393,7 @@ impl Step<'_> {
             .filter(|open| open.lease.state.holds())
             .filter_map(|open| open.lease.machine.as_ref().map(MachineKey::of))
             .collect();
-        let queued: Vec<LeaseId> = self
-            .book
-            .leases
-            .values()
-            .filter(|open| open.lease.state == LeaseState::Queued)
-            .map(|open| open.lease.id)
-            .collect();
+        let queued = self.book.queued();
         let aside = |key: &MachineKey| self.book.kept(key).is_some_and(|kept| kept.quarantine.is_some());
         let last_end = |key: &MachineKey| self.book.kept(key).and_then(|kept| kept.last_end);
         let mut free: Vec<(MachineKey, &Candidate)> = candidates
@@ -403,7 +413,10 @@ impl Step<'_> {
             };
             let chosen = free.iter().position(|(_, candidate)| fitting(candidate));
             if let Some(place) = chosen {
-                self.grant(id, free.remove(place).1);
+                let (key, candidate) = free.remove(place);
+                // A copy that was registered with the identity of another is kept as the same machine.
+                free.retain(|(other, _)| *other != key);
+                self.grant(id, candidate);
             }
         }
     }
@@ -588,12 +601,15 @@ impl Step<'_> {
             .book
             .leases
             .values()
-            .filter(|open| self.book.due_of(open).is_some_and(|due| due <= elapsed))
+            .filter(|open| {
+                let over = open.lease.state == LeaseState::Active && self.left(open).lease.is_zero();
+                over || self.book.due_of(open).is_some_and(|due| due <= elapsed)
+            })
             .map(|open| open.lease.id)
             .collect();
         for id in due {
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let (left, state) = (open.left(elapsed), open.lease.state);
+            let (left, state) = (self.left(open), open.lease.state);
             let otter = || "otter".to_owned();
             match state {
                 LeaseState::Queued if left.queue.is_zero() => {
@@ -635,10 +651,28 @@ impl Step<'_> {
         });
     }
 
+    fn working(&mut self, id: LeaseId, job: JobId) {
+        self.change(id, |lease, _| lease.job = Some(job));
+        let releasing =
+            self.book.leases.get(&id).is_some_and(|open| open.lease.state == LeaseState::Releasing);
+        if releasing && self.book.rules.sabotage.makes(Mistake::FreeBeforeProven) {
+            self.close(id);
+        }
+    }
+
+    /// How much is left of the times of a lease now.
+    fn left(&self, open: &Open) -> TimeLeft {
+        if self.book.rules.sabotage.makes(Mistake::ExpiryByWallClock) {
+            let gone = self.now.wall.duration_since(open.lease.noted_at);
+            return open.left(open.noted + Duration::try_from(gone).unwrap_or_default());
+        }
+        open.left(self.now.elapsed)
+    }
+
     /// Changes a lease, its times noted as they are now.
     fn change(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease, Now)) {
+        let Some(left) = self.book.leases.get(&id).map(|open| self.left(open)) else { return };
         let Some(open) = self.book.leases.get_mut(&id) else { return };
-        let left = open.left(self.now.elapsed);
         let lease = Arc::make_mut(&mut open.lease);
         lease.time = left;
         lease.noted_at = self.now.wall;

@@ -17,6 +17,7 @@ use crate::domain::ids::{JobId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
 use crate::hypervisor::SessionState;
+use crate::sabotage::Mistake;
 use crate::service::machines::MachineFilter;
 use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
 
@@ -58,8 +59,27 @@ pub enum Stepped {
 }
 
 impl Stepped {
+    /// The step as the book takes it, where it needs to know no machines.
+    pub fn input(&self) -> Input<'static> {
+        match self {
+            Self::Ask { .. } | Self::Asked(_) => Input::Tick,
+            Self::Renew(id, ttl) => Input::Renew(*id, *ttl),
+            Self::End { id, reason, by, detail } => {
+                Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
+            }
+            Self::Working(id, job) => Input::Working(*id, *job),
+            Self::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
+            Self::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
+            Self::Overridden { id, by, reason } => {
+                Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
+            }
+            Self::SetAside(machine, quarantine, _) => Input::SetAside(machine.clone(), quarantine.clone()),
+            Self::Clear(machine, _) => Input::Clear(machine.clone()),
+        }
+    }
+
     /// Whether there may be something to grant once it was taken.
-    const fn may_free_a_machine(&self) -> bool {
+    pub const fn may_free_a_machine(&self) -> bool {
         match self {
             Self::End { .. } | Self::Prepared(..) | Self::Freed(..) | Self::Clear(..) => true,
             Self::Ask { .. }
@@ -252,28 +272,7 @@ impl Desk {
         if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
             self.miss(book).await?;
         }
-        let then = self
-            .step(book, None, Vec::new(), |book, now, _| {
-                let input = match &step {
-                    Stepped::Ask { .. } | Stepped::Asked(_) => Input::Tick,
-                    Stepped::Renew(id, ttl) => Input::Renew(*id, *ttl),
-                    Stepped::End { id, reason, by, detail } => {
-                        Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
-                    }
-                    Stepped::Working(id, job) => Input::Working(*id, *job),
-                    Stepped::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
-                    Stepped::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
-                    Stepped::Overridden { id, by, reason } => {
-                        Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
-                    }
-                    Stepped::SetAside(machine, quarantine, _) => {
-                        Input::SetAside(machine.clone(), quarantine.clone())
-                    }
-                    Stepped::Clear(machine, _) => Input::Clear(machine.clone()),
-                };
-                book.step(input, now)
-            })
-            .await?;
+        let then = self.step(book, None, Vec::new(), |book, now, _| book.step(step.input(), now)).await?;
         if let Stepped::SetAside(_, _, machine) | Stepped::Clear(_, machine) = &step {
             self.parts.inventory.wake_watchers(machine);
         }
@@ -343,13 +342,16 @@ impl Desk {
             let granted = granted(book, &changes);
             let taking = self.parts.holds.take(&granted);
             let busy: BTreeSet<&MachineId> =
-                granted.iter().filter(|machine| self.parts.jobs.active(machine).is_some()).collect();
+                granted.iter().filter(|machine| self.parts.jobs.any_on(machine)).collect();
             if !busy.is_empty() {
                 // A job came in at this very moment: the machine is not free after all.
                 for candidate in &mut candidates {
                     candidate.free &= !busy.contains(&candidate.identity.id);
                 }
                 continue;
+            }
+            if self.parts.rules.sabotage.makes(Mistake::GrantOutsideTransaction) && !granted.is_empty() {
+                self.parts.holds.show(next.clone());
             }
             if !changes.leases.is_empty() || !changes.machines.is_empty() {
                 self.commit(&changes, key).await.map_err(|error| failed(&error))?;
@@ -402,22 +404,10 @@ impl Desk {
         let views = self.parts.machines.list(&MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.record.machine;
-            Candidate {
-                identity: machine.identity(),
-                name: machine.name.clone(),
-                bios_uuid: machine.bios_uuid.clone(),
-                macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
-                pools: view.pools.clone(),
-                // Of leases and quarantines the book knows itself, and before all others.
-                free: connected
-                    && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined")),
-                never: view.protected || machine.template,
-                lacks: wanted
-                    .iter()
-                    .filter(|wanted| machine.snapshots.find(wanted).is_err())
-                    .map(|wanted| (*wanted).clone())
-                    .collect(),
-            }
+            // Of leases and quarantines the book knows itself, and before all others.
+            let free = connected
+                && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined"));
+            Candidate::of(machine, view.pools.clone(), free, view.protected || machine.template, &wanted)
         });
         candidates.collect()
     }
@@ -433,7 +423,7 @@ fn waiting(book: &Book) -> impl Iterator<Item = &Lease> {
 }
 
 /// The machines that a step would give to somebody.
-fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
+pub fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
         let held_before = before.get(lease.id).is_some_and(|open| open.lease.grants == lease.grants);
         lease.state.holds() && !held_before

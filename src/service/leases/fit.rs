@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;
-use crate::domain::machine::MachineIdentity;
+use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::names::contains_loosely;
 
 /// A machine that may be granted, as it is now.
@@ -21,6 +21,30 @@ pub struct Candidate {
     pub never: bool,
     /// Those of the snapshots that leases ask for which it does not have.
     pub lacks: BTreeSet<String>,
+}
+
+impl Candidate {
+    /// A machine that may be granted, held against the snapshots that are asked for.
+    #[must_use]
+    pub fn of(
+        machine: &Machine,
+        pools: Vec<String>,
+        free: bool,
+        never: bool,
+        wanted: &BTreeSet<&String>,
+    ) -> Self {
+        let lacks = wanted.iter().filter(|wanted| machine.snapshots.find(wanted).is_err());
+        Self {
+            identity: machine.identity(),
+            name: machine.name.clone(),
+            bios_uuid: machine.bios_uuid.clone(),
+            macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
+            pools,
+            free,
+            never,
+            lacks: lacks.map(|wanted| (*wanted).clone()).collect(),
+        }
+    }
 }
 
 /// The snapshots that a machine has to have for a lease.

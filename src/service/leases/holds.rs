@@ -46,9 +46,9 @@ impl Holds {
     }
 
     /// Keeps jobs from a machine until its grant is committed, or dropped.
-    pub fn take(&self, machines: &[MachineId]) -> Taking<'_> {
+    pub fn take(self: &Arc<Self>, machines: &[MachineId]) -> Taking {
         self.taking().extend(machines.iter().cloned());
-        Taking { holds: self, machines: machines.to_vec() }
+        Taking { holds: Arc::clone(self), machines: machines.to_vec() }
     }
 
     fn taking(&self) -> std::sync::MutexGuard<'_, HashSet<MachineId>> {
@@ -85,6 +85,8 @@ impl Gate for Holds {
         let lease = open.lease.id;
         match &right.pass {
             Pass::Own(own, state) if *own == lease && open.lease.state == *state => Ok(Some(lease)),
+            // A prepare that was on its way when its lease ended must not follow the release.
+            Pass::Own(own, _) if *own == lease => Err(ended(machine, &open.lease)),
             Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
                 Ok(Some(lease))
             }
@@ -121,12 +123,12 @@ impl Holds {
 
 /// Keeps jobs from machines until it is dropped.
 #[must_use]
-pub struct Taking<'h> {
-    holds: &'h Holds,
+pub struct Taking {
+    holds: Arc<Holds>,
     machines: Vec<MachineId>,
 }
 
-impl Drop for Taking<'_> {
+impl Drop for Taking {
     fn drop(&mut self) {
         let mut taking = self.holds.taking();
         for machine in &self.machines {

@@ -8,13 +8,13 @@
 //! One task takes the steps, one after the other; whoever reads sees what is committed. `book` is the rules.
 
 pub mod book;
-mod desk;
+pub(crate) mod desk;
 pub mod fit;
 pub mod holds;
 pub mod secret;
 #[cfg(test)]
 mod tests;
-mod work;
+pub(crate) mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

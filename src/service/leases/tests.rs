@@ -800,3 +800,22 @@ fn a_preparation_that_missed_its_machine_is_no_reason_to_try_another() {
     );
     assert!(changes.then.is_empty() && book.kept(&key(1)).unwrap().quarantine.is_some());
 }
+
+#[test]
+fn who_came_first_is_first_although_the_clock_went_back_at_a_restart() {
+    let waiting = [9, 3].map(|number| lease(number, false, Some(MINUTE), at(0)));
+    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), at(0));
+    assert_eq!((book.position(id(9)), book.position(id(3))), (Some(0), Some(1)));
+    let changes = book.step(Input::Look(&all(1)), at(1)).unwrap();
+    assert_eq!(changes.leases.keys().collect::<Vec<_>>(), [&id(9)]);
+}
+
+#[test]
+fn two_machines_of_one_identity_are_not_granted_side_by_side() {
+    let waiting = [1, 2].map(|number| lease(number, false, Some(MINUTE), at(0)));
+    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), at(0));
+    let mut copy = machine(1, true);
+    copy.identity.id = MachineId::new("99");
+    let changes = book.step(Input::Look(&[machine(1, true), copy]), at(1)).unwrap();
+    assert_eq!(changes.leases.len(), 1);
+}
