@@ -8,7 +8,7 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState};
 use crate::service::leases::book::{Changes, MachineKey};
-use crate::service::leases::fit::fits;
+use crate::service::leases::fit::{fits, has_snapshots};
 use crate::simulator::world::{PowerState, World};
 
 /// How much later than its time a lease may end: steps wait for commits.
@@ -106,8 +106,9 @@ impl Tenancy {
         let earlier = disk.lease_arrivals.iter().take_while(|id| **id != lease.id);
         let waiting =
             earlier.filter_map(|id| disk.leases.get(id)).filter(|other| other.state == LeaseState::Queued);
+        let fitting = |other: &&Lease, machine| fits(&other.select, machine) && has_snapshots(other, machine);
         let passed = waiting
-            .filter(|other| candidate.is_some_and(|candidate| fits(&other.select, candidate)))
+            .filter(|other| candidate.is_some_and(|candidate| fitting(other, candidate)))
             .map(|other| other.id)
             .next();
         self.require(passed.is_none(), || format!("{passed:?} was passed over by {}", lease.id));
