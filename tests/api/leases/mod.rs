@@ -225,6 +225,7 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
     let failed = lab.get(&path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
     assert!(failed.str("detail").contains("prepare-failed"), "{}", failed.text);
     assert_eq!(failed.json["fault"]["type"], "NoDiskSpace");
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
     let seen = lab.machine(STAGING).await;
     assert_eq!(seen["not_free_because"], json!(["quarantined"]));
     assert_eq!(

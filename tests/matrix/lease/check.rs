@@ -5,9 +5,9 @@ use otter::simulator::world::{Machine, PowerState};
 use serde_json::{Value, json};
 
 use super::super::check::{
-    difference, end_is_right, host, is_end, picture, polls_agree, quiet, sends_are_few, truth,
+    difference, end_is_right, host, is_end, picture, polls_agree, quiet, rest, sends_are_few, truth,
 };
-use super::super::stage::{ByHand, Play, Proof};
+use super::super::stage::{ByHand, Leased, Play, Proof};
 use super::super::table::Fault;
 use super::table::{LeaseCell, LeaseExpected, LeaseKind, Outcome};
 
@@ -31,7 +31,11 @@ pub async fn check(
     sends_are_few(&play, &ended)?;
     truth(&play, ended["state"].as_str().unwrap_or_default())?;
     readiness_is_newest(&ended)?;
-    quiet(&mut play).await?;
+    if keeps_it_on(&play) {
+        rest(&mut play).await?;
+    } else {
+        quiet(&mut play).await?;
+    }
     answer_questions(&play);
     let active = play.lease_to_the_end().await?;
     let lease = play.lease().polls.last().cloned().unwrap_or_default();
@@ -89,6 +93,15 @@ fn one_end(polls: &[Value]) -> Result<(), String> {
     Err(format!("polls showed {count} ends of the lease: {polls:?}"))
 }
 
+/// What the licence kept from being powered off by the preparation, it keeps from being powered off by the release.
+fn keeps_it_on(play: &Play<'_>) -> bool {
+    let Leased { kind, by_hand, spare, .. } = play.lease();
+    play.cell.fault == Fault::Licence
+        && by_hand.is_none()
+        && spare.is_none()
+        && *kind == LeaseKind::PrepareOff
+}
+
 /// What came of the lease is what the table says.
 fn came_to(
     play: &Play<'_>,
@@ -106,12 +119,7 @@ fn came_to(
     let (state, reason, on, warned) = match (wanted, &play.lease().spare) {
         (Outcome::Active, _) => ("released", "released", Some(play.id.clone()), 0),
         (Outcome::SetAside, Some(spare)) => ("released", "released", Some(spare.clone()), 1),
-        // What the licence kept from being powered off before, it keeps from being powered off after.
-        (Outcome::SetAside, None) => {
-            let refuses = play.cell.fault == Fault::Licence && play.lease().by_hand.is_none();
-            let stays_on = play.lease().kind == LeaseKind::PrepareOff && refuses;
-            ("failed", "prepare-failed", None, usize::from(stays_on))
-        }
+        (Outcome::SetAside, None) => ("failed", "prepare-failed", None, usize::from(keeps_it_on(play))),
         (Outcome::Gone, _) => ("failed", "machine-gone", None, 0),
         (Outcome::Free | Outcome::FreeAndTaken, _) => ("released", "released", None, 0),
         (Outcome::NotReleased | Outcome::NotReleasedGone, _) => ("released", "released", None, 1),
