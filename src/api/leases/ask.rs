@@ -92,12 +92,11 @@ pub async fn create_lease(
         Some(key) => api.services().leases.replayed(key).await?,
         None => None,
     };
-    let asked = match replayed {
-        Some(first) => Asked::Before(first),
-        None => {
-            let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
-            api.services().leases.ask(&caller, new).await?
-        }
+    let asked = if let Some(first) = replayed {
+        Asked::Before(first)
+    } else {
+        let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
+        api.services().leases.ask(&caller, new).await?
     };
     let (view, before) = match asked {
         Asked::Now(view) => (view, false),
