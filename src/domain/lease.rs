@@ -178,7 +178,7 @@ pub struct Quarantine {
     pub job: Option<JobId>,
 }
 
-/// So much is kept of what happened to one lease.
+/// So much is kept of what happened to one lease, and as many warnings.
 const HISTORY: usize = 50;
 
 impl Lease {
@@ -188,6 +188,14 @@ impl Lease {
             self.history.remove(HISTORY / 2);
         }
         self.history.push(HistoryEntry { at, what: what.into() });
+    }
+
+    /// Adds a warning. The first ones and the last are kept.
+    pub fn warn(&mut self, what: String) {
+        if self.warnings.len() >= HISTORY {
+            self.warnings.remove(HISTORY / 2);
+        }
+        self.warnings.push(what);
     }
 }
 

@@ -4,7 +4,7 @@ use otter::clock::Clock;
 use otter::simulator::{Disruption, Pace, Scenario, Simulator, SimulatorOptions};
 use serde_json::json;
 
-use crate::harness::{Daemon, eventually};
+use crate::harness::{Answer, Daemon, eventually};
 
 /// A Qubes machine of the lab that is off.
 const MACHINE: &str = "16";
@@ -95,6 +95,33 @@ async fn a_wish_to_cancel_that_was_taken_is_not_forgotten() {
     assert_eq!(shown.json["cancel_requested_at"], taken.json["cancel_requested_at"]);
     daemon.get(&format!("/v1/jobs/{job}/wait?wait=10s")).await.problem(409, "job-cancelled");
     assert_eq!(host.control().calls("PowerOnVM_Task"), 1);
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leased_machine_that_was_protected_meanwhile_is_set_aside_untouched() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    let host = Simulator::start(options).await.unwrap();
+    let daemon = Daemon::before(&host, &state).await;
+    let asked = json!({"select": {"machine": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
+    let lease = daemon.post("/v1/leases", asked).await.expect(201);
+    let path = format!("/v1/leases/{}", lease.str("id"));
+    daemon.get(&format!("{path}/wait?wait=20s")).await.expect(200);
+    assert!(daemon.terminate().await.success());
+
+    let protected = format!("[machines]\nprotected = [\"{MACHINE}\"]\n");
+    let daemon = Daemon::configured(&host, &state, &protected).await;
+    let secret = format!("{}.{}", lease.str("id"), lease.str("secret"));
+    let give_back = daemon.request(reqwest::Method::DELETE, &format!("{path}?wait=20s"));
+    let ended = Answer::of(give_back.header("otter-lease", secret)).await.expect(200);
+    assert_eq!(ended.json["state"], "released", "{}", ended.text);
+    assert!(ended.json["warnings"][0].as_str().unwrap().contains("protected"), "{}", ended.text);
+    let machine = daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);
+    assert_eq!(machine.json["power_state"], "on", "nobody may touch it");
+    assert_eq!(machine.json["quarantine"]["automatic"], true, "{}", machine.text);
+    assert_eq!(host.control().calls("PowerOffVM_Task"), 0);
     assert!(daemon.terminate().await.success());
 }
 

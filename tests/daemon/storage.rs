@@ -10,6 +10,7 @@ use otter::clock::Clock;
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::{Value, json};
+use sqlx::SqlitePool;
 use tokio::net::TcpStream;
 
 use crate::harness::{Answer, Daemon, PATIENCE, eventually, otter, said};
@@ -313,4 +314,48 @@ async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
     daemon.kill();
     let (code, text) = start_on(&state).await;
     assert!(code == Some(1) && text.contains("otter.db"), "{text}");
+}
+
+/// The steps of a lease that come of themselves have nobody who would ask for them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_of_a_lease_that_the_store_refuses_is_taken_once_it_can_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let host =
+        Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system())).await.unwrap();
+    let daemon = Daemon::before(&host, &state).await;
+    let database =
+        SqlitePool::connect(&format!("sqlite://{}", state.join("otter.db").display())).await.unwrap();
+    let statement = async |text: &'static str| sqlx::query(text).execute(&database).await.unwrap();
+    let refusals = async || daemon.metric("otter_store_refusals_total").await;
+
+    let refuse = "CREATE TRIGGER no BEFORE UPDATE ON leases WHEN NEW.state IN ('active', 'released') \
+                  BEGIN SELECT RAISE(ABORT, 'no'); END";
+    statement(refuse).await;
+    let asked = json!({"select": {"machine": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
+    let lease = daemon.post("/v1/leases", asked).await.expect(201);
+    let path = format!("/v1/leases/{}", lease.str("id"));
+    let secret = format!("{}.{}", lease.str("id"), lease.str("secret"));
+    eventually("the job to have ended, and a step to be refused", async || {
+        let jobs = daemon.get("/v1/jobs?kind=lease.prepare&state=succeeded").await.expect(200);
+        jobs.json["items"].as_array().unwrap().len() == 1 && refusals().await > 1
+    })
+    .await;
+    assert_eq!(daemon.get(&path).await.expect(200).json["state"], "preparing");
+    statement("DROP TRIGGER no").await;
+    daemon.get(&format!("{path}/wait?wait=20s")).await.expect(200);
+
+    statement(refuse).await;
+    let before = refusals().await;
+    let give_back = daemon.request(reqwest::Method::DELETE, &path).header("otter-lease", &secret);
+    Answer::of(give_back).await.expect(200);
+    eventually("its last step to be refused", async || refusals().await > before).await;
+    assert_eq!(daemon.get(&path).await.expect(200).json["state"], "releasing");
+    statement("DROP TRIGGER no").await;
+    eventually("the machine to be free", async || {
+        daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200).json["free"] == true
+    })
+    .await;
+    assert_eq!(daemon.get(&path).await.expect(200).json["state"], "released");
+    assert!(daemon.terminate().await.success());
 }

@@ -56,8 +56,13 @@ impl Daemon {
 
     /// The same against a simulated host, with its state in this directory.
     pub async fn before(host: &otter::simulator::Simulator, state: &Path) -> Self {
+        Self::configured(host, state, "").await
+    }
+
+    /// The same with more in its configuration.
+    pub async fn configured(host: &otter::simulator::Simulator, state: &Path, more: &str) -> Self {
         let config = state.with_extension("toml");
-        std::fs::write(&config, "[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n").unwrap();
+        std::fs::write(&config, format!("[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n{more}")).unwrap();
         let pin = format!("sha256:{}", host.fingerprint());
         let (config, state) = (config.to_str().unwrap(), state.to_str().unwrap());
         let url = host.url();

@@ -126,8 +126,6 @@ pub enum Input<'a> {
     Look(&'a [Candidate]),
     /// Every machine that there is; others are gone.
     Machines(&'a [MachineIdentity]),
-    /// Somebody asked about a lease.
-    Asked(LeaseId),
     Renew(LeaseId, Option<Duration>),
     End {
         id: LeaseId,
@@ -255,14 +253,13 @@ impl Book {
             Input::Ask(lease, candidates) => step.ask(*lease, candidates)?,
             Input::Look(candidates) => step.look(candidates),
             Input::Machines(machines) => step.machines(machines),
-            Input::Asked(id) => step.asked(id),
             Input::Renew(id, ttl) => step.renew(id, ttl)?,
             Input::End { id, reason, by, detail } => step.end(id, reason, by, detail),
             Input::Working(id, job) => step.change(id, |lease, _| lease.job = Some(job)),
             Input::Prepared(id, outcome) => step.prepared(id, outcome),
             Input::Freed(id, outcome) => step.freed(id, outcome),
             Input::Overridden { id, by, reason } => step.change(id, |lease, now| {
-                lease.warnings.push(format!("{by} acted on the machine: {reason}"));
+                lease.warn(format!("{by} acted on the machine: {reason}"));
                 lease.note(now.wall, format!("overridden by {by}: {reason}"));
             }),
             Input::SetAside(machine, quarantine) => {
@@ -273,6 +270,19 @@ impl Book {
             Input::Note => step.note(),
         }
         Ok(step.changes)
+    }
+
+    /// Somebody asked about a lease: kept in memory alone.
+    pub fn asked(&mut self, id: LeaseId, now: Now) {
+        if let Some(open) = self.leases.get_mut(&id) {
+            open.asked = now.elapsed;
+        }
+    }
+
+    /// Whether a lease is queued.
+    #[must_use]
+    pub fn anyone_waits(&self) -> bool {
+        self.leases.values().any(|open| open.lease.state == LeaseState::Queued)
     }
 
     fn due_of(&self, open: &Open) -> Option<Duration> {
@@ -360,7 +370,7 @@ impl Step<'_> {
 
     /// Grants in order of arrival, each the machine whose last lease ended longest ago.
     fn look(&mut self, candidates: &[Candidate]) {
-        let mut taken: BTreeSet<MachineKey> = self
+        let taken: BTreeSet<MachineKey> = self
             .book
             .leases
             .values()
@@ -374,21 +384,23 @@ impl Step<'_> {
             .filter(|open| open.lease.state == LeaseState::Queued)
             .map(|open| open.lease.id)
             .collect();
+        let aside = |key: &MachineKey| self.book.kept(key).is_some_and(|kept| kept.quarantine.is_some());
+        let last_end = |key: &MachineKey| self.book.kept(key).and_then(|kept| kept.last_end);
+        let mut free: Vec<(MachineKey, &Candidate)> = candidates
+            .iter()
+            .filter(|candidate| candidate.free)
+            .map(|candidate| (MachineKey::of(&candidate.identity), candidate))
+            .filter(|(key, _)| !aside(key) && !taken.contains(key))
+            .collect();
+        free.sort_by_key(|(key, _)| last_end(key));
         for id in queued {
+            if free.is_empty() {
+                return;
+            }
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let select = open.lease.select.clone();
-            let free = candidates.iter().enumerate().filter(|(_, candidate)| {
-                let key = MachineKey::of(&candidate.identity);
-                let aside = self.book.kept(&key).is_some_and(|kept| kept.quarantine.is_some());
-                candidate.free && !aside && !taken.contains(&key) && fits(&select, candidate)
-            });
-            let last_end = |candidate: &Candidate| {
-                self.book.kept(&MachineKey::of(&candidate.identity)).and_then(|kept| kept.last_end)
-            };
-            let chosen = free.min_by_key(|(place, candidate)| (last_end(candidate), *place));
-            if let Some((_, candidate)) = chosen {
-                taken.insert(MachineKey::of(&candidate.identity));
-                self.grant(id, &candidate.clone());
+            let chosen = free.iter().position(|(_, candidate)| fits(&open.lease.select, candidate));
+            if let Some(place) = chosen {
+                self.grant(id, free.remove(place).1);
             }
         }
     }
@@ -449,7 +461,7 @@ impl Step<'_> {
                     now.wall,
                     format!("{machine} could not be prepared ({}); waiting for another", failure.kind.code()),
                 );
-                lease.warnings.push(format!("{machine} could not be prepared: {}", failure.detail));
+                lease.warn(format!("{machine} could not be prepared: {}", failure.detail));
                 lease.state = LeaseState::Queued;
                 (lease.machine, lease.machine_name, lease.fence, lease.job) = (None, None, None, None);
             });
@@ -467,9 +479,7 @@ impl Step<'_> {
         if let Err(failure) = outcome {
             self.set_aside(id, &format!("its release failed: {}", failure.detail));
             self.change(id, |lease, now| {
-                lease
-                    .warnings
-                    .push(format!("The release failed, and the machine is set aside: {}", failure.detail));
+                lease.warn(format!("The release failed, and the machine is set aside: {}", failure.detail));
                 lease.note(now.wall, "release failed; the machine is set aside");
             });
         }
@@ -532,12 +542,6 @@ impl Step<'_> {
                 .then
                 .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
             self.close(id);
-        }
-    }
-
-    fn asked(&mut self, id: LeaseId) {
-        if let Some(open) = self.book.leases.get_mut(&id) {
-            open.asked = self.now.elapsed;
         }
     }
 

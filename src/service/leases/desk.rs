@@ -24,6 +24,9 @@ use crate::telemetry::leases::LeaseMetrics;
 /// The time that is left of each lease is written this often, so that a crash costs no more.
 const NOTE: Duration = Duration::from_secs(10);
 
+/// How long to wait before what could not be done is tried again.
+pub const AGAIN: Duration = Duration::from_secs(1);
+
 /// What all clones of [`super::Leases`] share.
 pub struct Desk {
     pub parts: LeasesParts,
@@ -41,7 +44,7 @@ pub struct Order {
 }
 
 /// A step, as it waits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Stepped {
     Ask { lease: Box<Lease>, key: Option<IdempotencyKey> },
     Asked(LeaseId),
@@ -53,6 +56,21 @@ pub enum Stepped {
     Overridden { id: LeaseId, by: String, reason: String },
     SetAside(MachineKey, Quarantine, MachineId),
     Clear(MachineKey, MachineId),
+}
+
+impl Stepped {
+    /// Whether there may be something to grant once it was taken.
+    const fn may_free_a_machine(&self) -> bool {
+        match self {
+            Self::End { .. } | Self::Prepared(..) | Self::Freed(..) | Self::Clear(..) => true,
+            Self::Ask { .. }
+            | Self::Asked(_)
+            | Self::Renew(..)
+            | Self::Working(..)
+            | Self::Overridden { .. }
+            | Self::SetAside(..) => false,
+        }
+    }
 }
 
 impl Desk {
@@ -83,6 +101,21 @@ impl Desk {
     /// Notes that somebody asked about a lease. Where the desk is too busy, whoever asks again is noted then.
     pub fn asked(&self, id: LeaseId) {
         let _ = self.orders.try_send(Order { step: Stepped::Asked(id), reply: None });
+    }
+
+    /// Has a step taken that must not be lost: where the store refuses it, it is tried again. False where otter stops
+    /// first; the next start takes up what the step was about.
+    pub async fn insist(&self, step: Stepped) -> bool {
+        loop {
+            match self.order(step.clone()).await {
+                Ok(_) => return true,
+                Err(failure) if failure.kind == FailureKind::ShuttingDown => return false,
+                Err(_) => tokio::select! {
+                    () = self.stop.cancelled() => return false,
+                    () = self.parts.clock.sleep(AGAIN) => {}
+                },
+            }
+        }
     }
 
     pub async fn run(desk: &Arc<Self>, stop: CancellationToken) {
@@ -194,6 +227,11 @@ impl Desk {
     }
 
     async fn taken(&self, book: &mut Book, step: Stepped) -> Result<(Option<LeaseId>, Vec<Then>), Failure> {
+        if let Stepped::Asked(id) = step {
+            // Nothing to be kept or shown: those who poll cost no more than this.
+            book.asked(id, self.now());
+            return Ok((None, Vec::new()));
+        }
         if let Stepped::Ask { lease, key } = step {
             // Of two calls with one key the second finds the lease of the first.
             if let Some(key) = &key
@@ -210,7 +248,7 @@ impl Desk {
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
-            return Ok((None, self.step(book, key, asked).await?));
+            return Ok((None, self.step(book, key, self.candidates(), asked).await?));
         }
         let state = |id: LeaseId| book.get(id).map(|open| open.lease.state);
         let failed: Option<fn(&LeaseMetrics)> = match &step {
@@ -223,10 +261,9 @@ impl Desk {
             _ => None,
         };
         let then = self
-            .step(book, None, |book, now, _| {
+            .step(book, None, Vec::new(), |book, now, _| {
                 let input = match &step {
-                    Stepped::Ask { .. } => Input::Tick,
-                    Stepped::Asked(id) => Input::Asked(*id),
+                    Stepped::Ask { .. } | Stepped::Asked(_) => Input::Tick,
                     Stepped::Renew(id, ttl) => Input::Renew(*id, *ttl),
                     Stepped::End { id, reason, by, detail } => {
                         Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
@@ -251,8 +288,7 @@ impl Desk {
         if let Stepped::SetAside(_, _, machine) | Stepped::Clear(_, machine) = &step {
             self.parts.inventory.wake_watchers(machine);
         }
-        // A machine or a place in the queue may have become free.
-        let more = self.look(book).await;
+        let more = if step.may_free_a_machine() { self.look(book).await } else { Vec::new() };
         Ok((None, then.into_iter().chain(more).collect()))
     }
 
@@ -268,17 +304,26 @@ impl Desk {
         let there: Vec<MachineIdentity> =
             picture.machines.iter().map(|record| record.machine.identity()).collect();
         drop(picture);
-        let gone = self.step(book, None, |book, now, _| book.step(Input::Machines(&there), now)).await;
-        let granted =
-            self.step(book, None, |book, now, candidates| book.step(Input::Look(candidates), now)).await;
+        let gone =
+            self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Machines(&there), now)).await;
+        if !book.anyone_waits() {
+            return gone.unwrap_or_default();
+        }
+        let granted = self
+            .step(book, None, self.candidates(), |book, now, candidates| {
+                book.step(Input::Look(candidates), now)
+            })
+            .await;
         // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
 
     async fn tick(&self, book: &mut Book) -> Vec<Then> {
-        let Ok(mut then) = self.step(book, None, |book, now, _| book.step(Input::Tick, now)).await else {
+        let Ok(mut then) =
+            self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Tick, now)).await
+        else {
             // The storage failed: nothing happened, and it is tried again.
-            self.parts.clock.sleep(Duration::from_secs(1)).await;
+            self.parts.clock.sleep(AGAIN).await;
             return Vec::new();
         };
         then.extend(self.look(book).await);
@@ -288,7 +333,7 @@ impl Desk {
     /// Writes how much time is left, for a start after a crash.
     async fn note(&self, book: &mut Book) {
         // What cannot be written costs some time of a lease after a crash, and was logged.
-        let _ = self.step(book, None, |book, now, _| book.step(Input::Note, now)).await;
+        let _ = self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Note, now)).await;
     }
 
     /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.
@@ -296,9 +341,9 @@ impl Desk {
         &self,
         book: &mut Book,
         key: Option<(IdempotencyKey, LeaseId)>,
+        mut candidates: Vec<Candidate>,
         change: impl Fn(&mut Book, Now, &[Candidate]) -> Result<Changes, Failure>,
     ) -> Result<Vec<Then>, Failure> {
-        let mut candidates = self.candidates();
         loop {
             let mut next = book.clone();
             let changes = change(&mut next, self.now(), &candidates)?;

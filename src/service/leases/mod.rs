@@ -165,8 +165,17 @@ impl Leases {
             return Ok(Some(view));
         }
         let stored =
-            self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error))?;
-        Ok(stored.map(LeaseView::ended))
+            async || self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error));
+        let mut kept = stored().await?;
+        if kept.as_ref().is_some_and(|lease| !lease.state.is_end()) {
+            // Committed at this very moment: once the desk takes the next order, it is shown, or has ended.
+            self.0.order(Stepped::Asked(id)).await?;
+            if let Some(view) = self.0.view(id) {
+                return Ok(Some(view));
+            }
+            kept = stored().await?;
+        }
+        Ok(kept.map(LeaseView::ended))
     }
 
     /// The leases that pass the filter, the newest first.

@@ -194,7 +194,7 @@ fn a_deleted_waiter_does_not_block_the_queue_and_an_abandoned_one_drops() {
         ask(&mut book, number, false, true, &busy, at(0)).unwrap();
     }
     assert_eq!(state(&end(&mut book, 1, EndReason::Released, at(1)), 1), LeaseState::Released);
-    book.step(Input::Asked(id(3)), at(100)).unwrap();
+    book.asked(id(3), at(100));
     let due = book.due().unwrap();
     assert_eq!(due, MINUTE * 2);
     let changes = book.step(Input::Tick, at(121)).unwrap();
@@ -209,7 +209,7 @@ fn a_queue_time_that_is_over_fails_the_lease() {
     let mut book = empty(rules());
     ask(&mut book, 1, false, true, &[machine(1, false)], at(0)).unwrap();
     for asked in [100, 200, 300, 400, 500, 599] {
-        book.step(Input::Asked(id(1)), at(asked)).unwrap();
+        book.asked(id(1), at(asked));
     }
     let changes = book.step(Input::Tick, at(600)).unwrap();
     let ended = &changes.leases[&id(1)];
@@ -545,10 +545,12 @@ impl Model {
                 Some(id) => step(&mut self.book, Input::Renew(id, None)),
                 None => Ok(Changes::default()),
             },
-            Happening::Asked(which) => match self.pick(which) {
-                Some(id) => step(&mut self.book, Input::Asked(id)),
-                None => Ok(Changes::default()),
-            },
+            Happening::Asked(which) => {
+                if let Some(id) = self.pick(which) {
+                    self.book.asked(id, self.now);
+                }
+                Ok(Changes::default())
+            }
             Happening::Pass(seconds) => {
                 self.now.elapsed += Duration::from_secs(seconds.into());
                 self.now.wall += SignedDuration::from_secs(seconds.into());

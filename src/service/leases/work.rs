@@ -1,10 +1,9 @@
 //! Preparing and releasing: each a job of the engine, started once for each grant, whatever crashes in between.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::book::Then;
-use super::desk::{Desk, Stepped};
+use super::desk::{AGAIN, Desk, Stepped};
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
@@ -14,9 +13,6 @@ use crate::service::jobs::gate::Right;
 use crate::service::jobs::{NewJob, Started};
 use crate::service::machines::MachineView;
 use crate::store::IdempotencyKey;
-
-/// How long to wait before a job that could not be started is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 impl Desk {
     /// Does what steps of the book ask for, each in a task of its own.
@@ -41,8 +37,7 @@ impl Desk {
 
     async fn prepare(&self, id: LeaseId) {
         let Some(outcome) = self.work(id, LeaseState::Preparing, "prepare").await else { return };
-        // Where otter stops, the next start takes it up.
-        let _ = self.order(Stepped::Prepared(id, outcome)).await;
+        self.insist(Stepped::Prepared(id, outcome)).await;
     }
 
     async fn release(&self, id: LeaseId) {
@@ -50,7 +45,7 @@ impl Desk {
             return;
         }
         let Some(outcome) = self.work(id, LeaseState::Releasing, "release").await else { return };
-        let _ = self.order(Stepped::Freed(id, outcome)).await;
+        self.insist(Stepped::Freed(id, outcome)).await;
     }
 
     /// Cancels what is under way for a lease, and waits for its end. False where otter stops first.
@@ -92,10 +87,14 @@ impl Desk {
             let started = match machine {
                 // Not yet read after a start, or gone: then the book hears of that.
                 None => Err(Failure::new(FailureKind::InventoryLoading, "the machine is not in the picture")),
-                Some(machine) => match request(self, &lease, &machine, while_it_is) {
-                    Ok(request) => self.parts.jobs.start(self.job(&lease, &machine, request, what)).await,
-                    Err(failure) => return Some(Err(failure)),
-                },
+                Some(machine) => {
+                    // It may have been protected since it was granted.
+                    let allowed = self.parts.machines.may_change(&machine);
+                    match allowed.and_then(|()| request(self, &lease, &machine, while_it_is)) {
+                        Ok(request) => self.parts.jobs.start(self.job(&lease, &machine, request, what)).await,
+                        Err(failure) => return Some(Err(failure)),
+                    }
+                }
             };
             match started.map(Started::parts) {
                 Ok((job, _)) => break job,
@@ -108,7 +107,9 @@ impl Desk {
                 () = self.parts.clock.sleep(AGAIN) => {}
             }
         };
-        self.order(Stepped::Working(id, job)).await.ok()?;
+        if !self.insist(Stepped::Working(id, job)).await {
+            return None;
+        }
         loop {
             let Ok(ended) = self.parts.jobs.ended(job).await else {
                 self.parts.clock.sleep(AGAIN).await;
