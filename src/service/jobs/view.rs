@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::driver::{Blocker, Driver, Interrupt, Others};
 use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::domain::job::Job;
+use crate::domain::job::{Job, JobKind};
 use crate::domain::lease::LeaseId;
 
 /// A job as readers see it.
@@ -184,11 +184,14 @@ impl Board {
         }
     }
 
-    /// The jobs of a lease.
+    /// The jobs of a lease, but that which releases it.
     #[must_use]
     pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
         let entries = self.lock();
-        let of_it = |entry: &&Entry| entry.live.borrow().job.lease == Some(lease);
+        let of_it = |entry: &Entry| {
+            let job = &entry.live.borrow().job;
+            job.lease == Some(lease) && job.kind() != JobKind::LeaseRelease
+        };
         entries.iter().filter(|(_, entry)| of_it(entry)).map(|(id, _)| *id).collect()
     }
 
