@@ -181,7 +181,7 @@ async fn a_deleted_waiter_does_not_block_the_queue() {
 #[tokio::test]
 async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
     let lab = lab().await;
-    let held = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let holding = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let other = granted(&lab, json!({"select": {"machine": "18"}, "ttl": "30m"})).await;
     let queued = async |machine: &str| {
         let wanted = json!({"select": {"machine": machine}, "ttl": "30m", "queue_for": "10m"});
@@ -196,7 +196,7 @@ async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
     assert_eq!(granted(&lab, json!({"select": {"machine": "32"}, "ttl": "30m"})).await["machine"], "32");
     let still = lab.get(&path(&head, "")).await.json;
     assert_eq!((&still["state"], &still["position"]), (&json!("queued"), &json!(0)));
-    give_back(&lab, &held).await;
+    give_back(&lab, &holding).await;
     assert_eq!(lab.get(&path(&head, "/wait?wait=14s")).await.expect(200).json["machine"], "16");
 }
 

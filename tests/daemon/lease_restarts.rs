@@ -59,7 +59,7 @@ impl Held {
     /// A call with it.
     async fn call(&self, daemon: &Daemon, method: Method, path: &str, body: Option<Value>) -> Answer {
         let request = daemon.request(method, path).header("otter-lease", &self.shown);
-        Answer::of(body.iter().fold(request, |request, body| request.json(body))).await
+        Answer::of(body.iter().fold(request, reqwest::RequestBuilder::json)).await
     }
 
     async fn power(&self, daemon: &Daemon, machine: u32, action: &str) {

@@ -3,6 +3,7 @@
 mod crash;
 mod doctor;
 mod leaks;
+mod lease_crowd;
 mod lease_restarts;
 mod recovery;
 mod signals;
