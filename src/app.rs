@@ -251,6 +251,7 @@ impl App {
             rules: LeaseRules { sabotage, ..leases },
             secrets: Secrets::open(state_dir.as_deref(), &clock)?,
             supervisor: supervisor.clone(),
+            metrics: metrics.clone(),
         })
         .await?;
         let services = Services {
@@ -400,6 +401,7 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         let (waiting, running) = services.jobs.counts();
         levels.jobs_waiting.set(number(waiting));
         levels.jobs_running.set(number(running));
+        services.leases.measure();
         let picture = services.inventory.picture();
         levels.machines.set(number(picture.machines.len()));
         levels.datastores.set(number(picture.datastores.len()));

@@ -1,4 +1,5 @@
-//! The numbers at `/metrics`: one registry, whose every name stands once, with its help, in [`Metrics::default`].
+//! The numbers at `/metrics`: one registry, whose every name stands once, with its help, in [`Metrics::default`] and, for
+//! leases, in [`super::leases`].
 //!
 //! What happens is counted where it happens; what merely is (a queue's length) is read just before it is told. Labels
 //! hold words of otter's own, never what a caller sent: there are only so many of them.
@@ -16,6 +17,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use super::leases::LeaseMetrics;
 
 /// What [`Metrics::text`] is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,12 +39,13 @@ struct Inner {
     http: Family<HttpLabels, Histogram, fn() -> Histogram>,
     jobs_accepted: Family<KindLabels, Counter>,
     jobs_ended: Family<EndLabels, Histogram, fn() -> Histogram>,
+    leases: LeaseMetrics,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
     session_up: Gauge,
     logins: Counter,
     outage: Counter<f64, AtomicU64>,
     streams_open: Gauge,
-    stream_resets: Family<ResetLabels, Counter>,
+    stream_resets: Family<ReasonLabels, Counter>,
     away_since: Mutex<Option<Duration>>,
     levels: Levels,
 }
@@ -84,7 +88,7 @@ struct EndLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResetLabels {
+struct ReasonLabels {
     reason: &'static str,
 }
 
@@ -135,6 +139,7 @@ impl Default for Metrics {
         );
         table.register("jobs_waiting", "Jobs that wait for their turn", jobs_waiting);
         table.register("jobs_running", "Jobs that run", jobs_running);
+        let leases = LeaseMetrics::registered(&mut table);
         table.register_with_unit("soap_call", "Calls of the host by method and result, and how long each took; a wait for updates takes long by design", Unit::Seconds, soap.clone());
         table.register("session_up", "1 while the session with the host is up", session_up.clone());
         table.register("session_logins", "Logins that the host accepted", logins.clone());
@@ -179,6 +184,7 @@ impl Default for Metrics {
             http,
             jobs_accepted,
             jobs_ended,
+            leases,
             soap,
             session_up,
             logins,
@@ -237,6 +243,12 @@ impl Metrics {
         self.0.jobs_ended.get_or_create(&EndLabels { kind, state }).observe(took.as_secs_f64());
     }
 
+    /// Those of leases.
+    #[must_use]
+    pub fn leases(&self) -> &LeaseMetrics {
+        &self.0.leases
+    }
+
     /// The host was called.
     pub fn called(&self, method: &'static str, result: &'static str, took: Duration) {
         self.0.soap.get_or_create(&SoapLabels { method, result }).observe(took.as_secs_f64());
@@ -261,7 +273,7 @@ impl Metrics {
 
     /// A reader of events was told to read anew.
     pub fn stream_reset(&self, reason: &'static str) {
-        self.0.stream_resets.get_or_create(&ResetLabels { reason }).inc();
+        self.0.stream_resets.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     /// Counts an outage that goes on up to now.
@@ -336,6 +348,14 @@ mod tests {
         metrics.answered(Cow::Borrowed("GET /v1/machines"), 204, Duration::from_millis(2));
         metrics.job_accepted("machine.power_on");
         metrics.job_ended("machine.power_on", "failed", Duration::from_secs(2));
+        let leases = metrics.leases();
+        leases.open("active", 3);
+        leases.aside(2);
+        leases.active(Duration::from_secs(2));
+        leases.ended("expired", Some(Duration::from_mins(1)));
+        leases.ended("abandoned", None);
+        leases.prepare_failed();
+        leases.release_failed();
         metrics.called("Login", "ok", Duration::from_millis(20));
         metrics.stream_reset("too_slow");
         let _open = metrics.stream_opened();
@@ -343,12 +363,20 @@ mod tests {
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (20, 20), "{text}");
+        assert_eq!((types, helps), (27, 27), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, wanted) in [
             ("otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}", "1"),
             ("otter_jobs_accepted_total{kind=\"machine.power_on\"}", "1"),
             ("otter_job_seconds_count{kind=\"machine.power_on\",state=\"failed\"}", "1"),
+            ("otter_leases_open{state=\"active\"}", "3"),
+            ("otter_lease_wait_seconds_sum", "2.0"),
+            ("otter_lease_held_seconds_sum", "60.0"),
+            ("otter_lease_held_seconds_count", "1"),
+            ("otter_leases_ended_total{reason=\"abandoned\"}", "1"),
+            ("otter_machines_quarantined", "2"),
+            ("otter_lease_prepare_failures_total", "1"),
+            ("otter_lease_release_failures_total", "1"),
             ("otter_soap_call_seconds_count{method=\"Login\",result=\"ok\"}", "1"),
             ("otter_event_stream_resets_total{reason=\"too_slow\"}", "1"),
             ("otter_event_streams_open", "1"),

@@ -1,9 +1,11 @@
 //! `/metrics`: each number is moved by what it counts, and nothing of a caller's is in it.
 
-use otter::simulator::{Comeback, Fault, Restart};
-use serde_json::json;
+use std::time::Duration;
 
-use crate::harness::{Events, Lab, eventually};
+use otter::simulator::{Comeback, Fault, Restart};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Events, Lab, eventually};
 
 /// What `/metrics` says at one time.
 struct Told(String);
@@ -168,11 +170,125 @@ async fn events_and_their_readers_are_counted() {
     assert_eq!(Told::by(&lab).await.of(gone), 1);
 }
 
+/// A lease that is asked for, granted or queued.
+async fn lease(lab: &Lab, body: Value) -> Value {
+    let answer = lab.post("/v1/leases", body).await;
+    assert!(answer.status == 201 || answer.status == 202, "{}", answer.text);
+    answer.json
+}
+
+async fn give_back(lab: &Lab, lease: &Value) -> Value {
+    let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
+    let request = lab.request(reqwest::Method::DELETE, &format!("/v1/leases/{id}?wait=20s"));
+    Answer::of(request.header("otter-lease", format!("{id}.{secret}"))).await.expect(200).json
+}
+
+fn open(state: &str) -> String {
+    format!("otter_leases_open{{state=\"{state}\"}}")
+}
+
+fn ended(reason: &str) -> String {
+    format!("otter_leases_ended_total{{reason=\"{reason}\"}}")
+}
+
+#[tokio::test]
+async fn leases_are_counted_by_state_and_end_and_timed() {
+    const WAITS: &str = "otter_lease_wait_seconds_count";
+    const HELD: &str = "otter_lease_held_seconds_count";
+    let lab = Lab::start().await;
+    let of = async |names: &[&str]| {
+        let told = Told::by(&lab).await;
+        names.iter().map(|name| told.of(name)).collect::<Vec<_>>()
+    };
+    let states = [open("queued"), open("preparing"), open("active"), open("releasing")];
+    let states: Vec<&str> = states.iter().map(String::as_str).collect();
+    assert_eq!(of(&states).await, [0, 0, 0, 0]);
+    let wanted = json!({"select": {"machine": "16"}, "ttl": "30m"});
+    let first = lease(&lab, wanted.clone()).await;
+    assert_eq!((of(&states).await, of(&[WAITS, HELD]).await), (vec![0, 0, 1, 0], vec![1, 0]));
+
+    let waits = json!({"select": {"machine": "16"}, "ttl": "30m", "queue_for": "10m"});
+    let deleted = lease(&lab, waits).await;
+    assert_eq!(of(&states).await, [1, 0, 1, 0]);
+    give_back(&lab, &deleted).await;
+    lease(&lab, json!({"select": {"machine": "16"}, "ttl": "30m", "queue_for": "1s"})).await;
+    until(&lab, &ended("queue-timeout"), 1).await;
+    assert_eq!(of(&[&ended("released"), HELD, WAITS]).await, [1, 0, 1], "none of them was active");
+
+    give_back(&lab, &first).await;
+    assert_eq!(of(&[&ended("released"), HELD]).await, [2, 1]);
+    let short = lease(&lab, json!({"select": {"machine": "16"}, "ttl": "1s"})).await;
+    until(&lab, &ended("expired"), 1).await;
+    assert_eq!(of(&[HELD, WAITS]).await, [2, 2]);
+    let held = Told::by(&lab).await.seconds("otter_lease_held_seconds_sum");
+    assert!(held >= 1.0, "{short} was held for a second, of {held}");
+    let revoked = lease(&lab, wanted.clone()).await;
+    let revoke = format!("/v1/leases/{}?wait=20s", revoked["id"].as_str().unwrap());
+    Answer::of(lab.request(reqwest::Method::DELETE, &revoke)).await.expect(200);
+    assert_eq!(of(&[&ended("revoked"), HELD]).await, [1, 3]);
+    lease(&lab, wanted).await;
+    lab.control().mutate(|world| world.remove_machine("16"));
+    until(&lab, &ended("machine-gone"), 1).await;
+    assert_eq!((of(&states).await, of(&[HELD, WAITS]).await), (vec![0, 0, 0, 0], vec![4, 4]));
+}
+
+#[tokio::test]
+async fn waiters_that_nobody_asks_about_are_counted() {
+    let lab = Lab::tuned(|settings| settings.leases.abandon_after = Duration::from_millis(100)).await;
+    for queue_for in ["1s", "10m"] {
+        lease(&lab, json!({"select": {"machine": "16"}, "ttl": "30m", "queue_for": queue_for})).await;
+    }
+    until(&lab, &ended("abandoned"), 1).await;
+    until(&lab, &open("queued"), 0).await;
+}
+
+#[tokio::test]
+async fn failed_preparations_and_releases_and_machines_set_aside_are_counted() {
+    const ASIDE: &str = "otter_machines_quarantined";
+    const PREPARE: &str = "otter_lease_prepare_failures_total";
+    const RELEASE: &str = "otter_lease_release_failures_total";
+    let lab = Lab::stepped().await;
+    let before = Told::by(&lab).await;
+    assert_eq!([ASIDE, PREPARE, RELEASE].map(|name| before.of(name)), [0, 0, 0]);
+    let wanted = json!({"select": {"machine": "16"}, "ttl": "30m", "prepare": {"power": "on"}});
+    lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
+    lease(&lab, wanted.clone()).await;
+    assert_eq!(Told::by(&lab).await.of(&open("preparing")), 1);
+    lab.control().finish_task(&lab.task_of("16").await);
+    until(&lab, &ended("prepare-failed"), 1).await;
+    let after = Told::by(&lab).await;
+    assert_eq!([ASIDE, PREPARE, RELEASE].map(|name| after.of(name)), [1, 1, 0]);
+
+    let clear = lab.request(reqwest::Method::DELETE, "/v1/machines/16/quarantine");
+    Answer::of(clear).await.expect(200);
+    assert_eq!(Told::by(&lab).await.of(ASIDE), 0);
+    let active = lease(&lab, wanted).await;
+    lab.control().finish_task(&lab.task_of("16").await);
+    until(&lab, &open("active"), 1).await;
+    lab.control().fail_next_task("PowerOffVM_Task", Fault::new("GenericVmConfigFault", "Stuck."));
+    let released = tokio::spawn({
+        let (id, secret) = (active["id"].as_str().unwrap(), active["secret"].as_str().unwrap());
+        let request = lab.request(reqwest::Method::DELETE, &format!("/v1/leases/{id}?wait=20s"));
+        Answer::of(request.header("otter-lease", format!("{id}.{secret}")))
+    });
+    until(&lab, &open("releasing"), 1).await;
+    lab.control().finish_task(&lab.task_of("16").await);
+    released.await.unwrap().expect(200);
+    let after = Told::by(&lab).await;
+    assert_eq!([ASIDE, PREPARE, RELEASE].map(|name| after.of(name)), [1, 1, 1]);
+    assert_eq!([open("releasing"), ended("released")].map(|name| after.of(&name)), [0, 1]);
+}
+
 #[tokio::test]
 async fn no_secret_is_told() {
     let lab = Lab::start().await;
     let headers = [("Idempotency-Key", "hunter2"), ("Otter-Reference", "hunter3")];
     lab.post_with("/v1/machines/16/power?wait=30s", json!({"action": "on"}), &headers).await.expect(200);
+    let body = json!({"select": {"machine": "18"}, "ttl": "1h", "holder": "hunter4"});
+    let lease = lab.post_with("/v1/leases", body, &headers).await.expect(201).json;
     let told = Told::by(&lab).await.0;
     assert!(!told.contains("hunter") && !told.contains("root"), "{told}");
+    for kept in ["id", "secret"] {
+        assert!(!told.contains(lease[kept].as_str().unwrap()), "{told}");
+    }
 }

@@ -3,6 +3,8 @@
 mod crash;
 mod doctor;
 mod leaks;
+mod lease_crowd;
+mod lease_restarts;
 mod leases;
 mod recovery;
 mod run;

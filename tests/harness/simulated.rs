@@ -1,7 +1,8 @@
 //! `otter simulate` as a process of its own: a host that outlives whatever daemon is killed before it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -43,6 +44,18 @@ impl HostProcess {
         };
         let url = word("listens on").trim_end_matches("/sdk").to_owned();
         Self { child, url, pin: word("fingerprint"), admin: word("admin"), client: super::client() }
+    }
+
+    /// `otter serve` before it on a free port, with this configuration and its state in this directory.
+    pub fn serve(&self, config: &Path, state: &Path) -> Command {
+        let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command
+            .args(["--config".as_ref(), config.as_os_str(), "--state-dir".as_ref(), state.as_os_str()])
+            .env("OTTER_ESX_URL", &self.url)
+            .env("OTTER_ESX_VERIFY", &self.pin)
+            .env("OTTER_ESX_USERNAME", "root")
+            .env("OTTER_ESX_PASSWORD", "otter");
+        command
     }
 
     /// What was asked of it.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
 use super::fit::{Candidate, fits, wants};
-use super::{LeaseView, LeasesParts, PoolView};
+use super::{LeaseView, LeasesParts, PoolView, counted};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
@@ -20,6 +20,7 @@ use crate::hypervisor::SessionState;
 use crate::sabotage::Mistake;
 use crate::service::machines::MachineFilter;
 use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
+use crate::telemetry::leases::LeaseMetrics;
 
 /// The time that is left of each lease is written this often, so that a crash costs no more.
 const NOTE: Duration = Duration::from_secs(10);
@@ -272,7 +273,20 @@ impl Desk {
         if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
             self.miss(book).await?;
         }
+        let state = |id: LeaseId| book.get(id).map(|open| open.lease.state);
+        let failed: Option<fn(&LeaseMetrics)> = match &step {
+            Stepped::Prepared(id, Err(_)) if state(*id) == Some(LeaseState::Preparing) => {
+                Some(LeaseMetrics::prepare_failed)
+            }
+            Stepped::Freed(id, Err(_)) if state(*id) == Some(LeaseState::Releasing) => {
+                Some(LeaseMetrics::release_failed)
+            }
+            _ => None,
+        };
         let then = self.step(book, None, Vec::new(), |book, now, _| book.step(step.input(), now)).await?;
+        if let Some(count) = failed {
+            count(self.parts.metrics.leases());
+        }
         if let Stepped::SetAside(_, _, machine) | Stepped::Clear(_, machine) = &step {
             self.parts.inventory.wake_watchers(machine);
         }
@@ -359,6 +373,7 @@ impl Desk {
             let before = std::mem::replace(book, next);
             self.parts.holds.show(book.clone());
             drop(taking);
+            counted::step(&self.parts.metrics, &before, &changes);
             self.tell(&before, &changes);
             return Ok(changes.then);
         }

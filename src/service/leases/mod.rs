@@ -8,6 +8,7 @@
 //! One task takes the steps, one after the other; whoever reads sees what is committed. `book` is the rules.
 
 pub mod book;
+mod counted;
 pub(crate) mod desk;
 pub mod fit;
 pub mod holds;
@@ -30,7 +31,7 @@ use self::holds::Holds;
 use self::secret::Secrets;
 use super::callers::Caller;
 use super::feed::Feed;
-use super::inventory::Inventory;
+use super::inventory::{Inventory, MachineRecord};
 use super::jobs::Jobs;
 use super::machines::Machines;
 use crate::clock::Clock;
@@ -44,6 +45,7 @@ use crate::domain::machine::Machine;
 use crate::domain::pool::Pools;
 use crate::store::{IdempotencyKey, LeaseFilter, Store, StoreError};
 use crate::supervisor::Supervisor;
+use crate::telemetry::metrics::Metrics;
 
 /// The desk of leases. Clones share it.
 #[derive(Clone)]
@@ -62,6 +64,7 @@ pub struct LeasesParts {
     pub rules: LeaseRules,
     pub secrets: Secrets,
     pub supervisor: Supervisor,
+    pub metrics: Metrics,
 }
 
 /// A lease that is asked for.
@@ -309,6 +312,18 @@ impl Leases {
     /// `inventory-loading`.
     pub fn pools(&self) -> Result<Vec<PoolView>, Failure> {
         self.0.pools()
+    }
+
+    /// Shows in the metrics how many leases there are, and how many machines are set aside.
+    pub fn measure(&self) {
+        let Desk { parts, .. } = &*self.0;
+        let shown = parts.holds.shown();
+        counted::open(&parts.metrics, &shown.book);
+        let aside = |record: &&Arc<MachineRecord>| {
+            shown.kept(&record.machine).is_some_and(|kept| kept.quarantine.is_some())
+        };
+        let aside = parts.inventory.picture().machines.iter().filter(aside).count();
+        parts.metrics.leases().aside(aside);
     }
 
     /// When a lease that is active ends.

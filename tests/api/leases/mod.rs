@@ -174,6 +174,60 @@ async fn who_comes_later_waits_in_order_and_gets_the_machine() {
 }
 
 #[tokio::test]
+async fn a_deleted_waiter_does_not_block_the_queue() {
+    let lab = lab().await;
+    let first = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let deleted = ask(&lab, wanted.clone()).await.expect(202).json;
+    let next = ask(&lab, wanted).await.expect(202).json;
+    assert_eq!(give_back(&lab, &deleted).await["state"], "released");
+    assert_eq!(lab.get(&path(&next, "")).await.json["position"], 0);
+    give_back(&lab, &first).await;
+    let active = lab.get(&path(&next, "/wait?wait=14s")).await.expect(200).json;
+    assert_eq!((&active["machine_name"], &active["fence"]), (&json!(STAGING), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
+    let lab = lab().await;
+    let holding = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let other = granted(&lab, json!({"select": {"machine": "18"}, "ttl": "30m"})).await;
+    let queued = async |machine: &str| {
+        let wanted = json!({"select": {"machine": machine}, "ttl": "30m", "queue_for": "10m"});
+        ask(&lab, wanted).await.expect(202).json
+    };
+    let head = queued("16").await;
+    let behind = queued("18").await;
+    give_back(&lab, &other).await;
+    let active = lab.get(&path(&behind, "/wait?wait=14s")).await.expect(200).json;
+    assert_eq!(active["machine"], "18");
+    // Who comes now and fits what is free at once need not queue behind it either.
+    assert_eq!(granted(&lab, json!({"select": {"machine": "32"}, "ttl": "30m"})).await["machine"], "32");
+    let still = lab.get(&path(&head, "")).await.json;
+    assert_eq!((&still["state"], &still["position"]), (&json!("queued"), &json!(0)));
+    give_back(&lab, &holding).await;
+    assert_eq!(lab.get(&path(&head, "/wait?wait=14s")).await.expect(200).json["machine"], "16");
+}
+
+#[tokio::test]
+async fn an_abandoned_waiter_drops_and_one_who_waits_does_not() {
+    let lab = Lab::tuned(|settings| settings.leases.abandon_after = Duration::from_secs(1)).await;
+    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let held = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let abandoned = ask(&lab, wanted.clone()).await.expect(202).json;
+    let patient = ask(&lab, wanted).await.expect(202).json;
+    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &path(&patient, "/wait?wait=14s"))));
+    // Nobody may ask about it, so its end is heard of.
+    let told = stream.until(|told| told.json["object"]["state"] == "failed").await;
+    let last = told.last().unwrap();
+    assert_eq!(last.json["id"], abandoned["id"]);
+    assert_eq!(last.json["object"]["end"]["reason"], "abandoned");
+    give_back(&lab, &held).await;
+    assert_eq!(waiting.await.unwrap().expect(200).json["fence"], 2);
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_got_again_by_its_key() {
     let lab = lab().await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m"});

@@ -24,7 +24,7 @@ use super::dice::Dice;
 use super::ledger::Ledger;
 use super::load::{Caller, MACHINES, Mix};
 use super::stream::Reader;
-use crate::harness::{Daemon, HostProcess, PATIENCE, otter, pause};
+use crate::harness::{Daemon, HostProcess, PATIENCE, pause};
 
 /// How many callers there are.
 const CALLERS: u64 = 6;
@@ -259,15 +259,8 @@ impl Lane {
 
     async fn daemon(&self, death: Death) -> Option<Daemon> {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
-        let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-        command
-            .args(["--config".as_ref(), self.directory.path().join("otter.toml").as_os_str()])
-            .args(["--state-dir".as_ref(), self.state().as_os_str()])
-            .env("OTTER_ESX_URL", &self.host.url)
-            .env("OTTER_ESX_VERIFY", &self.host.pin)
-            .env("OTTER_ESX_USERNAME", "root")
-            .env("OTTER_ESX_PASSWORD", "otter")
-            .stderr(Stdio::from(log));
+        let mut command = self.host.serve(&self.directory.path().join("otter.toml"), &self.state());
+        command.stderr(Stdio::from(log));
         if let Death::At(step, visits) = death {
             command.env("OTTER_KILL_AT", format!("{}:{visits}", step.name()));
         }

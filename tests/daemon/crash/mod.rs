@@ -5,7 +5,7 @@
 //! `tests/soak --rounds N --seed S` makes it longer; the same seed makes the same choices.
 
 mod audit;
-mod dice;
+pub mod dice;
 mod lane;
 mod ledger;
 mod load;
@@ -30,7 +30,8 @@ const ROUNDS_OF_A_LANE: usize = 25;
 /// How often each step is to be hit.
 const HITS: usize = 3;
 
-fn number(variable: &str, otherwise: u64) -> u64 {
+/// A number that a variable of the environment gives.
+pub fn number(variable: &str, otherwise: u64) -> u64 {
     let Ok(text) = std::env::var(variable) else { return otherwise };
     text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}; a number is wanted"))
 }

@@ -1,0 +1,118 @@
+//! The numbers of leases: their names, each with its help, and how each is moved.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// In seconds: from a machine that is free at once to one that is held for a week.
+const TIMES: [f64; 10] = [0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 604_800.0];
+
+/// The numbers of leases.
+pub struct LeaseMetrics {
+    open: Family<StateLabels, Gauge>,
+    waited: Histogram,
+    held: Histogram,
+    ended: Family<ReasonLabels, Counter>,
+    prepare_failures: Counter,
+    release_failures: Counter,
+    machines_quarantined: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+impl LeaseMetrics {
+    /// All of them, told from now on.
+    pub fn registered(table: &mut Registry) -> Self {
+        let metrics = Self {
+            open: Family::default(),
+            waited: Histogram::new(TIMES),
+            held: Histogram::new(TIMES),
+            ended: Family::default(),
+            prepare_failures: Counter::default(),
+            release_failures: Counter::default(),
+            machines_quarantined: Gauge::default(),
+        };
+        let Self { open, waited, held, ended, prepare_failures, release_failures, machines_quarantined } =
+            &metrics;
+        table.register("leases_open", "Leases that have not ended, by state", open.clone());
+        table.register_with_unit(
+            "lease_wait",
+            "Leases that became active, and the time since each was asked for",
+            Unit::Seconds,
+            waited.clone(),
+        );
+        table.register_with_unit(
+            "lease_held",
+            "Leases that had been active and ended, and the time from then on, until the machine was released",
+            Unit::Seconds,
+            held.clone(),
+        );
+        table.register("leases_ended", "Leases that ended, by reason", ended.clone());
+        table.register(
+            "lease_prepare_failures",
+            "Machines that could not be prepared for a lease, and were set aside",
+            prepare_failures.clone(),
+        );
+        table.register(
+            "lease_release_failures",
+            "Machines that could not be released after a lease, and were set aside",
+            release_failures.clone(),
+        );
+        table.register(
+            "machines_quarantined",
+            "Machines in the picture that are set aside, by an operator or by otter",
+            machines_quarantined.clone(),
+        );
+        metrics
+    }
+
+    /// So many leases are in this state now.
+    pub fn open(&self, state: &'static str, count: usize) {
+        self.open.get_or_create(&StateLabels { state }).set(number(count));
+    }
+
+    /// So many machines are set aside now.
+    pub fn aside(&self, count: usize) {
+        self.machines_quarantined.set(number(count));
+    }
+
+    /// A lease became active, this long after it was asked for.
+    pub fn active(&self, waited: Duration) {
+        self.waited.observe(waited.as_secs_f64());
+    }
+
+    /// A lease came to its end, this long after it became active, if it did.
+    pub fn ended(&self, reason: &'static str, held: Option<Duration>) {
+        self.ended.get_or_create(&ReasonLabels { reason }).inc();
+        if let Some(held) = held {
+            self.held.observe(held.as_secs_f64());
+        }
+    }
+
+    /// A machine could not be prepared for a lease.
+    pub fn prepare_failed(&self) {
+        self.prepare_failures.inc();
+    }
+
+    /// A machine could not be released after a lease.
+    pub fn release_failed(&self) {
+        self.release_failures.inc();
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
