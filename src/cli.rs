@@ -1,8 +1,10 @@
-//! The commands: `serve`, `token`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and starts a room.
+//! The commands: `serve`, `run`, `token`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and
+//! starts a room.
 //!
-//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`).
+//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`); those of `run` are its own.
 
 mod doctor;
+mod run;
 mod token;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use secrecy::SecretString;
 
+use self::run::{Exit, RunCommand};
 use self::token::TokenCommand;
 use crate::app::{self, App, Simulated};
 use crate::clock::Clock;
@@ -36,6 +39,8 @@ pub struct Command {
 enum Verb {
     /// Serve a host's machines over HTTP.
     Serve(Serve),
+    /// Take a machine, run a command, and give the machine back however that ends: a machine in CI, in one command.
+    Run(Box<RunCommand>),
     /// Make, list and revoke the tokens that callers are told apart by.
     Token(TokenCommand),
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
@@ -130,12 +135,32 @@ struct Simulate {
     password: String,
 }
 
+impl Command {
+    /// Reads the command line of the process.
+    ///
+    /// # Errors
+    /// What to exit with, where there is nothing to do but what it was told by now: a wrong line, or a question for help.
+    pub fn from_command_line() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            // Nobody reading it changes nothing.
+            let _ = error.print();
+            let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+            match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if is_run => ExitCode::from(Exit::Usage.code()),
+                _ => ExitCode::from(2),
+            }
+        })
+    }
+}
+
 /// Does what the command line says.
 #[must_use]
 pub fn run(command: Command) -> ExitCode {
     let Command { verb } = command;
     let outcome = match verb {
         Verb::Serve(serve) => on_runtime(self::serve(serve)),
+        Verb::Run(command) => run::run(&command),
         Verb::Token(command) => on_runtime(token::token(command)),
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),

@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use otter::cli::{self, Command};
 
 fn main() -> ExitCode {
-    cli::run(Command::parse())
+    match Command::from_command_line() {
+        Ok(command) => cli::run(command),
+        Err(code) => code,
+    }
 }

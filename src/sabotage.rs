@@ -38,10 +38,20 @@ pub enum Mistake {
     LoginLoop,
     /// A grant of a machine does not count on from the one before.
     FenceForgotten,
+    /// A preparation is called done without a last look at its machine.
+    PrepareUnchecked,
+    /// A grant is shown before it is committed.
+    GrantOutsideTransaction,
+    /// A machine is free once its release was started.
+    FreeBeforeProven,
+    /// The time of a lease goes on by the clock that jumps.
+    ExpiryByWallClock,
     /// Every request panics.
     PanickingRequests,
     /// A task of a room panics.
     DyingRoom,
+    /// `otter run` panics while its command runs.
+    PanickingRun,
 }
 
 impl Sabotage {
@@ -57,7 +67,7 @@ impl Sabotage {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::CallBeforeCommit,
         Self::ResetSentAgain,
         Self::EndBeforeBarrier,
@@ -67,8 +77,13 @@ impl Mistake {
         Self::StaleAddress,
         Self::LoginLoop,
         Self::FenceForgotten,
+        Self::PrepareUnchecked,
+        Self::GrantOutsideTransaction,
+        Self::FreeBeforeProven,
+        Self::ExpiryByWallClock,
         Self::PanickingRequests,
         Self::DyingRoom,
+        Self::PanickingRun,
     ];
 
     /// Its name in the environment.
@@ -84,8 +99,13 @@ impl Mistake {
             Self::StaleAddress => "stale-address",
             Self::LoginLoop => "login-loop",
             Self::FenceForgotten => "fence-forgotten",
+            Self::PrepareUnchecked => "prepare-unchecked",
+            Self::GrantOutsideTransaction => "grant-outside-transaction",
+            Self::FreeBeforeProven => "free-before-proven",
+            Self::ExpiryByWallClock => "expiry-by-wall-clock",
             Self::PanickingRequests => "panicking-requests",
             Self::DyingRoom => "dying-room",
+            Self::PanickingRun => "panicking-run",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Reading requests strictly: query parameters, bodies and headers, each mistake told with the nearest right way.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+mod json;
+
+use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Uri};
 use http_body_util::BodyExt;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use utoipa::openapi::path::ParameterIn;
-use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use self::json::{parse_json, required_fields};
 use super::Api;
 use super::problem::ApiError;
 use crate::domain::duration;
@@ -259,96 +260,6 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(FailureKind::UnsupportedMediaType, detail))
 }
 
-/// Parses a body strictly: UTF-8, JSON, an object, only known fields, each of its type.
-fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Failure> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let detail = format!("The body is not UTF-8 from byte {} on.", error.valid_up_to());
-        failure_in_body("", "not-utf-8", detail)
-    })?;
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-        // The error names line and column, never the text.
-        failure_in_body("", "not-json", format!("The body is not JSON: {error}."))
-    })?;
-    let Some(object) = value.as_object() else {
-        return Err(failure_in_body(
-            "",
-            "not-an-object",
-            "The body must be a JSON object, such as {}.".to_owned(),
-        ));
-    };
-    if let Some(repeated) = repeated_field(text) {
-        let detail = format!("The field {} stands there twice; give it once.", shorten(&repeated));
-        return Err(failure_in_body(&pointer(&repeated), "repeated", detail));
-    }
-    let known = known_fields(&T::schema());
-    if let Some(unknown) = object.keys().find(|key| !known.contains(key)) {
-        let detail = format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
-        return Err(failure_in_body(&pointer(unknown), "unknown-field", detail));
-    }
-    if let Some(missing) = required_fields(&T::schema()).into_iter().find(|field| !object.contains_key(field))
-    {
-        let detail = format!("The field {missing} is missing.");
-        return Err(failure_in_body(&pointer(&missing), "missing", detail));
-    }
-    // No field of a request is nullable: a null is a variable that came out empty, and means something to nobody.
-    if let Some((field, _)) = object.iter().find(|(_, value)| value.is_null()) {
-        let detail = format!("The field {field} is null; give it a value, or leave it out.");
-        return Err(failure_in_body(&pointer(field), "wrong-type", detail));
-    }
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };
-        failure_in_body(&at, "wrong-type", format!("{at}: {}.", error.inner()))
-    })
-}
-
-/// A field that stands twice in an object: the one would be acted on and the other overlooked.
-fn repeated_field(object: &str) -> Option<String> {
-    struct Repeated(Option<String>);
-
-    impl<'de> Deserialize<'de> for Repeated {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_map(Names)
-        }
-    }
-
-    struct Names;
-
-    impl<'de> Visitor<'de> for Names {
-        type Value = Repeated;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Repeated, A::Error> {
-            let (mut seen, mut repeated) = (HashSet::new(), None);
-            while let Some((name, IgnoredAny)) = fields.next_entry::<String, IgnoredAny>()? {
-                if let Some(name) = seen.replace(name) {
-                    repeated = repeated.or(Some(name));
-                }
-            }
-            Ok(Repeated(repeated))
-        }
-    }
-
-    serde_json::from_str::<Repeated>(object).ok()?.0
-}
-
-fn known_fields(schema: &RefOr<Schema>) -> Vec<String> {
-    match schema {
-        RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn required_fields(schema: &RefOr<Schema>) -> Vec<String> {
-    match schema {
-        RefOr::T(Schema::Object(object)) => object.required.clone(),
-        _ => Vec::new(),
-    }
-}
-
 /// The names of the query parameters that `Q` documents.
 #[must_use]
 pub fn names<Q: IntoParams>() -> Vec<String> {
@@ -478,17 +389,4 @@ fn decode(name: &str, text: &str) -> Result<String, Failure> {
         });
     }
     String::from_utf8(bytes).map_err(|_| broken())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_that_stands_twice_is_found() {
-        assert_eq!(repeated_field(r#"{"a":1,"b":{"a":2,"a":3},"a":4}"#).as_deref(), Some("a"));
-        assert_eq!(repeated_field(r#"{"a":1,"\u0061":2}"#).as_deref(), Some("a"));
-        assert_eq!(repeated_field(r#"{"a":1,"b":[{"a":2}]}"#), None);
-        assert_eq!(repeated_field("{}"), None);
-    }
 }

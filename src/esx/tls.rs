@@ -151,9 +151,9 @@ pub fn reason(error: &io::Error) -> String {
      when the host's certificates are generated anew (generate-certificates) or when a vCenter adopts the host; if \
      neither happened, something between here and the host answers in its place"
 )]
-struct OtherCertificate {
-    seen: Fingerprint,
-    pinned: Fingerprint,
+pub struct OtherCertificate {
+    pub seen: Fingerprint,
+    pub pinned: Fingerprint,
 }
 
 /// The certificate's key could not be found.

@@ -12,7 +12,7 @@ use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::{JobId, MachineId, SnapshotId};
 use crate::domain::lease::{LeaseId, Quarantine};
 use crate::domain::mac::MacAddress;
-use crate::domain::machine::PowerState;
+use crate::domain::machine::{Machine, PowerState};
 use crate::domain::names::matches_pattern;
 use crate::domain::pool::Pools;
 use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
@@ -196,39 +196,7 @@ impl Machines {
     /// # Errors
     /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
     pub fn snapshot<'m>(&self, view: &'m MachineView, wanted: &str) -> Result<&'m Snapshot, Failure> {
-        let machine = &view.record.machine;
-        if wanted.is_empty() {
-            return Err(empty("snapshot"));
-        }
-        machine.snapshots.find(wanted).map_err(|error| match error {
-            SnapshotLookupError::NotFound => Failure::new(
-                FailureKind::NotFound,
-                format!(
-                    "{} has no snapshot called {}. List them: GET /v1/machines/{}/snapshots",
-                    machine.name,
-                    shorten(wanted),
-                    machine.id
-                ),
-            )
-            .of_machine(&machine.id, &machine.name),
-            SnapshotLookupError::Ambiguous(ids) => {
-                let detail = format!(
-                    "{} snapshots of {} are called {}; name one by its path or id.",
-                    ids.len(),
-                    machine.name,
-                    shorten(wanted)
-                );
-                let mut failure =
-                    Failure::new(FailureKind::AmbiguousName, detail).of_machine(&machine.id, &machine.name);
-                let paths = machine.snapshots.paths();
-                let path = |id: &SnapshotId| {
-                    let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
-                    place.map(|place| paths[place].clone()).unwrap_or_default()
-                };
-                failure.candidates = ids.iter().map(|id| (id.to_string(), path(id))).collect();
-                failure
-            }
-        })
+        snapshot(&view.record.machine, wanted)
     }
 
     /// Waits until the machine is as wanted.
@@ -276,19 +244,13 @@ impl Machines {
         let protected = is_self || self.protection.covers(record);
         let machine = &record.machine;
         let shown = self.holds.shown();
-        let lease = shown.holder_of(&machine.id).map(|open| Holder {
+        let lease = shown.holder_of(&machine.identity()).map(|open| Holder {
             lease: open.lease.id,
             holder: open.lease.holder.clone(),
             expires_at: open.ends().map(|(at, _)| at),
         });
         let quarantine = shown.kept(machine).and_then(|kept| kept.quarantine.clone());
-        let reasons = [
-            ("powered_on", machine.power_state == Some(PowerState::On)),
-            ("suspended", machine.power_state == Some(PowerState::Suspended)),
-            ("power_unknown", machine.power_state.is_none()),
-            ("template", machine.template),
-            ("not_connected", machine.connection_state != "connected"),
-            ("question", machine.question.is_some()),
+        let others = [
             ("leased", lease.is_some()),
             ("quarantined", quarantine.is_some()),
             ("job", active_job.is_some()),
@@ -296,8 +258,12 @@ impl Machines {
             ("self", is_self),
             ("protected", protected),
         ];
-        let not_free_because =
-            reasons.iter().filter(|(_, holds)| *holds).map(|(reason, _)| *reason).collect();
+        let not_free_because = own_reasons(machine)
+            .iter()
+            .chain(&others)
+            .filter(|(_, holds)| *holds)
+            .map(|(reason, _)| *reason)
+            .collect();
         let pools = self.pools.of(machine);
         let record = Arc::clone(record);
         MachineView { record, protected, active_job, pools, lease, quarantine, not_free_because }
@@ -386,6 +352,58 @@ impl Network {
             _ => false,
         }
     }
+}
+
+/// The snapshot of a machine that goes by this. Pure; as [`Machines::snapshot`].
+///
+/// # Errors
+/// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
+pub fn snapshot<'m>(machine: &'m Machine, wanted: &str) -> Result<&'m Snapshot, Failure> {
+    if wanted.is_empty() {
+        return Err(empty("snapshot"));
+    }
+    machine.snapshots.find(wanted).map_err(|error| match error {
+        SnapshotLookupError::NotFound => Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "{} has no snapshot called {}. List them: GET /v1/machines/{}/snapshots",
+                machine.name,
+                shorten(wanted),
+                machine.id
+            ),
+        )
+        .of_machine(&machine.id, &machine.name),
+        SnapshotLookupError::Ambiguous(ids) => {
+            let detail = format!(
+                "{} snapshots of {} are called {}; name one by its path or id.",
+                ids.len(),
+                machine.name,
+                shorten(wanted)
+            );
+            let mut failure =
+                Failure::new(FailureKind::AmbiguousName, detail).of_machine(&machine.id, &machine.name);
+            let paths = machine.snapshots.paths();
+            let path = |id: &SnapshotId| {
+                let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
+                place.map(|place| paths[place].clone()).unwrap_or_default()
+            };
+            failure.candidates = ids.iter().map(|id| (id.to_string(), path(id))).collect();
+            failure
+        }
+    })
+}
+
+/// Why a machine is not free by itself, whatever otter does with it. Pure.
+#[must_use]
+pub fn own_reasons(machine: &Machine) -> [(&'static str, bool); 6] {
+    [
+        ("powered_on", machine.power_state == Some(PowerState::On)),
+        ("suspended", machine.power_state == Some(PowerState::Suspended)),
+        ("power_unknown", machine.power_state.is_none()),
+        ("template", machine.template),
+        ("not_connected", machine.connection_state != "connected"),
+        ("question", machine.question.is_some()),
+    ]
 }
 
 /// Whether a reference is one by `name:`, `uuid:` or `mac:`, and not an id.

@@ -21,6 +21,7 @@ impl Simulation {
             run.tools_stops = stops.unwrap_or_default();
         }
         self.promises.sent(tag.job, &call, &self.disk);
+        self.tenancy.sent(tag.job, &self.disk);
         let soon = self.random.latency();
         if !self.can_talk() {
             let refused = Called::Refused(unreachable("no connection"));

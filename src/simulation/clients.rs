@@ -1,20 +1,22 @@
 //! The callers: they start jobs with and without a key, repeat what got no answer, cancel, kill, answer, wait and read.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::{Write, scope};
-use super::host;
 use super::{Event, Simulation, Waits};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, SnapshotId};
 use crate::domain::job::{Job, JobRequest};
+use crate::domain::lease::LeaseId;
 use crate::hypervisor::SessionState;
 use crate::service::callers::Caller;
+use crate::service::inventory::MachineRecord;
 use crate::service::jobs::admission::{admit, bear_outage, queue_full};
 use crate::service::jobs::driver::{Driver, Effect, Interrupt};
-use crate::service::jobs::gate::{Pass, Right};
+use crate::service::jobs::gate::{Gate, Pass, Right};
 use crate::service::jobs::queue::lane;
 use crate::service::jobs::{Deadlines, NewJob, Started};
 use crate::store::IdempotencyKey;
@@ -39,6 +41,10 @@ pub struct Post {
     pub request: JobRequest,
     pub deadline: Option<Duration>,
     pub key: Option<IdempotencyKey>,
+    /// By what right; a lease's own job comes back to the lease.
+    pub pass: Pass,
+    /// The machine as it was when the call was made.
+    pub record: Option<Arc<MachineRecord>>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +53,7 @@ pub struct Client {
     unanswered: Option<Post>,
     /// Its last keyed call, which it may make once more.
     answered: Option<Post>,
+    pub leases: Vec<LeaseId>,
 }
 
 impl Simulation {
@@ -63,6 +70,9 @@ impl Simulation {
         });
         if let Some(post) = repeat {
             return self.post(post);
+        }
+        if self.temper.leases && self.random.percent(85) {
+            return self.lease_acts(client);
         }
         match self.random.below(10) {
             0 => self.cancel_some_job(),
@@ -116,29 +126,45 @@ impl Simulation {
     fn reserve(&mut self, post: &Post) -> Result<Job, Failure> {
         let id = JobId::new(uuid::Uuid::from_u128(self.next_job));
         let gone = || Failure::new(FailureKind::NotFound, "no such machine");
+        let wall = self.wall();
         let otter = self.otter.as_mut().ok_or_else(gone)?;
-        let record = otter.picture.machine(&post.machine).cloned().ok_or_else(gone)?;
-        if !otter.connected {
+        let record = post.record.clone().or_else(|| otter.picture.machine(&post.machine).cloned());
+        let record = record.ok_or_else(gone)?;
+        let right = match post.pass {
+            Pass::Own(lease, state) => Right::own(lease, state),
+            _ => Right {
+                caller: Caller { name: "anonymous".into(), role: Role::Admin },
+                pass: post.pass.clone(),
+            },
+        };
+        if !otter.connected && !right.is_own() {
             let state = SessionState::Away { reason: "cut".to_owned() };
             bear_outage(state, self.now.saturating_sub(otter.away_since), OUTAGE_GRACE)?;
         }
         let new = NewJob {
             machine: record.clone(),
             request: post.request.clone(),
-            right: Right {
-                caller: Caller { name: "anonymous".into(), role: Role::Admin },
-                pass: Pass::Nothing,
-            },
+            right: right.clone(),
             reference: None,
             deadline: post.deadline,
             key: post.key.clone(),
         };
-        let job = admit(new, id, host::wall(self.now), &DEADLINES)?;
+        let mut job = admit(new, id, wall, &DEADLINES)?;
         let full = otter.queues.reserve(&post.machine, id, lane(job.kind()));
         full.map_err(|full| queue_full(full, &record.machine))?;
+        match otter.desk.holds.admit(&record.machine, &right) {
+            Ok(lease) => job.lease = lease,
+            Err(failure) => {
+                otter.queues.withdraw(&post.machine, id);
+                return Err(failure);
+            }
+        }
         self.next_job += 1;
         otter.add(Driver::queued(job.clone(), self.rules));
         self.promises.made(&job);
+        if matches!(post.pass, Pass::Override(_)) {
+            self.tenancy.overrides.insert(id);
+        }
         Ok(job)
     }
 
@@ -147,7 +173,7 @@ impl Simulation {
         let Some(otter) = &mut self.otter else { return };
         let machine = job.machine.id.clone();
         otter.queues.ready(&machine, job.id);
-        let left = job.deadline_at.duration_since(host::wall(self.now));
+        let left = job.deadline_at.duration_since(self.wall());
         let at = self.now + Duration::try_from(left).unwrap_or_default();
         self.agenda.plan(at, Event::Expire { life: self.lives, job: job.id, machine: machine.clone() });
         self.dispatch(&machine);
@@ -174,6 +200,9 @@ impl Simulation {
     }
 
     fn answer(&mut self, post: Post, started: Result<Started, FailureKind>) {
+        if let Pass::Own(lease, state) = post.pass {
+            return self.lease_job_started(lease, state, started.ok());
+        }
         if self.random.percent(self.temper.lost_answer) {
             return self.unanswered(post);
         }
@@ -264,10 +293,11 @@ impl Simulation {
                 path: format!("/v1/machines/{machine}"),
                 key: format!("key-{number}"),
                 fingerprint,
-                created_at: host::wall(self.now),
+                created_at: self.wall(),
             }
         });
-        Post { client, machine, request, deadline, key }
+        let (pass, machine) = self.some_pass(client, machine);
+        Post { client, machine, request, deadline, key, pass, record: None }
     }
 
     fn answer_some_question(&mut self, client: usize) {
@@ -289,9 +319,14 @@ impl Simulation {
     }
 
     fn cancel_some_job(&mut self) {
-        let Some(otter) = &mut self.otter else { return };
+        let Some(otter) = &self.otter else { return };
         let ids: Vec<JobId> = otter.entries.keys().copied().collect();
         let Some(id) = self.random.pick(&ids).copied() else { return };
+        self.cancel(id);
+    }
+
+    pub fn cancel(&mut self, id: JobId) {
+        let Some(otter) = &mut self.otter else { return };
         let live = otter.entries.get(&id).map(|entry| entry.live.job.clone());
         let Some(job) = live.filter(|job| !job.state.is_end() && self.disk.job(id).is_some()) else { return };
         self.trace.note(self.now, || format!("somebody cancels {id}"));
@@ -306,7 +341,7 @@ impl Simulation {
     /// Ends a job that was withdrawn from its queue.
     pub fn end_queued(&mut self, id: JobId, end: fn(&mut Driver, jiff::Timestamp) -> Effect) {
         self.promises.withdrawn(id);
-        let now = host::wall(self.now);
+        let now = self.wall();
         let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&id)?.waiting.as_mut());
         let Some(first) = waiting.map(|driver| end(driver, now)) else { return };
         self.take_up(id, first, false);

@@ -5,9 +5,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use std::time::Duration;
+
 use super::random::Random;
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
+use crate::domain::lease::{Lease, LeaseId};
+use crate::service::leases::book::{Changes, Kept, MachineKey};
+use crate::service::leases::fit::Candidate;
 use crate::store::IdempotencyKey;
 
 /// A key within its scope: caller, method, path, key.
@@ -21,8 +26,28 @@ pub fn scope(key: &IdempotencyKey) -> Scope {
 /// One write, and who waits for it.
 #[derive(Clone, Debug)]
 pub enum Write<W> {
-    Insert { job: Box<Job>, key: Option<IdempotencyKey>, waits: W },
-    Update { job: Box<Job>, waits: W },
+    Insert {
+        job: Box<Job>,
+        key: Option<IdempotencyKey>,
+        waits: W,
+    },
+    Update {
+        job: Box<Job>,
+        waits: W,
+    },
+    /// What one step of the book of leases changed.
+    Leases {
+        step: Box<LeaseStep>,
+        waits: W,
+    },
+}
+
+/// A step of the book of leases: what it changed, when it was taken, and over which machines.
+#[derive(Clone, Debug)]
+pub struct LeaseStep {
+    pub changes: Changes,
+    pub at: Duration,
+    pub candidates: Vec<Candidate>,
 }
 
 /// What came of a write.
@@ -42,6 +67,11 @@ pub enum Written<W> {
         job: Box<Job>,
         waits: W,
     },
+    Leases {
+        step: Box<LeaseStep>,
+        before: BTreeMap<LeaseId, Lease>,
+        waits: W,
+    },
     /// The stored job has an end, which is kept.
     AlreadyEnded {
         waits: W,
@@ -54,6 +84,10 @@ pub struct Disk<W> {
     pub jobs: BTreeMap<u64, Job>,
     places: BTreeMap<JobId, u64>,
     pub keys: BTreeMap<Scope, ([u8; 32], JobId)>,
+    pub leases: BTreeMap<LeaseId, Lease>,
+    /// In their order of arrival.
+    pub lease_arrivals: Vec<LeaseId>,
+    pub machines: BTreeMap<MachineKey, Kept>,
     pending: VecDeque<Write<W>>,
 }
 
@@ -63,6 +97,9 @@ impl<W: Clone> Disk<W> {
             jobs: BTreeMap::new(),
             places: BTreeMap::new(),
             keys: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            lease_arrivals: Vec::new(),
+            machines: BTreeMap::new(),
             pending: VecDeque::new(),
         }
     }
@@ -95,6 +132,17 @@ impl<W: Clone> Disk<W> {
                 self.jobs.insert(arrival, Job::clone(&job));
                 Written::Inserted { job, waits }
             }
+            Write::Leases { step, waits } => {
+                let mut before = BTreeMap::new();
+                for (id, lease) in &step.changes.leases {
+                    match self.leases.insert(*id, Lease::clone(lease)) {
+                        Some(stored) => drop(before.insert(*id, stored)),
+                        None => self.lease_arrivals.push(*id),
+                    }
+                }
+                self.machines.extend(step.changes.machines.clone());
+                Written::Leases { step, before, waits }
+            }
             Write::Update { job, waits } => {
                 let stored = self.places.get(&job.id).and_then(|place| self.jobs.get_mut(place))?;
                 if stored.state.is_end() {
@@ -112,6 +160,12 @@ impl<W: Clone> Disk<W> {
         let kept = usize::try_from(kept).unwrap_or_default();
         self.pending.truncate(kept);
         kept
+    }
+
+    /// The leases without an end, as the store reads them back.
+    pub fn open_leases(&self) -> Vec<Lease> {
+        let arrived = self.lease_arrivals.iter().filter_map(|id| self.leases.get(id));
+        arrived.filter(|lease| !lease.state.is_end()).map(crate::store::reread_lease).collect()
     }
 
     /// The jobs without an end, in their order of arrival, as the store reads them back.

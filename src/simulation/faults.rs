@@ -21,6 +21,8 @@ pub struct Temper {
     pub hasty: u64,
     pub client_pause: Duration,
     pub fault_pause: Duration,
+    /// Whether anybody asks for leases.
+    pub leases: bool,
     /// Which of the faults happen at all.
     pub faults: Vec<Mishap>,
 }
@@ -44,10 +46,13 @@ pub enum Mishap {
     Registered,
     /// Its moid is given to another machine.
     MoidReused,
+    Renamed,
+    /// The wall clock of otter's own machine.
+    ClockJumps,
 }
 
 impl Mishap {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Crash,
         Self::HostdRestarts,
         Self::HostReboots,
@@ -60,6 +65,8 @@ impl Mishap {
         Self::Deleted,
         Self::Registered,
         Self::MoidReused,
+        Self::Renamed,
+        Self::ClockJumps,
     ];
 }
 
@@ -81,6 +88,7 @@ impl Temper {
             hasty: some(random, 60),
             client_pause: Duration::from_millis(500 + random.below(20_000)),
             fault_pause: Duration::from_millis(500 + random.below(30_000)),
+            leases: random.percent(60),
             faults,
         }
     }
@@ -141,6 +149,15 @@ impl Simulation {
                     self.promises.changed_by(&id, None);
                 }
             }
+            Mishap::Renamed => {
+                let name = format!("renamed-{}", self.random.below(100));
+                if let Some(id) = self.some_machine()
+                    && let Some(machine) = self.host.world.machine_mut(&id)
+                {
+                    machine.name = name;
+                }
+            }
+            Mishap::ClockJumps => self.jump(),
             Mishap::Deleted | Mishap::Registered | Mishap::MoidReused => {
                 if let Some(id) = self.some_machine() {
                     self.replace(&id, mishap);

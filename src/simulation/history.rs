@@ -145,7 +145,11 @@ impl History {
             JobKind::MachineReboot => self.lost || self.others,
             JobKind::MachineReset | JobKind::SnapshotCreate | JobKind::MachineAnswer => self.lost,
             // Not asked again, or asked again in vain: looking at the machine proves nothing of the first time.
-            JobKind::SnapshotRevert | JobKind::SnapshotRemove | JobKind::SnapshotRemoveAll
+            JobKind::SnapshotRevert
+            | JobKind::SnapshotRemove
+            | JobKind::SnapshotRemoveAll
+            | JobKind::LeasePrepare
+            | JobKind::LeaseRelease
                 if self.cancel_asked || self.asked > 1 =>
             {
                 self.lost

@@ -125,6 +125,18 @@ impl Host {
         self.register(machine);
     }
 
+    /// Has every machine off, so that it can be leased.
+    pub fn power_down(&mut self) {
+        let ids: Vec<String> = self.world.machines().map(|machine| machine.id.clone()).collect();
+        for id in ids {
+            if let Some(machine) = self.world.machine_mut(&id) {
+                machine.power = PowerState::Off;
+                machine.guest.tools_running = false;
+                machine.guest.told_address = None;
+            }
+        }
+    }
+
     /// Registers a machine under a new moid. Its snapshots have new morefs then.
     pub fn register_anew(&mut self, mut machine: Machine) {
         self.machines_made += 1;

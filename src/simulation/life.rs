@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::disk::{Write, Written};
+use super::faults::Mishap;
+use super::leasing::{Desk, brief};
 use super::otter::Otter;
 use super::work::Step;
-use super::{Event, Simulation, Waits, host};
+use super::{Event, Simulation, Waits};
 use crate::domain::ids::{JobId, MachineId};
 use crate::sabotage::Mistake;
 use crate::service::jobs::driver::{Driver, Input, Interrupt};
@@ -20,12 +22,15 @@ impl Simulation {
         if self.sabotage.makes(Mistake::KeysForgotten) {
             self.disk.keys.clear();
         }
+        let now = self.lease_now();
         let mut otter = Otter::new(self.lives, self.now);
+        otter.desk = Desk::restored(&self.disk, self.sabotage, now);
+        self.tenancy.started(self.now);
         let recovered = recover(self.disk.unfinished(), self.rules, &mut otter.queues);
         let Recovered { waiting, running, cancelled, machines } = recovered;
         for driver in waiting {
             let job = driver.job();
-            let left = job.deadline_at.duration_since(host::wall(self.now));
+            let left = job.deadline_at.duration_since(self.wall());
             let at = self.now + Duration::try_from(left).unwrap_or_default();
             let (job, machine) = (job.id, job.machine.id.clone());
             self.agenda.plan(at, Event::Expire { life: self.lives, job, machine });
@@ -47,6 +52,8 @@ impl Simulation {
         for machine in machines {
             self.dispatch(&machine);
         }
+        let unfinished = self.otter.as_ref().map(|otter| otter.desk.book.unfinished());
+        self.set_to_work(unfinished.unwrap_or_default());
     }
 
     /// The daemon dies. What it had not committed is lost, but for what was on its way to the disk.
@@ -54,6 +61,7 @@ impl Simulation {
         if self.otter.take().is_none() {
             return;
         }
+        self.tenancy.crashed(self.now);
         for _ in 0..self.disk.crash(&mut self.random) {
             if let Some(written) = self.disk.commit() {
                 self.record(&written);
@@ -73,7 +81,7 @@ impl Simulation {
                 self.promises.cancel_asked(running);
                 self.interrupt(running, Interrupt::Cancel);
             }
-            let now = host::wall(self.now);
+            let now = self.wall();
             let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&job)?.waiting.as_mut());
             if let Some(first) = waiting.map(|driver| driver.take_turn(now)) {
                 self.take_up(job, first, true);
@@ -82,6 +90,12 @@ impl Simulation {
     }
 
     pub fn write(&mut self, write: Write<Waits>) {
+        if !self.quiet
+            && self.temper.faults.contains(&Mishap::Crash)
+            && self.random.percent(if matches!(write, Write::Leases { .. }) { 8 } else { 1 })
+        {
+            self.agenda.plan(self.now, Event::Crash(self.lives));
+        }
         self.disk.write(write);
         // One writer: commits keep their order.
         self.last_commit = self.last_commit.max(self.now + self.random.latency());
@@ -98,6 +112,7 @@ impl Simulation {
             | Written::AlreadyEnded { waits: Waits::Save(tag) } => {
                 self.work(tag, Step::Tell(Box::new(Input::Saved)));
             }
+            Written::Leases { waits: Waits::Desk, .. } => self.step_committed(),
             _ => {}
         }
     }
@@ -111,6 +126,11 @@ impl Simulation {
                 });
                 let power = self.seen.get(job.machine.id.as_str()).and_then(|(power, ..)| *power);
                 self.promises.updated(before, job, power, &self.disk);
+                self.tenancy.job_written(before, job, &self.host.world, &self.disk);
+            }
+            Written::Leases { step, before, .. } => {
+                self.trace.note(self.now, || brief(&step.changes));
+                self.tenancy.committed(step, before, &self.disk);
             }
             Written::Existing { .. } | Written::AlreadyEnded { .. } => {}
         }

@@ -63,6 +63,7 @@ impl Simulation {
             otter.stream.tell(&task, status);
         }
         self.check_addresses();
+        self.changed();
     }
 
     /// Reads the guests whose address is doubted; they are told a moment later.

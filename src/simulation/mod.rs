@@ -15,12 +15,14 @@ mod disk;
 mod faults;
 mod history;
 mod host;
+mod leasing;
 mod life;
 mod looking;
 mod otter;
 mod promises;
 mod random;
 mod stream;
+mod tenancy;
 mod tests;
 mod trace;
 mod translation;
@@ -30,26 +32,34 @@ mod work;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use self::agenda::Agenda;
 use self::clients::{Client, Post};
 use self::disk::Disk;
 use self::faults::Temper;
 use self::host::Host;
+use self::leasing::Stage;
 use self::otter::Otter;
 use self::promises::Promises;
 use self::random::Random;
+use self::tenancy::Tenancy;
 use self::trace::Trace;
 use self::work::Step;
 use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::domain::lease::{LeaseId, LeaseState};
 use crate::hypervisor::{Fact, Facts};
 use crate::sabotage::Sabotage;
 use crate::service::jobs::driver::{Interrupt, Rules};
+use crate::service::jobs::runner::GRACE;
 use crate::service::jobs::sight;
 
 /// `esx.guest_settle`
 const GUEST_SETTLE: Duration = Duration::from_secs(30);
 /// How many events a run has before it quietens down, and how many it may take to come to its end.
 const EVENTS: u32 = 250;
+/// The same of a run with leases, in which each takes many.
+const LEASE_EVENTS: u32 = 500;
 const LAST_EVENTS: u32 = 20_000;
 
 /// Which job waits for something, in which life, and for which of its effects.
@@ -65,6 +75,8 @@ pub struct Tag {
 pub enum Waits {
     Accept(Box<Post>),
     Save(Tag),
+    Desk,
+    Nobody,
 }
 
 pub enum Event {
@@ -103,7 +115,12 @@ pub enum Event {
     Confirm(u32),
     Confirmed(u32, Box<Fact>),
     Restart,
+    /// At the moment of a write.
+    Crash(u32),
     Reachable,
+    /// The time of some lease is over, or is to be noted.
+    Desk(u32),
+    Lease(u32, LeaseId, LeaseState, Stage),
 }
 
 pub struct Simulation {
@@ -121,6 +138,10 @@ pub struct Simulation {
     sabotage: Sabotage,
     rules: Rules,
     promises: Promises,
+    tenancy: Tenancy,
+    /// By how much the wall clock is ahead.
+    skew: SignedDuration,
+    last_lease: (u64, u64),
     trace: Trace,
     next_job: u128,
     /// Faults and clients have stopped.
@@ -136,6 +157,8 @@ pub struct Outcome {
     pub trace: Vec<String>,
     pub jobs: usize,
     pub unknowns: usize,
+    pub leases: usize,
+    pub grants: usize,
     pub events: u32,
 }
 
@@ -151,6 +174,8 @@ pub fn run(seed: u64, sabotage: Sabotage, traced: bool) -> Outcome {
         trace: simulation.trace.lines(),
         jobs: simulation.disk.jobs.len(),
         unknowns: simulation.promises.unknowns,
+        leases: simulation.disk.leases.len(),
+        grants: simulation.tenancy.grants,
         events: simulation.events,
     }
 }
@@ -174,6 +199,9 @@ impl Simulation {
             sabotage,
             rules: Rules { settle: Duration::from_secs(30), sabotage },
             promises: Promises::default(),
+            tenancy: Tenancy::default(),
+            skew: SignedDuration::ZERO,
+            last_lease: (0, 0),
             trace: Trace::new(traced),
             next_job: 1,
             quiet: false,
@@ -188,6 +216,9 @@ impl Simulation {
             simulation.agenda.plan(Duration::from_secs(1), Event::Client(client));
         }
         simulation.agenda.plan(Duration::from_secs(2), Event::Fault);
+        if simulation.temper.leases {
+            simulation.host.power_down();
+        }
         simulation.look_around();
         simulation.start();
         simulation
@@ -196,15 +227,19 @@ impl Simulation {
     /// The next thing happens. False where nothing will, or it has been enough.
     fn step(&mut self) -> bool {
         self.events += 1;
-        if self.events == EVENTS {
+        let enough = if self.temper.leases { LEASE_EVENTS } else { EVENTS };
+        if self.events == enough {
             self.calm_down();
         }
-        if self.events > EVENTS {
-            let over = self.otter.as_ref().is_some_and(|otter| otter.entries.is_empty() && otter.connected);
+        if self.events > enough {
+            let over = self
+                .otter
+                .as_ref()
+                .is_some_and(|otter| otter.entries.is_empty() && otter.connected && otter.desk.is_idle());
             if over && self.agenda_is_idle() {
                 return false;
             }
-            if self.events > EVENTS + LAST_EVENTS {
+            if self.events > enough + LAST_EVENTS {
                 eprintln!(
                     "{:?} {:?}",
                     self.otter.as_ref().map(|o| (
@@ -238,7 +273,13 @@ impl Simulation {
         }
         self.look_around();
         self.poll();
+        self.desk_turns();
         self.plan_ahead();
+        self.tenancy.touched(std::mem::take(&mut self.promises.touched));
+        self.tenancy.check_made(&self.host.world);
+        if let Some(broken) = self.tenancy.broken.take() {
+            self.promises.break_promise(broken);
+        }
         true
     }
 
@@ -254,6 +295,10 @@ impl Simulation {
                 }
             }
             Event::Alarm { life: of, job, grace } if life == Some(of) => {
+                if let Some(left) = self.left_of(job, grace) {
+                    self.agenda.plan(self.now + left, Event::Alarm { life: of, job, grace });
+                    return;
+                }
                 let otter = self.otter.as_ref();
                 if let Some(run) = otter.and_then(|otter| otter.run(job)) {
                     let machine = &run.driver.job().machine.id;
@@ -264,12 +309,18 @@ impl Simulation {
                     self.interrupt(job, interrupt);
                 }
             }
-            Event::Expire { life: of, job, machine } if life == Some(of) => self.expire(job, &machine),
+            Event::Expire { life: of, job, machine } if life == Some(of) => match self.left_of(job, false) {
+                Some(left) => {
+                    self.agenda.plan(self.now + left, Event::Expire { life: of, job, machine });
+                }
+                None => self.expire(job, &machine),
+            },
             Event::Left { life: of, job, machine } if life == Some(of) => {
                 if let Some(otter) = &mut self.otter {
                     otter.entries.remove(&job);
                 }
                 self.dispatch(&machine);
+                self.changed();
             }
             Event::Cancel { task, tell } => {
                 if self.host.reachable {
@@ -294,6 +345,9 @@ impl Simulation {
             Event::Confirmed(of, fact) if life == Some(of) => {
                 self.observe(Facts { complete: false, changes: vec![*fact] }, Vec::new());
             }
+            Event::Desk(of) if life == Some(of) => self.time_passed(),
+            Event::Lease(of, id, state, next) if life == Some(of) => self.lease_goes_on(id, state, next),
+            Event::Crash(of) if life == Some(of) => self.crash(),
             Event::Restart if self.otter.is_none() => self.start(),
             Event::Reachable => self.host.reachable = true,
             // They were of another life.
@@ -305,6 +359,10 @@ impl Simulation {
     fn plan_ahead(&mut self) {
         let now = self.now;
         let Some(otter) = &mut self.otter else { return };
+        if let Some(at) = otter.desk.next_at().filter(|_| !otter.planned.desk) {
+            otter.planned.desk = true;
+            self.agenda.plan(at.max(now), Event::Desk(otter.life));
+        }
         let life = otter.life;
         if !otter.connected {
             if self.host.reachable && !otter.planned.connection {
@@ -357,6 +415,19 @@ impl Simulation {
         jobs.collect::<Vec<_>>().join("; ")
     }
 
+    /// What the wall clock says.
+    fn wall(&self) -> Timestamp {
+        host::wall(self.now).saturating_add(self.skew).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How long it is until the deadline of a job, as those who sleep until then find out; none where it is over.
+    fn left_of(&self, job: JobId, grace: bool) -> Option<Duration> {
+        let deadline = self.otter.as_ref()?.entries.get(&job)?.live.job.deadline_at;
+        let grace = if grace { GRACE } else { Duration::ZERO };
+        let left = Duration::try_from(deadline.duration_since(self.wall())).ok()? + grace;
+        (left > grace).then_some(left)
+    }
+
     /// At the end every job has ended, every machine is free of jobs, and the picture is the world.
     fn check_end(&mut self) {
         self.deliver(true);
@@ -365,6 +436,11 @@ impl Simulation {
             let what = format!("{} never ended; it is {} ({})", job.id, job.state.as_str(), job.phase);
             self.promises.break_promise(what);
         }
+        if let Some(lease) = self.disk.leases.values().find(|lease| !lease.state.is_end()) {
+            let what = format!("the lease {} never ended; it is {}", lease.id, lease.state.as_str());
+            self.promises.break_promise(what);
+        }
+        self.check_machines();
         let counts = self.otter.as_ref().map(|otter| otter.queues.counts());
         if counts != Some((0, 0)) {
             self.promises.break_promise(format!("jobs are left in the queues: {counts:?}"));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::disk::Scope;
+use super::leasing::Desk;
 use super::stream::Stream;
 use super::work::Work;
 use crate::domain::ids::{JobId, MachineId};
@@ -25,6 +26,7 @@ pub struct Otter {
     /// Since when the host has been away.
     pub away_since: Duration,
     pub queues: Queues,
+    pub desk: Desk,
     pub entries: BTreeMap<JobId, Entry>,
     /// Keys whose call is being committed, and who waits for that.
     pub claims: BTreeMap<Scope, VecDeque<super::clients::Post>>,
@@ -40,6 +42,7 @@ pub struct Planned {
     pub listing: bool,
     pub confirmation: bool,
     pub connection: bool,
+    pub desk: bool,
 }
 
 /// A job that has not ended, as the board keeps it.
@@ -74,6 +77,7 @@ impl Otter {
             session: 0,
             away_since: now,
             queues: Queues::new(16, 40),
+            desk: Desk::default(),
             entries: BTreeMap::new(),
             claims: BTreeMap::new(),
             planned: Planned::default(),

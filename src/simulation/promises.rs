@@ -26,6 +26,8 @@ pub struct Promises {
     tasks: BTreeMap<String, (JobId, CallKind)>,
     /// How many jobs ended as unknown.
     pub unknowns: usize,
+    /// The machines that anything changed since this was last taken.
+    pub touched: Vec<String>,
 }
 
 impl Promises {
@@ -237,6 +239,7 @@ impl Promises {
 
     /// Something changed a machine: this job, another, or nobody that otter knows.
     pub fn changed_by(&mut self, machine: &str, by: Option<JobId>) {
+        self.touched.push(machine.to_owned());
         for (id, history) in &mut self.histories {
             if history.machine == machine && history.started && !history.seen_end && by != Some(*id) {
                 history.others = true;

@@ -36,8 +36,12 @@ fn from_environment(name: &str) -> Option<u64> {
 #[test]
 fn promises_hold_for_many_seeds() {
     if let Some(seed) = from_environment("OTTER_SEED") {
-        let Outcome { broken, trace, jobs, unknowns, events } = run(seed, Sabotage::new(), true);
-        println!("{}\n{jobs} jobs, {unknowns} of them unknown, in {events} events", trace.join("\n"));
+        let Outcome { broken, trace, jobs, unknowns, leases, grants, events } =
+            run(seed, Sabotage::new(), true);
+        println!(
+            "{}\n{jobs} jobs, {unknowns} of them unknown, {grants} grants for {leases} leases, in {events} events",
+            trace.join("\n")
+        );
         assert_eq!(broken, None, "OTTER_SEED={seed}");
         return;
     }
@@ -71,7 +75,9 @@ fn runs_are_worth_their_time() {
     let outcomes: Vec<Outcome> = (0..100).map(|seed| run(seed, Sabotage::new(), false)).collect();
     let jobs: usize = outcomes.iter().map(|outcome| outcome.jobs).sum();
     let unknowns: usize = outcomes.iter().map(|outcome| outcome.unknowns).sum();
+    let grants: usize = outcomes.iter().map(|outcome| outcome.grants).sum();
     assert!(jobs > 500, "{jobs} jobs are few");
+    assert!(grants > 80, "{grants} grants are few");
     assert!(unknowns > 0 && unknowns * 10 < jobs, "{unknowns} of {jobs} jobs are unknown");
 }
 
@@ -85,8 +91,15 @@ fn mistakes_are_noticed() {
         (Mistake::KeysForgotten, 200, "gave"),
         (Mistake::EndTakenBack, 20, "taken back"),
         (Mistake::StaleAddress, 50, "is shown with"),
+        (Mistake::FenceForgotten, 200, "fence"),
+        (Mistake::GrantOutsideTransaction, 1_000, "two holders"),
+        (Mistake::FreeBeforeProven, 200, "was not proven"),
+        (Mistake::ExpiryByWallClock, 1_000, "before its time"),
     ] {
         let found = |seed: &u64| broken(*seed, mistake.into()).is_some_and(|broken| broken.contains(noticed));
-        assert!((0..seeds).any(|seed| found(&seed)), "{} was not noticed in {seeds} seeds", mistake.name());
+        let seed = (0..seeds).find(found);
+        assert!(seed.is_some(), "{} was not noticed in {seeds} seeds", mistake.name());
+        let again = || seed.map(|seed| run(seed, mistake.into(), true)).map(|run| (run.broken, run.trace));
+        assert!(again() == again(), "{} is not played again as it was", mistake.name());
     }
 }

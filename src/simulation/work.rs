@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::asking::unreachable;
 use super::disk::Write;
-use super::host::{self, Look};
+use super::host::Look;
 use super::{Event, Simulation, Tag, Waits};
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
@@ -92,7 +92,7 @@ impl Simulation {
             in_queue,
         });
         let life = otter.life;
-        let left = Duration::try_from(deadline.duration_since(host::wall(self.now))).unwrap_or_default();
+        let left = Duration::try_from(deadline.duration_since(self.wall())).unwrap_or_default();
         self.agenda.plan(self.now + left, Event::Alarm { life, job: id, grace: false });
         self.agenda.plan(self.now + left + GRACE, Event::Alarm { life, job: id, grace: true });
         self.begin(id, first);
@@ -108,7 +108,7 @@ impl Simulation {
 
     /// Interrupts a job; one that is not driven yet takes it later.
     pub fn interrupt(&mut self, id: JobId, interrupt: Interrupt) {
-        let now = host::wall(self.now);
+        let now = self.wall();
         let Some(entry) = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&id)) else { return };
         let Some(run) = &mut entry.run else {
             entry.interrupts.push(interrupt);
@@ -228,7 +228,7 @@ impl Simulation {
             }
             Effect::Watch { known, until } => {
                 if let Some(until) = until {
-                    let left = until.duration_since(host::wall(self.now));
+                    let left = until.duration_since(self.wall());
                     self.after(Duration::try_from(left).unwrap_or_default(), tag, Step::TimeUp);
                 }
                 let work = match known {
@@ -267,7 +267,7 @@ impl Simulation {
     /// Gives the driver what became of its effect.
     pub fn tell(&mut self, id: JobId, input: Input) {
         self.trace.note(self.now, || format!("{id} is told {}", brief_input(&input)));
-        let now = host::wall(self.now);
+        let now = self.wall();
         let Some(run) = self.otter.as_mut().and_then(|otter| otter.run_mut(id)) else { return };
         let effect = run.driver.step(input, now);
         self.begin(id, effect);

@@ -152,10 +152,10 @@ async fn save(transaction: &mut Transaction<'_>, row: &LeaseRow) -> Result<(), s
     Ok(())
 }
 
-/// Every lease that has not ended, in order of arrival.
+/// Every lease that has not ended, in order of arrival, which times and ids of a clock that was moved do not tell.
 pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StoreError> {
     let rows = sqlx::query(
-        "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY created_at, id",
+        "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY rowid",
     )
     .fetch_all(reader.statement())
     .await?;

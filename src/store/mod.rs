@@ -52,6 +52,13 @@ pub(crate) fn reread(job: &Job) -> Job {
     document::decode(document::VERSION, &written).expect("what was written can be read")
 }
 
+/// A lease as it is read back after it was written, without a database.
+#[cfg(test)]
+pub(crate) fn reread_lease(lease: &Lease) -> Lease {
+    let written = document::encode_lease(lease).expect("every lease can be written");
+    document::decode_lease(document::VERSION, &written).expect("what was written can be read")
+}
+
 /// The database. Clones share it; the last one to go releases the lock on the state directory.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);

@@ -60,7 +60,7 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub async fn next(&mut self) -> Signal {
         match &mut self.0 {
             From::System { terminate, interrupt, hangup } => tokio::select! {
                 _ = terminate.recv() => Signal::Terminate,

@@ -9,18 +9,22 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Answer, Lab, eventually};
+use crate::harness::{Answer, Lab, Plan, eventually};
 
 /// A lab that asks for tokens, one of each role, and a revoked one.
-struct Guarded {
-    lab: Lab,
+pub struct Guarded {
+    pub lab: Lab,
     tokens: BTreeMap<&'static str, String>,
     beside: Store,
     _state: tempfile::TempDir,
 }
 
 impl Guarded {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
+        Self::with(Plan::default()).await
+    }
+
+    pub async fn with(plan: Plan) -> Self {
         let state = tempfile::tempdir().unwrap();
         let beside = Store::beside(state.path()).await.unwrap();
         let writer = beside.clone();
@@ -31,7 +35,7 @@ impl Guarded {
         }
         tokens.insert("revoked", make(&beside, "revoked", Role::Admin).await);
         assert!(beside.revoke_token("revoked", Clock::system().now()).await.unwrap());
-        let lab = Lab::kept_in(state.path()).await;
+        let lab = Lab::kept(state.path(), plan).await;
         let guarded = Self { lab, tokens, beside, _state: state };
         eventually("the inventory to load", async || guarded.lab.get("/readyz").await.status == 200).await;
         guarded
@@ -52,6 +56,11 @@ impl Guarded {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Answer::from_parts(status, headers, response.bytes().await.unwrap().to_vec())
+    }
+
+    /// A call of somebody in this role, to shape further.
+    pub fn request(&self, role: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.lab.request(method, path).header("authorization", format!("Bearer {}", self.tokens[role]))
     }
 
     async fn as_role(&self, role: &str, method: &Method, path: &str) -> Answer {
@@ -145,6 +154,7 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
         &*format!("Bearer {good}0"),
         &*format!("Bearer {wrong_checksum}"),
         &*format!("Bearer {}", good.to_uppercase()),
+        &*format!("Bearer {}", &good[..20]),
         &good,
     ] {
         let answer = guarded.ask(&Method::GET, "/v1/machines", Some(header)).await;
@@ -155,6 +165,9 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
     let bytes =
         guarded.lab.request(Method::GET, "/v1/machines").header("authorization", &b"Bearer \xff\xfe"[..]);
     Answer::of(bytes).await.problem(401, "unauthenticated");
+    let words = format!("Bearer {}é", &good[..good.len() - 2]);
+    let words = guarded.lab.request(Method::GET, "/v1/machines").header("authorization", words.as_bytes());
+    Answer::of(words).await.problem(401, "unauthenticated");
     let twice = guarded.lab.request(Method::GET, "/v1/machines");
     let bearer = format!("Bearer {good}");
     let twice = twice.header("authorization", &bearer).header("authorization", &bearer);

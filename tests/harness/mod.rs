@@ -127,6 +127,11 @@ impl Lab {
         Self::wired(HostKind::Ours, Plan::default(), Some(state)).await
     }
 
+    /// The same after a plan.
+    pub async fn kept(state: &std::path::Path, plan: Plan) -> Self {
+        Self::wired(HostKind::Ours, plan, Some(state)).await
+    }
+
     async fn in_front_of(kind: HostKind, plan: Plan) -> Self {
         Self::wired(kind, plan, None).await
     }

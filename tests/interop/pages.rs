@@ -8,6 +8,7 @@
 //! ```
 //! What is compared: every character, but UUIDs, times (RFC 3339) and versions of the stream, which need only be there.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -84,6 +85,12 @@ impl Page {
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(format!("exec 2>&1\n{}", script.join("\n"))).stdin(Stdio::null());
         alone(&mut shell);
+        // A page that says `otter` means this one, and writes its files where they go away again.
+        let files = tempfile::tempdir().unwrap();
+        let otter = Path::new(env!("CARGO_BIN_EXE_otter")).parent().unwrap().to_owned();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([otter].into_iter().chain(std::env::split_paths(&path))).unwrap();
+        shell.env("PATH", path).current_dir(files.path());
         let said = String::from_utf8(succeeds_within(shell, PATIENCE).await.stdout).unwrap();
         let mut said = said.split(MARK);
         let mut printed = said.next().unwrap_or_default().to_owned();
@@ -118,9 +125,10 @@ impl Page {
     }
 }
 
-/// Keeps what the tester has set up for curl away from it.
+/// Keeps what the tester has set up for curl and otter away from it.
 pub fn alone(command: &mut Command) {
     command.env("CURL_HOME", "/nonexistent").env("HOME", "/nonexistent").env("no_proxy", "*");
+    command.env_remove("OTTER_URL").env_remove("OTTER_TOKEN");
 }
 
 fn of_console(text: &str) -> Vec<Step> {

@@ -41,7 +41,7 @@ pub async fn check(mut play: Play<'_>, proof: Proof) -> Result<String, String> {
     Ok(state)
 }
 
-fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
+pub fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
     let state = ended["state"].as_str().unwrap_or_default();
     let code = ended["error"]["code"].as_str();
     let right = expected.ends.contains(&(state, code));
@@ -57,17 +57,17 @@ fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
 }
 
 /// Of what polls showed the last alone is an end.
-fn polls_agree(polls: &[Value]) -> Result<(), String> {
+pub fn polls_agree(polls: &[Value]) -> Result<(), String> {
     let ends = polls.iter().filter(|poll| is_end(poll)).count();
     let last = polls.last().is_some_and(is_end);
     if ends == 1 && last { Ok(()) } else { Err(format!("polls showed {ends} ends: {polls:?}")) }
 }
 
-fn is_end(job: &Value) -> bool {
+pub fn is_end(job: &Value) -> bool {
     job["state"].as_str().is_some_and(|state| ENDS.contains(&state))
 }
 
-fn sends_are_few(play: &Play<'_>, ended: &Value) -> Result<(), String> {
+pub fn sends_are_few(play: &Play<'_>, ended: &Value) -> Result<(), String> {
     let calls = play.control().calls_of_operation(&play.job);
     let count = |method: &str| calls.iter().filter(|call| *call == method).count();
     let (least, most) = play.expected.sends;
@@ -86,7 +86,7 @@ fn sends_are_few(play: &Play<'_>, ended: &Value) -> Result<(), String> {
 }
 
 /// The end is true of the world.
-fn truth(play: &Play<'_>, state: &str) -> Result<(), String> {
+pub fn truth(play: &Play<'_>, state: &str) -> Result<(), String> {
     if play.expected.left == Left::Whatever {
         return Ok(());
     }
@@ -165,7 +165,7 @@ fn first_done(kind: Kind, now: &Machine) -> bool {
 }
 
 /// Lets everything on the host come to rest.
-async fn quiet(play: &mut Play<'_>) -> Result<(), String> {
+pub async fn quiet(play: &mut Play<'_>) -> Result<(), String> {
     play.control().set_read_only_licence(false);
     play.control().clear_disruptions();
     play.control().mutate(|world| {
@@ -219,7 +219,7 @@ async fn shown_at_once(play: &Play<'_>) -> Result<(), String> {
 }
 
 /// What otter shows of machines, their snapshots and datastores, by id.
-async fn picture(bench: &Bench) -> Value {
+pub async fn picture(bench: &Bench) -> Value {
     let (_, _, machines) = bench.read("/v1/machines").await;
     let (_, _, mut datastores) = bench.read("/v1/datastores").await;
     let mut shown = BTreeMap::new();
@@ -243,7 +243,7 @@ fn without_paths(snapshots: &mut Value) {
 }
 
 /// The host as otter is to show it.
-fn host(world: &World) -> Value {
+pub fn host(world: &World) -> Value {
     let machines: BTreeMap<String, Value> = world
         .machines()
         .map(|machine| {
@@ -391,7 +391,7 @@ fn power(state: &PowerState) -> Option<&'static str> {
 }
 
 /// Where two values differ, a line for each place.
-fn difference(at: &str, wanted: &Value, shown: &Value) -> String {
+pub fn difference(at: &str, wanted: &Value, shown: &Value) -> String {
     match (wanted, shown) {
         (Value::Object(one), Value::Object(two)) => {
             let keys: std::collections::BTreeSet<&String> = one.keys().chain(two.keys()).collect();

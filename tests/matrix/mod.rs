@@ -2,6 +2,7 @@
 //! lets it happen, `check` holds otter to it.
 
 mod check;
+mod lease;
 mod stage;
 mod table;
 
@@ -21,26 +22,53 @@ const HASTY_BENCHES: usize = 24;
 
 type Tune = fn(&mut Settings);
 /// Cells, the settings that they are played with, and how many otters play them.
-type Group = (Vec<(Cell, Expected)>, Tune, usize);
-type Todo = Arc<Mutex<Vec<(Cell, Expected)>>>;
+type Group<C> = (Vec<Told<C>>, Tune, usize);
+/// A cell, and what must come of it.
+type Told<C> = (C, <C as Playable>::Expected);
+type Todo<C> = Arc<Mutex<Vec<Told<C>>>>;
 
-/// Plays cells, many at once.
-fn play_all(cells: Vec<(Cell, Expected)>) -> BTreeMap<Cell, Result<String, String>> {
-    let (hasty, calm): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(cell, _)| waits_for_time_outs(*cell));
-    play_on(vec![(hasty, stage::hasty, HASTY_BENCHES), (calm, stage::settings, BENCHES)])
+/// A cell that can be played on a bench.
+trait Playable: Copy + Ord + Send + 'static {
+    type Expected: Send + 'static;
+
+    fn name(&self) -> String;
+
+    fn waits_for_time_outs(&self) -> bool;
+
+    /// Plays it and checks all that must hold; gives what came of it.
+    async fn play(self, bench: &mut Bench, expected: &Self::Expected) -> Result<String, String>;
 }
 
-const fn waits_for_time_outs(cell: Cell) -> bool {
-    matches!(cell.fault, Fault::SlowDone | Fault::SlowUndone)
+impl Playable for Cell {
+    type Expected = Expected;
+
+    fn name(&self) -> String {
+        Cell::name(*self)
+    }
+
+    fn waits_for_time_outs(&self) -> bool {
+        matches!(self.fault, Fault::SlowDone | Fault::SlowUndone)
+    }
+
+    async fn play(self, bench: &mut Bench, expected: &Expected) -> Result<String, String> {
+        let (play, proof) = Play::run(bench, self, expected).await?;
+        check::check(play, proof).await
+    }
 }
 
-/// Plays cells on benches of these settings.
-fn play_on(groups: Vec<Group>) -> BTreeMap<Cell, Result<String, String>> {
+/// Cells by how they are played.
+fn sorted<C: Playable>(cells: Vec<Told<C>>) -> Vec<Group<C>> {
+    let (hasty, calm): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(cell, _)| cell.waits_for_time_outs());
+    vec![(hasty, stage::hasty, HASTY_BENCHES), (calm, stage::settings, BENCHES)]
+}
+
+/// Plays cells on benches of these settings, many at once.
+fn play_on<C: Playable>(groups: Vec<Group<C>>) -> BTreeMap<C, Result<String, String>> {
     let results = Arc::new(Mutex::new(BTreeMap::new()));
     let mut workers = Vec::new();
     for (cells, settings, benches) in groups {
         let benches = benches.min(cells.len());
-        let todo: Todo = Arc::new(Mutex::new(cells));
+        let todo: Todo<C> = Arc::new(Mutex::new(cells));
         for _ in 0..benches {
             let (todo, results) = (Arc::clone(&todo), Arc::clone(&results));
             workers.push(std::thread::spawn(move || {
@@ -59,19 +87,19 @@ fn play_on(groups: Vec<Group>) -> BTreeMap<Cell, Result<String, String>> {
     for worker in workers {
         worker.join().unwrap();
     }
-    Arc::try_unwrap(results).unwrap().into_inner().unwrap()
+    Arc::try_unwrap(results).ok().unwrap().into_inner().unwrap()
 }
 
-fn next(todo: &Todo) -> Option<(Cell, Expected)> {
+fn next<C: Playable>(todo: &Todo<C>) -> Option<Told<C>> {
     todo.lock().unwrap().pop()
 }
 
 /// Plays one cell; a bench on which one went wrong is not used again.
-async fn play(
+async fn play<C: Playable>(
     bench: &mut Option<Bench>,
     settings: Tune,
-    cell: Cell,
-    expected: Expected,
+    cell: C,
+    expected: C::Expected,
 ) -> Result<String, String> {
     let taken = bench.take();
     let played = tokio::task::spawn_local(async move {
@@ -79,10 +107,7 @@ async fn play(
             Some(bench) => bench,
             None => Bench::start(settings).await,
         };
-        let result = match Play::run(&mut bench, cell, &expected).await {
-            Ok((play, proof)) => check::check(play, proof).await,
-            Err(wrong) => Err(wrong),
-        };
+        let result = cell.play(&mut bench, &expected).await;
         (bench, result)
     });
     match played.await {
@@ -95,26 +120,13 @@ async fn play(
     }
 }
 
-/// The cells that can be, and why the others cannot.
-fn cells() -> (Vec<(Cell, Expected)>, BTreeMap<&'static str, usize>) {
-    let (mut cells, mut reasons) = (Vec::new(), BTreeMap::new());
-    for cell in Cell::all() {
-        match cell.expected() {
-            Ok(expected) => cells.push((cell, expected)),
-            Err(reason) => *reasons.entry(reason).or_default() += 1,
-        }
-    }
-    (cells, reasons)
-}
-
-/// The whole matrix. `OTTER_MATRIX` chooses cells whose name contains it.
-#[test]
-fn every_cell_ends_as_the_table_says() {
-    let (mut cells, reasons) = cells();
+/// Plays the cells that can be, prints what came of them and why the others cannot be, and fails for one that is wrong.
+/// `OTTER_MATRIX` chooses cells whose name contains it.
+fn report<C: Playable>(mut cells: Vec<Told<C>>, reasons: &BTreeMap<&'static str, usize>) {
     if let Ok(part) = std::env::var("OTTER_MATRIX") {
         cells.retain(|(cell, _)| cell.name().contains(&part));
     }
-    let results = play_all(cells);
+    let results = play_on(sorted(cells));
     let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (cell, result) in &results {
@@ -125,10 +137,23 @@ fn every_cell_ends_as_the_table_says() {
     }
     println!("{} cells were played: {ends:?}", results.len());
     println!("{} cells cannot be:", reasons.values().sum::<usize>());
-    for (reason, count) in &reasons {
+    for (reason, count) in reasons {
         println!("{count:>5}  {reason}");
     }
     assert!(wrong.is_empty(), "{} of {} cells are wrong:\n{}", wrong.len(), results.len(), wrong.join("\n"));
+}
+
+/// The whole matrix.
+#[test]
+fn every_cell_ends_as_the_table_says() {
+    let (mut cells, mut reasons) = (Vec::new(), BTreeMap::new());
+    for cell in Cell::all() {
+        match cell.expected() {
+            Ok(expected) => cells.push((cell, expected)),
+            Err(reason) => *reasons.entry(reason).or_default() += 1,
+        }
+    }
+    report(cells, &reasons);
 }
 
 /// Settings that make a mistake on purpose.

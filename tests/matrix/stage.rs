@@ -2,6 +2,7 @@
 //! and sees the job to its end. Time stands still for otter and the host but for the ticks given here, and no task or
 //! guest moves by itself.
 
+mod lease;
 mod strike;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use otter::simulator::{Control, Pace, Scenario};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+pub use self::lease::{ByHand, Leased};
 pub use self::strike::Proof;
 use super::table::{Cell, Expected, Fault, Kind};
 use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};
@@ -57,8 +59,12 @@ pub struct Play<'b> {
     pub wrong_reads: Vec<String>,
     /// Whether reads say how old they are.
     stale: bool,
+    /// The lease whose job is struck, where it is one of a lease.
+    pub leased: Option<Leased>,
     /// Whether the machine is shown with running tools.
     tools_shown: bool,
+    /// Whether all guests are shown as they are.
+    in_step: bool,
     looks: u32,
     /// The struck task.
     task: Option<String>,
@@ -74,7 +80,8 @@ impl Bench {
         scenario.machines[0].annotation = "mark 0".to_owned();
         let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone() };
         let lab = Lab::with(plan).await;
-        let events = Events::open_with(&lab, "?types=job.changed,machine.changed", &[NDJSON]).await;
+        let events =
+            Events::open_with(&lab, "?types=job.changed,machine.changed,lease.changed", &[NDJSON]).await;
         let control = lab.control().clone();
         // On, its tools at work and its address told.
         let template = control.look(|world| world.machine(MARKER).unwrap().clone());
@@ -98,13 +105,13 @@ impl Bench {
         mark
     }
 
-    /// Puts the machine of a cell on the host, and waits until it is shown.
-    async fn place(&mut self, kind: Kind) -> Result<Machine, String> {
+    /// A machine of a name and ids of its own, which runs.
+    pub fn machine(&mut self) -> Machine {
         self.cells += 1;
         let number = self.cells;
         let mut machine = self.template.clone();
         machine.id = format!("{}", 1_000 + number);
-        machine.name = format!("cell {number}");
+        machine.name = format!("cell {number:05}");
         machine.path = format!("[datastore1] cell-{number}/cell-{number}.vmx");
         machine.instance_uuid = format!("52000000-0000-4000-8000-{number:012}");
         machine.bios_uuid = format!("56000000-0000-4000-8000-{number:012}");
@@ -116,17 +123,14 @@ impl Bench {
         let leaf = machine.add_snapshot(Some(&middle), "leaf", PowerState::Off, at);
         machine.add_snapshot(Some(&base), "awake", PowerState::On, at);
         machine.current_snapshot = Some(leaf);
-        if kind == Kind::PowerOn {
-            stop(&mut machine);
-        }
-        if kind == Kind::Answer {
-            machine.question = Some(question());
-        }
+        machine
+    }
+
+    /// Puts a machine on the host, and waits until it is shown.
+    pub async fn place(&mut self, machine: &Machine) -> Result<(), String> {
         self.control.mutate(|world| world.add_machine(machine.clone()));
         let path = format!("/v1/machines/{}", machine.id);
-        self.until("the machine to be shown", async |bench| bench.read(&path).await.0 == StatusCode::OK)
-            .await?;
-        Ok(machine)
+        self.until("the machine to be shown", async |bench| bench.read(&path).await.0 == StatusCode::OK).await
     }
 
     /// Takes the machines of a cell away and leaves the host as it was.
@@ -163,6 +167,18 @@ impl Bench {
         Ok(())
     }
 
+    /// The newest job of a list, once there is one.
+    pub async fn job_at(&mut self, list: &str) -> Result<String, String> {
+        let mut found = String::new();
+        self.until("a job", async |bench| {
+            let (_, _, jobs) = bench.read(list).await;
+            jobs["items"][0]["id"].as_str().unwrap_or_default().clone_into(&mut found);
+            !found.is_empty()
+        })
+        .await?;
+        Ok(found)
+    }
+
     /// Moves time on, and gives otter and the host a moment to do what is due.
     pub async fn tick(&self) {
         self.clock.advance(TICK);
@@ -177,9 +193,29 @@ impl<'b> Play<'b> {
         cell: Cell,
         expected: &'b Expected,
     ) -> Result<(Self, Proof), String> {
-        let before = bench.place(cell.kind).await?;
+        let mut before = bench.machine();
+        if cell.kind == Kind::PowerOn {
+            stop(&mut before);
+        }
+        if cell.kind == Kind::Answer {
+            before.question = Some(question());
+        }
+        bench.place(&before).await?;
+        let mut play = Self::new(bench, cell, expected, before, None);
+        let proof = play.go_to_the_end().await?;
+        Ok((play, proof))
+    }
+
+    /// A cell whose machine, as it is now, stands on the host.
+    pub fn new(
+        bench: &'b mut Bench,
+        cell: Cell,
+        expected: &'b Expected,
+        before: Machine,
+        leased: Option<Leased>,
+    ) -> Self {
         let logins = bench.control.calls("Login");
-        let mut play = Self {
+        Self {
             bench,
             cell,
             expected,
@@ -189,15 +225,21 @@ impl<'b> Play<'b> {
             polls: Vec::new(),
             wrong_reads: Vec::new(),
             stale: false,
+            leased,
             tools_shown: false,
+            in_step: false,
             looks: 0,
             task: None,
             logins,
-        };
-        let proof = play.strike().await?;
-        play.mend().await?;
-        play.drive().await?;
-        Ok((play, proof))
+        }
+    }
+
+    /// Starts the job, lets the fault strike, and sees the job to its end.
+    pub async fn go_to_the_end(&mut self) -> Result<Proof, String> {
+        let proof = self.strike().await?;
+        self.mend().await?;
+        self.drive().await?;
+        Ok(proof)
     }
 
     /// The job as last seen.
@@ -228,11 +270,14 @@ impl<'b> Play<'b> {
     pub async fn look(&mut self) {
         let machine = format!("/v1/machines/{}", self.id);
         self.looks += 1;
+        self.in_step = false;
         let list = if self.looks.is_multiple_of(2) { "/v1/machines" } else { "/v1/datastores" };
         for path in [list, machine.as_str()] {
             let (status, headers, body) = self.bench.read(path).await;
             if path == machine {
                 self.tools_shown = body["tools_status"] == "running";
+            } else if self.leased.is_some() {
+                self.in_step = self.shows_guests(&body);
             }
             let gone = status == StatusCode::NOT_FOUND && path == machine && self.is_gone();
             if status != StatusCode::OK && !gone {
@@ -240,6 +285,7 @@ impl<'b> Play<'b> {
             }
             self.stale = headers.contains_key("otter-stale");
         }
+        self.look_at_lease().await;
         if self.job.is_empty() {
             return;
         }
@@ -253,7 +299,7 @@ impl<'b> Play<'b> {
     }
 
     /// Lets time pass until it is so.
-    async fn until(&mut self, what: &str, mut so: impl FnMut(&Self) -> bool) -> Result<(), String> {
+    pub async fn until(&mut self, what: &str, mut so: impl FnMut(&Self) -> bool) -> Result<(), String> {
         let patience = Clock::system();
         while !so(self) {
             if patience.elapsed() > PATIENCE {
@@ -307,6 +353,7 @@ impl<'b> Play<'b> {
     /// Lets the host do what it does until the job has ended.
     async fn drive(&mut self) -> Result<(), String> {
         let patience = Clock::system();
+        self.in_step = false;
         let mut ticks = 0;
         while !self.ended() {
             if patience.elapsed() > PATIENCE {
@@ -314,6 +361,9 @@ impl<'b> Play<'b> {
             }
             if self.expected.by_deadline && ticks == 40 {
                 self.bench.clock.advance(DEADLINE);
+            }
+            if self.leased.is_some() {
+                self.step_guests();
             }
             self.control().step_tasks();
             if self.cell.kind.of_guest() && self.sees_the_guest() {
@@ -341,6 +391,9 @@ impl<'b> Play<'b> {
 
     /// Asks for the job.
     async fn start(&mut self) -> Result<(), String> {
+        if self.leased.is_some() {
+            return self.start_lease().await;
+        }
         let id = self.id.clone();
         let on = |rest: &str| format!("/v1/machines/{id}{rest}");
         let snapshot = |name: &str| {
@@ -383,16 +436,7 @@ impl<'b> Play<'b> {
         if self.cell.kind == Kind::Rename {
             // It answers once it is done; the job shows before.
             tokio::spawn(async move { Answer::of(request).await });
-            let jobs = format!("/v1/jobs?machine={id}");
-            let mut found = String::new();
-            self.bench
-                .until("the rename's job", async |bench| {
-                    let (_, _, jobs) = bench.read(&jobs).await;
-                    jobs["items"][0]["id"].as_str().unwrap_or_default().clone_into(&mut found);
-                    !found.is_empty()
-                })
-                .await?;
-            self.job = found;
+            self.job = self.bench.job_at(&format!("/v1/jobs?machine={id}")).await?;
         } else {
             let answer = Answer::of(request).await;
             if answer.status != 202 {
@@ -413,7 +457,7 @@ impl<'b> Play<'b> {
 }
 
 /// The machine as it is when it is off.
-fn stop(machine: &mut Machine) {
+pub fn stop(machine: &mut Machine) {
     machine.power = PowerState::Off;
     machine.guest.tools_running = false;
     machine.guest.told_address = None;
@@ -446,6 +490,7 @@ pub fn settings(settings: &mut Settings) {
     settings.jobs.deadlines.create = DEADLINE;
     settings.jobs.deadlines.revert = DEADLINE;
     settings.jobs.deadlines.remove = DEADLINE;
+    settings.jobs.deadlines.prepare = DEADLINE;
     settings.esx.read_timeout = Duration::from_secs(10);
     settings.esx.login_backoff = Duration::from_secs(30);
     // No read but those of the jobs.

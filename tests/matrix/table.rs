@@ -30,6 +30,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words! {
     /// A kind of job; one of two calls stands here twice, by the call that the fault strikes.
     Kind {
@@ -147,7 +149,7 @@ pub enum Left {
 
 /// What can be known of the struck call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plight {
+pub enum Plight {
     /// Nothing stands between the job and its end.
     Well,
     /// It was refused for want of a session, which proves that it did not run, and is sent again.
@@ -284,7 +286,8 @@ impl Cell {
         format!("{} | {} | {}", self.kind.word(), self.step.word(), self.fault.word())
     }
 
-    fn plight(self) -> Result<Plight, &'static str> {
+    /// What can be known of its call, or why it cannot be.
+    pub fn plight(self) -> Result<Plight, &'static str> {
         if self.kind.at_once() && matches!(self.step, Step::Accepted | Step::Progress | Step::Unreported) {
             return Err("the answer of the call is its end");
         }

@@ -21,7 +21,7 @@ use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
 use crate::domain::machine::PowerState;
 use crate::service::callers::Caller;
-use crate::service::leases::NewLease;
+use crate::service::leases::{Asked, NewLease};
 use crate::service::machines::shorten;
 
 /// A machine that is asked for.
@@ -88,21 +88,27 @@ pub async fn create_lease(
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
     let key = key_of(&api, &caller, &method, &uri, &headers, &bytes)?;
-    if let Some(key) = &key
-        && let Some(view) = api.services().leases.replayed(key).await?
-    {
-        let lease = Lease::of(&view, Some(api.services().leases.secret(view.lease.id)));
-        let mut response = respond::object(&api, &version, &lease);
-        *response.status_mut() = status(view.lease.state);
-        respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
-        return Ok(response);
-    }
-    let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
-    let view = api.services().leases.ask(&caller, new).await?;
+    let replayed = match &key {
+        Some(key) => api.services().leases.replayed(key).await?,
+        None => None,
+    };
+    let asked = if let Some(first) = replayed {
+        Asked::Before(first)
+    } else {
+        let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
+        api.services().leases.ask(&caller, new).await?
+    };
+    let (view, before) = match asked {
+        Asked::Now(view) => (view, false),
+        Asked::Before(view) => (view, true),
+    };
     let lease = Lease::of(&view, Some(api.services().leases.secret(view.lease.id)));
     let mut response = respond::object(&api, &version, &lease);
     *response.status_mut() = status(view.lease.state);
     respond::set(&mut response, LOCATION, &links::lease(view.lease.id));
+    if before {
+        respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
+    }
     if view.lease.state == LeaseState::Queued {
         respond::set(&mut response, HeaderName::from_static("retry-after"), "1");
     }

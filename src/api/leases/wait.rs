@@ -27,7 +27,7 @@ pub struct LeaseWaitQuery {
 
 /// Wait for a lease
 ///
-/// 200 with the lease once it is active; its problem where it ended. 504 `wait-timeout` where the time is up first: it
+/// 200 with the lease once it is active; its problem as soon as it ends. 504 `wait-timeout` where the time is up first: it
 /// goes on, wait again.
 #[utoipa::path(get, path = "/v1/leases/{lease}/wait", operation_id = "wait_for_lease", tag = "leases",
     params(LeasePath, LeaseWaitQuery),
@@ -46,7 +46,9 @@ pub async fn wait_for_lease(
     let longest = api.settings().max_wait;
     let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
     let version = api.services().feed.version();
-    let waited = until(&api, id, time, |state| state == LeaseState::Active).await;
+    // One that is being released never comes to be active.
+    let decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);
+    let waited = until(&api, id, time, decided).await;
     let mut response = match waited {
         Ok(view) if view.lease.state == LeaseState::Active => {
             respond::object(&api, &version, &Lease::of(&view, None))
@@ -95,7 +97,7 @@ fn failed(view: &LeaseView) -> Failure {
     };
     let why = lease.error.as_ref().map(|error| format!(" {}", error.detail)).unwrap_or_default();
     let by = end.map(|end| format!(" ({}, by {})", end.reason.as_str(), end.by)).unwrap_or_default();
-    let detail = format!("The lease ended {}{by}.{why}", lease.state.as_str());
+    let detail = format!("The lease is {}{by}.{why}", lease.state.as_str());
     let fault = lease.error.as_ref().and_then(|error| error.fault.clone());
     Failure::new(kind, detail).of_lease(lease.id).with_fault(fault)
 }

@@ -2,7 +2,7 @@
 
 use crate::domain::access::Role;
 use crate::domain::failure::Failure;
-use crate::domain::lease::LeaseId;
+use crate::domain::lease::{LeaseId, LeaseState};
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 
@@ -21,8 +21,8 @@ pub enum Pass {
     Lease(LeaseId),
     /// An operator's own word, which is recorded.
     Override(String),
-    /// otter itself, for the lease that it prepares or releases.
-    Own(LeaseId),
+    /// otter itself, for the lease that it prepares or releases, while the lease is so.
+    Own(LeaseId, LeaseState),
 }
 
 /// Says whether a job may be accepted. Asked once the job has its place in the queue: from then on a grant sees it.
@@ -35,15 +35,15 @@ pub trait Gate: Send + Sync {
 }
 
 impl Right {
-    /// otter's own, for a lease.
+    /// otter's own, for a lease that is so.
     #[must_use]
-    pub fn own(lease: LeaseId) -> Self {
-        Self { caller: Caller { name: "otter".into(), role: Role::Admin }, pass: Pass::Own(lease) }
+    pub fn own(lease: LeaseId, state: LeaseState) -> Self {
+        Self { caller: Caller { name: "otter".into(), role: Role::Admin }, pass: Pass::Own(lease, state) }
     }
 
     /// Whether otter itself asks, which neither an outage nor a question keeps from asking.
     #[must_use]
     pub const fn is_own(&self) -> bool {
-        matches!(self.pass, Pass::Own(_))
+        matches!(self.pass, Pass::Own(..))
     }
 }

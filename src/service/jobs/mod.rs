@@ -324,7 +324,13 @@ impl Jobs {
         self.0.queues().active(machine)
     }
 
-    /// The jobs of a lease that have not ended, but that which releases it: after a restart it may be under way.
+    /// Whether a machine has any job, one that is being accepted included.
+    #[must_use]
+    pub fn any_on(&self, machine: &MachineId) -> bool {
+        self.0.queues().has_any(machine)
+    }
+
+    /// The jobs of a lease that have not ended, but for the one that releases its machine.
     #[must_use]
     pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
         self.0.board.of_lease(lease)

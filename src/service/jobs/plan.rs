@@ -8,6 +8,7 @@ use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, StepState};
 use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
+use crate::service::jobs::judgement::MAX_ASKS;
 
 /// What is next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,16 +98,22 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
             })
         }
         JobRequest::Prepare { power: Some(wanted), .. } if now.power_state != Some(*wanted) => {
-            until_power(now, *wanted)
+            power_again(job, now, *wanted)
         }
         JobRequest::Prepare { until: Some(readiness), .. } if !has_waited(job, step_of(*readiness)) => {
-            Plan::Await(*readiness)
+            if on {
+                Plan::Await(*readiness)
+            } else {
+                let detail = format!("The machine is not on, so {} cannot come.", readiness.as_str());
+                Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
+            }
         }
         JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, SETTLE) => Plan::Settle(*time),
         JobRequest::Release { keep_power: false, .. } if now.power_state != Some(PowerState::Off) => {
-            until_power(now, PowerState::Off)
+            power_again(job, now, PowerState::Off)
         }
-        JobRequest::Release { snapshot: Some((snapshot, path)), .. }
+        JobRequest::Prepare { snapshot: Some((snapshot, path)), .. }
+        | JobRequest::Release { snapshot: Some((snapshot, path)), .. }
             if now.current_snapshot.as_ref() != Some(snapshot) =>
         {
             let detail = format!("After the revert to {path} another snapshot is current.");
@@ -176,6 +183,19 @@ fn until_power(now: &Evidence, wanted: PowerState) -> Plan {
     }
 }
 
+/// As [`until_power`], so often at most as any call is sent: somebody may undo it each time.
+fn power_again(job: &Job, now: &Evidence, wanted: PowerState) -> Plan {
+    let plan = until_power(now, wanted);
+    let Plan::Call(call) = &plan else { return plan };
+    let name = call.kind().as_str();
+    let done = job.steps.iter().filter(|step| step.name == name && step.state == StepState::Succeeded);
+    if done.count() < MAX_ASKS as usize {
+        return plan;
+    }
+    let detail = format!("{} was undone each time that it was done.", name.replace('_', " "));
+    Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
+}
+
 fn with_snapshot(now: &Evidence, snapshot: &SnapshotId, path: &str, call: impl FnOnce() -> HostCall) -> Plan {
     if now.snapshot(snapshot).is_some() {
         return Plan::Call(call());
@@ -193,8 +213,11 @@ fn has_done(job: &Job, call: CallKind) -> bool {
     job.steps.iter().any(|step| step.name == call.as_str() && step.state == StepState::Succeeded)
 }
 
+/// Whether it was waited for since the last call: what was ready before is not ready after.
 fn has_waited(job: &Job, step: &str) -> bool {
-    job.steps.iter().any(|waited| waited.name == step && waited.state == StepState::Succeeded)
+    let waits = [Readiness::On, Readiness::Address, Readiness::Tools].map(step_of);
+    let since = job.steps.iter().rev().take_while(|step| step.name == SETTLE || waits.contains(&&*step.name));
+    since.into_iter().any(|waited| waited.name == step && waited.state == StepState::Succeeded)
 }
 
 /// Whether it was called, or could not be, and is over.

@@ -164,6 +164,12 @@ impl Queues {
         queue.killing.or(queue.running).or(queue.answering).or_else(first)
     }
 
+    /// Whether any job has its place on a machine, be it committed or not.
+    #[must_use]
+    pub fn has_any(&self, machine: &MachineId) -> bool {
+        self.machines.contains_key(machine)
+    }
+
     /// The job that runs on a machine, other than a kill or an answer.
     #[must_use]
     pub fn running(&self, machine: &MachineId) -> Option<JobId> {
@@ -265,6 +271,16 @@ mod tests {
 
     fn machine(n: u8) -> MachineId {
         MachineId::new(n.to_string())
+    }
+
+    #[test]
+    fn a_job_that_is_being_accepted_has_its_place_already() {
+        let mut queues = Queues::new(16, 100);
+        let m = machine(1);
+        queues.reserve(&m, job(1), Lane::Ordinary).unwrap();
+        assert!(queues.has_any(&m) && queues.active(&m).is_none());
+        queues.withdraw(&m, job(1));
+        assert!(!queues.has_any(&m));
     }
 
     #[test]

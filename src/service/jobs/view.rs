@@ -184,13 +184,13 @@ impl Board {
         }
     }
 
-    /// The jobs of a lease, but that which releases it.
+    /// The jobs of a lease, but for the one that releases its machine.
     #[must_use]
     pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
         let entries = self.lock();
         let of_it = |entry: &Entry| {
-            let job = &entry.live.borrow().job;
-            job.lease == Some(lease) && job.kind() != JobKind::LeaseRelease
+            let live = entry.live.borrow();
+            live.job.lease == Some(lease) && live.job.kind() != JobKind::LeaseRelease
         };
         entries.iter().filter(|(_, entry)| of_it(entry)).map(|(id, _)| *id).collect()
     }

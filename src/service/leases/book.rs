@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | a machine that fits is free | granted: preparing, or active where there is nothing to prepare | – | – | – |
 //! | prepared | – | active | – | – |
-//! | prepare failed, or cannot be known | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
+//! | prepare failed, or cannot be known, the machine there still | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
 //! | release (its holder) | released | releasing | releasing | the same answer |
 //! | revoke (an operator) | revoked | releasing | releasing | the same answer |
 //! | its time is over | – | – | releasing (expired) | – |
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::fit::{Candidate, could_ever, fits};
+use super::fit::{Candidate, could_ever, fits, has_snapshots};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
@@ -97,12 +97,16 @@ pub struct Book {
     rules: LeaseRules,
     leases: BTreeMap<LeaseId, Open>,
     machines: BTreeMap<MachineKey, Kept>,
+    /// How many have arrived.
+    arrived: u64,
 }
 
 /// A lease that has not ended, and its clocks.
 #[derive(Clone, Debug)]
 pub struct Open {
     pub lease: Arc<Lease>,
+    /// Its place in the order of arrival. Ids do not tell: after a restart the wall clock may be behind.
+    arrival: u64,
     /// When, by the clock that does not jump, its time was last noted.
     noted: Duration,
     /// When somebody last asked about it, by the same clock.
@@ -171,7 +175,7 @@ pub enum Then {
 }
 
 impl Book {
-    /// The book as the store kept it. Time that passed since it was noted counts, by the wall clock, never negative.
+    /// The book as the store kept it, the leases in order of arrival. Time that passed since it was noted counts, by the wall clock, never negative.
     #[must_use]
     pub fn restored(
         rules: LeaseRules,
@@ -179,7 +183,7 @@ impl Book {
         machines: BTreeMap<MachineKey, Kept>,
         now: Now,
     ) -> Self {
-        let mut book = Self { rules, leases: BTreeMap::new(), machines };
+        let mut book = Self { rules, leases: BTreeMap::new(), machines, arrived: 0 };
         for mut lease in leases {
             let down = Duration::try_from(now.wall.duration_since(lease.noted_at)).unwrap_or_default();
             let TimeLeft { queue, lease: left, total } = lease.time;
@@ -190,8 +194,7 @@ impl Book {
                 _ => lease.time,
             };
             lease.noted_at = now.wall;
-            let open = Open { lease: Arc::new(lease), noted: now.elapsed, asked: now.elapsed };
-            book.leases.insert(open.lease.id, open);
+            book.arrive(lease, now);
         }
         book
     }
@@ -207,7 +210,7 @@ impl Book {
         self.leases.values().filter_map(work).collect()
     }
 
-    /// Every lease that has not ended, in order of arrival.
+    /// Every lease that has not ended, in order of their ids.
     pub fn open(&self) -> impl Iterator<Item = &Open> {
         self.leases.values()
     }
@@ -233,8 +236,22 @@ impl Book {
     /// How many leases wait before this one.
     #[must_use]
     pub fn position(&self, id: LeaseId) -> Option<usize> {
+        self.queued().iter().position(|queued| *queued == id)
+    }
+
+    /// Who waits, in order of arrival.
+    fn queued(&self) -> Vec<LeaseId> {
         let queued = self.leases.values().filter(|open| open.lease.state == LeaseState::Queued);
-        queued.map(|open| open.lease.id).position(|queued| queued == id)
+        let mut queued: Vec<(u64, LeaseId)> = queued.map(|open| (open.arrival, open.lease.id)).collect();
+        queued.sort_unstable();
+        queued.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn arrive(&mut self, lease: Lease, now: Now) {
+        self.arrived += 1;
+        let open =
+            Open { arrival: self.arrived, noted: now.elapsed, asked: now.elapsed, lease: Arc::new(lease) };
+        self.leases.insert(open.lease.id, open);
     }
 
     /// When the next [`Input::Tick`] has something to do, by the clock that does not jump.
@@ -255,7 +272,7 @@ impl Book {
             Input::Machines(machines) => step.machines(machines),
             Input::Renew(id, ttl) => step.renew(id, ttl)?,
             Input::End { id, reason, by, detail } => step.end(id, reason, by, detail),
-            Input::Working(id, job) => step.change(id, |lease, _| lease.job = Some(job)),
+            Input::Working(id, job) => step.working(id, job),
             Input::Prepared(id, outcome) => step.prepared(id, outcome),
             Input::Freed(id, outcome) => step.freed(id, outcome),
             Input::Overridden { id, by, reason } => step.change(id, |lease, now| {
@@ -286,7 +303,7 @@ impl Book {
     }
 
     fn due_of(&self, open: &Open) -> Option<Duration> {
-        let Open { lease, noted, asked } = open;
+        let Open { lease, noted, asked, arrival: _ } = open;
         match lease.state {
             LeaseState::Queued => {
                 let abandoned = *asked + self.rules.abandon_after;
@@ -353,8 +370,7 @@ impl Step<'_> {
             let detail = "Too many leases wait already; try again once some were granted.";
             return Err(Failure::new(FailureKind::QueueFull, detail));
         }
-        let open = Open { lease: Arc::new(lease), noted: self.now.elapsed, asked: self.now.elapsed };
-        self.book.leases.insert(id, open);
+        self.book.arrive(lease, self.now);
         self.change(id, |lease, now| lease.note(now.wall, "asked for"));
         self.look(candidates);
         let state = self.book.leases.get(&id).map(|open| open.lease.state);
@@ -377,13 +393,7 @@ impl Step<'_> {
             .filter(|open| open.lease.state.holds())
             .filter_map(|open| open.lease.machine.as_ref().map(MachineKey::of))
             .collect();
-        let queued: Vec<LeaseId> = self
-            .book
-            .leases
-            .values()
-            .filter(|open| open.lease.state == LeaseState::Queued)
-            .map(|open| open.lease.id)
-            .collect();
+        let queued = self.book.queued();
         let aside = |key: &MachineKey| self.book.kept(key).is_some_and(|kept| kept.quarantine.is_some());
         let last_end = |key: &MachineKey| self.book.kept(key).and_then(|kept| kept.last_end);
         let mut free: Vec<(MachineKey, &Candidate)> = candidates
@@ -398,9 +408,15 @@ impl Step<'_> {
                 return;
             }
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let chosen = free.iter().position(|(_, candidate)| fits(&open.lease.select, candidate));
+            let fitting = |machine: &Candidate| {
+                fits(&open.lease.select, machine) && has_snapshots(&open.lease, machine)
+            };
+            let chosen = free.iter().position(|(_, candidate)| fitting(candidate));
             if let Some(place) = chosen {
-                self.grant(id, free.remove(place).1);
+                let (key, candidate) = free.remove(place);
+                // A copy that was registered with the identity of another is kept as the same machine.
+                free.retain(|(other, _)| *other != key);
+                self.grant(id, candidate);
             }
         }
     }
@@ -448,6 +464,9 @@ impl Step<'_> {
             return;
         }
         let Err(failure) = outcome else { return self.activate(id) };
+        if failure.kind == FailureKind::MachineGone {
+            return self.vanished(id);
+        }
         let machine = open.lease.machine_name.clone().unwrap_or_default();
         self.set_aside(id, &format!("its preparation failed: {}", failure.detail));
         let left = self
@@ -465,6 +484,9 @@ impl Step<'_> {
                 lease.state = LeaseState::Queued;
                 (lease.machine, lease.machine_name, lease.fence, lease.job) = (None, None, None, None);
             });
+            // Nobody had to ask while it was being prepared.
+            let now = self.now;
+            self.book.asked(id, now);
             return;
         }
         self.change(id, |lease, _| lease.error = Some(failure.clone()));
@@ -536,13 +558,25 @@ impl Step<'_> {
             if machines.iter().any(|there| machine.agrees_with(there)) {
                 continue;
             }
-            self.set_aside(id, "it vanished from the host while it was leased, so it was not released");
-            self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
-            self.changes
-                .then
-                .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
-            self.close(id);
+            self.vanished(id);
         }
+    }
+
+    /// There is nothing left to release.
+    fn vanished(&mut self, id: LeaseId) {
+        let reason = "it vanished from the host while it was leased, so it was not released";
+        self.set_aside(id, reason);
+        self.change(id, |lease, _| {
+            if lease.state == LeaseState::Releasing {
+                let machine = lease.machine_name.as_deref().unwrap_or("the machine");
+                lease.warn(format!("{machine} is set aside: {reason}."));
+            }
+        });
+        self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
+        self.changes
+            .then
+            .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
+        self.close(id);
     }
 
     fn renew(&mut self, id: LeaseId, ttl: Option<Duration>) -> Result<(), Failure> {
@@ -567,12 +601,15 @@ impl Step<'_> {
             .book
             .leases
             .values()
-            .filter(|open| self.book.due_of(open).is_some_and(|due| due <= elapsed))
+            .filter(|open| {
+                let over = open.lease.state == LeaseState::Active && self.left(open).lease.is_zero();
+                over || self.book.due_of(open).is_some_and(|due| due <= elapsed)
+            })
             .map(|open| open.lease.id)
             .collect();
         for id in due {
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let (left, state) = (open.left(elapsed), open.lease.state);
+            let (left, state) = (self.left(open), open.lease.state);
             let otter = || "otter".to_owned();
             match state {
                 LeaseState::Queued if left.queue.is_zero() => {
@@ -581,7 +618,10 @@ impl Step<'_> {
                 LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
                 LeaseState::Active if left.lease.is_zero() => self.end(id, EndReason::Expired, otter(), None),
                 LeaseState::Active => {
-                    self.change(id, |lease, _| lease.warned = true);
+                    self.change(id, |lease, now| {
+                        lease.warned = true;
+                        lease.note(now.wall, "ends soon: a fifth of its time is left");
+                    });
                     self.changes.then.push(Then::Warn(id));
                 }
                 _ => {}
@@ -611,10 +651,28 @@ impl Step<'_> {
         });
     }
 
+    fn working(&mut self, id: LeaseId, job: JobId) {
+        self.change(id, |lease, _| lease.job = Some(job));
+        let releasing =
+            self.book.leases.get(&id).is_some_and(|open| open.lease.state == LeaseState::Releasing);
+        if releasing && self.book.rules.sabotage.makes(Mistake::FreeBeforeProven) {
+            self.close(id);
+        }
+    }
+
+    /// How much is left of the times of a lease now.
+    fn left(&self, open: &Open) -> TimeLeft {
+        if self.book.rules.sabotage.makes(Mistake::ExpiryByWallClock) {
+            let gone = self.now.wall.duration_since(open.lease.noted_at);
+            return open.left(open.noted + Duration::try_from(gone).unwrap_or_default());
+        }
+        open.left(self.now.elapsed)
+    }
+
     /// Changes a lease, its times noted as they are now.
     fn change(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease, Now)) {
+        let Some(left) = self.book.leases.get(&id).map(|open| self.left(open)) else { return };
         let Some(open) = self.book.leases.get_mut(&id) else { return };
-        let left = open.left(self.now.elapsed);
         let lease = Arc::make_mut(&mut open.lease);
         lease.time = left;
         lease.noted_at = self.now.wall;

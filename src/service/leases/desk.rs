@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
-use super::fit::{Candidate, fits};
+use super::fit::{Candidate, fits, wants};
 use super::{LeaseView, LeasesParts, PoolView, counted};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
@@ -17,9 +17,9 @@ use crate::domain::ids::{JobId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
 use crate::hypervisor::SessionState;
+use crate::sabotage::Mistake;
 use crate::service::machines::MachineFilter;
 use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
-use crate::telemetry::leases::LeaseMetrics;
 
 /// The time that is left of each lease is written this often, so that a crash costs no more.
 const NOTE: Duration = Duration::from_secs(10);
@@ -59,8 +59,27 @@ pub enum Stepped {
 }
 
 impl Stepped {
+    /// The step as the book takes it, where it needs to know no machines.
+    pub fn input(&self) -> Input<'static> {
+        match self {
+            Self::Ask { .. } | Self::Asked(_) => Input::Tick,
+            Self::Renew(id, ttl) => Input::Renew(*id, *ttl),
+            Self::End { id, reason, by, detail } => {
+                Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
+            }
+            Self::Working(id, job) => Input::Working(*id, *job),
+            Self::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
+            Self::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
+            Self::Overridden { id, by, reason } => {
+                Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
+            }
+            Self::SetAside(machine, quarantine, _) => Input::SetAside(machine.clone(), quarantine.clone()),
+            Self::Clear(machine, _) => Input::Clear(machine.clone()),
+        }
+    }
+
     /// Whether there may be something to grant once it was taken.
-    const fn may_free_a_machine(&self) -> bool {
+    pub const fn may_free_a_machine(&self) -> bool {
         match self {
             Self::End { .. } | Self::Prepared(..) | Self::Freed(..) | Self::Clear(..) => true,
             Self::Ask { .. }
@@ -147,8 +166,11 @@ impl Desk {
                     if desk.parts.clock.elapsed() >= note_at {
                         note_at = desk.parts.clock.elapsed() + NOTE;
                         desk.note(&mut book).await;
+                        // What was asked while that took its time counts before anybody is dropped.
+                        desk.look(&mut book).await
+                    } else {
+                        desk.tick(&mut book).await
                     }
-                    desk.tick(&mut book).await
                 }
             };
             Self::set_to_work(desk, then);
@@ -165,19 +187,14 @@ impl Desk {
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
-    /// Refuses a lease for whose preparation no machine that fits has the snapshot.
-    pub fn knows_snapshot(&self, lease: &Lease) -> Result<(), Failure> {
+    /// Refuses a lease for whose preparation and release no machine that fits has the snapshots.
+    pub fn knows_snapshots(&self, lease: &Lease) -> Result<(), Failure> {
         self.parts.machines.picture()?;
-        let Some(wanted) = lease.prepare.as_ref().and_then(|prepare| prepare.snapshot.as_deref()) else {
-            return Ok(());
-        };
         let mut why = None;
-        for candidate in self.candidates().iter().filter(|candidate| fits(&lease.select, candidate)) {
+        for candidate in self.candidates([lease]).iter().filter(|machine| fits(&lease.select, machine)) {
+            let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
-            match self.parts.machines.snapshot(&view, wanted) {
-                Ok(_) => return Ok(()),
-                Err(failure) => why = why.or(Some(failure)),
-            }
+            why = why.or(self.parts.machines.snapshot(&view, lacks).err());
         }
         // Without any machine that fits the book says so.
         why.map_or(Ok(()), Err)
@@ -189,8 +206,8 @@ impl Desk {
         let shown = self.parts.holds.shown();
         let named = self.parts.pools.0.keys().map(|name| (name.clone(), PoolView::empty(name)));
         let mut pools: BTreeMap<String, PoolView> = named.collect();
-        for candidate in self.candidates() {
-            let held = shown.holder_of(&candidate.identity.id).is_some();
+        for candidate in self.candidates([]) {
+            let held = shown.holder_of(&candidate.identity).is_some();
             let aside = shown
                 .book
                 .kept(&MachineKey::of(&candidate.identity))
@@ -248,40 +265,15 @@ impl Desk {
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
-            return Ok((None, self.step(book, key, self.candidates(), asked).await?));
+            let candidates = self.candidates(waiting(book).chain([&*lease]));
+            return Ok((None, self.step(book, key, candidates, asked).await?));
         }
-        let state = |id: LeaseId| book.get(id).map(|open| open.lease.state);
-        let failed: Option<fn(&LeaseMetrics)> = match &step {
-            Stepped::Prepared(id, Err(_)) if state(*id) == Some(LeaseState::Preparing) => {
-                Some(LeaseMetrics::prepare_failed)
-            }
-            Stepped::Freed(id, Err(_)) if state(*id) == Some(LeaseState::Releasing) => {
-                Some(LeaseMetrics::release_failed)
-            }
-            _ => None,
-        };
-        let then = self
-            .step(book, None, Vec::new(), |book, now, _| {
-                let input = match &step {
-                    Stepped::Ask { .. } | Stepped::Asked(_) => Input::Tick,
-                    Stepped::Renew(id, ttl) => Input::Renew(*id, *ttl),
-                    Stepped::End { id, reason, by, detail } => {
-                        Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
-                    }
-                    Stepped::Working(id, job) => Input::Working(*id, *job),
-                    Stepped::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
-                    Stepped::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
-                    Stepped::Overridden { id, by, reason } => {
-                        Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
-                    }
-                    Stepped::SetAside(machine, quarantine, _) => {
-                        Input::SetAside(machine.clone(), quarantine.clone())
-                    }
-                    Stepped::Clear(machine, _) => Input::Clear(machine.clone()),
-                };
-                book.step(input, now)
-            })
-            .await?;
+        // How a job ended was told once the picture had caught up: a machine that is gone by then fails no preparation.
+        if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
+            self.miss(book).await?;
+        }
+        let failed = counted::failure(book, &step);
+        let then = self.step(book, None, Vec::new(), |book, now, _| book.step(step.input(), now)).await?;
         if let Some(count) = failed {
             count(self.parts.metrics.leases());
         }
@@ -294,28 +286,32 @@ impl Desk {
 
     /// Grants what may be granted, and finds out which machines are gone.
     async fn look(&self, book: &mut Book) -> Vec<Then> {
-        if self.parts.inventory.session().state != SessionState::Connected {
+        if !self.sees() {
             return Vec::new();
         }
-        let picture = self.parts.inventory.picture();
-        if !picture.loaded {
-            return Vec::new();
-        }
-        let there: Vec<MachineIdentity> =
-            picture.machines.iter().map(|record| record.machine.identity()).collect();
-        drop(picture);
-        let gone =
-            self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Machines(&there), now)).await;
+        let gone = self.miss(book).await;
         if !book.anyone_waits() {
             return gone.unwrap_or_default();
         }
+        let candidates = self.candidates(waiting(book));
         let granted = self
-            .step(book, None, self.candidates(), |book, now, candidates| {
-                book.step(Input::Look(candidates), now)
-            })
+            .step(book, None, candidates, |book, now, candidates| book.step(Input::Look(candidates), now))
             .await;
         // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
         [gone, granted].into_iter().flatten().flatten().collect()
+    }
+
+    /// Whether the picture is the host as it is.
+    fn sees(&self) -> bool {
+        self.parts.inventory.session().state == SessionState::Connected
+            && self.parts.inventory.picture().loaded
+    }
+
+    /// Finds out which machines are gone.
+    async fn miss(&self, book: &mut Book) -> Result<Vec<Then>, Failure> {
+        let there: Vec<MachineIdentity> =
+            self.parts.inventory.picture().machines.iter().map(|record| record.machine.identity()).collect();
+        self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Machines(&there), now)).await
     }
 
     async fn tick(&self, book: &mut Book) -> Vec<Then> {
@@ -350,13 +346,16 @@ impl Desk {
             let granted = granted(book, &changes);
             let taking = self.parts.holds.take(&granted);
             let busy: BTreeSet<&MachineId> =
-                granted.iter().filter(|machine| self.parts.jobs.active(machine).is_some()).collect();
+                granted.iter().filter(|machine| self.parts.jobs.any_on(machine)).collect();
             if !busy.is_empty() {
                 // A job came in at this very moment: the machine is not free after all.
                 for candidate in &mut candidates {
                     candidate.free &= !busy.contains(&candidate.identity.id);
                 }
                 continue;
+            }
+            if self.parts.rules.sabotage.makes(Mistake::GrantOutsideTransaction) && !granted.is_empty() {
+                self.parts.holds.show(next.clone());
             }
             if !changes.leases.is_empty() || !changes.machines.is_empty() {
                 self.commit(&changes, key).await.map_err(|error| failed(&error))?;
@@ -403,23 +402,17 @@ impl Desk {
         self.changed.send_replace(());
     }
 
-    /// Every machine, and whether it may be granted now: none may while the host is away.
-    fn candidates(&self) -> Vec<Candidate> {
+    /// Every machine, whether it may be granted now, and what it lacks for these leases: none may while the host is away.
+    fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<Candidate> {
+        let wanted: BTreeSet<&String> = leases.into_iter().flat_map(wants).collect();
         let connected = self.parts.inventory.session().state == SessionState::Connected;
         let views = self.parts.machines.list(&MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.record.machine;
-            Candidate {
-                identity: machine.identity(),
-                name: machine.name.clone(),
-                bios_uuid: machine.bios_uuid.clone(),
-                macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
-                pools: view.pools.clone(),
-                // Of leases and quarantines the book knows itself, and before all others.
-                free: connected
-                    && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined")),
-                never: view.protected || machine.template,
-            }
+            // Of leases and quarantines the book knows itself, and before all others.
+            let free = connected
+                && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined"));
+            Candidate::of(machine, view.pools.clone(), free, view.protected || machine.template, &wanted)
         });
         candidates.collect()
     }
@@ -429,8 +422,13 @@ impl Desk {
     }
 }
 
+/// The leases that wait for a machine.
+fn waiting(book: &Book) -> impl Iterator<Item = &Lease> {
+    book.open().map(|open| &*open.lease).filter(|lease| lease.state == LeaseState::Queued)
+}
+
 /// The machines that a step would give to somebody.
-fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
+pub fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
         let held_before = before.get(lease.id).is_some_and(|open| open.lease.grants == lease.grants);
         lease.state.holds() && !held_before

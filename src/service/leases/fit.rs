@@ -1,8 +1,10 @@
 //! Which machines a lease may get: pure.
 
-use crate::domain::lease::Select;
+use std::collections::BTreeSet;
+
+use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;
-use crate::domain::machine::MachineIdentity;
+use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::names::contains_loosely;
 
 /// A machine that may be granted, as it is now.
@@ -17,6 +19,44 @@ pub struct Candidate {
     pub free: bool,
     /// Protected ones and templates are never granted.
     pub never: bool,
+    /// Those of the snapshots that leases ask for which it does not have.
+    pub lacks: BTreeSet<String>,
+}
+
+impl Candidate {
+    /// A machine that may be granted, held against the snapshots that are asked for.
+    #[must_use]
+    pub fn of(
+        machine: &Machine,
+        pools: Vec<String>,
+        free: bool,
+        never: bool,
+        wanted: &BTreeSet<&String>,
+    ) -> Self {
+        let lacks = wanted.iter().filter(|wanted| machine.snapshots.find(wanted).is_err());
+        Self {
+            identity: machine.identity(),
+            name: machine.name.clone(),
+            bios_uuid: machine.bios_uuid.clone(),
+            macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
+            pools,
+            free,
+            never,
+            lacks: lacks.map(|wanted| (*wanted).clone()).collect(),
+        }
+    }
+}
+
+/// The snapshots that a machine has to have for a lease.
+pub fn wants(lease: &Lease) -> impl Iterator<Item = &String> {
+    let Lease { prepare, release, .. } = lease;
+    prepare.iter().filter_map(|prepare| prepare.snapshot.as_ref()).chain(&release.snapshot)
+}
+
+/// Whether a machine has all of them.
+#[must_use]
+pub fn has_snapshots(lease: &Lease, machine: &Candidate) -> bool {
+    wants(lease).all(|wanted| !machine.lacks.contains(wanted))
 }
 
 /// Whether a machine is one of those that are wanted, and may be granted at all.

@@ -11,7 +11,7 @@ use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, LeaseId, LeaseState};
-use crate::domain::machine::Machine;
+use crate::domain::machine::{Machine, MachineIdentity};
 use crate::service::jobs::gate::{Gate, Pass, Right};
 use arc_swap::ArcSwap;
 
@@ -46,9 +46,9 @@ impl Holds {
     }
 
     /// Keeps jobs from a machine until its grant is committed, or dropped.
-    pub fn take(&self, machines: &[MachineId]) -> Taking<'_> {
+    pub fn take(self: &Arc<Self>, machines: &[MachineId]) -> Taking {
         self.taking().extend(machines.iter().cloned());
-        Taking { holds: self, machines: machines.to_vec() }
+        Taking { holds: Arc::clone(self), machines: machines.to_vec() }
     }
 
     fn taking(&self) -> std::sync::MutexGuard<'_, HashSet<MachineId>> {
@@ -72,12 +72,21 @@ fn leased(machine: &Machine, open: &Open) -> Failure {
 impl Gate for Holds {
     fn admit(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure> {
         let shown = self.shown();
-        let Some(open) = shown.holder_of(&machine.id) else {
-            return self.admit_to_free(machine, right, &shown);
+        // Whoever holds the machine now: a late call is told that its own lease is over.
+        if let Pass::Lease(given) = &right.pass
+            && shown.book.get(*given).is_none()
+        {
+            let detail = format!("The lease {given} has ended; nothing was done.");
+            return Err(about(FailureKind::LeaseEnded, detail, machine, *given));
+        }
+        let Some(open) = shown.holder_of(&machine.identity()) else {
+            return self.admit_to_free(machine, right);
         };
         let lease = open.lease.id;
         match &right.pass {
-            Pass::Own(own) if *own == lease => Ok(Some(lease)),
+            Pass::Own(own, state) if *own == lease && open.lease.state == *state => Ok(Some(lease)),
+            // A prepare that was on its way when its lease ended must not follow the release.
+            Pass::Own(own, _) if *own == lease => Err(ended(machine, &open.lease)),
             Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
                 Ok(Some(lease))
             }
@@ -89,27 +98,15 @@ impl Gate for Holds {
 }
 
 impl Holds {
-    fn admit_to_free(
-        &self,
-        machine: &Machine,
-        right: &Right,
-        shown: &Shown,
-    ) -> Result<Option<LeaseId>, Failure> {
+    fn admit_to_free(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure> {
         match &right.pass {
-            Pass::Own(lease) => {
+            Pass::Own(lease, _) => {
                 let detail = format!("The lease {lease} does not hold {} any more.", machine.name);
                 return Err(about(FailureKind::LeaseEnded, detail, machine, *lease));
             }
             Pass::Lease(lease) => {
-                let kind = match shown.book.get(*lease) {
-                    None => FailureKind::LeaseEnded,
-                    Some(_) => FailureKind::MachineLeased,
-                };
-                let detail = match kind {
-                    FailureKind::LeaseEnded => format!("The lease {lease} has ended; nothing was done."),
-                    _ => format!("The lease {lease} is not of {}.", machine.name),
-                };
-                return Err(about(kind, detail, machine, *lease));
+                let detail = format!("The lease {lease} is not of {}.", machine.name);
+                return Err(about(FailureKind::MachineLeased, detail, machine, *lease));
             }
             Pass::Nothing | Pass::Override(_) => {}
         }
@@ -126,12 +123,12 @@ impl Holds {
 
 /// Keeps jobs from machines until it is dropped.
 #[must_use]
-pub struct Taking<'h> {
-    holds: &'h Holds,
+pub struct Taking {
+    holds: Arc<Holds>,
     machines: Vec<MachineId>,
 }
 
-impl Drop for Taking<'_> {
+impl Drop for Taking {
     fn drop(&mut self) {
         let mut taking = self.holds.taking();
         for machine in &self.machines {
@@ -141,10 +138,11 @@ impl Drop for Taking<'_> {
 }
 
 impl Shown {
-    /// The lease that holds a machine.
+    /// The lease that holds a machine: that very one, and not another which has come to its id.
     #[must_use]
-    pub fn holder_of(&self, machine: &MachineId) -> Option<&Open> {
-        self.held.get(machine).and_then(|lease| self.book.get(*lease))
+    pub fn holder_of(&self, machine: &MachineIdentity) -> Option<&Open> {
+        let open = self.held.get(&machine.id).and_then(|lease| self.book.get(*lease))?;
+        open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(machine)).then_some(open)
     }
 
     /// What is kept of a machine.

@@ -9,13 +9,13 @@
 
 pub mod book;
 mod counted;
-mod desk;
+pub(crate) mod desk;
 pub mod fit;
 pub mod holds;
 pub mod secret;
 #[cfg(test)]
 mod tests;
-mod work;
+pub(crate) mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -91,6 +91,14 @@ pub struct LeaseView {
     pub max_expires_at: Option<Timestamp>,
 }
 
+/// What came of asking for a lease.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    Now(LeaseView),
+    /// The key had been used by a call a moment earlier: that one's lease.
+    Before(LeaseView),
+}
+
 /// A pool, and how its machines stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
@@ -144,14 +152,14 @@ impl Leases {
     ///
     /// # Errors
     /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow.
-    pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<LeaseView, Failure> {
+    pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<Asked, Failure> {
         let lease = self.lease_of(caller, &new)?;
-        self.0.knows_snapshot(&lease)?;
+        self.0.knows_snapshots(&lease)?;
         let id = lease.id;
         let stepped = self.0.order(Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
         match stepped {
-            Some(other) => self.get(other).await?.ok_or_else(|| unknown(other)),
-            None => self.get(id).await?.ok_or_else(|| unknown(id)),
+            Some(first) => self.get(first).await?.map(Asked::Before).ok_or_else(|| unknown(first)),
+            None => self.get(id).await?.map(Asked::Now).ok_or_else(|| unknown(id)),
         }
     }
 
@@ -244,7 +252,8 @@ impl Leases {
     /// `lease-ended`; `invalid-request` where the time is longer than allowed.
     pub async fn renew(&self, id: LeaseId, ttl: Option<Duration>) -> Result<LeaseView, Failure> {
         if let Some(ttl) = ttl {
-            let pool = self.0.view(id).and_then(|view| view.lease.pool.clone());
+            // The pool that was asked for, as with the lease itself.
+            let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
             self.allowed(ttl, pool.as_deref())?;
         }
         self.0.order(Stepped::Renew(id, ttl)).await?;
@@ -288,7 +297,7 @@ impl Leases {
 
     /// Records that an operator acted on a leased machine.
     pub async fn overridden(&self, machine: &Machine, by: &str, reason: &str) {
-        let holder = self.0.parts.holds.shown().holder_of(&machine.id).map(|open| open.lease.id);
+        let holder = self.0.parts.holds.shown().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
             tracing::warn!(lease = %id, machine = %machine.id, by, reason, "an operator acts on a leased machine");

@@ -9,15 +9,19 @@ use uuid::Uuid;
 
 use super::book::{Book, Changes, Input, Kept, LeaseRules, MachineKey, Now, Then};
 use super::fit::Candidate;
+use super::holds::Holds;
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{
     EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
 };
-use crate::domain::machine::MachineIdentity;
+use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::pool::{Pool, Pools};
 use crate::sabotage::{Mistake, Sabotage};
+use crate::service::callers::Caller;
 use crate::service::inventory::samples;
+use crate::service::jobs::gate::{Gate, Pass, Right};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -61,6 +65,7 @@ fn machine(number: u32, free: bool) -> Candidate {
         pools: vec![if number.is_multiple_of(2) { "even" } else { "odd" }.to_owned()],
         free,
         never: false,
+        lacks: BTreeSet::new(),
     }
 }
 
@@ -715,4 +720,102 @@ fn a_forgotten_fence_is_noticed() {
         }
     }
     assert!(noticed);
+}
+
+/// A book in which the first machine is held by the first lease.
+fn held(prepare: bool) -> (Book, Machine) {
+    let machine = samples::machine("16", "qubes-1");
+    let candidate = Candidate { identity: machine.identity(), ..self::machine(1, true) };
+    let mut book = empty(rules());
+    ask(&mut book, 1, prepare, false, &[candidate], at(0)).unwrap();
+    (book, machine)
+}
+
+fn admits(book: &Book, machine: &Machine, pass: Pass) -> Result<Option<LeaseId>, FailureKind> {
+    let holds = Holds::default();
+    holds.show(book.clone());
+    let caller = Caller { name: "ci".into(), role: Role::Operator };
+    holds.admit(machine, &Right { caller, pass }).map_err(|failure| failure.kind)
+}
+
+#[test]
+fn a_preparation_that_comes_after_the_end_is_not_taken() {
+    let (mut book, machine) = held(true);
+    let own = |state| Pass::Own(id(1), state);
+    assert_eq!(admits(&book, &machine, own(LeaseState::Preparing)), Ok(Some(id(1))));
+    end(&mut book, 1, EndReason::Released, at(1));
+    assert!(admits(&book, &machine, own(LeaseState::Preparing)).is_err());
+    assert_eq!(admits(&book, &machine, own(LeaseState::Releasing)), Ok(Some(id(1))));
+    book.step(Input::Freed(id(1), Ok(())), at(2)).unwrap();
+    assert_eq!(admits(&book, &machine, own(LeaseState::Releasing)), Err(FailureKind::LeaseEnded));
+}
+
+#[test]
+fn a_machine_that_came_to_the_id_of_another_is_not_its_holders() {
+    let (book, machine) = held(false);
+    assert_eq!(admits(&book, &machine, Pass::Lease(id(1))), Ok(Some(id(1))));
+    assert_eq!(admits(&book, &machine, Pass::Nothing), Err(FailureKind::MachineLeased));
+    let other = Machine { instance_uuid: Some("another".to_owned()), ..machine };
+    assert_eq!(admits(&book, &other, Pass::Lease(id(1))), Err(FailureKind::MachineLeased));
+    assert!(admits(&book, &other, Pass::Own(id(1), LeaseState::Active)).is_err());
+    assert_eq!(admits(&book, &other, Pass::Nothing), Ok(None));
+}
+
+#[test]
+fn an_ended_lease_is_told_so_whoever_holds_the_machine_now() {
+    let (book, machine) = held(false);
+    assert_eq!(admits(&book, &machine, Pass::Lease(id(9))), Err(FailureKind::LeaseEnded));
+    assert_eq!(admits(&empty(rules()), &machine, Pass::Lease(id(9))), Err(FailureKind::LeaseEnded));
+}
+
+#[test]
+fn a_machine_without_the_snapshot_is_passed_over() {
+    let mut book = empty(rules());
+    let mut wanted = lease(1, true, Some(MINUTE), at(0));
+    wanted.release.snapshot = Some("kickstart".to_owned());
+    let bare = Candidate { lacks: BTreeSet::from(["kickstart".to_owned()]), ..machine(1, true) };
+    let granted = book.step(Input::Ask(Box::new(wanted), &[bare, machine(2, true)]), at(0)).unwrap();
+    assert_eq!(granted.leases[&id(1)].machine_name.as_deref(), Some("qubes-2"));
+}
+
+#[test]
+fn who_did_not_ask_while_its_machine_was_prepared_is_not_dropped_at_once() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, true, &all(1), at(0)).unwrap();
+    book.step(Input::Prepared(id(1), Err(failed())), at(1_000)).unwrap();
+    assert!(book.step(Input::Tick, at(1_001)).unwrap().leases.is_empty());
+    assert_eq!(book.get(id(1)).unwrap().lease.state, LeaseState::Queued);
+}
+
+#[test]
+fn a_preparation_that_missed_its_machine_is_no_reason_to_try_another() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, true, &all(2), at(0)).unwrap();
+    let gone = Failure::new(FailureKind::MachineGone, "gone");
+    let changes = book.step(Input::Prepared(id(1), Err(gone)), at(5)).unwrap();
+    let ended = &changes.leases[&id(1)];
+    assert_eq!(
+        (ended.state, ended.end.as_ref().unwrap().reason),
+        (LeaseState::Failed, EndReason::MachineGone)
+    );
+    assert!(changes.then.is_empty() && book.kept(&key(1)).unwrap().quarantine.is_some());
+}
+
+#[test]
+fn who_came_first_is_first_although_the_clock_went_back_at_a_restart() {
+    let waiting = [9, 3].map(|number| lease(number, false, Some(MINUTE), at(0)));
+    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), at(0));
+    assert_eq!((book.position(id(9)), book.position(id(3))), (Some(0), Some(1)));
+    let changes = book.step(Input::Look(&all(1)), at(1)).unwrap();
+    assert_eq!(changes.leases.keys().collect::<Vec<_>>(), [&id(9)]);
+}
+
+#[test]
+fn two_machines_of_one_identity_are_not_granted_side_by_side() {
+    let waiting = [1, 2].map(|number| lease(number, false, Some(MINUTE), at(0)));
+    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), at(0));
+    let mut copy = machine(1, true);
+    copy.identity.id = MachineId::new("99");
+    let changes = book.step(Input::Look(&[machine(1, true), copy]), at(1)).unwrap();
+    assert_eq!(changes.leases.len(), 1);
 }

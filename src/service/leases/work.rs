@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::book::Then;
 use super::desk::{AGAIN, Desk, Stepped};
-use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
-use crate::domain::job::{JobRequest, JobState};
+use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::lease::{Lease, LeaseId, LeaseState};
+use crate::domain::machine::Machine;
 use crate::service::jobs::gate::Right;
 use crate::service::jobs::{NewJob, Started};
-use crate::service::machines::MachineView;
+use crate::service::machines::{self, MachineView};
 use crate::store::IdempotencyKey;
 
 impl Desk {
@@ -26,17 +28,14 @@ impl Desk {
                 Then::Release(id) => {
                     drop(desk.parts.supervisor.contain("release", async move { inner.release(id).await }));
                 }
-                Then::Warn(id) => {
-                    if let Some(view) = desk.view(id) {
-                        desk.parts.feed.publish([Subject::of_lease(&view.lease)]);
-                    }
-                }
+                // Its holder was told with the step, by an event whose history says so.
+                Then::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
     }
 
     async fn prepare(&self, id: LeaseId) {
-        let Some(outcome) = self.work(id, LeaseState::Preparing, "prepare").await else { return };
+        let Some(outcome) = self.work(id, LeaseState::Preparing).await else { return };
         self.insist(Stepped::Prepared(id, outcome)).await;
     }
 
@@ -44,7 +43,7 @@ impl Desk {
         if !self.end_jobs(id).await {
             return;
         }
-        let Some(outcome) = self.work(id, LeaseState::Releasing, "release").await else { return };
+        let Some(outcome) = self.work(id, LeaseState::Releasing).await else { return };
         self.insist(Stepped::Freed(id, outcome)).await;
     }
 
@@ -72,26 +71,27 @@ impl Desk {
     }
 
     /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or otter stops.
-    async fn work(
-        &self,
-        id: LeaseId,
-        while_it_is: LeaseState,
-        what: &'static str,
-    ) -> Option<Result<(), Failure>> {
+    async fn work(&self, id: LeaseId, while_it_is: LeaseState) -> Option<Result<(), Failure>> {
         let job = loop {
             let lease = self.view(id)?.lease;
             if lease.state != while_it_is {
                 return None;
             }
-            let machine = lease.machine.as_ref().and_then(|machine| self.parts.machines.get(&machine.id));
+            // That very machine: its id may be another's by now.
+            let machine = lease.machine.as_ref().and_then(|machine| {
+                let view = self.parts.machines.get(&machine.id)?;
+                machine.agrees_with(&view.record.machine.identity()).then_some(view)
+            });
             let started = match machine {
                 // Not yet read after a start, or gone: then the book hears of that.
                 None => Err(Failure::new(FailureKind::InventoryLoading, "the machine is not in the picture")),
                 Some(machine) => {
                     // It may have been protected since it was granted.
                     let allowed = self.parts.machines.may_change(&machine);
-                    match allowed.and_then(|()| request(self, &lease, &machine, while_it_is)) {
-                        Ok(request) => self.parts.jobs.start(self.job(&lease, &machine, request, what)).await,
+                    match allowed.and_then(|()| request(&lease, &machine.record.machine, while_it_is)) {
+                        Ok(request) => {
+                            self.parts.jobs.start(self.job(&lease, &machine, request, while_it_is)).await
+                        }
                         Err(failure) => return Some(Err(failure)),
                     }
                 }
@@ -116,49 +116,60 @@ impl Desk {
                 continue;
             };
             let ended = ended?.job;
-            return match (ended.state, ended.error) {
-                (JobState::Succeeded, _) => Some(Ok(())),
-                (state, Some(failure)) if state.is_end() => Some(Err(failure.of_job(job))),
-                (state, None) if state.is_end() => {
-                    let detail = "The job ended without a reason.";
-                    Some(Err(Failure::new(FailureKind::OutcomeUnknown, detail).of_job(job)))
-                }
-                _ => None,
-            };
+            return outcome(&ended);
         }
     }
 
-    fn job(&self, lease: &Lease, machine: &MachineView, request: JobRequest, what: &str) -> NewJob {
+    fn job(&self, lease: &Lease, machine: &MachineView, request: JobRequest, state: LeaseState) -> NewJob {
         NewJob {
             machine: Arc::clone(&machine.record),
             request,
-            right: Right::own(lease.id),
+            right: Right::own(lease.id, state),
             reference: lease.reference.clone(),
             deadline: None,
             // One job for each grant, however often this is begun anew.
-            key: Some(IdempotencyKey {
-                caller: "otter".to_owned(),
-                method: "LEASE".to_owned(),
-                path: format!("/v1/leases/{}", lease.id),
-                key: format!("{what}-{}", lease.grants),
-                fingerprint: [0; 32],
-                created_at: self.parts.clock.now(),
-            }),
+            key: Some(key(lease, state, self.parts.clock.now())),
         }
     }
 }
 
+/// One job for each grant, however often this is begun anew.
+#[must_use]
+pub fn key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
+    let what = if state == LeaseState::Preparing { "prepare" } else { "release" };
+    IdempotencyKey {
+        caller: "otter".to_owned(),
+        method: "LEASE".to_owned(),
+        path: format!("/v1/leases/{}", lease.id),
+        key: format!("{what}-{}", lease.grants),
+        fingerprint: [0; 32],
+        created_at: now,
+    }
+}
+
+/// What a lease's job came to; none where it has not ended.
+#[must_use]
+pub fn outcome(job: &Job) -> Option<Result<(), Failure>> {
+    match (job.state, &job.error) {
+        (JobState::Succeeded, _) => Some(Ok(())),
+        (state, Some(failure)) if state.is_end() => Some(Err(failure.clone().of_job(job.id))),
+        (state, None) if state.is_end() => {
+            let detail = "The job ended without a reason.";
+            Some(Err(Failure::new(FailureKind::OutcomeUnknown, detail).of_job(job.id)))
+        }
+        _ => None,
+    }
+}
+
 /// What a lease's job is to do, its snapshot bound to an id.
-fn request(
-    desk: &Desk,
-    lease: &Lease,
-    machine: &MachineView,
-    state: LeaseState,
-) -> Result<JobRequest, Failure> {
+///
+/// # Errors
+/// Where the machine has no such snapshot.
+pub fn request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
     let bound = |wanted: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
         let Some(wanted) = wanted else { return Ok(None) };
-        let snapshot = desk.parts.machines.snapshot(machine, wanted)?;
-        let snapshots = &machine.record.machine.snapshots;
+        let snapshot = machines::snapshot(machine, wanted)?;
+        let snapshots = &machine.snapshots;
         let place = snapshots.items.iter().position(|other| other.id == snapshot.id);
         let path = place.and_then(|place| snapshots.paths().get(place).cloned()).unwrap_or_default();
         Ok(Some((snapshot.id.clone(), path)))

@@ -11,7 +11,7 @@ use super::{Play, question, stop};
 pub struct Proof(Box<dyn Fn(&Control) -> bool + Send>);
 
 impl Proof {
-    fn planned(planned: Planned) -> Self {
+    pub fn planned(planned: Planned) -> Self {
         Self(Box::new(move |_| planned.delivered() > 0))
     }
 
@@ -28,6 +28,7 @@ impl Play<'_> {
     pub(super) async fn strike(&mut self) -> Result<Proof, String> {
         let kind = self.cell.kind;
         match self.cell.step {
+            _ if self.leased.as_ref().is_some_and(|leased| leased.kind.is_between()) => self.between().await,
             Step::Before if kind.first().is_none() => {
                 let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
                 self.start().await?;
@@ -59,7 +60,7 @@ impl Play<'_> {
     }
 
     /// What is done to the read before the call.
-    fn at_read(&self) -> Disruption {
+    pub fn at_read(&self) -> Disruption {
         match self.cell.fault {
             Fault::CutBefore => Disruption::CloseBeforeRunning,
             Fault::CutMid => Disruption::CloseMidAnswer,
@@ -120,7 +121,7 @@ impl Play<'_> {
     }
 
     /// Starts the job and brings it to where the struck call is made.
-    async fn reach_the_call(&mut self) -> Result<(), String> {
+    pub async fn reach_the_call(&mut self) -> Result<(), String> {
         self.start().await?;
         if self.cell.kind.first().is_some() {
             self.first_call().await?;
@@ -130,7 +131,7 @@ impl Play<'_> {
     }
 
     /// The job's first call is taken.
-    async fn first_call(&mut self) -> Result<(), String> {
+    pub async fn first_call(&mut self) -> Result<(), String> {
         if self.cell.kind == Kind::ForcedPlug {
             self.until("the guest to be asked", |play| play.seen()["phase"] == "waiting for the guest")
                 .await?;
@@ -141,7 +142,12 @@ impl Play<'_> {
         self.control().step_tasks();
         self.control().step_tasks();
         self.until("its progress", |play| play.seen()["progress"] == 25).await?;
-        // What is still read of the task must not be taken for the next look at the machine.
+        self.reads_rest().await;
+        Ok(())
+    }
+
+    /// What is still read of the task must not be taken for the next look at the machine.
+    pub async fn reads_rest(&mut self) {
         let (mut reads, mut quiet) = (0, 0);
         while quiet < 5 {
             self.tick().await;
@@ -149,17 +155,16 @@ impl Play<'_> {
             quiet = if now == reads { quiet + 1 } else { 0 };
             reads = now;
         }
-        Ok(())
     }
 
-    fn first_done(&self) {
+    pub fn first_done(&self) {
         if let Some(task) = self.running_task() {
             self.control().finish_task(&task);
         }
     }
 
     /// Brings the struck call to the step.
-    async fn reach_the_step(&mut self) -> Result<(), String> {
+    pub async fn reach_the_step(&mut self) -> Result<(), String> {
         let kind = self.cell.kind;
         if kind.of_guest() {
             self.until("the guest to be watched", |play| play.seen()["phase"] == "waiting for the guest")
@@ -198,7 +203,7 @@ impl Play<'_> {
     }
 
     /// The fault strikes while the call is at work, or at the moment at which it is done.
-    async fn at_work(&mut self) -> Result<Proof, String> {
+    pub async fn at_work(&mut self) -> Result<Proof, String> {
         let finish = self.cell.step == Step::Unreported;
         let stream = match self.cell.fault {
             Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
@@ -227,17 +232,8 @@ impl Play<'_> {
     }
 
     /// The fault strikes the read that lets the picture catch up.
-    async fn result_read(&mut self) -> Result<Proof, String> {
+    pub async fn result_read(&mut self) -> Result<Proof, String> {
         let kind = self.cell.kind;
-        let disruption = match self.cell.fault {
-            Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
-            Fault::CutMid => Some(Disruption::CloseMidAnswer),
-            Fault::CutAfter => Some(Disruption::CloseAfterRunning),
-            Fault::SlowDone => Some(Disruption::NeverAnswer { run: true }),
-            Fault::Garbage => Some(garbage()),
-            Fault::Unavailable => Some(unavailable()),
-            _ => None,
-        };
         if kind.at_once() && self.cell.fault == Fault::SlowDone {
             // Nothing is told any more from before the call on.
             let planned =
@@ -247,13 +243,7 @@ impl Play<'_> {
             self.start().await?;
             return Ok(Proof::planned(planned));
         }
-        let hand = match disruption {
-            Some(disruption) => Hand::new(move |control| {
-                control.disrupt_next("WaitForUpdatesEx", disruption.clone());
-            }),
-            None => self.hand(false),
-        };
-        let catch_up = Disruption::Hand(hand, None);
+        let catch_up = self.catch_up();
         let planned = if kind.at_once() {
             let planned = self.control().disrupt_next("CancelWaitForUpdates", catch_up);
             self.start().await?;
@@ -270,10 +260,33 @@ impl Play<'_> {
         Ok(Proof::planned(planned))
     }
 
+    /// What is done to the read that lets the picture catch up, as it begins.
+    pub fn catch_up(&self) -> Disruption {
+        let disruption = match self.cell.fault {
+            Fault::CutBefore => Some(Disruption::CloseBeforeRunning),
+            Fault::CutMid => Some(Disruption::CloseMidAnswer),
+            Fault::CutAfter => Some(Disruption::CloseAfterRunning),
+            Fault::SlowDone => Some(Disruption::NeverAnswer { run: true }),
+            Fault::Garbage => Some(garbage()),
+            Fault::Unavailable => Some(unavailable()),
+            _ => None,
+        };
+        let hand = match disruption {
+            Some(disruption) => Hand::new(move |control| {
+                control.disrupt_next("WaitForUpdatesEx", disruption.clone());
+            }),
+            None => self.hand(false),
+        };
+        Disruption::Hand(hand, None)
+    }
+
     /// What the simulator counts of a fault that is no disruption of a call.
     fn proof_of_events(&self) -> Proof {
         let id = self.id.clone();
         let method = self.cell.kind.method();
+        if let Some(by_hand) = self.leased.as_ref().and_then(|leased| leased.by_hand.clone()) {
+            return Proof(Box::new(move |_| by_hand.acted()));
+        }
         let counted = |word: &'static str| {
             let before = self.control().happened(word);
             Proof(Box::new(move |control| control.happened(word) > before))
@@ -308,6 +321,8 @@ impl Play<'_> {
     fn hand(&self, done: bool) -> Hand {
         let (cell, id, task) = (self.cell, self.id.clone(), self.task.clone());
         let before = self.before.clone();
+        let by_hand = self.leased.as_ref().and_then(|leased| leased.by_hand.clone());
+        let between = self.leased.as_ref().is_some_and(|leased| leased.kind.is_between());
         Hand::new(move |control| {
             let task = task.as_deref();
             let finish = |world: &mut World| {
@@ -322,6 +337,13 @@ impl Play<'_> {
                     world.finish_task(task);
                 }
             };
+            if let Some(by_hand) = &by_hand {
+                control.mutate(|world| {
+                    finish(world);
+                    by_hand.act(world, &id);
+                });
+                return;
+            }
             match cell.fault {
                 Fault::SessionExpired => control.at_once(finish, Some(Event::ExpireSessions)),
                 Fault::AccountRefused => {
@@ -368,6 +390,7 @@ impl Play<'_> {
                 Fault::QuestionAnswered | Fault::QuestionLeft => {
                     // A power-on that has not come half way hangs on it.
                     let holds = cell.kind.powers_on()
+                        && !between
                         && matches!(cell.step, Step::Unanswered | Step::Accepted | Step::Progress);
                     let question = Event::Question {
                         machine: id.clone(),

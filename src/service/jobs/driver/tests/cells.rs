@@ -653,3 +653,24 @@ fn the_plug_is_pulled_in_time_or_at_once_where_no_tools_run() {
     refused.happen(Event::Deadline);
     assert_unknown(refused, 2);
 }
+
+#[test]
+fn power_that_is_undone_each_time_is_not_given_for_ever() {
+    let release = JobRequest::Release { keep_power: false, snapshot: None };
+    let mut run = Run::begin(release, World::new(On));
+    let mut calls = 0;
+    for _ in 0..200 {
+        if run.disk.state.is_end() {
+            break;
+        }
+        if matches!(run.effect, Effect::Call(_)) {
+            calls += 1;
+        }
+        run.go(1, None);
+        // Another hand is as quick as otter.
+        run.world.power = On;
+    }
+    assert_eq!(calls, MAX_ASKS as usize);
+    assert_eq!(run.disk.state, JobState::Failed);
+    assert_eq!(run.disk.error.map(|failure| failure.kind), Some(FailureKind::InvalidPowerState));
+}

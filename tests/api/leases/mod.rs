@@ -1,8 +1,16 @@
 //! Leases over HTTP: granted, queued, prepared, enforced, renewed, given back, and never to two.
 
+mod enforced;
+mod input;
+mod pools;
+mod rights;
+mod shape;
+mod time;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use otter::app::Settings;
 use otter::domain::lease::{Prepare, Release};
 use otter::domain::machine::PowerState;
 use otter::domain::pool::{Pool, Pools};
@@ -15,27 +23,28 @@ use crate::harness::{Answer, Events, Lab, eventually, machine};
 const STAGING: &str = "qubes-4.2-sdw-staging";
 
 async fn lab() -> Lab {
-    Lab::tuned(|settings| {
-        let qubes = Pool {
-            machines: vec!["qubes-*".to_owned()],
-            prepare: None,
-            release: Some(Release::default()),
-            max_ttl: Some(Duration::from_hours(2)),
-            may_keep_power: false,
-        };
-        let ready = Pool {
-            machines: vec![STAGING.to_owned()],
-            prepare: Some(Prepare {
-                snapshot: Some("installed/updated/kickstart".to_owned()),
-                power: Some(PowerState::On),
-                until: None,
-                settle: Some(Duration::from_millis(20)),
-            }),
-            ..qubes.clone()
-        };
-        settings.pools = Pools([("qubes".to_owned(), qubes), ("ready".to_owned(), ready)].into());
-    })
-    .await
+    Lab::tuned(with_pools).await
+}
+
+fn with_pools(settings: &mut Settings) {
+    let qubes = Pool {
+        machines: vec!["qubes-*".to_owned()],
+        prepare: None,
+        release: Some(Release::default()),
+        max_ttl: Some(Duration::from_hours(2)),
+        may_keep_power: false,
+    };
+    let ready = Pool {
+        machines: vec![STAGING.to_owned()],
+        prepare: Some(Prepare {
+            snapshot: Some("installed/updated/kickstart".to_owned()),
+            power: Some(PowerState::On),
+            until: None,
+            settle: Some(Duration::from_millis(20)),
+        }),
+        ..qubes.clone()
+    };
+    settings.pools = Pools([("qubes".to_owned(), qubes), ("ready".to_owned(), ready)].into());
 }
 
 async fn ask(lab: &Lab, body: Value) -> Answer {
@@ -201,24 +210,6 @@ async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
 }
 
 #[tokio::test]
-async fn an_abandoned_waiter_drops_and_one_who_waits_does_not() {
-    let lab = Lab::tuned(|settings| settings.leases.abandon_after = Duration::from_secs(1)).await;
-    let mut stream = Events::open(&lab, "?types=lease.changed").await;
-    let held = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let abandoned = ask(&lab, wanted.clone()).await.expect(202).json;
-    let patient = ask(&lab, wanted).await.expect(202).json;
-    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &path(&patient, "/wait?wait=14s"))));
-    // Nobody may ask about it, so its end is heard of.
-    let told = stream.until(|told| told.json["object"]["state"] == "failed").await;
-    let last = told.last().unwrap();
-    assert_eq!(last.json["id"], abandoned["id"]);
-    assert_eq!(last.json["object"]["end"]["reason"], "abandoned");
-    give_back(&lab, &held).await;
-    assert_eq!(waiting.await.unwrap().expect(200).json["fence"], 2);
-}
-
-#[tokio::test]
 async fn a_lost_answer_is_got_again_by_its_key() {
     let lab = lab().await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m"});
@@ -270,6 +261,7 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
     let failed = lab.get(&path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
     assert!(failed.str("detail").contains("prepare-failed"), "{}", failed.text);
     assert_eq!(failed.json["fault"]["type"], "NoDiskSpace");
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
     let seen = lab.machine(STAGING).await;
     assert_eq!(seen["not_free_because"], json!(["quarantined"]));
     assert_eq!(
@@ -384,7 +376,18 @@ async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
     });
     lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
     assert_eq!(lab.get(&path(&lease, "")).await.json["end"]["reason"], "machine-gone");
-    let _ = kept;
+    // Under another id it is still that machine.
+    lab.control().mutate(|world| {
+        let mut back = kept;
+        back.id = "99".to_owned();
+        back.snapshots.clear();
+        back.current_snapshot = None;
+        world.add_machine(back);
+    });
+    lab.until("/v1/machines/99", |machine| machine["not_free_because"] == json!(["quarantined"])).await;
+    let seen = lab.get("/v1/machines/99").await.json;
+    assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("vanished"), "{seen}");
+    ask(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"})).await.problem(409, "no-free-machine");
 }
 
 #[tokio::test]

@@ -1,0 +1,172 @@
+#!/bin/sh
+# A machine of otter in a CI job, with curl 7.76 or newer and jq alone; `otter run` does it better where it can be had.
+#
+#   otter.sh run COMMAND…   takes a machine, runs the command on it, gives the machine back, exits with the command's status
+#   otter.sh take           takes a machine, and prints what `run` exports, a line NAME=value each
+#   otter.sh give-back      gives back what was taken with this OTTER_KEY, even where its `take` was cut off
+#
+# The environment says the rest:
+#   OTTER_URL, OTTER_TOKEN  where otter is, and the token of a runner, if there are tokens
+#   OTTER_SELECT            which machine, as in POST /v1/leases: {"pool": "qubes"}
+#   OTTER_PREPARE           what it is to be first: {"snapshot": "kickstart", "power": "on"}; else as the pool says
+#   OTTER_TTL               how many seconds it is held, 600 unless said; `run` renews it, after `take` nobody does
+#   OTTER_QUEUE_FOR         how many seconds to wait for one, 1800 unless said
+#   OTTER_KEY               names the taking: the same one takes the same machine. For `run` a random one will do
+#   OTTER_REFERENCE         kept with the lease: the job's address
+#
+# Exits as `otter run` does where there is no machine: 64, 69, 73, 74, 75, 77 (`otter run --help`).
+set -eu
+
+url=${OTTER_URL:?say where otter is} select=${OTTER_SELECT:?say which machine, such as '{"pool": "qubes"}'}
+ttl=${OTTER_TTL:-600} queue_for=${OTTER_QUEUE_FOR:-1800}
+lease='' shown='' answer='' command='' renewer='' asked=''
+
+main() {
+  verb=${1:-}
+  [ $# = 0 ] || shift
+  case $verb in
+    run) key=${OTTER_KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')} && run "$@" ;;
+    take) key=${OTTER_KEY:?names the taking, for give-back} && take && wait_for_it && describe ;;
+    give-back) key=${OTTER_KEY:?names what was taken} && take && give_back ;;
+    *) fail 64 'otter.sh run COMMAND…, otter.sh take or otter.sh give-back' ;;
+  esac
+}
+
+run() {
+  [ $# -gt 0 ] || fail 64 'a command is missing'
+  trap finish EXIT
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap 'fail 74 "the lease is lost, so the command is ended"' USR1
+  asked=yes
+  take
+  wait_for_it
+  described=$(describe)
+  while IFS= read -r line; do export "${line?}"; done <<EOF
+$described
+EOF
+  renew_on >/dev/null 2>&1 &
+  renewer=$!
+  # A session of its own, so that all it starts ends with it; and with the input that a shell takes from what it does not wait for.
+  exec 3<&0
+  setsid "$@" <&3 3<&- &
+  command=$!
+  status=0
+  wait "$command" || status=$?
+  command=''
+  exit "$status"
+}
+
+# The answer to a repetition with the same key is the same lease, so that one that was lost leaks no machine.
+take() {
+  body=$(jq -cn --argjson select "$select" --argjson prepare "${OTTER_PREPARE:-null}" --arg ttl "$ttl" --arg queue "$queue_for" \
+    '{select: $select, ttl: $ttl, queue_for: $queue} + if $prepare then {prepare: $prepare} else {} end') ||
+    fail 64 'OTTER_SELECT or OTTER_PREPARE is not JSON'
+  insist POST /leases -H "Idempotency-Key: otter.sh/$key" -H 'Content-Type: application/json' -d "$body" ||
+    { asked=''; complain; }
+  lease=$(field .id)
+  shown=$lease.$(field .secret)
+  asked=''
+}
+
+# 504 says to wait again, which curl does.
+wait_for_it() {
+  insist GET "/leases/$lease/wait?wait=30s" --retry 1000 --retry-delay 1 --retry-connrefused || complain
+}
+
+describe() {
+  machine=$(field .machine) name=$(field .machine_name)
+  insist GET "/machines/$(printf %s "$machine" | jq -Rrs @uri)" || complain
+  printf '%s\n' "OTTER_LEASE=$shown" "OTTER_MACHINE_ID=$machine" "OTTER_MACHINE_NAME=$name" \
+    "OTTER_MACHINE_IP=$(field '.ip_address // ""')"
+}
+
+# Three times in the lease's time, so that two may be lost. Only otter itself can say that the lease is over.
+renew_on() {
+  trap 'kill "$nap" 2>/dev/null; exit' TERM
+  trap - EXIT
+  while :; do
+    sleep "$(((ttl + 2) / 3))" >/dev/null 2>&1 &
+    nap=$!
+    wait "$nap"
+    if ! answer=$(call POST "/leases/$lease/renew" -H 'Content-Type: application/json' -d '{}'); then
+      case $(field .code) in lease-ended | not-found) kill -USR1 $$ && exit ;; esac
+    fi
+  done
+}
+
+give_back() {
+  insist DELETE "/leases/$lease" || complain
+}
+
+finish() {
+  status=$?
+  trap - EXIT
+  trap '' HUP INT TERM USR1
+  [ -z "$renewer" ] || kill "$renewer" 2>/dev/null || :
+  if [ -n "$command" ]; then
+    kill -TERM "-$command" 2>/dev/null || kill -TERM "$command" 2>/dev/null || :
+    { sleep 10; kill -KILL "-$command"; } >/dev/null 2>&1 &
+    killer=$!
+    wait "$command" 2>/dev/null || :
+    # It holds every other signal off, as this shell does now.
+    kill -KILL "$killer" 2>/dev/null || :
+    kill -KILL "-$command" 2>/dev/null || :
+  fi
+  # Cut off between the question and its answer: asked again, it is known what to give back.
+  if [ -n "$asked" ]; then (take && give_back) || :; fi
+  if [ -n "$lease" ]; then (give_back) || :; fi
+  exit "$status"
+}
+
+# Calls, up to eight times where no answer came or one that may be another later. The answer is in $answer.
+insist() {
+  tries=0
+  while :; do
+    code=0
+    answer=$(call "$@") || code=$?
+    [ $code != 0 ] || return 0
+    if [ $code = 22 ]; then
+      case $(field .status) in 408 | 429 | 5??) ;; *) return 1 ;; esac
+    fi
+    tries=$((tries + 1))
+    [ $tries -lt 8 ] || return 1
+    sleep 1
+  done
+}
+
+# A method, a path, and more for curl. Secrets go by its standard input, where no list of processes shows them.
+call() {
+  method=$1 path=$2
+  shift 2
+  {
+    [ -z "${OTTER_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$OTTER_TOKEN"
+    [ -z "$shown" ] || printf 'header = "Otter-Lease: %s"\n' "$shown"
+    [ -z "${OTTER_REFERENCE:-}" ] || printf 'header = "Otter-Reference: %s"\n' "$OTTER_REFERENCE"
+  } | curl -s --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
+}
+
+# After a repetition curl has printed every answer: the last one counts.
+field() { printf %s "$answer" | jq -rs "last | $1" 2>/dev/null || :; }
+
+complain() {
+  why=$(field '"\(.code): \(.detail)"')
+  case $(field .status) in
+    401 | 403) status=77 ;;
+    409) case $why in no-free-machine*) status=75 ;; *prepare-failed* | *machine-gone*) status=73 ;; *) status=74 ;; esac ;;
+    429) status=75 ;;
+    404) if [ -n "$lease" ]; then status=74; else status=64; fi ;;
+    423) status=74 ;;
+    4??) status=64 ;;
+    *) status=69 ;;
+  esac
+  fail "$status" "${why:-otter does not answer (curl exits with $code)}"
+}
+
+fail() {
+  printf 'otter.sh: %s\n' "$2" >&2
+  exit "$1"
+}
+
+main "$@"

@@ -1,0 +1,185 @@
+//! A body of JSON, read strictly: what is unknown, missing, null or there twice is told by its place, however deep.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use utoipa::PartialSchema;
+use utoipa::openapi::{RefOr, Schema};
+
+use super::{failure_in_body, pointer, suggestion};
+use crate::domain::failure::Failure;
+use crate::service::machines::shorten;
+
+/// Parses a body strictly: UTF-8, JSON, an object, only known fields, each of its type.
+pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Failure> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let detail = format!("The body is not UTF-8 from byte {} on.", error.valid_up_to());
+        failure_in_body("", "not-utf-8", detail)
+    })?;
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
+        // The error names line and column, never the text.
+        failure_in_body("", "not-json", format!("The body is not JSON: {error}."))
+    })?;
+    let Some(object) = value.as_object() else {
+        return Err(failure_in_body(
+            "",
+            "not-an-object",
+            "The body must be a JSON object, such as {}.".to_owned(),
+        ));
+    };
+    if let Some(repeated) = repeated_field(text) {
+        let name = repeated.rsplit('/').next().unwrap_or_default();
+        let detail = format!("The field {} stands there twice; give it once.", shorten(name));
+        return Err(failure_in_body(&repeated, "repeated", detail));
+    }
+    let known = known_fields(&T::schema());
+    if let Some(unknown) = object.keys().find(|key| !known.contains(key)) {
+        let detail = format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
+        return Err(failure_in_body(&pointer(unknown), "unknown-field", detail));
+    }
+    if let Some(missing) = required_fields(&T::schema()).into_iter().find(|field| !object.contains_key(field))
+    {
+        let detail = format!("The field {missing} is missing.");
+        return Err(failure_in_body(&pointer(&missing), "missing", detail));
+    }
+    // No field of a request is nullable: a null is a variable that came out empty, and means something to nobody.
+    if let Some(null) = null_field(&value) {
+        let field = null.trim_start_matches('/').replace('/', ".");
+        let detail = format!("The field {field} is null; give it a value, or leave it out.");
+        return Err(failure_in_body(&null, "wrong-type", detail));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };
+        let inner = error.inner().to_string();
+        match unknown_field(&inner) {
+            Some((unknown, known)) => {
+                let detail =
+                    format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
+                failure_in_body(&at, "unknown-field", detail)
+            }
+            None => failure_in_body(&at, "wrong-type", format!("{at}: {inner}.")),
+        }
+    })
+}
+
+/// Where the first null stands, however deep.
+fn null_field(value: &serde_json::Value) -> Option<String> {
+    value.as_object()?.iter().find_map(|(field, value)| {
+        if value.is_null() {
+            return Some(pointer(field));
+        }
+        null_field(value).map(|below| pointer(field) + &below)
+    })
+}
+
+/// The field that serde does not know, and those that it does: of what lies deeper it alone tells.
+fn unknown_field(error: &str) -> Option<(&str, Vec<String>)> {
+    let (unknown, rest) = error.strip_prefix("unknown field `")?.split_once('`')?;
+    Some((unknown, rest.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
+}
+
+/// Where a field stands twice in an object, however deep: the one would be acted on and the other overlooked.
+fn repeated_field(object: &str) -> Option<String> {
+    struct Repeated(Option<String>);
+
+    impl<'de> Deserialize<'de> for Repeated {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(Names)
+        }
+    }
+
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = Repeated;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("any value")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Repeated, A::Error> {
+            let (mut seen, mut repeated) = (HashSet::new(), None);
+            while let Some((name, Repeated(below))) = fields.next_entry::<String, Repeated>()? {
+                let at = pointer(&name);
+                let twice = seen.replace(name).map(|_| at.clone());
+                repeated = repeated.or(twice).or_else(|| below.map(|below| at + &below));
+            }
+            Ok(Repeated(repeated))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Repeated, A::Error> {
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(Repeated(None))
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_str<E>(self, _: &str) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+
+        fn visit_unit<E>(self) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+    }
+
+    serde_json::from_str::<Repeated>(object).ok()?.0
+}
+
+fn known_fields(schema: &RefOr<Schema>) -> Vec<String> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The fields that a body has to have.
+pub fn required_fields(schema: &RefOr<Schema>) -> Vec<String> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.required.clone(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_stands_twice_is_found() {
+        assert_eq!(repeated_field(r#"{"a":1,"b":{"a":2,"c":3},"a":4}"#).as_deref(), Some("/a"));
+        assert_eq!(repeated_field(r#"{"a":1,"\u0061":2}"#).as_deref(), Some("/a"));
+        assert_eq!(
+            repeated_field(r#"{"a":1,"b":{"c":true,"a/b":null,"a/b":-3.5}}"#).as_deref(),
+            Some("/b/a~1b")
+        );
+        assert_eq!(repeated_field(r#"{"a":1,"b":[{"a":2}]}"#), None);
+        assert_eq!(repeated_field("{}"), None);
+    }
+
+    #[test]
+    fn what_serde_does_not_know_is_told_with_what_it_does() {
+        let told = unknown_field("unknown field `snap`, expected one of `snapshot`, `power`");
+        assert_eq!(told, Some(("snap", vec!["snapshot".to_owned(), "power".to_owned()])));
+        assert_eq!(unknown_field("unknown field `x`, expected `a` or `b`").unwrap().1, ["a", "b"]);
+        assert_eq!(unknown_field("unknown field `x`, there are no fields").unwrap().1, [""; 0]);
+        assert_eq!(unknown_field("invalid type: integer `5`, expected a string"), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! The command line of `otter run`, and the request that it makes.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::domain::duration;
+use crate::domain::verify::Fingerprint;
+
+#[derive(Debug, Args)]
+#[command(after_help = super::exit::help())]
+#[command(group(clap::ArgGroup::new("select").required(true).multiple(true).args(["pool", "machine", "name", "mac"])))]
+pub struct RunCommand {
+    /// Where otter is: `http://…`, `https://…` or `unix:/path`. Else `OTTER_URL` says. No proxy is asked.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// A machine of this pool; of all that is said of the machine, all must fit.
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+    /// This machine: an id, name:<exact>, uuid:<…> or mac:<…>.
+    #[arg(long, value_name = "MACHINE")]
+    machine: Option<String>,
+    /// A machine with this in its name, whatever the case.
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// The machine with this hardware address.
+    #[arg(long, value_name = "MAC")]
+    mac: Option<String>,
+    /// Revert it to this snapshot first: an id, name or path. What is said of how it is to be made ready replaces what
+    /// the pool says.
+    #[arg(long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+    /// Then have it on, or off.
+    #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
+    power: Option<String>,
+    /// Then wait for this.
+    #[arg(long, value_name = "WHAT", value_parser = ["power_state:on", "ip", "tools"])]
+    until: Option<String>,
+    /// Then wait this long.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    settle: Option<Duration>,
+    /// How long the machine is held without a word from here. It is renewed while the command runs; where `otter run`
+    /// is killed or cut off, the machine comes back after this time.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
+    pub ttl: Duration,
+    /// How long to wait where no machine is free. Without it, one must be free now.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    queue_for: Option<Duration>,
+    /// What becomes of the power in the end; else as the pool says, or off.
+    #[arg(long, value_name = "off|keep", value_parser = ["off", "keep"])]
+    release_power: Option<String>,
+    /// Revert it to this snapshot in the end.
+    #[arg(long, value_name = "SNAPSHOT")]
+    release_snapshot: Option<String>,
+    /// Who or what holds it, for people; else the token's name.
+    #[arg(long, value_name = "TEXT")]
+    holder: Option<String>,
+    /// What is kept with the lease, and finds it again: the address of a CI job, say.
+    #[arg(long, value_name = "TEXT")]
+    pub reference: Option<String>,
+    /// A file with the token alone in it. Else `OTTER_TOKEN` is the token, if there is one.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Trust the certificates of this PEM file alone.
+    #[arg(long, value_name = "FILE", conflicts_with = "fingerprint")]
+    pub cacert: Option<PathBuf>,
+    /// Trust the one certificate with this SHA-256.
+    #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
+    pub fingerprint: Option<Fingerprint>,
+    /// How long the command has to end by itself, once it was told to.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub kill_after: Duration,
+    /// How long otter is tried where it does not answer, before the command runs and after it. While it runs, otter is
+    /// tried until the time of the lease is over.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time)]
+    pub retry_for: Duration,
+    /// Say nothing but what goes wrong.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// The command and its arguments, behind `--`.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+impl RunCommand {
+    /// The body of `POST /v1/leases`.
+    pub fn request(&self) -> Value {
+        let Self { pool, machine, name, mac, snapshot, power, until, settle, ttl, queue_for, .. } = self;
+        let Self { release_power, release_snapshot, holder, .. } = self;
+        let text = |value: &Option<String>| value.clone().map(Value::from);
+        let time = |value: Duration| Value::from(duration::format(value));
+        let select =
+            [("pool", text(pool)), ("machine", text(machine)), ("name", text(name)), ("mac", text(mac))];
+        let prepare = [
+            ("snapshot", text(snapshot)),
+            ("power", text(power)),
+            ("until", text(until)),
+            ("settle", settle.map(time)),
+        ];
+        let release = [("power", text(release_power)), ("snapshot", text(release_snapshot))];
+        let mut body = said([("holder", text(holder)), ("queue_for", queue_for.map(time))]);
+        body.insert("select".to_owned(), Value::Object(said(select)));
+        body.insert("ttl".to_owned(), json!(duration::format(*ttl)));
+        for (field, value) in [("prepare", said(prepare)), ("release", said(release))] {
+            if !value.is_empty() {
+                body.insert(field.to_owned(), Value::Object(value));
+            }
+        }
+        Value::Object(body)
+    }
+}
+
+/// What there is of these.
+fn said<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(Duration::ZERO) => Err("more than nothing is wanted".to_owned()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+fn fingerprint(text: &str) -> Result<Fingerprint, String> {
+    text.strip_prefix("sha256:").unwrap_or(text).parse().map_err(|error| format!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunCommand,
+    }
+
+    fn read(words: &str) -> Result<RunCommand, clap::Error> {
+        Line::try_parse_from(["run"].into_iter().chain(words.split(' '))).map(|line| line.run)
+    }
+
+    #[test]
+    fn what_is_not_said_is_not_asked_for() {
+        let run = read("--pool qubes -- ./test.sh --pool").unwrap();
+        assert_eq!(run.request(), json!({"select": {"pool": "qubes"}, "ttl": "10m"}));
+        assert_eq!(run.command, ["./test.sh", "--pool"]);
+        let all = "--machine name:a --name b --mac 1:2:3:4:5:6 --snapshot s --power on --until ip --settle 90s --ttl 5m \
+                   --queue-for 1h --release-power keep --release-snapshot t --holder me -- true";
+        let wanted = json!({
+            "select": {"machine": "name:a", "name": "b", "mac": "1:2:3:4:5:6"},
+            "prepare": {"snapshot": "s", "power": "on", "until": "ip", "settle": "1m30s"},
+            "release": {"power": "keep", "snapshot": "t"},
+            "ttl": "5m", "queue_for": "1h", "holder": "me",
+        });
+        assert_eq!(read(all).unwrap().request(), wanted);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let digits = "ab".repeat(32);
+        for wrong in [
+            "-- true",
+            "--pool a",
+            "--pool a true",
+            "--pool a --ttl 0 -- true",
+            "--pool a --ttl soon -- true",
+            "--pool a --power up -- true",
+            "--pool a --fingerprint ab -- true",
+            &format!("--pool a --fingerprint {digits} --cacert a.pem -- true"),
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert!(read(&format!("--pool a --fingerprint sha256:{digits} -- true")).is_ok());
+    }
+}

@@ -1,0 +1,297 @@
+//! HTTP to otter: one client with its trust, token, time-outs and size limit. It follows no redirect, asks no proxy, and
+//! repeats nothing by itself.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::header::{AUTHORIZATION, DATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
+use reqwest::{RequestBuilder, Response};
+use rustls::CertificateError;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Failure;
+use super::arguments::RunCommand;
+use super::exit::Exit;
+use crate::domain::verify::Verify;
+use crate::esx::{OtherCertificate, client_config};
+
+/// What shows whose lease a call is.
+const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
+
+/// How long a connection may take, and an answer beyond what it was asked to wait.
+const CONNECT: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(15);
+/// How long a stream may be silent; otter says something every 15 s.
+const SILENCE: Duration = Duration::from_secs(45);
+/// The longest answer, and line of a stream, that is read.
+const LIMIT: usize = 1 << 20;
+
+/// Calls otter.
+pub struct Client {
+    http: reqwest::Client,
+    /// As it was given.
+    url: String,
+    base: String,
+}
+
+/// A whole answer.
+pub struct Answer {
+    pub status: StatusCode,
+    /// otter's own time.
+    pub date: Option<Timestamp>,
+    body: BytesMut,
+}
+
+/// No whole answer came.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// In words.
+    pub why: String,
+    /// Whether one may come later; never from whom is not trusted.
+    pub may_pass: bool,
+}
+
+/// What an answer says that is none of success.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    code: String,
+    detail: String,
+}
+
+impl Client {
+    /// A client for what the command line names, with the token of its file or else this one.
+    ///
+    /// # Errors
+    /// `Usage` where the address, a file or the token is wrong.
+    pub async fn new(command: &RunCommand, url: &str, token: Option<SecretString>) -> Result<Self, Failure> {
+        let wrong = |why: String| Failure::new(Exit::Usage, why);
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("otter-run/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .http1_only()
+            .connect_timeout(CONNECT)
+            // otter drops idle connections when it stops, and a request that meets that moment is lost.
+            .pool_idle_timeout(Duration::from_secs(10));
+        let mut base = url.trim_end_matches('/').to_owned();
+        if let Some(path) = url.strip_prefix("unix:") {
+            builder = builder.unix_socket(path);
+            "http://localhost".clone_into(&mut base);
+        } else {
+            let parsed = reqwest::Url::parse(url).map_err(|error| wrong(format!("--url {url}: {error}")))?;
+            if !matches!(parsed.scheme(), "http" | "https") || parsed.query().is_some() {
+                return Err(wrong(format!("--url {url}: http://…, https://… or unix:/path is wanted")));
+            }
+        }
+        if base.starts_with("https:") {
+            let verify = match (&command.cacert, command.fingerprint) {
+                (Some(file), _) => Verify::CaFile(file.clone()),
+                (None, Some(pin)) => Verify::Fingerprint(pin),
+                (None, None) => Verify::SystemRoots,
+            };
+            let trust = client_config(&verify).map_err(|error| wrong(chain(&error)))?;
+            builder = builder.tls_backend_preconfigured(trust);
+        } else {
+            // Without TLS nothing has to be trusted; the library still wants to be told how it would be done.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            builder = builder.tls_certs_only([]);
+        }
+        let token = match &command.token_file {
+            Some(file) => {
+                let text = tokio::fs::read_to_string(file).await;
+                let text = text.map_err(|error| wrong(format!("{}: {error}", file.display())))?;
+                Some(SecretString::from(text))
+            }
+            None => token,
+        };
+        if let Some(token) = token {
+            let value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret().trim()));
+            let mut value = value.map_err(|_| wrong("the token is none: it is one word".to_owned()))?;
+            value.set_sensitive(true);
+            builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
+        }
+        let http = builder.build().map_err(|error| wrong(chain(&error)))?;
+        Ok(Self { http, url: url.to_owned(), base })
+    }
+
+    /// Where otter is, for messages.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A call of a path under `/v1`, to shape further.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}/v1{path}", self.base))
+    }
+
+    /// The same, by right of a lease.
+    pub fn with_lease(&self, method: Method, path: &str, lease: &SecretString) -> RequestBuilder {
+        let request = self.request(method, path);
+        match HeaderValue::from_str(lease.expose_secret()) {
+            Ok(mut value) => {
+                value.set_sensitive(true);
+                request.header(OTTER_LEASE, value)
+            }
+            // An id and hexadecimal digits always are one; otter says so of anything else.
+            Err(_) => request,
+        }
+    }
+
+    /// Sends a call and takes its whole answer, within this time.
+    ///
+    /// # Errors
+    /// Where there is none in time.
+    pub async fn answer(request: RequestBuilder, within: Duration) -> Result<Answer, Unanswered> {
+        let mut response = request.timeout(within).send().await.map_err(|error| unanswered(&error))?;
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(&error))? {
+            if body.len() + chunk.len() > LIMIT {
+                return Err(Unanswered::for_now("the answer is too long to be otter's"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status: response.status(), date, body })
+    }
+
+    /// Opens a stream of lines of JSON.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn stream(request: RequestBuilder) -> Result<Lines, Unanswered> {
+        let opened = tokio::time::timeout(ANSWER, request.send()).await;
+        let opened = opened.map_err(|_| Unanswered::for_now("no answer came in time"))?;
+        let response = opened.map_err(|error| unanswered(&error))?;
+        if !response.status().is_success() {
+            return Err(Unanswered::for_now(format!("otter answers {}", response.status())));
+        }
+        Ok(Lines { response, unread: BytesMut::new() })
+    }
+}
+
+/// Lines of JSON as they come.
+pub struct Lines {
+    response: Response,
+    unread: BytesMut,
+}
+
+impl Lines {
+    /// The next; none where the stream ended or broke.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line = self.unread.split_to(end + 1);
+                return serde_json::from_slice(&line).ok();
+            }
+            let chunk = tokio::time::timeout(SILENCE, self.response.chunk()).await.ok()?.ok()??;
+            if self.unread.len() + chunk.len() > LIMIT {
+                return None;
+            }
+            self.unread.extend_from_slice(&chunk);
+        }
+    }
+}
+
+impl Answer {
+    /// Its body.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is none of otter's.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let why = format!("what answers is not otter, or another version of it: {error}");
+            Failure::new(Exit::Unavailable, why)
+        })
+    }
+
+    /// The problem's code; empty where it is none of otter's.
+    pub fn code(&self) -> String {
+        self.problem().code
+    }
+
+    /// Whether the same call may succeed later, without anything having been done by this one.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.status.as_u16(), 408 | 429 | 500 | 502..=504)
+    }
+
+    /// Why nothing came of it.
+    pub fn failure(&self) -> Failure {
+        let Problem { code, detail } = self.problem();
+        let exit = match (self.status.as_u16(), code.as_str()) {
+            (_, "no-free-machine" | "queue-full") => Exit::NoMachine,
+            (401 | 403, _) => Exit::NotAllowed,
+            (423, _) => Exit::LeaseLost,
+            (400..=499, code) if !code.is_empty() => Exit::Usage,
+            _ => Exit::Unavailable,
+        };
+        let why = if code.is_empty() {
+            format!("{}, from something that is not otter", self.status)
+        } else {
+            format!("{code}: {detail}")
+        };
+        Failure::new(exit, why)
+    }
+
+    fn problem(&self) -> Problem {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+impl Unanswered {
+    fn for_now(why: impl Into<String>) -> Self {
+        Self { why: why.into(), may_pass: true }
+    }
+}
+
+fn unanswered(error: &reqwest::Error) -> Unanswered {
+    let refused = causes(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    match refused {
+        Some(certificate) => {
+            let pinned = match certificate {
+                CertificateError::Other(other) => other.0.downcast_ref::<OtherCertificate>(),
+                _ => None,
+            };
+            let why = match pinned {
+                Some(OtherCertificate { seen, .. }) => {
+                    format!(
+                        "otter shows another certificate than that of --fingerprint, with the SHA-256 {seen}"
+                    )
+                }
+                None => format!("the certificate of otter is not trusted: {certificate}"),
+            };
+            Unanswered { why, may_pass: false }
+        }
+        None if error.is_timeout() => Unanswered::for_now("no answer came in time"),
+        None => {
+            Unanswered::for_now(causes(error).last().map_or_else(|| error.to_string(), ToString::to_string))
+        }
+    }
+}
+
+/// What an error comes from, the nearest first. The error of an I/O error is looked into too.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    let deeper = |cause: &&'e (dyn Error + 'static)| {
+        let cause: &'e (dyn Error + 'static) = *cause;
+        match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+            None => cause.source(),
+        }
+    };
+    std::iter::successors(error.source(), deeper)
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

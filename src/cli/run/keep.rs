@@ -1,0 +1,133 @@
+//! Keeps a lease while its command runs: renews it, and hears of its end.
+//!
+//! ```text
+//!          half of what is left        200
+//! renewed ─────────────────────► asks ─────► renewed
+//!    ▲                            │ no answer, or none that helps: again, until the time is over
+//!    └────────────────────────────┤
+//!                                 └── 423, 404, time over, or an event says so ─► lost
+//! ```
+//! What is left is counted on a clock that does not jump, and from what otter's own clock says: the two are never compared.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::json;
+
+use super::client::{ANSWER, Answer, Client, Unanswered};
+use super::lease::{Desk, Lease, LeaseView};
+use super::progress::Progress;
+
+/// The shortest time between two renewals, and before a stream is opened again.
+const SHORTEST: Duration = Duration::from_millis(250);
+const REOPEN: Duration = Duration::from_secs(2);
+/// Between two tries of a renewal: a tenth of what is left, within these.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// When a lease ends, and whether it can be held longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// By [`Clock::elapsed`](crate::clock::Clock::elapsed).
+    end: Duration,
+    /// Nothing holds it longer.
+    last: bool,
+}
+
+impl Term {
+    /// The term that an answer tells, which was asked for at `asked`; `ttl` is the longest it can be.
+    pub fn of(view: &LeaseView, answer: &Answer, asked: Duration, ttl: Duration) -> Self {
+        let told = view.expires_at.zip(answer.date).map(|(end, now)| end.duration_since(now).unsigned_abs());
+        let last = view.expires_at.is_some() && view.expires_at >= view.max_expires_at;
+        Self { end: asked + told.map_or(ttl, |told| told.min(ttl)), last }
+    }
+}
+
+/// Holds the lease for as long as this is awaited. Comes back once it is lost, and says why.
+pub async fn keep(desk: &Desk, lease: &Lease, term: Term, ttl: Duration, mut progress: Progress) -> String {
+    tokio::select! {
+        why = renew(desk, lease, term, ttl, &mut progress) => why,
+        why = hear(desk, lease) => why,
+    }
+}
+
+async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progress: &mut Progress) -> String {
+    let path = format!("/leases/{}/renew", lease.id);
+    let mut failed = None;
+    loop {
+        let left = term.end.saturating_sub(desk.clock.elapsed());
+        if left.is_zero() {
+            let why = failed.map(|why| format!(" and could not be held longer: {why}")).unwrap_or_default();
+            return format!("the time of the lease is over{why}");
+        }
+        let pause = match &failed {
+            _ if term.last => left,
+            Some(_) => (left / 10).clamp(AGAIN.0, AGAIN.1),
+            None => (left / 2).max(SHORTEST),
+        };
+        desk.clock.sleep(pause.min(left)).await;
+        if term.last {
+            continue;
+        }
+        let asked = desk.clock.elapsed();
+        let request = desk.client.with_lease(Method::POST, &path, &lease.shown).json(&json!({}));
+        let left = term.end.saturating_sub(asked);
+        let why = match Client::answer(request, left.min(ANSWER)).await {
+            Ok(answer) if answer.status == 200 => {
+                match answer.read::<LeaseView>() {
+                    Ok(view) => {
+                        term = Term::of(&view, &answer, asked, ttl);
+                        if failed.take().is_some() {
+                            progress.note("the lease is renewed again");
+                        }
+                        if term.last {
+                            progress.warn("the lease cannot be renewed any further: its machine is taken back in the end");
+                        }
+                        continue;
+                    }
+                    Err(failure) => failure.message,
+                }
+            }
+            Ok(answer) if matches!(answer.status.as_u16(), 404 | 423) => return answer.failure().message,
+            Ok(answer) => answer.failure().message,
+            Err(Unanswered { why, .. }) => why,
+        };
+        if failed.is_none() {
+            progress.warn(&format!(
+                "the lease cannot be renewed, and is tried again until its time is over: {why}"
+            ));
+        }
+        failed = Some(why);
+    }
+}
+
+/// Follows what becomes of the lease. A stream that is not to be had is opened again; the renewals hear of an end too,
+/// only later.
+async fn hear(desk: &Desk, lease: &Lease) -> String {
+    let path = format!("/events?types=lease.changed&lease={}", lease.id);
+    loop {
+        let request = desk.client.request(Method::GET, &path).header("accept", "application/x-ndjson");
+        if let Ok(mut lines) = Client::stream(request).await {
+            // What happened before the stream began is not in it.
+            let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
+            if let Ok(answer) = Client::answer(look, ANSWER).await {
+                match answer.status.as_u16() {
+                    200 => match answer.read::<LeaseView>() {
+                        Ok(view) if !view.is_active() => return view.why_ended(),
+                        _ => {}
+                    },
+                    404 => return answer.failure().message,
+                    _ => {}
+                }
+            }
+            while let Some(mut event) = lines.next().await {
+                let view = serde_json::from_value::<LeaseView>(event["object"].take());
+                if let Ok(view) = view
+                    && !view.is_active()
+                {
+                    return view.why_ended();
+                }
+            }
+        }
+        desk.clock.sleep(REOPEN).await;
+    }
+}

@@ -1,0 +1,270 @@
+//! The lease of a run: asked for, waited for, given back, each tried again where an answer was lost.
+//!
+//! ```text
+//! ask ─► queued ─► preparing ─► active ─► the command ─► give back
+//!  │        └──────────┴── ended: by its queue time, a failure, an operator
+//!  └── the same key each time, so that a lost answer leaks no machine
+//! ```
+
+use std::cell::OnceCell;
+use std::time::Duration;
+
+use http::Method;
+use jiff::Timestamp;
+use reqwest::RequestBuilder;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::Failure;
+use super::arguments::RunCommand;
+use super::client::{ANSWER, Answer, Client, Unanswered};
+use super::exit::Exit;
+use super::progress::Progress;
+use crate::clock::Clock;
+
+/// The first pause between two tries, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// The least time that a try has.
+const SHORTEST_TRY: Duration = Duration::from_secs(1);
+
+/// How long one call waits for the lease before what goes on is looked at.
+const SLICE_FOR_EYES: Duration = Duration::from_secs(1);
+const SLICE_FOR_LOGS: Duration = Duration::from_secs(3);
+
+/// A lease as otter shows it; what is not used here is left out.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LeaseView {
+    pub id: String,
+    pub state: String,
+    pub machine: Option<String>,
+    pub machine_name: Option<String>,
+    pub position: Option<u32>,
+    pub expires_at: Option<Timestamp>,
+    pub max_expires_at: Option<Timestamp>,
+    pub job: Option<String>,
+    pub secret: Option<SecretString>,
+    pub end: Option<LeaseEnd>,
+}
+
+/// How a lease ended, or is ending.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LeaseEnd {
+    reason: String,
+    by: String,
+    detail: Option<String>,
+}
+
+/// A job that makes a machine ready, as far as it is shown.
+#[derive(Deserialize)]
+struct JobView {
+    phase: String,
+    progress: Option<u8>,
+}
+
+#[derive(Deserialize)]
+struct MachineView {
+    ip_address: Option<String>,
+}
+
+/// A lease that was taken.
+pub struct Lease {
+    pub id: String,
+    /// What shows that it is ours: `<id>.<secret>`.
+    pub shown: SecretString,
+}
+
+/// Calls otter, again and again where that may help.
+pub struct Desk {
+    pub client: Client,
+    pub clock: Clock,
+    /// How long otter is tried where it does not answer.
+    pub retry_for: Duration,
+}
+
+impl Desk {
+    /// Asks for a machine, and puts the lease where it is found whatever happens then.
+    ///
+    /// # Errors
+    /// What otter says against it, or that it does not answer.
+    pub async fn ask(&self, command: &RunCommand, held: &OnceCell<Lease>) -> Result<LeaseView, Failure> {
+        let key = format!("otter-run/{}", self.clock.uuid());
+        let body = command.request();
+        let request = || {
+            let request =
+                self.client.request(Method::POST, "/leases").json(&body).header("idempotency-key", &key);
+            match &command.reference {
+                Some(reference) => request.header("otter-reference", reference),
+                None => request,
+            }
+        };
+        let view: LeaseView = self.answered(request).await?.read()?;
+        let Some(secret) = &view.secret else {
+            return Err(Failure::new(Exit::Unavailable, "otter gave a lease without its secret"));
+        };
+        let shown = SecretString::from(format!("{}.{}", view.id, secret.expose_secret()));
+        // One lease is asked for.
+        let _ = held.set(Lease { id: view.id.clone(), shown });
+        Ok(view)
+    }
+
+    /// Waits until the lease is active, and shows what goes on meanwhile. Gives it as it is then, and otter's own time.
+    ///
+    /// # Errors
+    /// How it ended instead, or that otter does not answer.
+    pub async fn until_active(
+        &self,
+        lease: &Lease,
+        progress: &mut Progress,
+    ) -> Result<(LeaseView, Answer), Failure> {
+        let slice = if progress.has_eyes() { SLICE_FOR_EYES } else { SLICE_FOR_LOGS };
+        let path = format!("/leases/{}/wait?wait={}s", lease.id, slice.as_secs());
+        loop {
+            // A time-out says that otter is there, and that it goes on.
+            let wait = || self.client.request(Method::GET, &path);
+            let answer = self
+                .heard(wait, slice, |answer| answer.code() != "wait-timeout" && answer.may_pass())
+                .await?;
+            match answer.status.as_u16() {
+                200 => return Ok((answer.read()?, answer)),
+                504 => self.show(lease, progress).await?,
+                404 => return Err(gone()),
+                _ if answer.code() == "lease-failed" => {
+                    let exit = self.look(lease).await?.ok_or_else(gone)?.exit();
+                    return Err(Failure { exit, ..answer.failure() });
+                }
+                _ => return Err(answer.failure()),
+            }
+        }
+    }
+
+    /// A lease as it is now; none where there is none.
+    ///
+    /// # Errors
+    /// That otter does not answer.
+    pub async fn look(&self, lease: &Lease) -> Result<Option<LeaseView>, Failure> {
+        let request = || self.client.request(Method::GET, &format!("/leases/{}", lease.id));
+        let answer = self.heard(request, Duration::ZERO, Answer::may_pass).await?;
+        match answer.status.as_u16() {
+            200 => Ok(Some(answer.read()?)),
+            404 => Ok(None),
+            _ => Err(answer.failure()),
+        }
+    }
+
+    /// The address of a machine, where one is known.
+    ///
+    /// # Errors
+    /// That otter does not answer, or not for this caller.
+    pub async fn address(&self, machine: &str) -> Result<Option<String>, Failure> {
+        let mut path = reqwest::Url::parse("http://localhost/machines")
+            .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+        // An id may hold what a path may not.
+        if let Ok(mut segments) = path.path_segments_mut() {
+            segments.push(machine);
+        }
+        let answer = self.answered(|| self.client.request(Method::GET, path.path())).await?;
+        Ok(answer.read::<MachineView>()?.ip_address)
+    }
+
+    /// Gives the machine back. Done once otter has taken it down: what then becomes of the machine is otter's.
+    ///
+    /// # Errors
+    /// What otter says against it, or that it does not answer.
+    pub async fn give_back(&self, lease: &Lease) -> Result<(), Failure> {
+        let request =
+            || self.client.with_lease(Method::DELETE, &format!("/leases/{}", lease.id), &lease.shown);
+        let answer = self.heard(request, Duration::ZERO, Answer::may_pass).await?;
+        // Where it is not known any more, nothing is held.
+        if answer.status.is_success() || answer.status == 404 { Ok(()) } else { Err(answer.failure()) }
+    }
+
+    /// Shows what goes on with a lease that is not active yet.
+    async fn show(&self, lease: &Lease, progress: &mut Progress) -> Result<(), Failure> {
+        let view = self.look(lease).await?.ok_or_else(gone)?;
+        let job: Option<JobView> = match &view.job {
+            Some(job) if view.state == "preparing" => {
+                let request = || self.client.request(Method::GET, &format!("/jobs/{job}"));
+                self.answered(request).await?.read().ok()
+            }
+            _ => None,
+        };
+        let phase = job.as_ref().map(|job| job.phase.as_str()).filter(|phase| !phase.is_empty());
+        let text = phase.map_or_else(|| view.going_on(), |phase| format!("{}: {phase}", view.going_on()));
+        progress.show(&text, job.and_then(|job| job.progress));
+        Ok(())
+    }
+
+    /// The answer that is a success; else what it says is a failure.
+    async fn answered(&self, request: impl Fn() -> RequestBuilder) -> Result<Answer, Failure> {
+        let answer = self.heard(request, Duration::ZERO, Answer::may_pass).await?;
+        if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
+    }
+
+    /// The answer, tried again while none comes or one that passes, for as long as otter is tried.
+    async fn heard(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        blocks: Duration,
+        passes: impl Fn(&Answer) -> bool,
+    ) -> Result<Answer, Failure> {
+        let end = self.clock.elapsed() + self.retry_for;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = end.saturating_sub(self.clock.elapsed()).clamp(SHORTEST_TRY, ANSWER);
+            let answer = Client::answer(request(), blocks + left).await;
+            let over = self.clock.elapsed() + pause >= end;
+            match answer {
+                Ok(answer) if over || !passes(&answer) => return Ok(answer),
+                Err(Unanswered { why, may_pass }) if over || !may_pass => {
+                    let why = format!("no answer of {}: {why}", self.client.url());
+                    return Err(Failure::new(Exit::Unavailable, why));
+                }
+                _ => {}
+            }
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+impl LeaseView {
+    /// What goes on with it before it is active.
+    pub fn going_on(&self) -> String {
+        let name = self.machine_name.as_deref().unwrap_or("a machine");
+        match (self.state.as_str(), self.position) {
+            ("queued", Some(position @ 1..)) => format!("waits for a machine, {position} before it"),
+            ("queued", _) => "waits for a machine, the next in line".to_owned(),
+            ("preparing", _) => format!("{name} is made ready"),
+            (state, _) => format!("{name} is {state}"),
+        }
+    }
+
+    /// Whether its machine may be worked with.
+    pub fn is_active(&self) -> bool {
+        self.state == "active"
+    }
+
+    /// How it ended.
+    pub fn why_ended(&self) -> String {
+        let Some(LeaseEnd { reason, by, detail }) = &self.end else {
+            return format!("the lease is {}", self.state);
+        };
+        let detail = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        format!("the lease ended: {reason}, by {by}{detail}")
+    }
+
+    /// What its end means where it never was active.
+    fn exit(&self) -> Exit {
+        match self.end.as_ref().map(|end| end.reason.as_str()) {
+            Some("prepare-failed" | "machine-gone") => Exit::NotReady,
+            Some("queue-timeout" | "abandoned") => Exit::NoMachine,
+            _ => Exit::LeaseLost,
+        }
+    }
+}
+
+fn gone() -> Failure {
+    Failure::new(Exit::LeaseLost, "otter does not know the lease any more: was it started without its state?")
+}

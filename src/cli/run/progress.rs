@@ -1,0 +1,74 @@
+//! What `otter run` says, on the standard error: on a terminal one line that is drawn again, else a line for each change.
+
+use std::io::{IsTerminal, Write};
+
+/// Says things. Nobody reading them is no reason to end.
+pub struct Progress {
+    quiet: bool,
+    terminal: bool,
+    /// What was shown last.
+    shown: String,
+    /// Whether the cursor stands behind a line that is to be drawn again.
+    open: bool,
+}
+
+/// How wide a terminal is that does not say.
+const USUAL_WIDTH: usize = 80;
+
+impl Progress {
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet, terminal: std::io::stderr().is_terminal(), shown: String::new(), open: false }
+    }
+
+    /// Whether somebody may look on.
+    pub fn has_eyes(&self) -> bool {
+        self.terminal && !self.quiet
+    }
+
+    /// Shows what goes on, if that is new, and on a terminal how far it is.
+    pub fn show(&mut self, text: &str, percent: Option<u8>) {
+        if self.quiet {
+            return;
+        }
+        let text = match percent.filter(|_| self.terminal) {
+            Some(percent) => format!("otter: {} ({percent} %)", plain(text)),
+            None => format!("otter: {}", plain(text)),
+        };
+        if text == self.shown {
+            return;
+        }
+        if self.terminal {
+            let width =
+                rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+            let width = if width == 0 { USUAL_WIDTH } else { width };
+            write(&format!("\r\u{1b}[K{}", text.chars().take(width - 1).collect::<String>()));
+            self.open = true;
+        } else {
+            write(&format!("{text}\n"));
+        }
+        self.shown = text;
+    }
+
+    /// Says what stays.
+    pub fn note(&mut self, text: &str) {
+        if !self.quiet {
+            self.warn(text);
+        }
+    }
+
+    /// The same, however quiet it is to be.
+    pub fn warn(&mut self, text: &str) {
+        let begin = if std::mem::take(&mut self.open) { "\r\u{1b}[K" } else { "" };
+        write(&format!("{begin}otter: {}\n", plain(text)));
+    }
+}
+
+/// A text that does nothing to a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+fn write(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,484 @@
+//! The desk of leases on stepped time: steps of the real book, one after the other, each committed before it is shown;
+//! and the prepare and release jobs, as `service::leases::work` starts them. What callers and operators ask of it too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use super::disk::{Disk, LeaseStep, Write};
+use super::{Event, Simulation, Waits};
+use crate::domain::ids::{JobId, MachineId};
+use crate::domain::job::JobRequest;
+use crate::domain::lease::{
+    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
+};
+use crate::domain::machine::{MachineIdentity, PowerState};
+use crate::domain::pool::{Pool, Pools};
+use crate::sabotage::{Mistake, Sabotage};
+use crate::service::inventory::MachineRecord;
+use crate::service::jobs::Started;
+use crate::service::jobs::gate::Pass;
+use crate::service::leases::book::{Book, Changes, Input, LeaseRules, MachineKey, Now, Then};
+use crate::service::leases::desk::{AGAIN, Stepped, granted};
+use crate::service::leases::fit::{Candidate, wants};
+use crate::service::leases::holds::{Holds, Taking};
+use crate::service::leases::work;
+use crate::service::machines::own_reasons;
+
+const NOTE: Duration = Duration::from_secs(10);
+
+/// The desk in one life of the daemon.
+#[derive(Default)]
+pub struct Desk {
+    pub holds: Arc<Holds>,
+    pub book: Book,
+    todo: VecDeque<Todo>,
+    /// What is being committed; nothing else happens meanwhile.
+    pending: Option<Pending>,
+    note_at: Duration,
+}
+
+/// A step that is to be taken.
+enum Todo {
+    /// And which client asked.
+    Order(Box<Stepped>, Option<usize>),
+    Machines,
+    Look,
+    Tick,
+    Note,
+}
+
+struct Pending {
+    next: Book,
+    changes: Changes,
+    todo: Todo,
+    _taking: Option<Taking>,
+}
+
+/// How far the job of a lease is.
+#[derive(Debug)]
+pub enum Stage {
+    EndJobs,
+    Begin,
+    /// Its key was looked up.
+    Start(Arc<Lease>, Arc<MachineRecord>, Box<JobRequest>),
+    Await(JobId),
+}
+
+impl Desk {
+    pub fn restored<W: Clone>(disk: &Disk<W>, sabotage: Sabotage, now: Now) -> Self {
+        let rules = LeaseRules { sabotage, ..LeaseRules::default() };
+        let book = Book::restored(rules, disk.open_leases(), disk.machines.clone(), now);
+        let holds = Arc::new(Holds::default());
+        holds.show(book.clone());
+        Self { holds, book, note_at: now.elapsed + NOTE, ..Self::default() }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.book.open().next().is_none() && self.pending.is_none() && self.todo.is_empty()
+    }
+
+    /// When time has something to do.
+    pub fn next_at(&self) -> Option<Duration> {
+        self.book.open().next().filter(|_| self.pending.is_none())?;
+        Some(self.book.due().map_or(self.note_at, |due| due.min(self.note_at)))
+    }
+}
+
+impl Simulation {
+    pub fn lease_now(&self) -> Now {
+        Now { wall: self.wall(), elapsed: self.now }
+    }
+
+    /// The wall clock jumps, and those who sleep by it find out.
+    pub fn jump(&mut self) {
+        let seconds = i64::try_from(self.random.below(7_200)).unwrap_or_default();
+        let sign = if self.random.percent(50) { 1 } else { -1 };
+        self.skew += SignedDuration::from_secs(sign * seconds);
+        let Some(otter) = &self.otter else { return };
+        for (job, entry) in &otter.entries {
+            let (life, job, at) = (otter.life, *job, self.now + Duration::from_secs(30));
+            let machine = entry.live.job.machine.id.clone();
+            let event = match entry.run {
+                Some(_) => Event::Alarm { life, job, grace: false },
+                None => Event::Expire { life, job, machine },
+            };
+            self.agenda.plan(at, event);
+        }
+    }
+
+    /// What may be granted has perhaps changed.
+    pub fn changed(&mut self) {
+        if let Some(otter) = &mut self.otter
+            && !otter.desk.todo.iter().any(|todo| matches!(todo, Todo::Look))
+        {
+            otter.desk.todo.extend([Todo::Machines, Todo::Look]);
+        }
+    }
+
+    pub fn time_passed(&mut self) {
+        let now = self.now;
+        let Some(otter) = &mut self.otter else { return };
+        otter.planned.desk = false;
+        if now >= otter.desk.note_at {
+            otter.desk.note_at = now + NOTE;
+            otter.desk.todo.push_back(Todo::Note);
+        }
+        otter.desk.todo.extend([Todo::Tick, Todo::Machines, Todo::Look]);
+    }
+
+    /// Takes whatever steps may be taken.
+    pub fn desk_turns(&mut self) {
+        while let Some(otter) = self.otter.as_mut().filter(|otter| otter.desk.pending.is_none()) {
+            let Some(todo) = otter.desk.todo.pop_front() else { return };
+            self.take_step(todo);
+        }
+    }
+
+    /// As the desk's step: tried on a copy, committed, shown.
+    fn take_step(&mut self, todo: Todo) {
+        let now = self.lease_now();
+        let mut candidates = self.candidates(&todo);
+        let Some(otter) = &mut self.otter else { return };
+        if let Todo::Order(step, _) = &todo
+            && let Stepped::Asked(id) = **step
+        {
+            return otter.desk.book.asked(id, now);
+        }
+        let reading = otter.connected && otter.picture.loaded;
+        if matches!(todo, Todo::Machines | Todo::Look) && !reading {
+            return;
+        }
+        let there: Vec<MachineIdentity> =
+            otter.picture.machines.iter().map(|record| record.machine.identity()).collect();
+        let (next, changes, taking) = loop {
+            let mut next = otter.desk.book.clone();
+            let input = match &todo {
+                Todo::Order(step, _) => match &**step {
+                    Stepped::Ask { lease, .. } => Input::Ask(lease.clone(), &candidates),
+                    step => step.input(),
+                },
+                Todo::Machines => Input::Machines(&there),
+                Todo::Look => Input::Look(&candidates),
+                Todo::Tick => Input::Tick,
+                Todo::Note => Input::Note,
+            };
+            let Ok(changes) = next.step(input, now) else { return };
+            let grants = granted(&otter.desk.book, &changes);
+            let taking = otter.desk.holds.take(&grants);
+            let busy: Vec<MachineId> =
+                grants.into_iter().filter(|machine| otter.queues.has_any(machine)).collect();
+            if busy.is_empty() {
+                break (next, changes, taking);
+            }
+            for candidate in &mut candidates {
+                candidate.free &= !busy.contains(&candidate.identity.id);
+            }
+        };
+        let grants = !granted(&otter.desk.book, &changes).is_empty();
+        let pending = Pending { next, changes: changes.clone(), todo, _taking: Some(taking) };
+        if changes.leases.is_empty() && changes.machines.is_empty() {
+            return self.shown(pending);
+        }
+        let at = self.now;
+        let step = Box::new(LeaseStep { changes, at, candidates });
+        if grants && self.sabotage.makes(Mistake::GrantOutsideTransaction) {
+            self.write(Write::Leases { step, waits: Waits::Nobody });
+            return self.shown(pending);
+        }
+        otter.desk.pending = Some(pending);
+        self.write(Write::Leases { step, waits: Waits::Desk });
+    }
+
+    pub fn step_committed(&mut self) {
+        if let Some(pending) = self.otter.as_mut().and_then(|otter| otter.desk.pending.take()) {
+            self.shown(pending);
+        }
+    }
+
+    fn shown(&mut self, pending: Pending) {
+        let Pending { next, changes, todo, _taking: taking } = pending;
+        let Some(otter) = &mut self.otter else { return };
+        otter.desk.book = next;
+        otter.desk.holds.show(otter.desk.book.clone());
+        drop(taking);
+        self.tenancy.shown(&changes);
+        if let Todo::Order(step, client) = &todo {
+            if step.may_free_a_machine() {
+                otter.desk.todo.push_front(Todo::Look);
+                otter.desk.todo.push_front(Todo::Machines);
+            }
+            if let (Stepped::Ask { lease, .. }, Some(client)) = (&**step, client) {
+                self.clients[*client].leases.push(lease.id);
+            }
+        }
+        self.set_to_work(changes.then);
+    }
+
+    fn order(&mut self, step: Stepped, client: Option<usize>) {
+        if let Some(otter) = &mut self.otter {
+            otter.desk.todo.push_back(Todo::Order(Box::new(step), client));
+        }
+    }
+
+    pub fn set_to_work(&mut self, then: Vec<Then>) {
+        for then in then {
+            match then {
+                Then::Prepare(id) => self.plan_lease(id, LeaseState::Preparing, Stage::Begin, Duration::ZERO),
+                Then::Release(id) => {
+                    self.plan_lease(id, LeaseState::Releasing, Stage::EndJobs, Duration::ZERO);
+                }
+                Then::Warn(_) => {}
+            }
+        }
+    }
+
+    fn plan_lease(&mut self, id: LeaseId, state: LeaseState, next: Stage, after: Duration) {
+        self.agenda.plan(self.now + after, Event::Lease(self.lives, id, state, next));
+    }
+
+    /// The next thing that a lease's preparation or release does.
+    pub fn lease_goes_on(&mut self, id: LeaseId, state: LeaseState, next: Stage) {
+        let soon = self.random.latency();
+        let Some(otter) = &self.otter else { return };
+        match next {
+            Stage::EndJobs => {
+                let of_it = otter.entries.iter().filter(|(_, entry)| entry.live.job.lease == Some(id));
+                let jobs: Vec<JobId> = of_it.map(|(job, _)| *job).collect();
+                if jobs.is_empty() {
+                    return self.lease_goes_on(id, state, Stage::Begin);
+                }
+                for job in jobs {
+                    self.cancel(job);
+                }
+                self.plan_lease(id, state, Stage::EndJobs, Duration::from_millis(500));
+            }
+            Stage::Begin => {
+                let Some(open) = otter.desk.holds.shown().book.get(id).cloned() else { return };
+                let lease = open.lease;
+                if lease.state != state {
+                    return;
+                }
+                let record = lease.machine.as_ref().and_then(|held| otter.picture.machine(&held.id)).cloned();
+                let Some(record) = record else { return self.plan_lease(id, state, Stage::Begin, AGAIN) };
+                match work::request(&lease, &record.machine, state) {
+                    Ok(request) => {
+                        self.plan_lease(id, state, Stage::Start(lease, record, Box::new(request)), soon);
+                    }
+                    Err(failure) => self.lease_job_ended(id, state, Err(failure)),
+                }
+            }
+            Stage::Start(lease, record, request) => {
+                let key = Some(work::key(&lease, state, self.wall()));
+                let machine = record.machine.id.clone();
+                let pass = Pass::Own(id, state);
+                let (request, record) = (*request, Some(record));
+                self.post(super::clients::Post {
+                    client: 0,
+                    machine,
+                    request,
+                    deadline: None,
+                    key,
+                    pass,
+                    record,
+                });
+            }
+            Stage::Await(job) => {
+                let shown = otter.shown(job).is_some_and(|job| !job.state.is_end());
+                let outcome = self.disk.job(job).and_then(work::outcome).filter(|_| !shown);
+                match outcome {
+                    Some(outcome) => self.lease_job_ended(id, state, outcome),
+                    None => self.plan_lease(id, state, Stage::Await(job), Duration::from_millis(500)),
+                }
+            }
+        }
+    }
+
+    pub fn lease_job_started(&mut self, id: LeaseId, state: LeaseState, started: Option<Started>) {
+        match started {
+            Some(started) => {
+                let (job, _) = started.parts();
+                self.order(Stepped::Working(id, job), None);
+                self.plan_lease(id, state, Stage::Await(job), Duration::ZERO);
+            }
+            None => self.plan_lease(id, state, Stage::Begin, AGAIN),
+        }
+    }
+
+    fn lease_job_ended(
+        &mut self,
+        id: LeaseId,
+        state: LeaseState,
+        outcome: Result<(), crate::domain::failure::Failure>,
+    ) {
+        let step = match state {
+            LeaseState::Preparing => Stepped::Prepared(id, outcome),
+            _ => Stepped::Freed(id, outcome),
+        };
+        self.order(step, None);
+    }
+
+    fn candidates(&self, todo: &Todo) -> Vec<Candidate> {
+        let Some(otter) = &self.otter else { return Vec::new() };
+        let asks = match todo {
+            Todo::Order(step, _) => match &**step {
+                Stepped::Ask { lease, .. } => Some(&**lease),
+                _ => None,
+            },
+            _ => None,
+        };
+        let wanted = otter.desk.book.open().map(|open| &*open.lease).chain(asks).flat_map(wants).collect();
+        let candidates = otter.picture.machines.iter().map(|record| {
+            let machine = &record.machine;
+            let busy = otter.queues.active(&machine.id).is_some();
+            let free = otter.connected && !busy && own_reasons(machine).iter().all(|(_, holds)| !holds);
+            Candidate::of(machine, pools().of(machine), free, machine.template, &wanted)
+        });
+        candidates.collect()
+    }
+
+    /// A client, or an operator, does something with leases.
+    pub fn lease_acts(&mut self, client: usize) {
+        let own = self.clients[client].leases.clone();
+        // One that does not ask any more is a waiter that vanished.
+        if self.random.percent(70) {
+            for id in &own {
+                self.order(Stepped::Asked(*id), None);
+            }
+        }
+        let mine = self.random.pick(&own).copied();
+        let end =
+            |id, reason: EndReason| Stepped::End { id, reason, by: "somebody".to_owned(), detail: None };
+        match (self.random.below(12), mine) {
+            (0..=4, _) | (5..=9, None) => self.ask_for_lease(client),
+            (5 | 6, Some(id)) => {
+                let ttl = self.random.percent(50).then(|| Duration::from_secs(1 + self.random.below(200)));
+                self.order(Stepped::Renew(id, ttl), None);
+            }
+            (7..=9, Some(id)) => self.order(end(id, EndReason::Released), None),
+            (10, _) => {
+                let open: Vec<LeaseId> = self.disk.leases.keys().copied().collect();
+                if let Some(id) = self.random.pick(&open).copied() {
+                    self.order(end(id, EndReason::Revoked), None);
+                }
+            }
+            _ => {
+                let Some(otter) = &self.otter else { return };
+                let Some(record) = self.random.pick(&otter.picture.machines).cloned() else { return };
+                let (key, id) = (MachineKey::of(&record.machine.identity()), record.machine.id.clone());
+                let (reason, by, since) = ("broken".to_owned(), "operator".to_owned(), self.wall());
+                let quarantine = Quarantine { reason, by, since, automatic: false, job: None };
+                let step = match self.random.below(4) {
+                    0 => Stepped::SetAside(key, quarantine, id),
+                    _ => Stepped::Clear(key, id),
+                };
+                self.order(step, None);
+            }
+        }
+    }
+
+    fn ask_for_lease(&mut self, client: usize) {
+        let wall = self.wall();
+        // As a UUID of version 7 that never goes back in one life.
+        let milliseconds = u64::try_from(wall.as_millisecond()).unwrap_or_default();
+        let (life, last) = self.last_lease;
+        let at = if life == u64::from(self.lives) { milliseconds.max(last + 1) } else { milliseconds };
+        self.last_lease = (u64::from(self.lives), at);
+        let number = self.disk.lease_arrivals.len() as u64 + self.random.next() % 1_000_000;
+        let id = LeaseId(uuid::Uuid::from_u64_pair(at, number));
+        let random = &mut self.random;
+        let select = match random.below(4) {
+            0 => Select { machine: Some((16 + random.below(4)).to_string()), ..Select::default() },
+            1 => Select { name: Some("machine-1".to_owned()), ..Select::default() },
+            _ => Select { pool: Some("ci".to_owned()), ..Select::default() },
+        };
+        let snapshot = |random: &mut super::random::Random| {
+            random.percent(40).then(|| if random.percent(50) { "base" } else { "kickstart" }.to_owned())
+        };
+        let prepare = random.percent(60).then(|| Prepare {
+            snapshot: snapshot(random),
+            power: random.percent(60).then_some(PowerState::On),
+            ..Prepare::default()
+        });
+        let release = Release { keep_power: random.percent(15), snapshot: snapshot(random) };
+        let queue_for = random.percent(70).then(|| Duration::from_secs(1 + random.below(300)));
+        let ttl = Duration::from_secs(1 + random.below(90));
+        let lease = Lease {
+            id,
+            state: LeaseState::Queued,
+            pool: select.pool.clone(),
+            select,
+            machine: None,
+            machine_name: None,
+            holder: format!("client {client}"),
+            requested_by: "anonymous".to_owned(),
+            reference: None,
+            ttl,
+            max_total: Duration::from_mins(20),
+            queue_for,
+            prepare,
+            release,
+            created_at: wall,
+            active_at: None,
+            fence: None,
+            grants: 0,
+            job: None,
+            time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
+            noted_at: wall,
+            warned: false,
+            history: Vec::new(),
+            end: None,
+            ended_at: None,
+            error: None,
+            warnings: Vec::new(),
+        };
+        self.order(Stepped::Ask { lease: Box::new(lease), key: None }, Some(client));
+    }
+
+    /// By what right a client calls, and on which machine.
+    pub fn some_pass(&mut self, client: usize, machine: MachineId) -> (Pass, MachineId) {
+        let own = self.clients[client].leases.clone();
+        match self.random.pick(&own).copied().filter(|_| self.random.percent(60)) {
+            Some(id) => {
+                let held = self.disk.leases.get(&id).and_then(|lease| lease.machine.as_ref());
+                (Pass::Lease(id), held.map_or(machine, |held| held.id.clone()))
+            }
+            None if self.random.percent(5) => (Pass::Override("must be".to_owned()), machine),
+            None => (Pass::Nothing, machine),
+        }
+    }
+
+    /// In the end every machine is free, or says itself why not, or is set aside.
+    pub fn check_machines(&mut self) {
+        let Some(otter) = &self.otter else { return };
+        for record in &otter.picture.machines {
+            let key = MachineKey::of(&record.machine.identity());
+            let lost = otter.desk.holds.shown().holder_of(&record.machine.identity()).is_some()
+                || otter.queues.has_any(&record.machine.id);
+            if lost {
+                self.promises.break_promise(format!("{key:?} is neither free nor held nor set aside"));
+            }
+        }
+    }
+}
+
+/// Machines that were renamed are in none.
+fn pools() -> Pools {
+    let pool = Pool { machines: vec!["machine-*".to_owned()], ..Pool::default() };
+    Pools([("ci".to_owned(), pool)].into())
+}
+
+pub fn brief(changes: &Changes) -> String {
+    let leases = changes.leases.values().map(|lease| {
+        format!(
+            "lease {} is {} ({:?}, fence {:?})",
+            lease.id,
+            lease.state.as_str(),
+            lease.machine.as_ref().map(|machine| machine.id.as_str()),
+            lease.fence
+        )
+    });
+    leases.chain(changes.machines.iter().map(|kept| format!("{kept:?}"))).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,238 @@
+//! What is promised of leases, as invariants: it is told each commit and each showing, and says what was broken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::disk::{Disk, LeaseStep};
+use crate::domain::ids::JobId;
+use crate::domain::job::{Job, JobKind, JobRequest, JobState};
+use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState};
+use crate::service::leases::book::{Changes, MachineKey};
+use crate::service::leases::fit::{fits, has_snapshots};
+use crate::simulator::world::{PowerState, World};
+
+/// How much later than its time a lease may end: steps wait for commits.
+const LATE: Duration = Duration::from_mins(2);
+const ROUNDING: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Default)]
+pub struct Tenancy {
+    pub broken: Option<String>,
+    pub grants: usize,
+    /// Jobs on an operator's own word.
+    pub overrides: BTreeSet<JobId>,
+    fences: BTreeMap<MachineKey, u64>,
+    /// Who was told, or is on disk, to hold what.
+    holders: BTreeMap<MachineKey, LeaseId>,
+    /// When a lease ends at the earliest and at the latest, and since when that counts.
+    times: BTreeMap<LeaseId, Time>,
+    /// The machines that a release has made what they were to be, and nobody touched since: the key, off, the snapshot.
+    made: BTreeMap<String, (MachineKey, bool, Option<String>)>,
+    down_at: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    earliest: Duration,
+    latest: Duration,
+}
+
+impl Tenancy {
+    fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds && self.broken.is_none() {
+            self.broken = Some(what());
+        }
+    }
+
+    /// A step was shown, and whoever it concerns acts on it.
+    pub fn shown(&mut self, changes: &Changes) {
+        for lease in changes.leases.values() {
+            self.holds(lease);
+        }
+    }
+
+    fn holds(&mut self, lease: &Lease) {
+        let Some(key) = lease.machine.as_ref().map(MachineKey::of) else { return };
+        let holder = self.holders.get(&key).copied();
+        if lease.state.holds() {
+            self.require(holder.is_none_or(|holder| holder == lease.id), || {
+                format!("{key:?} has two holders: {holder:?} and {}", lease.id)
+            });
+            self.holders.insert(key, lease.id);
+        } else if holder == Some(lease.id) {
+            self.holders.remove(&key);
+        }
+    }
+
+    /// A step is on disk.
+    pub fn committed<W: Clone>(
+        &mut self,
+        step: &LeaseStep,
+        before: &BTreeMap<LeaseId, Lease>,
+        disk: &Disk<W>,
+    ) {
+        // Those that were queued anew let go of their machines.
+        for (id, was) in before {
+            let key = was.machine.as_ref().map(MachineKey::of).filter(|_| was.state.holds());
+            let kept = step.changes.leases.get(id).is_some_and(|lease| lease.state.holds());
+            if let Some(key) = key.filter(|key| !kept && self.holders.get(key) == Some(id)) {
+                self.holders.remove(&key);
+            }
+        }
+        for lease in step.changes.leases.values() {
+            let was = before.get(&lease.id);
+            self.require(was.is_none_or(|was| !was.state.is_end()), || {
+                format!("the end of the lease {} was taken back", lease.id)
+            });
+            self.holds(lease);
+            if lease.state.holds() && was.is_none_or(|was| was.grants < lease.grants) {
+                self.granted(lease, step, disk);
+            }
+            self.time(lease, step.at, was);
+            if lease.state.is_end() && was.is_some_and(|was| was.state.holds()) {
+                self.ended(lease, disk);
+            }
+        }
+    }
+
+    fn granted<W: Clone>(&mut self, lease: &Lease, step: &LeaseStep, disk: &Disk<W>) {
+        self.grants += 1;
+        let Some(machine) = &lease.machine else { return };
+        let key = MachineKey::of(machine);
+        let fence = lease.fence.unwrap_or_default();
+        let last = self.fences.insert(key.clone(), fence).unwrap_or_default();
+        self.require(fence > last, || format!("the fence of {key:?} went from {last} to {fence}"));
+        let candidate = step.candidates.iter().find(|candidate| candidate.identity == *machine);
+        let earlier = disk.lease_arrivals.iter().take_while(|id| **id != lease.id);
+        let waiting =
+            earlier.filter_map(|id| disk.leases.get(id)).filter(|other| other.state == LeaseState::Queued);
+        let fitting = |other: &&Lease, machine| fits(&other.select, machine) && has_snapshots(other, machine);
+        let passed = waiting
+            .filter(|other| candidate.is_some_and(|candidate| fitting(other, candidate)))
+            .map(|other| other.id)
+            .next();
+        self.require(passed.is_none(), || format!("{passed:?} was passed over by {}", lease.id));
+    }
+
+    fn ended<W: Clone>(&mut self, lease: &Lease, disk: &Disk<W>) {
+        let Some(key) = lease.machine.as_ref().map(MachineKey::of) else { return };
+        let aside = disk.machines.get(&key).is_some_and(|kept| kept.quarantine.is_some());
+        let gone = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::MachineGone);
+        let proven = disk.jobs.values().any(|job| {
+            job.lease == Some(lease.id)
+                && job.kind() == JobKind::LeaseRelease
+                && job.state == JobState::Succeeded
+                && MachineKey::of(&job.machine) == key
+        });
+        self.require(aside || proven && !gone, || {
+            format!("{key:?} is free again, and the release of {} was not proven", lease.id)
+        });
+    }
+
+    fn time(&mut self, lease: &Lease, at: Duration, was: Option<&Lease>) {
+        let left = lease.time.lease;
+        if lease.state == LeaseState::Active {
+            let time = self.times.entry(lease.id).or_insert(Time { earliest: at + left, latest: at + left });
+            let (earliest, latest) = (time.earliest, time.latest);
+            if was.is_none_or(|was| was.state != LeaseState::Active) || at + left > earliest + ROUNDING {
+                *time = Time { earliest: at + left, latest: (at + left).max(latest) };
+            }
+            self.require(at + left + ROUNDING >= earliest, || {
+                format!("the lease {} lost time: it will be over before its time", lease.id)
+            });
+        }
+        let expired = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::Expired);
+        if expired && was.is_some_and(|was| was.state == LeaseState::Active) {
+            let Some(Time { earliest, latest }) = self.times.get(&lease.id).copied() else { return };
+            self.require(at + ROUNDING >= earliest, || {
+                format!("the lease {} expired before its time", lease.id)
+            });
+            self.require(at <= latest + LATE, || {
+                format!("the lease {} expired at {at:?} instead of {latest:?}", lease.id)
+            });
+        }
+    }
+
+    pub const fn crashed(&mut self, now: Duration) {
+        self.down_at = now;
+    }
+
+    /// The daemon starts: what is left then is known by the wall clock alone, but for the grace.
+    pub fn started(&mut self, now: Duration) {
+        let grace = Duration::from_mins(1);
+        for time in self.times.values_mut() {
+            time.earliest = now + grace;
+            // What was noted last may be as old as a note is, and no time may have passed by the wall clock.
+            let left = time.latest.saturating_sub(self.down_at) + Duration::from_secs(30);
+            time.latest = now + left.max(grace);
+        }
+    }
+
+    /// A call leaves otter for a machine.
+    pub fn sent<W: Clone>(&mut self, id: JobId, disk: &Disk<W>) {
+        let Some(job) = disk.job(id) else { return };
+        let key = MachineKey::of(&job.machine);
+        let of = |lease: &&Lease| {
+            lease.state.holds() && lease.machine.as_ref().is_some_and(|held| MachineKey::of(held) == key)
+        };
+        let holder = disk.leases.values().find(of).map(|lease| lease.id);
+        let gone = job.lease.and_then(|lease| disk.leases.get(&lease)?.end.as_ref());
+        let gone = gone.is_some_and(|end| end.reason == EndReason::MachineGone);
+        let may = job.lease == holder || self.overrides.contains(&id) || gone;
+        self.require(may, || {
+            format!(
+                "{id} ({}) of {:?} changes {key:?}, which {holder:?} holds",
+                job.kind().as_str(),
+                job.lease
+            )
+        });
+    }
+
+    /// A release is on disk as done: nobody touched its machine since, so that it is what the release was to make.
+    pub fn job_written<W: Clone>(&mut self, before: &Job, job: &Job, world: &World, disk: &Disk<W>) {
+        if before.state == JobState::Queued
+            && job.kind() == JobKind::LeaseRelease
+            && job.state == JobState::Running
+        {
+            let beside = disk
+                .jobs
+                .values()
+                .find(|other| other.lease == job.lease && other.id != job.id && !other.state.is_end());
+            let beside = beside.map(|job| job.id);
+            self.require(beside.is_none(), || {
+                format!("{beside:?} of the same lease goes on beside its release {}", job.id)
+            });
+        }
+        if let JobRequest::Release { keep_power, snapshot } = &job.request
+            && job.state == JobState::Succeeded
+            && world.machine(job.machine.id.as_str()).is_some()
+        {
+            let snapshot = snapshot.as_ref().map(|(id, _)| id.as_str().to_owned());
+            let made = (MachineKey::of(&job.machine), !keep_power, snapshot);
+            self.made.insert(job.machine.id.as_str().to_owned(), made);
+        }
+    }
+
+    /// These machines were changed by anybody.
+    pub fn touched(&mut self, machines: Vec<String>) {
+        for machine in machines {
+            self.made.remove(&machine);
+        }
+    }
+
+    /// That a machine which is to be handed out is what its last release was to make.
+    pub fn check_made(&mut self, world: &World) {
+        let mut wrong = None;
+        for (id, (key, off, snapshot)) in &self.made {
+            let Some(machine) = world.machine(id).filter(|_| self.holders.contains_key(key)) else {
+                continue;
+            };
+            let as_made = (!off || machine.power == PowerState::Off)
+                && snapshot.as_ref().is_none_or(|wanted| machine.current_snapshot.as_ref() == Some(wanted));
+            if !as_made {
+                wrong = Some(format!("{key:?} was handed out, and is not what its release was to make"));
+            }
+        }
+        self.require(wrong.is_none(), || wrong.unwrap_or_default());
+    }
+}

@@ -1,0 +1,66 @@
+//! What the answers about leases say beside the lease: replays, and waits for what can never be.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Lab};
+
+/// A Qubes machine of the lab that is off.
+const MACHINE: &str = "16";
+
+async fn keyed(lab: &Lab, key: &str, body: &Value) -> Answer {
+    Answer::of(lab.request(Method::POST, "/v1/leases").header("idempotency-key", key).json(body)).await
+}
+
+#[tokio::test]
+async fn a_repeat_says_that_it_is_one_and_all_that_the_first_said() {
+    let lab = Lab::start().await;
+    let body = json!({"select": {"machine": MACHINE}, "ttl": "10m", "queue_for": "10m"});
+    let first = keyed(&lab, "a", &body).await.expect(201);
+    assert_eq!(first.header("idempotent-replayed"), None);
+    let again = keyed(&lab, "a", &body).await.expect(201);
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(again.header("location"), first.header("location"));
+    assert!(first.header("location").is_some());
+    for field in ["id", "secret", "machine", "fence"] {
+        assert_eq!(again.json[field], first.json[field], "{field}");
+    }
+
+    let waits = keyed(&lab, "b", &body).await.expect(202);
+    let again = keyed(&lab, "b", &body).await.expect(202);
+    assert_eq!((again.header("retry-after"), waits.header("retry-after")), (Some("1"), Some("1")));
+    assert_eq!(again.header("location"), waits.header("location"));
+}
+
+/// However many ask with one key at one moment, there is one lease, and all but one are told of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_calls_at_one_moment_with_one_key_all_but_one_are_repeats() {
+    let lab = Lab::start().await;
+    let body = json!({"select": {"name": "qubes"}, "ttl": "10m"});
+    let calls = (0..20).map(|_| keyed(&lab, "same", &body));
+    let answers = futures_util::future::join_all(calls).await;
+    let repeats =
+        answers.iter().filter(|answer| answer.header("idempotent-replayed") == Some("true")).count();
+    assert_eq!(repeats, answers.len() - 1);
+    assert!(answers.iter().all(|answer| answer.status == 201 && answer.json["id"] == answers[0].json["id"]));
+}
+
+#[tokio::test]
+async fn a_wait_for_a_lease_that_is_being_released_answers_at_once() {
+    let lab = Lab::stepped().await;
+    let body = json!({"select": {"machine": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
+    let lease = keyed(&lab, "a", &body).await.expect(201);
+    let path = format!("/v1/leases/{}", lease.str("id"));
+    let wait = format!("{path}/wait?wait=60s");
+    let waiting = lab.get(&wait);
+    let giving_back = async {
+        lab.task_of(MACHINE).await;
+        Answer::of(lab.request(Method::DELETE, &path)).await.expect(200);
+    };
+    // The task on the host runs for as long as nobody steps it: the release has to wait for that.
+    let (waited, ()) = futures_util::future::join(waiting, giving_back).await;
+    let failed = waited.problem(409, "lease-failed");
+    assert!(failed.str("detail").contains("releasing"), "{}", failed.text);
+    assert_eq!(lab.get(&path).await.expect(200).json["state"], "releasing");
+    lab.get(&wait).await.problem(409, "lease-failed");
+}

@@ -1,0 +1,256 @@
+//! Who does not hold a machine does not change it, and who held it does not any more.
+
+use std::collections::BTreeMap;
+
+use otter::simulator::world::{Choice, Question};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{STAGING, ask, give_back, granted, lab, path, shown, with_lease};
+use crate::harness::{Answer, Lab, eventually, machine};
+
+/// Every call that changes the machine, in an order in which all of them can be done.
+fn changes() -> Vec<(Method, String, Option<Value>)> {
+    let on = |rest: &str| machine(STAGING, rest);
+    let of = |name: &str, rest: &str| on(&format!("/snapshots/{name}{rest}"));
+    vec![
+        (Method::POST, on("/snapshots?wait=20s"), Some(json!({"name": "new"}))),
+        (Method::PATCH, of("new", ""), Some(json!({"name": "newer"}))),
+        (Method::POST, of("newer", "/revert?wait=20s"), Some(json!({}))),
+        (Method::POST, on("/revert?wait=20s"), Some(json!({}))),
+        (Method::DELETE, of("newer", "?wait=20s"), None),
+        (Method::POST, on("/power?wait=20s"), Some(json!({"action": "on"}))),
+        (Method::POST, on("/answer?wait=20s"), Some(json!({"question": "q-7", "choice": "1"}))),
+        (Method::POST, "/v1/machines/kill?wait=20s".to_owned(), Some(json!({"name": STAGING}))),
+        (Method::DELETE, on("/snapshots?all=true&wait=20s"), None),
+    ]
+}
+
+/// How often the host was asked to change anything.
+fn changed(lab: &Lab) -> BTreeMap<String, u64> {
+    let mut calls = lab.control().all_calls();
+    calls.retain(|method, _| {
+        method.ends_with("_Task") || ["AnswerVM", "RenameSnapshot", "ShutdownGuest"].contains(&&**method)
+    });
+    calls
+}
+
+async fn call(lab: &Lab, change: &(Method, String, Option<Value>), headers: &[(&str, &str)]) -> Answer {
+    let (method, path, body) = change;
+    let mut request = lab.request(method.clone(), path);
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    Answer::of(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+}
+
+fn question(lab: &Lab) {
+    let choice = |key: &str| Choice {
+        key: key.to_owned(),
+        label: "button.ok".to_owned(),
+        summary: "OK".to_owned(),
+        fails_with: None,
+    };
+    let question = Question {
+        id: "q-7".to_owned(),
+        message_id: "msg.test".to_owned(),
+        text: "Go on?".to_owned(),
+        choices: vec![choice("1")],
+        default_choice: Some(0),
+    };
+    lab.control().mutate(|world| world.ask("16", question));
+}
+
+#[tokio::test]
+async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
+    let lab = lab().await;
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"});
+    let lease = granted(&lab, body).await;
+    let foreign = shown(&granted(&lab, json!({"select": {"pool": "qubes"}, "ttl": "5m"})).await);
+    let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
+    let mine = shown(&lease);
+    let expires = lease["expires_at"].as_str().unwrap();
+    for change in changes() {
+        let asks = change.1.contains("/answer");
+        if asks {
+            question(&lab);
+            lab.until_seen("16", "free", json!(false)).await;
+            lab.until("/v1/machines/16", |machine| !machine["question"].is_null()).await;
+        }
+        let before = changed(&lab);
+        let refused = call(&lab, &change, &[]).await.problem(423, "machine-leased");
+        assert_eq!((&refused.json["lease"], refused.str("retry")), (&lease["id"], "no"), "{}", refused.text);
+        let told = refused.str("detail");
+        assert!(told.contains("nightly 7") && told.contains(expires), "{told}");
+        for header in [&foreign, &wrong] {
+            call(&lab, &change, &[("otter-lease", header)]).await.problem(423, "machine-leased");
+        }
+        assert_eq!(changed(&lab), before, "{change:?}");
+        let done = call(&lab, &change, &[("otter-lease", &mine)]).await.expect(200);
+        assert_eq!(done.header("otter-lease-expires"), Some(expires));
+        assert_ne!(changed(&lab), before, "{change:?}");
+    }
+    give_back(&lab, &lease).await;
+}
+
+#[tokio::test]
+async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_holds_the_machine_now() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    give_back(&lab, &lease).await;
+    for other_holds in [false, true] {
+        if other_holds {
+            granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+        }
+        let before = changed(&lab);
+        for change in changes().into_iter().filter(|change| !change.1.contains("new")) {
+            let late = [("otter-lease", &*shown(&lease))];
+            let late = call(&lab, &change, &late).await;
+            // Where nothing is asked there is nothing to answer.
+            if !(change.1.contains("/answer") && late.status == 409) {
+                let late = late.problem(423, "lease-ended");
+                assert_eq!(late.json["lease"], lease["id"]);
+                assert_eq!(late.header("otter-lease-expires"), None);
+            }
+        }
+        assert_eq!(changed(&lab), before);
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_taken() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let on = (Method::POST, machine(STAGING, "/power?wait=20s"), Some(json!({"action": "on"})));
+    let nonsense = (Method::POST, machine(STAGING, "/power"), Some(json!({"action": "fly"})));
+    for (change, headers) in [
+        (&nonsense, vec![("otter-override", "because")]),
+        (&on, vec![("otter-override", "")]),
+        (&on, vec![("otter-override", "  ")]),
+        (&on, vec![("otter-override", "a"), ("otter-override", "b")]),
+    ] {
+        call(&lab, change, &headers).await.problem(400, "invalid-request");
+    }
+    let long = "x".repeat(513);
+    call(&lab, &on, &[("otter-override", &long)]).await.problem(400, "invalid-request");
+    assert_eq!(lab.get(&path(&lease, "")).await.json["warnings"], json!([]));
+    let over = [("otter-override", "the lab burns"), ("idempotency-key", "k")];
+    let job = call(&lab, &on, &over).await.expect(200).json;
+    assert_eq!((&job["requested_by"], &job["lease"]), (&json!("anonymous"), &Value::Null));
+    assert_eq!(call(&lab, &on, &over).await.expect(200).json["id"], job["id"]);
+    let warned = lab.get(&path(&lease, "")).await.expect(200).json;
+    assert_eq!(warned["warnings"].as_array().unwrap().len(), 1, "{warned}");
+    let told = warned["warnings"][0].as_str().unwrap();
+    assert!(told.contains("anonymous") && told.contains("the lab burns"), "{told}");
+    let last = warned["history"].as_array().unwrap().last().unwrap();
+    assert!(last["what"].as_str().unwrap().contains("the lab burns"), "{warned}");
+    assert_eq!(warned["state"], "active");
+    // Its own lease counts before a word about another's.
+    let both = [("otter-override", "or not"), ("otter-lease", &*shown(&lease))];
+    assert_eq!(call(&lab, &on, &both).await.expect(200).json["lease"], lease["id"]);
+    assert_eq!(lab.get(&path(&lease, "")).await.json["warnings"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let header = shown(&lease);
+    let power = machine(STAGING, "/power");
+    for (method, path, body, status) in [
+        (Method::GET, machine(STAGING, ""), None, 200),
+        (Method::GET, "/v1/machines".to_owned(), None, 200),
+        (Method::GET, path(&lease, ""), None, 200),
+        (Method::GET, path(&lease, "/wait?wait=1s"), None, 200),
+        (Method::GET, machine(STAGING, "/properties?path=name"), None, 200),
+        (Method::GET, "/v1/machines/none".to_owned(), None, 404),
+        (Method::GET, "/v1/nowhere".to_owned(), None, 404),
+        (Method::DELETE, "/v1/machines".to_owned(), None, 405),
+        (Method::GET, "/metrics".to_owned(), None, 200),
+        (Method::POST, power.clone(), None, 400),
+        (Method::GET, "/v1/jobs?state=x".to_owned(), None, 400),
+        (Method::POST, power.clone(), Some(json!({"action": "fly"})), 400),
+        (Method::POST, power.clone(), Some(json!({"action": "off"})), 202),
+        (Method::POST, machine("ci-runner-1", "/revert"), Some(json!({"snapshot": "none"})), 404),
+        (Method::POST, path(&lease, "/renew"), Some(json!({"ttl": "0s"})), 400),
+    ] {
+        let answer = with_lease(&lab, method, &path, &header, body).await.expect(status);
+        assert_eq!(answer.header("otter-lease-expires"), lease["expires_at"].as_str(), "{path}");
+    }
+    // It is no error to read with a lease that is none.
+    let read = with_lease(&lab, Method::GET, &machine(STAGING, ""), "nonsense", None).await.expect(200);
+    assert_eq!(read.header("otter-lease-expires"), None);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_off_and_free_afterwards() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    lab.control().mutate(|world| {
+        let machine = world.machine_mut("16").unwrap();
+        machine.name = "renamed".to_owned();
+        machine.power = otter::simulator::world::PowerState::On;
+    });
+    lab.until("/v1/machines/16", |machine| machine["name"] == "renamed").await;
+    let seen = lab.get("/v1/machines/16").await.json;
+    assert_eq!((&seen["lease"]["id"], &seen["power_state"]), (&lease["id"], &json!("on")));
+    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active");
+    let off = machine("renamed", "/power?wait=20s");
+    lab.post(&off, json!({"action": "off"})).await.problem(423, "machine-leased");
+    assert_eq!(give_back(&lab, &lease).await["state"], "released");
+    let free = lab.get("/v1/machines/16").await.json;
+    assert_eq!((&free["power_state"], &free["free"]), (&json!("off"), &json!(true)));
+}
+
+/// What a holder leaves in whatever state: its release makes it free, or it is set aside and says why.
+#[tokio::test]
+async fn a_machine_that_its_holder_suspended_is_never_free_as_it_is() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    for action in ["on", "suspend"] {
+        let body = Some(json!({"action": action}));
+        let power = machine(STAGING, "/power?wait=20s");
+        with_lease(&lab, Method::POST, &power, &shown(&lease), body).await.expect(200);
+    }
+    let ended = give_back(&lab, &lease).await;
+    let seen = lab.machine(STAGING).await;
+    assert_eq!(ended["state"], "released");
+    assert_eq!(seen["not_free_because"], json!(["suspended", "quarantined"]), "{seen}");
+    assert_eq!(ended["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(seen["quarantine"]["job"], ended["job"]);
+}
+
+#[tokio::test]
+async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
+    let lab = Lab::stepped().await;
+    let prepare = json!({"snapshot": "installed", "power": "on"});
+    let preparing =
+        granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": prepare})).await;
+    let queued = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let queued = ask(&lab, queued).await.expect(202).json;
+    // The one that waits first, or it would be granted what the other gives back.
+    for lease in [&queued, &preparing] {
+        let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &path(lease, "/wait?wait=14s"))));
+        lab.get(&path(lease, "/wait?wait=0s")).await.problem(504, "wait-timeout");
+        let revoke = lab.request(Method::DELETE, &path(lease, "?reason=mine"));
+        let revoked = Answer::of(revoke).await.expect(200).json;
+        assert_eq!(
+            (&revoked["end"]["reason"], &revoked["end"]["detail"]),
+            (&json!("revoked"), &json!("mine"))
+        );
+        // The preparation's task has to end before the release begins.
+        let stepping = async {
+            eventually("the lease to end", async || {
+                lab.control().step_tasks();
+                lab.get(&path(lease, "")).await.json["state"] == "revoked"
+            })
+            .await;
+        };
+        stepping.await;
+        let told = waiting.await.unwrap().problem(409, "lease-failed");
+        assert!(told.str("detail").contains("revoked"), "{}", told.text);
+    }
+    assert_eq!(lab.machine(STAGING).await["free"], true);
+    let calls = lab.control().calls("PowerOnVM_Task");
+    assert_eq!(calls, 0, "a preparation that was cancelled goes no further");
+}

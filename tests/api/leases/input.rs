@@ -1,0 +1,191 @@
+//! Bad input, place by place, and the lists of leases.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{STAGING, ask, give_back, granted, lab, path, shown, with_lease};
+use crate::harness::{Answer, Lab};
+
+#[tokio::test]
+async fn filters_and_pages_of_leases() {
+    let lab = lab().await;
+    let mut ids = Vec::new();
+    for (number, machine) in ["16", "18", "32"].into_iter().enumerate() {
+        let body = json!({"select": {"machine": machine}, "ttl": "5m", "holder": format!("ci {number}")});
+        let lease = granted(&lab, body).await;
+        ids.push(lease["id"].as_str().unwrap().to_owned());
+        if number == 0 {
+            give_back(&lab, &lease).await;
+        }
+    }
+    ids.reverse();
+    let list = async |query: &str| lab.get(&format!("/v1/leases{query}")).await.expect(200);
+    assert_eq!(list("").await.items("id"), ids);
+    assert_eq!(list("?state=released").await.items("id"), ids[2..]);
+    assert_eq!(list("?state=active,released").await.items("id"), ids);
+    assert_eq!(list("?holder=ci%201").await.items("id"), ids[1..2]);
+    assert_eq!(list("?holder=CI%201").await.items("id").len(), 0, "to the letter");
+    assert_eq!(list("?pool=qubes&state=active").await.items("id"), ids[1..2], "whatever they were asked by");
+    let machine = list("").await.json["items"][0]["machine"].as_str().unwrap().to_owned();
+    let of_machine = list(&format!("?machine={machine}")).await;
+    assert_eq!(of_machine.items("id")[0], ids[0]);
+    let name = list("").await.json["items"][0]["machine_name"].as_str().unwrap().to_owned();
+    assert_eq!(list(&format!("?machine=name:{name}")).await.json["items"], of_machine.json["items"]);
+    let first = list("?limit=2").await.json;
+    assert_eq!(first["items"].as_array().unwrap().len(), 2);
+    let next = first["next"].as_str().unwrap();
+    let second = list(&format!("?limit=2&cursor={next}")).await;
+    assert_eq!(
+        (second.items("id"), &second.json["next"]),
+        (ids[2..].iter().map(String::as_str).collect(), &Value::Null)
+    );
+    for (query, code) in [
+        ("state=open", "invalid-request"),
+        ("state=", "invalid-request"),
+        ("state=active,", "invalid-request"),
+        ("holder=", "invalid-request"),
+        ("pool=", "invalid-request"),
+        ("machine=", "invalid-request"),
+        ("reference=", "invalid-request"),
+        ("limit=0", "invalid-request"),
+        ("limit=1001", "invalid-request"),
+        ("limit=ten", "invalid-request"),
+        ("cursor=", "invalid-cursor"),
+        ("cursor=x", "invalid-cursor"),
+        ("holder=a&holder=b", "unknown-parameter"),
+        ("sate=active", "unknown-parameter"),
+    ] {
+        let answer = lab.get(&format!("/v1/leases?{query}")).await;
+        assert_eq!(answer.status, 400, "{query}: {}", answer.text);
+        let told = answer.str("code");
+        assert!(told == code || told == "invalid-request", "{query}: {}", answer.text);
+    }
+    lab.get("/v1/leases?machine=name:nobody").await.problem(404, "not-found");
+    lab.get("/v1/leases?machine=name:qubes-scratch").await.problem(409, "ambiguous-name");
+    assert_eq!(list("?machine=999").await.items("id").len(), 0, "gone, or never there");
+}
+
+#[tokio::test]
+async fn bodies_that_ask_for_what_cannot_be() {
+    let lab = lab().await;
+    let good = json!({"name": STAGING});
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"select": good, "ttl": "1m"});
+        body[field] = value;
+        body
+    };
+    for (body, place, code) in [
+        (with("holder", json!("")), "/holder", "empty"),
+        (with("holder", json!("x".repeat(256))), "/holder", "out-of-range"),
+        (with("queue_for", json!("0s")), "/queue_for", "out-of-range"),
+        (with("queue_for", json!("-1s")), "/queue_for", "not-a-duration"),
+        (with("prepare", json!({"settle": "0s"})), "/prepare/settle", "out-of-range"),
+        (with("prepare", json!({"settle": "soon"})), "/prepare/settle", "not-a-duration"),
+        (with("prepare", json!({"snapshot": ""})), "/prepare/snapshot", "empty"),
+        (with("prepare", json!({"power": "off", "until": "ip"})), "/prepare/until", "not-applicable"),
+        (with("prepare", json!({"snap": "x"})), "/prepare/snap", "unknown-field"),
+        (with("release", json!({"snapshot": ""})), "/release/snapshot", "empty"),
+        (with("release", json!({"pwoer": "off"})), "/release/pwoer", "unknown-field"),
+        (with("select", json!({"machine": ""})), "/select/machine", "empty"),
+        (with("select", json!({"pool": ""})), "/select/pool", "empty"),
+        (with("select", json!({"mac": ""})), "/select/mac", "invalid-mac"),
+        (with("select", json!({"name": STAGING, "uuid": "x"})), "/select/uuid", "unknown-field"),
+        (with("ttl", json!("25h")), "/ttl", "out-of-range"),
+        (with("select", json!({"name": STAGING, "pool": null})), "/select/pool", "wrong-type"),
+    ] {
+        ask(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
+    }
+    for body in [
+        with("select", Value::Null),
+        with("ttl", json!(60)),
+        with("select", json!("x")),
+        json!([]),
+        json!(null),
+    ] {
+        ask(&lab, body).await.problem(400, "invalid-request");
+    }
+    let text = lab.request(Method::POST, "/v1/leases").header("content-type", "text/plain").body("{}");
+    Answer::of(text).await.problem(415, "unsupported-media-type");
+    let long = "x".repeat(513);
+    lab.post_with("/v1/leases", with("ttl", json!("1m")), &[("otter-reference", &long)])
+        .await
+        .problem(400, "invalid-request");
+    // Nothing of all that was taken, and each way to name the machine finds it.
+    assert_eq!(lab.get("/v1/leases").await.expect(200).json["items"], json!([]));
+    let seen = lab.machine(STAGING).await;
+    let mac = seen["network_cards"][0]["mac_address"].as_str().unwrap();
+    let uuid = seen["uuid"].as_str().unwrap();
+    for select in [
+        json!({"machine": "16"}),
+        json!({"machine": format!("uuid:{}", uuid.to_uppercase())}),
+        json!({"machine": format!("mac:{}", mac.replace(':', "-"))}),
+        json!({"machine": format!("name:{STAGING}")}),
+        json!({"mac": mac.to_uppercase()}),
+        json!({"name": STAGING.to_uppercase(), "machine": "16", "pool": "qubes", "mac": mac}),
+    ] {
+        let lease = granted(&lab, json!({"select": select, "ttl": "1m"})).await;
+        assert_eq!(lease["machine"], "16", "{select}");
+        give_back(&lab, &lease).await;
+    }
+    for never in [
+        json!({"name": STAGING, "machine": "18"}),
+        json!({"machine": format!("name:{}", STAGING.to_uppercase())}),
+        json!({"machine": "uuid:nonsense"}),
+        json!({"machine": "mac:zz"}),
+        json!({"mac": "00:00:00:00:00:01"}),
+    ] {
+        let body = json!({"select": never, "ttl": "1m", "queue_for": "5m"});
+        ask(&lab, body).await.problem(409, "no-free-machine");
+    }
+}
+
+#[tokio::test]
+async fn ends_and_waits_are_read_strictly() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
+    let end = async |query: &str, header: &str| {
+        with_lease(&lab, Method::DELETE, &path(&lease, query), header, None).await
+    };
+    for query in ["?wait=soon", "?wait=-1s", "?wait=", "?reason=", "?resaon=x", "?wait=1s&wait=2s"] {
+        assert_eq!(end(query, &shown(&lease)).await.status, 400, "{query}");
+    }
+    let long = format!("?reason={}", "x".repeat(513));
+    end(&long, &shown(&lease)).await.problem(400, "invalid-request");
+    let id = lease["id"].as_str().unwrap();
+    end("", &format!("{id}.{}", "0".repeat(64))).await.problem(423, "machine-leased");
+    end("", id).await.problem(400, "invalid-request");
+    let other = granted(&lab, json!({"select": {"pool": "qubes"}, "ttl": "5m"})).await;
+    end("", &shown(&other)).await.problem(423, "machine-leased");
+    for query in ["?wait=x", "?wait=-5s"] {
+        lab.get(&path(&lease, &format!("/wait{query}"))).await.problem(400, "invalid-request");
+    }
+    lab.get("/v1/leases/01936f5e-8c00-7000-8000-000000000002/wait").await.problem(404, "not-found");
+    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active", "nothing of that ended it");
+    let waited = end("?wait=20s&reason=done", &shown(&lease)).await.expect(200);
+    assert!(waited.header("otter-wait").is_some());
+    assert_eq!((waited.str("state"), &waited.json["end"]["detail"]), ("released", &json!("done")));
+    let again = end("?wait=20s", &shown(&lease)).await.expect(200);
+    assert_eq!(again.json, waited.json, "twice is the same");
+}
+
+#[tokio::test]
+async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on() {
+    let lab = Lab::stepped().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
+    lab.control().mutate(|world| {
+        world.machine_mut("16").unwrap().power = otter::simulator::world::PowerState::On;
+    });
+    lab.until_seen("16", "power_state", json!("on")).await;
+    let waited = with_lease(&lab, Method::DELETE, &path(&lease, "?wait=0s"), &shown(&lease), None).await;
+    let told = waited.problem(504, "wait-timeout");
+    assert_eq!(told.json["lease"], lease["id"]);
+    let task = lab.task_of("16").await;
+    assert_eq!(lab.machine(STAGING).await["not_free_because"], json!(["powered_on", "leased", "job"]));
+    lab.get(&format!("/v1/machines/find?free=true&name={STAGING}")).await.problem(404, "not-found");
+    let free = format!("/v1/machines/name:{STAGING}/wait?until=free&wait=14s");
+    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &free)));
+    lab.control().finish_task(&task);
+    assert_eq!(waiting.await.unwrap().expect(200).json["lease"], Value::Null, "free once it is nobody's");
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "released").await;
+    assert_eq!(lab.machine(STAGING).await["free"], true);
+}

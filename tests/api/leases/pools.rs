@@ -1,0 +1,201 @@
+//! Pools, protection and quarantine: what is granted in which order, what never, and what is told of it.
+
+use otter::app::Settings;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{STAGING, ask, give_back, granted, lab, path, shown, with_lease, with_pools};
+use crate::harness::{Answer, Lab, machine};
+
+const NIGHTLY: &str = "qubes-4.3-nightly";
+
+async fn pool(lab: &Lab, name: &str) -> Value {
+    let pools = lab.get("/v1/pools").await.expect(200).json;
+    let items = pools["items"].as_array().unwrap();
+    items.iter().find(|pool| pool["name"] == name).cloned().unwrap_or_default()
+}
+
+async fn aside(lab: &Lab, name: &str, body: Value) -> Answer {
+    Answer::of(lab.request(Method::PUT, &machine(name, "/quarantine")).json(&body)).await
+}
+
+async fn cleared(lab: &Lab, name: &str) -> Value {
+    Answer::of(lab.request(Method::DELETE, &machine(name, "/quarantine"))).await.expect(200).json
+}
+
+#[tokio::test]
+async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
+    let lab = lab().await;
+    for id in ["16", "18", "32"] {
+        lab.annotate(id, "What it is for.\n  otter.pool: nightly \notter.pool:other\nsee otter.pool: none");
+        lab.until(&format!("/v1/machines/{id}"), |machine| machine["pools"].as_array().unwrap().len() > 1)
+            .await;
+    }
+    assert_eq!(lab.machine("ci-runner-2").await["pools"], json!(["nightly", "other"]));
+    let listed = lab.get("/v1/machines?pool=nightly").await.expect(200);
+    assert_eq!(listed.items("id"), ["32", "16", "18"]);
+    let count = |pool: &Value| {
+        ["machine", "free", "held", "quarantined", "waiting"]
+            .map(|what| pool[format!("{what}_count")].as_u64().unwrap())
+    };
+    assert_eq!(count(&pool(&lab, "nightly").await), [3, 3, 0, 0, 0]);
+    let lease =
+        granted(&lab, json!({"select": {"pool": "nightly", "machine": "name:ci-runner-2"}, "ttl": "5m"}))
+            .await;
+    assert_eq!((&lease["pool"], &lease["machine"]), (&json!("nightly"), &json!("32")));
+    aside(&lab, STAGING, json!({"reason": "its disk"})).await.expect(200);
+    granted(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
+    let waiting = json!({"select": {"pool": "nightly"}, "ttl": "5m", "queue_for": "5m"});
+    ask(&lab, waiting).await.expect(202);
+    assert_eq!(count(&pool(&lab, "nightly").await), [3, 0, 2, 1, 1]);
+    lab.annotate("32", "");
+    lab.until("/v1/machines/32", |machine| machine["pools"] == json!([])).await;
+    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active", "it stays its holder's");
+    assert_eq!(count(&pool(&lab, "nightly").await), [2, 0, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn the_machine_whose_last_lease_ended_longest_ago_is_granted_first() {
+    let lab = lab().await;
+    let wanted = json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m"});
+    let mut names = Vec::new();
+    for _ in 0..4 {
+        let lease = granted(&lab, wanted.clone()).await;
+        names.push(lease["machine_name"].as_str().unwrap().to_owned());
+        give_back(&lab, &lease).await;
+    }
+    assert_eq!(names, [STAGING, NIGHTLY, STAGING, NIGHTLY]);
+}
+
+#[tokio::test]
+async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
+    let lab = lab().await;
+    for (body, place, code) in [
+        (json!({"reason": ""}), "/reason", "out-of-range"),
+        (json!({"reason": " \t "}), "/reason", "out-of-range"),
+        (json!({"reason": "x".repeat(513)}), "/reason", "out-of-range"),
+        (json!({}), "/reason", "missing"),
+        (json!({"reason": "x", "until": "1h"}), "/until", "unknown-field"),
+    ] {
+        aside(&lab, STAGING, body).await.problem(400, "invalid-request").points_at(place, code);
+    }
+    aside(&lab, "none", json!({"reason": "x"})).await.problem(404, "not-found");
+    let first = aside(&lab, STAGING, json!({"reason": "one"})).await.expect(200).json;
+    assert_eq!((&first["free"], &first["not_free_because"]), (&json!(false), &json!(["quarantined"])));
+    let second = aside(&lab, STAGING, json!({"reason": "two"})).await.expect(200).json;
+    assert_eq!(second["quarantine"]["reason"], "two");
+    let waiting = json!({"select": {"name": STAGING}, "ttl": "5m", "queue_for": "5m"});
+    let waiting = ask(&lab, waiting).await.expect(202).json;
+    assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null);
+    assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null, "the same answer");
+    lab.until(&path(&waiting, ""), |lease| lease["state"] == "active").await;
+    // Set aside while it is held, it stays its holder's, and is not granted after.
+    aside(&lab, STAGING, json!({"reason": "three"})).await.expect(200);
+    let on = machine(STAGING, "/power?wait=20s");
+    with_lease(&lab, Method::POST, &on, &shown(&waiting), Some(json!({"action": "on"}))).await.expect(200);
+    assert_eq!(
+        lab.machine(STAGING).await["not_free_because"],
+        json!(["powered_on", "leased", "quarantined"])
+    );
+    assert_eq!(give_back(&lab, &waiting).await["warnings"], json!([]));
+    let seen = lab.machine(STAGING).await;
+    assert_eq!((&seen["power_state"], &seen["not_free_because"]), (&json!("off"), &json!(["quarantined"])));
+}
+
+#[tokio::test]
+async fn protected_machines_and_templates_are_never_granted_whatever_they_are_asked_by() {
+    let lab = Lab::tuned(|settings: &mut Settings| {
+        with_pools(settings);
+        // To the letter, and by id.
+        settings.protection.protected = ["golden-*", "QUBES-4.3*", "16"].map(str::to_owned).to_vec();
+    })
+    .await;
+    lab.annotate("42", "otter.pool: gold");
+    lab.annotate("43", "otter.pool: gold");
+    lab.until("/v1/pools", |pools| pools["items"].to_string().contains("gold")).await;
+    lab.until("/v1/machines/43", |machine| machine["pools"] == json!(["gold"])).await;
+    for never in [
+        json!({"machine": "42"}),
+        json!({"machine": "name:golden-debian-12"}),
+        json!({"name": "golden-d"}),
+        json!({"pool": "gold"}),
+        json!({"machine": "16"}),
+        json!({"name": STAGING}),
+        json!({"machine": "43"}),
+    ] {
+        let body = json!({"select": never, "ttl": "1m", "queue_for": "10m"});
+        ask(&lab, body).await.problem(409, "no-free-machine");
+    }
+    let gold = pool(&lab, "gold").await;
+    assert_eq!((&gold["machine_count"], &gold["free_count"]), (&json!(2), &json!(0)));
+    granted(&lab, json!({"select": {"name": NIGHTLY}, "ttl": "1m"})).await;
+}
+
+#[tokio::test]
+async fn a_preparation_that_failed_is_made_good_on_another_machine() {
+    let lab = lab().await;
+    let fault = otter::simulator::Fault::new("NoDiskSpace", "Full.");
+    lab.control().fail_next_task("PowerOnVM_Task", fault);
+    let body = json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m", "queue_for": "1m", "prepare": {"power": "on"}});
+    let lease = granted(&lab, body).await;
+    assert_eq!(lease["machine_name"], STAGING);
+    let active = lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200).json;
+    assert_eq!((&active["machine_name"], &active["state"]), (&json!(NIGHTLY), &json!("active")));
+    let warned = active["warnings"].as_array().unwrap();
+    assert!(warned.len() == 1 && warned[0].as_str().unwrap().contains(STAGING), "{active}");
+    let seen = lab.machine(STAGING).await;
+    assert_eq!(seen["not_free_because"], json!(["quarantined"]));
+    let job =
+        lab.get(&format!("/v1/jobs/{}", seen["quarantine"]["job"].as_str().unwrap())).await.expect(200).json;
+    assert_eq!(
+        (&job["kind"], &job["state"], &job["requested_by"]),
+        (&json!("lease.prepare"), &json!("failed"), &json!("otter"))
+    );
+    assert_eq!(job["lease"], lease["id"]);
+}
+
+#[tokio::test]
+async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
+    let lab = lab().await;
+    // `updated` is on the first of the two, `clean/empty` on the second; nothing is wrong with the other.
+    let wanted = |how: &str, snapshot: &str| {
+        let mut body =
+            json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m", "queue_for": "1m"});
+        body[how] = json!({"snapshot": snapshot});
+        body
+    };
+    for (how, snapshot, id) in [
+        ("prepare", "updated", "16"),
+        ("prepare", "clean/empty", "18"),
+        ("release", "clean/empty", "18"),
+        ("release", "updated", "16"),
+    ] {
+        let lease = granted(&lab, wanted(how, snapshot)).await;
+        assert_eq!(lease["machine"], id, "{how} {snapshot}");
+        lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200);
+        give_back(&lab, &lease).await;
+    }
+    for how in ["prepare", "release"] {
+        ask(&lab, wanted(how, "no such")).await.problem(404, "not-found");
+    }
+    for machine in [STAGING, NIGHTLY] {
+        assert_eq!(lab.machine(machine).await["free"], true);
+    }
+}
+
+#[tokio::test]
+async fn the_limit_of_a_pool_is_that_of_who_asks_for_the_pool() {
+    let lab = lab().await;
+    for (select, longest) in [(json!({"pool": "qubes"}), "2h"), (json!({"name": STAGING}), "3h")] {
+        let lease = granted(&lab, json!({"select": select, "ttl": longest})).await;
+        let renew = async |ttl: &str| {
+            let body = Some(json!({"ttl": ttl}));
+            with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), body).await
+        };
+        renew(longest).await.expect(200);
+        if longest == "2h" {
+            renew("3h").await.problem(400, "invalid-request").points_at("/ttl", "out-of-range");
+        }
+        give_back(&lab, &lease).await;
+    }
+}

@@ -1,0 +1,169 @@
+//! What a lease and its kin look like, field by field, in every state; and where its secret is not.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{STAGING, ask, granted, path, shown, with_lease, with_pools};
+use crate::harness::{Answer, Events, Lab, Plan, eventually, machine};
+
+/// The fields of a lease, as the contract names them.
+const FIELDS: &str = "id state machine machine_name select pool holder requested_by reference position ttl queue_for \
+                      created_at active_at expires_at max_expires_at fence prepare release job secret history end \
+                      warnings links";
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[track_caller]
+fn has(value: &Value, fields: &str) {
+    assert_eq!(keys(value), fields.split_whitespace().collect(), "{value}");
+}
+
+/// Asserts that it has these fields and no others, and null where there is nothing.
+#[track_caller]
+fn is_lease(lease: &Value, state: &str, null: &str) {
+    has(lease, FIELDS);
+    assert_eq!(lease["state"], state, "{lease}");
+    let nulls: BTreeSet<&str> = lease
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, value)| value.is_null())
+        .map(|(key, _)| &**key)
+        .collect();
+    assert_eq!(nulls, null.split_whitespace().collect(), "{lease}");
+    has(&lease["select"], "machine name mac pool");
+    has(&lease["release"], "power snapshot");
+    for line in lease["history"].as_array().unwrap() {
+        has(line, "at what");
+    }
+    if !lease["prepare"].is_null() {
+        has(&lease["prepare"], "snapshot power until settle");
+    }
+    if !lease["end"].is_null() {
+        has(&lease["end"], "reason by at detail");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_has_every_field_in_every_state() {
+    let lab =
+        Lab::with(Plan { settings: with_pools, pace: otter::simulator::Pace::Stepped, ..Plan::default() })
+            .await;
+    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": {"power": "on"}});
+    let preparing = granted(&lab, body).await;
+    is_lease(
+        &preparing,
+        "preparing",
+        "reference position queue_for active_at expires_at max_expires_at job end",
+    );
+    assert_eq!(preparing["release"], json!({"power": "off", "snapshot": null}));
+    assert_eq!(
+        (&preparing["holder"], &preparing["requested_by"]),
+        (&json!("anonymous"), &json!("anonymous"))
+    );
+    let wanted = json!({"select": {"name": STAGING, "pool": "qubes"}, "ttl": "45", "queue_for": "10m"});
+    let queued = ask(&lab, wanted).await.expect(202);
+    assert_eq!(queued.header("location"), Some(&*path(&queued.json, "")));
+    is_lease(
+        &queued.json,
+        "queued",
+        "machine machine_name reference active_at expires_at max_expires_at fence prepare job end",
+    );
+    assert_eq!((&queued.json["ttl"], &queued.json["pool"]), (&json!("45s"), &json!("qubes")));
+    eventually("the lease to be active", async || {
+        lab.control().step_tasks();
+        lab.get(&path(&preparing, "")).await.json["state"] == "active"
+    })
+    .await;
+    let active = lab.get(&path(&preparing, "")).await.json;
+    is_lease(&active, "active", "reference position queue_for secret end");
+    has(&active["links"], "self wait renew machine job");
+    let seen = lab.machine(STAGING).await;
+    has(&seen["lease"], "id holder expires_at");
+    assert_eq!(seen["pools"], json!(["qubes", "ready"]));
+    let releasing =
+        with_lease(&lab, Method::DELETE, &path(&active, ""), &shown(&preparing), None).await.expect(200).json;
+    is_lease(&releasing, "releasing", "reference position queue_for expires_at max_expires_at secret");
+    let list = lab.get("/v1/leases").await.expect(200).json;
+    has(&list, "items next version");
+    assert_eq!(list["items"][0]["id"], queued.json["id"], "newest first");
+    let dropped = Answer::of(lab.request(Method::DELETE, &path(&queued.json, ""))).await.expect(200).json;
+    is_lease(
+        &dropped,
+        "revoked",
+        "machine machine_name reference position active_at expires_at max_expires_at fence prepare job secret",
+    );
+    eventually("the lease to end", async || {
+        lab.control().step_tasks();
+        lab.get(&path(&preparing, "")).await.json["state"] == "released"
+    })
+    .await;
+    let released = lab.get(&path(&preparing, "")).await.json;
+    is_lease(&released, "released", "reference position queue_for expires_at max_expires_at secret");
+    let id = preparing["id"].as_str().unwrap();
+    let told =
+        stream.until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released").await;
+    for told in &told {
+        has(&told.json["object"], FIELDS);
+    }
+    assert_eq!(told.last().unwrap().json["object"], released);
+    let pools = lab.get("/v1/pools").await.expect(200).json;
+    has(&pools, "items next version");
+    has(&pools["items"][0], "name machine_count free_count held_count quarantined_count waiting_count");
+    let put = lab.request(Method::PUT, &machine(STAGING, "/quarantine")).json(&json!({"reason": "mine"}));
+    let aside = Answer::of(put).await.expect(200).json["quarantine"].take();
+    has(&aside, "reason by since automatic job");
+    assert_eq!(
+        (&aside["by"], &aside["automatic"], &aside["job"]),
+        (&json!("anonymous"), &json!(false), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
+    let state = tempfile::tempdir().unwrap();
+    let lab = Lab::kept(state.path(), Plan::default()).await;
+    lab.ready().await;
+    let mut stream = Events::open(&lab, "?initial=true").await;
+    let key = [("idempotency-key", "k")];
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m"});
+    let lease = lab.post_with("/v1/leases", body.clone(), &key).await.expect(201).json;
+    let secret = lease["secret"].as_str().unwrap().to_owned();
+    let on = machine(STAGING, "/power?wait=20s");
+    let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
+    let refused = with_lease(&lab, Method::POST, &on, &wrong, Some(json!({"action": "on"}))).await;
+    let job =
+        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await.expect(200);
+    let renewed =
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({}))).await;
+    let mut told = vec![refused.text, job.text, renewed.text];
+    for read in [&*path(&lease, ""), "/v1/leases", "/v1/jobs", "/v1/machines", "/metrics"] {
+        let answer = lab.request(Method::GET, read).send().await.unwrap();
+        told.push(format!("{:?}", answer.headers()));
+        told.push(answer.text().await.unwrap());
+    }
+    let ended =
+        with_lease(&lab, Method::DELETE, &path(&lease, "?wait=20s"), &shown(&lease), None).await.expect(200);
+    told.push(ended.text);
+    let id = lease["id"].as_str().unwrap();
+    let events =
+        stream.until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released").await;
+    told.extend(events.iter().map(|told| told.json.to_string()));
+    assert!(told.iter().all(|told| !told.contains(&secret)));
+    // After its end as well the key has the answer again.
+    let again = lab.post_with("/v1/leases", body, &key).await.expect(201).json;
+    assert_eq!((&again["secret"], &again["state"]), (&json!(secret), &json!("released")));
+    lab.stop().await;
+    let mut files = 0;
+    for entry in std::fs::read_dir(state.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        files += 1;
+    }
+    assert!(files >= 2, "the database and the key");
+}

@@ -1,0 +1,140 @@
+//! The time of a lease, on a clock that is stepped.
+
+use std::time::Duration;
+
+use otter::clock::Clock;
+use otter::simulator::Pace;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{STAGING, ask, granted, path, shown, with_lease};
+use crate::harness::{Events, Lab, Plan};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+async fn lab() -> (Lab, Clock) {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let settings = |settings: &mut otter::app::Settings| {
+        settings.leases.max_ttl = Duration::from_hours(1);
+        settings.leases.max_total = Duration::from_mins(90);
+    };
+    let plan = Plan { pace: Pace::Stepped, clock: clock.clone(), settings, ..Plan::default() };
+    (Lab::with(plan).await, clock)
+}
+
+async fn renew(lab: &Lab, lease: &Value, body: Value) -> Value {
+    with_lease(lab, Method::POST, &path(lease, "/renew"), &shown(lease), Some(body)).await.expect(200).json
+}
+
+fn soon(lease: &Value) -> usize {
+    let soon = |line: &&Value| line["what"].as_str().unwrap().contains("ends soon");
+    lease["history"].as_array().into_iter().flatten().filter(soon).count()
+}
+
+#[tokio::test]
+async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
+    let (lab, clock) = lab().await;
+    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    assert_eq!(
+        (&lease["active_at"], &lease["expires_at"]),
+        (&json!("2026-03-01T12:00:00Z"), &json!("2026-03-01T12:30:00Z"))
+    );
+    assert_eq!(lease["max_expires_at"], "2026-03-01T13:30:00Z");
+    clock.advance(MINUTE * 23);
+    // A renewal is told by an event too: what came before it is no warning.
+    let renewed = renew(&lab, &lease, json!({})).await;
+    assert_eq!((renewed["expires_at"].as_str(), soon(&renewed)), (Some("2026-03-01T12:53:00Z"), 0));
+    clock.advance(MINUTE * 24);
+    let told = stream.until(|told| soon(&told.json["object"]) == 1).await;
+    let warned = &told.last().unwrap().json["object"];
+    assert_eq!((&warned["state"], &warned["expires_at"]), (&json!("active"), &renewed["expires_at"]));
+    // Renewed, it is warned of anew.
+    assert_eq!(renew(&lab, &lease, json!({"ttl": "10m"})).await["expires_at"], "2026-03-01T12:57:00Z");
+    clock.advance(MINUTE * 4 + Duration::from_secs(1));
+    stream.until(|told| soon(&told.json["object"]) == 2).await;
+    clock.advance(MINUTE * 6);
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
+    let ended = lab.get(&path(&lease, "")).await.json;
+    assert_eq!((&ended["end"]["reason"], &ended["end"]["by"]), (&json!("expired"), &json!("otter")));
+    assert_eq!((&ended["expires_at"], &ended["max_expires_at"]), (&Value::Null, &Value::Null));
+    assert_eq!(lab.machine(STAGING).await["free"], true);
+}
+
+#[tokio::test]
+async fn renewals_never_shorten_and_end_with_the_total() {
+    let (lab, clock) = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "40m"})).await;
+    let same = renew(&lab, &lease, json!({"ttl": "1m"})).await;
+    assert_eq!(same["expires_at"], lease["expires_at"], "a renewal never shortens");
+    for body in [
+        json!({"ttl": "61m"}),
+        json!({"ttl": "0s"}),
+        json!({"ttl": "-1m"}),
+        json!({"ttl": 5}),
+        json!({"tll": "5m"}),
+    ] {
+        let answer =
+            with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(body)).await;
+        answer.problem(400, "invalid-request");
+    }
+    clock.advance(MINUTE * 35);
+    assert_eq!(renew(&lab, &lease, json!({})).await["expires_at"], "2026-03-01T13:15:00Z");
+    clock.advance(MINUTE * 35);
+    let last = renew(&lab, &lease, json!({"ttl": "1h"})).await;
+    assert_eq!(
+        (&last["expires_at"], &last["max_expires_at"]),
+        (&json!("2026-03-01T13:30:00Z"), &lease["max_expires_at"])
+    );
+    clock.advance(MINUTE * 20);
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
+}
+
+#[tokio::test]
+async fn time_begins_when_the_lease_is_active() {
+    let (lab, clock) = lab().await;
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": {"settle": "5m"}});
+    let lease = granted(&lab, body).await;
+    assert_eq!(
+        (&lease["state"], &lease["active_at"], &lease["expires_at"]),
+        (&json!("preparing"), &Value::Null, &Value::Null)
+    );
+    let early =
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({}))).await;
+    early.problem(423, "lease-ended");
+    lab.until(&path(&lease, ""), |lease| !lease["job"].is_null()).await;
+    let job = lab.get(&path(&lease, "")).await.json["job"].as_str().unwrap().to_owned();
+    lab.until(&format!("/v1/jobs/{job}"), |job| job["phase"] == "letting the machine come to rest").await;
+    clock.advance(MINUTE * 5);
+    lab.until(&path(&lease, ""), |lease| lease["state"] == "active").await;
+    let active = lab.get(&path(&lease, "")).await.json;
+    assert_eq!(
+        (&active["active_at"], &active["expires_at"]),
+        (&json!("2026-03-01T12:05:00Z"), &json!("2026-03-01T12:35:00Z"))
+    );
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_fails_and_who_does_not_ask_is_dropped() {
+    let (lab, clock) = lab().await;
+    granted(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
+    let wanted = |time: &str| json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": time});
+    let vain = ask(&lab, wanted("1m")).await.expect(202).json;
+    clock.advance(Duration::from_secs(1));
+    let dropped = ask(&lab, wanted("30m")).await.expect(202).json;
+    assert_eq!((&vain["position"], &dropped["position"]), (&json!(0), &json!(1)));
+    clock.advance(MINUTE + Duration::from_secs(1));
+    lab.until(&path(&vain, ""), |lease| lease["state"] == "failed").await;
+    let told = lab.get(&path(&vain, "/wait")).await.problem(409, "no-free-machine");
+    assert!(told.str("detail").contains("queue-timeout"), "{}", told.text);
+    // Of two waiters the one that is asked about stays.
+    let asked = ask(&lab, wanted("30m")).await.expect(202).json;
+    clock.advance(Duration::from_secs(50));
+    assert_eq!(lab.get(&path(&asked, "")).await.json["state"], "queued");
+    clock.advance(Duration::from_secs(75));
+    lab.until("/v1/leases?state=failed", |list| list["items"].as_array().unwrap().len() == 2).await;
+    let told = lab.get(&path(&dropped, "")).await.json;
+    assert_eq!((&told["state"], &told["end"]["reason"]), (&json!("failed"), &json!("abandoned")));
+    lab.get(&path(&dropped, "/wait")).await.problem(409, "lease-failed");
+    assert_eq!(lab.get(&path(&asked, "")).await.json["state"], "queued");
+}

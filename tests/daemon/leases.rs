@@ -1,0 +1,194 @@
+//! Leases over restarts: whatever was under way is taken up, nothing is forgotten, and nobody else gets the machine.
+
+use otter::clock::Clock;
+use otter::simulator::world::{Choice, PowerState, Question};
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Daemon, PATIENCE, eventually};
+
+/// A Qubes machine of the lab that is off.
+const MACHINE: &str = "16";
+
+async fn host() -> Simulator {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
+}
+
+async fn take(daemon: &Daemon, more: Value) -> Value {
+    let mut body = json!({"select": {"machine": MACHINE}, "ttl": "30m"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    daemon.post("/v1/leases", body).await.expect(201).json
+}
+
+fn shown(lease: &Value) -> String {
+    format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
+}
+
+fn path(lease: &Value, rest: &str) -> String {
+    format!("/v1/leases/{}{rest}", lease["id"].as_str().unwrap())
+}
+
+async fn with_lease(daemon: &Daemon, method: Method, path: &str, lease: &Value) -> Answer {
+    let request = daemon.request(method, path).header("otter-lease", shown(lease));
+    Answer::of(request.json(&json!({}))).await
+}
+
+/// The running task of the machine, once there is one.
+async fn running_task(host: &Simulator) -> String {
+    let mine = format!("haTask-{MACHINE}-");
+    let mut found = None;
+    let seen = host.control().until(|control| {
+        found = control.running_tasks().into_iter().find(|task| task.starts_with(&mine));
+        found.is_some()
+    });
+    tokio::time::timeout(PATIENCE, seen).await.expect("a task");
+    found.unwrap()
+}
+
+async fn machine(daemon: &Daemon) -> Value {
+    daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200).json
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_its_secret_its_quarantines_and_its_fence_outlive_the_daemon() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let daemon = Daemon::before(&host, &state).await;
+    let first = take(&daemon, json!({})).await;
+    with_lease(&daemon, Method::DELETE, &path(&first, "?wait=10s"), &first).await.expect(200);
+    let lease = take(&daemon, json!({"holder": "nightly"})).await;
+    assert_eq!(lease["fence"], 2);
+    let aside =
+        daemon.request(Method::PUT, "/v1/machines/18/quarantine").json(&json!({"reason": "its disk"}));
+    Answer::of(aside).await.expect(200);
+    let queued = json!({"select": {"machine": MACHINE}, "ttl": "30m", "queue_for": "10m"});
+    let queued = daemon.post("/v1/leases", queued).await.expect(202).json;
+    daemon.kill();
+
+    let daemon = Daemon::before(&host, &state).await;
+    let seen = machine(&daemon).await;
+    assert_eq!((&seen["lease"]["id"], &seen["lease"]["holder"]), (&lease["id"], &json!("nightly")));
+    assert_eq!(daemon.get("/v1/machines/18").await.json["quarantine"]["reason"], "its disk");
+    assert_eq!(daemon.get(&path(&queued, "")).await.json["position"], 0);
+    let taken = json!({"select": {"machine": MACHINE}, "ttl": "1m"});
+    daemon.post("/v1/leases", taken).await.problem(409, "no-free-machine");
+    with_lease(&daemon, Method::POST, &path(&lease, "/renew"), &lease).await.expect(200);
+    with_lease(&daemon, Method::DELETE, &path(&lease, "?wait=10s"), &lease).await.expect(200);
+    let active = daemon.get(&path(&queued, "/wait?wait=10s")).await.expect(200).json;
+    assert_eq!((&active["fence"], &active["machine"]), (&json!(3), &json!(MACHINE)));
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_was_under_way_is_taken_up_and_proven() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let daemon = Daemon::before(&host, &state).await;
+    let lease = take(&daemon, json!({})).await;
+    host.control().mutate(|world| world.machine_mut(MACHINE).unwrap().power = PowerState::On);
+    eventually("the machine to be on", async || machine(&daemon).await["power_state"] == "on").await;
+    with_lease(&daemon, Method::DELETE, &path(&lease, ""), &lease).await.expect(200);
+    let task = running_task(&host).await;
+    eventually("the task to be on disk", async || {
+        let job = daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
+        daemon.get(&format!("/v1/jobs/{job}")).await.json["host_task"].is_string()
+    })
+    .await;
+    daemon.kill();
+
+    let daemon = Daemon::before(&host, &state).await;
+    let seen = machine(&daemon).await;
+    assert_eq!(
+        (&seen["lease"]["id"], &seen["free"]),
+        (&lease["id"], &json!(false)),
+        "not free before that is proven"
+    );
+    host.control().finish_task(&task);
+    eventually("the release to end", async || {
+        daemon.get(&path(&lease, "")).await.json["state"] == "released"
+    })
+    .await;
+    let ended = daemon.get(&path(&lease, "")).await.json;
+    assert_eq!((&ended["warnings"], &ended["end"]["by"]), (&json!([]), &json!("anonymous")));
+    let seen = machine(&daemon).await;
+    assert_eq!((&seen["power_state"], &seen["free"]), (&json!("off"), &json!(true)), "{seen}");
+    assert_eq!(host.control().calls("PowerOffVM_Task"), 1);
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let daemon = Daemon::before(&host, &state).await;
+    let lease = take(&daemon, json!({})).await;
+    let choice = Choice {
+        key: "1".to_owned(),
+        label: "button.ok".to_owned(),
+        summary: "OK".to_owned(),
+        fails_with: None,
+    };
+    let question = Question {
+        id: "q-7".to_owned(),
+        message_id: "msg.test".to_owned(),
+        text: "Go on?".to_owned(),
+        choices: vec![choice],
+        default_choice: Some(0),
+    };
+    host.control().mutate(|world| {
+        world.machine_mut(MACHINE).unwrap().power = PowerState::On;
+        world.ask(MACHINE, question);
+    });
+    eventually("the question", async || !machine(&daemon).await["question"].is_null()).await;
+    with_lease(&daemon, Method::DELETE, &path(&lease, ""), &lease).await.expect(200);
+    eventually("the release to wait", async || {
+        let job = daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
+        daemon.get(&format!("/v1/jobs/{job}")).await.json["blocked_by"]["kind"] == "question"
+    })
+    .await;
+    daemon.kill();
+
+    let daemon = Daemon::before(&host, &state).await;
+    host.control().mutate(|world| world.answer(MACHINE, "q-7", "1")).unwrap();
+    let task = running_task(&host).await;
+    host.control().finish_task(&task);
+    eventually("the release to end", async || {
+        daemon.get(&path(&lease, "")).await.json["state"] == "released"
+    })
+    .await;
+    assert_eq!(daemon.get(&path(&lease, "")).await.json["warnings"], json!([]));
+    assert_eq!(machine(&daemon).await["free"], true);
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
+    let (host, state) = (host().await, tempfile::tempdir().unwrap());
+    let state = state.path().join("state");
+    let daemon = Daemon::before(&host, &state).await;
+    let prepare = json!({"snapshot": "installed", "power": "on"});
+    let lease = take(&daemon, json!({"prepare": prepare})).await;
+    let task = running_task(&host).await;
+    eventually("the task to be on disk", async || {
+        let jobs = daemon.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.json;
+        jobs["items"][0]["host_task"].is_string()
+    })
+    .await;
+    daemon.kill();
+
+    let daemon = Daemon::before(&host, &state).await;
+    assert_eq!(daemon.get(&path(&lease, "")).await.json["state"], "preparing");
+    host.control().finish_task(&task);
+    let task = running_task(&host).await;
+    host.control().finish_task(&task);
+    let active = daemon.get(&path(&lease, "/wait?wait=10s")).await.expect(200).json;
+    assert_eq!((&active["machine"], &active["fence"]), (&json!(MACHINE), &json!(1)));
+    assert_eq!(machine(&daemon).await["power_state"], "on");
+    let jobs = daemon.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.json;
+    assert_eq!(jobs["items"].as_array().unwrap().len(), 1, "{jobs}");
+    let calls = ["RevertToSnapshot_Task", "PowerOnVM_Task"].map(|method| host.control().calls(method));
+    assert_eq!(calls, [1, 1]);
+    assert!(daemon.terminate().await.success());
+}

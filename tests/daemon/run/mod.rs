@@ -1,0 +1,177 @@
+//! `otter run`, the real binary before a real daemon: each way in which it can end. After each the machine is free again
+//! and no lease is left.
+
+mod ends;
+mod losses;
+mod refused;
+mod ways;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::harness::{Daemon, PATIENCE, eventually, otter};
+
+/// The one machine of the pool `one`, off and free at the start.
+const MACHINE: &str = "16";
+const NAME: &str = "qubes-4.2-sdw-staging";
+
+/// Says that it runs, and runs until it is told otherwise.
+const RUNS: &str = "echo ready; exec sleep 600";
+/// Says that it runs, and ends well once the file of [`Bench::go`] is there.
+const UNTIL_GO: &str = "echo ready; while [ ! -e \"$GO\" ]; do sleep 0.02; done";
+
+/// A daemon before a simulated host, and a place for files.
+struct Bench {
+    daemon: Daemon,
+    files: TempDir,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With these arguments beside.
+    async fn with(arguments: &[&str]) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let config = files.path().join("otter.toml");
+        std::fs::write(&config, format!("[pools.one]\nmachines = [\"{NAME}\"]\n")).unwrap();
+        let daemon = Self::daemon("127.0.0.1:0", files.path(), arguments).await;
+        Self { daemon, files }
+    }
+
+    async fn daemon(listen: &str, files: &Path, arguments: &[&str]) -> Daemon {
+        let config = files.join("otter.toml");
+        let own = ["--simulate", "--config", config.to_str().unwrap()];
+        let daemon = Daemon::at(listen, &[&own, arguments].concat(), &[]).await;
+        let ready = async || matches!(daemon.request(reqwest::Method::GET, "/readyz").send().await, Ok(it) if it.status() == 200);
+        eventually("the inventory to be loaded", ready).await;
+        daemon
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.daemon.address())
+    }
+
+    /// A file here.
+    fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    /// Lets commands go that wait for it.
+    fn go(&self) {
+        std::fs::write(self.file("go"), "").unwrap();
+    }
+
+    /// Runs a script in a shell on the machine of the pool `one`.
+    fn run(&self, options: &str, script: &str) -> Run {
+        self.run_at(&self.url(), options, &["sh", "-c", script], &[])
+    }
+
+    /// Runs a command, with otter there, and these variables beside.
+    fn run_at(&self, url: &str, options: &str, command: &[&str], variables: &[(&str, &str)]) -> Run {
+        let mut run = otter(&["run", "--url", url]);
+        run.args(options.split_whitespace());
+        if !["--pool", "--machine", "--name"].iter().any(|select| options.contains(select)) {
+            run.args(["--pool", "one"]);
+        }
+        run.arg("--").args(command).env("GO", self.file("go")).envs(variables.iter().copied());
+        Run::start(run)
+    }
+
+    /// The leases in these states.
+    async fn leases(&self, states: &str) -> Vec<Value> {
+        let answer = self.daemon.get(&format!("/v1/leases?state={states}")).await.expect(200);
+        answer.json["items"].as_array().unwrap().clone()
+    }
+
+    /// The one lease that holds or waits.
+    async fn lease(&self) -> Value {
+        let mut leases = self.leases("queued,preparing,active").await;
+        assert_eq!(leases.len(), 1, "{leases:?}");
+        leases.remove(0)
+    }
+
+    /// Waits until the machine is free, and sees that no lease is left.
+    async fn is_as_before(&self) {
+        self.daemon.get(&format!("/v1/machines/{MACHINE}/wait?until=free&wait=10s")).await.expect(200);
+        assert_eq!(self.leases("queued,preparing,active,releasing").await, Vec::<Value>::new());
+    }
+}
+
+/// An `otter run` that runs.
+struct Run {
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+    complaints: JoinHandle<String>,
+}
+
+/// How it ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    said: Vec<String>,
+    complaints: String,
+}
+
+impl Run {
+    fn start(mut command: std::process::Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut stderr = child.stderr.take().unwrap();
+        let complaints = tokio::spawn(async move {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).await.unwrap();
+            text
+        });
+        Self { child, said, complaints }
+    }
+
+    /// The next line that its command says.
+    async fn line(&mut self) -> String {
+        let line = timeout(PATIENCE, self.said.next_line()).await.expect("a line").unwrap();
+        line.expect("a command that says something")
+    }
+
+    /// Waits until its command says this.
+    async fn says(&mut self, line: &str) {
+        assert_eq!(self.line().await, line);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.id().expect("it runs");
+        kill_process(Pid::from_raw(id.cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    async fn ended(mut self) -> Ended {
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it to end").unwrap();
+        let mut said = Vec::new();
+        while let Some(line) = timeout(PATIENCE, self.said.next_line()).await.expect("an end").unwrap() {
+            said.push(line);
+        }
+        let complaints = timeout(PATIENCE, self.complaints).await.expect("an end").unwrap();
+        Ended { code: status.code(), said, complaints }
+    }
+}
+
+impl Ended {
+    /// It exited so, and complained of this.
+    #[track_caller]
+    fn exits(&self, code: i32, complaint: &str) {
+        assert!(self.code == Some(code) && self.complaints.contains(complaint), "{self:?}");
+        // Both have 64 hexadecimal digits in a row, which nothing else has.
+        let digits = |part: &str| part.len() >= 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let secret = |word: &str| word.split(['.', '_']).any(digits);
+        assert!(!self.complaints.split_whitespace().any(secret), "a secret: {self:?}");
+    }
+}

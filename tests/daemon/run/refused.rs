@@ -1,0 +1,146 @@
+//! The ways in which there is no machine for the command: it never runs.
+
+use reqwest::Method;
+use rustix::process::Signal;
+
+use super::{Bench, NAME, RUNS, UNTIL_GO};
+use crate::harness::{Answer, eventually, otter, said};
+
+const NEVER: &str = "echo never";
+
+#[tokio::test]
+async fn no_machine_is_free() {
+    let bench = Bench::start().await;
+    let mut holder = bench.run("", RUNS);
+    holder.says("ready").await;
+    let ended = bench.run("", NEVER).ended().await;
+    ended.exits(75, "no-free-machine");
+    let late = bench.run("--queue-for 1s", NEVER).ended().await;
+    late.exits(75, "waits for a machine, the next in line");
+    assert!(late.said.is_empty() && late.complaints.contains("no-free-machine"), "{late:?}");
+    holder.signal(Signal::TERM);
+    holder.ended().await.exits(143, "");
+    bench.is_as_before().await;
+}
+
+#[tokio::test]
+async fn who_waits_gets_the_machine_when_the_other_ends() {
+    let bench = Bench::start().await;
+    let mut holder = bench.run("", UNTIL_GO);
+    holder.says("ready").await;
+    let next = bench.run("--queue-for 1m", "echo mine");
+    eventually("it to wait", async || bench.leases("queued").await.len() == 1).await;
+    bench.go();
+    holder.ended().await.exits(0, "");
+    let ended = next.ended().await;
+    ended.exits(0, "waits for a machine");
+    assert_eq!(ended.said, ["mine"]);
+    bench.is_as_before().await;
+}
+
+#[tokio::test]
+async fn a_signal_while_it_waits_leaves_the_queue() {
+    let bench = Bench::start().await;
+    let mut holder = bench.run("", UNTIL_GO);
+    holder.says("ready").await;
+    let next = bench.run("--queue-for 1m", NEVER);
+    eventually("it to wait", async || bench.leases("queued").await.len() == 1).await;
+    next.signal(Signal::INT);
+    next.ended().await.exits(130, "");
+    assert_eq!(bench.leases("queued").await.len(), 0);
+    bench.go();
+    holder.ended().await.exits(0, "");
+    bench.is_as_before().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_at_once() {
+    let bench = Bench::start().await;
+    for (options, complaint) in [
+        ("--snapshot no-such-snapshot", "not-found"),
+        ("--ttl 100d", "invalid-request"),
+        ("--until ip --power off", "invalid-request"),
+        ("--ttl soon", "--ttl"),
+        ("--token-file /nowhere", "/nowhere"),
+    ] {
+        let ended = bench.run(options, NEVER).ended().await;
+        ended.exits(64, complaint);
+        assert!(ended.said.is_empty(), "{ended:?}");
+    }
+    let nowhere = bench.run("--machine no-such-machine --queue-for 1h", NEVER).ended().await;
+    nowhere.exits(75, "whatever becomes free");
+    let (code, text) = said(otter(&["run", "--pool", "one", "--", "true"])).await;
+    assert!(code == Some(64) && text.contains("OTTER_URL"), "{text}");
+    let (code, text) = said(otter(&["run", "--help"])).await;
+    assert!(code == Some(0) && text.contains("   75  no machine is free"), "{text}");
+    let (_, completions) = said(otter(&["completions", "bash"])).await;
+    assert!(completions.contains("--queue-for"), "the shell knows it");
+    bench.is_as_before().await;
+}
+
+#[tokio::test]
+async fn the_machine_cannot_be_made_ready() {
+    let scenario = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/lab.toml")).unwrap();
+    let broken = tempfile::tempdir().unwrap();
+    let file = broken.path().join("broken.toml");
+    let fault = "\n[[faults]]\nmethod = \"PowerOnVM_Task\"\ntimes = 0\nwhat = { fault = \"InsufficientResourcesFault\" }\n";
+    std::fs::write(&file, scenario + fault).unwrap();
+    let bench = Bench::with(&["--scenario", file.to_str().unwrap()]).await;
+    let ended = bench.run("--power on", NEVER).ended().await;
+    ended.exits(73, "lease-failed");
+    assert!(ended.said.is_empty(), "{ended:?}");
+    assert_eq!(bench.leases("queued,preparing,active,releasing").await.len(), 0);
+    let machine = bench.daemon.get(&format!("/v1/machines/name:{NAME}")).await.expect(200).json;
+    assert_eq!(machine["quarantine"]["automatic"], true, "{machine}");
+    let clear = bench.daemon.request(Method::DELETE, "/v1/machines/16/quarantine");
+    Answer::of(clear).await.expect(200);
+    bench.is_as_before().await;
+}
+
+#[tokio::test]
+async fn nobody_is_there() {
+    let bench = Bench::start().await;
+    for url in ["http://127.0.0.1:1", "unix:/nowhere/otter.sock"] {
+        let run = bench.run_at(url, "--retry-for 1s", &["echo", "never"], &[]);
+        let ended = run.ended().await;
+        ended.exits(69, "otter: ");
+        assert!(ended.said.is_empty(), "{ended:?}");
+    }
+    bench.run_at("ftp://lab", "", &["echo", "never"], &[]).ended().await.exits(64, "unix:/path");
+}
+
+#[tokio::test]
+async fn a_token_decides_who_may() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let token = |name: &str, role: &str| {
+        let mut make = otter(&["token", "create", "--name", name, "--role", role, "--state-dir", state]);
+        String::from_utf8(make.output().unwrap().stdout).unwrap()
+    };
+    let (runner, viewer, admin) = (token("ci", "runner"), token("eyes", "viewer"), token("root", "admin"));
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("otter.toml"), format!("[pools.one]\nmachines = [\"{NAME}\"]\n"))
+        .unwrap();
+    let bench =
+        Bench { daemon: Bench::daemon("127.0.0.1:0", files.path(), &["--state-dir", state]).await, files };
+    let url = bench.url();
+    let with = |token: &str| bench.run_at(&url, "", &["echo", "mine"], &[("OTTER_TOKEN", token)]);
+    let none = bench.run_at(&url, "", &["echo", "mine"], &[]).ended().await;
+    none.exits(77, "unauthenticated");
+    with(&runner.replace(&runner[8..12], "0000")).ended().await.exits(77, "unauthenticated");
+    with(viewer.trim()).ended().await.exits(77, "forbidden");
+    with("two words\n\u{7f}").ended().await.exits(64, "the token");
+    let ended = with(runner.trim()).ended().await;
+    ended.exits(0, "");
+    assert_eq!(ended.said, ["mine"]);
+    let free = async || {
+        let free = bench.daemon.request(Method::GET, "/v1/machines/16/wait?until=free&wait=10s");
+        Answer::of(free.bearer_auth(admin.trim())).await.expect(200);
+    };
+    free().await;
+    let file = bench.file("token");
+    std::fs::write(&file, &runner).unwrap();
+    let options = format!("--token-file {}", file.display());
+    bench.run_at(&url, &options, &["true"], &[("OTTER_TOKEN", "otter_wrong")]).ended().await.exits(0, "");
+    free().await;
+}

@@ -1,0 +1,253 @@
+//! The examples of `deploy/ci`: the shell one by its ways to end, and the lines of the two others as their CI runs them. And
+//! `otter run` at a terminal.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::pages::alone;
+use super::{PATIENCE, PYVMOMI_9, peer, repository, script, simulating, succeeds};
+use crate::harness::{Answer, Daemon, eventually, output};
+
+const SELECT: &str = r#"{"name": "sdw-staging"}"#;
+
+/// A daemon, and a working copy as a job has it.
+struct Job {
+    daemon: Daemon,
+    files: TempDir,
+}
+
+impl Job {
+    async fn start() -> Self {
+        let files = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(files.path().join("deploy")).unwrap();
+        std::os::unix::fs::symlink(repository().join("deploy/ci"), files.path().join("deploy/ci")).unwrap();
+        Self { daemon: simulating().await, files }
+    }
+
+    /// A command of the job, in a shell.
+    fn shell(&self, shell: &[&str], script: &str) -> Command {
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).arg("-c").arg(script).current_dir(self.files.path()).stdin(Stdio::null());
+        alone(&mut command);
+        command.env("OTTER_URL", format!("http://{}", self.daemon.address())).env("OTTER_SELECT", SELECT);
+        command
+    }
+
+    async fn holders(&self) -> Vec<Value> {
+        let answer = self.daemon.get("/v1/leases?state=queued,preparing,active").await.expect(200);
+        answer.json["items"].as_array().unwrap().clone()
+    }
+
+    async fn is_as_before(&self) {
+        self.daemon.get("/v1/machines/16/wait?until=free&wait=10s").await.expect(200);
+        assert_eq!(self.holders().await, Vec::<Value>::new());
+    }
+
+    fn file(&self, name: &str) -> std::path::PathBuf {
+        self.files.path().join(name)
+    }
+}
+
+/// What it exits with and says, told to end, or something else done to it, once its command runs.
+async fn with_otter_sh(
+    job: &Job,
+    script: &str,
+    variables: &[(&str, &str)],
+    then: impl AsyncFnOnce(Pid),
+) -> (Option<i32>, String) {
+    let mut shell = job.shell(&["sh"], "exec deploy/ci/otter.sh run sh -c \"$SCRIPT\"");
+    shell.env("SCRIPT", script).envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = shell.spawn().unwrap();
+    let id = Pid::from_child(&child);
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    then(id).await;
+    let output = tokio::time::timeout(PATIENCE, ended).await.expect("it to end").unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_exits_as_its_command_does() {
+    let job = Job::start().await;
+    let prepare = [("OTTER_PREPARE", r#"{"snapshot": "installed/updated/kickstart", "power": "on"}"#)];
+    let script = "echo \"$OTTER_MACHINE_ID $OTTER_MACHINE_NAME [$OTTER_MACHINE_IP] ${#OTTER_LEASE}\"";
+    let (code, said) = with_otter_sh(&job, script, &prepare, async |_| {}).await;
+    assert_eq!((code, said.as_str()), (Some(0), "16 qubes-4.2-sdw-staging [] 101\n"));
+    job.is_as_before().await;
+    let (code, said) = with_otter_sh(&job, "exit 7", &[], async |_| {}).await;
+    assert_eq!((code, said.as_str()), (Some(7), ""));
+    job.is_as_before().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_gives_back_when_it_is_told_to_end() {
+    let job = Job::start().await;
+    for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let ready = job.file("ready");
+        // What it has started ends with it.
+        let script = format!("sleep 600 & echo >{}; wait", ready.display());
+        let (code, said) = with_otter_sh(&job, &script, &[], async |id| {
+            eventually("the command to run", async || ready.exists()).await;
+            kill_process(id, signal).unwrap();
+        })
+        .await;
+        assert_eq!((code, said.as_str()), (Some(status), ""));
+        std::fs::remove_file(&ready).unwrap();
+        job.is_as_before().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_renews_and_notices_a_loss() {
+    let job = Job::start().await;
+    let (go, ttl) = (job.file("go"), [("OTTER_TTL", "2")]);
+    let script = format!("while [ ! -e {} ]; do sleep 0.1; done", go.display());
+    let (code, said) = with_otter_sh(&job, &script, &ttl, async |_| {
+        let renewed = async || {
+            let times = |lease: &Value, field: &str| lease[field].as_str()?.parse::<jiff::Timestamp>().ok();
+            let held = |lease: &Value| {
+                Some(times(lease, "expires_at")?.duration_since(times(lease, "active_at")?).as_secs())
+            };
+            job.holders().await.first().and_then(held).is_some_and(|seconds| seconds > 4)
+        };
+        eventually("it to be held for more than its time", renewed).await;
+        std::fs::write(&go, "").unwrap();
+    })
+    .await;
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    job.is_as_before().await;
+
+    let ready = job.file("ready");
+    let (code, said) =
+        with_otter_sh(&job, &format!("echo >{}; sleep 600", ready.display()), &ttl, async |_| {
+            eventually("the command to run", async || ready.exists()).await;
+            let id = job.holders().await[0]["id"].as_str().unwrap().to_owned();
+            Answer::of(job.daemon.request(Method::DELETE, &format!("/v1/leases/{id}"))).await.expect(200);
+        })
+        .await;
+    assert_eq!((code, said.as_str()), (Some(74), "otter.sh: the lease is lost, so the command is ended\n"));
+    job.is_as_before().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_says_why_there_is_no_machine() {
+    let job = Job::start().await;
+    for (variables, status, complaint) in [
+        ([("OTTER_SELECT", r#"{"name": "no-such-machine"}"#)], 75, "no-free-machine: "),
+        ([("OTTER_SELECT", "qubes")], 64, "not JSON"),
+        ([("OTTER_PREPARE", r#"{"snapshot": "none"}"#)], 64, "not-found: "),
+        ([("OTTER_TTL", "9999999")], 64, "invalid-request: "),
+    ] {
+        let (code, said) = with_otter_sh(&job, "echo never", &variables, async |_| {}).await;
+        assert!(
+            code == Some(status) && said.contains(complaint) && !said.contains("never"),
+            "{code:?} {said}"
+        );
+    }
+    job.is_as_before().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_terminal_the_command_of_otter_run_is_in_front() {
+    let job = Job::start().await;
+    let url = format!("http://{}", job.daemon.address());
+    let mut script = script(PYVMOMI_9, "terminal.py", &[env!("CARGO_BIN_EXE_otter"), &url]);
+    alone(&mut script);
+    succeeds(script).await;
+    job.is_as_before().await;
+}
+
+/// The file as JSON.
+async fn yaml(name: &str) -> Value {
+    let python = Path::new(&peer("OTTER_SCHEMATHESIS")).with_file_name("python");
+    let mut read = Command::new(python);
+    read.args([
+        "-c",
+        "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, default=str)",
+    ]);
+    read.arg(repository().join("deploy/ci").join(name));
+    serde_json::from_slice(&succeeds(read).await.stdout).unwrap()
+}
+
+/// The variables that a CI sets for a job; where otter is and which machine come from the test.
+fn variables(of: &Value) -> Vec<(String, String)> {
+    let all = of.as_object().unwrap().iter();
+    let ours = ["OTTER_URL", "OTTER_SELECT", "OTTER_TOKEN"];
+    all.filter(|(name, _)| !ours.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first() {
+    let workflow = yaml("github-actions.yml").await;
+    let of = &workflow["jobs"]["test"];
+    let steps = of["steps"].as_array().unwrap();
+    let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
+    assert_eq!(step("give the machine back")["if"], "always()");
+    let job = Job::start().await;
+    let run = |name: &str, environment: &Path| {
+        let mut shell = job.shell(
+            &["bash", "--noprofile", "--norc", "-eo", "pipefail"],
+            step(name)["run"].as_str().unwrap(),
+        );
+        shell.envs(variables(&of["env"])).env("GITHUB_ENV", environment);
+        let set = std::fs::read_to_string(environment).unwrap_or_default();
+        shell.envs(set.lines().map(|line| line.split_once('=').unwrap()));
+        shell
+    };
+    std::fs::write(job.file("test.sh"), "#!/bin/sh\necho \"$OTTER_MACHINE_NAME\"\n").unwrap();
+    succeeds(job.shell(&["sh"], "chmod +x test.sh")).await;
+    let environment = job.file("environment");
+    let taken = String::from_utf8(succeeds(run("take a machine", &environment)).await.stdout).unwrap();
+    let set = std::fs::read_to_string(&environment).unwrap();
+    let secret = set.lines().find_map(|line| line.strip_prefix("OTTER_LEASE=")).unwrap();
+    assert_eq!(taken, format!("::add-mask::{secret}\n"), "masked before anything is printed");
+    let tested = succeeds(run("test", &environment)).await.stdout;
+    assert_eq!(tested, b"qubes-4.2-sdw-staging\n");
+    assert_eq!(job.holders().await.len(), 1);
+    succeeds(run("give the machine back", &environment)).await;
+    job.is_as_before().await;
+    // Once more does nothing.
+    succeeds(run("give the machine back", &environment)).await;
+
+    // Cancelled while the machine is taken: nothing is known of it but the key.
+    let other = |name: &str| {
+        let mut shell = run(name, Path::new("/nonexistent/environment"));
+        shell.env("OTTER_KEY", "another run");
+        shell
+    };
+    let cut_off = output(other("take a machine"), PATIENCE).await;
+    assert!(!cut_off.status.success());
+    assert_eq!(job.holders().await.len(), 1);
+    succeeds(other("give the machine back")).await;
+    job.is_as_before().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_for_gitlab_gives_the_machine_back_whatever_ends_first() {
+    let pipeline = yaml("gitlab-ci.yml").await;
+    let of = &pipeline["test on a lab machine"];
+    let lines = |what: &str| {
+        let all = of[what].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+        all.collect::<Vec<_>>().join("\n")
+    };
+    let job = Job::start().await;
+    let run = |what: &str| {
+        let mut shell = job.shell(&["bash", "-eo", "pipefail"], &lines(what));
+        shell.envs(variables(&of["variables"]));
+        shell
+    };
+    // The test fails, and after_script still runs.
+    std::fs::write(job.file("test.sh"), "#!/bin/sh\necho \"$OTTER_MACHINE_NAME\"; exit 7\n").unwrap();
+    succeeds(job.shell(&["sh"], "chmod +x test.sh")).await;
+    let ended = output(run("script"), PATIENCE).await;
+    assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(7), &b"qubes-4.2-sdw-staging\n"[..]));
+    assert_eq!(job.holders().await.len(), 1);
+    succeeds(run("after_script")).await;
+    job.is_as_before().await;
+}
