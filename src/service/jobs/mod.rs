@@ -330,7 +330,7 @@ impl Jobs {
         self.0.queues().has_any(machine)
     }
 
-    /// The jobs of a lease that have not ended, but that which releases it: after a restart it may be under way.
+    /// The jobs of a lease that have not ended, but for the one that releases its machine.
     #[must_use]
     pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
         self.0.board.of_lease(lease)

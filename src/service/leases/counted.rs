@@ -5,7 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::book::{Book, Changes};
-use crate::domain::lease::LeaseState;
+use super::desk::Stepped;
+use crate::domain::failure::FailureKind;
+use crate::domain::lease::{LeaseId, LeaseState};
+use crate::telemetry::leases::LeaseMetrics;
 use crate::telemetry::metrics::Metrics;
 
 /// How many leases there are in each state that is no end.
@@ -29,6 +32,19 @@ pub fn step(metrics: &Metrics, before: &Book, changes: &Changes) {
             let held = lease.active_at.zip(lease.ended_at).map(|(from, to)| between(from, to));
             metrics.leases().ended(end.reason.as_str(), held);
         }
+    }
+}
+
+/// What counts a step of this book that tells of a failed preparation or release. A machine that is gone has failed no
+/// preparation.
+pub fn failure(book: &Book, step: &Stepped) -> Option<fn(&LeaseMetrics)> {
+    let is = |id: LeaseId, state| book.get(id).is_some_and(|open| open.lease.state == state);
+    match step {
+        Stepped::Prepared(id, Err(failure)) => (is(*id, LeaseState::Preparing)
+            && failure.kind != FailureKind::MachineGone)
+            .then_some(LeaseMetrics::prepare_failed),
+        Stepped::Freed(id, Err(_)) => is(*id, LeaseState::Releasing).then_some(LeaseMetrics::release_failed),
+        _ => None,
     }
 }
 

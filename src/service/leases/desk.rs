@@ -20,7 +20,6 @@ use crate::hypervisor::SessionState;
 use crate::sabotage::Mistake;
 use crate::service::machines::MachineFilter;
 use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
-use crate::telemetry::leases::LeaseMetrics;
 
 /// The time that is left of each lease is written this often, so that a crash costs no more.
 const NOTE: Duration = Duration::from_secs(10);
@@ -273,16 +272,7 @@ impl Desk {
         if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
             self.miss(book).await?;
         }
-        let state = |id: LeaseId| book.get(id).map(|open| open.lease.state);
-        let failed: Option<fn(&LeaseMetrics)> = match &step {
-            Stepped::Prepared(id, Err(_)) if state(*id) == Some(LeaseState::Preparing) => {
-                Some(LeaseMetrics::prepare_failed)
-            }
-            Stepped::Freed(id, Err(_)) if state(*id) == Some(LeaseState::Releasing) => {
-                Some(LeaseMetrics::release_failed)
-            }
-            _ => None,
-        };
+        let failed = counted::failure(book, &step);
         let then = self.step(book, None, Vec::new(), |book, now, _| book.step(step.input(), now)).await?;
         if let Some(count) = failed {
             count(self.parts.metrics.leases());

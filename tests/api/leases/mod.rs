@@ -210,24 +210,6 @@ async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
 }
 
 #[tokio::test]
-async fn an_abandoned_waiter_drops_and_one_who_waits_does_not() {
-    let lab = Lab::tuned(|settings| settings.leases.abandon_after = Duration::from_secs(1)).await;
-    let mut stream = Events::open(&lab, "?types=lease.changed").await;
-    let held = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let abandoned = ask(&lab, wanted.clone()).await.expect(202).json;
-    let patient = ask(&lab, wanted).await.expect(202).json;
-    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &path(&patient, "/wait?wait=14s"))));
-    // Nobody may ask about it, so its end is heard of.
-    let told = stream.until(|told| told.json["object"]["state"] == "failed").await;
-    let last = told.last().unwrap();
-    assert_eq!(last.json["id"], abandoned["id"]);
-    assert_eq!(last.json["object"]["end"]["reason"], "abandoned");
-    give_back(&lab, &held).await;
-    assert_eq!(waiting.await.unwrap().expect(200).json["fence"], 2);
-}
-
-#[tokio::test]
 async fn a_lost_answer_is_got_again_by_its_key() {
     let lab = lab().await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m"});
