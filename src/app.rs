@@ -29,7 +29,7 @@ use crate::service::leases::holds::Holds;
 use crate::service::leases::secret::Secrets;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
-use crate::store::{Retention, Store};
+use crate::store::{Keep, Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
 use crate::telemetry::metrics::{Levels, Metrics};
 
@@ -109,7 +109,8 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             queue_in_all: jobs.queue_total,
             deadlines: Deadlines { power, guest, create, revert, remove, prepare },
             retention: Retention {
-                jobs: Duration::from_hours(24) * jobs.retention_days,
+                jobs: kept_for(jobs.retention_days),
+                leases: kept_for(leases.retention_days),
                 ..Retention::default()
             },
         },
@@ -138,6 +139,10 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         grace: GRACE,
         sabotage: Sabotage::of_the_environment(),
     })
+}
+
+fn kept_for(days: u32) -> Keep {
+    Keep { time: Duration::from_hours(24) * days, ..Keep::default() }
 }
 
 /// An application that is bound and not yet running.

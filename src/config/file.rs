@@ -86,7 +86,7 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     let mut table = root.table("jobs");
     table.set("queue_per_machine", queue_per_machine, count);
     table.set("queue_total", queue_total, count);
-    table.set("retention_days", retention_days, |value| integer(value, 1..=36_500));
+    table.set("retention_days", retention_days, days);
     let Deadlines { power, guest, create, revert, remove, prepare } = deadlines;
     let mut inner = table.table("deadlines");
     inner.set("power", power, deadline);
@@ -98,12 +98,13 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     inner.finish();
     table.finish();
 
-    let Leases { max_ttl, max_total, abandon_after, grace } = leases;
+    let Leases { max_ttl, max_total, abandon_after, grace, retention_days } = leases;
     let mut table = root.table("leases");
     table.set("max_ttl", max_ttl, timeout);
     table.set("max_total", max_total, timeout);
     table.set("abandon_after", abandon_after, timeout);
     table.set("grace", grace, any_duration);
+    table.set("retention_days", retention_days, days);
     table.finish();
 
     for (name, mut table) in root.table("pools").tables() {
@@ -398,6 +399,10 @@ fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> 
 
 fn count(value: &DeValue<'_>) -> Result<usize, String> {
     integer(value, 1..=i64::from(u32::MAX))
+}
+
+fn days(value: &DeValue<'_>) -> Result<u32, String> {
+    integer(value, 1..=36_500)
 }
 
 fn boolean(value: &DeValue<'_>) -> Result<bool, String> {

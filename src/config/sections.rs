@@ -124,6 +124,8 @@ pub struct Leases {
     pub abandon_after: Duration,
     /// After a restart no lease ends sooner than this.
     pub grace: Duration,
+    /// How long ended leases are kept.
+    pub retention_days: u32,
 }
 
 impl Default for Leases {
@@ -133,6 +135,7 @@ impl Default for Leases {
             max_total: Duration::from_hours(7 * 24),
             abandon_after: Duration::from_mins(2),
             grace: Duration::from_mins(1),
+            retention_days: 30,
         }
     }
 }

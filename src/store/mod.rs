@@ -42,7 +42,7 @@ pub use error::StoreError;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
-pub use purge::{Purged, Retention};
+pub use purge::{Keep, Purged, Retention};
 pub use tokens::StoredToken;
 
 /// A job as it is read back after it was written, without a database.

@@ -1,7 +1,7 @@
-//! Forgetting: ended jobs and old keys are deleted once they were kept as long as was promised.
+//! Forgetting: ended jobs and leases, and old keys, are deleted once they were kept as long as was promised.
 //!
-//! A job whose key is kept is kept too, and so is the key of a job that has no end yet: the call that started
-//! it, made again, must find it.
+//! What has a key that is kept is kept too, and so is the key of what has no end yet: the call that started it, made
+//! again, must find it. What is kept of machines (fences, quarantines) is never forgotten.
 
 use std::time::Duration;
 
@@ -15,23 +15,37 @@ use super::{Store, StoreError, microseconds};
 /// Rows deleted in one commit; others get in between.
 const PORTION: i64 = 500;
 
+const DAY: Duration = Duration::from_hours(24);
+
 /// How long to keep what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Ended jobs, counted from their end,
-    pub jobs: Duration,
-    /// but this many of the last to end whatever their age,
-    pub jobs_at_least: u32,
-    /// and never more than this many.
-    pub jobs_at_most: u32,
+    pub jobs: Keep,
+    pub leases: Keep,
     /// Idempotency keys, counted from the call.
     pub keys: Duration,
 }
 
+/// How long to keep what has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Counted from its end,
+    pub time: Duration,
+    /// but this many of the last to end whatever their age,
+    pub at_least: u32,
+    /// and never more than this many.
+    pub at_most: u32,
+}
+
 impl Default for Retention {
     fn default() -> Self {
-        const DAY: Duration = Duration::from_hours(24);
-        Self { jobs: DAY * 30, jobs_at_least: 10_000, jobs_at_most: 1_000_000, keys: DAY }
+        Self { jobs: Keep::default(), leases: Keep::default(), keys: DAY }
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { time: DAY * 30, at_least: 10_000, at_most: 1_000_000 }
     }
 }
 
@@ -39,24 +53,85 @@ impl Default for Retention {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub jobs: u64,
+    pub leases: u64,
+    /// Of both.
     pub keys: u64,
 }
 
 pub async fn purge(store: &Store, now: Timestamp, retention: &Retention) -> Result<Purged, StoreError> {
-    let Retention { jobs, jobs_at_least, jobs_at_most, keys } = retention;
-    // Keys first: they hold their jobs.
-    let keys = in_portions(store, || DeleteKeys { before: ago(now, *keys) }).await?;
-    let mut purged = Purged { jobs: 0, keys };
-    if let Some(last) = behind_the_last(store, *jobs_at_least).await? {
-        let old = || DeleteJobs { before: ago(now, *jobs), last: last.clone() };
-        purged.jobs += in_portions(store, old).await?;
-    }
-    if let Some(last) = behind_the_last(store, (*jobs_at_most).max(*jobs_at_least)).await? {
-        let any = || DeleteJobs { before: i64::MAX, last: last.clone() };
-        purged.jobs += in_portions(store, any).await?;
-    }
-    Ok(purged)
+    let Retention { jobs, leases, keys } = retention;
+    let (jobs, keys_of_jobs) = purge_records(store, &JOBS, now, jobs, *keys).await?;
+    let (leases, keys_of_leases) = purge_records(store, &LEASES, now, leases, *keys).await?;
+    Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
 }
+
+/// How many records, and how many of their keys, were deleted.
+async fn purge_records(
+    store: &Store,
+    records: &'static Records,
+    now: Timestamp,
+    keep: &Keep,
+    keys: Duration,
+) -> Result<(u64, u64), StoreError> {
+    let Keep { time, at_least, at_most } = keep;
+    // Keys first: they hold what they belong to.
+    let keys = in_portions(store, || DeleteKeys { records, before: ago(now, keys) }).await?;
+    let mut deleted = 0;
+    if let Some(last) = behind_the_last(store, records, *at_least).await? {
+        let old = || DeleteEnded { records, before: ago(now, *time), last: last.clone() };
+        deleted += in_portions(store, old).await?;
+    }
+    if let Some(last) = behind_the_last(store, records, (*at_most).max(*at_least)).await? {
+        let any = || DeleteEnded { records, before: i64::MAX, last: last.clone() };
+        deleted += in_portions(store, any).await?;
+    }
+    Ok((deleted, keys))
+}
+
+/// The statements about one table of what ends, and the table of its keys.
+struct Records {
+    /// The place of an end, counted from the last.
+    behind: &'static str,
+    delete: &'static str,
+    delete_keys: &'static str,
+}
+
+macro_rules! records {
+    ($table:literal, $keys:literal, $column:literal) => {
+        Records {
+            behind: concat!(
+                "SELECT ended_at, id FROM ",
+                $table,
+                " WHERE ended_at IS NOT NULL ORDER BY ended_at DESC, id DESC LIMIT 1 OFFSET $1"
+            ),
+            delete: concat!(
+                "DELETE FROM ",
+                $table,
+                " WHERE id IN (SELECT r.id FROM ",
+                $table,
+                " AS r WHERE r.ended_at < $1 AND (r.ended_at, r.id) <= ($2, $3) AND NOT EXISTS (SELECT 1 FROM ",
+                $keys,
+                " AS k WHERE k.",
+                $column,
+                " = r.id) ORDER BY r.ended_at, r.id LIMIT $4)"
+            ),
+            delete_keys: concat!(
+                "DELETE FROM ",
+                $keys,
+                " WHERE (caller, method, path, key) IN (SELECT k.caller, k.method, k.path, k.key FROM ",
+                $keys,
+                " AS k JOIN ",
+                $table,
+                " AS r ON r.id = k.",
+                $column,
+                " WHERE k.created_at < $1 AND r.ended_at IS NOT NULL LIMIT $2)"
+            ),
+        }
+    };
+}
+
+static JOBS: Records = records!("jobs", "idempotency_keys", "job");
+static LEASES: Records = records!("leases", "lease_keys", "lease");
 
 /// The point in time this long ago, or the first of all where there is none.
 fn ago(now: Timestamp, duration: Duration) -> i64 {
@@ -78,54 +153,48 @@ async fn in_portions<W: Write<Output = u64>>(
     }
 }
 
-/// The place of a job in the order of ends.
+/// A place in the order of ends.
 #[derive(Clone)]
 struct Ended {
     at: i64,
     id: String,
 }
 
-/// The newest ended job that is not among the last `count`.
-async fn behind_the_last(store: &Store, count: u32) -> Result<Option<Ended>, StoreError> {
-    let row = sqlx::query(
-        "SELECT ended_at, id FROM jobs WHERE ended_at IS NOT NULL \
-         ORDER BY ended_at DESC, id DESC LIMIT 1 OFFSET $1",
-    )
-    .bind(i64::from(count))
-    .fetch_optional(store.read().await?.statement())
-    .await?;
+/// The newest end that is not among the last `count`.
+async fn behind_the_last(store: &Store, records: &Records, count: u32) -> Result<Option<Ended>, StoreError> {
+    let row = sqlx::query(records.behind)
+        .bind(i64::from(count))
+        .fetch_optional(store.read().await?.statement())
+        .await?;
     row.map(|row| Ok(Ended { at: row.try_get("ended_at")?, id: row.try_get("id")? })).transpose()
 }
 
-/// Deletes jobs that ended before a time and no later than `last`.
-struct DeleteJobs {
+/// Deletes what ended before a time and no later than `last`.
+struct DeleteEnded {
+    records: &'static Records,
     before: i64,
     last: Ended,
 }
 
 #[async_trait]
-impl Write for DeleteJobs {
+impl Write for DeleteEnded {
     type Output = u64;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
-        let done = sqlx::query(
-            "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs \
-             WHERE ended_at < $1 AND (ended_at, id) <= ($2, $3) \
-             AND NOT EXISTS (SELECT 1 FROM idempotency_keys WHERE idempotency_keys.job = jobs.id) \
-             ORDER BY ended_at, id LIMIT $4)",
-        )
-        .bind(self.before)
-        .bind(self.last.at)
-        .bind(&self.last.id)
-        .bind(PORTION)
-        .execute(transaction.statement())
-        .await?;
+        let done = sqlx::query(self.records.delete)
+            .bind(self.before)
+            .bind(self.last.at)
+            .bind(&self.last.id)
+            .bind(PORTION)
+            .execute(transaction.statement())
+            .await?;
         Ok(done.rows_affected())
     }
 }
 
-/// Deletes keys that were made before a time and whose job has ended.
+/// Deletes keys that were made before a time and whose job or lease has ended.
 struct DeleteKeys {
+    records: &'static Records,
     before: i64,
 }
 
@@ -134,15 +203,116 @@ impl Write for DeleteKeys {
     type Output = u64;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
-        let done = sqlx::query(
-            "DELETE FROM idempotency_keys WHERE (caller, method, path, key) IN \
-             (SELECT k.caller, k.method, k.path, k.key FROM idempotency_keys AS k \
-             JOIN jobs ON jobs.id = k.job WHERE k.created_at < $1 AND jobs.ended_at IS NOT NULL LIMIT $2)",
-        )
-        .bind(self.before)
-        .bind(PORTION)
-        .execute(transaction.statement())
-        .await?;
+        let done = sqlx::query(self.records.delete_keys)
+            .bind(self.before)
+            .bind(PORTION)
+            .execute(transaction.statement())
+            .await?;
         Ok(done.rows_affected())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::SignedDuration;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::domain::lease::{Lease, LeaseState, Quarantine};
+    use crate::store::samples::{lease, start};
+    use crate::store::{IdempotencyKey, KeptMachine, LeaseFilter, LeaseRow};
+
+    async fn started() -> Store {
+        let store = Store::in_memory().await.unwrap();
+        let writer = store.clone();
+        tokio::spawn(async move { writer.run(CancellationToken::new()).await });
+        store
+    }
+
+    fn after(seconds: u32) -> Timestamp {
+        start() + SignedDuration::from_secs(seconds.into())
+    }
+
+    fn key(name: &str) -> IdempotencyKey {
+        IdempotencyKey {
+            caller: "ci".to_owned(),
+            method: "POST".to_owned(),
+            path: "/v1/leases".to_owned(),
+            key: name.to_owned(),
+            fingerprint: [7; 32],
+            created_at: start(),
+        }
+    }
+
+    async fn save(store: &Store, lease: &Lease, key: Option<&str>) {
+        let machine = format!("uuid:{}", lease.id);
+        let kept = KeptMachine { fence: 7, last_lease_end: lease.ended_at, quarantine: None };
+        let row = LeaseRow::of(lease, Some(&machine)).unwrap();
+        let key = key.map(|name| (self::key(name), lease.id));
+        store.save_leases(vec![row], BTreeMap::from([(machine, kept)]), key).await.unwrap();
+    }
+
+    async fn left(store: &Store) -> Vec<Lease> {
+        store.leases(&LeaseFilter::default(), None, 1_000).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn old_leases_go_but_the_last_ones_and_the_open_ones_stay() {
+        let store = started().await;
+        let mut number = 0;
+        for state in LeaseState::ALL.iter().filter(|state| !state.is_end()) {
+            save(&store, &lease(number, *state, None), None).await;
+            number += 1;
+        }
+        let open = number;
+        for (place, state) in
+            LeaseState::ALL.iter().filter(|state| state.is_end()).cycle().take(10).enumerate()
+        {
+            let ended_at = after(u32::try_from(place).unwrap());
+            save(&store, &lease(number, *state, Some(ended_at)), None).await;
+            number += 1;
+        }
+        let aside = Quarantine {
+            reason: "its disk".to_owned(),
+            by: "ci".to_owned(),
+            since: start(),
+            automatic: false,
+            job: None,
+        };
+        let aside = KeptMachine { fence: 9, last_lease_end: None, quarantine: Some(aside) };
+        store.save_leases(Vec::new(), BTreeMap::from([("id:9".to_owned(), aside)]), None).await.unwrap();
+        let machines = store.kept_machines().await.unwrap();
+        let month = Retention { leases: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
+        let purged = |leases| Purged { leases, ..Purged::default() };
+        let now = after(5) + month.leases.time;
+        assert_eq!(store.purge(now, &month).await.unwrap(), purged(5));
+        let years = now + Duration::from_hours(24 * 3_650);
+        assert_eq!(store.purge(years, &month).await.unwrap(), purged(2));
+        let few = Retention { leases: Keep { at_least: 1, at_most: 2, ..Keep::default() }, ..month };
+        assert_eq!(store.purge(start(), &few).await.unwrap(), purged(1), "never more than so many");
+        let left = left(&store).await;
+        assert_eq!(left.len(), usize::try_from(open + 2).unwrap());
+        assert_eq!(left.iter().filter(|lease| lease.state.is_end()).count(), 2);
+        assert_eq!(store.kept_machines().await.unwrap(), machines, "fences and quarantines are for ever");
+    }
+
+    #[tokio::test]
+    async fn a_key_of_a_lease_is_kept_for_a_day_and_while_it_has_no_end() {
+        let store = started().await;
+        save(&store, &lease(1, LeaseState::Active, None), Some("open")).await;
+        let done = lease(2, LeaseState::Released, Some(after(2)));
+        save(&store, &done, Some("done")).await;
+        let at_once = Keep { time: Duration::ZERO, at_least: 0, ..Keep::default() };
+        let retention = Retention { leases: at_once, ..Retention::default() };
+        let early = start() + Duration::from_hours(23);
+        assert_eq!(store.purge(early, &retention).await.unwrap(), Purged::default(), "it stays for its key");
+        assert_eq!(store.find_lease_key(&key("done")).await.unwrap().map(|kept| kept.lease), Some(done.id));
+        let late = start() + Duration::from_hours(25);
+        let purged = Purged { leases: 1, keys: 1, jobs: 0 };
+        assert_eq!(store.purge(late, &retention).await.unwrap(), purged);
+        assert!(store.find_lease_key(&key("open")).await.unwrap().is_some());
+        assert!(store.find_lease_key(&key("done")).await.unwrap().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs for tests: a plain one, and arbitrary ones with every field and variant.
+//! Jobs and leases for tests: plain ones, and arbitrary jobs with every field and variant.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,9 @@ use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
-use crate::domain::lease::{LeaseId, Readiness};
+use crate::domain::lease::{
+    EndReason, Lease, LeaseEnd, LeaseId, LeaseState, Readiness, Release, Select, TimeLeft,
+};
 use crate::domain::machine::{MachineIdentity, PowerState};
 
 /// The first moment of the tests.
@@ -49,6 +51,45 @@ pub fn queued(n: u32) -> Job {
         error: None,
         host_task: None,
         intent: None,
+    }
+}
+
+/// The n-th lease of the tests, on a machine of its own.
+pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
+    let reason = EndReason::ALL.iter().copied().find(|reason| reason.state() == state);
+    Lease {
+        id: LeaseId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
+        state,
+        select: Select { pool: Some("qubes".to_owned()), ..Select::default() },
+        machine: Some(queued(n).machine),
+        machine_name: Some("sd-staging".to_owned()),
+        pool: Some("qubes".to_owned()),
+        holder: "nightly".to_owned(),
+        requested_by: "ci".to_owned(),
+        reference: None,
+        ttl: Duration::from_mins(30),
+        max_total: Duration::from_hours(24),
+        queue_for: None,
+        prepare: None,
+        release: Release::default(),
+        created_at: start(),
+        active_at: None,
+        fence: Some(1),
+        grants: 1,
+        job: None,
+        time: TimeLeft::default(),
+        noted_at: start(),
+        warned: false,
+        history: Vec::new(),
+        end: ended_at.zip(reason).map(|(at, reason)| LeaseEnd {
+            reason,
+            by: "ci".to_owned(),
+            at,
+            detail: None,
+        }),
+        ended_at,
+        error: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::samples::{any_job, ended, queued, start};
 use super::{
-    IdempotencyKey, Inserted, JobCursor, JobFilter, KeptKey, Purged, Readers, Retention, Store, StoreError,
-    document,
+    IdempotencyKey, Inserted, JobCursor, JobFilter, Keep, KeptKey, Purged, Readers, Retention, Store,
+    StoreError, document,
 };
 use crate::domain::ids::MachineId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
@@ -373,13 +373,13 @@ async fn old_jobs_go_but_the_last_ones_stay() {
         store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None).await.unwrap();
     }
     store.insert_job(&queued(10), None).await.unwrap();
-    let month = Retention { jobs_at_least: 3, ..Retention::default() };
-    let now = after(5) + month.jobs;
+    let month = Retention { jobs: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
+    let now = after(5) + month.jobs.time;
     // Jobs 0 to 4 are older than a month.
-    assert_eq!(store.purge(now, &month).await.unwrap(), Purged { jobs: 5, keys: 0 });
+    assert_eq!(store.purge(now, &month).await.unwrap(), Purged { jobs: 5, keys: 0, leases: 0 });
     // All are now, but the last three stay, and so does what has no end.
     let later = now + Duration::from_hours(24 * 365);
-    assert_eq!(store.purge(later, &month).await.unwrap(), Purged { jobs: 2, keys: 0 });
+    assert_eq!(store.purge(later, &month).await.unwrap(), Purged { jobs: 2, keys: 0, leases: 0 });
     let left: Vec<_> = all(&store, &JobFilter::default()).await.iter().map(|job| job.id).collect();
     assert_eq!(left, [10, 9, 8, 7].map(|n| queued(n).id));
 }
@@ -391,8 +391,12 @@ async fn there_are_never_too_many_jobs() {
         // In one transaction each they would be slow on disk; in memory they are not.
         store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None).await.unwrap();
     }
-    let retention = Retention { jobs_at_least: 10, jobs_at_most: 100, ..Retention::default() };
-    assert_eq!(store.purge(after(1_200), &retention).await.unwrap(), Purged { jobs: 1_100, keys: 0 });
+    let retention =
+        Retention { jobs: Keep { at_least: 10, at_most: 100, ..Keep::default() }, ..Retention::default() };
+    assert_eq!(
+        store.purge(after(1_200), &retention).await.unwrap(),
+        Purged { jobs: 1_100, keys: 0, leases: 0 }
+    );
     assert_eq!(all(&store, &JobFilter::default()).await.len(), 100);
 }
 
@@ -402,12 +406,13 @@ async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
     store.insert_job(&queued(1), Some(&key("running", 1))).await.unwrap();
     let done = ended(queued(2), JobState::Succeeded, after(2));
     store.insert_job(&done, Some(&key("done", 1))).await.unwrap();
-    let retention = Retention { jobs: Duration::ZERO, jobs_at_least: 0, ..Retention::default() };
+    let at_once = Keep { time: Duration::ZERO, at_least: 0, ..Keep::default() };
+    let retention = Retention { jobs: at_once, ..Retention::default() };
     let early = start() + Duration::from_hours(23);
     // The job is old enough to go, and stays for its key.
-    assert_eq!(store.purge(early, &retention).await.unwrap(), Purged { jobs: 0, keys: 0 });
+    assert_eq!(store.purge(early, &retention).await.unwrap(), Purged { jobs: 0, keys: 0, leases: 0 });
     let late = start() + Duration::from_hours(25);
-    assert_eq!(store.purge(late, &retention).await.unwrap(), Purged { jobs: 1, keys: 1 });
+    assert_eq!(store.purge(late, &retention).await.unwrap(), Purged { jobs: 1, keys: 1, leases: 0 });
     assert!(store.find_key(&key("running", 1)).await.unwrap().is_some());
     assert!(store.find_key(&key("done", 1)).await.unwrap().is_none());
 }

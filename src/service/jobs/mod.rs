@@ -380,14 +380,17 @@ impl Jobs {
         }
     }
 
-    /// Forgets old jobs and keys once an hour. Runs until told to stop.
+    /// Forgets old jobs, leases and keys once an hour. Runs until told to stop.
     pub async fn purge(self, stop: CancellationToken) {
         let parts = &self.0.parts;
         loop {
             match parts.store.purge(parts.clock.now(), &parts.settings.retention).await {
-                Ok(purged) => tracing::debug!(?purged, "old jobs and keys are forgotten"),
+                Ok(purged) => tracing::debug!(?purged, "old jobs, leases and keys are forgotten"),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "old jobs cannot be forgotten");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "old jobs and leases cannot be forgotten"
+                    );
                 }
             }
             tokio::select! {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How often a call is tried at most, some 50 ms apart at least.
-const ATTEMPTS: u32 = 1_200;
+/// How often a call is tried at most, some 100 ms apart at least.
+const ATTEMPTS: u32 = 600;
 
 /// How long an answer may take; no call asks to be blocked for longer than a third of it.
 const STALLED: Duration = Duration::from_secs(15);
@@ -42,7 +42,7 @@ impl Line {
                 // Not loaded yet, or a wait that was too short.
                 Ok(answered) if answered.status != 503 && answered.status != 504 => return answered,
                 Ok(answered) if answered.status == 504 => {}
-                _ => std::thread::sleep(Duration::from_millis(50)),
+                _ => std::thread::sleep(Duration::from_millis(100)),
             }
         }
         panic!("no answer to {} {}", ask.method, ask.path);

@@ -38,6 +38,8 @@ pub fn start(directory: &Path, name: &str, seed: u64, laps: u64) -> Child {
 #[test]
 fn one_of_the_crowd() {
     let Ok(told) = std::env::var(CLIENT) else { return };
+    // Whatever else is tested beside goes before two hundred of these.
+    rustix::process::nice(10).unwrap();
     let told: Vec<&str> = told.split('\n').collect();
     let [directory, name, seed, laps] = told[..] else { panic!("{told:?}") };
     let directory = PathBuf::from(directory);
@@ -83,7 +85,9 @@ impl Client {
             let (key, body, id, secret) = self.asked[self.dice.at(self.asked.len())].clone();
             let again = self.ask(&key, &body);
             if (&again.json["id"], &again.json["secret"]) != (&json!(id), &json!(secret)) {
-                self.note("wrong", &format!("the key {key} gave the lease {id}, then {}", again.json));
+                // What it has on its hands now is nobody's.
+                return self
+                    .note("wrong", &format!("the key {key} gave the lease {id}, then {}", again.json));
             }
             if !again.head.contains("idempotent-replayed: true") {
                 self.note("wrong", &format!("the key {key} is answered as new: {}", again.json));

@@ -91,6 +91,22 @@ async fn a_forgotten_fence_is_noticed() {
     assert!(report.wrongs.iter().any(noticed), "{report:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_key_is_noticed() {
+    let plan = Plan {
+        seed: 1,
+        machines: 2,
+        clients: 4,
+        laps: 100,
+        kills: 0,
+        deaths: 3,
+        sabotage: Some("keys-forgotten"),
+    };
+    let report = crowd(plan).await;
+    let noticed = |wrong: &String| wrong.starts_with("the key ") && wrong.contains(" gave the lease ");
+    assert!(report.wrongs.iter().any(noticed), "{report:#?}");
+}
+
 struct Crowd {
     plan: Plan,
     directory: tempfile::TempDir,
@@ -204,6 +220,7 @@ impl Crowd {
         for place in 0..plan.clients {
             let client = crowd.client(place);
             crowd.clients.push(client);
+            pause().await;
         }
         crowd
     }
