@@ -48,6 +48,8 @@ pub enum Mistake {
     ExpiryByWallClock,
     /// Every request panics.
     PanickingRequests,
+    /// Whoever prepares or releases a machine panics.
+    PanickingLeases,
     /// A task of a room panics.
     DyingRoom,
     /// `otter run` panics while its command runs.
@@ -67,7 +69,7 @@ impl Sabotage {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::CallBeforeCommit,
         Self::ResetSentAgain,
         Self::EndBeforeBarrier,
@@ -82,6 +84,7 @@ impl Mistake {
         Self::FreeBeforeProven,
         Self::ExpiryByWallClock,
         Self::PanickingRequests,
+        Self::PanickingLeases,
         Self::DyingRoom,
         Self::PanickingRun,
     ];
@@ -104,6 +107,7 @@ impl Mistake {
             Self::FreeBeforeProven => "free-before-proven",
             Self::ExpiryByWallClock => "expiry-by-wall-clock",
             Self::PanickingRequests => "panicking-requests",
+            Self::PanickingLeases => "panicking-leases",
             Self::DyingRoom => "dying-room",
             Self::PanickingRun => "panicking-run",
         }

@@ -157,7 +157,7 @@ impl Stage for GovmomiStage {
     }
 
     async fn cut_next_snapshot(&self, cut: Cut) -> Result<()> {
-        self.proxy.cut_next(cut);
+        self.proxy.cut_next("CreateSnapshot_Task", cut);
         Ok(())
     }
 }

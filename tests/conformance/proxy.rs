@@ -1,12 +1,19 @@
-//! A wire between a backend and a host that can be cut: it knows nothing of what it carries.
+//! A wire between a backend and a host that can be cut. It takes the TLS off on its way, so that it is the call that is
+//! meant which is cut, and not whatever else the backend says at that moment.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::{Context, Result};
+use otter::domain::verify::Verify;
+use otter::esx::client_config;
 use otter::hypervisor::conformance::Cut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
 /// The wire. Dropping it cuts it.
@@ -18,23 +25,32 @@ pub struct Proxy {
 
 struct Wire {
     host: SocketAddr,
+    /// The host's end of it, as the backend sees it.
+    acceptor: TlsAcceptor,
+    /// The backend's end of it, as the host sees it.
+    connector: TlsConnector,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     away: bool,
-    /// What happens to whatever the backend sends next.
-    cut: Option<Cut>,
+    /// The method of the call that is cut next.
+    cut: Option<(&'static str, Cut)>,
     /// Of the connections that there are.
     connected: CancellationToken,
 }
 
 impl Proxy {
-    pub async fn to(host: SocketAddr) -> std::io::Result<Self> {
+    pub async fn to(host: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let wire = Arc::new(Wire { host, state: Mutex::default() });
+        let wire = Arc::new(Wire {
+            host,
+            acceptor: acceptor()?,
+            connector: TlsConnector::from(Arc::new(client_config(&Verify::Off)?)),
+            state: Mutex::default(),
+        });
         let serving = tokio::spawn({
             let wire = Arc::clone(&wire);
             async move {
@@ -54,9 +70,9 @@ impl Proxy {
         std::mem::take(&mut state.connected).cancel();
     }
 
-    /// Cuts the connection by which the backend sends something next.
-    pub fn cut_next(&self, cut: Cut) {
-        self.wire.lock().cut = Some(cut);
+    /// Cuts the connection by which the backend calls this method next.
+    pub fn cut_next(&self, method: &'static str, cut: Cut) {
+        self.wire.lock().cut = Some((method, cut));
     }
 }
 
@@ -69,36 +85,54 @@ impl Wire {
             }
             state.connected.clone()
         };
-        let Ok(host) = TcpStream::connect(self.host).await else { return };
-        let _: Option<()> = connected.run_until_cancelled(self.pump(backend, host)).await;
+        let _: Option<Result<()>> = connected.run_until_cancelled(self.connect(backend)).await;
+    }
+
+    async fn connect(&self, backend: TcpStream) -> Result<()> {
+        let backend = self.acceptor.accept(backend).await?;
+        let host = TcpStream::connect(self.host).await?;
+        let host = self.connector.connect(ServerName::from(self.host.ip()), host).await?;
+        self.pump(backend, host).await;
+        Ok(())
     }
 
     /// Both ways, until either ends or it is cut.
-    async fn pump(&self, mut backend: TcpStream, mut host: TcpStream) {
+    async fn pump<B, H>(&self, mut backend: B, mut host: H)
+    where
+        B: AsyncRead + AsyncWrite + Unpin,
+        H: AsyncRead + AsyncWrite + Unpin,
+    {
         let (mut there, mut back) = (vec![0; 16 << 10], vec![0; 16 << 10]);
         let mut mute = false;
         loop {
             tokio::select! {
                 read = backend.read(&mut there) => {
                     let Ok(length @ 1..) = read else { return };
-                    match self.lock().cut.take() {
+                    match self.cut_of(&there[..length]) {
                         Some(Cut::BeforeItRuns) => return,
                         Some(Cut::AfterItRan) => mute = true,
                         None => {}
                     }
-                    if host.write_all(&there[..length]).await.is_err() {
+                    if host.write_all(&there[..length]).await.is_err() || host.flush().await.is_err() {
                         return;
                     }
                 }
                 read = host.read(&mut back) => {
                     let Ok(length @ 1..) = read else { return };
                     // The answer is there, so it ran.
-                    if mute || backend.write_all(&back[..length]).await.is_err() {
+                    if mute || backend.write_all(&back[..length]).await.is_err() || backend.flush().await.is_err() {
                         return;
                     }
                 }
             }
         }
+    }
+
+    /// Whether what is sent is the call to cut: a request is small, and is sent as one.
+    fn cut_of(&self, sent: &[u8]) -> Option<Cut> {
+        let mut state = self.lock();
+        let named = |method: &str| sent.windows(method.len()).any(|part| part == method.as_bytes());
+        state.cut.take_if(|(method, _)| named(method)).map(|(_, cut)| cut)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -111,4 +145,16 @@ impl Drop for Proxy {
         self.serving.abort();
         self.wire.lock().connected.cancel();
     }
+}
+
+/// Shows a certificate that nobody knows.
+fn acceptor() -> Result<TlsAcceptor> {
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .context("a certificate")?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }

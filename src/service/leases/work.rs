@@ -11,6 +11,7 @@ use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::lease::{Lease, LeaseId, LeaseState};
 use crate::domain::machine::Machine;
+use crate::sabotage::Mistake;
 use crate::service::jobs::gate::Right;
 use crate::service::jobs::{NewJob, Started};
 use crate::service::machines::{self, MachineView};
@@ -20,18 +21,37 @@ impl Desk {
     /// Does what steps of the book ask for, each in a task of its own.
     pub fn set_to_work(desk: &Arc<Self>, then: Vec<Then>) {
         for then in then {
-            let inner = Arc::clone(desk);
             match then {
-                Then::Prepare(id) => {
-                    drop(desk.parts.supervisor.contain("prepare", async move { inner.prepare(id).await }));
-                }
-                Then::Release(id) => {
-                    drop(desk.parts.supervisor.contain("release", async move { inner.release(id).await }));
-                }
+                Then::Prepare(id) => Self::take_up(desk, id, LeaseState::Preparing),
+                Then::Release(id) => Self::take_up(desk, id, LeaseState::Releasing),
                 // Its holder was told with the step, by an event whose history says so.
                 Then::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
+    }
+
+    /// A panic in it is a failure of this lease alone: without a word the lease would stay as it is until the next start.
+    fn take_up(desk: &Arc<Self>, id: LeaseId, state: LeaseState) {
+        let (worker, desk) = (Arc::clone(desk), Arc::clone(desk));
+        let supervisor = desk.parts.supervisor.clone();
+        let work = supervisor.contain("lease work", async move {
+            match state {
+                LeaseState::Preparing => worker.prepare(id).await,
+                _ => worker.release(id).await,
+            }
+        });
+        drop(supervisor.contain("lease", async move {
+            if work.join().await.is_ok() || desk.stop.is_cancelled() {
+                return;
+            }
+            let detail = "A fault of otter's own came in between, so nothing is known of the machine.";
+            let unknown = Err(Failure::new(FailureKind::OutcomeUnknown, detail));
+            desk.insist(match state {
+                LeaseState::Preparing => Stepped::Prepared(id, unknown),
+                _ => Stepped::Freed(id, unknown),
+            })
+            .await;
+        }));
     }
 
     async fn prepare(&self, id: LeaseId) {
@@ -110,6 +130,7 @@ impl Desk {
         if !self.insist(Stepped::Working(id, job)).await {
             return None;
         }
+        assert!(!self.parts.rules.sabotage.makes(Mistake::PanickingLeases), "sabotage");
         loop {
             let Ok(ended) = self.parts.jobs.ended(job).await else {
                 self.parts.clock.sleep(AGAIN).await;
