@@ -19,7 +19,7 @@ set -eu
 
 url=${OTTER_URL:?say where otter is} select=${OTTER_SELECT:?say which machine, such as '{"pool": "qubes"}'}
 ttl=${OTTER_TTL:-600} queue_for=${OTTER_QUEUE_FOR:-1800}
-lease='' shown='' answer='' command='' renewer='' asked=''
+lease='' shown='' answer='' starting='' command='' renewer='' asked=''
 
 main() {
   verb=${1:-}
@@ -46,12 +46,14 @@ run() {
   while IFS= read -r line; do export "${line?}"; done <<EOF
 $described
 EOF
+  starting=renewer
   renew_on >/dev/null 2>&1 &
-  renewer=$!
+  renewer=$! starting=''
   # A session of its own, so that all it starts ends with it; and with the input that a shell takes from what it does not wait for.
   exec 3<&0
+  starting=command
   setsid "$@" <&3 3<&- &
-  command=$!
+  command=$! starting=''
   status=0
   wait "$command" || status=$?
   command=''
@@ -104,6 +106,8 @@ finish() {
   status=$?
   trap - EXIT
   trap '' HUP INT TERM USR1
+  # What was started runs before its number is known here.
+  case $starting in renewer) renewer=${!:-} ;; command) command=$! ;; esac
   [ -z "$renewer" ] || kill "$renewer" 2>/dev/null || :
   if [ -n "$command" ]; then
     kill -TERM "-$command" 2>/dev/null || kill -TERM "$command" 2>/dev/null || :

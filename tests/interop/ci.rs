@@ -60,7 +60,18 @@ async fn with_otter_sh(
     variables: &[(&str, &str)],
     then: impl AsyncFnOnce(Pid),
 ) -> (Option<i32>, String) {
-    let mut shell = job.shell(&["sh"], "exec deploy/ci/otter.sh run sh -c \"$SCRIPT\"");
+    with_shell(job, "exec deploy/ci/otter.sh", script, variables, then).await
+}
+
+/// The same, with the shell called so.
+async fn with_shell(
+    job: &Job,
+    called: &str,
+    script: &str,
+    variables: &[(&str, &str)],
+    then: impl AsyncFnOnce(Pid),
+) -> (Option<i32>, String) {
+    let mut shell = job.shell(&["sh"], &format!("{called} run sh -c \"$SCRIPT\""));
     shell.env("SCRIPT", script).envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = shell.spawn().unwrap();
     let id = Pid::from_child(&child);
@@ -99,6 +110,26 @@ async fn the_shell_example_gives_back_when_it_is_told_to_end() {
         std::fs::remove_file(&ready).unwrap();
         job.is_as_before().await;
     }
+}
+
+/// What it starts runs at once, and the shell learns its number a moment later: here half a
+/// second later.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_ends_a_command_that_has_just_begun() {
+    let job = Job::start().await;
+    let ready = job.file("ready");
+    let slowly = r#"exec bash --posix -c '
+        trap "[ -z \"\${renewer:-}\" ] || [ -n \"\$command\" ] || sleep 0.5" DEBUG
+        set -T
+        . "$0"' deploy/ci/otter.sh"#;
+    let script = format!("echo >{}; sleep 600", ready.display());
+    let (code, said) = with_shell(&job, slowly, &script, &[], async |id| {
+        eventually("the command to run", async || ready.exists()).await;
+        kill_process(id, Signal::TERM).unwrap();
+    })
+    .await;
+    assert_eq!(code, Some(143), "{said}");
+    job.is_as_before().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -277,7 +277,7 @@ impl<'b> Play<'b> {
             if path == machine {
                 self.tools_shown = body["tools_status"] == "running";
             } else if self.leased.is_some() {
-                self.in_step = self.shows_guests(&body);
+                self.in_step = self.shows_guests(&body) && self.knows_the_starts().await;
             }
             let gone = status == StatusCode::NOT_FOUND && path == machine && self.is_gone();
             if status != StatusCode::OK && !gone {

@@ -182,6 +182,17 @@ impl<'b> Play<'b> {
         })
     }
 
+    /// Whether no job still follows a task that starts a guest: a start that is told after what the guest did makes that
+    /// an old guest's.
+    pub(super) async fn knows_the_starts(&self) -> bool {
+        let (_, _, jobs) = self.bench.read("/v1/jobs?state=running").await;
+        let starts = |step: &Value| {
+            step["state"] == "running" && matches!(step["name"].as_str(), Some("revert" | "power_on"))
+        };
+        let mut jobs = jobs["items"].as_array().into_iter().flatten();
+        jobs.all(|job| !job["steps"].as_array().into_iter().flatten().any(starts))
+    }
+
     /// Lets guests do what they would do next; one that another hand started comes up as any.
     pub(super) fn step_guests(&self) {
         if !self.in_step || self.control().pending_waits() == 0 || self.control().step_guests() > 0 {
