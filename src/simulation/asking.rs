@@ -86,7 +86,10 @@ impl Simulation {
         let Some(machine) = machine else { return };
         match self.host.look(&machine) {
             Ok(look) => match before.and_then(|before| before.confirmed_by(&look)) {
-                Some(evidence) => self.tell(tag.job, Input::Examined(Ok((evidence, others)))),
+                Some(evidence) => {
+                    self.tenancy.looked(&machine);
+                    self.tell(tag.job, Input::Examined(Ok((evidence, others))));
+                }
                 None => self.after(soon, tag, Step::LookAtTasks(Box::new(look), others)),
             },
             Err(error) => {

@@ -14,8 +14,6 @@ pub struct History {
     pub kind: JobKind,
     pub committed: bool,
     pub started: bool,
-    /// The daemon died while it ran.
-    pub outlived_a_life: bool,
     /// The jobs that ran on its machine when it started.
     pub beside: Vec<JobId>,
     /// It left its queue to be ended there.
@@ -65,7 +63,6 @@ impl History {
             kind: job.kind(),
             committed: false,
             started: false,
-            outlived_a_life: false,
             beside: Vec::new(),
             withdrawn: false,
             end: None,

@@ -110,8 +110,10 @@ impl Simulation {
             Written::Existing { job, waits: Waits::Accept(post) } => self.refused(job, *post),
             Written::Updated { waits: Waits::Save(tag), .. }
             | Written::AlreadyEnded { waits: Waits::Save(tag) } => {
+                self.wish_saved(tag.life, tag.job);
                 self.work(tag, Step::Tell(Box::new(Input::Saved)));
             }
+            Written::Updated { waits: Waits::Wish(life, job), .. } => self.wish_saved(life, job),
             Written::Leases { waits: Waits::Desk, .. } => self.step_committed(),
             _ => {}
         }

@@ -75,6 +75,8 @@ pub struct Tag {
 pub enum Waits {
     Accept(Box<Post>),
     Save(Tag),
+    /// The wish to cancel a job, in which life.
+    Wish(u32, JobId),
     Desk,
     Nobody,
 }

@@ -65,6 +65,8 @@ pub struct Run {
     pub tools_stops: u64,
     /// Whether it holds a place in its queue.
     pub in_queue: bool,
+    /// Somebody asked to cancel it, which is not on disk yet and not shown.
+    pub wish_unsaved: bool,
 }
 
 impl Otter {

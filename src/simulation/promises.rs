@@ -206,10 +206,6 @@ impl Promises {
 
     /// The daemon died: what it knew of calls that were committed is lost.
     pub fn crashed<W: Clone>(&mut self, disk: &Disk<W>) {
-        for history in self.histories.values_mut().filter(|history| history.started && history.end.is_none())
-        {
-            history.outlived_a_life = true;
-        }
         for job in disk.jobs.values().filter(|job| !job.state.is_end() && job.intent.is_some()) {
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.lost = true;
@@ -278,6 +274,11 @@ impl Promises {
             history.deeds.iter().filter(|(_, revision)| *revision > told).map(|(call, _)| *call).collect();
         if !job.state.is_end() {
             self.require(!seen_before, || format!("the end of {id} was taken back"));
+            let kept = job.cancel_requested_at.is_none()
+                || disk.job(id).is_some_and(|job| job.cancel_requested_at.is_some());
+            self.require(kept, || {
+                format!("{id} was shown as asked to be cancelled, which a crash would forget")
+            });
             return;
         }
         self.require(disk.job(id) == Some(job) && end.as_ref() == Some(job), || {
@@ -319,9 +320,8 @@ impl Promises {
         let once = matches!(call, CallKind::Reset | CallKind::CreateSnapshot);
         let end = history.end.clone();
         let machine = history.machine.clone();
-        // What a host has forgotten and goes on with, nobody can see, kill or wait for. And a daemon that died has forgotten
-        // that a kill which has ended wanted the job cancelled, where that was not committed yet.
-        let visible = call == CallKind::PowerOn && !history.forgotten && !history.outlived_a_life;
+        // What a host has forgotten and goes on with, nobody can see, kill or wait for.
+        let visible = call == CallKind::PowerOn && !history.forgotten;
         let killed = visible && self.killed_beside(&machine, id);
         self.require(!killed, || format!("{id} powered its machine on after a kill beside it had succeeded"));
         self.require(!once || times <= 1, || format!("{id}: {call:?} was done {times} times"));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::disk::{Disk, LeaseStep};
-use crate::domain::ids::JobId;
+use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState};
 use crate::service::leases::book::{Changes, MachineKey};
@@ -28,6 +28,8 @@ pub struct Tenancy {
     times: BTreeMap<LeaseId, Time>,
     /// The machines that a release has made what they were to be, and nobody touched since: the key, off, the snapshot.
     made: BTreeMap<String, (MachineKey, bool, Option<String>)>,
+    /// The machines that nobody touched since a job looked at them.
+    untouched: BTreeSet<String>,
     down_at: Duration,
 }
 
@@ -188,7 +190,12 @@ impl Tenancy {
         });
     }
 
-    /// A release is on disk as done: nobody touched its machine since, so that it is what the release was to make.
+    /// A job has read how this machine is.
+    pub fn looked(&mut self, machine: &MachineId) {
+        self.untouched.insert(machine.as_str().to_owned());
+    }
+
+    /// A release is on disk as done: where nobody touched its machine since it looked, that is what the release was to make.
     pub fn job_written<W: Clone>(&mut self, before: &Job, job: &Job, world: &World, disk: &Disk<W>) {
         if before.state == JobState::Queued
             && job.kind() == JobKind::LeaseRelease
@@ -206,6 +213,7 @@ impl Tenancy {
         if let JobRequest::Release { keep_power, snapshot } = &job.request
             && job.state == JobState::Succeeded
             && world.machine(job.machine.id.as_str()).is_some()
+            && self.untouched.contains(job.machine.id.as_str())
         {
             let snapshot = snapshot.as_ref().map(|(id, _)| id.as_str().to_owned());
             let made = (MachineKey::of(&job.machine), !keep_power, snapshot);
@@ -217,6 +225,7 @@ impl Tenancy {
     pub fn touched(&mut self, machines: Vec<String>) {
         for machine in machines {
             self.made.remove(&machine);
+            self.untouched.remove(&machine);
         }
     }
 

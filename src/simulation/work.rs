@@ -90,6 +90,7 @@ impl Simulation {
             serial: 0,
             tools_stops,
             in_queue,
+            wish_unsaved: false,
         });
         let life = otter.life;
         let left = Duration::try_from(deadline.duration_since(self.wall())).unwrap_or_default();
@@ -118,7 +119,11 @@ impl Simulation {
             return;
         }
         let held = matches!(run.effect, Effect::Save | Effect::Call(_));
+        let wished = run.driver.job().cancel_requested_at.is_some();
         let Reaction { cancel_task, instead } = run.driver.interrupt(interrupt, now);
+        let job = run.driver.job().clone();
+        run.wish_unsaved |= !wished && job.cancel_requested_at.is_some();
+        let wish_unsaved = run.wish_unsaved;
         self.trace.note(self.now, || format!("{id} is told {interrupt:?}"));
         if let Some(task) = cancel_task {
             let at = self.now + self.random.latency();
@@ -131,7 +136,23 @@ impl Simulation {
                 }
                 self.begin(id, effect);
             }
-            None => self.publish(id),
+            None => {
+                if wish_unsaved {
+                    let waits = Waits::Wish(self.lives, id);
+                    self.write(Write::Update { job: Box::new(job), waits });
+                }
+                self.publish(id);
+            }
+        }
+    }
+
+    /// What was asked of a job is on disk, and is shown.
+    pub fn wish_saved(&mut self, life: u32, id: JobId) {
+        let saved = self.disk.job(id).is_some_and(|job| job.cancel_requested_at.is_some());
+        let run = self.otter.as_mut().filter(|otter| otter.life == life).and_then(|otter| otter.run_mut(id));
+        if let Some(run) = run.filter(|run| run.wish_unsaved && saved) {
+            run.wish_unsaved = false;
+            self.publish(id);
         }
     }
 
@@ -279,6 +300,7 @@ impl Simulation {
         let life = otter.life;
         let Some(run) = otter.entries.get_mut(&id).and_then(|entry| entry.run.as_mut()) else { return };
         run.effect = Effect::Finish;
+        run.wish_unsaved = false;
         run.serial += 1;
         let machine = run.driver.job().machine.id.clone();
         if run.in_queue {
@@ -301,7 +323,7 @@ impl Simulation {
     fn publish(&mut self, id: JobId) {
         let Some(entry) = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&id)) else { return };
         let Some(run) = &entry.run else { return };
-        if entry.live.follow(&run.driver, false) {
+        if entry.live.follow(&run.driver, run.wish_unsaved) {
             let job = entry.live.job.clone();
             self.show(&job);
         }
