@@ -129,21 +129,16 @@ impl Simulation {
             let at = self.now + self.random.latency();
             self.agenda.plan(at, Event::Cancel { task, tell: None });
         }
-        match instead {
-            Some(effect) => {
-                if held {
-                    self.promises.break_promise(format!("{id}: a commit or call under way was dropped"));
-                }
-                self.begin(id, effect);
+        if let Some(effect) = instead {
+            if held {
+                self.promises.break_promise(format!("{id}: a commit or call under way was dropped"));
             }
-            None => {
-                if wish_unsaved {
-                    let waits = Waits::Wish(self.lives, id);
-                    self.write(Write::Update { job: Box::new(job), waits });
-                }
-                self.publish(id);
-            }
+            return self.begin(id, effect);
         }
+        if wish_unsaved {
+            self.write(Write::Update { job: Box::new(job), waits: Waits::Wish(self.lives, id) });
+        }
+        self.publish(id);
     }
 
     /// What was asked of a job is on disk, and is shown.
