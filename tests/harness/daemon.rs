@@ -124,6 +124,18 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Stops it, until SIGCONT. Its threads stop one after the other, and the last may still answer.
+    pub async fn hold(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.id().as_raw_pid());
+        let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            // One that has ended does nothing either.
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            stat.map_or(true, |stat| stat.rsplit_once(')').is_some_and(|(_, after)| after.starts_with(" T")))
+        };
+        eventually("it to be stopped", async || std::fs::read_dir(&threads).unwrap().all(stopped)).await;
+    }
+
     /// Its process.
     pub fn id(&self) -> Pid {
         Pid::from_child(&self.child)

@@ -121,7 +121,7 @@ async fn a_second_signal_while_the_machine_is_given_back_ends_at_once() {
     let bench = Bench::start().await;
     let mut run = bench.run("--ttl 3s --retry-for 10m", "echo $$; exec sleep 600");
     let command = run.line().await.parse().unwrap();
-    bench.daemon.signal(Signal::STOP);
+    bench.daemon.hold().await;
     run.signal(Signal::TERM);
     let command = Pid::from_raw(command).unwrap();
     eventually("the command to be gone", async || test_kill_process(command).is_err()).await;

@@ -42,7 +42,7 @@ async fn a_daemon_that_stays_away_ends_the_command_when_the_time_is_over() {
     let bench = Bench::start().await;
     let mut run = bench.run("--ttl 1s --retry-for 1s", RUNS);
     run.says("ready").await;
-    bench.daemon.signal(Signal::STOP);
+    bench.daemon.hold().await;
     run.ended().await.exits(74, "the time of the lease is over");
     bench.daemon.signal(Signal::CONT);
     bench.is_as_before().await;
