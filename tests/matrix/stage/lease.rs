@@ -145,7 +145,8 @@ impl<'b> Play<'b> {
             self.bench.give_back(leased).await?;
             "lease.release"
         };
-        let list = format!("/v1/jobs?lease={}&kind={kind}", leased.id);
+        // That of the next machine may have come already.
+        let list = format!("/v1/jobs?lease={}&kind={kind}&machine={}", leased.id, self.id);
         self.job = self.bench.job_at(&list).await?;
         self.look().await;
         Ok(())
