@@ -135,17 +135,16 @@ impl Api {
             .merge(metrics::routes())
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
-            .layer(axum::middleware::from_fn_with_state(self.clone(), right::tell_expiry))
             .with_state(self.clone());
         let router = if sabotage.makes(Mistake::PanickingRequests) {
             router.layer(axum::middleware::map_request(panicking))
         } else {
             router
         };
-        let Parts { clock, services, metrics, .. } = &*self.0;
-        let guard = Guard::new(Arc::clone(&services.callers), openapi());
-        let edge = layers::Edge { clock: clock.clone(), guard, metrics: metrics.clone() };
-        layers::around(router, edge)
+        let guard = Guard::new(Arc::clone(&self.services().callers), openapi());
+        let edge = layers::Edge { clock: self.clock().clone(), guard, metrics: self.metrics().clone() };
+        // Around all of them: who is refused at the door may hold a lease all the same.
+        layers::around(router, edge).layer(axum::middleware::from_fn_with_state(self, right::tell_expiry))
     }
 
     pub(crate) fn services(&self) -> &Services {

@@ -216,6 +216,23 @@ async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_with_a_lease_in_hand_hears_when_it_ends() {
+    let guarded = Guarded::start().await;
+    let taken = guarded.request("runner", Method::POST, "/v1/leases");
+    let lease =
+        Answer::of(taken.json(&json!({"select": {"machine": "16"}, "ttl": "30m"}))).await.expect(201).json;
+    let shown = format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
+    let nobody = guarded.lab.request(Method::GET, "/v1/machines");
+    let viewer =
+        guarded.request("viewer", Method::POST, "/v1/machines/16/power").json(&json!({"action": "on"}));
+    let too_long = guarded.request("runner", Method::GET, &format!("/v1/{}", "x".repeat(20_000)));
+    for (call, status) in [(nobody, 401), (viewer, 403), (too_long, 414)] {
+        let refused = Answer::of(call.header("otter-lease", &shown)).await.expect(status);
+        assert_eq!(refused.header("otter-lease-expires"), lease["expires_at"].as_str(), "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_tokens_a_name_of_its_own_is_served() {
     let guarded = Guarded::start().await;
     let named = guarded.lab.request(Method::GET, "/v1/machines").header("host", "otter.lab");
