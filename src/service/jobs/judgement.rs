@@ -175,29 +175,7 @@ mod tests {
     use super::*;
     use crate::domain::call::CallKind;
     use crate::domain::ids::QuestionId;
-    use crate::service::inventory::samples;
-
-    fn evidence(power_state: PowerState) -> Evidence {
-        Evidence {
-            identity: samples::machine("16", "qubes").identity(),
-            power_state: Some(power_state),
-            current_snapshot: Some(SnapshotId::new("16-snapshot-1")),
-            snapshots: vec![seen("16-snapshot-1", None, "base")],
-            tools_running: true,
-            question: None,
-            host_boot_time: None,
-            recent_tasks: Vec::new(),
-        }
-    }
-
-    fn seen(id: &str, parent: Option<&str>, name: &str) -> SeenSnapshot {
-        SeenSnapshot {
-            id: SnapshotId::new(id),
-            parent: parent.map(SnapshotId::new),
-            name: name.to_owned(),
-            description: String::new(),
-        }
-    }
+    use crate::service::jobs::samples::{evidence, seen};
 
     fn create() -> HostCall {
         let (name, description) = ("new".to_owned(), String::new());

@@ -10,6 +10,8 @@ mod plan;
 pub mod queue;
 pub(crate) mod recovery;
 pub(crate) mod runner;
+#[cfg(test)]
+mod samples;
 pub(crate) mod sight;
 #[cfg(test)]
 pub(super) mod tests;

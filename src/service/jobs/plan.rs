@@ -1,4 +1,7 @@
-//! Which call a job makes next, by what it asks for, what it has done, and how the machine is. Pure.
+//! Which call a job makes next, by what it asks for, what it has done, and how the machine is. Pure; `tests` has the table.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

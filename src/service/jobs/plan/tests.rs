@@ -1,0 +1,319 @@
+//! What comes next, as a table: what is asked for, what was done, how the machine is, what follows.
+
+use std::time::Duration;
+
+use super::Plan::{Await, Call, Done, Settle};
+use super::{Plan, guest_may_still_obey, may_continue, next};
+use crate::domain::call::{CallKind, Evidence, HostCall};
+use crate::domain::failure::FailureKind;
+use crate::domain::ids::{QuestionId, SnapshotId};
+use crate::domain::job::{Job, JobRequest, Step, StepState};
+use crate::domain::lease::Readiness;
+use crate::domain::machine::PowerState::{self, Off, On, Suspended};
+use crate::service::jobs::judgement::MAX_ASKS;
+use crate::service::jobs::samples::{evidence, job, seen};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn base() -> SnapshotId {
+    SnapshotId::new("16-snapshot-1")
+}
+
+fn named() -> (SnapshotId, String) {
+    (base(), "base".to_owned())
+}
+
+fn revert(power_on: Option<bool>) -> JobRequest {
+    JobRequest::Revert { snapshot: base(), path: "base".to_owned(), power_on }
+}
+
+fn prepare(snapshot: bool, power: Option<PowerState>, until: Option<Readiness>, settle: bool) -> JobRequest {
+    let (snapshot, settle) = (snapshot.then(named), settle.then_some(MINUTE));
+    JobRequest::Prepare { snapshot, power, until, settle }
+}
+
+fn release(snapshot: bool, keep_power: bool) -> JobRequest {
+    JobRequest::Release { keep_power, snapshot: snapshot.then(named) }
+}
+
+fn rename(name: Option<&str>, description: Option<&str>) -> JobRequest {
+    let (name, description) = (name.map(str::to_owned), description.map(str::to_owned));
+    JobRequest::RenameSnapshot { snapshot: base(), path: "base".to_owned(), name, description }
+}
+
+fn remove(children: bool) -> JobRequest {
+    JobRequest::RemoveSnapshot { snapshot: base(), path: "base".to_owned(), children }
+}
+
+/// Of this job, which has these steps behind it.
+fn after(request: JobRequest, steps: &[(&str, StepState)]) -> Job {
+    let step = |(name, state): &(&str, StepState)| Step {
+        name: (*name).to_owned(),
+        state: *state,
+        started_at: None,
+        finished_at: None,
+        detail: None,
+    };
+    Job { steps: steps.iter().map(step).collect(), ..job(request) }
+}
+
+/// A step for each name, that went well.
+fn well<'a>(names: &[&'a str]) -> Vec<(&'a str, StepState)> {
+    names.iter().map(|name| (*name, StepState::Succeeded)).collect()
+}
+
+fn follows(request: &JobRequest, done: &[&str], power: PowerState) -> Plan {
+    next(&after(request.clone(), &well(done)), &evidence(power))
+}
+
+fn refused(plan: &Plan) -> FailureKind {
+    match plan {
+        Plan::Fail(failure) => failure.kind,
+        other => panic!("{other:?} is no refusal"),
+    }
+}
+
+fn reverted() -> Plan {
+    Call(HostCall::RevertToSnapshot { snapshot: base(), suppress_power_on: false })
+}
+
+#[test]
+fn power_is_made_what_was_asked_for() {
+    for (request, power, plan) in [
+        (JobRequest::PowerOn, On, Done),
+        (JobRequest::PowerOn, Off, Call(HostCall::PowerOn)),
+        (JobRequest::PowerOn, Suspended, Call(HostCall::PowerOn)),
+        (JobRequest::PowerOff, Off, Done),
+        (JobRequest::PowerOff, On, Call(HostCall::PowerOff)),
+        (JobRequest::PowerOff, Suspended, Call(HostCall::PowerOff)),
+        (JobRequest::Kill, Off, Done),
+        (JobRequest::Kill, On, Call(HostCall::PowerOff)),
+        (JobRequest::Kill, Suspended, Call(HostCall::PowerOff)),
+        (JobRequest::Suspend, Suspended, Done),
+        (JobRequest::Suspend, On, Call(HostCall::Suspend)),
+        (JobRequest::Reset, On, Call(HostCall::Reset)),
+        (JobRequest::Reboot, On, Call(HostCall::RebootGuest)),
+        (JobRequest::Shutdown { force_after: None }, Off, Done),
+        (JobRequest::Shutdown { force_after: None }, On, Call(HostCall::ShutdownGuest)),
+        (JobRequest::Shutdown { force_after: Some(MINUTE) }, Off, Done),
+        (JobRequest::Shutdown { force_after: Some(MINUTE) }, On, Call(HostCall::ShutdownGuest)),
+        (JobRequest::Shutdown { force_after: Some(MINUTE) }, Suspended, Call(HostCall::PowerOff)),
+    ] {
+        assert_eq!(follows(&request, &[], power), plan, "{request:?} of a machine that is {power:?}");
+    }
+    for (request, power) in [
+        (JobRequest::Reset, Off),
+        (JobRequest::Reset, Suspended),
+        (JobRequest::Suspend, Off),
+        (JobRequest::Reboot, Off),
+        (JobRequest::Reboot, Suspended),
+        (JobRequest::Shutdown { force_after: None }, Suspended),
+    ] {
+        let plan = follows(&request, &[], power);
+        assert_eq!(refused(&plan), FailureKind::InvalidPowerState, "{request:?} of {power:?}");
+    }
+}
+
+#[test]
+fn a_guest_is_asked_once_to_shut_down() {
+    let (patient, forced) =
+        (JobRequest::Shutdown { force_after: None }, JobRequest::Shutdown { force_after: Some(MINUTE) });
+    for state in [StepState::Succeeded, StepState::Failed, StepState::Skipped] {
+        let tried = |request: &JobRequest| after(request.clone(), &[("shutdown", state)]);
+        assert_eq!(next(&tried(&forced), &evidence(On)), Call(HostCall::PowerOff), "{state:?}");
+        let patient = next(&tried(&patient), &evidence(On));
+        assert_eq!(refused(&patient), FailureKind::InvalidPowerState, "{state:?}");
+    }
+    let asking = after(forced.clone(), &[("shutdown", StepState::Running)]);
+    assert_eq!(next(&asking, &evidence(On)), Call(HostCall::ShutdownGuest));
+    // Another step tells nothing of it.
+    let other = after(forced.clone(), &[("power_off", StepState::Failed)]);
+    assert_eq!(next(&other, &evidence(On)), Call(HostCall::ShutdownGuest));
+
+    assert!(guest_may_still_obey(&after(forced.clone(), &[("shutdown", StepState::Failed)])));
+    assert!(!guest_may_still_obey(&after(forced.clone(), &[("shutdown", StepState::Succeeded)])));
+    assert!(!guest_may_still_obey(&after(forced.clone(), &[("power_off", StepState::Failed)])));
+    assert!(!guest_may_still_obey(&after(forced, &[])));
+}
+
+#[test]
+fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
+    let answer = JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    let create = JobRequest::CreateSnapshot {
+        name: "new".to_owned(),
+        description: "why".to_owned(),
+        memory: true,
+        quiesce: false,
+    };
+    let made = HostCall::CreateSnapshot {
+        name: "new".to_owned(),
+        description: "why".to_owned(),
+        memory: true,
+        quiesce: false,
+    };
+    let answered = HostCall::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    let renamed =
+        HostCall::RenameSnapshot { snapshot: base(), name: Some("renamed".to_owned()), description: None };
+    for (request, call) in [
+        (JobRequest::Reset, HostCall::Reset),
+        (JobRequest::Reboot, HostCall::RebootGuest),
+        (answer, answered),
+        (create, made),
+        (remove(false), HostCall::RemoveSnapshot { snapshot: base(), children: false }),
+        (remove(true), HostCall::RemoveSnapshot { snapshot: base(), children: true }),
+        (JobRequest::RemoveAllSnapshots, HostCall::RemoveAllSnapshots),
+        (rename(Some("renamed"), None), renamed),
+    ] {
+        assert_eq!(follows(&request, &[], On), Call(call.clone()), "{request:?}");
+        assert_eq!(follows(&request, &[call.kind().as_str()], On), Done, "{request:?}");
+        for failed in [StepState::Failed, StepState::Running] {
+            let steps = [(call.kind().as_str(), failed)];
+            assert_eq!(next(&after(request.clone(), &steps), &evidence(On)), Call(call.clone()));
+        }
+        assert!(!may_continue(&after(request.clone(), &[])), "{request:?}");
+    }
+}
+
+#[test]
+fn what_names_a_snapshot_needs_it() {
+    let bare = Evidence { snapshots: Vec::new(), current_snapshot: None, ..evidence(Off) };
+    for request in [
+        revert(None),
+        remove(false),
+        rename(Some("renamed"), None),
+        prepare(true, None, None, false),
+        release(true, false),
+    ] {
+        assert_eq!(refused(&next(&job(request.clone()), &bare)), FailureKind::NotFound, "{request:?}");
+    }
+    assert_eq!(next(&job(JobRequest::RemoveAllSnapshots), &bare), Done);
+}
+
+#[test]
+fn a_snapshot_that_is_called_so_is_not_renamed() {
+    assert_eq!(follows(&rename(Some("base"), None), &[], Off), Done);
+    assert_eq!(follows(&rename(Some("base"), Some("")), &[], Off), Done);
+    assert!(matches!(follows(&rename(Some("base"), Some("why")), &[], Off), Call(_)));
+    assert!(matches!(follows(&rename(None, Some("why")), &[], Off), Call(_)));
+}
+
+#[test]
+fn a_revert_is_done_once_and_then_the_power_is_seen_to() {
+    for power_on in [None, Some(true), Some(false)] {
+        assert_eq!(follows(&revert(power_on), &[], On), reverted(), "also to what is current");
+    }
+    for (power_on, power, plan) in [
+        (None, On, Done),
+        (None, Off, Done),
+        (Some(true), On, Done),
+        (Some(true), Off, Call(HostCall::PowerOn)),
+        (Some(true), Suspended, Call(HostCall::PowerOn)),
+        (Some(false), Off, Done),
+        (Some(false), On, Call(HostCall::PowerOff)),
+        (Some(false), Suspended, Call(HostCall::PowerOff)),
+    ] {
+        assert_eq!(follows(&revert(power_on), &["revert"], power), plan, "{power_on:?} {power:?}");
+    }
+    let reverted = |power_on, steps: &[&str]| may_continue(&after(revert(power_on), &well(steps)));
+    assert!(!reverted(None, &["revert"]));
+    assert!(reverted(Some(true), &["revert"]));
+    assert!(reverted(Some(false), &["revert"]));
+    assert!(!reverted(Some(true), &["revert", "power_on"]));
+    assert!(!reverted(Some(false), &["revert", "power_off"]));
+}
+
+#[test]
+fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
+    let all = prepare(true, Some(On), Some(Readiness::Tools), true);
+    assert_eq!(follows(&all, &[], Off), reverted());
+    assert_eq!(follows(&all, &["revert"], Off), Call(HostCall::PowerOn));
+    assert_eq!(follows(&all, &["revert"], On), Await(Readiness::Tools));
+    assert_eq!(follows(&all, &["revert", "power_on"], On), Await(Readiness::Tools));
+    assert_eq!(follows(&all, &["revert", "power_on", "wait_tools"], On), Settle(MINUTE));
+    assert_eq!(follows(&all, &["revert", "power_on", "wait_tools", "settle"], On), Done);
+    assert!(may_continue(&job(all)));
+
+    assert_eq!(follows(&prepare(false, None, None, false), &[], Suspended), Done);
+    assert_eq!(follows(&prepare(false, Some(Off), None, false), &[], On), Call(HostCall::PowerOff));
+    assert_eq!(follows(&prepare(false, Some(Off), None, false), &[], Off), Done);
+    assert_eq!(follows(&prepare(false, None, None, true), &[], Off), Settle(MINUTE));
+    for (readiness, step) in
+        [(Readiness::On, "wait_power"), (Readiness::Address, "wait_ip"), (Readiness::Tools, "wait_tools")]
+    {
+        let request = prepare(false, None, Some(readiness), false);
+        assert_eq!(follows(&request, &[], On), Await(readiness));
+        assert_eq!(follows(&request, &[step], On), Done, "{step}");
+        let plan = follows(&request, &[], Off);
+        assert_eq!(refused(&plan), FailureKind::InvalidPowerState, "{step} of a machine that is off");
+    }
+}
+
+#[test]
+fn a_wait_counts_until_the_next_call_and_only_where_it_succeeded() {
+    let all = prepare(false, Some(On), Some(Readiness::Tools), true);
+    // Somebody powered it off meanwhile, and it was powered on anew.
+    assert_eq!(follows(&all, &["power_on", "wait_tools", "power_on"], On), Await(Readiness::Tools));
+    assert_eq!(
+        follows(&all, &["power_on", "wait_tools", "settle", "power_on", "wait_tools"], On),
+        Settle(MINUTE)
+    );
+    // Another wait is not this one, and does not take it back.
+    assert_eq!(follows(&all, &["wait_ip"], On), Await(Readiness::Tools));
+    assert_eq!(follows(&all, &["wait_tools", "wait_ip"], On), Settle(MINUTE));
+    let failed = [("wait_tools", StepState::Failed)];
+    assert_eq!(next(&after(all.clone(), &failed), &evidence(On)), Await(Readiness::Tools));
+    let settling = [("wait_tools", StepState::Succeeded), ("settle", StepState::Running)];
+    assert_eq!(next(&after(all, &settling), &evidence(On)), Settle(MINUTE));
+}
+
+#[test]
+fn a_release_reverts_and_then_turns_off_what_it_may() {
+    assert_eq!(follows(&release(true, false), &[], On), reverted());
+    assert_eq!(follows(&release(true, true), &[], On), reverted());
+    for (request, done, power, plan) in [
+        (release(false, false), &[][..], On, Call(HostCall::PowerOff)),
+        (release(false, false), &[], Suspended, Call(HostCall::PowerOff)),
+        (release(false, false), &[], Off, Done),
+        (release(false, true), &[], On, Done),
+        (release(true, false), &["revert"], On, Call(HostCall::PowerOff)),
+        (release(true, false), &["revert"], Off, Done),
+        (release(true, true), &["revert"], On, Done),
+    ] {
+        assert_eq!(follows(&request, done, power), plan, "{request:?} after {done:?}, {power:?}");
+    }
+    assert!(may_continue(&job(release(false, false))));
+}
+
+#[test]
+fn a_revert_after_which_another_snapshot_is_current_has_failed() {
+    let mut elsewhere = evidence(Off);
+    elsewhere.snapshots.push(seen("16-snapshot-2", Some("16-snapshot-1"), "late"));
+    elsewhere.current_snapshot = Some(SnapshotId::new("16-snapshot-2"));
+    for request in [prepare(true, None, None, false), release(true, false), release(true, true)] {
+        let plan = next(&after(request.clone(), &well(&["revert"])), &elsewhere);
+        assert_eq!(refused(&plan), FailureKind::HostRejected, "{request:?}");
+        assert_eq!(follows(&request, &["revert"], Off), Done);
+    }
+    // Where none was asked for, which one is current is the machine's own affair.
+    assert_eq!(next(&job(release(false, false)), &elsewhere), Done);
+}
+
+#[test]
+fn what_somebody_undoes_each_time_is_not_done_for_ever() {
+    for (request, power, call) in [
+        (prepare(false, Some(On), None, false), Off, HostCall::PowerOn),
+        (prepare(false, Some(Off), None, false), On, HostCall::PowerOff),
+        (release(false, false), On, HostCall::PowerOff),
+    ] {
+        let name = call.kind().as_str();
+        let times = |done: usize| follows(&request, &vec![name; done], power);
+        let most = MAX_ASKS as usize;
+        assert_eq!(times(most - 1), Call(call.clone()));
+        let given_up = times(most);
+        assert_eq!(refused(&given_up), FailureKind::InvalidPowerState);
+        // Only what was done counts, and only of this call.
+        let mut steps = well(&vec![name; most - 1]);
+        steps.extend([(name, StepState::Failed), (CallKind::Suspend.as_str(), StepState::Succeeded)]);
+        assert_eq!(next(&after(request, &steps), &evidence(power)), Call(call));
+    }
+}

@@ -1,0 +1,69 @@
+//! A plain job, and what the host says of a plain machine, for the tests of this room.
+
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use crate::domain::call::{Evidence, SeenSnapshot};
+use crate::domain::ids::{JobId, SnapshotId};
+use crate::domain::job::{Job, JobRequest, JobState};
+use crate::domain::machine::PowerState;
+use crate::service::inventory::samples;
+
+#[must_use]
+pub fn start() -> Timestamp {
+    "2026-03-01T12:00:00Z".parse().unwrap()
+}
+
+/// One that was accepted just now and has ten minutes.
+#[must_use]
+pub fn job(request: JobRequest) -> Job {
+    let machine = samples::machine("16", "qubes");
+    Job {
+        id: JobId::new(Uuid::from_u128(7)),
+        state: JobState::Queued,
+        machine: machine.identity(),
+        machine_name: machine.name,
+        request,
+        phase: "queued".to_owned(),
+        steps: Vec::new(),
+        cancel_requested_at: None,
+        created_at: start(),
+        updated_at: start(),
+        started_at: None,
+        finished_at: None,
+        deadline_at: start() + SignedDuration::from_mins(10),
+        requested_by: "anonymous".to_owned(),
+        reference: None,
+        lease: None,
+        result: None,
+        warnings: Vec::new(),
+        error: None,
+        host_task: None,
+        intent: None,
+    }
+}
+
+/// Of a machine with one snapshot, `base`, which is current.
+#[must_use]
+pub fn evidence(power_state: PowerState) -> Evidence {
+    Evidence {
+        identity: samples::machine("16", "qubes").identity(),
+        power_state: Some(power_state),
+        current_snapshot: Some(SnapshotId::new("16-snapshot-1")),
+        snapshots: vec![seen("16-snapshot-1", None, "base")],
+        tools_running: true,
+        question: None,
+        host_boot_time: None,
+        recent_tasks: Vec::new(),
+    }
+}
+
+#[must_use]
+pub fn seen(id: &str, parent: Option<&str>, name: &str) -> SeenSnapshot {
+    SeenSnapshot {
+        id: SnapshotId::new(id),
+        parent: parent.map(SnapshotId::new),
+        name: name.to_owned(),
+        description: String::new(),
+    }
+}
