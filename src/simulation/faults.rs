@@ -80,6 +80,9 @@ impl Temper {
             2 => vec![Mishap::Crash],
             _ => Mishap::ALL.into_iter().filter(|_| random.percent(60)).collect(),
         };
+        let leases = random.percent(60);
+        // Where trouble comes every few seconds hardly a lease is ever granted.
+        let rarely = if leases && random.percent(85) { 10 } else { 1 };
         Self {
             lost_before: some(random, 20),
             lost_after: some(random, 20),
@@ -87,8 +90,8 @@ impl Temper {
             unreadable: some(random, 10),
             hasty: some(random, 60),
             client_pause: Duration::from_millis(500 + random.below(20_000)),
-            fault_pause: Duration::from_millis(500 + random.below(30_000)),
-            leases: random.percent(60),
+            fault_pause: Duration::from_millis(500 + rarely * random.below(30_000)),
+            leases,
             faults,
         }
     }
@@ -104,6 +107,9 @@ impl Simulation {
         self.agenda.plan(self.now + pause, Event::Fault);
         let faults = self.temper.faults.clone();
         let Some(mishap) = self.random.pick(&faults).copied() else { return };
+        if mishap == Mishap::Crash && self.otter.is_none() {
+            return;
+        }
         self.happen(mishap);
     }
 

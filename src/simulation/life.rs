@@ -68,7 +68,8 @@ impl Simulation {
             }
         }
         self.promises.crashed(&self.disk);
-        let down = self.random.between(Duration::from_millis(50), Duration::from_secs(100));
+        let most = Duration::from_secs(if self.random.percent(60) { 5 } else { 100 });
+        let down = self.random.between(Duration::from_millis(50), most);
         self.agenda.plan(self.now + down, Event::Restart);
     }
 

@@ -60,7 +60,8 @@ const GUEST_SETTLE: Duration = Duration::from_secs(30);
 const EVENTS: u32 = 250;
 /// The same of a run with leases, in which each takes many.
 const LEASE_EVENTS: u32 = 500;
-const LAST_EVENTS: u32 = 20_000;
+/// Who waits for a job looks twice a second, and the clock may have gone back by hours.
+const LAST_EVENTS: u32 = 100_000;
 
 /// Which job waits for something, in which life, and for which of its effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,16 +243,6 @@ impl Simulation {
                 return false;
             }
             if self.events > enough + LAST_EVENTS {
-                eprintln!(
-                    "{:?} {:?}",
-                    self.otter.as_ref().map(|o| (
-                        &o.planned,
-                        o.stream.has_news(),
-                        o.confirm_at(),
-                        o.connected
-                    )),
-                    self.now
-                );
                 self.promises.break_promise(format!("it comes to no end: {}", self.left_over()));
                 return false;
             }
@@ -414,7 +405,11 @@ impl Simulation {
             let run = entry.run.as_ref();
             format!("{id} {} {:?}", entry.live.job.kind().as_str(), run.map(|run| (&run.driver, &run.work)))
         });
-        jobs.collect::<Vec<_>>().join("; ")
+        let jobs = jobs.collect::<Vec<_>>().join("; ");
+        let otter = self.otter.as_ref();
+        let planned =
+            otter.map(|otter| (otter.connected, &otter.planned, otter.stream.has_news(), otter.confirm_at()));
+        format!("{jobs}, connected, planned, news, confirmation: {planned:?}, at {:?}", self.now)
     }
 
     /// What the wall clock says.
