@@ -46,22 +46,22 @@ pub fn escape_vim(name: &str) -> String {
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    // `star` remembers the last `*` and how much of the name it has swallowed, to go back to.
+    // `star` remembers what follows the last `*`, and how much of the name is behind or in it, to go back to.
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {
             Some('*') => {
-                star = Some((p, n));
                 p += 1;
+                star = Some((p, n));
             }
             Some(&wanted) if wanted == '?' || wanted == name[n] => {
                 p += 1;
                 n += 1;
             }
             _ => match star {
-                Some((at, swallowed)) => {
-                    star = Some((at, swallowed + 1));
-                    p = at + 1;
+                Some((behind, swallowed)) => {
+                    star = Some((behind, swallowed + 1));
+                    p = behind;
                     n = swallowed + 1;
                 }
                 None => return false,

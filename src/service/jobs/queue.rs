@@ -5,6 +5,9 @@
 //! it unblocks. A place is taken before the job is committed
 //! to disk and counts at once, so that the limits hold; the job may start when it is [`Place::ready`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 
 use crate::domain::ids::{JobId, MachineId};
@@ -79,9 +82,9 @@ impl Queues {
     /// How many jobs wait, and how many run.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        let running =
-            |queue: &Queue| usize::from(queue.running.is_some()) + usize::from(queue.killing.is_some());
-        (self.waiting, self.machines.values().map(running).sum())
+        let run =
+            |queue: &Queue| [queue.running, queue.killing, queue.answering].into_iter().flatten().count();
+        (self.waiting, self.machines.values().map(run).sum())
     }
 
     /// Takes a place for a job that is not yet committed.
@@ -255,152 +258,5 @@ impl Queue {
                 Lane::Answer => self.answering.is_none(),
                 Lane::Ordinary => self.running.is_none() && self.killing.is_none() && !waiting_kill,
             }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn job(n: u128) -> JobId {
-        JobId::new(Uuid::from_u128(n))
-    }
-
-    fn machine(n: u8) -> MachineId {
-        MachineId::new(n.to_string())
-    }
-
-    #[test]
-    fn a_job_that_is_being_accepted_has_its_place_already() {
-        let mut queues = Queues::new(16, 100);
-        let m = machine(1);
-        queues.reserve(&m, job(1), Lane::Ordinary).unwrap();
-        assert!(queues.has_any(&m) && queues.active(&m).is_none());
-        queues.withdraw(&m, job(1));
-        assert!(!queues.has_any(&m));
-    }
-
-    #[test]
-    fn a_kill_passes_the_queue_and_runs_beside_what_runs() {
-        let mut queues = Queues::new(16, 100);
-        let m = machine(1);
-        for n in 1..=3 {
-            queues.reserve(&m, job(n), if n == 3 { Lane::Kill } else { Lane::Ordinary }).unwrap();
-            queues.ready(&m, job(n));
-            if n == 1 {
-                assert_eq!(queues.start_next(&m), Some(job(1)));
-            }
-        }
-        assert_eq!(queues.start_next(&m), Some(job(3)), "the kill does not wait");
-        assert_eq!((queues.active(&m), queues.running(&m)), (Some(job(3)), Some(job(1))));
-        queues.finish(&m, job(1));
-        assert_eq!(queues.start_next(&m), None, "nothing starts while a machine is being killed");
-        queues.finish(&m, job(3));
-        assert_eq!(queues.start_next(&m), Some(job(2)));
-    }
-
-    #[test]
-    fn limits_count_uncommitted_jobs_and_a_kill_always_fits_its_machine() {
-        let mut queues = Queues::new(2, 4);
-        let m = machine(1);
-        queues.reserve(&m, job(1), Lane::Ordinary).unwrap();
-        queues.reserve(&m, job(2), Lane::Ordinary).unwrap();
-        assert_eq!(queues.reserve(&m, job(3), Lane::Ordinary), Err(Full::Machine));
-        assert_eq!(queues.reserve(&m, job(4), Lane::Kill), Ok(()));
-        assert_eq!(queues.start_next(&m), None, "not committed");
-        queues.reserve(&machine(2), job(5), Lane::Ordinary).unwrap();
-        assert_eq!(queues.reserve(&machine(2), job(6), Lane::Kill), Err(Full::All));
-        assert!(queues.withdraw(&m, job(1)));
-        assert!(!queues.withdraw(&m, job(1)));
-        assert_eq!(queues.reserve(&machine(2), job(6), Lane::Ordinary), Ok(()));
-        assert_eq!(queues.position(&m, job(2)), Some(1));
-    }
-
-    #[test]
-    fn an_answer_waits_for_answers_alone() {
-        let mut queues = Queues::new(1, 100);
-        let m = machine(1);
-        for (n, lane) in [(1, Lane::Ordinary), (2, Lane::Answer), (3, Lane::Answer)] {
-            queues.reserve(&m, job(n), lane).unwrap();
-            queues.ready(&m, job(n));
-        }
-        assert_eq!(queues.position(&m, job(1)), Some(0));
-        assert_eq!([queues.start_next(&m), queues.start_next(&m)], [Some(job(2)), Some(job(1))]);
-        assert_eq!((queues.start_next(&m), queues.position(&m, job(3))), (None, Some(1)));
-        assert_eq!((queues.active(&m), queues.running(&m)), (Some(job(1)), Some(job(1))));
-        queues.finish(&m, job(2));
-        assert_eq!(queues.start_next(&m), Some(job(3)));
-        for n in [1, 3] {
-            queues.finish(&m, job(n));
-        }
-        assert_eq!(queues.active(&m), None);
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Arrive { machine: u8, lane: Lane },
-        Start(u8),
-        Finish(u8),
-        Withdraw(u8),
-    }
-
-    fn any_lane() -> impl Strategy<Value = Lane> {
-        prop_oneof![6 => Just(Lane::Ordinary), 1 => Just(Lane::Kill), 1 => Just(Lane::Answer)]
-    }
-
-    fn any_step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (0..3u8, any_lane()).prop_map(|(machine, lane)| Step::Arrive { machine, lane }),
-            (0..3u8).prop_map(Step::Start),
-            (0..3u8).prop_map(Step::Finish),
-            (0..3u8).prop_map(Step::Withdraw),
-        ]
-    }
-
-    proptest! {
-        /// Never two ordinary jobs at once on a machine, arrival order kept among them, and none lost.
-        #[test]
-        fn order_and_exclusion_hold(steps in prop::collection::vec(any_step(), 0..60)) {
-            let mut queues = Queues::new(1000, 1000);
-            let mut arrived: Vec<Vec<JobId>> = vec![Vec::new(); 3];
-            let mut passing = std::collections::HashSet::new();
-            let mut running: Vec<Vec<JobId>> = vec![Vec::new(); 3];
-            let mut next = 0;
-            for step in steps {
-                match step {
-                    Step::Arrive { machine: m, lane } => {
-                        next += 1;
-                        queues.reserve(&machine(m), job(next), lane).unwrap();
-                        queues.ready(&machine(m), job(next));
-                        if lane == Lane::Ordinary { arrived[usize::from(m)].push(job(next)); } else { passing.insert(job(next)); }
-                    }
-                    Step::Start(m) => {
-                        if let Some(started) = queues.start_next(&machine(m)) {
-                            let m = usize::from(m);
-                            if !passing.contains(&started) {
-                                prop_assert!(running[m].iter().all(|other| passing.contains(other)));
-                                prop_assert_eq!(arrived[m].remove(0), started);
-                            }
-                            running[m].push(started);
-                        }
-                    }
-                    Step::Finish(m) => {
-                        if let Some(ended) = running[usize::from(m)].pop() {
-                            queues.finish(&machine(m), ended);
-                        }
-                    }
-                    Step::Withdraw(m) => {
-                        if let Some(last) = arrived[usize::from(m)].pop() {
-                            prop_assert!(queues.withdraw(&machine(m), last));
-                        }
-                    }
-                }
-                let ordinary = |jobs: &Vec<JobId>| jobs.iter().filter(|job| !passing.contains(job)).count();
-                prop_assert!(running.iter().all(|jobs| ordinary(jobs) <= 1));
-            }
-        }
     }
 }
