@@ -27,6 +27,9 @@ const FEATURES: &[&str] = &[
     "idempotency",
     "questions",
     "properties",
+    "leases",
+    "pools",
+    "quarantine",
     "tokens",
 ];
 

@@ -28,6 +28,17 @@ on_every_host! {
 }
 
 #[tokio::test]
+async fn each_part_of_the_document_is_a_feature() {
+    let lab = Lab::start().await;
+    let about = lab.get("/v1/about").await.expect(200).json;
+    let features = about["features"].as_array().unwrap();
+    let document = lab.get("/openapi.json").await.expect(200).json;
+    for tag in document["tags"].as_array().unwrap().iter().filter(|tag| tag["name"] != "about") {
+        assert!(features.contains(&tag["name"]), "{} is not among {features:?}", tag["name"]);
+    }
+}
+
+#[tokio::test]
 async fn about_names_the_machine_that_otter_runs_in() {
     let lab = Lab::tuned(|settings| settings.protection.own_name = Some("ci-runner-1".to_owned())).await;
     assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
