@@ -187,6 +187,10 @@ mod tests {
         assert_eq!(tools, Belief::Believed);
         let cleared = started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
         assert_eq!(cleared, DOUBTED, "a vanished address is no arrival");
+        let mut second = running(true, stale);
+        second.guest.ip_addresses.push("fe80::1".to_owned());
+        let second = started.after_update(&running(true, stale), &second, NOW, SETTLE);
+        assert_eq!(second, Belief::Believed, "of another card");
     }
 
     #[test]
@@ -251,5 +255,16 @@ mod tests {
         off.power_state = Some(PowerState::Off);
         assert_eq!(Belief::Believed.after_gap(&stale, &off, NOW, SETTLE), given_up);
         assert_eq!(given_up.after_gap(&off, &stale, NOW, SETTLE), DOUBTED);
+    }
+
+    #[test]
+    fn what_was_believed_before_a_gap_is_believed_after_it_where_nothing_happened_and_the_tools_run() {
+        let on = || running(true, Some("10.0.0.5"));
+        let before = with_snapshots(on(), &["a", "b"], "b");
+        let reverted = with_snapshots(on(), &["a", "b"], "a");
+        assert_eq!(Belief::Believed.after_gap(&before, &before, NOW, SETTLE), Belief::Believed);
+        assert_eq!(Belief::Believed.after_gap(&before, &reverted, NOW, SETTLE), DOUBTED);
+        let toolless = running(false, Some("10.0.0.5"));
+        assert_eq!(Belief::Believed.after_gap(&toolless, &toolless, NOW, SETTLE), DOUBTED);
     }
 }

@@ -1,7 +1,7 @@
 //! Plain machines and snapshots for the tests of this room.
 
 use crate::domain::ids::{MachineId, SnapshotId};
-use crate::domain::machine::{Guest, Machine, PowerState};
+use crate::domain::machine::{Guest, Machine, NetworkCard, PowerState};
 use crate::domain::snapshot::{Snapshot, Snapshots};
 
 #[must_use]
@@ -41,5 +41,17 @@ pub fn snapshot(id: &str, name: &str, parent: Option<&str>) -> Snapshot {
         quiesced: false,
         parent: parent.map(SnapshotId::new),
         children: Vec::new(),
+    }
+}
+
+#[must_use]
+pub fn card(mac: &str) -> NetworkCard {
+    NetworkCard {
+        key: 4000,
+        label: "Network adapter 1".to_owned(),
+        kind: "vmxnet3".to_owned(),
+        mac_address: mac.parse().ok(),
+        connected: true,
+        network: Some("VM Network".to_owned()),
     }
 }

@@ -70,12 +70,6 @@ pub fn fits(select: &Select, machine: &Candidate) -> bool {
         && pool.as_ref().is_none_or(|pool| machine.pools.contains(pool))
 }
 
-/// Whether a machine might be granted some day.
-#[must_use]
-pub fn could_ever(select: &Select, machine: &Candidate) -> bool {
-    fits(select, machine)
-}
-
 fn goes_by(reference: &str, machine: &Candidate) -> bool {
     let same = |uuid: &Option<String>, wanted: &str| {
         uuid.as_ref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted))
@@ -85,5 +79,103 @@ fn goes_by(reference: &str, machine: &Candidate) -> bool {
         Some(("uuid", uuid)) => same(&machine.identity.instance_uuid, uuid) || same(&machine.bios_uuid, uuid),
         Some(("mac", mac)) => mac.parse().is_ok_and(|mac| machine.macs.contains(&mac)),
         _ => machine.identity.id.as_str() == reference,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::lease::{Prepare, Release};
+    use crate::service::inventory::samples;
+    use crate::service::leases::tests::lease;
+
+    fn candidate() -> Candidate {
+        let mut machine = samples::machine("16", "Qubes-4.2 staging");
+        machine.network_cards.push(samples::card("00:50:56:aa:bb:cc"));
+        machine.snapshots.items.push(samples::snapshot("s-1", "kickstart", None));
+        let wanted = ["kickstart".to_owned(), "none".to_owned()];
+        Candidate::of(&machine, vec!["ci".to_owned()], true, false, &wanted.iter().collect())
+    }
+
+    fn taken(select: &Select) -> bool {
+        fits(select, &candidate())
+    }
+
+    #[test]
+    fn a_candidate_is_the_machine_and_lacks_what_it_does_not_have() {
+        let machine = samples::machine("16", "Qubes-4.2 staging");
+        let expected = Candidate {
+            identity: machine.identity(),
+            name: machine.name,
+            bios_uuid: machine.bios_uuid,
+            macs: vec!["00:50:56:aa:bb:cc".parse().unwrap()],
+            pools: vec!["ci".to_owned()],
+            free: true,
+            never: false,
+            lacks: ["none".to_owned()].into(),
+        };
+        assert_eq!(candidate(), expected);
+    }
+
+    #[test]
+    fn all_that_was_said_has_to_fit() {
+        let whole = Select {
+            machine: Some("name:Qubes-4.2 staging".to_owned()),
+            name: Some("QUBES".to_owned()),
+            mac: Some("00:50:56:aa:bb:cc".parse().unwrap()),
+            pool: Some("ci".to_owned()),
+        };
+        assert!(taken(&whole) && taken(&Select::default()));
+        for other in [
+            Select { machine: Some("name:Qubes-4.2".to_owned()), ..whole.clone() },
+            Select { name: Some("windows".to_owned()), ..whole.clone() },
+            Select { mac: Some("00:50:56:aa:bb:cd".parse().unwrap()), ..whole.clone() },
+            Select { pool: Some("nightly".to_owned()), ..whole.clone() },
+        ] {
+            assert!(!taken(&other), "{other:?}");
+        }
+        assert!(!fits(&whole, &Candidate { never: true, ..candidate() }));
+        assert!(fits(&whole, &Candidate { free: false, ..candidate() }), "it may be free some day");
+    }
+
+    #[test]
+    fn a_machine_goes_by_its_id_name_uuids_and_macs() {
+        for (reference, fits) in [
+            ("16", true),
+            ("17", false),
+            ("name:Qubes-4.2 staging", true),
+            ("name:qubes-4.2 staging", false),
+            ("name:16", false),
+            ("uuid:52000000-0000-0000-0000-000000000016", true),
+            ("uuid:42000000-0000-0000-0000-000000000016", true),
+            ("uuid:42000000-0000-0000-0000-000000000017", false),
+            ("uuid:16", false),
+            ("mac:00-50-56-AA-BB-CC", true),
+            ("mac:00:50:56:aa:bb:cd", false),
+            ("mac:none", false),
+        ] {
+            let select = Select { machine: Some(reference.to_owned()), ..Select::default() };
+            assert_eq!(taken(&select), fits, "{reference}");
+        }
+        let upper = candidate().identity.instance_uuid.map(|uuid| uuid.to_ascii_uppercase());
+        let identity = MachineIdentity { instance_uuid: upper, ..candidate().identity };
+        assert!(goes_by("uuid:52000000-0000-0000-0000-000000000016", &Candidate { identity, ..candidate() }));
+    }
+
+    #[test]
+    fn the_snapshots_of_the_preparation_and_of_the_release_are_wanted() {
+        let plain = lease(1, false, None, crate::service::leases::tests::at(0));
+        let with = |prepare: Option<&str>, release: Option<&str>| Lease {
+            prepare: prepare.map(|name| Prepare { snapshot: Some(name.to_owned()), ..Prepare::default() }),
+            release: Release { snapshot: release.map(str::to_owned), ..Release::default() },
+            ..plain.clone()
+        };
+        assert_eq!(wants(&with(Some("a"), Some("b"))).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(wants(&plain).count(), 0);
+        assert!(has_snapshots(&plain, &candidate()));
+        assert!(has_snapshots(&with(Some("kickstart"), None), &candidate()));
+        assert!(has_snapshots(&with(Some("kickstart"), Some("kickstart")), &candidate()));
+        assert!(!has_snapshots(&with(Some("none"), None), &candidate()));
+        assert!(!has_snapshots(&with(Some("kickstart"), Some("none")), &candidate()));
     }
 }

@@ -36,7 +36,7 @@ fn rules() -> LeaseRules {
     }
 }
 
-fn at(seconds: u64) -> Now {
+pub fn at(seconds: u64) -> Now {
     let start: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
     Now {
         wall: start + SignedDuration::from_secs(i64::try_from(seconds).unwrap()),
@@ -77,7 +77,7 @@ fn id(number: u128) -> LeaseId {
     LeaseId(Uuid::from_u128(number))
 }
 
-fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now) -> Lease {
+pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now) -> Lease {
     Lease {
         id: id(number),
         state: LeaseState::Queued,
@@ -256,6 +256,17 @@ fn renewals_end_with_the_total() {
     let left = book.get(id(1)).unwrap().left(Duration::from_mins(115));
     assert_eq!((left.lease, left.total), (MINUTE * 5, MINUTE * 5));
     assert_eq!(state(&book.step(Input::Tick, at(120 * 60)).unwrap(), 1), LeaseState::Releasing);
+}
+
+#[test]
+fn a_renewal_takes_no_time_away_and_says_what_is_left() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    for (ttl, left) in [(MINUTE, "25m"), (MINUTE * 40, "40m")] {
+        let renewed = book.step(Input::Renew(id(1), Some(ttl)), at(5 * 60)).unwrap();
+        assert_eq!(renewed.leases[&id(1)].history.last().unwrap().what, format!("renewed: {left} left"));
+    }
+    assert_eq!(book.get(id(1)).unwrap().left(Duration::from_mins(5)).lease, MINUTE * 40);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::fit::{Candidate, could_ever, fits, has_snapshots};
+use super::super::fit::{Candidate, fits, has_snapshots};
 use super::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
@@ -51,7 +51,7 @@ impl<'b> Step<'b> {
     }
 
     fn ask(&mut self, lease: Lease, candidates: &[Candidate]) -> Result<(), Failure> {
-        if !candidates.iter().any(|candidate| could_ever(&lease.select, candidate)) {
+        if !candidates.iter().any(|candidate| fits(&lease.select, candidate)) {
             let detail = "No machine fits what was asked, whatever becomes free. Look: GET /v1/machines, GET /v1/pools";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
@@ -277,11 +277,12 @@ impl<'b> Step<'b> {
             return Err(Failure::new(FailureKind::LeaseEnded, detail));
         };
         let left = open.left(self.now.elapsed);
-        let wanted = ttl.unwrap_or(open.lease.ttl);
+        // A renewal never takes time away.
+        let time = ttl.unwrap_or(open.lease.ttl).min(left.total).max(left.lease);
         self.change(id, |lease, now| {
-            lease.time.lease = wanted.min(left.total).max(left.lease);
+            lease.time.lease = time;
             lease.warned = false;
-            lease.note(now.wall, format!("renewed for {}", duration::format(wanted.min(left.total))));
+            lease.note(now.wall, format!("renewed: {} left", duration::format(time)));
         });
         Ok(())
     }
