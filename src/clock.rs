@@ -1,4 +1,4 @@
-//! Time and randomness, injected: tests step them, and the direct ways are forbidden by `clippy.toml`.
+//! Time and randomness, injected: tests step them, and the direct ways are forbidden by `.clippy.toml`.
 #![expect(clippy::disallowed_methods, reason = "the one place where the real clock is read")]
 
 use std::sync::{Arc, Mutex, PoisonError};
