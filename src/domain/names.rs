@@ -60,9 +60,8 @@ pub fn matches_pattern(pattern: &str, name: &str) -> bool {
             }
             _ => match star {
                 Some((behind, swallowed)) => {
-                    star = Some((behind, swallowed + 1));
-                    p = behind;
-                    n = swallowed + 1;
+                    (p, n) = (behind, swallowed + 1);
+                    star = Some((p, n));
                 }
                 None => return false,
             },

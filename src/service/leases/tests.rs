@@ -12,7 +12,7 @@ use super::fit::Candidate;
 use super::holds::Holds;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::MachineId;
+use crate::domain::ids::{JobId, MachineId};
 use crate::domain::lease::{
     EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
 };
@@ -349,6 +349,99 @@ fn a_machine_that_vanishes_fails_its_lease_and_comes_back_set_aside() {
     end(&mut book, 1, EndReason::Released, at(1));
     let changes = book.step(Input::Machines(&[]), at(2)).unwrap();
     assert_eq!(state(&changes, 1), LeaseState::Released, "it ends as it was ending");
+}
+
+#[test]
+fn only_so_many_wait_and_who_does_not_wait_is_not_counted() {
+    let mut book = empty(LeaseRules { max_queued: 1, ..rules() });
+    let busy = [machine(1, false)];
+    ask(&mut book, 1, false, true, &busy, at(0)).unwrap();
+    assert_eq!(ask(&mut book, 2, false, true, &busy, at(1)).unwrap_err().kind, FailureKind::QueueFull);
+    assert_eq!(ask(&mut book, 3, false, false, &busy, at(2)).unwrap_err().kind, FailureKind::NoFreeMachine);
+    // Those who hold a machine wait no more.
+    book.step(Input::Look(&all(1)), at(3)).unwrap();
+    ask(&mut book, 4, false, true, &busy, at(4)).unwrap();
+}
+
+#[test]
+fn a_lease_that_failed_says_why() {
+    let error = |changes: &Changes| {
+        let failure = changes.leases[&id(1)].error.clone().unwrap();
+        (failure.kind, failure.detail)
+    };
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, true, &[machine(1, false)], at(0)).unwrap();
+    let (kind, detail) = error(&book.step(Input::Tick, at(120)).unwrap());
+    assert!(kind == FailureKind::LeaseFailed && detail.starts_with("Nobody asked"), "{detail}");
+
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    let (kind, detail) = error(&book.step(Input::Machines(&[]), at(1)).unwrap());
+    assert!(kind == FailureKind::MachineGone && detail.starts_with("qubes-1 vanished"), "{detail}");
+
+    // The step's own problem stays.
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, false, &all(1), at(0)).unwrap();
+    book.step(Input::Prepared(id(1), Err(failed())), at(1)).unwrap();
+    let freed = book.step(Input::Freed(id(1), Ok(())), at(2)).unwrap();
+    assert_eq!(error(&freed).1, "as a test wanted");
+    // One that was given back did not fail.
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    end(&mut book, 1, EndReason::Released, at(1));
+    assert_eq!(book.step(Input::Freed(id(1), Ok(())), at(2)).unwrap().leases[&id(1)].error, None);
+}
+
+#[test]
+fn a_note_writes_the_time_that_is_left_of_those_whose_time_runs() {
+    let mut book = empty(rules());
+    for (number, prepare, queue) in [(1, false, false), (2, true, false), (3, false, true)] {
+        ask(&mut book, number, prepare, queue, &all(2), at(0)).unwrap();
+    }
+    let noted = book.step(Input::Note, at(60)).unwrap();
+    assert_eq!(noted.leases.keys().copied().collect::<Vec<_>>(), [id(1), id(3)]);
+    let time = |number| noted.leases[&id(number)].time;
+    assert_eq!((time(1).lease, time(1).total, time(3).queue), (MINUTE * 29, MINUTE * 119, MINUTE * 9));
+    assert_eq!(noted.leases[&id(1)].noted_at, at(60).wall);
+    assert!(book.step(Input::Tick, at(61)).unwrap().leases.is_empty(), "a note is nobody's end");
+}
+
+#[test]
+fn the_job_of_a_lease_and_what_an_operator_did_to_it_are_told() {
+    let mut book = empty(rules());
+    let asked = ask(&mut book, 1, true, true, &all(2), at(0)).unwrap();
+    let job = JobId::new(Uuid::from_u128(9));
+    let working = book.step(Input::Working(id(1), job), at(1)).unwrap();
+    assert_eq!((working.leases[&id(1)].job, state(&working, 1)), (Some(job), LeaseState::Preparing));
+    let (by, reason) = ("boss".to_owned(), "must be".to_owned());
+    let acted = book.step(Input::Overridden { id: id(1), by, reason }, at(2)).unwrap();
+    assert_eq!(acted.leases[&id(1)].warnings, ["boss acted on the machine: must be"]);
+    let failure = book.step(Input::Prepared(id(1), Err(failed())), at(3)).unwrap();
+    assert_eq!(book.kept(&key(1)).unwrap().quarantine.as_ref().unwrap().job, Some(job));
+    let again = book.step(Input::Look(&all(2)), at(4)).unwrap();
+    let grants = [&asked, &failure, &again].map(|changes| {
+        let lease = &changes.leases[&id(1)];
+        (lease.grants, lease.fence, lease.job)
+    });
+    assert_eq!(grants, [(1, Some(1), None), (1, None, None), (2, Some(1), None)]);
+}
+
+#[test]
+fn a_release_that_nobody_asked_for_or_that_comes_twice_ends_nothing() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    for outcome in [Ok(()), Err(failed())] {
+        assert!(book.step(Input::Freed(id(1), outcome), at(1)).unwrap().leases.is_empty());
+    }
+    let (mut active, mut queued) = (book, empty(rules()));
+    ask(&mut queued, 1, false, true, &[machine(1, false)], at(0)).unwrap();
+    for book in [&mut active, &mut queued] {
+        for outcome in [Ok(()), Err(failed())] {
+            assert!(book.step(Input::Prepared(id(1), outcome), at(2)).unwrap().leases.is_empty());
+        }
+    }
+    let renewed = queued.step(Input::Renew(id(1), None), at(3)).unwrap_err();
+    assert_eq!(renewed.kind, FailureKind::LeaseEnded);
 }
 
 #[test]

@@ -210,7 +210,7 @@ impl<'b> Step<'b> {
             lease.end = Some(LeaseEnd { reason, by, at: now.wall, detail });
             lease.state = LeaseState::Releasing;
         });
-        if state == LeaseState::Queued {
+        if state == LeaseState::Queued || reason == EndReason::MachineGone {
             self.close(id);
         } else {
             self.changes.then.push(Then::Release(id));
@@ -264,9 +264,7 @@ impl<'b> Step<'b> {
             }
         });
         self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
-        self.changes
-            .then
-            .retain(|then| !matches!(then, Then::Release(other) | Then::Prepare(other) if *other == id));
+        // One that was being released ends as it was ending.
         self.close(id);
     }
 
