@@ -1,0 +1,135 @@
+//! The book, cell by cell of its table, and against what must always hold of it; what both are made of.
+
+mod cells;
+mod model;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::book::{Book, Changes, Input, LeaseRules, MachineKey, Now};
+use super::fit::Candidate;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::MachineId;
+use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Prepare, Release, Select, TimeLeft};
+use crate::domain::machine::MachineIdentity;
+use crate::sabotage::Sabotage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn rules() -> LeaseRules {
+    LeaseRules {
+        max_ttl: MINUTE * 60,
+        max_total: MINUTE * 120,
+        abandon_after: MINUTE * 2,
+        grace: MINUTE,
+        max_queued: 100,
+        sabotage: Sabotage::new(),
+    }
+}
+
+pub fn at(seconds: u64) -> Now {
+    let start: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+    Now {
+        wall: start + SignedDuration::from_secs(i64::try_from(seconds).unwrap()),
+        elapsed: Duration::from_secs(seconds),
+    }
+}
+
+fn identity(number: u32) -> MachineIdentity {
+    MachineIdentity {
+        id: MachineId::new(number.to_string()),
+        instance_uuid: Some(format!("uuid-{number}")),
+        path: None,
+    }
+}
+
+fn key(number: u32) -> MachineKey {
+    MachineKey::of(&identity(number))
+}
+
+fn machine(number: u32, free: bool) -> Candidate {
+    Candidate {
+        identity: identity(number),
+        name: format!("qubes-{number}"),
+        bios_uuid: None,
+        macs: Vec::new(),
+        pools: vec![if number.is_multiple_of(2) { "even" } else { "odd" }.to_owned()],
+        free,
+        never: false,
+        lacks: BTreeSet::new(),
+    }
+}
+
+fn all(count: u32) -> Vec<Candidate> {
+    (1..=count).map(|number| machine(number, true)).collect()
+}
+
+fn id(number: u128) -> LeaseId {
+    LeaseId(Uuid::from_u128(number))
+}
+
+pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now) -> Lease {
+    Lease {
+        id: id(number),
+        state: LeaseState::Queued,
+        select: Select { name: Some("qubes".to_owned()), ..Select::default() },
+        machine: None,
+        machine_name: None,
+        pool: None,
+        holder: "ci".to_owned(),
+        requested_by: "ci".to_owned(),
+        reference: None,
+        ttl: MINUTE * 30,
+        max_total: MINUTE * 120,
+        queue_for,
+        prepare: prepare.then(Prepare::default),
+        release: Release::default(),
+        created_at: now.wall,
+        active_at: None,
+        fence: None,
+        grants: 0,
+        job: None,
+        time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
+        noted_at: now.wall,
+        warned: false,
+        history: Vec::new(),
+        end: None,
+        ended_at: None,
+        error: None,
+        warnings: Vec::new(),
+    }
+}
+
+fn empty(rules: LeaseRules) -> Book {
+    Book::restored(rules, [], BTreeMap::new(), at(0))
+}
+
+fn failed() -> Failure {
+    Failure::new(FailureKind::HostRejected, "as a test wanted")
+}
+
+/// What a step left of a lease, ended or not.
+fn state(changes: &Changes, number: u128) -> LeaseState {
+    changes.leases[&id(number)].state
+}
+
+fn ask(
+    book: &mut Book,
+    number: u128,
+    prepare: bool,
+    queue: bool,
+    candidates: &[Candidate],
+    now: Now,
+) -> Result<Changes, Failure> {
+    book.step(
+        Input::Ask(Box::new(lease(number, prepare, queue.then_some(MINUTE * 10), now)), candidates),
+        now,
+    )
+}
+
+fn end(book: &mut Book, number: u128, reason: EndReason, now: Now) -> Changes {
+    book.step(Input::End { id: id(number), reason, by: "ci".to_owned(), detail: None }, now).unwrap()
+}

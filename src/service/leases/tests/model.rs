@@ -1,0 +1,331 @@
+//! Whatever happens in whatever order: what must always hold of the book.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use proptest::prelude::*;
+
+use super::{MINUTE, at, empty, failed, identity, key, lease, machine, rules};
+use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
+use crate::domain::machine::MachineIdentity;
+use crate::sabotage::{Mistake, Sabotage};
+use crate::service::leases::book::{Book, Changes, Input, Kept, LeaseRules, MachineKey, Now};
+use crate::service::leases::fit::{Candidate, fits};
+
+/// One thing that happens in a random history.
+#[derive(Clone, Debug)]
+enum Happening {
+    Ask { prepare: bool, queue: bool, odd: bool },
+    Busy(u32),
+    Idle(u32),
+    Look,
+    End { which: usize, revoke: bool },
+    Prepared { which: usize, well: bool },
+    Freed { which: usize, well: bool },
+    Vanish(u32),
+    Appear(u32),
+    SetAside(u32),
+    Clear(u32),
+    Renew(usize),
+    Asked(usize),
+    Pass(u16),
+    Restart(u16),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let machine = 1..=4_u32;
+    prop_oneof![
+        4 => (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(prepare, queue, odd)| Happening::Ask { prepare, queue, odd }),
+        1 => machine.clone().prop_map(Happening::Busy),
+        1 => machine.clone().prop_map(Happening::Idle),
+        2 => Just(Happening::Look),
+        2 => (0..8_usize, any::<bool>()).prop_map(|(which, revoke)| Happening::End { which, revoke }),
+        3 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Happening::Prepared { which, well }),
+        3 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Happening::Freed { which, well }),
+        1 => machine.clone().prop_map(Happening::Vanish),
+        1 => machine.clone().prop_map(Happening::Appear),
+        1 => machine.clone().prop_map(Happening::SetAside),
+        1 => machine.prop_map(Happening::Clear),
+        1 => (0..8_usize).prop_map(Happening::Renew),
+        1 => (0..8_usize).prop_map(Happening::Asked),
+        2 => (0..2_000_u16).prop_map(Happening::Pass),
+        1 => (0..2_000_u16).prop_map(Happening::Restart),
+    ]
+}
+
+/// A small world around the book, and what must hold of it.
+struct Model {
+    book: Book,
+    now: Now,
+    next: u128,
+    busy: BTreeSet<u32>,
+    there: BTreeSet<u32>,
+    fences: BTreeMap<MachineKey, u64>,
+    ended: BTreeMap<LeaseId, LeaseState>,
+    /// In order of arrival: who waits, and for which machines.
+    asked: Vec<LeaseId>,
+}
+
+impl Model {
+    fn new(rules: LeaseRules) -> Self {
+        Self {
+            book: empty(rules),
+            now: at(0),
+            next: 0,
+            busy: BTreeSet::new(),
+            there: (1..=4).collect(),
+            fences: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        self.there.iter().map(|number| machine(*number, !self.busy.contains(number))).collect()
+    }
+
+    fn pick(&self, which: usize) -> Option<LeaseId> {
+        let open: Vec<LeaseId> = self.book.open().map(|open| open.lease.id).collect();
+        (!open.is_empty()).then(|| open[which % open.len()])
+    }
+
+    fn happen(&mut self, happening: &Happening) -> Result<(), String> {
+        let candidates = self.candidates();
+        let now = self.now;
+        let step = |book: &mut Book, input: Input<'_>| book.step(input, now);
+        let outcome = match happening.clone() {
+            Happening::Ask { prepare, queue, odd } => {
+                self.next += 1;
+                let mut wanted = lease(self.next, prepare, queue.then_some(MINUTE * 10), now);
+                if odd {
+                    wanted.select.pool = Some("odd".to_owned());
+                }
+                let asked = wanted.id;
+                let outcome = step(&mut self.book, Input::Ask(Box::new(wanted), &candidates));
+                if outcome.is_ok() {
+                    self.asked.push(asked);
+                }
+                outcome
+            }
+            Happening::Busy(number) => {
+                self.busy.insert(number);
+                Ok(Changes::default())
+            }
+            Happening::Idle(number) => {
+                self.busy.remove(&number);
+                Ok(Changes::default())
+            }
+            Happening::Look => step(&mut self.book, Input::Look(&candidates)),
+            Happening::End { which, revoke } => match self.pick(which) {
+                Some(id) => {
+                    let reason = if revoke { EndReason::Revoked } else { EndReason::Released };
+                    step(&mut self.book, Input::End { id, reason, by: "ci".to_owned(), detail: None })
+                }
+                None => Ok(Changes::default()),
+            },
+            Happening::Prepared { which, well } => match self.pick(which) {
+                Some(id) => {
+                    step(&mut self.book, Input::Prepared(id, if well { Ok(()) } else { Err(failed()) }))
+                }
+                None => Ok(Changes::default()),
+            },
+            Happening::Freed { which, well } => match self.pick(which) {
+                Some(id) => step(&mut self.book, Input::Freed(id, if well { Ok(()) } else { Err(failed()) })),
+                None => Ok(Changes::default()),
+            },
+            Happening::Vanish(number) => {
+                self.there.remove(&number);
+                let there: Vec<MachineIdentity> = self.there.iter().map(|number| identity(*number)).collect();
+                step(&mut self.book, Input::Machines(&there))
+            }
+            Happening::Appear(number) => {
+                self.there.insert(number);
+                Ok(Changes::default())
+            }
+            Happening::SetAside(number) => {
+                let quarantine = Quarantine {
+                    reason: "r".to_owned(),
+                    by: "b".to_owned(),
+                    since: now.wall,
+                    automatic: false,
+                    job: None,
+                };
+                step(&mut self.book, Input::SetAside(key(number), quarantine))
+            }
+            Happening::Clear(number) => step(&mut self.book, Input::Clear(key(number))),
+            Happening::Renew(which) => match self.pick(which) {
+                Some(id) => step(&mut self.book, Input::Renew(id, None)),
+                None => Ok(Changes::default()),
+            },
+            Happening::Asked(which) => {
+                if let Some(id) = self.pick(which) {
+                    self.book.asked(id, self.now);
+                }
+                Ok(Changes::default())
+            }
+            Happening::Pass(seconds) => {
+                self.now.elapsed += Duration::from_secs(seconds.into());
+                self.now.wall += SignedDuration::from_secs(seconds.into());
+                self.book.step(Input::Tick, self.now)
+            }
+            Happening::Restart(seconds) => {
+                let leases: Vec<Lease> = self.book.open().map(|open| Lease::clone(&open.lease)).collect();
+                let machines: BTreeMap<MachineKey, Kept> = self.book.machines().clone();
+                self.now = Now {
+                    wall: self.now.wall + SignedDuration::from_secs(seconds.into()),
+                    elapsed: Duration::ZERO,
+                };
+                let sabotage = Sabotage::new();
+                self.book = Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, self.now);
+                Ok(Changes::default())
+            }
+        };
+        self.check(&outcome.unwrap_or_default())
+    }
+
+    fn check(&mut self, changes: &Changes) -> Result<(), String> {
+        let mut holders: BTreeMap<MachineKey, LeaseId> = BTreeMap::new();
+        for open in self.book.open() {
+            let lease = &open.lease;
+            if lease.state.is_end() {
+                return Err(format!("{} has ended and is still open", lease.id));
+            }
+            if let Some(machine) = lease.machine.as_ref().filter(|_| lease.state.holds()) {
+                if let Some(other) = holders.insert(MachineKey::of(machine), lease.id) {
+                    return Err(format!("{machine:?} is held by {} and {other}", lease.id));
+                }
+            } else if lease.state.holds() {
+                return Err(format!("{} holds nothing", lease.id));
+            }
+            if lease.state.holds() != lease.fence.is_some() {
+                return Err(format!("{} has no fence, or a fence and no machine", lease.id));
+            }
+        }
+        for (id, lease) in &changes.leases {
+            if let Some(end) = self.ended.get(id) {
+                return Err(format!("{id} ended {end:?} and changed after it"));
+            }
+            if lease.state.is_end() {
+                self.ended.insert(*id, lease.state);
+                if lease.end.as_ref().map(|end| end.reason.state()) != Some(lease.state) {
+                    return Err(format!("{id} ended {:?} for another reason", lease.state));
+                }
+            }
+        }
+        for (machine, kept) in self.book.machines() {
+            let before = self.fences.insert(machine.clone(), kept.fence).unwrap_or(0);
+            if kept.fence < before {
+                return Err(format!("the fence of {machine:?} went from {before} to {}", kept.fence));
+            }
+        }
+        for (id, lease) in &changes.leases {
+            let grants_before = lease.state == LeaseState::Preparing || lease.state == LeaseState::Active;
+            let fence = lease.fence.unwrap_or_default();
+            if grants_before
+                && lease
+                    .machine
+                    .as_ref()
+                    .and_then(|machine| self.book.kept(&MachineKey::of(machine)))
+                    .map(|kept| kept.fence)
+                    != Some(fence)
+            {
+                return Err(format!("{id} has not its machine's newest fence"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing that waits was passed over while a machine that it could have had went to one who came later.
+    fn fair(&mut self) -> Result<(), String> {
+        let candidates = self.candidates();
+        let queued: Vec<LeaseId> = self
+            .book
+            .open()
+            .filter(|open| open.lease.state == LeaseState::Queued)
+            .map(|open| open.lease.id)
+            .collect();
+        let changes = self.book.step(Input::Look(&candidates), self.now).unwrap_or_default();
+        for (place, id) in queued.iter().enumerate() {
+            let passed_over = self.book.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
+            let Some(open) = passed_over else { continue };
+            for later in &queued[place + 1..] {
+                let Some(granted) = changes.leases.get(later).and_then(|lease| lease.machine.clone()) else {
+                    continue;
+                };
+                let taken = candidates.iter().find(|candidate| candidate.identity == granted);
+                if taken.is_some_and(|candidate| fits(&open.lease.select, candidate)) {
+                    return Err(format!("{later} was given what {id} waited for"));
+                }
+            }
+        }
+        self.check(&changes)
+    }
+
+    /// With time and luck every lease ends, and no machine is left neither free nor set aside.
+    fn comes_to_an_end(&mut self) -> Result<(), String> {
+        for _ in 0..50 {
+            let open: Vec<(LeaseId, LeaseState)> =
+                self.book.open().map(|open| (open.lease.id, open.lease.state)).collect();
+            if open.is_empty() {
+                return Ok(());
+            }
+            for (id, state) in open {
+                let input = match state {
+                    LeaseState::Preparing => Input::Prepared(id, Ok(())),
+                    LeaseState::Releasing => Input::Freed(id, Ok(())),
+                    _ => continue,
+                };
+                let changes = self.book.step(input, self.now).map_err(|failure| failure.detail)?;
+                self.check(&changes)?;
+            }
+            self.happen(&Happening::Pass(1_800))?;
+        }
+        Err("some lease never ends".to_owned())
+    }
+}
+
+fn run(rules: LeaseRules, history: &[Happening]) -> Result<(), String> {
+    let mut model = Model::new(rules);
+    for happening in history {
+        model.happen(happening)?;
+        model.fair()?;
+    }
+    model.comes_to_an_end()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_machine_has_two_holders_and_every_lease_ends(
+        history in proptest::collection::vec(happening(), 1..60)
+    ) {
+        prop_assert_eq!(run(rules(), &history), Ok(()));
+    }
+}
+
+#[test]
+fn a_forgotten_fence_is_noticed() {
+    let forgetful = LeaseRules { sabotage: Mistake::FenceForgotten.into(), ..rules() };
+    let once = |number: usize| {
+        [
+            Happening::Ask { prepare: false, queue: false, odd: false },
+            Happening::End { which: number, revoke: false },
+            Happening::Freed { which: number, well: true },
+        ]
+    };
+    let history: Vec<Happening> = (0..8).flat_map(|_| once(0)).collect();
+    let mut model = Model::new(forgetful);
+    let mut granted = BTreeMap::new();
+    let mut noticed = false;
+    for happening in &history {
+        noticed |= model.happen(happening).is_err();
+        for open in model.book.open() {
+            let seen = (open.lease.machine.as_ref().map(MachineKey::of), open.lease.fence);
+            let holder = granted.entry(seen).or_insert(open.lease.id);
+            noticed |= *holder != open.lease.id;
+        }
+    }
+    assert!(noticed);
+}
