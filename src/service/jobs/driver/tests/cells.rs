@@ -674,3 +674,21 @@ fn power_that_is_undone_each_time_is_not_given_for_ever() {
     assert_eq!(run.disk.state, JobState::Failed);
     assert_eq!(run.disk.error.map(|failure| failure.kind), Some(FailureKind::InvalidPowerState));
 }
+
+#[test]
+fn which_snapshot_was_made_is_known_after_a_crash_before_the_end_is_on_disk() {
+    for task_known in [true, false] {
+        let mut run =
+            until(calling(create_request(), World::new(Off)), |effect| matches!(effect, Effect::Barrier));
+        // The wish is saved, and with it how far the job is.
+        run.happen(Event::Cancel);
+        if !task_known {
+            run.happen(Event::Restart { finish: true });
+        }
+        run.happen(Event::Crash { ran: false });
+        run.settle(true);
+        run.check();
+        assert_eq!((run.disk.state, run.calls.len()), (SUCCEEDED, 1), "{task_known}");
+        assert!(run.disk.result.as_ref().unwrap().snapshot.is_some(), "{task_known}");
+    }
+}

@@ -159,6 +159,10 @@ impl Run {
                 // Nobody can call a guest back.
                 self.disturbed |= self.driver.job().kind() == JobKind::MachineShutdown;
                 self.interrupt(Interrupt::Cancel);
+                // The wish is committed by itself, the job as it is then with it.
+                if !matches!(self.effect, Effect::Save) && !self.disk.state.is_end() {
+                    self.disk = self.driver.job().clone();
+                }
             }
             Event::Deadline if !self.deadline => {
                 self.deadline = true;
