@@ -244,13 +244,13 @@ impl Driver {
     }
 
     pub(super) fn call_succeeded(&mut self, now: Timestamp) -> Effect {
+        self.last_trouble = None;
         if self.job.kind() == JobKind::SnapshotCreate {
             // Which one was made is on disk with the end alone; a start before that follows the task, or looks, again.
             return self.end(End::Succeeded, now);
         }
         self.finish_step(StepState::Succeeded, None, now);
         self.job.intent = None;
-        self.last_trouble = None;
         if plan::may_continue(&self.job) {
             return self.save(Then::Begin);
         }

@@ -257,14 +257,15 @@ impl<'b> Step<'b> {
     fn vanished(&mut self, id: LeaseId) {
         let reason = "it vanished from the host while it was leased, so it was not released";
         self.set_aside(id, reason);
+        let releasing =
+            self.book.leases.get(&id).is_some_and(|open| open.lease.state == LeaseState::Releasing);
+        if !releasing {
+            return self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
+        }
         self.change(id, |lease, _| {
-            if lease.state == LeaseState::Releasing {
-                let machine = lease.machine_name.as_deref().unwrap_or("the machine");
-                lease.warn(format!("{machine} is set aside: {reason}."));
-            }
+            let machine = lease.machine_name.as_deref().unwrap_or("the machine");
+            lease.warn(format!("{machine} is set aside: {reason}."));
         });
-        self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
-        // One that was being released ends as it was ending.
         self.close(id);
     }
 

@@ -229,6 +229,7 @@ fn a_machine_that_vanishes_fails_its_lease_and_comes_back_set_aside() {
     end(&mut book, 1, EndReason::Released, at(1));
     let changes = book.step(Input::Machines(&[]), at(2)).unwrap();
     assert_eq!(state(&changes, 1), LeaseState::Released, "it ends as it was ending");
+    assert!(changes.leases[&id(1)].warnings[0].starts_with("qubes-1 is set aside: it vanished"));
 }
 
 #[test]
