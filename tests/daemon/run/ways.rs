@@ -3,8 +3,9 @@
 use super::{Bench, Run};
 use crate::harness::{Daemon, otter};
 
+/// It queues: a run that has ended gave its machine back, and that is free again only a moment later.
 fn run(arguments: &[&str]) -> Run {
-    let mut command = otter(&["run", "--name", "sdw-staging", "--retry-for", "10s"]);
+    let mut command = otter(&["run", "--name", "sdw-staging", "--queue-for", "10s", "--retry-for", "10s"]);
     command.args(arguments).args(["--", "echo", "mine"]);
     Run::start(command)
 }
