@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long that takes.
 const MOMENT: Duration = Duration::from_millis(4);
 
+/// How many of them at most, on a machine that is too busy to keep to it.
+const MOMENTS: usize = 50;
+
 /// The deadline of every job here.
 const DEADLINE: Duration = Duration::from_mins(10);
 
@@ -179,10 +182,18 @@ impl Bench {
         Ok(found)
     }
 
-    /// Moves time on, and gives otter and the host a moment to do what is due.
+    /// Moves time on, and gives otter and the host a moment to do what is due. A moment that took far longer than
+    /// it should was taken from them too, by whatever else keeps the machine busy: they get another.
     pub async fn tick(&self) {
         self.clock.advance(TICK);
-        Clock::system().sleep(MOMENT).await;
+        let real = Clock::system();
+        for _ in 0..MOMENTS {
+            let began = real.elapsed();
+            real.sleep(MOMENT).await;
+            if real.elapsed().saturating_sub(began) < 3 * MOMENT {
+                return;
+            }
+        }
     }
 }
 
