@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::{Write, scope};
+use super::holders::Asking;
 use super::{Event, Simulation, Waits};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
@@ -54,6 +55,7 @@ pub struct Client {
     /// Its last keyed call, which it may make once more.
     answered: Option<Post>,
     pub leases: Vec<LeaseId>,
+    pub asking: Option<Asking>,
 }
 
 impl Simulation {
@@ -180,14 +182,14 @@ impl Simulation {
         self.released(post, Ok(Started::New(job.id)));
     }
 
-    /// Takes back the place of a job that was not committed.
-    pub fn refused(&mut self, job: JobId, post: Post) {
+    /// Takes back the place of a job that was not committed, and answers its call with something else.
+    pub fn refused(&mut self, job: JobId, post: Post, instead: Result<Started, FailureKind>) {
         if let Some(otter) = &mut self.otter {
             otter.entries.remove(&job);
             otter.queues.withdraw(&post.machine, job);
         }
         self.dispatch(&post.machine.clone());
-        self.released(post, Ok(Started::Replayed(job)));
+        self.released(post, instead);
     }
 
     /// Answers a call, and lets in those that waited for it.
@@ -218,7 +220,7 @@ impl Simulation {
     /// No answer came. With a key the client asks again, the same or, by mistake, something else.
     pub fn unanswered(&mut self, post: Post) {
         let client = post.client;
-        if post.key.is_some() {
+        if post.key.is_some() && !matches!(post.pass, Pass::Own(..)) {
             self.clients[client].unanswered = Some(post);
         }
     }

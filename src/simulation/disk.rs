@@ -1,7 +1,8 @@
-//! The store as far as promises go: what was committed stays, what was not is lost, and writes are committed in order.
+//! The store as far as promises go: what was committed stays, what was not is lost, writes are committed in order, and
+//! a full disk refuses them.
 //!
-//! The rules are those of `store::jobs` and `store::keys`: an end is kept, a key belongs to one job. What a restart reads
-//! has gone through the words in which the real store keeps it.
+//! The rules are those of `store::jobs` and `store::keys`: an end is kept, a key belongs to one job or lease. What a
+//! restart reads has gone through the words in which the real store keeps it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -48,6 +49,8 @@ pub struct LeaseStep {
     pub changes: Changes,
     pub at: Duration,
     pub candidates: Vec<Candidate>,
+    /// With which key the lease was asked for that it brings in.
+    pub key: Option<(IdempotencyKey, LeaseId)>,
 }
 
 /// What came of a write.
@@ -76,6 +79,8 @@ pub enum Written<W> {
     AlreadyEnded {
         waits: W,
     },
+    /// The disk is full: nothing of it is kept.
+    Refused(Write<W>),
 }
 
 #[derive(Debug)]
@@ -85,9 +90,13 @@ pub struct Disk<W> {
     places: BTreeMap<JobId, u64>,
     pub keys: BTreeMap<Scope, ([u8; 32], JobId)>,
     pub leases: BTreeMap<LeaseId, Lease>,
+    pub lease_keys: BTreeMap<Scope, ([u8; 32], LeaseId)>,
     /// In their order of arrival.
     pub lease_arrivals: Vec<LeaseId>,
     pub machines: BTreeMap<MachineKey, Kept>,
+    pub full: bool,
+    /// How many writes it refused.
+    pub refused: usize,
     pending: VecDeque<Write<W>>,
 }
 
@@ -98,8 +107,11 @@ impl<W: Clone> Disk<W> {
             places: BTreeMap::new(),
             keys: BTreeMap::new(),
             leases: BTreeMap::new(),
+            lease_keys: BTreeMap::new(),
             lease_arrivals: Vec::new(),
             machines: BTreeMap::new(),
+            full: false,
+            refused: 0,
             pending: VecDeque::new(),
         }
     }
@@ -120,6 +132,10 @@ impl<W: Clone> Disk<W> {
     /// Commits the oldest write.
     pub fn commit(&mut self) -> Option<Written<W>> {
         Some(match self.pending.pop_front()? {
+            write if self.full => {
+                self.refused += 1;
+                Written::Refused(write)
+            }
             Write::Insert { job, key, waits } => {
                 if let Some((_, known)) = key.as_ref().and_then(|key| self.keys.get(&scope(key))) {
                     return Some(Written::Existing { job: *known, waits });
@@ -141,6 +157,9 @@ impl<W: Clone> Disk<W> {
                     }
                 }
                 self.machines.extend(step.changes.machines.clone());
+                if let Some((key, lease)) = &step.key {
+                    self.lease_keys.insert(scope(key), (key.fingerprint, *lease));
+                }
                 Written::Leases { step, before, waits }
             }
             Write::Update { job, waits } => {
@@ -154,12 +173,18 @@ impl<W: Clone> Disk<W> {
         })
     }
 
-    /// How many writes the daemon's death may still let through.
-    pub fn crash(&mut self, random: &mut Random) -> usize {
+    /// How many writes the daemon's death may still let through, and who waited for those and all others.
+    pub fn crash(&mut self, random: &mut Random) -> (usize, Vec<W>) {
+        let waits = self.pending.iter().map(|write| match write {
+            Write::Insert { waits, .. } | Write::Update { waits, .. } | Write::Leases { waits, .. } => {
+                waits.clone()
+            }
+        });
+        let waits = waits.collect();
         let kept = random.below(self.pending.len() as u64 + 1);
         let kept = usize::try_from(kept).unwrap_or_default();
         self.pending.truncate(kept);
-        kept
+        (kept, waits)
     }
 
     /// The leases without an end, as the store reads them back.

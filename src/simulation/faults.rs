@@ -49,10 +49,12 @@ pub enum Mishap {
     Renamed,
     /// The wall clock of otter's own machine.
     ClockJumps,
+    /// No commit succeeds for a while.
+    DiskFull,
 }
 
 impl Mishap {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Crash,
         Self::HostdRestarts,
         Self::HostReboots,
@@ -67,6 +69,7 @@ impl Mishap {
         Self::MoidReused,
         Self::Renamed,
         Self::ClockJumps,
+        Self::DiskFull,
     ];
 }
 
@@ -164,6 +167,11 @@ impl Simulation {
                 }
             }
             Mishap::ClockJumps => self.jump(),
+            Mishap::DiskFull => {
+                self.disk.full = true;
+                self.tenancy.nothing_is_kept_for(away);
+                self.agenda.plan(self.now + away, Event::Space);
+            }
             Mishap::Deleted | Mishap::Registered | Mishap::MoidReused => {
                 if let Some(id) = self.some_machine() {
                     self.replace(&id, mishap);

@@ -16,6 +16,8 @@ pub struct History {
     pub started: bool,
     /// The jobs that ran on its machine when it started.
     pub beside: Vec<JobId>,
+    /// How many jobs were on disk when its turn came.
+    pub arrived_at_turn: u64,
     /// It left its queue to be ended there.
     pub withdrawn: bool,
     pub end: Option<Job>,
@@ -64,6 +66,7 @@ impl History {
             committed: false,
             started: false,
             beside: Vec::new(),
+            arrived_at_turn: 0,
             withdrawn: false,
             end: None,
             seen_end: false,

@@ -1,5 +1,5 @@
 //! The desk of leases on stepped time: steps of the real book, one after the other, each committed before it is shown;
-//! and the prepare and release jobs, as `service::leases::work` starts them. What callers and operators ask of it too.
+//! and the prepare and release jobs, as `service::leases::work` starts them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::disk::{Disk, LeaseStep, Write};
+use super::disk::{Disk, LeaseStep, Write, scope};
 use super::{Event, Simulation, Waits};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::JobRequest;
-use crate::domain::lease::{
-    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
-};
-use crate::domain::machine::{MachineIdentity, PowerState};
+use crate::domain::lease::{Lease, LeaseId, LeaseState};
+use crate::domain::machine::MachineIdentity;
 use crate::domain::pool::{Pool, Pools};
 use crate::sabotage::{Mistake, Sabotage};
 use crate::service::inventory::MachineRecord;
@@ -38,6 +36,8 @@ pub struct Desk {
     /// What is being committed; nothing else happens meanwhile.
     pending: Option<Pending>,
     note_at: Duration,
+    /// Until when nothing that is due is tried, after the store refused it.
+    rests_until: Duration,
 }
 
 /// A step that is to be taken.
@@ -65,6 +65,8 @@ pub enum Stage {
     /// Its key was looked up.
     Start(Arc<Lease>, Arc<MachineRecord>, Box<JobRequest>),
     Await(JobId),
+    /// A step that must not be lost.
+    Insist(Box<Stepped>),
 }
 
 impl Desk {
@@ -83,7 +85,8 @@ impl Desk {
     /// When time has something to do.
     pub fn next_at(&self) -> Option<Duration> {
         self.book.open().next().filter(|_| self.pending.is_none())?;
-        Some(self.book.due().map_or(self.note_at, |due| due.min(self.note_at)))
+        let due = self.book.due().map_or(self.note_at, |due| due.min(self.note_at));
+        Some(due.max(self.rests_until))
     }
 }
 
@@ -92,11 +95,11 @@ impl Simulation {
         Now { wall: self.wall(), elapsed: self.now }
     }
 
-    /// The wall clock jumps, and those who sleep by it find out.
+    /// The wall clock jumps to some time within hours of the right one, and those who sleep by it find out.
     pub fn jump(&mut self) {
         let seconds = i64::try_from(self.random.below(7_200)).unwrap_or_default();
         let sign = if self.random.percent(50) { 1 } else { -1 };
-        self.skew += SignedDuration::from_secs(sign * seconds);
+        self.skew = SignedDuration::from_secs(sign * seconds);
         let Some(otter) = &self.otter else { return };
         for (job, entry) in &otter.entries {
             let (life, job, at) = (otter.life, *job, self.now + Duration::from_secs(30));
@@ -147,6 +150,14 @@ impl Simulation {
         {
             return otter.desk.book.asked(id, now);
         }
+        if let Todo::Order(step, Some(client)) = &todo
+            && let Stepped::Ask { lease, key: Some(key) } = &**step
+            && let Some((fingerprint, first)) = self.disk.lease_keys.get(&scope(key)).copied()
+        {
+            let first = (fingerprint == key.fingerprint).then_some(first);
+            self.tenancy.repeated += usize::from(first.is_some());
+            return self.hears(*client, lease.id, Some(key), first);
+        }
         let reading = otter.connected && otter.picture.loaded;
         if matches!(todo, Todo::Machines | Todo::Look) && !reading {
             return;
@@ -165,7 +176,9 @@ impl Simulation {
                 Todo::Tick => Input::Tick,
                 Todo::Note => Input::Note,
             };
-            let Ok(changes) = next.step(input, now) else { return };
+            let Ok(changes) = next.step(input, now) else {
+                return self.not_taken(&todo);
+            };
             let grants = granted(&otter.desk.book, &changes);
             let taking = otter.desk.holds.take(&grants);
             let busy: Vec<MachineId> =
@@ -183,7 +196,14 @@ impl Simulation {
             return self.shown(pending);
         }
         let at = self.now;
-        let step = Box::new(LeaseStep { changes, at, candidates });
+        let key = match &pending.todo {
+            Todo::Order(step, _) => match &**step {
+                Stepped::Ask { lease, key: Some(key) } => Some((key.clone(), lease.id)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let step = Box::new(LeaseStep { changes, at, candidates, key });
         if grants && self.sabotage.makes(Mistake::GrantOutsideTransaction) {
             self.write(Write::Leases { step, waits: Waits::Nobody });
             return self.shown(pending);
@@ -195,6 +215,41 @@ impl Simulation {
     pub fn step_committed(&mut self) {
         if let Some(pending) = self.otter.as_mut().and_then(|otter| otter.desk.pending.take()) {
             self.shown(pending);
+        }
+    }
+
+    /// The store refused the step: nothing of it has happened.
+    pub fn step_refused(&mut self) {
+        let now = self.now;
+        let Some(otter) = &mut self.otter else { return };
+        let Some(Pending { todo, .. }) = otter.desk.pending.take() else { return };
+        match todo {
+            Todo::Tick => otter.desk.rests_until = now + AGAIN,
+            Todo::Machines => {
+                // What became of a job is not told either where it is not known which machines are gone.
+                let ended = |next: &Todo| {
+                    matches!(next, Todo::Order(step, _)
+                        if matches!(**step, Stepped::Prepared(..) | Stepped::Freed(..)))
+                };
+                if otter.desk.todo.front().is_some_and(ended)
+                    && let Some(order) = otter.desk.todo.pop_front()
+                {
+                    self.not_taken(&order);
+                }
+            }
+            order => self.not_taken(&order),
+        }
+    }
+
+    /// Whoever gave the order hears that nothing came of it. What must not be lost is tried again.
+    fn not_taken(&mut self, todo: &Todo) {
+        let Todo::Order(step, client) = todo else { return };
+        match (&**step, client) {
+            (Stepped::Ask { lease, key }, Some(client)) => self.hears(*client, lease.id, key.as_ref(), None),
+            (Stepped::Working(id, ..) | Stepped::Prepared(id, _) | Stepped::Freed(id, _), _) => {
+                self.plan_lease(*id, LeaseState::Preparing, Stage::Insist(step.clone()), AGAIN);
+            }
+            _ => {}
         }
     }
 
@@ -210,14 +265,14 @@ impl Simulation {
                 otter.desk.todo.push_front(Todo::Look);
                 otter.desk.todo.push_front(Todo::Machines);
             }
-            if let (Stepped::Ask { lease, .. }, Some(client)) = (&**step, client) {
-                self.clients[*client].leases.push(lease.id);
+            if let (Stepped::Ask { lease, key }, Some(client)) = (&**step, client) {
+                self.hears(*client, lease.id, key.as_ref(), Some(lease.id));
             }
         }
         self.set_to_work(changes.then);
     }
 
-    fn order(&mut self, step: Stepped, client: Option<usize>) {
+    pub fn order(&mut self, step: Stepped, client: Option<usize>) {
         if let Some(otter) = &mut self.otter {
             otter.desk.todo.push_back(Todo::Order(Box::new(step), client));
         }
@@ -285,7 +340,18 @@ impl Simulation {
                     record,
                 });
             }
+            Stage::Insist(step) => {
+                if matches!(*step, Stepped::Prepared(..) | Stepped::Freed(..)) {
+                    return self.job_ended(*step);
+                }
+                self.order(*step, None);
+            }
             Stage::Await(job) => {
+                let open = otter.desk.holds.shown().book.get(id).cloned();
+                if open.is_some_and(|open| open.lease.state == state && open.lease.job != Some(job)) {
+                    // It does not know its job yet.
+                    return self.plan_lease(id, state, Stage::Await(job), Duration::from_millis(500));
+                }
                 let shown = otter.shown(job).is_some_and(|job| !job.state.is_end());
                 let outcome = self.disk.job(job).and_then(work::outcome).filter(|_| !shown);
                 match outcome {
@@ -300,7 +366,7 @@ impl Simulation {
         match started {
             Some(started) => {
                 let (job, _) = started.parts();
-                self.order(Stepped::Working(id, job), None);
+                self.order(Stepped::Working(id, state, job), None);
                 self.plan_lease(id, state, Stage::Await(job), Duration::ZERO);
             }
             None => self.plan_lease(id, state, Stage::Begin, AGAIN),
@@ -317,6 +383,14 @@ impl Simulation {
             LeaseState::Preparing => Stepped::Prepared(id, outcome),
             _ => Stepped::Freed(id, outcome),
         };
+        self.job_ended(step);
+    }
+
+    fn job_ended(&mut self, step: Stepped) {
+        // A machine that is gone by then fails no preparation.
+        if let Some(otter) = &mut self.otter {
+            otter.desk.todo.push_back(Todo::Machines);
+        }
         self.order(step, None);
     }
 
@@ -337,117 +411,6 @@ impl Simulation {
             Candidate::of(machine, pools().of(machine), free, machine.template, &wanted)
         });
         candidates.collect()
-    }
-
-    /// A client, or an operator, does something with leases.
-    pub fn lease_acts(&mut self, client: usize) {
-        let own = self.clients[client].leases.clone();
-        // One that does not ask any more is a waiter that vanished.
-        if self.random.percent(70) {
-            for id in &own {
-                self.order(Stepped::Asked(*id), None);
-            }
-        }
-        let mine = self.random.pick(&own).copied();
-        let end =
-            |id, reason: EndReason| Stepped::End { id, reason, by: "somebody".to_owned(), detail: None };
-        match (self.random.below(12), mine) {
-            (0..=4, _) | (5..=9, None) => self.ask_for_lease(client),
-            (5 | 6, Some(id)) => {
-                let ttl = self.random.percent(50).then(|| Duration::from_secs(1 + self.random.below(200)));
-                self.order(Stepped::Renew(id, ttl), None);
-            }
-            (7..=9, Some(id)) => self.order(end(id, EndReason::Released), None),
-            (10, _) => {
-                let open: Vec<LeaseId> = self.disk.leases.keys().copied().collect();
-                if let Some(id) = self.random.pick(&open).copied() {
-                    self.order(end(id, EndReason::Revoked), None);
-                }
-            }
-            _ => {
-                let Some(otter) = &self.otter else { return };
-                let Some(record) = self.random.pick(&otter.picture.machines).cloned() else { return };
-                let (key, id) = (MachineKey::of(&record.machine.identity()), record.machine.id.clone());
-                let (reason, by, since) = ("broken".to_owned(), "operator".to_owned(), self.wall());
-                let quarantine = Quarantine { reason, by, since, automatic: false, job: None };
-                let step = match self.random.below(4) {
-                    0 => Stepped::SetAside(key, quarantine, id),
-                    _ => Stepped::Clear(key, id),
-                };
-                self.order(step, None);
-            }
-        }
-    }
-
-    fn ask_for_lease(&mut self, client: usize) {
-        let wall = self.wall();
-        // As a UUID of version 7 that never goes back in one life.
-        let milliseconds = u64::try_from(wall.as_millisecond()).unwrap_or_default();
-        let (life, last) = self.last_lease;
-        let at = if life == u64::from(self.lives) { milliseconds.max(last + 1) } else { milliseconds };
-        self.last_lease = (u64::from(self.lives), at);
-        let number = self.disk.lease_arrivals.len() as u64 + self.random.next() % 1_000_000;
-        let id = LeaseId(uuid::Uuid::from_u64_pair(at, number));
-        let random = &mut self.random;
-        let select = match random.below(4) {
-            0 => Select { machine: Some((16 + random.below(4)).to_string()), ..Select::default() },
-            1 => Select { name: Some("machine-1".to_owned()), ..Select::default() },
-            _ => Select { pool: Some("ci".to_owned()), ..Select::default() },
-        };
-        let snapshot = |random: &mut super::random::Random| {
-            random.percent(40).then(|| if random.percent(50) { "base" } else { "kickstart" }.to_owned())
-        };
-        let prepare = random.percent(60).then(|| Prepare {
-            snapshot: snapshot(random),
-            power: random.percent(60).then_some(PowerState::On),
-            ..Prepare::default()
-        });
-        let release = Release { keep_power: random.percent(15), snapshot: snapshot(random) };
-        let queue_for = random.percent(70).then(|| Duration::from_secs(1 + random.below(300)));
-        let ttl = Duration::from_secs(1 + random.below(90));
-        let lease = Lease {
-            id,
-            state: LeaseState::Queued,
-            pool: select.pool.clone(),
-            select,
-            machine: None,
-            machine_name: None,
-            holder: format!("client {client}"),
-            requested_by: "anonymous".to_owned(),
-            reference: None,
-            ttl,
-            max_total: Duration::from_mins(20),
-            queue_for,
-            prepare,
-            release,
-            created_at: wall,
-            active_at: None,
-            fence: None,
-            grants: 0,
-            job: None,
-            time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
-            noted_at: wall,
-            warned: false,
-            history: Vec::new(),
-            end: None,
-            ended_at: None,
-            error: None,
-            warnings: Vec::new(),
-        };
-        self.order(Stepped::Ask { lease: Box::new(lease), key: None }, Some(client));
-    }
-
-    /// By what right a client calls, and on which machine.
-    pub fn some_pass(&mut self, client: usize, machine: MachineId) -> (Pass, MachineId) {
-        let own = self.clients[client].leases.clone();
-        match self.random.pick(&own).copied().filter(|_| self.random.percent(60)) {
-            Some(id) => {
-                let held = self.disk.leases.get(&id).and_then(|lease| lease.machine.as_ref());
-                (Pass::Lease(id), held.map_or(machine, |held| held.id.clone()))
-            }
-            None if self.random.percent(5) => (Pass::Override("must be".to_owned()), machine),
-            None => (Pass::Nothing, machine),
-        }
     }
 
     /// In the end every machine is free, or says itself why not, or is set aside.

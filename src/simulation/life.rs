@@ -8,11 +8,16 @@ use super::leasing::{Desk, brief};
 use super::otter::Otter;
 use super::work::Step;
 use super::{Event, Simulation, Waits};
+use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, MachineId};
 use crate::sabotage::Mistake;
+use crate::service::jobs::Started;
 use crate::service::jobs::driver::{Driver, Input, Interrupt};
 use crate::service::jobs::queue::Turn;
 use crate::service::jobs::recovery::{Recovered, recover};
+
+/// After how long the commit of a job is tried again.
+const SAVED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Simulation {
     /// The daemon starts, and takes up what it left.
@@ -21,6 +26,7 @@ impl Simulation {
         self.trace.note(self.now, || "otter starts".to_owned());
         if self.sabotage.makes(Mistake::KeysForgotten) {
             self.disk.keys.clear();
+            self.disk.lease_keys.clear();
         }
         let now = self.lease_now();
         let mut otter = Otter::new(self.lives, self.now);
@@ -58,14 +64,21 @@ impl Simulation {
 
     /// The daemon dies. What it had not committed is lost, but for what was on its way to the disk.
     pub fn crash(&mut self) {
-        if self.otter.take().is_none() {
-            return;
-        }
+        let Some(otter) = self.otter.take() else { return };
         self.tenancy.crashed(self.now);
-        for _ in 0..self.disk.crash(&mut self.random) {
+        let (kept, waits) = self.disk.crash(&mut self.random);
+        for _ in 0..kept {
             if let Some(written) = self.disk.commit() {
                 self.record(&written);
             }
+        }
+        // Callers find their connection cut, and may ask again.
+        let committing = waits.into_iter().filter_map(|waits| match waits {
+            Waits::Accept(post) => Some(*post),
+            _ => None,
+        });
+        for post in otter.claims.into_values().flatten().chain(committing) {
+            self.unanswered(post);
         }
         self.promises.crashed(&self.disk);
         let most = Duration::from_secs(if self.random.percent(60) { 5 } else { 100 });
@@ -83,6 +96,7 @@ impl Simulation {
                 self.interrupt(running, Interrupt::Cancel);
             }
             let now = self.wall();
+            self.promises.turn(job, &self.disk);
             let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&job)?.waiting.as_mut());
             if let Some(first) = waiting.map(|driver| driver.take_turn(now)) {
                 self.take_up(job, first, true);
@@ -108,14 +122,40 @@ impl Simulation {
         self.record(&written);
         match written {
             Written::Inserted { job, waits: Waits::Accept(post) } => self.accepted(&job, *post),
-            Written::Existing { job, waits: Waits::Accept(post) } => self.refused(job, *post),
+            Written::Existing { job, waits: Waits::Accept(post) } => {
+                self.refused(job, *post, Ok(Started::Replayed(job)));
+            }
             Written::Updated { waits: Waits::Save(tag), .. }
             | Written::AlreadyEnded { waits: Waits::Save(tag) } => {
+                self.wish_saved(tag.life, tag.job);
+                self.saved(tag);
+            }
+            Written::Updated { waits: Waits::WishAfterSave(tag), .. }
+            | Written::AlreadyEnded { waits: Waits::WishAfterSave(tag) } => {
                 self.wish_saved(tag.life, tag.job);
                 self.work(tag, Step::Tell(Box::new(Input::Saved)));
             }
             Written::Updated { waits: Waits::Wish(life, job), .. } => self.wish_saved(life, job),
             Written::Leases { waits: Waits::Desk, .. } => self.step_committed(),
+            Written::Refused(write) => self.not_written(write),
+            _ => {}
+        }
+    }
+
+    /// The store refused a write: what it would have made known has not happened.
+    fn not_written(&mut self, write: Write<Waits>) {
+        self.trace.note(self.now, || "the disk is full, and a write is refused".to_owned());
+        match write {
+            Write::Insert { job, waits: Waits::Accept(post), .. } => {
+                self.refused(job.id, *post, Err(FailureKind::Internal));
+            }
+            Write::Update { job, waits: Waits::Save(tag) } => {
+                self.after(SAVED_AGAIN, tag, Step::SaveAgain(job));
+            }
+            Write::Update { waits: Waits::WishAfterSave(tag), .. } => {
+                self.work(tag, Step::Tell(Box::new(Input::Saved)));
+            }
+            Write::Leases { waits: Waits::Desk, .. } => self.step_refused(),
             _ => {}
         }
     }
@@ -135,7 +175,7 @@ impl Simulation {
                 self.trace.note(self.now, || brief(&step.changes));
                 self.tenancy.committed(step, before, &self.disk);
             }
-            Written::Existing { .. } | Written::AlreadyEnded { .. } => {}
+            Written::Existing { .. } | Written::AlreadyEnded { .. } | Written::Refused(_) => {}
         }
     }
 

@@ -14,6 +14,7 @@ mod clients;
 mod disk;
 mod faults;
 mod history;
+mod holders;
 mod host;
 mod leasing;
 mod life;
@@ -78,6 +79,8 @@ pub enum Waits {
     Save(Tag),
     /// The wish to cancel a job, in which life.
     Wish(u32, JobId),
+    /// The same of one that came while the job was being saved, which goes on then.
+    WishAfterSave(Tag),
     Desk,
     Nobody,
 }
@@ -121,6 +124,8 @@ pub enum Event {
     /// At the moment of a write.
     Crash(u32),
     Reachable,
+    /// There is space on the disk again.
+    Space,
     /// The time of some lease is over, or is to be noted.
     Desk(u32),
     Lease(u32, LeaseId, LeaseState, Stage),
@@ -162,6 +167,10 @@ pub struct Outcome {
     pub unknowns: usize,
     pub leases: usize,
     pub grants: usize,
+    /// Writes that a full disk refused.
+    pub refused: usize,
+    /// Calls for a lease that were answered with the one of an earlier call.
+    pub repeated: usize,
     pub events: u32,
 }
 
@@ -179,6 +188,8 @@ pub fn run(seed: u64, sabotage: Sabotage, traced: bool) -> Outcome {
         unknowns: simulation.promises.unknowns,
         leases: simulation.disk.leases.len(),
         grants: simulation.tenancy.grants,
+        refused: simulation.disk.refused,
+        repeated: simulation.tenancy.repeated,
         events: simulation.events,
     }
 }
@@ -343,6 +354,7 @@ impl Simulation {
             Event::Crash(of) if life == Some(of) => self.crash(),
             Event::Restart if self.otter.is_none() => self.start(),
             Event::Reachable => self.host.reachable = true,
+            Event::Space => self.disk.full = false,
             // They were of another life.
             _ => {}
         }
@@ -386,6 +398,7 @@ impl Simulation {
         self.trace.note(self.now, || "*** all is quiet from now on".to_owned());
         self.quiet = true;
         self.host.reachable = true;
+        self.disk.full = false;
         self.temper.lost_before = 0;
         self.temper.lost_after = 0;
         self.temper.unreadable = 0;

@@ -62,6 +62,13 @@ impl Promises {
         }
     }
 
+    /// Its turn has come, and is to be committed.
+    pub fn turn<W: Clone>(&mut self, job: JobId, disk: &Disk<W>) {
+        if let Some(history) = self.histories.get_mut(&job) {
+            history.arrived_at_turn = disk.jobs.len() as u64;
+        }
+    }
+
     pub fn withdrawn(&mut self, job: JobId) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.withdrawn = true;
@@ -107,6 +114,7 @@ impl Promises {
     fn check_order<W: Clone>(&mut self, job: &Job, disk: &Disk<W>) {
         let own = lane(job.kind());
         let arrival = disk.arrival(job.id);
+        let arrived_at_turn = self.histories.get(&job.id).map_or(0, |history| history.arrived_at_turn);
         let mut wrong = None;
         for (place, other) in &disk.jobs {
             if other.id == job.id || other.machine.id != job.machine.id || other.state.is_end() {
@@ -117,7 +125,8 @@ impl Promises {
             let runs = other.state == JobState::Running;
             let same =
                 theirs == own && (runs || arrival.is_some_and(|arrival| *place < arrival) && !withdrawn);
-            let kill_first = own == Lane::Ordinary && theirs == Lane::Kill && !withdrawn;
+            let in_time = *place < arrived_at_turn;
+            let kill_first = own == Lane::Ordinary && theirs == Lane::Kill && !withdrawn && in_time;
             if same || kill_first {
                 wrong = Some(format!(
                     "{} began although {} was {} before it",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::disk::{Disk, LeaseStep};
+use super::disk::{Disk, LeaseStep, Scope, scope};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState};
@@ -19,11 +19,15 @@ const ROUNDING: Duration = Duration::from_millis(5);
 pub struct Tenancy {
     pub broken: Option<String>,
     pub grants: usize,
+    /// How many calls were answered with the lease of an earlier one.
+    pub repeated: usize,
     /// Jobs on an operator's own word.
     pub overrides: BTreeSet<JobId>,
     fences: BTreeMap<MachineKey, u64>,
     /// Who was told, or is on disk, to hold what.
     holders: BTreeMap<MachineKey, LeaseId>,
+    /// Which lease each key asked for.
+    keys: BTreeMap<Scope, LeaseId>,
     /// When a lease ends at the earliest and at the latest, and since when that counts.
     times: BTreeMap<LeaseId, Time>,
     /// The machines that a release has made what they were to be, and nobody touched since: the key, off, the snapshot.
@@ -73,6 +77,9 @@ impl Tenancy {
         before: &BTreeMap<LeaseId, Lease>,
         disk: &Disk<W>,
     ) {
+        if let Some((key, lease)) = &step.key {
+            self.keyed(&scope(key), *lease);
+        }
         // Those that were queued anew let go of their machines.
         for (id, was) in before {
             let key = was.machine.as_ref().map(MachineKey::of).filter(|_| was.state.holds());
@@ -95,6 +102,19 @@ impl Tenancy {
                 self.ended(lease, disk);
             }
         }
+    }
+
+    /// A caller was told that this is the lease it asked for.
+    pub fn answered<W: Clone>(&mut self, key: Option<Scope>, lease: LeaseId, disk: &Disk<W>) {
+        self.require(disk.leases.contains_key(&lease), || format!("the lease {lease} is not on disk"));
+        if let Some(key) = key {
+            self.keyed(&key, lease);
+        }
+    }
+
+    fn keyed(&mut self, key: &Scope, lease: LeaseId) {
+        let first = *self.keys.entry(key.clone()).or_insert(lease);
+        self.require(first == lease, || format!("the key {} gave the lease {first} and then {lease}", key.3));
     }
 
     fn granted<W: Clone>(&mut self, lease: &Lease, step: &LeaseStep, disk: &Disk<W>) {
@@ -152,6 +172,13 @@ impl Tenancy {
             self.require(at <= latest + LATE, || {
                 format!("the lease {} expired at {at:?} instead of {latest:?}", lease.id)
             });
+        }
+    }
+
+    /// No step is kept for so long, and then each takes effect so much later.
+    pub fn nothing_is_kept_for(&mut self, away: Duration) {
+        for time in self.times.values_mut() {
+            time.latest += away;
         }
     }
 

@@ -36,10 +36,11 @@ fn from_environment(name: &str) -> Option<u64> {
 #[test]
 fn promises_hold_for_many_seeds() {
     if let Some(seed) = from_environment("OTTER_SEED") {
-        let Outcome { broken, trace, jobs, unknowns, leases, grants, events } =
+        let Outcome { broken, trace, jobs, unknowns, leases, grants, refused, repeated, events } =
             run(seed, Sabotage::new(), true);
         println!(
-            "{}\n{jobs} jobs, {unknowns} of them unknown, {grants} grants for {leases} leases, in {events} events",
+            "{}\n{jobs} jobs, {unknowns} of them unknown, {grants} grants for {leases} leases, {repeated} asked for \
+             again, {refused} writes refused, in {events} events",
             trace.join("\n")
         );
         assert_eq!(broken, None, "OTTER_SEED={seed}");
@@ -73,11 +74,14 @@ fn the_same_seed_tells_the_same_story() {
 #[test]
 fn runs_are_worth_their_time() {
     let outcomes: Vec<Outcome> = (0..100).map(|seed| run(seed, Sabotage::new(), false)).collect();
-    let jobs: usize = outcomes.iter().map(|outcome| outcome.jobs).sum();
-    let unknowns: usize = outcomes.iter().map(|outcome| outcome.unknowns).sum();
-    let grants: usize = outcomes.iter().map(|outcome| outcome.grants).sum();
+    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
+    let (jobs, unknowns) = (sum(|outcome| outcome.jobs), sum(|outcome| outcome.unknowns));
+    let (grants, repeated) = (sum(|outcome| outcome.grants), sum(|outcome| outcome.repeated));
+    let refused = sum(|outcome| outcome.refused);
     assert!(jobs > 500, "{jobs} jobs are few");
     assert!(grants > 200, "{grants} grants are few");
+    assert!(repeated > 20, "{repeated} calls for a lease that were made again are few");
+    assert!(refused > 200, "{refused} writes that a full disk refused are few");
     assert!(unknowns > 0 && unknowns * 10 < jobs, "{unknowns} of {jobs} jobs are unknown");
 }
 

@@ -67,6 +67,8 @@ pub enum Step {
     Answer(Box<Called>),
     /// The host was asked to cancel the task that is followed.
     Asked,
+    /// A commit that the store refused.
+    SaveAgain(Box<Job>),
     /// A rest is over.
     Rested(Then),
     /// A barrier that was begun in this session.
@@ -118,7 +120,8 @@ impl Simulation {
         if run.effect == Effect::Finish {
             return;
         }
-        let held = matches!(run.effect, Effect::Save | Effect::Call(_));
+        let saves = run.effect == Effect::Save;
+        let held = saves || matches!(run.effect, Effect::Call(_));
         let wished = run.driver.job().cancel_requested_at.is_some();
         let Reaction { cancel_task, instead } = run.driver.interrupt(interrupt, now);
         let job = run.driver.job().clone();
@@ -135,7 +138,8 @@ impl Simulation {
             }
             return self.begin(id, effect);
         }
-        if wish_unsaved {
+        // Beside a commit that is under way, the older of the two could come last.
+        if wish_unsaved && !saves {
             self.write(Write::Update { job: Box::new(job), waits: Waits::Wish(self.lives, id) });
         }
         self.publish(id);
@@ -148,6 +152,19 @@ impl Simulation {
         if let Some(run) = run.filter(|run| run.wish_unsaved && saved) {
             run.wish_unsaved = false;
             self.publish(id);
+        }
+    }
+
+    /// The job is on disk as it was when that was asked for. What was wished meanwhile is written before it goes on.
+    pub fn saved(&mut self, tag: Tag) {
+        let run = self.otter.as_ref().filter(|otter| otter.life == tag.life);
+        let run = run.and_then(|otter| otter.run(tag.job)).filter(|run| run.serial == tag.serial);
+        match run {
+            Some(run) if run.wish_unsaved => {
+                let job = Box::new(run.driver.job().clone());
+                self.write(Write::Update { job, waits: Waits::WishAfterSave(tag) });
+            }
+            _ => self.work(tag, Step::Tell(Box::new(Input::Saved))),
         }
     }
 
@@ -199,6 +216,7 @@ impl Simulation {
                     *asked = true;
                 }
             }),
+            Step::SaveAgain(job) => self.write(Write::Update { job, waits: Waits::Save(tag) }),
             Step::Rested(then) => self.with_work(tag.job, |work| *work = Work::AwaitingHost(then)),
             Step::Passed(session, then) => self.passed(tag, session, then),
             Step::TimeUp => {

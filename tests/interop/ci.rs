@@ -71,7 +71,9 @@ async fn with_shell(
     variables: &[(&str, &str)],
     then: impl AsyncFnOnce(Pid),
 ) -> (Option<i32>, String) {
-    let mut shell = job.shell(&["sh"], &format!("{called} run sh -c \"$SCRIPT\""));
+    // A shell cannot trap what was ignored when it began, as SIGINT is in whatever a script starts beside itself.
+    let heeding = ["env", "--default-signal=INT,TERM", "sh"];
+    let mut shell = job.shell(&heeding, &format!("{called} run sh -c \"$SCRIPT\""));
     shell.env("SCRIPT", script).envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = shell.spawn().unwrap();
     let id = Pid::from_child(&child);

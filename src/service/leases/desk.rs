@@ -50,7 +50,7 @@ pub enum Stepped {
     Asked(LeaseId),
     Renew(LeaseId, Option<Duration>),
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
-    Working(LeaseId, JobId),
+    Working(LeaseId, LeaseState, JobId),
     Prepared(LeaseId, Result<(), Failure>),
     Freed(LeaseId, Result<(), Failure>),
     Overridden { id: LeaseId, by: String, reason: String },
@@ -67,7 +67,7 @@ impl Stepped {
             Self::End { id, reason, by, detail } => {
                 Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
             }
-            Self::Working(id, job) => Input::Working(*id, *job),
+            Self::Working(id, state, job) => Input::Working(*id, *state, *job),
             Self::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
             Self::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
             Self::Overridden { id, by, reason } => {

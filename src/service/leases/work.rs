@@ -127,7 +127,7 @@ impl Desk {
                 () = self.parts.clock.sleep(AGAIN) => {}
             }
         };
-        if !self.insist(Stepped::Working(id, job)).await {
+        if !self.insist(Stepped::Working(id, while_it_is, job)).await {
             return None;
         }
         assert!(!self.parts.rules.sabotage.makes(Mistake::PanickingLeases), "sabotage");

@@ -138,6 +138,7 @@ REFUSED_WITH_REASON = {
     "not-reached": "a force_after beyond the deadline would never come: two values, of which one is a default",
     "not-applicable": "force_after goes with the action shutdown alone: a schema would need `oneOf`, which breaks generators",
     "not-with-this": "cidr goes with until=ip alone: query parameters have no schema for two of them together",
+    "not-a-choice": "which answers there are to a question only its machine says",
     "all-missing": "DELETE …/snapshots wants all=true, of both; generators make nothing good of a boolean of one value",
     "control-character": "the host's XML cannot carry control characters, nor can names on a screen",
     # Other statuses, by the problem's code
@@ -175,10 +176,7 @@ def tell():
 def no_fault(failure, problem, response):
     kind = type(failure).__name__
     if kind == "RejectedPositiveData" and problem is not None:
-        codes = [
-            "all-missing" if error["parameter"] == "all" and error["code"] == "missing" else error["code"]
-            for error in problem["errors"]
-        ] or [problem["code"]]
+        codes = [told_apart(error) for error in problem["errors"]] or [problem["code"]]
         return ", ".join(codes) if all(code in REFUSED_WITH_REASON for code in codes) else None
     if kind == "ServerError" and problem is not None:
         return problem["code"] if problem["code"] in SERVED_WITH_REASON else None
@@ -190,6 +188,14 @@ def no_fault(failure, problem, response):
         # DELETE …/snapshots removes all snapshots, and the list of none is still there to be read.
         return "the list of no snapshots"
     return None
+
+
+def told_apart(error):
+    """The code of a refused place; one of its own where the same code is no fault at that place alone."""
+    return {
+        ("all", "missing"): "all-missing",
+        ("/choice", "not-one-of"): "not-a-choice",
+    }.get((error["parameter"] or error["pointer"], error["code"]), error["code"])
 
 
 # --- More to hold it to.

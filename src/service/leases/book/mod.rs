@@ -139,8 +139,8 @@ pub enum Input<'a> {
         by: String,
         detail: Option<String>,
     },
-    /// A job of the lease was started for its preparation or release.
-    Working(LeaseId, JobId),
+    /// A job of the lease was started for its preparation or release: for which state it is.
+    Working(LeaseId, LeaseState, JobId),
     Prepared(LeaseId, Result<(), Failure>),
     Freed(LeaseId, Result<(), Failure>),
     /// An operator acted on a leased machine.

@@ -33,7 +33,7 @@ impl<'b> Step<'b> {
             Input::Machines(machines) => self.machines(machines),
             Input::Renew(id, ttl) => self.renew(id, ttl)?,
             Input::End { id, reason, by, detail } => self.end(id, reason, by, detail),
-            Input::Working(id, job) => self.working(id, job),
+            Input::Working(id, state, job) => self.working(id, state, job),
             Input::Prepared(id, outcome) => self.prepared(id, outcome),
             Input::Freed(id, outcome) => self.freed(id, outcome),
             Input::Overridden { id, by, reason } => self.change(id, |lease, now| {
@@ -342,11 +342,13 @@ impl<'b> Step<'b> {
         });
     }
 
-    fn working(&mut self, id: LeaseId, job: JobId) {
+    fn working(&mut self, id: LeaseId, state: LeaseState, job: JobId) {
+        // While nothing could be stored a preparation may have been overtaken by the release.
+        if self.book.leases.get(&id).is_none_or(|open| open.lease.state != state) {
+            return;
+        }
         self.change(id, |lease, _| lease.job = Some(job));
-        let releasing =
-            self.book.leases.get(&id).is_some_and(|open| open.lease.state == LeaseState::Releasing);
-        if releasing && self.book.rules.sabotage.makes(Mistake::FreeBeforeProven) {
+        if state == LeaseState::Releasing && self.book.rules.sabotage.makes(Mistake::FreeBeforeProven) {
             self.close(id);
         }
     }

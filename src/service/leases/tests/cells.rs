@@ -292,7 +292,7 @@ fn the_job_of_a_lease_and_what_an_operator_did_to_it_are_told() {
     let mut book = empty(rules());
     let asked = ask(&mut book, 1, true, true, &all(2), at(0)).unwrap();
     let job = JobId::new(Uuid::from_u128(9));
-    let working = book.step(Input::Working(id(1), job), at(1)).unwrap();
+    let working = book.step(Input::Working(id(1), LeaseState::Preparing, job), at(1)).unwrap();
     assert_eq!((working.leases[&id(1)].job, state(&working, 1)), (Some(job), LeaseState::Preparing));
     let (by, reason) = ("boss".to_owned(), "must be".to_owned());
     let acted = book.step(Input::Overridden { id: id(1), by, reason }, at(2)).unwrap();
@@ -305,6 +305,20 @@ fn the_job_of_a_lease_and_what_an_operator_did_to_it_are_told() {
         (lease.grants, lease.fence, lease.job)
     });
     assert_eq!(grants, [(1, Some(1), None), (1, None, None), (2, Some(1), None)]);
+}
+
+#[test]
+fn the_job_of_a_preparation_that_the_release_overtook_is_not_the_job_of_the_release() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, true, &all(1), at(0)).unwrap();
+    let job = |number| JobId::new(Uuid::from_u128(number));
+    end(&mut book, 1, EndReason::Released, at(1));
+    let working = book.step(Input::Working(id(1), LeaseState::Releasing, job(2)), at(2)).unwrap();
+    assert_eq!(working.leases[&id(1)].job, Some(job(2)));
+    let late = book.step(Input::Working(id(1), LeaseState::Preparing, job(1)), at(3)).unwrap();
+    assert!(late.leases.is_empty());
+    book.step(Input::Freed(id(1), Err(failed())), at(4)).unwrap();
+    assert_eq!(book.kept(&key(1)).unwrap().quarantine.as_ref().unwrap().job, Some(job(2)));
 }
 
 #[test]
