@@ -87,9 +87,8 @@ impl Simulation {
 
     /// Asks once more with the key of what no answer was heard of, now and then by mistake for something else.
     fn ask_again(&mut self, client: usize) {
-        let Some((lease, key)) = self.clients[client].asking.clone() else { return };
+        let Some((lease, mut key)) = self.clients[client].asking.clone() else { return };
         let lease = Box::new(Lease { id: self.next_lease(), ..*lease });
-        let mut key = key;
         if self.random.percent(5) {
             key.fingerprint[0] ^= 1;
         }

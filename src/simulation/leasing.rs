@@ -24,6 +24,7 @@ use crate::service::leases::fit::{Candidate, wants};
 use crate::service::leases::holds::{Holds, Taking};
 use crate::service::leases::work;
 use crate::service::machines::own_reasons;
+use crate::store::IdempotencyKey;
 
 const NOTE: Duration = Duration::from_secs(10);
 
@@ -48,6 +49,15 @@ enum Todo {
     Look,
     Tick,
     Note,
+}
+
+impl Todo {
+    /// The lease that is asked for with a key, and by whom.
+    fn keyed(&self) -> Option<(LeaseId, &IdempotencyKey, usize)> {
+        let Self::Order(step, Some(client)) = self else { return None };
+        let Stepped::Ask { lease, key: Some(key) } = &**step else { return None };
+        Some((lease.id, key, *client))
+    }
 }
 
 struct Pending {
@@ -150,13 +160,12 @@ impl Simulation {
         {
             return otter.desk.book.asked(id, now);
         }
-        if let Todo::Order(step, Some(client)) = &todo
-            && let Stepped::Ask { lease, key: Some(key) } = &**step
+        if let Some((lease, key, client)) = todo.keyed()
             && let Some((fingerprint, first)) = self.disk.lease_keys.get(&scope(key)).copied()
         {
             let first = (fingerprint == key.fingerprint).then_some(first);
             self.tenancy.repeated += usize::from(first.is_some());
-            return self.hears(*client, lease.id, Some(key), first);
+            return self.hears(client, lease, Some(key), first);
         }
         let reading = otter.connected && otter.picture.loaded;
         if matches!(todo, Todo::Machines | Todo::Look) && !reading {
@@ -196,13 +205,7 @@ impl Simulation {
             return self.shown(pending);
         }
         let at = self.now;
-        let key = match &pending.todo {
-            Todo::Order(step, _) => match &**step {
-                Stepped::Ask { lease, key: Some(key) } => Some((key.clone(), lease.id)),
-                _ => None,
-            },
-            _ => None,
-        };
+        let key = pending.todo.keyed().map(|(lease, key, _)| (key.clone(), lease));
         let step = Box::new(LeaseStep { changes, at, candidates, key });
         if grants && self.sabotage.makes(Mistake::GrantOutsideTransaction) {
             self.write(Write::Leases { step, waits: Waits::Nobody });
