@@ -18,6 +18,8 @@ pub struct History {
     pub beside: Vec<JobId>,
     /// How many jobs were on disk when its turn came.
     pub arrived_at_turn: u64,
+    /// It was told that its deadline passed.
+    pub overdue: bool,
     /// It left its queue to be ended there.
     pub withdrawn: bool,
     pub end: Option<Job>,
@@ -67,6 +69,7 @@ impl History {
             started: false,
             beside: Vec::new(),
             arrived_at_turn: 0,
+            overdue: false,
             withdrawn: false,
             end: None,
             seen_end: false,

@@ -75,6 +75,13 @@ impl Promises {
         }
     }
 
+    /// Its deadline passed, whatever the wall clock says later.
+    pub fn deadline_told(&mut self, job: JobId) {
+        if let Some(history) = self.histories.get_mut(&job) {
+            history.overdue = true;
+        }
+    }
+
     pub fn cancel_asked(&mut self, job: JobId) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.cancel_asked = true;
@@ -355,7 +362,7 @@ impl Promises {
         let Some(history) = self.histories.get(&job.id) else { return };
         let id = job.id;
         let kind = history.kind;
-        let overdue = job.finished_at.is_some_and(|finished| finished >= job.deadline_at);
+        let overdue = history.overdue || job.finished_at.is_some_and(|finished| finished >= job.deadline_at);
         let tidy = job.intent.is_none()
             && job.finished_at.is_some()
             && job.steps.iter().all(|step| step.state != StepState::Running)

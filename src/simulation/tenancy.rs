@@ -201,8 +201,9 @@ impl Tenancy {
     pub fn sent<W: Clone>(&mut self, id: JobId, disk: &Disk<W>) {
         let Some(job) = disk.job(id) else { return };
         let key = MachineKey::of(&job.machine);
+        // Under another id the machine is gone for its holder, and the lease is over once that can be stored.
         let of = |lease: &&Lease| {
-            lease.state.holds() && lease.machine.as_ref().is_some_and(|held| MachineKey::of(held) == key)
+            lease.state.holds() && lease.machine.as_ref().is_some_and(|held| held.agrees_with(&job.machine))
         };
         let holder = disk.leases.values().find(of).map(|lease| lease.id);
         let gone = job.lease.and_then(|lease| disk.leases.get(&lease)?.end.as_ref());

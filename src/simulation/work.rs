@@ -128,6 +128,9 @@ impl Simulation {
         run.wish_unsaved |= !wished && job.cancel_requested_at.is_some();
         let wish_unsaved = run.wish_unsaved;
         self.trace.note(self.now, || format!("{id} is told {interrupt:?}"));
+        if matches!(interrupt, Interrupt::Deadline { .. }) {
+            self.promises.deadline_told(id);
+        }
         if let Some(task) = cancel_task {
             let at = self.now + self.random.latency();
             self.agenda.plan(at, Event::Cancel { task, tell: None });

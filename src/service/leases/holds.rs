@@ -26,16 +26,19 @@ pub struct Holds {
 #[derive(Debug, Default)]
 pub struct Shown {
     pub book: Book,
-    held: HashMap<MachineId, LeaseId>,
+    /// More than one where a machine came to the id of another, whose lease has not been ended yet.
+    held: HashMap<MachineId, Vec<LeaseId>>,
 }
 
 impl Holds {
     /// Shows a state of the book, once it is committed.
     pub fn show(&self, book: Book) {
-        let held = book.open().filter(|open| open.lease.state.holds());
-        let held = held
-            .filter_map(|open| open.lease.machine.as_ref().map(|machine| (machine.id.clone(), open.lease.id)))
-            .collect();
+        let mut held: HashMap<MachineId, Vec<LeaseId>> = HashMap::new();
+        for open in book.open().filter(|open| open.lease.state.holds()) {
+            if let Some(machine) = &open.lease.machine {
+                held.entry(machine.id.clone()).or_default().push(open.lease.id);
+            }
+        }
         self.shown.store(Arc::new(Shown { book, held }));
     }
 
@@ -141,8 +144,8 @@ impl Shown {
     /// The lease that holds a machine: that very one, and not another which has come to its id.
     #[must_use]
     pub fn holder_of(&self, machine: &MachineIdentity) -> Option<&Open> {
-        let open = self.held.get(&machine.id).and_then(|lease| self.book.get(*lease))?;
-        open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(machine)).then_some(open)
+        let mut holders = self.held.get(&machine.id)?.iter().filter_map(|lease| self.book.get(*lease));
+        holders.find(|open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(machine)))
     }
 
     /// What is kept of a machine.

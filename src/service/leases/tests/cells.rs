@@ -444,6 +444,24 @@ fn a_machine_that_came_to_the_id_of_another_is_not_its_holders() {
 }
 
 #[test]
+fn a_machine_is_its_holders_also_while_another_lease_is_still_of_the_one_that_had_its_id() {
+    // Whichever of the two the book has last.
+    for (older, newer) in [(1, 2), (2, 1)] {
+        let machine = samples::machine("16", "qubes-1");
+        let other = Machine { instance_uuid: Some("another".to_owned()), ..machine.clone() };
+        let mut book = empty(rules());
+        for (number, machine) in [(older, &machine), (newer, &other)] {
+            let candidate = Candidate { identity: machine.identity(), ..super::machine(1, true) };
+            ask(&mut book, number, false, false, &[candidate], at(0)).unwrap();
+        }
+        for (number, machine) in [(older, &machine), (newer, &other)] {
+            assert_eq!(admits(&book, machine, Pass::Nothing), Err(FailureKind::MachineLeased));
+            assert_eq!(admits(&book, machine, Pass::Lease(id(number))), Ok(Some(id(number))));
+        }
+    }
+}
+
+#[test]
 fn an_ended_lease_is_told_so_whoever_holds_the_machine_now() {
     let (book, machine) = held(false);
     assert_eq!(admits(&book, &machine, Pass::Lease(id(9))), Err(FailureKind::LeaseEnded));
