@@ -155,6 +155,71 @@ pub struct Lease {
     pub warnings: Vec<String>,
 }
 
+/// What is asked for with a lease; the fields are those of [`Lease`].
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub id: LeaseId,
+    pub select: Select,
+    pub holder: String,
+    pub requested_by: String,
+    pub reference: Option<String>,
+    pub ttl: Duration,
+    pub max_total: Duration,
+    pub queue_for: Option<Duration>,
+    pub prepare: Option<Prepare>,
+    pub release: Release,
+    pub created_at: Timestamp,
+}
+
+impl Lease {
+    /// A lease that has just been asked for: it waits, and nothing was granted yet.
+    #[must_use]
+    pub fn queued(wanted: Wanted) -> Self {
+        let Wanted {
+            id,
+            select,
+            holder,
+            requested_by,
+            reference,
+            ttl,
+            max_total,
+            queue_for,
+            prepare,
+            release,
+            created_at,
+        } = wanted;
+        Self {
+            id,
+            state: LeaseState::Queued,
+            machine: None,
+            machine_name: None,
+            pool: select.pool.clone(),
+            select,
+            holder,
+            requested_by,
+            reference,
+            ttl,
+            max_total,
+            queue_for,
+            prepare,
+            release,
+            created_at,
+            active_at: None,
+            fence: None,
+            grants: 0,
+            job: None,
+            time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
+            noted_at: created_at,
+            warned: false,
+            history: Vec::new(),
+            end: None,
+            ended_at: None,
+            error: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// The times of a lease that run out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeLeft {

@@ -7,9 +7,7 @@ use super::Simulation;
 use super::disk::scope;
 use super::random::Random;
 use crate::domain::ids::MachineId;
-use crate::domain::lease::{
-    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
-};
+use crate::domain::lease::{EndReason, Lease, LeaseId, Prepare, Quarantine, Release, Select, Wanted};
 use crate::domain::machine::PowerState;
 use crate::service::jobs::gate::Pass;
 use crate::service::leases::book::MachineKey;
@@ -126,13 +124,9 @@ impl Simulation {
         let release = Release { keep_power: random.percent(15), snapshot: snapshot(random) };
         let queue_for = random.percent(70).then(|| Duration::from_secs(1 + random.below(300)));
         let ttl = Duration::from_secs(1 + random.below(90));
-        let lease = Lease {
+        let lease = Lease::queued(Wanted {
             id,
-            state: LeaseState::Queued,
-            pool: select.pool.clone(),
             select,
-            machine: None,
-            machine_name: None,
             holder: format!("client {client}"),
             requested_by: "anonymous".to_owned(),
             reference: None,
@@ -142,19 +136,7 @@ impl Simulation {
             prepare,
             release,
             created_at: wall,
-            active_at: None,
-            fence: None,
-            grants: 0,
-            job: None,
-            time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
-            noted_at: wall,
-            warned: false,
-            history: Vec::new(),
-            end: None,
-            ended_at: None,
-            error: None,
-            warnings: Vec::new(),
-        };
+        });
         let key = random.percent(60).then(|| IdempotencyKey {
             caller: "anonymous".to_owned(),
             method: "POST".to_owned(),

@@ -249,11 +249,15 @@ impl Simulation {
         let Todo::Order(step, client) = todo else { return };
         match (&**step, client) {
             (Stepped::Ask { lease, key }, Some(client)) => self.hears(*client, lease.id, key.as_ref(), None),
-            (Stepped::Working(id, ..) | Stepped::Prepared(id, _) | Stepped::Freed(id, _), _) => {
-                self.plan_lease(*id, LeaseState::Preparing, Stage::Insist(step.clone()), AGAIN);
-            }
+            (Stepped::Working(id, state, _), _) => self.insist(*id, *state, step),
+            (Stepped::Prepared(id, _), _) => self.insist(*id, LeaseState::Preparing, step),
+            (Stepped::Freed(id, _), _) => self.insist(*id, LeaseState::Releasing, step),
             _ => {}
         }
+    }
+
+    fn insist(&mut self, id: LeaseId, state: LeaseState, step: &Stepped) {
+        self.plan_lease(id, state, Stage::Insist(Box::new(step.clone())), AGAIN);
     }
 
     fn shown(&mut self, pending: Pending) {

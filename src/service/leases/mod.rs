@@ -39,7 +39,7 @@ use crate::domain::access::Role;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::lease::{
-    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, TimeLeft,
+    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, Wanted,
 };
 use crate::domain::machine::Machine;
 use crate::domain::pool::Pools;
@@ -355,14 +355,9 @@ impl Leases {
             let detail = "release.power may be keep only where the pool allows it, or for an operator.";
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
-        let now = parts.clock.now();
-        Ok(Lease {
+        Ok(Lease::queued(Wanted {
             id: LeaseId(parts.clock.uuid()),
-            state: LeaseState::Queued,
             select: new.select.clone(),
-            machine: None,
-            machine_name: None,
-            pool: new.select.pool.clone(),
             holder: new.holder.clone().unwrap_or_else(|| caller.name.to_string()),
             requested_by: caller.name.to_string(),
             reference: new.reference.clone(),
@@ -371,20 +366,8 @@ impl Leases {
             queue_for: new.queue_for,
             prepare: new.prepare.clone().or_else(|| pool.and_then(|pool| pool.prepare.clone())),
             release,
-            created_at: now,
-            active_at: None,
-            fence: None,
-            grants: 0,
-            job: None,
-            time: TimeLeft { queue: new.queue_for.unwrap_or_default(), ..TimeLeft::default() },
-            noted_at: now,
-            warned: false,
-            history: Vec::new(),
-            end: None,
-            ended_at: None,
-            error: None,
-            warnings: Vec::new(),
-        })
+            created_at: parts.clock.now(),
+        }))
     }
 
     fn allowed(&self, ttl: Duration, pool: Option<&str>) -> Result<(), Failure> {

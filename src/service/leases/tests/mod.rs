@@ -13,7 +13,7 @@ use super::book::{Book, Changes, Input, LeaseRules, MachineKey, Now};
 use super::fit::Candidate;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
-use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Prepare, Release, Select, TimeLeft};
+use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Prepare, Release, Select, Wanted};
 use crate::domain::machine::MachineIdentity;
 use crate::sabotage::Sabotage;
 
@@ -72,13 +72,9 @@ fn id(number: u128) -> LeaseId {
 }
 
 pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now) -> Lease {
-    Lease {
+    Lease::queued(Wanted {
         id: id(number),
-        state: LeaseState::Queued,
         select: Select { name: Some("qubes".to_owned()), ..Select::default() },
-        machine: None,
-        machine_name: None,
-        pool: None,
         holder: "ci".to_owned(),
         requested_by: "ci".to_owned(),
         reference: None,
@@ -88,19 +84,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now)
         prepare: prepare.then(Prepare::default),
         release: Release::default(),
         created_at: now.wall,
-        active_at: None,
-        fence: None,
-        grants: 0,
-        job: None,
-        time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
-        noted_at: now.wall,
-        warned: false,
-        history: Vec::new(),
-        end: None,
-        ended_at: None,
-        error: None,
-        warnings: Vec::new(),
-    }
+    })
 }
 
 fn empty(rules: LeaseRules) -> Book {
