@@ -130,6 +130,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             header_timeout: http.header_timeout,
             // Each wait holds a connection; some are needed beside.
             max_connections: http.max_waits + 1_000,
+            trusted_proxies: http.trusted_proxies,
             bookmark: Duration::from_secs(15),
             tls_verified: options.verify != Verify::Off,
             in_the_clear: false,

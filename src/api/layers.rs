@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,11 +16,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
+use super::client_address::{Peer, client_address};
 use super::problem::{Failed, respond};
 use super::respond::set;
 use super::roles::{self, Guard};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::network::Network;
+use crate::domain::origin::{RequestId, RequestOrigin};
 use crate::telemetry::metrics::Metrics;
 
 /// Names a request in answers and in the log.
@@ -37,6 +41,8 @@ pub struct Edge {
     pub clock: Clock,
     pub guard: Guard,
     pub metrics: Metrics,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<[Network]>,
 }
 
 /// Puts every layer around the routes. The first named is the innermost.
@@ -52,8 +58,13 @@ pub fn around(router: Router, edge: Edge) -> Router {
 
 /// Gives the request its id, refuses what is too large or not for us, contains panics, makes problems of failures,
 /// and logs one line.
-async fn outermost(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let id = edge.clock.uuid().to_string();
+async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    let request_id = RequestId::new(edge.clock.uuid());
+    let id = request_id.to_string();
+    let peer = request.extensions().get::<Peer>().copied();
+    let address = client_address(peer, request.headers(), &edge.trusted_proxies);
+    let origin = RequestOrigin { address, request_id: Some(request_id) };
+    request.extensions_mut().insert(origin);
     let started = edge.clock.elapsed();
     let method = request.method().clone();
     let operation = operation(&method, request.extensions().get::<MatchedPath>());
@@ -204,7 +215,7 @@ fn has_tag(known: &str, tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use axum::body::Body;
     use axum::routing::get;
@@ -241,7 +252,7 @@ mod tests {
         let metrics = Metrics::default();
         let clock = Clock::system();
         let guard = Guard::new(Arc::new(Callers::anybody(clock.clone()).await), serde_json::Value::Null);
-        let edge = Edge { clock, guard, metrics: metrics.clone() };
+        let edge = Edge { clock, guard, metrics: metrics.clone(), trusted_proxies: Arc::default() };
         let routes = around(routes, edge);
         let ask = async |path: &str| {
             let request = Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();

@@ -1,6 +1,7 @@
 //! HTTP: one table of routes, wire types beside their handlers, and the layers that every answer passes.
 
 mod about;
+mod client_address;
 mod datastores;
 pub mod document;
 mod documented;
@@ -37,6 +38,7 @@ use self::problem::ApiError;
 use self::roles::Guard;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::network::Network;
 use crate::sabotage::{Mistake, Sabotage};
 use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
@@ -70,6 +72,8 @@ pub struct HttpSettings {
     pub header_timeout: Duration,
     /// How many connections are served at once.
     pub max_connections: usize,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// How long a stream of events may go without a word on where it is.
     pub bookmark: Duration,
     /// Whether the host's certificate is checked, for `/v1/about`.
@@ -142,7 +146,12 @@ impl Api {
             router
         };
         let guard = Guard::new(Arc::clone(&self.services().callers), openapi());
-        let edge = layers::Edge { clock: self.clock().clone(), guard, metrics: self.metrics().clone() };
+        let edge = layers::Edge {
+            clock: self.clock().clone(),
+            guard,
+            metrics: self.metrics().clone(),
+            trusted_proxies: Arc::from(self.settings().trusted_proxies.as_slice()),
+        };
         // Around all of them: who is refused at the door may hold a lease all the same.
         layers::around(router, edge).layer(axum::middleware::from_fn_with_state(self, right::tell_expiry))
     }

@@ -158,7 +158,8 @@ impl Guard {
             );
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
-        Ok(Some(caller))
+        let origin = request.extensions().get().copied().unwrap_or_default();
+        Ok(Some(Caller { origin, ..caller }))
     }
 }
 

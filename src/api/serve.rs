@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use super::HttpSettings;
+use super::client_address::Peer;
 use super::refusal::Refusals;
 use super::stalled::Stalled;
 use super::tls::Tls;
@@ -110,7 +113,7 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = accept(&listener) => accepted,
         };
-        let connection = match accepted {
+        let (connection, peer) = match accepted {
             Ok(connection) => connection,
             Err(error) => {
                 // Out of file descriptors, or the peer left before we came: the next may work.
@@ -133,7 +136,7 @@ pub async fn serve(
             match secured {
                 Ok(connection) => {
                     let connection = Refusals::new(Stalled::new(connection, clock.clone()), clock.clone());
-                    one(connection, router, timeout, clock, stop).await;
+                    one(connection, peer, router, timeout, clock, stop).await;
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "a handshake of TLS failed");
@@ -162,21 +165,21 @@ enum Accepted {
     Tls(tokio::net::TcpStream, Tls),
 }
 
-async fn accept(listener: &Listener) -> io::Result<Accepted> {
+async fn accept(listener: &Listener) -> io::Result<(Accepted, Peer)> {
     match listener {
         Listener::Tcp(listener) => {
-            let (stream, _) = listener.accept().await?;
+            let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok(Accepted::Plain(Box::new(stream)))
+            Ok((Accepted::Plain(Box::new(stream)), Peer::Tcp(address.ip())))
         }
         Listener::Tls(listener, tls) => {
-            let (stream, _) = listener.accept().await?;
+            let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok(Accepted::Tls(stream, tls.clone()))
+            Ok((Accepted::Tls(stream, tls.clone()), Peer::Tcp(address.ip())))
         }
         Listener::Unix(listener, _) => {
             let (stream, _) = listener.accept().await?;
-            Ok(Accepted::Plain(Box::new(stream)))
+            Ok((Accepted::Plain(Box::new(stream)), Peer::Unix))
         }
     }
 }
@@ -190,11 +193,16 @@ async fn secure(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
 
 async fn one(
     connection: impl Stream + 'static,
+    peer: Peer,
     router: Router,
     header_timeout: Duration,
     clock: Clock,
     stop: CancellationToken,
 ) {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().oneshot(request)
+    });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -203,7 +211,7 @@ async fn one(
             .max_headers(4 * super::layers::MAX_HEADERS)
             .max_buf_size(256 * 1024)
             .writev(false)
-            .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(connection), service)
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -57,6 +57,7 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
         body_limit,
         header_timeout,
         body_timeout,
+        trusted_proxies,
     } = http;
     let mut table = root.table("http");
     table.set("listen", listen, parsed);
@@ -75,6 +76,7 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     table.set("body_limit", body_limit, count);
     table.set("header_timeout", header_timeout, timeout);
     table.set("body_timeout", body_timeout, timeout);
+    table.set("trusted_proxies", trusted_proxies, parsed_list);
     table.finish();
 
     let Machines { protected } = machines;
@@ -385,6 +387,11 @@ fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
             other => Err(format!("a list of texts is wanted, and {} is in it", kind(other))),
         })
         .collect()
+}
+
+fn parsed_list<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<Vec<T>, String> {
+    let parse = |text: String| values::parsed(&text).map_err(|message| format!("{text:?}: {message}"));
+    texts(value)?.into_iter().map(parse).collect()
 }
 
 fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> Result<T, String> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{ConfigError, Listen, LogFormat, Problem};
+use crate::domain::network::Network;
 use crate::domain::pool::Pool;
 use crate::domain::verify::Verify;
 
@@ -77,6 +78,8 @@ pub struct Http {
     pub body_limit: usize,
     pub header_timeout: Duration,
     pub body_timeout: Duration,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// `[machines]`: rules for the machines of the host.
@@ -185,6 +188,7 @@ impl Default for Http {
             body_limit: MIB,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -244,6 +244,11 @@ fn a_wrong_type_says_what_is_wanted() {
             "[machines]\nprotected = ['a', 1]",
             "2: machines.protected: a list of texts is wanted, and an integer is in it",
         ),
+        (
+            "[http]\ntrusted_proxies = ['10.0.0.0/8', 'proxy']",
+            "2: http.trusted_proxies: \"proxy\": write an IP network, such as 10.0.0.0/8 or fd00::/8, \
+             or a single address",
+        ),
         ("[jobs.deadlines]\npower = '8d'", "2: jobs.deadlines.power: a deadline is from 1s to 7d"),
         ("jobs = 1", "1: jobs: a section is wanted, [jobs], not an integer"),
         ("[log]\nformat = 'xml'", "2: log.format: auto, human or json is wanted"),

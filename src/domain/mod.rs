@@ -17,6 +17,8 @@ pub mod lease;
 pub mod mac;
 pub mod machine;
 pub mod names;
+pub mod network;
+pub mod origin;
 pub mod pool;
 pub mod snapshot;
 pub mod verify;

@@ -14,7 +14,8 @@ use crate::clock::Clock;
 use crate::domain::access::{Role, Token, TokenDigest};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::Machine;
-use crate::store::{Store, StoreError};
+use crate::domain::origin::RequestOrigin;
+use crate::store::{Store, StoreError, StoredToken};
 
 /// What is changed takes effect within a second.
 const READ_AGAIN: Duration = Duration::from_millis(500);
@@ -28,6 +29,8 @@ pub struct Caller {
     /// The token's name.
     pub name: Arc<str>,
     pub role: Role,
+    /// Where the request came from; the default if there is none.
+    pub origin: RequestOrigin,
 }
 
 impl Caller {
@@ -111,7 +114,8 @@ impl Callers {
     pub fn identify(&self, token: Option<&str>) -> Result<Caller, Failure> {
         let known = self.known.load();
         if !known.any {
-            return Ok(Caller { name: Arc::from(ANYBODY), role: Role::Admin });
+            let origin = RequestOrigin::default();
+            return Ok(Caller { name: Arc::from(ANYBODY), role: Role::Admin, origin });
         }
         let Some(token) = token else {
             return Err(unauthenticated("This otter asks for a token: send Authorization: Bearer otter_…"));
@@ -168,9 +172,11 @@ async fn read(store: &Store) -> Result<Known, StoreError> {
     let tokens = store.tokens().await?;
     let any = !tokens.is_empty();
     let in_force = tokens.into_iter().filter(|token| token.revoked_at.is_none());
-    let in_force = in_force
-        .map(|token| (token.digest, Caller { name: Arc::from(token.name), role: token.role }))
-        .collect();
+    let caller = |token: StoredToken| {
+        let (name, origin) = (Arc::from(token.name), RequestOrigin::default());
+        (token.digest, Caller { name, role: token.role, origin })
+    };
+    let in_force = in_force.map(caller).collect();
     Ok(Known { any, in_force })
 }
 
@@ -181,7 +187,6 @@ fn unauthenticated(detail: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoredToken;
 
     async fn store() -> Store {
         let store = Store::in_memory().await.unwrap();
@@ -219,7 +224,8 @@ mod tests {
         ];
         let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
         let who = |token: &Token| callers.identify(Some(token.text()));
-        assert_eq!(who(&ci).unwrap(), Caller { name: Arc::from("ci"), role: Role::Runner });
+        let runner = who(&ci).unwrap();
+        assert_eq!((&*runner.name, runner.role), ("ci", Role::Runner));
         assert_eq!(who(&boss).unwrap().role, Role::Operator);
         let unknown = Token::new(&clock.random().unwrap());
         for refused in [callers.identify(None), callers.identify(Some("otter_")), who(&unknown)] {

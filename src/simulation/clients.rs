@@ -12,6 +12,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, SnapshotId};
 use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::LeaseId;
+use crate::domain::origin::RequestOrigin;
 use crate::hypervisor::SessionState;
 use crate::service::callers::Caller;
 use crate::service::inventory::MachineRecord;
@@ -135,7 +136,11 @@ impl Simulation {
         let right = match post.pass {
             Pass::Own(lease, state) => Right::own(lease, state),
             _ => Right {
-                caller: Caller { name: "anonymous".into(), role: Role::Admin },
+                caller: Caller {
+                    name: "anonymous".into(),
+                    role: Role::Admin,
+                    origin: RequestOrigin::default(),
+                },
                 pass: post.pass.clone(),
             },
         };

@@ -338,6 +338,7 @@ pub fn settings(url: &str) -> Settings {
             body_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             max_connections: 20_000,
+            trusted_proxies: Vec::new(),
             bookmark: Duration::from_secs(15),
             tls_verified: false,
             in_the_clear: false,

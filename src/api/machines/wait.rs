@@ -12,7 +12,7 @@ use crate::api::waiting::{Wait, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::PowerState;
-use crate::service::machines::{Network, Until, shorten};
+use crate::service::machines::{Until, shorten};
 
 /// What to wait for, and how long.
 #[derive(IntoParams)]
@@ -96,7 +96,7 @@ fn until(params: &Params) -> Result<Until, Failure> {
         return Err(invalid("until", "missing", detail));
     };
     let network = match params.text("cidr") {
-        Some(cidr) if given == "ip" => Some(Network::parse(cidr).ok_or_else(|| {
+        Some(cidr) if given == "ip" => Some(cidr.parse().map_err(|_| {
             let detail = format!("cidr is {}; a network such as 10.0.0.0/8 is wanted.", shorten(cidr));
             invalid("cidr", "not-a-network", detail)
         })?),

@@ -4,6 +4,7 @@ use crate::domain::access::Role;
 use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseId, LeaseState};
 use crate::domain::machine::Machine;
+use crate::domain::origin::RequestOrigin;
 use crate::service::callers::Caller;
 
 /// By what right a job is asked for.
@@ -38,7 +39,8 @@ impl Right {
     /// otter's own, for a lease that is so.
     #[must_use]
     pub fn own(lease: LeaseId, state: LeaseState) -> Self {
-        Self { caller: Caller { name: "otter".into(), role: Role::Admin }, pass: Pass::Own(lease, state) }
+        let (name, origin) = ("otter".into(), RequestOrigin::default());
+        Self { caller: Caller { name, role: Role::Admin, origin }, pass: Pass::Own(lease, state) }
     }
 
     /// Whether otter itself asks, which neither an outage nor a question keeps from asking.
