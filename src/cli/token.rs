@@ -88,7 +88,8 @@ async fn create(name: String, role: Role, sources: &Sources) -> anyhow::Result<E
         created_at: clock.now(),
         revoked_at: None,
     };
-    let inserted = with_store(sources, async |store| Ok(store.insert_token(&stored).await?)).await?;
+    let store = beside_or_new(sources).await?;
+    let inserted = with_writer(&store, async |store| Ok(store.insert_token(&stored).await?)).await?;
     if !inserted {
         bail!(
             "a token named {name} is in force: choose another name, or revoke it first: otter token revoke --name {name}"
@@ -102,7 +103,7 @@ async fn create(name: String, role: Role, sources: &Sources) -> anyhow::Result<E
 }
 
 async fn list(sources: &Sources) -> anyhow::Result<ExitCode> {
-    let tokens = with_store(sources, async |store| Ok(store.tokens().await?)).await?;
+    let tokens = beside(sources).await?.tokens().await?;
     if tokens.is_empty() {
         eprintln!("There are no tokens.");
     }
@@ -115,22 +116,36 @@ async fn list(sources: &Sources) -> anyhow::Result<ExitCode> {
 
 async fn revoke(name: &str, sources: &Sources) -> anyhow::Result<ExitCode> {
     let now = Clock::system().now();
-    if !with_store(sources, async |store| Ok(store.revoke_token(name, now).await?)).await? {
+    let store = beside(sources).await?;
+    if !with_writer(&store, async |store| Ok(store.revoke_token(name, now).await?)).await? {
         bail!("no token named {name} is in force: otter token list");
     }
     eprintln!("The token {name} is revoked.");
     Ok(ExitCode::SUCCESS)
 }
 
-async fn with_store<T>(
-    sources: &Sources,
+async fn beside(sources: &Sources) -> anyhow::Result<Store> {
+    Ok(Store::beside(sources.load()?.state.directory()).await?)
+}
+
+/// The first token may be made before the daemon's first start, but only in a directory that somebody named: a database
+/// in any other place is one that no daemon reads.
+async fn beside_or_new(sources: &Sources) -> anyhow::Result<Store> {
+    let state = sources.load()?.state;
+    match &state.dir {
+        Some(directory) => Ok(Store::beside_or_new(directory).await?),
+        None => Ok(Store::beside(state.directory()).await?),
+    }
+}
+
+async fn with_writer<T>(
+    store: &Store,
     work: impl AsyncFnOnce(&Store) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let store = Store::beside(sources.load()?.state.directory()).await?;
     let (stop, writer) = (CancellationToken::new(), store.clone());
     let stopped = stop.clone();
     let writing = tokio::spawn(async move { writer.run(stopped).await });
-    let done = work(&store).await;
+    let done = work(store).await;
     stop.cancel();
     writing.await??;
     done

@@ -1,7 +1,7 @@
 //! What can go wrong between otter and its database, worded for the operator who has to mend it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::DocumentError;
@@ -23,6 +23,17 @@ pub enum StoreError {
     )]
     NotWritable { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
+        "{} is a directory that all users share: name one of otter's own, such as {}",
+        path.display(), path.join("otter").display()
+    )]
+    SharedDirectory { path: PathBuf },
+    #[error(
+        "there is no otter database in {}: name the state directory of the daemon by --state-dir, \
+         OTTER_STATE_DIR or state.dir",
+        directory.display()
+    )]
+    NoDatabase { directory: PathBuf },
+    #[error(
         "the state directory {} is in use by another otter{}: stop that one, or name another directory",
         path.display(),
         pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
@@ -34,6 +45,13 @@ pub enum StoreError {
         path.display()
     )]
     NewerDatabase { path: PathBuf, migration: i64 },
+    #[error(
+        "the database {} has schema {found}, and this otter works with schema {}: use the otter that made it, or \
+         start this one's daemon once, which brings the database up to date",
+        path.display(),
+        super::migrate::current()
+    )]
+    OlderDatabase { path: PathBuf, found: i64 },
     #[error(
         "the file {} is not an otter database, or is damaged: restore a copy, or move it and its -wal away to \
          start anew, without the jobs in it",
@@ -73,6 +91,13 @@ pub enum StoreError {
     Closed,
     #[error("the store's writer runs already, or has run")]
     WriterTaken,
+}
+
+impl StoreError {
+    /// A file of this state directory could not be made, changed or read.
+    pub(super) fn not_writable(directory: &Path, source: io::Error) -> Self {
+        Self::NotWritable { path: directory.to_owned(), source: source.into() }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -131,8 +131,9 @@ impl Write for SaveLeases {
 async fn save(transaction: &mut Transaction<'_>, row: &LeaseRow) -> Result<(), sqlx::Error> {
     let LeaseRow { id, state, machine, pool, holder, reference, created_at, ended_at, held, document } = row;
     sqlx::query(
-        "INSERT INTO leases (id, state, machine, pool, holder, reference, created_at, ended_at, held, \
-         document_version, document) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+        "INSERT INTO leases (id, arrival, state, machine, pool, holder, reference, created_at, ended_at, held, \
+         document_version, document) \
+         VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM leases), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
          ON CONFLICT (id) DO UPDATE SET state = $2, machine = $3, pool = $4, holder = $5, reference = $6, \
          ended_at = $8, held = $9, document_version = $10, document = $11 WHERE leases.ended_at IS NULL",
     )
@@ -152,10 +153,10 @@ async fn save(transaction: &mut Transaction<'_>, row: &LeaseRow) -> Result<(), s
     Ok(())
 }
 
-/// Every lease that has not ended, in order of arrival, which times and ids of a clock that was moved do not tell.
+/// Every lease that has not ended, in order of arrival. Times and ids do not give that order: the clock may have jumped.
 pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StoreError> {
     let rows = sqlx::query(
-        "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY rowid",
+        "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY arrival",
     )
     .fetch_all(reader.statement())
     .await?;

@@ -9,9 +9,13 @@
 
 mod document;
 mod error;
+mod files;
 mod jobs;
 mod keys;
 mod leases;
+mod migrate;
+#[cfg(test)]
+mod migration_tests;
 mod open;
 mod purge;
 #[cfg(test)]
@@ -39,6 +43,7 @@ use crate::domain::lease::{Lease, LeaseId};
 
 pub use document::DocumentError;
 pub use error::StoreError;
+pub use files::SECRET_KEY;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
@@ -93,9 +98,19 @@ impl Store {
     }
 
     /// Opens the same database beside the daemon that holds the lock, which sees what is changed within a second.
+    ///
+    /// # Errors
+    /// `NoDatabase` if there is none, since nothing is made; `OlderDatabase` or `NewerDatabase` if its schema is not
+    /// this otter's, since a daemon may be using it.
     pub async fn beside(state_dir: &Path) -> Result<Self, StoreError> {
         let (writer, readers) = open::beside(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), None))
+    }
+
+    /// The same, but makes the database if the directory exists and has none.
+    pub async fn beside_or_new(state_dir: &Path) -> Result<Self, StoreError> {
+        open::make_if_missing(state_dir).await?;
+        Self::beside(state_dir).await
     }
 
     /// A database that is gone with the store, for `--simulate` and tests.

@@ -1,24 +1,23 @@
-//! Opening the state directory: the lock, the file, the migrations, and a plain refusal for whatever is wrong.
+//! Opening the state directory: the lock, the file, the migrations, and a plain refusal of whatever is wrong.
 //!
 //! ```text
-//! lock ─► otter.db is there ─► read it through ─► migrate ─► writer, readers
-//!           └─ is not: make otter.db.new whole, then rename: an empty or half-made otter.db was cut short later
+//! daemon:  lock ─► otter.db exists ─► read it through ─► migrate ─► writer, readers
+//!                    └─ is missing: make otter.db.new whole, then rename it to otter.db
+//! beside:  otter.db exists ─► read it through ─► its schema is this otter's ─► writer, readers
 //! ```
-//! A file that is refused is left as it was.
+//! A half-made otter.db never exists: an empty or short one was damaged later. A file that is refused stays as it was.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 
-use super::StoreError;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
+use super::files::{self, DATABASE, LOCK};
+use super::{StoreError, migrate};
 
 /// How long a statement waits for another process, such as `otter token`, that writes just now.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,33 +40,60 @@ pub struct Opened {
     pub lock: File,
 }
 
+/// Opens the database for the daemon: locks the directory, makes what is missing, and migrates.
 pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
-    make_directory(directory)?;
+    files::make_directory(directory)?;
     let lock = lock(directory)?;
-    let (writer, readers) = beside(directory).await?;
-    Ok(Opened { writer, readers, lock })
-}
-
-/// The same without the lock, beside whoever has it.
-pub async fn beside(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
-    make_directory(directory)?;
-    let file = directory.join("otter.db");
+    files::tighten(directory)?;
+    let file = directory.join(DATABASE);
     if file.exists() {
         check(directory, &file).await?;
     } else {
         make(directory, &file).await?;
     }
     let mut writer = connect(directory, &file, &options(&file)).await?;
-    migrate(&mut writer, directory, &file).await?;
-    let readers = SqlitePoolOptions::new()
+    migrate::migrate_with_copy(&mut writer, directory, &file).await?;
+    let readers = readers(directory, &file).await?;
+    Ok(Opened { writer, readers, lock })
+}
+
+/// Opens the database without the lock, beside a daemon that may have it. Makes nothing, and migrates nothing.
+pub async fn beside(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
+    let file = existing(directory)?;
+    check(directory, &file).await?;
+    let mut writer = connect(directory, &file, &options(&file)).await?;
+    migrate::require_current(&mut writer, directory, &file).await?;
+    let readers = readers(directory, &file).await?;
+    Ok((writer, readers))
+}
+
+/// Makes the database in a directory that exists and has none; no daemon may start there meanwhile.
+pub async fn make_if_missing(directory: &Path) -> Result<(), StoreError> {
+    let file = directory.join(DATABASE);
+    if file.exists() || !directory.is_dir() {
+        return existing(directory).map(drop);
+    }
+    let _lock = lock(directory)?;
+    files::tighten(directory)?;
+    // A daemon may have made it before it was locked.
+    if file.exists() { Ok(()) } else { make(directory, &file).await }
+}
+
+/// The database of a directory, which must exist.
+pub fn existing(directory: &Path) -> Result<PathBuf, StoreError> {
+    let file = directory.join(DATABASE);
+    if file.exists() { Ok(file) } else { Err(StoreError::NoDatabase { directory: directory.to_owned() }) }
+}
+
+async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError> {
+    SqlitePoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(READER_TIMEOUT)
         .connect_with(
-            SqliteConnectOptions::new().filename(&file).busy_timeout(BUSY_TIMEOUT).pragma("query_only", "on"),
+            SqliteConnectOptions::new().filename(file).busy_timeout(BUSY_TIMEOUT).pragma("query_only", "on"),
         )
         .await
-        .map_err(|source| refusal(directory, &file, source))?;
-    Ok((writer, readers))
+        .map_err(|source| refusal(directory, file, source))
 }
 
 fn options(file: &Path) -> SqliteConnectOptions {
@@ -113,51 +139,39 @@ async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
     if log.exists() {
         return Err(StoreError::LogAlone { path: log });
     }
-    let not_writable =
-        |source: io::Error| StoreError::NotWritable { path: directory.to_owned(), source: source.into() };
+    let not_writable = |source| StoreError::not_writable(directory, source);
     // What a start that was cut short left.
     for left in ["otter.db.new", "otter.db.new-wal", "otter.db.new-shm"] {
-        match std::fs::remove_file(beside(left)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(not_writable(error)),
-            _ => {}
-        }
+        files::remove(&beside(left)).map_err(not_writable)?;
     }
     let new = beside("otter.db.new");
-    let mut connection = connect(directory, file, &options(&new).create_if_missing(true)).await?;
-    migrate(&mut connection, directory, file).await?;
+    // SQLite gives its other files the permissions of this one.
+    files::create(&new).map_err(not_writable)?;
+    let mut connection = connect(directory, file, &options(&new)).await?;
+    migrate::migrate(&mut connection, directory, file).await?;
     connection.close().await.map_err(|source| refusal(directory, file, source))?;
-    std::fs::rename(&new, file).and_then(|()| File::open(directory)?.sync_all()).map_err(not_writable)
+    std::fs::rename(&new, file).and_then(|()| files::sync_directory(directory)).map_err(not_writable)
 }
 
 pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
     let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
     let mut connection = SqliteConnection::connect_with(&options).await?;
     let memory = Path::new(":memory:");
-    migrate(&mut connection, memory, memory).await?;
+    migrate::migrate(&mut connection, memory, memory).await?;
     Ok(connection)
-}
-
-/// Only the last part of the path is made: a parent that is missing is more likely a slip of the pen, or a
-/// disk that is not mounted.
-fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
-        made => made.map_err(|source| StoreError::CreateDirectory { path: directory.to_owned(), source }),
-    }
 }
 
 /// The lock is the operating system's and goes with the process, however that ends. The file holds the
 /// process's id, only to say it to whoever finds it locked.
 fn lock(directory: &Path) -> Result<File, StoreError> {
-    let not_writable =
-        |source: io::Error| StoreError::NotWritable { path: directory.to_owned(), source: source.into() };
+    let not_writable = |source| StoreError::not_writable(directory, source);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(directory.join("lock"))
+        .open(directory.join(LOCK))
         .map_err(not_writable)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -175,19 +189,8 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-async fn migrate(connection: &mut SqliteConnection, directory: &Path, file: &Path) -> Result<(), StoreError> {
-    MIGRATIONS.run(connection).await.map_err(|error| match error {
-        MigrateError::VersionMissing(migration) => {
-            StoreError::NewerDatabase { path: file.to_owned(), migration }
-        }
-        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
-            refusal(directory, file, source)
-        }
-        source => StoreError::Migrate { path: file.to_owned(), source },
-    })
-}
-
-fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
+/// What an error of SQLite means for whoever opens this file.
+pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
     // Extended codes carry the primary one in their lowest byte.
     let code = source
         .as_database_error()

@@ -12,8 +12,13 @@ fn token(state: &str, arguments: &[&str]) -> std::process::Command {
 async fn tokens_are_made_listed_and_revoked_and_shown_once() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
-    let (_, text) = said(token(state, &["list"])).await;
-    assert!(text.contains("no tokens"), "{text}");
+    // Only `create` makes a database.
+    for verb in [&["list"][..], &["revoke", "--name", "ci"]] {
+        let (code, text) = said(token(state, verb)).await;
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("there is no otter database in"), "{text}");
+    }
+    assert_eq!(std::fs::read_dir(state).unwrap().count(), 0);
     let output = token(state, &["create", "--name", "ci", "--role", "runner"]).output().unwrap();
     assert!(output.status.success());
     let made = String::from_utf8(output.stdout).unwrap();
@@ -42,6 +47,20 @@ async fn tokens_are_made_listed_and_revoked_and_shown_once() {
     let kept = std::fs::read(std::path::Path::new(state).join("otter.db")).unwrap();
     let digits = &made.trim().as_bytes()[6..70];
     assert!(!kept.windows(digits.len()).any(|window| window == digits));
+}
+
+#[tokio::test]
+async fn a_token_is_made_only_in_a_directory_that_was_named_and_exists() {
+    let parent = tempfile::tempdir().unwrap();
+    let missing = parent.path().join("mistyped");
+    let create = ["create", "--name", "ci", "--role", "runner"];
+    let (code, text) = said(token(missing.to_str().unwrap(), &create)).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("there is no otter database in") && !missing.exists(), "{text}");
+    // Without a name it is the default directory, which is left as it is even if it could be made.
+    let (code, text) = said(otter(&[&["token"], &create[..]].concat())).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("--state-dir"), "{text}");
 }
 
 #[tokio::test]

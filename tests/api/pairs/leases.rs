@@ -17,7 +17,7 @@ const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
 /// Without a token, where one is asked for.
 pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
-    let store = Store::beside(state.path()).await.unwrap();
+    let store = Store::beside_or_new(state.path()).await.unwrap();
     let writer = store.clone();
     tokio::spawn(async move { writer.run(tokio_util::sync::CancellationToken::new()).await });
     let clock = Clock::system();

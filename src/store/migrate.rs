@@ -1,0 +1,172 @@
+//! The schema: which version a database has, and how the daemon brings it up to date.
+//!
+//! ```text
+//! copy otter.db to otter.db.before-<schema> ─► foreign keys off ─► begin ─► migrations ─► foreign_key_check ─► commit
+//! ```
+//! Foreign keys are off because dropping a table that is rebuilt would delete the rows that refer to it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{Connection, SqliteConnection};
+
+use super::open::refusal;
+use super::{StoreError, files};
+
+pub static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
+
+/// The schema that this otter works with: the number of its last migration.
+pub fn current() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Refuses a database whose schema is not the one that this otter works with.
+pub async fn require_current(
+    connection: &mut SqliteConnection,
+    directory: &Path,
+    file: &Path,
+) -> Result<(), StoreError> {
+    let applied = applied(connection, directory, file).await?;
+    refuse_newer(&applied, file)?;
+    if is_pending(&applied) {
+        return Err(StoreError::OlderDatabase { path: file.to_owned(), found: version(&applied) });
+    }
+    Ok(())
+}
+
+/// Brings the database in `file` up to date, all migrations in one transaction. If there is anything to do, the
+/// database is first copied to `otter.db.before-<schema>` in `directory`.
+pub async fn migrate_with_copy(
+    connection: &mut SqliteConnection,
+    directory: &Path,
+    file: &Path,
+) -> Result<(), StoreError> {
+    let applied = applied(connection, directory, file).await?;
+    refuse_newer(&applied, file)?;
+    if is_pending(&applied) {
+        let copy = keep_copy(connection, directory, file, version(&applied)).await?;
+        tracing::info!(
+            from = version(&applied),
+            to = current(),
+            copy = %copy.display(),
+            "the database gets a new schema; the copy is how it was before"
+        );
+    }
+    migrate(connection, directory, file).await
+}
+
+/// The same without a copy, for a database that has just been made or that is a copy itself.
+pub async fn migrate(
+    connection: &mut SqliteConnection,
+    directory: &Path,
+    file: &Path,
+) -> Result<(), StoreError> {
+    let refused = |source| refusal(directory, file, source);
+    // Within a transaction this pragma does nothing.
+    sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut *connection).await.map_err(refused)?;
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(refused)?;
+    MIGRATIONS.run(&mut *transaction).await.map_err(|error| match error {
+        MigrateError::VersionMissing(migration) => {
+            StoreError::NewerDatabase { path: file.to_owned(), migration }
+        }
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => refused(source),
+        source => StoreError::Migrate { path: file.to_owned(), source },
+    })?;
+    if let Some(what) = dangling(&mut transaction).await.map_err(refused)? {
+        return Err(StoreError::Damaged { path: file.to_owned(), what });
+    }
+    transaction.commit().await.map_err(refused)?;
+    sqlx::query("PRAGMA foreign_keys = ON").execute(connection).await.map(drop).map_err(refused)
+}
+
+/// Which table has a row that refers to one that does not exist, if any has.
+pub async fn dangling(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+    let found: Option<(String, Option<i64>, String, i64)> =
+        sqlx::query_as("PRAGMA foreign_key_check").fetch_optional(connection).await?;
+    Ok(found.map(|(table, _, parent, _)| format!("a row of {table} refers to one of {parent} that is gone")))
+}
+
+/// The migrations that a database has had; none if it is not otter's, or is empty.
+async fn applied(
+    connection: &mut SqliteConnection,
+    directory: &Path,
+    file: &Path,
+) -> Result<BTreeSet<i64>, StoreError> {
+    let refused = |source| refusal(directory, file, source);
+    let table: Option<i64> =
+        sqlx::query_scalar("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'")
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(refused)?;
+    if table.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let versions: Vec<i64> = sqlx::query_scalar("SELECT version FROM _sqlx_migrations")
+        .fetch_all(connection)
+        .await
+        .map_err(refused)?;
+    Ok(versions.into_iter().collect())
+}
+
+fn version(applied: &BTreeSet<i64>) -> i64 {
+    applied.last().copied().unwrap_or_default()
+}
+
+fn is_pending(applied: &BTreeSet<i64>) -> bool {
+    MIGRATIONS.iter().any(|migration| !applied.contains(&migration.version))
+}
+
+fn refuse_newer(applied: &BTreeSet<i64>, file: &Path) -> Result<(), StoreError> {
+    match applied.iter().rev().find(|version| !MIGRATIONS.version_exists(**version)) {
+        Some(migration) => Err(StoreError::NewerDatabase { path: file.to_owned(), migration: *migration }),
+        None => Ok(()),
+    }
+}
+
+/// Copies the database as it is to `otter.db.before-<schema>`. A copy of the same schema from an earlier migration that
+/// holds something else is kept as `otter.db.before-<schema>.old`.
+async fn keep_copy(
+    connection: &mut SqliteConnection,
+    directory: &Path,
+    file: &Path,
+    schema: i64,
+) -> Result<PathBuf, StoreError> {
+    let beside = |suffix: &str| directory.join(format!("otter.db.before-{schema}{suffix}"));
+    let (copy, old, new) = (beside(""), beside(".old"), beside(".new"));
+    let not_writable = |source| StoreError::not_writable(directory, source);
+    files::remove(&new).map_err(not_writable)?;
+    copy_into(connection, &new).await.map_err(|error| match error {
+        CopyError::File(source) => not_writable(source),
+        CopyError::Database(source) => refusal(directory, file, source),
+    })?;
+    if files::are_equal(&new, &copy).map_err(not_writable)? {
+        files::remove(&new).map_err(not_writable)?;
+        return Ok(copy);
+    }
+    if copy.exists() {
+        std::fs::rename(&copy, &old).map_err(not_writable)?;
+    }
+    std::fs::rename(&new, &copy).and_then(|()| files::sync_directory(directory)).map_err(not_writable)?;
+    Ok(copy)
+}
+
+/// Why a database could not be copied.
+pub enum CopyError {
+    File(std::io::Error),
+    Database(sqlx::Error),
+}
+
+/// Copies the whole database, as it is at one moment, into a new file that only its owner may read.
+pub async fn copy_into(connection: &mut SqliteConnection, copy: &Path) -> Result<(), CopyError> {
+    // SQLite takes an empty file, whose permissions are then ours.
+    let file = files::create(copy).map_err(CopyError::File)?;
+    let text = copy.to_str().ok_or_else(|| {
+        CopyError::File(std::io::Error::new(
+            std::io::ErrorKind::InvalidFilename,
+            "the path of the copy is not UTF-8",
+        ))
+    })?;
+    sqlx::query("VACUUM INTO $1").bind(text).execute(connection).await.map_err(CopyError::Database)?;
+    file.sync_all().map_err(CopyError::File)
+}
