@@ -29,6 +29,7 @@ use crate::service::leases::holds::Holds;
 use crate::service::leases::secret::Secrets;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
+use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::store::{Keep, Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
 use crate::telemetry::metrics::{Levels, Metrics};
@@ -48,6 +49,7 @@ pub struct Settings {
     /// How long after a start or revert a guest's address is confirmed by a direct read.
     pub guest_settle: Duration,
     pub protection: Protection,
+    pub snapshots: SnapshotSettings,
     pub jobs: JobSettings,
     pub leases: LeaseRules,
     pub pools: Pools,
@@ -72,7 +74,7 @@ pub struct Simulated {
 /// # Errors
 /// What is missing or cannot be.
 pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
-    let Config { esx, http, machines, jobs, leases, pools, state, log: _ } = config;
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log: _ } = config;
     let state_dir = match &simulated {
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
@@ -102,6 +104,10 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         state_dir,
         guest_settle: esx.guest_settle,
         protection: Protection { protected, own_name: esx.machine_name, own_addresses: own_addresses() },
+        snapshots: SnapshotSettings {
+            protected: snapshots.protected,
+            runners_may_remove: snapshots.runners_may_remove,
+        },
         jobs: JobSettings {
             settle: esx.settle,
             outage_grace: esx.outage_grace,
@@ -182,6 +188,7 @@ impl App {
             esx: _,
             guest_settle,
             protection,
+            snapshots,
             jobs,
             leases,
             pools,
@@ -236,6 +243,7 @@ impl App {
             settings: jobs,
             metrics: metrics.clone(),
             gate: Arc::clone(&holds) as _,
+            snapshots: Arc::new(SnapshotProtection::new(snapshots, Arc::clone(&pools), store.clone())),
             sabotage,
         });
         let machines = Arc::new(Machines::new(

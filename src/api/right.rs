@@ -12,7 +12,7 @@ use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::lease::LeaseId;
 use crate::service::callers::Caller;
-use crate::service::jobs::gate::Pass;
+use crate::service::jobs::gate::{Pass, Right};
 
 /// When the lease ends that the call showed.
 const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-expires");
@@ -20,16 +20,19 @@ const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-exp
 /// The longest reason of an override.
 const MAX_REASON: usize = 512;
 
-/// What a call shows beside its caller's name.
+/// By what right a caller asks: its role, the lease that it shows, and the reason of an override.
 ///
 /// # Errors
 /// `invalid-request` for a malformed or doubled header, `machine-leased` for a wrong secret, `forbidden` for an override
 /// by who may not.
-pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Pass, Failure> {
-    if let Some(lease) = lease(api, headers)? {
-        return Ok(Pass::Lease(lease));
-    }
-    let Some(reason) = header(headers, "otter-override")? else { return Ok(Pass::Nothing) };
+pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Right, Failure> {
+    let pass = lease(api, headers)?.map_or(Pass::Nothing, Pass::Lease);
+    let override_reason = override_reason(caller, headers)?;
+    Ok(Right { caller: caller.clone(), pass, override_reason })
+}
+
+fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(reason) = header(headers, "otter-override")? else { return Ok(None) };
     if caller.role < Role::Operator {
         let detail = format!("{} is a {}; Otter-Override is for operators.", caller.name, caller.role);
         return Err(Failure::new(FailureKind::Forbidden, detail));
@@ -39,7 +42,7 @@ pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Pass, Fai
         let detail = format!("The header Otter-Override is the reason, of 1 to {MAX_REASON} characters.");
         return Err(failure_at(FailureKind::InvalidRequest, "otter-override", "out-of-range", detail));
     }
-    Ok(Pass::Override(reason.to_owned()))
+    Ok(Some(reason.to_owned()))
 }
 
 /// The lease that a call shows, its secret held against it.

@@ -48,8 +48,7 @@ pub struct Starting {
     deadline: Option<Duration>,
     reference: Option<String>,
     key: Option<IdempotencyKey>,
-    caller: Caller,
-    pass: Pass,
+    right: Right,
 }
 
 /// A starting call with its body: what a handler of one takes. `Q` documents what parameters it has of its own.
@@ -94,12 +93,11 @@ impl Starting {
         let key = key_of(api, &caller, &parts.method, &parts.uri, &parts.headers, &Bytes::new())?;
         Ok(Self {
             version: api.services().feed.version(),
-            pass: right::read(api, &caller, &parts.headers)?,
+            right: right::read(api, &caller, &parts.headers)?,
             wait: Wait::read(api, params, &parts.headers)?,
             deadline,
             reference,
             key,
-            caller,
         })
     }
 
@@ -155,15 +153,18 @@ impl Starting {
         let new = NewJob {
             machine: std::sync::Arc::clone(&machine.record),
             request,
-            right: Right { caller: self.caller.clone(), pass: self.pass.clone() },
+            right: self.right.clone(),
             reference: self.reference.clone(),
             deadline: self.deadline,
             key: self.key.clone(),
         };
         let started = api.services().jobs.start(new).await?;
-        if let (Started::New(_), Pass::Override(reason)) = (started, &self.pass) {
+        // With the lease itself shown, nothing of it is overridden.
+        if let (Started::New(_), Pass::Nothing, Some(reason)) =
+            (started, &self.right.pass, &self.right.override_reason)
+        {
             let machine = &machine.record.machine;
-            api.services().leases.overridden(machine, &self.caller.name, reason).await;
+            api.services().leases.overridden(machine, &self.right.caller.name, reason).await;
         }
         Ok(started)
     }

@@ -13,7 +13,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
-use super::sections::{Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, State};
+use super::sections::{
+    Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, Snapshots, State,
+};
 use super::values;
 use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
@@ -45,7 +47,7 @@ pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
 }
 
 fn sections(mut root: Table<'_>, draft: &mut Draft) {
-    let Config { esx, http, machines, jobs, leases, pools, state, log } = &mut draft.config;
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log } = &mut draft.config;
     esx_section(root.table("esx"), esx, &mut draft.password);
 
     let Http {
@@ -82,6 +84,12 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     let Machines { protected } = machines;
     let mut table = root.table("machines");
     table.set("protected", protected, texts);
+    table.finish();
+
+    let Snapshots { protected, runners_may_remove } = snapshots;
+    let mut table = root.table("snapshots");
+    table.set("protected", protected, texts);
+    table.set("runners_may_remove", runners_may_remove, boolean);
     table.finish();
 
     let Jobs { deadlines, queue_per_machine, queue_total, retention_days } = jobs;
@@ -134,6 +142,7 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     table.set("machines", &mut pool.machines, texts);
     table.set("max_ttl", &mut pool.max_ttl, |value| timeout(value).map(Some));
     table.set("may_keep_power", &mut pool.may_keep_power, boolean);
+    table.set("protected_snapshots", &mut pool.protected_snapshots, texts);
     let present = table.has("prepare");
     let mut inner = table.table("prepare");
     let mut prepare = Prepare::default();

@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 
 pub use problem::{ConfigError, Problem};
-pub use sections::{Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Log, Machines, State};
+pub use sections::{
+    Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Log, Machines, Snapshots, State,
+};
 pub use values::{InvalidValue, Listen, LogFormat};
 
 use sections::{Draft, Password};

@@ -22,6 +22,7 @@ pub struct Config {
     pub esx: Esx,
     pub http: Http,
     pub machines: Machines,
+    pub snapshots: Snapshots,
     pub jobs: Jobs,
     pub leases: Leases,
     /// `[pools.<name>]`: which machines belong together.
@@ -87,6 +88,15 @@ pub struct Http {
 pub struct Machines {
     /// Ids and patterns of names (`*`, `?`) of machines that nobody may change.
     pub protected: Vec<String>,
+}
+
+/// `[snapshots]`: which snapshots only operators change.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshots {
+    /// Patterns (`*`, `?`) of the names and of the paths of snapshots.
+    pub protected: Vec<String>,
+    /// Whether runners may remove and rename snapshots that were not made under their lease.
+    pub runners_may_remove: bool,
 }
 
 /// `[jobs]`: how long and how many.

@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::ids::{JobId, QuestionId, SnapshotId, TaskId};
 use super::lease::{LeaseId, Readiness};
 use super::machine::{MachineIdentity, PowerState};
+use super::snapshot_rules::Authority;
 
 /// What a caller asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,6 +251,8 @@ pub struct Job {
     pub reference: Option<String>,
     /// The lease that it was asked for under, or that it prepares or releases.
     pub lease: Option<LeaseId>,
+    /// What it may do to snapshots.
+    pub authority: Authority,
     pub result: Option<JobResult>,
     pub warnings: Vec<String>,
     pub error: Option<Failure>,

@@ -148,6 +148,18 @@ pub struct MachineIdentity {
 }
 
 impl MachineIdentity {
+    /// The key by which facts about the machine are stored. It does not change if the machine gets
+    /// another moid, as long as its instance UUID (else its path) is known.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let Self { id, instance_uuid, path } = self;
+        match (instance_uuid, path) {
+            (Some(uuid), _) => format!("uuid:{}", uuid.to_ascii_lowercase()),
+            (None, Some(path)) => format!("path:{path}"),
+            (None, None) => format!("id:{id}"),
+        }
+    }
+
     /// Whether `other`, read now, is the machine that was meant: the same moid and the same instance UUID, or
     /// the same path where either UUID is unknown.
     #[must_use]

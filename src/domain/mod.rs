@@ -21,4 +21,5 @@ pub mod network;
 pub mod origin;
 pub mod pool;
 pub mod snapshot;
+pub mod snapshot_rules;
 pub mod verify;

@@ -27,6 +27,8 @@ pub struct Pool {
     pub max_ttl: Option<Duration>,
     /// Whether a runner may leave a machine on.
     pub may_keep_power: bool,
+    /// Patterns of names and paths of snapshots that only an operator with an override may change.
+    pub protected_snapshots: Vec<String>,
 }
 
 impl Pools {

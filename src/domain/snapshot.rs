@@ -135,7 +135,8 @@ impl Snapshots {
     }
 }
 
-fn path_segment(name: &str) -> String {
+/// One segment of a path: a `%` of the name is `%25`, a `/` is `%2F`.
+pub(super) fn path_segment(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2F")
 }
 

@@ -6,6 +6,7 @@ pub mod inventory;
 pub mod jobs;
 pub mod leases;
 pub mod machines;
+pub mod snapshots;
 pub mod trouble;
 
 use std::sync::Arc;

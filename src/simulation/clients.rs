@@ -45,6 +45,7 @@ pub struct Post {
     pub key: Option<IdempotencyKey>,
     /// By what right; a lease's own job comes back to the lease.
     pub pass: Pass,
+    pub override_reason: Option<String>,
     /// The machine as it was when the call was made.
     pub record: Option<Arc<MachineRecord>>,
 }
@@ -142,6 +143,7 @@ impl Simulation {
                     origin: RequestOrigin::default(),
                 },
                 pass: post.pass.clone(),
+                override_reason: post.override_reason.clone(),
             },
         };
         if !otter.connected && !right.is_own() {
@@ -169,7 +171,7 @@ impl Simulation {
         self.next_job += 1;
         otter.add(Driver::queued(job.clone(), self.rules));
         self.promises.made(&job);
-        if matches!(post.pass, Pass::Override(_)) {
+        if post.pass == Pass::Nothing && post.override_reason.is_some() {
             self.tenancy.overrides.insert(id);
         }
         Ok(job)
@@ -303,8 +305,8 @@ impl Simulation {
                 created_at: self.wall(),
             }
         });
-        let (pass, machine) = self.some_pass(client, machine);
-        Post { client, machine, request, deadline, key, pass, record: None }
+        let (pass, override_reason, machine) = self.some_pass(client, machine);
+        Post { client, machine, request, deadline, key, pass, override_reason, record: None }
     }
 
     fn answer_some_question(&mut self, client: usize) {

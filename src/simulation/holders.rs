@@ -151,15 +151,15 @@ impl Simulation {
     }
 
     /// By what right a client calls, and on which machine.
-    pub fn some_pass(&mut self, client: usize, machine: MachineId) -> (Pass, MachineId) {
+    pub fn some_pass(&mut self, client: usize, machine: MachineId) -> (Pass, Option<String>, MachineId) {
         let own = self.clients[client].leases.clone();
         match self.random.pick(&own).copied().filter(|_| self.random.percent(60)) {
             Some(id) => {
                 let held = self.disk.leases.get(&id).and_then(|lease| lease.machine.as_ref());
-                (Pass::Lease(id), held.map_or(machine, |held| held.id.clone()))
+                (Pass::Lease(id), None, held.map_or(machine, |held| held.id.clone()))
             }
-            None if self.random.percent(5) => (Pass::Override("must be".to_owned()), machine),
-            None => (Pass::Nothing, machine),
+            None if self.random.percent(5) => (Pass::Nothing, Some("must be".to_owned()), machine),
+            None => (Pass::Nothing, None, machine),
         }
     }
 }

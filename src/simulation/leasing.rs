@@ -344,6 +344,7 @@ impl Simulation {
                     deadline: None,
                     key,
                     pass,
+                    override_reason: None,
                     record,
                 });
             }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
+use super::created_snapshots::Origin;
 use super::keys::{self, IdempotencyKey, Inserted, KeptKey};
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, document, microseconds};
@@ -153,6 +154,8 @@ impl Write for InsertJob {
 pub struct UpdateJob {
     pub id: JobId,
     pub row: Row,
+    /// What the job's end says of the origin of snapshots.
+    pub origin: Option<Origin>,
 }
 
 #[async_trait]
@@ -179,6 +182,9 @@ impl Write for UpdateJob {
         .execute(transaction.statement())
         .await?;
         if updated.rows_affected() > 0 {
+            if let Some(origin) = &self.origin {
+                origin.apply(transaction).await?;
+            }
             return Ok(Ok(()));
         }
         let known = sqlx::query("SELECT 1 FROM jobs WHERE id = $1")

@@ -7,6 +7,7 @@
 //! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is kept to what PostgreSQL
 //! understands too.
 
+mod created_snapshots;
 mod document;
 mod error;
 mod files;
@@ -25,7 +26,7 @@ mod tests;
 mod tokens;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,9 +38,10 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::ids::JobId;
+use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::Job;
 use crate::domain::lease::{Lease, LeaseId};
+use crate::domain::machine::MachineIdentity;
 
 pub use document::DocumentError;
 pub use error::StoreError;
@@ -146,12 +148,22 @@ impl Store {
         self.write(jobs::InsertJob { row: jobs::Row::of(job)?, key: key.cloned() }).await
     }
 
-    /// Commits what a job has become.
+    /// Commits what a job has become, and with its end the lease that a snapshot was made under.
     ///
     /// # Errors
     /// `AlreadyEnded` where the stored job has an end: that is kept. `NoSuchJob` where it was never inserted.
     pub async fn update_job(&self, job: &Job) -> Result<(), StoreError> {
-        self.write(jobs::UpdateJob { id: job.id, row: jobs::Row::of(job)? }).await?
+        let origin = created_snapshots::Origin::of(job);
+        self.write(jobs::UpdateJob { id: job.id, row: jobs::Row::of(job)?, origin }).await?
+    }
+
+    /// Reads which snapshots of a machine were made under a lease.
+    pub async fn snapshots_made_under(
+        &self,
+        machine: &MachineIdentity,
+        lease: LeaseId,
+    ) -> Result<BTreeSet<SnapshotId>, StoreError> {
+        created_snapshots::made_under(&mut self.read().await?, machine, lease).await
     }
 
     /// Reads one job.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::Row as _;
 
+use super::created_snapshots::DeleteOfForgottenLeases;
 use super::writer::{Transaction, Write};
 use super::{Store, StoreError, microseconds};
 
@@ -62,6 +63,7 @@ pub async fn purge(store: &Store, now: Timestamp, retention: &Retention) -> Resu
     let Retention { jobs, leases, keys } = retention;
     let (jobs, keys_of_jobs) = purge_records(store, &JOBS, now, jobs, *keys).await?;
     let (leases, keys_of_leases) = purge_records(store, &LEASES, now, leases, *keys).await?;
+    while store.write(DeleteOfForgottenLeases).await? >= DeleteOfForgottenLeases::PORTION {}
     Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
 }
 

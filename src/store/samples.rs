@@ -16,6 +16,7 @@ use crate::domain::lease::{
     EndReason, Lease, LeaseEnd, LeaseId, LeaseState, Readiness, Release, Select, TimeLeft,
 };
 use crate::domain::machine::{MachineIdentity, PowerState};
+use crate::domain::snapshot_rules::Authority;
 
 /// The first moment of the tests.
 pub fn start() -> Timestamp {
@@ -46,6 +47,7 @@ pub fn queued(n: u32) -> Job {
         requested_by: "anonymous".to_owned(),
         reference: None,
         lease: None,
+        authority: Authority::Operator,
         result: None,
         warnings: Vec::new(),
         error: None,
@@ -124,6 +126,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         any::<String>(),
         any::<Option<String>>(),
         option::of(any::<u128>().prop_map(|bits| LeaseId(Uuid::from_u128(bits)))),
+        any_authority(),
         option::of(any_result()),
         any::<Vec<String>>(),
         option::of(any_failure()),
@@ -134,7 +137,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         |(
             (id, state, machine, machine_name, request, phase, steps),
             (cancel_requested_at, created_at, updated_at, started_at, finished_at, deadline_at),
-            (requested_by, reference, lease, result, warnings, error, host_task, intent),
+            (requested_by, reference, lease, authority, result, warnings, error, host_task, intent),
         )| Job {
             id: JobId::new(Uuid::from_u128(id)),
             state,
@@ -152,6 +155,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
             requested_by,
             reference,
             lease,
+            authority,
             result,
             warnings,
             error,
@@ -159,6 +163,15 @@ pub fn any_job() -> impl Strategy<Value = Job> {
             intent,
         },
     )
+}
+
+fn any_authority() -> impl Strategy<Value = Authority> {
+    proptest::sample::select(vec![
+        Authority::Runner,
+        Authority::Operator,
+        Authority::Override,
+        Authority::System,
+    ])
 }
 
 /// To the nanosecond, and from the first time that there is to the last.

@@ -31,6 +31,7 @@ use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
 use otter::service::leases::book::LeaseRules;
 use otter::service::machines::Protection;
+use otter::service::snapshots::SnapshotSettings;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::store::{Retention, Store};
 use otter::supervisor::{Ending, Signal, Signals};
@@ -313,6 +314,7 @@ pub fn settings(url: &str) -> Settings {
         state_dir: None,
         esx,
         guest_settle: Duration::from_millis(200),
+        snapshots: SnapshotSettings::default(),
         protection: Protection { protected: vec!["golden-*".to_owned()], ..Protection::default() },
         jobs: JobSettings {
             settle: Duration::from_millis(100),

@@ -212,6 +212,8 @@ impl Job {
             requested_by,
             reference,
             lease,
+            // Callers see what came of it: the job, or a problem.
+            authority: _,
             result,
             warnings,
             error,

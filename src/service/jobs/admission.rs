@@ -64,6 +64,7 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
         requested_by: right.caller.name.to_string(),
         reference,
         lease: None,
+        authority: right.authority(),
         result: None,
         warnings: Vec::new(),
         error: None,

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{admit, bear_outage, queue_full};
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
+use super::gate::Right;
 use super::keys::Keys;
 use super::queue::{Queues, Turn, lane};
 use super::runner::{Ran, Runner};
@@ -20,8 +21,11 @@ use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState};
+use crate::domain::machine::Machine;
+use crate::domain::snapshot_rules::SnapshotTree;
 use crate::hypervisor::TaskStatus;
 use crate::sabotage::{self, Step};
+use crate::service::snapshots;
 use crate::store::{IdempotencyKey, Inserted, StoreError};
 
 /// What the disk says of a job whose run panicked.
@@ -82,6 +86,10 @@ impl Engine {
                 return Err(failure);
             }
         }
+        if let Err(failure) = engine.admit_snapshots(&mut job, &record.machine, &right).await {
+            Engine::refuse(engine, &machine, id);
+            return Err(failure);
+        }
         let (deadline_at, name) = (job.deadline_at, job.machine_name.clone());
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()));
@@ -107,6 +115,21 @@ impl Engine {
         Engine::dispatch(engine, &machine);
         engine.queue_moved(&machine);
         Ok(Started::New(id))
+    }
+
+    /// Refuses a job that may not change the machine's snapshots as it asks for. An override that the
+    /// job needs is recorded in its warnings.
+    async fn admit_snapshots(&self, job: &mut Job, machine: &Machine, right: &Right) -> Result<(), Failure> {
+        let rules = self.parts.snapshots.rules(job, Some(machine)).await;
+        let rules = rules.map_err(|error| store_failure(&error))?;
+        let tree = SnapshotTree::of_inventory(&machine.snapshots);
+        snapshots::check(job, &rules, &tree)?;
+        let reason = right.override_reason.as_deref().unwrap_or_default();
+        if let Some(warning) = snapshots::overridden(job, &rules, &tree, reason) {
+            tracing::warn!(job = %job.id, machine = %machine.id, by = job.requested_by, reason, "an operator overrides the protection of a snapshot");
+            job.warnings.push(warning);
+        }
+        Ok(())
     }
 
     /// Takes back the place of a job that was not committed.
@@ -298,12 +321,14 @@ impl Engine {
             settings: _,
             metrics,
             gate: _,
+            snapshots,
             sabotage,
         } = &self.parts;
         Runner {
             store: store.clone(),
             hypervisor: Arc::clone(hypervisor),
             inventory: Arc::clone(inventory),
+            snapshots: Arc::clone(snapshots),
             board: Arc::clone(&self.board),
             clock: clock.clone(),
             feed: feed.clone(),

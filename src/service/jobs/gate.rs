@@ -5,6 +5,7 @@ use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseId, LeaseState};
 use crate::domain::machine::Machine;
 use crate::domain::origin::RequestOrigin;
+use crate::domain::snapshot_rules::Authority;
 use crate::service::callers::Caller;
 
 /// By what right a job is asked for.
@@ -12,16 +13,16 @@ use crate::service::callers::Caller;
 pub struct Right {
     pub caller: Caller,
     pub pass: Pass,
+    /// The reason that an operator gave in `Otter-Override`. It is recorded if it is needed.
+    pub override_reason: Option<String>,
 }
 
-/// What a caller shows beside its name.
+/// By which lease a caller asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pass {
     Nothing,
     /// A lease, with its secret.
     Lease(LeaseId),
-    /// An operator's own word, which is recorded.
-    Override(String),
     /// otter itself, for the lease that it prepares or releases, while the lease is so.
     Own(LeaseId, LeaseState),
 }
@@ -40,7 +41,31 @@ impl Right {
     #[must_use]
     pub fn own(lease: LeaseId, state: LeaseState) -> Self {
         let (name, origin) = ("otter".into(), RequestOrigin::default());
-        Self { caller: Caller { name, role: Role::Admin, origin }, pass: Pass::Own(lease, state) }
+        Self {
+            caller: Caller { name, role: Role::Admin, origin },
+            pass: Pass::Own(lease, state),
+            override_reason: None,
+        }
+    }
+
+    /// Whether an operator overrides what protects a machine or a snapshot.
+    #[must_use]
+    pub fn is_override(&self) -> bool {
+        self.caller.role >= Role::Operator && self.override_reason.is_some()
+    }
+
+    /// What the job may do to snapshots.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        if self.is_own() {
+            Authority::System
+        } else if self.is_override() {
+            Authority::Override
+        } else if self.caller.role >= Role::Operator {
+            Authority::Operator
+        } else {
+            Authority::Runner
+        }
     }
 
     /// Whether otter itself asks, which neither an outage nor a question keeps from asking.

@@ -36,6 +36,7 @@ use self::view::Board;
 pub use self::view::{BlockedBy, JobView};
 use super::feed::Feed;
 use super::inventory::{Inventory, MachineRecord};
+use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
@@ -68,6 +69,7 @@ pub struct JobsParts {
     pub settings: JobSettings,
     pub metrics: Metrics,
     pub gate: Arc<dyn Gate>,
+    pub snapshots: Arc<SnapshotProtection>,
     pub sabotage: Sabotage,
 }
 
@@ -228,7 +230,7 @@ impl Jobs {
     ///
     /// # Errors
     /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`,
-    /// `idempotency-mismatch`.
+    /// `idempotency-mismatch`; `forbidden` for a change of a protected snapshot, or of one that is not the runner's.
     pub async fn start(&self, new: NewJob) -> Result<Started, Failure> {
         let engine = Arc::clone(&self.0);
         // Contained and not awaited in place: a caller that hangs up must not leave a place half taken.

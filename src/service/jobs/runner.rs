@@ -21,10 +21,12 @@ use crate::domain::ids::{MachineId, QuestionId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
+use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
 use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
+use crate::service::snapshots::SnapshotProtection;
 use crate::service::trouble::Trouble;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -41,6 +43,7 @@ pub struct Runner {
     pub store: Store,
     pub hypervisor: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
+    pub snapshots: Arc<SnapshotProtection>,
     pub board: Arc<Board>,
     pub clock: Clock,
     pub feed: Feed,
@@ -174,7 +177,8 @@ impl Runner {
             Effect::Examine => {
                 let after_loss = live.borrow().settling;
                 sabotage::reached(if after_loss { Step::Judge } else { Step::Examine });
-                let others = self.board.others(&machine, job.id);
+                let mut others = self.board.others(&machine, job.id);
+                others.snapshot_rules = self.snapshot_rules(&job).await;
                 let seen = self.hypervisor.examine(&machine).await;
                 sabotage::reached(Step::Examined);
                 Input::Examined(
@@ -274,6 +278,25 @@ impl Runner {
     /// Commits the job if that can be done now; the next commit says the same.
     async fn try_to_save(&self, job: &Job) -> bool {
         self.store.update_job(job).await.is_ok()
+    }
+
+    /// The rules for the machine's snapshots as they are now, however long the store takes to tell.
+    async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let record = self.inventory.picture().machine(&job.machine.id).cloned();
+            let error = match self.snapshots.rules(job, record.as_ref().map(|record| &record.machine)).await {
+                Ok(rules) => return rules,
+                Err(error) => error,
+            };
+            tracing::error!(
+                job = %job.id,
+                error = &error as &dyn std::error::Error,
+                "the origin of snapshots cannot be read; trying again"
+            );
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
     }
 
     async fn call(&self, job: &Job, call: &HostCall) -> Called {

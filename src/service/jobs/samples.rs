@@ -7,6 +7,7 @@ use crate::domain::call::{Evidence, SeenSnapshot};
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::machine::PowerState;
+use crate::domain::snapshot_rules::Authority;
 use crate::service::inventory::samples;
 
 #[must_use]
@@ -35,6 +36,7 @@ pub fn job(request: JobRequest) -> Job {
         requested_by: "anonymous".to_owned(),
         reference: None,
         lease: None,
+        authority: Authority::Operator,
         result: None,
         warnings: Vec::new(),
         error: None,

@@ -11,6 +11,7 @@ use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
 use crate::domain::lease::Readiness;
 use crate::domain::machine::{MachineIdentity, PowerState};
+use crate::domain::snapshot_rules::Authority;
 
 #[derive(Serialize, Deserialize)]
 pub struct JobDocument {
@@ -31,6 +32,9 @@ pub struct JobDocument {
     reference: Option<String>,
     #[serde(default)]
     lease: Option<String>,
+    /// Jobs of earlier versions lack it.
+    #[serde(default)]
+    authority: Option<AuthorityDocument>,
     result: Option<ResultDocument>,
     warnings: Vec<String>,
     error: Option<FailureDocument>,
@@ -106,6 +110,15 @@ pub enum PowerDocument {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+pub enum AuthorityDocument {
+    Runner,
+    Operator,
+    Override,
+    System,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReadinessDocument {
     On,
     Address,
@@ -148,6 +161,7 @@ impl From<&Job> for JobDocument {
             requested_by,
             reference,
             lease,
+            authority,
             result,
             warnings,
             error,
@@ -171,6 +185,7 @@ impl From<&Job> for JobDocument {
             requested_by: requested_by.clone(),
             reference: reference.clone(),
             lease: lease.map(|lease| lease.to_string()),
+            authority: Some((*authority).into()),
             result: result.as_ref().map(Into::into),
             warnings: warnings.clone(),
             error: error.as_ref().map(Into::into),
@@ -201,18 +216,21 @@ impl TryFrom<JobDocument> for Job {
             requested_by,
             reference,
             lease,
+            authority,
             result,
             warnings,
             error,
             host_task,
             intent,
         } = document;
+        let (request, lease) = (JobRequest::from(request), lease.map(lease_id).transpose()?);
+        let authority = authority.map_or_else(|| assumed_authority(&request, lease.is_some()), Into::into);
         Ok(Self {
             id: job_id(id)?,
             state: word("state of a job", state, JobState::parse)?,
             machine: machine.into(),
             machine_name,
-            request: request.into(),
+            request,
             phase,
             steps: steps.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             cancel_requested_at: cancel_requested_at.map(time).transpose()?,
@@ -223,7 +241,8 @@ impl TryFrom<JobDocument> for Job {
             deadline_at: time(deadline_at)?,
             requested_by,
             reference,
-            lease: lease.map(lease_id).transpose()?,
+            lease,
+            authority,
             result: result.map(TryInto::try_into).transpose()?,
             warnings,
             error: error.map(TryInto::try_into).transpose()?,
@@ -333,6 +352,37 @@ impl From<ReadinessDocument> for Readiness {
             ReadinessDocument::Address => Self::Address,
             ReadinessDocument::Tools => Self::Tools,
         }
+    }
+}
+
+impl From<Authority> for AuthorityDocument {
+    fn from(authority: Authority) -> Self {
+        match authority {
+            Authority::Runner => Self::Runner,
+            Authority::Operator => Self::Operator,
+            Authority::Override => Self::Override,
+            Authority::System => Self::System,
+        }
+    }
+}
+
+impl From<AuthorityDocument> for Authority {
+    fn from(authority: AuthorityDocument) -> Self {
+        match authority {
+            AuthorityDocument::Runner => Self::Runner,
+            AuthorityDocument::Operator => Self::Operator,
+            AuthorityDocument::Override => Self::Override,
+            AuthorityDocument::System => Self::System,
+        }
+    }
+}
+
+/// The authority of a job that was stored without one: the least that its caller can have had.
+fn assumed_authority(request: &JobRequest, has_lease: bool) -> Authority {
+    match request {
+        JobRequest::Prepare { .. } | JobRequest::Release { .. } => Authority::System,
+        _ if has_lease => Authority::Runner,
+        _ => Authority::Operator,
     }
 }
 

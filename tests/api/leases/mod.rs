@@ -33,7 +33,7 @@ fn with_pools(settings: &mut Settings) {
         prepare: None,
         release: Some(Release::default()),
         max_ttl: Some(Duration::from_hours(2)),
-        may_keep_power: false,
+        ..Pool::default()
     };
     let ready = Pool {
         machines: vec![STAGING.to_owned()],

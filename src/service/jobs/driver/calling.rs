@@ -2,16 +2,19 @@
 
 use jiff::Timestamp;
 
-use super::vocabulary::{Blocker, Called, Effect, Seen, TaskEnd};
+use super::vocabulary::{Blocker, Called, Effect, Others, Seen, TaskEnd};
 use super::{Driver, End, RETRY_PAUSE, Stage, Then};
 use crate::domain::call::{Evidence, HostCall};
+use crate::domain::failure::Failure;
 use crate::domain::job::{Intent, JobKind, Step, StepState};
 use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
+use crate::domain::snapshot_rules::SnapshotTree;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::sabotage::Mistake;
 use crate::service::jobs::judgement::{self, Verdict};
 use crate::service::jobs::plan::{self, Plan};
+use crate::service::snapshots;
 use crate::service::trouble::Trouble;
 
 /// The detail of a step that was not needed.
@@ -66,7 +69,10 @@ impl Driver {
             return self.end(End::Failed(self.blocked_failure()), now);
         }
         match plan {
-            Plan::Call(call) => self.commit(call, evidence, now),
+            Plan::Call(call) => match self.refused_by_rules(&evidence, &others) {
+                Some(refusal) => self.end(End::Failed(self.about(refusal)), now),
+                None => self.commit(call, evidence, now),
+            },
             Plan::Await(readiness) => self.await_ready(readiness, now),
             Plan::Settle(time) => {
                 self.phase("letting the machine come to rest", now);
@@ -77,6 +83,13 @@ impl Driver {
             Plan::Done => self.end(End::Succeeded, now),
             Plan::Fail(failure) => self.end(End::Failed(self.about(failure)), now),
         }
+    }
+
+    /// Why the job may not change the snapshots as they are now. They may have changed since it was
+    /// accepted, and the call may cover others than it did then.
+    pub(super) fn refused_by_rules(&self, evidence: &Evidence, others: &Others) -> Option<Failure> {
+        let tree = SnapshotTree::of_evidence(evidence);
+        snapshots::check(&self.job, &others.snapshot_rules, &tree).err()
     }
 
     pub(super) fn commit(&mut self, call: HostCall, before: Evidence, now: Timestamp) -> Effect {

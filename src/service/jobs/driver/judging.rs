@@ -94,6 +94,13 @@ impl Driver {
                 self.save(Then::Follow(task))
             }
             Verdict::AskAgain => {
+                if let Some(refusal) = self.refused_by_rules(&evidence, &others) {
+                    let detail = format!(
+                        "The answer of the host was lost, and the call is not repeated. {}",
+                        refusal.detail
+                    );
+                    return self.give_up(&detail, now);
+                }
                 self.phase("asking the host again", now);
                 let asked = intent.asked + 1;
                 let before = Evidence { recent_tasks: evidence.recent_tasks, ..intent.before };

@@ -9,6 +9,7 @@ use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::Job;
 use crate::domain::lease::Readiness;
 use crate::domain::machine::PowerState;
+use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::Accepted;
 use crate::sabotage::Sabotage;
 use crate::service::trouble::Trouble;
@@ -60,15 +61,17 @@ pub enum Input {
     Synced(Option<Shown>),
 }
 
-/// The evidence, and otter's other jobs on the machine.
+/// The evidence, and what otter itself knows around it.
 pub type Seen = Result<(Evidence, Others), Trouble>;
 
-/// What otter's other jobs on a machine are at.
+/// What otter knows around a machine: its other jobs there, and the rules for snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others {
     pub tasks: Vec<TaskId>,
     /// One of them made a call, or is about to, that may yet power the machine on, with no task known to tell.
     pub may_power_on: bool,
+    /// What the job may do to the machine's snapshots.
+    pub snapshot_rules: SnapshotRules,
 }
 
 impl Others {

@@ -27,6 +27,7 @@ use crate::service::inventory::{Inventory, samples};
 use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
 use crate::service::leases::holds::Holds;
+use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::store::{Retention, Store};
 use crate::supervisor::{Signals, Supervisor};
 use crate::telemetry::metrics::Metrics;
@@ -359,6 +360,7 @@ impl Lab {
                     origin: RequestOrigin::default(),
                 },
                 pass: Pass::Nothing,
+                override_reason: None,
             },
             reference: None,
             deadline: None,
@@ -426,6 +428,11 @@ fn engine(
         },
         metrics: Metrics::default(),
         gate: Arc::new(Holds::default()),
+        snapshots: Arc::new(SnapshotProtection::new(
+            SnapshotSettings::default(),
+            Arc::default(),
+            store.clone(),
+        )),
         sabotage: Sabotage::new(),
     });
     (supervisor, jobs)

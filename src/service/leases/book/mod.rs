@@ -74,12 +74,7 @@ impl MachineKey {
     /// The key of a machine.
     #[must_use]
     pub fn of(machine: &MachineIdentity) -> Self {
-        let MachineIdentity { id, instance_uuid, path } = machine;
-        Self(match (instance_uuid, path) {
-            (Some(uuid), _) => format!("uuid:{}", uuid.to_ascii_lowercase()),
-            (None, Some(path)) => format!("path:{path}"),
-            (None, None) => format!("id:{id}"),
-        })
+        Self(machine.key())
     }
 }
 

@@ -418,7 +418,7 @@ fn admits(book: &Book, machine: &Machine, pass: Pass) -> Result<Option<LeaseId>,
     let holds = Holds::default();
     holds.show(book.clone());
     let caller = Caller { name: "ci".into(), role: Role::Operator, origin: RequestOrigin::default() };
-    holds.admit(machine, &Right { caller, pass }).map_err(|failure| failure.kind)
+    holds.admit(machine, &Right { caller, pass, override_reason: None }).map_err(|failure| failure.kind)
 }
 
 #[test]

@@ -262,7 +262,11 @@ impl World {
     /// What otter's other jobs are at.
     pub fn others(&self) -> Others {
         let theirs = self.tasks.iter().filter(|task| task.owner == Owner::OtherJob);
-        Others { tasks: theirs.map(|task| task.id.clone()).collect(), may_power_on: self.other_calls }
+        Others {
+            tasks: theirs.map(|task| task.id.clone()).collect(),
+            may_power_on: self.other_calls,
+            ..Others::default()
+        }
     }
 
     /// How the task ended as a follower is told; none while it runs or the host is away.

@@ -1,0 +1,498 @@
+//! Which changes of a machine's snapshots are allowed, by whom: pure, over one tree of snapshots.
+//!
+//! | who | protected snapshot | other snapshot |
+//! | --- | --- | --- |
+//! | runner | no change; cannot make one | only those made under its own lease, unless configured |
+//! | operator without an override | can make one, no other change | any change |
+//! | operator with an override, otter itself | any change | any change |
+//!
+//! A change covers every snapshot that it removes or whose path it alters.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::call::Evidence;
+use super::ids::SnapshotId;
+use super::job::JobRequest;
+use super::lease::LeaseId;
+use super::names::matches_pattern;
+use super::snapshot::{Snapshots, path_segment};
+
+/// How much a caller may do to snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Authority {
+    /// A caller below operator, who holds the machine by a lease.
+    Runner,
+    /// An operator, an admin, or any caller if there are no tokens.
+    Operator,
+    /// An operator who gave a reason in `Otter-Override`.
+    Override,
+    /// otter itself, which prepares or releases a machine.
+    System,
+}
+
+/// The rules for the snapshots of one machine, and what is known of their origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotRules {
+    /// Patterns of names and of paths, as configured for otter and for the machine's pools.
+    pub protected: Vec<String>,
+    /// `snapshots.runners_may_remove`
+    pub runners_may_remove: bool,
+    /// The snapshots that were made under the lease of the job that the rules are applied to.
+    pub made: BTreeSet<SnapshotId>,
+}
+
+/// A change of a tree of snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotChange<'a> {
+    /// Make one below the current snapshot.
+    Create {
+        name: &'a str,
+    },
+    /// Give one another name, another description, or both.
+    Rename {
+        snapshot: &'a SnapshotId,
+        name: Option<&'a str>,
+    },
+    /// Remove one; with `children` all below it too, else these move up.
+    Remove {
+        snapshot: &'a SnapshotId,
+        children: bool,
+    },
+    RemoveAll,
+}
+
+/// The snapshots of a machine at one moment, parents before their children.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotTree {
+    nodes: Vec<Node>,
+    current: Option<SnapshotId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Node {
+    id: SnapshotId,
+    parent: Option<SnapshotId>,
+    name: String,
+}
+
+/// Why a change is not allowed, and the snapshot that stands in its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The path of the snapshot: as it is, or as it would be if it is about to be made.
+    pub path: String,
+    pub reason: RefusalReason,
+}
+
+/// Why a snapshot may not be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefusalReason {
+    /// This pattern protects it.
+    Protected { pattern: String },
+    /// This pattern protects it, and would no longer match the path that it would get.
+    LosesProtection { pattern: String },
+    /// The change would give it a name or path that this pattern protects.
+    BecomesProtected { pattern: String },
+    /// It was not made under the lease of the caller.
+    NotOwn,
+}
+
+impl<'a> SnapshotChange<'a> {
+    /// The change that a job asks for; none if it changes no tree of snapshots.
+    #[must_use]
+    pub fn of(request: &'a JobRequest) -> Option<Self> {
+        match request {
+            JobRequest::CreateSnapshot { name, .. } => Some(Self::Create { name }),
+            JobRequest::RenameSnapshot { snapshot, name, .. } => {
+                Some(Self::Rename { snapshot, name: name.as_deref() })
+            }
+            JobRequest::RemoveSnapshot { snapshot, children, .. } => {
+                Some(Self::Remove { snapshot, children: *children })
+            }
+            JobRequest::RemoveAllSnapshots => Some(Self::RemoveAll),
+            _ => None,
+        }
+    }
+
+    /// What the change does, as part of a sentence.
+    #[must_use]
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Rename { .. } => "rename or describe",
+            Self::Remove { .. } | Self::RemoveAll => "remove",
+        }
+    }
+}
+
+impl SnapshotTree {
+    /// The tree that the inventory shows.
+    #[must_use]
+    pub fn of_inventory(snapshots: &Snapshots) -> Self {
+        let nodes = snapshots.items.iter().map(|snapshot| Node {
+            id: snapshot.id.clone(),
+            parent: snapshot.parent.clone(),
+            name: snapshot.name.clone(),
+        });
+        Self { nodes: nodes.collect(), current: snapshots.current.clone() }
+    }
+
+    /// The tree that was read directly from the host.
+    #[must_use]
+    pub fn of_evidence(evidence: &Evidence) -> Self {
+        let nodes = evidence.snapshots.iter().map(|snapshot| Node {
+            id: snapshot.id.clone(),
+            parent: snapshot.parent.clone(),
+            name: snapshot.name.clone(),
+        });
+        Self { nodes: nodes.collect(), current: evidence.current_snapshot.clone() }
+    }
+
+    fn position(&self, id: &SnapshotId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.id == *id)
+    }
+
+    /// Whether each node is below `root`, which itself is not.
+    fn below(&self, root: &SnapshotId) -> Vec<bool> {
+        let mut family = BTreeSet::from([root]);
+        let mut below = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let is_below = node.parent.as_ref().is_some_and(|parent| family.contains(parent));
+            if is_below {
+                family.insert(&node.id);
+            }
+            below.push(is_below && node.id != *root);
+        }
+        below
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let mut positions: HashMap<&SnapshotId, usize> = HashMap::with_capacity(self.nodes.len());
+        let mut paths: Vec<String> = Vec::with_capacity(self.nodes.len());
+        for (position, node) in self.nodes.iter().enumerate() {
+            let parent = node.parent.as_ref().and_then(|parent| positions.get(parent));
+            let segment = path_segment(&node.name);
+            paths.push(match parent {
+                Some(parent) => format!("{}/{segment}", paths[*parent]),
+                None => segment,
+            });
+            positions.insert(&node.id, position);
+        }
+        paths
+    }
+
+    /// The tree with another name for one snapshot.
+    fn renamed(&self, position: usize, name: &str) -> Self {
+        let mut renamed = self.clone();
+        name.clone_into(&mut renamed.nodes[position].name);
+        renamed
+    }
+
+    /// The tree after one snapshot is gone and those below it moved up. The positions stay: the
+    /// snapshot itself is left in place as a leaf.
+    fn without(&self, position: usize) -> Self {
+        let mut left = self.clone();
+        let Node { id, parent, .. } = self.nodes[position].clone();
+        for node in left.nodes.iter_mut().filter(|node| node.parent.as_ref() == Some(&id)) {
+            node.parent.clone_from(&parent);
+        }
+        left
+    }
+}
+
+impl SnapshotRules {
+    /// Whether a change is allowed.
+    ///
+    /// # Errors
+    /// The first snapshot that may not be changed so, and why.
+    pub fn check(
+        &self,
+        authority: Authority,
+        change: SnapshotChange<'_>,
+        tree: &SnapshotTree,
+    ) -> Result<(), Refusal> {
+        match authority {
+            Authority::System | Authority::Override => return Ok(()),
+            Authority::Runner | Authority::Operator => {}
+        }
+        let paths = tree.paths();
+        match change {
+            SnapshotChange::Create { name } => self.check_create(authority, name, tree, &paths),
+            SnapshotChange::RemoveAll => {
+                (0..tree.nodes.len()).try_for_each(|at| self.check_covered(authority, tree, &paths, at))
+            }
+            SnapshotChange::Remove { snapshot, children } => {
+                let Some(target) = tree.position(snapshot) else { return Ok(()) };
+                self.check_covered(authority, tree, &paths, target)?;
+                if !children {
+                    return self.check_moved(authority, tree, &tree.without(target), target);
+                }
+                let below = tree.below(snapshot);
+                let covered = (0..tree.nodes.len()).filter(|at| below[*at]);
+                covered.into_iter().try_for_each(|at| self.check_covered(authority, tree, &paths, at))
+            }
+            SnapshotChange::Rename { snapshot, name } => {
+                let Some(target) = tree.position(snapshot) else { return Ok(()) };
+                self.check_covered(authority, tree, &paths, target)?;
+                let Some(name) = name else { return Ok(()) };
+                let renamed = tree.renamed(target, name);
+                if authority == Authority::Runner {
+                    let path = renamed.paths().swap_remove(target);
+                    self.check_new(name, path)?;
+                }
+                self.check_moved(authority, tree, &renamed, target)
+            }
+        }
+    }
+
+    fn check_create(
+        &self,
+        authority: Authority,
+        name: &str,
+        tree: &SnapshotTree,
+        paths: &[String],
+    ) -> Result<(), Refusal> {
+        if authority != Authority::Runner {
+            return Ok(());
+        }
+        let parent = tree.current.as_ref().and_then(|current| tree.position(current));
+        let segment = path_segment(name);
+        let path = parent.map_or_else(|| segment.clone(), |parent| format!("{}/{segment}", paths[parent]));
+        self.check_new(name, path)
+    }
+
+    /// Refuses a name or a path that only operators may give.
+    fn check_new(&self, name: &str, path: String) -> Result<(), Refusal> {
+        match self.protecting(name, &path) {
+            Some(pattern) => {
+                Err(Refusal { path, reason: RefusalReason::BecomesProtected { pattern: pattern.to_owned() } })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to remove, rename or describe a snapshot.
+    fn check_covered(
+        &self,
+        authority: Authority,
+        tree: &SnapshotTree,
+        paths: &[String],
+        at: usize,
+    ) -> Result<(), Refusal> {
+        let (node, path) = (&tree.nodes[at], &paths[at]);
+        let refused = |reason| Err(Refusal { path: path.clone(), reason });
+        if let Some(pattern) = self.protecting(&node.name, path) {
+            return refused(RefusalReason::Protected { pattern: pattern.to_owned() });
+        }
+        if authority == Authority::Runner && !self.runners_may_remove && !self.made.contains(&node.id) {
+            return refused(RefusalReason::NotOwn);
+        }
+        Ok(())
+    }
+
+    /// Refuses to give a snapshot below the target a path by which it loses its protection, and to a
+    /// runner one by which it gets one.
+    fn check_moved(
+        &self,
+        authority: Authority,
+        before: &SnapshotTree,
+        after: &SnapshotTree,
+        target: usize,
+    ) -> Result<(), Refusal> {
+        let (old_paths, new_paths) = (before.paths(), after.paths());
+        let below = before.below(&before.nodes[target].id);
+        for at in (0..before.nodes.len()).filter(|at| below[*at]) {
+            let name = &before.nodes[at].name;
+            let (old, new) = (self.protecting(name, &old_paths[at]), self.protecting(name, &new_paths[at]));
+            let reason = match (old, new) {
+                (Some(pattern), None) => RefusalReason::LosesProtection { pattern: pattern.to_owned() },
+                (None, Some(pattern)) if authority == Authority::Runner => {
+                    RefusalReason::BecomesProtected { pattern: pattern.to_owned() }
+                }
+                _ => continue,
+            };
+            return Err(Refusal { path: old_paths[at].clone(), reason });
+        }
+        Ok(())
+    }
+
+    /// The pattern that protects a snapshot, if one does. In a path `%2f` and `%2F` are the same.
+    fn protecting(&self, name: &str, path: &str) -> Option<&str> {
+        let protects = |pattern: &&String| {
+            matches_pattern(pattern, name) || matches_pattern(&pattern.replace("%2f", "%2F"), path)
+        };
+        self.protected.iter().find(protects).map(String::as_str)
+    }
+}
+
+impl Refusal {
+    /// The sentences that say why the change is refused.
+    ///
+    /// `machine` is the name of the machine, `lease` the lease that the caller showed.
+    #[must_use]
+    pub fn detail(
+        &self,
+        change: SnapshotChange<'_>,
+        authority: Authority,
+        machine: &str,
+        lease: Option<LeaseId>,
+    ) -> String {
+        let Self { path, reason } = self;
+        let verb = change.verb();
+        let way_out = match authority {
+            Authority::Runner => "Only an operator may do this",
+            _ => "Say why it must be: Otter-Override: <reason>",
+        };
+        match reason {
+            RefusalReason::Protected { pattern } => format!(
+                "The snapshot {path} of {machine} is protected by the pattern {pattern:?}, so this call may \
+                 not {verb} it. Nothing was done. {way_out}."
+            ),
+            RefusalReason::LosesProtection { pattern } => format!(
+                "The snapshot {path} of {machine} is protected by the pattern {pattern:?}, and this call \
+                 would move it to a path that is not. Nothing was done. {way_out}."
+            ),
+            RefusalReason::BecomesProtected { pattern } => format!(
+                "The snapshot {path} of {machine} would be protected by the pattern {pattern:?}, and a \
+                 runner may not make a protected snapshot. Nothing was done. Choose another name."
+            ),
+            RefusalReason::NotOwn => {
+                let lease =
+                    lease.map_or_else(|| "your lease".to_owned(), |lease| format!("the lease {lease}"));
+                format!(
+                    "The snapshot {path} of {machine} was not made under {lease}, so a runner may not {verb} \
+                     it. Nothing was done. An operator may, or set snapshots.runners_may_remove."
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(of: &[(&str, Option<usize>)]) -> SnapshotTree {
+        let id = |number: usize| SnapshotId::new(format!("id-{number}"));
+        let node = |(number, (name, parent)): (usize, &(&str, Option<usize>))| Node {
+            id: id(number),
+            parent: parent.map(id),
+            name: (*name).to_owned(),
+        };
+        SnapshotTree { nodes: of.iter().enumerate().map(node).collect(), current: None }
+    }
+
+    fn lab() -> SnapshotTree {
+        let mut tree = tree(&[
+            ("installed", None),
+            ("updated", Some(0)),
+            ("kickstart", Some(1)),
+            ("work", Some(2)),
+            ("more/work", Some(3)),
+            ("elsewhere", None),
+        ]);
+        tree.current = Some(SnapshotId::new("id-4"));
+        tree
+    }
+
+    fn rules(protected: &[&str], made: &[usize]) -> SnapshotRules {
+        SnapshotRules {
+            protected: protected.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            runners_may_remove: false,
+            made: made.iter().map(|number| SnapshotId::new(format!("id-{number}"))).collect(),
+        }
+    }
+
+    fn named(result: Result<(), Refusal>) -> Option<String> {
+        result.err().map(|refusal| refusal.path)
+    }
+
+    #[test]
+    fn patterns_match_names_and_escaped_paths() {
+        let rules = rules(&["kick*", "installed/*/w?rk", "a%2fb"], &[]);
+        for (name, path, protected) in [
+            ("kickstart", "x/kickstart", true),
+            ("work", "installed/updated/work", true),
+            ("work", "work", false),
+            ("a/b", "a%2Fb", true),
+            ("b", "a/b", false),
+        ] {
+            assert_eq!(rules.protecting(name, path).is_some(), protected, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_override_and_otter_itself_are_never_refused() {
+        let id = SnapshotId::new("id-2");
+        for authority in [Authority::Override, Authority::System] {
+            for change in [
+                SnapshotChange::RemoveAll,
+                SnapshotChange::Remove { snapshot: &id, children: true },
+                SnapshotChange::Rename { snapshot: &id, name: Some("x") },
+                SnapshotChange::Create { name: "kickstart" },
+            ] {
+                assert_eq!(rules(&["*"], &[]).check(authority, change, &lab()), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_runner_changes_what_its_lease_made_and_is_not_protected() {
+        let lab = lab();
+        let remove = |number: usize, children, rules: &SnapshotRules| {
+            let id = SnapshotId::new(format!("id-{number}"));
+            let change = SnapshotChange::Remove { snapshot: &id, children };
+            named(rules.check(Authority::Runner, change, &lab))
+        };
+        let own = rules(&["kickstart"], &[3, 4]);
+        assert_eq!(remove(3, true, &own), None);
+        assert_eq!(remove(3, false, &own), None);
+        assert_eq!(remove(2, false, &own).as_deref(), Some("installed/updated/kickstart"));
+        assert_eq!(remove(5, false, &own).as_deref(), Some("elsewhere"));
+        let partly = rules(&[], &[3]);
+        let below = "installed/updated/kickstart/work/more%2Fwork";
+        assert_eq!(remove(3, true, &partly).as_deref(), Some(below));
+        let liberal = SnapshotRules { runners_may_remove: true, ..rules(&["kickstart"], &[]) };
+        assert_eq!(remove(5, false, &liberal), None);
+        assert_eq!(remove(0, true, &liberal).as_deref(), Some("installed/updated/kickstart"));
+        let all =
+            |rules: &SnapshotRules| named(rules.check(Authority::Runner, SnapshotChange::RemoveAll, &lab));
+        assert_eq!(all(&own).as_deref(), Some("installed"));
+        assert_eq!(all(&liberal).as_deref(), Some("installed/updated/kickstart"));
+        assert_eq!(all(&rules(&[], &[0, 1, 2, 3, 4, 5])), None);
+    }
+
+    #[test]
+    fn a_snapshot_does_not_lose_its_protection_by_a_change_above_it() {
+        let (lab, top) = (lab(), SnapshotId::new("id-0"));
+        let rules = rules(&["installed/*/kickstart"], &[0]);
+        let kickstart = Some("installed/updated/kickstart".to_owned());
+        for authority in [Authority::Runner, Authority::Operator] {
+            let removed = SnapshotChange::Remove { snapshot: &top, children: false };
+            assert_eq!(named(rules.check(authority, removed, &lab)), kickstart);
+            let renamed = SnapshotChange::Rename { snapshot: &top, name: Some("x") };
+            assert_eq!(named(rules.check(authority, renamed, &lab)), kickstart);
+            let described = SnapshotChange::Rename { snapshot: &top, name: None };
+            assert_eq!(named(rules.check(authority, described, &lab)), None);
+        }
+    }
+
+    #[test]
+    fn only_operators_make_protected_names_and_paths() {
+        let (lab, work) = (lab(), SnapshotId::new("id-3"));
+        let rules = rules(&["base", "*/work/more%2Fwork/sub", "*/free/more*"], &[3]);
+        let create = |authority, name| named(rules.check(authority, SnapshotChange::Create { name }, &lab));
+        let below = "installed/updated/kickstart/work/more%2Fwork";
+        assert_eq!(create(Authority::Runner, "base"), Some(format!("{below}/base")));
+        assert_eq!(create(Authority::Runner, "sub"), Some(format!("{below}/sub")));
+        assert_eq!(create(Authority::Runner, "mine"), None);
+        assert_eq!(create(Authority::Operator, "base"), None);
+        let rename = |authority, name| {
+            let change = SnapshotChange::Rename { snapshot: &work, name: Some(name) };
+            named(rules.check(authority, change, &lab))
+        };
+        assert_eq!(rename(Authority::Runner, "base").as_deref(), Some("installed/updated/kickstart/base"));
+        assert_eq!(rename(Authority::Runner, "free"), Some(below.to_owned()), "a path below it");
+        assert_eq!(rename(Authority::Runner, "mine"), None);
+        assert_eq!(rename(Authority::Operator, "base"), None);
+    }
+}

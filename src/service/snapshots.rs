@@ -1,0 +1,91 @@
+//! The rules for the snapshots of one machine: what the configuration protects, and which snapshots
+//! belong to the lease of a job.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::job::Job;
+use crate::domain::machine::Machine;
+use crate::domain::pool::Pools;
+use crate::domain::snapshot_rules::{Authority, SnapshotChange, SnapshotRules, SnapshotTree};
+use crate::store::{Store, StoreError};
+
+/// What the configuration says of snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotSettings {
+    /// `snapshots.protected`: patterns of names and of paths.
+    pub protected: Vec<String>,
+    /// `snapshots.runners_may_remove`
+    pub runners_may_remove: bool,
+}
+
+/// The use-cases around the protection of snapshots.
+pub struct SnapshotProtection {
+    settings: SnapshotSettings,
+    pools: Arc<Pools>,
+    store: Store,
+}
+
+impl SnapshotProtection {
+    #[must_use]
+    pub const fn new(settings: SnapshotSettings, pools: Arc<Pools>, store: Store) -> Self {
+        Self { settings, pools, store }
+    }
+
+    /// The rules that hold for a job. `machine` is the machine as the inventory shows it; if it is not
+    /// there, the patterns of every pool count. The store is read only for the job of a runner.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn rules(&self, job: &Job, machine: Option<&Machine>) -> Result<SnapshotRules, StoreError> {
+        if SnapshotChange::of(&job.request).is_none() {
+            return Ok(SnapshotRules::default());
+        }
+        let made = match job.lease {
+            Some(lease) if job.authority == Authority::Runner => {
+                self.store.snapshots_made_under(&job.machine, lease).await?
+            }
+            _ => BTreeSet::new(),
+        };
+        Ok(SnapshotRules {
+            protected: self.patterns(machine),
+            runners_may_remove: self.settings.runners_may_remove,
+            made,
+        })
+    }
+
+    fn patterns(&self, machine: Option<&Machine>) -> Vec<String> {
+        let pools = self.pools.0.iter();
+        let of_pools: Vec<String> = match machine {
+            Some(machine) => {
+                let names = self.pools.of(machine);
+                let own = pools.filter(|(name, _)| names.contains(name));
+                own.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect()
+            }
+            None => pools.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect(),
+        };
+        self.settings.protected.iter().cloned().chain(of_pools).collect()
+    }
+}
+
+/// Whether a job may change a tree of snapshots as it asks for.
+///
+/// # Errors
+/// `forbidden`, which names the first snapshot that stands in its way.
+pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<(), Failure> {
+    let Some(change) = SnapshotChange::of(&job.request) else { return Ok(()) };
+    rules.check(job.authority, change, tree).map_err(|refusal| {
+        let detail = refusal.detail(change, job.authority, &job.machine_name, job.lease);
+        Failure::new(FailureKind::Forbidden, detail).of_machine(&job.machine.id, &job.machine_name)
+    })
+}
+
+/// What the override of a job is recorded as, if the job would be refused without it.
+#[must_use]
+pub fn overridden(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree, reason: &str) -> Option<String> {
+    let change = SnapshotChange::of(&job.request).filter(|_| job.authority == Authority::Override)?;
+    let refusal = rules.check(Authority::Operator, change, tree).err()?;
+    let (by, path) = (&job.requested_by, &refusal.path);
+    Some(format!("{by} overrode the protection of the snapshot {path}: {reason}"))
+}

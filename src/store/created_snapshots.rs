@@ -1,0 +1,120 @@
+//! Which lease each snapshot was made under: written with the end of the job that made it.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+
+use super::writer::{Transaction, Write};
+use super::{Reader, StoreError};
+use crate::domain::ids::SnapshotId;
+use crate::domain::job::{Job, JobRequest, JobState};
+use crate::domain::lease::LeaseId;
+use crate::domain::machine::MachineIdentity;
+
+/// Rows deleted in one commit; others get in between.
+const PORTION: i64 = 500;
+
+/// What the end of a job changes in the table.
+pub enum Origin {
+    /// The job made a snapshot, under this lease or under none.
+    Made { machine: String, snapshot: String, lease: Option<String> },
+    /// The job removed a snapshot.
+    Removed { machine: String, snapshot: String },
+    /// The job removed every snapshot of the machine.
+    RemovedAll { machine: String },
+}
+
+impl Origin {
+    /// What a job changes, if it succeeded and made or removed snapshots.
+    pub fn of(job: &Job) -> Option<Self> {
+        if job.state != JobState::Succeeded {
+            return None;
+        }
+        let machine = job.machine.key();
+        match &job.request {
+            JobRequest::CreateSnapshot { .. } => {
+                let snapshot = job.result.as_ref()?.snapshot.as_ref()?.to_string();
+                Some(Self::Made { machine, snapshot, lease: job.lease.map(|lease| lease.to_string()) })
+            }
+            JobRequest::RemoveSnapshot { snapshot, .. } => {
+                Some(Self::Removed { machine, snapshot: snapshot.to_string() })
+            }
+            JobRequest::RemoveAllSnapshots => Some(Self::RemovedAll { machine }),
+            _ => None,
+        }
+    }
+
+    /// Writes it within the transaction that ends the job.
+    pub async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Made { machine, snapshot, lease } => {
+                // A host may use the id of a removed snapshot again: what was known of that one is over.
+                forget(transaction, machine, snapshot).await?;
+                let Some(lease) = lease else { return Ok(()) };
+                let insert = "INSERT INTO created_snapshots (machine, snapshot, lease) VALUES ($1, $2, $3)";
+                sqlx::query(insert)
+                    .bind(machine)
+                    .bind(snapshot)
+                    .bind(lease)
+                    .execute(transaction.statement())
+                    .await?;
+            }
+            Self::Removed { machine, snapshot } => forget(transaction, machine, snapshot).await?,
+            Self::RemovedAll { machine } => {
+                sqlx::query("DELETE FROM created_snapshots WHERE machine = $1")
+                    .bind(machine)
+                    .execute(transaction.statement())
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn forget(transaction: &mut Transaction<'_>, machine: &str, snapshot: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM created_snapshots WHERE machine = $1 AND snapshot = $2")
+        .bind(machine)
+        .bind(snapshot)
+        .execute(transaction.statement())
+        .await?;
+    Ok(())
+}
+
+/// The snapshots of a machine that were made under a lease.
+pub async fn made_under(
+    reader: &mut Reader<'_>,
+    machine: &MachineIdentity,
+    lease: LeaseId,
+) -> Result<BTreeSet<SnapshotId>, StoreError> {
+    let rows = sqlx::query("SELECT snapshot FROM created_snapshots WHERE machine = $1 AND lease = $2")
+        .bind(machine.key())
+        .bind(lease.to_string())
+        .fetch_all(reader.statement())
+        .await?;
+    rows.iter().map(|row| Ok(SnapshotId::new(row.try_get::<String, _>("snapshot")?))).collect()
+}
+
+/// Deletes the rows of leases that are no longer kept.
+pub struct DeleteOfForgottenLeases;
+
+impl DeleteOfForgottenLeases {
+    /// How many rows one write deletes at most.
+    pub const PORTION: u64 = PORTION.unsigned_abs();
+}
+
+#[async_trait]
+impl Write for DeleteOfForgottenLeases {
+    type Output = u64;
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
+        let done = sqlx::query(
+            "DELETE FROM created_snapshots WHERE (machine, snapshot) IN (SELECT c.machine, c.snapshot FROM \
+             created_snapshots AS c WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = c.lease) LIMIT $1)",
+        )
+        .bind(PORTION)
+        .execute(transaction.statement())
+        .await?;
+        Ok(done.rows_affected())
+    }
+}
