@@ -23,5 +23,6 @@ mod pages;
 mod pairs;
 mod queue;
 mod revert;
+mod snapshot_rules;
 mod snapshots;
 mod tokens;

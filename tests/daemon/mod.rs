@@ -9,6 +9,7 @@ mod leases;
 mod recovery;
 mod run;
 mod signals;
+mod snapshots;
 mod start;
 mod storage;
 mod token;

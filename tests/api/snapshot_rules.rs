@@ -1,0 +1,507 @@
+//! Who may change which snapshot: every caller × every kind of snapshot × every change, with and without an
+//! override; the patterns of paths and of pools; and what changes between the acceptance and the host call.
+
+use std::collections::BTreeMap;
+
+use otter::app::Settings;
+use otter::clock::Clock;
+use otter::domain::pool::{Pool, Pools};
+use otter::service::snapshots::SnapshotSettings;
+use otter::simulator::Pace;
+use otter::simulator::world::PowerState;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::tokens::Guarded;
+use crate::harness::{Answer, Lab, Plan, encode, eventually};
+
+/// The machine of the tests.
+const MACHINE: &str = "16";
+const PROTECTED: &str = "kickstart";
+
+fn protect(settings: &mut Settings) {
+    settings.snapshots.protected = vec![PROTECTED.to_owned()];
+}
+
+/// What a caller asks to be done to a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Create,
+    Rename,
+    RenameToProtected,
+    Describe,
+    Remove,
+    RemoveChildren,
+    RemoveAll,
+}
+
+const CHANGES: [Change; 7] = [
+    Change::Create,
+    Change::Rename,
+    Change::RenameToProtected,
+    Change::Describe,
+    Change::Remove,
+    Change::RemoveChildren,
+    Change::RemoveAll,
+];
+
+/// Whose the snapshot is that the change covers; for a change that makes one, what name it would have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Protected,
+    /// Made by the caller, under its lease if it is a runner.
+    Own,
+    Foreign,
+    /// Made under a lease that has ended.
+    EarlierLease,
+}
+
+const KINDS: [Kind; 4] = [Kind::Protected, Kind::Own, Kind::Foreign, Kind::EarlierLease];
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Protected => PROTECTED,
+            Self::Own => "own",
+            Self::Foreign => "foreign",
+            Self::EarlierLease => "earlier",
+        }
+    }
+}
+
+/// Whether the table allows a change.
+fn is_allowed(role: &str, kind: Kind, change: Change, with_override: bool) -> bool {
+    let makes_protected = change == Change::RenameToProtected;
+    match role {
+        "viewer" => false,
+        // The header itself is for operators.
+        "runner" if with_override => false,
+        "runner" => match change {
+            Change::Create => kind != Kind::Protected,
+            _ => kind == Kind::Own && !makes_protected,
+        },
+        _ => kind != Kind::Protected || with_override || change == Change::Create,
+    }
+}
+
+/// One caller in front of the machine.
+struct Caller<'a> {
+    lab: &'a Lab,
+    guarded: Option<&'a Guarded>,
+    role: &'static str,
+    /// `Otter-Lease`, of a runner.
+    lease: Option<Value>,
+}
+
+impl Caller<'_> {
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = match self.guarded {
+            Some(guarded) => guarded.request(self.role, method, path),
+            None => self.lab.request(method, path),
+        };
+        match &self.lease {
+            Some(lease) => request.header("otter-lease", shown(lease)),
+            None => request,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        Answer::of(self.request(Method::GET, path)).await.expect(200).json
+    }
+
+    async fn take(&mut self) {
+        let body = json!({"select": {"machine": MACHINE}, "ttl": "30m"});
+        let asked = self.request(Method::POST, "/v1/leases").json(&body);
+        self.lease = Some(Answer::of(asked).await.expect(201).json);
+    }
+
+    async fn give_back(&mut self) {
+        let path = format!("/v1/leases/{}?wait=14s", self.lease.as_ref().unwrap()["id"].as_str().unwrap());
+        Answer::of(self.request(Method::DELETE, &path)).await.expect(200);
+        self.lease = None;
+    }
+
+    /// Makes a snapshot through otter, and gives its id.
+    async fn make(&self, name: &str) -> String {
+        let path = on("/snapshots?wait=14s");
+        let made = self.request(Method::POST, &path).json(&json!({"name": name}));
+        let made = Answer::of(made).await.expect(200).json;
+        made["result"]["snapshot"].as_str().unwrap().to_owned()
+    }
+
+    /// The names of the machine's snapshots as otter shows them.
+    async fn names(&self) -> Vec<String> {
+        let list = self.get(&on("/snapshots")).await;
+        let names = list["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap());
+        names.map(str::to_owned).collect()
+    }
+
+    /// Waits until otter shows these snapshots.
+    async fn shows(&self, names: &[&str]) {
+        eventually("the snapshots to be shown", async || self.names().await == names).await;
+    }
+
+    /// Makes the snapshot of a cell, below one of the caller's own, and gives the ids of both.
+    async fn stage(&mut self, kind: Kind) -> (String, String) {
+        self.lab.control().mutate(|world| {
+            let machine = world.machine_mut(MACHINE).unwrap();
+            machine.snapshots.clear();
+            machine.current_snapshot = None;
+        });
+        self.shows(&[]).await;
+        let earlier = if kind == Kind::EarlierLease && self.role != "viewer" {
+            self.take().await;
+            let earlier = self.make(kind.name()).await;
+            self.give_back().await;
+            Some(earlier)
+        } else {
+            None
+        };
+        if self.role == "viewer" {
+            let at = Clock::system().now();
+            let ids = self.lab.control().mutate(|world| {
+                let machine = world.machine_mut(MACHINE).unwrap();
+                let top = machine.add_snapshot(None, "top", PowerState::Off, at);
+                let target = machine.add_snapshot(Some(&top), kind.name(), PowerState::Off, at);
+                (top, target)
+            });
+            self.shows(&["top", kind.name()]).await;
+            return ids;
+        }
+        if self.role == "runner" {
+            self.take().await;
+        }
+        let top = self.make("top").await;
+        let target = match (kind, earlier) {
+            (Kind::Own, _) => self.make(kind.name()).await,
+            (_, Some(earlier)) => {
+                // Below the one that was made later.
+                self.lab.control().mutate(|world| {
+                    let machine = world.machine_mut(MACHINE).unwrap();
+                    machine.snapshots.reverse();
+                    machine.snapshots[0].parent = None;
+                    machine.snapshots[1].parent = Some(top.clone());
+                });
+                earlier
+            }
+            (_, None) => {
+                let at = Clock::system().now();
+                self.lab.control().mutate(|world| {
+                    let machine = world.machine_mut(MACHINE).unwrap();
+                    machine.add_snapshot(Some(&top), kind.name(), PowerState::Off, at)
+                })
+            }
+        };
+        self.shows(&["top", kind.name()]).await;
+        (top, target)
+    }
+
+    async fn attempt(&self, change: Change, kind: Kind, ids: &(String, String), over: bool) -> Answer {
+        let (top, target) = ids;
+        let of = |id: &str, rest: &str| on(&format!("/snapshots/{}{rest}", encode(id)));
+        let (method, path, body) = match change {
+            Change::Create => {
+                let name = if kind == Kind::Protected { PROTECTED } else { "free" };
+                (Method::POST, on("/snapshots?wait=14s"), json!({"name": name}))
+            }
+            Change::Rename => (Method::PATCH, of(target, ""), json!({"name": "renamed"})),
+            Change::RenameToProtected => (Method::PATCH, of(target, ""), json!({"name": PROTECTED})),
+            Change::Describe => (Method::PATCH, of(target, ""), json!({"description": "described"})),
+            Change::Remove => (Method::DELETE, of(target, "?wait=14s"), Value::Null),
+            Change::RemoveChildren => (Method::DELETE, of(top, "?children=true&wait=14s"), Value::Null),
+            Change::RemoveAll => (Method::DELETE, on("/snapshots?all=true&wait=14s"), Value::Null),
+        };
+        let mut request = self.request(method, &path);
+        if over {
+            request = request.header("otter-override", "the disk is full");
+        }
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        Answer::of(request).await
+    }
+
+    /// Holds every cell of one row of the table.
+    async fn hold(&mut self) {
+        for kind in KINDS {
+            for change in CHANGES {
+                for over in [false, true] {
+                    let ids = self.stage(kind).await;
+                    self.hold_cell(kind, change, over, &ids).await;
+                    if self.lease.is_some() {
+                        self.give_back().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn hold_cell(&self, kind: Kind, change: Change, over: bool, ids: &(String, String)) {
+        let cell = format!("{} {kind:?} {change:?} override {over}", self.role);
+        let before = (asked(self.lab), self.names().await);
+        let answer = self.attempt(change, kind, ids, over).await;
+        if is_allowed(self.role, kind, change, over) {
+            assert_eq!(answer.status, 200, "{cell}: {}", answer.text);
+            let names = self.names().await;
+            match change {
+                Change::Create => assert_eq!(names.len(), 3, "{cell}"),
+                Change::Rename => assert_eq!(names, ["top", "renamed"], "{cell}"),
+                Change::RenameToProtected => assert_eq!(names, ["top", PROTECTED], "{cell}"),
+                Change::Describe => assert_eq!(answer.str("description"), "described", "{cell}"),
+                Change::Remove => assert_eq!(names, ["top"], "{cell}"),
+                Change::RemoveChildren | Change::RemoveAll => assert!(names.is_empty(), "{cell}"),
+            }
+            return;
+        }
+        assert_eq!((answer.status, answer.str("code")), (403, "forbidden"), "{cell}: {}", answer.text);
+        if self.role != "viewer" && !(self.role == "runner" && over) {
+            let named = if change == Change::RenameToProtected && kind == Kind::Own {
+                PROTECTED
+            } else {
+                kind.name()
+            };
+            let detail = answer.str("detail");
+            assert!(detail.contains(named), "{cell}: {detail}");
+            assert_eq!(answer.str("machine"), MACHINE, "{cell}");
+        }
+        assert_eq!((asked(self.lab), self.names().await), before, "{cell}: nothing was done");
+    }
+}
+
+fn on(rest: &str) -> String {
+    format!("/v1/machines/{MACHINE}{rest}")
+}
+
+fn shown(lease: &Value) -> String {
+    format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
+}
+
+/// How often the host was asked to change snapshots.
+fn asked(lab: &Lab) -> BTreeMap<String, u64> {
+    let mut calls = lab.control().all_calls();
+    calls.retain(|method, _| method.contains("Snapshot") && !method.starts_with("Retrieve"));
+    calls
+}
+
+async fn hold(role: &'static str) {
+    let guarded = Guarded::with(Plan { settings: protect, ..Plan::default() }).await;
+    let mut caller = Caller { lab: &guarded.lab, guarded: Some(&guarded), role, lease: None };
+    caller.hold().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_changes_no_snapshot() {
+    hold("viewer").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_changes_only_unprotected_snapshots_of_its_own_lease() {
+    hold("runner").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_changes_a_protected_snapshot_only_with_an_override() {
+    hold("operator").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_changes_a_protected_snapshot_only_with_an_override() {
+    hold("admin").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tokens_a_protected_snapshot_is_changed_only_with_an_override() {
+    let lab = Lab::tuned(protect).await;
+    let mut caller = Caller { lab: &lab, guarded: None, role: "anonymous", lease: None };
+    caller.hold().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runners_remove_foreign_snapshots_if_it_is_configured_but_never_protected_ones() {
+    let settings = |settings: &mut Settings| {
+        settings.snapshots =
+            SnapshotSettings { protected: vec![PROTECTED.to_owned()], runners_may_remove: true };
+    };
+    let guarded = Guarded::with(Plan { settings, ..Plan::default() }).await;
+    let mut caller = Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
+    for kind in KINDS {
+        for change in [Change::Rename, Change::Describe, Change::RemoveChildren, Change::RemoveAll] {
+            let ids = caller.stage(kind).await;
+            let answer = caller.attempt(change, kind, &ids, false).await;
+            let wanted = if kind == Kind::Protected { 403 } else { 200 };
+            assert_eq!(answer.status, wanted, "{kind:?} {change:?}: {}", answer.text);
+            caller.give_back().await;
+        }
+    }
+}
+
+/// `installed/updated/kickstart` and `installed/updated-rc/kickstart` are there from the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_of_paths_and_of_pools_protect_and_reverts_go_on() {
+    let settings = |settings: &mut Settings| {
+        settings.snapshots.protected = vec!["installed/*rc/kick?tart".to_owned()];
+        let pool = |name: &str, machines: &[&str], pattern: &str| {
+            let machines = machines.iter().map(|machine| (*machine).to_owned()).collect();
+            let protected_snapshots = vec![pattern.to_owned()];
+            (name.to_owned(), Pool { machines, protected_snapshots, ..Pool::default() })
+        };
+        settings.pools = Pools(
+            [
+                pool("staging", &[MACHINE], "installed/updated"),
+                pool("annotated", &[], "installed/updated/kickstart/base*"),
+                pool("others", &["17"], "*"),
+            ]
+            .into(),
+        );
+    };
+    let guarded = Guarded::with(Plan { settings, ..Plan::default() }).await;
+    let mut runner = Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
+    let removal = |path: &str| on(&format!("/snapshots/{}?wait=14s", encode(path)));
+    let operator = Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "operator", lease: None };
+    for protected in ["installed/updated-rc/kickstart", "installed/updated"] {
+        let answer = Answer::of(operator.request(Method::DELETE, &removal(protected))).await;
+        let detail = answer.problem(403, "forbidden");
+        assert!(detail.str("detail").contains(protected), "{}", detail.text);
+    }
+    // A change above a protected snapshot would take it out of the reach of the pattern.
+    let above = Answer::of(operator.request(Method::DELETE, &removal("installed"))).await;
+    let above = above.problem(403, "forbidden");
+    assert!(above.str("detail").contains("installed/updated"), "{}", above.text);
+
+    runner.take().await;
+    let body = json!({"snapshot": "installed/updated-rc/kickstart"});
+    let revert = runner.request(Method::POST, &on("/revert?wait=14s")).json(&body);
+    Answer::of(revert).await.expect(200);
+    runner.make("base image").await;
+    let body = json!({"snapshot": "installed/updated/kickstart"});
+    let revert = runner.request(Method::POST, &on("/revert?wait=14s")).json(&body);
+    Answer::of(revert).await.expect(200);
+    let base = json!({"name": "base image"});
+    guarded.lab.annotate(MACHINE, "Staging.\notter.pool: annotated");
+    let pooled = |machine: &Value| machine["pools"] == json!(["annotated", "staging"]);
+    eventually("the pool to be shown", async || pooled(&operator.get(&on("")).await)).await;
+    let create = runner.request(Method::POST, &on("/snapshots?wait=14s")).json(&base);
+    let refused = Answer::of(create).await.problem(403, "forbidden");
+    let path = "installed/updated/kickstart/base image";
+    assert!(refused.str("detail").contains(path), "{}", refused.text);
+    runner.give_back().await;
+    let create = operator.request(Method::POST, &on("/snapshots?wait=14s")).json(&base);
+    Answer::of(create).await.expect(200);
+    let refused = Answer::of(operator.request(Method::DELETE, &removal(path))).await;
+    refused.problem(403, "forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_beside_a_lease() {
+    let lab = Lab::tuned(protect).await;
+    let mut caller = Caller { lab: &lab, guarded: None, role: "anonymous", lease: None };
+    let (_, target) = caller.stage(Kind::Protected).await;
+    caller.take().await;
+    let path = on(&format!("/snapshots/{}?wait=14s", encode(&target)));
+    let refused = Answer::of(caller.request(Method::DELETE, &path)).await.problem(403, "forbidden");
+    assert!(refused.str("detail").contains("Otter-Override"), "{}", refused.text);
+    let over = caller.request(Method::DELETE, &path).header("otter-override", "the disk is full");
+    let job = Answer::of(over).await.expect(200).json;
+    let lease = caller.lease.as_ref().unwrap();
+    assert_eq!(job["lease"], lease["id"]);
+    let warnings = job["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{job}");
+    for part in ["anonymous", "top/kickstart", "the disk is full"] {
+        assert!(warnings[0].as_str().unwrap().contains(part), "{job}");
+    }
+    // Nothing of the lease was overridden.
+    let read = caller.get(&format!("/v1/leases/{}", lease["id"].as_str().unwrap())).await;
+    assert_eq!(read["warnings"], json!([]));
+    // An override that was not needed leaves no trace.
+    let over = caller.request(Method::POST, &on("/snapshots?wait=14s")).json(&json!({"name": "free"}));
+    let job = Answer::of(over.header("otter-override", "perhaps")).await.expect(200).json;
+    assert_eq!(job["warnings"], json!([]));
+}
+
+/// What happens to the machine while a removal waits for its turn.
+#[derive(Clone, Copy, Debug)]
+enum Race {
+    ForeignSnapshotAppears,
+    OwnBecomesProtected,
+    MachineJoinsPool,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_may_no_longer_be_removed_stops_the_job_before_the_host_is_called() {
+    let settings = |settings: &mut Settings| {
+        protect(settings);
+        let pool = Pool { protected_snapshots: vec!["own*".to_owned()], ..Pool::default() };
+        settings.pools = Pools([("late".to_owned(), pool)].into());
+    };
+    for race in [Race::ForeignSnapshotAppears, Race::OwnBecomesProtected, Race::MachineJoinsPool] {
+        for path in ["/snapshots?all=true", "/snapshots/own?children=true"] {
+            let guarded = Guarded::with(Plan { settings, pace: Pace::Stepped, ..Plan::default() }).await;
+            hold_race(&guarded, race, path).await;
+        }
+    }
+}
+
+async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
+    let lab = &guarded.lab;
+    let mut runner = Caller { lab, guarded: Some(guarded), role: "runner", lease: None };
+    lab.control().mutate(|world| {
+        let machine = world.machine_mut(MACHINE).unwrap();
+        machine.snapshots.clear();
+        machine.current_snapshot = None;
+    });
+    runner.shows(&[]).await;
+    runner.take().await;
+    let stepping = async |path: &str, body: Value| {
+        let create = runner.request(Method::POST, path).json(&body);
+        let job = Answer::of(create).await.expect(202).json;
+        let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+        eventually("the job to end", async || {
+            lab.control().step_tasks();
+            !runner.get(&path).await["finished_at"].is_null()
+        })
+        .await;
+        runner.get(&path).await["result"]["snapshot"].as_str().unwrap().to_owned()
+    };
+    let own = stepping(&on("/snapshots"), json!({"name": "own"})).await;
+    stepping(&on("/snapshots"), json!({"name": "own below"})).await;
+    // The removal waits behind a job that the host does not end yet, and is accepted.
+    let power = runner.request(Method::POST, &on("/power")).json(&json!({"action": "on"}));
+    Answer::of(power).await.expect(202);
+    let task = lab.task_of(MACHINE).await;
+    let removal = Answer::of(runner.request(Method::DELETE, &on(path))).await.expect(202).json;
+    assert_eq!(removal["state"], "queued", "{removal}");
+    let stands_in_the_way = match race {
+        Race::ForeignSnapshotAppears => {
+            let at = Clock::system().now();
+            lab.control().mutate(|world| {
+                let machine = world.machine_mut(MACHINE).unwrap();
+                machine.add_snapshot(Some(&own), "foreign", PowerState::Off, at);
+            });
+            "own/foreign"
+        }
+        Race::OwnBecomesProtected => {
+            lab.control().mutate(|world| {
+                let machine = world.machine_mut(MACHINE).unwrap();
+                PROTECTED.clone_into(&mut machine.snapshots[1].name);
+            });
+            "own/kickstart"
+        }
+        Race::MachineJoinsPool => {
+            lab.annotate(MACHINE, "otter.pool: late");
+            eventually("the pool to be shown", async || {
+                runner.get(&on("")).await["pools"] == json!(["late"])
+            })
+            .await;
+            "own"
+        }
+    };
+    lab.control().finish_task(&task);
+    let wait = format!("/v1/jobs/{}/wait?wait=14s", removal["id"].as_str().unwrap());
+    let refused = Answer::of(runner.request(Method::GET, &wait)).await.problem(403, "forbidden");
+    let detail = refused.str("detail");
+    assert!(detail.contains(stands_in_the_way), "{race:?} {path}: {detail}");
+    assert_eq!(refused.json["job"], removal["id"]);
+    for call in ["RemoveAllSnapshots_Task", "RemoveSnapshot_Task"] {
+        assert_eq!(lab.control().calls(call), 0, "{race:?} {path}");
+    }
+}
