@@ -41,7 +41,7 @@ enum Verb {
     Serve(Serve),
     /// Take a machine, run a command, and give the machine back however that ends: a machine in CI, in one command.
     Run(Box<RunCommand>),
-    /// Make, list and revoke the tokens that callers are told apart by.
+    /// Make, list, rotate and revoke the tokens that callers are told apart by.
     Token(TokenCommand),
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
     Simulate(Simulate),

@@ -1,15 +1,20 @@
-//! `otter token`: makes, lists and revokes tokens in the state directory, beside a daemon that may run there.
+//! `otter token`: makes, lists, rotates and revokes tokens in the state directory, also while a daemon runs there.
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{Sources, say};
 use crate::clock::Clock;
-use crate::domain::access::{Role, Token};
+use crate::domain::access::{Role, Token, TokenLimits, is_reserved_name};
+use crate::domain::duration;
+use crate::domain::scope::Scope;
 use crate::store::{Store, StoredToken};
 
 #[derive(Debug, Args)]
@@ -20,19 +25,25 @@ pub struct TokenCommand {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a token and print it. It is shown this once; what is kept is a digest.
-    Create {
-        /// What its callers are called, in jobs and in the log.
-        #[arg(long, value_name = "NAME", value_parser = name)]
-        name: String,
-        /// What they may do; each role may do what those before it may.
-        #[arg(long, value_name = "ROLE")]
-        role: RoleArgument,
+    /// Make a token and print it. It is shown this once; otter keeps only its digest.
+    Create(Create),
+    /// List the tokens, revoked ones included.
+    List {
+        /// Print one JSON array, with what each token may do and when it was last used.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         sources: Sources,
     },
-    /// List the tokens, those that were revoked too.
-    List {
+    /// Give a token a new secret and print it. Name, role, scope and limits stay; the old secret is
+    /// refused within a second.
+    Rotate {
+        /// The name of the token.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// When the token expires, from now on. Without it the expiry stays as it is.
+        #[arg(long, value_name = "TIME", value_parser = lifetime)]
+        expires: Option<Duration>,
         #[command(flatten)]
         sources: Sources,
     },
@@ -44,6 +55,42 @@ enum Verb {
         #[command(flatten)]
         sources: Sources,
     },
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// What its callers are called, in jobs and in the log.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    name: String,
+    /// What they may do; each role may do what those before it may.
+    #[arg(long, value_name = "ROLE")]
+    role: RoleArgument,
+    /// Only machines whose name matches: `*` is any text, `?` any one character. May be repeated.
+    #[arg(long, value_name = "PATTERN", value_parser = filled)]
+    machines: Vec<String>,
+    /// Only machines of this pool, in addition to those of --machines. May be repeated.
+    #[arg(long, value_name = "POOL", value_parser = filled)]
+    pool: Vec<String>,
+    /// When the token expires, from now on: 12h, 90d. Without it the token does not expire.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    expires: Option<Duration>,
+    /// How many leases may be open at a time, queued ones included.
+    #[arg(long, value_name = "NUMBER", value_parser = limit())]
+    max_leases: Option<u32>,
+    /// How many of its leases may wait for a machine.
+    #[arg(long, value_name = "NUMBER", value_parser = limit())]
+    max_queued_leases: Option<u32>,
+    /// How many of its jobs may wait behind another job of their machine.
+    #[arg(long, value_name = "NUMBER", value_parser = limit())]
+    max_queued_jobs: Option<u32>,
+    /// How many streams of events may be open at a time.
+    #[arg(long, value_name = "NUMBER", value_parser = limit())]
+    max_streams: Option<u32>,
+    /// How many requests may be made in a second.
+    #[arg(long, value_name = "NUMBER", value_parser = limit())]
+    max_requests_per_second: Option<u32>,
+    #[command(flatten)]
+    sources: Sources,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -71,47 +118,231 @@ impl From<RoleArgument> for Role {
 
 pub async fn token(command: TokenCommand) -> anyhow::Result<ExitCode> {
     match command.verb {
-        Verb::Create { name, role, sources } => create(name, role.into(), &sources).await,
-        Verb::List { sources } => list(&sources).await,
+        Verb::Create(wanted) => create(wanted).await,
+        Verb::List { json, sources } => list(json, &sources).await,
+        Verb::Rotate { name, expires, sources } => rotate(&name, expires, &sources).await,
         Verb::Revoke { name, sources } => revoke(&name, &sources).await,
     }
 }
 
-async fn create(name: String, role: Role, sources: &Sources) -> anyhow::Result<ExitCode> {
-    let clock = Clock::system();
-    let token = Token::new(&clock.random().context("the system gives no random bits")?);
-    let stored = StoredToken {
-        id: clock.uuid(),
-        name: name.clone(),
+async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
+    let Create {
+        name,
         role,
-        digest: token.digest(),
-        created_at: clock.now(),
-        revoked_at: None,
+        machines,
+        pool,
+        expires,
+        max_leases,
+        max_queued_leases,
+        max_queued_jobs,
+        max_streams,
+        max_requests_per_second,
+        sources,
+    } = wanted;
+    let role = Role::from(role);
+    let scope = Scope::new(machines, pool);
+    if scope.is_restricted() && role == Role::Admin {
+        bail!("an admin acts on every machine: leave out --machines and --pool, or choose another role");
+    }
+    let clock = Clock::system();
+    let token = new_token(&clock)?;
+    let now = clock.now();
+    let stored = StoredToken {
+        scope,
+        limits: TokenLimits {
+            leases: max_leases,
+            queued_leases: max_queued_leases,
+            queued_jobs: max_queued_jobs,
+            streams: max_streams,
+            requests_per_second: max_requests_per_second,
+        },
+        expires_at: expires.map(|expires| after(now, expires)).transpose()?,
+        ..StoredToken::new(clock.uuid(), &name, role, token.digest(), now)
     };
-    let store = beside_or_new(sources).await?;
+    let store = beside_or_new(&sources).await?;
     let inserted = with_writer(&store, async |store| Ok(store.insert_token(&stored).await?)).await?;
     if !inserted {
         bail!(
-            "a token named {name} is in force: choose another name, or revoke it first: otter token revoke --name {name}"
+            "there is a token named {name}: choose another name, or give that token a new secret: \
+             otter token rotate {name}; or revoke it first: otter token revoke --name {name}"
         );
     }
-    eprintln!("A token for {name}, {role}. It is shown this once:");
-    // Alone on the standard output, for whoever puts it into a file.
+    eprintln!("A token for {name}, {role}{}. It is shown this once:", restrictions(&stored));
+    show_token(&token)
+}
+
+async fn rotate(name: &str, expires: Option<Duration>, sources: &Sources) -> anyhow::Result<ExitCode> {
+    let clock = Clock::system();
+    let token = new_token(&clock)?;
+    let now = clock.now();
+    let expires_at = expires.map(|expires| after(now, expires)).transpose()?;
+    let store = beside(sources).await?;
+    with_writer(&store, async |store| {
+        let tokens = store.tokens().await?;
+        let Some(known) = tokens.iter().find(|known| known.name == name && known.revoked_at.is_none()) else {
+            bail!("no token named {name} is in force: otter token list");
+        };
+        if expires_at.is_none() && known.expires_at.is_some_and(|at| at <= now) {
+            bail!("the token {name} has expired: say --expires, for example --expires 90d");
+        }
+        if !store.rotate_token(name, token.digest(), now, expires_at).await? {
+            bail!("the token {name} was revoked just now");
+        }
+        Ok(())
+    })
+    .await?;
+    eprintln!("The token {name} has a new secret; the old one is refused. It is shown this once:");
+    show_token(&token)
+}
+
+async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
+    let tokens = beside(sources).await?.tokens().await?;
+    let now = Clock::system().now();
+    if json {
+        let listed: Vec<ListedToken> = tokens.iter().map(|token| ListedToken::of(token, now)).collect();
+        say(&format!("{}\n", serde_json::to_string_pretty(&listed).context("the list cannot be written")?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if tokens.is_empty() {
+        eprintln!("There are no tokens.");
+    }
+    for token in tokens {
+        let restrictions = restrictions(&token);
+        let StoredToken { name, role, created_at, expires_at, last_used_at, revoked_at, .. } = token;
+        let dated = [
+            (expires_at.is_some_and(|at| at <= now), "expired", expires_at),
+            (last_used_at.is_some(), "last used", last_used_at),
+            (revoked_at.is_some(), "revoked", revoked_at),
+        ];
+        let dated: String = dated
+            .iter()
+            .filter(|(is_shown, ..)| *is_shown)
+            .filter_map(|(_, what, at)| at.map(|at| format!("  {what} {at:.0}")))
+            .collect();
+        say(&format!("{name:<24}  {role:<8}  made {created_at:.0}{restrictions}{dated}\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A token in the JSON list.
+#[derive(Serialize)]
+struct ListedToken {
+    name: String,
+    role: &'static str,
+    /// `in_force`, `expired` or `revoked`.
+    state: &'static str,
+    /// Null if it acts on every machine.
+    scope: Option<ListedScope>,
+    limits: ListedLimits,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    rotated_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct ListedScope {
+    machines: Vec<String>,
+    pools: Vec<String>,
+}
+
+/// Null means no limit.
+#[derive(Serialize)]
+struct ListedLimits {
+    leases: Option<u32>,
+    queued_leases: Option<u32>,
+    queued_jobs: Option<u32>,
+    streams: Option<u32>,
+    requests_per_second: Option<u32>,
+}
+
+impl ListedToken {
+    fn of(token: &StoredToken, now: Timestamp) -> Self {
+        let StoredToken {
+            id: _,
+            name,
+            role,
+            digest: _,
+            scope,
+            limits: TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second },
+            created_at,
+            expires_at,
+            rotated_at,
+            last_used_at,
+            revoked_at,
+        } = token;
+        let state = match (revoked_at, expires_at) {
+            (Some(_), _) => "revoked",
+            (None, Some(at)) if *at <= now => "expired",
+            (None, _) => "in_force",
+        };
+        let scope = match scope {
+            Scope::All => None,
+            Scope::Selected { machines, pools } => {
+                Some(ListedScope { machines: machines.clone(), pools: pools.clone() })
+            }
+        };
+        Self {
+            name: name.clone(),
+            role: role.as_str(),
+            state,
+            scope,
+            limits: ListedLimits {
+                leases: *leases,
+                queued_leases: *queued_leases,
+                queued_jobs: *queued_jobs,
+                streams: *streams,
+                requests_per_second: *requests_per_second,
+            },
+            created_at: *created_at,
+            expires_at: *expires_at,
+            rotated_at: *rotated_at,
+            last_used_at: *last_used_at,
+            revoked_at: *revoked_at,
+        }
+    }
+}
+
+/// What a token is restricted to, for people; nothing if it is not.
+fn restrictions(token: &StoredToken) -> String {
+    let mut told = String::new();
+    if let Scope::Selected { machines, pools } = &token.scope {
+        let machines = machines.iter().map(|machine| format!("machines {machine}"));
+        let all: Vec<String> = machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
+        told.push_str(&format!(", only {}", all.join(", ")));
+    }
+    let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = token.limits;
+    for (limit, what) in [
+        (leases, "leases"),
+        (queued_leases, "queued leases"),
+        (queued_jobs, "queued jobs"),
+        (streams, "streams"),
+        (requests_per_second, "requests per second"),
+    ] {
+        if let Some(limit) = limit {
+            told.push_str(&format!(", at most {limit} {what}"));
+        }
+    }
+    if let Some(expires_at) = token.expires_at {
+        told.push_str(&format!(", until {expires_at:.0}"));
+    }
+    told
+}
+
+fn new_token(clock: &Clock) -> anyhow::Result<Token> {
+    Ok(Token::new(&clock.random().context("the system gives no random bits")?))
+}
+
+/// Prints the token alone on the standard output, so that a shell can put it into a file.
+fn show_token(token: &Token) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", token.text()).and_then(|()| out.flush()).context("the token cannot be shown")?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(sources: &Sources) -> anyhow::Result<ExitCode> {
-    let tokens = beside(sources).await?.tokens().await?;
-    if tokens.is_empty() {
-        eprintln!("There are no tokens.");
-    }
-    for StoredToken { id: _, name, role, digest: _, created_at, revoked_at } in tokens {
-        let revoked = revoked_at.map(|at| format!("  revoked {at:.0}")).unwrap_or_default();
-        say(&format!("{name:<24}  {role:<8}  made {created_at:.0}{revoked}\n"));
-    }
-    Ok(ExitCode::SUCCESS)
+fn after(now: Timestamp, lifetime: Duration) -> anyhow::Result<Timestamp> {
+    now.saturating_add(lifetime).context("the expiry is too far away")
 }
 
 async fn revoke(name: &str, sources: &Sources) -> anyhow::Result<ExitCode> {
@@ -154,8 +385,34 @@ async fn with_writer<T>(
 /// A name is what people read in logs and lists.
 fn name(text: &str) -> Result<String, String> {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.@".contains(character);
+    if is_reserved_name(text) {
+        return Err(
+            "otter uses this name for itself or for callers without a token; choose another".to_owned()
+        );
+    }
     match text.len() {
         1..=64 if text.chars().all(plain) => Ok(text.to_owned()),
-        _ => Err("1 to 64 letters, digits and - _ . @ are wanted".to_owned()),
+        _ => Err("a name has 1 to 64 letters, digits and - _ . @".to_owned()),
     }
+}
+
+/// A pattern or the name of a pool. An empty one matches nothing and is a mistake.
+fn filled(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(lifetime) if lifetime.is_zero() => Err("a token that expires at once is of no use".to_owned()),
+        Ok(lifetime) => Ok(lifetime),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// None of something is no limit that a caller could work with.
+fn limit() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
 }

@@ -51,6 +51,30 @@ impl fmt::Display for Role {
     }
 }
 
+/// Names that otter uses for itself, and for callers without a token. No new token gets one of them.
+const RESERVED_NAMES: [&str; 2] = ["otter", "anonymous"];
+
+/// Whether otter uses this name for itself or for callers without a token, in any case of its letters.
+#[must_use]
+pub fn is_reserved_name(name: &str) -> bool {
+    RESERVED_NAMES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
+}
+
+/// How much one token may use at a time; `None` means no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Leases that have not ended, queued ones included.
+    pub leases: Option<u32>,
+    /// Leases that wait for a machine.
+    pub queued_leases: Option<u32>,
+    /// Jobs that wait behind another job of their machine.
+    pub queued_jobs: Option<u32>,
+    /// Open streams of events.
+    pub streams: Option<u32>,
+    /// Requests in a second, of any kind.
+    pub requests_per_second: Option<u32>,
+}
+
 /// A token, whole. Its text is a secret.
 #[derive(Clone, Debug)]
 pub struct Token(SecretString);
@@ -141,6 +165,14 @@ mod tests {
     fn a_token_is_not_shown_by_accident() {
         let token = Token::new(&[7; 32]);
         assert!(!format!("{token:?}").contains("0707"), "{token:?}");
+    }
+
+    #[test]
+    fn reserved_names_are_known_in_any_case() {
+        for reserved in ["otter", "anonymous", "Otter", "ANONYMOUS"] {
+            assert!(is_reserved_name(reserved), "{reserved}");
+        }
+        assert!(!is_reserved_name("otter-ci") && !is_reserved_name(""));
     }
 
     #[test]

@@ -1,29 +1,36 @@
-//! Who calls: the token of a request, held against those that are known.
+//! Who calls: the token of a request, compared with those that are known.
 //!
-//! Where the store has never had a token, everybody is an admin: otter then listens where only its own machine
-//! reaches it. Tokens are made and revoked by another process; what it changes is read again twice a second.
+//! If the store has never had a token, every caller is an admin: otter then listens only where its own machine
+//! reaches it. Other processes make, rotate and revoke tokens; the daemon reads them again twice a second.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::domain::access::{Role, Token, TokenDigest};
+use crate::domain::access::{Role, Token, TokenDigest, TokenLimits, is_reserved_name};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::Machine;
 use crate::domain::origin::RequestOrigin;
-use crate::store::{Store, StoreError, StoredToken};
+use crate::domain::scope::Scope;
+use crate::store::{Store, StoreError, StoredToken, TokenUse};
 
 /// What is changed takes effect within a second.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
-/// Everybody, where no token was ever made.
+/// The last use of a token is written this often at most.
+const WRITE_USE: Duration = Duration::from_mins(1);
+
+/// The name of every caller if no token was ever made.
 const ANYBODY: &str = "anonymous";
 
-/// Whoever made a request.
+/// Who made a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The token's name.
@@ -31,9 +38,24 @@ pub struct Caller {
     pub role: Role,
     /// Where the request came from; the default if there is none.
     pub origin: RequestOrigin,
+    /// The machines that exist for this caller.
+    pub scope: Arc<Scope>,
+    pub limits: TokenLimits,
 }
 
 impl Caller {
+    /// A caller without restrictions.
+    #[must_use]
+    pub fn new(name: &str, role: Role) -> Self {
+        Self {
+            name: Arc::from(name),
+            role,
+            origin: RequestOrigin::default(),
+            scope: Arc::default(),
+            limits: TokenLimits::default(),
+        }
+    }
+
     /// Whether it may change this machine: a runner only one that it holds.
     ///
     /// # Errors
@@ -67,13 +89,32 @@ pub struct Callers {
     store: Store,
     clock: Clock,
     known: ArcSwap<Known>,
+    uses: Mutex<HashMap<Uuid, Use>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Known {
-    /// Whether there is any, one that was revoked too.
+    /// Whether there is any, also if it was revoked.
     any: bool,
-    in_force: Vec<(TokenDigest, Caller)>,
+    /// Those that were not revoked; some may have expired.
+    valid: Vec<KnownToken>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct KnownToken {
+    id: Uuid,
+    digest: TokenDigest,
+    expires_at: Option<Timestamp>,
+    caller: Caller,
+}
+
+/// The last use of a token, and whether and when that was written.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    last: TokenUse,
+    is_written: bool,
+    /// By the clock that does not jump.
+    written_at: Option<Duration>,
 }
 
 impl Callers {
@@ -82,14 +123,22 @@ impl Callers {
     /// # Errors
     /// The store's.
     pub async fn load(store: Store, clock: Clock) -> Result<Self, StoreError> {
-        let known = ArcSwap::from_pointee(read(&store).await?);
-        Ok(Self { store, clock, known })
+        let known = read(&store).await?;
+        for KnownToken { caller, .. } in &known.valid {
+            if is_reserved_name(&caller.name) {
+                tracing::warn!(
+                    token = &*caller.name,
+                    "otter uses the name of this token for itself: make one of another name and revoke it"
+                );
+            }
+        }
+        Ok(Self { store, clock, known: ArcSwap::from_pointee(known), uses: Mutex::default() })
     }
 
-    /// Where there are no tokens.
+    /// Without any token.
     ///
     /// # Panics
-    /// Where there is no memory for a database.
+    /// If there is no memory for a database.
     #[cfg(test)]
     pub async fn anybody(clock: Clock) -> Self {
         Self::load(Store::in_memory().await.unwrap(), clock).await.unwrap()
@@ -101,31 +150,39 @@ impl Callers {
         self.known.load().any
     }
 
-    /// Whether anybody can call at all where tokens are needed.
+    /// Whether there is a token that is neither revoked nor expired.
     #[must_use]
     pub fn has_tokens_in_force(&self) -> bool {
-        !self.known.load().in_force.is_empty()
+        let now = self.clock.now();
+        self.known.load().valid.iter().any(|token| token.is_in_force(now))
     }
 
     /// Who calls with this text as the token.
     ///
     /// # Errors
-    /// `unauthenticated` where a token is needed and this is none, or none that is in force. It never says which.
+    /// `unauthenticated` if a token is needed and this is none, or none that is in force. It never says which.
     pub fn identify(&self, token: Option<&str>) -> Result<Caller, Failure> {
         let known = self.known.load();
         if !known.any {
-            let origin = RequestOrigin::default();
-            return Ok(Caller { name: Arc::from(ANYBODY), role: Role::Admin, origin });
+            return Ok(Caller::new(ANYBODY, Role::Admin));
         }
         let Some(token) = token else {
             return Err(unauthenticated("This otter asks for a token: send Authorization: Bearer otter_…"));
         };
-        let refused = || unauthenticated("The token is not one of this otter's, or was revoked.");
+        let refused = || {
+            unauthenticated(
+                "The token is not one of this otter's, or it was revoked, rotated or has expired.",
+            )
+        };
         let digest = Token::parse(token).map_err(|_| refused())?.digest();
-        known.find(&digest).cloned().ok_or_else(refused)
+        let now = self.clock.now();
+        let token = known.find(&digest).filter(|token| token.is_in_force(now)).ok_or_else(refused)?;
+        self.note_use(TokenUse { id: token.id, digest, at: now });
+        Ok(token.caller.clone())
     }
 
-    /// Reads the tokens again and again, until told to stop. What cannot be read leaves those that are known.
+    /// Reads the tokens again and again and writes when they were last used, until told to stop. If they
+    /// cannot be read, those that are known stay in force.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         if !self.store.is_shared() {
             return stop.cancelled().await;
@@ -140,7 +197,7 @@ impl Callers {
                 Ok(known) => {
                     troubled = false;
                     if known != **self.known.load() {
-                        tracing::info!(in_force = known.in_force.len(), "the tokens changed");
+                        tracing::info!(tokens = known.valid.len(), "the tokens changed");
                         self.known.store(Arc::new(known));
                     }
                 }
@@ -153,31 +210,73 @@ impl Callers {
                 }
                 Err(_) => {}
             }
+            self.write_uses().await;
         }
+    }
+
+    fn note_use(&self, last: TokenUse) {
+        let mut uses = self.uses();
+        let noted = uses.entry(last.id).or_insert(Use { last, is_written: false, written_at: None });
+        (noted.last, noted.is_written) = (last, false);
+    }
+
+    /// Writes the uses that are due. A use that cannot be written is tried again with the next one.
+    async fn write_uses(&self) {
+        let now = self.clock.elapsed();
+        let is_due = |noted: &Use| {
+            !noted.is_written && noted.written_at.is_none_or(|at| now.saturating_sub(at) >= WRITE_USE)
+        };
+        let due: Vec<TokenUse> =
+            self.uses().values().filter(|noted| is_due(noted)).map(|noted| noted.last).collect();
+        if due.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.mark_tokens_used(due.clone()).await {
+            tracing::debug!(%error, "when tokens were last used cannot be written");
+            return;
+        }
+        let mut uses = self.uses();
+        for written in due {
+            if let Some(noted) = uses.get_mut(&written.id) {
+                noted.is_written = noted.last == written;
+                noted.written_at = Some(now);
+            }
+        }
+    }
+
+    fn uses(&self) -> MutexGuard<'_, HashMap<Uuid, Use>> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
     /// Looks at every token however early it is found, and compares in constant time.
-    fn find(&self, digest: &TokenDigest) -> Option<&Caller> {
+    fn find(&self, digest: &TokenDigest) -> Option<&KnownToken> {
         let mut found = u64::MAX;
-        for (place, (known, _)) in (0..).zip(&self.in_force) {
-            found.conditional_assign(&place, known.0.ct_eq(&digest.0));
+        for (place, known) in (0..).zip(&self.valid) {
+            found.conditional_assign(&place, known.digest.0.ct_eq(&digest.0));
         }
-        self.in_force.get(usize::try_from(found).ok()?).map(|(_, caller)| caller)
+        self.valid.get(usize::try_from(found).ok()?)
+    }
+}
+
+impl KnownToken {
+    fn of(token: StoredToken) -> Self {
+        let StoredToken { id, name, role, digest, scope, limits, expires_at, .. } = token;
+        let caller = Caller { scope: Arc::new(scope), limits, ..Caller::new(&name, role) };
+        Self { id, digest, expires_at, caller }
+    }
+
+    fn is_in_force(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|expires_at| now < expires_at)
     }
 }
 
 async fn read(store: &Store) -> Result<Known, StoreError> {
     let tokens = store.tokens().await?;
     let any = !tokens.is_empty();
-    let in_force = tokens.into_iter().filter(|token| token.revoked_at.is_none());
-    let caller = |token: StoredToken| {
-        let (name, origin) = (Arc::from(token.name), RequestOrigin::default());
-        (token.digest, Caller { name, role: token.role, origin })
-    };
-    let in_force = in_force.map(caller).collect();
-    Ok(Known { any, in_force })
+    let valid = tokens.into_iter().filter(|token| token.revoked_at.is_none());
+    Ok(Known { any, valid: valid.map(KnownToken::of).collect() })
 }
 
 fn unauthenticated(detail: &str) -> Failure {
@@ -197,14 +296,7 @@ mod tests {
 
     async fn make(store: &Store, clock: &Clock, name: &str, role: Role) -> Token {
         let token = Token::new(&clock.random().unwrap());
-        let stored = StoredToken {
-            id: clock.uuid(),
-            name: name.to_owned(),
-            role,
-            digest: token.digest(),
-            created_at: clock.now(),
-            revoked_at: None,
-        };
+        let stored = StoredToken::new(clock.uuid(), name, role, token.digest(), clock.now());
         assert!(store.insert_token(&stored).await.unwrap());
         assert!(!store.insert_token(&StoredToken { id: clock.uuid(), ..stored }).await.unwrap(), "in force");
         token
@@ -224,8 +316,7 @@ mod tests {
         ];
         let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
         let who = |token: &Token| callers.identify(Some(token.text()));
-        let runner = who(&ci).unwrap();
-        assert_eq!((&*runner.name, runner.role), ("ci", Role::Runner));
+        assert_eq!(who(&ci).unwrap(), Caller::new("ci", Role::Runner));
         assert_eq!(who(&boss).unwrap().role, Role::Operator);
         let unknown = Token::new(&clock.random().unwrap());
         for refused in [callers.identify(None), callers.identify(Some("otter_")), who(&unknown)] {
@@ -245,5 +336,75 @@ mod tests {
         assert!(callers.need_tokens() && !callers.has_tokens_in_force());
         // The name is free for another.
         make(&store, &clock, "ci", Role::Viewer).await;
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refused_from_its_expiry_on() {
+        let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+        let store = store().await;
+        let token = Token::new(&clock.random().unwrap());
+        let expires_at = clock.now() + jiff::SignedDuration::from_secs(60);
+        let plain = StoredToken::new(clock.uuid(), "ci", Role::Runner, token.digest(), clock.now());
+        let stored = StoredToken { expires_at: Some(expires_at), ..plain };
+        assert!(store.insert_token(&stored).await.unwrap());
+        let callers = Callers::load(store, clock.clone()).await.unwrap();
+        clock.advance(Duration::from_secs(59));
+        assert!(callers.has_tokens_in_force());
+        assert_eq!(&*callers.identify(Some(token.text())).unwrap().name, "ci");
+        clock.advance(Duration::from_secs(1));
+        let unknown = Token::new(&[9; 32]);
+        let refused = callers.identify(Some(token.text())).unwrap_err();
+        assert_eq!(refused, callers.identify(Some(unknown.text())).unwrap_err(), "as a revoked one");
+        assert!(callers.need_tokens() && !callers.has_tokens_in_force());
+    }
+
+    #[tokio::test]
+    async fn a_rotated_token_keeps_all_but_its_secret() {
+        let (store, clock) = (store().await, Clock::system());
+        let old = Token::new(&clock.random().unwrap());
+        let plain = StoredToken::new(clock.uuid(), "ci", Role::Runner, old.digest(), clock.now());
+        let stored = StoredToken {
+            scope: Scope::new(vec!["qubes-*".to_owned()], vec![]),
+            limits: TokenLimits { streams: Some(3), ..TokenLimits::default() },
+            expires_at: Some(clock.now() + jiff::SignedDuration::from_hours(1)),
+            ..plain
+        };
+        assert!(store.insert_token(&stored).await.unwrap());
+        let used = TokenUse { id: stored.id, digest: old.digest(), at: clock.now() };
+        store.mark_tokens_used(vec![used]).await.unwrap();
+        let new = Token::new(&clock.random().unwrap());
+        assert!(store.rotate_token("ci", new.digest(), clock.now(), None).await.unwrap());
+        assert!(!store.rotate_token("other", new.digest(), clock.now(), None).await.unwrap());
+        // A late note of the old secret says nothing about the new one.
+        store.mark_tokens_used(vec![used]).await.unwrap();
+        let kept = store.tokens().await.unwrap().remove(0);
+        let expires_at =
+            stored.expires_at.map(|at| Timestamp::from_microsecond(at.as_microsecond()).unwrap());
+        assert_eq!((kept.expires_at, kept.last_used_at), (expires_at, None));
+        let callers = Callers::load(store, clock).await.unwrap();
+        assert!(callers.identify(Some(old.text())).is_err());
+        let caller = callers.identify(Some(new.text())).unwrap();
+        assert_eq!((&*caller.scope, caller.limits), (&stored.scope, stored.limits));
+    }
+
+    #[tokio::test]
+    async fn the_last_use_of_a_token_is_written_once_a_minute_at_most() {
+        let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+        let store = store().await;
+        let token = make(&store, &clock, "ci", Role::Runner).await;
+        let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
+        let written = async || {
+            callers.write_uses().await;
+            store.tokens().await.unwrap()[0].last_used_at
+        };
+        assert_eq!(written().await, None);
+        let first = clock.now();
+        callers.identify(Some(token.text())).unwrap();
+        assert_eq!(written().await, Some(first));
+        clock.advance(Duration::from_secs(59));
+        callers.identify(Some(token.text())).unwrap();
+        assert_eq!(written().await, Some(first));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(written().await, Some(first + jiff::SignedDuration::from_secs(59)));
     }
 }

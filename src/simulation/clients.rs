@@ -12,7 +12,6 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, SnapshotId};
 use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::LeaseId;
-use crate::domain::origin::RequestOrigin;
 use crate::hypervisor::SessionState;
 use crate::service::callers::Caller;
 use crate::service::inventory::MachineRecord;
@@ -137,11 +136,7 @@ impl Simulation {
         let right = match post.pass {
             Pass::Own(lease, state) => Right::own(lease, state),
             _ => Right {
-                caller: Caller {
-                    name: "anonymous".into(),
-                    role: Role::Admin,
-                    origin: RequestOrigin::default(),
-                },
+                caller: Caller::new("anonymous", Role::Admin),
                 pass: post.pass.clone(),
                 override_reason: post.override_reason.clone(),
             },

@@ -38,6 +38,7 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::access::TokenDigest;
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::Job;
 use crate::domain::lease::{Lease, LeaseId};
@@ -50,7 +51,7 @@ pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
 pub use purge::{Keep, Purged, Retention};
-pub use tokens::StoredToken;
+pub use tokens::{StoredToken, TokenUse};
 
 /// A job as it is read back after it was written, without a database.
 #[cfg(test)]
@@ -240,6 +241,23 @@ impl Store {
     /// Revokes the token of this name that is in force. False where there is none.
     pub async fn revoke_token(&self, name: &str, now: Timestamp) -> Result<bool, StoreError> {
         self.write(tokens::RevokeToken { name: name.to_owned(), now }).await
+    }
+
+    /// Gives the token of this name another secret, and another expiry if one is given. False if every
+    /// token of that name is revoked, or there is none.
+    pub async fn rotate_token(
+        &self,
+        name: &str,
+        digest: TokenDigest,
+        now: Timestamp,
+        expires_at: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        self.write(tokens::RotateToken { name: name.to_owned(), digest, now, expires_at }).await
+    }
+
+    /// Notes when the secrets of tokens were last used.
+    pub async fn mark_tokens_used(&self, uses: Vec<TokenUse>) -> Result<(), StoreError> {
+        self.write(tokens::MarkTokensUsed(uses)).await
     }
 
     /// Reads every token, those that were revoked too, the oldest first.

@@ -1,4 +1,4 @@
-//! Tokens: who may call. Made and revoked by another process, beside the daemon that asks for them.
+//! Tokens: who may call. Other processes make, rotate and revoke them while the daemon reads them.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -8,32 +8,80 @@ use uuid::Uuid;
 
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, microseconds};
-use crate::domain::access::{Role, TokenDigest};
+use crate::domain::access::{Role, TokenDigest, TokenLimits};
+use crate::domain::scope::Scope;
 
 /// A token as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredToken {
     pub id: Uuid,
-    /// What its callers are called; of the tokens in force each has its own.
+    /// What its callers are called. No two tokens that are not revoked share a name.
     pub name: String,
     pub role: Role,
     pub digest: TokenDigest,
+    pub scope: Scope,
+    pub limits: TokenLimits,
     pub created_at: Timestamp,
+    /// From when on it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// When it last got a new secret.
+    pub rotated_at: Option<Timestamp>,
+    /// When its secret was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+}
+
+impl StoredToken {
+    /// A new token without restrictions.
+    #[must_use]
+    pub fn new(id: Uuid, name: &str, role: Role, digest: TokenDigest, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            role,
+            digest,
+            scope: Scope::All,
+            limits: TokenLimits::default(),
+            created_at,
+            expires_at: None,
+            rotated_at: None,
+            last_used_at: None,
+            revoked_at: None,
+        }
+    }
 }
 
 pub struct InsertToken(pub StoredToken);
 
 #[async_trait]
 impl Write for InsertToken {
-    /// False where a token of that name is in force.
+    /// False if a token of that name is not revoked.
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
-        let StoredToken { id, name, role, digest, created_at, revoked_at } = &self.0;
+        let StoredToken {
+            id,
+            name,
+            role,
+            digest,
+            scope,
+            limits,
+            created_at,
+            expires_at,
+            rotated_at,
+            last_used_at,
+            revoked_at,
+        } = &self.0;
+        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = limits;
+        let (machines, pools) = match scope {
+            Scope::All => (None, None),
+            Scope::Selected { machines, pools } => (Some(to_json(machines)), Some(to_json(pools))),
+        };
         let inserted = sqlx::query(
-            "INSERT INTO tokens (id, name, role, digest, created_at, revoked_at) \
-             SELECT $1, $2, $3, $4, $5, $6 \
+            "INSERT INTO tokens (id, name, role, digest, created_at, revoked_at, machines, pools, \
+             expires_at, rotated_at, last_used_at, max_leases, max_queued_leases, max_queued_jobs, \
+             max_streams, max_requests_per_second) \
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 \
              WHERE NOT EXISTS (SELECT 1 FROM tokens WHERE name = $2 AND revoked_at IS NULL)",
         )
         .bind(id.to_string())
@@ -42,9 +90,48 @@ impl Write for InsertToken {
         .bind(hex::encode(digest.0))
         .bind(microseconds(*created_at))
         .bind(revoked_at.map(microseconds))
+        .bind(machines)
+        .bind(pools)
+        .bind(expires_at.map(microseconds))
+        .bind(rotated_at.map(microseconds))
+        .bind(last_used_at.map(microseconds))
+        .bind(leases.map(i64::from))
+        .bind(queued_leases.map(i64::from))
+        .bind(queued_jobs.map(i64::from))
+        .bind(streams.map(i64::from))
+        .bind(requests_per_second.map(i64::from))
         .execute(transaction.statement())
         .await?;
         Ok(inserted.rows_affected() > 0)
+    }
+}
+
+/// Gives a token another secret; its old one is known no more.
+pub struct RotateToken {
+    pub name: String,
+    pub digest: TokenDigest,
+    pub now: Timestamp,
+    /// `None` leaves its expiry as it is.
+    pub expires_at: Option<Timestamp>,
+}
+
+#[async_trait]
+impl Write for RotateToken {
+    /// False if every token of that name is revoked, or there is none.
+    type Output = bool;
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
+        let rotated = sqlx::query(
+            "UPDATE tokens SET digest = $2, rotated_at = $3, expires_at = COALESCE($4, expires_at), \
+             last_used_at = NULL WHERE name = $1 AND revoked_at IS NULL",
+        )
+        .bind(&self.name)
+        .bind(hex::encode(self.digest.0))
+        .bind(microseconds(self.now))
+        .bind(self.expires_at.map(microseconds))
+        .execute(transaction.statement())
+        .await?;
+        Ok(rotated.rows_affected() > 0)
     }
 }
 
@@ -55,7 +142,7 @@ pub struct RevokeToken {
 
 #[async_trait]
 impl Write for RevokeToken {
-    /// False where no token of that name is in force.
+    /// False if every token of that name is revoked, or there is none.
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
@@ -68,10 +155,40 @@ impl Write for RevokeToken {
     }
 }
 
+/// A use of a token's secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenUse {
+    pub id: Uuid,
+    pub digest: TokenDigest,
+    pub at: Timestamp,
+}
+
+pub struct MarkTokensUsed(pub Vec<TokenUse>);
+
+#[async_trait]
+impl Write for MarkTokensUsed {
+    type Output = ();
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        for TokenUse { id, digest, at } in &self.0 {
+            // A use of the secret before a rotation says nothing about the new one.
+            sqlx::query("UPDATE tokens SET last_used_at = $3 WHERE id = $1 AND digest = $2")
+                .bind(id.to_string())
+                .bind(hex::encode(digest.0))
+                .bind(microseconds(*at))
+                .execute(transaction.statement())
+                .await?;
+        }
+        Ok(())
+    }
+}
+
 /// Every token, the oldest first.
 pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StoreError> {
     let rows = sqlx::query(
-        "SELECT id, name, role, digest, created_at, revoked_at FROM tokens ORDER BY created_at, id",
+        "SELECT id, name, role, digest, created_at, revoked_at, machines, pools, expires_at, rotated_at, \
+         last_used_at, max_leases, max_queued_leases, max_queued_jobs, max_streams, \
+         max_requests_per_second FROM tokens ORDER BY created_at, id",
     )
     .fetch_all(reader.statement())
     .await?;
@@ -81,18 +198,44 @@ pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StoreError
 fn read(row: &SqliteRow) -> Result<StoredToken, StoreError> {
     let name: String = row.try_get("name")?;
     let unreadable = |column| StoreError::UnreadableToken { name: name.clone(), column };
-    let time =
-        |microseconds, column| Timestamp::from_microsecond(microseconds).map_err(|_| unreadable(column));
+    let time = |column| -> Result<Option<Timestamp>, StoreError> {
+        let microseconds: Option<i64> = row.try_get(column)?;
+        microseconds.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(column))
+    };
+    let limit = |column| -> Result<Option<u32>, StoreError> {
+        let most: Option<i64> = row.try_get(column)?;
+        most.map(u32::try_from).transpose().map_err(|_| unreadable(column))
+    };
+    let texts = |column| -> Result<Vec<String>, StoreError> {
+        let texts: Option<&str> = row.try_get(column)?;
+        // An unreadable restriction must never become none.
+        texts.map_or(Ok(Vec::new()), |texts| serde_json::from_str(texts).map_err(|_| unreadable(column)))
+    };
     let digest: &str = row.try_get("digest")?;
     let mut bytes = [0; 32];
     hex::decode_to_slice(digest, &mut bytes).map_err(|_| unreadable("digest"))?;
-    let revoked_at: Option<i64> = row.try_get("revoked_at")?;
     Ok(StoredToken {
         id: row.try_get::<&str, _>("id")?.parse().map_err(|_| unreadable("id"))?,
         role: Role::parse(row.try_get("role")?).ok_or_else(|| unreadable("role"))?,
         digest: TokenDigest(bytes),
-        created_at: time(row.try_get("created_at")?, "created_at")?,
-        revoked_at: revoked_at.map(|at| time(at, "revoked_at")).transpose()?,
+        scope: Scope::new(texts("machines")?, texts("pools")?),
+        limits: TokenLimits {
+            leases: limit("max_leases")?,
+            queued_leases: limit("max_queued_leases")?,
+            queued_jobs: limit("max_queued_jobs")?,
+            streams: limit("max_streams")?,
+            requests_per_second: limit("max_requests_per_second")?,
+        },
+        created_at: time("created_at")?.ok_or_else(|| unreadable("created_at"))?,
+        expires_at: time("expires_at")?,
+        rotated_at: time("rotated_at")?,
+        last_used_at: time("last_used_at")?,
+        revoked_at: time("revoked_at")?,
         name,
     })
+}
+
+/// A list of texts always serialises.
+fn to_json(texts: &[String]) -> String {
+    serde_json::json!(texts).to_string()
 }

@@ -71,14 +71,7 @@ impl Guarded {
 async fn make(store: &Store, name: &str, role: Role) -> String {
     let clock = Clock::system();
     let token = Token::new(&clock.random().unwrap());
-    let stored = StoredToken {
-        id: clock.uuid(),
-        name: name.to_owned(),
-        role,
-        digest: token.digest(),
-        created_at: clock.now(),
-        revoked_at: None,
-    };
+    let stored = StoredToken::new(clock.uuid(), name, role, token.digest(), clock.now());
     assert!(store.insert_token(&stored).await.unwrap());
     token.text().to_owned()
 }

@@ -1,6 +1,6 @@
 //! `otter token`, and serving TLS with the tokens on it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Daemon, otter, said};
 
@@ -61,6 +61,101 @@ async fn a_token_is_made_only_in_a_directory_that_was_named_and_exists() {
     let (code, text) = said(otter(&[&["token"], &create[..]].concat())).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("--state-dir"), "{text}");
+}
+
+#[tokio::test]
+async fn a_token_is_made_with_restrictions_which_the_list_shows() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let restricted = [
+        "create",
+        "--name",
+        "ci",
+        "--role",
+        "runner",
+        "--machines",
+        "qubes-*",
+        "--machines",
+        "sd-*",
+        "--pool",
+        "nightly",
+        "--expires",
+        "90d",
+        "--max-leases",
+        "4",
+        "--max-queued-leases",
+        "3",
+        "--max-queued-jobs",
+        "20",
+        "--max-streams",
+        "2",
+        "--max-requests-per-second",
+        "50",
+    ];
+    let (code, told) = said(token(state, &restricted)).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("only machines qubes-*, machines sd-*, pool nightly"), "{told}");
+    assert_eq!(said(token(state, &["create", "--name", "free", "--role", "viewer"])).await.0, Some(0));
+    let listed = token(state, &["list", "--json"]).output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed[0]["scope"], json!({"machines": ["qubes-*", "sd-*"], "pools": ["nightly"]}));
+    let limits = json!({"leases": 4, "queued_leases": 3, "queued_jobs": 20, "streams": 2,
+        "requests_per_second": 50});
+    assert_eq!(listed[0]["limits"], limits);
+    let time = |field: &str| listed[0][field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert_eq!(time("expires_at").duration_since(time("created_at")).as_hours(), 90 * 24);
+    assert_eq!((&listed[0]["state"], &listed[0]["last_used_at"]), (&json!("in_force"), &Value::Null));
+    assert_eq!((&listed[1]["scope"], &listed[1]["expires_at"]), (&Value::Null, &Value::Null));
+    for (wrong, code, complaint) in [
+        (&["--name", "boss", "--role", "admin", "--pool", "nightly"][..], 1, "every machine"),
+        (&["--name", "otter", "--role", "runner"], 2, "uses this name"),
+        (&["--name", "Anonymous", "--role", "runner"], 2, "uses this name"),
+        (&["--name", "x", "--role", "runner", "--machines", ""], 2, "empty"),
+        (&["--name", "x", "--role", "runner", "--expires", "0s"], 2, "expires at once"),
+        (&["--name", "x", "--role", "runner", "--expires", "soon"], 2, "duration"),
+        (&["--name", "x", "--role", "runner", "--max-leases", "0"], 2, "1.."),
+    ] {
+        let (exit, text) = said(token(state, &[&["create"], wrong].concat())).await;
+        assert_eq!(exit, Some(code), "{wrong:?}: {text}");
+        assert!(text.contains(complaint), "{wrong:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_token_has_another_secret_and_the_old_one_is_refused() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let shown = |arguments: &[&str]| {
+        let output = token(state, arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let create = ["create", "--name", "ci", "--role", "viewer", "--machines", "qubes-*", "--expires", "90d"];
+    let old = shown(&create);
+    let listed = || serde_json::from_str::<Value>(&shown(&["list", "--json"])).unwrap()[0].clone();
+    let before = listed();
+    let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let status = async |secret: &str| {
+        let url = format!("http://{}/v1/about", daemon.address());
+        client.get(url).bearer_auth(secret).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(status(&old).await, 200);
+    crate::harness::eventually("the use to be written", async || !listed()["last_used_at"].is_null()).await;
+    let new = shown(&["rotate", "ci"]);
+    assert!(new.starts_with("otter_") && new != old, "{new}");
+    crate::harness::eventually("the old secret to be refused", async || status(&old).await == 401).await;
+    assert_eq!(status(&new).await, 200);
+    let after = listed();
+    for field in ["name", "role", "scope", "limits", "created_at", "expires_at"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    assert!(before["rotated_at"].is_null() && after["rotated_at"].is_string(), "{after}");
+    shown(&["rotate", "ci", "--expires", "180d"]);
+    assert!(listed()["expires_at"].as_str() > after["expires_at"].as_str());
+    let (code, text) = said(token(state, &["rotate", "nobody"])).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(daemon.terminate().await.success());
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use crate::domain::access::Role;
 use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseId, LeaseState};
 use crate::domain::machine::Machine;
-use crate::domain::origin::RequestOrigin;
 use crate::domain::snapshot_rules::Authority;
 use crate::service::callers::Caller;
 
@@ -40,9 +39,8 @@ impl Right {
     /// otter's own, for a lease that is so.
     #[must_use]
     pub fn own(lease: LeaseId, state: LeaseState) -> Self {
-        let (name, origin) = ("otter".into(), RequestOrigin::default());
         Self {
-            caller: Caller { name, role: Role::Admin, origin },
+            caller: Caller::new("otter", Role::Admin),
             pass: Pass::Own(lease, state),
             override_reason: None,
         }

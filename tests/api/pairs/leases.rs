@@ -21,14 +21,8 @@ pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
     let writer = store.clone();
     tokio::spawn(async move { writer.run(tokio_util::sync::CancellationToken::new()).await });
     let clock = Clock::system();
-    let token = StoredToken {
-        id: clock.uuid(),
-        name: "ci".to_owned(),
-        role: Role::Admin,
-        digest: Token::new(&clock.random().unwrap()).digest(),
-        created_at: clock.now(),
-        revoked_at: None,
-    };
+    let digest = Token::new(&clock.random().unwrap()).digest();
+    let token = StoredToken::new(clock.uuid(), "ci", Role::Admin, digest, clock.now());
     assert!(store.insert_token(&token).await.unwrap());
     let lab = Lab::kept_in(state.path()).await;
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await

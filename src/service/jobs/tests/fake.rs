@@ -14,7 +14,6 @@ use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::JobRequest;
 use crate::domain::machine::{Machine, PowerState};
-use crate::domain::origin::RequestOrigin;
 use crate::domain::snapshot::Snapshot;
 use crate::hypervisor::{
     Accepted, CallError, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionState,
@@ -354,11 +353,7 @@ impl Lab {
             machine: Arc::clone(record),
             request,
             right: Right {
-                caller: Caller {
-                    name: "anonymous".into(),
-                    role: Role::Admin,
-                    origin: RequestOrigin::default(),
-                },
+                caller: Caller::new("anonymous", Role::Admin),
                 pass: Pass::Nothing,
                 override_reason: None,
             },

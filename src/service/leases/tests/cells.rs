@@ -12,7 +12,6 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
 use crate::domain::machine::{Machine, MachineIdentity};
-use crate::domain::origin::RequestOrigin;
 use crate::domain::pool::{Pool, Pools};
 use crate::service::callers::Caller;
 use crate::service::inventory::samples;
@@ -417,7 +416,7 @@ fn held(prepare: bool) -> (Book, Machine) {
 fn admits(book: &Book, machine: &Machine, pass: Pass) -> Result<Option<LeaseId>, FailureKind> {
     let holds = Holds::default();
     holds.show(book.clone());
-    let caller = Caller { name: "ci".into(), role: Role::Operator, origin: RequestOrigin::default() };
+    let caller = Caller::new("ci", Role::Operator);
     holds.admit(machine, &Right { caller, pass, override_reason: None }).map_err(|failure| failure.kind)
 }
 

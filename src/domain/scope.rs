@@ -1,0 +1,60 @@
+//! Which machines a caller sees and may act on. A machine outside of it does not exist for that caller.
+
+use super::names::matches_pattern;
+
+/// Every machine, or some of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    #[default]
+    All,
+    /// The machines whose name matches one of the patterns, and those in one of the pools.
+    Selected { machines: Vec<String>, pools: Vec<String> },
+}
+
+impl Scope {
+    /// The scope of these patterns of names and these pools; all machines if both lists are empty.
+    #[must_use]
+    pub fn new(machines: Vec<String>, pools: Vec<String>) -> Self {
+        if machines.is_empty() && pools.is_empty() {
+            return Self::All;
+        }
+        Self::Selected { machines, pools }
+    }
+
+    /// Whether it leaves any machine out.
+    #[must_use]
+    pub const fn is_restricted(&self) -> bool {
+        matches!(self, Self::Selected { .. })
+    }
+
+    /// Whether a machine of this name and in these pools is in it.
+    #[must_use]
+    pub fn contains(&self, name: &str, pools: &[String]) -> bool {
+        match self {
+            Self::All => true,
+            Self::Selected { machines, pools: selected } => {
+                machines.iter().any(|pattern| matches_pattern(pattern, name))
+                    || pools.iter().any(|pool| selected.contains(pool))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_the_union_of_its_patterns_and_its_pools() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        assert_eq!(Scope::new(vec![], vec![]), Scope::All);
+        assert!(Scope::All.contains("anything", &[]) && !Scope::All.is_restricted());
+        let scope = Scope::new(texts(&["qubes-*"]), texts(&["nightly"]));
+        assert!(scope.is_restricted());
+        assert!(scope.contains("qubes-4.2", &[]));
+        assert!(scope.contains("windows", &texts(&["ci", "nightly"])));
+        assert!(!scope.contains("windows", &texts(&["ci"])));
+        assert!(!scope.contains("my qubes-4.2", &[]));
+        assert!(!Scope::new(vec![], texts(&["nightly"])).contains("nightly", &[]));
+    }
+}
