@@ -263,7 +263,7 @@ impl App {
             holds,
             pools,
             rules: LeaseRules { sabotage, ..leases },
-            secrets: Secrets::open(state_dir.as_deref(), &clock)?,
+            secrets: Secrets::open(state_dir.as_deref(), store.has_leases().await?, &clock)?,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
         })

@@ -5,6 +5,7 @@
 
 mod doctor;
 mod run;
+mod store;
 mod token;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use clap_complete::Shell;
 use secrecy::SecretString;
 
 use self::run::{Exit, RunCommand};
+use self::store::StoreCommand;
 use self::token::TokenCommand;
 use crate::app::{self, App, Simulated};
 use crate::clock::Clock;
@@ -43,6 +45,8 @@ enum Verb {
     Run(Box<RunCommand>),
     /// Make, list, rotate and revoke the tokens that callers are told apart by.
     Token(TokenCommand),
+    /// Back up, restore, check and compact what otter keeps on disk.
+    Store(StoreCommand),
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
     Simulate(Simulate),
     /// Read the configuration as `serve` would, and say what is wrong with it.
@@ -162,6 +166,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Serve(serve) => on_runtime(self::serve(serve)),
         Verb::Run(command) => run::run(&command),
         Verb::Token(command) => on_runtime(token::token(command)),
+        Verb::Store(command) => on_runtime(store::store(command)),
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Verb::CheckConfig(sources) => check_config(&sources),
         Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),

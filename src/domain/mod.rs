@@ -20,6 +20,7 @@ pub mod names;
 pub mod network;
 pub mod origin;
 pub mod pool;
+pub mod restored;
 pub mod scope;
 pub mod snapshot;
 pub mod snapshot_rules;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::archive::ArchiveError;
 use super::document::DocumentError;
 use crate::domain::ids::JobId;
 
@@ -64,6 +65,30 @@ pub enum StoreError {
         path.display()
     )]
     Damaged { path: PathBuf, what: String },
+    #[error("{} exists already: name a file that does not", path.display())]
+    FileExists { path: PathBuf },
+    #[error("{} cannot be written or read", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error(
+        "{} is not empty: name a directory that is, or that does not exist yet; nothing there was changed",
+        path.display()
+    )]
+    NotEmpty { path: PathBuf },
+    #[error("the archive {} cannot be restored", path.display())]
+    Archive { path: PathBuf, source: ArchiveError },
+    #[error(
+        "the archive {} has schema {schema}, and this otter works with schema {}: restore it with the otter that made \
+         it, or a newer one",
+        path.display(),
+        super::migrate::current()
+    )]
+    NewerArchive { path: PathBuf, schema: i64 },
+    #[error(
+        "there are leases in the database, but {} is missing, which their secrets are made from: put back the \
+         secret.key of a backup, or make a new key with otter store new-key",
+        path.display()
+    )]
+    NoKey { path: PathBuf },
     /// Somebody moved the one and forgot the other, which holds the last commits.
     #[error(
         "there is a {} without its database: put the database back beside it, or move it away too to start anew",

@@ -269,7 +269,8 @@ fn one_of(
     query.push(")");
 }
 
-fn read(row: &SqliteRow) -> Result<Job, StoreError> {
+/// Reads the columns `id`, `document_version` and `document`.
+pub fn read(row: &SqliteRow) -> Result<Job, StoreError> {
     let id: String = row.try_get("id")?;
     let version: i64 = row.try_get("document_version")?;
     let text: &str = row.try_get("document")?;

@@ -215,24 +215,25 @@ pub async fn machines(reader: &mut Reader<'_>) -> Result<BTreeMap<String, KeptMa
     let rows = sqlx::query("SELECT machine, fence, last_lease_end, quarantine FROM kept_machines")
         .fetch_all(reader.statement())
         .await?;
-    let mut machines = BTreeMap::new();
-    for row in rows {
-        let machine: String = row.try_get("machine")?;
-        let fence: i64 = row.try_get("fence")?;
-        let last: Option<i64> = row.try_get("last_lease_end")?;
-        let quarantine: Option<&str> = row.try_get("quarantine")?;
-        let quarantine = quarantine
-            .map(document::decode_quarantine)
-            .transpose()
-            .map_err(|source| StoreError::Unreadable { job: machine.clone(), source })?;
-        let kept = KeptMachine {
-            fence: u64::try_from(fence).unwrap_or_default(),
-            last_lease_end: last.and_then(|last| Timestamp::from_microsecond(last).ok()),
-            quarantine,
-        };
-        machines.insert(machine, kept);
-    }
-    Ok(machines)
+    rows.iter().map(read_machine).collect()
+}
+
+/// Reads a row of `kept_machines`: the key of the machine, and what is kept of it.
+pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StoreError> {
+    let machine: String = row.try_get("machine")?;
+    let fence: i64 = row.try_get("fence")?;
+    let last: Option<i64> = row.try_get("last_lease_end")?;
+    let quarantine: Option<&str> = row.try_get("quarantine")?;
+    let quarantine = quarantine
+        .map(document::decode_quarantine)
+        .transpose()
+        .map_err(|source| StoreError::Unreadable { job: machine.clone(), source })?;
+    let kept = KeptMachine {
+        fence: u64::try_from(fence).unwrap_or_default(),
+        last_lease_end: last.and_then(|last| Timestamp::from_microsecond(last).ok()),
+        quarantine,
+    };
+    Ok((machine, kept))
 }
 
 /// The lease that a key asked for.
@@ -260,7 +261,8 @@ pub async fn find_key(
     }))
 }
 
-fn read(row: &SqliteRow) -> Result<Lease, StoreError> {
+/// Reads the columns `id`, `document_version` and `document`.
+pub fn read(row: &SqliteRow) -> Result<Lease, StoreError> {
     let id: String = row.try_get("id")?;
     let version: i64 = row.try_get("document_version")?;
     let text: &str = row.try_get("document")?;

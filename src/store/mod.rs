@@ -7,6 +7,8 @@
 //! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is kept to what PostgreSQL
 //! understands too.
 
+mod archive;
+mod backup;
 mod created_snapshots;
 mod document;
 mod error;
@@ -19,11 +21,13 @@ mod migrate;
 mod migration_tests;
 mod open;
 mod purge;
+mod restore;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod upkeep;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +48,8 @@ use crate::domain::job::Job;
 use crate::domain::lease::{Lease, LeaseId};
 use crate::domain::machine::MachineIdentity;
 
+pub use archive::{ArchiveError, Manifest};
+pub use backup::backup;
 pub use document::DocumentError;
 pub use error::StoreError;
 pub use files::SECRET_KEY;
@@ -51,7 +57,10 @@ pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
 pub use purge::{Keep, Purged, Retention};
+pub use restore::{Restored, restore};
 pub use tokens::{StoredToken, TokenUse};
+
+pub use upkeep::{Checked, Compacted, check, compact};
 
 /// A job as it is read back after it was written, without a database.
 #[cfg(test)]
@@ -79,8 +88,8 @@ struct Inner {
     /// Writes whose commit was refused, and whether the last one was.
     refused: AtomicU64,
     failing: AtomicBool,
-    /// Locked as long as the store lives; in memory there is nothing to lock.
-    _lock: Option<File>,
+    /// The daemon's lock on the state directory, held as long as the store lives.
+    lock: Option<File>,
 }
 
 /// Where reads come from.
@@ -130,7 +139,7 @@ impl Store {
             transactions: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             failing: AtomicBool::new(false),
-            _lock: lock,
+            lock,
         }))
     }
 
@@ -231,6 +240,11 @@ impl Store {
     /// Looks up the key of a call that asked for a lease.
     pub async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StoreError> {
         leases::find_key(&mut self.read().await?, key).await
+    }
+
+    /// Whether there are any leases, ended ones included.
+    pub async fn has_leases(&self) -> Result<bool, StoreError> {
+        Ok(upkeep::has_leases(self.read().await?.statement()).await?)
     }
 
     /// Commits a new token. False, and nothing is written, where one of that name is in force.

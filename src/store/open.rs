@@ -46,12 +46,10 @@ pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
     let lock = lock(directory)?;
     files::tighten(directory)?;
     let file = directory.join(DATABASE);
-    if file.exists() {
-        check(directory, &file).await?;
-    } else {
+    if !file.exists() {
         make(directory, &file).await?;
     }
-    let mut writer = connect(directory, &file, &options(&file)).await?;
+    let mut writer = whole(directory, &file).await?;
     migrate::migrate_with_copy(&mut writer, directory, &file).await?;
     let readers = readers(directory, &file).await?;
     Ok(Opened { writer, readers, lock })
@@ -60,8 +58,7 @@ pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
 /// Opens the database without the lock, beside a daemon that may have it. Makes nothing, and migrates nothing.
 pub async fn beside(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
     let file = existing(directory)?;
-    check(directory, &file).await?;
-    let mut writer = connect(directory, &file, &options(&file)).await?;
+    let mut writer = whole(directory, &file).await?;
     migrate::require_current(&mut writer, directory, &file).await?;
     let readers = readers(directory, &file).await?;
     Ok((writer, readers))
@@ -83,6 +80,23 @@ pub async fn make_if_missing(directory: &Path) -> Result<(), StoreError> {
 pub fn existing(directory: &Path) -> Result<PathBuf, StoreError> {
     let file = directory.join(DATABASE);
     if file.exists() { Ok(file) } else { Err(StoreError::NoDatabase { directory: directory.to_owned() }) }
+}
+
+/// Opens a database for writing, after reading it through.
+pub async fn whole(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
+    check(directory, file).await?;
+    connect(directory, file, &options(file)).await
+}
+
+/// Opens a database only to read it.
+pub async fn read_only(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
+    let options = SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
+    connect(directory, file, &options).await
+}
+
+/// Opens a database that nobody else uses, without a log beside it.
+pub async fn alone(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
+    connect(directory, file, &options(file).journal_mode(SqliteJournalMode::Delete)).await
 }
 
 async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError> {
@@ -120,8 +134,7 @@ async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
     if file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
         return Err(damaged("it is empty"));
     }
-    let options = SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
-    let mut connection = connect(directory, file, &options).await?;
+    let mut connection = read_only(directory, file).await?;
     let found: Result<String, sqlx::Error> =
         sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
     // Nothing of it matters any more.
@@ -163,7 +176,7 @@ pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
 
 /// The lock is the operating system's and goes with the process, however that ends. The file holds the
 /// process's id, only to say it to whoever finds it locked.
-fn lock(directory: &Path) -> Result<File, StoreError> {
+pub fn lock(directory: &Path) -> Result<File, StoreError> {
     let not_writable = |source| StoreError::not_writable(directory, source);
     let mut file = OpenOptions::new()
         .read(true)

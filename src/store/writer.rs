@@ -40,7 +40,12 @@ pub struct Transaction<'a> {
     statements: &'a AtomicU64,
 }
 
-impl Transaction<'_> {
+impl<'a> Transaction<'a> {
+    /// A transaction that was begun on this connection.
+    pub const fn new(connection: &'a mut SqliteConnection, statements: &'a AtomicU64) -> Self {
+        Self { connection, statements }
+    }
+
     /// The connection, for one statement.
     pub fn statement(&mut self) -> &mut SqliteConnection {
         self.statements.fetch_add(1, Ordering::Relaxed);
@@ -123,9 +128,33 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
             count = requests.recv_many(&mut group, GROUP) => count,
         };
         if count == 0 {
+            fold_log(store).await;
             return Ok(());
         }
         commit(store, &mut group).await;
+    }
+}
+
+/// Moves what is in the log into the database, so that otter.db alone is whole while no daemon runs. Beside a daemon
+/// that is the daemon's to do.
+async fn fold_log(store: &Store) {
+    if store.0.lock.is_none() {
+        return;
+    }
+    let mut connection = store.0.writer.connection.lock().await;
+    let folded = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await;
+    match folded {
+        Ok((0_i64, _, _)) => {}
+        Ok((_, in_log, folded)) => {
+            let (in_log, folded): (i64, i64) = (in_log, folded);
+            tracing::warn!(
+                in_log,
+                folded,
+                "another process reads the database, so that its last commits stay in otter.db-wal: \
+                 copy that file with otter.db"
+            );
+        }
+        Err(error) => tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db"),
     }
 }
 

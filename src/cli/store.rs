@@ -1,0 +1,131 @@
+//! `otter store`: backs up, restores, checks and compacts the state directory. None of its commands makes or migrates a
+//! database.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+use super::{Sources, say};
+use crate::clock::Clock;
+use crate::service::leases::secret::Secrets;
+use crate::store::{self, Checked, Compacted, Restored, Store};
+
+#[derive(Debug, Args)]
+pub struct StoreCommand {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Write the database and the key of leases' secrets into one archive. A daemon may run meanwhile.
+    Backup {
+        /// The archive, which must not exist yet. It holds secrets: keep it as safe as the state directory.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Make a state directory of an archive. Jobs and leases that had not ended when it was made end: the host is not
+    /// called for them.
+    Restore {
+        /// An archive that `otter store backup` wrote.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Read everything that is stored and say what is damaged; the exit code is 1 if anything is. Nothing is changed.
+    Check {
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Give back the room that deleted jobs and leases left in the database. No daemon may run meanwhile.
+    Compact {
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Make a new key for the secrets of leases if the old one is lost. The secrets of open leases are void then.
+    NewKey {
+        #[command(flatten)]
+        sources: Sources,
+    },
+}
+
+pub async fn store(command: StoreCommand) -> anyhow::Result<ExitCode> {
+    match command.verb {
+        Verb::Backup { file, sources } => backup(file, &sources).await,
+        Verb::Restore { file, sources } => restore(file, &sources).await,
+        Verb::Check { sources } => check(&sources).await,
+        Verb::Compact { sources } => compact(&sources).await,
+        Verb::NewKey { sources } => new_key(&sources).await,
+    }
+}
+
+async fn backup(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
+    let state = sources.load()?.state;
+    let manifest = store::backup(state.directory(), &file, Clock::system().now()).await?;
+    let bytes = file.metadata()?.len();
+    say(&format!(
+        "{} holds the store as it is now: schema {}, {bytes} bytes.\n",
+        file.display(),
+        manifest.schema
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
+    let Some(directory) = sources.load()?.state.dir else {
+        bail!("say where to restore to: otter store restore {} --state-dir DIR", file.display());
+    };
+    let restored = store::restore(&file, &directory, Clock::system().now()).await?;
+    let Restored { manifest, cancelled_jobs, unknown_jobs, revoked_leases, quarantined_machines } = restored;
+    say(&format!(
+        "{} is the store as it was at {:.0}.\n\
+         Of what had not ended then: {cancelled_jobs} queued jobs are cancelled, {unknown_jobs} running jobs are \
+         unknown, {revoked_leases} leases are revoked.\n\
+         {quarantined_machines} machines are quarantined with the reason \"restored\": look at each, then free it with \
+         DELETE /v1/machines/ID/quarantine.\n\
+         Tokens that were revoked since then are in force again: see otter token list --state-dir {}\n",
+        directory.display(),
+        manifest.created_at,
+        directory.display(),
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
+    let state = sources.load()?.state;
+    let Checked { jobs, leases, tokens, problems } = store::check(state.directory()).await?;
+    if problems.is_empty() {
+        say(&format!("The store is whole: {jobs} jobs, {leases} leases, {tokens} tokens.\n"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for problem in problems {
+        eprintln!("otter: {problem}");
+    }
+    bail!(
+        "the store in {} is damaged: restore a backup into an empty directory, with otter store restore",
+        state.directory().display()
+    );
+}
+
+async fn compact(sources: &Sources) -> anyhow::Result<ExitCode> {
+    let state = sources.load()?.state;
+    let Compacted { before, after } = store::compact(state.directory()).await?;
+    say(&format!("{before} bytes before, {after} bytes after.\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn new_key(sources: &Sources) -> anyhow::Result<ExitCode> {
+    let state = sources.load()?.state;
+    let open = Store::beside(state.directory()).await?.open_leases().await?.len();
+    Secrets::make(state.directory(), &Clock::system())?;
+    say(&format!(
+        "There is a new key. {open} leases are open, and their secrets are void: an operator has to revoke them, or \
+         they end when their time is over.\n"
+    ));
+    Ok(ExitCode::SUCCESS)
+}

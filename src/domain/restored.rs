@@ -1,0 +1,75 @@
+//! What becomes of old work when a store is restored from a backup: it ends, since nobody knows what the host and the
+//! callers have done since.
+
+use jiff::Timestamp;
+
+use super::failure::{Failure, FailureKind};
+use super::job::{Job, JobState, StepState};
+use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
+
+/// Every fence rises by this much, so that no grant after the restore repeats a fence that was given out between the
+/// backup and the restore.
+pub const FENCE_STEP: u64 = 1_000_000;
+
+/// The reason of the quarantine, which operators and programs can look for.
+pub const REASON: &str = "restored";
+
+const OTTER: &str = "otter";
+
+/// Ends a job that had not ended: `cancelled` if it was queued, `unknown` if it ran.
+pub fn end_job(job: &mut Job, now: Timestamp) {
+    let (state, kind, detail) = match job.state {
+        JobState::Queued => (
+            JobState::Cancelled,
+            FailureKind::JobCancelled,
+            "The store was restored from a backup while the job was queued; nothing was done for it since.",
+        ),
+        JobState::Running => (
+            JobState::Unknown,
+            FailureKind::OutcomeUnknown,
+            "The store was restored from a backup that was made while the job ran: look at the machine.",
+        ),
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled | JobState::Unknown => return,
+    };
+    for step in job.steps.iter_mut().filter(|step| step.state == StepState::Running) {
+        step.state = StepState::Unknown;
+        step.finished_at = Some(now);
+    }
+    // A task that is named would be followed on the host.
+    if let Some(task) = job.host_task.take() {
+        job.warnings.push(format!("When the backup was made its task on the host was {task}."));
+    }
+    let failure = Failure::new(kind, detail).of_machine(&job.machine.id, &job.machine_name).of_job(job.id);
+    state.as_str().clone_into(&mut job.phase);
+    job.state = state;
+    job.updated_at = now;
+    job.finished_at = Some(now);
+    job.intent = None;
+    job.error = Some(failure);
+}
+
+/// Ends a lease that had not ended: `revoked`.
+pub fn end_lease(lease: &mut Lease, now: Timestamp) {
+    if lease.state.is_end() {
+        return;
+    }
+    lease.note(now, "revoked by otter: the store was restored from a backup");
+    lease.end = Some(LeaseEnd {
+        reason: EndReason::Revoked,
+        by: OTTER.to_owned(),
+        at: now,
+        detail: Some("The store was restored from a backup.".to_owned()),
+    });
+    lease.state = LeaseState::Revoked;
+    lease.ended_at = Some(now);
+}
+
+/// The quarantine of a machine that a lease held. What an operator had said of the machine stays in the reason.
+#[must_use]
+pub fn quarantine(before: Option<&Quarantine>, now: Timestamp) -> Quarantine {
+    let reason = match before.filter(|before| !before.automatic) {
+        Some(Quarantine { reason, by, .. }) => format!("{REASON}; before that, by {by}: {reason}"),
+        None => REASON.to_owned(),
+    };
+    Quarantine { reason, by: OTTER.to_owned(), since: now, automatic: true, job: None }
+}

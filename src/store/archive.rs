@@ -1,0 +1,176 @@
+//! A backup as one file: a tar archive of `manifest.json`, `otter.db` and `secret.key`, in this order. The manifest
+//! holds the SHA-256 of the others, so that damage is found before anything is put into a state directory.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::files::{self, DATABASE, SECRET_KEY};
+
+const MANIFEST: &str = "manifest.json";
+
+/// The format that this otter writes and reads.
+const FORMAT: u32 = 1;
+
+/// A manifest is a few hundred bytes.
+const MANIFEST_LIMIT: u64 = 64 * 1024;
+
+/// What an archive says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    format: u32,
+    /// The version of the otter that made it.
+    pub otter_version: String,
+    /// The schema of its database.
+    pub schema: i64,
+    pub created_at: Timestamp,
+    members: Vec<Member>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Member {
+    name: String,
+    bytes: u64,
+    sha256: String,
+}
+
+/// Why an archive cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error("it is not an archive that `otter store backup` made, or is cut short")]
+    Unreadable(#[source] io::Error),
+    #[error("its manifest cannot be read")]
+    Manifest(#[source] serde_json::Error),
+    #[error("it has format {0}, and this otter reads format {FORMAT}: use a newer otter")]
+    Format(u32),
+    #[error("{0} is not what the manifest says: the archive is damaged")]
+    Damaged(String),
+    #[error("{0} is missing in it")]
+    Missing(&'static str),
+    #[error("it holds {0:?}, which is no part of a backup")]
+    Foreign(String),
+    #[error("{} cannot be written", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// Writes an archive of a database, and of a key if there is one, into a new file.
+pub fn write(
+    archive: &File,
+    database: &Path,
+    key: Option<&Path>,
+    schema: i64,
+    now: Timestamp,
+) -> io::Result<Manifest> {
+    let sources = [Some((DATABASE, database)), key.map(|key| (SECRET_KEY, key))];
+    let mut members = Vec::new();
+    for (name, path) in sources.into_iter().flatten() {
+        let (bytes, sha256) = copy_hashed(&mut File::open(path)?, &mut io::sink())?;
+        members.push(Member { name: name.to_owned(), bytes, sha256 });
+    }
+    let manifest = Manifest {
+        format: FORMAT,
+        otter_version: env!("CARGO_PKG_VERSION").to_owned(),
+        schema,
+        created_at: now,
+        members,
+    };
+    let mut text = serde_json::to_vec_pretty(&manifest)?;
+    text.push(b'\n');
+    let mut builder = tar::Builder::new(archive);
+    let seconds = u64::try_from(now.as_second()).unwrap_or_default();
+    let header = |bytes: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes);
+        header.set_mode(0o600);
+        header.set_mtime(seconds);
+        header
+    };
+    builder.append_data(&mut header(text.len() as u64), MANIFEST, text.as_slice())?;
+    for (member, (name, path)) in manifest.members.iter().zip(sources.into_iter().flatten()) {
+        builder.append_data(&mut header(member.bytes), name, File::open(path)?.take(member.bytes))?;
+    }
+    builder.into_inner()?.sync_all()?;
+    Ok(manifest)
+}
+
+/// Reads the manifest alone.
+pub fn manifest(archive: &Path) -> Result<Manifest, ArchiveError> {
+    let mut archive = tar::Archive::new(File::open(archive).map_err(ArchiveError::Unreadable)?);
+    let mut entries = archive.entries().map_err(ArchiveError::Unreadable)?;
+    read_manifest(&mut entries)
+}
+
+/// Puts the members of an archive into a directory under these names, each checked against the manifest.
+///
+/// # Parameters
+/// - `name_of`: the file that a member becomes, by the member's name.
+pub fn extract(
+    archive: &Path,
+    directory: &Path,
+    name_of: impl Fn(&str) -> Option<&'static str>,
+) -> Result<Manifest, ArchiveError> {
+    let mut archive = tar::Archive::new(File::open(archive).map_err(ArchiveError::Unreadable)?);
+    let mut entries = archive.entries().map_err(ArchiveError::Unreadable)?;
+    let manifest = read_manifest(&mut entries)?;
+    if !manifest.members.iter().any(|member| member.name == DATABASE) {
+        return Err(ArchiveError::Missing(DATABASE));
+    }
+    let mut expected = manifest.members.iter();
+    for entry in entries {
+        let mut entry = entry.map_err(ArchiveError::Unreadable)?;
+        let name = name_in(&entry)?;
+        let Some(member) = expected.next().filter(|member| member.name == name) else {
+            return Err(ArchiveError::Foreign(name));
+        };
+        let target = name_of(&name).ok_or_else(|| ArchiveError::Foreign(name.clone()))?;
+        let path = directory.join(target);
+        let not_written = |source| ArchiveError::Write { path: path.clone(), source };
+        let mut file = files::create(&path).map_err(not_written)?;
+        let (bytes, sha256) = copy_hashed(&mut entry, &mut file).map_err(not_written)?;
+        if bytes != member.bytes || sha256 != member.sha256 {
+            return Err(ArchiveError::Damaged(name));
+        }
+        file.sync_all().map_err(not_written)?;
+    }
+    match expected.next() {
+        Some(member) => Err(ArchiveError::Damaged(member.name.clone())),
+        None => Ok(manifest),
+    }
+}
+
+fn read_manifest(entries: &mut tar::Entries<'_, File>) -> Result<Manifest, ArchiveError> {
+    let entry = entries.next().ok_or(ArchiveError::Missing(MANIFEST))?;
+    let entry = entry.map_err(ArchiveError::Unreadable)?;
+    if name_in(&entry)? != MANIFEST {
+        return Err(ArchiveError::Missing(MANIFEST));
+    }
+    let mut text = Vec::new();
+    entry.take(MANIFEST_LIMIT).read_to_end(&mut text).map_err(ArchiveError::Unreadable)?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(ArchiveError::Manifest)?;
+    if manifest.format == FORMAT { Ok(manifest) } else { Err(ArchiveError::Format(manifest.format)) }
+}
+
+fn name_in(entry: &tar::Entry<'_, File>) -> Result<String, ArchiveError> {
+    let path = entry.path().map_err(ArchiveError::Unreadable)?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// Copies everything, and gives its length and its SHA-256 in hexadecimal.
+fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, String)> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut bytes = 0;
+    loop {
+        let length = from.read(&mut buffer)?;
+        if length == 0 {
+            return Ok((bytes, hex::encode(hash.finalize())));
+        }
+        hash.update(&buffer[..length]);
+        to.write_all(&buffer[..length])?;
+        bytes += length as u64;
+    }
+}

@@ -1,0 +1,62 @@
+//! `otter store backup`: a copy of the database and the key in one archive, made beside a daemon that may run.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use sqlx::Connection;
+
+use super::archive::{self, Manifest};
+use super::files::{self, SECRET_KEY};
+use super::migrate::{self, CopyError};
+use super::open::{self, refusal};
+use super::restore::Undo;
+use super::{StoreError, upkeep};
+
+/// Writes the archive into a new file that only its owner may read.
+///
+/// # Errors
+/// `FileExists` if there is such a file; `NoKey` if there are leases but no key; those of opening a database.
+pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<Manifest, StoreError> {
+    let database = open::existing(state_dir)?;
+    let mut connection = open::read_only(state_dir, &database).await?;
+    migrate::require_current(&mut connection, state_dir, &database).await?;
+    let key = state_dir.join(SECRET_KEY);
+    let has_key = key.exists();
+    let refused = |source| refusal(state_dir, &database, source);
+    if !has_key && upkeep::has_leases(&mut connection).await.map_err(refused)? {
+        return Err(StoreError::NoKey { path: key });
+    }
+    let not_written = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => StoreError::FileExists { path: archive.to_owned() },
+        _ => StoreError::File { path: archive.to_owned(), source },
+    };
+    let file = files::create(archive).map_err(not_written)?;
+    let mut undo = Undo::of(archive);
+    let copy = beside(archive);
+    let _copy = Undo::of(&copy);
+    migrate::copy_into(&mut connection, &copy).await.map_err(|error| match error {
+        CopyError::File(source) => StoreError::File { path: copy.clone(), source },
+        CopyError::Database(source) => refused(source),
+    })?;
+    // Nothing of it matters any more.
+    drop(connection.close().await);
+    let key = has_key.then_some(key.as_path());
+    let manifest = archive::write(&file, &copy, key, migrate::current(), now).map_err(not_written)?;
+    sync_parent(archive).map_err(not_written)?;
+    undo.keep();
+    Ok(manifest)
+}
+
+/// Where the copy of the database is while the archive is written: on the same disk, which has to have the room anyway.
+fn beside(archive: &Path) -> PathBuf {
+    let mut name = archive.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    PathBuf::from(name)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}

@@ -1,0 +1,200 @@
+//! `otter store restore`: an archive becomes a state directory whose daemon calls no host for old work.
+//!
+//! ```text
+//! lock the empty directory ─► members, checked against the manifest ─► check the database, migrate it
+//!   ─► end old work ─► rename it to otter.db
+//! ```
+//! What fails leaves the directory as it was.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use jiff::Timestamp;
+use sqlx::{Connection, Row as _, SqliteConnection};
+
+use super::archive::{self, ArchiveError, Manifest};
+use super::files::{self, DATABASE, LOCK, SECRET_KEY};
+use super::jobs::{self, UpdateJob};
+use super::leases::{self, KeptMachine, LeaseRow, SaveLeases};
+use super::open::{self, refusal};
+use super::writer::{Transaction, Write};
+use super::{StoreError, migrate, upkeep};
+use crate::domain::job::JobState;
+use crate::domain::restored::{self, FENCE_STEP};
+
+/// The name of the database until it is whole.
+const UNFINISHED: &str = "otter.db.new";
+
+/// What was restored, and what old work was ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    pub manifest: Manifest,
+    pub cancelled_jobs: usize,
+    pub unknown_jobs: usize,
+    pub revoked_leases: usize,
+    pub quarantined_machines: usize,
+}
+
+/// Makes a state directory of an archive.
+///
+/// # Errors
+/// `Locked` if an otter uses the directory, `NotEmpty` if anything is in it, `Archive` if the archive is damaged,
+/// `NewerArchive` if its schema is newer than this otter's.
+pub async fn restore(archive: &Path, state_dir: &Path, now: Timestamp) -> Result<Restored, StoreError> {
+    let unusable = |source| StoreError::Archive { path: archive.to_owned(), source };
+    let schema = archive::manifest(archive).map_err(unusable)?.schema;
+    if schema > migrate::current() {
+        return Err(StoreError::NewerArchive { path: archive.to_owned(), schema });
+    }
+    let mut undo = Undo::default();
+    let was_there = state_dir.exists();
+    files::make_directory(state_dir)?;
+    if !was_there {
+        undo.add(state_dir);
+    }
+    let _lock = lock_empty(state_dir, &mut undo)?;
+    files::tighten(state_dir)?;
+    for name in [UNFINISHED, "otter.db.new-journal", SECRET_KEY] {
+        undo.add(&state_dir.join(name));
+    }
+    let name_of = |member: &str| match member {
+        DATABASE => Some(UNFINISHED),
+        SECRET_KEY => Some(SECRET_KEY),
+        _ => None,
+    };
+    let manifest = archive::extract(archive, state_dir, name_of).map_err(|error| match error {
+        ArchiveError::Write { source, .. } => StoreError::not_writable(state_dir, source),
+        error => unusable(error),
+    })?;
+    let restored = end_old_work(state_dir, manifest, now).await?;
+    std::fs::rename(state_dir.join(UNFINISHED), state_dir.join(DATABASE))
+        .and_then(|()| files::sync_directory(state_dir))
+        .map_err(|source| StoreError::not_writable(state_dir, source))?;
+    undo.keep();
+    Ok(restored)
+}
+
+/// Locks a directory that must have nothing in it but, perhaps, an old lock.
+fn lock_empty(directory: &Path, undo: &mut Undo) -> Result<std::fs::File, StoreError> {
+    let lock = directory.join(LOCK);
+    let locked = if lock.exists() { Some(open::lock(directory)?) } else { None };
+    let entries =
+        std::fs::read_dir(directory).map_err(|source| StoreError::not_writable(directory, source))?;
+    if entries.flatten().any(|entry| entry.file_name() != LOCK) {
+        return Err(StoreError::NotEmpty { path: directory.to_owned() });
+    }
+    match locked {
+        Some(locked) => Ok(locked),
+        None => {
+            undo.add(&lock);
+            open::lock(directory)
+        }
+    }
+}
+
+/// Checks the database, brings it up to date, and ends all work in it that had not ended.
+async fn end_old_work(state_dir: &Path, manifest: Manifest, now: Timestamp) -> Result<Restored, StoreError> {
+    let file = state_dir.join(UNFINISHED);
+    let mut connection = open::alone(state_dir, &file).await?;
+    let problems =
+        upkeep::damage(&mut connection).await.map_err(|source| refusal(state_dir, &file, source))?;
+    if let Some(what) = problems.into_iter().next() {
+        return Err(StoreError::Damaged { path: file, what });
+    }
+    migrate::migrate(&mut connection, state_dir, &file).await?;
+    let mut transaction = connection.begin().await?;
+    let mut restored =
+        Restored { manifest, cancelled_jobs: 0, unknown_jobs: 0, revoked_leases: 0, quarantined_machines: 0 };
+    end_jobs(&mut transaction, now, &mut restored).await?;
+    end_leases(&mut transaction, now, &mut restored).await?;
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok(restored)
+}
+
+async fn end_jobs(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    restored: &mut Restored,
+) -> Result<(), StoreError> {
+    let rows = sqlx::query("SELECT id, document_version, document FROM jobs WHERE ended_at IS NULL")
+        .fetch_all(&mut *connection)
+        .await?;
+    let statements = AtomicU64::new(0);
+    for row in &rows {
+        let mut job = jobs::read(row)?;
+        restored::end_job(&mut job, now);
+        match job.state {
+            JobState::Cancelled => restored.cancelled_jobs += 1,
+            _ => restored.unknown_jobs += 1,
+        }
+        let update = UpdateJob { id: job.id, row: jobs::Row::of(&job)? };
+        update.apply(&mut Transaction::new(connection, &statements)).await??;
+    }
+    Ok(())
+}
+
+async fn end_leases(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    restored: &mut Restored,
+) -> Result<(), StoreError> {
+    let rows = sqlx::query("SELECT machine, fence, last_lease_end, quarantine FROM kept_machines")
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut machines: BTreeMap<String, KeptMachine> =
+        rows.iter().map(leases::read_machine).collect::<Result<_, _>>()?;
+    let rows = sqlx::query("SELECT id, held, document_version, document FROM leases WHERE ended_at IS NULL")
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut ended = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let mut lease = leases::read(row)?;
+        restored::end_lease(&mut lease, now);
+        if let Some(held) = row.try_get::<Option<String>, _>("held")? {
+            let kept = machines.entry(held).or_default();
+            kept.fence = kept.fence.max(lease.fence.unwrap_or_default());
+            kept.last_lease_end = Some(now);
+            kept.quarantine = Some(restored::quarantine(kept.quarantine.as_ref(), now));
+            restored.quarantined_machines += 1;
+        }
+        ended.push(LeaseRow::of(&lease, None)?);
+    }
+    restored.revoked_leases = ended.len();
+    for kept in machines.values_mut() {
+        kept.fence = kept.fence.saturating_add(FENCE_STEP);
+    }
+    let save = SaveLeases { leases: ended, machines, key: None };
+    save.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?
+}
+
+/// Removes files again, and directories that are then empty, unless they are to be kept.
+#[derive(Default)]
+pub struct Undo(Vec<PathBuf>);
+
+impl Undo {
+    /// Removes this file.
+    pub fn of(path: &Path) -> Self {
+        Self(vec![path.to_owned()])
+    }
+
+    /// Removes this too, before those that were added earlier.
+    pub fn add(&mut self, path: &Path) {
+        self.0.push(path.to_owned());
+    }
+
+    /// Removes nothing.
+    pub fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            // What cannot be removed is harmless, and why it failed was told already.
+            let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+        }
+    }
+}

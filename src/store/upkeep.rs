@@ -1,0 +1,143 @@
+//! `otter store check` and `otter store compact`: looking a database through, and giving back room that it no longer
+//! needs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use futures_util::TryStreamExt;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::Mutex;
+
+use super::files::{self, DATABASE, SECRET_KEY};
+use super::open::{self, refusal};
+use super::{ReadConnection, Reader, StoreError, jobs, leases, migrate, tokens};
+
+/// What a check reads.
+const JOBS: &str = "SELECT id, document_version, document FROM jobs";
+const LEASES: &str = "SELECT id, document_version, document FROM leases";
+const MACHINES: &str = "SELECT machine, fence, last_lease_end, quarantine FROM kept_machines";
+
+/// More problems than this tell no more.
+const MOST_PROBLEMS: usize = 50;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    pub jobs: usize,
+    pub leases: usize,
+    pub tokens: usize,
+    /// What is damaged or missing, each in one sentence.
+    pub problems: Vec<String>,
+}
+
+/// The size of a database before and after it was compacted, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    pub before: u64,
+    pub after: u64,
+}
+
+/// Reads everything that is stored, and changes nothing. A daemon may run meanwhile.
+///
+/// # Errors
+/// Those of opening a database; damage that does not keep it from being read is in the answer.
+pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
+    let file = open::existing(state_dir)?;
+    let mut connection = open::read_only(state_dir, &file).await?;
+    migrate::require_current(&mut connection, state_dir, &file).await?;
+    let refused = |source| refusal(state_dir, &file, source);
+    let mut checked =
+        Checked { problems: damage(&mut connection).await.map_err(refused)?, ..Checked::default() };
+    checked.problems.extend(key_problem(&mut connection, state_dir).await.map_err(refused)?);
+    let problems = &mut checked.problems;
+    checked.jobs = read_each(&mut connection, JOBS, jobs::read, problems).await.map_err(refused)?;
+    checked.leases = read_each(&mut connection, LEASES, leases::read, problems).await.map_err(refused)?;
+    read_each(&mut connection, MACHINES, leases::read_machine, problems).await.map_err(refused)?;
+    let connection = Arc::new(Mutex::new(connection)).lock_owned().await;
+    let statements = AtomicU64::new(0);
+    let mut reader = Reader { connection: ReadConnection::Shared(connection), statements: &statements };
+    match tokens::all(&mut reader).await {
+        Ok(tokens) => checked.tokens = tokens.len(),
+        Err(error) => problems.push(told(&error)),
+    }
+    Ok(checked)
+}
+
+/// Writes the database anew without the room that deleted rows left. No daemon may run there.
+///
+/// # Errors
+/// `Locked` while a daemon runs; those of opening a database.
+pub async fn compact(state_dir: &Path) -> Result<Compacted, StoreError> {
+    let file = open::existing(state_dir)?;
+    let _lock = open::lock(state_dir)?;
+    files::tighten(state_dir)?;
+    let refused = |source| refusal(state_dir, &file, source);
+    let mut connection = open::whole(state_dir, &file).await?;
+    migrate::require_current(&mut connection, state_dir, &file).await?;
+    let before = size(state_dir);
+    sqlx::query("VACUUM").execute(&mut connection).await.map_err(refused)?;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await.map_err(refused)?;
+    connection.close().await.map_err(refused)?;
+    Ok(Compacted { before, after: size(state_dir) })
+}
+
+/// What is wrong with the pages of a database, or with what its rows refer to; at most ten findings.
+pub async fn damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+    let found: Vec<String> =
+        sqlx::query_scalar("PRAGMA integrity_check(10)").fetch_all(&mut *connection).await?;
+    let mut problems: Vec<String> =
+        found.into_iter().filter(|line| line != "ok").map(|line| line.trim().to_owned()).collect();
+    problems.extend(migrate::dangling(connection).await?);
+    Ok(problems)
+}
+
+/// Whether there are any leases, whatever their state.
+pub async fn has_leases(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM leases)").fetch_one(connection).await
+}
+
+async fn key_problem(
+    connection: &mut SqliteConnection,
+    state_dir: &Path,
+) -> Result<Option<String>, sqlx::Error> {
+    Ok(match state_dir.join(SECRET_KEY).metadata() {
+        Ok(found) if found.len() == 32 => None,
+        Ok(found) => Some(format!("{SECRET_KEY} has {} bytes in place of 32", found.len())),
+        Err(_) if !has_leases(connection).await? => None,
+        Err(_) => Some(format!("{SECRET_KEY} is missing, and with it the secrets of the leases")),
+    })
+}
+
+/// Reads every row that a statement gives, and notes those that cannot be read. The answer is how many there are.
+async fn read_each<T>(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+    read: fn(&SqliteRow) -> Result<T, StoreError>,
+    problems: &mut Vec<String>,
+) -> Result<usize, sqlx::Error> {
+    let mut rows = sqlx::query(statement).fetch(connection);
+    let mut count = 0;
+    while let Some(row) = rows.try_next().await? {
+        count += 1;
+        if let Err(error) = read(&row)
+            && problems.len() < MOST_PROBLEMS
+        {
+            problems.push(told(&error));
+        }
+    }
+    Ok(count)
+}
+
+/// An error and its cause in one line.
+fn told(error: &StoreError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
+}
+
+/// The size of the database with its log.
+fn size(state_dir: &Path) -> u64 {
+    let bytes = |name: &str| state_dir.join(name).metadata().map_or(0, |found| found.len());
+    bytes(DATABASE) + bytes("otter.db-wal")
+}
