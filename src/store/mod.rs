@@ -9,6 +9,8 @@
 
 mod archive;
 mod backup;
+#[cfg(test)]
+mod backup_tests;
 mod created_snapshots;
 mod document;
 mod error;

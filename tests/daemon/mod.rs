@@ -1,5 +1,6 @@
 //! The binary as operators run it: killed, stopped, started wrongly, out of disk.
 
+mod backup;
 mod crash;
 mod doctor;
 mod leaks;

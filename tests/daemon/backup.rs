@@ -1,0 +1,245 @@
+//! `otter store` with the binary: a backup under load, a restore that calls no host for old work, and the state
+//! directory's files, whoever made them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use otter::clock::Clock;
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Answer, Daemon, PATIENCE, eventually, otter, said};
+
+/// Machines of the lab that are off: one with jobs, one that is leased, one whose leases come and go.
+const BUSY: &str = "16";
+const LEASED: &str = "18";
+const CHURNED: &str = "32";
+
+async fn host() -> Simulator {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    Simulator::start(SimulatorOptions { pace: Pace::Stepped, ..options }).await.unwrap()
+}
+
+fn store(verb: &str, file: Option<&Path>, state: &Path) -> Command {
+    let mut command = otter(&["store", verb]);
+    command.args(file).arg("--state-dir").arg(state);
+    command
+}
+
+async fn succeeds(command: Command) -> String {
+    let (code, text) = said(command).await;
+    assert_eq!(code, Some(0), "{text}");
+    text
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+/// Takes leases and gives them back, so that the store is written to all the time.
+async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
+    let mut rounds = 0;
+    while !stop.is_cancelled() {
+        let asked = json!({"select": {"machine": CHURNED}, "ttl": "30m", "queue_for": "1m"});
+        let lease = daemon.post("/v1/leases", asked).await.json;
+        let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
+        let path = format!("/v1/leases/{id}?wait=10s");
+        let back = daemon.request(Method::DELETE, &path).header("otter-lease", format!("{id}.{secret}"));
+        Answer::of(back).await.expect(200);
+        rounds += 1;
+    }
+    rounds
+}
+
+/// What is under way when the backup is made.
+struct Work {
+    running: String,
+    queued: String,
+    active: Value,
+    waiting: String,
+}
+
+impl Work {
+    async fn begin(host: &Simulator, daemon: &Daemon) -> Self {
+        let id = |answer: &Answer| answer.str("id").to_owned();
+        let active = json!({"select": {"machine": LEASED}, "ttl": "30m"});
+        let active = daemon.post("/v1/leases", active).await.expect(201).json;
+        let waiting = json!({"select": {"machine": LEASED}, "ttl": "30m", "queue_for": "10m"});
+        let waiting = id(&daemon.post("/v1/leases", waiting).await.expect(202));
+        let power = format!("/v1/machines/{BUSY}/power");
+        let running = id(&daemon.post(&power, json!({"action": "on"})).await.expect(202));
+        let queued = id(&daemon.post(&power, json!({"action": "off"})).await.expect(202));
+        tokio::time::timeout(PATIENCE, host.control().until_called("PowerOnVM_Task", 1)).await.unwrap();
+        eventually("the task to be on disk", async || {
+            !daemon.get(&format!("/v1/jobs/{running}")).await.json["host_task"].is_null()
+        })
+        .await;
+        Self { running, queued, active, waiting }
+    }
+}
+
+/// The calls that change something on the host, or follow a task.
+fn changing(host: &Simulator) -> Vec<(String, u64)> {
+    let calls = host.control().all_calls().into_iter();
+    calls.filter(|(method, _)| method.ends_with("_Task") || method.contains("ListView")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let (state, archive) = (directory.path().join("state"), directory.path().join("otter.tar"));
+    let daemon = Arc::new(Daemon::before(&host, &state).await);
+    let work = Work::begin(&host, &daemon).await;
+    let stop = CancellationToken::new();
+    let churning = tokio::spawn(churn(Arc::clone(&daemon), stop.clone()));
+    eventually("leases to come and go", async || daemon.metric("otter_store_transactions_total").await > 20)
+        .await;
+    succeeds(store("backup", Some(&archive), &state)).await;
+    succeeds(store("check", None, &state)).await;
+    let (code, text) = said(store("compact", None, &state)).await;
+    assert!(code == Some(1) && text.contains("in use by another otter"), "{text}");
+    stop.cancel();
+    assert!(churning.await.unwrap() > 0);
+    assert_eq!(mode(&archive), 0o600);
+    let (code, text) = said(store("backup", Some(&archive), &state)).await;
+    assert!(code == Some(1) && text.contains("exists already"), "{text}");
+    let (code, text) = said(store("restore", Some(&archive), &state)).await;
+    assert!(code == Some(1) && text.contains("in use by another otter"), "{text}");
+    Arc::into_inner(daemon).expect("the load has ended").kill();
+
+    let restored = directory.path().join("restored");
+    let told = succeeds(store("restore", Some(&archive), &restored)).await;
+    assert!(told.contains("1 queued jobs are cancelled, 1 running jobs are unknown"), "{told}");
+    let (code, text) = said(store("restore", Some(&archive), &restored)).await;
+    assert!(code == Some(1) && text.contains("is not empty"), "{text}");
+    succeeds(store("check", None, &restored)).await;
+    let before = changing(&host);
+    let daemon = Daemon::before(&host, &restored).await;
+    eventually("the session to be up", async || daemon.get("/readyz?host=true").await.status == 200).await;
+    let job = async |id: &str| daemon.get(&format!("/v1/jobs/{id}")).await.expect(200).json;
+    assert_eq!(job(&work.running).await["state"], "unknown");
+    assert_eq!(job(&work.queued).await["state"], "cancelled");
+    for lease in [work.active["id"].as_str().unwrap(), &work.waiting] {
+        let lease = daemon.get(&format!("/v1/leases/{lease}")).await.expect(200).json;
+        assert_eq!((&lease["state"], &lease["end"]["reason"]), (&json!("revoked"), &json!("revoked")));
+    }
+    let machine = daemon.get(&format!("/v1/machines/{LEASED}")).await.expect(200).json;
+    assert_eq!((&machine["quarantine"]["reason"], &machine["lease"]), (&json!("restored"), &Value::Null));
+    let listed = daemon.get("/v1/jobs?state=queued,running").await.expect(200).json;
+    assert_eq!(listed["items"], json!([]));
+
+    // New work begins, with fences above all that were given out before; nothing else was asked of the host.
+    let clear = daemon.request(Method::DELETE, &format!("/v1/machines/{LEASED}/quarantine"));
+    Answer::of(clear).await.expect(200);
+    let again = json!({"select": {"machine": LEASED}, "ttl": "30m"});
+    let again = daemon.post("/v1/leases", again).await.expect(201).json;
+    let fence = work.active["fence"].as_u64().unwrap();
+    assert_eq!(again["fence"], fence + 1_000_000 + 1);
+    let views = |calls: Vec<(String, u64)>| calls.into_iter().filter(|(method, _)| method.ends_with("_Task"));
+    assert!(views(changing(&host)).eq(views(before)), "{:?}", changing(&host));
+    assert!(daemon.terminate().await.success());
+}
+
+/// Every file under the state directory that others may reach.
+fn reachable(state: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
+    files.chain([state.to_owned()]).filter(|path| mode(path) & 0o077 != 0).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    // The first token is made before the daemon starts, by somebody with no umask at all.
+    std::fs::create_dir(&state).unwrap();
+    let mut create = Command::new("sh");
+    create.args(["-c", "umask 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")]);
+    create.args(["token", "create", "--name", "ci", "--role", "operator", "--state-dir"]).arg(&state);
+    create.env_remove("OTTER_STATE_DIR");
+    let (code, text) = said(create).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(reachable(&state), Vec::<PathBuf>::new());
+    std::fs::remove_dir_all(&state).unwrap();
+
+    let daemon = Daemon::before(&host, &state).await;
+    assert_eq!(reachable(&state), Vec::<PathBuf>::new());
+    assert!(daemon.terminate().await.success());
+    for path in [state.clone(), state.join("otter.db"), state.join("secret.key")] {
+        let loose = if path == state { 0o755 } else { 0o644 };
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(loose)).unwrap();
+    }
+    let log = directory.path().join("log");
+    let mut serve = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    serve.arg("--state-dir").arg(&state).stderr(std::fs::File::create(&log).unwrap());
+    let daemon = Daemon::attempt(serve).await.expect("a daemon");
+    assert_eq!(reachable(&state), Vec::<PathBuf>::new());
+    assert!(daemon.terminate().await.success());
+    let log = std::fs::read_to_string(&log).unwrap();
+    let warned: Vec<_> = log.lines().filter(|line| line.contains("its permissions are tightened")).collect();
+    assert_eq!(warned.len(), 3, "{log}");
+    for name in ["state\"", "otter.db\"", "secret.key\""] {
+        assert!(warned.iter().any(|line| line.contains(name) && line.contains("WARN")), "{name}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let (state, key) = (directory.path().join("state"), directory.path().join("state/secret.key"));
+    let daemon = Daemon::before(&host, &state).await;
+    let asked = json!({"select": {"machine": LEASED}, "ttl": "30m"});
+    let lease = daemon.post("/v1/leases", asked).await.expect(201).json;
+    assert!(daemon.terminate().await.success());
+    let kept = std::fs::read(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+
+    let mut serve = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"]);
+    serve.arg(&state);
+    let (code, text) = said(serve).await;
+    assert!(code == Some(1) && text.contains("otter store new-key"), "{text}");
+    assert!(!key.exists());
+    let (code, text) = said(store("check", None, &state)).await;
+    assert!(code == Some(1) && text.contains("secret.key is missing"), "{text}");
+
+    let renewed = async |daemon: &Daemon| {
+        let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
+        let renew = daemon.request(Method::POST, &format!("/v1/leases/{id}/renew"));
+        Answer::of(renew.header("otter-lease", format!("{id}.{secret}")).json(&json!({}))).await
+    };
+    let told = succeeds(store("new-key", None, &state)).await;
+    assert!(told.contains("1 leases are open"), "{told}");
+    let daemon = Daemon::before(&host, &state).await;
+    renewed(&daemon).await.problem(423, "machine-leased");
+    assert!(daemon.terminate().await.success());
+    std::fs::write(&key, kept).unwrap();
+    let daemon = Daemon::before(&host, &state).await;
+    renewed(&daemon).await.expect(200);
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test]
+async fn no_store_command_makes_a_database() {
+    let directory = tempfile::tempdir().unwrap();
+    let (empty, missing) = (directory.path().join("empty"), directory.path().join("missing"));
+    std::fs::create_dir(&empty).unwrap();
+    let archive = directory.path().join("otter.tar");
+    for state in [&empty, &missing] {
+        for command in [
+            store("backup", Some(&archive), state),
+            store("check", None, state),
+            store("compact", None, state),
+            store("new-key", None, state),
+        ] {
+            let (code, text) = said(command).await;
+            assert!(code == Some(1) && text.contains("there is no otter database in"), "{text}");
+        }
+    }
+    let (code, text) = said(store("restore", Some(&archive), &empty)).await;
+    assert!(code == Some(1) && text.contains("cannot be restored"), "{text}");
+    assert!(!missing.exists() && !archive.exists());
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
+}
