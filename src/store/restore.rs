@@ -129,7 +129,7 @@ async fn end_jobs(
             JobState::Cancelled => restored.cancelled_jobs += 1,
             _ => restored.unknown_jobs += 1,
         }
-        let update = UpdateJob { id: job.id, row: jobs::Row::of(&job)? };
+        let update = UpdateJob { id: job.id, row: jobs::Row::of(&job)?, origin: None };
         update.apply(&mut Transaction::new(connection, &statements)).await??;
     }
     Ok(())
