@@ -16,6 +16,7 @@ use crate::config::{self, Config, Host, Listen};
 use crate::domain::mac::MacAddress;
 use crate::domain::pool::Pools;
 use crate::domain::verify::Verify;
+use crate::domain::web_origin::Scheme;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::sabotage::{self, Mistake, Sabotage, Step};
@@ -74,7 +75,7 @@ pub struct Simulated {
 /// # Errors
 /// What is missing or cannot be.
 pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log: _ } = config;
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log } = config;
     let state_dir = match &simulated {
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
@@ -136,7 +137,10 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             header_timeout: http.header_timeout,
             // Each wait holds a connection; some are needed beside.
             max_connections: http.max_waits + 1_000,
+            scheme: Scheme::Http,
+            allowed_origins: http.allowed_origins,
             trusted_proxies: http.trusted_proxies,
+            access_log: log.access,
             bookmark: Duration::from_secs(15),
             tls_verified: options.verify != Verify::Off,
             in_the_clear: false,
@@ -202,6 +206,9 @@ impl App {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,
         };
+        if tls.is_some() && matches!(listen, Listen::Tcp(_)) {
+            http.scheme = Scheme::Https;
+        }
         let callers = Arc::new(Callers::load(store.clone(), clock.clone()).await?);
         if let Listen::Tcp(address) = &listen
             && !address.ip().is_loopback()

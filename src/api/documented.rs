@@ -79,7 +79,14 @@ pub enum Problems {
 }
 
 /// The codes that the layers around every operation answer with.
-pub const EVERYWHERE: &[&str] = &["forbidden", "uri-too-long", "headers-too-large", "internal"];
+pub const EVERYWHERE: &[&str] = &[
+    "invalid-request",
+    "forbidden",
+    "unsupported-media-type",
+    "uri-too-long",
+    "headers-too-large",
+    "internal",
+];
 
 /// The codes of every call that starts a job.
 pub const START: &[&str] = &[

@@ -1,5 +1,5 @@
-//! What every request and answer passes: an id, limits, the loopback guard, containment of panics, problems,
-//! conditional requests, compression, and one line of log.
+//! What every request and answer passes: an id, the checks of a request, containment of panics, problems,
+//! conditional requests, compression, and the log.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -11,29 +11,28 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
+use super::access_log;
 use super::client_address::{Peer, client_address};
 use super::problem::{Failed, respond};
+use super::request_checks::RequestChecks;
 use super::respond::set;
 use super::roles::{self, Guard};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::origin::{RequestId, RequestOrigin};
+use crate::service::callers::Caller;
 use crate::telemetry::metrics::Metrics;
 
 /// Names a request in answers and in the log.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Longer addresses are refused; hyper's own limit is far above, so that the refusal is ours.
-pub const MAX_URI: usize = 16 * 1024;
-/// More or longer headers are refused, the same way.
-pub const MAX_HEADERS: usize = 100;
-pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 
 /// What the layers work with.
 #[derive(Clone)]
@@ -43,6 +42,9 @@ pub struct Edge {
     pub metrics: Metrics,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Arc<[Network]>,
+    pub checks: RequestChecks,
+    /// Whether each request is written to the log.
+    pub access_log: bool,
 }
 
 /// Puts every layer around the routes. The first named is the innermost.
@@ -56,8 +58,7 @@ pub fn around(router: Router, edge: Edge) -> Router {
         .layer(from_fn_with_state(edge, outermost))
 }
 
-/// Gives the request its id, refuses what is too large or not for us, contains panics, makes problems of failures,
-/// and logs one line.
+/// Gives the request its id, refuses what the checks refuse, contains panics, makes problems of failures, and logs.
 async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId::new(edge.clock.uuid());
     let id = request_id.to_string();
@@ -69,10 +70,9 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
     let method = request.method().clone();
     let operation = operation(&method, request.extensions().get::<MatchedPath>());
     let path: String = request.uri().path().chars().take(200).collect();
-    let refused = too_large(&request).or_else(|| foreign_host(&edge, &request));
-    let answered = match refused {
-        Some(failure) => Err(failure),
-        None => AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
+    let answered = match edge.checks.check(&request, edge.guard.asks()) {
+        Err(failure) => Err(failure),
+        Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
             // What it said, and where, was told by the panic hook.
             tracing::error!(request_id = id, %method, path, "the request panicked");
             Failure::new(FailureKind::Internal, "a handler panicked")
@@ -86,9 +86,14 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
         },
     };
     set(&mut response, X_REQUEST_ID, &id);
+    set(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
     let took = edge.clock.elapsed().saturating_sub(started);
     edge.metrics.answered(operation, response.status().as_u16(), took);
     log(&method, &path, &response, took, &id);
+    if edge.access_log {
+        let caller = response.extensions().get::<Caller>();
+        access_log::write(&origin, caller, &method, &path, response.status(), took);
+    }
     response
 }
 
@@ -115,6 +120,9 @@ fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
         tracing::error!(request_id = id, detail = failure.detail, "the request failed");
     }
     let mut response = respond(failure, id);
+    if let Some(caller) = original.extensions().get::<Caller>() {
+        response.extensions_mut().insert(caller.clone());
+    }
     for (name, value) in original.headers() {
         if name != CONTENT_LENGTH && name != CONTENT_TYPE && !response.headers().contains_key(name) {
             response.headers_mut().insert(name, value.clone());
@@ -132,50 +140,6 @@ fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &st
     } else {
         tracing::debug!(%method, path, status, milliseconds, request_id = id, "request");
     }
-}
-
-fn too_large(request: &Request) -> Option<Failure> {
-    let uri = request.uri();
-    let length = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
-    if length > MAX_URI {
-        let detail =
-            format!("The path and query have {length} bytes; {MAX_URI} are read. Use ids in place of names.");
-        return Some(Failure::new(FailureKind::UriTooLong, detail));
-    }
-    let headers = request.headers();
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        let detail = format!(
-            "There are {} headers of {bytes} bytes; {MAX_HEADERS} of {MAX_HEADER_BYTES} are read.",
-            headers.len()
-        );
-        return Some(Failure::new(FailureKind::HeadersTooLarge, detail));
-    }
-    None
-}
-
-/// Where no token is asked for, a page of a browser must not reach otter under a name of its own (DNS rebinding).
-fn foreign_host(edge: &Edge, request: &Request) -> Option<Failure> {
-    if edge.guard.asks() {
-        return None;
-    }
-    // An absolute address names its host itself, before the header (RFC 9112, section 3.2.2): neither may be foreign.
-    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
-    let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes).chain(authority);
-    if hosts.all(|host| std::str::from_utf8(host).is_ok_and(is_loopback)) {
-        return None;
-    }
-    let detail = "Without tokens otter answers only to localhost and loopback addresses; the request names another host.";
-    Some(Failure::new(FailureKind::Forbidden, detail))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => host.split(':').next().unwrap_or(""),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// RFC 9110: a tag that the client has is a 304; a compressed answer's tag is weak.
@@ -223,6 +187,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::domain::web_origin::Scheme;
     use crate::service::callers::Callers;
 
     /// Log lines, as they are written.
@@ -252,7 +217,14 @@ mod tests {
         let metrics = Metrics::default();
         let clock = Clock::system();
         let guard = Guard::new(Arc::new(Callers::anybody(clock.clone()).await), serde_json::Value::Null);
-        let edge = Edge { clock, guard, metrics: metrics.clone(), trusted_proxies: Arc::default() };
+        let edge = Edge {
+            clock,
+            guard,
+            metrics: metrics.clone(),
+            trusted_proxies: Arc::default(),
+            checks: RequestChecks { scheme: Scheme::Http, allowed_origins: Arc::default() },
+            access_log: false,
+        };
         let routes = around(routes, edge);
         let ask = async |path: &str| {
             let request = Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
@@ -271,18 +243,6 @@ mod tests {
         assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(id)), "{log}");
         assert!(metrics.text().unwrap().contains("operation=\"GET /panic\",status=\"5xx\""));
         assert_eq!(ask("/fine").await.1, "fine", "and goes on");
-    }
-
-    #[test]
-    fn loopback_hosts_are_told_from_others() {
-        for ours in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.9.1:80", "[::1]:8080", "[::1]"] {
-            assert!(is_loopback(ours), "{ours}");
-        }
-        for other in
-            ["", "otter.lab", "localhost.evil.example:80", "10.0.0.1", "[fe80::1]:80", "127.0.0.1.nip.io"]
-        {
-            assert!(!is_loopback(other), "{other}");
-        }
     }
 
     #[test]

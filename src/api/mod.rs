@@ -1,6 +1,7 @@
 //! HTTP: one table of routes, wire types beside their handlers, and the layers that every answer passes.
 
 mod about;
+mod access_log;
 mod client_address;
 mod datastores;
 pub mod document;
@@ -16,6 +17,7 @@ mod metrics;
 mod pages;
 pub mod problem;
 mod refusal;
+mod request_checks;
 pub(crate) mod respond;
 mod right;
 mod roles;
@@ -35,10 +37,12 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::problem::ApiError;
+use self::request_checks::RequestChecks;
 use self::roles::Guard;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
+use crate::domain::web_origin::{Scheme, WebOrigin};
 use crate::sabotage::{Mistake, Sabotage};
 use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
@@ -72,8 +76,14 @@ pub struct HttpSettings {
     pub header_timeout: Duration,
     /// How many connections are served at once.
     pub max_connections: usize,
+    /// How otter itself is reached.
+    pub scheme: Scheme,
+    /// Origins of other servers whose pages may change things.
+    pub allowed_origins: Vec<WebOrigin>,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Whether each request is written to the log.
+    pub access_log: bool,
     /// How long a stream of events may go without a word on where it is.
     pub bookmark: Duration,
     /// Whether the host's certificate is checked, for `/v1/about`.
@@ -151,6 +161,11 @@ impl Api {
             guard,
             metrics: self.metrics().clone(),
             trusted_proxies: Arc::from(self.settings().trusted_proxies.as_slice()),
+            checks: RequestChecks {
+                scheme: self.settings().scheme,
+                allowed_origins: Arc::from(self.settings().allowed_origins.as_slice()),
+            },
+            access_log: self.settings().access_log,
         };
         // Around all of them: who is refused at the door may hold a lease all the same.
         layers::around(router, edge).layer(axum::middleware::from_fn_with_state(self, right::tell_expiry))
@@ -192,7 +207,11 @@ pub fn openapi() -> serde_json::Value {
     let mut document = serde_json::to_value(routes().into_openapi()).unwrap_or_default();
     for (_, _, operation) in roles::operations(&mut document) {
         if let Some(codes) = operation["x-otter-problems"].as_array_mut() {
-            codes.extend(documented::EVERYWHERE.iter().map(|code| serde_json::Value::from(*code)));
+            for code in documented::EVERYWHERE {
+                if !codes.iter().any(|listed| listed == code) {
+                    codes.push((*code).into());
+                }
+            }
         }
     }
     roles::document(&mut document);

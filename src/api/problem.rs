@@ -71,8 +71,10 @@ const TABLE: &[Row] = &[
         "The call needs a token and came without one, or with one that is not known.",
         "Send `Authorization: Bearer otter_…`."),
     row(Kind::Forbidden, Status::FORBIDDEN, Retry::No, "Not allowed",
-        "The caller may not do this. Without tokens otter serves this machine alone, and refuses a `Host` that is not loopback.",
-        "Call it as 127.0.0.1 or localhost, or ask whoever runs otter."),
+        "The caller may not do this; the detail says why. Changes that a web page of another server \
+         sends are refused. Without tokens otter serves its own machine only: a `Host` that is not \
+         loopback and a request through a proxy are refused.",
+        "Do as the detail says, or ask whoever runs otter."),
     row(Kind::NotFound, Status::NOT_FOUND, Retry::No, "Not found",
         "There is nothing of this name or id, or no such path.",
         "List what there is, and mind that a trailing slash makes another path."),
@@ -125,8 +127,9 @@ const TABLE: &[Row] = &[
         "The path and query are longer than otter reads.",
         "Shorten the names in it, or use ids."),
     row(Kind::UnsupportedMediaType, Status::UNSUPPORTED_MEDIA_TYPE, Retry::No, "Not JSON",
-        "The body is not declared as JSON in UTF-8.",
-        "Send `Content-Type: application/json`."),
+        "The body is not declared as plain JSON in UTF-8, or something else is declared without a body.",
+        "Send `Content-Type: application/json` with a body, and none without a body. Send no \
+         `Content-Encoding`."),
     row(Kind::HeadersTooLarge, Status::REQUEST_HEADER_FIELDS_TOO_LARGE, Retry::No, "The headers are too large",
         "There are more headers, or longer ones, than otter reads.",
         "Send fewer."),

@@ -110,6 +110,7 @@ fn replacement(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
     Some(
         format!(
             "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\nx-request-id: {id}\r\n\
+             x-content-type-options: nosniff\r\n\
              connection: close\r\ncontent-length: {}\r\n\r\n{body}",
             status.as_u16(),
             status.canonical_reason().unwrap_or(""),

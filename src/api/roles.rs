@@ -167,10 +167,12 @@ impl Guard {
 pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     match guard.admit(&request) {
         Ok(caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
-            next.run(request).await
+            let Some(caller) = caller else { return next.run(request).await };
+            request.extensions_mut().insert(caller.clone());
+            let mut response = next.run(request).await;
+            // The access log names the caller.
+            response.extensions_mut().insert(caller);
+            response
         }
         Err(failure) => {
             let unauthenticated = failure.kind == FailureKind::Unauthenticated;

@@ -208,7 +208,7 @@ async fn one(
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
             // Above our own limits, so that what passes here and not there is refused by us.
-            .max_headers(4 * super::layers::MAX_HEADERS)
+            .max_headers(4 * super::request_checks::MAX_HEADERS)
             .max_buf_size(256 * 1024)
             .writev(false)
             .serve_connection(TokioIo::new(connection), service)

@@ -59,6 +59,7 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
         body_limit,
         header_timeout,
         body_timeout,
+        allowed_origins,
         trusted_proxies,
     } = http;
     let mut table = root.table("http");
@@ -78,6 +79,7 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     table.set("body_limit", body_limit, count);
     table.set("header_timeout", header_timeout, timeout);
     table.set("body_timeout", body_timeout, timeout);
+    table.set("allowed_origins", allowed_origins, parsed_list);
     table.set("trusted_proxies", trusted_proxies, parsed_list);
     table.finish();
 
@@ -128,10 +130,11 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
     table.set("dir", dir, |value| some_path(value));
     table.finish();
 
-    let Log { level, format } = log;
+    let Log { level, format, access } = log;
     let mut table = root.table("log");
     table.set("level", level, |value| values::log_level(text(value)?));
     table.set("format", format, parsed);
+    table.set("access", access, boolean);
     table.finish();
 
     root.finish();

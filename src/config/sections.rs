@@ -10,6 +10,7 @@ use super::{ConfigError, Listen, LogFormat, Problem};
 use crate::domain::network::Network;
 use crate::domain::pool::Pool;
 use crate::domain::verify::Verify;
+use crate::domain::web_origin::WebOrigin;
 
 /// Where the state is, unless it is said elsewhere.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/otter";
@@ -79,6 +80,8 @@ pub struct Http {
     pub body_limit: usize,
     pub header_timeout: Duration,
     pub body_timeout: Duration,
+    /// Origins of other servers whose pages may change things.
+    pub allowed_origins: Vec<WebOrigin>,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
 }
@@ -166,6 +169,8 @@ pub struct Log {
     /// A level, or directives such as `info,otter::esx=debug`.
     pub level: String,
     pub format: LogFormat,
+    /// Whether each request is written.
+    pub access: bool,
 }
 
 impl Default for Esx {
@@ -198,6 +203,7 @@ impl Default for Http {
             body_limit: MIB,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
         }
     }
@@ -229,7 +235,7 @@ impl Default for Deadlines {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Auto }
+        Self { level: "info".to_owned(), format: LogFormat::Auto, access: false }
     }
 }
 

@@ -25,3 +25,4 @@ pub mod scope;
 pub mod snapshot;
 pub mod snapshot_rules;
 pub mod verify;
+pub mod web_origin;

@@ -241,13 +241,65 @@ async fn a_body_is_declared_as_json() {
         let refused = send(&lab, POWER, content_type, "{\"action\": \"on\"}").await;
         let refused = refused.problem(415, "unsupported-media-type");
         let is_of_curl = content_type.is_some_and(|given| given.contains("form"));
-        assert_eq!(refused.text.contains("curl: --json"), is_of_curl, "{}", refused.text);
+        assert_eq!(refused.text.contains("(curl: write --json"), is_of_curl, "{}", refused.text);
     }
     for content_type in
         ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""]
     {
         send(&lab, POWER, Some(content_type), "{\"action\": \"on\"}").await.expect(202);
     }
+}
+
+#[tokio::test]
+async fn what_has_no_body_declares_none_but_json() {
+    let lab = Lab::start().await;
+    let lease = json!({"select": {"name": "ci-runner-1"}, "ttl": "1m"});
+    let lease = lab.post("/v1/leases", lease).await.json;
+    let job = lab.power("ci-runner-2", "off").await;
+    let cancel = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
+    let lease = format!("/v1/leases/{}", lease["id"].as_str().unwrap_or("none"));
+    let (renew, revert) = (format!("{lease}/renew"), "/v1/machines/16/revert");
+    for (method, path) in [
+        (Method::POST, revert),
+        (Method::POST, "/v1/machines/16/snapshots/installed/revert"),
+        (Method::POST, cancel.as_str()),
+        (Method::POST, renew.as_str()),
+        (Method::DELETE, lease.as_str()),
+        (Method::DELETE, "/v1/machines/16/snapshots/installed"),
+        (Method::DELETE, "/v1/machines/16/quarantine"),
+    ] {
+        for content_type in
+            ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", ""]
+        {
+            let request = lab.request(method.clone(), path).header("content-type", content_type);
+            let refused = Answer::of(request.header("content-length", "0")).await;
+            let refused = refused.problem(415, "unsupported-media-type");
+            let is_of_curl = content_type.contains("form-url");
+            assert_eq!(refused.str("detail").contains("leave out curl's -d"), is_of_curl, "{}", refused.text);
+        }
+    }
+    let unchanged = lab.get("/v1/machines/16").await.expect(200);
+    assert!(unchanged.json["active_job"].is_null(), "{}", unchanged.text);
+    for content_type in [None, Some("application/json")] {
+        send(&lab, revert, content_type, "").await.expect(202);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_declared_as_encoded_is_refused() {
+    let lab = Lab::start().await;
+    let encoded = |encoding: &str| {
+        let request = lab.request(Method::POST, POWER).header("content-encoding", encoding);
+        Answer::of(request.json(&json!({"action": "on"})))
+    };
+    for encoding in ["gzip", "br", "identity, gzip", "x", ""] {
+        let refused = encoded(encoding).await.problem(415, "unsupported-media-type");
+        assert!(refused.str("detail").contains("Content-Encoding"), "{}", refused.text);
+    }
+    lab.get_with("/v1/machines", &[("content-encoding", "gzip")])
+        .await
+        .problem(415, "unsupported-media-type");
+    encoded("identity").await.expect(202);
 }
 
 #[tokio::test]

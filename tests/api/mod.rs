@@ -26,3 +26,4 @@ mod revert;
 mod snapshot_rules;
 mod snapshots;
 mod tokens;
+mod web_pages;

@@ -16,6 +16,10 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     let media_type = answer.header("content-type").unwrap_or_default();
     let told = || format!("{method} {path} answered {}: {}", answer.status, answer.text);
     assert!(answer.header("x-request-id").is_some(), "no X-Request-Id: {}", told());
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", told());
+    if answer.json["secret"].is_string() {
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{}", told());
+    }
     if answer.status == 304 {
         assert!(answer.bytes.is_empty() && answer.header("etag").is_some(), "no good 304: {}", told());
         return;

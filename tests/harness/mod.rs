@@ -24,6 +24,7 @@ use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::pool::Pools;
 use otter::domain::verify::Verify;
+use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
 use otter::memory::MemoryHypervisor;
 use otter::sabotage::Sabotage;
@@ -176,7 +177,8 @@ impl Lab {
 
     /// The status of a GET that goes past the socket, where sockets are not what is counted.
     pub async fn status(&self, path: &str) -> u16 {
-        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let request =
+            http::Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
         tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
     }
 
@@ -340,7 +342,10 @@ pub fn settings(url: &str) -> Settings {
             body_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             max_connections: 20_000,
+            scheme: Scheme::Http,
+            allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            access_log: false,
             bookmark: Duration::from_secs(15),
             tls_verified: false,
             in_the_clear: false,

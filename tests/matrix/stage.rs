@@ -93,7 +93,7 @@ impl Bench {
 
     /// A GET without a socket between.
     pub async fn read(&self, path: &str) -> (StatusCode, HeaderMap, Value) {
-        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let request = Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
         let response = tower::ServiceExt::oneshot(self.lab.router.clone(), request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();

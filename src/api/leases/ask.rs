@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
-use http::header::LOCATION;
+use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -105,6 +105,8 @@ pub async fn create_lease(
     let lease = Lease::of(&view, Some(api.services().leases.secret(view.lease.id)));
     let mut response = respond::object(&api, &version, &lease);
     *response.status_mut() = status(view.lease.state);
+    // It shows the lease's secret.
+    respond::set(&mut response, CACHE_CONTROL, "no-store");
     respond::set(&mut response, LOCATION, &links::lease(view.lease.id));
     if before {
         respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");

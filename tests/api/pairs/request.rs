@@ -33,6 +33,9 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "question-pending" => pair.operation.call("asking"),
         "self-protection" => pair.operation.call("golden-image"),
         "unknown-parameter" => pair.call().asking("nonsense=1"),
+        "unsupported-media-type" if pair.call().method == reqwest::Method::GET => {
+            pair.call().header("content-encoding", "gzip")
+        }
         "unsupported-media-type" => pair.call().header("content-type", "text/plain").body(json!({})),
         "uri-too-long" => pair.call().asking(&format!("x={}", "x".repeat(17_000))),
         "wait-timeout" => pair.call().asking("wait=0s"),

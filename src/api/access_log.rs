@@ -1,0 +1,32 @@
+//! The access log: one line at `info` for each request, if `log.access` asks for it.
+//!
+//! A line names the caller by the token's name and the request by its path. Queries, headers and bodies are
+//! left out, so that no secret can be in it.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::domain::origin::RequestOrigin;
+use crate::service::callers::Caller;
+
+/// Writes the line of one request. `took` is the time until the answer began; a stream goes on after it.
+pub fn write(
+    origin: &RequestOrigin,
+    caller: Option<&Caller>,
+    method: &Method,
+    path: &str,
+    status: StatusCode,
+    took: Duration,
+) {
+    tracing::info!(
+        caller = caller.map(|caller| &*caller.name),
+        address = origin.address.map(tracing::field::display),
+        %method,
+        path,
+        status = status.as_u16(),
+        milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        request_id = origin.request_id.map(tracing::field::display),
+        "access"
+    );
+}

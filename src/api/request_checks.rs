@@ -1,0 +1,227 @@
+//! What every request must satisfy before a route sees it: its sizes, the `Host` that it names, that no
+//! other web page sent it, and that its body is plain JSON.
+//!
+//! Without tokens every caller is an admin, so that two more things must not happen: a page that reaches
+//! otter under a name of its own (DNS rebinding), and a proxy that brings callers from elsewhere.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use super::extract::failure_at;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::web_origin::{Authority, Scheme, WebOrigin};
+use crate::service::machines::shorten;
+
+/// Longer addresses are refused; hyper's own limit is far above, so that the refusal is otter's.
+const MAX_URI: usize = 16 * 1024;
+/// More or longer headers are refused, the same way.
+pub const MAX_HEADERS: usize = 100;
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Where a browser says that the page stands that sends the request, seen from otter.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The checks, with the settings that they need.
+#[derive(Clone)]
+pub struct RequestChecks {
+    /// How otter itself is reached.
+    pub scheme: Scheme,
+    /// Origins of other servers whose pages may change things.
+    pub allowed_origins: Arc<[WebOrigin]>,
+}
+
+impl RequestChecks {
+    /// Checks all of it. `needs_token` says whether callers are told apart by tokens.
+    ///
+    /// # Errors
+    /// `uri-too-long`, `headers-too-large`, `invalid-request` for the `Host`, `forbidden` for a foreign
+    /// host, a proxy or another web page, `unsupported-media-type`.
+    pub fn check(&self, request: &Request, needs_token: bool) -> Result<(), Failure> {
+        check_size(request)?;
+        let host = host_of(request)?;
+        if !needs_token {
+            check_is_loopback(request, host.as_ref())?;
+            check_is_direct(request.headers())?;
+        }
+        if is_unsafe(request) {
+            self.check_web_page(request.headers(), host.as_ref())?;
+        }
+        check_is_not_encoded(request.headers())?;
+        if request.method().is_safe() { Ok(()) } else { check_media_type(request.headers()) }
+    }
+
+    /// Refuses what the page of another server sends. A page can send a POST without asking the server
+    /// first, and the browser sends cookies, client certificates and the user's network along with it.
+    fn check_web_page(&self, headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Failure> {
+        let mut is_allowed = false;
+        for given in headers.get_all(ORIGIN) {
+            let given = String::from_utf8_lossy(given.as_bytes());
+            let origin: Option<WebOrigin> = given.parse().ok();
+            let is_listed = origin.as_ref().is_some_and(|origin| self.allowed_origins.contains(origin));
+            let is_own = origin.zip(host).is_some_and(|(origin, host)| origin.is_of(host, self.scheme));
+            if !is_listed && !is_own {
+                return Err(foreign_page(&format!("A web page of {} sent this request", shorten(&given))));
+            }
+            is_allowed |= is_listed;
+        }
+        if is_allowed {
+            return Ok(());
+        }
+        let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
+        match headers.get_all(SEC_FETCH_SITE).iter().find(|site| !is_own(site)) {
+            None => Ok(()),
+            Some(site) => {
+                let site = shorten(&String::from_utf8_lossy(site.as_bytes()));
+                let detail =
+                    format!("A web page of another server sent this request (Sec-Fetch-Site: {site})");
+                Err(foreign_page(&detail))
+            }
+        }
+    }
+}
+
+fn foreign_page(what: &str) -> Failure {
+    let detail = format!(
+        "{what}, and otter takes changes only from its own pages. Nothing was done. If you trust that \
+         page, list its origin in http.allowed_origins."
+    );
+    Failure::new(FailureKind::Forbidden, detail)
+}
+
+/// Whether the request can change something. A WebSocket is a GET, and carries input to a machine.
+fn is_unsafe(request: &Request) -> bool {
+    let upgrades = request.headers().get_all(UPGRADE).iter();
+    let mut protocols = upgrades.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_websocket = |name: &[u8]| {
+        // A version may follow: `websocket/13`.
+        let name = name.split(|byte| *byte == b'/').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"websocket")
+    };
+    !request.method().is_safe() || protocols.any(is_websocket)
+}
+
+fn check_size(request: &Request) -> Result<(), Failure> {
+    let uri = request.uri();
+    let length = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+    if length > MAX_URI {
+        let detail = format!(
+            "The path and query have {length} bytes, and otter reads at most {MAX_URI}. Use ids in \
+             place of names."
+        );
+        return Err(Failure::new(FailureKind::UriTooLong, detail));
+    }
+    let headers = request.headers();
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        let detail = format!(
+            "There are {} headers of {bytes} bytes, and otter reads at most {MAX_HEADERS} of \
+             {MAX_HEADER_BYTES} bytes.",
+            headers.len()
+        );
+        return Err(Failure::new(FailureKind::HeadersTooLarge, detail));
+    }
+    Ok(())
+}
+
+/// The `Host`, which must be there once and be well-formed. Load balancers probe the health with
+/// HTTP/1.0, which does not require it: only there it may be absent.
+fn host_of(request: &Request) -> Result<Option<Authority>, Failure> {
+    let wrong =
+        |code: &'static str, detail: String| failure_at(FailureKind::InvalidRequest, "host", code, detail);
+    // An absolute address names its host too, and goes before the header (RFC 9112, section 3.2.2).
+    if let Some(given) = request.uri().authority()
+        && given.as_str().parse::<Authority>().is_err()
+    {
+        let detail = format!("The address names the host {}, which is not one.", shorten(given.as_str()));
+        return Err(wrong("malformed", detail));
+    }
+    let mut given = request.headers().get_all(HOST).iter();
+    let Some(host) = given.next() else {
+        let is_probe =
+            request.version() == Version::HTTP_10 && matches!(request.uri().path(), "/healthz" | "/readyz");
+        if is_probe {
+            return Ok(None);
+        }
+        return Err(wrong("missing", "The header Host is missing.".to_owned()));
+    };
+    if given.next().is_some() {
+        return Err(wrong("repeated", "The header Host is there twice; send it once.".to_owned()));
+    }
+    let host = String::from_utf8_lossy(host.as_bytes());
+    host.parse()
+        .map(Some)
+        .map_err(|error| wrong("malformed", format!("The header Host is {}: {error}.", shorten(&host))))
+}
+
+fn check_is_loopback(request: &Request, host: Option<&Authority>) -> Result<(), Failure> {
+    let in_address = request.uri().authority().and_then(|given| given.as_str().parse().ok());
+    if in_address.iter().chain(host).all(|authority: &Authority| authority.host.is_loopback()) {
+        return Ok(());
+    }
+    let detail = "Without tokens otter answers only to localhost and loopback addresses, and the request \
+                  names another host. Make a token to be reached by other names: otter token create.";
+    Err(Failure::new(FailureKind::Forbidden, detail))
+}
+
+/// Behind a proxy every caller would come from this machine, and be an admin.
+fn check_is_direct(headers: &HeaderMap) -> Result<(), Failure> {
+    let is_of_proxy = |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with("x-forwarded-");
+    let Some(name) = headers.keys().find(|name| is_of_proxy(name)) else { return Ok(()) };
+    let detail = format!(
+        "The request came through a proxy (it carries {name}), and without tokens every caller of the \
+         proxy would be an admin. Make a token: otter token create --name NAME --role ROLE."
+    );
+    Err(Failure::new(FailureKind::Forbidden, detail))
+}
+
+fn check_is_not_encoded(headers: &HeaderMap) -> Result<(), Failure> {
+    let is_plain = |value: &&HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    match headers.get_all(CONTENT_ENCODING).iter().find(|value| !is_plain(value)) {
+        None => Ok(()),
+        Some(encoding) => {
+            let encoding = shorten(&String::from_utf8_lossy(encoding.as_bytes()));
+            let detail = format!(
+                "The body is declared as encoded ({encoding}), and otter reads only plain bodies: send \
+                 it without Content-Encoding."
+            );
+            Err(Failure::new(FailureKind::UnsupportedMediaType, detail))
+        }
+    }
+}
+
+/// Whatever is declared must be JSON, with a body or without: a page can send a form without asking the
+/// server first, but not JSON. That a body is declared at all is up to those who read it.
+fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(other) = headers.get_all(CONTENT_TYPE).iter().find(|value| !is_json(value)) else {
+        return Ok(());
+    };
+    let given = String::from_utf8_lossy(other.as_bytes());
+    let (is_form, given) = (given.starts_with("application/x-www-form-urlencoded"), shorten(&given));
+    let detail = if has_body(headers) {
+        let hint = if is_form { " (curl: write --json in place of -d)" } else { "" };
+        format!("The body is declared as {given}, and otter reads application/json{hint}.")
+    } else {
+        let hint = if is_form { "leave out curl's -d" } else { "leave out that header" };
+        format!("The request has no body, and yet declares one as {given}: {hint}.")
+    };
+    Err(Failure::new(FailureKind::UnsupportedMediaType, detail))
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let is_empty = headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
+    headers.contains_key(TRANSFER_ENCODING) || !is_empty
+}
+
+/// `application/json` in UTF-8.
+fn is_json(content_type: &HeaderValue) -> bool {
+    let Ok(text) = content_type.to_str() else { return false };
+    let text = text.to_ascii_lowercase();
+    let charset = text.split_once("charset=").map(|(_, charset)| charset.trim_matches(['"', ' ']));
+    text.split(';').next().unwrap_or("").trim() == "application/json"
+        && charset.is_none_or(|charset| charset == "utf-8")
+}
