@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustix::process::{Resource, getrlimit};
 use secrecy::SecretString;
 
 use crate::api::serve::{Listener, serve};
 use crate::api::tls::{Tls, TlsFiles};
-use crate::api::{Api, HttpSettings};
+use crate::api::{Api, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::mac::MacAddress;
@@ -135,8 +136,8 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             body_limit: http.body_limit,
             body_timeout: http.body_timeout,
             header_timeout: http.header_timeout,
-            // Each wait holds a connection; some are needed beside.
-            max_connections: http.max_waits + 1_000,
+            // Each wait holds a connection, and others must be served meanwhile.
+            max_connections: connection_limit(http.max_waits + 1_000),
             scheme: Scheme::Http,
             allowed_origins: http.allowed_origins,
             trusted_proxies: http.trusted_proxies,
@@ -150,6 +151,20 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         grace: GRACE,
         sabotage: Sabotage::of_the_environment(),
     })
+}
+
+/// As many connections as are wanted, or as the limit of open files has room for.
+fn connection_limit(wanted: usize) -> usize {
+    let Some(files) = getrlimit(Resource::Nofile).current else { return wanted };
+    let room = connections::within_open_files(files);
+    if room < wanted {
+        tracing::info!(
+            open_files = files,
+            connections = room,
+            "the limit of open files has room for fewer connections than http.max_waits needs"
+        );
+    }
+    wanted.min(room)
 }
 
 fn kept_for(days: u32) -> Keep {

@@ -3,6 +3,7 @@
 mod about;
 mod access_log;
 mod client_address;
+pub mod connections;
 mod datastores;
 pub mod document;
 mod documented;
@@ -74,7 +75,7 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// How long a request's headers may take to arrive.
     pub header_timeout: Duration,
-    /// How many connections are served at once.
+    /// How many connections are open at once. At this number idle ones are closed for new ones.
     pub max_connections: usize,
     /// How otter itself is reached.
     pub scheme: Scheme,

@@ -1,4 +1,5 @@
-//! Accepting connections: HTTP/1.1 over TCP, TLS or a Unix socket, with limits on what a slow or hostile client can cost.
+//! Accepting connections: HTTP/1.1 over TCP, TLS or a Unix socket, with limits on what a slow or hostile
+//! client can cost.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,12 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::HttpSettings;
 use super::client_address::Peer;
+use super::connections::{AnswerBody, Connections, Entered, Place, Way};
 use super::refusal::Refusals;
 use super::stalled::Stalled;
 use super::tls::Tls;
@@ -28,6 +29,12 @@ use crate::supervisor::Supervisor;
 
 /// How long a client may take, once the daemon stops, for the rest of its request and for taking its answer.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// The least time between two warnings of one kind.
+const BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
+
+/// How long a client may take for the end of its answer once its idle connection closes for another one.
+const LINGER_FOR_OTHERS: Duration = Duration::from_millis(500);
 
 /// Where callers come in.
 pub enum Listener {
@@ -105,10 +112,10 @@ pub async fn serve(
     supervisor: Supervisor,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(settings.max_connections));
+    let places = Connections::new(settings.max_connections);
+    let mut warnings = Warnings::new(clock.clone());
     let connections = tokio_util::task::TaskTracker::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept(&listener) => accepted,
@@ -116,27 +123,30 @@ pub async fn serve(
         let (connection, peer) = match accepted {
             Ok(connection) => connection,
             Err(error) => {
-                // Out of file descriptors, or the peer left before we came: the next may work.
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a connection could not be accepted"
-                );
+                // Out of file descriptors, or the peer left before it was accepted: the next may work.
+                warnings.not_accepted(&error);
                 clock.sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
+        let Entered { place, how } = tokio::select! {
+            () = stop.cancelled() => break,
+            entered = places.enter() => entered,
+        };
+        warnings.entered(how, settings.max_connections);
         let (router, timeout) = (router.clone(), settings.header_timeout);
         let (clock, stop) = (clock.clone(), stop.clone());
         let tracked = connections.track_future(async move {
             let secured = tokio::select! {
                 secured = secure(connection) => secured,
+                () = place.told_to_close() => Err(io::ErrorKind::ConnectionAborted.into()),
                 () = clock.sleep(timeout) => Err(io::ErrorKind::TimedOut.into()),
                 () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
             };
             match secured {
                 Ok(connection) => {
                     let connection = Refusals::new(Stalled::new(connection, clock.clone()), clock.clone());
-                    one(connection, peer, router, timeout, clock, stop).await;
+                    one(connection, &place, peer, router, timeout, clock, stop).await;
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "a handshake of TLS failed");
@@ -153,6 +163,75 @@ pub async fn serve(
     drop(listener);
     connections.close();
     connections.wait().await;
+}
+
+/// Warnings about connections: a line of each kind a minute at most, with how often it happened since the
+/// last one.
+struct Warnings {
+    clock: Clock,
+    not_accepted: Throttle,
+    idle_closed: Throttle,
+    waited: Throttle,
+}
+
+#[derive(Default)]
+struct Throttle {
+    last: Option<Duration>,
+    since_last: u64,
+}
+
+impl Warnings {
+    fn new(clock: Clock) -> Self {
+        let [not_accepted, idle_closed, waited] = Default::default();
+        Self { clock, not_accepted, idle_closed, waited }
+    }
+
+    fn not_accepted(&mut self, error: &io::Error) {
+        if let Some(times) = self.not_accepted.count(self.clock.elapsed()) {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                times,
+                "a connection could not be accepted"
+            );
+        }
+    }
+
+    fn entered(&mut self, how: Way, limit: usize) {
+        let now = self.clock.elapsed();
+        match how {
+            Way::Free => {}
+            Way::IdleClosed => {
+                if let Some(times) = self.idle_closed.count(now) {
+                    tracing::warn!(
+                        limit,
+                        times,
+                        "the limit of connections is reached: idle ones are closed for new ones"
+                    );
+                }
+            }
+            Way::Waited => {
+                if let Some(times) = self.waited.count(now) {
+                    tracing::warn!(
+                        limit,
+                        times,
+                        "the limit of connections is reached and all are busy: new ones wait"
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Throttle {
+    /// Counts one more; gives how many there were if it is time for a line.
+    fn count(&mut self, now: Duration) -> Option<u64> {
+        self.since_last += 1;
+        if self.last.is_some_and(|last| now.saturating_sub(last) < BETWEEN_WARNINGS) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since_last))
+    }
 }
 
 /// Any byte stream.
@@ -193,15 +272,24 @@ async fn secure(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
 
 async fn one(
     connection: impl Stream + 'static,
+    place: &Arc<Place>,
     peer: Peer,
     router: Router,
     header_timeout: Duration,
     clock: Clock,
     stop: CancellationToken,
 ) {
+    let at = Arc::clone(place);
     let service = service_fn(move |mut request: http::Request<Incoming>| {
+        let in_flight = at.begin();
         request.extensions_mut().insert(peer);
-        router.clone().oneshot(request)
+        let answer = router.clone().oneshot(request);
+        async move {
+            // The connection was about to close for another: nothing was done, and the client may repeat it.
+            let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
+            let Ok(answer) = answer.await;
+            Ok::<_, io::Error>(answer.map(|body| AnswerBody::new(body, in_flight)))
+        }
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
@@ -213,16 +301,20 @@ async fn one(
             .writev(false)
             .serve_connection(TokioIo::new(connection), service)
     );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection => ended,
-                () = clock.sleep(LINGER) => return,
-            }
-        }
+    let linger = tokio::select! {
+        ended = connection.as_mut() => return log_end(ended),
+        () = stop.cancelled() => LINGER,
+        // Without a request there is no answer that could be cut off.
+        () = place.told_to_close() => if place.has_served() { LINGER_FOR_OTHERS } else { return },
     };
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        ended = connection => log_end(ended),
+        () = clock.sleep(linger) => {}
+    }
+}
+
+fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended badly");
     }
@@ -231,6 +323,13 @@ async fn one(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_comes_once_a_minute_with_its_count() {
+        let mut throttle = Throttle::default();
+        let counts = [0, 1, 59, 60, 61, 300].map(|now| throttle.count(Duration::from_secs(now)));
+        assert_eq!(counts, [Some(1), None, None, Some(3), None, Some(2)]);
+    }
 
     #[tokio::test]
     async fn only_a_dead_daemons_socket_is_replaced() {
