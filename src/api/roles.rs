@@ -147,42 +147,40 @@ impl Guard {
         })
     }
 
-    fn admit(&self, request: &Request) -> Result<Option<Caller>, Failure> {
+    /// Who calls, and the least role that the call needs; none if anybody may make it.
+    fn identify(&self, request: &Request) -> Result<Option<(Caller, Role)>, Failure> {
         let access = self.access(request.method(), request.extensions().get());
         let From(least) = access else { return Ok(None) };
         let caller = self.callers.identify(token(request.headers())?)?;
-        if caller.role < least {
-            let detail = format!(
-                "{} is a {} and this needs {}: make a token of that role with otter token create.",
-                caller.name, caller.role, least
-            );
-            return Err(Failure::new(FailureKind::Forbidden, detail));
-        }
         let origin = request.extensions().get().copied().unwrap_or_default();
-        Ok(Some(Caller { origin, ..caller }))
+        Ok(Some((Caller { origin, ..caller }, least)))
     }
 }
 
 /// Lets a request through whose caller may make it, and has handlers know who that is.
 pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    match guard.admit(&request) {
-        Ok(caller) => {
-            let Some(caller) = caller else { return next.run(request).await };
-            request.extensions_mut().insert(caller.clone());
-            let mut response = next.run(request).await;
-            // The access log names the caller.
-            response.extensions_mut().insert(caller);
-            response
-        }
+    let (caller, least) = match guard.identify(&request) {
+        Ok(Some(identified)) => identified,
+        Ok(None) => return next.run(request).await,
         Err(failure) => {
-            let unauthenticated = failure.kind == FailureKind::Unauthenticated;
             let mut response = ApiError(failure).into_response();
-            if unauthenticated {
-                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            response
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return response;
         }
-    }
+    };
+    let mut response = if caller.role < least {
+        let detail = format!(
+            "{} is a {} and this needs {least}: make a token of that role with otter token create.",
+            caller.name, caller.role
+        );
+        ApiError(Failure::new(FailureKind::Forbidden, detail)).into_response()
+    } else {
+        request.extensions_mut().insert(caller.clone());
+        next.run(request).await
+    };
+    // The access log names the caller.
+    response.extensions_mut().insert(caller);
+    response
 }
 
 /// Who calls, as [`guard`] found out.

@@ -1,5 +1,6 @@
 //! The binary as operators run it: killed, stopped, started wrongly, out of disk.
 
+mod access_log;
 mod backup;
 mod crash;
 mod doctor;
@@ -7,6 +8,7 @@ mod leaks;
 mod lease_crowd;
 mod lease_restarts;
 mod leases;
+mod open_files;
 mod recovery;
 mod run;
 mod signals;

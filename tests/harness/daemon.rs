@@ -32,6 +32,14 @@ impl Daemon {
         Self::attempt(command).await.expect("a daemon that says where it listens")
     }
 
+    /// The same with its log, as JSON, in this file.
+    pub async fn logging(log: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = otter(&["serve", "--listen", "127.0.0.1:0"]);
+        command.args(arguments).envs(variables.iter().copied());
+        command.stderr(std::fs::File::create(log).unwrap());
+        Self::attempt(command).await.expect("a daemon that says where it listens")
+    }
+
     /// Starts a command that is a daemon in the end; none where it ended before it said where it listens.
     pub async fn attempt(mut command: Command) -> Option<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -185,6 +193,13 @@ pub fn otter(arguments: &[&str]) -> Command {
         }
     }
     command
+}
+
+/// The lines of a log with this message.
+pub fn lines_of(log: &Path, message: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["message"] == message).collect()
 }
 
 /// Runs a command that ends by itself, and gives its exit code and all that it said.

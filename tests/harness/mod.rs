@@ -45,7 +45,7 @@ use tokio::task::JoinHandle;
 pub use answer::Answer;
 #[cfg(feature = "interop")]
 pub use daemon::output;
-pub use daemon::{Daemon, otter, said};
+pub use daemon::{Daemon, lines_of, otter, said};
 pub use events::{Events, NDJSON, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};

@@ -1,0 +1,168 @@
+//! A real browser with a page of another server open, which tries to change machines of an otter that asks
+//! for no tokens: nothing happens, and the page reads nothing.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Html;
+use axum::routing::{get, post};
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::succeeds_within;
+use crate::harness::{Daemon, eventually, lines_of};
+
+/// The longest that the browser may take.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What the page tries. It tells its own server what came of each, and is loaded once that has answered.
+const PAGE: &str = r#"<!doctype html><title>hostile</title>
+<form method="post" target="frame" action="http://{otter}/v1/machines/16/revert?from=form"></form>
+<iframe name="frame"></iframe><img src="/end">
+<script>
+const said = [];
+async function attempt(name, path, options) {
+  try {
+    const answer = await fetch("http://{otter}" + path, options);
+    said.push(name + " " + answer.type + " " + answer.status + " [" + await answer.text() + "]");
+  } catch (error) {
+    said.push(name + " " + error.name);
+  }
+}
+async function form() {
+  const frame = document.querySelector("iframe");
+  const loaded = new Promise(resolve => { frame.onload = resolve; });
+  document.querySelector("form").submit();
+  await loaded;
+  let text;
+  try { text = frame.contentDocument.body.textContent; } catch (error) { text = error.name; }
+  said.push("form " + text);
+}
+function socket() {
+  return new Promise(resolve => {
+    const socket = new WebSocket("ws://{otter}/v1/machines/16");
+    socket.onopen = () => { said.push("socket open"); resolve(); };
+    socket.onerror = () => { said.push("socket error"); resolve(); };
+  });
+}
+(async () => {
+  await form();
+  const revert = "/v1/machines/16/revert?from=";
+  await attempt("empty", revert + "empty", {method: "POST", mode: "no-cors"});
+  await attempt("text", revert + "text", {method: "POST", mode: "no-cors", body: "{}"});
+  await attempt("urlencoded", revert + "urlencoded",
+    {method: "POST", mode: "no-cors", body: new URLSearchParams({a: "b"})});
+  await attempt("json", revert + "json",
+    {method: "POST", headers: {"content-type": "application/json"}, body: "{}"});
+  await attempt("delete", "/v1/machines/16/snapshots?all=true", {method: "DELETE"});
+  await attempt("get", "/v1/machines", {});
+  await attempt("opaque", "/v1/machines", {mode: "no-cors"});
+  await socket();
+  await fetch("/said", {method: "POST", body: said.join("\n")});
+})();
+</script>"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_server_changes_and_reads_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let [log, config, profile] = ["log", "otter.toml", "profile"].map(|name| directory.path().join(name));
+    std::fs::write(&config, "[log]\naccess = true\n").unwrap();
+    let arguments = ["--simulate", "--config", config.to_str().unwrap()];
+    let daemon = Daemon::logging(&log, &arguments, &[]).await;
+    eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
+    let before = daemon.get("/v1/machines/16").await.expect(200).json;
+    let hostile = Hostile::serve(daemon.address()).await;
+
+    let shown = succeeds_within(chromium(&hostile.url, &profile), PATIENCE).await.stdout;
+    let said = hostile.said();
+    let said: Vec<&str> = said.lines().collect();
+    let expected = [
+        // What the frame shows is another origin's, which the page may not look into.
+        "form TypeError",
+        "empty opaque 0 []",
+        "text opaque 0 []",
+        "urlencoded opaque 0 []",
+        "json TypeError",
+        "delete TypeError",
+        "get TypeError",
+        "opaque opaque 0 []",
+        "socket error",
+    ];
+    assert_eq!(said, expected, "{}", String::from_utf8_lossy(&shown));
+
+    let lines = lines_of(&log, "access");
+    let statuses = |method: &str, path: &str| -> Vec<&Value> {
+        let of_page = lines.iter().filter(|line| line["method"] == method && line["path"] == path);
+        of_page.map(|line| &line["status"]).collect()
+    };
+    let revert = "/v1/machines/16/revert";
+    assert_eq!(statuses("POST", revert), vec![&json!(403); 4], "the form, and three without a question");
+    assert_eq!(statuses("OPTIONS", revert), [&json!(405)], "the browser asks before it sends JSON");
+    assert_eq!(statuses("DELETE", "/v1/machines/16/snapshots"), Vec::<&Value>::new());
+    assert_eq!(statuses("GET", "/v1/machines"), vec![&json!(200); 2], "read, and kept from the page");
+    assert!(statuses("GET", "/v1/machines/16").contains(&&json!(403)), "the WebSocket");
+    assert_eq!(daemon.get("/v1/jobs").await.expect(200).json["items"], json!([]));
+    assert_eq!(daemon.get("/v1/machines/16").await.expect(200).json, before);
+}
+
+/// The other server, with its page.
+struct Hostile {
+    url: String,
+    said: watch::Receiver<Option<String>>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Hostile {
+    async fn serve(otter: &str) -> Self {
+        let page = Html(PAGE.replace("{otter}", otter));
+        let (tell, said) = watch::channel(None);
+        let mut told = said.clone();
+        // The browser is done once the page has this picture.
+        let end = async move || {
+            let told = tokio::time::timeout(PATIENCE, told.wait_for(Option::is_some)).await;
+            if told.is_ok() { StatusCode::OK } else { StatusCode::GATEWAY_TIMEOUT }
+        };
+        let tell = async move |text: String| {
+            tell.send_replace(Some(text));
+        };
+        let routes = Router::new()
+            .route("/", get(async move || page))
+            .route("/end", get(end))
+            .route("/said", post(tell));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+        Self { url, said, server }
+    }
+
+    /// What the page wrote down.
+    fn said(self) -> String {
+        self.server.abort();
+        self.said.borrow().clone().expect("the page to come to its end")
+    }
+}
+
+/// A browser without a window that opens the page, and prints it once it is loaded.
+fn chromium(url: &str, profile: &std::path::Path) -> Command {
+    let mut command = Command::new("chromium");
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-proxy-server",
+        "--timeout=60000",
+        "--dump-dom",
+    ]);
+    command.arg(format!("--user-data-dir={}", profile.display())).arg(url);
+    command.env("HOME", profile).stdin(Stdio::null());
+    command
+}
