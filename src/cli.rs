@@ -25,6 +25,7 @@ use self::token::TokenCommand;
 use crate::app::{self, App, Simulated};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
+use crate::domain::terminal::printable_lines;
 use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::supervisor::{Cause, Signals};
 use crate::telemetry::logs::{self, Style};
@@ -174,7 +175,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Completions { shell } => Ok(completions(shell)),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("otter: {error:#}");
+        eprintln!("otter: {}", printable_lines(&format!("{error:#}")));
         let wrong_configuration = error.is::<ConfigError>();
         if wrong_configuration { ExitCode::from(78) } else { ExitCode::FAILURE }
     })
@@ -216,13 +217,13 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     }
     let bound = app.bound_to().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
-    say(&greeting(&bound));
+    say(&printable_lines(&greeting(&bound)));
     let ending = app.run(signals).await?;
     if let Some(simulator) = simulated {
         simulator.stop().await;
     }
     if let Cause::Task(failure) = &ending.cause {
-        eprintln!("otter: {failure}");
+        eprintln!("otter: {}", printable_lines(&failure.to_string()));
     }
     Ok(ExitCode::from(ending.exit_code()))
 }

@@ -23,6 +23,7 @@ use super::problem::ApiError;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::mac::MacAddress;
+use crate::domain::terminal::has_unprintable;
 use crate::service::machines::{empty, invalid_mac, shorten};
 
 /// The query, held to the parameters that `Q` documents.
@@ -250,7 +251,7 @@ pub fn names<Q: IntoParams>() -> Vec<String> {
 /// A header's text.
 ///
 /// # Errors
-/// `invalid-request` where it stands there twice, or holds other than visible characters.
+/// `invalid-request` if it is sent twice, is not UTF-8, or holds characters that a terminal obeys.
 pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Failure> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -260,10 +261,41 @@ pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&
     }
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| wrong("not-utf-8", format!("The header {name} is not UTF-8.")))?;
-    if text.chars().any(char::is_control) {
-        return Err(wrong("control-character", format!("The header {name} holds control characters.")));
+    if has_unprintable(text) {
+        return Err(wrong("control-character", control_characters(&format!("The header {name}"))));
     }
     Ok(Some(text))
+}
+
+/// Refuses a text of the body that a terminal would not show as it is.
+///
+/// # Errors
+/// `invalid-request`, which points at the field.
+pub fn check_printable_field(pointer: &str, text: &str) -> Result<(), Failure> {
+    if !has_unprintable(text) {
+        return Ok(());
+    }
+    let name = pointer.trim_start_matches('/').replace('/', ".");
+    Err(failure_in_body(pointer, "control-character", control_characters(&name)))
+}
+
+/// Refuses a query parameter that a terminal would not show as it is.
+///
+/// # Errors
+/// `invalid-request`, which points at the parameter.
+pub fn check_printable_parameter(parameter: &str, text: &str) -> Result<(), Failure> {
+    if !has_unprintable(text) {
+        return Ok(());
+    }
+    let detail = control_characters(parameter);
+    Err(failure_at(FailureKind::InvalidRequest, parameter, "control-character", detail))
+}
+
+fn control_characters(what: &str) -> String {
+    format!(
+        "{what} holds control characters, line separators or marks that change the direction of a text; \
+         leave them out."
+    )
 }
 
 /// A failure that points at a parameter, path segment or header.

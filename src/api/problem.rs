@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::document::problems::ProblemPage;
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
+use crate::domain::terminal::printable;
 
 /// What a kind of failure is over HTTP.
 struct Row {
@@ -297,7 +298,7 @@ impl Problem {
             problem_type: format!("/problems/{}", kind.code()),
             title: row.title.to_owned(),
             status: row.status.as_u16(),
-            detail: if internal { row.meaning.to_owned() } else { detail.clone() },
+            detail: if internal { row.meaning.to_owned() } else { printable(detail).into_owned() },
             code: kind.code().to_owned(),
             request_id: request_id.map(str::to_owned),
             retry: row.retry.as_str().to_owned(),
@@ -323,7 +324,7 @@ impl ProblemError {
             pointer: pointer.clone(),
             parameter: parameter.clone(),
             code: (*code).to_owned(),
-            detail: detail.clone(),
+            detail: printable(detail).into_owned(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::{Sources, say};
 use crate::app;
 use crate::clock::Clock;
+use crate::domain::terminal::printable;
 use crate::esx::{Finding, diagnose};
 
 pub async fn doctor(sources: Sources) -> anyhow::Result<ExitCode> {
@@ -27,7 +28,8 @@ fn line(finding: &Finding, terminal: bool) -> String {
         (false, false) => "FAILED",
     };
     let advice = advice.as_ref().map(|advice| format!(" {advice}")).unwrap_or_default();
-    format!("{mark} {check:<10}  {found}{advice}\n")
+    let told = format!("{found}{advice}");
+    format!("{mark} {check:<10}  {}\n", printable(&told))
 }
 
 #[cfg(test)]
@@ -42,6 +44,8 @@ mod tests {
             found: "Refused.".to_owned(),
             advice: Some("Correct it.".to_owned()),
         };
+        let hostile = Finding { found: "A\u{1b}[2J\nB".to_owned(), advice: None, ..bad.clone() };
+        assert_eq!(line(&hostile, false), "FAILED login       A\\u{1b}[2J\\nB\n");
         assert_eq!(line(&bad, false), "FAILED login       Refused. Correct it.\n");
         let good = Finding { good: true, advice: None, ..bad };
         assert_eq!(line(&good, true), "\u{1b}[32m✓\u{1b}[0m login       Refused.\n");

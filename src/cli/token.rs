@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::domain::access::{Role, Token, TokenLimits, is_reserved_name};
 use crate::domain::duration;
 use crate::domain::scope::Scope;
+use crate::domain::terminal::printable;
 use crate::store::{Store, StoredToken};
 
 #[derive(Debug, Args)]
@@ -167,7 +168,7 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
              otter token rotate {name}; or revoke it first: otter token revoke --name {name}"
         );
     }
-    eprintln!("A token for {name}, {role}{}. It is shown this once:", restrictions(&stored));
+    eprintln!("A token for {name}, {role}{}. It is shown this once:", printable(&restrictions(&stored)));
     show_token(&token)
 }
 
@@ -191,6 +192,7 @@ async fn rotate(name: &str, expires: Option<Duration>, sources: &Sources) -> any
         Ok(())
     })
     .await?;
+    let name = printable(name);
     eprintln!("The token {name} has a new secret; the old one is refused. It is shown this once:");
     show_token(&token)
 }
@@ -219,7 +221,9 @@ async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
             .filter(|(is_shown, ..)| *is_shown)
             .filter_map(|(_, what, at)| at.map(|at| format!("  {what} {at:.0}")))
             .collect();
-        say(&format!("{name:<24}  {role:<8}  made {created_at:.0}{restrictions}{dated}\n"));
+        let line = format!("{name:<24}  {role:<8}  made {created_at:.0}{restrictions}{dated}");
+        // Names that earlier versions or other programs stored are not checked.
+        say(&format!("{}\n", printable(&line)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -351,7 +355,7 @@ async fn revoke(name: &str, sources: &Sources) -> anyhow::Result<ExitCode> {
     if !with_writer(&store, async |store| Ok(store.revoke_token(name, now).await?)).await? {
         bail!("no token named {name} is in force: otter token list");
     }
-    eprintln!("The token {name} is revoked.");
+    eprintln!("The token {} is revoked.", printable(name));
     Ok(ExitCode::SUCCESS)
 }
 

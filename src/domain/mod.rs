@@ -24,5 +24,6 @@ pub mod restored;
 pub mod scope;
 pub mod snapshot;
 pub mod snapshot_rules;
+pub mod terminal;
 pub mod verify;
 pub mod web_origin;

@@ -3,15 +3,19 @@
 //! Secrets stay out in two ways: ours live in `secrecy` types, which show themselves as `[REDACTED]`; and the
 //! crates that see requests and cookies in the clear are never heard below `info`, whatever the level.
 
-use std::io;
+use std::{fmt, io};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::domain::terminal::printable;
 
 /// Crates whose finer events may show headers and bodies.
 const WIRE_CRATES: [&str; 7] = ["axum", "h2", "hyper", "hyper_util", "reqwest", "rustls", "tower_http"];
@@ -60,8 +64,20 @@ where
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match style {
-        Style::Human { colour } => layer.with_ansi(colour).boxed(),
+        Style::Human { colour } => layer.with_ansi(colour).fmt_fields(PrintableFields).boxed(),
         Style::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+    }
+}
+
+/// Writes the fields of an event as usual, with what a terminal would obey escaped: texts of the host and
+/// of callers stay on their line and change no colour.
+struct PrintableFields;
+
+impl<'w> FormatFields<'w> for PrintableFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        writer.write_str(&printable(&text))
     }
 }
 
@@ -127,6 +143,26 @@ mod tests {
         assert!(!plain.contains('\u{1b}'));
         let colour = written("info", Style::Human { colour: true }, || tracing::info!("started"));
         assert!(colour.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn names_of_the_host_change_neither_the_terminal_nor_the_line() {
+        let name = "a\u{1b}[2J\nWARN forged \u{202e}\u{9b}31m";
+        let log = || {
+            tracing::info_span!("task", machine = %name).in_scope(|| {
+                tracing::info!(machine = %name, name, error = ?name, "{name} is off");
+            });
+        };
+        for colour in [false, true] {
+            let text = written("info", Style::Human { colour }, log);
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let hostile = ["\u{1b}[2J", "\u{202e}", "\u{9b}"];
+            assert!(!hostile.iter().any(|hostile| text.contains(hostile)), "{text:?}");
+            assert!(text.contains("a\\u{1b}[2J\\nWARN forged \\u{202e}\\u{9b}31m is off"), "{text}");
+        }
+        let json = written("info", Style::Json, log);
+        let object: serde_json::Value = serde_json::from_str(json.trim_end()).unwrap();
+        assert_eq!(object["machine"], name, "data stays as it is");
     }
 
     #[test]

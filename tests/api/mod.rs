@@ -2,6 +2,7 @@
 
 mod answers;
 mod bad_headers;
+mod control_characters;
 mod counted;
 mod datastores;
 mod event_streams;

@@ -15,4 +15,5 @@ mod signals;
 mod snapshots;
 mod start;
 mod storage;
+mod terminal;
 mod token;

@@ -49,7 +49,7 @@ const RULES: &[Rule] = &[
     Rule { room: "web", may: &[] },
     Rule { room: "clock", may: &[] },
     Rule { room: "sabotage", may: &[] },
-    Rule { room: "telemetry", may: &[] },
+    Rule { room: "telemetry", may: &["domain::terminal"] },
     Rule { room: "config", may: &["domain"] },
     Rule { room: "supervisor", may: &["clock"] },
     Rule { room: "main", may: &["cli"] },

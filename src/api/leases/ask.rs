@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::wire::{Lease, PrepareRequest, ReleaseRequest, SelectRequest};
 use crate::api::documented::Problems;
-use crate::api::extract::{Body, NoParameters, Query, failure_in_body};
+use crate::api::extract::{Body, NoParameters, Query, check_printable_field, failure_in_body};
 use crate::api::problem::ApiError;
 use crate::api::starting::{IDEMPOTENT_REPLAYED, key_of, reference_of};
 use crate::api::{Api, links, respond};
@@ -131,6 +131,7 @@ fn read(request: LeaseRequest) -> Result<NewLease, Failure> {
         let detail = format!("holder is longer than {MAX_HOLDER} characters.");
         return Err(failure_in_body("/holder", "out-of-range", detail));
     }
+    holder.as_deref().map_or(Ok(()), |holder| check_printable_field("/holder", holder))?;
     Ok(NewLease {
         select: selected(select)?,
         holder,

@@ -11,7 +11,7 @@ use super::wait::until;
 use super::wire::Lease;
 use super::{LeaseHeader, LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
-use crate::api::extract::{Query, Segment, failure_at};
+use crate::api::extract::{Query, Segment, check_printable_parameter, failure_at};
 use crate::api::problem::ApiError;
 use crate::api::waiting::Wait;
 use crate::api::{Api, respond};
@@ -60,6 +60,7 @@ pub async fn end_lease(
         let detail = format!("reason is longer than {MAX_REASON} characters.");
         return Err(failure_at(FailureKind::InvalidRequest, "reason", "out-of-range", detail).into());
     }
+    reason.as_deref().map_or(Ok(()), |reason| check_printable_parameter("reason", reason))?;
     let wait = query.params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
     let own = may_act_on(&api, &caller, &headers, id)?;
     let version = api.services().feed.version();

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::wire::Machine;
 use crate::api::documented::{MachinePath, Problems};
-use crate::api::extract::{Body, NoParameters, Query, Segment, failure_in_body};
+use crate::api::extract::{Body, NoParameters, Query, Segment, check_printable_field, failure_in_body};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::service::callers::Caller;
@@ -48,6 +48,7 @@ pub async fn quarantine_machine(
         let detail = format!("reason has to have 1 to {MAX_REASON} characters.");
         return Err(failure_in_body("/reason", "out-of-range", detail).into());
     }
+    check_printable_field("/reason", &reason)?;
     let view = api.services().machines.resolve(&reference)?;
     api.services().leases.set_aside(&view.record.machine, reason, &caller.name).await?;
     show(&api, &view.record.machine.id)

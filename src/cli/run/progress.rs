@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use crate::domain::terminal::printable;
+
 /// Says things. Nobody reading them is no reason to end.
 pub struct Progress {
     quiet: bool,
@@ -31,8 +33,8 @@ impl Progress {
             return;
         }
         let text = match percent.filter(|_| self.terminal) {
-            Some(percent) => format!("otter: {} ({percent} %)", plain(text)),
-            None => format!("otter: {}", plain(text)),
+            Some(percent) => format!("otter: {} ({percent} %)", printable(text)),
+            None => format!("otter: {}", printable(text)),
         };
         if text == self.shown {
             return;
@@ -59,13 +61,8 @@ impl Progress {
     /// The same, however quiet it is to be.
     pub fn warn(&mut self, text: &str) {
         let begin = if std::mem::take(&mut self.open) { "\r\u{1b}[K" } else { "" };
-        write(&format!("{begin}otter: {}\n", plain(text)));
+        write(&format!("{begin}otter: {}\n", printable(text)));
     }
-}
-
-/// A text that does nothing to a terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 fn write(text: &str) {

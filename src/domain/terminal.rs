@@ -1,0 +1,72 @@
+//! Texts that a terminal may show: which characters it would obey instead of showing, and their escapes.
+//!
+//! Names come from the host and from callers. A control character in one could clear a screen, forge a
+//! line of a log, or reverse the order of what follows.
+
+use std::borrow::Cow;
+
+/// Whether a terminal obeys this character instead of showing it: C0, DEL and C1, the separators of lines
+/// and paragraphs of Unicode, and the marks that change the direction of a text.
+#[must_use]
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// Whether a text holds a character that a terminal obeys.
+#[must_use]
+pub fn has_unprintable(text: &str) -> bool {
+    text.chars().any(is_unprintable)
+}
+
+/// The text as one line that is safe to show: each such character is escaped, as in `\n` or `\u{1b}`.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    escaped(text, is_unprintable)
+}
+
+/// The same for a text of several lines, whose line ends stay.
+#[must_use]
+pub fn printable_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |character| character != '\n' && is_unprintable(character))
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match character {
+            plain if !is_escaped(plain) => shown.push(plain),
+            '\n' | '\r' | '\t' => shown.extend(character.escape_default()),
+            other => shown.extend(other.escape_unicode()),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped_and_all_else_stays() {
+        for (text, shown) in [
+            ("qubes-4.2 ÄÖ 🦦 \\", "qubes-4.2 ÄÖ 🦦 \\"),
+            ("a\u{1b}[2Jb", "a\\u{1b}[2Jb"),
+            ("\r\n\t", "\\r\\n\\t"),
+            ("\u{7f}\u{9b}31m", "\\u{7f}\\u{9b}31m"),
+            ("a\u{2028}b\u{202e}c\u{2066}", "a\\u{2028}b\\u{202e}c\\u{2066}"),
+        ] {
+            assert_eq!(printable(text), shown);
+            assert_eq!(has_unprintable(text), text != shown);
+        }
+        assert_eq!(printable_lines("a\nb\u{1b}"), "a\nb\\u{1b}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Characters that a terminal obeys: refused in what callers write for people, and escaped in every detail that
+//! repeats a name of the host.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Lab, encode, machine};
+
+/// One of C0, DEL, C1, a separator of lines, and marks that change the direction.
+const HOSTILE: [&str; 7] = ["\u{1b}[2J", "\n", "\u{7f}", "\u{9b}31m", "\u{2028}", "\u{202e}", "\u{2066}"];
+
+/// Holds an answer to be a refusal that points there.
+fn refused(answer: Answer, pointer: &Value, parameter: &Value) {
+    let problem = answer.problem(400, "invalid-request");
+    let error = &problem.json["errors"][0];
+    let wanted = (pointer, parameter, &json!("control-character"));
+    assert_eq!((&error["pointer"], &error["parameter"], &error["code"]), wanted, "{}", problem.text);
+}
+
+#[tokio::test]
+async fn holders_and_reasons_with_control_characters_are_refused() {
+    let lab = Lab::start().await;
+    let asked = json!({"select": {"machine": "16"}, "ttl": "30m"});
+    let lease = lab.post("/v1/leases", asked.clone()).await.expect(201).json;
+    let lease = format!("/v1/leases/{}", lease["id"].as_str().unwrap());
+    let aside = machine("ci-runner-2", "/quarantine");
+    for hostile in HOSTILE {
+        let text = format!("my {hostile}reason");
+        let mut body = asked.clone();
+        body["holder"] = json!(text);
+        refused(lab.post("/v1/leases", body).await, &json!("/holder"), &Value::Null);
+        let reason = lab.request(Method::PUT, &aside).json(&json!({"reason": text}));
+        refused(Answer::of(reason).await, &json!("/reason"), &Value::Null);
+        let revoke = lab.request(Method::DELETE, &format!("{lease}?reason={}", encode(&text)));
+        refused(Answer::of(revoke).await, &Value::Null, &json!("reason"));
+    }
+    assert_eq!(lab.get(&lease).await.json["state"], "active", "nothing was done");
+    assert_eq!(lab.machine("ci-runner-2").await["quarantine"], Value::Null);
+    let plain = json!({"select": {"machine": "32"}, "ttl": "30m", "holder": "nächtlich 7 🦦"});
+    assert_eq!(lab.post("/v1/leases", plain).await.expect(201).json["holder"], "nächtlich 7 🦦");
+}
+
+/// What HTTP itself takes in a header.
+#[tokio::test]
+async fn references_and_overrides_with_control_characters_are_refused() {
+    let lab = Lab::start().await;
+    let power = machine("ci-runner-2", "/power");
+    for hostile in ["\t", "\u{9b}31m", "\u{2028}", "\u{202e}", "\u{2066}"] {
+        let value = format!("my {hostile}reason").into_bytes();
+        for header in ["otter-reference", "otter-override"] {
+            let request = lab.request(Method::POST, &power).header(header, value.clone());
+            let answer = Answer::of(request.json(&json!({"action": "on"}))).await;
+            refused(answer, &Value::Null, &json!(header));
+        }
+        let body = json!({"select": {"machine": "16"}, "ttl": "30m"});
+        let request = lab.request(Method::POST, "/v1/leases").header("otter-reference", value);
+        refused(Answer::of(request.json(&body)).await, &Value::Null, &json!("otter-reference"));
+    }
+    assert_eq!(lab.get("/v1/jobs").await.json["items"], json!([]));
+    assert_eq!(lab.get("/v1/leases").await.json["items"], json!([]));
+}
+
+#[tokio::test]
+async fn names_of_the_host_are_escaped_in_details_and_whole_in_data() {
+    let lab = Lab::start().await;
+    let name = "evil\u{1b}[2J\u{202e}\nname";
+    lab.control().mutate(|world| name.clone_into(&mut world.machine_mut("16").unwrap().name));
+    lab.until_seen("16", "name", json!(name)).await;
+    lab.post("/v1/leases", json!({"select": {"machine": "16"}, "ttl": "30m"})).await.expect(201);
+    let power = json!({"action": "on"});
+    for answer in [
+        lab.get("/v1/machines/16/snapshots/none").await.problem(404, "not-found"),
+        lab.post("/v1/machines/16/power", power).await.problem(423, "machine-leased"),
+        lab.get("/v1/machines/16/snapshots/kickstart").await.problem(409, "ambiguous-name"),
+    ] {
+        let detail = answer.str("detail");
+        assert!(detail.contains("evil\\u{1b}[2J\\u{202e}\\nname"), "{detail}");
+        assert!(!detail.contains(['\u{1b}', '\n', '\u{202e}']), "{detail:?}");
+        assert_eq!(answer.json["machine_name"], name);
+    }
+}

@@ -1,0 +1,95 @@
+//! What the commands show on a terminal: names that would change it are escaped, wherever they come from.
+
+use otter::clock::Clock;
+use otter::domain::access::{Role, Token};
+use otter::store::{Store, StoredToken};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Daemon, HostProcess, eventually, otter, said};
+
+const NAME: &str = "evil\u{1b}[2J\u{9b}31m-machine";
+const SHOWN: &str = "evil\\u{1b}[2J\\u{9b}31m-machine";
+
+/// Holds a text to nothing that a terminal obeys.
+#[track_caller]
+fn is_plain(text: &str) {
+    assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7f}', '\r']), "{text:?}");
+}
+
+#[tokio::test]
+async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let lab = std::fs::read_to_string("config/lab.toml").unwrap();
+    let renamed = lab.replace("\"qubes-4.2-sdw-staging\"", "\"evil\\u001b[2J\\u009b31m-machine\"");
+    assert_ne!(lab, renamed);
+    std::fs::write(path("lab.toml"), renamed).unwrap();
+    std::fs::write(path("otter.toml"), "").unwrap();
+    let host = HostProcess::start(&["--scenario", path("lab.toml").to_str().unwrap(), "--pace", "0.1"]).await;
+    let mut serve = host.serve(&path("otter.toml"), &path("state"));
+    // The last of two counts.
+    serve.args(["--log-level", "info"]);
+    let arguments: Vec<_> = serve.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let human =
+        arguments.iter().map(|argument| if argument == "json" { "human".into() } else { argument.clone() });
+    let mut human_serve = otter(&[]);
+    human_serve.args(human).envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    human_serve.stderr(std::fs::File::create(path("log")).unwrap());
+    let daemon = Daemon::attempt(human_serve).await.expect("a daemon that says where it listens");
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+
+    let url = format!("http://{}", daemon.address());
+    let run = otter(&["run", "--url", &url, "--name", "evil", "--", "true"]);
+    let (code, text) = said(run).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(SHOWN), "{text}");
+    is_plain(&text);
+
+    let found = daemon.get("/v1/machines/find?name=evil").await.expect(200);
+    assert_eq!(found.str("name"), NAME, "data stays as it is");
+    let log = std::fs::read_to_string(path("log")).unwrap();
+    assert!(log.contains(SHOWN), "{log}");
+    is_plain(&log);
+
+    let mut doctor = otter(&["doctor"]);
+    doctor.env("OTTER_ESX_URL", &host.url).env("OTTER_ESX_VERIFY", &host.pin);
+    doctor.env("OTTER_ESX_USERNAME", "ro\u{1b}[2Jot").env("OTTER_ESX_PASSWORD", "otter");
+    let (code, text) = said(doctor).await;
+    assert_eq!(code, Some(1), "{text}");
+    is_plain(&text);
+}
+
+#[tokio::test]
+async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let created = ["token", "create", "--name", "ci", "--role", "runner", "--state-dir"];
+    let created = otter(&[&created[..], &[state.to_str().unwrap()]].concat()).output().unwrap();
+    assert!(created.status.success());
+    let store = Store::beside(&state).await.unwrap();
+    let writer = store.clone();
+    tokio::spawn(async move { writer.run(CancellationToken::new()).await });
+    let clock = Clock::system();
+    let stored = StoredToken {
+        id: clock.uuid(),
+        name: NAME.to_owned(),
+        role: Role::Viewer,
+        digest: Token::new(&clock.random().unwrap()).digest(),
+        created_at: clock.now(),
+        revoked_at: None,
+    };
+    assert!(store.insert_token(&stored).await.unwrap());
+    let (_, listed) = said(otter(&["token", "list", "--state-dir", state.to_str().unwrap()])).await;
+    assert!(listed.contains(SHOWN), "{listed}");
+    is_plain(&listed);
+
+    let config = directory.path().join("otter.toml");
+    std::fs::write(&config, "[esx]\n\"evil\\u001b[2J\\u009b31m-machine\" = 1\n").unwrap();
+    for command in ["check-config", "serve"] {
+        let (code, text) = said(otter(&[command, "--config", config.to_str().unwrap()])).await;
+        assert_eq!(code, Some(78), "{text}");
+        assert!(text.contains(SHOWN), "{text}");
+        is_plain(&text);
+    }
+}
