@@ -31,6 +31,7 @@ use crate::service::leases::holds::Holds;
 use crate::service::leases::secret::Secrets;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
+use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::store::{Keep, Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
@@ -81,10 +82,11 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
     };
-    let mut protected = machines.protected;
+    let protected = machines.protected;
+    let mut built_in = Vec::new();
     let mut options = if let Some(Simulated { url, fingerprint }) = simulated {
         if protected.is_empty() {
-            protected.push("golden*".to_owned());
+            built_in.push("golden*".to_owned());
         }
         let mut options = EsxOptions::new(url, "root", SecretString::from("otter"));
         options.verify = Verify::Fingerprint(fingerprint.parse().context("the simulator's fingerprint")?);
@@ -105,7 +107,12 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         tls: http.tls_certificate.zip(http.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
         state_dir,
         guest_settle: esx.guest_settle,
-        protection: Protection { protected, own_name: esx.machine_name, own_addresses: own_addresses() },
+        protection: Protection {
+            protected,
+            built_in,
+            own_name: esx.machine_name,
+            own_addresses: own_addresses(),
+        },
         snapshots: SnapshotSettings {
             protected: snapshots.protected,
             runners_may_remove: snapshots.runners_may_remove,
@@ -268,6 +275,11 @@ impl App {
             snapshots: Arc::new(SnapshotProtection::new(snapshots, Arc::clone(&pools), store.clone())),
             sabotage,
         });
+        let patterns = Arc::new(PatternWatch::new(
+            MachinePatterns::new(&protection.protected, &pools),
+            Arc::clone(&inventory),
+            feed.clone(),
+        ));
         let machines = Arc::new(Machines::new(
             Arc::clone(&inventory),
             jobs.clone(),
@@ -295,6 +307,7 @@ impl App {
             feed,
             inventory,
             machines,
+            patterns,
             jobs,
             leases,
             hypervisor: Arc::clone(&hypervisor),
@@ -375,6 +388,8 @@ impl App {
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         let callers = Arc::clone(&services.callers);
         supervisor.spawn("tokens", |stop| callers.follow(stop));
+        let patterns = Arc::clone(&services.patterns);
+        supervisor.spawn("patterns", |stop| patterns.follow(stop));
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
@@ -438,6 +453,9 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         levels.jobs_waiting.set(number(waiting));
         levels.jobs_running.set(number(running));
         services.leases.measure();
+        for (setting, count) in services.patterns.counts() {
+            metrics.unmatched_patterns(&setting, number(count));
+        }
         let picture = services.inventory.picture();
         levels.machines.set(number(picture.machines.len()));
         levels.datastores.set(number(picture.datastores.len()));

@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`); those of `run` are its own.
 
+mod check_host;
 mod doctor;
 mod run;
 mod store;
@@ -51,7 +52,7 @@ enum Verb {
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
     Simulate(Simulate),
     /// Read the configuration as `serve` would, and say what is wrong with it.
-    CheckConfig(Sources),
+    CheckConfig(CheckConfig),
     /// Connect to the host as `serve` would, once, and say in plain words what works and what does not.
     Doctor(Sources),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
@@ -84,6 +85,15 @@ struct Serve {
     simulate: bool,
     #[command(flatten)]
     scenario: ScenarioArgs,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+#[derive(Debug, Args)]
+struct CheckConfig {
+    /// Also read the machines of the host once, and warn of patterns that match none.
+    #[arg(long)]
+    host: bool,
     #[command(flatten)]
     sources: Sources,
 }
@@ -169,7 +179,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Token(command) => on_runtime(token::token(command)),
         Verb::Store(command) => on_runtime(store::store(command)),
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
-        Verb::CheckConfig(sources) => check_config(&sources),
+        Verb::CheckConfig(check) => check_config(&check),
         Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),
         Verb::Openapi { version } => openapi(version),
         Verb::Completions { shell } => Ok(completions(shell)),
@@ -255,10 +265,15 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check_config(sources: &Sources) -> anyhow::Result<ExitCode> {
+fn check_config(check: &CheckConfig) -> anyhow::Result<ExitCode> {
+    let CheckConfig { host, sources } = check;
     let config = sources.load()?;
-    app::settings(config, None)?.esx.check().context("the host's settings are wrong")?;
+    let settings = app::settings(config, None)?;
+    settings.esx.check().context("the host's settings are wrong")?;
     say("The configuration is good.\n");
+    if *host {
+        on_runtime(async { check_host::check_host(&settings).await.map(|()| ExitCode::SUCCESS) })?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

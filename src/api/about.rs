@@ -14,6 +14,7 @@ use super::problem::ApiError;
 use super::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
+use crate::service::patterns::UnmatchedPattern;
 
 /// What this build can do.
 const FEATURES: &[&str] = &[
@@ -148,6 +149,7 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
             "Tokens and answers travel in the clear: set http.tls_certificate and http.tls_key.".to_owned(),
         );
     }
+    warnings.extend(services.patterns.unmatched().iter().map(UnmatchedPattern::warning));
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),

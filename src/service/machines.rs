@@ -32,6 +32,8 @@ pub struct Machines {
 pub struct Protection {
     /// Patterns of names, and ids.
     pub protected: Vec<String>,
+    /// The same, of otter itself: nobody configured them, so that they may match no machine.
+    pub built_in: Vec<String>,
     /// `esx.machine_name`; takes the place of the addresses where it is set.
     pub own_name: Option<String>,
     /// The hardware addresses of the machine that otter runs on.
@@ -281,6 +283,7 @@ impl Protection {
         let machine = &record.machine;
         self.protected
             .iter()
+            .chain(&self.built_in)
             .any(|pattern| pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name))
     }
 

@@ -6,6 +6,7 @@ pub mod inventory;
 pub mod jobs;
 pub mod leases;
 pub mod machines;
+pub mod patterns;
 pub mod snapshots;
 pub mod trouble;
 
@@ -17,6 +18,7 @@ use self::inventory::Inventory;
 use self::jobs::Jobs;
 use self::leases::Leases;
 use self::machines::Machines;
+use self::patterns::PatternWatch;
 use crate::hypervisor::Hypervisor;
 
 /// Everything that the API calls.
@@ -26,6 +28,7 @@ pub struct Services {
     pub feed: Feed,
     pub inventory: Arc<Inventory>,
     pub machines: Arc<Machines>,
+    pub patterns: Arc<PatternWatch>,
     pub jobs: Jobs,
     pub leases: Leases,
     /// For reads that go past the picture.

@@ -2,7 +2,7 @@
 //! leases, in [`super::leases`].
 //!
 //! What happens is counted where it happens; what merely is (a queue's length) is read just before it is told. Labels
-//! hold words of otter's own, never what a caller sent: there are only so many of them.
+//! hold words of otter's own and of its configuration, never what a caller sent: there are only so many of them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,6 +40,7 @@ struct Inner {
     jobs_accepted: Family<KindLabels, Counter>,
     jobs_ended: Family<EndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
+    unmatched_patterns: Family<SettingLabels, Gauge>,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
     session_up: Gauge,
     logins: Counter,
@@ -85,6 +86,11 @@ struct KindLabels {
 struct EndLabels {
     kind: &'static str,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SettingLabels {
+    setting: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -140,6 +146,12 @@ impl Default for Metrics {
         table.register("jobs_waiting", "Jobs that wait for their turn", jobs_waiting);
         table.register("jobs_running", "Jobs that run", jobs_running);
         let leases = LeaseMetrics::registered(&mut table);
+        let unmatched_patterns = Family::default();
+        table.register(
+            "unmatched_patterns",
+            "Patterns and ids of a setting of the configuration that match no machine",
+            unmatched_patterns.clone(),
+        );
         table.register_with_unit("soap_call", "Calls of the host by method and result, and how long each took; a wait for updates takes long by design", Unit::Seconds, soap.clone());
         table.register("session_up", "1 while the session with the host is up", session_up.clone());
         table.register("session_logins", "Logins that the host accepted", logins.clone());
@@ -185,6 +197,7 @@ impl Default for Metrics {
             jobs_accepted,
             jobs_ended,
             leases,
+            unmatched_patterns,
             soap,
             session_up,
             logins,
@@ -241,6 +254,12 @@ impl Metrics {
     /// A job came to its end, this long after it was accepted.
     pub fn job_ended(&self, kind: &'static str, state: &'static str, took: Duration) {
         self.0.jobs_ended.get_or_create(&EndLabels { kind, state }).observe(took.as_secs_f64());
+    }
+
+    /// This many patterns of a setting match no machine.
+    pub fn unmatched_patterns(&self, setting: &str, count: i64) {
+        let labels = SettingLabels { setting: setting.to_owned() };
+        self.0.unmatched_patterns.get_or_create(&labels).set(count);
     }
 
     /// Those of leases.
@@ -356,6 +375,7 @@ mod tests {
         leases.ended("abandoned", None);
         leases.prepare_failed();
         leases.release_failed();
+        metrics.unmatched_patterns("machines.protected", 2);
         metrics.called("Login", "ok", Duration::from_millis(20));
         metrics.stream_reset("too_slow");
         let _open = metrics.stream_opened();
@@ -363,7 +383,7 @@ mod tests {
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (27, 27), "{text}");
+        assert_eq!((types, helps), (28, 28), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, wanted) in [
             ("otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}", "1"),
@@ -375,6 +395,7 @@ mod tests {
             ("otter_lease_held_seconds_count", "1"),
             ("otter_leases_ended_total{reason=\"abandoned\"}", "1"),
             ("otter_machines_quarantined", "2"),
+            ("otter_unmatched_patterns{setting=\"machines.protected\"}", "2"),
             ("otter_lease_prepare_failures_total", "1"),
             ("otter_lease_release_failures_total", "1"),
             ("otter_soap_call_seconds_count{method=\"Login\",result=\"ok\"}", "1"),

@@ -22,6 +22,7 @@ mod metrics;
 mod outcome;
 mod pages;
 mod pairs;
+mod patterns;
 mod queue;
 mod revert;
 mod snapshot_rules;

@@ -9,6 +9,7 @@ mod lease_crowd;
 mod lease_restarts;
 mod leases;
 mod open_files;
+mod patterns;
 mod recovery;
 mod run;
 mod signals;

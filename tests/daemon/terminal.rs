@@ -7,13 +7,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Daemon, HostProcess, eventually, otter, said};
 
-const NAME: &str = "evil\u{1b}[2J\u{9b}31m-machine";
-const SHOWN: &str = "evil\\u{1b}[2J\\u{9b}31m-machine";
+/// XML carries no `ESC`, but C1, which has the same power, and marks of direction.
+const NAME: &str = "evil\u{9b}2J\u{202e}-machine";
+const SHOWN: &str = "evil\\u{9b}2J\\u{202e}-machine";
 
 /// Holds a text to nothing that a terminal obeys.
 #[track_caller]
 fn is_plain(text: &str) {
-    assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7f}', '\r']), "{text:?}");
+    assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7f}', '\r', '\u{202e}']), "{text:?}");
 }
 
 #[tokio::test]
@@ -21,7 +22,7 @@ async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let lab = std::fs::read_to_string("config/lab.toml").unwrap();
-    let renamed = lab.replace("\"qubes-4.2-sdw-staging\"", "\"evil\\u001b[2J\\u009b31m-machine\"");
+    let renamed = lab.replace("\"qubes-4.2-sdw-staging\"", "\"evil\\u009b2J\\u202e-machine\"");
     assert_ne!(lab, renamed);
     std::fs::write(path("lab.toml"), renamed).unwrap();
     std::fs::write(path("otter.toml"), "").unwrap();
@@ -73,7 +74,7 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     let clock = Clock::system();
     let stored = StoredToken {
         id: clock.uuid(),
-        name: NAME.to_owned(),
+        name: "evil\u{1b}[2J\n-token".to_owned(),
         role: Role::Viewer,
         digest: Token::new(&clock.random().unwrap()).digest(),
         created_at: clock.now(),
@@ -81,15 +82,15 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     };
     assert!(store.insert_token(&stored).await.unwrap());
     let (_, listed) = said(otter(&["token", "list", "--state-dir", state.to_str().unwrap()])).await;
-    assert!(listed.contains(SHOWN), "{listed}");
+    assert!(listed.contains("evil\\u{1b}[2J\\n-token"), "{listed}");
     is_plain(&listed);
 
     let config = directory.path().join("otter.toml");
-    std::fs::write(&config, "[esx]\n\"evil\\u001b[2J\\u009b31m-machine\" = 1\n").unwrap();
+    std::fs::write(&config, "[esx]\n\"evil\\u001b[2J-key\" = 1\n").unwrap();
     for command in ["check-config", "serve"] {
         let (code, text) = said(otter(&[command, "--config", config.to_str().unwrap()])).await;
         assert_eq!(code, Some(78), "{text}");
-        assert!(text.contains(SHOWN), "{text}");
+        assert!(text.contains("evil\\u{1b}[2J-key"), "{text}");
         is_plain(&text);
     }
 }

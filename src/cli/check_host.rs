@@ -1,0 +1,85 @@
+//! `otter check-config --host`: reads the machines of the host once, and says which patterns of the
+//! configuration match none of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
+
+use super::say;
+use crate::app::Settings;
+use crate::clock::Clock;
+use crate::domain::event::{EventFilter, EventType};
+use crate::domain::terminal::printable;
+use crate::esx::EsxHypervisor;
+use crate::hypervisor::{Hypervisor, Observer, SessionState};
+use crate::service::feed::Feed;
+use crate::service::inventory::Inventory;
+use crate::service::patterns::{MachinePatterns, PatternWatch};
+use crate::telemetry::metrics::Metrics;
+
+/// How long the host may take until its machines are read.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How long the logout may take.
+const LOGOUT: Duration = Duration::from_secs(5);
+
+/// Reads the host and prints a warning for each pattern and id that matches no machine.
+///
+/// # Errors
+/// The host cannot be reached, refuses the account, or does not tell its machines in time.
+pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), Metrics::default())
+        .context("the host's settings are wrong")?;
+    let feed = Feed::new(&clock);
+    let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), settings.guest_settle));
+    let stop = CancellationToken::new();
+    let session = hypervisor.run(Arc::clone(&inventory) as Arc<dyn Observer>, stop.clone());
+    tokio::pin!(session);
+    let read = tokio::select! {
+        read = machines_are_read(&hypervisor, &inventory, &feed) => read,
+        _ = &mut session => Err(anyhow::anyhow!("the session with the host ended by itself")),
+        () = clock.sleep(PATIENCE) => {
+            Err(anyhow::anyhow!("the host did not tell its machines within {} s", PATIENCE.as_secs()))
+        }
+    };
+    stop.cancel();
+    tokio::select! {
+        _ = session => {}
+        () = clock.sleep(LOGOUT) => {}
+    }
+    read?;
+    let machines = inventory.picture().machines.len();
+    let patterns = MachinePatterns::new(&settings.protection.protected, &settings.pools);
+    for unmatched in PatternWatch::new(patterns, inventory, feed).unmatched() {
+        say(&format!("Warning: {}\n", printable(&unmatched.warning())));
+    }
+    say(&format!("The host was reached and has {machines} machines.\n"));
+    Ok(())
+}
+
+async fn machines_are_read(
+    hypervisor: &EsxHypervisor,
+    inventory: &Inventory,
+    feed: &Feed,
+) -> anyhow::Result<()> {
+    let types = vec![EventType::SessionChanged];
+    let mut changes = feed.follow(EventFilter { types, ..EventFilter::default() });
+    loop {
+        changes.skip();
+        match inventory.session().state {
+            SessionState::Connecting => {}
+            SessionState::Connected => {
+                // After this every machine that the host has is in the inventory.
+                if hypervisor.barrier().await.is_ok() && inventory.picture().loaded {
+                    return Ok(());
+                }
+            }
+            SessionState::Away { reason } => bail!("the host cannot be reached: {reason}"),
+            SessionState::LoginRefused { reason } => bail!("the host refuses the account: {reason}"),
+        }
+        changes.more().await;
+    }
+}
