@@ -72,14 +72,9 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     let writer = store.clone();
     tokio::spawn(async move { writer.run(CancellationToken::new()).await });
     let clock = Clock::system();
-    let stored = StoredToken {
-        id: clock.uuid(),
-        name: "evil\u{1b}[2J\n-token".to_owned(),
-        role: Role::Viewer,
-        digest: Token::new(&clock.random().unwrap()).digest(),
-        created_at: clock.now(),
-        revoked_at: None,
-    };
+    let digest = Token::new(&clock.random().unwrap()).digest();
+    let name = "evil\u{1b}[2J\n-token";
+    let stored = StoredToken::new(clock.uuid(), name, Role::Viewer, digest, clock.now());
     assert!(store.insert_token(&stored).await.unwrap());
     let (_, listed) = said(otter(&["token", "list", "--state-dir", state.to_str().unwrap()])).await;
     assert!(listed.contains("evil\\u{1b}[2J\\n-token"), "{listed}");
