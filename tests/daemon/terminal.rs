@@ -48,8 +48,9 @@ async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
 
     let found = daemon.get("/v1/machines/find?name=evil").await.expect(200);
     assert_eq!(found.str("name"), NAME, "data stays as it is");
-    let log = std::fs::read_to_string(path("log")).unwrap();
-    assert!(log.contains(SHOWN), "{log}");
+    let log = || std::fs::read_to_string(path("log")).unwrap();
+    eventually("the release to be in the log", async || log().contains(SHOWN)).await;
+    let log = log();
     is_plain(&log);
 
     let mut doctor = otter(&["doctor"]);
