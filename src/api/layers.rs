@@ -58,7 +58,7 @@ pub fn around(router: Router, edge: Edge) -> Router {
         .layer(from_fn_with_state(edge, outermost))
 }
 
-/// Gives the request its id, refuses what the checks refuse, contains panics, makes problems of failures, and logs.
+/// Gives the request its id, checks it, contains panics, makes problems of failures, and logs.
 async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let request_id = RequestId::new(edge.clock.uuid());
     let id = request_id.to_string();

@@ -206,7 +206,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
         let hint = if is_form { " (curl: write --json in place of -d)" } else { "" };
         format!("The body is declared as {given}, and otter reads application/json{hint}.")
     } else {
-        let hint = if is_form { "leave out curl's -d" } else { "leave out that header" };
+        let hint = if is_form { "drop curl's -d" } else { "drop that header" };
         format!("The request has no body, and yet declares one as {given}: {hint}.")
     };
     Err(Failure::new(FailureKind::UnsupportedMediaType, detail))

@@ -275,7 +275,7 @@ async fn what_has_no_body_declares_none_but_json() {
             let refused = Answer::of(request.header("content-length", "0")).await;
             let refused = refused.problem(415, "unsupported-media-type");
             let is_of_curl = content_type.contains("form-url");
-            assert_eq!(refused.str("detail").contains("leave out curl's -d"), is_of_curl, "{}", refused.text);
+            assert_eq!(refused.str("detail").contains("drop curl's -d"), is_of_curl, "{}", refused.text);
         }
     }
     let unchanged = lab.get("/v1/machines/16").await.expect(200);
