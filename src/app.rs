@@ -241,23 +241,8 @@ impl App {
                 tracing::warn!(%address, "tokens come in the clear: set http.tls_certificate and http.tls_key");
             }
         }
-        let listener = match &listen {
-            Listen::Tcp(address) => {
-                Listener::tcp(*address).await.with_context(|| format!("cannot listen on {address}"))?
-            }
-            Listen::Unix(path) => Listener::unix(path)
-                .await
-                .with_context(|| format!("cannot listen on unix:{}", path.display()))?,
-        };
         let supervisor = Supervisor::new(clock.clone(), grace);
-        let listener = match tls.map(Tls::load).transpose()? {
-            Some(tls) => {
-                let again = tls.clone();
-                supervisor.on_reload("the certificate", move || again.reload());
-                listener.with_tls(tls)
-            }
-            None => listener,
-        };
+        let listener = bound(&listen, tls, &supervisor).await?;
         let feed = Feed::with(&clock, &feed);
         let inventory =
             Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle).sabotaged(sabotage));
@@ -401,6 +386,22 @@ impl App {
         supervisor.ready();
         Ok(supervisor.run(signals).await)
     }
+}
+
+/// Binds the address. On TCP it serves TLS if there are files for it, which are read again on SIGHUP.
+async fn bound(listen: &Listen, tls: Option<TlsFiles>, supervisor: &Supervisor) -> anyhow::Result<Listener> {
+    let listener = match listen {
+        Listen::Tcp(address) => {
+            Listener::tcp(*address).await.with_context(|| format!("cannot listen on {address}"))?
+        }
+        Listen::Unix(path) => {
+            Listener::unix(path).await.with_context(|| format!("cannot listen on unix:{}", path.display()))?
+        }
+    };
+    let Some(tls) = tls.map(Tls::load).transpose()? else { return Ok(listener) };
+    let again = tls.clone();
+    supervisor.on_reload("the certificate", move || again.reload());
+    Ok(listener.with_tls(tls))
 }
 
 /// Whoever is reached by other machines has to tell their callers apart.
