@@ -33,6 +33,7 @@ use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
+use crate::service::storage::Storage;
 use crate::store::{Keep, Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
 use crate::telemetry::metrics::{Levels, Metrics};
@@ -295,6 +296,7 @@ impl App {
             patterns,
             jobs,
             leases,
+            storage: Storage::new(store.clone(), clock.clone()),
             hypervisor: Arc::clone(&hypervisor),
         };
         refresh(&metrics, &services, &store, &clock);
@@ -377,6 +379,8 @@ impl App {
         supervisor.spawn("patterns", |stop| patterns.follow(stop));
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
+        supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
+        supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
         supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
         if sabotage.makes(Mistake::DyingRoom) {
             supervisor.spawn("doomed", |_| async { Err::<(), _>(std::io::Error::other("as was asked for")) });

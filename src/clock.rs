@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -85,6 +85,15 @@ impl Clock {
                 now.wall += duration;
             }
             moved.notify_waiters();
+        }
+    }
+
+    /// Has a stepped wall clock jump, as an administrator or NTP sets one; what never jumps goes on. Does nothing to the
+    /// system's.
+    pub fn jump(&self, by: SignedDuration) {
+        if let Source::Stepped { now, .. } = &*self.0 {
+            let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
+            now.wall = now.wall.saturating_add(by).unwrap_or(now.wall);
         }
     }
 

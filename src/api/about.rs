@@ -150,6 +150,7 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
         );
     }
     warnings.extend(services.patterns.unmatched().iter().map(UnmatchedPattern::warning));
+    warnings.extend(services.storage.refusal().map(|failure| failure.detail));
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
@@ -185,16 +186,19 @@ pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<R
 
 /// Whether otter is ready
 ///
-/// 200 once the inventory was loaded: reads work from then on, whatever the host does. With `host=true` also the
-/// session must be up; the problem says why it is not.
+/// 200 once the inventory was loaded: reads work from then on, whatever the host does. 503 while the store cannot write,
+/// since no job or lease is accepted then. With `host=true` also the session must be up. The problem says what is wrong.
 #[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "about", params(ReadyQuery),
     responses(
         (status = 200, description = "It is ready", body = Health),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading", "host-unreachable", "host-login-refused"]))))]
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading", "storage-unavailable", "host-unreachable", "host-login-refused"]))))]
 pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<Response, ApiError> {
     let host = query.params.boolean("host")?.unwrap_or(false);
+    if let Some(failure) = api.services().storage.refusal() {
+        return Err(failure.into());
+    }
     if host {
         let failure = match api.services().inventory.session().state {
             SessionState::Connected => None,

@@ -79,6 +79,8 @@ failure_kinds! {
     /// The host refused the account; otter does not go on trying, for that would lock it.
     HostLoginRefused = "host-login-refused",
     InventoryLoading = "inventory-loading",
+    /// The store cannot write: its disk is full, or gone read-only.
+    StorageUnavailable = "storage-unavailable",
     TooManyWaits = "too-many-waits",
     ShuttingDown = "shutting-down",
     WaitTimeout = "wait-timeout",

@@ -8,6 +8,7 @@ pub mod leases;
 pub mod machines;
 pub mod patterns;
 pub mod snapshots;
+pub mod storage;
 pub mod trouble;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use self::jobs::Jobs;
 use self::leases::Leases;
 use self::machines::Machines;
 use self::patterns::PatternWatch;
+use self::storage::Storage;
 use crate::hypervisor::Hypervisor;
 
 /// Everything that the API calls.
@@ -31,6 +33,7 @@ pub struct Services {
     pub patterns: Arc<PatternWatch>,
     pub jobs: Jobs,
     pub leases: Leases,
+    pub storage: Storage,
     /// For reads that go past the picture.
     pub hypervisor: Arc<dyn Hypervisor>,
 }

@@ -98,7 +98,8 @@ impl Simulation {
             let now = self.wall();
             self.promises.turn(job, &self.disk);
             let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&job)?.waiting.as_mut());
-            if let Some(first) = waiting.map(|driver| driver.take_turn(now)) {
+            let turn = |driver: &mut Driver| driver.take_turn(driver.job().deadline_at <= now, now);
+            if let Some(first) = waiting.map(turn) {
                 self.take_up(job, first, true);
             }
         }

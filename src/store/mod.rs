@@ -17,6 +17,7 @@ mod error;
 mod files;
 mod jobs;
 mod keys;
+mod last_seen;
 mod leases;
 mod migrate;
 #[cfg(test)]
@@ -35,8 +36,8 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
@@ -87,9 +88,10 @@ struct Inner {
     readers: Readers,
     statements: AtomicU64,
     transactions: AtomicU64,
-    /// Writes whose commit was refused, and whether the last one was.
+    /// Writes whose commit was refused.
     refused: AtomicU64,
-    failing: AtomicBool,
+    /// Why the last one was, if it was.
+    refusal: std::sync::Mutex<Option<Arc<sqlx::Error>>>,
     /// The daemon's lock on the state directory, held as long as the store lives.
     lock: Option<File>,
 }
@@ -140,7 +142,7 @@ impl Store {
             statements: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            failing: AtomicBool::new(false),
+            refusal: std::sync::Mutex::new(None),
             lock,
         }))
     }
@@ -310,10 +312,28 @@ impl Store {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether the last commit was refused: nothing new can be promised until one succeeds.
+    /// Why the disk or the database refused the last commit; `None` if it did not. Until one succeeds nothing new can be
+    /// promised.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let refusal = self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.as_ref().map(|cause| told(cause))
+    }
+
+    /// Whether the last commit was refused.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.0.failing.load(Ordering::Relaxed)
+        self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Notes that otter runs at this time.
+    pub async fn note_seen(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(last_seen::Seen(now)).await
+    }
+
+    /// When otter last ran, as it was noted.
+    pub async fn last_seen(&self) -> Result<Option<Timestamp>, StoreError> {
+        last_seen::last_seen(&mut self.read().await?).await
     }
 
     async fn write<W: writer::Write>(&self, write: W) -> Result<W::Output, StoreError> {
@@ -351,6 +371,11 @@ impl Reader<'_> {
             ReadConnection::Shared(connection) => connection,
         }
     }
+}
+
+/// An error of the database in SQLite's own words, without its number.
+fn told(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 /// A time as its column: microseconds since 1970.

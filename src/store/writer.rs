@@ -189,17 +189,29 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn Waiting>>) {
 /// Keeps in mind whether commits are refused, and tells of it once.
 fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
     let inner = &store.0;
-    let failed_before = inner.failing.swap(refusal.is_some(), Ordering::Relaxed);
-    match refusal {
-        Some(cause) => {
-            inner.refused.fetch_add(writes as u64, Ordering::Relaxed);
-            if !failed_before {
-                tracing::error!(error = %cause, "the database refuses commits: is the disk full, or gone read-only?");
-            }
-        }
-        None if failed_before => tracing::info!("the database takes commits again"),
-        None => {}
+    let failed_before = {
+        let mut last = inner.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        // A write that contradicts what is stored says nothing of the store.
+        let failing = refusal.filter(|cause| !contradicts(cause)).cloned();
+        std::mem::replace(&mut *last, failing).is_some()
+    };
+    if refusal.is_some() {
+        inner.refused.fetch_add(writes as u64, Ordering::Relaxed);
     }
+    match (refusal, failed_before) {
+        (Some(cause), false) => {
+            tracing::error!(error = %cause, "the database refuses commits: is the disk full, or gone read-only?");
+        }
+        (None, true) => tracing::info!("the database takes commits again"),
+        _ => {}
+    }
+}
+
+/// Whether a write was refused because of what it says, not because of the disk.
+fn contradicts(cause: &sqlx::Error) -> bool {
+    use sqlx::error::ErrorKind;
+    let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);
+    kind.is_some_and(|kind| !matches!(kind, ErrorKind::Other))
 }
 
 /// Where a transaction ended without a commit.

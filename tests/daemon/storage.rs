@@ -174,6 +174,32 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let otter = Limited::start(&host, &directory.path().join("state")).await;
+    let warned = async || {
+        let about = otter.daemon.get("/v1/about").await.expect(200).json;
+        about["warnings"].as_array().unwrap().iter().any(|warning| {
+            let warning = warning.as_str().unwrap();
+            warning.contains("refuses writes") && warning.contains("disk I/O error")
+        })
+    };
+    assert!(!warned().await);
+    otter.fill(true);
+    otter.power(MACHINE, "on").await.problem(500, "internal");
+    let problem = otter.daemon.get("/readyz").await.problem(503, "storage-unavailable").json;
+    assert_eq!(problem["retry"], "after");
+    assert!(problem["detail"].as_str().unwrap().contains("disk I/O error"), "{problem}");
+    otter.daemon.get("/healthz").await.expect(200);
+    assert!(warned().await);
+    // Nobody writes from here on, and it is found out all the same.
+    otter.fill(false);
+    eventually("otter to be ready", async || otter.daemon.get("/readyz").await.status == 200).await;
+    assert!(!warned().await);
+    assert!(otter.daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_waits_until_its_intent_is_on_disk() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
     let state = directory.path().join("state");

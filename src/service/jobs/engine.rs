@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{admit, bear_outage, queue_full};
+use super::clocks::Moment;
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
 use super::gate::Right;
 use super::keys::Keys;
@@ -43,8 +44,8 @@ pub(super) struct Engine {
     pub(super) queues: Mutex<Queues>,
     /// Of the calls of one key at one moment the others wait for the first's commit.
     pub(super) keys: Keys,
-    /// The deadlines of jobs that wait in a queue.
-    pub(super) expiries: Mutex<BTreeSet<(Timestamp, JobId, MachineId)>>,
+    /// The deadlines of jobs that wait in a queue, by the clock that never jumps.
+    pub(super) expiries: Mutex<BTreeSet<(Duration, JobId, MachineId)>>,
     pub(super) expiries_changed: Notify,
     /// Tasks that outlived their jobs: until they end their machines are not free.
     pub(super) leftovers: Mutex<BTreeMap<MachineId, BTreeSet<TaskId>>>,
@@ -72,7 +73,8 @@ impl Engine {
         }
         let (record, key, right) = (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
         let clock = &engine.parts.clock;
-        let mut job = admit(new, JobId::new(clock.uuid()), clock.now(), &engine.parts.settings.deadlines)?;
+        let now = Moment::now(clock);
+        let mut job = admit(new, JobId::new(clock.uuid()), now.wall, &engine.parts.settings.deadlines)?;
         let (id, kind, machine) = (job.id, job.kind(), job.machine.id.clone());
         engine
             .queues()
@@ -90,9 +92,9 @@ impl Engine {
             Engine::refuse(engine, &machine, id);
             return Err(failure);
         }
-        let (deadline_at, name) = (job.deadline_at, job.machine_name.clone());
+        let (due, name) = (now.due(job.deadline_at), job.machine_name.clone());
         // Shown before it is committed: whoever learns its id from the disk finds it here.
-        engine.board.add(Driver::queued(job.clone(), engine.rules()));
+        engine.board.add(Driver::queued(job.clone(), engine.rules()), due);
         sabotage::reached(Step::Accept);
         match engine.parts.store.insert_job(&job, key.as_ref()).await {
             Ok(Inserted::New) => {}
@@ -109,7 +111,7 @@ impl Engine {
         sabotage::reached(Step::AcceptCommitted);
         tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
         engine.parts.metrics.job_accepted(kind.as_str());
-        engine.expire_at(deadline_at, id, &machine);
+        engine.expire_at(due, id, &machine);
         engine.queues().ready(&machine, id);
         engine.parts.feed.publish([Subject::of_job(&Arc::new(job))]);
         Engine::dispatch(engine, &machine);
@@ -219,8 +221,9 @@ impl Engine {
         let first = if let Some(first) = first {
             first
         } else {
-            self.no_expiry(job);
-            waiting.driver.take_turn(self.parts.clock.now())
+            self.no_expiry(waiting.due, job);
+            let overdue = waiting.due <= self.parts.clock.elapsed();
+            waiting.driver.take_turn(overdue, self.parts.clock.now())
         };
         // Who hears of the end finds the machine without this job.
         let leave = |job: &Job| {
@@ -330,6 +333,7 @@ impl Engine {
             inventory: Arc::clone(inventory),
             snapshots: Arc::clone(snapshots),
             board: Arc::clone(&self.board),
+            begun: Moment::now(clock),
             clock: clock.clone(),
             feed: feed.clone(),
             stop: self.stop.clone(),
@@ -391,13 +395,13 @@ impl Engine {
         Rules { settle: self.parts.settings.settle, sabotage: self.parts.sabotage }
     }
 
-    pub(super) fn expire_at(&self, at: Timestamp, id: JobId, machine: &MachineId) {
-        self.expiries().insert((at, id, machine.clone()));
+    pub(super) fn expire_at(&self, due: Duration, id: JobId, machine: &MachineId) {
+        self.expiries().insert((due, id, machine.clone()));
         self.expiries_changed.notify_one();
     }
 
-    pub(super) fn no_expiry(&self, job: &Job) {
-        self.expiries().remove(&(job.deadline_at, job.id, job.machine.id.clone()));
+    pub(super) fn no_expiry(&self, due: Duration, job: &Job) {
+        self.expiries().remove(&(due, job.id, job.machine.id.clone()));
         self.expiries_changed.notify_one();
     }
 
@@ -409,7 +413,7 @@ impl Engine {
         self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, JobId, MachineId)>> {
+    pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Duration, JobId, MachineId)>> {
         self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

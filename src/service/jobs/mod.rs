@@ -1,6 +1,7 @@
 //! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of callers.
 
 pub(crate) mod admission;
+mod clocks;
 pub mod driver;
 mod engine;
 pub mod gate;
@@ -21,9 +22,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::clocks::{Jumps, Moment, count_downtime};
 use self::driver::{Driver, Interrupt};
 use self::engine::Engine;
 pub use self::engine::{mismatch, store_failure};
@@ -38,6 +41,7 @@ use super::feed::Feed;
 use super::inventory::{Inventory, MachineRecord};
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
+use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
@@ -50,6 +54,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a caller that cancels waits for the job's end to be committed.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the wall clock is looked at, so that a crash just after a jump makes no more than this of a difference.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 /// So many of the last jobs that ended `unknown` are looked through at the start for tasks that still run.
 const LEFTOVERS: u32 = 100;
@@ -183,14 +190,17 @@ impl Jobs {
     /// The store's.
     pub async fn recover(&self) -> Result<usize, StoreError> {
         sabotage::reached(Step::Recover);
-        let jobs = self.0.parts.store.unfinished_jobs().await?;
+        let mut jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
+        self.count_downtime(&mut jobs).await?;
+        let now = Moment::now(&self.0.parts.clock);
         let Recovered { waiting, running, cancelled, machines } =
             recover(jobs, self.0.rules(), &mut self.0.queues());
         for driver in waiting {
             let Job { id, deadline_at, machine, .. } = driver.job().clone();
-            self.0.board.add(driver);
-            self.0.expire_at(deadline_at, id, &machine.id);
+            let due = now.due(deadline_at);
+            self.0.board.add(driver, due);
+            self.0.expire_at(due, id, &machine.id);
         }
         // Each is to see the tasks of the others, so all are shown before the first goes on.
         let mut firsts = Vec::with_capacity(running.len());
@@ -198,7 +208,8 @@ impl Jobs {
             sabotage::reached(Step::Resume);
             let job = driver.job();
             firsts.push((job.machine.id.clone(), job.id, first));
-            self.0.board.add(driver);
+            let due = now.due(job.deadline_at);
+            self.0.board.add(driver, due);
         }
         for id in cancelled {
             self.0.board.interrupt(id, Interrupt::Cancel);
@@ -367,7 +378,7 @@ impl Jobs {
             let next = engine.expiries().first().cloned();
             let wait = async {
                 match &next {
-                    Some((at, _, _)) => sleep_until(&engine.parts.clock, *at).await,
+                    Some((due, _, _)) => sleep_until(&engine.parts.clock, *due).await,
                     None => std::future::pending().await,
                 }
             };
@@ -376,12 +387,62 @@ impl Jobs {
                 () = engine.expiries_changed.notified() => continue,
                 () = wait => {}
             }
-            let Some((at, id, machine)) = next else { continue };
-            engine.expiries().remove(&(at, id, machine.clone()));
+            let Some((due, id, machine)) = next else { continue };
+            engine.expiries().remove(&(due, id, machine.clone()));
             if engine.queues().withdraw(&machine, id) {
                 Engine::end_queued(engine, id, &machine, Driver::expire_queued);
             }
         }
+    }
+
+    /// Follows the wall clock: after a jump the deadlines that are shown and stored are computed again, and while there
+    /// are jobs it is noted that otter runs. Runs until told to stop.
+    pub async fn follow_wall_clock(self, stop: CancellationToken) {
+        let parts = &self.0.parts;
+        let mut jumps = Jumps::since(Moment::now(&parts.clock));
+        loop {
+            let stopping = tokio::select! {
+                () = stop.cancelled() => true,
+                () = parts.clock.sleep(LOOK_AT_CLOCK) => false,
+            };
+            let now = Moment::now(&parts.clock);
+            if let Some(by) = jumps.find(now) {
+                self.wall_clock_jumped(by, now.wall).await;
+            }
+            if self.counts() != (0, 0) {
+                // What cannot be noted makes a start count downtime from the last change of each job.
+                let _ = parts.store.note_seen(now.wall).await;
+            }
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    async fn wall_clock_jumped(&self, by: SignedDuration, now: Timestamp) {
+        tracing::warn!(seconds = by.as_secs(), "the wall clock jumped; deadlines move with it");
+        let moved = self.0.board.shift_deadlines(by, now);
+        self.0.parts.feed.publish(moved.iter().map(Subject::of_job));
+        for job in moved {
+            if let Err(error) = self.0.parts.store.update_job(&job).await {
+                // One that ended meanwhile needs no deadline; else a start would count by the old one.
+                tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "a deadline is not stored");
+            }
+        }
+    }
+
+    /// Counts the time for which otter was down, see [`count_downtime`].
+    async fn count_downtime(&self, jobs: &mut [Job]) -> Result<(), StoreError> {
+        let Engine { parts, .. } = &*self.0;
+        let last_seen = parts.store.last_seen().await?;
+        let now = parts.clock.now();
+        for job in jobs {
+            if count_downtime(job, last_seen, now) {
+                tracing::warn!(job = %job.id, "the wall clock is behind the last run; no time counts as passed");
+                parts.store.update_job(job).await?;
+            }
+        }
+        parts.store.note_seen(now).await
     }
 
     /// Forgets old jobs, leases and keys once an hour. Runs until told to stop.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::clocks::Moment;
 use super::driver::{Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Shown, TaskEnd};
 use super::sight;
 use super::view::{Board, Live, Waiting};
@@ -45,6 +45,8 @@ pub struct Runner {
     pub inventory: Arc<Inventory>,
     pub snapshots: Arc<SnapshotProtection>,
     pub board: Arc<Board>,
+    /// When the run began: times of the job are counted from then, by the clock that never jumps.
+    pub begun: Moment,
     pub clock: Clock,
     pub feed: Feed,
     pub stop: CancellationToken,
@@ -70,11 +72,10 @@ impl Runner {
         live: watch::Sender<Live>,
         leave: impl Fn(&Job),
     ) -> Ran {
-        let Waiting { mut driver, mut interrupts } = waiting;
-        let deadline = driver.job().deadline_at;
+        let Waiting { mut driver, mut interrupts, due, mut jumps } = waiting;
         let mut machine = self.inventory.watch(&driver.job().machine.id);
         let mut question = self.question(&driver);
-        let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.clock, deadline));
+        let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.clock, due));
         let mut alarms = [Interrupt::GraceOver, Interrupt::Deadline { question: false }].to_vec();
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
@@ -109,6 +110,15 @@ impl Runner {
                     () = self.stop.cancelled(), if may_stop => return Ran::UntilStopped,
                     Some(()) = cancelling.next(), if !cancelling.is_empty() => continue,
                     Some(interrupt) = interrupts.recv() => interrupt,
+                    by = jumps.next() => {
+                        driver.shift_deadline(by, self.clock.now());
+                        // Beside a commit that is under way, the older of the two could come last.
+                        if !saves {
+                            self.try_to_save(driver.job()).await;
+                        }
+                        self.publish(&driver, &live, wish_unsaved);
+                        continue;
+                    }
                     Ok(()) = machine.changed() => {
                         // Whatever the job does, a question shows in what blocks it.
                         let asked = self.question(&driver);
@@ -205,7 +215,7 @@ impl Runner {
                 sabotage::reached(Step::Watch);
                 let time_up = async {
                     match until {
-                        Some(until) => sleep_until(&self.clock, until).await,
+                        Some(until) => sleep_until(&self.clock, self.begun.due(until)).await,
                         None => std::future::pending().await,
                     }
                 };
@@ -495,13 +505,7 @@ fn saving(job: &Job) -> [Step; 2] {
     }
 }
 
-/// Sleeps until a time of the wall clock, which may be moved meanwhile.
-pub async fn sleep_until(clock: &Clock, at: Timestamp) {
-    loop {
-        let left = Duration::try_from(at.duration_since(clock.now())).unwrap_or_default();
-        if left.is_zero() {
-            return;
-        }
-        clock.sleep(left.min(Duration::from_secs(30))).await;
-    }
+/// Sleeps until a time of the clock that never jumps.
+pub async fn sleep_until(clock: &Clock, due: Duration) {
+    clock.sleep(due.saturating_sub(clock.elapsed())).await;
 }

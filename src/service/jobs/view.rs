@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use super::driver::{Blocker, Driver, Interrupt, Others};
@@ -89,12 +90,16 @@ impl Live {
 #[derive(Debug, Default)]
 pub struct Board {
     entries: Mutex<HashMap<JobId, Entry>>,
+    /// By how much the wall clock jumped in all since otter started.
+    jumped: watch::Sender<SignedDuration>,
 }
 
 #[derive(Debug)]
 struct Entry {
     live: watch::Sender<Live>,
     interrupts: mpsc::Sender<Interrupt>,
+    /// Its deadline, by the clock that never jumps.
+    due: Duration,
     /// Taken by the runner when the job's turn comes.
     waiting: Option<Waiting>,
 }
@@ -104,6 +109,34 @@ struct Entry {
 pub struct Waiting {
     pub driver: Driver,
     pub interrupts: mpsc::Receiver<Interrupt>,
+    /// Its deadline, by the clock that never jumps.
+    pub due: Duration,
+    pub jumps: JumpsOfJob,
+}
+
+/// The jumps of the wall clock that a job's deadline has to follow.
+#[derive(Debug)]
+pub struct JumpsOfJob {
+    jumped: watch::Receiver<SignedDuration>,
+    followed: SignedDuration,
+}
+
+impl JumpsOfJob {
+    /// Waits for the next jump, and gives by how much the deadline moves.
+    pub async fn next(&mut self) -> SignedDuration {
+        if self.jumped.changed().await.is_err() {
+            // The board is gone, and otter with it.
+            std::future::pending::<()>().await;
+        }
+        self.follow()
+    }
+
+    fn follow(&mut self) -> SignedDuration {
+        let jumped = *self.jumped.borrow_and_update();
+        let by = jumped.saturating_sub(self.followed);
+        self.followed = jumped;
+        by
+    }
 }
 
 /// More interrupts than this at once say nothing new: a job can be cancelled once.
@@ -111,12 +144,37 @@ const INTERRUPTS: usize = 4;
 
 impl Board {
     /// Shows a job that was accepted or taken up again.
-    pub fn add(&self, driver: Driver) {
+    ///
+    /// # Parameters
+    /// - `due`: its deadline, by the clock that never jumps.
+    pub fn add(&self, driver: Driver, due: Duration) {
         let id = driver.job().id;
         let live = watch::Sender::new(Live::of(&driver, None));
         let (sender, interrupts) = mpsc::channel(INTERRUPTS);
-        let waiting = Some(Waiting { driver, interrupts });
-        self.lock().insert(id, Entry { live, interrupts: sender, waiting });
+        let mut entries = self.lock();
+        let waiting = Some(Waiting { driver, interrupts, due, jumps: self.jumps_from_now() });
+        entries.insert(id, Entry { live, interrupts: sender, due, waiting });
+    }
+
+    /// Moves every deadline as the wall clock jumped. The answer is the jobs that wait in a queue, as they are now;
+    /// those that run move theirs themselves.
+    pub fn shift_deadlines(&self, by: SignedDuration, now: Timestamp) -> Vec<Arc<Job>> {
+        let mut entries = self.lock();
+        self.jumped.send_modify(|jumped| *jumped = jumped.saturating_add(by));
+        let waiting = entries.values_mut().filter_map(|entry| Some((entry.waiting.as_mut()?, &entry.live)));
+        let moved = waiting.map(|(waiting, live)| {
+            waiting.driver.shift_deadline(waiting.jumps.follow(), now);
+            let job = Arc::new(waiting.driver.job().clone());
+            live.send_modify(|live| live.job = Arc::clone(&job));
+            job
+        });
+        moved.collect()
+    }
+
+    fn jumps_from_now(&self) -> JumpsOfJob {
+        let jumped = self.jumped.subscribe();
+        let followed = *jumped.borrow();
+        JumpsOfJob { jumped, followed }
     }
 
     /// Takes the job up; none where it ended or was taken before.
@@ -132,7 +190,8 @@ impl Board {
         if let Some(entry) = self.lock().get_mut(&driver.job().id) {
             entry.live.send_replace(Live::of(&driver, None));
             entry.interrupts = sender;
-            entry.waiting = Some(Waiting { driver, interrupts });
+            let jumps = self.jumps_from_now();
+            entry.waiting = Some(Waiting { driver, interrupts, due: entry.due, jumps });
         }
     }
 

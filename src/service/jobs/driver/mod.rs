@@ -24,7 +24,7 @@ mod watching;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::ending::End;
 pub use self::vocabulary::{
@@ -179,8 +179,16 @@ impl Driver {
     }
 
     /// The job's turn has come: it starts, unless its deadline passed while it waited.
-    pub fn take_turn(&mut self, now: Timestamp) -> Effect {
-        if self.job.deadline_at <= now { self.expire_queued(now) } else { self.start(now) }
+    ///
+    /// # Parameters
+    /// - `overdue`: whether it passed, by the clock that never jumps.
+    pub fn take_turn(&mut self, overdue: bool, now: Timestamp) -> Effect {
+        if overdue { self.expire_queued(now) } else { self.start(now) }
+    }
+
+    /// The wall clock jumped: the deadline moves with it.
+    pub fn shift_deadline(&mut self, by: SignedDuration, now: Timestamp) {
+        clocks::shift_deadline(&mut self.job, by, now);
     }
 
     /// The job starts.

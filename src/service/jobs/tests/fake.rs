@@ -346,6 +346,11 @@ impl Lab {
         self.supervisor.spawn("deadlines", |stop| self.jobs.clone().expire(stop));
     }
 
+    /// Lets deadlines follow the wall clock.
+    pub fn follow_wall_clock(&self) {
+        self.supervisor.spawn("wall clock", |stop| self.jobs.clone().follow_wall_clock(stop));
+    }
+
     pub fn new_job(&self, machine: u32, request: JobRequest) -> NewJob {
         let picture = self.inventory.picture();
         let record = picture.machine(&MachineId::new(machine.to_string())).unwrap();

@@ -398,3 +398,68 @@ async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() 
     lab.host.ask(false);
     assert_eq!(lab.end_in_time(id).await.job.state, SUCCEEDED);
 }
+
+/// Waits until a job on the disk has this much time left by the wall clock, to the second.
+async fn left_on_disk(lab: &Lab, id: JobId, seconds: i64) {
+    let mut left = 0;
+    for _ in 0..10_000 {
+        left = stored(lab, id).await.deadline_at.duration_since(lab.clock.now()).as_secs();
+        if left == seconds {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{left} seconds are left in place of {seconds}");
+}
+
+#[tokio::test]
+async fn a_jump_of_the_wall_clock_ends_no_job_and_moves_the_deadline_that_is_shown() {
+    let lab = Lab::new(1).await;
+    lab.expire();
+    lab.follow_wall_clock();
+    lab.host.answer(&[Answer::Hold]);
+    let running = lab.start(1, JobRequest::PowerOn).await;
+    let queued = lab.start(1, JobRequest::PowerOff).await;
+    lab.host.called(1).await;
+    let mut left = 600;
+    for hours in [5, -9] {
+        lab.clock.jump(jiff::SignedDuration::from_hours(hours));
+        lab.clock.advance(Duration::from_secs(10));
+        left -= 10;
+        for (id, state) in [(running, JobState::Running), (queued, JobState::Queued)] {
+            left_on_disk(&lab, id, left).await;
+            let shown = lab.jobs.get(id).await.unwrap().unwrap().job;
+            assert_eq!(shown.state, state);
+            assert_eq!(shown.deadline_at.duration_since(lab.clock.now()).as_secs(), left);
+        }
+    }
+    lab.clock.advance(Duration::from_secs(u64::try_from(left).unwrap()));
+    let end = lab.end(queued).await.job;
+    assert_eq!(end.error.unwrap().kind, FailureKind::DeadlineExceeded);
+    lab.host.release();
+}
+
+#[tokio::test]
+async fn the_time_that_otter_is_down_counts_by_the_wall_clock_and_never_as_negative() {
+    let mut lab = Lab::new(1).await;
+    lab.follow_wall_clock();
+    lab.host.answer(&[Answer::Hold]);
+    lab.start(1, JobRequest::PowerOn).await;
+    let queued = lab.start(1, JobRequest::PowerOff).await;
+    lab.host.called(1).await;
+    lab.clock.advance(Duration::from_secs(40));
+    lab.stop().await;
+    lab.clock.jump(jiff::SignedDuration::from_hours(-1));
+    lab.restart().await;
+    left_on_disk(&lab, queued, 560).await;
+    lab.stop().await;
+    lab.clock.jump(jiff::SignedDuration::from_secs(60));
+    lab.restart().await;
+    left_on_disk(&lab, queued, 500).await;
+    lab.stop().await;
+    lab.clock.jump(jiff::SignedDuration::from_hours(24));
+    lab.restart().await;
+    lab.expire();
+    let end = lab.end(queued).await.job;
+    assert_eq!(end.error.unwrap().kind, FailureKind::DeadlineExceeded);
+}

@@ -1,0 +1,123 @@
+//! The two clocks that a deadline is seen by: it counts on the one that never jumps, and is shown and stored by the wall
+//! clock. After a jump of the wall clock what is shown and stored is computed again.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::Clock;
+use crate::domain::job::Job;
+
+/// A smaller difference is not worth a write: clocks are slewed all the time.
+const JUMP: SignedDuration = SignedDuration::from_secs(1);
+
+/// One moment, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub wall: Timestamp,
+    /// By the clock that never jumps.
+    pub elapsed: Duration,
+}
+
+impl Moment {
+    /// Now.
+    pub fn now(clock: &Clock) -> Self {
+        Self { wall: clock.now(), elapsed: clock.elapsed() }
+    }
+
+    /// When, by the clock that never jumps, it is the time that the wall clock of this moment calls `at`.
+    pub fn due(&self, at: Timestamp) -> Duration {
+        self.elapsed + Duration::try_from(at.duration_since(self.wall)).unwrap_or_default()
+    }
+
+    /// By how much the wall clock is ahead of the other.
+    fn offset(&self) -> SignedDuration {
+        let elapsed = SignedDuration::try_from(self.elapsed).unwrap_or(SignedDuration::MAX);
+        self.wall.duration_since(Timestamp::UNIX_EPOCH).saturating_sub(elapsed)
+    }
+}
+
+/// Notices that the wall clock jumped.
+#[derive(Debug)]
+pub struct Jumps {
+    offset: SignedDuration,
+}
+
+impl Jumps {
+    /// Those after this moment.
+    pub fn since(now: Moment) -> Self {
+        Self { offset: now.offset() }
+    }
+
+    /// By how much the wall clock jumped since it was last asked; `None` if it did not.
+    pub fn find(&mut self, now: Moment) -> Option<SignedDuration> {
+        let offset = now.offset();
+        let jump = offset.saturating_sub(self.offset);
+        if jump.abs() < JUMP {
+            return None;
+        }
+        self.offset = offset;
+        Some(jump)
+    }
+}
+
+/// Counts the time that otter was down by the wall clock, and never as negative: if the wall clock is behind the time at
+/// which otter last ran, the job has as much time left as it had then. Whether that changed the job.
+///
+/// # Parameters
+/// - `last_seen`: when otter last ran, as far as that is known.
+pub fn count_downtime(job: &mut Job, last_seen: Option<Timestamp>, now: Timestamp) -> bool {
+    let ran = last_seen.map_or(job.updated_at, |seen| seen.max(job.updated_at));
+    if now >= ran {
+        return false;
+    }
+    shift_deadline(job, now.duration_since(ran), now);
+    true
+}
+
+/// Moves a deadline as the wall clock jumped, so that as much time is left as before.
+pub fn shift_deadline(job: &mut Job, by: SignedDuration, now: Timestamp) {
+    let limit = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+    job.deadline_at = job.deadline_at.saturating_add(by).unwrap_or(limit);
+    job.updated_at = now;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::job::JobRequest;
+    use crate::service::jobs::samples;
+
+    fn after(seconds: i64) -> Timestamp {
+        samples::start() + SignedDuration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_jump_is_found_once_and_a_slow_drift_is_none() {
+        let clock = Clock::stepped(samples::start());
+        let mut jumps = Jumps::since(Moment::now(&clock));
+        clock.advance(Duration::from_hours(5));
+        assert_eq!(jumps.find(Moment::now(&clock)), None);
+        clock.jump(SignedDuration::from_hours(-2));
+        assert_eq!(jumps.find(Moment::now(&clock)), Some(SignedDuration::from_hours(-2)));
+        clock.jump(SignedDuration::from_millis(900));
+        assert_eq!(jumps.find(Moment::now(&clock)), None);
+        clock.jump(SignedDuration::from_millis(900));
+        assert_eq!(jumps.find(Moment::now(&clock)), Some(SignedDuration::from_millis(1_800)));
+    }
+
+    #[test]
+    fn downtime_is_never_negative() {
+        let job = || Job { updated_at: after(10), deadline_at: after(600), ..samples::job(JobRequest::PowerOn) };
+        let left = |last_seen: Option<i64>, now: i64| {
+            let mut job = job();
+            count_downtime(&mut job, last_seen.map(after), after(now));
+            job.deadline_at.duration_since(after(now)).as_secs()
+        };
+        assert_eq!(left(Some(100), 300), 300, "the time that otter was down counts");
+        assert_eq!(left(Some(100), 100), 500);
+        assert_eq!(left(Some(100), -5_000), 500, "the clock was set back while otter was down");
+        assert_eq!(left(None, 0), 590, "when it last ran is known from the job alone");
+        assert_eq!(left(Some(5), 0), 590);
+    }
+}
