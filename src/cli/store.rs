@@ -66,13 +66,8 @@ pub async fn store(command: StoreCommand) -> anyhow::Result<ExitCode> {
 
 async fn backup(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
-    let manifest = store::backup(state.directory(), &file, Clock::system().now()).await?;
-    let bytes = file.metadata()?.len();
-    say(&format!(
-        "{} holds the store as it is now: schema {}, {bytes} bytes.\n",
-        file.display(),
-        manifest.schema
-    ));
+    store::backup(state.directory(), &file, Clock::system().now()).await?;
+    say(&format!("{} holds the store as it is now.\n", file.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,11 +79,9 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
     let Restored { manifest, cancelled_jobs, unknown_jobs, revoked_leases, quarantined_machines } = restored;
     say(&format!(
         "{} is the store as it was at {:.0}.\n\
-         Of what had not ended then: {cancelled_jobs} queued jobs are cancelled, {unknown_jobs} running jobs are \
-         unknown, {revoked_leases} leases are revoked.\n\
-         {quarantined_machines} machines are quarantined with the reason \"restored\": look at each, then free it with \
-         DELETE /v1/machines/ID/quarantine.\n\
-         Tokens that were revoked since then are in force again: see otter token list --state-dir {}\n",
+         jobs cancelled: {cancelled_jobs}, jobs unknown: {unknown_jobs}, leases revoked: {revoked_leases}, machines \
+         quarantined: {quarantined_machines}\n\
+         Tokens that were revoked since then are in force again: otter token list --state-dir {}\n",
         directory.display(),
         manifest.created_at,
         directory.display(),
@@ -100,7 +93,7 @@ async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
     let Checked { jobs, leases, tokens, problems } = store::check(state.directory()).await?;
     if problems.is_empty() {
-        say(&format!("The store is whole: {jobs} jobs, {leases} leases, {tokens} tokens.\n"));
+        say(&format!("The store is whole (jobs: {jobs}, leases: {leases}, tokens: {tokens}).\n"));
         return Ok(ExitCode::SUCCESS);
     }
     for problem in problems {
@@ -124,8 +117,8 @@ async fn new_key(sources: &Sources) -> anyhow::Result<ExitCode> {
     let open = Store::beside(state.directory()).await?.open_leases().await?.len();
     Secrets::make(state.directory(), &Clock::system())?;
     say(&format!(
-        "There is a new key. {open} leases are open, and their secrets are void: an operator has to revoke them, or \
-         they end when their time is over.\n"
+        "There is a new key. Open leases whose secrets are void: {open}. An operator has to revoke them, or they end \
+         when their time is over.\n"
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -211,7 +211,7 @@ async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
         Answer::of(renew.header("otter-lease", format!("{id}.{secret}")).json(&json!({}))).await
     };
     let told = succeeds(store("new-key", None, &state)).await;
-    assert!(told.contains("1 leases are open"), "{told}");
+    assert!(told.contains("whose secrets are void: 1."), "{told}");
     let daemon = Daemon::before(&host, &state).await;
     renewed(&daemon).await.problem(423, "machine-leased");
     assert!(daemon.terminate().await.success());

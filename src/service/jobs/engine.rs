@@ -221,7 +221,7 @@ impl Engine {
         let first = if let Some(first) = first {
             first
         } else {
-            self.no_expiry(waiting.due, job);
+            self.no_expiry(job);
             let overdue = waiting.due <= self.parts.clock.elapsed();
             waiting.driver.take_turn(overdue, self.parts.clock.now())
         };
@@ -400,7 +400,8 @@ impl Engine {
         self.expiries_changed.notify_one();
     }
 
-    pub(super) fn no_expiry(&self, due: Duration, job: &Job) {
+    pub(super) fn no_expiry(&self, job: &Job) {
+        let Some(due) = self.board.due(job.id) else { return };
         self.expiries().remove(&(due, job.id, job.machine.id.clone()));
         self.expiries_changed.notify_one();
     }

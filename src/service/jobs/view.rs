@@ -219,6 +219,12 @@ impl Board {
         self.lock().get(&id).map(|entry| entry.live.borrow().clone())
     }
 
+    /// The deadline of a job, by the clock that never jumps.
+    #[must_use]
+    pub fn due(&self, id: JobId) -> Option<Duration> {
+        self.lock().get(&id).map(|entry| entry.due)
+    }
+
     /// Follows a job; the last value that comes is its end, or none comes where the daemon stops first.
     #[must_use]
     pub fn follow(&self, id: JobId) -> Option<watch::Receiver<Live>> {

@@ -35,6 +35,7 @@ use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
+use crate::service::jobs::clocks;
 use crate::service::trouble::Trouble;
 
 /// How long to wait before the host is tried again.
