@@ -105,6 +105,7 @@ pub const START: &[&str] = &[
     "inventory-loading",
     "host-unreachable",
     "host-login-refused",
+    "storage-unavailable",
     "shutting-down",
     "too-many-waits",
     "wait-timeout",

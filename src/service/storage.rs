@@ -29,13 +29,7 @@ impl Storage {
     /// Why the store refuses writes; `None` while it takes them.
     #[must_use]
     pub fn refusal(&self) -> Option<Failure> {
-        self.store.refusal().map(|cause| {
-            let detail = format!(
-                "The store in the state directory refuses writes ({cause}): no job or lease is accepted, and none \
-                 ends, until it takes them again. Make room on its disk, or make it writable; otter goes on by itself."
-            );
-            Failure::new(FailureKind::StorageUnavailable, detail)
-        })
+        self.store.refusal().map(|cause| unavailable(&cause))
     }
 
     /// Tries a store that refuses writes, so that it is known to take them again even if nobody else writes. Runs
@@ -52,4 +46,17 @@ impl Storage {
             }
         }
     }
+}
+
+/// What callers are told while the store refuses writes.
+///
+/// # Parameters
+/// - `cause`: SQLite's own words.
+#[must_use]
+pub fn unavailable(cause: &str) -> Failure {
+    let detail = format!(
+        "The store in the state directory refuses writes ({cause}): no job or lease is accepted, and none ends, until it \
+         takes them again. Make room on its disk, or make it writable; otter goes on by itself."
+    );
+    Failure::new(FailureKind::StorageUnavailable, detail)
 }

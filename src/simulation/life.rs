@@ -148,7 +148,7 @@ impl Simulation {
         self.trace.note(self.now, || "the disk is full, and a write is refused".to_owned());
         match write {
             Write::Insert { job, waits: Waits::Accept(post), .. } => {
-                self.refused(job.id, *post, Err(FailureKind::Internal));
+                self.refused(job.id, *post, Err(FailureKind::StorageUnavailable));
             }
             Write::Update { job, waits: Waits::Save(tag) } => {
                 self.after(SAVED_AGAIN, tag, Step::SaveAgain(job));

@@ -119,6 +119,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Why the disk or the database refused a write, in SQLite's own words; `None` for every other failure, a write that
+    /// contradicts what is stored among them.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Database(cause) if !super::writer::contradicts(cause) => Some(super::told(cause)),
+            _ => None,
+        }
+    }
+
     /// A file of this state directory could not be made, changed or read.
     pub(super) fn not_writable(directory: &Path, source: io::Error) -> Self {
         Self::NotWritable { path: directory.to_owned(), source: source.into() }

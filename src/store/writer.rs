@@ -208,7 +208,7 @@ fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
 }
 
 /// Whether a write was refused because of what it says, not because of the disk.
-fn contradicts(cause: &sqlx::Error) -> bool {
+pub fn contradicts(cause: &sqlx::Error) -> bool {
     use sqlx::error::ErrorKind;
     let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);
     kind.is_some_and(|kind| !matches!(kind, ErrorKind::Other))

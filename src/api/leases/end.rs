@@ -46,7 +46,7 @@ const MAX_REASON: usize = 512;
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "machine-leased", "wait-timeout",
-        "shutting-down", "too-many-waits"]))))]
+        "storage-unavailable", "shutting-down", "too-many-waits"]))))]
 pub async fn end_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

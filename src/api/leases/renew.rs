@@ -38,7 +38,7 @@ pub struct RenewRequest {
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "request-timeout", "payload-too-large",
-        "unsupported-media-type", "machine-leased", "lease-ended", "shutting-down"]))))]
+        "unsupported-media-type", "machine-leased", "lease-ended", "storage-unavailable", "shutting-down"]))))]
 pub async fn renew_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

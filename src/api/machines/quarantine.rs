@@ -36,7 +36,7 @@ const MAX_REASON: usize = 512;
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
-        "payload-too-large", "unsupported-media-type", "inventory-loading", "shutting-down"]))))]
+        "payload-too-large", "unsupported-media-type", "inventory-loading", "storage-unavailable", "shutting-down"]))))]
 pub async fn quarantine_machine(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -64,7 +64,7 @@ pub async fn quarantine_machine(
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
-        "shutting-down"]))))]
+        "storage-unavailable", "shutting-down"]))))]
 pub async fn clear_quarantine(
     State(api): State<Api>,
     Segment(reference): Segment,

@@ -27,6 +27,7 @@ use crate::domain::snapshot_rules::SnapshotTree;
 use crate::hypervisor::TaskStatus;
 use crate::sabotage::{self, Step};
 use crate::service::snapshots;
+use crate::service::storage;
 use crate::store::{IdempotencyKey, Inserted, StoreError};
 
 /// What the disk says of a job whose run panicked.
@@ -105,7 +106,7 @@ impl Engine {
             }
             Err(error) => {
                 Engine::refuse(engine, &machine, id);
-                return Err(store_failure(&error));
+                return Err(write_failure(&error));
             }
         }
         sabotage::reached(Step::AcceptCommitted);
@@ -426,7 +427,19 @@ pub fn mismatch(key: &str) -> Failure {
     Failure::new(FailureKind::IdempotencyMismatch, detail)
 }
 
+/// The failure of a call that needs what cannot be read.
 pub fn store_failure(error: &StoreError) -> Failure {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     Failure::new(FailureKind::Internal, "the store failed")
+}
+
+/// The failure of a call that was not carried out because it could not be stored.
+pub fn write_failure(error: &StoreError) -> Failure {
+    match error.refusal() {
+        Some(cause) => {
+            tracing::error!(cause, "the store refused a write");
+            storage::unavailable(&cause)
+        }
+        None => store_failure(error),
+    }
 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::clocks::{Jumps, Moment, count_downtime};
 use self::driver::{Driver, Interrupt};
 use self::engine::Engine;
-pub use self::engine::{mismatch, store_failure};
+pub use self::engine::{mismatch, store_failure, write_failure};
 use self::gate::{Gate, Right};
 use self::keys::Keys;
 use self::queue::Queues;

@@ -358,7 +358,9 @@ impl Desk {
                 self.parts.holds.show(next.clone());
             }
             if !changes.leases.is_empty() || !changes.machines.is_empty() {
-                self.commit(&changes, key).await.map_err(|error| failed(&error))?;
+                self.commit(&changes, key)
+                    .await
+                    .map_err(|error| crate::service::jobs::write_failure(&error))?;
             }
             let before = std::mem::replace(book, next);
             self.parts.holds.show(book.clone());

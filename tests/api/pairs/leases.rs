@@ -1,5 +1,7 @@
 //! What leases and tokens provoke.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use otter::clock::Clock;
 use otter::domain::access::{Role, Token};
@@ -173,6 +175,32 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
         verdicts.push(pair.judge(Answer::from_parts(head.status.as_u16(), head.headers, bytes)));
     }
     verdicts
+}
+
+/// With a database that refuses every write.
+pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let state = tempfile::tempdir().unwrap();
+    let lab = Lab::kept(state.path(), plan(&pairs, |_| {})).await;
+    let mut calls = BTreeMap::new();
+    for pair in &pairs {
+        let call = if lease_path(pair) {
+            let lease = take(&lab, &pair.operation.id, json!({})).await.expect(201).json;
+            of(pair, &lease).header("otter-lease", shown(&lease))
+        } else {
+            pair.call()
+        };
+        calls.insert(pair.operation.id.clone(), call);
+    }
+    let file = format!("sqlite://{}", state.path().join("otter.db").display());
+    let database = sqlx::SqlitePool::connect(&file).await.unwrap();
+    for table in ["jobs", "leases", "kept_machines", "last_seen"] {
+        let rename = sqlx::AssertSqlSafe(format!("ALTER TABLE {table} RENAME TO gone_{table}"));
+        sqlx::query(rename).execute(&database).await.unwrap();
+    }
+    // That it refuses them is known from the first that it refused.
+    let started = lab.post(&machine("get_readiness", "/power"), json!({"action": "on"})).await;
+    started.problem(503, "storage-unavailable");
+    side_by_side(pairs, async |pair| calls[&pair.operation.id].clone().send(&lab).await).await
 }
 
 /// Whether the operation is one upon a lease.

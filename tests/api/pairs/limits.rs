@@ -28,20 +28,6 @@ pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, provoke).await
 }
 
-/// A database that refuses every write, known since one was refused.
-pub async fn no_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let state = tempfile::tempdir().unwrap();
-    let lab = Lab::kept_in(state.path()).await;
-    let file = format!("sqlite://{}", state.path().join("otter.db").display());
-    let database = sqlx::SqlitePool::connect(&file).await.unwrap();
-    for table in ["jobs", "leases", "kept_machines", "last_seen"] {
-        let rename = sqlx::AssertSqlSafe(format!("ALTER TABLE {table} RENAME TO gone_{table}"));
-        sqlx::query(rename).execute(&database).await.unwrap();
-    }
-    lab.post("/v1/machines/16/power", serde_json::json!({"action": "on"})).await;
-    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
-}
-
 /// A body is promised and does not come.
 pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab =

@@ -109,7 +109,7 @@ const RECIPES: &[Recipe] = &[
     any(&["queue-full"], |pairs| Box::pin(limits::no_queue(pairs))),
     any(&["request-timeout"], |pairs| Box::pin(limits::slow_bodies(pairs))),
     any(&["too-many-waits"], |pairs| Box::pin(limits::no_waits(pairs))),
-    any(&["storage-unavailable"], |pairs| Box::pin(limits::no_storage(pairs))),
+    any(&["storage-unavailable"], |pairs| Box::pin(leases::without_storage(pairs))),
     any(&["inventory-loading"], |pairs| Box::pin(away::never_reached(pairs))),
     any(&["host-unreachable"], |pairs| Box::pin(away::for_long(pairs))),
     any(&["host-login-refused"], |pairs| Box::pin(away::refused(pairs))),

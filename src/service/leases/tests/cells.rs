@@ -353,6 +353,23 @@ fn every_end_of_a_lease_is_the_same_when_it_is_asked_for_again() {
 }
 
 #[test]
+fn a_jump_of_the_wall_clock_ends_no_lease_and_moves_the_end_that_is_shown() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    ask(&mut book, 2, false, true, &[machine(1, false)], at(0)).unwrap();
+    let ends = |book: &Book| book.get(id(1)).unwrap().ends().unwrap().0;
+    for (seconds, hours) in [(10, 5), (20, -9)] {
+        let jumped = Now { wall: at(seconds).wall + SignedDuration::from_hours(hours), ..at(seconds) };
+        let changes = book.step(Input::Tick, jumped).unwrap();
+        assert!(changes.leases.is_empty(), "{hours} hours end nothing");
+        book.step(Input::Note, jumped).unwrap();
+        let left = SignedDuration::from_mins(30) - SignedDuration::from_secs(seconds.cast_signed());
+        assert_eq!(ends(&book), jumped.wall + left);
+        assert_eq!(book.get(id(2)).unwrap().lease.state, LeaseState::Queued);
+    }
+}
+
+#[test]
 fn downtime_counts_by_the_wall_clock_never_negative_and_leaves_a_grace() {
     let mut book = empty(rules());
     ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
