@@ -315,3 +315,14 @@ async fn files_that_others_can_read_are_tightened() {
     let error = Store::open(&state).await.err().expect("all users share it");
     assert!(matches!(error, StoreError::SharedDirectory { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_restore_that_was_cut_short_is_no_empty_store() {
+    let state = TempDir::new().unwrap();
+    std::fs::write(state.path().join("otter.db.restoring"), "half of it").unwrap();
+    for opened in [Store::open(state.path()).await, Store::beside_or_new(state.path()).await] {
+        let error = opened.err().expect("its work would be lost in silence");
+        assert!(matches!(error, StoreError::UnfinishedRestore { .. }), "{error}");
+    }
+    assert!(!state.path().join("otter.db").exists());
+}

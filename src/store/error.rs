@@ -74,6 +74,8 @@ pub enum StoreError {
         path.display()
     )]
     NotEmpty { path: PathBuf },
+    #[error("a restore into {} was cut short: remove what is in it, and restore again", path.display())]
+    UnfinishedRestore { path: PathBuf },
     #[error("the archive {} cannot be restored", path.display())]
     Archive { path: PathBuf, source: ArchiveError },
     #[error(

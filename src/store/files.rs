@@ -11,6 +11,8 @@ use super::StoreError;
 pub const DATABASE: &str = "otter.db";
 /// The key that the secrets of leases are made from.
 pub const SECRET_KEY: &str = "secret.key";
+/// The database of a restore until it is whole. If it stays, the restore was cut short.
+pub const UNFINISHED_RESTORE: &str = "otter.db.restoring";
 /// What the daemon holds a lock on.
 pub const LOCK: &str = "lock";
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::migrate::{self, MIGRATIONS};
 use super::samples::{ended, lease, queued, start};
-use super::{IdempotencyKey, Store, StoreError, document, microseconds};
+use super::{IdempotencyKey, Store, StoreError, backup, check, compact, document, microseconds};
 use crate::domain::job::JobState;
 use crate::domain::lease::{LeaseState, Quarantine};
 
@@ -275,4 +275,14 @@ async fn only_the_daemon_makes_or_migrates_a_database() {
         let error = opened.err().expect("its schema is another");
         assert!(error.to_string().contains("has schema 3"), "{error}");
     }
+    let archive = directory.path().join("otter.tar");
+    let refusals = [
+        backup(directory.path(), &archive, start()).await.unwrap_err(),
+        check(directory.path()).await.unwrap_err(),
+        compact(directory.path()).await.unwrap_err(),
+    ];
+    for error in refusals {
+        assert!(matches!(error, StoreError::OlderDatabase { found: 3, .. }), "{error}");
+    }
+    assert!(!archive.exists());
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 
-use super::files::{self, DATABASE, LOCK};
+use super::files::{self, DATABASE, LOCK, UNFINISHED_RESTORE};
 use super::{StoreError, migrate};
 
 /// How long a statement waits for another process, such as `otter token`, that writes just now.
@@ -151,6 +151,9 @@ async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
     let log = beside("otter.db-wal");
     if log.exists() {
         return Err(StoreError::LogAlone { path: log });
+    }
+    if beside(UNFINISHED_RESTORE).exists() {
+        return Err(StoreError::UnfinishedRestore { path: directory.to_owned() });
     }
     let not_writable = |source| StoreError::not_writable(directory, source);
     // What a start that was cut short left.

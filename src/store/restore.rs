@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use sqlx::{Connection, Row as _, SqliteConnection};
 
 use super::archive::{self, ArchiveError, Manifest};
-use super::files::{self, DATABASE, LOCK, SECRET_KEY};
+use super::files::{self, DATABASE, LOCK, SECRET_KEY, UNFINISHED_RESTORE as UNFINISHED};
 use super::jobs::{self, UpdateJob};
 use super::leases::{self, KeptMachine, LeaseRow, SaveLeases};
 use super::open::{self, refusal};
@@ -22,9 +22,6 @@ use super::writer::{Transaction, Write};
 use super::{StoreError, migrate, upkeep};
 use crate::domain::job::JobState;
 use crate::domain::restored::{self, FENCE_STEP};
-
-/// The name of the database until it is whole.
-const UNFINISHED: &str = "otter.db.new";
 
 /// What was restored, and what old work was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +52,7 @@ pub async fn restore(archive: &Path, state_dir: &Path, now: Timestamp) -> Result
     }
     let _lock = lock_empty(state_dir, &mut undo)?;
     files::tighten(state_dir)?;
-    for name in [UNFINISHED, "otter.db.new-journal", SECRET_KEY] {
+    for name in [UNFINISHED, "otter.db.restoring-journal", SECRET_KEY] {
         undo.add(&state_dir.join(name));
     }
     let name_of = |member: &str| match member {
