@@ -181,6 +181,7 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
 pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     let lab = Lab::kept(state.path(), plan(&pairs, |_| {})).await;
+    lab.ready().await;
     let mut calls = BTreeMap::new();
     for pair in &pairs {
         let call = if lease_path(pair) {
