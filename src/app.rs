@@ -1,11 +1,13 @@
 //! The composition root: settings → a bound application → its run. The only file that names every room.
 
+mod checks;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rustix::process::{Resource, getrlimit};
 use secrecy::SecretString;
 
@@ -38,6 +40,8 @@ use crate::store::{Keep, Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
 use crate::telemetry::metrics::{Levels, Metrics};
 
+pub use checks::{Checked, check};
+
 /// How long a shutdown may take before what still runs is dropped.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -61,6 +65,8 @@ pub struct Settings {
     pub feed: FeedSettings,
     /// How long a shutdown may take before what still runs is dropped.
     pub grace: Duration,
+    /// What is odd about the configuration, a sentence each.
+    pub warnings: Vec<String>,
     /// What is done wrong on purpose: nothing, but in tests.
     pub sabotage: Sabotage,
 }
@@ -78,7 +84,7 @@ pub struct Simulated {
 /// # Errors
 /// What is missing or cannot be.
 pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log } = config;
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log, warnings } = config;
     let state_dir = match &simulated {
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
@@ -157,6 +163,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         feed: FeedSettings::default(),
         esx: options,
         grace: GRACE,
+        warnings,
         sabotage: Sabotage::of_the_environment(),
     })
 }
@@ -193,7 +200,8 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store, takes up nothing yet, and binds the address: what can fail at a start fails here.
+    /// Checks the settings, opens the store, takes up nothing yet, and binds the address: what can fail at a start fails
+    /// here. What is odd is logged.
     ///
     /// # Errors
     /// Told for people: what could not be had, and why.
@@ -206,11 +214,19 @@ impl App {
     /// # Errors
     /// As [`App::bind`], and those of the backend.
     pub async fn bind_with(backend: impl Backend, settings: Settings, clock: Clock) -> anyhow::Result<Self> {
+        let Checked { tls, in_the_clear, warnings, state: _ } = check(&settings).await?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        match &settings.state_dir {
+            Some(directory) => tracing::info!(directory = %directory.display(), "the state is kept here"),
+            None => tracing::info!("the state is kept in memory"),
+        }
         let metrics = Metrics::default();
         let hypervisor = backend(&settings, &clock, &metrics)?;
         let Settings {
             listen,
-            tls,
+            tls: _,
             state_dir,
             esx: _,
             guest_settle,
@@ -222,8 +238,10 @@ impl App {
             mut http,
             feed,
             grace,
+            warnings: _,
             sabotage,
         } = settings;
+        http.in_the_clear = in_the_clear;
         sabotage::reached(Step::Open);
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
@@ -233,15 +251,6 @@ impl App {
             http.scheme = Scheme::Https;
         }
         let callers = Arc::new(Callers::load(store.clone(), clock.clone()).await?);
-        if let Listen::Tcp(address) = &listen
-            && !address.ip().is_loopback()
-        {
-            may_be_reached_from_elsewhere(*address, &callers, state_dir.as_deref())?;
-            if tls.is_none() {
-                http.in_the_clear = true;
-                tracing::warn!(%address, "tokens come in the clear: set http.tls_certificate and http.tls_key");
-            }
-        }
         let supervisor = Supervisor::new(clock.clone(), grace);
         let listener = bound(&listen, tls, &supervisor).await?;
         let feed = Feed::with(&clock, &feed);
@@ -393,7 +402,7 @@ impl App {
 }
 
 /// Binds the address. On TCP it serves TLS if there are files for it, which are read again on SIGHUP.
-async fn bound(listen: &Listen, tls: Option<TlsFiles>, supervisor: &Supervisor) -> anyhow::Result<Listener> {
+async fn bound(listen: &Listen, tls: Option<Tls>, supervisor: &Supervisor) -> anyhow::Result<Listener> {
     let listener = match listen {
         Listen::Tcp(address) => {
             Listener::tcp(*address).await.with_context(|| format!("cannot listen on {address}"))?
@@ -402,33 +411,10 @@ async fn bound(listen: &Listen, tls: Option<TlsFiles>, supervisor: &Supervisor) 
             Listener::unix(path).await.with_context(|| format!("cannot listen on unix:{}", path.display()))?
         }
     };
-    let Some(tls) = tls.map(Tls::load).transpose()? else { return Ok(listener) };
+    let Some(tls) = tls else { return Ok(listener) };
     let again = tls.clone();
     supervisor.on_reload("the certificate", move || again.reload());
     Ok(listener.with_tls(tls))
-}
-
-/// Whoever is reached by other machines has to tell their callers apart.
-fn may_be_reached_from_elsewhere(
-    address: SocketAddr,
-    callers: &Callers,
-    state_dir: Option<&Path>,
-) -> anyhow::Result<()> {
-    let Some(state_dir) = state_dir else {
-        bail!(
-            "{address} is reached from other machines, and there is no token to tell callers apart: they are kept in \
-             a state directory. Name one by --state-dir, and make a token in it: \
-             otter token create --name NAME --role operator --state-dir DIR"
-        );
-    };
-    if !callers.has_tokens_in_force() {
-        bail!(
-            "{address} is reached from other machines, and there is no token to tell callers apart. Make one: \
-             otter token create --name NAME --role operator --state-dir {}",
-            state_dir.display()
-        );
-    }
-    Ok(())
 }
 
 /// Makes the backend that settings ask for: another hypervisor is another one of these.
@@ -440,11 +426,6 @@ impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor
 fn vim25(settings: &Settings, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {
     let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), metrics.clone())
         .context("the host's settings are wrong")?;
-    if settings.esx.verify == Verify::Off {
-        tracing::warn!(
-            "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
-        );
-    }
     Ok(Arc::new(hypervisor.sabotaged(settings.sabotage)))
 }
 

@@ -1,7 +1,8 @@
 //! The commands: `serve`, `run`, `token`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and
 //! starts a room.
 //!
-//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`); those of `run` are its own.
+//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`); those of `run`
+//! are its own. What `check-config` refuses it refuses with the code of `serve`.
 
 mod check_host;
 mod doctor;
@@ -12,7 +13,7 @@ mod token;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -23,7 +24,7 @@ use secrecy::SecretString;
 use self::run::{Exit, RunCommand};
 use self::store::StoreCommand;
 use self::token::TokenCommand;
-use crate::app::{self, App, Simulated};
+use crate::app::{self, App, Checked, Simulated};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
 use crate::domain::terminal::printable_lines;
@@ -51,7 +52,8 @@ enum Verb {
     Store(StoreCommand),
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
     Simulate(Simulate),
-    /// Read the configuration as `serve` would, and say what is wrong with it.
+    /// Check the configuration as `serve` does: read it, and look at the files, the state directory and the address.
+    /// Nothing is made or changed.
     CheckConfig(CheckConfig),
     /// Connect to the host as `serve` would, once, and say in plain words what works and what does not.
     Doctor(Sources),
@@ -104,10 +106,10 @@ struct Sources {
     /// The configuration file; `config/otter.toml` shows every key.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen: an address and port, or `unix:/path`.
+    /// Where to listen: an IP address and a port, `localhost:PORT`, or `unix:/path`.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
-    /// Where jobs are kept.
+    /// Where jobs, leases and tokens are kept: /var/lib/otter if nothing names a directory.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<String>,
     /// off, error, warn, info, debug or trace.
@@ -179,7 +181,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Token(command) => on_runtime(token::token(command)),
         Verb::Store(command) => on_runtime(store::store(command)),
         Verb::Simulate(simulate) => on_runtime(self::simulate(simulate)),
-        Verb::CheckConfig(check) => check_config(&check),
+        Verb::CheckConfig(check) => on_runtime(check_config(check)),
         Verb::Doctor(sources) => on_runtime(doctor::doctor(sources)),
         Verb::Openapi { version } => openapi(version),
         Verb::Completions { shell } => Ok(completions(shell)),
@@ -203,7 +205,7 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
         Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
         return Ok(ExitCode::from(2));
     }
-    let config = sources.load()?;
+    let config = sources.read()?;
     install_log(&config)?;
     raise_file_limit();
     // Taken over before anything starts, so that a signal during the start is not lost.
@@ -221,13 +223,15 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
         .as_ref()
         .map(|simulator| Simulated { url: simulator.url(), fingerprint: simulator.fingerprint() });
     let with_a_password = host.is_none();
-    let app = App::bind(app::settings(config, host)?, clock).await?;
+    let settings = app::settings(config, host)?;
+    let state = settings.state_dir.clone();
+    let app = App::bind(settings, clock).await?;
     if with_a_password {
-        app.renew_password_by(move || sources.load()?.esx.host().map(|host| host.password));
+        app.renew_password_by(move || sources.read()?.esx.host().map(|host| host.password));
     }
     let bound = app.bound_to().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
-    say(&printable_lines(&greeting(&bound)));
+    say(&printable_lines(&greeting(&bound, state.as_deref())));
     let ending = app.run(signals).await?;
     if let Some(simulator) = simulated {
         simulator.stop().await;
@@ -265,14 +269,20 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check_config(check: &CheckConfig) -> anyhow::Result<ExitCode> {
+async fn check_config(check: CheckConfig) -> anyhow::Result<ExitCode> {
     let CheckConfig { host, sources } = check;
-    let config = sources.load()?;
-    let settings = app::settings(config, None)?;
-    settings.esx.check().context("the host's settings are wrong")?;
+    let settings = app::settings(sources.read()?, None)?;
+    let Checked { warnings, state, .. } = app::check(&settings).await?;
+    for warning in &warnings {
+        eprintln!("otter: warning: {warning}");
+    }
+    if let (Some(directory), Some(found)) = (&settings.state_dir, state) {
+        let made = if found.exists { "" } else { ", which does not exist yet: serve makes it" };
+        say(&format!("The state is kept in {}{made}.\n", directory.display()));
+    }
     say("The configuration is good.\n");
-    if *host {
-        on_runtime(async { check_host::check_host(&settings).await.map(|()| ExitCode::SUCCESS) })?;
+    if host {
+        check_host::check_host(&settings).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -295,7 +305,16 @@ fn completions(shell: Shell) -> ExitCode {
 }
 
 impl Sources {
+    /// Reads the configuration, and prints what is odd about it: for commands that neither log nor check.
     fn load(&self) -> Result<Config, ConfigError> {
+        let config = self.read()?;
+        for warning in &config.warnings {
+            eprintln!("otter: warning: {warning}");
+        }
+        Ok(config)
+    }
+
+    fn read(&self) -> Result<Config, ConfigError> {
         let Self { config, listen, state_dir, log_level, log_format } = self;
         let flags = Flags {
             listen: listen.clone(),
@@ -333,13 +352,19 @@ impl ScenarioArgs {
 
 fn install_log(config: &Config) -> anyhow::Result<()> {
     let terminal = std::io::stderr().is_terminal();
+    let colour = terminal && allows_colour();
     let style = match config.log.format {
-        LogFormat::Human => Style::Human { colour: terminal },
-        LogFormat::Auto if terminal => Style::Human { colour: true },
+        LogFormat::Human => Style::Human { colour },
+        LogFormat::Auto if terminal => Style::Human { colour },
         LogFormat::Auto | LogFormat::Json => Style::Json,
     };
     logs::install(&config.log.level, style)?;
     Ok(())
+}
+
+/// Whether the environment allows escape sequences on a terminal: `NO_COLOR` is not set, or empty (<https://no-color.org>).
+fn allows_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Each waiting client holds a file descriptor, and the usual soft limit is 1,024.
@@ -352,13 +377,19 @@ fn raise_file_limit() {
     }
 }
 
-/// What a start says: where it listens, and what to try.
-fn greeting(bound: &str) -> String {
+/// What a start says: where it listens, where its state is, and what to try.
+fn greeting(bound: &str, state: Option<&Path>) -> String {
     let (curl, browser) = match bound.strip_prefix("unix:") {
         Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),
         None => (format!("curl -s {bound}"), format!("In a browser: {bound}/docs\n")),
     };
-    format!("otter listens on {bound}. Try:\n  {curl}/v1/machines\n  {curl}/v1/about\n{browser}")
+    let state = state.map_or_else(
+        || "in memory, and is gone when otter ends (--state-dir keeps it)".to_owned(),
+        |directory| format!("in {}", directory.display()),
+    );
+    format!(
+        "otter listens on {bound}. Its state is kept {state}. Try:\n  {curl}/v1/machines\n  {curl}/v1/about\n{browser}"
+    )
 }
 
 /// Writes to the standard output. Nobody reading it any more is no reason to end a daemon.
@@ -378,10 +409,12 @@ mod tests {
 
     #[test]
     fn the_greeting_names_what_works_where_it_listens() {
-        let tcp = greeting("http://127.0.0.1:8080");
+        let tcp = greeting("http://127.0.0.1:8080", None);
         assert!(tcp.contains("\n  curl -s http://127.0.0.1:8080/v1/machines\n"), "{tcp}");
         assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/docs\n"), "{tcp}");
-        let unix = greeting("unix:/run/otter.sock");
+        assert!(tcp.contains("is kept in memory"), "{tcp}");
+        let unix = greeting("unix:/run/otter.sock", Some(Path::new("/var/lib/otter")));
+        assert!(unix.contains("is kept in /var/lib/otter."), "{unix}");
         assert!(
             unix.ends_with("\n  curl -s --unix-socket /run/otter.sock http://localhost/v1/about\n"),
             "{unix}"

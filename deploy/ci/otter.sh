@@ -3,7 +3,8 @@
 #
 #   otter.sh run COMMAND…   takes a machine, runs the command on it, gives the machine back, exits with the command's status
 #   otter.sh take           takes a machine, and prints what `run` exports, a line NAME=value each
-#   otter.sh give-back      gives back what was taken with this OTTER_KEY, even where its `take` was cut off
+#   otter.sh give-back      gives back what was taken with this OTTER_KEY, also if its `take` was cut off; fails, and takes
+#                           nothing, if nothing was taken with it
 #
 # The environment says the rest:
 #   OTTER_URL, OTTER_TOKEN  where otter is, and the token of a runner, if there are tokens
@@ -14,20 +15,20 @@
 #   OTTER_KEY               names the taking: the same one takes the same machine. For `run` a random one will do
 #   OTTER_REFERENCE         kept with the lease: the job's address
 #
-# Exits as `otter run` does where there is no machine: 64, 69, 73, 74, 75, 77 (`otter run --help`).
+# Exits as `otter run` does if there is no machine: 64, 69, 73, 74, 75, 76, 77 (`otter run --help`).
 set -eu
 
 url=${OTTER_URL:?say where otter is} select=${OTTER_SELECT:?say which machine, such as '{"pool": "qubes"}'}
 ttl=${OTTER_TTL:-600} queue_for=${OTTER_QUEUE_FOR:-1800}
-lease='' shown='' answer='' starting='' command='' renewer='' asked=''
+lease='' shown='' answer='' starting='' command='' renewer='' asked='' holder=''
 
 main() {
   verb=${1:-}
   [ $# = 0 ] || shift
   case $verb in
     run) key=${OTTER_KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')} && run "$@" ;;
-    take) key=${OTTER_KEY:?names the taking, for give-back} && take && wait_for_it && describe ;;
-    give-back) key=${OTTER_KEY:?names what was taken} && take && give_back ;;
+    take) key=${OTTER_KEY:?names the taking, for give-back} holder="otter.sh $OTTER_KEY" && take && wait_for_it && describe ;;
+    give-back) key=${OTTER_KEY:?names what was taken} holder="otter.sh $OTTER_KEY" && find_and_give_back ;;
     *) fail 64 'otter.sh run COMMAND…, otter.sh take or otter.sh give-back' ;;
   esac
 }
@@ -63,7 +64,8 @@ EOF
 # The answer to a repetition with the same key is the same lease, so that one that was lost leaks no machine.
 take() {
   body=$(jq -cn --argjson select "$select" --argjson prepare "${OTTER_PREPARE:-null}" --arg ttl "$ttl" --arg queue "$queue_for" \
-    '{select: $select, ttl: $ttl, queue_for: $queue} + if $prepare then {prepare: $prepare} else {} end') ||
+    --arg holder "$holder" '{select: $select, ttl: $ttl, queue_for: $queue}
+      + if $prepare then {prepare: $prepare} else {} end + if $holder != "" then {holder: $holder} else {} end') ||
     fail 64 'OTTER_SELECT or OTTER_PREPARE is not JSON'
   insist POST /leases -H "Idempotency-Key: otter.sh/$key" -H 'Content-Type: application/json' -d "$body" ||
     { asked=''; complain; }
@@ -96,6 +98,17 @@ renew_on() {
       case $(field .code) in lease-ended | not-found) kill -USR1 $$ && exit ;; esac
     fi
   done
+}
+
+# The lease is found by its holder, which names the key; the repetition of `take` then only tells its secret.
+find_and_give_back() {
+  insist GET "/leases?limit=1&holder=$(printf %s "$holder" | jq -Rrs @uri)" || complain
+  found=$(field '.items[0].id // ""')
+  [ -n "$found" ] || fail 64 "nothing was taken with the key $key, so there is nothing to give back"
+  case $(field '.items[0].state') in queued | preparing | active | releasing) ;; *) return 0 ;; esac
+  take
+  give_back
+  [ "$lease" = "$found" ] || fail 74 "otter has forgotten the key $key: the lease $found comes back when its time is over"
 }
 
 give_back() {
@@ -158,7 +171,7 @@ complain() {
   why=$(field '"\(.code): \(.detail)"')
   case $(field .status) in
     401 | 403) status=77 ;;
-    409) case $why in no-free-machine*) status=75 ;; *prepare-failed* | *machine-gone*) status=73 ;; *) status=74 ;; esac ;;
+    409) case $why in no-free-machine*) if [ "$(field '.errors[0].code // ""')" = matches-none ]; then status=76; else status=75; fi ;; *prepare-failed* | *machine-gone*) status=73 ;; *) status=74 ;; esac ;;
     429) status=75 ;;
     404) if [ -n "$lease" ]; then status=74; else status=64; fi ;;
     423) status=74 ;;

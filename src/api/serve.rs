@@ -68,17 +68,35 @@ impl Listener {
     /// # Errors
     /// The system's; `AddrInUse` where somebody listens there, `AlreadyExists` where it is no socket.
     pub async fn unix(path: &Path) -> io::Result<Self> {
-        if let Ok(found) = tokio::fs::symlink_metadata(path).await {
-            if !found.file_type().is_socket() {
-                let error = "something stands there that is no socket; it is left as it is";
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
-            }
+        Self::may_stand_at(path)?;
+        if tokio::fs::symlink_metadata(path).await.is_ok() {
             if tokio::net::UnixStream::connect(path).await.is_ok() {
                 return Err(io::ErrorKind::AddrInUse.into());
             }
             tokio::fs::remove_file(path).await?;
         }
         UnixListener::bind(path).map(|listener| Self::Unix(listener, path.to_owned()))
+    }
+
+    /// Checks that a Unix socket can be made at a path: its directory exists, and nothing but a socket stands there.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn may_stand_at(path: &Path) -> io::Result<()> {
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                let error = "there is a file of this name that is not a socket; it is left as it is";
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, error))
+            }
+            Ok(_) => Ok(()),
+            Err(_) => match path.parent() {
+                Some(parent) if !parent.is_dir() => {
+                    let error = format!("there is no directory {}", parent.display());
+                    Err(io::Error::new(io::ErrorKind::NotFound, error))
+                }
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Where it is bound, for people.

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use super::{Sources, say};
+use super::{Sources, allows_colour, say};
 use crate::app;
 use crate::clock::Clock;
 use crate::domain::terminal::printable;
@@ -11,7 +11,7 @@ use crate::esx::{Finding, diagnose};
 
 pub async fn doctor(sources: Sources) -> anyhow::Result<ExitCode> {
     let options = app::settings(sources.load()?, None)?.esx;
-    let terminal = std::io::stdout().is_terminal();
+    let terminal = std::io::stdout().is_terminal() && allows_colour();
     let well = diagnose(&options, &Clock::system(), &mut |finding| say(&line(&finding, terminal))).await?;
     let verdict =
         if well { "All is well.\n" } else { "Not all is well. What could not be reached was not checked.\n" };

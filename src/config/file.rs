@@ -47,7 +47,9 @@ pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
 }
 
 fn sections(mut root: Table<'_>, draft: &mut Draft) {
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log } = &mut draft.config;
+    // Warnings are found once the whole configuration is known.
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log, warnings: _ } =
+        &mut draft.config;
     esx_section(root.table("esx"), esx, &mut draft.password);
 
     let Http {

@@ -6,6 +6,7 @@
 //! ```
 //! Everything that is wrong is told at once. An unknown key is an error. `config/otter.toml` shows every key.
 
+mod environment;
 mod file;
 mod problem;
 mod sections;
@@ -14,6 +15,7 @@ mod tests;
 mod values;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -24,6 +26,7 @@ pub use sections::{
 };
 pub use values::{InvalidValue, Listen, LogFormat};
 
+use environment::{Unread, VARIABLES};
 use sections::{Draft, Password};
 
 /// What the command line says; `None` where it says nothing.
@@ -34,6 +37,9 @@ pub struct Flags {
     pub log_level: Option<String>,
     pub log_format: Option<String>,
 }
+
+/// What some editors begin a text file with.
+pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Password files are a line; what is longer is some other file.
 const LONGEST_PASSWORD_FILE: usize = 64 * 1024;
@@ -71,10 +77,13 @@ impl Config {
             let [.., (name, _), (other, _)] = variables;
             problems.push(Problem::of(name, format!("{other} is set too: one of them must go")));
         }
-        // A password that is not read for one letter too many would be a long search.
-        for name in environment.keys().filter(|name| is_unknown_variable(name)) {
-            let known = VARIABLES.join(", ");
-            problems.push(Problem::of(name, format!("nothing reads this variable; there are {known}")));
+        let mut warnings = Vec::new();
+        for (name, value) in environment {
+            match environment::judge(name, value) {
+                Some(Unread::OfTheHost(message)) => problems.push(Problem::of(name, message)),
+                Some(Unread::Other(warning)) => warnings.push(warning),
+                None => {}
+            }
         }
         for (name, value) in variables.into_iter().chain(flags) {
             if let Some(value) = value
@@ -85,9 +94,20 @@ impl Config {
         }
         let password = match draft.password {
             Password::None => None,
-            Password::Given(password) => Some(password),
+            Password::Given(password) => {
+                // Only a password in the file itself is as open as the file.
+                if environment.get("OTTER_ESX_PASSWORD").is_none_or(String::is_empty)
+                    && let Some(path) = path
+                {
+                    warnings.extend(open_to_all(path, "the configuration with the host's password"));
+                }
+                Some(password)
+            }
             Password::InFile { file, named_by } => match password_in(&file) {
-                Ok(password) => Some(password),
+                Ok(password) => {
+                    warnings.extend(open_to_all(&file, "the password file"));
+                    Some(password)
+                }
                 Err(message) => {
                     problems.push(Problem { at: named_by, ..Problem::of_file(&file, message) });
                     None
@@ -96,7 +116,7 @@ impl Config {
         };
         if problems.is_empty() {
             let esx = Esx { password, ..draft.config.esx };
-            Ok(Self { esx, ..draft.config })
+            Ok(Self { esx, warnings, ..draft.config })
         } else {
             Err(ConfigError { problems })
         }
@@ -109,20 +129,18 @@ pub fn problems_of(text: &str, path: &Path) -> Vec<String> {
     file::read(text, path, &mut Draft::default()).problems.iter().map(ToString::to_string).collect()
 }
 
-/// The variables that are read. The last two exclude each other.
-const VARIABLES: [&str; 7] = [
-    "OTTER_LISTEN",
-    "OTTER_STATE_DIR",
-    "OTTER_ESX_URL",
-    "OTTER_ESX_USERNAME",
-    "OTTER_ESX_VERIFY",
-    "OTTER_ESX_PASSWORD",
-    "OTTER_ESX_PASSWORD_FILE",
-];
-
-/// Whether a variable looks like one about the host and is none. Other `OTTER_` names may be others'.
-fn is_unknown_variable(name: &str) -> bool {
-    name.starts_with("OTTER_ESX_") && !VARIABLES.contains(&name)
+/// The warning that every account of this machine can read a file with a secret in it.
+///
+/// A warning and not an error: Kubernetes mounts secrets so that all may read them, in a container that has one user.
+#[must_use]
+pub fn open_to_all(file: &Path, what: &str) -> Option<String> {
+    let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
+    (mode & 0o004 != 0).then(|| {
+        let path = file.display();
+        format!(
+            "{what}, {path}, can be read by every account of this machine (mode {mode:04o}): chmod o= {path}"
+        )
+    })
 }
 
 /// Puts what a variable or a flag says over what was there.
@@ -148,8 +166,9 @@ fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), Strin
 /// The one line of a password file, without its end.
 fn password_in(file: &Path) -> Result<SecretString, String> {
     let text = std::fs::read_to_string(file).map_err(|error| unreadable(&error))?;
-    let password =
-        text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    // Some editors begin a file with this mark, which nobody means as a part of a password.
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+    let password = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if password.is_empty() {
         return Err("the file is empty, and should hold the password".to_owned());
     }

@@ -30,6 +30,8 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     pub state: State,
     pub log: Log,
+    /// What is odd and keeps nothing from starting, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// `[esx]`: the host, and how to talk to it.

@@ -323,9 +323,18 @@ fn places_to_listen() {
     for text in ["127.0.0.1:8080", "[::1]:0", "0.0.0.0:80", "unix:/run/otter/otter.sock"] {
         assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
     }
-    for text in
-        ["", "8080", ":8080", "localhost:8080", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:otter.sock"]
-    {
+    for text in [
+        "",
+        "8080",
+        ":8080",
+        "localhost",
+        "localhost:99999",
+        "otter.lab:8080",
+        "127.0.0.1",
+        "127.0.0.1:99999",
+        "unix:",
+        "unix:otter.sock",
+    ] {
         assert!(text.parse::<Listen>().is_err(), "{text}");
     }
 }

@@ -46,11 +46,16 @@ impl FromStr for Listen {
             Some(_) => {
                 Err(InvalidValue("the path of a Unix socket must be absolute, as in unix:/run/otter.sock"))
             }
-            None => text.parse().map(Self::Tcp).map_err(|_| {
-                InvalidValue(
-                    "an address and a port are wanted, such as 127.0.0.1:8080 or [::1]:8080, or unix:/path",
-                )
-            }),
+            // The one name whose meaning is the same everywhere; any other may have several addresses.
+            None => match text.strip_prefix("localhost:").map(str::parse) {
+                Some(Ok(port)) => Ok(Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
+                _ => text.parse().map(Self::Tcp).map_err(|_| {
+                    InvalidValue(
+                        "write an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080, \
+                         or unix:/path; of names only localhost is taken",
+                    )
+                }),
+            },
         }
     }
 }

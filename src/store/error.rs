@@ -12,11 +12,16 @@ use crate::domain::ids::JobId;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the state directory {} does not exist and cannot be made: create its parent, or name another \
-         directory by --state-dir, OTTER_STATE_DIR or state.dir",
+        "the state directory {} does not exist and cannot be made: check its spelling, create its parent, or name \
+         another directory with --state-dir, OTTER_STATE_DIR or state.dir",
         path.display()
     )]
     CreateDirectory { path: PathBuf, source: io::Error },
+    #[error(
+        "the state directory {} is a file: name a directory with --state-dir, OTTER_STATE_DIR or state.dir",
+        path.display()
+    )]
+    NotADirectory { path: PathBuf },
     #[error(
         "the state directory {} cannot be written to: otter's user needs to own it, on a file system \
          that is neither read-only nor full",

@@ -1,11 +1,11 @@
 //! The files of the state directory: only their owner may read them, whatever the umask and whoever made them.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::StoreError;
+use super::{StoreError, examine};
 
 /// The database.
 pub const DATABASE: &str = "otter.db";
@@ -31,11 +31,15 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// Makes the state directory if it is missing, for its owner alone. Its parent must exist: a parent that is missing is
 /// more likely a typing error, or a disk that is not mounted.
 pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
+    if examine::directory(directory)? {
+        return Ok(());
+    }
     let failed = |source| StoreError::CreateDirectory { path: directory.to_owned(), source };
     match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(directory) {
         Ok(()) => {
             std::fs::set_permissions(directory, Permissions::from_mode(PRIVATE_DIRECTORY)).map_err(failed)
         }
+        // Another command made it at this moment.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(failed(error)),
     }
@@ -48,8 +52,7 @@ pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
 /// `SharedDirectory` if the directory is one that all users share, such as `/tmp`.
 pub fn tighten(directory: &Path) -> Result<(), StoreError> {
     let not_writable = |source| StoreError::not_writable(directory, source);
-    let mode = directory.metadata().map_err(not_writable)?.permissions().mode();
-    if mode & STICKY != 0 && mode & 0o022 != 0 {
+    if is_shared(&directory.metadata().map_err(not_writable)?) {
         return Err(StoreError::SharedDirectory { path: directory.to_owned() });
     }
     tighten_one(directory, PRIVATE_DIRECTORY);
@@ -61,6 +64,12 @@ pub fn tighten(directory: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Whether all users share a directory, as they do `/tmp`.
+pub fn is_shared(directory: &Metadata) -> bool {
+    let mode = directory.permissions().mode();
+    mode & STICKY != 0 && mode & 0o022 != 0
 }
 
 /// Whether otter makes files of this name in its state directory.

@@ -35,6 +35,15 @@ pub async fn require_current(
     Ok(())
 }
 
+/// Refuses a database that a newer otter made.
+pub async fn require_known(
+    connection: &mut SqliteConnection,
+    directory: &Path,
+    file: &Path,
+) -> Result<(), StoreError> {
+    refuse_newer(&applied(connection, directory, file).await?, file)
+}
+
 /// Brings the database in `file` up to date, all migrations in one transaction. If there is anything to do, the
 /// database is first copied to `otter.db.before-<schema>` in `directory`.
 pub async fn migrate_with_copy(

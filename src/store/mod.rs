@@ -14,6 +14,7 @@ mod backup_tests;
 mod created_snapshots;
 mod document;
 mod error;
+mod examine;
 mod files;
 mod jobs;
 mod keys;
@@ -55,6 +56,7 @@ pub use archive::{ArchiveError, Manifest};
 pub use backup::backup;
 pub use document::DocumentError;
 pub use error::StoreError;
+pub use examine::FoundState;
 pub use files::SECRET_KEY;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
@@ -127,6 +129,14 @@ impl Store {
     pub async fn beside_or_new(state_dir: &Path) -> Result<Self, StoreError> {
         open::make_if_missing(state_dir).await?;
         Self::beside(state_dir).await
+    }
+
+    /// Looks at this directory without changing it.
+    ///
+    /// # Errors
+    /// What would keep a start from using it.
+    pub async fn examine(state_dir: &Path) -> Result<FoundState, StoreError> {
+        examine::examine(state_dir).await
     }
 
     /// A database that is gone with the store, for `--simulate` and tests.

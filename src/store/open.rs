@@ -20,7 +20,7 @@ use super::files::{self, DATABASE, LOCK, UNFINISHED_RESTORE};
 use super::{StoreError, migrate};
 
 /// How long a statement waits for another process, such as `otter token`, that writes just now.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads at a time; more wait for a connection this long at most.
 const READERS: u32 = 4;

@@ -470,7 +470,7 @@ async fn a_file_in_the_place_of_the_directory_is_refused() {
     let file = parent.path().join("state");
     std::fs::write(&file, "").unwrap();
     let error = refused(&file).await;
-    assert!(matches!(error, StoreError::CreateDirectory { .. }), "{error}");
+    assert!(matches!(error, StoreError::NotADirectory { .. }), "{error}");
 }
 
 #[tokio::test]

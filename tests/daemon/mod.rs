@@ -2,6 +2,7 @@
 
 mod access_log;
 mod backup;
+mod checks;
 mod crash;
 mod doctor;
 mod leaks;

@@ -352,6 +352,7 @@ pub fn settings(url: &str) -> Settings {
         },
         feed: FeedSettings::default(),
         grace: Duration::from_secs(10),
+        warnings: Vec::new(),
         sabotage: Sabotage::default(),
     }
 }

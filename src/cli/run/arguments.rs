@@ -64,6 +64,9 @@ pub struct RunCommand {
     /// A file with the token alone in it. Else `OTTER_TOKEN` is the token, if there is one.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Keep `OTTER_TOKEN` from the command: it cannot call otter with it.
+    #[arg(long)]
+    pub no_token: bool,
     /// Trust the certificates of this PEM file alone.
     #[arg(long, value_name = "FILE", conflicts_with = "fingerprint")]
     pub cacert: Option<PathBuf>,

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::Failure;
 use super::arguments::RunCommand;
 use super::exit::Exit;
+use crate::config::BYTE_ORDER_MARK;
 use crate::domain::verify::Verify;
 use crate::esx::{OtherCertificate, client_config};
 
@@ -63,7 +64,17 @@ pub struct Unanswered {
 struct Problem {
     code: String,
     detail: String,
+    errors: Vec<WrongPart>,
 }
+
+/// A part of the request that was wrong.
+#[derive(Deserialize)]
+struct WrongPart {
+    code: String,
+}
+
+/// The code of the part that no machine can ever match.
+const MATCHES_NONE: &str = "matches-none";
 
 impl Client {
     /// A client for what the command line names, with the token of its file or else this one.
@@ -86,9 +97,18 @@ impl Client {
             builder = builder.unix_socket(path);
             "http://localhost".clone_into(&mut base);
         } else {
-            let parsed = reqwest::Url::parse(url).map_err(|error| wrong(format!("--url {url}: {error}")))?;
+            if !url.contains("://") {
+                let why = format!(
+                    "the address {url} has no scheme: write http://{url}, or https://{url} if otter serves TLS"
+                );
+                return Err(wrong(why));
+            }
+            let parsed = reqwest::Url::parse(url)
+                .map_err(|error| wrong(format!("the address {url} cannot be read: {error}")))?;
             if !matches!(parsed.scheme(), "http" | "https") || parsed.query().is_some() {
-                return Err(wrong(format!("--url {url}: http://…, https://… or unix:/path is wanted")));
+                return Err(wrong(format!(
+                    "the address {url} is not one of otter's: write http://…, https://… or unix:/path"
+                )));
             }
         }
         if base.starts_with("https:") {
@@ -108,13 +128,19 @@ impl Client {
             Some(file) => {
                 let text = tokio::fs::read_to_string(file).await;
                 let text = text.map_err(|error| wrong(format!("{}: {error}", file.display())))?;
-                Some(SecretString::from(text))
+                let token = text.trim_start_matches(BYTE_ORDER_MARK).trim();
+                if token.is_empty() {
+                    let why = "the token file is empty: it should hold the token, and nothing else";
+                    return Err(wrong(format!("{}: {why}", file.display())));
+                }
+                Some(SecretString::from(token))
             }
             None => token,
         };
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret().trim()));
-            let mut value = value.map_err(|_| wrong("the token is none: it is one word".to_owned()))?;
+            let mut value = value
+                .map_err(|_| wrong("the token cannot be sent: it should be one word, otter_…".to_owned()))?;
             value.set_sensitive(true);
             builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
         }
@@ -225,8 +251,11 @@ impl Answer {
 
     /// Why nothing came of it.
     pub fn failure(&self) -> Failure {
-        let Problem { code, detail } = self.problem();
+        let Problem { code, detail, errors } = self.problem();
         let exit = match (self.status.as_u16(), code.as_str()) {
+            (_, "no-free-machine") if errors.iter().any(|error| error.code == MATCHES_NONE) => {
+                Exit::NoSuchMachine
+            }
             (_, "no-free-machine" | "queue-full") => Exit::NoMachine,
             (401 | 403, _) => Exit::NotAllowed,
             (423, _) => Exit::LeaseLost,

@@ -11,19 +11,21 @@ pub enum Exit {
     NotReady,
     LeaseLost,
     NoMachine,
+    NoSuchMachine,
     NotAllowed,
     CannotRun,
     NoCommand,
 }
 
 impl Exit {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Usage,
         Self::Unavailable,
         Self::Internal,
         Self::NotReady,
         Self::LeaseLost,
         Self::NoMachine,
+        Self::NoSuchMachine,
         Self::NotAllowed,
         Self::CannotRun,
         Self::NoCommand,
@@ -38,6 +40,7 @@ impl Exit {
             Self::NotReady => 73,
             Self::LeaseLost => 74,
             Self::NoMachine => 75,
+            Self::NoSuchMachine => 76,
             Self::NotAllowed => 77,
             Self::CannotRun => 126,
             Self::NoCommand => 127,
@@ -55,8 +58,9 @@ impl Exit {
             Self::LeaseLost => {
                 "the lease was lost: revoked, run out, its machine gone; the command was ended"
             }
-            Self::NoMachine => {
-                "no machine is free, none became free in time, or none is such a machine at all"
+            Self::NoMachine => "no machine is free, or none became free in time: later one may be",
+            Self::NoSuchMachine => {
+                "no machine matches what was asked, or only protected ones do: waiting does not help"
             }
             Self::NotAllowed => {
                 "the token is missing, not known or revoked, or its role may not take a machine"
@@ -77,8 +81,9 @@ pub fn help() -> String {
         let _ = writeln!(text, "  {:>3}  {}", exit.code(), exit.meaning());
     }
     text.push_str(
-        "\nThe command finds OTTER_MACHINE_ID, OTTER_MACHINE_NAME, OTTER_MACHINE_IP (empty where none is known), OTTER_URL, \
-         and OTTER_LEASE, which its own calls of otter show as `Otter-Lease: $OTTER_LEASE`.\n\nSIGINT, SIGTERM and SIGHUP go on \
+        "\nThe command finds OTTER_MACHINE_ID, OTTER_MACHINE_NAME, OTTER_MACHINE_IP (empty if none is known), OTTER_URL, \
+         and OTTER_LEASE, which its own calls of otter show as `Otter-Lease: $OTTER_LEASE`. It inherits OTTER_TOKEN \
+         unless --no-token is given.\n\nSIGINT, SIGTERM and SIGHUP go on \
          to the command and all it has started; after --kill-after, or a second signal, it is killed. The machine is given back \
          however it ends. One more signal during that ends `otter run` at once. After a kill -9 of `otter run` the machine comes \
          back when its time, --ttl, is over.",

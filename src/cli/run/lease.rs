@@ -29,6 +29,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// The least time that a try has.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
+/// How long a release is waited for. It goes on without anybody who waits.
+const LONGEST_RELEASE: Duration = Duration::from_mins(5);
+
 /// How long one call waits for the lease before what goes on is looked at.
 const SLICE_FOR_EYES: Duration = Duration::from_secs(1);
 const SLICE_FOR_LOGS: Duration = Duration::from_secs(3);
@@ -66,6 +69,23 @@ struct JobView {
 #[derive(Deserialize)]
 struct MachineView {
     ip_address: Option<String>,
+    quarantine: Option<QuarantineView>,
+}
+
+#[derive(Deserialize)]
+struct QuarantineView {
+    reason: String,
+}
+
+/// How far giving a machine back has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GivenBack {
+    /// The machine is free for the next, or its next holder has it.
+    Free,
+    /// The machine was set aside, for this reason: nobody gets it before an operator has looked.
+    SetAside(String),
+    /// otter has taken the end of the lease down and still brings the machine back.
+    UnderWay,
 }
 
 /// A lease that was taken.
@@ -158,6 +178,10 @@ impl Desk {
     /// # Errors
     /// That otter does not answer, or not for this caller.
     pub async fn address(&self, machine: &str) -> Result<Option<String>, Failure> {
+        Ok(self.machine(machine).await?.ip_address)
+    }
+
+    async fn machine(&self, machine: &str) -> Result<MachineView, Failure> {
         let mut path = reqwest::Url::parse("http://localhost/machines")
             .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
         // An id may hold what a path may not.
@@ -165,19 +189,57 @@ impl Desk {
             segments.push(machine);
         }
         let answer = self.answered(|| self.client.request(Method::GET, path.path())).await?;
-        Ok(answer.read::<MachineView>()?.ip_address)
+        answer.read()
     }
 
-    /// Gives the machine back. Done once otter has taken it down: what then becomes of the machine is otter's.
+    /// Gives the machine back, and waits until it was released, though not for ever.
     ///
     /// # Errors
     /// What otter says against it, or that it does not answer.
-    pub async fn give_back(&self, lease: &Lease) -> Result<(), Failure> {
-        let request =
-            || self.client.with_lease(Method::DELETE, &format!("/leases/{}", lease.id), &lease.shown);
-        let answer = self.heard(request, Duration::ZERO, Answer::may_pass).await?;
-        // Where it is not known any more, nothing is held.
-        if answer.status.is_success() || answer.status == 404 { Ok(()) } else { Err(answer.failure()) }
+    pub async fn give_back(&self, lease: &Lease, progress: &mut Progress) -> Result<GivenBack, Failure> {
+        let ask = async |path: &str, blocks: Duration| {
+            let request = || self.client.with_lease(Method::DELETE, path, &lease.shown);
+            let passes = |answer: &Answer| answer.code() != "wait-timeout" && answer.may_pass();
+            self.heard(request, blocks, passes).await
+        };
+        let path = format!("/leases/{}", lease.id);
+        // Without a wait first, so that otter has taken it down whatever comes next.
+        let mut answer = ask(&path, Duration::ZERO).await?;
+        let end = self.clock.elapsed() + LONGEST_RELEASE;
+        loop {
+            match answer.status.as_u16() {
+                // It does not know the lease any more, so that nothing is held.
+                404 => return Ok(GivenBack::Free),
+                504 => {}
+                _ if !answer.status.is_success() => return Err(answer.failure()),
+                _ => {
+                    let view: LeaseView = answer.read()?;
+                    if view.state != "releasing" {
+                        return Ok(self.standing(&view).await);
+                    }
+                }
+            }
+            if self.clock.elapsed() >= end {
+                return Ok(GivenBack::UnderWay);
+            }
+            let waiting = format!("{path}?wait={}s", SLICE_FOR_LOGS.as_secs());
+            answer = ask(&waiting, SLICE_FOR_LOGS).await?;
+            if answer.status == 504 {
+                progress.show("the machine is being given back", None);
+            }
+        }
+    }
+
+    /// How the machine of a lease that has ended stands.
+    async fn standing(&self, view: &LeaseView) -> GivenBack {
+        let Some(machine) = &view.machine else { return GivenBack::Free };
+        match self.machine(machine).await {
+            Ok(MachineView { quarantine: Some(QuarantineView { reason }), .. }) => {
+                GivenBack::SetAside(reason)
+            }
+            // Released is released, also if the machine cannot be looked at any more.
+            _ => GivenBack::Free,
+        }
     }
 
     /// Shows what goes on with a lease that is not active yet.

@@ -31,7 +31,7 @@ use self::client::Client;
 use self::command::Running;
 pub use self::exit::Exit;
 use self::keep::Term;
-use self::lease::{Desk, Lease};
+use self::lease::{Desk, GivenBack, Lease};
 use self::progress::Progress;
 use crate::clock::Clock;
 use crate::sabotage::{Mistake, Sabotage};
@@ -166,6 +166,9 @@ async fn work(
         .env("OTTER_MACHINE_NAME", name)
         .env("OTTER_MACHINE_IP", address)
         .env("OTTER_LEASE", lease.shown.expose_secret());
+    if command.no_token {
+        to_run.env_remove("OTTER_TOKEN");
+    }
     let running = Running::start(to_run).map_err(|error| {
         let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NoCommand } else { Exit::CannotRun };
         Failure::new(exit, format!("{}: {error}", command.command[0].display()))
@@ -263,14 +266,19 @@ impl Ending {
 
 /// Gives the machine back. What to exit with where a signal cut that short.
 async fn give_back(desk: &Desk, lease: &Lease, signals: &mut Heard, progress: &mut Progress) -> Option<u8> {
-    let giving = desk.give_back(lease);
+    let mut waiting = Progress::new(progress.is_quiet());
+    let giving = desk.give_back(lease, &mut waiting);
     tokio::pin!(giving);
     loop {
         tokio::select! {
             biased;
             given = &mut giving => {
                 match given {
-                    Ok(()) => progress.note("the machine is given back"),
+                    Ok(GivenBack::Free) => progress.note("the machine is given back"),
+                    Ok(GivenBack::SetAside(reason)) => progress.warn(&format!(
+                        "the machine was taken back and is set aside, not free: {reason}")),
+                    Ok(GivenBack::UnderWay) => progress.warn(&format!(
+                        "otter is still bringing the machine back, and goes on with it (lease {})", lease.id)),
                     Err(failure) => progress.warn(&format!(
                         "the machine could not be given back, and comes back when its time is over (lease {}): {}",
                         lease.id, failure.message)),

@@ -7,6 +7,7 @@ use crate::domain::terminal::printable;
 /// Says things. Nobody reading them is no reason to end.
 pub struct Progress {
     quiet: bool,
+    /// Whether a line may be drawn again, which takes escape sequences.
     terminal: bool,
     /// What was shown last.
     shown: String,
@@ -19,7 +20,17 @@ const USUAL_WIDTH: usize = 80;
 
 impl Progress {
     pub fn new(quiet: bool) -> Self {
-        Self { quiet, terminal: std::io::stderr().is_terminal(), shown: String::new(), open: false }
+        Self {
+            quiet,
+            terminal: std::io::stderr().is_terminal() && crate::cli::allows_colour(),
+            shown: String::new(),
+            open: false,
+        }
+    }
+
+    /// Whether only what goes wrong is said.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Whether somebody may look on.

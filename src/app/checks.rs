@@ -1,0 +1,110 @@
+//! What is checked before otter starts. `serve` and `check-config` both call this, so that the one says "good" only of
+//! what the other accepts. Nothing is made or changed by it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+
+use super::Settings;
+use crate::api::serve::Listener;
+use crate::api::tls::Tls;
+use crate::config::{Listen, open_to_all};
+use crate::domain::verify::Verify;
+use crate::store::{FoundState, Store};
+
+/// What the checks found, if nothing keeps otter from starting.
+pub struct Checked {
+    /// TLS with the files of the settings.
+    pub tls: Option<Tls>,
+    /// Whether tokens come over a network without TLS.
+    pub in_the_clear: bool,
+    /// What is odd, a sentence each: `serve` logs it, `check-config` prints it.
+    pub warnings: Vec<String>,
+    /// What the state directory holds; `None` if the state is kept in memory.
+    pub state: Option<FoundState>,
+}
+
+/// Checks all that can be checked without starting: the host's settings, the TLS files, the state directory and its
+/// database, the address to listen on, and that there is a token if other machines reach it.
+///
+/// # Errors
+/// Everything that keeps otter from starting, each with what to do.
+pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
+    let Settings { listen, tls, state_dir, esx, warnings, .. } = settings;
+    let (mut warnings, mut problems) = (warnings.clone(), Vec::new());
+    let mut sound = |outcome: anyhow::Result<()>| problems.extend(outcome.err());
+    sound(esx.check().context("the host's settings are wrong"));
+    if esx.verify == Verify::Off {
+        warnings.push(
+            "the host's certificate is not checked (esx.verify = false): anybody on the way can read the password"
+                .to_owned(),
+        );
+    }
+    let loaded = tls.clone().map(Tls::load).transpose().unwrap_or_else(|error| {
+        sound(Err(error.into()));
+        None
+    });
+    warnings.extend(tls.as_ref().and_then(|files| open_to_all(&files.key, "the TLS key")));
+    let state = match state_dir {
+        Some(directory) => match Store::examine(directory).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                sound(Err(error.into()));
+                // Whether there are tokens cannot be known, and the directory comes first.
+                Some(FoundState { exists: false, has_tokens_in_force: true })
+            }
+        },
+        None => None,
+    };
+    let mut in_the_clear = false;
+    match listen {
+        Listen::Tcp(address) => {
+            sound(is_own(*address));
+            if !address.ip().is_loopback() {
+                let has_tokens = state.as_ref().is_some_and(|state| state.has_tokens_in_force);
+                sound(if has_tokens { Ok(()) } else { Err(no_token(*address, state_dir.as_deref())) });
+                in_the_clear = tls.is_none();
+            }
+            if in_the_clear {
+                warnings.push(format!(
+                    "tokens come to {address} in the clear: set http.tls_certificate and http.tls_key"
+                ));
+            }
+        }
+        Listen::Unix(path) => sound(
+            Listener::may_stand_at(path).with_context(|| format!("cannot listen on unix:{}", path.display())),
+        ),
+    }
+    match problems.len() {
+        0 => Ok(Checked { tls: loaded, in_the_clear, warnings, state }),
+        1 => Err(problems.remove(0)),
+        count => {
+            let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem:#}")).collect();
+            Err(anyhow!("{count} things keep otter from starting:{}", lines.concat()))
+        }
+    }
+}
+
+/// Refuses an address that is none of this machine's. Whether the port is taken shows at the start: it usually is, by
+/// the otter that runs while its new configuration is checked.
+fn is_own(address: SocketAddr) -> anyhow::Result<()> {
+    let any_port = SocketAddr::new(address.ip(), 0);
+    TcpListener::bind(any_port).map(drop).with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Other machines reach this address, so that callers have to be told apart.
+fn no_token(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
+    match state_dir {
+        None => anyhow!(
+            "other machines reach {address}, and there is no token to tell callers apart: tokens are kept in a state \
+             directory. Name one with --state-dir, and make a token in it: \
+             otter token create --name NAME --role operator --state-dir DIR"
+        ),
+        Some(directory) => anyhow!(
+            "other machines reach {address}, and there is no token to tell callers apart. Make one: \
+             otter token create --name NAME --role operator --state-dir {}",
+            directory.display()
+        ),
+    }
+}

@@ -1,0 +1,151 @@
+//! The environment: which variables are read, and what is said of the others that begin with `OTTER_`.
+//!
+//! An unknown name about the host is an error: a password that is not read for one letter too many would be a long
+//! search. Any other unknown name is a warning. What Kubernetes sets for a service, and what `otter run` and
+//! `deploy/ci/otter.sh` use, is silent.
+
+/// The variables that are read. The last two exclude each other.
+pub const VARIABLES: [&str; 7] = [
+    "OTTER_LISTEN",
+    "OTTER_STATE_DIR",
+    "OTTER_ESX_URL",
+    "OTTER_ESX_USERNAME",
+    "OTTER_ESX_VERIFY",
+    "OTTER_ESX_PASSWORD",
+    "OTTER_ESX_PASSWORD_FILE",
+];
+
+/// What `otter run` reads or sets for its command, and what `deploy/ci/otter.sh` reads.
+const OF_RUNS: [&str; 12] = [
+    "OTTER_URL",
+    "OTTER_TOKEN",
+    "OTTER_LEASE",
+    "OTTER_MACHINE_ID",
+    "OTTER_MACHINE_NAME",
+    "OTTER_MACHINE_IP",
+    "OTTER_SELECT",
+    "OTTER_PREPARE",
+    "OTTER_TTL",
+    "OTTER_QUEUE_FOR",
+    "OTTER_KEY",
+    "OTTER_REFERENCE",
+];
+
+/// What test builds read; a release build has none of it.
+#[cfg(feature = "sabotage")]
+const OF_TESTS: [&str; 3] = ["OTTER_SABOTAGE", "OTTER_KILL_AT", "OTTER_RECORD_ANSWERS"];
+#[cfg(not(feature = "sabotage"))]
+const OF_TESTS: [&str; 0] = [];
+
+/// What is wrong with a variable that nothing reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It looks like a setting of the host: the configuration is refused.
+    OfTheHost(String),
+    /// Anything else: the sentence is a warning.
+    Other(String),
+}
+
+/// Judges a variable that is not empty. `None` if it is read, or has nothing to do with the daemon.
+pub fn judge(name: &str, value: &str) -> Option<Unread> {
+    let known = VARIABLES.contains(&name) || OF_RUNS.contains(&name) || OF_TESTS.contains(&name);
+    if !name.starts_with("OTTER_") || known || is_of_kubernetes(name, value) {
+        return None;
+    }
+    let nearest = nearest(name);
+    if name.starts_with("OTTER_ESX_") {
+        let known = VARIABLES.join(", ");
+        let message = format!("nothing reads this variable; did you mean {nearest}? There are {known}");
+        return Some(Unread::OfTheHost(message));
+    }
+    let hint = if name.starts_with("OTTER_LOG") {
+        "; the log is set by --log-level and --log-format, or by log.level and log.format"
+    } else {
+        ""
+    };
+    let message = format!("{name} is ignored: nothing reads this variable; the nearest is {nearest}{hint}");
+    Some(Unread::Other(message))
+}
+
+fn nearest(name: &str) -> &'static str {
+    let near = |known: &&str| strsim::jaro_winkler(known, name);
+    let nearest = VARIABLES.into_iter().max_by(|one, other| near(one).total_cmp(&near(other)));
+    nearest.unwrap_or(VARIABLES[0])
+}
+
+/// Whether Kubernetes sets this in each container of a namespace in which a service has the name `otter` or begins
+/// with `otter-`: `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT[_<NAME>]`, `<SERVICE>_PORT` with an address in
+/// it, and `<SERVICE>_PORT_<NUMBER>_<PROTOCOL>[_PROTO|_PORT|_ADDR]`.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    let has_scheme = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    if name.ends_with("_SERVICE_HOST") || (name.ends_with("_PORT") && has_scheme) {
+        return true;
+    }
+    if let Some((_, rest)) = name.split_once("_SERVICE_PORT")
+        && (rest.is_empty() || rest.starts_with('_'))
+    {
+        return true;
+    }
+    let of_a_port = |rest: &str| {
+        let mut parts = rest.split('_');
+        let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
+        let protocol = parts.next().is_some_and(|part| matches!(part, "TCP" | "UDP" | "SCTP"));
+        let detail = parts.next().is_none_or(|part| matches!(part, "PROTO" | "PORT" | "ADDR"));
+        number && protocol && detail && parts.next().is_none()
+    };
+    name.match_indices("_PORT_").any(|(at, found)| of_a_port(&name[at + found.len()..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kubernetes_sets_for_a_service_is_silent() {
+        for (name, value) in [
+            ("OTTER_ESX_SERVICE_HOST", "10.96.0.7"),
+            ("OTTER_ESX_SERVICE_PORT", "443"),
+            ("OTTER_ESX_SERVICE_PORT_HTTPS", "443"),
+            ("OTTER_ESX_PORT", "tcp://10.96.0.7:443"),
+            ("OTTER_ESX_PORT_443_TCP", "tcp://10.96.0.7:443"),
+            ("OTTER_ESX_PORT_443_TCP_PROTO", "tcp"),
+            ("OTTER_ESX_PORT_443_TCP_PORT", "443"),
+            ("OTTER_ESX_PORT_443_TCP_ADDR", "10.96.0.7"),
+            ("OTTER_SERVICE_HOST", "10.96.0.8"),
+            ("OTTER_SERVICE_PORT", "8080"),
+            ("OTTER_SERVICE_PORT_HTTP", "8080"),
+            ("OTTER_PORT", "tcp://10.96.0.8:8080"),
+            ("OTTER_PORT_8080_TCP", "tcp://10.96.0.8:8080"),
+            ("OTTER_PORT_8080_TCP_ADDR", "10.96.0.8"),
+            ("OTTER_PORT_53_UDP_PROTO", "udp"),
+        ] {
+            assert_eq!(judge(name, value), None, "{name}={value}");
+        }
+        for (name, value) in [
+            ("OTTER_ESX_PORT", "443"),
+            ("OTTER_ESX_PORT_443", "443"),
+            ("OTTER_ESX_PORT_443_TCP_NAME", "esx"),
+            ("OTTER_ESX_SERVICE_PORTS", "443"),
+        ] {
+            assert!(matches!(judge(name, value), Some(Unread::OfTheHost(_))), "{name}={value}");
+        }
+        assert!(matches!(judge("OTTER_PORT", "8080"), Some(Unread::Other(_))));
+    }
+
+    #[test]
+    fn what_nothing_reads_is_told_with_the_nearest_name() {
+        for name in VARIABLES.into_iter().chain(OF_RUNS).chain(["PATH", "OTTERS"]) {
+            assert_eq!(judge(name, "x"), None, "{name}");
+        }
+        let warning = |name: &str| match judge(name, "x") {
+            Some(Unread::Other(warning)) => warning,
+            other => panic!("{name}: {other:?}"),
+        };
+        let near = warning("OTTER_STATEDIR");
+        assert!(near.starts_with("OTTER_STATEDIR") && near.contains("OTTER_STATE_DIR"), "{near}");
+        let log = warning("OTTER_LOG");
+        assert!(log.contains("--log-level"), "{log}");
+        let Some(Unread::OfTheHost(wrong)) = judge("OTTER_ESX_PASSWORDD", "x") else { panic!() };
+        assert!(wrong.contains("did you mean OTTER_ESX_PASSWORD?"), "{wrong}");
+    }
+}

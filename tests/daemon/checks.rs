@@ -1,0 +1,303 @@
+//! What is checked before a start: `check-config` refuses what `serve` refuses, with the same words and the same code,
+//! and warns of what `serve` warns of. It makes nothing.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::harness::{Daemon, otter, said};
+
+/// A place for a configuration and what it names.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        place.write("password", "otter\n", 0o600);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let file = self.path(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    /// A command with a configuration whose host cannot be reached, and this in its `[http]`.
+    fn command(&self, verb: &str, http: &str, arguments: &[&str]) -> Command {
+        let config = format!(
+            "[esx]\nurl = \"https://127.0.0.1:1\"\nusername = \"root\"\npassword_file = {:?}\n[http]\n{http}\n",
+            self.text("password")
+        );
+        let config = self.write("otter.toml", &config, 0o644);
+        let mut command = otter(&[verb, "--config", config.to_str().unwrap()]);
+        command.args(arguments);
+        command
+    }
+
+    /// Sees that both commands refuse, with the same code and the same words, and gives them.
+    async fn refused(&self, http: &str, arguments: &[&str]) -> String {
+        let (served, told) = said(self.command("serve", http, arguments)).await;
+        let (checked, text) = said(self.command("check-config", http, arguments)).await;
+        assert_eq!(checked, Some(1), "{text}");
+        assert_eq!(served, checked, "{told}");
+        let refusal = text.split_once("otter: ").expect("a refusal").1;
+        assert!(told.contains(refusal), "{refusal}\nis not in\n{told}");
+        text
+    }
+}
+
+#[tokio::test]
+async fn check_config_refuses_what_serve_refuses() {
+    let place = Place::new();
+    let state = place.text("state");
+    let with_state = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
+
+    let tls = "tls_certificate = \"/nowhere.pem\"\ntls_key = \"/nowhere.key\"";
+    let text = place.refused(tls, &with_state).await;
+    assert!(text.contains("/nowhere.pem"), "{text}");
+
+    // A state directory that cannot be made, and one that is a file.
+    let missing = place.text("missing/state");
+    let text = place.refused("", &["--state-dir", &missing, "--listen", "127.0.0.1:0"]).await;
+    assert!(text.contains(&missing) && text.contains("check its spelling"), "{text}");
+    let file = place.text("password");
+    let text = place.refused("", &["--state-dir", &file, "--listen", "127.0.0.1:0"]).await;
+    assert!(text.contains("is a file") && text.contains("--state-dir"), "{text}");
+
+    // An address that other machines reach, without a token; and one that is none of this machine's.
+    let text = place.refused("", &["--state-dir", &state, "--listen", "0.0.0.0:0"]).await;
+    assert!(text.contains("otter token create") && text.contains(&state), "{text}");
+    let text = place.refused("", &["--state-dir", &state, "--listen", "192.0.2.1:0"]).await;
+    assert!(text.contains("192.0.2.1"), "{text}");
+    let text = place.refused("listen = \"unix:/nowhere/otter.sock\"", &["--state-dir", &state]).await;
+    assert!(text.contains("no directory /nowhere"), "{text}");
+
+    // All that is wrong is told at once.
+    let text = place.refused(tls, &["--state-dir", &missing, "--listen", "127.0.0.1:0"]).await;
+    assert!(text.contains("/nowhere.pem") && text.contains(&missing), "{text}");
+    assert!(!place.path("state").exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn check_config_makes_nothing_and_says_what_would_be_made() {
+    let place = Place::new();
+    let state = place.text("state");
+    let (code, text) = said(place.command("check-config", "", &["--state-dir", &state])).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.ends_with("The configuration is good.\n"), "{text}");
+    assert!(text.contains(&format!("{state}, which does not exist yet: serve makes it")), "{text}");
+    assert!(!Path::new(&state).exists());
+
+    // A directory that exists is left without a database too.
+    std::fs::create_dir(&state).unwrap();
+    let (code, text) = said(place.command("check-config", "", &["--state-dir", &state])).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
+
+    // With a token in it the address may be open.
+    let made = otter(&["token", "create", "--name", "ci", "--role", "runner", "--state-dir", &state])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let open = ["--state-dir", state.as_str(), "--listen", "0.0.0.0:0"];
+    let (code, text) = said(place.command("check-config", "", &open)).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("otter: warning: tokens come to 0.0.0.0:0 in the clear"), "{text}");
+    assert!(otter(&["token", "revoke", "--name", "ci", "--state-dir", &state]).status().unwrap().success());
+    let (code, text) = said(place.command("check-config", "", &open)).await;
+    assert_eq!(code, Some(1), "{text}");
+}
+
+#[tokio::test]
+async fn files_with_secrets_that_all_may_read_are_a_warning_of_both() {
+    let place = Place::new();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    place.write("otter.pem", &made.cert.pem(), 0o644);
+    place.write("otter.key", &made.signing_key.serialize_pem(), 0o644);
+    place.write("password", "otter\n", 0o644);
+    let http =
+        format!("tls_certificate = {:?}\ntls_key = {:?}", place.text("otter.pem"), place.text("otter.key"));
+    let state = place.text("state");
+    let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
+    let (code, checked) = said(place.command("check-config", &http, &arguments)).await;
+    assert_eq!(code, Some(0), "{checked}");
+    let mut serve = place.command("serve", &http, &arguments);
+    let log = place.path("log");
+    serve.stderr(std::fs::File::create(&log).unwrap());
+    let daemon = Daemon::attempt(serve).await.expect("a daemon that serves");
+    assert!(daemon.terminate().await.success());
+    let logged = std::fs::read_to_string(log).unwrap();
+    for said in [&checked, &logged] {
+        assert!(
+            said.contains(&format!("the password file, {}, can be read by", place.text("password"))),
+            "{said}"
+        );
+        assert!(said.contains(&format!("chmod o= {}", place.text("otter.key"))), "{said}");
+    }
+    place.write("password", "otter\n", 0o640);
+    place.write("otter.key", &made.signing_key.serialize_pem(), 0o600);
+    let (_, checked) = said(place.command("check-config", &http, &arguments)).await;
+    assert!(!checked.contains("warning"), "{checked}");
+}
+
+#[tokio::test]
+async fn variables_that_nothing_reads_are_told_apart() {
+    let place = Place::new();
+    let state = place.text("state");
+    let check = |variables: &[(&str, &str)]| {
+        let mut command = place.command("check-config", "", &["--state-dir", &state]);
+        command.envs(variables.iter().copied());
+        said(command)
+    };
+    let kubernetes = [
+        ("OTTER_ESX_SERVICE_HOST", "10.96.0.7"),
+        ("OTTER_ESX_SERVICE_PORT", "443"),
+        ("OTTER_ESX_SERVICE_PORT_HTTPS", "443"),
+        ("OTTER_ESX_PORT", "tcp://10.96.0.7:443"),
+        ("OTTER_ESX_PORT_443_TCP", "tcp://10.96.0.7:443"),
+        ("OTTER_ESX_PORT_443_TCP_ADDR", "10.96.0.7"),
+        ("OTTER_SERVICE_HOST", "10.96.0.8"),
+        ("OTTER_PORT", "tcp://10.96.0.8:8080"),
+        ("OTTER_PORT_8080_TCP_PROTO", "tcp"),
+    ];
+    let of_a_run =
+        [("OTTER_URL", "http://127.0.0.1:8080"), ("OTTER_TOKEN", "otter_x"), ("OTTER_MACHINE_IP", "")];
+    let (code, text) = check(&[&kubernetes[..], &of_a_run[..]].concat()).await;
+    assert!(code == Some(0) && !text.contains("OTTER_"), "{text}");
+    let (code, text) = check(&[("OTTER_STATEDIR", "/srv/otter"), ("OTTER_LOG", "debug")]).await;
+    assert_eq!(code, Some(0), "{text}");
+    for wanted in
+        ["warning: OTTER_STATEDIR is ignored", "OTTER_STATE_DIR", "OTTER_LOG is ignored", "--log-level"]
+    {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    let (code, text) = check(&[("OTTER_ESX_USER", "root")]).await;
+    assert!(code == Some(78) && text.contains("OTTER_ESX_USERNAME"), "{text}");
+    // A token made in another directory than was meant would be looked for in vain.
+    std::fs::create_dir(&state).unwrap();
+    let mut list = otter(&["token", "list", "--state-dir", &state]);
+    list.env("OTTER_STATEDIR", "/srv/otter");
+    let (_, text) = said(list).await;
+    assert!(text.contains("OTTER_STATEDIR is ignored"), "{text}");
+}
+
+#[tokio::test]
+async fn a_start_says_where_the_state_is_kept() {
+    let place = Place::new();
+    let state = place.text("state");
+    for (arguments, wanted) in [
+        (&["--simulate"][..], "Its state is kept in memory"),
+        (&["--simulate", "--state-dir", &state][..], &*format!("Its state is kept in {state}.")),
+    ] {
+        let mut serve = otter(&["serve", "--listen", "127.0.0.1:0"]);
+        serve.args(arguments).stderr(std::fs::File::create(place.path("log")).unwrap());
+        let greeting = place.path("greeting");
+        let mut child = serve.stdout(std::fs::File::create(&greeting).unwrap()).spawn().unwrap();
+        let greeted = async || std::fs::read_to_string(&greeting).unwrap().contains("In a browser");
+        crate::harness::eventually("the greeting", greeted).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let said = std::fs::read_to_string(&greeting).unwrap();
+        assert!(said.contains(wanted), "{said}");
+        let logged = std::fs::read_to_string(place.path("log")).unwrap();
+        assert!(logged.contains("the state is kept"), "{logged}");
+    }
+    // The default is printed too, and is in the annotated file.
+    let (_, text) = said(place.command("check-config", "", &[])).await;
+    assert!(text.contains("/var/lib/otter"), "{text}");
+    assert!(include_str!("../../config/otter.toml").contains("# dir = \"/var/lib/otter\""));
+}
+
+#[tokio::test]
+async fn localhost_is_taken_and_other_names_are_refused_with_what_to_write() {
+    let daemon = Daemon::at("localhost:0", &["--simulate"], &[]).await;
+    assert!(daemon.address().starts_with("127.0.0.1:"), "{}", daemon.address());
+    assert!(daemon.terminate().await.success());
+    let (code, text) = said(otter(&["serve", "--simulate", "--listen", "otter.lab:9105"])).await;
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("of names only localhost is taken") && text.contains("127.0.0.1:8080"), "{text}");
+}
+
+#[tokio::test]
+async fn a_unit_that_is_written_out_is_told_with_its_letter() {
+    let place = Place::new();
+    let (code, text) = said(place.command("check-config", "max_wait = \"5min\"", &[])).await;
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("http.max_wait") && text.contains("write 5m"), "{text}");
+}
+
+#[tokio::test]
+async fn a_key_with_a_passphrase_is_told_with_how_to_take_it_off() {
+    let place = Place::new();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    place.write("otter.pem", &made.cert.pem(), 0o644);
+    let http =
+        format!("tls_certificate = {:?}\ntls_key = {:?}", place.text("otter.pem"), place.text("otter.key"));
+    let state = place.text("state");
+    for key in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
+         -----END RSA PRIVATE KEY-----\n",
+    ] {
+        place.write("otter.key", key, 0o600);
+        let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
+        let text = place.refused(&http, &arguments).await;
+        assert!(text.contains("passphrase") && text.contains("openssl pkey -in"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_mark_at_the_beginning_of_a_password_file_is_no_part_of_the_password() {
+    let place = Place::new();
+    place.write("password", "\u{feff}\n", 0o600);
+    let (code, text) = said(place.command("check-config", "", &[])).await;
+    assert!(code == Some(78) && text.contains("the file is empty"), "{text}");
+    let host = otter::simulator::Simulator::start(otter::simulator::SimulatorOptions::new(
+        otter::simulator::Scenario::lab().unwrap(),
+        otter::clock::Clock::system(),
+    ))
+    .await
+    .unwrap();
+    let file = place.write("password", "\u{feff}otter\r\n", 0o600);
+    let variables = [
+        ("OTTER_ESX_URL", &*host.url()),
+        ("OTTER_ESX_USERNAME", "root"),
+        ("OTTER_ESX_PASSWORD_FILE", file.to_str().unwrap()),
+        ("OTTER_ESX_VERIFY", &*format!("sha256:{}", host.fingerprint())),
+    ];
+    let daemon = Daemon::start(&["--state-dir", &place.text("state")], &variables).await;
+    let ready = async || daemon.get("/readyz?host=true").await.status == 200;
+    crate::harness::eventually("the host to take the password", ready).await;
+    assert!(daemon.terminate().await.success());
+    host.stop().await;
+}
+
+/// `script`, of Debian's `bsdutils`, makes a terminal for a command.
+#[tokio::test]
+async fn no_color_keeps_escape_sequences_out_of_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("otter.toml");
+    std::fs::write(&file, "[http]\nlisten = \"192.0.2.1:0\"\n").unwrap();
+    let line = format!("{} serve --simulate --config {}", env!("CARGO_BIN_EXE_otter"), file.display());
+    let on_a_terminal = async |no_color: &str| {
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env("NO_COLOR", no_color);
+        said(script).await.1
+    };
+    let coloured = on_a_terminal("").await;
+    assert!(coloured.contains("INFO") && coloured.contains('\u{1b}'), "{coloured:?}");
+    let plain = on_a_terminal("1").await;
+    assert!(plain.contains("INFO") && !plain.contains('\u{1b}'), "{plain:?}");
+}
