@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+pub use self::json::{duration_text, some_duration_text};
 use self::json::{parse_json, required_fields};
 use super::Api;
 use super::problem::ApiError;

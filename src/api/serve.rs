@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -284,8 +284,31 @@ async fn accept(listener: &Listener) -> io::Result<(Accepted, Peer)> {
 async fn secure(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
     match accepted {
         Accepted::Plain(stream) => Ok(stream),
-        Accepted::Tls(stream, tls) => Ok(Box::new(tls.accept(stream).await?)),
+        Accepted::Tls(stream, tls) if speaks_tls(&stream).await? => Ok(Box::new(tls.accept(stream).await?)),
+        Accepted::Tls(stream, _) => {
+            say_that_this_is_https(stream).await?;
+            Err(io::Error::new(io::ErrorKind::InvalidData, "the client speaks HTTP without TLS"))
+        }
     }
+}
+
+/// Whether a client does not begin as a request of HTTP does: with a letter, where TLS begins with the byte 22.
+async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    let read = stream.peek(&mut first).await?;
+    Ok(read == 0 || !first[0].is_ascii_alphabetic())
+}
+
+/// Answers a request that came without TLS. The caller bounds how long it may take.
+async fn say_that_this_is_https(mut stream: TcpStream) -> io::Result<()> {
+    const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
+        x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
+        This port serves HTTPS: write https:// in place of http://.\n";
+    // Bytes that are unread when a connection is closed destroy the answer on its way.
+    const UNREAD: u64 = 64 * 1024;
+    stream.write_all(ANSWER.as_bytes()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(UNREAD), &mut tokio::io::sink()).await.map(drop)
 }
 
 async fn one(

@@ -29,6 +29,11 @@ pub enum TlsFilesError {
     NoCertificate(PathBuf),
     #[error("the key {} cannot be read, or is no private key in PEM", .0.display())]
     Key(PathBuf, #[source] rustls::pki_types::pem::Error),
+    #[error(
+        "the key {} is protected by a passphrase, which otter cannot ask for: write it without one, to a file that only \
+         otter may read: openssl pkey -in {} -out FILE", .0.display(), .0.display()
+    )]
+    Passphrase(PathBuf),
     #[error("the certificate {} and the key {} do not go together", .0.display(), .1.display())]
     Pair(PathBuf, PathBuf, #[source] rustls::Error),
     #[error("TLS cannot be set up")]
@@ -73,6 +78,9 @@ impl Tls {
 fn read(files: &TlsFiles) -> Result<ServerConfig, TlsFilesError> {
     let TlsFiles { certificate, key } = files;
     let chain = certificates(certificate)?;
+    if std::fs::read_to_string(key).is_ok_and(|text| has_passphrase(&text)) {
+        return Err(TlsFilesError::Passphrase(key.clone()));
+    }
     let private =
         PrivateKeyDer::from_pem_file(key).map_err(|error| TlsFilesError::Key(key.clone(), error))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -83,6 +91,12 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, TlsFilesError> {
         .map_err(|error| TlsFilesError::Pair(certificate.clone(), key.clone(), error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Whether the text of a key in PEM says that it is encrypted, in its label or in the header of the older form.
+fn has_passphrase(text: &str) -> bool {
+    let encrypted = |line: &str| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED");
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.lines().any(encrypted)
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {

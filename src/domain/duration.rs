@@ -17,8 +17,12 @@ pub enum InvalidDuration {
     Negative,
     #[error("a duration is whole numbers with units, such as 30s, 10m or 1h30m; {0:?} is no number")]
     NotANumber(String),
-    #[error("{0:?} is no unit of time: d, h, m and s are")]
-    UnknownUnit(char),
+    #[error("{unit:?} is not a unit of time{}: the units are d, h, m and s", in_letters(number, unit))]
+    UnknownUnit {
+        /// What stands before it.
+        number: String,
+        unit: String,
+    },
     #[error("the last number has no unit: d, h, m or s")]
     MissingUnit,
     #[error("units go from the largest to the smallest, each once, as in 1h30m")]
@@ -44,9 +48,14 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         if number.is_empty() {
             return Err(InvalidDuration::NotANumber(rest.to_owned()));
         }
+        let letters = behind.find(|character: char| !character.is_alphabetic()).unwrap_or(behind.len());
+        let unknown =
+            |unit: &str| InvalidDuration::UnknownUnit { number: number.to_owned(), unit: unit.to_owned() };
         let scale = match behind.chars().next() {
             None if rest.len() == text.len() => 1,
             None => return Err(InvalidDuration::MissingUnit),
+            // A unit is one letter: more of them are a word.
+            Some(unit) if letters > unit.len_utf8() => return Err(unknown(&behind[..letters])),
             Some(unit) => {
                 let known = UNITS.iter().any(|(known, _)| *known == unit);
                 let place = units.iter().position(|(allowed, _)| *allowed == unit);
@@ -58,7 +67,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
                         scale
                     }
                     None if known => return Err(InvalidDuration::Order),
-                    None => return Err(InvalidDuration::UnknownUnit(unit)),
+                    None => return Err(unknown(&behind[..unit.len_utf8()])),
                 }
             }
         };
@@ -74,6 +83,22 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
             .ok_or(InvalidDuration::TooLong)?;
     }
     Ok(Duration::from_secs(seconds))
+}
+
+/// What to write in place of a unit that is written out, if it is clear which is meant.
+fn in_letters(number: &str, unit: &str) -> String {
+    let unit = unit.to_lowercase();
+    let letter = match unit.as_str() {
+        "sec" | "secs" | "second" | "seconds" => "s",
+        "min" | "mins" | "minute" | "minutes" => "m",
+        "hr" | "hrs" | "hour" | "hours" => "h",
+        "day" | "days" => "d",
+        other => match UNITS.iter().find(|(known, _)| other.chars().eq([*known])) {
+            Some(_) => other,
+            None => return String::new(),
+        },
+    };
+    format!(" (write {number}{letter})")
 }
 
 /// Writes a duration so that [`parse`] reads the same; parts of a second are left out.
@@ -130,6 +155,10 @@ mod tests {
     #[test]
     fn what_is_refused_and_why() {
         let number = |text: &str| InvalidDuration::NotANumber(text.to_owned());
+        let unit = |number: &str, unit: &str| InvalidDuration::UnknownUnit {
+            number: number.to_owned(),
+            unit: unit.to_owned(),
+        };
         for (text, error) in [
             ("", InvalidDuration::Empty),
             ("-5s", InvalidDuration::Negative),
@@ -138,10 +167,13 @@ mod tests {
             (" 5s", number(" 5s")),
             ("+5s", number("+5s")),
             ("1h m", number(" m")),
-            ("5x", InvalidDuration::UnknownUnit('x')),
-            ("5S", InvalidDuration::UnknownUnit('S')),
-            ("1.5h", InvalidDuration::UnknownUnit('.')),
-            ("5µ", InvalidDuration::UnknownUnit('µ')),
+            ("5x", unit("5", "x")),
+            ("5S", unit("5", "S")),
+            ("1.5h", unit("1", ".")),
+            ("5µ", unit("5", "µ")),
+            ("5min", unit("5", "min")),
+            ("1h30minutes", unit("30", "minutes")),
+            ("5 m", unit("5", " ")),
             ("1h30", InvalidDuration::MissingUnit),
             ("30m1h", InvalidDuration::Order),
             ("1h1h", InvalidDuration::Order),
@@ -151,6 +183,22 @@ mod tests {
             ("99999999999999999999", InvalidDuration::TooLong),
         ] {
             assert_eq!(parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_is_written_out_is_told_with_its_letter() {
+        for (text, wanted) in [
+            ("5min", "\"min\" is not a unit of time (write 5m): the units are d, h, m and s"),
+            ("1h30minutes", "(write 30m)"),
+            ("90Seconds", "(write 90s)"),
+            ("2hrs", "(write 2h)"),
+            ("1day", "(write 1d)"),
+            ("5S", "(write 5s)"),
+            ("5x", "\"x\" is not a unit of time: the units"),
+        ] {
+            let told = parse(text).unwrap_err().to_string();
+            assert!(told.contains(wanted), "{wanted} in {told}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Finding machines, and what otter adds to the host's word on each: who may touch it, and whether it is free.
 
+mod known;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,6 +19,8 @@ use crate::domain::network::Network;
 use crate::domain::pool::Pools;
 use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
 use crate::hypervisor::SessionState;
+
+pub use known::MATCHES_NONE;
 
 /// The use-cases around machines.
 pub struct Machines {

@@ -30,7 +30,7 @@ on_every_host! {
     async fn none_is_not_found(lab: &Lab) {
         lab.get("/v1/machines/find?name=no-such-machine").await.problem(404, "not-found");
         lab.get("/v1/machines/find?mac=02:00:00:00:00:99").await.problem(404, "not-found");
-        lab.get("/v1/machines/find?pool=none-such").await.problem(404, "not-found");
+        lab.get("/v1/machines/find?pool=none-such").await.problem(400, "invalid-request").points_at("pool", "not-one-of");
     }
 
     async fn without_a_filter_it_is_the_first_of_all(lab: &Lab) {

@@ -406,12 +406,19 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_question_that_has_gone_is_refused_by_the_host() {
+async fn an_answer_to_a_question_that_the_machine_does_not_wait_on_is_refused_at_once() {
     let lab = Lab::start().await;
     let path = "/v1/machines/51/answer?wait=10s";
+    let other = lab.post(path, json!({"question": "18", "choice": "0"})).await.problem(404, "not-found");
+    assert!(other.str("detail").contains("waits on the question 19, not on \"18\""), "{}", other.text);
     lab.post(path, json!({"question": "19", "choice": "0"})).await.expect(200);
+    lab.until("/v1/machines/51", |machine| machine["question"].is_null()).await;
     for (question, choice) in [("19", "0"), ("18", "0"), ("19", "no such choice"), ("🦦", "\u{1}")] {
         let answer = lab.post(path, json!({"question": question, "choice": choice})).await;
-        assert_eq!(answer.problem(422, "host-rejected").json["fault"]["type"], "InvalidArgument");
+        let answer = answer.problem(404, "not-found");
+        assert_eq!(answer.json["errors"][0]["pointer"], "/question", "{}", answer.text);
+        assert!(answer.str("detail").contains("waits on no question"), "{}", answer.text);
     }
+    let jobs = lab.get("/v1/jobs?kind=machine.answer").await.expect(200);
+    assert_eq!(jobs.json["items"].as_array().unwrap().len(), 1, "no job was made: {}", jobs.text);
 }

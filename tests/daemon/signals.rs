@@ -198,3 +198,30 @@ async fn an_account_that_was_unlocked_is_tried_again_on_sighup() {
     assert_eq!(host.control().calls("Login"), 2);
     assert!(daemon.terminate().await.success());
 }
+
+/// What systemd is told with `Type=notify`: it waits for the end of a reload that `ExecReload` begins.
+#[tokio::test]
+async fn the_service_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let told = async || {
+        let mut message = vec![0; 4096];
+        let read =
+            tokio::time::timeout(PATIENCE, socket.recv(&mut message)).await.expect("a message").unwrap();
+        String::from_utf8(message[..read].to_vec()).unwrap()
+    };
+    let daemon = Daemon::start(&["--simulate"], &[("NOTIFY_SOCKET", path.to_str().unwrap())]).await;
+    assert_eq!(told().await.trim(), "READY=1");
+    daemon.signal(Signal::HUP);
+    let reloading = told().await;
+    let lines: Vec<&str> = reloading.lines().collect();
+    let [first, second] = lines.as_slice() else { panic!("{reloading:?}") };
+    assert_eq!(*first, "RELOADING=1");
+    let at = second.strip_prefix("MONOTONIC_USEC=").expect("the time of the reload");
+    assert!(at.parse::<u64>().unwrap() > 0, "{at}");
+    assert_eq!(told().await.trim(), "READY=1");
+    daemon.signal(Signal::TERM);
+    assert_eq!(told().await.trim(), "STOPPING=1");
+    assert!(daemon.ended().await.success());
+}

@@ -185,8 +185,11 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     assert!(health(&renewed).await.is_none());
     daemon.signal(rustix::process::Signal::HUP);
     crate::harness::eventually("the new certificate", async || health(&renewed).await.is_some()).await;
-    // Who does not speak TLS costs nothing and gets nothing.
-    assert!(reqwest::get(format!("http://localhost:{port}/healthz")).await.is_err());
+    // A request without TLS is told what to write.
+    let plain = reqwest::get(format!("http://localhost:{port}/healthz")).await.unwrap();
+    assert_eq!(plain.status(), 400);
+    let said = plain.text().await.unwrap();
+    assert_eq!(said, "This port serves HTTPS: write https:// in place of http://.\n");
     assert!(daemon.terminate().await.success());
 }
 

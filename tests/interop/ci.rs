@@ -170,7 +170,8 @@ async fn the_shell_example_renews_and_notices_a_loss() {
 async fn the_shell_example_says_why_there_is_no_machine() {
     let job = Job::start().await;
     for (variables, status, complaint) in [
-        ([("OTTER_SELECT", r#"{"name": "no-such-machine"}"#)], 75, "no-free-machine: "),
+        ([("OTTER_SELECT", r#"{"name": "no-such-machine"}"#)], 76, "no-free-machine: "),
+        ([("OTTER_SELECT", r#"{"pool": "qubse"}"#)], 76, "no pool"),
         ([("OTTER_SELECT", "qubes")], 64, "not JSON"),
         ([("OTTER_PREPARE", r#"{"snapshot": "none"}"#)], 64, "not-found: "),
         ([("OTTER_TTL", "9999999")], 64, "invalid-request: "),
@@ -182,6 +183,30 @@ async fn the_shell_example_says_why_there_is_no_machine() {
         );
     }
     job.is_as_before().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_gives_back_only_what_was_taken() {
+    let job = Job::start().await;
+    let run = |verb: &str, key: &str| {
+        let mut shell = job.shell(&["sh"], &format!("exec deploy/ci/otter.sh {verb}"));
+        shell.env("OTTER_KEY", key);
+        output(shell, PATIENCE)
+    };
+    let vain = run("give-back", "7/1/test/0").await;
+    let said = String::from_utf8(vain.stderr).unwrap();
+    assert_eq!(vain.status.code(), Some(64), "{said}");
+    assert!(said.contains("nothing was taken with the key 7/1/test/0"), "{said}");
+    let leases = job.daemon.get("/v1/leases").await.expect(200);
+    assert!(leases.items("id").is_empty(), "it took nothing: {}", leases.text);
+    // A key of another leg is another machine's.
+    assert!(run("take", "7/1/test/0").await.status.success());
+    assert_eq!(run("give-back", "7/1/test/1").await.status.code(), Some(64));
+    assert_eq!(job.holders().await.len(), 1);
+    assert!(run("give-back", "7/1/test/0").await.status.success());
+    job.is_as_before().await;
+    assert!(run("give-back", "7/1/test/0").await.status.success(), "again it is nothing to do");
+    assert_eq!(job.daemon.get("/v1/leases").await.expect(200).items("id").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,6 +247,11 @@ async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first(
     let steps = of["steps"].as_array().unwrap();
     let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
     assert_eq!(step("give the machine back")["if"], "always()");
+    // What differs between runs, their attempts, their jobs and the legs of a matrix.
+    let key = of["env"]["OTTER_KEY"].as_str().unwrap();
+    for part in ["github.run_id", "github.run_attempt", "github.job", "strategy.job-index"] {
+        assert!(key.contains(&format!("${{{{ {part} }}}}")), "{part} in {key}");
+    }
     let job = Job::start().await;
     let run = |name: &str, environment: &Path| {
         let mut shell = job.shell(

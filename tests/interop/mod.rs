@@ -13,6 +13,7 @@ mod pages;
 mod program;
 mod readme;
 mod schemathesis;
+mod service;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

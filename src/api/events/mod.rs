@@ -18,14 +18,14 @@ pub use self::wire::{Event, NDJSON, SSE};
 use super::Api;
 use super::documented::Problems;
 use super::extract::{Params, Query, failure_at, header};
+use super::machines::named_machine;
 use super::problem::ApiError;
 use super::respond;
 use super::waiting::{Place, Wait};
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::MachineId;
 use crate::service::feed::Version;
-use crate::service::machines::{is_by_prefix, shorten};
+use crate::service::machines::shorten;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -103,7 +103,7 @@ pub async fn stream_events(
     let since = since(&params, &headers)?;
     let initial = params.boolean("initial")?.unwrap_or(false);
     let wait = params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
-    let filter = filter(&api, &params)?;
+    let filter = filter(&api, &params).await?;
     let place = Place::take(&api)?;
     let mut follower = api.services().feed.follow(filter);
     let resumed = since.as_ref().is_some_and(|since| follower.resume(since));
@@ -153,16 +153,9 @@ fn since(params: &Params, headers: &HeaderMap) -> Result<Option<Version>, Failur
     Ok(last.or(parameter))
 }
 
-fn filter(api: &Api, params: &Params) -> Result<EventFilter, Failure> {
+async fn filter(api: &Api, params: &Params) -> Result<EventFilter, Failure> {
     let words: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-    let machine = match params.filled("machine")? {
-        // An id is taken as it is: the machine may be yet to come.
-        Some(reference) if is_by_prefix(reference) => {
-            Some(api.services().machines.resolve(reference)?.record.machine.id.clone())
-        }
-        Some(id) => Some(MachineId::new(id)),
-        None => None,
-    };
+    let machine = named_machine(api, params).await?;
     let job = params.filled("job")?.map(|given| {
         given.parse().map_err(|_| {
             let detail = format!("job is {}; the id of a job is wanted.", shorten(given));

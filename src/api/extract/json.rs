@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -9,6 +10,7 @@ use utoipa::PartialSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::{failure_in_body, pointer, suggestion};
+use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::service::machines::shorten;
 
@@ -63,6 +65,43 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
             None => failure_in_body(&at, "wrong-type", format!("{at}: {inner}.")),
         }
     })
+}
+
+/// Reads a duration of a body, which is a text: a number gets told how to write it.
+///
+/// # Errors
+/// Whatever is not a text.
+pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    struct Text;
+
+    impl Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a duration in quotes, such as \"30m\"")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<String, E> {
+            let units = duration::format(Duration::from_secs(seconds));
+            Err(E::custom(format!(
+                "a duration is a text in quotes, not a number: write \"{units}\" or \"{seconds}\""
+            )))
+        }
+    }
+
+    deserializer.deserialize_any(Text)
+}
+
+/// The same for a field that may be left out; put `default` beside it.
+///
+/// # Errors
+/// As [`duration_text`].
+pub fn some_duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    duration_text(deserializer).map(Some)
 }
 
 /// Where the first null stands, however deep.

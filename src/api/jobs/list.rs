@@ -7,11 +7,10 @@ use utoipa::IntoParams;
 use super::wire::{Job, JobList};
 use crate::api::documented::Problems;
 use crate::api::extract::Query;
+use crate::api::machines::named_machine;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
-use crate::domain::ids::MachineId;
 use crate::domain::job::{JobKind, JobState};
-use crate::service::machines::is_by_prefix;
 use crate::store::JobFilter;
 
 /// How many jobs a page has where nothing is said.
@@ -61,15 +60,7 @@ pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Resul
     let params = query.params;
     let states: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
     let kinds: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    let machine = match params.filled("machine")? {
-        // An id is taken as it is: the machine may be gone while its jobs are still kept.
-        Some(reference) if is_by_prefix(reference) => match api.services().machines.resolve(reference) {
-            Ok(view) => Some(view.record.machine.id.clone()),
-            Err(failure) => return Err(failure.into()),
-        },
-        Some(id) => Some(MachineId::new(id)),
-        None => None,
-    };
+    let machine = named_machine(&api, &params).await?;
     let filter = JobFilter {
         states: params.set("state", &states, JobState::parse)?,
         machine,

@@ -12,7 +12,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::wire::{Lease, PrepareRequest, ReleaseRequest, SelectRequest};
 use crate::api::documented::Problems;
-use crate::api::extract::{Body, NoParameters, Query, check_printable_field, failure_in_body};
+use crate::api::extract::{
+    Body, NoParameters, Query, check_printable_field, duration_text, failure_in_body, some_duration_text,
+};
 use crate::api::problem::ApiError;
 use crate::api::starting::{IDEMPOTENT_REPLAYED, key_of, reference_of};
 use crate::api::{Api, links, respond};
@@ -34,9 +36,11 @@ pub struct LeaseRequest {
     holder: Option<String>,
     /// How long it holds, from when it is active.
     #[schema(example = "30m")]
+    #[serde(deserialize_with = "duration_text")]
     ttl: String,
     /// How long it may wait for a machine; without it, one must be free now.
     #[schema(nullable = false, example = "10m")]
+    #[serde(default, deserialize_with = "some_duration_text")]
     queue_for: Option<String>,
     /// As the pool says where nothing is said.
     #[schema(nullable = false)]
@@ -171,7 +175,7 @@ fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {
         "on" => Ok(PowerState::On),
         "off" => Ok(PowerState::Off),
         other => {
-            let detail = format!("prepare.power is {}; on or off is wanted.", shorten(other));
+            let detail = format!("prepare.power is {}; write on or off.", shorten(other));
             Err(failure_in_body("/prepare/power", "not-one-of", detail))
         }
     });

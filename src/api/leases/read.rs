@@ -8,11 +8,11 @@ use super::wire::{Lease, LeaseList, Pool, PoolList};
 use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
 use crate::api::extract::{NoParameters, Query, Segment};
+use crate::api::machines::named_machine;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
-use crate::domain::ids::MachineId;
+use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseId, LeaseState};
-use crate::service::machines::is_by_prefix;
 use crate::store::LeaseFilter;
 
 /// How many leases a page has where nothing is said.
@@ -58,18 +58,15 @@ pub struct LeasesQuery {
 pub async fn list_leases(State(api): State<Api>, query: Query<LeasesQuery>) -> Result<Response, ApiError> {
     let params = query.params;
     let states: Vec<&str> = LeaseState::ALL.iter().map(|state| state.as_str()).collect();
-    let machine = match params.filled("machine")? {
-        // An id is taken as it is: the machine may be gone while its leases are still kept.
-        Some(reference) if is_by_prefix(reference) => {
-            Some(api.services().machines.resolve(reference)?.record.machine.id.clone())
-        }
-        Some(id) => Some(MachineId::new(id)),
-        None => None,
-    };
+    let machine = named_machine(&api, &params).await?;
+    let pool = params.filled("pool")?.map(str::to_owned);
+    if let Some(pool) = &pool {
+        require_pool(&api, pool).await?;
+    }
     let filter = LeaseFilter {
         states: params.set("state", &states, LeaseState::parse)?,
         machine,
-        pool: params.filled("pool")?.map(str::to_owned),
+        pool,
         holder: params.filled("holder")?.map(str::to_owned),
         reference: params.filled("reference")?.map(str::to_owned),
     };
@@ -86,6 +83,13 @@ pub async fn list_leases(State(api): State<Api>, query: Query<LeasesQuery>) -> R
     let next = views.last().filter(|_| more).map(|view| view.lease.id.to_string());
     let items: Vec<Lease> = views.iter().map(|view| Lease::of(view, None)).collect();
     Ok(respond::list(&api, &version, &items, next))
+}
+
+/// Refuses a pool that does not exist, unless leases of it are still kept.
+async fn require_pool(api: &Api, pool: &str) -> Result<(), Failure> {
+    let Err(failure) = api.services().machines.require_pool(pool) else { return Ok(()) };
+    let of_pool = LeaseFilter { pool: Some(pool.to_owned()), ..LeaseFilter::default() };
+    if api.services().leases.list(&of_pool, None, 1).await?.is_empty() { Err(failure) } else { Ok(()) }
 }
 
 /// Get a lease

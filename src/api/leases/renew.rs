@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::wire::Lease;
 use super::{LeaseHeader, LeasePath, ask, lease_id, unknown_lease};
 use crate::api::documented::Problems;
-use crate::api::extract::{Body, NoParameters, Query, Segment};
+use crate::api::extract::{Body, NoParameters, Query, Segment, some_duration_text};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond, right};
 use crate::domain::access::Role;
@@ -24,6 +24,7 @@ use crate::service::callers::Caller;
 pub struct RenewRequest {
     /// From now on; as long as it was asked for where nothing is said.
     #[schema(nullable = false, example = "30m")]
+    #[serde(default, deserialize_with = "some_duration_text")]
     ttl: Option<String>,
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::api::extract::some_duration_text;
 use crate::api::links;
 use crate::domain::duration;
 use crate::domain::lease::{self, EndReason, LeaseState};
@@ -216,6 +217,7 @@ pub struct PrepareRequest {
     pub until: Option<String>,
     /// Then wait this long.
     #[schema(nullable = false, example = "90s")]
+    #[serde(default, deserialize_with = "some_duration_text")]
     pub settle: Option<String>,
 }
 

@@ -31,8 +31,8 @@ pub struct AnswerRequest {
 
 /// Answer the question of a machine
 ///
-/// Starts a job that does not queue behind the one which it unblocks. A question that has gone meanwhile is refused
-/// by the host.
+/// Starts a job that does not queue behind the one which it unblocks. A question that the machine does not wait on is
+/// `not-found`; one that goes while the answer is on its way is refused by the host.
 #[utoipa::path(post, path = "/v1/machines/{machine}/answer", operation_id = "answer_machine", tag = "machines",
     params(
         MachinePath,
@@ -67,7 +67,8 @@ pub async fn answer_machine(
     Ok(starting.start(&api, &machine, request).await?)
 }
 
-/// Of the question that the machine waits on the choices are known; of any other the host says what it thinks.
+/// Refuses a choice that the question does not have. Whether the machine waits on this question is checked once the
+/// caller's right to the machine is.
 fn check_choice(machine: &Machine, question: &str, choice: &str) -> Result<(), Failure> {
     let Some(asked) = machine.question.as_ref().filter(|asked| asked.id.as_str() == question) else {
         return Ok(());
@@ -77,6 +78,6 @@ fn check_choice(machine: &Machine, question: &str, choice: &str) -> Result<(), F
     }
     let known: Vec<String> =
         asked.choices.iter().map(|known| format!("{} ({})", known.key, known.summary)).collect();
-    let detail = format!("choice is {}; the key of one of {} is wanted.", shorten(choice), known.join(", "));
+    let detail = format!("choice is {}; write the key of one of {}.", shorten(choice), known.join(", "));
     Err(failure_in_body("/choice", "not-one-of", detail).of_machine(&machine.id, &machine.name))
 }

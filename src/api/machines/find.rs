@@ -59,7 +59,7 @@ pub struct FindQuery {
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn find_machine(State(api): State<Api>, query: Query<FindQuery>) -> Result<Response, ApiError> {
     let params = query.params;
-    let filter = filter(&params)?;
+    let filter = filter(&api, &params)?;
     let unique = params.boolean("unique")?.unwrap_or(filter.mac.is_some());
     let version = api.services().feed.version();
     let machines = api.services().machines.list(&filter)?;

@@ -57,7 +57,7 @@ pub async fn list_machines(
     query: Query<MachinesQuery>,
 ) -> Result<Response, ApiError> {
     let params = query.params;
-    let (filter, limit) = (filter(&params)?, params.limit()?);
+    let (filter, limit) = (filter(&api, &params)?, params.limit()?);
     let version = api.services().feed.version();
     let machines = api.services().machines.list(&filter)?;
     let page = respond::page(

@@ -22,8 +22,10 @@ use utoipa_axum::routes;
 use super::Api;
 use super::extract::Params;
 use crate::domain::failure::Failure;
+use crate::domain::ids::MachineId;
 use crate::domain::machine::PowerState;
-use crate::service::machines::MachineFilter;
+use crate::service::machines::{MachineFilter, is_by_prefix};
+use crate::store::{JobFilter, LeaseFilter};
 
 /// The routes of this folder.
 pub fn routes() -> OpenApiRouter<Api> {
@@ -52,13 +54,45 @@ pub fn routes() -> OpenApiRouter<Api> {
 }
 
 /// Reads the filters that lists and finds share.
-fn filter(params: &Params) -> Result<MachineFilter, Failure> {
+fn filter(api: &Api, params: &Params) -> Result<MachineFilter, Failure> {
+    let pool = params.filled("pool")?;
+    if let Some(pool) = pool {
+        api.services().machines.require_pool(pool)?;
+    }
     Ok(MachineFilter {
         name: params.filled("name")?.map(str::to_owned),
         mac: params.mac("mac")?,
         power_state: params.choice("power_state", &["on", "off", "suspended"], PowerState::parse)?,
         free: params.boolean("free")?,
         template: params.boolean("template")?,
-        pool: params.filled("pool")?.map(str::to_owned),
+        pool: pool.map(str::to_owned),
     })
+}
+
+/// Reads the filter `machine` of jobs, leases and events. A machine that is gone is still known by its id while jobs or
+/// leases of it are kept.
+///
+/// # Errors
+/// `not-found`, `ambiguous-name`, `inventory-loading`, `invalid-request` for an empty or broken reference.
+pub async fn named_machine(api: &Api, params: &Params) -> Result<Option<MachineId>, Failure> {
+    let Some(reference) = params.filled("machine")? else { return Ok(None) };
+    match api.services().machines.resolve(reference) {
+        Ok(view) => Ok(Some(view.record.machine.id.clone())),
+        Err(failure) if is_by_prefix(reference) => Err(failure),
+        Err(failure) => {
+            let id = MachineId::new(reference);
+            if is_kept(api, &id).await? { Ok(Some(id)) } else { Err(failure) }
+        }
+    }
+}
+
+/// Whether a job or a lease of a machine is kept.
+async fn is_kept(api: &Api, id: &MachineId) -> Result<bool, Failure> {
+    let machine = Some(id.clone());
+    let of_job = JobFilter { machine: machine.clone(), ..JobFilter::default() };
+    if !api.services().jobs.list(&of_job, None, 1).await?.items.is_empty() {
+        return Ok(true);
+    }
+    let of_lease = LeaseFilter { machine, ..LeaseFilter::default() };
+    Ok(!api.services().leases.list(&of_lease, None, 1).await?.is_empty())
 }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::api::Api;
 use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders, StartQuery};
-use crate::api::extract::{Segment, failure_in_body};
+use crate::api::extract::{Segment, failure_in_body, some_duration_text};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
 use crate::api::starting::Start;
@@ -29,6 +29,7 @@ pub struct PowerRequest {
     /// With `shutdown`: how long the guest may take before the plug is pulled, `90s`. It is pulled at once where no
     /// tools run.
     #[schema(nullable = false, example = "90s")]
+    #[serde(default, deserialize_with = "some_duration_text")]
     force_after: Option<String>,
 }
 

@@ -12,6 +12,7 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::machine::Machine;
 use crate::hypervisor::SessionState;
+use crate::service::machines::shorten;
 
 /// The job that is asked for, with this id.
 ///
@@ -71,6 +72,30 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
         host_task: None,
         intent: None,
     })
+}
+
+/// Refuses an answer to a question that the machine does not wait on: it names something that does not exist.
+///
+/// # Errors
+/// `not-found`
+pub fn has_question(machine: &Machine, request: &JobRequest) -> Result<(), Failure> {
+    let JobRequest::Answer { question, .. } = request else { return Ok(()) };
+    let waits = match &machine.question {
+        Some(pending) if pending.id == *question => return Ok(()),
+        Some(other) => {
+            let given = shorten(question.as_str());
+            format!("waits on the question {}, not on {given}", other.id)
+        }
+        None => "waits on no question, so there is nothing to answer".to_owned(),
+    };
+    let detail = format!("{} {waits}. Nothing was done.", machine.name);
+    let failure = Failure::new(FailureKind::NotFound, detail.clone());
+    Err(failure.of_machine(&machine.id, &machine.name).with_error(InputError {
+        pointer: Some("/question".to_owned()),
+        parameter: None,
+        code: "not-pending",
+        detail,
+    }))
 }
 
 /// Whether jobs are taken although the host has been away for this long.

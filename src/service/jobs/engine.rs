@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{admit, bear_outage, queue_full};
+use super::admission::{admit, bear_outage, has_question, queue_full};
 use super::clocks::Moment;
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
 use super::gate::Right;
@@ -82,7 +82,9 @@ impl Engine {
             .reserve(&machine, id, lane(kind))
             .map_err(|full| queue_full(full, &record.machine))?;
         // With its place taken: whoever leases the machine from now on sees it.
-        match engine.parts.gate.admit(&record.machine, &right) {
+        let admitted = engine.parts.gate.admit(&record.machine, &right);
+        // Whoever has no right to the machine is told that first.
+        match admitted.and_then(|lease| has_question(&record.machine, &job.request).map(|()| lease)) {
             Ok(lease) => job.lease = lease,
             Err(failure) => {
                 Engine::refuse(engine, &machine, id);

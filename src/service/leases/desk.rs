@@ -187,16 +187,23 @@ impl Desk {
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
-    /// Refuses a lease for whose preparation and release no machine that fits has the snapshots.
-    pub fn knows_snapshots(&self, lease: &Lease) -> Result<(), Failure> {
+    /// Refuses a lease that no machine can ever fit, and one for whose preparation and release no machine that fits has
+    /// the snapshots.
+    ///
+    /// # Errors
+    /// `no-free-machine` and `not-found`, each with what is missing.
+    pub fn can_ever_be_granted(&self, lease: &Lease) -> Result<(), Failure> {
         self.parts.machines.picture()?;
-        let mut why = None;
+        let (mut why, mut fitting) = (None, false);
         for candidate in self.candidates([lease]).iter().filter(|machine| fits(&lease.select, machine)) {
+            fitting = true;
             let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
             why = why.or(self.parts.machines.snapshot(&view, lacks).err());
         }
-        // Without any machine that fits the book says so.
+        if !fitting {
+            return Err(self.parts.machines.why_none_fits(&lease.select)?);
+        }
         why.map_or(Ok(()), Err)
     }
 

@@ -154,7 +154,7 @@ impl Leases {
     /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow.
     pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<Asked, Failure> {
         let lease = self.lease_of(caller, &new)?;
-        self.0.knows_snapshots(&lease)?;
+        self.0.can_ever_be_granted(&lease)?;
         let id = lease.id;
         let stepped = self.0.order(Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
         match stepped {

@@ -199,3 +199,75 @@ async fn the_limit_of_a_pool_is_that_of_who_asks_for_the_pool() {
         give_back(&lab, &lease).await;
     }
 }
+
+#[tokio::test]
+async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
+    let lab = lab().await;
+    lab.annotate("32", "otter.pool: nightly");
+    lab.until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
+    for (select, place, hint) in [
+        (json!({"machine": STAGING}), "/select/machine", "write \"name:qubes-4.2-sdw-staging\""),
+        (json!({"machine": "mac:zz"}), "/select/machine", "zz"),
+        (json!({"machine": "name:golden-debian-12"}), "/select/machine", "golden-debian-12 is protected"),
+        (json!({"pool": "nihgtly"}), "/select/pool", "did you mean nightly?"),
+        (json!({"pool": "x"}), "/select/pool", "the pools are"),
+        (json!({"name": "no-such"}), "/select/name", "no name of a machine contains \"no-such\""),
+        (json!({"name": "golden-debian"}), "/select", "golden-debian-12 is protected"),
+        (json!({"mac": "02:00:00:00:00:99"}), "/select/mac", "no machine has this hardware address"),
+        (json!({"pool": "nightly", "name": "sdw-staging"}), "/select", "none matches all"),
+    ] {
+        let body = json!({"select": select, "ttl": "1m", "queue_for": "10m"});
+        let refused = ask(&lab, body).await.problem(409, "no-free-machine").points_at(place, "matches-none");
+        assert!(refused.str("detail").contains(hint), "{hint} in {}", refused.text);
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
+    let lab = lab().await;
+    lab.annotate("32", "otter.pool: nightly");
+    lab.until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
+    for path in ["/v1/machines", "/v1/machines/find", "/v1/leases"] {
+        let refused = lab.get(&format!("{path}?pool=nihgtly")).await.problem(400, "invalid-request");
+        let refused = refused.points_at("pool", "not-one-of");
+        assert!(refused.str("detail").contains("did you mean nightly?"), "{}", refused.text);
+        assert_ne!(lab.get(&format!("{path}?pool=nightly")).await.status, 400, "{path}");
+    }
+    // A pool that no machine is in any more is still known by the leases of it, and a machine that is gone too.
+    let lease = granted(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
+    give_back(&lab, &lease).await;
+    lab.control().mutate(|world| world.remove_machine("32"));
+    lab.until_gone("32").await;
+    for filter in ["pool=nightly", "machine=32"] {
+        let kept = lab.get(&format!("/v1/leases?{filter}")).await.expect(200);
+        assert_eq!(kept.items("id").len(), 1, "{filter}: {}", kept.text);
+    }
+    assert!(!lab.get("/v1/jobs?machine=32").await.expect(200).items("id").is_empty());
+    lab.get("/v1/machines?pool=nightly").await.problem(400, "invalid-request");
+}
+
+#[tokio::test]
+async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
+    let lab = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
+    let renew =
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({"ttl": 1800})))
+            .await;
+    let power = lab.post("/v1/machines/18/power", json!({"action": "shutdown", "force_after": 1800}));
+    let select = json!({"name": NIGHTLY});
+    for (place, answer) in [
+        ("/ttl", ask(&lab, json!({"select": select, "ttl": 1800})).await),
+        ("/queue_for", ask(&lab, json!({"select": select, "ttl": "5m", "queue_for": 1800})).await),
+        (
+            "/prepare/settle",
+            ask(&lab, json!({"select": select, "ttl": "5m", "prepare": {"settle": 1800}})).await,
+        ),
+        ("/ttl", renew),
+        ("/force_after", power.await),
+    ] {
+        let refused = answer.problem(400, "invalid-request").points_at(place, "wrong-type");
+        assert!(refused.str("detail").contains("write \"30m\" or \"1800\""), "{}", refused.text);
+    }
+    let wrong = ask(&lab, json!({"select": select, "ttl": "5min"})).await.problem(400, "invalid-request");
+    assert!(wrong.str("detail").contains("write 5m"), "{}", wrong.text);
+}

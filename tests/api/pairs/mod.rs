@@ -270,7 +270,7 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         name.clone_into(&mut machine.name);
         // Each can be changed by its operation.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
-        machine.question = (name == "asking").then(question);
+        machine.question = matches!(name, "asking" | "answer_machine").then(question);
     }
     scenario
 }

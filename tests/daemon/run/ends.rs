@@ -131,3 +131,30 @@ async fn a_second_signal_while_the_machine_is_given_back_ends_at_once() {
     bench.daemon.signal(Signal::CONT);
     bench.is_as_before().await;
 }
+
+#[tokio::test]
+async fn given_back_is_said_once_the_machine_is_free() {
+    let bench = Bench::start().await;
+    // To be powered off and reverted takes the simulated host some time.
+    let options = "--power on --release-snapshot installed/updated/kickstart";
+    let ended = bench.run(options, "true").ended().await;
+    let machine = bench.daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);
+    assert_eq!(machine.json["not_free_because"], serde_json::json!([]), "{}", machine.text);
+    assert_eq!(machine.json["lease"], serde_json::Value::Null);
+    ended.exits(0, "the machine is given back");
+    bench.is_as_before().await;
+}
+
+#[tokio::test]
+async fn the_command_inherits_the_token_unless_it_is_kept_from_it() {
+    let bench = Bench::start().await;
+    let url = bench.url();
+    let command = ["sh", "-c", "echo \"[$OTTER_TOKEN]\""];
+    let token = format!("otter_{}", "ab".repeat(32));
+    for (options, heard) in [("", format!("[{token}]")), ("--no-token", "[]".to_owned())] {
+        let ended = bench.run_at(&url, options, &command, &[("OTTER_TOKEN", &token)]).ended().await;
+        ended.exits(0, "");
+        assert_eq!(ended.said, [heard]);
+    }
+    bench.is_as_before().await;
+}

@@ -68,11 +68,16 @@ async fn what_cannot_be_is_refused_at_once() {
         assert!(ended.said.is_empty(), "{ended:?}");
     }
     let nowhere = bench.run("--machine no-such-machine --queue-for 1h", NEVER).ended().await;
-    nowhere.exits(75, "whatever becomes free");
+    nowhere.exits(76, "No machine goes by \"no-such-machine\"");
     let (code, text) = said(otter(&["run", "--pool", "one", "--", "true"])).await;
     assert!(code == Some(64) && text.contains("OTTER_URL"), "{text}");
     let (code, text) = said(otter(&["run", "--help"])).await;
-    assert!(code == Some(0) && text.contains("   75  no machine is free"), "{text}");
+    assert!(
+        code == Some(0)
+            && text.contains("   75  no machine is free")
+            && text.contains("   76  no machine matches"),
+        "{text}"
+    );
     let (_, completions) = said(otter(&["completions", "bash"])).await;
     assert!(completions.contains("--queue-for"), "the shell knows it");
     bench.is_as_before().await;
@@ -146,4 +151,45 @@ async fn a_token_decides_who_may() {
     let options = format!("--token-file {}", file.display());
     bench.run_at(&url, &options, &["true"], &[("OTTER_TOKEN", "otter_wrong")]).ended().await.exits(0, "");
     free().await;
+}
+
+#[tokio::test]
+async fn what_no_machine_can_match_has_a_code_of_its_own() {
+    let bench = Bench::start().await;
+    for (select, complaint) in [
+        (&["--pool", "qubse"][..], "no pool \"qubse\""),
+        (&["--name", "no such name", "--queue-for", "1h"], "no name of a machine contains"),
+        (&["--mac", "02:00:00:00:00:01"], "no machine has this hardware address"),
+        (&["--machine", NAME], "write \"name:"),
+        (&["--machine", "name:golden-debian-12"], "golden-debian-12 is protected"),
+        (&["--pool", "one", "--name", "ci-runner"], "none matches all"),
+    ] {
+        let url = bench.url();
+        let mut run = otter(&["run", "--url", &url]);
+        run.args(select).args(["--", "sh", "-c", NEVER]);
+        let ended = super::Run::start(run).ended().await;
+        ended.exits(76, complaint);
+        assert!(ended.said.is_empty(), "{ended:?}");
+    }
+    bench.is_as_before().await;
+}
+
+#[tokio::test]
+async fn an_address_without_a_scheme_and_an_empty_token_file_are_told() {
+    let bench = Bench::start().await;
+    let address = bench.daemon.address().to_owned();
+    for (url, complaint) in [
+        (address.as_str(), format!("write http://{address}")),
+        ("otter.lab:8080", "write http://otter.lab:8080".to_owned()),
+        ("ftp://otter.lab", "write http://…".to_owned()),
+    ] {
+        bench.run_at(url, "", &["sh", "-c", NEVER], &[]).ended().await.exits(64, &complaint);
+    }
+    let file = bench.file("token");
+    for empty in ["", "\n", "\u{feff}\n"] {
+        std::fs::write(&file, empty).unwrap();
+        let options = format!("--token-file {}", file.display());
+        bench.run(&options, NEVER).ended().await.exits(64, "the token file is empty");
+    }
+    bench.is_as_before().await;
 }

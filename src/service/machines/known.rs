@@ -1,0 +1,143 @@
+//! What callers may name, and what to say if there is none of that name: pools, and machines for a lease.
+
+use std::collections::BTreeSet;
+
+use super::{MachineView, Machines, shorten};
+use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::lease::Select;
+use crate::domain::names::contains_loosely;
+
+/// The code of the part of a request that no machine can ever match, whatever becomes free.
+pub const MATCHES_NONE: &str = "matches-none";
+
+impl Machines {
+    /// The names of all pools: those of the configuration, and those in annotations of machines.
+    ///
+    /// # Errors
+    /// As [`Machines::picture`].
+    pub fn pool_names(&self) -> Result<BTreeSet<String>, Failure> {
+        let picture = self.picture()?;
+        let named = picture.machines.iter().flat_map(|record| self.pools.of(&record.machine));
+        Ok(named.chain(self.pools.0.keys().cloned()).collect())
+    }
+
+    /// Refuses a pool that does not exist.
+    ///
+    /// # Errors
+    /// `invalid-request`, with the pools that exist; as [`Machines::picture`].
+    pub fn require_pool(&self, pool: &str) -> Result<(), Failure> {
+        if self.pools.get(pool).is_some() {
+            return Ok(());
+        }
+        let known = self.pool_names()?;
+        if known.contains(pool) {
+            return Ok(());
+        }
+        let detail = format!("pool is {}: {}.", shorten(pool), no_such_pool(pool, &known));
+        Err(Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
+            pointer: None,
+            parameter: Some("pool".to_owned()),
+            code: "not-one-of",
+            detail,
+        }))
+    }
+
+    /// Why no machine can ever be granted for what a lease asks.
+    ///
+    /// # Errors
+    /// As [`Machines::picture`].
+    pub fn why_none_fits(&self, select: &Select) -> Result<Failure, Failure> {
+        let (pointer, why) = self.part_without_match(select)?;
+        let detail = format!("No machine fits what was asked, whatever becomes free: {why}");
+        Ok(Failure::new(FailureKind::NoFreeMachine, detail.clone()).with_error(InputError {
+            pointer: Some(pointer.to_owned()),
+            parameter: None,
+            code: MATCHES_NONE,
+            detail,
+        }))
+    }
+
+    /// The part of a request that no machine matches, and why.
+    fn part_without_match(&self, select: &Select) -> Result<(&'static str, String), Failure> {
+        let Select { machine, name, mac, pool } = select;
+        if let Some(pool) = pool {
+            let known = self.pool_names()?;
+            if !known.contains(pool) {
+                let why = format!("{}. GET /v1/pools", no_such_pool(pool, &known));
+                return Ok(("/select/pool", why));
+            }
+        }
+        if let Some(reference) = machine {
+            match self.resolve(reference) {
+                Ok(view) => {
+                    if let Some(why) = self.never_granted(&view) {
+                        return Ok(("/select/machine", why));
+                    }
+                }
+                // Several go by it: another part of the request says which.
+                Err(failure) if failure.kind == FailureKind::AmbiguousName => {}
+                Err(failure) => return Ok(("/select/machine", failure.detail)),
+            }
+        }
+        let views = self.list(&super::MachineFilter::default())?;
+        let has_name = |view: &&MachineView| {
+            name.as_ref().is_none_or(|name| contains_loosely(&view.record.machine.name, name))
+        };
+        let has_mac = |view: &&MachineView| {
+            let cards = &view.record.machine.network_cards;
+            mac.is_none_or(|mac| cards.iter().any(|card| card.mac_address == Some(mac)))
+        };
+        let in_pool = |view: &&MachineView| pool.as_ref().is_none_or(|pool| view.pools.contains(pool));
+        let parts: [(&'static str, bool, String); 3] = [
+            (
+                "/select/name",
+                views.iter().any(|view| has_name(&view)),
+                format!("no name of a machine contains {}.", shorten(name.as_deref().unwrap_or_default())),
+            ),
+            (
+                "/select/mac",
+                views.iter().any(|view| has_mac(&view)),
+                "no machine has this hardware address.".to_owned(),
+            ),
+            (
+                "/select/pool",
+                views.iter().any(|view| in_pool(&view)),
+                format!("there is no machine in the pool {}.", shorten(pool.as_deref().unwrap_or_default())),
+            ),
+        ];
+        if let Some((pointer, _, why)) = parts.into_iter().find(|(_, matches, _)| !matches) {
+            return Ok((pointer, format!("{why} Look: GET /v1/machines, GET /v1/pools")));
+        }
+        let all = views.iter().filter(|view| has_name(view) && has_mac(view) && in_pool(view));
+        let never = all.filter_map(|view| self.never_granted(view)).next();
+        let why = never.unwrap_or_else(|| {
+            "each part of select matches a machine, and none matches all. Look: GET /v1/machines".to_owned()
+        });
+        Ok(("/select", why))
+    }
+
+    /// Why a machine is never granted to anybody; `None` if it may be.
+    fn never_granted(&self, view: &MachineView) -> Option<String> {
+        let name = &view.record.machine.name;
+        match self.may_change(view) {
+            Err(protected) => Some(protected.detail),
+            Ok(()) if view.record.machine.template => {
+                Some(format!("{name} is a template, and templates are never granted."))
+            }
+            Ok(()) => None,
+        }
+    }
+}
+
+/// That there is no such pool, and which there are.
+fn no_such_pool(pool: &str, known: &BTreeSet<String>) -> String {
+    if known.is_empty() {
+        return format!("there is no pool {}, and no other either", shorten(pool));
+    }
+    let names: Vec<&str> = known.iter().map(String::as_str).collect();
+    let near = |name: &&str| strsim::jaro_winkler(name, pool);
+    let nearest = names.iter().copied().max_by(|one, other| near(one).total_cmp(&near(other)));
+    let hint = nearest.filter(|name| near(name) > 0.7);
+    let hint = hint.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+    format!("there is no pool {}{hint}; the pools are {}", shorten(pool), names.join(", "))
+}

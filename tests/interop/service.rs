@@ -1,0 +1,55 @@
+//! `deploy/otter.service` as systemd reads it: it holds the service in, and it has what the README says.
+
+use std::process::Command;
+
+use super::{repository, succeeds};
+
+/// The unit with the binary of this build, so that systemd finds what it starts.
+fn unit(directory: &std::path::Path) -> std::path::PathBuf {
+    let text = std::fs::read_to_string(repository().join("deploy/otter.service")).unwrap();
+    let file = directory.join("otter.service");
+    std::fs::write(&file, text.replace("/usr/bin/otter ", concat!(env!("CARGO_BIN_EXE_otter"), " ")))
+        .unwrap();
+    file
+}
+
+#[tokio::test]
+async fn the_unit_is_sound_to_systemd() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).arg(unit(directory.path()));
+    let output = succeeds(verify).await;
+    // What systemd does not understand it ignores, with a line about it.
+    let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!told.contains("otter.service"), "{told}");
+}
+
+#[tokio::test]
+async fn the_exposure_of_the_unit_is_at_most_two() {
+    let mut security = Command::new("systemd-analyze");
+    security.args(["security", "--offline=true", "--no-pager"]);
+    security.arg(repository().join("deploy/otter.service"));
+    let told = String::from_utf8(succeeds(security).await.stdout).unwrap();
+    let level = told.lines().find_map(|line| line.split_once("Overall exposure level for otter.service: "));
+    let level = level.and_then(|(_, rest)| rest.split_whitespace().next()).expect("a level");
+    assert!(level.parse::<f64>().unwrap() <= 2.0, "{told}");
+}
+
+#[test]
+fn the_unit_reloads_keeps_secrets_in_credentials_and_does_not_repeat_a_wrong_configuration() {
+    let text = std::fs::read_to_string(repository().join("deploy/otter.service")).unwrap();
+    for line in [
+        "Type=notify",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "RuntimeDirectory=otter",
+        "LoadCredential=esx-password:/etc/otter/esx-password",
+        "LoadCredential=tls-certificate:/etc/otter/tls-certificate.pem",
+        "LoadCredential=tls-key:/etc/otter/tls-key.pem",
+        "RestartPreventExitStatus=2 78",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+    for part in ["cargo build --release", "install -m 0755", "a new password or a new TLS key"] {
+        assert!(text.contains(part), "{part}");
+    }
+}
