@@ -37,12 +37,6 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
     if pairs.iter().any(|pair| pair.is_of("kill_machine")) {
         lab.post(&machine("kill_machine", "/power?wait=12s"), off).await.expect(200);
     }
-    if pairs.iter().any(|pair| pair.is_of("answer_machine")) {
-        // A machine that waits on a question is granted to nobody.
-        let id = super::id_of(&lab, "answer_machine");
-        lab.control().mutate(|world| world.machine_mut(&id).unwrap().question = None);
-        lab.until_seen(&id, "question", Value::Null).await;
-    }
     let mut verdicts = Vec::new();
     for pair in pairs {
         let name = pair.operation.id.clone();
