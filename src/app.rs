@@ -10,12 +10,14 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit};
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::serve::{Listener, serve};
 use crate::api::tls::{Tls, TlsFiles};
 use crate::api::{Api, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
+use crate::domain::audit::AuditAction;
 use crate::domain::mac::MacAddress;
 use crate::domain::pool::Pools;
 use crate::domain::verify::Verify;
@@ -24,6 +26,7 @@ use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::sabotage::{self, Mistake, Sabotage, Step};
 use crate::service::Services;
+use crate::service::audit::Audit;
 use crate::service::callers::Callers;
 use crate::service::feed::{Feed, FeedSettings};
 use crate::service::inventory::Inventory;
@@ -36,7 +39,7 @@ use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage::Storage;
-use crate::store::{Keep, Retention, Store};
+use crate::store::{AuditRetention, Keep, Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
 use crate::telemetry::metrics::{Levels, Metrics};
 
@@ -84,7 +87,7 @@ pub struct Simulated {
 /// # Errors
 /// What is missing or cannot be.
 pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log, warnings } = config;
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings } = config;
     let state_dir = match &simulated {
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
@@ -133,6 +136,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             retention: Retention {
                 jobs: kept_for(jobs.retention_days),
                 leases: kept_for(leases.retention_days),
+                audit: AuditRetention { time: days(audit.retention_days), max_bytes: audit.max_bytes },
                 ..Retention::default()
             },
         },
@@ -183,7 +187,11 @@ fn connection_limit(wanted: usize) -> usize {
 }
 
 fn kept_for(days: u32) -> Keep {
-    Keep { time: Duration::from_hours(24) * days, ..Keep::default() }
+    Keep { time: self::days(days), ..Keep::default() }
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_hours(24) * days
 }
 
 /// An application that is bound and not yet running.
@@ -250,9 +258,10 @@ impl App {
         if tls.is_some() && matches!(listen, Listen::Tcp(_)) {
             http.scheme = Scheme::Https;
         }
+        let audit = Arc::new(Audit::new(store.clone(), clock.clone()));
         let callers = Arc::new(Callers::load(store.clone(), clock.clone()).await?);
         let supervisor = Supervisor::new(clock.clone(), grace);
-        let listener = bound(&listen, tls, &supervisor).await?;
+        let listener = bound(&listen, tls, &supervisor, &audit).await?;
         let feed = Feed::with(&clock, &feed);
         let inventory =
             Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle).sabotaged(sabotage));
@@ -306,6 +315,7 @@ impl App {
             jobs,
             leases,
             storage: Storage::new(store.clone(), clock.clone()),
+            audit,
             hypervisor: Arc::clone(&hypervisor),
         };
         refresh(&metrics, &services, &store, &clock);
@@ -344,9 +354,11 @@ impl App {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let host = Arc::clone(&self.hypervisor);
+        let (host, audit) = (Arc::clone(&self.hypervisor), Arc::clone(&self.services.audit));
         self.supervisor.on_reload("the password of the host", move || {
-            read().map(|password| host.renew_password(password))
+            let renewed = read().map(|password| host.renew_password(password));
+            audit.reloaded(AuditAction::PasswordReloaded, renewed.is_ok());
+            renewed
         });
     }
 
@@ -366,9 +378,19 @@ impl App {
         let router = self.router();
         let Self { clock, supervisor, store, hypervisor, services, listener, http, metrics: _, sabotage } =
             self;
-        // The store goes last: the others commit to it until their end.
+        // The store goes last: the others commit to it until their end. Just before it the audit, which
+        // counts refused calls until then.
         let forgetful = sabotage.makes(Mistake::KeysForgotten).then(|| store.clone());
-        supervisor.spawn_last("store", |stop| async move { store.run(stop).await });
+        let audit = Arc::clone(&services.audit);
+        supervisor.spawn_last("store", |stop| async move {
+            let audited = CancellationToken::new();
+            let mut storing = std::pin::pin!(store.run(audited.clone()));
+            tokio::select! {
+                ended = &mut storing => return ended,
+                () = audit.run(stop) => audited.cancel(),
+            }
+            storing.await
+        });
         if let Some(store) = forgetful {
             store.purge(clock.now(), &Retention { keys: Duration::ZERO, ..Retention::default() }).await?;
         }
@@ -402,7 +424,12 @@ impl App {
 }
 
 /// Binds the address. On TCP it serves TLS if there are files for it, which are read again on SIGHUP.
-async fn bound(listen: &Listen, tls: Option<Tls>, supervisor: &Supervisor) -> anyhow::Result<Listener> {
+async fn bound(
+    listen: &Listen,
+    tls: Option<Tls>,
+    supervisor: &Supervisor,
+    audit: &Arc<Audit>,
+) -> anyhow::Result<Listener> {
     let listener = match listen {
         Listen::Tcp(address) => {
             Listener::tcp(*address).await.with_context(|| format!("cannot listen on {address}"))?
@@ -412,8 +439,12 @@ async fn bound(listen: &Listen, tls: Option<Tls>, supervisor: &Supervisor) -> an
         }
     };
     let Some(tls) = tls else { return Ok(listener) };
-    let again = tls.clone();
-    supervisor.on_reload("the certificate", move || again.reload());
+    let (again, audit) = (tls.clone(), Arc::clone(audit));
+    supervisor.on_reload("the certificate", move || {
+        let reloaded = again.reload();
+        audit.reloaded(AuditAction::CertificateReloaded, reloaded.is_ok());
+        reloaded
+    });
     Ok(listener.with_tls(tls))
 }
 

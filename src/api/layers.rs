@@ -19,6 +19,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
 use super::access_log;
+use super::audit::refusals;
 use super::client_address::{Peer, client_address};
 use super::problem::{Failed, respond};
 use super::request_checks::RequestChecks;
@@ -28,6 +29,7 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::origin::{RequestId, RequestOrigin};
+use crate::service::audit::Audit;
 use crate::service::callers::Caller;
 use crate::telemetry::metrics::Metrics;
 
@@ -40,6 +42,7 @@ pub struct Edge {
     pub clock: Clock,
     pub guard: Guard,
     pub metrics: Metrics,
+    pub audit: Arc<Audit>,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Arc<[Network]>,
     pub checks: RequestChecks,
@@ -66,6 +69,7 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
     let address = client_address(peer, request.headers(), &edge.trusted_proxies);
     let origin = RequestOrigin { address, request_id: Some(request_id) };
     request.extensions_mut().insert(origin);
+    let audited = refusals::Request::new(origin, request.headers());
     let started = edge.clock.elapsed();
     let method = request.method().clone();
     let operation = operation(&method, request.extensions().get::<MatchedPath>());
@@ -79,9 +83,15 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
         }),
     };
     let mut response = match answered {
-        Err(failure) => respond(&failure, &id),
+        Err(failure) => {
+            audited.audit(&edge.audit, &operation, None, &failure);
+            respond(&failure, &id)
+        }
         Ok(response) => match response.extensions().get::<Failed>().cloned() {
-            Some(Failed(failure)) => problem(&failure, &id, &response),
+            Some(Failed(failure)) => {
+                audited.audit(&edge.audit, &operation, response.extensions().get(), &failure);
+                problem(&failure, &id, &response)
+            }
             None => response,
         },
     };
@@ -217,10 +227,12 @@ mod tests {
         let metrics = Metrics::default();
         let clock = Clock::system();
         let guard = Guard::new(Arc::new(Callers::anybody(clock.clone()).await), serde_json::Value::Null);
+        let audit = Arc::new(Audit::in_memory(clock.clone()).await);
         let edge = Edge {
             clock,
             guard,
             metrics: metrics.clone(),
+            audit,
             trusted_proxies: Arc::default(),
             checks: RequestChecks { scheme: Scheme::Http, allowed_origins: Arc::default() },
             access_log: false,

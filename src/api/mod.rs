@@ -2,6 +2,7 @@
 
 mod about;
 mod access_log;
+mod audit;
 mod client_address;
 pub mod connections;
 mod datastores;
@@ -109,6 +110,7 @@ pub struct HttpSettings {
         (name = "jobs", description = "Operations, from acceptance to their one end"),
         (name = "leases", description = "A machine for one holder, for a time"),
         (name = "events", description = "Every change, as it happens"),
+        (name = "audit", description = "Who did what, for admins"),
         (name = "about", description = "This otter and its host"),
     ),
     // No body is one of these: a stream of them is text.
@@ -161,6 +163,7 @@ impl Api {
             clock: self.clock().clone(),
             guard,
             metrics: self.metrics().clone(),
+            audit: Arc::clone(&self.services().audit),
             trusted_proxies: Arc::from(self.settings().trusted_proxies.as_slice()),
             checks: RequestChecks {
                 scheme: self.settings().scheme,
@@ -226,6 +229,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(leases::routes())
+        .merge(audit::routes())
         .merge(about::routes())
 }
 

@@ -26,7 +26,7 @@ pub enum Access {
 }
 
 use Access::{From, Open};
-use Role::{Operator, Runner, Viewer};
+use Role::{Admin, Operator, Runner, Viewer};
 
 /// By `operation_id`. A runner may change only machines that it holds, which the lease decides.
 const OPERATIONS: &[(&str, Access)] = &[
@@ -66,6 +66,7 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("list_pools", From(Viewer)),
     ("quarantine_machine", From(Operator)),
     ("clear_quarantine", From(Operator)),
+    ("list_audit", From(Admin)),
 ];
 
 /// Paths that are served beside the document's operations.
@@ -157,7 +158,8 @@ impl Guard {
     }
 }
 
-/// Lets a request through whose caller may make it, and has handlers know who that is.
+/// Lets a request through whose caller may make it. Handlers, and the layers outside, find the caller in
+/// the extensions of the request and of the response.
 pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let (caller, least) = match guard.identify(&request) {
         Ok(Some(identified)) => identified,
@@ -178,7 +180,7 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
         request.extensions_mut().insert(caller.clone());
         next.run(request).await
     };
-    // The access log names the caller.
+    // The access log and the audit name the caller.
     response.extensions_mut().insert(caller);
     response
 }

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
 use super::sections::{
-    Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, Snapshots, State,
+    Audit, Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, Snapshots, State,
 };
 use super::values;
 use crate::domain::duration;
@@ -48,7 +48,7 @@ pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
 
 fn sections(mut root: Table<'_>, draft: &mut Draft) {
     // Warnings are found once the whole configuration is known.
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, state, log, warnings: _ } =
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings: _ } =
         &mut draft.config;
     esx_section(root.table("esx"), esx, &mut draft.password);
 
@@ -126,6 +126,12 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
         table.finish();
         pools.insert(name, pool);
     }
+
+    let Audit { retention_days, max_bytes } = audit;
+    let mut table = root.table("audit");
+    table.set("retention_days", retention_days, days);
+    table.set("max_bytes", max_bytes, audit_bytes);
+    table.finish();
 
     let State { dir } = state;
     let mut table = root.table("state");
@@ -424,6 +430,11 @@ fn count(value: &DeValue<'_>) -> Result<usize, String> {
 
 fn days(value: &DeValue<'_>) -> Result<u32, String> {
     integer(value, 1..=36_500)
+}
+
+/// Room for the minute's refused calls at least.
+fn audit_bytes(value: &DeValue<'_>) -> Result<u64, String> {
+    integer(value, 1_048_576..=i64::MAX)
 }
 
 fn boolean(value: &DeValue<'_>) -> Result<bool, String> {

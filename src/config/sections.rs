@@ -28,6 +28,7 @@ pub struct Config {
     pub leases: Leases,
     /// `[pools.<name>]`: which machines belong together.
     pub pools: BTreeMap<String, Pool>,
+    pub audit: Audit,
     pub state: State,
     pub log: Log,
     /// What is odd and keeps nothing from starting, a sentence each.
@@ -155,6 +156,20 @@ impl Default for Leases {
             grace: Duration::from_mins(1),
             retention_days: 30,
         }
+    }
+}
+
+/// `[audit]`: how much of the audit is kept.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    pub retention_days: u32,
+    /// In bytes; the oldest facts give way.
+    pub max_bytes: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { retention_days: 365, max_bytes: 256 * 1024 * 1024 }
     }
 }
 

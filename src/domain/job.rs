@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::ids::{JobId, QuestionId, SnapshotId, TaskId};
 use super::lease::{LeaseId, Readiness};
 use super::machine::{MachineIdentity, PowerState};
+use super::origin::RequestOrigin;
 use super::snapshot_rules::Authority;
 
 /// What a caller asked for.
@@ -247,6 +248,8 @@ pub struct Job {
     pub deadline_at: Timestamp,
     /// The token's name, or `anonymous` where none is asked for.
     pub requested_by: String,
+    /// The request that asked for it; the default for what otter starts by itself.
+    pub origin: RequestOrigin,
     /// What the caller sent as `Otter-Reference`.
     pub reference: Option<String>,
     /// The lease that it was asked for under, or that it prepares or releases.

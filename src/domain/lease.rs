@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::ids::JobId;
 use super::mac::MacAddress;
 use super::machine::{MachineIdentity, PowerState};
+use super::origin::RequestOrigin;
 
 /// A lease of otter's own: a UUID of version 7, so that ids sort by arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +128,8 @@ pub struct Lease {
     /// For people: who or what holds it.
     pub holder: String,
     pub requested_by: String,
+    /// The request that asked for it.
+    pub origin: RequestOrigin,
     pub reference: Option<String>,
     pub ttl: Duration,
     /// How far it may be renewed in all, counted from when it became active.
@@ -162,6 +165,8 @@ pub struct Wanted {
     pub select: Select,
     pub holder: String,
     pub requested_by: String,
+    /// The request that asked for it.
+    pub origin: RequestOrigin,
     pub reference: Option<String>,
     pub ttl: Duration,
     pub max_total: Duration,
@@ -180,6 +185,7 @@ impl Lease {
             select,
             holder,
             requested_by,
+            origin,
             reference,
             ttl,
             max_total,
@@ -197,6 +203,7 @@ impl Lease {
             select,
             holder,
             requested_by,
+            origin,
             reference,
             ttl,
             max_total,

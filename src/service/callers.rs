@@ -15,11 +15,13 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::access::{Role, Token, TokenDigest, TokenLimits, is_reserved_name};
+use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::Machine;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::scope::Scope;
 use crate::store::{Store, StoreError, StoredToken, TokenUse};
+use crate::telemetry;
 
 /// What is changed takes effect within a second.
 const READ_AGAIN: Duration = Duration::from_millis(500);
@@ -54,6 +56,12 @@ impl Caller {
             scope: Arc::default(),
             limits: TokenLimits::default(),
         }
+    }
+
+    /// It, as the audit names it.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        Actor { name: self.name.to_string(), origin: self.origin }
     }
 
     /// Whether it may change this machine: a runner only one that it holds.
@@ -197,7 +205,11 @@ impl Callers {
                 Ok(known) => {
                     troubled = false;
                     if known != **self.known.load() {
-                        tracing::info!(tokens = known.valid.len(), "the tokens changed");
+                        let now = self.clock.now();
+                        let record = AuditRecord::new(now, AuditAction::TokensReloaded, AuditOutcome::Done);
+                        let detail = format!("{} in force", known.valid.len());
+                        // Whoever changed them has audited that.
+                        telemetry::audit::log(&record.by(&Actor::otter()).with_detail(detail));
                         self.known.store(Arc::new(known));
                     }
                 }

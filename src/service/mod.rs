@@ -1,5 +1,6 @@
 //! The use-cases and every rule. Handlers call in here; nothing in here knows of HTTP.
 
+pub mod audit;
 pub mod callers;
 pub mod feed;
 pub mod inventory;
@@ -13,6 +14,7 @@ pub mod trouble;
 
 use std::sync::Arc;
 
+use self::audit::Audit;
 use self::callers::Callers;
 use self::feed::Feed;
 use self::inventory::Inventory;
@@ -34,6 +36,7 @@ pub struct Services {
     pub jobs: Jobs,
     pub leases: Leases,
     pub storage: Storage,
+    pub audit: Arc<Audit>,
     /// For reads that go past the picture.
     pub hypervisor: Arc<dyn Hypervisor>,
 }

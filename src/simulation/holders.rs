@@ -9,6 +9,7 @@ use super::random::Random;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, Lease, LeaseId, Prepare, Quarantine, Release, Select, Wanted};
 use crate::domain::machine::PowerState;
+use crate::domain::origin::RequestOrigin;
 use crate::service::jobs::gate::Pass;
 use crate::service::leases::book::MachineKey;
 use crate::service::leases::desk::Stepped;
@@ -129,6 +130,7 @@ impl Simulation {
             select,
             holder: format!("client {client}"),
             requested_by: "anonymous".to_owned(),
+            origin: RequestOrigin::default(),
             reference: None,
             ttl,
             max_total: Duration::from_mins(20),

@@ -68,7 +68,7 @@ async fn filled(directory: &Path) {
             quarantine: (lease.state == LeaseState::Releasing).then(by_operator),
             ..KeptMachine::default()
         };
-        store.save_leases(vec![row], [(machine, kept)].into(), None).await.unwrap();
+        store.save_leases(vec![row], [(machine, kept)].into(), None, Vec::new()).await.unwrap();
     }
     let token = StoredToken::new(uuid::Uuid::from_u128(1), "ci", Role::Runner, TokenDigest([3; 32]), start());
     store.insert_token(&token).await.unwrap();

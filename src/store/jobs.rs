@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
+use super::audit;
 use super::created_snapshots::Origin;
 use super::keys::{self, IdempotencyKey, Inserted, KeptKey};
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, document, microseconds};
+use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobState};
 
@@ -113,6 +115,8 @@ impl Row {
 pub struct InsertJob {
     pub row: Row,
     pub key: Option<IdempotencyKey>,
+    /// What is audited of it.
+    pub audit: Vec<AuditRecord>,
 }
 
 #[async_trait]
@@ -147,23 +151,60 @@ impl Write for InsertJob {
         if let Some(key) = &self.key {
             keys::insert(transaction, key, &row.id).await?;
         }
+        audit::append(transaction, &self.audit).await?;
         Ok(Inserted::New)
     }
 }
 
+/// What a job has become.
 pub struct UpdateJob {
-    pub id: JobId,
-    pub row: Row,
+    id: JobId,
+    row: Row,
+    /// The fact to be audited: its end; or its start, if it was queued until now.
+    audit: Option<(AuditRecord, Transition)>,
     /// What the job's end says of the origin of snapshots.
-    pub origin: Option<Origin>,
+    origin: Option<Origin>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transition {
+    Start,
+    End,
+}
+
+impl UpdateJob {
+    pub fn of(job: &Job) -> Result<Self, StoreError> {
+        let audit = if job.state.is_end() {
+            Some((AuditRecord::job_ended(job), Transition::End))
+        } else {
+            // Later updates of a running job have steps or an intent: they need no look at the row before.
+            let may_start = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
+            may_start.then(|| (AuditRecord::job_started(job), Transition::Start))
+        };
+        Ok(Self { id: job.id, row: Row::of(job)?, audit, origin: Origin::of(job) })
+    }
+
+    async fn is_queued(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
+        let queued = sqlx::query("SELECT 1 FROM jobs WHERE id = $1 AND state = 'queued'")
+            .bind(&self.row.id)
+            .fetch_optional(transaction.statement())
+            .await?;
+        Ok(queued.is_some())
+    }
 }
 
 #[async_trait]
 impl Write for UpdateJob {
-    type Output = Result<(), StoreError>;
+    /// What was audited, if anything.
+    type Output = Result<Option<AuditRecord>, StoreError>;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
         let row = &self.row;
+        let audited = match &self.audit {
+            Some((record, Transition::End)) => Some(record),
+            Some((record, Transition::Start)) => self.is_queued(transaction).await?.then_some(record),
+            None => None,
+        };
         let updated = sqlx::query(
             "UPDATE jobs SET state = $2, kind = $3, machine = $4, requested_by = $5, reference = $6, \
              created_at = $7, ended_at = $8, document_version = $9, document = $10 \
@@ -185,7 +226,8 @@ impl Write for UpdateJob {
             if let Some(origin) = &self.origin {
                 origin.apply(transaction).await?;
             }
-            return Ok(Ok(()));
+            audit::append(transaction, audited.map(std::slice::from_ref).unwrap_or_default()).await?;
+            return Ok(Ok(audited.cloned()));
         }
         let known = sqlx::query("SELECT 1 FROM jobs WHERE id = $1")
             .bind(&row.id)

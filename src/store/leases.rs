@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
+use super::audit;
 use super::keys::IdempotencyKey;
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, document, microseconds};
+use crate::domain::audit::AuditRecord;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, LeaseId, LeaseState, Quarantine};
 
@@ -79,6 +81,8 @@ pub struct SaveLeases {
     pub machines: BTreeMap<String, KeptMachine>,
     /// The key of the call that asked for this lease.
     pub key: Option<(IdempotencyKey, LeaseId)>,
+    /// What is audited of the step.
+    pub audit: Vec<AuditRecord>,
 }
 
 #[async_trait]
@@ -124,6 +128,7 @@ impl Write for SaveLeases {
             .execute(transaction.statement())
             .await?;
         }
+        audit::append(transaction, &self.audit).await?;
         Ok(Ok(()))
     }
 }

@@ -1,4 +1,5 @@
-//! What outlives a restart: jobs, leases, idempotency keys and tokens, in SQLite through sqlx. All SQL of otter is in here.
+//! What outlives a restart: jobs, leases, idempotency keys, tokens and the audit, in SQLite through sqlx.
+//! All SQL of otter is in here.
 //!
 //! ```text
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
@@ -8,6 +9,7 @@
 //! understands too.
 
 mod archive;
+mod audit;
 mod backup;
 #[cfg(test)]
 mod backup_tests;
@@ -47,12 +49,15 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::access::TokenDigest;
+use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::Job;
 use crate::domain::lease::{Lease, LeaseId};
 use crate::domain::machine::MachineIdentity;
+use crate::telemetry::audit as audit_log;
 
 pub use archive::{ArchiveError, Manifest};
+pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use backup::backup;
 pub use document::DocumentError;
 pub use error::StoreError;
@@ -61,7 +66,7 @@ pub use files::SECRET_KEY;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
-pub use purge::{Keep, Purged, Retention};
+pub use purge::{AuditRetention, Keep, Purged, PurgedAudit, Retention};
 pub use restore::{Restored, restore};
 pub use tokens::{StoredToken, TokenUse};
 
@@ -96,6 +101,14 @@ struct Inner {
     refusal: std::sync::Mutex<Option<Arc<sqlx::Error>>>,
     /// The daemon's lock on the state directory, held as long as the store lives.
     lock: Option<File>,
+}
+
+#[cfg(test)]
+impl Inner {
+    /// The connection that writes, for a test to break something behind the store's back.
+    async fn writer_connection(&self) -> OwnedMutexGuard<SqliteConnection> {
+        self.writer.connection().lock_owned().await
+    }
 }
 
 /// Where reads come from.
@@ -166,19 +179,39 @@ impl Store {
         writer::run(self, stop).await
     }
 
-    /// Commits a new job, together with the idempotency key that it was asked for with, if any. Where that
-    /// key is known already, nothing is written and the answer tells of the job it belongs to.
+    /// Commits a new job, the fact that it was accepted, and the idempotency key that it was asked for
+    /// with, if any. If that key is known already, nothing is written and the answer names its job.
     pub async fn insert_job(&self, job: &Job, key: Option<&IdempotencyKey>) -> Result<Inserted, StoreError> {
-        self.write(jobs::InsertJob { row: jobs::Row::of(job)?, key: key.cloned() }).await
+        self.insert_overriding_job(job, key, None).await
     }
 
-    /// Commits what a job has become, and with its end the lease that a snapshot was made under.
+    /// The same for a job that an operator's `Otter-Override` allowed: commits its reason as well.
+    pub async fn insert_overriding_job(
+        &self,
+        job: &Job,
+        key: Option<&IdempotencyKey>,
+        reason: Option<&str>,
+    ) -> Result<Inserted, StoreError> {
+        let overridden = reason.map(|reason| AuditRecord::machine_overridden(job, reason));
+        let audit: Vec<AuditRecord> =
+            [AuditRecord::job_accepted(job)].into_iter().chain(overridden).collect();
+        let write = jobs::InsertJob { row: jobs::Row::of(job)?, key: key.cloned(), audit: audit.clone() };
+        let inserted = self.write(write).await?;
+        if inserted == Inserted::New {
+            audit.iter().for_each(audit_log::log);
+        }
+        Ok(inserted)
+    }
+
+    /// Commits what a job has become, the fact that it started or ended, if it did, and with its end the
+    /// lease that a snapshot was made under.
     ///
     /// # Errors
     /// `AlreadyEnded` where the stored job has an end: that is kept. `NoSuchJob` where it was never inserted.
     pub async fn update_job(&self, job: &Job) -> Result<(), StoreError> {
-        let origin = created_snapshots::Origin::of(job);
-        self.write(jobs::UpdateJob { id: job.id, row: jobs::Row::of(job)?, origin }).await?
+        let audited = self.write(jobs::UpdateJob::of(job)?).await??;
+        audited.iter().for_each(audit_log::log);
+        Ok(())
     }
 
     /// Reads which snapshots of a machine were made under a lease.
@@ -215,15 +248,33 @@ impl Store {
         Ok(keys::find(&mut self.read().await?, key).await?)
     }
 
-    /// Commits together what one step changed of leases and machines, with the key of the call that asked for one. The
-    /// database itself refuses two leases that hold one machine.
+    /// Commits together what one step changed of leases and machines, the facts to be audited of it, and the
+    /// key of the call that asked for a lease. The database itself refuses two leases that hold one machine.
     pub async fn save_leases(
         &self,
         leases: Vec<LeaseRow>,
         machines: BTreeMap<String, KeptMachine>,
         key: Option<(IdempotencyKey, LeaseId)>,
+        audit: Vec<AuditRecord>,
     ) -> Result<(), StoreError> {
-        self.write(leases::SaveLeases { leases, machines, key }).await?
+        self.write(leases::SaveLeases { leases, machines, key, audit: audit.clone() }).await??;
+        audit.iter().for_each(audit_log::log);
+        Ok(())
+    }
+
+    /// Commits facts that belong to no other change. Whoever has them logs them.
+    pub async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), StoreError> {
+        self.write(audit::AppendAudit(records)).await
+    }
+
+    /// Reads the facts that pass the filter, the newest first, at most `limit` from `after` on.
+    pub async fn audit(
+        &self,
+        filter: &AuditFilter,
+        after: Option<AuditCursor>,
+        limit: u32,
+    ) -> Result<AuditPage, StoreError> {
+        audit::list(&mut self.read().await?, filter, after, limit).await
     }
 
     /// Reads every lease that has not ended, in order of arrival.
@@ -302,6 +353,15 @@ impl Store {
     /// Deletes what has been kept long enough, a little at a time, so that writes get in between.
     pub async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StoreError> {
         purge::purge(self, now, retention).await
+    }
+
+    /// Deletes the part of the audit that is too old or too much, the oldest first.
+    pub async fn purge_audit(
+        &self,
+        now: Timestamp,
+        retention: &AuditRetention,
+    ) -> Result<PurgedAudit, StoreError> {
+        purge::purge_audit(self, now, retention).await
     }
 
     /// How many statements have run so far.

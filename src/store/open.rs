@@ -13,8 +13,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use log::LevelFilter;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
 use super::files::{self, DATABASE, LOCK, UNFINISHED_RESTORE};
 use super::{StoreError, migrate};
@@ -25,6 +26,9 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reads at a time; more wait for a connection this long at most.
 const READERS: u32 = 4;
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// sqlx logs statements that take this long apart from the others.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// The primary result codes of SQLite that tell what is wrong with a file.
 const SQLITE_READONLY: i32 = 8;
@@ -103,11 +107,16 @@ async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError
     SqlitePoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(READER_TIMEOUT)
-        .connect_with(
+        .connect_with(quiet(
             SqliteConnectOptions::new().filename(file).busy_timeout(BUSY_TIMEOUT).pragma("query_only", "on"),
-        )
+        ))
         .await
         .map_err(|source| refusal(directory, file, source))
+}
+
+/// The text of statements is for `trace` alone.
+fn quiet(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options.log_statements(LevelFilter::Trace).log_slow_statements(LevelFilter::Trace, SLOW)
 }
 
 fn options(file: &Path) -> SqliteConnectOptions {
@@ -124,7 +133,9 @@ async fn connect(
     file: &Path,
     options: &SqliteConnectOptions,
 ) -> Result<SqliteConnection, StoreError> {
-    SqliteConnection::connect_with(options).await.map_err(|source| refusal(directory, file, source))
+    SqliteConnection::connect_with(&quiet(options.clone()))
+        .await
+        .map_err(|source| refusal(directory, file, source))
 }
 
 /// Reads the whole database, so that damage is told now and not by a wrong answer later. By a connection that cannot
@@ -171,7 +182,7 @@ async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
 
 pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
     let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
-    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let mut connection = SqliteConnection::connect_with(&quiet(options)).await?;
     let memory = Path::new(":memory:");
     migrate::migrate(&mut connection, memory, memory).await?;
     Ok(connection)

@@ -1,4 +1,5 @@
-//! Forgetting: ended jobs and leases, and old keys, are deleted once they were kept as long as was promised.
+//! Forgetting: ended jobs and leases, old keys, and the oldest part of the audit are deleted once they were
+//! kept as long as was promised, or take more room than they may.
 //!
 //! What has a key that is kept is kept too, and so is the key of what has no end yet: the call that started it, made
 //! again, must find it. What is kept of machines (fences, quarantines) is never forgotten.
@@ -25,6 +26,28 @@ pub struct Retention {
     pub leases: Keep,
     /// Idempotency keys, counted from the call.
     pub keys: Duration,
+    pub audit: AuditRetention,
+}
+
+/// How much of the audit to keep: no more than either allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRetention {
+    pub time: Duration,
+    /// About as many bytes as its rows take in the file.
+    pub max_bytes: u64,
+}
+
+impl Default for AuditRetention {
+    fn default() -> Self {
+        Self { time: DAY * 365, max_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+/// How many rows of the audit were deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PurgedAudit {
+    pub by_age: u64,
+    pub by_bytes: u64,
 }
 
 /// How long to keep what has ended.
@@ -40,7 +63,8 @@ pub struct Keep {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { jobs: Keep::default(), leases: Keep::default(), keys: DAY }
+        let audit = AuditRetention::default();
+        Self { jobs: Keep::default(), leases: Keep::default(), keys: DAY, audit }
     }
 }
 
@@ -60,11 +84,24 @@ pub struct Purged {
 }
 
 pub async fn purge(store: &Store, now: Timestamp, retention: &Retention) -> Result<Purged, StoreError> {
-    let Retention { jobs, leases, keys } = retention;
+    let Retention { jobs, leases, keys, audit: _ } = retention;
     let (jobs, keys_of_jobs) = purge_records(store, &JOBS, now, jobs, *keys).await?;
     let (leases, keys_of_leases) = purge_records(store, &LEASES, now, leases, *keys).await?;
     while store.write(DeleteOfForgottenLeases).await? >= DeleteOfForgottenLeases::PORTION {}
     Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
+}
+
+/// Deletes what is older than it may be, then what is too much. The newest row stays, so that ids go on.
+pub async fn purge_audit(
+    store: &Store,
+    now: Timestamp,
+    retention: &AuditRetention,
+) -> Result<PurgedAudit, StoreError> {
+    let AuditRetention { time, max_bytes } = retention;
+    let by_age = in_portions(store, || DeleteAudit::Before(ago(now, *time))).await?;
+    let max_bytes = i64::try_from(*max_bytes).unwrap_or(i64::MAX);
+    let by_bytes = in_portions(store, || DeleteAudit::Over(max_bytes)).await?;
+    Ok(PurgedAudit { by_age, by_bytes })
 }
 
 /// How many records, and how many of their keys, were deleted.
@@ -214,6 +251,41 @@ impl Write for DeleteKeys {
     }
 }
 
+/// Deletes the oldest rows of the audit.
+enum DeleteAudit {
+    /// Those of before this time, in microseconds.
+    Before(i64),
+    /// Those that lie more than this many bytes behind the newest.
+    Over(i64),
+}
+
+#[async_trait]
+impl Write for DeleteAudit {
+    type Output = u64;
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
+        // Only the oldest rows are looked at, so that each step is as short as another.
+        let (statement, bound) = match self {
+            Self::Before(time) => (
+                "DELETE FROM audit WHERE id IN (SELECT o.id FROM \
+                 (SELECT id, happened_at FROM audit ORDER BY id LIMIT $2) AS o \
+                 WHERE o.happened_at < $1 AND o.id < (SELECT MAX(id) FROM audit))",
+                time,
+            ),
+            Self::Over(bytes) => (
+                "DELETE FROM audit WHERE id IN (SELECT o.id FROM \
+                 (SELECT id, total_bytes FROM audit ORDER BY id LIMIT $2) AS o \
+                 WHERE o.total_bytes <= \
+                 (SELECT total_bytes FROM audit ORDER BY id DESC LIMIT 1) - $1 \
+                 AND o.id < (SELECT MAX(id) FROM audit))",
+                bytes,
+            ),
+        };
+        let done = sqlx::query(statement).bind(bound).bind(PORTION).execute(transaction.statement()).await?;
+        Ok(done.rows_affected())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -253,7 +325,7 @@ mod tests {
         let kept = KeptMachine { fence: 7, last_lease_end: lease.ended_at, quarantine: None };
         let row = LeaseRow::of(lease, Some(&machine)).unwrap();
         let key = key.map(|name| (self::key(name), lease.id));
-        store.save_leases(vec![row], BTreeMap::from([(machine, kept)]), key).await.unwrap();
+        store.save_leases(vec![row], BTreeMap::from([(machine, kept)]), key, Vec::new()).await.unwrap();
     }
 
     async fn left(store: &Store) -> Vec<Lease> {
@@ -284,7 +356,8 @@ mod tests {
             job: None,
         };
         let aside = KeptMachine { fence: 9, last_lease_end: None, quarantine: Some(aside) };
-        store.save_leases(Vec::new(), BTreeMap::from([("id:9".to_owned(), aside)]), None).await.unwrap();
+        let machines = BTreeMap::from([("id:9".to_owned(), aside)]);
+        store.save_leases(Vec::new(), machines, None, Vec::new()).await.unwrap();
         let machines = store.kept_machines().await.unwrap();
         let month = Retention { leases: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
         let purged = |leases| Purged { leases, ..Purged::default() };

@@ -20,8 +20,12 @@ use super::leases::{self, KeptMachine, LeaseRow, SaveLeases};
 use super::open::{self, refusal};
 use super::writer::{Transaction, Write};
 use super::{StoreError, migrate, upkeep};
+use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
 use crate::domain::restored::{self, FENCE_STEP};
+
+/// Why leases ended and machines were quarantined, in the audit.
+const RESTORED: &str = "the state was restored from a backup";
 
 /// What was restored, and what old work was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +130,7 @@ async fn end_jobs(
             JobState::Cancelled => restored.cancelled_jobs += 1,
             _ => restored.unknown_jobs += 1,
         }
-        let update = UpdateJob { id: job.id, row: jobs::Row::of(&job)?, origin: None };
+        let update = UpdateJob::of(&job)?;
         update.apply(&mut Transaction::new(connection, &statements)).await??;
     }
     Ok(())
@@ -146,15 +150,20 @@ async fn end_leases(
         .fetch_all(&mut *connection)
         .await?;
     let mut ended = Vec::with_capacity(rows.len());
+    let mut audit = Vec::new();
     for row in &rows {
         let mut lease = leases::read(row)?;
         restored::end_lease(&mut lease, now);
+        let record = AuditRecord::new(now, AuditAction::LeaseEnded, lease.state.into());
+        audit.push(record.by(&Actor::otter()).of_lease(&lease).with_detail(RESTORED));
         if let Some(held) = row.try_get::<Option<String>, _>("held")? {
             let kept = machines.entry(held).or_default();
             kept.fence = kept.fence.max(lease.fence.unwrap_or_default());
             kept.last_lease_end = Some(now);
             kept.quarantine = Some(restored::quarantine(kept.quarantine.as_ref(), now));
             restored.quarantined_machines += 1;
+            let record = AuditRecord::new(now, AuditAction::MachineQuarantined, AuditOutcome::Done);
+            audit.push(record.by(&Actor::otter()).of_lease(&lease).with_detail(RESTORED));
         }
         ended.push(LeaseRow::of(&lease, None)?);
     }
@@ -162,7 +171,7 @@ async fn end_leases(
     for kept in machines.values_mut() {
         kept.fence = kept.fence.saturating_add(FENCE_STEP);
     }
-    let save = SaveLeases { leases: ended, machines, key: None };
+    let save = SaveLeases { leases: ended, machines, key: None, audit };
     save.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?
 }
 

@@ -16,6 +16,7 @@ use crate::domain::lease::{
     EndReason, Lease, LeaseEnd, LeaseId, LeaseState, Readiness, Release, Select, TimeLeft,
 };
 use crate::domain::machine::{MachineIdentity, PowerState};
+use crate::domain::origin::{RequestId, RequestOrigin};
 use crate::domain::snapshot_rules::Authority;
 
 /// The first moment of the tests.
@@ -45,6 +46,7 @@ pub fn queued(n: u32) -> Job {
         finished_at: None,
         deadline_at: created_at + SignedDuration::from_mins(10),
         requested_by: "anonymous".to_owned(),
+        origin: RequestOrigin::default(),
         reference: None,
         lease: None,
         authority: Authority::Operator,
@@ -68,6 +70,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         pool: Some("qubes".to_owned()),
         holder: "nightly".to_owned(),
         requested_by: "ci".to_owned(),
+        origin: RequestOrigin::default(),
         reference: None,
         ttl: Duration::from_mins(30),
         max_total: Duration::from_hours(24),
@@ -123,7 +126,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         any_time(),
     );
     let rest = (
-        any::<String>(),
+        (any::<String>(), any_origin()),
         any::<Option<String>>(),
         option::of(any::<u128>().prop_map(|bits| LeaseId(Uuid::from_u128(bits)))),
         any_authority(),
@@ -137,7 +140,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         |(
             (id, state, machine, machine_name, request, phase, steps),
             (cancel_requested_at, created_at, updated_at, started_at, finished_at, deadline_at),
-            (requested_by, reference, lease, authority, result, warnings, error, host_task, intent),
+            ((requested_by, origin), reference, lease, authority, result, warnings, error, host_task, intent),
         )| Job {
             id: JobId::new(Uuid::from_u128(id)),
             state,
@@ -153,6 +156,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
             finished_at,
             deadline_at,
             requested_by,
+            origin,
             reference,
             lease,
             authority,
@@ -178,6 +182,12 @@ fn any_authority() -> impl Strategy<Value = Authority> {
 fn any_time() -> impl Strategy<Value = Timestamp> {
     (Timestamp::MIN.as_nanosecond()..=Timestamp::MAX.as_nanosecond())
         .prop_map(|nanoseconds| Timestamp::from_nanosecond(nanoseconds).unwrap())
+}
+
+fn any_origin() -> impl Strategy<Value = RequestOrigin> {
+    let id = any::<u128>().prop_map(|bits| RequestId::new(Uuid::from_u128(bits)));
+    (any::<Option<std::net::IpAddr>>(), option::of(id))
+        .prop_map(|(address, request_id)| RequestOrigin { address, request_id })
 }
 
 fn any_identity() -> impl Strategy<Value = MachineIdentity> {

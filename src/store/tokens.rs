@@ -6,9 +6,11 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::audit;
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, microseconds};
 use crate::domain::access::{Role, TokenDigest, TokenLimits};
+use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::scope::Scope;
 
 /// A token as it is kept.
@@ -102,7 +104,13 @@ impl Write for InsertToken {
         .bind(requests_per_second.map(i64::from))
         .execute(transaction.statement())
         .await?;
-        Ok(inserted.rows_affected() > 0)
+        let inserted = inserted.rows_affected() > 0;
+        if inserted {
+            let detail = format!("{name}, {role}");
+            let record = record(*created_at, AuditAction::TokenCreated, detail);
+            audit::append(transaction, &[record]).await?;
+        }
+        Ok(inserted)
     }
 }
 
@@ -131,7 +139,12 @@ impl Write for RotateToken {
         .bind(self.expires_at.map(microseconds))
         .execute(transaction.statement())
         .await?;
-        Ok(rotated.rows_affected() > 0)
+        let rotated = rotated.rows_affected() > 0;
+        if rotated {
+            let record = record(self.now, AuditAction::TokenRotated, self.name.clone());
+            audit::append(transaction, &[record]).await?;
+        }
+        Ok(rotated)
     }
 }
 
@@ -151,7 +164,12 @@ impl Write for RevokeToken {
             .bind(microseconds(self.now))
             .execute(transaction.statement())
             .await?;
-        Ok(revoked.rows_affected() > 0)
+        let revoked = revoked.rows_affected() > 0;
+        if revoked {
+            let record = record(self.now, AuditAction::TokenRevoked, self.name.clone());
+            audit::append(transaction, &[record]).await?;
+        }
+        Ok(revoked)
     }
 }
 
@@ -181,6 +199,11 @@ impl Write for MarkTokensUsed {
         }
         Ok(())
     }
+}
+
+/// A change of the tokens, which the command line alone makes.
+fn record(at: Timestamp, action: AuditAction, detail: String) -> AuditRecord {
+    AuditRecord::new(at, action, AuditOutcome::Done).by(&Actor::token_command()).with_detail(detail)
 }
 
 /// Every token, the oldest first.

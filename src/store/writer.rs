@@ -72,6 +72,12 @@ impl Writer {
         self.sender.send(Box::new(request)).await.map_err(|_| StoreError::Closed)
     }
 
+    /// The connection that it writes by.
+    #[cfg(test)]
+    pub fn connection(&self) -> Arc<Mutex<SqliteConnection>> {
+        Arc::clone(&self.connection)
+    }
+
     /// How many writes wait.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {

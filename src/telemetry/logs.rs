@@ -90,9 +90,12 @@ fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use jiff::Timestamp;
     use secrecy::SecretString;
 
     use super::*;
+    use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
+    use crate::domain::ids::MachineId;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -184,6 +187,25 @@ mod tests {
     fn directives_that_are_none_are_refused() {
         let error = subscriber("otter=loud", HUMAN, io::sink).err().unwrap();
         assert!(error.to_string().starts_with("\"otter=loud\" is no level"), "{error}");
+    }
+
+    #[test]
+    fn control_characters_of_an_audited_fact_cannot_forge_a_line() {
+        let forged = "web\n2026-03-01T12:00:00Z  INFO forged\u{1b}[2J\r";
+        let record = AuditRecord {
+            machine: Some((MachineId::new("16\u{7}"), forged.to_owned())),
+            reference: Some(forged.to_owned()),
+            ..AuditRecord::new(Timestamp::UNIX_EPOCH, AuditAction::JobEnded, AuditOutcome::Failed)
+        };
+        let record = record.with_detail(forged);
+        let human = written("info", HUMAN, || super::super::audit::log(&record));
+        assert_eq!(human.lines().count(), 1, "{human:?}");
+        assert!(!human.trim_end().contains(char::is_control), "{human:?}");
+        assert!(human.contains("otter::audit: action=\"job.ended\""), "{human}");
+        let json = written("info", Style::Json, || super::super::audit::log(&record));
+        let line: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&line["machine_name"], &line["reference"]), (&forged.into(), &forged.into()));
+        assert!(line.get("actor").is_none(), "what there is nothing of is left out: {line}");
     }
 
     #[test]

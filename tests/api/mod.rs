@@ -1,6 +1,7 @@
 //! The HTTP contract, subject by subject.
 
 mod answers;
+mod audit;
 mod bad_headers;
 mod control_characters;
 mod counted;

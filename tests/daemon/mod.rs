@@ -1,6 +1,7 @@
 //! The binary as operators run it: killed, stopped, started wrongly, out of disk.
 
 mod access_log;
+mod audit;
 mod backup;
 mod checks;
 mod crash;

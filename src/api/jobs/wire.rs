@@ -210,6 +210,8 @@ impl Job {
             finished_at,
             deadline_at,
             requested_by,
+            // In the audit, for admins.
+            origin: _,
             reference,
             lease,
             // Callers see what came of it: the job, or a problem.

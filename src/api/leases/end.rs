@@ -68,7 +68,7 @@ pub async fn end_lease(
         return Err(unknown_lease(&text).into());
     }
     let end = if own { EndReason::Released } else { EndReason::Revoked };
-    let view = api.services().leases.end(id, end, &caller.name, reason).await?;
+    let view = api.services().leases.end(id, end, &caller, reason).await?;
     let Some(time) = wait else { return Ok(respond::object(&api, &version, &Lease::of(&view, None))) };
     let mut response = match until(&api, id, time, LeaseState::is_end).await {
         Ok(view) => respond::object(&api, &version, &Lease::of(&view, None)),

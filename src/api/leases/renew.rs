@@ -55,7 +55,7 @@ pub async fn renew_lease(
     if api.services().leases.get(id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }
-    let view = api.services().leases.renew(id, ttl).await?;
+    let view = api.services().leases.renew(id, ttl, &caller).await?;
     Ok(respond::object(&api, &version, &Lease::of(&view, None)))
 }
 

@@ -247,6 +247,8 @@ impl Lease {
             pool,
             holder,
             requested_by,
+            // In the audit, for admins.
+            origin: _,
             reference,
             ttl,
             // Shown as `max_expires_at`.

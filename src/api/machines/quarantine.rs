@@ -50,7 +50,7 @@ pub async fn quarantine_machine(
     }
     check_printable_field("/reason", &reason)?;
     let view = api.services().machines.resolve(&reference)?;
-    api.services().leases.set_aside(&view.record.machine, reason, &caller.name).await?;
+    api.services().leases.set_aside(&view.record.machine, reason, &caller).await?;
     show(&api, &view.record.machine.id)
 }
 
@@ -67,11 +67,12 @@ pub async fn quarantine_machine(
         "storage-unavailable", "shutting-down"]))))]
 pub async fn clear_quarantine(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let view = api.services().machines.resolve(&reference)?;
-    api.services().leases.clear(&view.record.machine).await?;
+    api.services().leases.clear(&view.record.machine, &caller).await?;
     show(&api, &view.record.machine.id)
 }
 

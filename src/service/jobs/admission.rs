@@ -63,6 +63,7 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
         finished_at: None,
         deadline_at: now.saturating_add(deadline).unwrap_or(Timestamp::MAX),
         requested_by: right.caller.name.to_string(),
+        origin: right.caller.origin,
         reference,
         lease: None,
         authority: right.authority(),

@@ -95,11 +95,12 @@ impl Engine {
             Engine::refuse(engine, &machine, id);
             return Err(failure);
         }
-        let (due, name) = (now.due(job.deadline_at), job.machine_name.clone());
+        let due = now.due(job.deadline_at);
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()), due);
         sabotage::reached(Step::Accept);
-        match engine.parts.store.insert_job(&job, key.as_ref()).await {
+        let reason = right.override_reason.as_deref().filter(|_| right.is_override());
+        match engine.parts.store.insert_overriding_job(&job, key.as_ref(), reason).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
                 Engine::refuse(engine, &machine, id);
@@ -112,7 +113,6 @@ impl Engine {
             }
         }
         sabotage::reached(Step::AcceptCommitted);
-        tracing::info!(job = %id, kind = kind.as_str(), %machine, name, "job accepted");
         engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(due, id, &machine);
         engine.queues().ready(&machine, id);
@@ -131,7 +131,6 @@ impl Engine {
         snapshots::check(job, &rules, &tree)?;
         let reason = right.override_reason.as_deref().unwrap_or_default();
         if let Some(warning) = snapshots::overridden(job, &rules, &tree, reason) {
-            tracing::warn!(job = %job.id, machine = %machine.id, by = job.requested_by, reason, "an operator overrides the protection of a snapshot");
             job.warnings.push(warning);
         }
         Ok(())

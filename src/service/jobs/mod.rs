@@ -48,7 +48,7 @@ use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::lease::LeaseId;
 use crate::hypervisor::Hypervisor;
 use crate::sabotage::{self, Sabotage, Step};
-use crate::store::{IdempotencyKey, JobCursor, JobFilter, Retention, Store, StoreError};
+use crate::store::{IdempotencyKey, JobCursor, JobFilter, PurgedAudit, Retention, Store, StoreError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
@@ -445,22 +445,51 @@ impl Jobs {
         parts.store.note_seen(now).await
     }
 
-    /// Forgets old jobs, leases and keys once an hour. Runs until told to stop.
+    /// Forgets old jobs, leases and keys once an hour, and what is old or too much of the audit once a
+    /// minute. Runs until told to stop.
     pub async fn purge(self, stop: CancellationToken) {
         let parts = &self.0.parts;
+        let mut minutes: u32 = 0;
         loop {
-            match parts.store.purge(parts.clock.now(), &parts.settings.retention).await {
-                Ok(purged) => tracing::debug!(?purged, "old jobs, leases and keys are forgotten"),
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "old jobs and leases cannot be forgotten"
-                    );
-                }
+            if minutes.is_multiple_of(60) {
+                self.forget().await;
             }
+            self.cut_audit().await;
+            minutes = minutes.wrapping_add(1);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = parts.clock.sleep(Duration::from_hours(1)) => {}
+                () = parts.clock.sleep(Duration::from_mins(1)) => {}
+            }
+        }
+    }
+
+    async fn forget(&self) {
+        let parts = &self.0.parts;
+        match parts.store.purge(parts.clock.now(), &parts.settings.retention).await {
+            Ok(purged) => tracing::debug!(?purged, "old jobs, leases and keys are forgotten"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "old jobs and leases cannot be forgotten");
+            }
+        }
+    }
+
+    async fn cut_audit(&self) {
+        let parts = &self.0.parts;
+        let retention = &parts.settings.retention.audit;
+        match parts.store.purge_audit(parts.clock.now(), retention).await {
+            Ok(PurgedAudit { by_bytes: 0, .. }) => {}
+            Ok(PurgedAudit { by_bytes, .. }) => {
+                let max_bytes = retention.max_bytes;
+                tracing::warn!(
+                    rows = by_bytes,
+                    max_bytes,
+                    "the oldest of the audit gave way to audit.max_bytes"
+                );
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the old part of the audit cannot be deleted");
             }
         }
     }

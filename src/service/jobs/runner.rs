@@ -310,11 +310,12 @@ impl Runner {
     }
 
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
-        tracing::info!(job = %job.id, machine = %job.machine.id, call = call.kind().as_str(), "asking the host");
+        let kind = call.kind().as_str();
+        tracing::debug!(job = %job.id, machine = %job.machine.id, call = kind, "asking the host");
         match self.hypervisor.call(&job.machine.id, call, job.id).await {
             Ok(accepted) => Called::Accepted(accepted),
             Err(CallError::Refused(error)) => {
-                tracing::info!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
+                tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
                 Called::Refused(Trouble::from(&error))
             }
             Err(CallError::Lost(error)) => {

@@ -7,6 +7,7 @@ use crate::domain::call::{Evidence, SeenSnapshot};
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::machine::PowerState;
+use crate::domain::origin::RequestOrigin;
 use crate::domain::snapshot_rules::Authority;
 use crate::service::inventory::samples;
 
@@ -34,6 +35,7 @@ pub fn job(request: JobRequest) -> Job {
         finished_at: None,
         deadline_at: start() + SignedDuration::from_mins(10),
         requested_by: "anonymous".to_owned(),
+        origin: RequestOrigin::default(),
         reference: None,
         lease: None,
         authority: Authority::Operator,

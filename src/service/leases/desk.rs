@@ -2,15 +2,17 @@
 //! then shows it and sets to work.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::audited::{self, Cause};
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
 use super::fit::{Candidate, fits, wants};
 use super::{LeaseView, LeasesParts, PoolView, counted};
+use crate::domain::audit::{Actor, AuditRecord};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
@@ -40,6 +42,7 @@ pub struct Desk {
 /// One step to be taken, and who hears of it.
 pub struct Order {
     step: Stepped,
+    actor: Actor,
     reply: Option<oneshot::Sender<Result<Option<LeaseId>, Failure>>>,
 }
 
@@ -108,18 +111,25 @@ impl Desk {
         self.parts.holds.show(Book::restored(self.parts.rules.clone(), leases, machines, self.now()));
     }
 
-    /// Has a step taken. The lease that answers in place of the one that was asked for, where a key was used before.
+    /// Has a step taken that otter itself wants; as [`Desk::order_by`].
     pub async fn order(&self, step: Stepped) -> Result<Option<LeaseId>, Failure> {
+        self.order_by(Actor::otter(), step).await
+    }
+
+    /// Has a step taken that `actor` wants. Returns the lease that answers in place of the one that was
+    /// asked for, if a key was used before.
+    pub async fn order_by(&self, actor: Actor, step: Stepped) -> Result<Option<LeaseId>, Failure> {
         let (reply, answered) = oneshot::channel();
         let stopped =
             || Failure::new(FailureKind::ShuttingDown, "otter is shutting down; try again once it is back.");
-        self.orders.send(Order { step, reply: Some(reply) }).await.map_err(|_| stopped())?;
+        self.orders.send(Order { step, actor, reply: Some(reply) }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
 
     /// Notes that somebody asked about a lease. Where the desk is too busy, whoever asks again is noted then.
     pub fn asked(&self, id: LeaseId) {
-        let _ = self.orders.try_send(Order { step: Stepped::Asked(id), reply: None });
+        let order = Order { step: Stepped::Asked(id), actor: Actor::otter(), reply: None };
+        let _ = self.orders.try_send(order);
     }
 
     /// Has a step taken that must not be lost: where the store refuses it, it is tried again. False where otter stops
@@ -237,8 +247,8 @@ impl Desk {
 
     /// Takes one order, and tells whoever gave it.
     async fn take(&self, book: &mut Book, order: Order) -> Vec<Then> {
-        let Order { step, reply } = order;
-        let taken = self.taken(book, step).await;
+        let Order { step, actor, reply } = order;
+        let taken = self.taken(book, step, &actor).await;
         let (answer, then) = match taken {
             Ok((instead, then)) => (Ok(instead), then),
             Err(failure) => (Err(failure), Vec::new()),
@@ -250,7 +260,12 @@ impl Desk {
         then
     }
 
-    async fn taken(&self, book: &mut Book, step: Stepped) -> Result<(Option<LeaseId>, Vec<Then>), Failure> {
+    async fn taken(
+        &self,
+        book: &mut Book,
+        step: Stepped,
+        actor: &Actor,
+    ) -> Result<(Option<LeaseId>, Vec<Then>), Failure> {
         if let Stepped::Asked(id) = step {
             // Nothing to be kept or shown: those who poll cost no more than this.
             book.asked(id, self.now());
@@ -273,14 +288,18 @@ impl Desk {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
             let candidates = self.candidates(waiting(book).chain([&*lease]));
-            return Ok((None, self.step(book, key, candidates, asked).await?));
+            let cause = Cause { actor, renews: None };
+            return Ok((None, self.step(book, cause, key, candidates, asked).await?));
         }
         // How a job ended was told once the picture had caught up: a machine that is gone by then fails no preparation.
         if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
             self.miss(book).await?;
         }
         let failed = counted::failure(book, &step);
-        let then = self.step(book, None, Vec::new(), |book, now, _| book.step(step.input(), now)).await?;
+        let renews = if let Stepped::Renew(id, _) = &step { Some(*id) } else { None };
+        let cause = Cause { actor, renews };
+        let ordered = |book: &mut Book, now: Now, _: &[Candidate]| book.step(step.input(), now);
+        let then = self.step(book, cause, None, Vec::new(), ordered).await?;
         if let Some(count) = failed {
             count(self.parts.metrics.leases());
         }
@@ -301,9 +320,9 @@ impl Desk {
             return gone.unwrap_or_default();
         }
         let candidates = self.candidates(waiting(book));
-        let granted = self
-            .step(book, None, candidates, |book, now, candidates| book.step(Input::Look(candidates), now))
-            .await;
+        let look =
+            |book: &mut Book, now: Now, candidates: &[Candidate]| book.step(Input::Look(candidates), now);
+        let granted = self.step(book, by_otter(), None, candidates, look).await;
         // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
@@ -318,13 +337,13 @@ impl Desk {
     async fn miss(&self, book: &mut Book) -> Result<Vec<Then>, Failure> {
         let there: Vec<MachineIdentity> =
             self.parts.inventory.picture().machines.iter().map(|record| record.machine.identity()).collect();
-        self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Machines(&there), now)).await
+        let miss = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Machines(&there), now);
+        self.step(book, by_otter(), None, Vec::new(), miss).await
     }
 
     async fn tick(&self, book: &mut Book) -> Vec<Then> {
-        let Ok(mut then) =
-            self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Tick, now)).await
-        else {
+        let tick = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Tick, now);
+        let Ok(mut then) = self.step(book, by_otter(), None, Vec::new(), tick).await else {
             // The storage failed: nothing happened, and it is tried again.
             self.parts.clock.sleep(AGAIN).await;
             return Vec::new();
@@ -336,13 +355,15 @@ impl Desk {
     /// Writes how much time is left, for a start after a crash.
     async fn note(&self, book: &mut Book) {
         // What cannot be written costs some time of a lease after a crash, and was logged.
-        let _ = self.step(book, None, Vec::new(), |book, now, _| book.step(Input::Note, now)).await;
+        let note = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Note, now);
+        let _ = self.step(book, by_otter(), None, Vec::new(), note).await;
     }
 
     /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.
     async fn step(
         &self,
         book: &mut Book,
+        cause: Cause<'_>,
         key: Option<(IdempotencyKey, LeaseId)>,
         mut candidates: Vec<Candidate>,
         change: impl Fn(&mut Book, Now, &[Candidate]) -> Result<Changes, Failure>,
@@ -365,7 +386,8 @@ impl Desk {
                 self.parts.holds.show(next.clone());
             }
             if !changes.leases.is_empty() || !changes.machines.is_empty() {
-                self.commit(&changes, key)
+                let audit = self.audit(book, &changes, cause);
+                self.commit(&changes, key, audit)
                     .await
                     .map_err(|error| crate::service::jobs::write_failure(&error))?;
             }
@@ -382,6 +404,7 @@ impl Desk {
         &self,
         changes: &Changes,
         key: Option<(IdempotencyKey, LeaseId)>,
+        audit: Vec<AuditRecord>,
     ) -> Result<(), StoreError> {
         let rows = changes.leases.values().map(|lease| {
             let machine = lease.machine.as_ref().map(MachineKey::of);
@@ -389,7 +412,19 @@ impl Desk {
         });
         let machines =
             changes.machines.iter().map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
-        self.parts.store.save_leases(rows.collect::<Result<_, _>>()?, machines.collect(), key).await
+        let rows = rows.collect::<Result<_, _>>()?;
+        self.parts.store.save_leases(rows, machines.collect(), key, audit).await
+    }
+
+    /// What is audited of a step.
+    fn audit(&self, before: &Book, changes: &Changes, cause: Cause<'_>) -> Vec<AuditRecord> {
+        let picture = self.parts.inventory.picture();
+        let machine_of = |key: &MachineKey| {
+            let machines = picture.machines.iter().map(|record| &record.machine);
+            let found = machines.into_iter().find(|machine| MachineKey::of(&machine.identity()) == *key);
+            found.map(|machine| (machine.id.clone(), machine.name.clone()))
+        };
+        audited::records(before, changes, cause, self.parts.clock.now(), machine_of)
     }
 
     /// Tells readers what changed, once it can be read.
@@ -443,6 +478,12 @@ pub fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
         lease.state.holds() && !held_before
     });
     new.filter_map(|lease| lease.machine.as_ref().map(|machine| machine.id.clone())).collect()
+}
+
+/// The cause of what time and the host bring about.
+fn by_otter() -> Cause<'static> {
+    static OTTER: LazyLock<Actor> = LazyLock::new(Actor::otter);
+    Cause { actor: &OTTER, renews: None }
 }
 
 fn failed(error: &StoreError) -> Failure {

@@ -7,6 +7,7 @@
 //! ```
 //! One task takes the steps, one after the other; whoever reads sees what is committed. `book` is the rules.
 
+mod audited;
 pub mod book;
 mod counted;
 pub(crate) mod desk;
@@ -156,7 +157,8 @@ impl Leases {
         let lease = self.lease_of(caller, &new)?;
         self.0.can_ever_be_granted(&lease)?;
         let id = lease.id;
-        let stepped = self.0.order(Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
+        let stepped =
+            self.0.order_by(caller.actor(), Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
         match stepped {
             Some(first) => self.get(first).await?.map(Asked::Before).ok_or_else(|| unknown(first)),
             None => self.get(id).await?.map(Asked::Now).ok_or_else(|| unknown(id)),
@@ -250,13 +252,13 @@ impl Leases {
     ///
     /// # Errors
     /// `lease-ended`; `invalid-request` where the time is longer than allowed.
-    pub async fn renew(&self, id: LeaseId, ttl: Option<Duration>) -> Result<LeaseView, Failure> {
+    pub async fn renew(&self, id: LeaseId, ttl: Option<Duration>, by: &Caller) -> Result<LeaseView, Failure> {
         if let Some(ttl) = ttl {
             // The pool that was asked for, as with the lease itself.
             let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
             self.allowed(ttl, pool.as_deref())?;
         }
-        self.0.order(Stepped::Renew(id, ttl)).await?;
+        self.0.order_by(by.actor(), Stepped::Renew(id, ttl)).await?;
         self.get(id).await?.ok_or_else(|| unknown(id))
     }
 
@@ -268,10 +270,11 @@ impl Leases {
         &self,
         id: LeaseId,
         reason: EndReason,
-        by: &str,
+        by: &Caller,
         detail: Option<String>,
     ) -> Result<LeaseView, Failure> {
-        self.0.order(Stepped::End { id, reason, by: by.to_owned(), detail }).await?;
+        let step = Stepped::End { id, reason, by: by.name.to_string(), detail };
+        self.0.order_by(by.actor(), step).await?;
         self.get(id).await?.ok_or_else(|| unknown(id))
     }
 
@@ -279,29 +282,30 @@ impl Leases {
     ///
     /// # Errors
     /// The store's.
-    pub async fn set_aside(&self, machine: &Machine, reason: String, by: &str) -> Result<(), Failure> {
+    pub async fn set_aside(&self, machine: &Machine, reason: String, by: &Caller) -> Result<(), Failure> {
         let since = self.0.parts.clock.now();
-        let quarantine = Quarantine { reason, by: by.to_owned(), since, automatic: false, job: None };
+        let name = by.name.to_string();
+        let quarantine = Quarantine { reason, by: name, since, automatic: false, job: None };
         let key = MachineKey::of(&machine.identity());
-        self.0.order(Stepped::SetAside(key, quarantine, machine.id.clone())).await.map(|_| ())
+        let step = Stepped::SetAside(key, quarantine, machine.id.clone());
+        self.0.order_by(by.actor(), step).await.map(|_| ())
     }
 
     /// A machine may be granted again.
     ///
     /// # Errors
     /// The store's.
-    pub async fn clear(&self, machine: &Machine) -> Result<(), Failure> {
+    pub async fn clear(&self, machine: &Machine, by: &Caller) -> Result<(), Failure> {
         let key = MachineKey::of(&machine.identity());
-        self.0.order(Stepped::Clear(key, machine.id.clone())).await.map(|_| ())
+        self.0.order_by(by.actor(), Stepped::Clear(key, machine.id.clone())).await.map(|_| ())
     }
 
-    /// Records that an operator acted on a leased machine.
+    /// Notes in the lease of a machine, if it has one, that an operator acted on it. The audit has the job.
     pub async fn overridden(&self, machine: &Machine, by: &str, reason: &str) {
         let holder = self.0.parts.holds.shown().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
-            tracing::warn!(lease = %id, machine = %machine.id, by, reason, "an operator acts on a leased machine");
-            // The job is on its way already; what cannot be recorded was logged.
+            // The job is on its way already, and its acceptance is audited with the reason.
             let _ = self.0.order(Stepped::Overridden { id, by, reason }).await;
         }
     }
@@ -360,6 +364,7 @@ impl Leases {
             select: new.select.clone(),
             holder: new.holder.clone().unwrap_or_else(|| caller.name.to_string()),
             requested_by: caller.name.to_string(),
+            origin: caller.origin,
             reference: new.reference.clone(),
             ttl: new.ttl,
             max_total: parts.rules.max_total,

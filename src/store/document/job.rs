@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
 use super::intent::IntentDocument;
+use super::origin::OriginDocument;
 use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
@@ -29,6 +30,8 @@ pub struct JobDocument {
     finished_at: Option<String>,
     deadline_at: String,
     requested_by: String,
+    #[serde(default)]
+    origin: OriginDocument,
     reference: Option<String>,
     #[serde(default)]
     lease: Option<String>,
@@ -159,6 +162,7 @@ impl From<&Job> for JobDocument {
             finished_at,
             deadline_at,
             requested_by,
+            origin,
             reference,
             lease,
             authority,
@@ -183,6 +187,7 @@ impl From<&Job> for JobDocument {
             finished_at: finished_at.as_ref().map(ToString::to_string),
             deadline_at: deadline_at.to_string(),
             requested_by: requested_by.clone(),
+            origin: origin.into(),
             reference: reference.clone(),
             lease: lease.map(|lease| lease.to_string()),
             authority: Some((*authority).into()),
@@ -214,6 +219,7 @@ impl TryFrom<JobDocument> for Job {
             finished_at,
             deadline_at,
             requested_by,
+            origin,
             reference,
             lease,
             authority,
@@ -240,6 +246,7 @@ impl TryFrom<JobDocument> for Job {
             finished_at: finished_at.map(time).transpose()?,
             deadline_at: time(deadline_at)?,
             requested_by,
+            origin: origin.try_into()?,
             reference,
             lease,
             authority,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
 use super::job::IdentityDocument;
+use super::origin::OriginDocument;
 use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::lease::{
     EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Release, Select,
@@ -45,6 +46,8 @@ struct LeaseDocument {
     pool: Option<String>,
     holder: String,
     requested_by: String,
+    #[serde(default)]
+    origin: OriginDocument,
     reference: Option<String>,
     ttl_ms: u64,
     max_total_ms: u64,
@@ -124,6 +127,7 @@ impl From<&Lease> for LeaseDocument {
             pool,
             holder,
             requested_by,
+            origin,
             reference,
             ttl,
             max_total,
@@ -153,6 +157,7 @@ impl From<&Lease> for LeaseDocument {
             pool: pool.clone(),
             holder: holder.clone(),
             requested_by: requested_by.clone(),
+            origin: origin.into(),
             reference: reference.clone(),
             ttl_ms: milliseconds(*ttl),
             max_total_ms: milliseconds(*max_total),
@@ -191,6 +196,7 @@ impl TryFrom<LeaseDocument> for Lease {
             pool,
             holder,
             requested_by,
+            origin,
             reference,
             ttl_ms,
             max_total_ms,
@@ -222,6 +228,7 @@ impl TryFrom<LeaseDocument> for Lease {
             pool,
             holder,
             requested_by,
+            origin: origin.try_into()?,
             reference,
             ttl: Duration::from_millis(ttl_ms),
             max_total: Duration::from_millis(max_total_ms),

@@ -7,6 +7,7 @@ mod failure;
 mod intent;
 mod job;
 mod lease;
+mod origin;
 
 use jiff::Timestamp;
 

@@ -15,6 +15,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Prepare, Release, Select, Wanted};
 use crate::domain::machine::MachineIdentity;
+use crate::domain::origin::RequestOrigin;
 use crate::sabotage::Sabotage;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -77,6 +78,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now)
         select: Select { name: Some("qubes".to_owned()), ..Select::default() },
         holder: "ci".to_owned(),
         requested_by: "ci".to_owned(),
+        origin: RequestOrigin::default(),
         reference: None,
         ttl: MINUTE * 30,
         max_total: MINUTE * 120,

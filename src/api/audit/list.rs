@@ -1,0 +1,128 @@
+//! `GET /v1/audit`
+
+use std::str::FromStr;
+
+use axum::extract::State;
+use axum::response::Response;
+use jiff::Timestamp;
+use utoipa::IntoParams;
+
+use super::wire::{AuditEntry, AuditList};
+use crate::api::documented::Problems;
+use crate::api::extract::{Params, Query, failure_at};
+use crate::api::problem::ApiError;
+use crate::api::{Api, respond};
+use crate::domain::audit::{AuditAction, AuditOutcome};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::MachineId;
+use crate::service::machines::{is_by_prefix, shorten};
+use crate::store::AuditFilter;
+
+/// How many facts a page has unless the caller says.
+const PAGE: u32 = 100;
+
+/// Which facts to list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
+pub struct AuditQuery {
+    /// Actions, comma-separated: `job.ended,lease.ended`.
+    #[param(value_type = String, required = false)]
+    action: Option<String>,
+    /// The name of a token, `anonymous`, `otter`, or `otter token`.
+    #[param(value_type = String, required = false)]
+    actor: Option<String>,
+    /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
+    #[param(value_type = String, required = false)]
+    machine: Option<String>,
+    /// A lease's id.
+    #[param(value_type = String, required = false)]
+    lease: Option<String>,
+    /// A job's id.
+    #[param(value_type = String, required = false)]
+    job: Option<String>,
+    /// What was sent as `Otter-Reference`.
+    #[param(value_type = String, required = false)]
+    reference: Option<String>,
+    /// Outcomes, comma-separated: `failed,unknown`.
+    #[param(value_type = String, required = false)]
+    outcome: Option<String>,
+    /// Facts of this time or later, as RFC 3339: `2026-03-01T12:00:00Z`.
+    #[param(value_type = String, required = false)]
+    since: Option<String>,
+    /// Facts of before this time, as RFC 3339.
+    #[param(value_type = String, required = false)]
+    until: Option<String>,
+    /// How many, 1 to 1,000; 100 unless you say.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next` of an earlier answer.
+    #[param(value_type = String, required = false)]
+    cursor: Option<String>,
+}
+
+/// Read the audit
+///
+/// Who did what, newest first, by pages: jobs, leases, quarantines, overrides, tokens and refused calls. Facts are kept
+/// as long as `audit.retention_days` and `audit.max_bytes` allow. It holds no secrets.
+#[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "audit", params(AuditQuery),
+    responses(
+        (status = 200, description = "A page of the audit", body = AuditList),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
+pub async fn list_audit(State(api): State<Api>, query: Query<AuditQuery>) -> Result<Response, ApiError> {
+    let params = query.params;
+    let filter = filter(&api, &params)?;
+    let limit = params.limit()?.unwrap_or(PAGE);
+    let after = match params.text("cursor") {
+        Some(cursor) => Some(cursor.parse().map_err(|_| respond::invalid_cursor())?),
+        None => None,
+    };
+    let version = api.services().feed.version();
+    let page = api.services().audit.list(&filter, after, limit).await?;
+    let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::of).collect();
+    Ok(respond::list(&api, &version, &items, page.next.map(|next| next.to_string())))
+}
+
+fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {
+    let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
+    let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
+    let machine = match params.filled("machine")? {
+        // An id is taken as it is: the machine may be gone while the facts about it are kept.
+        Some(reference) if is_by_prefix(reference) => {
+            Some(api.services().machines.resolve(reference)?.record.machine.id.clone())
+        }
+        Some(id) => Some(MachineId::new(id)),
+        None => None,
+    };
+    Ok(AuditFilter {
+        actions: params.set("action", &actions, AuditAction::parse)?,
+        outcomes: params.set("outcome", &outcomes, AuditOutcome::parse)?,
+        actor: params.filled("actor")?.map(str::to_owned),
+        machine,
+        lease: parsed(params, "lease", "not-an-id", "the id of a lease is a UUID")?,
+        job: parsed(params, "job", "not-an-id", "the id of a job is a UUID")?,
+        reference: params.filled("reference")?.map(str::to_owned),
+        since: time(params, "since")?,
+        until: time(params, "until")?,
+    })
+}
+
+fn time(params: &Params, name: &str) -> Result<Option<Timestamp>, Failure> {
+    parsed(params, name, "not-a-time", "write a time as RFC 3339, such as 2026-03-01T12:00:00Z")
+}
+
+fn parsed<T: FromStr>(
+    params: &Params,
+    name: &str,
+    code: &'static str,
+    what: &str,
+) -> Result<Option<T>, Failure> {
+    let Some(text) = params.filled(name)? else { return Ok(None) };
+    let wrong = |_| {
+        let detail = format!("{name} is {}; {what}.", shorten(text));
+        failure_at(FailureKind::InvalidRequest, name, code, detail)
+    };
+    text.parse().map(Some).map_err(wrong)
+}

@@ -1,0 +1,46 @@
+//! Which answers are refusals, and what is audited of them.
+
+use http::{HeaderMap, StatusCode};
+
+use crate::api::problem::status;
+use crate::api::starting::reference_of;
+use crate::domain::failure::Failure;
+use crate::domain::origin::RequestOrigin;
+use crate::service::audit::{Audit, Refusal};
+use crate::service::callers::Caller;
+
+/// The parts of a request that a refusal is audited with, kept while the request is answered.
+pub struct Request {
+    origin: RequestOrigin,
+    reference: Option<String>,
+}
+
+impl Request {
+    /// Reads them. A malformed `Otter-Reference` counts as none.
+    #[must_use]
+    pub fn new(origin: RequestOrigin, headers: &HeaderMap) -> Self {
+        Self { origin, reference: reference_of(headers).ok().flatten() }
+    }
+
+    /// Audits the answer if it refuses the call: for want of a token, a right, a lease or a place.
+    pub fn audit(&self, audit: &Audit, operation: &str, caller: Option<&Caller>, failure: &Failure) {
+        // The problem of a job that was waited for is its end, which is audited.
+        if failure.job.is_some() || !is_refusal(status(failure.kind)) {
+            return;
+        }
+        audit.refused(&Refusal {
+            actor: caller.map(|caller| &*caller.name),
+            origin: self.origin,
+            operation,
+            reference: self.reference.as_deref(),
+            failure,
+        });
+    }
+}
+
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::LOCKED | StatusCode::TOO_MANY_REQUESTS
+    )
+}

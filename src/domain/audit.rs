@@ -1,0 +1,317 @@
+//! One fact for the audit and the log: who did what, to which machine, lease or job, and how it came out.
+//!
+//! Every fact is built here or from the parts here, once; the row of the audit and the line of the log
+//! are both made of it. A fact never holds a secret.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::failure::{Failure, FailureKind};
+use super::ids::{JobId, MachineId};
+use super::job::{Job, JobState};
+use super::lease::{Lease, LeaseId, LeaseState};
+use super::origin::{RequestId, RequestOrigin};
+
+/// The longest detail, in characters.
+const MAX_DETAIL: usize = 1_024;
+
+/// Declares an enum together with the stable words that callers and the store use.
+macro_rules! words {
+    ($(#[$doc:meta])* $enum:ident { $($(#[$variant_doc:meta])* $name:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $enum {
+            $($(#[$variant_doc])* $name,)*
+        }
+
+        impl $enum {
+            /// Every one, for filters and documents.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word that callers see.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)*
+                }
+            }
+
+            /// Reads the word back; `None` for any other.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.as_str() == word)
+            }
+        }
+    };
+}
+
+words! {
+    /// What happened.
+    AuditAction {
+        JobAccepted = "job.accepted",
+        JobStarted = "job.started",
+        JobEnded = "job.ended",
+        LeaseQueued = "lease.queued",
+        LeaseGranted = "lease.granted",
+        LeaseActive = "lease.active",
+        LeaseRenewed = "lease.renewed",
+        LeaseReleasing = "lease.releasing",
+        LeaseEnded = "lease.ended",
+        MachineQuarantined = "machine.quarantined",
+        QuarantineCleared = "machine.quarantine_cleared",
+        /// An operator acted on a machine with `Otter-Override`.
+        MachineOverridden = "machine.overridden",
+        RequestRefused = "request.refused",
+        TokenCreated = "token.created",
+        TokenRevoked = "token.revoked",
+        TokenRotated = "token.rotated",
+        /// The running daemon took over what another process changed of the tokens. Only logged.
+        TokensReloaded = "tokens.reloaded",
+        CertificateReloaded = "certificate.reloaded",
+        PasswordReloaded = "password.reloaded",
+    }
+}
+
+words! {
+    /// How it came out: the state that a job or lease came to, or whether the rest was done.
+    AuditOutcome {
+        Queued = "queued",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        Unknown = "unknown",
+        Preparing = "preparing",
+        Active = "active",
+        Releasing = "releasing",
+        Released = "released",
+        Expired = "expired",
+        Revoked = "revoked",
+        Done = "done",
+        Refused = "refused",
+    }
+}
+
+impl From<JobState> for AuditOutcome {
+    fn from(state: JobState) -> Self {
+        match state {
+            JobState::Queued => Self::Queued,
+            JobState::Running => Self::Running,
+            JobState::Succeeded => Self::Succeeded,
+            JobState::Failed => Self::Failed,
+            JobState::Cancelled => Self::Cancelled,
+            JobState::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<LeaseState> for AuditOutcome {
+    fn from(state: LeaseState) -> Self {
+        match state {
+            LeaseState::Queued => Self::Queued,
+            LeaseState::Preparing => Self::Preparing,
+            LeaseState::Active => Self::Active,
+            LeaseState::Releasing => Self::Releasing,
+            LeaseState::Released => Self::Released,
+            LeaseState::Expired => Self::Expired,
+            LeaseState::Revoked => Self::Revoked,
+            LeaseState::Failed => Self::Failed,
+        }
+    }
+}
+
+/// Who acts: a token's name, `anonymous` or `otter`, and the request that it acts by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    pub name: String,
+    pub origin: RequestOrigin,
+}
+
+impl Actor {
+    /// otter itself, without a request.
+    #[must_use]
+    pub fn otter() -> Self {
+        Self { name: "otter".to_owned(), origin: RequestOrigin::default() }
+    }
+
+    /// The command `otter token`. Its name has a space, so no token has the same.
+    #[must_use]
+    pub fn token_command() -> Self {
+        Self { name: "otter token".to_owned(), origin: RequestOrigin::default() }
+    }
+}
+
+/// One fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    pub at: Timestamp,
+    pub action: AuditAction,
+    /// A token's name, `anonymous`, `otter`, or `otter token`; `None` if the caller showed no valid token.
+    pub actor: Option<String>,
+    /// The client's address; `other` for refused calls from more addresses than are counted apart.
+    pub address: Option<String>,
+    pub request_id: Option<RequestId>,
+    /// The machine's id and name.
+    pub machine: Option<(MachineId, String)>,
+    pub lease: Option<LeaseId>,
+    pub job: Option<JobId>,
+    /// What the caller sent as `Otter-Reference`.
+    pub reference: Option<String>,
+    pub outcome: AuditOutcome,
+    /// The code of the problem, if it is one.
+    pub code: Option<FailureKind>,
+    pub duration: Option<Duration>,
+    /// For people: the kind of a job, why a lease ended, the reason of a quarantine.
+    pub detail: Option<String>,
+    /// How many such facts this one stands for.
+    pub count: u64,
+}
+
+impl AuditRecord {
+    /// A fact about nothing in particular yet.
+    #[must_use]
+    pub fn new(at: Timestamp, action: AuditAction, outcome: AuditOutcome) -> Self {
+        Self {
+            at,
+            action,
+            actor: None,
+            address: None,
+            request_id: None,
+            machine: None,
+            lease: None,
+            job: None,
+            reference: None,
+            outcome,
+            code: None,
+            duration: None,
+            detail: None,
+            count: 1,
+        }
+    }
+
+    /// A job was accepted.
+    #[must_use]
+    pub fn job_accepted(job: &Job) -> Self {
+        Self::new(job.created_at, AuditAction::JobAccepted, job.state.into()).of_job(job)
+    }
+
+    /// A job began to run. Its duration is how long it waited.
+    #[must_use]
+    pub fn job_started(job: &Job) -> Self {
+        let at = job.started_at.unwrap_or(job.updated_at);
+        let duration = Some(between(job.created_at, at));
+        Self { duration, ..Self::new(at, AuditAction::JobStarted, job.state.into()).of_job(job) }
+    }
+
+    /// A job ended. Its duration counts from its acceptance.
+    #[must_use]
+    pub fn job_ended(job: &Job) -> Self {
+        let at = job.finished_at.unwrap_or(job.updated_at);
+        let duration = Some(between(job.created_at, at));
+        let record = Self::new(at, AuditAction::JobEnded, job.state.into()).of_job(job);
+        Self { duration, ..record }.because_of(job.error.as_ref())
+    }
+
+    /// A job was accepted by an operator's `Otter-Override`, for this reason.
+    #[must_use]
+    pub fn machine_overridden(job: &Job, reason: &str) -> Self {
+        let record = Self::new(job.created_at, AuditAction::MachineOverridden, AuditOutcome::Done);
+        record.of_job(job).with_detail(format!("{}: {reason}", job.kind().as_str()))
+    }
+
+    /// Names who acts, and by which request.
+    #[must_use]
+    pub fn by(self, actor: &Actor) -> Self {
+        Self { actor: Some(actor.name.clone()), ..self }.from_request(actor.origin)
+    }
+
+    /// Names the request that it comes from.
+    #[must_use]
+    pub fn from_request(self, origin: RequestOrigin) -> Self {
+        let RequestOrigin { address, request_id } = origin;
+        Self { address: address.map(|address| address.to_string()), request_id, ..self }
+    }
+
+    /// Names a lease, its machine and its reference.
+    #[must_use]
+    pub fn of_lease(self, lease: &Lease) -> Self {
+        let name = || lease.machine_name.clone().unwrap_or_default();
+        Self {
+            machine: lease.machine.as_ref().map(|machine| (machine.id.clone(), name())),
+            lease: Some(lease.id),
+            reference: lease.reference.clone(),
+            ..self
+        }
+    }
+
+    /// Adds the code and the words of a failure.
+    #[must_use]
+    pub fn because_of(self, failure: Option<&Failure>) -> Self {
+        let Some(failure) = failure else { return self };
+        let detail = match &self.detail {
+            Some(detail) => format!("{detail}: {}", failure.detail),
+            None => failure.detail.clone(),
+        };
+        Self { code: Some(failure.kind), ..self }.with_detail(detail)
+    }
+
+    /// Adds words for people, cut if they are very long.
+    #[must_use]
+    pub fn with_detail(self, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(MAX_DETAIL) {
+            detail.truncate(end);
+            detail.push('…');
+        }
+        Self { detail: Some(detail), ..self }
+    }
+
+    fn of_job(self, job: &Job) -> Self {
+        Self {
+            actor: Some(job.requested_by.clone()),
+            machine: Some((job.machine.id.clone(), job.machine_name.clone())),
+            lease: job.lease,
+            job: Some(job.id),
+            reference: job.reference.clone(),
+            ..self
+        }
+        .from_request(job.origin)
+        .with_detail(job.kind().as_str())
+    }
+}
+
+/// The time between two points of the wall clock; zero if the clock was put back.
+#[must_use]
+pub fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_back() {
+        for action in AuditAction::ALL {
+            assert_eq!(AuditAction::parse(action.as_str()), Some(*action));
+        }
+        for outcome in AuditOutcome::ALL {
+            assert_eq!(AuditOutcome::parse(outcome.as_str()), Some(*outcome));
+        }
+        for state in JobState::ALL {
+            assert_eq!(AuditOutcome::from(*state).as_str(), state.as_str());
+        }
+        for state in LeaseState::ALL {
+            assert_eq!(AuditOutcome::from(*state).as_str(), state.as_str());
+        }
+        assert_eq!(AuditAction::parse("job.deleted"), None);
+    }
+
+    #[test]
+    fn a_long_detail_is_cut_between_characters() {
+        let record = AuditRecord::new(Timestamp::UNIX_EPOCH, AuditAction::JobEnded, AuditOutcome::Failed);
+        let detail = record.with_detail("ß".repeat(5_000)).detail.unwrap();
+        assert_eq!(detail.chars().count(), MAX_DETAIL + 1);
+    }
+}

@@ -1,0 +1,310 @@
+//! The audit beside the changes of jobs and leases, which audit themselves: refused calls, counted by the
+//! minute so that a flood fills neither the log nor the disk, and settings that were read again. And its list.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::failure::Failure;
+use crate::domain::origin::RequestOrigin;
+use crate::store::{AuditCursor, AuditFilter, AuditPage, Store, StoreError};
+use crate::telemetry;
+
+/// Refusals are counted for this long before they are written.
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// So many sources of refusals are counted apart at a time; the rest are counted together.
+const MAX_SOURCES: usize = 256;
+
+/// So many facts may wait for a store that refuses them; more are only in the log.
+const MAX_WAITING: usize = 1_024;
+
+/// What the address of refusals is that are counted together.
+const OTHER: &str = "other";
+
+/// A call that was refused.
+#[derive(Clone, Debug)]
+pub struct Refusal<'a> {
+    /// `None` if the caller showed no valid token.
+    pub actor: Option<&'a str>,
+    pub origin: RequestOrigin,
+    /// The method and the pattern of the path.
+    pub operation: &'a str,
+    /// What the caller sent as `Otter-Reference`.
+    pub reference: Option<&'a str>,
+    pub failure: &'a Failure,
+}
+
+/// Collects what is audited beside the changes themselves.
+pub struct Audit {
+    store: Store,
+    clock: Clock,
+    pending: Mutex<Pending>,
+    noted: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    refused: BTreeMap<Source, AuditRecord>,
+    /// Whole facts, and those that the store refused before.
+    records: Vec<AuditRecord>,
+}
+
+/// Whose refusals are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Source {
+    from: From,
+    actor: Option<String>,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum From {
+    /// `None` is a Unix socket.
+    Address(Option<IpAddr>),
+    Other,
+}
+
+impl Audit {
+    #[must_use]
+    pub fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock, pending: Mutex::default(), noted: Notify::new() }
+    }
+
+    /// One whose store is gone with it.
+    ///
+    /// # Panics
+    /// If there is no memory for a database.
+    #[cfg(test)]
+    pub async fn in_memory(clock: Clock) -> Self {
+        Self::new(Store::in_memory().await.unwrap(), clock)
+    }
+
+    /// Counts a call that was refused. The first of its source in a minute is logged in full.
+    pub fn refused(&self, refusal: &Refusal<'_>) {
+        let Refusal { actor, origin, operation, reference, failure } = refusal;
+        let mut source = Source {
+            from: From::Address(origin.address),
+            actor: actor.map(str::to_owned),
+            code: failure.kind.code(),
+        };
+        let first = {
+            let mut pending = self.pending();
+            if pending.refused.len() >= MAX_SOURCES && !pending.refused.contains_key(&source) {
+                source.from = From::Other;
+                source.actor = None;
+            }
+            if let Some(counted) = pending.refused.get_mut(&source) {
+                counted.count += 1;
+                return;
+            }
+            let mut record =
+                AuditRecord::new(self.clock.now(), AuditAction::RequestRefused, AuditOutcome::Refused)
+                    .from_request(*origin)
+                    .with_detail(*operation)
+                    .because_of(Some(failure));
+            record.actor.clone_from(&source.actor);
+            record.machine.clone_from(&failure.machine);
+            record.lease = failure.lease;
+            record.reference = reference.map(str::to_owned);
+            if source.from == From::Other {
+                record.address = Some(OTHER.to_owned());
+            }
+            pending.refused.insert(source, record.clone());
+            record
+        };
+        telemetry::audit::log(&first);
+    }
+
+    /// Takes a fact of its own: logged now, written soon.
+    pub fn note(&self, record: AuditRecord) {
+        telemetry::audit::log(&record);
+        self.pending().keep(vec![record]);
+        self.noted.notify_one();
+    }
+
+    /// Audits that a setting was read again by the running daemon, or could not be.
+    pub fn reloaded(&self, action: AuditAction, done: bool) {
+        let outcome = if done { AuditOutcome::Done } else { AuditOutcome::Failed };
+        self.note(AuditRecord::new(self.clock.now(), action, outcome).by(&Actor::otter()));
+    }
+
+    /// A page of the audit, the newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list(
+        &self,
+        filter: &AuditFilter,
+        after: Option<AuditCursor>,
+        limit: u32,
+    ) -> Result<AuditPage, Failure> {
+        let page = self.store.audit(filter, after, limit).await;
+        page.map_err(|error| super::jobs::store_failure(&error))
+    }
+
+    /// Writes what is pending, each minute, as soon as a whole fact is noted, and when told to stop.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut minute_over = self.clock.elapsed() + MINUTE;
+        loop {
+            let left = minute_over.saturating_sub(self.clock.elapsed());
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.noted.notified() => self.write(false).await,
+                () = self.clock.sleep(left) => {
+                    minute_over = self.clock.elapsed() + MINUTE;
+                    self.write(true).await;
+                }
+            }
+        }
+        self.write(true).await;
+    }
+
+    /// Writes the whole facts, and the counts of refused calls if their minute is over.
+    async fn write(&self, minute_over: bool) {
+        let records = {
+            let mut pending = self.pending();
+            if minute_over {
+                let counted = std::mem::take(&mut pending.refused).into_values();
+                let counted: Vec<AuditRecord> = counted.map(|record| self.counted(record)).collect();
+                pending.keep(counted);
+            }
+            std::mem::take(&mut pending.records)
+        };
+        if records.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.append_audit(records.clone()).await {
+            self.keep_for_later(records, &error);
+        }
+    }
+
+    /// The row of a minute: as of its end, with the time of the first call among its words.
+    fn counted(&self, record: AuditRecord) -> AuditRecord {
+        let first_at = record.at;
+        let detail = record.detail.clone().unwrap_or_default();
+        let record = AuditRecord { at: self.clock.now(), ..record };
+        if record.count == 1 {
+            return AuditRecord { at: first_at, ..record };
+        }
+        let record = record.with_detail(format!("{detail} (first at {first_at}, and more like it)"));
+        telemetry::audit::log(&record);
+        record
+    }
+
+    fn keep_for_later(&self, records: Vec<AuditRecord>, error: &StoreError) {
+        let dropped = self.pending().keep(records);
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, dropped, "the audit of refused calls and settings cannot be written now");
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pending {
+    /// Keeps facts to be written, as many as there is room for. How many there is no room for.
+    fn keep(&mut self, records: Vec<AuditRecord>) -> usize {
+        let room = MAX_WAITING.saturating_sub(self.records.len());
+        let dropped = records.len().saturating_sub(room);
+        self.records.extend(records.into_iter().take(room));
+        dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::domain::failure::FailureKind;
+
+    fn refuse(audit: &Audit, address: u32, actor: Option<&str>, kind: FailureKind) {
+        let address = Some(IpAddr::from(std::net::Ipv4Addr::from(address)));
+        let failure = Failure::new(kind, "No.");
+        let origin = RequestOrigin { address, request_id: None };
+        let operation = "GET /v1/jobs";
+        audit.refused(&Refusal { actor, origin, operation, reference: None, failure: &failure });
+    }
+
+    async fn audit() -> (Arc<Audit>, Store) {
+        let store = Store::in_memory().await.unwrap();
+        let writer = store.clone();
+        tokio::spawn(async move { writer.run(CancellationToken::new()).await });
+        (Arc::new(Audit::new(store.clone(), Clock::stepped(Timestamp::UNIX_EPOCH))), store)
+    }
+
+    async fn rows(store: &Store) -> Vec<(String, Option<String>, u64)> {
+        let page = store.audit(&AuditFilter::default(), None, 1_000).await.unwrap();
+        let row = |record: AuditRecord| (record.address.unwrap(), record.actor, record.count);
+        page.items.into_iter().rev().map(|entry| row(entry.record)).collect()
+    }
+
+    #[tokio::test]
+    async fn refusals_are_counted_by_address_caller_and_code() {
+        let (audit, store) = audit().await;
+        for _ in 0..3 {
+            refuse(&audit, 1, None, FailureKind::Unauthenticated);
+        }
+        refuse(&audit, 1, Some("ci"), FailureKind::Forbidden);
+        refuse(&audit, 2, None, FailureKind::Unauthenticated);
+        audit.write(true).await;
+        assert_eq!(
+            rows(&store).await,
+            [
+                ("0.0.0.1".to_owned(), None, 3),
+                ("0.0.0.1".to_owned(), Some("ci".to_owned()), 1),
+                ("0.0.0.2".to_owned(), None, 1),
+            ]
+        );
+        audit.write(true).await;
+        assert_eq!(rows(&store).await.len(), 3, "once");
+    }
+
+    #[tokio::test]
+    async fn a_flood_from_many_addresses_takes_a_bounded_number_of_rows() {
+        let (audit, store) = audit().await;
+        let addresses = u32::try_from(MAX_SOURCES).unwrap() + 100;
+        for address in 1..=addresses {
+            refuse(&audit, address, None, FailureKind::Unauthenticated);
+        }
+        audit.write(true).await;
+        let rows = rows(&store).await;
+        assert_eq!(rows.len(), MAX_SOURCES + 1);
+        assert_eq!(rows.last(), Some(&(OTHER.to_owned(), None, 100)));
+    }
+
+    #[tokio::test]
+    async fn what_is_pending_is_written_at_the_stop() {
+        let (audit, store) = audit().await;
+        refuse(&audit, 1, None, FailureKind::Unauthenticated);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        Arc::clone(&audit).run(stop).await;
+        assert_eq!(rows(&store).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_store_refuses_waits_in_bounded_number() {
+        let store = Store::in_memory().await.unwrap();
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        store.run(stopped).await.unwrap();
+        let audit = Audit::new(store, Clock::system());
+        for _ in 0..3 {
+            audit.reloaded(AuditAction::PasswordReloaded, true);
+            audit.write(false).await;
+        }
+        assert_eq!(audit.pending().records.len(), 3);
+        let record = audit.pending().records[0].clone();
+        let dropped = audit.pending().keep(vec![record; MAX_WAITING]);
+        assert_eq!((dropped, audit.pending().records.len()), (3, MAX_WAITING));
+    }
+}

@@ -1,0 +1,136 @@
+//! What one step of the book has audited: each transition of a lease and each change of a quarantine, from
+//! the book before the step and what the step changed. Pure.
+
+use jiff::Timestamp;
+
+use super::book::{Book, Changes, MachineKey};
+use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord, between};
+use crate::domain::duration;
+use crate::domain::ids::MachineId;
+use crate::domain::lease::{Lease, LeaseEnd, LeaseId, LeaseState, Quarantine};
+use crate::domain::origin::RequestOrigin;
+
+/// Why a step is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Cause<'a> {
+    /// Who ordered it; otter for what time and the host bring about.
+    pub actor: &'a Actor,
+    /// The lease that it renews.
+    pub renews: Option<LeaseId>,
+}
+
+/// The facts of a step that is taken now, in the order in which they happened. `machine_of` finds a
+/// machine's id and name.
+pub fn records(
+    before: &Book,
+    changes: &Changes,
+    cause: Cause<'_>,
+    now: Timestamp,
+    machine_of: impl Fn(&MachineKey) -> Option<(MachineId, String)>,
+) -> Vec<AuditRecord> {
+    let mut records = Vec::new();
+    for (id, lease) in &changes.leases {
+        let was = before.get(*id).map(|open| &*open.lease);
+        transitions(was, lease, cause, now, &mut records);
+    }
+    for (key, kept) in &changes.machines {
+        let was = before.kept(key).and_then(|kept| kept.quarantine.as_ref());
+        if was == kept.quarantine.as_ref() {
+            continue;
+        }
+        // The machine may have vanished: then its lease names it.
+        let lease = changes.leases.values().find(|lease| machine_key(lease).as_ref() == Some(key));
+        let record = match &kept.quarantine {
+            Some(quarantine) => quarantined(quarantine, cause, now),
+            None => AuditRecord::new(now, AuditAction::QuarantineCleared, AuditOutcome::Done).by(cause.actor),
+        };
+        let record = match lease {
+            Some(lease) => record.of_lease(lease),
+            None => record,
+        };
+        let machine = machine_of(key).or_else(|| {
+            // A lease that was queued again has let go of it.
+            let held = changes.leases.keys().filter_map(|id| before.get(*id));
+            let held = held.map(|open| &*open.lease).find(|lease| machine_key(lease).as_ref() == Some(key));
+            held.and_then(|lease| Some((lease.machine.as_ref()?.id.clone(), lease.machine_name.clone()?)))
+        });
+        records.push(AuditRecord { machine: machine.or(record.machine.clone()), ..record });
+    }
+    records
+}
+
+fn transitions(
+    was: Option<&Lease>,
+    lease: &Lease,
+    cause: Cause<'_>,
+    now: Timestamp,
+    records: &mut Vec<AuditRecord>,
+) {
+    let state_before = was.map(|was| was.state);
+    let asker = Actor { name: lease.requested_by.clone(), origin: lease.origin };
+    let of = |action, outcome: AuditOutcome, actor: &Actor| {
+        AuditRecord::new(now, action, outcome).by(actor).of_lease(lease)
+    };
+    let since_asked = Some(between(lease.created_at, now));
+    if was.is_none() {
+        let record = of(AuditAction::LeaseQueued, AuditOutcome::Queued, &asker);
+        // As it was at that moment: it may have been granted in the same step.
+        let record = AuditRecord { machine: None, ..record };
+        records.push(record.with_detail(format!("for {}", lease.holder)));
+    }
+    if lease.grants > was.map_or(0, |was| was.grants) {
+        let record = of(AuditAction::LeaseGranted, AuditOutcome::Preparing, &asker);
+        let fence = lease.fence.unwrap_or_default();
+        records.push(AuditRecord { duration: since_asked, ..record }.with_detail(format!("fence {fence}")));
+    }
+    if lease.state == LeaseState::Active && state_before != Some(LeaseState::Active) {
+        let record = of(AuditAction::LeaseActive, AuditOutcome::Active, &asker);
+        let detail = format!("for {}", duration::format(lease.ttl));
+        records.push(AuditRecord { duration: since_asked, ..record }.with_detail(detail));
+    }
+    if state_before == Some(LeaseState::Preparing) && lease.state == LeaseState::Queued {
+        let record = of(AuditAction::LeaseQueued, AuditOutcome::Queued, &Actor::otter());
+        records.push(record.with_detail("its machine could not be prepared; it waits for another"));
+    }
+    if cause.renews == Some(lease.id) && lease.state == LeaseState::Active {
+        let record = of(AuditAction::LeaseRenewed, AuditOutcome::Active, cause.actor);
+        records.push(record.with_detail(format!("{} left", duration::format(lease.time.lease))));
+    }
+    let ends_now = was.is_none_or(|was| was.end.is_none());
+    let Some(end) = &lease.end else { return };
+    let ended_by = Actor { name: end.by.clone(), origin: origin_of(&end.by, cause) };
+    let held = lease.active_at.map(|active_at| between(active_at, now));
+    let with_end = |record: AuditRecord| {
+        let record = AuditRecord { duration: held, ..record.with_detail(why(end)) };
+        record.because_of(lease.error.as_ref())
+    };
+    if ends_now && state_before.is_some_and(LeaseState::holds) {
+        records.push(with_end(of(AuditAction::LeaseReleasing, AuditOutcome::Releasing, &ended_by)));
+    }
+    if lease.state.is_end() {
+        records.push(with_end(of(AuditAction::LeaseEnded, lease.state.into(), &ended_by)));
+    }
+}
+
+fn quarantined(quarantine: &Quarantine, cause: Cause<'_>, now: Timestamp) -> AuditRecord {
+    let Quarantine { reason, by, since: _, automatic: _, job } = quarantine;
+    let actor = Actor { name: by.clone(), origin: origin_of(by, cause) };
+    let record = AuditRecord::new(now, AuditAction::MachineQuarantined, AuditOutcome::Done);
+    AuditRecord { job: *job, ..record }.by(&actor).with_detail(reason.clone())
+}
+
+/// The request of who is named, if the step was ordered by it.
+fn origin_of(name: &str, cause: Cause<'_>) -> RequestOrigin {
+    if cause.actor.name == name { cause.actor.origin } else { RequestOrigin::default() }
+}
+
+fn why(end: &LeaseEnd) -> String {
+    match &end.detail {
+        Some(detail) => format!("{}: {detail}", end.reason.as_str()),
+        None => end.reason.as_str().to_owned(),
+    }
+}
+
+fn machine_key(lease: &Lease) -> Option<MachineKey> {
+    lease.machine.as_ref().map(MachineKey::of)
+}

@@ -1,0 +1,423 @@
+//! The audit as rows: added in the transaction of the change that they tell of, listed the newest first.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::writer::{Transaction, Write};
+use super::{Reader, StoreError, microseconds};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::failure::FailureKind;
+use crate::domain::ids::{JobId, MachineId};
+use crate::domain::lease::LeaseId;
+use crate::domain::origin::RequestId;
+
+/// What a row takes in the file beside its texts, its indexes included, in bytes.
+const ROW_OVERHEAD: usize = 400;
+
+/// A fact as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Grows with each one.
+    pub id: i64,
+    pub record: AuditRecord,
+}
+
+/// Which facts to list; what is empty or `None` does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    pub actions: Vec<AuditAction>,
+    pub outcomes: Vec<AuditOutcome>,
+    pub actor: Option<String>,
+    pub machine: Option<MachineId>,
+    pub lease: Option<LeaseId>,
+    pub job: Option<JobId>,
+    pub reference: Option<String>,
+    /// This time or later.
+    pub since: Option<Timestamp>,
+    /// Before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// Where a page of the audit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditCursor(i64);
+
+/// The text is no cursor of the audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor of the audit")]
+pub struct InvalidAuditCursor;
+
+/// Some facts, the newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditPage {
+    pub items: Vec<AuditEntry>,
+    /// Where the next page begins; `None` on the last.
+    pub next: Option<AuditCursor>,
+}
+
+impl fmt::Display for AuditCursor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "audit_{}", self.0)
+    }
+}
+
+impl FromStr for AuditCursor {
+    type Err = InvalidAuditCursor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = text.strip_prefix("audit_").and_then(|id| id.parse().ok()).ok_or(InvalidAuditCursor)?;
+        // Numbers have several spellings; a cursor has the one that was given out.
+        let cursor = Self(id);
+        if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidAuditCursor) }
+    }
+}
+
+/// Adds facts that belong to no other change.
+pub struct AppendAudit(pub Vec<AuditRecord>);
+
+#[async_trait]
+impl Write for AppendAudit {
+    type Output = ();
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        append(transaction, &self.0).await
+    }
+}
+
+/// Adds facts to the transaction of the change that they tell of.
+pub async fn append(transaction: &mut Transaction<'_>, records: &[AuditRecord]) -> Result<(), sqlx::Error> {
+    for record in records {
+        append_one(transaction, record).await?;
+    }
+    Ok(())
+}
+
+async fn append_one(transaction: &mut Transaction<'_>, record: &AuditRecord) -> Result<(), sqlx::Error> {
+    let AuditRecord {
+        at,
+        action,
+        actor,
+        address,
+        request_id,
+        machine,
+        lease,
+        job,
+        reference,
+        outcome,
+        code,
+        duration,
+        detail,
+        count,
+    } = record;
+    let (machine, machine_name) = machine.as_ref().map(|(id, name)| (id.as_str(), name.as_str())).unzip();
+    let request_id = request_id.map(|id| id.to_string());
+    let (lease, job) = (lease.map(|id| id.to_string()), job.map(|id| id.to_string()));
+    let texts = [
+        actor.as_deref(),
+        address.as_deref(),
+        request_id.as_deref(),
+        machine,
+        machine_name,
+        lease.as_deref(),
+        job.as_deref(),
+        reference.as_deref(),
+        detail.as_deref(),
+    ];
+    let bytes = ROW_OVERHEAD + texts.into_iter().flatten().map(str::len).sum::<usize>();
+    sqlx::query(
+        "INSERT INTO audit (id, happened_at, action, actor, address, request_id, machine, machine_name, lease, \
+         job, reference, outcome, code, duration_ms, detail, occurrences, total_bytes) \
+         VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM audit), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
+         $12, $13, $14, $15, \
+         COALESCE((SELECT total_bytes FROM audit ORDER BY id DESC LIMIT 1), 0) + $16)",
+    )
+    .bind(microseconds(*at))
+    .bind(action.as_str())
+    .bind(actor)
+    .bind(address)
+    .bind(request_id.as_deref())
+    .bind(machine)
+    .bind(machine_name)
+    .bind(lease.as_deref())
+    .bind(job.as_deref())
+    .bind(reference)
+    .bind(outcome.as_str())
+    .bind(code.map(FailureKind::code))
+    .bind(duration.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    .bind(detail)
+    .bind(i64::try_from(*count).unwrap_or(i64::MAX))
+    .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+    .execute(transaction.statement())
+    .await?;
+    Ok(())
+}
+
+/// The facts that pass the filter, the newest first, from `after` on.
+pub async fn list(
+    reader: &mut Reader<'_>,
+    filter: &AuditFilter,
+    after: Option<AuditCursor>,
+    limit: u32,
+) -> Result<AuditPage, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM audit WHERE 1 = 1");
+    let AuditFilter { actions, outcomes, actor, machine, lease, job, reference, since, until } = filter;
+    one_of(&mut query, " AND action IN (", actions.iter().map(|action| action.as_str()));
+    one_of(&mut query, " AND outcome IN (", outcomes.iter().map(|outcome| outcome.as_str()));
+    let columns = [
+        (" AND actor = ", actor.clone()),
+        (" AND machine = ", machine.as_ref().map(ToString::to_string)),
+        (" AND lease = ", lease.map(|lease| lease.to_string())),
+        (" AND job = ", job.map(|job| job.to_string())),
+        (" AND reference = ", reference.clone()),
+    ];
+    for (column, value) in columns {
+        if let Some(value) = value {
+            query.push(column).push_bind(value);
+        }
+    }
+    if let Some(since) = since {
+        query.push(" AND happened_at >= ").push_bind(microseconds(*since));
+    }
+    if let Some(until) = until {
+        query.push(" AND happened_at < ").push_bind(microseconds(*until));
+    }
+    if let Some(AuditCursor(id)) = after {
+        query.push(" AND id < ").push_bind(id);
+    }
+    // One more than asked for tells whether there is a next page.
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+    let mut rows = query.build().fetch_all(reader.statement()).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let items = rows.iter().map(read).collect::<Result<Vec<_>, sqlx::Error>>()?;
+    let next = items.last().filter(|_| more).map(|entry| AuditCursor(entry.id));
+    Ok(AuditPage { items, next })
+}
+
+/// No word at all is no condition.
+fn one_of(
+    query: &mut QueryBuilder<Sqlite>,
+    condition: &'static str,
+    words: impl ExactSizeIterator<Item = &'static str>,
+) {
+    if words.len() == 0 {
+        return;
+    }
+    query.push(condition);
+    let mut list = query.separated(", ");
+    for word in words {
+        list.push_bind(word);
+    }
+    query.push(")");
+}
+
+fn read(row: &SqliteRow) -> Result<AuditEntry, sqlx::Error> {
+    let machine: Option<&str> = row.try_get("machine")?;
+    let machine_name: Option<String> = row.try_get("machine_name")?;
+    let duration: Option<i64> = row.try_get("duration_ms")?;
+    let count: i64 = row.try_get("occurrences")?;
+    Ok(AuditEntry {
+        id: row.try_get("id")?,
+        record: AuditRecord {
+            at: Timestamp::from_microsecond(row.try_get("happened_at")?)
+                .map_err(|_| damaged("happened_at"))?,
+            action: AuditAction::parse(row.try_get("action")?).ok_or_else(|| damaged("action"))?,
+            actor: row.try_get("actor")?,
+            address: row.try_get("address")?,
+            request_id: id(row, "request_id", RequestId::new)?,
+            machine: machine.map(|id| (MachineId::new(id), machine_name.unwrap_or_default())),
+            lease: id(row, "lease", LeaseId)?,
+            job: id(row, "job", JobId::new)?,
+            reference: row.try_get("reference")?,
+            outcome: AuditOutcome::parse(row.try_get("outcome")?).ok_or_else(|| damaged("outcome"))?,
+            code: row
+                .try_get::<Option<&str>, _>("code")?
+                .map(|code| FailureKind::parse(code).ok_or_else(|| damaged("code")))
+                .transpose()?,
+            duration: duration.map(|duration| Duration::from_millis(u64::try_from(duration).unwrap_or(0))),
+            detail: row.try_get("detail")?,
+            count: u64::try_from(count).unwrap_or_default(),
+        },
+    })
+}
+
+fn id<T>(row: &SqliteRow, column: &str, make: impl Fn(uuid::Uuid) -> T) -> Result<Option<T>, sqlx::Error> {
+    let text: Option<&str> = row.try_get(column)?;
+    text.map(|text| text.parse().map(&make).map_err(|_| damaged(column))).transpose()
+}
+
+fn damaged(column: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("a row of the audit has a {column} that otter did not write").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::SignedDuration;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::domain::access::{Role, TokenDigest};
+    use crate::domain::audit::Actor;
+    use crate::domain::failure::Failure;
+    use crate::domain::job::{Job, JobState};
+    use crate::domain::lease::LeaseState;
+    use crate::domain::origin::RequestOrigin;
+    use crate::store::samples::{ended, lease, queued, start};
+    use crate::store::{AuditRetention, LeaseRow, PurgedAudit, Store, StoredToken};
+
+    async fn started() -> Store {
+        let store = Store::in_memory().await.unwrap();
+        let writer = store.clone();
+        tokio::spawn(async move { writer.run(CancellationToken::new()).await });
+        store
+    }
+
+    async fn all(store: &Store) -> Vec<AuditRecord> {
+        let page = store.audit(&AuditFilter::default(), None, 10_000).await.unwrap();
+        page.items.into_iter().rev().map(|entry| entry.record).collect()
+    }
+
+    async fn actions(store: &Store) -> Vec<AuditAction> {
+        all(store).await.into_iter().map(|record| record.action).collect()
+    }
+
+    fn running(job: &Job) -> Job {
+        Job { state: JobState::Running, started_at: Some(job.created_at), ..job.clone() }
+    }
+
+    /// A fact with every field.
+    fn full() -> AuditRecord {
+        let origin = RequestOrigin {
+            address: Some("192.0.2.7".parse().unwrap()),
+            request_id: Some(RequestId::new(uuid::Uuid::from_u128(7))),
+        };
+        let failure = Failure::new(FailureKind::MachineLeased, "It is leased.");
+        AuditRecord {
+            machine: Some((MachineId::new("16"), "sd-staging".to_owned())),
+            job: Some(queued(1).id),
+            reference: Some("run 7".to_owned()),
+            duration: Some(Duration::from_millis(1_500)),
+            count: 3,
+            ..AuditRecord::new(start(), AuditAction::RequestRefused, AuditOutcome::Refused)
+                .by(&Actor { name: "ci".to_owned(), origin })
+                .of_lease(&lease(1, LeaseState::Active, None))
+                .because_of(Some(&failure))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fact_comes_back_as_it_was() {
+        let store = started().await;
+        let bare = AuditRecord::new(start(), AuditAction::PasswordReloaded, AuditOutcome::Failed);
+        store.append_audit(vec![full(), bare.clone()]).await.unwrap();
+        assert_eq!(all(&store).await, [full(), bare]);
+    }
+
+    #[tokio::test]
+    async fn a_job_is_audited_once_for_each_change_of_its_state() {
+        use AuditAction::{JobAccepted, JobEnded, JobStarted};
+        let store = started().await;
+        let job = queued(1);
+        store.insert_job(&job, None).await.unwrap();
+        for _ in 0..3 {
+            store.update_job(&running(&job)).await.unwrap();
+        }
+        let done = ended(running(&job), JobState::Succeeded, start());
+        store.update_job(&done).await.unwrap();
+        store.update_job(&done).await.unwrap_err();
+        assert_eq!(actions(&store).await, [JobAccepted, JobStarted, JobEnded]);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_refused_is_not_audited_and_the_other_way_round() {
+        let store = started().await;
+        let held = |number| {
+            let lease = lease(number, LeaseState::Active, None);
+            vec![LeaseRow::of(&lease, Some("uuid:one")).unwrap()]
+        };
+        let save = async |number| store.save_leases(held(number), BTreeMap::new(), None, vec![full()]).await;
+        save(1).await.unwrap();
+        // One machine for two leases: the database refuses it, and the fact with it.
+        save(2).await.unwrap_err();
+        assert_eq!(all(&store).await.len(), 1);
+        let mut connection = store.0.writer_connection().await;
+        let refuse = "CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END";
+        sqlx::query(refuse).execute(&mut *connection).await.unwrap();
+        drop(connection);
+        store.insert_job(&queued(1), None).await.unwrap_err();
+        assert!(store.job(queued(1).id).await.unwrap().is_none(), "no job without its fact");
+        let id = uuid::Uuid::from_u128(1);
+        let token = StoredToken::new(id, "ci", Role::Runner, TokenDigest([7; 32]), start());
+        store.insert_token(&token).await.unwrap_err();
+        assert!(store.tokens().await.unwrap().is_empty(), "no token without its fact");
+    }
+
+    #[tokio::test]
+    async fn a_repeated_call_and_a_name_that_is_taken_are_not_audited() {
+        let store = started().await;
+        let key = crate::store::IdempotencyKey {
+            caller: "ci".to_owned(),
+            method: "POST".to_owned(),
+            path: "/v1/machines/1/power".to_owned(),
+            key: "one".to_owned(),
+            fingerprint: [7; 32],
+            created_at: start(),
+        };
+        for number in [1, 2] {
+            store.insert_job(&queued(number), Some(&key)).await.unwrap();
+        }
+        assert_eq!(actions(&store).await, [AuditAction::JobAccepted]);
+        assert!(!store.revoke_token("nobody", start()).await.unwrap());
+        assert_eq!(all(&store).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_old_goes_and_the_newest_stays() {
+        let store = started().await;
+        let record = |second: i64| AuditRecord { at: start() + SignedDuration::from_secs(second), ..full() };
+        store.append_audit((0..1_200).map(record).collect()).await.unwrap();
+        let hour = AuditRetention { time: Duration::from_hours(1), ..AuditRetention::default() };
+        let now = start() + Duration::from_hours(1) + Duration::from_secs(1_100);
+        let purged = store.purge_audit(now, &hour).await.unwrap();
+        assert_eq!(purged, PurgedAudit { by_age: 1_100, by_bytes: 0 });
+        let purged = store.purge_audit(now + Duration::from_hours(9), &hour).await.unwrap();
+        assert_eq!(purged, PurgedAudit { by_age: 99, by_bytes: 0 });
+        let page = store.audit(&AuditFilter::default(), None, 10).await.unwrap();
+        assert_eq!(page.items.iter().map(|entry| entry.id).collect::<Vec<_>>(), [1_200]);
+        store.append_audit(vec![record(2)]).await.unwrap();
+        let page = store.audit(&AuditFilter::default(), None, 1).await.unwrap();
+        assert_eq!(page.items[0].id, 1_201, "an id is never given again");
+    }
+
+    #[tokio::test]
+    async fn more_bytes_than_allowed_push_out_the_oldest() {
+        let store = started().await;
+        let sized = |detail: usize| full().with_detail("x".repeat(detail));
+        store.append_audit(vec![sized(1_000); 1_100]).await.unwrap();
+        store.append_audit(vec![sized(10); 10]).await.unwrap();
+        let small = AuditRetention { max_bytes: 20_000, ..AuditRetention::default() };
+        let purged = store.purge_audit(start(), &small).await.unwrap();
+        assert_eq!(purged.by_age, 0);
+        let left = all(&store).await;
+        assert_eq!(u64::try_from(left.len()).unwrap(), 1_110 - purged.by_bytes);
+        let long = left.iter().filter(|record| record.detail.as_ref().unwrap().len() == 1_000).count();
+        assert!((7..=10).contains(&long) && left.len() == long + 10, "{long} of {}", left.len());
+        assert_eq!(store.purge_audit(start(), &small).await.unwrap(), PurgedAudit::default(), "enough");
+    }
+
+    #[test]
+    fn a_cursor_has_one_spelling() {
+        assert_eq!("audit_7".parse(), Ok(AuditCursor(7)));
+        for wrong in ["", "7", "audit_", "audit_+7", "audit_07", "audit_7 ", "audit_x"] {
+            assert_eq!(wrong.parse::<AuditCursor>(), Err(InvalidAuditCursor), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Where the request came from that asked for a job or a lease.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DocumentError, word};
+use crate::domain::origin::{RequestId, RequestOrigin};
+
+#[derive(Default, Serialize, Deserialize)]
+pub struct OriginDocument {
+    address: Option<String>,
+    request_id: Option<String>,
+}
+
+impl From<&RequestOrigin> for OriginDocument {
+    fn from(origin: &RequestOrigin) -> Self {
+        let RequestOrigin { address, request_id } = origin;
+        Self {
+            address: address.map(|address| address.to_string()),
+            request_id: request_id.map(|id| id.to_string()),
+        }
+    }
+}
+
+impl TryFrom<OriginDocument> for RequestOrigin {
+    type Error = DocumentError;
+
+    fn try_from(document: OriginDocument) -> Result<Self, DocumentError> {
+        let OriginDocument { address, request_id } = document;
+        let address = address.map(|text| word("address", text, |text| text.parse().ok()));
+        let id = |text: &str| text.parse().ok().map(RequestId::new);
+        let request_id = request_id.map(|text| word("request id", text, id));
+        Ok(Self { address: address.transpose()?, request_id: request_id.transpose()? })
+    }
+}

@@ -1,0 +1,384 @@
+//! `GET /v1/audit`: what is audited of jobs, leases, quarantines, overrides and refused calls, who may read it, and
+//! how it is searched.
+
+use std::time::Duration;
+
+use otter::app::Settings;
+use otter::clock::Clock;
+use otter::simulator::Fault;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::tokens::Guarded;
+use crate::harness::{Answer, Lab, Plan, eventually, machine};
+
+const MACHINE: &str = "qubes-4.2-sdw-staging";
+
+const FIELDS: [&str; 17] = [
+    "id",
+    "at",
+    "actor",
+    "address",
+    "request_id",
+    "action",
+    "machine",
+    "machine_name",
+    "lease",
+    "job",
+    "reference",
+    "outcome",
+    "code",
+    "duration_ms",
+    "detail",
+    "count",
+    // And no other.
+    "",
+];
+
+/// The facts that this query finds, the oldest first.
+async fn audit(lab: &Lab, query: &str) -> Vec<Value> {
+    facts(lab.get(&format!("/v1/audit?{query}")).await)
+}
+
+fn facts(answer: Answer) -> Vec<Value> {
+    let mut items = answer.expect(200).json["items"].as_array().unwrap().clone();
+    for item in &items {
+        let fields = item.as_object().unwrap();
+        assert!(fields.keys().all(|field| FIELDS.contains(&field.as_str())), "{item}");
+        assert_eq!(fields.len(), FIELDS.len() - 1, "every field is there: {item}");
+    }
+    items.reverse();
+    items
+}
+
+fn column<'a>(facts: &'a [Value], field: &str) -> Vec<&'a str> {
+    facts.iter().map(|fact| fact[field].as_str().unwrap_or("null")).collect()
+}
+
+#[tokio::test]
+async fn a_job_is_audited_from_its_acceptance_to_its_end() {
+    let lab = Lab::start().await;
+    let path = machine(MACHINE, "/power?wait=15s");
+    let reference = [("otter-reference", "https://ci.example/runs/7")];
+    let done = lab.post_with(&path, json!({"action": "on"}), &reference).await.expect(200);
+    let id = done.str("id");
+    let found = audit(&lab, &format!("job={id}")).await;
+    assert_eq!(column(&found, "action"), ["job.accepted", "job.started", "job.ended"]);
+    assert_eq!(column(&found, "outcome"), ["queued", "running", "succeeded"]);
+    for fact in &found {
+        assert_eq!(fact["actor"], "anonymous");
+        assert_eq!(fact["address"], "127.0.0.1");
+        assert_eq!(fact["request_id"].as_str(), done.header("x-request-id"));
+        assert_eq!((&fact["machine"], &fact["machine_name"]), (&done.json["machine"], &json!(MACHINE)));
+        assert_eq!(fact["reference"], "https://ci.example/runs/7");
+        assert_eq!(fact["detail"], "machine.power_on");
+        assert_eq!((&fact["lease"], &fact["code"], &fact["count"]), (&Value::Null, &Value::Null, &json!(1)));
+    }
+    assert!(found[0]["duration_ms"].is_null() && found[2]["duration_ms"].is_u64(), "{found:?}");
+    assert_eq!(found[2]["at"], done.json["finished_at"]);
+}
+
+#[tokio::test]
+async fn a_job_that_fails_is_audited_with_its_code() {
+    let lab = Lab::start().await;
+    lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
+    let path = machine(MACHINE, "/power?wait=15s");
+    let failed = lab.post(&path, json!({"action": "on"})).await.problem(422, "host-rejected");
+    let found = audit(&lab, "action=job.ended&outcome=failed").await;
+    assert_eq!(column(&found, "code"), ["host-rejected"]);
+    assert!(column(&found, "detail")[0].starts_with("machine.power_on: "), "{found:?}");
+    assert_eq!(found[0]["job"], failed.json["job"]);
+}
+
+#[tokio::test]
+async fn each_transition_of_a_lease_is_audited() {
+    let lab = Lab::start().await;
+    let body = json!({"select": {"name": MACHINE}, "ttl": "30m", "holder": "nightly",
+        "prepare": {"power": "on"}});
+    let reference = [("otter-reference", "run-7")];
+    let asked = lab.post_with("/v1/leases", body, &reference).await.expect(201);
+    let lease = asked.str("id");
+    let shown = format!("{lease}.{}", asked.str("secret"));
+    lab.get(&format!("/v1/leases/{lease}/wait?wait=15s")).await.expect(200);
+    let call = async |method: Method, rest: &str| {
+        let path = format!("/v1/leases/{lease}{rest}");
+        Answer::of(lab.request(method, &path).header("otter-lease", &shown)).await.expect(200)
+    };
+    call(Method::POST, "/renew").await;
+    let ended = call(Method::DELETE, "?wait=15s").await;
+    assert_eq!(ended.json["state"], "released");
+
+    let found = audit(&lab, &format!("lease={lease}")).await;
+    let of_lease: Vec<Value> = found.iter().filter(|fact| fact["job"].is_null()).cloned().collect();
+    assert_eq!(
+        column(&of_lease, "action"),
+        ["lease.queued", "lease.granted", "lease.active", "lease.renewed", "lease.releasing", "lease.ended"]
+    );
+    assert_eq!(
+        column(&of_lease, "outcome"),
+        ["queued", "preparing", "active", "active", "releasing", "released"]
+    );
+    assert!(of_lease.iter().all(|fact| fact["reference"] == "run-7" && fact["actor"] == "anonymous"));
+    assert_eq!(of_lease[0]["machine"], Value::Null, "it waits for one");
+    assert!(of_lease[1..].iter().all(|fact| fact["machine_name"] == MACHINE), "{of_lease:?}");
+    assert_eq!(of_lease[1]["detail"], "fence 1");
+    for asker in &of_lease[..3] {
+        assert_eq!(asker["request_id"].as_str(), asked.header("x-request-id"));
+    }
+    assert!(of_lease[3]["request_id"].is_string() && of_lease[3]["request_id"] != of_lease[0]["request_id"]);
+    assert!(of_lease[2]["duration_ms"].is_u64() && of_lease[5]["duration_ms"].is_u64());
+    // Its jobs are otter's own, and among the facts of the lease.
+    let jobs: Vec<Value> = found.iter().filter(|fact| fact["job"].is_string()).cloned().collect();
+    assert_eq!(jobs.iter().filter(|fact| fact["action"] == "job.ended").count(), 2, "{jobs:?}");
+    assert!(jobs.iter().all(|fact| fact["actor"] == "otter" && fact["reference"] == "run-7"));
+}
+
+#[tokio::test]
+async fn a_lease_whose_time_is_over_is_audited_as_ended_by_otter() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let lab = Lab::with(Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
+    let lease = lab.post("/v1/leases", body).await.expect(201);
+    let path = format!("/v1/leases/{}", lease.str("id"));
+    clock.advance(Duration::from_mins(11));
+    eventually("it to end", async || {
+        // The release of its machine takes time of the simulator.
+        clock.advance(Duration::from_millis(100));
+        lab.get(&path).await.expect(200).json["state"] == "expired"
+    })
+    .await;
+    let query = format!("lease={}&action=lease.releasing,lease.ended", lease.str("id"));
+    let found = audit(&lab, &query).await;
+    assert_eq!(column(&found, "outcome"), ["releasing", "expired"]);
+    assert_eq!(column(&found, "detail"), ["expired", "expired"]);
+    assert!(found.iter().all(|fact| fact["actor"] == "otter" && fact["request_id"].is_null()));
+    assert!(found[0]["duration_ms"].as_u64().unwrap() >= 600_000, "{}", found[0]);
+}
+
+#[tokio::test]
+async fn quarantines_and_a_failed_preparation_are_audited() {
+    let lab = Lab::start().await;
+    let path = machine(MACHINE, "/quarantine");
+    let set =
+        Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"}))).await.expect(200);
+    Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"}))).await.expect(200);
+    let cleared = Answer::of(lab.request(Method::DELETE, &path)).await.expect(200);
+    let found = audit(&lab, "action=machine.quarantined,machine.quarantine_cleared").await;
+    assert_eq!(
+        column(&found, "action"),
+        ["machine.quarantined", "machine.quarantined", "machine.quarantine_cleared"]
+    );
+    assert_eq!(found[0]["detail"], "its disk");
+    assert_eq!(found[0]["request_id"].as_str(), set.header("x-request-id"));
+    assert_eq!(found[2]["request_id"].as_str(), cleared.header("x-request-id"));
+    assert!(found.iter().all(|fact| fact["machine_name"] == MACHINE && fact["machine"].is_string()));
+    assert!(found.iter().all(|fact| fact["actor"] == "anonymous" && fact["outcome"] == "done"));
+
+    lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
+    let body = json!({"select": {"name": MACHINE}, "ttl": "10m", "prepare": {"power": "on"}});
+    let lease = lab.post("/v1/leases", body).await.expect(201);
+    let lease = lease.str("id");
+    lab.until(&format!("/v1/leases/{lease}"), |lease| lease["state"] == "failed").await;
+    let found = audit(&lab, &format!("lease={lease}&action=machine.quarantined,lease.ended")).await;
+    let aside = found.iter().find(|fact| fact["action"] == "machine.quarantined").unwrap();
+    assert_eq!((&aside["actor"], &aside["machine_name"]), (&json!("otter"), &json!(MACHINE)));
+    assert!(aside["job"].is_string(), "the job that failed: {aside}");
+    let ended = found.iter().find(|fact| fact["action"] == "lease.ended").unwrap();
+    assert_eq!((&ended["outcome"], &ended["code"]), (&json!("failed"), &json!("host-rejected")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_is_audited_with_the_job_that_it_allowed() {
+    let guarded = Guarded::start().await;
+    let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
+    let lease =
+        Answer::of(guarded.request("runner", Method::POST, "/v1/leases").json(&body)).await.expect(201);
+    let on = guarded.request("operator", Method::POST, &machine(MACHINE, "/power?wait=15s"));
+    let on = on.header("otter-override", "the holder is ill").json(&json!({"action": "on"}));
+    let job = Answer::of(on).await.expect(200);
+    let read = guarded.request("admin", Method::GET, "/v1/audit?actor=operator&action=machine.overridden");
+    let found = facts(Answer::of(read).await);
+    assert_eq!(column(&found, "detail"), ["machine.power_on: the holder is ill"]);
+    assert_eq!((&found[0]["job"], &found[0]["machine_name"]), (&job.json["id"], &json!(MACHINE)));
+    let ended = format!("/v1/leases/{}?reason=the+night+is+over", lease.str("id"));
+    let released = guarded.request("operator", Method::DELETE, &ended);
+    Answer::of(released).await.expect(200);
+    let read = guarded.request("admin", Method::GET, "/v1/audit?action=lease.releasing");
+    let found = facts(Answer::of(read).await);
+    assert_eq!(column(&found, "actor"), ["operator"]);
+    assert_eq!(column(&found, "detail"), ["revoked: the night is over"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let guarded = Guarded::with(Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let read = async |query: &str| {
+        let path = format!("/v1/audit?action=request.refused{query}");
+        facts(Answer::of(guarded.request("admin", Method::GET, &path)).await)
+    };
+    let first =
+        Answer::of(guarded.lab.request(Method::GET, "/v1/jobs")).await.problem(401, "unauthenticated");
+    for _ in 0..4 {
+        Answer::of(guarded.lab.request(Method::GET, "/v1/machines")).await.problem(401, "unauthenticated");
+    }
+    let power = machine(MACHINE, "/power");
+    let on = || json!({"action": "on"});
+    let refused = guarded.request("viewer", Method::POST, &power).header("otter-reference", "run-7");
+    Answer::of(refused.json(&on())).await.problem(403, "forbidden");
+    let lease = json!({"select": {"name": MACHINE}, "ttl": "10m"});
+    Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&lease)).await.expect(201);
+    Answer::of(guarded.request("runner", Method::POST, &power).json(&on()))
+        .await
+        .problem(423, "machine-leased");
+    assert!(read("").await.is_empty(), "their minute is not over");
+
+    clock.advance(Duration::from_mins(1));
+    eventually("the minute to be written", async || !read("").await.is_empty()).await;
+    let found = read("&until=2026-03-01T12:30:00Z&since=2026-03-01T12:00:00Z").await;
+    assert_eq!(found.len(), 3, "{found:?}");
+    let of = |code: &str| found.iter().find(|fact| fact["code"] == code).unwrap_or_else(|| panic!("{code}"));
+    let unknown = of("unauthenticated");
+    assert_eq!((&unknown["count"], &unknown["actor"]), (&json!(5), &Value::Null));
+    assert_eq!(unknown["address"], "127.0.0.1");
+    assert_eq!(unknown["request_id"], first.json["request_id"], "the first one's");
+    assert!(unknown["detail"].as_str().unwrap().starts_with("GET /v1/jobs"), "{unknown}");
+    let role = of("forbidden");
+    assert_eq!((&role["count"], &role["actor"]), (&json!(1), &json!("viewer")));
+    assert_eq!(role["reference"], "run-7");
+    let leased = of("machine-leased");
+    assert_eq!((&leased["actor"], &leased["machine_name"]), (&json!("runner"), &json!(MACHINE)));
+    assert!(leased["lease"].is_string(), "{leased}");
+    assert!(found.iter().all(|fact| fact["outcome"] == "refused"));
+
+    // A new minute, a new row; and what is pending at the stop is written.
+    Answer::of(guarded.lab.request(Method::GET, "/v1/jobs")).await.problem(401, "unauthenticated");
+    clock.advance(Duration::from_mins(1));
+    eventually("the next minute to be written", async || read("").await.len() == 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_no_admin_does_not_read_the_audit() {
+    let guarded = Guarded::start().await;
+    for role in ["viewer", "runner", "operator"] {
+        let read = guarded.request(role, Method::GET, "/v1/audit");
+        Answer::of(read).await.problem(403, "forbidden");
+    }
+    let tokens = guarded.request("admin", Method::GET, "/v1/audit?action=token.created,token.revoked");
+    let found = facts(Answer::of(tokens).await);
+    assert_eq!(column(&found, "actor"), ["otter token"; 6]);
+    assert_eq!(
+        column(&found, "detail"),
+        [
+            "viewer, viewer",
+            "runner, runner",
+            "operator, operator",
+            "admin, admin",
+            "revoked, admin",
+            "revoked"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_audit_is_filtered_and_paged() {
+    let lab = Lab::start().await;
+    for (name, reference) in [(MACHINE, "a"), ("qubes-4.3-nightly", "b"), (MACHINE, "c")] {
+        let reference = [("otter-reference", reference)];
+        let path = machine(name, "/power?wait=15s");
+        lab.post_with(&path, json!({"action": "on"}), &reference).await.expect(200);
+    }
+    let id = lab.machine(MACHINE).await["id"].as_str().unwrap().to_owned();
+    let references = async |query: &str| {
+        let found = audit(&lab, query).await;
+        column(&found, "reference").into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(references("action=job.ended").await, ["a", "b", "c"]);
+    assert_eq!(references(&format!("action=job.ended&machine={id}")).await, ["a", "c"]);
+    assert_eq!(references(&format!("action=job.ended&machine=name:{MACHINE}")).await, ["a", "c"]);
+    assert_eq!(references("reference=b").await, ["b", "b", "b"]);
+    assert_eq!(references("outcome=queued,running&reference=c").await, ["c", "c"]);
+    assert_eq!(references("actor=anonymous").await.len(), 9);
+    for nothing in [
+        "actor=ci",
+        "machine=nobody",
+        "reference=",
+        "since=2100-01-01T00:00:00Z",
+        "until=2020-01-01T00:00:00Z",
+        "job=01936f5e-8c00-7000-8000-000000000002",
+        "lease=01936f5e-8c00-7000-8000-000000000002",
+        "outcome=unknown",
+    ] {
+        if nothing != "reference=" {
+            assert!(audit(&lab, nothing).await.is_empty(), "{nothing}");
+        }
+    }
+    let whole = lab.get("/v1/audit").await.expect(200);
+    assert_eq!((whole.items("id").len(), &whole.json["next"]), (9, &Value::Null));
+    assert!(whole.json["version"].is_string());
+    let times = whole.json["items"].as_array().unwrap();
+    let second = times[6]["at"].as_str().unwrap();
+    assert!(audit(&lab, &format!("since={}", second.replace('+', "%2B"))).await.len() >= 7);
+
+    let mut seen: Vec<String> = Vec::new();
+    let mut path = "/v1/audit?limit=4".to_owned();
+    loop {
+        let page = lab.get(&path).await.expect(200);
+        seen.extend(page.items("id").into_iter().map(str::to_owned));
+        let Some(next) = page.json["next"].as_str() else { break };
+        // What comes meanwhile moves no page.
+        lab.powered("ci-runner-1", "reset").await;
+        path = format!("/v1/audit?limit=4&cursor={next}");
+    }
+    assert_eq!(seen, whole.items("id"));
+}
+
+#[tokio::test]
+async fn what_no_filter_takes_is_refused() {
+    let lab = Lab::start().await;
+    for (query, place, code) in [
+        ("action=job.deleted", "action", "not-one-of"),
+        ("outcome=good", "outcome", "not-one-of"),
+        ("since=yesterday", "since", "not-a-time"),
+        ("until=2026-03-01", "until", "not-a-time"),
+        ("job=7", "job", "not-an-id"),
+        ("lease=x", "lease", "not-an-id"),
+        ("actor=", "actor", "empty"),
+        ("machine=", "machine", "empty"),
+        ("reference=", "reference", "empty"),
+        ("limit=0", "limit", "out-of-range"),
+    ] {
+        let answer = lab.get(&format!("/v1/audit?{query}")).await;
+        answer.problem(400, "invalid-request").points_at(place, code);
+    }
+    for cursor in ["", "x", "7", "audit_", "audit_+7", "audit_07"] {
+        lab.get(&format!("/v1/audit?cursor={cursor}")).await.problem(400, "invalid-cursor");
+    }
+    lab.get("/v1/audit?user=ci").await.problem(400, "unknown-parameter");
+    lab.get("/v1/audit?machine=name:nobody").await.problem(404, "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_facts_and_too_many_bytes_give_way() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let settings = |settings: &mut Settings| settings.jobs.retention.audit.max_bytes = 20_000;
+    let lab = Lab::with(Plan { clock: clock.clone(), settings, ..Plan::default() }).await;
+    let path = machine(MACHINE, "/quarantine");
+    let set = async |number: usize| {
+        let body = json!({"reason": format!("{number} {}", "x".repeat(500))});
+        Answer::of(lab.request(Method::PUT, &path).json(&body)).await.expect(200);
+    };
+    for number in 0..40 {
+        set(number).await;
+    }
+    let kept = async || audit(&lab, "action=machine.quarantined").await;
+    assert_eq!(kept().await.len(), 40);
+    clock.advance(Duration::from_mins(1));
+    eventually("the oldest to go", async || kept().await.len() < 40).await;
+    let left = kept().await;
+    assert!((10..25).contains(&left.len()), "{}", left.len());
+    assert!(left.last().unwrap()["detail"].as_str().unwrap().starts_with("39 "), "the newest stay");
+    clock.advance(Duration::from_hours(24 * 366));
+    eventually("the old ones to go", async || kept().await.len() <= 1).await;
+    assert_eq!(audit(&lab, "").await.len(), 1, "the newest stays, so that ids go on");
+}

@@ -1,0 +1,204 @@
+//! The audit and the log of the binary: a crash leaves a change and its fact or neither, the log has the same facts
+//! as JSON, and neither holds a secret.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use otter::clock::Clock;
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sqlx::SqlitePool;
+
+use crate::harness::{Answer, Daemon, eventually, otter};
+
+/// A Qubes machine of the lab that is off.
+const MACHINE: &str = "16";
+
+/// What the host's account has for a password.
+const PASSWORD: &str = "otter";
+
+async fn host() -> Simulator {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    let pace = Pace::Auto { scale: 0.01 };
+    Simulator::start(SimulatorOptions { pace, ..options }).await.unwrap()
+}
+
+/// The binary in front of this host, its log in a file, its password in another.
+fn serve(host: &Simulator, state: &Path, log: &Path) -> Command {
+    let password = state.with_extension("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let config = state.with_extension("toml");
+    std::fs::write(&config, "[esx]\nsettle = \"1s\"\n").unwrap();
+    let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command
+        .arg("--config")
+        .arg(&config)
+        .arg("--state-dir")
+        .arg(state)
+        .env("OTTER_ESX_URL", host.url())
+        .env("OTTER_ESX_USERNAME", "root")
+        .env("OTTER_ESX_PASSWORD_FILE", password)
+        .env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()))
+        .stderr(std::fs::File::create(log).unwrap());
+    command
+}
+
+async fn ready(daemon: &Daemon) {
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+}
+
+/// The audited facts of a log, in order.
+fn logged(log: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    lines.filter(|line| line["target"] == "otter::audit").collect()
+}
+
+async fn count(state: &Path, query: &'static str) -> i64 {
+    let url = format!("sqlite://{}", state.join("otter.db").display());
+    let database = SqlitePool::connect(&url).await.unwrap();
+    let count = sqlx::query_scalar(query).fetch_one(&database).await.unwrap();
+    database.close().await;
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
+    for (step, jobs, started, ended) in [
+        ("accept", 0, 0, 0),
+        ("accept-committed", 1, 0, 0),
+        ("start", 1, 0, 0),
+        ("start-committed", 1, 1, 0),
+        ("end", 1, 1, 0),
+        ("end-committed", 1, 1, 1),
+    ] {
+        let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+        let state = directory.path().join("state");
+        let mut command = serve(&host, &state, &directory.path().join("log"));
+        command.env("OTTER_KILL_AT", step);
+        let daemon = Daemon::attempt(command).await.expect("a daemon");
+        ready(&daemon).await;
+        let path = format!("/v1/machines/{MACHINE}/power");
+        // It may die before it answers.
+        drop(daemon.request(reqwest::Method::POST, &path).json(&json!({"action": "on"})).send().await);
+        assert!(!daemon.ended().await.success(), "{step}");
+        for (kept, query) in [
+            (jobs, "SELECT COUNT(*) FROM jobs"),
+            (jobs, "SELECT COUNT(*) FROM audit WHERE action = 'job.accepted'"),
+            (started, "SELECT COUNT(*) FROM audit WHERE action = 'job.started'"),
+            (i64::from(started == 1 && ended == 0), "SELECT COUNT(*) FROM jobs WHERE state = 'running'"),
+            (ended, "SELECT COUNT(*) FROM jobs WHERE ended_at IS NOT NULL"),
+            (ended, "SELECT COUNT(*) FROM audit WHERE action = 'job.ended'"),
+        ] {
+            assert_eq!(count(&state, query).await, kept, "{step}: {query}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_of_a_job_who_asked_and_how_it_ended() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let (state, log) = (directory.path().join("state"), directory.path().join("log"));
+    let daemon = Daemon::attempt(serve(&host, &state, &log)).await.expect("a daemon");
+    ready(&daemon).await;
+    let path = format!("/v1/machines/{MACHINE}/power?wait=15s");
+    let asked = daemon.request(reqwest::Method::POST, &path).header("otter-reference", "run \"7\"");
+    let done = Answer::of(asked.json(&json!({"action": "on"}))).await.expect(200);
+    assert!(daemon.terminate().await.success());
+    let lines = logged(&log);
+    let actions: Vec<&str> = lines.iter().map(|line| line["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["job.accepted", "job.started", "job.ended"]);
+    for line in &lines {
+        assert_eq!((&line["level"], &line["actor"]), (&json!("INFO"), &json!("anonymous")));
+        assert_eq!((&line["address"], &line["reference"]), (&json!("127.0.0.1"), &json!("run \"7\"")));
+        assert_eq!(line["request_id"].as_str(), done.header("x-request-id"));
+        assert_eq!((&line["job"], &line["machine"]), (&done.json["id"], &json!(MACHINE)));
+        assert_eq!(line["machine_name"], done.json["machine_name"]);
+        assert!(line.get("code").is_none() && line.get("lease").is_none(), "{line}");
+    }
+    assert_eq!(lines[2]["outcome"], "succeeded");
+    assert!(lines[2]["duration_ms"].is_u64(), "{}", lines[2]);
+    // The text of statements is for `trace` alone.
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("SELECT") && !text.contains("INSERT"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_is_logged_at_trace_alone() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    for (level, told) in [("debug", false), ("trace", true)] {
+        let state: PathBuf = directory.path().join(level);
+        let log = directory.path().join(format!("{level}.log"));
+        let mut command = serve(&host, &state, &log);
+        command.args(["--log-level", level]);
+        let daemon = Daemon::attempt(command).await.expect("a daemon");
+        ready(&daemon).await;
+        assert!(daemon.terminate().await.success());
+        let text = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(text.contains("SELECT"), told, "{level}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_the_audit_nor_the_log_holds_a_secret() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let (state, log) = (directory.path().join("state"), directory.path().join("log"));
+    std::fs::create_dir(&state).unwrap();
+    let make = |name: &str, role: &str| {
+        let mut command = otter(&["token", "create", "--name", name, "--role", role, "--state-dir"]);
+        let made = command.arg(&state).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    };
+    let (admin, runner) = (make("boss", "admin"), make("ci", "runner"));
+    let mut command = serve(&host, &state, &log);
+    command.args(["--log-level", "debug"]);
+    let daemon = Daemon::attempt(command).await.expect("a daemon");
+    ready(&daemon).await;
+    let call = |method: &str, path: &str, token: &str| {
+        daemon.request(method.parse().unwrap(), path).header("authorization", format!("Bearer {token}"))
+    };
+    let body = json!({"select": {"machine": MACHINE}, "ttl": "10m"});
+    let lease = Answer::of(call("POST", "/v1/leases", &runner).json(&body)).await.expect(201);
+    let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
+    let power = format!("/v1/machines/{MACHINE}/power?wait=15s");
+    let on = call("POST", &power, &runner).header("otter-lease", &shown).json(&json!({"action": "on"}));
+    Answer::of(on).await.expect(200);
+    // Refused: a token that was misspelt, another lease's secret, and a role that does not suffice.
+    let misspelt = format!("{}0", &runner[..runner.len() - 1]);
+    call("GET", "/v1/jobs", &misspelt).send().await.unwrap();
+    let wrong = format!("{}.{}", lease.str("id"), "ab".repeat(32));
+    call("POST", &power, &runner)
+        .header("otter-lease", &wrong)
+        .json(&json!({"action": "off"}))
+        .send()
+        .await
+        .unwrap();
+    Answer::of(call("GET", "/v1/audit", &runner)).await.problem(403, "forbidden");
+    let path = format!("/v1/leases/{}?wait=15s", lease.str("id"));
+    Answer::of(call("DELETE", &path, &runner).header("otter-lease", &shown)).await.expect(200);
+    daemon.signal(Signal::HUP);
+    eventually("the password to be read again", async || {
+        let audit = Answer::of(call("GET", "/v1/audit?action=password.reloaded", &admin)).await.expect(200);
+        !audit.items("id").is_empty()
+    })
+    .await;
+    // The counts of refused calls are written at the stop.
+    assert!(daemon.terminate().await.success());
+    let daemon = Daemon::attempt(serve(&host, &state, &directory.path().join("log.2"))).await.unwrap();
+    let again = daemon.request(reqwest::Method::GET, "/v1/audit?limit=1000");
+    let audit = Answer::of(again.header("authorization", format!("Bearer {admin}"))).await.expect(200);
+    let actions = audit.items("action");
+    for expected in ["token.created", "lease.ended", "job.ended", "request.refused", "password.reloaded"] {
+        assert!(actions.contains(&expected), "{expected} in {actions:?}");
+    }
+    assert_eq!(actions.iter().filter(|action| **action == "request.refused").count(), 3, "{}", audit.text);
+    let log = std::fs::read_to_string(&log).unwrap();
+    let digest = |token: &str| token["otter_".len()..][..64].to_owned();
+    for secret in [digest(&admin), digest(&runner), lease.str("secret").to_owned(), "ab".repeat(32)] {
+        assert!(!audit.text.contains(&secret) && !log.contains(&secret), "{secret}");
+    }
+    assert!(!audit.text.contains("Bearer") && !log.contains("Bearer"));
+}
