@@ -130,20 +130,19 @@ async fn a_restored_store_has_no_old_work() {
         let kept = &machines[&format!("uuid:{}", before.id)];
         assert_eq!(kept.fence, 1_000_005, "{:?}", before.state);
         let reason = kept.quarantine.as_ref().map(|quarantine| quarantine.reason.as_str());
-        match before.state {
-            LeaseState::Released => assert_eq!((after, reason), (before, None)),
-            _ => {
-                assert_eq!(after.state, LeaseState::Revoked);
-                assert_eq!(after.end.map(|end| end.reason), Some(EndReason::Revoked));
-                assert_eq!(after.ended_at, Some(now));
-                let expected = match before.state {
-                    LeaseState::Active => Some("restored"),
-                    LeaseState::Releasing => Some("restored; before that, by ann: broken disk"),
-                    _ => None,
-                };
-                assert_eq!(reason, expected);
-            }
+        if before.state == LeaseState::Released {
+            assert_eq!((after, reason), (before, None));
+            continue;
         }
+        assert_eq!(after.state, LeaseState::Revoked);
+        assert_eq!(after.end.map(|end| end.reason), Some(EndReason::Revoked));
+        assert_eq!(after.ended_at, Some(now));
+        let expected = match before.state {
+            LeaseState::Active => Some("restored"),
+            LeaseState::Releasing => Some("restored; before that, by ann: broken disk"),
+            _ => None,
+        };
+        assert_eq!(reason, expected);
     }
     assert_eq!(store.tokens().await.unwrap().len(), 1);
 }
@@ -203,7 +202,7 @@ async fn a_damaged_or_newer_archive_is_refused_and_leaves_nothing_behind() {
         let error = restore(&archive, &directory, start()).await.expect_err(what);
         match what {
             "a newer schema" => {
-                assert!(matches!(error, StoreError::NewerArchive { .. }), "{error}")
+                assert!(matches!(error, StoreError::NewerArchive { .. }), "{error}");
             }
             _ => assert!(matches!(error, StoreError::Archive { .. }), "{what}: {error}"),
         }

@@ -80,7 +80,8 @@ fn is_ours(name: &str) -> bool {
 fn tighten_one(path: &Path, private: u32) {
     let Ok(found) = path.metadata() else { return };
     let mode = found.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 {
+    let of_others = mode & 0o077;
+    if of_others == 0 {
         return;
     }
     let (was, now) = (format!("{mode:04o}"), format!("{private:04o}"));

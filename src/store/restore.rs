@@ -85,13 +85,11 @@ fn lock_empty(directory: &Path, undo: &mut Undo) -> Result<std::fs::File, StoreE
     if entries.flatten().any(|entry| entry.file_name() != LOCK) {
         return Err(StoreError::NotEmpty { path: directory.to_owned() });
     }
-    match locked {
-        Some(locked) => Ok(locked),
-        None => {
-            undo.add(&lock);
-            open::lock(directory)
-        }
+    if let Some(locked) = locked {
+        return Ok(locked);
     }
+    undo.add(&lock);
+    open::lock(directory)
 }
 
 /// Checks the database, brings it up to date, and ends all work in it that had not ended.
