@@ -1,5 +1,6 @@
 //! `GET /v1/about`, `/healthz` and `/readyz`: what this otter is and how it is.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use super::problem::ApiError;
 use super::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
+use crate::service::callers::Caller;
 use crate::service::patterns::UnmatchedPattern;
 
 /// What this build can do.
@@ -133,7 +135,11 @@ pub struct ReadyQuery {
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter"]))))]
-pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
+pub async fn about(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     let services = api.services();
     let version = services.feed.version();
     let session = services.inventory.session();
@@ -149,8 +155,11 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
             "Tokens and answers travel in the clear: set http.tls_certificate and http.tls_key.".to_owned(),
         );
     }
-    warnings.extend(services.patterns.unmatched().iter().map(UnmatchedPattern::warning));
     warnings.extend(services.storage.refusal().map(|failure| failure.detail));
+    if !caller.scope.is_restricted() {
+        // The patterns tell of machines that do not exist for a restricted caller.
+        warnings.extend(services.patterns.unmatched().iter().map(UnmatchedPattern::warning));
+    }
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
@@ -160,10 +169,10 @@ pub async fn about(State(api): State<Api>, _: Query<NoParameters>) -> Result<Res
             loaded: picture.loaded,
             version: version.to_string(),
             age_seconds: age.map(|age| u64::try_from(age.as_secs()).unwrap_or(0)),
-            machine_count: count(picture.machines.len()),
+            machine_count: count(services.machines.visibility().machines(&caller.scope).len()),
             datastore_count: count(picture.datastores.len()),
         },
-        self_machine: services.machines.self_machine().map(|id| id.to_string()),
+        self_machine: services.machines.self_machine(&caller.scope).map(|id| id.to_string()),
         authentication: if services.callers.need_tokens() { "token" } else { "none" }.to_owned(),
         tls_verified: api.settings().tls_verified,
         warnings,

@@ -1,5 +1,6 @@
 //! `GET /v1/datastores` and `GET /v1/datastores/{datastore}`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
@@ -14,6 +15,8 @@ use super::problem::ApiError;
 use super::respond::{self, Key};
 use crate::domain::datastore;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::scope::Scope;
+use crate::service::callers::Caller;
 use crate::service::machines::{empty, shorten};
 
 /// The routes of this file.
@@ -42,7 +45,7 @@ pub struct Datastore {
     pub accessible: bool,
     #[schema(required)]
     pub url: Option<String>,
-    /// How many machines have files on it.
+    /// How many machines have files on it, of those that the caller sees.
     pub machine_count: u32,
 }
 
@@ -81,6 +84,7 @@ pub struct DatastoresQuery {
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
 pub async fn list_datastores(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     query: Query<DatastoresQuery>,
 ) -> Result<Response, ApiError> {
     let params = query.params;
@@ -94,7 +98,8 @@ pub async fn list_datastores(
         limit,
         params.text("cursor"),
     )?;
-    let items: Vec<Datastore> = page.items.iter().map(|datastore| Datastore::of(datastore)).collect();
+    let items: Vec<Datastore> =
+        page.items.iter().map(|datastore| Datastore::of(&api, &caller.scope, datastore)).collect();
     Ok(respond::list(&api, &version, &items, page.next))
 }
 
@@ -110,6 +115,7 @@ pub async fn list_datastores(
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "inventory-loading"]))))]
 pub async fn get_datastore(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(id): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
@@ -122,13 +128,14 @@ pub async fn get_datastore(
         let detail = format!("There is no datastore {}. List them: GET /v1/datastores", shorten(&id));
         Failure::new(FailureKind::NotFound, detail)
     })?;
-    Ok(respond::object(&api, &version, &Datastore::of(datastore)))
+    Ok(respond::object(&api, &version, &Datastore::of(&api, &caller.scope, datastore)))
 }
 
 impl Datastore {
-    /// A datastore as callers see it.
+    /// A datastore as callers of a scope see it.
     #[must_use]
-    pub fn of(datastore: &datastore::Datastore) -> Self {
+    pub fn of(api: &Api, scope: &Scope, datastore: &datastore::Datastore) -> Self {
+        let visible = api.services().machines.visibility().machine_count(scope, datastore);
         let datastore::Datastore {
             id,
             name,
@@ -138,7 +145,7 @@ impl Datastore {
             uncommitted_bytes,
             accessible,
             url,
-            machine_count,
+            machine_count: _,
         } = datastore;
         Self {
             id: id.to_string(),
@@ -149,7 +156,7 @@ impl Datastore {
             uncommitted_bytes: *uncommitted_bytes,
             accessible: *accessible,
             url: url.clone(),
-            machine_count: *machine_count,
+            machine_count: visible,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `GET /metrics`: what otter counts of itself, for Prometheus.
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
@@ -9,6 +10,7 @@ use super::extract::{NoParameters, Query};
 use super::problem::ApiError;
 use super::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::service::callers::Caller;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// The route of this file.
@@ -16,7 +18,16 @@ pub fn routes() -> Router<Api> {
     Router::new().route("/metrics", get(metrics))
 }
 
-async fn metrics(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
+async fn metrics(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
+    if caller.scope.is_restricted() {
+        let detail =
+            format!("{} is restricted to some machines, and the metrics count all of them.", caller.name);
+        return Err(Failure::new(FailureKind::Forbidden, detail).into());
+    }
     let waits = api.settings().max_waits.saturating_sub(api.waits().available_permits());
     api.metrics().levels().waits.set(i64::try_from(waits).unwrap_or(i64::MAX));
     let text = api

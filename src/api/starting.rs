@@ -16,6 +16,7 @@ use utoipa::{IntoParams, PartialSchema};
 use super::Api;
 use super::documented::StartQuery;
 use super::extract::{Body, NoParameters, Params, failure_at, header, names};
+use super::jobs::visible;
 use super::jobs::wire::Job;
 use super::problem::ApiError;
 use super::right;
@@ -28,7 +29,7 @@ use crate::domain::job::{JobRequest, JobState};
 use crate::service::callers::Caller;
 use crate::service::feed::Version;
 use crate::service::jobs::gate::{Pass, Right};
-use crate::service::jobs::{JobView, NewJob, Started};
+use crate::service::jobs::{JobView, NewJob, Started, mismatch};
 use crate::service::machines::{MachineView, shorten};
 use crate::store::IdempotencyKey;
 
@@ -115,13 +116,29 @@ impl Starting {
         }
     }
 
-    /// The job of the first call, if this one repeats it.
+    /// Who calls.
+    #[must_use]
+    pub const fn caller(&self) -> &Caller {
+        &self.right.caller
+    }
+
+    /// The machine that the call names, if it exists for the caller.
+    ///
+    /// # Errors
+    /// As [`Machines::resolve`](crate::service::machines::Machines::resolve).
+    pub fn resolve(&self, api: &Api, reference: &str) -> Result<MachineView, Failure> {
+        api.services().machines.resolve(&self.right.caller.scope, reference)
+    }
+
+    /// The job of the first call, if this one repeats it. A job whose machine has left the caller's scope does not
+    /// exist: the call is then answered like a new one.
     ///
     /// # Errors
     /// `idempotency-mismatch`
     pub async fn replayed(&self, api: &Api) -> Result<Option<Started>, Failure> {
         let Some(key) = &self.key else { return Ok(None) };
-        Ok(api.services().jobs.replayed(key).await?.map(Started::Replayed))
+        let Some(id) = api.services().jobs.replayed(key).await? else { return Ok(None) };
+        Ok(self.sees(api, id).await?.then_some(Started::Replayed(id)))
     }
 
     /// Starts the job and answers as the caller asked.
@@ -159,6 +176,11 @@ impl Starting {
             key: self.key.clone(),
         };
         let started = api.services().jobs.start(new).await?;
+        if let (Started::Replayed(id), Some(key)) = (started, &self.key)
+            && !self.sees(api, id).await?
+        {
+            return Err(mismatch(&key.key));
+        }
         // With the lease itself shown, nothing of it is overridden.
         if let (Started::New(_), Pass::Nothing, Some(reason)) =
             (started, &self.right.pass, &self.right.override_reason)
@@ -208,7 +230,7 @@ impl Starting {
     ) -> Result<Response, Failure> {
         let (id, replayed) = started.parts();
         let mut response = match place {
-            None => self.accepted(api, id, &current(api, id).await?),
+            None => self.accepted(api, id, &self.current(api, id).await?),
             Some((how, place)) => {
                 // A problem is an answer like any other: it says how long was waited, and whether it is a replay.
                 let awaited = self.awaited(api, id, how, place).await;
@@ -241,7 +263,7 @@ impl Starting {
     ) -> Result<(JobView, Option<FailureKind>), Failure> {
         let kind = match place.wait(api, time, api.services().jobs.ended(id)).await {
             Waited::Done(ended) => {
-                let ended = ended?.ok_or_else(|| vanished(id))?;
+                let ended = self.shown(api, ended?.ok_or_else(|| vanished(id))?)?;
                 if ended.job.state.is_end() {
                     return Ok((ended, None));
                 }
@@ -250,10 +272,33 @@ impl Starting {
             Waited::TimeUp => FailureKind::WaitTimeout,
             Waited::ShuttingDown => FailureKind::ShuttingDown,
         };
-        let view = current(api, id).await?;
+        let view = self.current(api, id).await?;
         // It may have ended in the moment between.
         let ended = view.job.state.is_end();
         Ok((view, (!ended).then_some(kind)))
+    }
+
+    /// The job as it is now.
+    ///
+    /// # Errors
+    /// The store's; `not-found` if its machine has left the caller's scope.
+    async fn current(&self, api: &Api, id: JobId) -> Result<JobView, Failure> {
+        self.shown(api, api.services().jobs.get(id).await?.ok_or_else(|| vanished(id))?)
+    }
+
+    fn shown(&self, api: &Api, view: JobView) -> Result<JobView, Failure> {
+        let id = view.job.id.to_string();
+        visible(api, self.caller(), Some(view), &id)
+    }
+
+    /// Whether the job exists for the caller.
+    async fn sees(&self, api: &Api, id: JobId) -> Result<bool, Failure> {
+        if !self.caller().scope.is_restricted() {
+            return Ok(true);
+        }
+        let view = api.services().jobs.get(id).await?;
+        let visibility = api.services().machines.visibility();
+        Ok(view.is_some_and(|view| visibility.shows_job(self.caller(), &view.job)))
     }
 
     fn accepted(&self, api: &Api, id: JobId, view: &JobView) -> Response {
@@ -313,14 +358,6 @@ pub fn not_ended(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
         ),
     };
     Failure::new(kind, detail).of_machine(&job.machine.id, &job.machine_name).of_job(id)
-}
-
-/// The job as it is now.
-///
-/// # Errors
-/// The store's.
-async fn current(api: &Api, id: JobId) -> Result<JobView, Failure> {
-    api.services().jobs.get(id).await?.ok_or_else(|| vanished(id))
 }
 
 /// A job that was accepted and is nowhere: never the caller's fault.

@@ -39,6 +39,26 @@ pub enum Subject {
     Datastore(DatastoreId),
     DatastoreRemoved(DatastoreId),
     Session,
+    /// Something that scopes go by changed of a machine. Only streams of restricted callers tell of it.
+    Placement(Arc<PlacementChange>),
+}
+
+/// What scopes go by of a machine, before and after a change. After its removal there is nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacementChange {
+    pub machine: MachineId,
+    pub before: Placement,
+    pub after: Option<Placement>,
+    /// The snapshots that the machine had before.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// What scopes go by of a machine beside its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub name: String,
+    /// The pools that its annotation names.
+    pub annotated_pools: Vec<String>,
 }
 
 /// The type of an event, as callers see and filter it.
@@ -70,6 +90,8 @@ pub struct EventFilter {
     pub job: Option<JobId>,
     pub lease: Option<LeaseId>,
     pub reference: Option<String>,
+    /// Whether changes of what scopes go by are wanted.
+    pub placements: bool,
 }
 
 impl Subject {
@@ -108,12 +130,13 @@ impl Subject {
             Self::Datastore(_) => EventType::DatastoreChanged,
             Self::DatastoreRemoved(_) => EventType::DatastoreRemoved,
             Self::Session => EventType::SessionChanged,
+            Self::Placement(_) => EventType::MachineRemoved,
         }
     }
 
     /// The machine that it is, or is about.
     #[must_use]
-    pub const fn machine(&self) -> Option<&MachineId> {
+    pub fn machine(&self) -> Option<&MachineId> {
         match self {
             Self::Machine(machine)
             | Self::MachineRemoved(machine)
@@ -121,6 +144,7 @@ impl Subject {
             | Self::SnapshotRemoved(machine, _)
             | Self::Job { machine, .. } => Some(machine),
             Self::Lease { machine, .. } => machine.as_ref(),
+            Self::Placement(change) => Some(&change.machine),
             Self::Datastore(_) | Self::DatastoreRemoved(_) | Self::Session => None,
         }
     }
@@ -144,9 +168,19 @@ impl Subject {
             }
             Self::Datastore(id) | Self::DatastoreRemoved(id) => id.as_str().len(),
             Self::Session => 0,
+            Self::Placement(change) => weight_of_placement(change),
         };
         size_of::<Event>() + kept
     }
+}
+
+fn weight_of_placement(change: &PlacementChange) -> usize {
+    let of = |placement: &Placement| {
+        placement.name.len() + placement.annotated_pools.iter().map(String::len).sum::<usize>()
+    };
+    let snapshots: usize =
+        change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.as_str().len()).sum();
+    size_of::<PlacementChange>() + of(&change.before) + change.after.as_ref().map_or(0, of) + snapshots
 }
 
 fn weight_of_job(job: &Job) -> usize {
@@ -217,7 +251,15 @@ impl EventFilter {
             Subject::Lease { id, reference, .. } => (None, reference.as_deref(), Some(*id)),
             _ => (None, None, None),
         };
-        self.wants(subject.event_type())
+        let is_wanted = match subject {
+            Subject::Placement(_) => {
+                let told =
+                    [EventType::MachineRemoved, EventType::SnapshotRemoved, EventType::SnapshotChanged];
+                self.placements && told.into_iter().any(|told| self.wants(told))
+            }
+            _ => self.wants(subject.event_type()),
+        };
+        is_wanted
             && self.machine.as_ref().is_none_or(|machine| subject.machine() == Some(machine))
             && self.job.is_none_or(|wanted| job == Some(wanted))
             && self.reference.as_deref().is_none_or(|wanted| of_reference == Some(wanted))
@@ -256,8 +298,17 @@ mod tests {
         assert!(of_reference.fits(&job) && !of_reference.fits(&snapshot));
         let other = EventFilter { reference: Some("ci".to_owned()), ..of_job };
         assert!(!other.fits(&job));
-        let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..of_machine };
+        let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..of_machine.clone() };
         assert!(typed.fits(&snapshot) && !typed.fits(&job));
+        let moved = Subject::Placement(Arc::new(PlacementChange {
+            machine: MachineId::new("16"),
+            before: Placement { name: "qubes".to_owned(), annotated_pools: Vec::new() },
+            after: None,
+            snapshots: Vec::new(),
+        }));
+        let placements = EventFilter { placements: true, ..of_machine.clone() };
+        assert!(placements.fits(&moved) && !of_machine.fits(&moved));
+        assert!(!EventFilter { types: vec![EventType::JobChanged], ..placements }.fits(&moved));
         assert!(!EventFilter { lease: Some(LeaseId(Uuid::nil())), ..all() }.fits(&job));
     }
 

@@ -16,6 +16,7 @@ use super::ids::JobId;
 use super::mac::MacAddress;
 use super::machine::{MachineIdentity, PowerState};
 use super::origin::RequestOrigin;
+use super::scope::Scope;
 
 /// A lease of otter's own: a UUID of version 7, so that ids sort by arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,6 +122,8 @@ pub struct Lease {
     pub id: LeaseId,
     pub state: LeaseState,
     pub select: Select,
+    /// The scope of the caller that asked: no other machine is ever granted.
+    pub scope: Scope,
     /// The machine that was granted, last where there were several.
     pub machine: Option<MachineIdentity>,
     pub machine_name: Option<String>,
@@ -163,6 +166,7 @@ pub struct Lease {
 pub struct Wanted {
     pub id: LeaseId,
     pub select: Select,
+    pub scope: Scope,
     pub holder: String,
     pub requested_by: String,
     /// The request that asked for it.
@@ -183,6 +187,7 @@ impl Lease {
         let Wanted {
             id,
             select,
+            scope,
             holder,
             requested_by,
             origin,
@@ -201,6 +206,7 @@ impl Lease {
             machine_name: None,
             pool: select.pool.clone(),
             select,
+            scope,
             holder,
             requested_by,
             origin,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::ids::MachineId;
 use super::lease::{Prepare, Release};
 use super::machine::Machine;
 use super::names::matches_pattern;
@@ -35,8 +36,14 @@ impl Pools {
     /// The pools that a machine is in, in order of their names.
     #[must_use]
     pub fn of(&self, machine: &Machine) -> Vec<String> {
-        let configured = self.0.iter().filter(|(_, pool)| pool.holds(machine)).map(|(name, _)| name.clone());
-        let mut pools: Vec<String> = configured.chain(annotated(machine)).collect();
+        self.of_named(&machine.id, &machine.name, annotated(machine.annotation.as_deref()))
+    }
+
+    /// The pools that a machine of this id and name is in, whose annotation names these, in order of their names.
+    #[must_use]
+    pub fn of_named(&self, id: &MachineId, name: &str, annotated: Vec<String>) -> Vec<String> {
+        let configured = self.0.iter().filter(|(_, pool)| pool.has(id, name)).map(|(pool, _)| pool.clone());
+        let mut pools: Vec<String> = configured.chain(annotated).collect();
         pools.sort();
         pools.dedup();
         pools
@@ -50,17 +57,19 @@ impl Pools {
 }
 
 impl Pool {
-    fn holds(&self, machine: &Machine) -> bool {
-        let named =
-            |pattern: &String| *pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name);
+    fn has(&self, id: &MachineId, name: &str) -> bool {
+        let named = |pattern: &String| *pattern == id.as_str() || matches_pattern(pattern, name);
         self.machines.iter().any(named)
     }
 }
 
-fn annotated(machine: &Machine) -> impl Iterator<Item = String> {
-    let lines = machine.annotation.as_deref().unwrap_or_default().lines();
+/// The pools that a machine's annotation names.
+#[must_use]
+pub fn annotated(annotation: Option<&str>) -> Vec<String> {
+    let lines = annotation.unwrap_or_default().lines();
     lines
         .filter_map(|line| line.trim().strip_prefix(LINE))
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
+        .collect()
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::inventory::{Inventory, MachineRecord, PictureGuard};
 use super::jobs::Jobs;
 use super::leases::holds::Holds;
+use super::visibility::Visibility;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::{JobId, MachineId, SnapshotId};
 use crate::domain::lease::{LeaseId, Quarantine};
@@ -17,6 +18,7 @@ use crate::domain::machine::{Machine, PowerState};
 use crate::domain::names::matches_pattern;
 use crate::domain::network::Network;
 use crate::domain::pool::Pools;
+use crate::domain::scope::Scope;
 use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
 use crate::hypervisor::SessionState;
 
@@ -29,6 +31,7 @@ pub struct Machines {
     protection: Protection,
     holds: Arc<Holds>,
     pools: Arc<Pools>,
+    visibility: Visibility,
 }
 
 /// Which machines nobody may touch, and which one otter itself runs in.
@@ -101,7 +104,14 @@ impl Machines {
         holds: Arc<Holds>,
         pools: Arc<Pools>,
     ) -> Self {
-        Self { inventory, jobs, protection, holds, pools }
+        let visibility = Visibility::new(Arc::clone(&inventory), Arc::clone(&pools));
+        Self { inventory, jobs, protection, holds, pools, visibility }
+    }
+
+    /// What exists for a caller.
+    #[must_use]
+    pub const fn visibility(&self) -> &Visibility {
+        &self.visibility
     }
 
     /// The loaded picture.
@@ -125,11 +135,11 @@ impl Machines {
         Err(Failure::new(FailureKind::InventoryLoading, detail))
     }
 
-    /// Every machine that fits, in the order of lists.
+    /// Every machine of a scope that fits, in the order of lists.
     ///
     /// # Errors
     /// As [`Machines::picture`].
-    pub fn list(&self, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
+    pub fn list(&self, scope: &Scope, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
         let picture = self.picture()?;
         let active = self.jobs.all_active();
         let wanted = filter.name.as_ref().map(|name| name.to_lowercase());
@@ -137,27 +147,29 @@ impl Machines {
             .machines
             .iter()
             .filter(|record| wanted.as_ref().is_none_or(|wanted| record.sort_name().contains(wanted)))
+            .filter(|record| self.visibility.has_machine(scope, &record.machine))
             .map(|record| self.view(record, active.get(&record.machine.id).copied()));
         Ok(views.filter(|view| filter.fits(view)).collect())
     }
 
-    /// The machine that a path or a body names: an id, `name:<exact>`, `uuid:<instance, then BIOS>` or `mac:<…>`.
+    /// The machine of a scope that a path or a body names: an id, `name:<exact>`, `uuid:<instance, then BIOS>` or
+    /// `mac:<…>`. A machine outside of the scope is answered like one that does not exist.
     ///
     /// # Errors
     /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken reference.
-    pub fn resolve(&self, reference: &str) -> Result<MachineView, Failure> {
-        self.one(reference, reference)
+    pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
+        self.one(scope, reference, reference)
     }
 
-    /// The machine of exactly this name.
+    /// The machine of a scope of exactly this name.
     ///
     /// # Errors
     /// As [`Machines::resolve`].
-    pub fn named(&self, name: &str) -> Result<MachineView, Failure> {
-        self.one(&format!("name:{name}"), name)
+    pub fn named(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
+        self.one(scope, &format!("name:{name}"), name)
     }
 
-    /// The machine of this id as it is now.
+    /// The machine of this id as it is now, whoever asks.
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
         let picture = self.inventory.picture();
@@ -182,11 +194,17 @@ impl Machines {
         Err(Failure::new(FailureKind::SelfProtection, detail).of_machine(&machine.id, &machine.name))
     }
 
-    /// The machine that otter itself runs in, if it is on this host.
+    /// The machine of this id as it is now, if it is in the scope.
     #[must_use]
-    pub fn self_machine(&self) -> Option<MachineId> {
-        let picture = self.inventory.picture();
-        let own = picture.machines.iter().find(|record| self.protection.is_self(record));
+    pub fn get_in(&self, scope: &Scope, id: &MachineId) -> Option<MachineView> {
+        self.get(id).filter(|view| self.visibility.has_machine(scope, &view.record.machine))
+    }
+
+    /// The machine that otter itself runs in, if it is on this host and in the scope.
+    #[must_use]
+    pub fn self_machine(&self, scope: &Scope) -> Option<MachineId> {
+        let visible = self.visibility.machines(scope);
+        let own = visible.iter().find(|record| self.protection.is_self(record));
         own.map(|record| record.machine.id.clone())
     }
 
@@ -201,12 +219,12 @@ impl Machines {
     /// Waits until the machine is as wanted.
     ///
     /// # Errors
-    /// `machine-gone` where it vanishes, `invalid-power-state` where it cannot come true.
-    pub async fn until(&self, id: &MachineId, until: &Until) -> Result<MachineView, Failure> {
+    /// `machine-gone` if it vanishes from the host or leaves the scope, `invalid-power-state` where it cannot come true.
+    pub async fn until(&self, scope: &Scope, id: &MachineId, until: &Until) -> Result<MachineView, Failure> {
         let mut changes = self.inventory.watch(id);
         let mut name = String::new();
         loop {
-            let Some(view) = self.get(id) else {
+            let Some(view) = self.get_in(scope, id) else {
                 let detail = "The machine was removed from the host while it was waited for.";
                 return Err(Failure::new(FailureKind::MachineGone, detail).of_machine(id, &name));
             };
@@ -228,11 +246,12 @@ impl Machines {
     }
 
     /// The one machine of a reference, which a failure shows as the caller wrote it.
-    fn one(&self, reference: &str, as_written: &str) -> Result<MachineView, Failure> {
+    fn one(&self, scope: &Scope, reference: &str, as_written: &str) -> Result<MachineView, Failure> {
         let picture = self.picture()?;
-        let matching = matching(&picture, reference)?;
+        let visible = |record: &MachineRecord| self.visibility.has_machine(scope, &record.machine);
+        let matching = matching(&picture, &visible, reference)?;
         match matching.as_slice() {
-            [] => Err(Failure::new(FailureKind::NotFound, nobody(&picture, reference, as_written))),
+            [] => Err(Failure::new(FailureKind::NotFound, nobody(&picture, &visible, reference, as_written))),
             [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
             several => Err(ambiguous(as_written, several)),
         }
@@ -386,15 +405,25 @@ fn by_prefix(reference: &str) -> Option<(&str, &str)> {
     reference.split_once(':').filter(|(prefix, _)| matches!(*prefix, "name" | "uuid" | "mac"))
 }
 
-fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRecord>>, Failure> {
+/// Whether a machine exists for whoever asks.
+type Visible<'a> = &'a dyn Fn(&MachineRecord) -> bool;
+
+/// The visible machines that a reference means.
+fn matching(
+    picture: &PictureGuard,
+    visible: Visible<'_>,
+    reference: &str,
+) -> Result<Vec<Arc<MachineRecord>>, Failure> {
     let select = |wanted: &dyn Fn(&MachineRecord) -> bool| {
-        picture.machines.iter().filter(|record| wanted(record)).cloned().collect::<Vec<_>>()
+        let all = picture.machines.iter();
+        all.filter(|record| wanted(record) && visible(record)).cloned().collect::<Vec<_>>()
     };
     let Some((prefix, wanted)) = by_prefix(reference) else {
         if reference.is_empty() {
             return Err(empty("machine"));
         }
-        return Ok(picture.machine(&MachineId::new(reference)).cloned().into_iter().collect());
+        let record = picture.machine(&MachineId::new(reference));
+        return Ok(record.filter(|record| visible(record)).cloned().into_iter().collect());
     };
     if wanted.is_empty() {
         return Err(empty("machine"));
@@ -423,8 +452,8 @@ fn matching(picture: &PictureGuard, reference: &str) -> Result<Vec<Arc<MachineRe
 }
 
 /// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be told.
-fn nobody(picture: &PictureGuard, reference: &str, as_written: &str) -> String {
-    if picture.machines.iter().any(|record| record.machine.name == reference) {
+fn nobody(picture: &PictureGuard, visible: Visible<'_>, reference: &str, as_written: &str) -> String {
+    if picture.machines.iter().any(|record| record.machine.name == reference && visible(record)) {
         let (id, named) = (shorten(as_written), shorten(&format!("name:{reference}")));
         return format!("No machine has the id {id}, but one is called so: write {named}.");
     }

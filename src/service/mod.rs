@@ -11,6 +11,7 @@ pub mod patterns;
 pub mod snapshots;
 pub mod storage;
 pub mod trouble;
+pub mod visibility;
 
 use std::sync::Arc;
 

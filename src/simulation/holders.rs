@@ -10,6 +10,7 @@ use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, Lease, LeaseId, Prepare, Quarantine, Release, Select, Wanted};
 use crate::domain::machine::PowerState;
 use crate::domain::origin::RequestOrigin;
+use crate::domain::scope::Scope;
 use crate::service::jobs::gate::Pass;
 use crate::service::leases::book::MachineKey;
 use crate::service::leases::desk::Stepped;
@@ -128,6 +129,7 @@ impl Simulation {
         let lease = Lease::queued(Wanted {
             id,
             select,
+            scope: Scope::All,
             holder: format!("client {client}"),
             requested_by: "anonymous".to_owned(),
             origin: RequestOrigin::default(),

@@ -17,6 +17,7 @@ use crate::domain::lease::{
 };
 use crate::domain::machine::{MachineIdentity, PowerState};
 use crate::domain::origin::{RequestId, RequestOrigin};
+use crate::domain::scope::Scope;
 use crate::domain::snapshot_rules::Authority;
 
 /// The first moment of the tests.
@@ -65,6 +66,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         id: LeaseId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
         state,
         select: Select { pool: Some("qubes".to_owned()), ..Select::default() },
+        scope: Scope::new(vec!["sd-*".to_owned()], vec!["qubes".to_owned()]),
         machine: Some(queued(n).machine),
         machine_name: Some("sd-staging".to_owned()),
         pool: Some("qubes".to_owned()),

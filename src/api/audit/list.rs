@@ -15,6 +15,7 @@ use crate::api::{Api, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
+use crate::domain::scope::Scope;
 use crate::service::machines::{is_by_prefix, shorten};
 use crate::store::AuditFilter;
 
@@ -89,9 +90,10 @@ fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {
     let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
     let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
     let machine = match params.filled("machine")? {
-        // An id is taken as it is: the machine may be gone while the facts about it are kept.
+        // Only admins read the audit, and an admin is never restricted. An id is taken as it is: the
+        // machine may be gone while the facts about it are kept.
         Some(reference) if is_by_prefix(reference) => {
-            Some(api.services().machines.resolve(reference)?.record.machine.id.clone())
+            Some(api.services().machines.resolve(&Scope::All, reference)?.record.machine.id.clone())
         }
         Some(id) => Some(MachineId::new(id)),
         None => None,

@@ -4,6 +4,7 @@ mod objects;
 mod stream;
 mod wire;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::header::{ACCEPT, CACHE_CONTROL};
@@ -24,6 +25,7 @@ use super::respond;
 use super::waiting::{Place, Wait};
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::service::callers::Caller;
 use crate::service::feed::Version;
 use crate::service::machines::shorten;
 
@@ -95,6 +97,7 @@ pub struct EventsHeaders {
         "too-many-waits"]))))]
 pub async fn stream_events(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     query: Query<EventsQuery>,
 ) -> Result<Response, ApiError> {
@@ -103,12 +106,12 @@ pub async fn stream_events(
     let since = since(&params, &headers)?;
     let initial = params.boolean("initial")?.unwrap_or(false);
     let wait = params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
-    let filter = filter(&api, &params).await?;
+    let filter = filter(&api, &caller, &params).await?;
     let place = Place::take(&api)?;
     let mut follower = api.services().feed.follow(filter);
     let resumed = since.as_ref().is_some_and(|since| follower.resume(since));
     let version = follower.version();
-    let mut stream = Stream::new(&api, form, follower, wait, place);
+    let mut stream = Stream::new(&api, &caller, form, follower, wait, place);
     if since.is_some() && !resumed {
         stream.reset_first();
     }
@@ -153,9 +156,9 @@ fn since(params: &Params, headers: &HeaderMap) -> Result<Option<Version>, Failur
     Ok(last.or(parameter))
 }
 
-async fn filter(api: &Api, params: &Params) -> Result<EventFilter, Failure> {
+async fn filter(api: &Api, caller: &Caller, params: &Params) -> Result<EventFilter, Failure> {
     let words: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-    let machine = named_machine(api, params).await?;
+    let machine = named_machine(api, caller, params).await?;
     let job = params.filled("job")?.map(|given| {
         given.parse().map_err(|_| {
             let detail = format!("job is {}; the id of a job is wanted.", shorten(given));
@@ -176,6 +179,7 @@ async fn filter(api: &Api, params: &Params) -> Result<EventFilter, Failure> {
             })
             .transpose()?,
         reference: params.filled("reference")?.map(str::to_owned),
+        placements: caller.scope.is_restricted(),
     })
 }
 

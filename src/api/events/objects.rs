@@ -13,9 +13,10 @@ use crate::api::jobs::wire::Job as WireJob;
 use crate::api::leases::wire::Lease as WireLease;
 use crate::api::machines::wire::{Machine, Snapshot};
 use crate::domain::datastore::Datastore;
-use crate::domain::event::{EventFilter, EventType, Subject};
+use crate::domain::event::{EventFilter, EventType, PlacementChange, Subject};
 use crate::domain::failure::Failure;
-use crate::domain::job::JobState;
+use crate::domain::job::{Job, JobState};
+use crate::service::callers::Caller;
 use crate::service::jobs::JobView;
 use crate::service::leases::LeaseView;
 use crate::service::machines::{MachineFilter, MachineView};
@@ -30,17 +31,33 @@ pub struct Shown {
     pub object: Option<Box<RawValue>>,
 }
 
-/// What an event shows. None where its object is gone by now: another event says so.
+/// What an event tells a caller, each with its type. Nothing if its object is gone by now, which another event
+/// tells, or does not exist for the caller.
 ///
 /// # Errors
 /// The store's.
-pub async fn of_event(api: &Api, subject: &Subject) -> Result<Option<Shown>, Failure> {
+pub async fn of_event(
+    api: &Api,
+    caller: &Caller,
+    filter: &EventFilter,
+    subject: &Subject,
+) -> Result<Vec<(EventType, Shown)>, Failure> {
+    if let Subject::Placement(change) = subject {
+        return Ok(of_placement(api, caller, filter, change));
+    }
+    let object = object_of(api, caller, subject).await?;
+    Ok(object.map(|object| (subject.event_type(), object)).into_iter().collect())
+}
+
+async fn object_of(api: &Api, caller: &Caller, subject: &Subject) -> Result<Option<Shown>, Failure> {
     let services = api.services();
+    let (scope, machines) = (&caller.scope, &services.machines);
+    let sees = |view: &JobView| machines.visibility().shows_job(caller, &view.job);
     Ok(match subject {
         Subject::Machine(id) => {
-            services.machines.get(id).map(|view| shown(id.to_string(), &Machine::of(&view)))
+            machines.get_in(scope, id).map(|view| shown(id.to_string(), &Machine::of(&view)))
         }
-        Subject::Snapshot(machine, id) => services.machines.get(machine).and_then(|view| {
+        Subject::Snapshot(machine, id) => machines.get_in(scope, machine).and_then(|view| {
             let snapshot = view.record.machine.snapshots.get(id)?;
             Some(shown(id.to_string(), &Snapshot::one(&view, snapshot)))
         }),
@@ -48,18 +65,60 @@ pub async fn of_event(api: &Api, subject: &Subject) -> Result<Option<Shown>, Fai
             let picture = services.inventory.picture();
             picture
                 .datastore(id.as_str())
-                .map(|datastore| shown(id.to_string(), &DatastoreView::of(datastore)))
+                .map(|datastore| shown(id.to_string(), &DatastoreView::of(api, scope, datastore)))
         }
-        Subject::Lease { id, .. } => {
-            services.leases.get(*id).await?.map(|view| shown(id.to_string(), &WireLease::of(&view, None)))
+        Subject::Lease { id, .. } => services
+            .leases
+            .get_for(caller, *id)
+            .await?
+            .map(|view| shown(id.to_string(), &WireLease::of(&view, None))),
+        // A restricted caller is told by the change of the machine's placement.
+        Subject::MachineRemoved(id) => (!scope.is_restricted()).then(|| gone(id.to_string())),
+        Subject::SnapshotRemoved(machine, id) => {
+            let is_told = !scope.is_restricted() || machines.get_in(scope, machine).is_some();
+            is_told.then(|| gone(id.to_string()))
         }
-        Subject::MachineRemoved(id) => Some(gone(id.to_string())),
-        Subject::SnapshotRemoved(_, id) => Some(gone(id.to_string())),
         Subject::DatastoreRemoved(id) => Some(gone(id.to_string())),
-        Subject::Job { ended: Some(job), .. } => Some(of_job(&JobView::ended(job.as_ref().clone()))),
-        Subject::Job { id, ended: None, .. } => services.jobs.get(*id).await?.as_ref().map(of_job),
+        Subject::Job { ended: Some(job), .. } => {
+            let view = JobView::ended(job.as_ref().clone());
+            sees(&view).then(|| of_job(&view))
+        }
+        Subject::Job { id, ended: None, .. } => {
+            services.jobs.get(*id).await?.filter(sees).as_ref().map(of_job)
+        }
         Subject::Session => Some(of_session(api)),
+        Subject::Placement(_) => None,
     })
+}
+
+/// A machine that left the caller's scope is removed, with its snapshots. Of one that came into it the event of the
+/// machine itself tells; its snapshots follow here.
+fn of_placement(
+    api: &Api,
+    caller: &Caller,
+    filter: &EventFilter,
+    change: &PlacementChange,
+) -> Vec<(EventType, Shown)> {
+    let PlacementChange { machine, before, after, snapshots } = change;
+    let machines = &api.services().machines;
+    let visibility = machines.visibility();
+    let was = visibility.had_machine(&caller.scope, machine, before);
+    let is = after.as_ref().is_some_and(|after| visibility.had_machine(&caller.scope, machine, after));
+    let told: Vec<(EventType, Shown)> = match (was, is) {
+        (true, false) => {
+            let snapshots = snapshots.iter().map(|id| (EventType::SnapshotRemoved, gone(id.to_string())));
+            snapshots.chain([(EventType::MachineRemoved, gone(machine.to_string()))]).collect()
+        }
+        (false, true) => {
+            let view = machines.get_in(&caller.scope, machine);
+            let snapshots = view.iter().flat_map(Snapshot::all);
+            let shown =
+                snapshots.map(|snapshot| (EventType::SnapshotChanged, shown(snapshot.id.clone(), &snapshot)));
+            shown.collect()
+        }
+        _ => Vec::new(),
+    };
+    told.into_iter().filter(|(event_type, _)| filter.wants(*event_type)).collect()
 }
 
 fn of_job(view: &JobView) -> Shown {
@@ -87,6 +146,7 @@ fn raw<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
 /// Every object that a filter wants: the session, datastores, machines with their snapshots, leases and jobs that have
 /// not ended; where a job or a reference is named, its jobs whatever their state.
 pub struct Objects {
+    caller: Caller,
     filter: EventFilter,
     session: bool,
     datastores: vec::IntoIter<Arc<Datastore>>,
@@ -109,14 +169,15 @@ impl Objects {
     ///
     /// # Errors
     /// `inventory-loading` before the host was first read.
-    pub fn new(api: &Api, filter: &EventFilter) -> Result<Self, Failure> {
+    pub fn new(api: &Api, caller: &Caller, filter: &EventFilter) -> Result<Self, Failure> {
         let services = api.services();
-        let machines = services.machines.list(&MachineFilter::default())?;
+        let machines = services.machines.list(&caller.scope, &MachineFilter::default())?;
         let datastores = services.machines.picture()?.datastores.clone();
         // What no event of any job would fit needs no look into the store.
         let no_jobs = !filter.wants(EventType::JobChanged);
-        let leases = services.leases.open();
+        let leases = services.leases.open(caller);
         Ok(Self {
+            caller: caller.clone(),
             filter: filter.clone(),
             session: true,
             datastores: datastores.into_iter(),
@@ -138,7 +199,8 @@ impl Objects {
         }
         for datastore in self.datastores.by_ref() {
             if self.filter.fits(&Subject::Datastore(datastore.id.clone())) {
-                let object = shown(datastore.id.to_string(), &DatastoreView::of(&datastore));
+                let object =
+                    shown(datastore.id.to_string(), &DatastoreView::of(api, &self.caller.scope, &datastore));
                 return Ok(Some((EventType::DatastoreChanged, object)));
             }
         }
@@ -185,8 +247,12 @@ impl Objects {
     }
 
     async fn read_jobs(&mut self, api: &Api, after: Option<JobCursor>) -> Result<(), Failure> {
+        let visibility = api.services().machines.visibility();
+        let is_visible = |job: &Job| visibility.shows_job(&self.caller, job);
         if let Some(id) = self.filter.job {
-            self.jobs = api.services().jobs.get(id).await?.into_iter().collect::<Vec<_>>().into_iter();
+            let job = api.services().jobs.get(id).await?;
+            let visible = job.filter(|view| is_visible(&view.job));
+            self.jobs = visible.into_iter().collect::<Vec<_>>().into_iter();
             self.page = Page::Last;
             return Ok(());
         }
@@ -196,7 +262,8 @@ impl Objects {
         };
         let (machine, reference) = (self.filter.machine.clone(), self.filter.reference.clone());
         let filter = JobFilter { states, machine, reference, ..JobFilter::default() };
-        let page = api.services().jobs.list(&filter, after, PAGE).await?;
+        let visible = self.caller.scope.is_restricted().then_some(&is_visible as _);
+        let page = api.services().jobs.list(&filter, after, PAGE, visible).await?;
         self.jobs = page.items.into_iter();
         self.page = page.next.map_or(Page::Last, Page::After);
         Ok(())

@@ -22,7 +22,8 @@ use crate::api::Api;
 use crate::api::waiting::Place;
 use crate::domain::event::EventType;
 use crate::domain::failure::Failure;
-use crate::service::feed::{Follower, Next};
+use crate::service::callers::Caller;
+use crate::service::feed::{Follower, Next, Version};
 use crate::telemetry::metrics::OpenStream;
 
 /// A piece is sent once it has this many bytes.
@@ -31,6 +32,7 @@ const PIECE: usize = 32 * 1024;
 /// A stream and its reader's place in it.
 pub struct Stream {
     api: Api,
+    caller: Caller,
     form: Form,
     follower: Follower,
     /// When `wait` is over, by the clock that does not jump.
@@ -46,10 +48,18 @@ pub struct Stream {
 
 impl Stream {
     /// A stream of what comes.
-    pub fn new(api: &Api, form: Form, follower: Follower, wait: Option<Duration>, place: Place) -> Self {
+    pub fn new(
+        api: &Api,
+        caller: &Caller,
+        form: Form,
+        follower: Follower,
+        wait: Option<Duration>,
+        place: Place,
+    ) -> Self {
         let now = api.clock().elapsed();
         Self {
             api: api.clone(),
+            caller: caller.clone(),
             form,
             follower,
             until: wait.map(|wait| now + wait),
@@ -73,7 +83,7 @@ impl Stream {
     /// # Errors
     /// `inventory-loading` before the host was first read.
     pub fn objects_first(&mut self) -> Result<(), Failure> {
-        self.objects = Some(Objects::new(&self.api, self.follower.filter())?);
+        self.objects = Some(Objects::new(&self.api, &self.caller, self.follower.filter())?);
         Ok(())
     }
 
@@ -115,10 +125,18 @@ impl Stream {
                 self.end(out, EventType::Bye);
                 return Ok(());
             }
+            let before = self.follower.version();
             match self.follower.read() {
                 Next::Event(event) => {
-                    if let Some(shown) = objects::of_event(&self.api, &event.subject).await? {
-                        self.write(out, event.at, event.subject.event_type(), shown);
+                    let filter = self.follower.filter();
+                    let mut told = objects::of_event(&self.api, &self.caller, filter, &event.subject).await?;
+                    let last = told.pop();
+                    // A reader that goes on from before the last of several gets all of them again.
+                    for (event_type, shown) in told {
+                        self.write_at(out, &before, event.at, event_type, shown);
+                    }
+                    if let Some((event_type, shown)) = last {
+                        self.write(out, event.at, event_type, shown);
                     }
                     events += 1;
                 }
@@ -187,8 +205,19 @@ impl Stream {
     }
 
     fn write(&self, out: &mut String, at: Timestamp, event_type: EventType, shown: Shown) {
+        self.write_at(out, &self.follower.version(), at, event_type, shown);
+    }
+
+    fn write_at(
+        &self,
+        out: &mut String,
+        version: &Version,
+        at: Timestamp,
+        event_type: EventType,
+        shown: Shown,
+    ) {
         let Shown { id, object } = shown;
-        let event = Event { id, object, ..Event::bare(&self.follower.version(), at, event_type) };
+        let event = Event { id, object, ..Event::bare(version, at, event_type) };
         self.form.event(out, &event, self.objects.is_none());
     }
 }

@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::StatusCode;
 
 use super::wire::Job;
-use super::{job_id, unknown_job};
+use super::{job_id, visible};
 use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Body, NoFields, NoParameters, Query, Segment};
 use crate::api::problem::ApiError;
@@ -36,12 +36,12 @@ pub async fn cancel_job(
     let id = job_id(&text)?;
     let version = api.services().feed.version();
     let jobs = &api.services().jobs;
-    let before = jobs.get(id).await?.ok_or_else(|| unknown_job(&text))?;
+    let before = visible(&api, &caller, jobs.get(id).await?, &text)?;
     caller.may_cancel(&before.job.requested_by)?;
     if before.job.state.is_end() {
         return Ok(respond::object(&api, &version, &Job::of(&before)));
     }
-    let view = jobs.cancel(id).await?.ok_or_else(|| unknown_job(&text))?;
+    let view = visible(&api, &caller, jobs.cancel(id).await?, &text)?;
     let mut response = respond::object(&api, &version, &Job::of(&view));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)

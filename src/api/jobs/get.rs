@@ -1,16 +1,18 @@
 //! `GET /v1/jobs/{job}`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use utoipa::IntoParams;
 
 use super::wire::Job;
-use super::{job_id, unknown_job};
+use super::{job_id, visible};
 use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Query, Segment};
 use crate::api::problem::ApiError;
 use crate::api::waiting::{OTTER_WAIT, Waited, wait};
 use crate::api::{Api, respond};
+use crate::service::callers::Caller;
 
 /// How long to wait.
 #[derive(IntoParams)]
@@ -35,12 +37,17 @@ pub struct JobQuery {
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "too-many-waits"]))))]
 pub async fn get_job(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     query: Query<JobQuery>,
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
     let jobs = &api.services().jobs;
+    if caller.scope.is_restricted() {
+        // How long the answer takes must not tell whether there is such a job.
+        visible(&api, &caller, jobs.get(id).await?, &text)?;
+    }
     let waited = match time {
         Some(time) => wait(&api, time, jobs.ended(id)).await?,
         None => Waited::TimeUp,
@@ -51,7 +58,7 @@ pub async fn get_job(
         Waited::Done(ended) => ended?,
         Waited::TimeUp | Waited::ShuttingDown => jobs.get(id).await?,
     };
-    let view = view.ok_or_else(|| unknown_job(&text))?;
+    let view = visible(&api, &caller, view, &text)?;
     let mut response = respond::object(&api, &version, &Job::of(&view));
     if let Some(time) = time {
         respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));

@@ -1,5 +1,6 @@
 //! `GET /v1/jobs`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use utoipa::IntoParams;
@@ -10,7 +11,9 @@ use crate::api::extract::Query;
 use crate::api::machines::named_machine;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
+use crate::domain;
 use crate::domain::job::{JobKind, JobState};
+use crate::service::callers::Caller;
 use crate::store::JobFilter;
 
 /// How many jobs a page has where nothing is said.
@@ -56,11 +59,15 @@ pub struct JobsQuery {
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
-pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Result<Response, ApiError> {
+pub async fn list_jobs(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query<JobsQuery>,
+) -> Result<Response, ApiError> {
     let params = query.params;
     let states: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
     let kinds: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    let machine = named_machine(&api, &params).await?;
+    let machine = named_machine(&api, &caller, &params).await?;
     let filter = JobFilter {
         states: params.set("state", &states, JobState::parse)?,
         machine,
@@ -75,7 +82,10 @@ pub async fn list_jobs(State(api): State<Api>, query: Query<JobsQuery>) -> Resul
         None => None,
     };
     let version = api.services().feed.version();
-    let page = api.services().jobs.list(&filter, after, limit).await?;
+    let visibility = api.services().machines.visibility();
+    let is_visible = |job: &domain::job::Job| visibility.shows_job(&caller, job);
+    let visible = caller.scope.is_restricted().then_some(&is_visible as _);
+    let page = api.services().jobs.list(&filter, after, limit, visible).await?;
     let items: Vec<Job> = page.items.iter().map(Job::of).collect();
     Ok(respond::list(&api, &version, &items, page.next.map(|next| next.to_string())))
 }

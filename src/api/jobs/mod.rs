@@ -12,6 +12,8 @@ use utoipa_axum::routes;
 use super::Api;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
+use crate::service::callers::Caller;
+use crate::service::jobs::JobView;
 use crate::service::machines::{empty, shorten};
 
 /// The routes of this folder.
@@ -29,6 +31,15 @@ fn job_id(text: &str) -> Result<JobId, Failure> {
         return Err(empty("job"));
     }
     text.parse().map_err(|_| unknown_job(text))
+}
+
+/// The job that a path names, if it exists for the caller.
+///
+/// # Errors
+/// `not-found` if there is no such job, or its machine is not in the caller's scope.
+pub fn visible(api: &Api, caller: &Caller, view: Option<JobView>, text: &str) -> Result<JobView, Failure> {
+    let visibility = api.services().machines.visibility();
+    view.filter(|view| visibility.shows_job(caller, &view.job)).ok_or_else(|| unknown_job(text))
 }
 
 fn unknown_job(text: &str) -> Failure {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
 use super::wire::Job;
-use super::{job_id, unknown_job};
+use super::{job_id, visible};
 use crate::api::Api;
 use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Query, Segment};
@@ -16,6 +17,7 @@ use crate::api::starting::{not_ended, outcome};
 use crate::api::waiting::{Wait, Waited, wait};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
+use crate::service::callers::Caller;
 
 /// How long to wait.
 #[derive(IntoParams)]
@@ -43,6 +45,7 @@ pub struct JobWaitQuery {
         "deadline-exceeded", "insufficient-resources"]))))]
 pub async fn wait_for_job(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     query: Query<JobWaitQuery>,
 ) -> Result<Response, ApiError> {
@@ -50,18 +53,23 @@ pub async fn wait_for_job(
     let longest = api.settings().max_wait;
     let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
     // The problem of a job that failed or goes on says too how long the call was to block.
-    let mut response =
-        outcome_within(&api, id, time).await.unwrap_or_else(|failure| ApiError(failure).into_response());
+    let mut response = outcome_within(&api, &caller, id, time)
+        .await
+        .unwrap_or_else(|failure| ApiError(failure).into_response());
     Wait::Outcome(time).mark(&mut response);
     Ok(response)
 }
 
-async fn outcome_within(api: &Api, id: JobId, time: Duration) -> Result<Response, Failure> {
+async fn outcome_within(api: &Api, caller: &Caller, id: JobId, time: Duration) -> Result<Response, Failure> {
     let version = api.services().feed.version();
-    let unknown = || unknown_job(&id.to_string());
-    let kind = match wait(api, time, api.services().jobs.ended(id)).await? {
+    let (jobs, text) = (&api.services().jobs, id.to_string());
+    if caller.scope.is_restricted() {
+        // How long the answer takes must not tell whether there is such a job.
+        visible(api, caller, jobs.get(id).await?, &text)?;
+    }
+    let kind = match wait(api, time, jobs.ended(id)).await? {
         Waited::Done(ended) => {
-            let view = ended?.ok_or_else(unknown)?;
+            let view = visible(api, caller, ended?, &text)?;
             if view.job.state.is_end() {
                 return outcome(api, &version, &view);
             }
@@ -70,6 +78,6 @@ async fn outcome_within(api: &Api, id: JobId, time: Duration) -> Result<Response
         Waited::TimeUp => FailureKind::WaitTimeout,
         Waited::ShuttingDown => FailureKind::ShuttingDown,
     };
-    let view = api.services().jobs.get(id).await?.ok_or_else(unknown)?;
+    let view = visible(api, caller, jobs.get(id).await?, &text)?;
     Err(not_ended(kind, id, &view))
 }

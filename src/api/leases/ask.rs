@@ -93,7 +93,7 @@ pub async fn create_lease(
     let version = api.services().feed.version();
     let key = key_of(&api, &caller, &method, &uri, &headers, &bytes)?;
     let replayed = match &key {
-        Some(key) => api.services().leases.replayed(key).await?,
+        Some(key) => api.services().leases.replayed(&caller, key).await?,
         None => None,
     };
     let asked = if let Some(first) = replayed {

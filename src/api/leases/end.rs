@@ -64,13 +64,13 @@ pub async fn end_lease(
     let wait = query.params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
     let own = may_act_on(&api, &caller, &headers, id)?;
     let version = api.services().feed.version();
-    if api.services().leases.get(id).await?.is_none() {
+    if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }
     let end = if own { EndReason::Released } else { EndReason::Revoked };
-    let view = api.services().leases.end(id, end, &caller, reason).await?;
+    let view = api.services().leases.end(&caller, id, end, reason).await?;
     let Some(time) = wait else { return Ok(respond::object(&api, &version, &Lease::of(&view, None))) };
-    let mut response = match until(&api, id, time, LeaseState::is_end).await {
+    let mut response = match until(&api, &caller, id, time, LeaseState::is_end).await {
         Ok(view) => respond::object(&api, &version, &Lease::of(&view, None)),
         Err(failure) => ApiError(failure).into_response(),
     };

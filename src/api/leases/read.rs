@@ -1,5 +1,6 @@
 //! `GET /v1/leases`, `GET /v1/leases/{lease}` and `GET /v1/pools`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use utoipa::IntoParams;
@@ -13,6 +14,7 @@ use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseId, LeaseState};
+use crate::service::callers::Caller;
 use crate::store::LeaseFilter;
 
 /// How many leases a page has where nothing is said.
@@ -55,13 +57,17 @@ pub struct LeasesQuery {
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
-pub async fn list_leases(State(api): State<Api>, query: Query<LeasesQuery>) -> Result<Response, ApiError> {
+pub async fn list_leases(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query<LeasesQuery>,
+) -> Result<Response, ApiError> {
     let params = query.params;
     let states: Vec<&str> = LeaseState::ALL.iter().map(|state| state.as_str()).collect();
-    let machine = named_machine(&api, &params).await?;
+    let machine = named_machine(&api, &caller, &params).await?;
     let pool = params.filled("pool")?.map(str::to_owned);
     if let Some(pool) = &pool {
-        require_pool(&api, pool).await?;
+        require_pool(&api, &caller, pool).await?;
     }
     let filter = LeaseFilter {
         states: params.set("state", &states, LeaseState::parse)?,
@@ -77,7 +83,7 @@ pub async fn list_leases(State(api): State<Api>, query: Query<LeasesQuery>) -> R
     };
     let version = api.services().feed.version();
     // One more than asked for tells whether there is a next page.
-    let mut views = api.services().leases.list(&filter, after, limit + 1).await?;
+    let mut views = api.services().leases.list(&caller, &filter, after, limit + 1).await?;
     let more = views.len() > limit as usize;
     views.truncate(limit as usize);
     let next = views.last().filter(|_| more).map(|view| view.lease.id.to_string());
@@ -86,10 +92,14 @@ pub async fn list_leases(State(api): State<Api>, query: Query<LeasesQuery>) -> R
 }
 
 /// Refuses a pool that does not exist, unless leases of it are still kept.
-async fn require_pool(api: &Api, pool: &str) -> Result<(), Failure> {
-    let Err(failure) = api.services().machines.require_pool(pool) else { return Ok(()) };
+async fn require_pool(api: &Api, caller: &Caller, pool: &str) -> Result<(), Failure> {
+    let Err(failure) = api.services().machines.require_pool(&caller.scope, pool) else { return Ok(()) };
     let of_pool = LeaseFilter { pool: Some(pool.to_owned()), ..LeaseFilter::default() };
-    if api.services().leases.list(&of_pool, None, 1).await?.is_empty() { Err(failure) } else { Ok(()) }
+    if api.services().leases.list(caller, &of_pool, None, 1).await?.is_empty() {
+        Err(failure)
+    } else {
+        Ok(())
+    }
 }
 
 /// Get a lease
@@ -103,12 +113,13 @@ async fn require_pool(api: &Api, pool: &str) -> Result<(), Failure> {
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found"]))))]
 pub async fn get_lease(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
     let version = api.services().feed.version();
-    let view = api.services().leases.get(id).await?.ok_or_else(|| unknown_lease(&text))?;
+    let view = api.services().leases.get_for(&caller, id).await?.ok_or_else(|| unknown_lease(&text))?;
     Ok(respond::object(&api, &version, &Lease::of(&view, None)))
 }
 
@@ -121,8 +132,12 @@ pub async fn get_lease(
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading"]))))]
-pub async fn list_pools(State(api): State<Api>, _: Query<NoParameters>) -> Result<Response, ApiError> {
+pub async fn list_pools(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let pools: Vec<Pool> = api.services().leases.pools()?.iter().map(Pool::of).collect();
+    let pools: Vec<Pool> = api.services().leases.pools(&caller)?.iter().map(Pool::of).collect();
     Ok(respond::list(&api, &version, &pools, None))
 }

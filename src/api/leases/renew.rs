@@ -52,10 +52,10 @@ pub async fn renew_lease(
     may_act_on(&api, &caller, &headers, id)?;
     let ttl = ttl.map(|ttl| ask::time("/ttl", &ttl)).transpose()?;
     let version = api.services().feed.version();
-    if api.services().leases.get(id).await?.is_none() {
+    if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }
-    let view = api.services().leases.renew(id, ttl, &caller).await?;
+    let view = api.services().leases.renew(&caller, id, ttl).await?;
     Ok(respond::object(&api, &version, &Lease::of(&view, None)))
 }
 

@@ -1,5 +1,6 @@
 //! `GET /v1/leases/{lease}/wait`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
@@ -13,6 +14,7 @@ use crate::api::waiting::{Wait, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::lease::{EndReason, LeaseId, LeaseState};
+use crate::service::callers::Caller;
 use crate::service::leases::LeaseView;
 
 /// How long to wait.
@@ -39,6 +41,7 @@ pub struct LeaseWaitQuery {
         "too-many-waits", "lease-failed", "no-free-machine"]))))]
 pub async fn wait_for_lease(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(text): Segment,
     query: Query<LeaseWaitQuery>,
 ) -> Result<Response, ApiError> {
@@ -48,7 +51,7 @@ pub async fn wait_for_lease(
     let version = api.services().feed.version();
     // One that is being released never comes to be active.
     let decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);
-    let waited = until(&api, id, time, decided).await;
+    let waited = until(&api, &caller, id, time, decided).await;
     let mut response = match waited {
         Ok(view) if view.lease.state == LeaseState::Active => {
             respond::object(&api, &version, &Lease::of(&view, None))
@@ -66,13 +69,14 @@ pub async fn wait_for_lease(
 /// `wait-timeout`, `shutting-down`, `too-many-waits`, `not-found`.
 pub async fn until(
     api: &Api,
+    caller: &Caller,
     id: LeaseId,
     time: std::time::Duration,
     wanted: impl Fn(LeaseState) -> bool + Copy,
 ) -> Result<LeaseView, Failure> {
     let leases = &api.services().leases;
     let missing = || unknown_lease(&id.to_string());
-    let (view, kind) = match wait(api, time, leases.until(id, wanted)).await? {
+    let (view, kind) = match wait(api, time, leases.until(caller, id, wanted)).await? {
         Waited::Done(view) => {
             let view = view?.ok_or_else(missing)?;
             if wanted(view.lease.state) || view.lease.state.is_end() {
@@ -80,8 +84,10 @@ pub async fn until(
             }
             (view, FailureKind::ShuttingDown)
         }
-        Waited::TimeUp => (leases.get(id).await?.ok_or_else(missing)?, FailureKind::WaitTimeout),
-        Waited::ShuttingDown => (leases.get(id).await?.ok_or_else(missing)?, FailureKind::ShuttingDown),
+        Waited::TimeUp => (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::WaitTimeout),
+        Waited::ShuttingDown => {
+            (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::ShuttingDown)
+        }
     };
     let detail = format!("The lease is {} and goes on: wait again.", view.lease.state.as_str());
     Err(Failure::new(kind, detail).of_lease(id))

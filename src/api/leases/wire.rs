@@ -242,6 +242,8 @@ impl Lease {
             id,
             state,
             select,
+            // Of the token, whose holder knows it.
+            scope: _,
             machine,
             machine_name,
             pool,

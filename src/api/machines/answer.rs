@@ -61,7 +61,7 @@ pub async fn answer_machine(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = starting.resolve(&api, &reference)?;
     check_choice(&machine.record.machine, &question, &choice)?;
     let request = JobRequest::Answer { question: QuestionId::new(question), choice };
     Ok(starting.start(&api, &machine, request).await?)

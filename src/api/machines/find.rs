@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::HeaderName;
@@ -14,6 +15,7 @@ use crate::api::extract::Query;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::service::callers::Caller;
 use crate::service::machines::ambiguous;
 
 const OTTER_MATCHES: HeaderName = HeaderName::from_static("otter-matches");
@@ -57,12 +59,16 @@ pub struct FindQuery {
         Problems,
     ),
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
-pub async fn find_machine(State(api): State<Api>, query: Query<FindQuery>) -> Result<Response, ApiError> {
+pub async fn find_machine(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query<FindQuery>,
+) -> Result<Response, ApiError> {
     let params = query.params;
-    let filter = filter(&api, &params)?;
+    let filter = filter(&api, &caller, &params)?;
     let unique = params.boolean("unique")?.unwrap_or(filter.mac.is_some());
     let version = api.services().feed.version();
-    let machines = api.services().machines.list(&filter)?;
+    let machines = api.services().machines.list(&caller.scope, &filter)?;
     let Some(first) = machines.first() else {
         return Err(
             Failure::new(FailureKind::NotFound, "No machine fits. List them: GET /v1/machines").into()

@@ -1,5 +1,6 @@
 //! `GET /v1/machines/{machine}`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 
@@ -8,6 +9,7 @@ use crate::api::documented::{MachinePath, Problems, READ_MACHINE};
 use crate::api::extract::{NoParameters, Query, Segment};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
+use crate::service::callers::Caller;
 
 /// Look at a machine
 ///
@@ -21,10 +23,11 @@ use crate::api::{Api, respond};
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn get_machine(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let view = api.services().machines.resolve(&reference)?;
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
     Ok(respond::object(&api, &version, &Machine::of(&view)))
 }

@@ -53,6 +53,6 @@ pub async fn kill_machine(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.named(&body.name)?;
+    let machine = api.services().machines.named(&starting.caller().scope, &body.name)?;
     Ok(starting.start(&api, &machine, JobRequest::Kill).await?)
 }

@@ -1,5 +1,6 @@
 //! `GET /v1/machines`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use utoipa::IntoParams;
@@ -11,6 +12,7 @@ use crate::api::documented::Problems;
 use crate::api::extract::Query;
 use crate::api::problem::ApiError;
 use crate::api::respond::{self, Key};
+use crate::service::callers::Caller;
 
 /// Which machines are wanted; all that is said must fit.
 #[derive(IntoParams)]
@@ -54,12 +56,13 @@ pub struct MachinesQuery {
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "inventory-loading"]))))]
 pub async fn list_machines(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     query: Query<MachinesQuery>,
 ) -> Result<Response, ApiError> {
     let params = query.params;
-    let (filter, limit) = (filter(&api, &params)?, params.limit()?);
+    let (filter, limit) = (filter(&api, &caller, &params)?, params.limit()?);
     let version = api.services().feed.version();
-    let machines = api.services().machines.list(&filter)?;
+    let machines = api.services().machines.list(&caller.scope, &filter)?;
     let page = respond::page(
         "machines",
         machines,

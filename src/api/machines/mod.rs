@@ -23,7 +23,9 @@ use super::Api;
 use super::extract::Params;
 use crate::domain::failure::Failure;
 use crate::domain::ids::MachineId;
+use crate::domain::job::Job;
 use crate::domain::machine::PowerState;
+use crate::service::callers::Caller;
 use crate::service::machines::{MachineFilter, is_by_prefix};
 use crate::store::{JobFilter, LeaseFilter};
 
@@ -54,10 +56,10 @@ pub fn routes() -> OpenApiRouter<Api> {
 }
 
 /// Reads the filters that lists and finds share.
-fn filter(api: &Api, params: &Params) -> Result<MachineFilter, Failure> {
+fn filter(api: &Api, caller: &Caller, params: &Params) -> Result<MachineFilter, Failure> {
     let pool = params.filled("pool")?;
     if let Some(pool) = pool {
-        api.services().machines.require_pool(pool)?;
+        api.services().machines.require_pool(&caller.scope, pool)?;
     }
     Ok(MachineFilter {
         name: params.filled("name")?.map(str::to_owned),
@@ -74,25 +76,32 @@ fn filter(api: &Api, params: &Params) -> Result<MachineFilter, Failure> {
 ///
 /// # Errors
 /// `not-found`, `ambiguous-name`, `inventory-loading`, `invalid-request` for an empty or broken reference.
-pub async fn named_machine(api: &Api, params: &Params) -> Result<Option<MachineId>, Failure> {
+pub async fn named_machine(
+    api: &Api,
+    caller: &Caller,
+    params: &Params,
+) -> Result<Option<MachineId>, Failure> {
     let Some(reference) = params.filled("machine")? else { return Ok(None) };
-    match api.services().machines.resolve(reference) {
+    match api.services().machines.resolve(&caller.scope, reference) {
         Ok(view) => Ok(Some(view.record.machine.id.clone())),
         Err(failure) if is_by_prefix(reference) => Err(failure),
         Err(failure) => {
             let id = MachineId::new(reference);
-            if is_kept(api, &id).await? { Ok(Some(id)) } else { Err(failure) }
+            if is_kept(api, caller, &id).await? { Ok(Some(id)) } else { Err(failure) }
         }
     }
 }
 
 /// Whether a job or a lease of a machine is kept.
-async fn is_kept(api: &Api, id: &MachineId) -> Result<bool, Failure> {
+async fn is_kept(api: &Api, caller: &Caller, id: &MachineId) -> Result<bool, Failure> {
     let machine = Some(id.clone());
     let of_job = JobFilter { machine: machine.clone(), ..JobFilter::default() };
-    if !api.services().jobs.list(&of_job, None, 1).await?.items.is_empty() {
+    let visibility = api.services().machines.visibility();
+    let is_visible = |job: &Job| visibility.shows_job(caller, job);
+    let visible = caller.scope.is_restricted().then_some(&is_visible as _);
+    if !api.services().jobs.list(&of_job, None, 1, visible).await?.items.is_empty() {
         return Ok(true);
     }
     let of_lease = LeaseFilter { machine, ..LeaseFilter::default() };
-    Ok(!api.services().leases.list(&of_lease, None, 1).await?.is_empty())
+    Ok(!api.services().leases.list(caller, &of_lease, None, 1).await?.is_empty())
 }

@@ -78,7 +78,7 @@ pub async fn power_machine(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = starting.resolve(&api, &reference)?;
     Ok(starting.start(&api, &machine, request).await?)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::Value;
@@ -13,6 +14,7 @@ use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::HostErrorKind;
+use crate::service::callers::Caller;
 use crate::service::machines::empty;
 use crate::service::trouble::Trouble;
 
@@ -45,6 +47,7 @@ pub struct MachineProperties(BTreeMap<String, Value>);
         "host-login-refused", "host-protocol", "host-rejected", "too-many-waits"]))))]
 pub async fn get_properties(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     query: Query<PropertiesQuery>,
 ) -> Result<Response, ApiError> {
@@ -52,7 +55,7 @@ pub async fn get_properties(
     if paths.is_empty() || paths.iter().any(String::is_empty) {
         return Err(empty("path").into());
     }
-    let view = api.services().machines.resolve(&reference)?;
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let machine = &view.record.machine;
     let _place = api.direct_reads().enter().await?;
     let version = api.services().feed.version();

@@ -49,9 +49,9 @@ pub async fn quarantine_machine(
         return Err(failure_in_body("/reason", "out-of-range", detail).into());
     }
     check_printable_field("/reason", &reason)?;
-    let view = api.services().machines.resolve(&reference)?;
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
     api.services().leases.set_aside(&view.record.machine, reason, &caller).await?;
-    show(&api, &view.record.machine.id)
+    show(&api, &caller, &view.record.machine.id)
 }
 
 /// Take a machine back
@@ -71,13 +71,13 @@ pub async fn clear_quarantine(
     Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let view = api.services().machines.resolve(&reference)?;
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
     api.services().leases.clear(&view.record.machine, &caller).await?;
-    show(&api, &view.record.machine.id)
+    show(&api, &caller, &view.record.machine.id)
 }
 
-fn show(api: &Api, id: &crate::domain::ids::MachineId) -> Result<Response, ApiError> {
+fn show(api: &Api, caller: &Caller, id: &crate::domain::ids::MachineId) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let view = api.services().machines.resolve(id.as_str())?;
+    let view = api.services().machines.resolve(&caller.scope, id.as_str())?;
     Ok(respond::object(api, &version, &Machine::of(&view)))
 }

@@ -67,7 +67,7 @@ pub async fn revert_machine(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = starting.resolve(&api, &reference)?;
     let request = bind(&api, &machine, snapshot.as_deref(), power_on)?;
     Ok(starting.start(&api, &machine, request).await?)
 }
@@ -97,7 +97,7 @@ pub async fn revert_to_snapshot(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = starting.resolve(&api, &reference)?;
     let request = bind(&api, &machine, Some(&snapshot), body.power_on)?;
     Ok(starting.start(&api, &machine, request).await?)
 }

@@ -66,7 +66,7 @@ pub async fn create_snapshot(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = starting.resolve(&api, &reference)?;
     let request = JobRequest::CreateSnapshot { name, description, memory, quiesce };
     Ok(starting.start(&api, &machine, request).await?)
 }

@@ -63,7 +63,7 @@ pub async fn remove_all_snapshots(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = starting.resolve(&api, &reference)?;
     Ok(starting.start(&api, &machine, JobRequest::RemoveAllSnapshots).await?)
 }
 
@@ -93,7 +93,7 @@ pub async fn remove_snapshot(
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = starting.resolve(&api, &reference)?;
     let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
     let path = machine.record.machine.snapshots.path(snapshot);
     let request = JobRequest::RemoveSnapshot { snapshot: snapshot.id.clone(), path, children };

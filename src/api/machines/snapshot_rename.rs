@@ -66,7 +66,7 @@ pub async fn rename_snapshot(
     let started = if let Some(started) = starting.replayed(&api).await? {
         started
     } else {
-        let machine = api.services().machines.resolve(&reference)?;
+        let machine = starting.resolve(&api, &reference)?;
         let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
         let path = machine.record.machine.snapshots.path(snapshot);
         let snapshot = snapshot.id.clone();

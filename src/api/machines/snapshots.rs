@@ -1,5 +1,6 @@
 //! `GET /v1/machines/{machine}/snapshots` and `GET /v1/machines/{machine}/snapshots/{snapshot}`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 
@@ -8,6 +9,7 @@ use crate::api::documented::{MachinePath, Problems, READ_MACHINE, SnapshotPath};
 use crate::api::extract::{NoParameters, Query, Segment, Segments};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
+use crate::service::callers::Caller;
 
 /// List the snapshots of a machine
 ///
@@ -21,11 +23,12 @@ use crate::api::{Api, respond};
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn list_snapshots(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let view = api.services().machines.resolve(&reference)?;
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
     Ok(respond::list(&api, &version, &Snapshot::all(&view), None))
 }
 
@@ -44,11 +47,12 @@ pub async fn list_snapshots(
     extensions(("x-otter-problems" = json!(READ_MACHINE))))]
 pub async fn get_snapshot(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segments(reference, wanted): Segments,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let view = api.services().machines.resolve(&reference)?;
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let snapshot = api.services().machines.snapshot(&view, &wanted)?;
     Ok(respond::object(&api, &version, &Snapshot::one(&view, snapshot)))
 }

@@ -1,5 +1,6 @@
 //! `GET /v1/machines/{machine}/wait`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
@@ -12,6 +13,7 @@ use crate::api::waiting::{Wait, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::PowerState;
+use crate::service::callers::Caller;
 use crate::service::machines::{Until, shorten};
 
 /// What to wait for, and how long.
@@ -45,6 +47,7 @@ pub struct MachineWaitQuery {
         "inventory-loading", "wait-timeout", "shutting-down", "too-many-waits"]))))]
 pub async fn wait_for_machine(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
     query: Query<MachineWaitQuery>,
 ) -> Result<Response, ApiError> {
@@ -52,11 +55,11 @@ pub async fn wait_for_machine(
     let until = until(&params)?;
     let longest = api.settings().max_wait;
     let time = params.duration("wait")?.unwrap_or(longest).min(longest);
-    let machine = api.services().machines.resolve(&reference)?;
+    let machine = api.services().machines.resolve(&caller.scope, &reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
     // Before the machine is looked at: changes that the answer does not show must not count as seen.
     let version = api.services().feed.version();
-    let ended = wait(&api, time, api.services().machines.until(&id, &until)).await?;
+    let ended = wait(&api, time, api.services().machines.until(&caller.scope, &id, &until)).await?;
     let answered = match ended {
         Waited::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::of(&view))),
         Waited::Done(Err(failure)) => Err(failure),

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 pub use self::picture::{Change, MachineRecord, Picture};
 use super::feed::Feed;
 use crate::clock::Clock;
-use crate::domain::event::Subject;
+use crate::domain::event::{Placement, PlacementChange, Subject};
 use crate::domain::ids::MachineId;
+use crate::domain::pool::annotated;
 use crate::hypervisor::{Facts, Hypervisor, Observer, SessionState, SessionStatus};
 use crate::sabotage::Sabotage;
 
@@ -176,8 +177,15 @@ impl Inventory {
         let before = self.picture.load();
         let (now, settle) = (self.clock.elapsed(), self.guest_settle);
         let (picture, changes) = before.picture.apply_sabotaged(facts, now, settle, self.sabotage);
+        let subjects: Vec<Subject> = changes
+            .iter()
+            .flat_map(|change| {
+                let moved = placement_change(&before.picture, &picture, change);
+                std::iter::once(Subject::from(change.clone())).chain(moved)
+            })
+            .collect();
         self.picture.store(Arc::new(Published { picture, at: Some(self.clock.now()) }));
-        self.feed.publish(changes.iter().cloned().map(Subject::from));
+        self.feed.publish(subjects);
         self.wake(&changes);
         self.confirmations.notify_one();
     }
@@ -193,6 +201,22 @@ impl Inventory {
             }
         }
     }
+}
+
+/// What scopes go by, if a change of a known machine changed it.
+fn placement_change(before: &Picture, after: &Picture, change: &Change) -> Option<Subject> {
+    let (Change::Machine(id) | Change::MachineRemoved(id)) = change else { return None };
+    let known = before.machine(id)?;
+    let placement = |record: &Arc<MachineRecord>| Placement {
+        name: record.machine.name.clone(),
+        annotated_pools: annotated(record.machine.annotation.as_deref()),
+    };
+    let (before, after) = (placement(known), after.machine(id).map(placement));
+    if after.as_ref() == Some(&before) {
+        return None;
+    }
+    let snapshots = known.machine.snapshots.items.iter().map(|snapshot| snapshot.id.clone()).collect();
+    Some(Subject::Placement(Arc::new(PlacementChange { machine: id.clone(), before, after, snapshots })))
 }
 
 impl Observer for Inventory {

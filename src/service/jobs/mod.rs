@@ -314,7 +314,7 @@ impl Jobs {
         self.get(id).await
     }
 
-    /// A page of jobs, newest first.
+    /// A page of the jobs that fit, newest first; without `visible` all of them.
     ///
     /// # Errors
     /// The store's.
@@ -323,9 +323,26 @@ impl Jobs {
         filter: &JobFilter,
         after: Option<JobCursor>,
         limit: u32,
+        visible: Option<&(dyn Fn(&Job) -> bool + Sync)>,
     ) -> Result<JobsPage, Failure> {
-        let page =
-            self.0.parts.store.jobs(filter, after, limit).await.map_err(|error| store_failure(&error))?;
+        let read = async |after| {
+            self.0.parts.store.jobs(filter, after, limit).await.map_err(|error| store_failure(&error))
+        };
+        let mut page = read(after).await?;
+        if let Some(visible) = visible {
+            page.items.retain(visible);
+            // Until one more than asked for tells that there is a next page; or all that is kept was read.
+            while let Some(after) = page.next
+                && page.items.len() <= limit as usize
+            {
+                let more = read(Some(after)).await?;
+                page.items.extend(more.items.into_iter().filter(visible));
+                page.next = more.next;
+            }
+            let has_more = page.items.len() > limit as usize;
+            page.items.truncate(limit as usize);
+            page.next = page.items.last().filter(|_| has_more).map(JobCursor::behind);
+        }
         let view = |job: Job| match self.0.board.get(job.id) {
             Some(live) => self.0.view(&live),
             None => JobView::ended(job),

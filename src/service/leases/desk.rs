@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::audited::{self, Cause};
-use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Then};
-use super::fit::{Candidate, fits, wants};
+use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
+use super::fit::{Candidate, may_get, wants};
 use super::{LeaseView, LeasesParts, PoolView, counted};
 use crate::domain::audit::{Actor, AuditRecord};
 use crate::domain::event::{EventFilter, EventType, Subject};
@@ -18,8 +18,10 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
+use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 use crate::sabotage::Mistake;
+use crate::service::callers::Caller;
 use crate::service::machines::MachineFilter;
 use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
 
@@ -205,25 +207,27 @@ impl Desk {
     pub fn can_ever_be_granted(&self, lease: &Lease) -> Result<(), Failure> {
         self.parts.machines.picture()?;
         let (mut why, mut fitting) = (None, false);
-        for candidate in self.candidates([lease]).iter().filter(|machine| fits(&lease.select, machine)) {
+        for candidate in self.candidates([lease]).iter().filter(|machine| may_get(lease, machine)) {
             fitting = true;
             let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
             why = why.or(self.parts.machines.snapshot(&view, lacks).err());
         }
         if !fitting {
-            return Err(self.parts.machines.why_none_fits(&lease.select)?);
+            return Err(self.parts.machines.why_none_fits(&lease.scope, &lease.select)?);
         }
         why.map_or(Ok(()), Err)
     }
 
-    /// Every pool, by name.
-    pub fn pools(&self) -> Result<Vec<PoolView>, Failure> {
+    /// Every pool that exists for a caller, by name: with a restricted scope those with a machine in it.
+    pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
         self.parts.machines.picture()?;
         let shown = self.parts.holds.shown();
-        let named = self.parts.pools.0.keys().map(|name| (name.clone(), PoolView::empty(name)));
-        let mut pools: BTreeMap<String, PoolView> = named.collect();
-        for candidate in self.candidates([]) {
+        let configured = self.parts.pools.0.keys().filter(|_| !caller.scope.is_restricted());
+        let mut pools: BTreeMap<String, PoolView> =
+            configured.map(|name| (name.clone(), PoolView::empty(name))).collect();
+        let in_scope = |candidate: &Candidate| caller.scope.contains(&candidate.name, &candidate.pools);
+        for candidate in self.candidates([]).into_iter().filter(in_scope) {
             let held = shown.holder_of(&candidate.identity).is_some();
             let aside = shown
                 .book
@@ -237,7 +241,11 @@ impl Desk {
                 pool.free += usize::from(candidate.free && !candidate.never && !held && !aside);
             }
         }
-        for open in shown.book.open().filter(|open| open.lease.state == LeaseState::Queued) {
+        let visibility = self.parts.machines.visibility();
+        let waits = |open: &&Open| {
+            open.lease.state == LeaseState::Queued && visibility.shows_lease(caller, &open.lease)
+        };
+        for open in shown.book.open().filter(waits) {
             if let Some(pool) = open.lease.select.pool.as_ref().and_then(|pool| pools.get_mut(pool)) {
                 pool.waiting += 1;
             }
@@ -450,7 +458,7 @@ impl Desk {
     fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<Candidate> {
         let wanted: BTreeSet<&String> = leases.into_iter().flat_map(wants).collect();
         let connected = self.parts.inventory.session().state == SessionState::Connected;
-        let views = self.parts.machines.list(&MachineFilter::default()).unwrap_or_default();
+        let views = self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.record.machine;
             // Of leases and quarantines the book knows itself, and before all others.

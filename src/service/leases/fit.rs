@@ -59,6 +59,12 @@ pub fn has_snapshots(lease: &Lease, machine: &Candidate) -> bool {
     wants(lease).all(|wanted| !machine.lacks.contains(wanted))
 }
 
+/// Whether a lease may ever be granted a machine: it is in the scope of who asked, and one of those wanted.
+#[must_use]
+pub fn may_get(lease: &Lease, machine: &Candidate) -> bool {
+    lease.scope.contains(&machine.name, &machine.pools) && fits(&lease.select, machine)
+}
+
 /// Whether a machine is one of those that are wanted, and may be granted at all.
 #[must_use]
 pub fn fits(select: &Select, machine: &Candidate) -> bool {
@@ -86,6 +92,7 @@ fn goes_by(reference: &str, machine: &Candidate) -> bool {
 mod tests {
     use super::*;
     use crate::domain::lease::{Prepare, Release};
+    use crate::domain::scope::Scope;
     use crate::service::inventory::samples;
     use crate::service::leases::tests::lease;
 
@@ -136,6 +143,28 @@ mod tests {
         }
         assert!(!fits(&whole, &Candidate { never: true, ..candidate() }));
         assert!(fits(&whole, &Candidate { free: false, ..candidate() }), "it may be free some day");
+    }
+
+    #[test]
+    fn a_machine_outside_of_the_scope_is_never_got() {
+        let plain = lease(1, false, None, crate::service::leases::tests::at(0));
+        let with = |machines: &[&str], pools: &[&str]| {
+            let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            Lease {
+                select: Select::default(),
+                scope: Scope::new(texts(machines), texts(pools)),
+                ..plain.clone()
+            }
+        };
+        for (scope, is_got) in [
+            (with(&[], &[]), true),
+            (with(&["Qubes-*"], &[]), true),
+            (with(&[], &["ci"]), true),
+            (with(&["windows-*"], &["ci"]), true),
+            (with(&["windows-*"], &["nightly"]), false),
+        ] {
+            assert_eq!(may_get(&scope, &candidate()), is_got, "{:?}", scope.scope);
+        }
     }
 
     #[test]

@@ -43,7 +43,8 @@ use crate::domain::lease::{
     EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, Wanted,
 };
 use crate::domain::machine::Machine;
-use crate::domain::pool::Pools;
+use crate::domain::pool::{Pool, Pools};
+use crate::domain::scope::Scope;
 use crate::store::{IdempotencyKey, LeaseFilter, Store, StoreError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -139,11 +140,18 @@ impl Leases {
     /// The lease that a key asked for, if it was used before.
     ///
     /// # Errors
-    /// `idempotency-mismatch`; the store's.
-    pub async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<LeaseView>, Failure> {
+    /// `idempotency-mismatch`, also if the machine of that lease has left the caller's scope; the store's.
+    pub async fn replayed(
+        &self,
+        caller: &Caller,
+        key: &IdempotencyKey,
+    ) -> Result<Option<LeaseView>, Failure> {
         match self.0.parts.store.find_lease_key(key).await {
             Ok(None) => Ok(None),
-            Ok(Some(kept)) if kept.fingerprint_matches => self.get(kept.lease).await,
+            Ok(Some(kept)) if kept.fingerprint_matches => {
+                let Some(view) = self.get(kept.lease).await? else { return Ok(None) };
+                self.shown_to(caller, view).map(Some).ok_or_else(|| super::jobs::mismatch(&key.key))
+            }
             Ok(Some(_)) => Err(super::jobs::mismatch(&key.key)),
             Err(error) => Err(super::jobs::store_failure(&error)),
         }
@@ -156,20 +164,54 @@ impl Leases {
     pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<Asked, Failure> {
         let lease = self.lease_of(caller, &new)?;
         self.0.can_ever_be_granted(&lease)?;
-        let id = lease.id;
+        let (id, key) = (lease.id, new.key.clone());
         let stepped =
             self.0.order_by(caller.actor(), Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
-        match stepped {
-            Some(first) => self.get(first).await?.map(Asked::Before).ok_or_else(|| unknown(first)),
-            None => self.get(id).await?.map(Asked::Now).ok_or_else(|| unknown(id)),
+        match (stepped, key) {
+            (Some(first), Some(key)) => {
+                let before = self.replayed(caller, &key).await?;
+                before.map(Asked::Before).ok_or_else(|| unknown(first))
+            }
+            _ => self.get_for(caller, id).await?.map(Asked::Now).ok_or_else(|| unknown(id)),
         }
+    }
+
+    /// A lease as a caller sees it; `None` if it does not exist for the caller. Asking counts against its being
+    /// abandoned.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn get_for(&self, caller: &Caller, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
+        // A caller for whom it does not exist does not keep it waiting.
+        if self.0.view(id).is_some_and(|view| self.shown_to(caller, view).is_none()) {
+            return Ok(None);
+        }
+        Ok(self.get(id).await?.and_then(|view| self.shown_to(caller, view)))
+    }
+
+    /// The view as a caller sees it; `None` if the lease does not exist for the caller. A restricted caller's
+    /// position counts only the leases that it sees.
+    #[must_use]
+    pub fn shown_to(&self, caller: &Caller, view: LeaseView) -> Option<LeaseView> {
+        if !caller.scope.is_restricted() {
+            return Some(view);
+        }
+        let Desk { parts, .. } = &*self.0;
+        let visibility = parts.machines.visibility();
+        if !visibility.shows_lease(caller, &view.lease) {
+            return None;
+        }
+        let counts = |lease: &Lease| visibility.shows_lease(caller, lease);
+        let position =
+            view.position.and_then(|_| parts.holds.shown().book.position_among(view.lease.id, counts));
+        Some(LeaseView { position, ..view })
     }
 
     /// A lease as it is now; none where there is no such lease. Asking counts against its being abandoned.
     ///
     /// # Errors
     /// The store's.
-    pub async fn get(&self, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
+    async fn get(&self, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
         if let Some(view) = self.0.view(id) {
             self.0.asked(id);
             return Ok(Some(view));
@@ -188,53 +230,67 @@ impl Leases {
         Ok(kept.map(LeaseView::ended))
     }
 
-    /// The leases that pass the filter, the newest first.
+    /// The leases that pass the filter and exist for the caller, the newest first.
     ///
     /// # Errors
     /// The store's.
     pub async fn list(
         &self,
+        caller: &Caller,
         filter: &LeaseFilter,
         after: Option<LeaseId>,
         limit: u32,
     ) -> Result<Vec<LeaseView>, Failure> {
         let failed = |error: StoreError| super::jobs::store_failure(&error);
         let store = &self.0.parts.store;
-        let after = match after {
+        let shown = |lease: Lease| {
+            let view = self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease));
+            self.shown_to(caller, view)
+        };
+        let mut after = match after {
             Some(after) => match store.lease(after).await.map_err(failed)? {
-                Some(lease) => Some(lease),
-                None => return Ok(Vec::new()),
+                Some(lease) if shown(lease.clone()).is_some() => Some(lease),
+                _ => return Ok(Vec::new()),
             },
             None => None,
         };
-        let leases = store.leases(filter, after.as_ref(), limit).await.map_err(failed)?;
-        Ok(leases
-            .into_iter()
-            .map(|lease| self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease)))
-            .collect())
+        let mut views = Vec::new();
+        // Ends with the kept leases at the latest. If all exist for the caller the first read is enough.
+        loop {
+            let leases = store.leases(filter, after.as_ref(), limit).await.map_err(failed)?;
+            let is_last = leases.len() < limit as usize;
+            after = leases.last().cloned();
+            views.extend(leases.into_iter().filter_map(shown));
+            if is_last || views.len() >= limit as usize {
+                views.truncate(limit as usize);
+                return Ok(views);
+            }
+        }
     }
 
-    /// Every lease that has not ended, in order of arrival.
+    /// Every lease that has not ended and exists for the caller, in order of arrival.
     #[must_use]
-    pub fn open(&self) -> Vec<LeaseView> {
+    pub fn open(&self, caller: &Caller) -> Vec<LeaseView> {
         let shown = self.0.parts.holds.shown();
-        shown.book.open().filter_map(|open| self.0.view(open.lease.id)).collect()
+        let views = shown.book.open().filter_map(|open| self.0.view(open.lease.id));
+        views.filter_map(|view| self.shown_to(caller, view)).collect()
     }
 
-    /// Waits until a lease is as wanted, or has ended. None where there is no such lease; as it is then where the daemon
+    /// Waits until a lease is as wanted, or has ended. `None` if there is no such lease for the caller; as it is then where the daemon
     /// stops first.
     ///
     /// # Errors
     /// The store's.
     pub async fn until(
         &self,
+        caller: &Caller,
         id: LeaseId,
         wanted: impl Fn(LeaseState) -> bool,
     ) -> Result<Option<LeaseView>, Failure> {
         let mut changes = self.0.changed.subscribe();
         loop {
             changes.mark_unchanged();
-            let Some(view) = self.get(id).await? else { return Ok(None) };
+            let Some(view) = self.get_for(caller, id).await? else { return Ok(None) };
             let state = view.lease.state;
             if wanted(state) || state.is_end() {
                 return Ok(Some(view));
@@ -252,14 +308,19 @@ impl Leases {
     ///
     /// # Errors
     /// `lease-ended`; `invalid-request` where the time is longer than allowed.
-    pub async fn renew(&self, id: LeaseId, ttl: Option<Duration>, by: &Caller) -> Result<LeaseView, Failure> {
+    pub async fn renew(
+        &self,
+        caller: &Caller,
+        id: LeaseId,
+        ttl: Option<Duration>,
+    ) -> Result<LeaseView, Failure> {
         if let Some(ttl) = ttl {
             // The pool that was asked for, as with the lease itself.
             let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
-            self.allowed(ttl, pool.as_deref())?;
+            self.allowed(ttl, self.pool_of(caller, pool.as_deref()))?;
         }
-        self.0.order_by(by.actor(), Stepped::Renew(id, ttl)).await?;
-        self.get(id).await?.ok_or_else(|| unknown(id))
+        self.0.order_by(caller.actor(), Stepped::Renew(id, ttl)).await?;
+        self.get_for(caller, id).await?.ok_or_else(|| unknown(id))
     }
 
     /// Ends a lease: its holder gives it back, or an operator takes it.
@@ -268,14 +329,14 @@ impl Leases {
     /// The store's.
     pub async fn end(
         &self,
+        caller: &Caller,
         id: LeaseId,
         reason: EndReason,
-        by: &Caller,
         detail: Option<String>,
     ) -> Result<LeaseView, Failure> {
-        let step = Stepped::End { id, reason, by: by.name.to_string(), detail };
-        self.0.order_by(by.actor(), step).await?;
-        self.get(id).await?.ok_or_else(|| unknown(id))
+        let step = Stepped::End { id, reason, by: caller.name.to_string(), detail };
+        self.0.order_by(caller.actor(), step).await?;
+        self.get_for(caller, id).await?.ok_or_else(|| unknown(id))
     }
 
     /// Sets a machine aside, or changes why.
@@ -310,12 +371,12 @@ impl Leases {
         }
     }
 
-    /// Every pool, and how its machines stand.
+    /// Every pool that exists for the caller, and the state of those of its machines that do.
     ///
     /// # Errors
     /// `inventory-loading`.
-    pub fn pools(&self) -> Result<Vec<PoolView>, Failure> {
-        self.0.pools()
+    pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
+        self.0.pools(caller)
     }
 
     /// Shows in the metrics how many leases there are, and how many machines are set aside.
@@ -350,8 +411,8 @@ impl Leases {
 
     fn lease_of(&self, caller: &Caller, new: &NewLease) -> Result<Lease, Failure> {
         let parts = &self.0.parts;
-        let pool = new.select.pool.as_deref().and_then(|pool| parts.pools.get(pool));
-        self.allowed(new.ttl, new.select.pool.as_deref())?;
+        let pool = self.pool_of(caller, new.select.pool.as_deref());
+        self.allowed(new.ttl, pool)?;
         let release =
             new.release.clone().or_else(|| pool.and_then(|pool| pool.release.clone())).unwrap_or_default();
         let may_keep = caller.role >= Role::Operator || pool.is_some_and(|pool| pool.may_keep_power);
@@ -362,6 +423,7 @@ impl Leases {
         Ok(Lease::queued(Wanted {
             id: LeaseId(parts.clock.uuid()),
             select: new.select.clone(),
+            scope: Scope::clone(&caller.scope),
             holder: new.holder.clone().unwrap_or_else(|| caller.name.to_string()),
             requested_by: caller.name.to_string(),
             origin: caller.origin,
@@ -375,9 +437,16 @@ impl Leases {
         }))
     }
 
-    fn allowed(&self, ttl: Duration, pool: Option<&str>) -> Result<(), Failure> {
+    /// What the configuration says of a pool, if the pool exists for the caller.
+    fn pool_of(&self, caller: &Caller, name: Option<&str>) -> Option<&Pool> {
+        let Desk { parts, .. } = &*self.0;
+        let visibility = parts.machines.visibility();
+        name.filter(|name| visibility.has_pool(&caller.scope, name)).and_then(|name| parts.pools.get(name))
+    }
+
+    fn allowed(&self, ttl: Duration, pool: Option<&Pool>) -> Result<(), Failure> {
         let rules = &self.0.parts.rules;
-        let of_pool = pool.and_then(|pool| self.0.parts.pools.get(pool)).and_then(|pool| pool.max_ttl);
+        let of_pool = pool.and_then(|pool| pool.max_ttl);
         let longest = of_pool.unwrap_or(rules.max_ttl).min(rules.max_ttl);
         if !ttl.is_zero() && ttl <= longest {
             return Ok(());

@@ -6,30 +6,34 @@ use super::{MachineView, Machines, shorten};
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::lease::Select;
 use crate::domain::names::contains_loosely;
+use crate::domain::scope::Scope;
 
 /// The code of the part of a request that no machine can ever match, whatever becomes free.
 pub const MATCHES_NONE: &str = "matches-none";
 
 impl Machines {
-    /// The names of all pools: those of the configuration, and those in annotations of machines.
+    /// The names of all pools: those of the configuration, and those in annotations of machines. In a restricted scope
+    /// those that a machine of it is in.
     ///
     /// # Errors
     /// As [`Machines::picture`].
-    pub fn pool_names(&self) -> Result<BTreeSet<String>, Failure> {
-        let picture = self.picture()?;
-        let named = picture.machines.iter().flat_map(|record| self.pools.of(&record.machine));
-        Ok(named.chain(self.pools.0.keys().cloned()).collect())
+    pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
+        self.picture()?;
+        let machines = self.visibility.machines(scope);
+        let named = machines.iter().flat_map(|record| self.pools.of(&record.machine));
+        let configured = self.pools.0.keys().filter(|_| !scope.is_restricted());
+        Ok(named.chain(configured.cloned()).collect())
     }
 
     /// Refuses a pool that does not exist.
     ///
     /// # Errors
     /// `invalid-request`, with the pools that exist; as [`Machines::picture`].
-    pub fn require_pool(&self, pool: &str) -> Result<(), Failure> {
-        if self.pools.get(pool).is_some() {
+    pub fn require_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
+        if !scope.is_restricted() && self.pools.get(pool).is_some() {
             return Ok(());
         }
-        let known = self.pool_names()?;
+        let known = self.pool_names(scope)?;
         if known.contains(pool) {
             return Ok(());
         }
@@ -46,8 +50,8 @@ impl Machines {
     ///
     /// # Errors
     /// As [`Machines::picture`].
-    pub fn why_none_fits(&self, select: &Select) -> Result<Failure, Failure> {
-        let (pointer, why) = self.part_without_match(select)?;
+    pub fn why_none_fits(&self, scope: &Scope, select: &Select) -> Result<Failure, Failure> {
+        let (pointer, why) = self.part_without_match(scope, select)?;
         let detail = format!("No machine fits what was asked, whatever becomes free: {why}");
         Ok(Failure::new(FailureKind::NoFreeMachine, detail.clone()).with_error(InputError {
             pointer: Some(pointer.to_owned()),
@@ -58,17 +62,17 @@ impl Machines {
     }
 
     /// The part of a request that no machine matches, and why.
-    fn part_without_match(&self, select: &Select) -> Result<(&'static str, String), Failure> {
+    fn part_without_match(&self, scope: &Scope, select: &Select) -> Result<(&'static str, String), Failure> {
         let Select { machine, name, mac, pool } = select;
         if let Some(pool) = pool {
-            let known = self.pool_names()?;
+            let known = self.pool_names(scope)?;
             if !known.contains(pool) {
                 let why = format!("{}. GET /v1/pools", no_such_pool(pool, &known));
                 return Ok(("/select/pool", why));
             }
         }
         if let Some(reference) = machine {
-            match self.resolve(reference) {
+            match self.resolve(scope, reference) {
                 Ok(view) => {
                     if let Some(why) = self.never_granted(&view) {
                         return Ok(("/select/machine", why));
@@ -79,7 +83,7 @@ impl Machines {
                 Err(failure) => return Ok(("/select/machine", failure.detail)),
             }
         }
-        let views = self.list(&super::MachineFilter::default())?;
+        let views = self.list(scope, &super::MachineFilter::default())?;
         let has_name = |view: &&MachineView| {
             name.as_ref().is_none_or(|name| contains_loosely(&view.record.machine.name, name))
         };

@@ -12,6 +12,7 @@ use crate::domain::lease::{
     EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Release, Select,
     TimeLeft,
 };
+use crate::domain::scope::Scope;
 
 /// Writes a lease's document.
 pub fn encode(lease: &Lease) -> Result<String, DocumentError> {
@@ -41,6 +42,9 @@ struct LeaseDocument {
     id: String,
     state: String,
     select: SelectDocument,
+    /// None if it covers all machines, as every lease of an earlier otter does.
+    #[serde(default)]
+    scope: Option<ScopeDocument>,
     machine: Option<IdentityDocument>,
     machine_name: Option<String>,
     pool: Option<String>,
@@ -77,6 +81,12 @@ struct SelectDocument {
     name: Option<String>,
     mac: Option<String>,
     pool: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ScopeDocument {
+    machines: Vec<String>,
+    pools: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,6 +132,7 @@ impl From<&Lease> for LeaseDocument {
             id,
             state,
             select,
+            scope,
             machine,
             machine_name,
             pool,
@@ -152,6 +163,7 @@ impl From<&Lease> for LeaseDocument {
             id: id.to_string(),
             state: state.as_str().to_owned(),
             select: select.into(),
+            scope: ScopeDocument::of(scope),
             machine: machine.as_ref().map(IdentityDocument::from),
             machine_name: machine_name.clone(),
             pool: pool.clone(),
@@ -191,6 +203,7 @@ impl TryFrom<LeaseDocument> for Lease {
             id,
             state,
             select,
+            scope,
             machine,
             machine_name,
             pool,
@@ -223,6 +236,7 @@ impl TryFrom<LeaseDocument> for Lease {
             id: lease_id(id)?,
             state: word("state of a lease", state, LeaseState::parse)?,
             select: select.try_into()?,
+            scope: scope.map(Scope::from).unwrap_or_default(),
             machine: machine.map(Into::into),
             machine_name,
             pool,
@@ -271,6 +285,25 @@ impl TryFrom<SelectDocument> for Select {
         let SelectDocument { machine, name, mac, pool } = document;
         let mac = mac.map(|mac| word("hardware address", mac, |mac| mac.parse().ok())).transpose()?;
         Ok(Self { machine, name, mac, pool })
+    }
+}
+
+impl ScopeDocument {
+    fn of(scope: &Scope) -> Option<Self> {
+        match scope {
+            Scope::All => None,
+            Scope::Selected { machines, pools } => {
+                Some(Self { machines: machines.clone(), pools: pools.clone() })
+            }
+        }
+    }
+}
+
+impl From<ScopeDocument> for Scope {
+    fn from(document: ScopeDocument) -> Self {
+        let ScopeDocument { machines, pools } = document;
+        // Not by `new`: a document without any entry must not become a scope of all machines.
+        Self::Selected { machines, pools }
     }
 }
 

@@ -233,7 +233,15 @@ impl Book {
     /// How many leases wait before this one.
     #[must_use]
     pub fn position(&self, id: LeaseId) -> Option<usize> {
-        self.queued().iter().position(|queued| *queued == id)
+        self.position_among(id, |_| true)
+    }
+
+    /// How many of the leases that count wait before this one, which counts itself.
+    #[must_use]
+    pub fn position_among(&self, id: LeaseId, counts: impl Fn(&Lease) -> bool) -> Option<usize> {
+        let queued = self.queued().into_iter();
+        let counting = |queued: &LeaseId| self.leases.get(queued).is_some_and(|open| counts(&open.lease));
+        queued.filter(counting).position(|queued| queued == id)
     }
 
     /// Who waits, in order of arrival.

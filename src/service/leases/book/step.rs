@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::fit::{Candidate, fits, has_snapshots};
+use super::super::fit::{Candidate, has_snapshots, may_get};
 use super::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
@@ -51,7 +51,7 @@ impl<'b> Step<'b> {
     }
 
     fn ask(&mut self, lease: Lease, candidates: &[Candidate]) -> Result<(), Failure> {
-        if !candidates.iter().any(|candidate| fits(&lease.select, candidate)) {
+        if !candidates.iter().any(|candidate| may_get(&lease, candidate)) {
             let detail = "No machine fits what was asked, whatever becomes free. Look: GET /v1/machines, GET /v1/pools";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
@@ -99,9 +99,8 @@ impl<'b> Step<'b> {
                 return;
             }
             let Some(open) = self.book.leases.get(&id) else { continue };
-            let fitting = |machine: &Candidate| {
-                fits(&open.lease.select, machine) && has_snapshots(&open.lease, machine)
-            };
+            let fitting =
+                |machine: &Candidate| may_get(&open.lease, machine) && has_snapshots(&open.lease, machine);
             let chosen = free.iter().position(|(_, candidate)| fitting(candidate));
             if let Some(place) = chosen {
                 let (key, candidate) = free.remove(place);

@@ -16,6 +16,7 @@ use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Prepare, Release, Select, Wanted};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::RequestOrigin;
+use crate::domain::scope::Scope;
 use crate::sabotage::Sabotage;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -76,6 +77,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now)
     Lease::queued(Wanted {
         id: id(number),
         select: Select { name: Some("qubes".to_owned()), ..Select::default() },
+        scope: Scope::All,
         holder: "ci".to_owned(),
         requested_by: "ci".to_owned(),
         origin: RequestOrigin::default(),

@@ -1,0 +1,110 @@
+//! What exists for a caller: its scope compared with machines, and with the jobs and leases of machines.
+
+use std::sync::Arc;
+
+use super::callers::Caller;
+use super::inventory::{Inventory, MachineRecord};
+use crate::domain::datastore::Datastore;
+use crate::domain::event::Placement;
+use crate::domain::ids::MachineId;
+use crate::domain::job::Job;
+use crate::domain::lease::Lease;
+use crate::domain::machine::{Machine, MachineIdentity};
+use crate::domain::pool::Pools;
+use crate::domain::scope::Scope;
+
+/// Compares scopes with the machines of the host.
+pub struct Visibility {
+    inventory: Arc<Inventory>,
+    pools: Arc<Pools>,
+}
+
+impl Visibility {
+    /// By this picture of the host and these pools.
+    #[must_use]
+    pub const fn new(inventory: Arc<Inventory>, pools: Arc<Pools>) -> Self {
+        Self { inventory, pools }
+    }
+
+    /// Whether a machine is in a scope, as it is now.
+    #[must_use]
+    pub fn has_machine(&self, scope: &Scope, machine: &Machine) -> bool {
+        !scope.is_restricted() || scope.contains(&machine.name, &self.pools.of(machine))
+    }
+
+    /// Whether a machine was in a scope while it was placed like this.
+    #[must_use]
+    pub fn had_machine(&self, scope: &Scope, id: &MachineId, placement: &Placement) -> bool {
+        let Placement { name, annotated_pools } = placement;
+        scope.contains(name, &self.pools.of_named(id, name, annotated_pools.clone()))
+    }
+
+    /// Every machine of a scope, in the order of lists.
+    #[must_use]
+    pub fn machines(&self, scope: &Scope) -> Vec<Arc<MachineRecord>> {
+        let picture = self.inventory.picture();
+        let all = picture.machines.iter();
+        all.filter(|record| self.has_machine(scope, &record.machine)).cloned().collect()
+    }
+
+    /// Whether a caller sees a job: if it sees the job's machine.
+    #[must_use]
+    pub fn shows_job(&self, caller: &Caller, job: &Job) -> bool {
+        self.has_known_machine(&caller.scope, &job.machine, &job.machine_name, None)
+    }
+
+    /// Whether a caller sees a lease: if it sees the lease's machine; before a grant, if it asked for it.
+    #[must_use]
+    pub fn shows_lease(&self, caller: &Caller, lease: &Lease) -> bool {
+        if !caller.scope.is_restricted() {
+            return true;
+        }
+        match (&lease.machine, &lease.machine_name) {
+            (Some(machine), Some(name)) => {
+                self.has_known_machine(&caller.scope, machine, name, lease.pool.as_deref())
+            }
+            _ => *lease.requested_by == *caller.name,
+        }
+    }
+
+    /// Whether a pool has a machine in a scope.
+    #[must_use]
+    pub fn has_pool(&self, scope: &Scope, pool: &str) -> bool {
+        let is_of_pool =
+            |record: &Arc<MachineRecord>| self.pools.of(&record.machine).iter().any(|name| name == pool);
+        !scope.is_restricted() || self.machines(scope).iter().any(is_of_pool)
+    }
+
+    /// How many machines of a scope have files on a datastore.
+    #[must_use]
+    pub fn machine_count(&self, scope: &Scope, datastore: &Datastore) -> u32 {
+        if !scope.is_restricted() {
+            return datastore.machine_count;
+        }
+        let has_files = |record: &&Arc<MachineRecord>| record.machine.datastores.contains(&datastore.id);
+        let machines = self.machines(scope);
+        u32::try_from(machines.iter().filter(has_files).count()).unwrap_or(u32::MAX)
+    }
+
+    /// A machine that is gone, or whose id belongs to another one now, is judged by what it was last known as.
+    fn has_known_machine(
+        &self,
+        scope: &Scope,
+        machine: &MachineIdentity,
+        last_name: &str,
+        last_pool: Option<&str>,
+    ) -> bool {
+        if !scope.is_restricted() {
+            return true;
+        }
+        let picture = self.inventory.picture();
+        let record = picture.machine(&machine.id);
+        match record.filter(|record| machine.agrees_with(&record.machine.identity())) {
+            Some(record) => self.has_machine(scope, &record.machine),
+            None => {
+                let last_pool = last_pool.map(str::to_owned).into_iter().collect();
+                scope.contains(last_name, &self.pools.of_named(&machine.id, last_name, last_pool))
+            }
+        }
+    }
+}
