@@ -26,6 +26,7 @@ mod pairs;
 mod patterns;
 mod queue;
 mod revert;
+mod scopes;
 mod snapshot_rules;
 mod snapshots;
 mod tokens;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use otter::clock::Clock;
-use otter::domain::access::{Role, Token};
+use otter::domain::access::{Role, Token, TokenLimits};
+use otter::domain::scope::Scope;
 use otter::store::{Store, StoredToken};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -58,6 +59,24 @@ impl Guarded {
         Answer::from_parts(status, headers, response.bytes().await.unwrap().to_vec())
     }
 
+    /// A token with restrictions, once it is known.
+    pub async fn restricted(&self, name: &str, role: Role, scope: Scope, limits: TokenLimits) -> String {
+        let (stored, token) = unrestricted(name, role);
+        let stored = StoredToken { scope, limits, ..stored };
+        assert!(self.beside.insert_token(&stored).await.unwrap());
+        let bearer = format!("Bearer {token}");
+        eventually("the token to be known", async || {
+            self.ask(&Method::GET, "/v1/about", Some(&bearer)).await.status == 200
+        })
+        .await;
+        token
+    }
+
+    /// The token of this role.
+    pub fn token(&self, role: &str) -> &str {
+        &self.tokens[role]
+    }
+
     /// A call of somebody in this role, to shape further.
     pub fn request(&self, role: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.lab.request(method, path).header("authorization", format!("Bearer {}", self.tokens[role]))
@@ -69,11 +88,16 @@ impl Guarded {
 }
 
 async fn make(store: &Store, name: &str, role: Role) -> String {
+    let (stored, token) = unrestricted(name, role);
+    assert!(store.insert_token(&stored).await.unwrap());
+    token
+}
+
+fn unrestricted(name: &str, role: Role) -> (StoredToken, String) {
     let clock = Clock::system();
     let token = Token::new(&clock.random().unwrap());
     let stored = StoredToken::new(clock.uuid(), name, role, token.digest(), clock.now());
-    assert!(store.insert_token(&stored).await.unwrap());
-    token.text().to_owned()
+    (stored, token.text().to_owned())
 }
 
 /// A path of this operation whose call changes nothing: what it names does not exist.

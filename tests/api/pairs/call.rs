@@ -39,6 +39,11 @@ impl Operation {
         all
     }
 
+    /// Its path, as the document writes it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Calls it upon what has this name: a machine, or by its id a job or a datastore. Whatever must be said is said.
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));

@@ -10,7 +10,7 @@
 //! ```
 
 mod away;
-mod call;
+pub mod call;
 mod gone;
 mod leases;
 mod limits;

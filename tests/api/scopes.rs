@@ -1,0 +1,304 @@
+//! Tokens that are restricted to some machines: every other machine does not exist for them.
+
+use otter::app::Settings;
+use otter::domain::access::{Role, TokenLimits};
+use otter::domain::pool::{Pool, Pools};
+use otter::domain::scope::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::pairs::call::Operation;
+use super::tokens::Guarded;
+use crate::harness::{Answer, Events, Lab, Plan, eventually, machine};
+
+const STAGING: &str = "qubes-4.2-sdw-staging";
+const RUNNER: &str = "ci-runner-2";
+
+async fn guarded() -> Guarded {
+    let settings = |settings: &mut Settings| {
+        let pool = |pattern: &str| Pool { machines: vec![pattern.to_owned()], ..Pool::default() };
+        settings.pools = Pools(
+            [("qubes".to_owned(), pool("qubes-*")), ("runners".to_owned(), pool("ci-runner-*"))].into(),
+        );
+    };
+    Guarded::with(Plan { settings, ..Plan::default() }).await
+}
+
+fn machines(pattern: &str) -> Scope {
+    Scope::new(vec![pattern.to_owned()], vec![])
+}
+
+fn pool(name: &str) -> Scope {
+    Scope::new(vec![], vec![name.to_owned()])
+}
+
+/// A restricted caller.
+struct Restricted<'a> {
+    lab: &'a Lab,
+    token: String,
+}
+
+impl<'a> Restricted<'a> {
+    async fn new(guarded: &'a Guarded, name: &str, role: Role, scope: Scope) -> Self {
+        let token = guarded.restricted(name, role, scope, TokenLimits::default()).await;
+        Self { lab: &guarded.lab, token }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Value) -> Answer {
+        let request = self.lab.request(method, path).bearer_auth(&self.token);
+        Answer::of(if body.is_null() { request } else { request.json(&body) }).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, Value::Null).await
+    }
+
+    async fn stream(&self, query: &str) -> Events {
+        Events::open_with(self.lab, query, &[("authorization", &format!("Bearer {}", self.token))]).await
+    }
+}
+
+/// An answer without what differs by its request: the request's id and the names that the caller itself wrote.
+fn without(answer: &Answer, named: &str) -> (u16, String) {
+    let mut problem = answer.json.clone();
+    if let Some(problem) = problem.as_object_mut() {
+        problem.remove("request_id");
+    }
+    (answer.status, problem.to_string().replace(named, "…"))
+}
+
+async fn job_on(guarded: &Guarded, name: &str) -> String {
+    let request = guarded.request("operator", Method::POST, &machine(name, "/power?wait=20s"));
+    let job = Answer::of(request.json(&json!({"action": "off"}))).await.expect(200);
+    job.str("id").to_owned()
+}
+
+async fn lease_on(guarded: &Guarded, name: &str) -> String {
+    let request = guarded.request("operator", Method::POST, "/v1/leases");
+    let lease = Answer::of(request.json(&json!({"select": {"name": name}, "ttl": "30m"}))).await.expect(201);
+    lease.str("id").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_answers_for_a_machine_out_of_scope_as_for_none() {
+    let guarded = guarded().await;
+    let document = guarded.lab.get("/openapi.json").await.expect(200).json;
+    let jobs = [job_on(&guarded, STAGING).await, job_on(&guarded, RUNNER).await];
+    let leases = [lease_on(&guarded, STAGING).await, lease_on(&guarded, RUNNER).await];
+    let nothing = "01936f5e-8c00-7000-8000-000000000002".to_owned();
+    let qubes = Restricted::new(&guarded, "qubes", Role::Operator, machines("qubes-*")).await;
+    let runners = Restricted::new(&guarded, "runners", Role::Operator, pool("runners")).await;
+    let mut held = 0;
+    for (operation, _) in Operation::all(&document) {
+        let path = operation.path();
+        let by_name =
+            ["kill_machine", "create_lease", "find_machine", "list_jobs", "list_leases", "stream_events"];
+        // What each of the two callers has in its scope, what it has not, and what there is not.
+        let subjects = if path.contains("{job}") {
+            [jobs[0].clone(), jobs[1].clone(), nothing.clone()]
+        } else if path.contains("{lease}") {
+            [leases[0].clone(), leases[1].clone(), nothing.clone()]
+        } else if path.contains("{machine}") || by_name.contains(&operation.id.as_str()) {
+            [STAGING.to_owned(), RUNNER.to_owned(), "xi-runner-2".to_owned()]
+        } else {
+            continue;
+        };
+        let [own, other, missing] = &subjects;
+        for (caller, own, other) in [(&qubes, own, other), (&runners, other, own)] {
+            let ask = async |subject: &str| {
+                let call =
+                    operation.call(subject).header("authorization", format!("Bearer {}", caller.token));
+                let call = if path.ends_with("/wait") { call.asking("wait=0s") } else { call };
+                let call = if operation.id == "stream_events" { call.asking("wait=0s") } else { call };
+                call.send(caller.lab).await
+            };
+            let (refused, unknown) = (ask(other).await, ask(missing).await);
+            assert_eq!(without(&refused, other), without(&unknown, missing), "{} of {other}", operation.id);
+            assert!(matches!(refused.status, 404 | 409), "{}: {}", operation.id, refused.text);
+            if operation.id != "stream_events" {
+                let shown = ask(own).await;
+                assert_ne!(without(&shown, own), without(&unknown, missing), "{} of {own}", operation.id);
+            }
+            held += 1;
+        }
+    }
+    assert!(held > 40, "{held} pairs of operation and caller");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_to_name_a_machine_out_of_scope_tells_that_it_exists() {
+    let guarded = guarded().await;
+    let qubes = Restricted::new(&guarded, "qubes", Role::Viewer, machines("qubes-*")).await;
+    for (other, missing) in [
+        ("32", "92"),
+        ("name:ci-runner-2", "name:ci-runner-9"),
+        // Written like an id: a visible machine of this name would be proposed.
+        ("ci-runner-2", "ci-runner-9"),
+        ("mac:00:50:56:3f:00:32", "mac:00:50:56:3f:00:92"),
+    ] {
+        for rest in ["", "/snapshots", "/snapshots/kickstart"] {
+            let refused = qubes.get(&format!("/v1/machines/{other}{rest}")).await;
+            let unknown = qubes.get(&format!("/v1/machines/{missing}{rest}")).await.problem(404, "not-found");
+            assert_eq!(without(&refused, other), without(&unknown, missing));
+        }
+    }
+    // Both machines of a name are in one scope, and only candidates of the scope are shown.
+    let one = Scope::new(vec!["qubes-scratch".to_owned()], vec![]);
+    let scratch = Restricted::new(&guarded, "scratch", Role::Viewer, one).await;
+    let found = scratch.get("/v1/machines/find?name=qubes&unique=true").await.problem(409, "ambiguous-name");
+    assert_eq!(found.json["candidates"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_counts_and_finds_show_the_scope_alone() {
+    let guarded = guarded().await;
+    for name in [STAGING, RUNNER] {
+        job_on(&guarded, name).await;
+        lease_on(&guarded, name).await;
+    }
+    let runners = Restricted::new(&guarded, "runners", Role::Runner, machines("ci-runner-*")).await;
+    let names = runners.get("/v1/machines").await.expect(200).items("name").join(" ");
+    assert_eq!(names, "ci-runner-1 ci-runner-2 ci-runner-3");
+    let found = runners.get("/v1/machines/find?name=-").await.expect(200);
+    assert_eq!((found.str("name"), found.header("otter-matches")), ("ci-runner-1", Some("3")));
+    for list in ["/v1/jobs", "/v1/leases", "/v1/jobs?limit=1", "/v1/leases?limit=1"] {
+        let page = runners.get(list).await.expect(200);
+        assert_eq!((page.items("machine_name"), &page.json["next"]), (vec![RUNNER], &Value::Null), "{list}");
+    }
+    let pools = runners.get("/v1/pools").await.expect(200);
+    assert_eq!(pools.items("name"), ["runners"]);
+    assert_eq!(
+        (&pools.json["items"][0]["machine_count"], &pools.json["items"][0]["held_count"]),
+        (&json!(3), &json!(1))
+    );
+    let about = runners.get("/v1/about").await.expect(200).json;
+    assert_eq!((&about["inventory"]["machine_count"], &about["self_machine"]), (&json!(3), &Value::Null));
+    let count = |answer: &Answer| -> u64 {
+        let items = answer.json["items"].as_array().unwrap();
+        items.iter().map(|datastore| datastore["machine_count"].as_u64().unwrap()).sum()
+    };
+    let all = Answer::of(guarded.request("viewer", Method::GET, "/v1/datastores")).await.expect(200);
+    let visible = runners.get("/v1/datastores").await.expect(200);
+    assert!(0 < count(&visible) && count(&visible) < count(&all), "{} of {}", count(&visible), count(&all));
+    let metrics = runners.lab.request(Method::GET, "/metrics").bearer_auth(&runners.token);
+    let refused = metrics.send().await.unwrap();
+    assert_eq!(refused.status().as_u16(), 403);
+    // A cursor that is the id of a lease out of scope is like one that no lease has.
+    let hidden =
+        Answer::of(guarded.request("viewer", Method::GET, "/v1/leases?machine=16")).await.expect(200);
+    let cursor = hidden.json["items"][0]["id"].as_str().unwrap().to_owned();
+    let page = runners.get(&format!("/v1/leases?cursor={cursor}")).await.expect(200);
+    assert_eq!(page.json["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
+    let guarded = guarded().await;
+    let one = Restricted::new(&guarded, "one", Role::Runner, machines(STAGING)).await;
+    let ask = |body: Value| one.call(Method::POST, "/v1/leases", body);
+    let any = json!({"select": {"name": "-"}, "ttl": "30m"});
+    let first = ask(any.clone()).await.expect(201).json;
+    assert_eq!(first["machine_name"], STAGING);
+    ask(any.clone()).await.problem(409, "no-free-machine");
+    for (other, missing) in [
+        (json!({"machine": "32"}), json!({"machine": "92"})),
+        (json!({"pool": "runners"}), json!({"pool": "walkers"})),
+        (json!({"name": "ci-runner"}), json!({"name": "ci-walker"})),
+    ] {
+        let body = |select: &Value| json!({"select": select, "ttl": "30m", "queue_for": "10m"});
+        let (refused, unknown) = (ask(body(&other)).await, ask(body(&missing)).await);
+        let no_free = refused.problem(409, "no-free-machine");
+        assert_eq!(without(&no_free, "…"), without(&unknown, "…"), "{other}");
+    }
+    let queued = json!({"select": {"name": "-"}, "ttl": "30m", "queue_for": "10m"});
+    // Somebody else waits before: the position counts only what the caller sees.
+    let held = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let before = Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&held)).await;
+    let before = before.expect(202).json;
+    let waiting = ask(queued).await.expect(202).json;
+    assert_eq!((&before["position"], &waiting["position"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        one.get("/v1/leases?state=queued").await.expect(200).items("id"),
+        [waiting["id"].as_str().unwrap()]
+    );
+    let unseen = format!("/v1/leases/{}", before["id"].as_str().unwrap());
+    one.get(&unseen).await.problem(404, "not-found");
+    Answer::of(guarded.request("operator", Method::DELETE, &unseen)).await.expect(200);
+    let path = format!("/v1/leases/{}", waiting["id"].as_str().unwrap());
+    assert_eq!(one.get(&path).await.expect(200).json["state"], "queued", "although other machines are free");
+    let shown = format!("{}.{}", first["id"].as_str().unwrap(), first["secret"].as_str().unwrap());
+    let end =
+        one.lab.request(Method::DELETE, &format!("/v1/leases/{}?wait=20s", first["id"].as_str().unwrap()));
+    Answer::of(end.bearer_auth(&one.token).header("otter-lease", shown)).await.expect(200);
+    let granted = one.get(&format!("{path}/wait?wait=20s")).await.expect(200).json;
+    assert_eq!(granted["machine_name"], STAGING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_changed() {
+    let guarded = guarded().await;
+    let runners = Restricted::new(&guarded, "runners", Role::Viewer, machines("ci-runner-*")).await;
+    let rename = |id: &str, name: &str| {
+        guarded.lab.control().mutate(|world| name.clone_into(&mut world.machine_mut(id).unwrap().name));
+    };
+    let mut first = runners.stream("?initial=true").await;
+    let told = first.until(|told| told.kind() == "synced").await;
+    let machines: Vec<&Value> =
+        told.iter().filter(|told| told.kind() == "machine.changed").map(|told| &told.json["id"]).collect();
+    assert_eq!(machines, ["31", "32", "33"]);
+    assert!(
+        !told.iter().any(|told| told.kind() == "snapshot.changed" && told.json["object"]["machine"] == "16")
+    );
+    let since = told.last().unwrap().version().to_owned();
+
+    rename("16", "qubes-renamed");
+    rename("32", "hidden");
+    let told = first.until(|told| told.is("machine.removed", "32")).await;
+    assert!(told.iter().any(|told| told.kind() == "snapshot.removed"), "{told:#?}");
+    rename("16", "ci-runner-16");
+    let told_later = first.until(|told| told.kind() == "snapshot.changed").await;
+    assert!(told_later.iter().any(|told| told.is("machine.changed", "16")), "{told_later:#?}");
+    assert!(!told.iter().any(|told| told.json["id"] == "16"), "{told:#?}");
+    runners.get("/v1/machines/32").await.problem(404, "not-found");
+    runners.get("/v1/machines/16").await.expect(200);
+
+    // A reader that comes back is told the same.
+    let mut again = runners.stream(&format!("?since={since}")).await;
+    again.until(|told| told.is("machine.removed", "32")).await;
+
+    // Also for a machine that the host removes.
+    guarded.lab.control().mutate(|world| world.remove_machine("16"));
+    first.until(|told| told.is("machine.removed", "16")).await;
+    // An unrestricted reader is told of changes alone.
+    let unrestricted = ("authorization", format!("Bearer {}", guarded.token("viewer")));
+    let mut all = Events::open_with(
+        &guarded.lab,
+        &format!("?since={since}&wait=0s"),
+        &[(unrestricted.0, &unrestricted.1)],
+    )
+    .await;
+    let told = all.until(|told| told.kind() == "bye").await;
+    assert!(!told.iter().any(|told| told.is("machine.removed", "32")), "{told:#?}");
+    assert!(told.iter().any(|told| told.is("machine.removed", "16")), "{told:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_shows_no_job_of_a_machine_that_left_the_scope() {
+    let guarded = guarded().await;
+    let runners = Restricted::new(&guarded, "runners", Role::Operator, machines("ci-runner-*")).await;
+    let ask = |path: &'static str| {
+        let request = runners.lab.request(Method::POST, path).bearer_auth(&runners.token);
+        Answer::of(request.header("idempotency-key", "k").json(&json!({"action": "off"})))
+    };
+    let job = ask("/v1/machines/32/power?wait=20s").await.expect(200).json;
+    let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+    runners.get(&path).await.expect(200);
+    guarded.lab.control().mutate(|world| "hidden".clone_into(&mut world.machine_mut("32").unwrap().name));
+    eventually("the machine to leave the scope", async || runners.get("/v1/machines/32").await.status == 404)
+        .await;
+    ask("/v1/machines/32/power?wait=20s").await.problem(404, "not-found");
+    for rest in ["", "/wait?wait=0s"] {
+        runners.get(&format!("{path}{rest}")).await.problem(404, "not-found");
+    }
+    runners.call(Method::POST, &format!("{path}/cancel"), json!({})).await.problem(404, "not-found");
+}
