@@ -200,15 +200,13 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
     let first = ask(any.clone()).await.expect(201).json;
     assert_eq!(first["machine_name"], STAGING);
     ask(any.clone()).await.problem(409, "no-free-machine");
-    for (other, missing) in [
-        (json!({"machine": "32"}), json!({"machine": "92"})),
-        (json!({"pool": "runners"}), json!({"pool": "walkers"})),
-        (json!({"name": "ci-runner"}), json!({"name": "ci-walker"})),
-    ] {
-        let body = |select: &Value| json!({"select": select, "ttl": "30m", "queue_for": "10m"});
-        let (refused, unknown) = (ask(body(&other)).await, ask(body(&missing)).await);
-        let no_free = refused.problem(409, "no-free-machine");
-        assert_eq!(without(&no_free, "…"), without(&unknown, "…"), "{other}");
+    for (part, other, missing) in
+        [("machine", "32", "92"), ("pool", "runners", "walkers"), ("name", "ci-runner", "ci-walker")]
+    {
+        let body = |text: &str| json!({"select": {(part): text}, "ttl": "30m", "queue_for": "10m"});
+        let (refused, unknown) = (ask(body(other)).await, ask(body(missing)).await);
+        let refused = refused.problem(409, "no-free-machine");
+        assert_eq!(without(&refused, other), without(&unknown, missing), "{part}");
     }
     let queued = json!({"select": {"name": "-"}, "ttl": "30m", "queue_for": "10m"});
     // Somebody else waits before: the position counts only what the caller sees.
