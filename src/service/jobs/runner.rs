@@ -101,6 +101,7 @@ impl Runner {
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
             let saves = effect == Effect::Save;
+            let mut deadline_unsaved = false;
             let saves_wish = saves && driver.job().cancel_requested_at.is_some();
             let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
             let input = loop {
@@ -113,7 +114,9 @@ impl Runner {
                     by = jumps.next() => {
                         driver.shift_deadline(by, self.clock.now());
                         // Beside a commit that is under way, the older of the two could come last.
-                        if !saves {
+                        if saves {
+                            deadline_unsaved = true;
+                        } else {
                             self.try_to_save(driver.job()).await;
                         }
                         self.publish(&driver, &live, wish_unsaved);
@@ -155,6 +158,9 @@ impl Runner {
                 self.publish(&driver, &live, wish_unsaved);
             };
             if let Some(input) = input {
+                if deadline_unsaved {
+                    self.try_to_save(driver.job()).await;
+                }
                 if wish_unsaved && saves {
                     wish_unsaved = !(saves_wish || self.try_to_save(driver.job()).await);
                 }
