@@ -102,7 +102,7 @@ pub fn document(document: &mut Value) {
                 // Optional: where otter has no token it asks for none.
                 operation["security"] = json!([{SCHEME: []}, {}]);
                 if let Some(codes) = operation["x-otter-problems"].as_array_mut() {
-                    codes.push(json!("unauthenticated"));
+                    codes.extend([json!("unauthenticated"), json!("too-many-requests")]);
                 }
             }
         }
@@ -152,7 +152,7 @@ impl Guard {
     fn identify(&self, request: &Request) -> Result<Option<(Caller, Role)>, Failure> {
         let access = self.access(request.method(), request.extensions().get());
         let From(least) = access else { return Ok(None) };
-        let caller = self.callers.identify(token(request.headers())?)?;
+        let caller = self.callers.admit(token(request.headers())?)?;
         let origin = request.extensions().get().copied().unwrap_or_default();
         Ok(Some((Caller { origin, ..caller }, least)))
     }

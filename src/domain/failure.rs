@@ -70,6 +70,8 @@ failure_kinds! {
     /// The lease that a call goes by is over.
     LeaseEnded = "lease-ended",
     QueueFull = "queue-full",
+    /// The limits of the caller's token allow no more at a time.
+    TooManyRequests = "too-many-requests",
     /// A fault of otter's own. Nothing of it is shown but the request id.
     Internal = "internal",
     NotSupported = "not-supported",

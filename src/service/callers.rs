@@ -13,6 +13,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::limits::Limiter;
 use crate::clock::Clock;
 use crate::domain::access::{Role, Token, TokenDigest, TokenLimits, is_reserved_name};
 use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
@@ -98,6 +99,7 @@ pub struct Callers {
     clock: Clock,
     known: ArcSwap<Known>,
     uses: Mutex<HashMap<Uuid, Use>>,
+    limiter: Limiter,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -140,7 +142,13 @@ impl Callers {
                 );
             }
         }
-        Ok(Self { store, clock, known: ArcSwap::from_pointee(known), uses: Mutex::default() })
+        Ok(Self {
+            store,
+            clock,
+            known: ArcSwap::from_pointee(known),
+            uses: Mutex::default(),
+            limiter: Limiter::default(),
+        })
     }
 
     /// Without any token.
@@ -187,6 +195,22 @@ impl Callers {
         let token = known.find(&digest).filter(|token| token.is_in_force(now)).ok_or_else(refused)?;
         self.note_use(TokenUse { id: token.id, digest, at: now });
         Ok(token.caller.clone())
+    }
+
+    /// Who calls with this text as the token, the request counted.
+    ///
+    /// # Errors
+    /// As [`Callers::identify`]; `too-many-requests`.
+    pub fn admit(&self, token: Option<&str>) -> Result<Caller, Failure> {
+        let caller = self.identify(token)?;
+        self.limiter.request(&caller, self.clock.elapsed())?;
+        Ok(caller)
+    }
+
+    /// What tokens with limits use.
+    #[must_use]
+    pub const fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     /// Reads the tokens again and again and writes when they were last used, until told to stop. If they

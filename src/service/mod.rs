@@ -6,6 +6,7 @@ pub mod feed;
 pub mod inventory;
 pub mod jobs;
 pub mod leases;
+pub mod limits;
 pub mod machines;
 pub mod patterns;
 pub mod snapshots;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Simulation;
 use super::disk::scope;
 use super::random::Random;
+use crate::domain::access::TokenLimits;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, Lease, LeaseId, Prepare, Quarantine, Release, Select, Wanted};
 use crate::domain::machine::PowerState;
@@ -92,7 +93,7 @@ impl Simulation {
         if self.random.percent(5) {
             key.fingerprint[0] ^= 1;
         }
-        self.order(Stepped::Ask { lease, key: Some(key) }, Some(client));
+        self.order(Stepped::Ask { lease, key: Some(key), limits: TokenLimits::default() }, Some(client));
     }
 
     fn next_lease(&mut self) -> LeaseId {
@@ -151,7 +152,7 @@ impl Simulation {
         });
         let lease = Box::new(lease);
         self.clients[client].asking = key.clone().map(|key| (lease.clone(), key));
-        self.order(Stepped::Ask { lease, key }, Some(client));
+        self.order(Stepped::Ask { lease, key, limits: TokenLimits::default() }, Some(client));
     }
 
     /// By what right a client calls, and on which machine.

@@ -55,7 +55,7 @@ impl Todo {
     /// The lease that is asked for with a key, and by whom.
     fn keyed(&self) -> Option<(LeaseId, &IdempotencyKey, usize)> {
         let Self::Order(step, Some(client)) = self else { return None };
-        let Stepped::Ask { lease, key: Some(key) } = &**step else { return None };
+        let Stepped::Ask { lease, key: Some(key), .. } = &**step else { return None };
         Some((lease.id, key, *client))
     }
 }
@@ -248,7 +248,9 @@ impl Simulation {
     fn not_taken(&mut self, todo: &Todo) {
         let Todo::Order(step, client) = todo else { return };
         match (&**step, client) {
-            (Stepped::Ask { lease, key }, Some(client)) => self.hears(*client, lease.id, key.as_ref(), None),
+            (Stepped::Ask { lease, key, .. }, Some(client)) => {
+                self.hears(*client, lease.id, key.as_ref(), None)
+            }
             (Stepped::Working(id, state, _), _) => self.insist(*id, *state, step),
             (Stepped::Prepared(id, _), _) => self.insist(*id, LeaseState::Preparing, step),
             (Stepped::Freed(id, _), _) => self.insist(*id, LeaseState::Releasing, step),
@@ -272,7 +274,7 @@ impl Simulation {
                 otter.desk.todo.push_front(Todo::Look);
                 otter.desk.todo.push_front(Todo::Machines);
             }
-            if let (Stepped::Ask { lease, key }, Some(client)) = (&**step, client) {
+            if let (Stepped::Ask { lease, key, .. }, Some(client)) = (&**step, client) {
                 self.hears(*client, lease.id, key.as_ref(), Some(lease.id));
             }
         }

@@ -300,3 +300,62 @@ async fn a_repeat_shows_no_job_of_a_machine_that_left_the_scope() {
     }
     runners.call(Method::POST, &format!("{path}/cancel"), json!({})).await.problem(404, "not-found");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_has_no_more_leases_jobs_and_streams_than_its_limits_allow() {
+    let guarded = guarded().await;
+    let limits = TokenLimits { leases: Some(2), streams: Some(1), ..TokenLimits::default() };
+    let token = guarded.restricted("few", Role::Operator, Scope::All, limits).await;
+    let few = Restricted { lab: &guarded.lab, token };
+    let ask = |name: &str| {
+        let body = json!({"select": {"name": name}, "ttl": "30m", "queue_for": "10m"});
+        few.call(Method::POST, "/v1/leases", body)
+    };
+    ask(STAGING).await.expect(201);
+    ask(STAGING).await.expect(202);
+    let refused = ask(STAGING).await.problem(429, "too-many-requests");
+    assert!(refused.header("retry-after").is_some() && refused.str("detail").contains("2 open leases"));
+    // Another token is not held back by it.
+    let body = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
+    let other = guarded.request("operator", Method::POST, "/v1/leases").json(&body);
+    Answer::of(other).await.expect(202);
+
+    let first = few.stream("").await;
+    let second = few.lab.request(Method::GET, "/v1/events").bearer_auth(&few.token);
+    let refused = Answer::of(second).await.problem(429, "too-many-requests");
+    assert!(refused.header("retry-after").is_some());
+    drop(first);
+    eventually("the stream to be counted no more", async || {
+        let again = few.lab.request(Method::GET, "/v1/events?wait=0s").bearer_auth(&few.token);
+        again.send().await.unwrap().status().as_u16() == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_has_no_more_queued_leases_and_jobs_than_its_limits_allow() {
+    let stepped = Plan { pace: otter::simulator::Pace::Stepped, ..Plan::default() };
+    let guarded = Guarded::with(stepped).await;
+    let limits = TokenLimits { queued_leases: Some(1), queued_jobs: Some(1), ..TokenLimits::default() };
+    let token = guarded.restricted("few", Role::Operator, Scope::All, limits).await;
+    let few = Restricted { lab: &guarded.lab, token };
+    let on = |name: &str| {
+        let path = machine(name, "/power");
+        let few = &few;
+        async move { few.call(Method::POST, &path, json!({"action": "on"})).await }
+    };
+    on(STAGING).await.expect(202);
+    on(RUNNER).await.expect(202);
+    on(STAGING).await.expect(202);
+    let refused = on(RUNNER).await.problem(429, "queue-full");
+    assert!(refused.str("detail").contains("1 queued jobs"), "{}", refused.text);
+    // A job that waits for no other is not queued.
+    on("qubes-4.3-nightly").await.expect(202);
+
+    let body = json!({"select": {"machine": "21"}, "ttl": "30m", "queue_for": "10m"});
+    let ask = || few.call(Method::POST, "/v1/leases", body.clone());
+    ask().await.expect(201);
+    ask().await.expect(202);
+    let refused = ask().await.problem(429, "queue-full");
+    assert!(refused.header("retry-after").is_some() && refused.str("detail").contains("1 queued leases"));
+}

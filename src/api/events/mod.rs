@@ -111,7 +111,7 @@ pub async fn stream_events(
     let mut follower = api.services().feed.follow(filter);
     let resumed = since.as_ref().is_some_and(|since| follower.resume(since));
     let version = follower.version();
-    let mut stream = Stream::new(&api, &caller, form, follower, wait, place);
+    let mut stream = Stream::new(&api, &caller, form, follower, wait, place)?;
     if since.is_some() && !resumed {
         stream.reset_first();
     }

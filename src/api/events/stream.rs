@@ -24,6 +24,7 @@ use crate::domain::event::EventType;
 use crate::domain::failure::Failure;
 use crate::service::callers::Caller;
 use crate::service::feed::{Follower, Next, Version};
+use crate::service::limits::CountedStream;
 use crate::telemetry::metrics::OpenStream;
 
 /// A piece is sent once it has this many bytes.
@@ -43,11 +44,15 @@ pub struct Stream {
     began: Timestamp,
     ended: bool,
     _place: Place,
+    _counted: Option<CountedStream>,
     _open: OpenStream,
 }
 
 impl Stream {
     /// A stream of what comes.
+    ///
+    /// # Errors
+    /// `too-many-requests` if the caller's token may open no more.
     pub fn new(
         api: &Api,
         caller: &Caller,
@@ -55,9 +60,10 @@ impl Stream {
         follower: Follower,
         wait: Option<Duration>,
         place: Place,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
+        let counted = api.services().callers.limiter().stream(caller)?;
         let now = api.clock().elapsed();
-        Self {
+        Ok(Self {
             api: api.clone(),
             caller: caller.clone(),
             form,
@@ -69,8 +75,9 @@ impl Stream {
             began: api.clock().now(),
             ended: false,
             _place: place,
+            _counted: counted,
             _open: api.metrics().stream_opened(),
-        }
+        })
     }
 
     /// Begins it with `reset`.

@@ -26,6 +26,8 @@ use crate::domain::machine::Machine;
 use crate::domain::snapshot_rules::SnapshotTree;
 use crate::hypervisor::TaskStatus;
 use crate::sabotage::{self, Step};
+use crate::service::callers::Caller;
+use crate::service::limits::queue_full as queue_full_of_token;
 use crate::service::snapshots;
 use crate::service::storage;
 use crate::store::{IdempotencyKey, Inserted, StoreError};
@@ -98,6 +100,15 @@ impl Engine {
         let due = now.due(job.deadline_at);
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()), due);
+        // With its place taken: of two at the same moment both count the other.
+        if let Some(most) = right.caller.limits.queued_jobs
+            && !engine.is_next(&machine, id)
+            && engine.waiting_of(&right.caller) > most as usize
+        {
+            Engine::refuse(engine, &machine, id);
+            let refused = queue_full_of_token(&right.caller.name, &format!("{most} queued jobs"));
+            return Err(refused.of_machine(&machine, &record.machine.name));
+        }
         sabotage::reached(Step::Accept);
         let reason = right.override_reason.as_deref().filter(|_| right.is_override());
         match engine.parts.store.insert_overriding_job(&job, key.as_ref(), reason).await {
@@ -134,6 +145,17 @@ impl Engine {
             job.warnings.push(warning);
         }
         Ok(())
+    }
+
+    /// Whether a job waits for no other job of its machine.
+    fn is_next(&self, machine: &MachineId, job: JobId) -> bool {
+        self.queues().active(machine) == Some(job)
+    }
+
+    /// How many jobs of a caller wait behind another job of their machine.
+    fn waiting_of(&self, caller: &Caller) -> usize {
+        let queued = self.board.queued_of(&caller.name);
+        queued.iter().filter(|(job, machine)| !self.is_next(machine, *job)).count()
     }
 
     /// Takes back the place of a job that was not committed.

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::driver::{Blocker, Driver, Interrupt, Others};
 use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::domain::job::{Job, JobKind};
+use crate::domain::job::{Job, JobKind, JobState};
 use crate::domain::lease::LeaseId;
 
 /// A job as readers see it.
@@ -258,6 +258,18 @@ impl Board {
             live.job.lease == Some(lease) && live.job.kind() != JobKind::LeaseRelease
         };
         entries.iter().filter(|(_, entry)| of_it(entry)).map(|(id, _)| *id).collect()
+    }
+
+    /// The jobs that this caller asked for and whose turn has not come, each with its machine.
+    #[must_use]
+    pub fn queued_of(&self, requested_by: &str) -> Vec<(JobId, MachineId)> {
+        let entries = self.lock();
+        let queued = entries.iter().filter_map(|(id, entry)| {
+            let live = entry.live.borrow();
+            let waits = live.job.state == JobState::Queued && live.job.requested_by == requested_by;
+            waits.then(|| (*id, live.job.machine.id.clone()))
+        });
+        queued.collect()
     }
 
     /// What the other jobs on this machine are at.

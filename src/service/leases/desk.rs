@@ -12,6 +12,7 @@ use super::audited::{self, Cause};
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use super::fit::{Candidate, may_get, wants};
 use super::{LeaseView, LeasesParts, PoolView, counted};
+use crate::domain::access::TokenLimits;
 use crate::domain::audit::{Actor, AuditRecord};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
@@ -22,6 +23,7 @@ use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 use crate::sabotage::Mistake;
 use crate::service::callers::Caller;
+use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::MachineFilter;
 use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
 
@@ -51,7 +53,7 @@ pub struct Order {
 /// A step, as it waits.
 #[derive(Clone, Debug)]
 pub enum Stepped {
-    Ask { lease: Box<Lease>, key: Option<IdempotencyKey> },
+    Ask { lease: Box<Lease>, key: Option<IdempotencyKey>, limits: TokenLimits },
     Asked(LeaseId),
     Renew(LeaseId, Option<Duration>),
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
@@ -279,7 +281,7 @@ impl Desk {
             book.asked(id, self.now());
             return Ok((None, Vec::new()));
         }
-        if let Stepped::Ask { lease, key } = step {
+        if let Stepped::Ask { lease, key, limits } = step {
             // Of two calls with one key the second finds the lease of the first.
             if let Some(key) = &key
                 && let Some(kept) =
@@ -291,6 +293,7 @@ impl Desk {
                     Err(crate::service::jobs::mismatch(&key.key))
                 };
             }
+            within_limits(book, &lease, limits)?;
             let key = key.map(|key| (key, lease.id));
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
                 book.step(Input::Ask(lease.clone(), candidates), now)
@@ -471,6 +474,24 @@ impl Desk {
 
     fn now(&self) -> Now {
         Now { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
+    }
+}
+
+/// Refuses a lease that is more than the token of who asks may have.
+fn within_limits(book: &Book, lease: &Lease, limits: TokenLimits) -> Result<(), Failure> {
+    let has = |counts: &dyn Fn(&Lease) -> bool, most: Option<u32>| {
+        most.filter(|most| {
+            let own = book.open().filter(|open| open.lease.requested_by == lease.requested_by);
+            own.filter(|open| counts(&open.lease)).count() >= *most as usize
+        })
+    };
+    if let Some(most) = has(&|_| true, limits.leases) {
+        return Err(too_many(&lease.requested_by, &format!("{most} open leases")));
+    }
+    let waits = |lease: &Lease| lease.state == LeaseState::Queued;
+    match has(&waits, limits.queued_leases.filter(|_| lease.queue_for.is_some())) {
+        Some(most) => Err(queue_full(&lease.requested_by, &format!("{most} queued leases"))),
+        None => Ok(()),
     }
 }
 

@@ -165,8 +165,13 @@ impl Leases {
         let lease = self.lease_of(caller, &new)?;
         self.0.can_ever_be_granted(&lease)?;
         let (id, key) = (lease.id, new.key.clone());
-        let stepped =
-            self.0.order_by(caller.actor(), Stepped::Ask { lease: Box::new(lease), key: new.key }).await?;
+        let stepped = self
+            .0
+            .order_by(
+                caller.actor(),
+                Stepped::Ask { lease: Box::new(lease), key: new.key, limits: caller.limits },
+            )
+            .await?;
         match (stepped, key) {
             (Some(first), Some(key)) => {
                 let before = self.replayed(caller, &key).await?;

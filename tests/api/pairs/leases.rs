@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use otter::clock::Clock;
-use otter::domain::access::{Role, Token};
+use otter::domain::access::{Role, Token, TokenLimits};
 use otter::store::{Store, StoredToken};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{Call, Pair, Verdict, plan, side_by_side};
-use crate::harness::{Answer, Lab, machine};
+use crate::harness::{Answer, Lab, Plan, machine};
 
 /// What no lease has.
 const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
@@ -19,15 +19,34 @@ const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
 /// Without a token, where one is asked for.
 pub async fn without_a_token(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
-    let store = Store::beside_or_new(state.path()).await.unwrap();
+    token_in(state.path(), TokenLimits::default()).await;
+    let lab = Lab::kept_in(state.path()).await;
+    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
+}
+
+/// With a token that may make one request in a second.
+pub async fn over_a_limit(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let state = tempfile::tempdir().unwrap();
+    let limits = TokenLimits { requests_per_second: Some(1), ..TokenLimits::default() };
+    let bearer = format!("Bearer {}", token_in(state.path(), limits).await.text());
+    // Time stands still: the one request is never allowed again.
+    let clock = Clock::stepped(Clock::system().now());
+    let lab = Lab::kept(state.path(), Plan { clock, ..Plan::default() }).await;
+    let about = || Answer::of(lab.request(Method::GET, "/v1/about").header("authorization", &bearer));
+    about().await.expect(200);
+    side_by_side(pairs, async |pair| pair.call().header("authorization", bearer.clone()).send(&lab).await)
+        .await
+}
+
+async fn token_in(state: &std::path::Path, limits: TokenLimits) -> Token {
+    let store = Store::beside_or_new(state).await.unwrap();
     let writer = store.clone();
     tokio::spawn(async move { writer.run(tokio_util::sync::CancellationToken::new()).await });
     let clock = Clock::system();
-    let digest = Token::new(&clock.random().unwrap()).digest();
-    let token = StoredToken::new(clock.uuid(), "ci", Role::Admin, digest, clock.now());
-    assert!(store.insert_token(&token).await.unwrap());
-    let lab = Lab::kept_in(state.path()).await;
-    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
+    let token = Token::new(&clock.random().unwrap());
+    let stored = StoredToken::new(clock.uuid(), "ci", Role::Admin, token.digest(), clock.now());
+    assert!(store.insert_token(&StoredToken { limits, ..stored }).await.unwrap());
+    token
 }
 
 /// With the machine of each pair leased, or with a lease that has ended.

@@ -51,6 +51,7 @@ struct Recipe {
 /// The first that fits a pair is its recipe.
 const RECIPES: &[Recipe] = &[
     any(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
+    any(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
     of(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
     any(&["machine-leased", "lease-ended", "lease-failed"], |pairs| Box::pin(leases::by_a_lease(pairs))),
     of(&["wait-timeout"], &["wait_for_lease"], |pairs| Box::pin(leases::in_the_queue(pairs))),

@@ -1,0 +1,136 @@
+//! How much each token uses at a time of what its limits name: requests in a second and open streams.
+//!
+//! Requests are counted by a token bucket that holds those of one second, by the clock that does not jump.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::callers::Caller;
+use crate::domain::failure::{Failure, FailureKind};
+
+/// What is in use, by the names of tokens. Only tokens with a limit are counted.
+#[derive(Debug, Default)]
+pub struct Limiter {
+    buckets: Mutex<HashMap<Arc<str>, Bucket>>,
+    streams: Arc<Mutex<Streams>>,
+}
+
+type Streams = HashMap<Arc<str>, u32>;
+
+/// The requests that may still be made, as of a moment.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    left: f64,
+    at: Duration,
+}
+
+/// An open stream of a token with a limit; it is counted until this is dropped.
+#[derive(Debug)]
+pub struct CountedStream {
+    streams: Arc<Mutex<Streams>>,
+    token: Arc<str>,
+}
+
+impl Limiter {
+    /// Counts a request at this moment of the clock that does not jump.
+    ///
+    /// # Errors
+    /// `too-many-requests`
+    pub fn request(&self, caller: &Caller, now: Duration) -> Result<(), Failure> {
+        let Some(most) = caller.limits.requests_per_second else { return Ok(()) };
+        let most_in_bucket = f64::from(most);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket =
+            buckets.entry(Arc::clone(&caller.name)).or_insert(Bucket { left: most_in_bucket, at: now });
+        let refilled = now.saturating_sub(bucket.at).as_secs_f64() * most_in_bucket;
+        let left = (bucket.left + refilled).min(most_in_bucket);
+        *bucket = Bucket { left, at: now };
+        if left < 1.0 {
+            return Err(too_many(&caller.name, &format!("{most} requests per second")));
+        }
+        bucket.left = left - 1.0;
+        Ok(())
+    }
+
+    /// Counts a stream for as long as the answer is kept. `None` if the caller has no limit.
+    ///
+    /// # Errors
+    /// `too-many-requests`
+    pub fn stream(&self, caller: &Caller) -> Result<Option<CountedStream>, Failure> {
+        let Some(most) = caller.limits.streams else { return Ok(None) };
+        let mut streams = lock(&self.streams);
+        let open = streams.entry(Arc::clone(&caller.name)).or_default();
+        if *open >= most {
+            return Err(too_many(&caller.name, &format!("{most} open streams of events")));
+        }
+        *open += 1;
+        let token = Arc::clone(&caller.name);
+        Ok(Some(CountedStream { streams: Arc::clone(&self.streams), token }))
+    }
+}
+
+impl Drop for CountedStream {
+    fn drop(&mut self) {
+        let mut streams = lock(&self.streams);
+        if let Some(open) = streams.get_mut(&self.token) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                streams.remove(&self.token);
+            }
+        }
+    }
+}
+
+/// That a token has as much as it may have of something.
+#[must_use]
+pub fn too_many(token: &str, limit: &str) -> Failure {
+    let detail = format!("The token {token} may have {limit}. Try again after Retry-After.");
+    Failure::new(FailureKind::TooManyRequests, detail)
+}
+
+/// That as many leases or jobs of a token wait as may.
+#[must_use]
+pub fn queue_full(token: &str, limit: &str) -> Failure {
+    let detail = format!("The token {token} may have {limit}. Try again once some were served.");
+    Failure::new(FailureKind::QueueFull, detail)
+}
+
+fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
+    streams.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::access::{Role, TokenLimits};
+
+    fn caller(limits: TokenLimits) -> Caller {
+        Caller { limits, ..Caller::new("ci", Role::Runner) }
+    }
+
+    #[test]
+    fn requests_are_refused_over_the_limit_and_come_back_with_time() {
+        let limiter = Limiter::default();
+        let limited = caller(TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() });
+        let at = |milliseconds| limiter.request(&limited, Duration::from_millis(milliseconds)).is_ok();
+        assert!(at(0) && at(0));
+        let refused = limiter.request(&limited, Duration::ZERO).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::TooManyRequests);
+        assert!(!at(499) && at(500) && !at(500));
+        // However long it was idle, no more than those of one second are let through at once.
+        assert!(at(60_000) && at(60_000) && !at(60_000));
+        assert!((0..1_000).all(|_| limiter.request(&caller(TokenLimits::default()), Duration::ZERO).is_ok()));
+    }
+
+    #[test]
+    fn streams_are_counted_until_they_are_dropped() {
+        let limiter = Limiter::default();
+        let limited = caller(TokenLimits { streams: Some(1), ..TokenLimits::default() });
+        let open = limiter.stream(&limited).unwrap();
+        assert_eq!(limiter.stream(&limited).unwrap_err().kind, FailureKind::TooManyRequests);
+        drop(open);
+        assert!(limiter.stream(&limited).unwrap().is_some());
+        assert!(limiter.stream(&caller(TokenLimits::default())).unwrap().is_none());
+    }
+}
