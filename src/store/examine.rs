@@ -53,7 +53,13 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     if !exists || !file.exists() {
         return Ok(FoundState { exists, has_tokens_in_force: false });
     }
-    let options = SqliteConnectOptions::new().filename(&file).read_only(true).busy_timeout(BUSY_TIMEOUT);
+    // Without a log the file is the whole database, and reading it must neither make files nor change them.
+    let is_whole = std::fs::metadata(path.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
+    let options = SqliteConnectOptions::new()
+        .filename(&file)
+        .read_only(true)
+        .immutable(is_whole)
+        .busy_timeout(BUSY_TIMEOUT);
     let refused = |source| refusal(path, &file, source);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(refused)?;
     migrate::require_known(&mut connection, path, &file).await?;
