@@ -68,7 +68,7 @@ pub struct Settings {
     pub feed: FeedSettings,
     /// How long a shutdown may take before what still runs is dropped.
     pub grace: Duration,
-    /// What is odd about the configuration, a sentence each.
+    /// Warnings about the configuration, a sentence each.
     pub warnings: Vec<String>,
     /// What is done wrong on purpose: nothing, but in tests.
     pub sabotage: Sabotage,
@@ -154,7 +154,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             body_limit: http.body_limit,
             body_timeout: http.body_timeout,
             header_timeout: http.header_timeout,
-            // Each wait holds a connection, and others must be served meanwhile.
+            // Each wait holds a connection, and otter must serve other calls meanwhile.
             max_connections: connection_limit(http.max_waits + 1_000),
             scheme: Scheme::Http,
             allowed_origins: http.allowed_origins,
@@ -172,7 +172,7 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     })
 }
 
-/// As many connections as are wanted, or as the limit of open files has room for.
+/// The configured number of connections, or fewer if the limit of open files has less room.
 fn connection_limit(wanted: usize) -> usize {
     let Some(files) = getrlimit(Resource::Nofile).current else { return wanted };
     let room = connections::within_open_files(files);
@@ -208,8 +208,8 @@ pub struct App {
 }
 
 impl App {
-    /// Checks the settings, opens the store, takes up nothing yet, and binds the address: what can fail at a start fails
-    /// here. What is odd is logged.
+    /// Checks the settings, opens the store, and binds the address, but resumes no work yet. Every
+    /// error that can stop a start occurs here. Logs the warnings.
     ///
     /// # Errors
     /// Told for people: what could not be had, and why.
@@ -378,8 +378,8 @@ impl App {
         let router = self.router();
         let Self { clock, supervisor, store, hypervisor, services, listener, http, metrics: _, sabotage } =
             self;
-        // The store goes last: the others commit to it until their end. Just before it the audit, which
-        // counts refused calls until then.
+        // The store stops last, because the other services commit to it until they end. The audit
+        // stops just before it, because it counts refused calls until then.
         let forgetful = sabotage.makes(Mistake::KeysForgotten).then(|| store.clone());
         let audit = Arc::clone(&services.audit);
         supervisor.spawn_last("store", |stop| async move {

@@ -305,7 +305,7 @@ fn completions(shell: Shell) -> ExitCode {
 }
 
 impl Sources {
-    /// Reads the configuration, and prints what is odd about it: for commands that neither log nor check.
+    /// Reads the configuration, and prints its warnings, for commands that neither log nor check.
     fn load(&self) -> Result<Config, ConfigError> {
         let config = self.read()?;
         for warning in &config.warnings {
@@ -377,7 +377,7 @@ fn raise_file_limit() {
     }
 }
 
-/// What a start says: where it listens, where its state is, and what to try.
+/// The message of a start: the address, the state directory, and a first command to try.
 fn greeting(bound: &str, state: Option<&Path>) -> String {
     let (curl, browser) = match bound.strip_prefix("unix:") {
         Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),

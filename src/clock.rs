@@ -88,8 +88,8 @@ impl Clock {
         }
     }
 
-    /// Has a stepped wall clock jump, as an administrator or NTP sets one; what never jumps goes on. Does nothing to the
-    /// system's.
+    /// Makes a stepped wall clock jump, as an administrator or NTP does. The monotonic clock
+    /// continues. Does nothing to the system's clock.
     pub fn jump(&self, by: SignedDuration) {
         if let Source::Stepped { now, .. } = &*self.0 {
             let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);

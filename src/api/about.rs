@@ -157,7 +157,7 @@ pub async fn about(
     }
     warnings.extend(services.storage.refusal().map(|failure| failure.detail));
     if !caller.scope.is_restricted() {
-        // The patterns tell of machines that do not exist for a restricted caller.
+        // The patterns can name machines that do not exist for a restricted caller.
         warnings.extend(services.patterns.unmatched().iter().map(UnmatchedPattern::warning));
     }
     let about = About {

@@ -1,7 +1,7 @@
 //! The access log: one line at `info` for each request, if `log.access` asks for it.
 //!
-//! A line names the caller by the token's name and the request by its path. Queries, headers and bodies are
-//! left out, so that no secret can be in it.
+//! A line names the caller by the token's name and the request by its path. It leaves out queries,
+//! headers and bodies, because they can hold secrets.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use http::{Method, StatusCode};
 use crate::domain::origin::RequestOrigin;
 use crate::service::callers::Caller;
 
-/// Writes the line of one request. `took` is the time until the answer began; a stream goes on after it.
+/// Writes the line of one request. `took` is the time until the answer began; a stream continues
+/// after it.
 pub fn write(
     origin: &RequestOrigin,
     caller: Option<&Caller>,

@@ -17,9 +17,8 @@ pub enum Peer {
     Unix,
 }
 
-/// The client's address. While the address at hand belongs to a trusted proxy, the proxy's own report
-/// counts in its place: the next address of `X-Forwarded-For`, from the right. A report that is not an
-/// address ends the search.
+/// The client's address. While the current address belongs to a trusted proxy, the next address of
+/// `X-Forwarded-For`, from the right, replaces it. An entry that is not an address ends the search.
 ///
 /// Returns `None` if the peer has no address.
 #[must_use]
@@ -71,7 +70,7 @@ mod tests {
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
-            // What the client wrote itself stands to the left.
+            // The entries to the left are the client's own.
             ("10.0.0.1", &["127.0.0.1, 203.0.113.9"], "203.0.113.9"),
             ("10.0.0.1", &["127.0.0.1", "203.0.113.9,10.0.0.2"], "203.0.113.9"),
             ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),

@@ -1,9 +1,9 @@
-//! How many connections are open at once, and which is closed when one more arrives than there may be.
+//! Limits the number of open connections, and chooses which one to close when another arrives.
 //!
 //! ```text
 //!  arrives ──► idle ──► busy ──► idle ──► … ──► closed
 //!               │  head read   answer sent
-//!               └──► told to close: the oldest idle one goes when the limit is reached
+//!               └──► asked to close: the oldest idle one goes when the limit is reached
 //! ```
 //! A connection is idle while no request is in flight on it: before the first head is complete, and between
 //! an answer and the next head. If none is idle, the new one waits until one is, or ends.
@@ -34,7 +34,7 @@ pub struct Connections {
 #[derive(Default)]
 struct State {
     open: usize,
-    /// How many of them were told to close.
+    /// The number of connections that were asked to close.
     closing: usize,
     /// Names the next time that a connection becomes idle.
     next: u64,
@@ -80,8 +80,8 @@ impl Connections {
         Arc::new(Self { limit, state: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Takes a place for a new connection, and tells an idle one to close if there is none. One caller at a
-    /// time: the loop that accepts.
+    /// Takes a place for a new connection. If there is none, asks an idle connection to close. Only
+    /// the accept loop calls this, one call at a time.
     pub async fn enter(self: &Arc<Self>) -> Entered {
         let mut how = Way::Free;
         loop {
@@ -106,7 +106,7 @@ impl Connections {
         Some(Arc::new(Place { connections, idle_since, close, has_served: AtomicBool::new(false) }))
     }
 
-    /// Whether one is about to close.
+    /// Whether a connection is about to close.
     fn close_oldest_idle(&self) -> bool {
         let mut state = self.state();
         if state.closing == 0
@@ -139,13 +139,14 @@ impl Place {
         self.close.cancelled().await;
     }
 
-    /// Whether a request was answered on it, the end of which may still be on its way.
+    /// Whether the connection answered a request. The end of the answer may still be in transit.
     #[must_use]
     pub fn has_served(&self) -> bool {
         self.has_served.load(Ordering::Relaxed)
     }
 
-    /// Marks the connection as busy until this is dropped; none if it was told to close before.
+    /// Marks the connection as busy until the result is dropped. `None` if it was asked to close
+    /// before.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Option<InFlight> {
         let since = self.idle_since.load(Ordering::Relaxed);

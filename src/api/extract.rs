@@ -214,7 +214,7 @@ impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Body<T>
             let detail = format!("There is no body; a JSON object with {} is wanted.", required.join(", "));
             return Err(failure_in_body("", "missing", detail).into());
         }
-        // What it is declared as was checked with the whole request.
+        // The content type was checked together with the whole request.
         if !parts.headers.contains_key(CONTENT_TYPE) {
             let detail = "The body is not declared; send Content-Type: application/json.";
             return Err(Failure::new(FailureKind::UnsupportedMediaType, detail).into());

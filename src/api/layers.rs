@@ -1,5 +1,5 @@
-//! What every request and answer passes: an id, the checks of a request, containment of panics, problems,
-//! conditional requests, compression, and the log.
+//! The layers that every request and answer passes: an id, the checks of a request, containment of
+//! panics, problems, conditional requests, compression, and the log.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;

@@ -1,8 +1,8 @@
 //! What every request must satisfy before a route sees it: its sizes, the `Host` that it names, that no
 //! other web page sent it, and that its body is plain JSON.
 //!
-//! Without tokens every caller is an admin, so that two more things must not happen: a page that reaches
-//! otter under a name of its own (DNS rebinding), and a proxy that brings callers from elsewhere.
+//! Without tokens every caller is an admin. Then otter must also refuse a page that reaches it
+//! under a name of its own (DNS rebinding), and a proxy that brings callers from other machines.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::web_origin::{Authority, Scheme, WebOrigin};
 use crate::service::machines::shorten;
 
-/// Longer addresses are refused; hyper's own limit is far above, so that the refusal is otter's.
+/// otter refuses longer addresses. hyper's own limit is far above, so otter writes the refusal.
 const MAX_URI: usize = 16 * 1024;
-/// More or longer headers are refused, the same way.
+/// otter also refuses more or longer headers.
 pub const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 
-/// Where a browser says that the page stands that sends the request, seen from otter.
+/// The relation of the sending page's origin to otter, as the browser states it.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The checks, with the settings that they need.
@@ -36,7 +36,7 @@ pub struct RequestChecks {
 }
 
 impl RequestChecks {
-    /// Checks all of it. `needs_token` says whether callers are told apart by tokens.
+    /// Checks the whole request. `needs_token` says whether tokens identify callers.
     ///
     /// # Errors
     /// `uri-too-long`, `headers-too-large`, `invalid-request` for the `Host`, `forbidden` for a foreign
@@ -55,8 +55,8 @@ impl RequestChecks {
         if request.method().is_safe() { Ok(()) } else { check_media_type(request.headers()) }
     }
 
-    /// Refuses what the page of another server sends. A page can send a POST without asking the server
-    /// first, and the browser sends cookies, client certificates and the user's network along with it.
+    /// Refuses a request of another server's page. A page can send a POST without asking the server
+    /// first, and the browser adds cookies, client certificates and the user's network position.
     fn check_web_page(&self, headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Failure> {
         let mut is_allowed = false;
         for given in headers.get_all(ORIGIN) {
@@ -168,7 +168,7 @@ fn check_is_loopback(request: &Request, host: Option<&Authority>) -> Result<(), 
     Err(Failure::new(FailureKind::Forbidden, detail))
 }
 
-/// Behind a proxy every caller would come from this machine, and be an admin.
+/// A proxy makes every caller appear to come from this machine, and thus to be an admin.
 fn check_is_direct(headers: &HeaderMap) -> Result<(), Failure> {
     let is_of_proxy = |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with("x-forwarded-");
     let Some(name) = headers.keys().find(|name| is_of_proxy(name)) else { return Ok(()) };
@@ -194,8 +194,8 @@ fn check_is_not_encoded(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// Whatever is declared must be JSON, with a body or without: a page can send a form without asking the
-/// server first, but not JSON. That a body is declared at all is up to those who read it.
+/// A declared content type must be JSON, with a body or without: a page can send a form without
+/// asking the server first, but not JSON. The handler decides whether a content type is required.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
     let Some(other) = headers.get_all(CONTENT_TYPE).iter().find(|value| !is_json(value)) else {
         return Ok(());

@@ -20,7 +20,7 @@ const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-exp
 /// The longest reason of an override.
 const MAX_REASON: usize = 512;
 
-/// By what right a caller asks: its role, the lease that it shows, and the reason of an override.
+/// The right of a caller: its role, the lease that it shows, and the reason of an override.
 ///
 /// # Errors
 /// `invalid-request` for a malformed or doubled header, `machine-leased` for a wrong secret, `forbidden` for an override

@@ -148,7 +148,7 @@ impl Guard {
         })
     }
 
-    /// Who calls, and the least role that the call needs; none if anybody may make it.
+    /// The caller, and the least role that the call needs. `None` if anyone may make the call.
     fn identify(&self, request: &Request) -> Result<Option<(Caller, Role)>, Failure> {
         let access = self.access(request.method(), request.extensions().get());
         let From(least) = access else { return Ok(None) };
@@ -158,8 +158,8 @@ impl Guard {
     }
 }
 
-/// Lets a request through whose caller may make it. Handlers, and the layers outside, find the caller in
-/// the extensions of the request and of the response.
+/// Passes a request on if its caller may make it. Handlers, and the layers outside, find the caller
+/// in the extensions of the request and of the response.
 pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let (caller, least) = match guard.identify(&request) {
         Ok(Some(identified)) => identified,

@@ -33,7 +33,8 @@ const LINGER: Duration = Duration::from_secs(3);
 /// The least time between two warnings of one kind.
 const BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
 
-/// How long a client may take for the end of its answer once its idle connection closes for another one.
+/// How long a client may take to read the end of its answer after its idle connection was chosen to
+/// close.
 const LINGER_FOR_OTHERS: Duration = Duration::from_millis(500);
 
 /// Where callers come in.
@@ -183,8 +184,8 @@ pub async fn serve(
     connections.wait().await;
 }
 
-/// Warnings about connections: a line of each kind a minute at most, with how often it happened since the
-/// last one.
+/// Warnings about connections: at most one line of each kind in a minute, with the number of
+/// occurrences since the last line.
 struct Warnings {
     clock: Clock,
     not_accepted: Throttle,
@@ -241,7 +242,7 @@ impl Warnings {
 }
 
 impl Throttle {
-    /// Counts one more; gives how many there were if it is time for a line.
+    /// Counts one occurrence. Returns the number of occurrences if a line is due.
     fn count(&mut self, now: Duration) -> Option<u64> {
         self.since_last += 1;
         if self.last.is_some_and(|last| now.saturating_sub(last) < BETWEEN_WARNINGS) {
@@ -292,7 +293,8 @@ async fn secure(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
     }
 }
 
-/// Whether a client does not begin as a request of HTTP does: with a letter, where TLS begins with the byte 22.
+/// Whether the first byte cannot begin an HTTP request. HTTP begins with a letter; TLS begins with
+/// the byte 22.
 async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     let read = stream.peek(&mut first).await?;
@@ -304,7 +306,7 @@ async fn say_that_this_is_https(mut stream: TcpStream) -> io::Result<()> {
     const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
         x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
         This port serves HTTPS: write https:// in place of http://.\n";
-    // Bytes that are unread when a connection is closed destroy the answer on its way.
+    // If a connection is closed while bytes are unread, the kernel discards the answer in transit.
     const UNREAD: u64 = 64 * 1024;
     stream.write_all(ANSWER.as_bytes()).await?;
     stream.shutdown().await?;
@@ -326,7 +328,8 @@ async fn one(
         request.extensions_mut().insert(peer);
         let answer = router.clone().oneshot(request);
         async move {
-            // The connection was about to close for another: nothing was done, and the client may repeat it.
+            // The connection was about to close for another one. Nothing was done, so the client
+            // may repeat it.
             let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
             let Ok(answer) = answer.await;
             Ok::<_, io::Error>(answer.map(|body| AnswerBody::new(body, in_flight)))

@@ -130,8 +130,8 @@ impl Starting {
         api.services().machines.resolve(&self.right.caller.scope, reference)
     }
 
-    /// The job of the first call, if this one repeats it. A job whose machine has left the caller's scope does not
-    /// exist: the call is then answered like a new one.
+    /// The job of the first call, if this call repeats it. A job whose machine has left the
+    /// caller's scope does not exist for the caller; the call is then answered like a new one.
     ///
     /// # Errors
     /// `idempotency-mismatch`
@@ -181,7 +181,7 @@ impl Starting {
         {
             return Err(mismatch(&key.key));
         }
-        // With the lease itself shown, nothing of it is overridden.
+        // A caller that shows the lease itself overrides nothing of it.
         if let (Started::New(_), Pass::Nothing, Some(reason)) =
             (started, &self.right.pass, &self.right.override_reason)
         {

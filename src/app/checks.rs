@@ -1,5 +1,5 @@
-//! What is checked before otter starts. `serve` and `check-config` both call this, so that the one says "good" only of
-//! what the other accepts. Nothing is made or changed by it.
+//! The checks before otter starts. `serve` and `check-config` call the same checks: `check-config`
+//! accepts only a configuration that `serve` accepts. The checks make and change nothing.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -13,13 +13,13 @@ use crate::config::{Listen, open_to_all};
 use crate::domain::verify::Verify;
 use crate::store::{FoundState, Store};
 
-/// What the checks found, if nothing keeps otter from starting.
+/// The results of the checks, if otter can start.
 pub struct Checked {
     /// TLS with the files of the settings.
     pub tls: Option<Tls>,
     /// Whether tokens come over a network without TLS.
     pub in_the_clear: bool,
-    /// What is odd, a sentence each: `serve` logs it, `check-config` prints it.
+    /// Warnings, a sentence each: `serve` logs them, `check-config` prints them.
     pub warnings: Vec<String>,
     /// What the state directory holds; `None` if the state is kept in memory.
     pub state: Option<FoundState>,
@@ -51,7 +51,7 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
             Ok(found) => Some(found),
             Err(error) => {
                 sound(Err(error.into()));
-                // Whether there are tokens cannot be known, and the directory comes first.
+                // Tokens cannot be counted without the directory, and its own error comes first.
                 Some(FoundState { exists: false, has_tokens_in_force: true })
             }
         },
@@ -86,14 +86,14 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
     }
 }
 
-/// Refuses an address that is none of this machine's. Whether the port is taken shows at the start: it usually is, by
-/// the otter that runs while its new configuration is checked.
+/// Refuses an address that does not belong to this machine. The check ignores whether the port is
+/// taken, because a running otter usually holds it while its new configuration is checked.
 fn is_own(address: SocketAddr) -> anyhow::Result<()> {
     let any_port = SocketAddr::new(address.ip(), 0);
     TcpListener::bind(any_port).map(drop).with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Other machines reach this address, so that callers have to be told apart.
+/// Other machines reach this address, so otter needs tokens to identify callers.
 fn no_token(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
     match state_dir {
         None => anyhow!(

@@ -28,7 +28,7 @@ const LOGOUT: Duration = Duration::from_secs(5);
 /// Reads the host and prints a warning for each pattern and id that matches no machine.
 ///
 /// # Errors
-/// The host cannot be reached, refuses the account, or does not tell its machines in time.
+/// The host is unreachable, refuses the account, or does not list its machines in time.
 pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
     let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), Metrics::default())

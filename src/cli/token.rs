@@ -222,7 +222,7 @@ async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
             .filter_map(|(_, what, at)| at.map(|at| format!("  {what} {at:.0}")))
             .collect();
         let line = format!("{name:<24}  {role:<8}  made {created_at:.0}{restrictions}{dated}");
-        // Names that earlier versions or other programs stored are not checked.
+        // The check does not apply to names that earlier versions or other programs stored.
         say(&format!("{}\n", printable(&line)));
     }
     Ok(ExitCode::SUCCESS)
@@ -308,7 +308,7 @@ impl ListedToken {
     }
 }
 
-/// What a token is restricted to, for people; nothing if it is not.
+/// The restrictions of a token, for people. Empty if there are none.
 fn restrictions(token: &StoredToken) -> String {
     let mut told = String::new();
     if let Scope::Selected { machines, pools } = &token.scope {
@@ -338,7 +338,7 @@ fn new_token(clock: &Clock) -> anyhow::Result<Token> {
     Ok(Token::new(&clock.random().context("the system gives no random bits")?))
 }
 
-/// Prints the token alone on the standard output, so that a shell can put it into a file.
+/// Prints only the token on the standard output, which a shell can redirect into a file.
 fn show_token(token: &Token) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", token.text()).and_then(|()| out.flush()).context("the token cannot be shown")?;
@@ -363,8 +363,8 @@ async fn beside(sources: &Sources) -> anyhow::Result<Store> {
     Ok(Store::beside(sources.load()?.state.directory()).await?)
 }
 
-/// The first token may be made before the daemon's first start, but only in a directory that somebody named: a database
-/// in any other place is one that no daemon reads.
+/// The first token may be made before the daemon's first start, but only in a directory that the
+/// user named: no daemon would read a database in another place.
 async fn beside_or_new(sources: &Sources) -> anyhow::Result<Store> {
     let state = sources.load()?.state;
     match &state.dir {
@@ -416,7 +416,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// None of something is no limit that a caller could work with.
+/// No caller can work with a limit of zero.
 fn limit() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..)
 }

@@ -1,8 +1,9 @@
-//! The environment: which variables are read, and what is said of the others that begin with `OTTER_`.
+//! The environment: the variables that otter reads, and the messages about other names that begin
+//! with `OTTER_`.
 //!
-//! An unknown name about the host is an error: a password that is not read for one letter too many would be a long
-//! search. Any other unknown name is a warning. What Kubernetes sets for a service, and what `otter run` and
-//! `deploy/ci/otter.sh` use, is silent.
+//! An unknown name about the host is an error: a misspelt name of the password is hard to find. Any
+//! other unknown name is a warning. otter ignores the variables that Kubernetes sets for a service,
+//! and those that `otter run` and `deploy/ci/otter.sh` use.
 
 /// The variables that are read. The last two exclude each other.
 pub const VARIABLES: [&str; 7] = [
@@ -31,13 +32,13 @@ const OF_RUNS: [&str; 12] = [
     "OTTER_REFERENCE",
 ];
 
-/// What test builds read; a release build has none of it.
+/// The variables that test builds read. A release build has none of them.
 #[cfg(feature = "sabotage")]
 const OF_TESTS: [&str; 3] = ["OTTER_SABOTAGE", "OTTER_KILL_AT", "OTTER_RECORD_ANSWERS"];
 #[cfg(not(feature = "sabotage"))]
 const OF_TESTS: [&str; 0] = [];
 
-/// What is wrong with a variable that nothing reads.
+/// The problem with a variable that otter does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unread {
     /// It looks like a setting of the host: the configuration is refused.

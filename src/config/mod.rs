@@ -95,7 +95,7 @@ impl Config {
         let password = match draft.password {
             Password::None => None,
             Password::Given(password) => {
-                // Only a password in the file itself is as open as the file.
+                // The file's permissions expose a password only if the file itself holds it.
                 if environment.get("OTTER_ESX_PASSWORD").is_none_or(String::is_empty)
                     && let Some(path) = path
                 {
@@ -131,7 +131,7 @@ pub fn problems_of(text: &str, path: &Path) -> Vec<String> {
 
 /// The warning that every account of this machine can read a file with a secret in it.
 ///
-/// A warning and not an error: Kubernetes mounts secrets so that all may read them, in a container that has one user.
+/// It is not an error: Kubernetes mounts secrets readable for all, in a container with one user.
 #[must_use]
 pub fn open_to_all(file: &Path, what: &str) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
@@ -166,7 +166,7 @@ fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), Strin
 /// The one line of a password file, without its end.
 fn password_in(file: &Path) -> Result<SecretString, String> {
     let text = std::fs::read_to_string(file).map_err(|error| unreadable(&error))?;
-    // Some editors begin a file with this mark, which nobody means as a part of a password.
+    // Some editors begin a file with this mark. It is never part of a password.
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let password = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if password.is_empty() {

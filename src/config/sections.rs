@@ -31,7 +31,7 @@ pub struct Config {
     pub audit: Audit,
     pub state: State,
     pub log: Log,
-    /// What is odd and keeps nothing from starting, a sentence each.
+    /// Warnings that do not stop a start, a sentence each.
     pub warnings: Vec<String>,
 }
 

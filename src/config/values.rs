@@ -46,7 +46,7 @@ impl FromStr for Listen {
             Some(_) => {
                 Err(InvalidValue("the path of a Unix socket must be absolute, as in unix:/run/otter.sock"))
             }
-            // The one name whose meaning is the same everywhere; any other may have several addresses.
+            // This name means the same everywhere. Any other name may have several addresses.
             None => match text.strip_prefix("localhost:").map(str::parse) {
                 Some(Ok(port)) => Ok(Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
                 _ => text.parse().map(Self::Tcp).map_err(|_| {

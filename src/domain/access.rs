@@ -51,7 +51,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Names that otter uses for itself, and for callers without a token. No new token gets one of them.
+/// Names that otter uses for itself, and for callers without a token. No new token can have one.
 const RESERVED_NAMES: [&str; 2] = ["otter", "anonymous"];
 
 /// Whether otter uses this name for itself or for callers without a token, in any case of its letters.

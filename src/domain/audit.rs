@@ -66,7 +66,7 @@ words! {
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",
         TokenRotated = "token.rotated",
-        /// The running daemon took over what another process changed of the tokens. Only logged.
+        /// The running daemon read a token change of another process. This is only logged.
         TokensReloaded = "tokens.reloaded",
         CertificateReloaded = "certificate.reloaded",
         PasswordReloaded = "password.reloaded",
@@ -121,7 +121,7 @@ impl From<LeaseState> for AuditOutcome {
     }
 }
 
-/// Who acts: a token's name, `anonymous` or `otter`, and the request that it acts by.
+/// The actor: a token's name, `anonymous` or `otter`, and the request of the action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     pub name: String,
@@ -169,7 +169,7 @@ pub struct AuditRecord {
 }
 
 impl AuditRecord {
-    /// A fact about nothing in particular yet.
+    /// A fact without an object.
     #[must_use]
     pub fn new(at: Timestamp, action: AuditAction, outcome: AuditOutcome) -> Self {
         Self {
@@ -196,7 +196,7 @@ impl AuditRecord {
         Self::new(job.created_at, AuditAction::JobAccepted, job.state.into()).of_job(job)
     }
 
-    /// A job began to run. Its duration is how long it waited.
+    /// A job began to run. The duration is the time that it waited.
     #[must_use]
     pub fn job_started(job: &Job) -> Self {
         let at = job.started_at.unwrap_or(job.updated_at);
@@ -220,7 +220,7 @@ impl AuditRecord {
         record.of_job(job).with_detail(format!("{}: {reason}", job.kind().as_str()))
     }
 
-    /// Names who acts, and by which request.
+    /// Names the actor and the request.
     #[must_use]
     pub fn by(self, actor: &Actor) -> Self {
         Self { actor: Some(actor.name.clone()), ..self }.from_request(actor.origin)

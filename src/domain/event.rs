@@ -39,11 +39,13 @@ pub enum Subject {
     Datastore(DatastoreId),
     DatastoreRemoved(DatastoreId),
     Session,
-    /// Something that scopes go by changed of a machine. Only streams of restricted callers tell of it.
+    /// A change of a machine that can change its membership in scopes. Only streams of restricted
+    /// callers report it.
     Placement(Arc<PlacementChange>),
 }
 
-/// What scopes go by of a machine, before and after a change. After its removal there is nothing.
+/// The properties that decide the scopes of a machine, before and after a change. `after` is `None`
+/// once the machine is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacementChange {
     pub machine: MachineId,
@@ -53,7 +55,7 @@ pub struct PlacementChange {
     pub snapshots: Vec<SnapshotId>,
 }
 
-/// What scopes go by of a machine beside its id.
+/// The properties that decide the scopes of a machine, except its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub name: String,
@@ -90,7 +92,7 @@ pub struct EventFilter {
     pub job: Option<JobId>,
     pub lease: Option<LeaseId>,
     pub reference: Option<String>,
-    /// Whether changes of what scopes go by are wanted.
+    /// Whether the stream also gets changes of placement.
     pub placements: bool,
 }
 

@@ -122,7 +122,7 @@ pub struct Lease {
     pub id: LeaseId,
     pub state: LeaseState,
     pub select: Select,
-    /// The scope of the caller that asked: no other machine is ever granted.
+    /// The scope of the caller that asked. The lease never gets a machine outside of it.
     pub scope: Scope,
     /// The machine that was granted, last where there were several.
     pub machine: Option<MachineIdentity>,

@@ -1,4 +1,4 @@
-//! Where a request comes from: the client's address, and the id under which otter logs the request.
+//! The origin of a request: the client's address, and the id under which otter logs the request.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(Uuid);
 
-/// Where a request comes from. The default is for what otter does on its own, without a request.
+/// The origin of a request. The default is for otter's own actions, which have no request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RequestOrigin {
     /// The client's address; absent on a Unix socket.

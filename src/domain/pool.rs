@@ -39,7 +39,7 @@ impl Pools {
         self.of_named(&machine.id, &machine.name, annotated(machine.annotation.as_deref()))
     }
 
-    /// The pools that a machine of this id and name is in, whose annotation names these, in order of their names.
+    /// The pools of a machine with this id, name and annotation, in order of their names.
     #[must_use]
     pub fn of_named(&self, id: &MachineId, name: &str, annotated: Vec<String>) -> Vec<String> {
         let configured = self.0.iter().filter(|(_, pool)| pool.has(id, name)).map(|(pool, _)| pool.clone());

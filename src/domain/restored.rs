@@ -1,5 +1,5 @@
-//! What becomes of old work when a store is restored from a backup: it ends, since nobody knows what the host and the
-//! callers have done since.
+//! Ends old work when a store is restored from a backup, because the store does not know what the
+//! host and the callers have done since.
 
 use jiff::Timestamp;
 
@@ -7,8 +7,8 @@ use super::failure::{Failure, FailureKind};
 use super::job::{Job, JobState, StepState};
 use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
 
-/// Every fence rises by this much, so that no grant after the restore repeats a fence that was given out between the
-/// backup and the restore.
+/// Every fence rises by this much. Otherwise a grant after the restore could repeat a fence that a
+/// grant between the backup and the restore had.
 pub const FENCE_STEP: u64 = 1_000_000;
 
 /// The reason of the quarantine, which operators and programs can look for.
@@ -35,7 +35,7 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
         step.state = StepState::Unknown;
         step.finished_at = Some(now);
     }
-    // A task that is named would be followed on the host.
+    // otter would follow a named task on the host.
     if let Some(task) = job.host_task.take() {
         job.warnings.push(format!("When the backup was made its task on the host was {task}."));
     }
@@ -64,7 +64,7 @@ pub fn end_lease(lease: &mut Lease, now: Timestamp) {
     lease.ended_at = Some(now);
 }
 
-/// The quarantine of a machine that a lease held. What an operator had said of the machine stays in the reason.
+/// The quarantine of a machine that a lease held. The reason keeps an earlier note of an operator.
 #[must_use]
 pub fn quarantine(before: Option<&Quarantine>, now: Timestamp) -> Quarantine {
     let reason = match before.filter(|before| !before.automatic) {

@@ -1,4 +1,4 @@
-//! Which changes of a machine's snapshots are allowed, by whom: pure, over one tree of snapshots.
+//! The rules for changes of a machine's snapshots, by caller. Pure, over one tree of snapshots.
 //!
 //! | who | protected snapshot | other snapshot |
 //! | --- | --- | --- |
@@ -30,7 +30,7 @@ pub enum Authority {
     System,
 }
 
-/// The rules for the snapshots of one machine, and what is known of their origin.
+/// The rules for the snapshots of one machine, and the known origins of its snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotRules {
     /// Patterns of names and of paths, as configured for otter and for the machine's pools.
@@ -78,7 +78,7 @@ struct Node {
 /// Why a change is not allowed, and the snapshot that stands in its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The path of the snapshot: as it is, or as it would be if it is about to be made.
+    /// The path of the snapshot, or the future path of a snapshot that the change makes.
     pub path: String,
     pub reason: RefusalReason,
 }
@@ -289,8 +289,8 @@ impl SnapshotRules {
         Ok(())
     }
 
-    /// Refuses to give a snapshot below the target a path by which it loses its protection, and to a
-    /// runner one by which it gets one.
+    /// Refuses a change of path below the target by which a snapshot loses its protection, or, if
+    /// the caller is a runner, gains one.
     fn check_moved(
         &self,
         authority: Authority,

@@ -1,5 +1,6 @@
-//! The audit beside the changes of jobs and leases, which audit themselves: refused calls, counted by the
-//! minute so that a flood fills neither the log nor the disk, and settings that were read again. And its list.
+//! The part of the audit that is not a change of a job or lease: refused calls and reloaded
+//! settings. Refused calls are counted for a minute, because a flood of them would fill the log and
+//! the disk. This also lists the audit.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,13 +20,13 @@ use crate::telemetry;
 /// Refusals are counted for this long before they are written.
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// So many sources of refusals are counted apart at a time; the rest are counted together.
+/// The number of sources of refusals that are counted separately. The rest are counted together.
 const MAX_SOURCES: usize = 256;
 
-/// So many facts may wait for a store that refuses them; more are only in the log.
+/// The number of facts that wait for a store that refuses them. Further facts are only logged.
 const MAX_WAITING: usize = 1_024;
 
-/// What the address of refusals is that are counted together.
+/// The address of refusals that are counted together.
 const OTHER: &str = "other";
 
 /// A call that was refused.
@@ -41,7 +42,7 @@ pub struct Refusal<'a> {
     pub failure: &'a Failure,
 }
 
-/// Collects what is audited beside the changes themselves.
+/// Collects the audited facts that no job or lease commits.
 pub struct Audit {
     store: Store,
     clock: Clock,
@@ -56,7 +57,7 @@ struct Pending {
     records: Vec<AuditRecord>,
 }
 
-/// Whose refusals are counted together.
+/// The source of refusals that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Source {
     from: From,
@@ -77,7 +78,7 @@ impl Audit {
         Self { store, clock, pending: Mutex::default(), noted: Notify::new() }
     }
 
-    /// One whose store is gone with it.
+    /// An audit with its own store in memory.
     ///
     /// # Panics
     /// If there is no memory for a database.
@@ -122,7 +123,7 @@ impl Audit {
         telemetry::audit::log(&first);
     }
 
-    /// Takes a fact of its own: logged now, written soon.
+    /// Takes a single fact: logs it now, and writes it soon.
     pub fn note(&self, record: AuditRecord) {
         telemetry::audit::log(&record);
         self.pending().keep(vec![record]);
@@ -149,7 +150,7 @@ impl Audit {
         page.map_err(|error| super::jobs::store_failure(&error))
     }
 
-    /// Writes what is pending, each minute, as soon as a whole fact is noted, and when told to stop.
+    /// Writes pending facts each minute, after each single fact, and when it stops.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut minute_over = self.clock.elapsed() + MINUTE;
         loop {
@@ -210,7 +211,7 @@ impl Audit {
 }
 
 impl Pending {
-    /// Keeps facts to be written, as many as there is room for. How many there is no room for.
+    /// Keeps facts for a later write while there is room. Returns the number of facts without room.
     fn keep(&mut self, records: Vec<AuditRecord>) -> usize {
         let room = MAX_WAITING.saturating_sub(self.records.len());
         let dropped = records.len().saturating_sub(room);

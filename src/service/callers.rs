@@ -1,7 +1,8 @@
-//! Who calls: the token of a request, compared with those that are known.
+//! Identifies callers: compares the token of a request with the known tokens.
 //!
-//! If the store has never had a token, every caller is an admin: otter then listens only where its own machine
-//! reaches it. Other processes make, rotate and revoke tokens; the daemon reads them again twice a second.
+//! If the store has never had a token, every caller is an admin, and otter listens only on
+//! addresses that no other machine reaches. Other processes make, rotate and revoke tokens; the
+//! daemon reads them again twice a second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,7 @@ use crate::telemetry;
 /// What is changed takes effect within a second.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
-/// The last use of a token is written this often at most.
+/// The last use of a token is written at most once in this time.
 const WRITE_USE: Duration = Duration::from_mins(1);
 
 /// The name of every caller if no token was ever made.
@@ -59,7 +60,7 @@ impl Caller {
         }
     }
 
-    /// It, as the audit names it.
+    /// The caller, as the audit names it.
     #[must_use]
     pub fn actor(&self) -> Actor {
         Actor { name: self.name.to_string(), origin: self.origin }
@@ -104,9 +105,9 @@ pub struct Callers {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Known {
-    /// Whether there is any, also if it was revoked.
+    /// Whether any token exists, revoked ones included.
     any: bool,
-    /// Those that were not revoked; some may have expired.
+    /// The tokens that were not revoked. Some may have expired.
     valid: Vec<KnownToken>,
 }
 
@@ -118,7 +119,7 @@ struct KnownToken {
     caller: Caller,
 }
 
-/// The last use of a token, and whether and when that was written.
+/// The last use of a token, and when that was written.
 #[derive(Clone, Copy, Debug)]
 struct Use {
     last: TokenUse,
@@ -197,7 +198,7 @@ impl Callers {
         Ok(token.caller.clone())
     }
 
-    /// Who calls with this text as the token, the request counted.
+    /// The caller that presents this text as its token. Counts the request.
     ///
     /// # Errors
     /// As [`Callers::identify`]; `too-many-requests`.
@@ -213,8 +214,8 @@ impl Callers {
         &self.limiter
     }
 
-    /// Reads the tokens again and again and writes when they were last used, until told to stop. If they
-    /// cannot be read, those that are known stay in force.
+    /// Reads the tokens repeatedly and writes their last uses, until it is stopped. If the tokens
+    /// cannot be read, the known ones stay in force.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         if !self.store.is_shared() {
             return stop.cancelled().await;
@@ -232,7 +233,7 @@ impl Callers {
                         let now = self.clock.now();
                         let record = AuditRecord::new(now, AuditAction::TokensReloaded, AuditOutcome::Done);
                         let detail = format!("{} in force", known.valid.len());
-                        // Whoever changed them has audited that.
+                        // The process that changed the tokens has audited the change.
                         telemetry::audit::log(&record.by(&Actor::otter()).with_detail(detail));
                         self.known.store(Arc::new(known));
                     }
@@ -256,7 +257,7 @@ impl Callers {
         (noted.last, noted.is_written) = (last, false);
     }
 
-    /// Writes the uses that are due. A use that cannot be written is tried again with the next one.
+    /// Writes the uses that are due. A use that cannot be written is retried with the next use.
     async fn write_uses(&self) {
         let now = self.clock.elapsed();
         let is_due = |noted: &Use| {
@@ -411,7 +412,7 @@ mod tests {
         let new = Token::new(&clock.random().unwrap());
         assert!(store.rotate_token("ci", new.digest(), clock.now(), None).await.unwrap());
         assert!(!store.rotate_token("other", new.digest(), clock.now(), None).await.unwrap());
-        // A late note of the old secret says nothing about the new one.
+        // A late use of the old secret must not count as a use of the new one.
         store.mark_tokens_used(vec![used]).await.unwrap();
         let kept = store.tokens().await.unwrap().remove(0);
         let expires_at =

@@ -1,4 +1,4 @@
-//! How much each token uses at a time of what its limits name: requests in a second and open streams.
+//! Counts what each token uses of its limits: requests in a second and open streams.
 //!
 //! Requests are counted by a token bucket that holds those of one second, by the clock that does not jump.
 
@@ -82,14 +82,14 @@ impl Drop for CountedStream {
     }
 }
 
-/// That a token has as much as it may have of something.
+/// The failure of a token that has reached a limit.
 #[must_use]
 pub fn too_many(token: &str, limit: &str) -> Failure {
     let detail = format!("The token {token} may have {limit}. Try again after Retry-After.");
     Failure::new(FailureKind::TooManyRequests, detail)
 }
 
-/// That as many leases or jobs of a token wait as may.
+/// The failure of a token that has reached its limit of waiting leases or jobs.
 #[must_use]
 pub fn queue_full(token: &str, limit: &str) -> Failure {
     let detail = format!("The token {token} may have {limit}. Try again once some were served.");
@@ -118,7 +118,7 @@ mod tests {
         let refused = limiter.request(&limited, Duration::ZERO).unwrap_err();
         assert_eq!(refused.kind, FailureKind::TooManyRequests);
         assert!(!at(499) && at(500) && !at(500));
-        // However long it was idle, no more than those of one second are let through at once.
+        // After any idle time, at most the requests of one second pass at once.
         assert!(at(60_000) && at(60_000) && !at(60_000));
         assert!((0..1_000).all(|_| limiter.request(&caller(TokenLimits::default()), Duration::ZERO).is_ok()));
     }

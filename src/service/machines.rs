@@ -39,7 +39,7 @@ pub struct Machines {
 pub struct Protection {
     /// Patterns of names, and ids.
     pub protected: Vec<String>,
-    /// The same, of otter itself: nobody configured them, so that they may match no machine.
+    /// Patterns that otter itself adds. No user configured them, so they may match no machine.
     pub built_in: Vec<String>,
     /// `esx.machine_name`; takes the place of the addresses where it is set.
     pub own_name: Option<String>,
@@ -169,7 +169,7 @@ impl Machines {
         self.one(scope, &format!("name:{name}"), name)
     }
 
-    /// The machine of this id as it is now, whoever asks.
+    /// The current machine of this id, in every scope.
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
         let picture = self.inventory.picture();
@@ -219,7 +219,8 @@ impl Machines {
     /// Waits until the machine is as wanted.
     ///
     /// # Errors
-    /// `machine-gone` if it vanishes from the host or leaves the scope, `invalid-power-state` where it cannot come true.
+    /// `machine-gone` if the machine vanishes from the host or leaves the scope,
+    /// `invalid-power-state` if the machine cannot reach the state.
     pub async fn until(&self, scope: &Scope, id: &MachineId, until: &Until) -> Result<MachineView, Failure> {
         let mut changes = self.inventory.watch(id);
         let mut name = String::new();
@@ -405,7 +406,7 @@ fn by_prefix(reference: &str) -> Option<(&str, &str)> {
     reference.split_once(':').filter(|(prefix, _)| matches!(*prefix, "name" | "uuid" | "mac"))
 }
 
-/// Whether a machine exists for whoever asks.
+/// Whether a machine exists for the caller.
 type Visible<'a> = &'a dyn Fn(&MachineRecord) -> bool;
 
 /// The visible machines that a reference means.

@@ -1,5 +1,5 @@
-//! Patterns and ids of the configuration that match no machine: a misspelt one would leave machines
-//! unprotected, or a pool empty, without a word.
+//! Patterns and ids of the configuration that match no machine. Without a warning, a misspelt
+//! pattern would leave machines unprotected, or a pool empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct UnmatchedPattern {
 #[derive(Clone, Debug, Default)]
 pub struct MachinePatterns(BTreeMap<Arc<str>, Vec<String>>);
 
-/// Tells the log of patterns that match no machine, at the start and whenever that changes.
+/// Logs the patterns that match no machine, at the start and after each change.
 pub struct PatternWatch {
     patterns: MachinePatterns,
     inventory: Arc<Inventory>,
@@ -90,8 +90,8 @@ impl PatternWatch {
         self.patterns.counts(&self.unmatched())
     }
 
-    /// Logs each change, until told to stop. It waits for changes of the inventory, and compares the
-    /// patterns only if the machines have other ids or names.
+    /// Logs each change, until it is stopped. Waits for changes of the inventory, and compares the
+    /// patterns only if ids or names of machines changed.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let types = vec![
             EventType::MachineChanged,
@@ -102,7 +102,8 @@ impl PatternWatch {
         let mut changes = self.feed.follow(EventFilter { types, ..EventFilter::default() });
         let (mut known, mut told) = (None, BTreeSet::new());
         loop {
-            // First marked as read, then looked at: a change in between wakes it again.
+            // Marks the change as read before it reads the picture: a change in between wakes the
+            // loop again.
             changes.skip();
             let machines = self.machines();
             if machines.is_some() && machines != known {

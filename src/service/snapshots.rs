@@ -81,7 +81,7 @@ pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<()
     })
 }
 
-/// What the override of a job is recorded as, if the job would be refused without it.
+/// The recorded text of a job's override, if the job would be refused without it.
 #[must_use]
 pub fn overridden(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree, reason: &str) -> Option<String> {
     let change = SnapshotChange::of(&job.request).filter(|_| job.authority == Authority::Override)?;

@@ -1,5 +1,5 @@
-//! Whether the store takes writes: what callers are told while it does not, and the attempt to write that finds out
-//! when it does again.
+//! Whether the store takes writes: the problem that callers get while it does not, and the attempts
+//! to write that find out when it does again.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::store::Store;
 
-/// How often a store that refuses writes is tried.
+/// How often otter tries a store that refuses writes.
 const TRY_EVERY: Duration = Duration::from_secs(2);
 
 /// Looks after the store. Clones share it.
@@ -32,8 +32,8 @@ impl Storage {
         self.store.refusal().map(|cause| unavailable(&cause))
     }
 
-    /// Tries a store that refuses writes, so that it is known to take them again even if nobody else writes. Runs
-    /// until told to stop.
+    /// Tries a store that refuses writes, until it is stopped. Without this, otter would not notice
+    /// that the store works again until a caller writes.
     pub async fn watch(self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -41,14 +41,14 @@ impl Storage {
                 () = self.clock.sleep(TRY_EVERY) => {}
             }
             if self.store.refusal().is_some() {
-                // Whether it was refused again is in the store.
+                // The store itself records whether it refused the write again.
                 let _ = self.store.note_seen(self.clock.now()).await;
             }
         }
     }
 }
 
-/// What callers are told while the store refuses writes.
+/// The problem that callers get while the store refuses writes.
 ///
 /// # Parameters
 /// - `cause`: SQLite's own words.

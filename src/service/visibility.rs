@@ -86,7 +86,8 @@ impl Visibility {
         u32::try_from(machines.iter().filter(has_files).count()).unwrap_or(u32::MAX)
     }
 
-    /// A machine that is gone, or whose id belongs to another one now, is judged by what it was last known as.
+    /// A machine that is gone, or whose id now belongs to another machine, is judged by its last
+    /// known properties.
     fn has_known_machine(
         &self,
         scope: &Scope,

@@ -1,5 +1,6 @@
-//! A backup as one file: a tar archive of `manifest.json`, `otter.db` and `secret.key`, in this order. The manifest
-//! holds the SHA-256 of the others, so that damage is found before anything is put into a state directory.
+//! A backup as one file: a tar archive of `manifest.json`, `otter.db` and `secret.key`, in this
+//! order. The manifest holds the SHA-256 of the others: a restore finds damage before it puts
+//! anything into a state directory.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

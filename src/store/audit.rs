@@ -1,4 +1,4 @@
-//! The audit as rows: added in the transaction of the change that they tell of, listed the newest first.
+//! The audit as rows: each is added in the transaction of its change. The list is newest first.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use crate::domain::ids::{JobId, MachineId};
 use crate::domain::lease::LeaseId;
 use crate::domain::origin::RequestId;
 
-/// What a row takes in the file beside its texts, its indexes included, in bytes.
+/// The bytes of a row in the file, in addition to its texts. Includes its indexes.
 const ROW_OVERHEAD: usize = 400;
 
 /// A fact as it is kept.
@@ -28,7 +28,7 @@ pub struct AuditEntry {
     pub record: AuditRecord,
 }
 
-/// Which facts to list; what is empty or `None` does not matter.
+/// Which facts to list. A filter that is empty or `None` matches every fact.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
     pub actions: Vec<AuditAction>,
@@ -44,7 +44,7 @@ pub struct AuditFilter {
     pub until: Option<Timestamp>,
 }
 
-/// Where a page of the audit ended.
+/// The end of a page of the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditCursor(i64);
 
@@ -57,7 +57,7 @@ pub struct InvalidAuditCursor;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditPage {
     pub items: Vec<AuditEntry>,
-    /// Where the next page begins; `None` on the last.
+    /// The start of the next page; `None` on the last page.
     pub next: Option<AuditCursor>,
 }
 
@@ -72,7 +72,7 @@ impl FromStr for AuditCursor {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let id = text.strip_prefix("audit_").and_then(|id| id.parse().ok()).ok_or(InvalidAuditCursor)?;
-        // Numbers have several spellings; a cursor has the one that was given out.
+        // A number has several spellings. A cursor must have the one that otter gave out.
         let cursor = Self(id);
         if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidAuditCursor) }
     }
@@ -90,7 +90,7 @@ impl Write for AppendAudit {
     }
 }
 
-/// Adds facts to the transaction of the change that they tell of.
+/// Adds facts to the transaction of their change.
 pub async fn append(transaction: &mut Transaction<'_>, records: &[AuditRecord]) -> Result<(), sqlx::Error> {
     for record in records {
         append_one(transaction, record).await?;
@@ -190,7 +190,7 @@ pub async fn list(
     if let Some(AuditCursor(id)) = after {
         query.push(" AND id < ").push_bind(id);
     }
-    // One more than asked for tells whether there is a next page.
+    // Reads one row more than the limit, which shows whether there is a next page.
     query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
     let mut rows = query.build().fetch_all(reader.statement()).await?;
     let more = rows.len() > limit as usize;
@@ -200,7 +200,7 @@ pub async fn list(
     Ok(AuditPage { items, next })
 }
 
-/// No word at all is no condition.
+/// An empty list of words is no condition.
 fn one_of(
     query: &mut QueryBuilder<Sqlite>,
     condition: &'static str,

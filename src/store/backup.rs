@@ -1,4 +1,5 @@
-//! `otter store backup`: a copy of the database and the key in one archive, made beside a daemon that may run.
+//! `otter store backup`: copies the database and the key into one archive, even while a daemon
+//! runs.
 
 use std::fs::File;
 use std::io;
@@ -40,7 +41,7 @@ pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<
         CopyError::File(source) => StoreError::File { path: copy.clone(), source },
         CopyError::Database(source) => refused(source),
     })?;
-    // Nothing of it matters any more.
+    // An error of this connection does not matter any more.
     drop(connection.close().await);
     let key = has_key.then_some(key.as_path());
     let manifest = archive::write(&file, &copy, key, migrate::current(), now).map_err(not_written)?;
@@ -49,7 +50,8 @@ pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<
     Ok(manifest)
 }
 
-/// Where the copy of the database is while the archive is written: on the same disk, which has to have the room anyway.
+/// The path of the database's copy while the archive is written. It is on the same disk, which
+/// needs the room anyway.
 fn beside(archive: &Path) -> PathBuf {
     let mut name = archive.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));

@@ -1,4 +1,4 @@
-//! Backups: what is in one, what becomes of it when it is restored, and what is refused.
+//! Backups: the contents of an archive, the result of its restore, and the refusals.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -164,7 +164,7 @@ async fn a_backup_is_restored_into_an_empty_directory_only() {
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     drop(daemon);
 
-    // A lock that nobody holds is not in the way.
+    // A lock file without a holder does not block the restore.
     let left = TempDir::new().unwrap();
     std::fs::write(left.path().join("lock"), "1").unwrap();
     restore(&archive, left.path(), start()).await.unwrap();

@@ -12,7 +12,7 @@ use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::lease::LeaseId;
 use crate::domain::machine::MachineIdentity;
 
-/// Rows deleted in one commit; others get in between.
+/// The number of rows that one commit deletes. Other commits run in between.
 const PORTION: i64 = 500;
 
 /// What the end of a job changes in the table.
@@ -45,11 +45,11 @@ impl Origin {
         }
     }
 
-    /// Writes it within the transaction that ends the job.
+    /// Writes the change within the transaction that ends the job.
     pub async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         match self {
             Self::Made { machine, snapshot, lease } => {
-                // A host may use the id of a removed snapshot again: what was known of that one is over.
+                // A host may use the id of a removed snapshot again, so the old row is wrong now.
                 forget(transaction, machine, snapshot).await?;
                 let Some(lease) = lease else { return Ok(()) };
                 let insert = "INSERT INTO created_snapshots (machine, snapshot, lease) VALUES ($1, $2, $3)";

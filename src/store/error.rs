@@ -126,8 +126,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Why the disk or the database refused a write, in SQLite's own words; `None` for every other failure, a write that
-    /// contradicts what is stored among them.
+    /// Why the disk or the database refused a write, in SQLite's own words. `None` for every other
+    /// failure, including a write that contradicts stored data.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         match self {

@@ -1,4 +1,4 @@
-//! Looking at a state directory without changing it: whether otter could keep its state there, and what it holds.
+//! Examines a state directory without changing it: whether otter could use it, and its contents.
 
 use std::path::Path;
 
@@ -19,7 +19,8 @@ pub struct FoundState {
     pub has_tokens_in_force: bool,
 }
 
-/// Checks that a directory can hold the state: it exists and can be written, or its parent can. True if it exists.
+/// Checks that a directory can hold the state: it, or its parent if it is missing, must be
+/// writable. True if the directory exists.
 ///
 /// # Errors
 /// What is in the way, and what to do.

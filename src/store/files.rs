@@ -1,4 +1,5 @@
-//! The files of the state directory: only their owner may read them, whatever the umask and whoever made them.
+//! The files of the state directory. Only their owner may read them, with every umask, and even if
+//! another process made them.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader};
@@ -45,8 +46,8 @@ pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Takes everybody's permissions but the owner's away from the directory and otter's files in it, and warns of each
-/// that had any.
+/// Removes the permissions of all users except the owner from the directory and otter's files in
+/// it. Warns of each file that had any.
 ///
 /// # Errors
 /// `SharedDirectory` if the directory is one that all users share, such as `/tmp`.

@@ -115,7 +115,7 @@ impl Row {
 pub struct InsertJob {
     pub row: Row,
     pub key: Option<IdempotencyKey>,
-    /// What is audited of it.
+    /// The audit fact of the job's acceptance.
     pub audit: Vec<AuditRecord>,
 }
 
@@ -160,9 +160,9 @@ impl Write for InsertJob {
 pub struct UpdateJob {
     id: JobId,
     row: Row,
-    /// The fact to be audited: its end; or its start, if it was queued until now.
+    /// The fact for the audit: the job's end, or its start if it was queued until now.
     audit: Option<(AuditRecord, Transition)>,
-    /// What the job's end says of the origin of snapshots.
+    /// What the job's end records about the origin of snapshots.
     origin: Option<Origin>,
 }
 
@@ -177,7 +177,8 @@ impl UpdateJob {
         let audit = if job.state.is_end() {
             Some((AuditRecord::job_ended(job), Transition::End))
         } else {
-            // Later updates of a running job have steps or an intent: they need no look at the row before.
+            // Later updates of a running job have steps or an intent, so the earlier row is not
+            // read.
             let may_start = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
             may_start.then(|| (AuditRecord::job_started(job), Transition::Start))
         };

@@ -1,5 +1,5 @@
-//! When otter last ran: written while there are jobs, and to find out whether a store that refused writes takes them
-//! again.
+//! The time at which otter last ran. otter writes it while there are jobs, and as a test of a store
+//! that refused writes.
 
 use async_trait::async_trait;
 use jiff::Timestamp;

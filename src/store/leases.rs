@@ -81,7 +81,7 @@ pub struct SaveLeases {
     pub machines: BTreeMap<String, KeptMachine>,
     /// The key of the call that asked for this lease.
     pub key: Option<(IdempotencyKey, LeaseId)>,
-    /// What is audited of the step.
+    /// The audit facts of the step.
     pub audit: Vec<AuditRecord>,
 }
 

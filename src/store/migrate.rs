@@ -1,4 +1,4 @@
-//! The schema: which version a database has, and how the daemon brings it up to date.
+//! The schema: the version of a database, and the migrations by which the daemon updates it.
 //!
 //! ```text
 //! copy otter.db to otter.db.before-<schema> ─► foreign keys off ─► begin ─► migrations ─► foreign_key_check ─► commit
@@ -89,7 +89,7 @@ pub async fn migrate(
     sqlx::query("PRAGMA foreign_keys = ON").execute(connection).await.map(drop).map_err(refused)
 }
 
-/// Which table has a row that refers to one that does not exist, if any has.
+/// The table that has a row with a broken reference, if there is one.
 pub async fn dangling(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
     let found: Option<(String, Option<i64>, String, i64)> =
         sqlx::query_as("PRAGMA foreign_key_check").fetch_optional(connection).await?;

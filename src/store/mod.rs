@@ -97,7 +97,7 @@ struct Inner {
     transactions: AtomicU64,
     /// Writes whose commit was refused.
     refused: AtomicU64,
-    /// Why the last one was, if it was.
+    /// The reason of the last refusal, if there was one.
     refusal: std::sync::Mutex<Option<Arc<sqlx::Error>>>,
     /// The daemon's lock on the state directory, held as long as the store lives.
     lock: Option<File>,
@@ -105,7 +105,7 @@ struct Inner {
 
 #[cfg(test)]
 impl Inner {
-    /// The connection that writes, for a test to break something behind the store's back.
+    /// The connection that writes. A test uses it to break data without the store.
     async fn writer_connection(&self) -> OwnedMutexGuard<SqliteConnection> {
         self.writer.connection().lock_owned().await
     }
@@ -262,7 +262,7 @@ impl Store {
         Ok(())
     }
 
-    /// Commits facts that belong to no other change. Whoever has them logs them.
+    /// Commits facts that belong to no other change. The caller logs them.
     pub async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), StoreError> {
         self.write(audit::AppendAudit(records)).await
     }
@@ -355,7 +355,7 @@ impl Store {
         purge::purge(self, now, retention).await
     }
 
-    /// Deletes the part of the audit that is too old or too much, the oldest first.
+    /// Deletes the part of the audit that exceeds its age or its size, the oldest rows first.
     pub async fn purge_audit(
         &self,
         now: Timestamp,
@@ -382,8 +382,8 @@ impl Store {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// Why the disk or the database refused the last commit; `None` if it did not. Until one succeeds nothing new can be
-    /// promised.
+    /// Why the disk or the database refused the last commit; `None` if it succeeded. Until a commit
+    /// succeeds, otter accepts no new work.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         let refusal = self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,10 @@
-//! Opening the state directory: the lock, the file, the migrations, and a plain refusal of whatever is wrong.
+//! Opening the state directory: the lock, the file, the migrations, and a clear error for each
+//! problem.
 //!
 //! ```text
 //! daemon:  lock ─► otter.db exists ─► read it through ─► migrate ─► writer, readers
 //!                    └─ is missing: make otter.db.new whole, then rename it to otter.db
-//! beside:  otter.db exists ─► read it through ─► its schema is this otter's ─► writer, readers
+//! no lock: otter.db exists ─► read it through ─► its schema is this otter's ─► writer, readers
 //! ```
 //! A half-made otter.db never exists: an empty or short one was damaged later. A file that is refused stays as it was.
 
@@ -27,7 +28,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// sqlx logs statements that take this long apart from the others.
+/// sqlx logs statements that take this long separately.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// The primary result codes of SQLite that tell what is wrong with a file.
@@ -59,7 +60,7 @@ pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
     Ok(Opened { writer, readers, lock })
 }
 
-/// Opens the database without the lock, beside a daemon that may have it. Makes nothing, and migrates nothing.
+/// Opens the database without the lock. A daemon may hold it. Makes and migrates nothing.
 pub async fn beside(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
     let file = existing(directory)?;
     let mut writer = whole(directory, &file).await?;
@@ -76,7 +77,7 @@ pub async fn make_if_missing(directory: &Path) -> Result<(), StoreError> {
     }
     let _lock = lock(directory)?;
     files::tighten(directory)?;
-    // A daemon may have made it before it was locked.
+    // A daemon may have made the database before this process had the lock.
     if file.exists() { Ok(()) } else { make(directory, &file).await }
 }
 
@@ -98,7 +99,7 @@ pub async fn read_only(directory: &Path, file: &Path) -> Result<SqliteConnection
     connect(directory, file, &options).await
 }
 
-/// Opens a database that nobody else uses, without a log beside it.
+/// Opens a database that no other process uses, without a write-ahead log.
 pub async fn alone(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     connect(directory, file, &options(file).journal_mode(SqliteJournalMode::Delete)).await
 }
@@ -114,7 +115,7 @@ async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// The text of statements is for `trace` alone.
+/// Only `trace` shows the text of statements.
 fn quiet(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options.log_statements(LevelFilter::Trace).log_slow_statements(LevelFilter::Trace, SLOW)
 }
@@ -216,7 +217,7 @@ pub fn lock(directory: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-/// What an error of SQLite means for whoever opens this file.
+/// The meaning of an SQLite error for the process that opens this file.
 pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
     // Extended codes carry the primary one in their lowest byte.
     let code = source

@@ -1,5 +1,5 @@
-//! Forgetting: ended jobs and leases, old keys, and the oldest part of the audit are deleted once they were
-//! kept as long as was promised, or take more room than they may.
+//! Deletes ended jobs and leases, old keys, and the oldest part of the audit, once their time is
+//! over or they take more room than allowed.
 //!
 //! What has a key that is kept is kept too, and so is the key of what has no end yet: the call that started it, made
 //! again, must find it. What is kept of machines (fences, quarantines) is never forgotten.
@@ -29,7 +29,7 @@ pub struct Retention {
     pub audit: AuditRetention,
 }
 
-/// How much of the audit to keep: no more than either allows.
+/// How much of the audit to keep. Both limits apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRetention {
     pub time: Duration,
@@ -91,7 +91,8 @@ pub async fn purge(store: &Store, now: Timestamp, retention: &Retention) -> Resu
     Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
 }
 
-/// Deletes what is older than it may be, then what is too much. The newest row stays, so that ids go on.
+/// Deletes rows that are too old, then rows over the size. The newest row stays, because the next
+/// id continues from it.
 pub async fn purge_audit(
     store: &Store,
     now: Timestamp,
@@ -253,9 +254,9 @@ impl Write for DeleteKeys {
 
 /// Deletes the oldest rows of the audit.
 enum DeleteAudit {
-    /// Those of before this time, in microseconds.
+    /// Rows before this time, in microseconds.
     Before(i64),
-    /// Those that lie more than this many bytes behind the newest.
+    /// Rows that lie more than this many bytes behind the newest.
     Over(i64),
 }
 
@@ -264,7 +265,7 @@ impl Write for DeleteAudit {
     type Output = u64;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
-        // Only the oldest rows are looked at, so that each step is as short as another.
+        // Reads only the oldest rows, so each step takes the same time.
         let (statement, bound) = match self {
             Self::Before(time) => (
                 "DELETE FROM audit WHERE id IN (SELECT o.id FROM \

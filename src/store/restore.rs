@@ -4,7 +4,7 @@
 //! lock the empty directory ─► members, checked against the manifest ─► check the database, migrate it
 //!   ─► end old work ─► rename it to otter.db
 //! ```
-//! What fails leaves the directory as it was.
+//! A failure leaves the directory unchanged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
 use crate::domain::restored::{self, FENCE_STEP};
 
-/// Why leases ended and machines were quarantined, in the audit.
+/// The cause, in the audit, of the ended leases and the quarantines.
 const RESTORED: &str = "the state was restored from a backup";
 
 /// What was restored, and what old work was ended.
@@ -76,7 +76,7 @@ pub async fn restore(archive: &Path, state_dir: &Path, now: Timestamp) -> Result
     Ok(restored)
 }
 
-/// Locks a directory that must have nothing in it but, perhaps, an old lock.
+/// Locks a directory that must be empty, except for an old lock.
 fn lock_empty(directory: &Path, undo: &mut Undo) -> Result<std::fs::File, StoreError> {
     let lock = directory.join(LOCK);
     let locked = if lock.exists() { Some(open::lock(directory)?) } else { None };
@@ -173,7 +173,7 @@ async fn end_leases(
     save.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?
 }
 
-/// Removes files again, and directories that are then empty, unless they are to be kept.
+/// Removes files, and directories that are then empty, on drop. [`Undo::keep`] prevents this.
 #[derive(Default)]
 pub struct Undo(Vec<PathBuf>);
 
@@ -197,7 +197,7 @@ impl Undo {
 impl Drop for Undo {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
-            // What cannot be removed is harmless, and why it failed was told already.
+            // A file that stays is harmless, and the cause of the failure was already reported.
             let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
         }
     }

@@ -17,7 +17,7 @@ use crate::domain::scope::Scope;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredToken {
     pub id: Uuid,
-    /// What its callers are called. No two tokens that are not revoked share a name.
+    /// The name of its callers. No two tokens in force share a name.
     pub name: String,
     pub role: Role,
     pub digest: TokenDigest,
@@ -114,7 +114,7 @@ impl Write for InsertToken {
     }
 }
 
-/// Gives a token another secret; its old one is known no more.
+/// Gives a token another secret. The old secret becomes unknown.
 pub struct RotateToken {
     pub name: String,
     pub digest: TokenDigest,
@@ -189,7 +189,7 @@ impl Write for MarkTokensUsed {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         for TokenUse { id, digest, at } in &self.0 {
-            // A use of the secret before a rotation says nothing about the new one.
+            // A use of the secret before a rotation must not count for the new secret.
             sqlx::query("UPDATE tokens SET last_used_at = $3 WHERE id = $1 AND digest = $2")
                 .bind(id.to_string())
                 .bind(hex::encode(digest.0))
@@ -231,7 +231,7 @@ fn read(row: &SqliteRow) -> Result<StoredToken, StoreError> {
     };
     let texts = |column| -> Result<Vec<String>, StoreError> {
         let texts: Option<&str> = row.try_get(column)?;
-        // An unreadable restriction must never become none.
+        // An unreadable restriction must never become no restriction.
         texts.map_or(Ok(Vec::new()), |texts| serde_json::from_str(texts).map_err(|_| unreadable(column)))
     };
     let digest: &str = row.try_get("digest")?;

@@ -1,4 +1,4 @@
-//! `otter store check` and `otter store compact`: looking a database through, and giving back room that it no longer
+//! `otter store check` and `otter store compact`: check a database, and free room that it no longer
 //! needs.
 
 use std::path::Path;
@@ -14,12 +14,12 @@ use super::files::{self, DATABASE, SECRET_KEY};
 use super::open::{self, refusal};
 use super::{ReadConnection, Reader, StoreError, jobs, leases, migrate, tokens};
 
-/// What a check reads.
+/// The data that a check reads.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
 const LEASES: &str = "SELECT id, document_version, document FROM leases";
 const MACHINES: &str = "SELECT machine, fence, last_lease_end, quarantine FROM kept_machines";
 
-/// More problems than this tell no more.
+/// A check lists at most this many problems.
 const MOST_PROBLEMS: usize = 50;
 
 /// What a check found.
@@ -65,7 +65,7 @@ pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
     Ok(checked)
 }
 
-/// Writes the database anew without the room that deleted rows left. No daemon may run there.
+/// Rewrites the database without the room of deleted rows. No daemon may run there.
 ///
 /// # Errors
 /// `Locked` while a daemon runs; those of opening a database.
@@ -83,7 +83,7 @@ pub async fn compact(state_dir: &Path) -> Result<Compacted, StoreError> {
     Ok(Compacted { before, after: size(state_dir) })
 }
 
-/// What is wrong with the pages of a database, or with what its rows refer to; at most ten findings.
+/// The problems of a database's pages and of its foreign keys, at most ten.
 pub async fn damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
     let found: Vec<String> =
         sqlx::query_scalar("PRAGMA integrity_check(10)").fetch_all(&mut *connection).await?;
@@ -93,7 +93,7 @@ pub async fn damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sq
     Ok(problems)
 }
 
-/// Whether there are any leases, whatever their state.
+/// Whether there are leases in any state.
 pub async fn has_leases(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM leases)").fetch_one(connection).await
 }
@@ -110,7 +110,8 @@ async fn key_problem(
     })
 }
 
-/// Reads every row that a statement gives, and notes those that cannot be read. The answer is how many there are.
+/// Reads every row of a statement, and records those that cannot be read. Returns the number of
+/// rows.
 async fn read_each<T>(
     connection: &mut SqliteConnection,
     statement: &'static str,

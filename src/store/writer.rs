@@ -72,7 +72,7 @@ impl Writer {
         self.sender.send(Box::new(request)).await.map_err(|_| StoreError::Closed)
     }
 
-    /// The connection that it writes by.
+    /// The connection for writes.
     #[cfg(test)]
     pub fn connection(&self) -> Arc<Mutex<SqliteConnection>> {
         Arc::clone(&self.connection)
@@ -141,8 +141,8 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
     }
 }
 
-/// Moves what is in the log into the database, so that otter.db alone is whole while no daemon runs. Beside a daemon
-/// that is the daemon's to do.
+/// Moves the log into the database: otter.db alone must be complete while no daemon runs. If a
+/// daemon runs, the daemon does this itself.
 async fn fold_log(store: &Store) {
     if store.0.lock.is_none() {
         return;
@@ -197,7 +197,7 @@ fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
     let inner = &store.0;
     let failed_before = {
         let mut last = inner.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        // A write that contradicts what is stored says nothing of the store.
+        // A write that contradicts stored data does not show that the store fails.
         let failing = refusal.filter(|cause| !contradicts(cause)).cloned();
         std::mem::replace(&mut *last, failing).is_some()
     };
@@ -213,7 +213,7 @@ fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
     }
 }
 
-/// Whether a write was refused because of what it says, not because of the disk.
+/// Whether a write was refused because of its content, not because of the disk.
 pub fn contradicts(cause: &sqlx::Error) -> bool {
     use sqlx::error::ErrorKind;
     let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);

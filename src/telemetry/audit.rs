@@ -3,7 +3,7 @@
 use crate::domain::audit::AuditRecord;
 use crate::domain::failure::FailureKind;
 
-/// Logs a fact at `info`. What it has nothing of is left out.
+/// Logs a fact at `info`. Leaves out the parts that the fact does not have.
 pub fn log(record: &AuditRecord) {
     let AuditRecord {
         at: _,

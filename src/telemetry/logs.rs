@@ -69,8 +69,8 @@ where
     }
 }
 
-/// Writes the fields of an event as usual, with what a terminal would obey escaped: texts of the host and
-/// of callers stay on their line and change no colour.
+/// Writes the fields of an event and escapes characters that a terminal obeys: texts of the host
+/// and of callers must not leave their line or change a colour.
 struct PrintableFields;
 
 impl<'w> FormatFields<'w> for PrintableFields {

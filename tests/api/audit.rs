@@ -251,7 +251,7 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
     assert!(leased["lease"].is_string(), "{leased}");
     assert!(found.iter().all(|fact| fact["outcome"] == "refused"));
 
-    // A new minute, a new row; and what is pending at the stop is written.
+    // A new minute makes a new row, and the stop writes the pending facts.
     Answer::of(guarded.lab.request(Method::GET, "/v1/jobs")).await.problem(401, "unauthenticated");
     clock.advance(Duration::from_mins(1));
     eventually("the next minute to be written", async || read("").await.len() == 4).await;
@@ -326,7 +326,7 @@ async fn the_audit_is_filtered_and_paged() {
         let page = lab.get(&path).await.expect(200);
         seen.extend(page.items("id").into_iter().map(str::to_owned));
         let Some(next) = page.json["next"].as_str() else { break };
-        // What comes meanwhile moves no page.
+        // Facts that arrive meanwhile do not shift the pages.
         lab.powered("ci-runner-1", "reset").await;
         path = format!("/v1/audit?limit=4&cursor={next}");
     }

@@ -1,5 +1,5 @@
-//! Characters that a terminal obeys: refused in what callers write for people, and escaped in every detail that
-//! repeats a name of the host.
+//! Characters that a terminal obeys: otter refuses them in texts of callers, and escapes them in
+//! every detail that repeats a name of the host.
 
 use otter::domain::ids::MachineId;
 use reqwest::Method;
@@ -10,7 +10,7 @@ use crate::harness::{Answer, Host, HostKind, Lab, encode, machine};
 /// One of C0, DEL, C1, a separator of lines, and marks that change the direction.
 const HOSTILE: [&str; 7] = ["\u{1b}[2J", "\n", "\u{7f}", "\u{9b}31m", "\u{2028}", "\u{202e}", "\u{2066}"];
 
-/// Holds an answer to be a refusal that points there.
+/// Asserts that an answer is a refusal that points at this part.
 fn refused(answer: Answer, pointer: &Value, parameter: &Value) {
     let problem = answer.problem(400, "invalid-request");
     let error = &problem.json["errors"][0];

@@ -92,7 +92,8 @@ async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
         assert!(futures_util::poll!(wait.as_mut()).is_pending());
     }
     tokio::task::yield_now().await;
-    // While there is a job, otter notes every ten seconds that it runs, whoever waits.
+    // While there is a job, otter records every ten seconds that it runs, independent of waiting
+    // calls.
     assert!(lab.store.queries() - queries <= 3, "ten thousand wait");
     assert_eq!(calls(&lab), before);
     lab.control().finish_task(&task);

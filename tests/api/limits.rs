@@ -111,7 +111,7 @@ async fn a_request_names_its_host_once() {
     }
     let with_user = "GET http://user@localhost/healthz HTTP/1.1";
     ask(with_user, "host: localhost\r\n").await.problem(400, "invalid-request");
-    // A load balancer probes so.
+    // A load balancer sends such a probe.
     for path in ["/healthz", "/readyz", "/readyz?host=true"] {
         ask(&format!("GET {path} HTTP/1.0"), "").await.expect(200);
         ask(&format!("GET {path} HTTP/1.0"), "host: evil.example\r\n").await.problem(403, "forbidden");

@@ -1,4 +1,5 @@
-//! Patterns of the configuration that match no machine: told by `/v1/about` and by a metric, as it is now.
+//! Patterns of the configuration that match no machine: `/v1/about` and a metric report the present
+//! ones.
 
 use otter::app::Settings;
 use otter::domain::pool::{Pool, Pools};
@@ -7,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Lab, eventually};
 
-/// What `/v1/about` warns of patterns.
+/// The warnings of `/v1/about` about patterns.
 async fn warned(lab: &Lab) -> Vec<String> {
     let about = lab.get("/v1/about").await.expect(200).json;
     let warnings = about["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap());

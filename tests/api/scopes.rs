@@ -58,7 +58,8 @@ impl<'a> Restricted<'a> {
     }
 }
 
-/// An answer without what differs by its request: the request's id and the names that the caller itself wrote.
+/// An answer without the parts that differ by request: the request's id and the names that the
+/// caller wrote.
 fn without(answer: &Answer, named: &str) -> (u16, String) {
     let mut problem = answer.json.clone();
     if let Some(problem) = problem.as_object_mut() {
@@ -93,7 +94,8 @@ async fn every_operation_answers_for_a_machine_out_of_scope_as_for_none() {
         let path = operation.path();
         let by_name =
             ["kill_machine", "create_lease", "find_machine", "list_jobs", "list_leases", "stream_events"];
-        // What each of the two callers has in its scope, what it has not, and what there is not.
+        // Objects in the scope of each caller, objects outside of it, and objects that do not
+        // exist.
         let subjects = if path.contains("{job}") {
             [jobs[0].clone(), jobs[1].clone(), nothing.clone()]
         } else if path.contains("{lease}") {
@@ -209,7 +211,7 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
         assert_eq!(without(&refused, other), without(&unknown, missing), "{part}");
     }
     let queued = json!({"select": {"name": "-"}, "ttl": "30m", "queue_for": "10m"});
-    // Somebody else waits before: the position counts only what the caller sees.
+    // Another caller waits before: the position counts only leases that the caller sees.
     let held = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let before = Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&held)).await;
     let before = before.expect(202).json;
@@ -260,14 +262,14 @@ async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_chan
     runners.get("/v1/machines/32").await.problem(404, "not-found");
     runners.get("/v1/machines/16").await.expect(200);
 
-    // A reader that comes back is told the same.
+    // A reader that reconnects gets the same events.
     let mut again = runners.stream(&format!("?since={since}")).await;
     again.until(|told| told.is("machine.removed", "32")).await;
 
-    // Also for a machine that the host removes.
+    // The same holds for a machine that the host removes.
     guarded.lab.control().mutate(|world| world.remove_machine("16"));
     first.until(|told| told.is("machine.removed", "16")).await;
-    // An unrestricted reader is told of changes alone.
+    // An unrestricted reader gets changes only.
     let unrestricted = ("authorization", format!("Bearer {}", guarded.token("viewer")));
     let mut all = Events::open_with(
         &guarded.lab,
@@ -315,7 +317,7 @@ async fn a_token_has_no_more_leases_jobs_and_streams_than_its_limits_allow() {
     ask(STAGING).await.expect(202);
     let refused = ask(STAGING).await.problem(429, "too-many-requests");
     assert!(refused.header("retry-after").is_some() && refused.str("detail").contains("2 open leases"));
-    // Another token is not held back by it.
+    // The limit does not apply to another token.
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let other = guarded.request("operator", Method::POST, "/v1/leases").json(&body);
     Answer::of(other).await.expect(202);

@@ -1,5 +1,6 @@
-//! Who may change which snapshot: every caller × every kind of snapshot × every change, with and without an
-//! override; the patterns of paths and of pools; and what changes between the acceptance and the host call.
+//! Who may change which snapshot: every caller × every kind of snapshot × every change, with and
+//! without an override; the patterns of paths and of pools; and changes between the acceptance and
+//! the host call.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ fn protect(settings: &mut Settings) {
     settings.snapshots.protected = vec![PROTECTED.to_owned()];
 }
 
-/// What a caller asks to be done to a snapshot.
+/// The change that a caller requests for a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Create,
@@ -45,7 +46,7 @@ const CHANGES: [Change; 7] = [
     Change::RemoveAll,
 ];
 
-/// Whose the snapshot is that the change covers; for a change that makes one, what name it would have.
+/// The owner of the snapshot that the change covers. For a change that makes one, its future name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Protected,
@@ -221,7 +222,7 @@ impl Caller<'_> {
         Answer::of(request).await
     }
 
-    /// Holds every cell of one row of the table.
+    /// Checks every cell of one row of the table.
     async fn hold(&mut self) {
         for kind in KINDS {
             for change in CHANGES {
@@ -276,7 +277,7 @@ fn shown(lease: &Value) -> String {
     format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
 }
 
-/// How often the host was asked to change snapshots.
+/// The number of host calls that change snapshots.
 fn asked(lab: &Lab) -> BTreeMap<String, u64> {
     let mut calls = lab.control().all_calls();
     calls.retain(|method, _| method.contains("Snapshot") && !method.starts_with("Retrieve"));

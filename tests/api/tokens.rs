@@ -123,7 +123,7 @@ async fn every_operation_asks_for_the_role_that_the_document_names() {
             let open = operation["security"] == json!([]);
             let least = operation["x-otter-role"].as_str().and_then(Role::parse);
             assert_eq!(open, least.is_none(), "{id} names a role or is open");
-            // What the table lacks is for admins; this alone is meant to be.
+            // An operation that the table lacks is for admins. This one is the only one.
             let for_admins = least == Some(Role::Admin);
             assert_eq!(for_admins, id == "list_audit", "{id} has no entry in the table");
             // A stream would go on.

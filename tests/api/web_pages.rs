@@ -1,5 +1,5 @@
-//! Requests that a web page makes the browser send: other servers' pages change nothing, and no proxy brings
-//! callers where there are no tokens.
+//! Requests that a web page makes the browser send: pages of other servers change nothing, and no
+//! proxy brings callers to an otter without tokens.
 
 use reqwest::Method;
 use serde_json::json;
@@ -102,7 +102,7 @@ async fn listed_origins_may_change_things() {
     for other in ["http://lab.example", "https://lab.example:8443", "https://lab.example.evil", "null"] {
         from(other).await.problem(403, "forbidden");
     }
-    // Without an origin nobody knows whose page it is.
+    // Without an origin the page of the request is unknown.
     lab.post_with(REVERT, json!({}), &[("sec-fetch-site", "cross-site")]).await.problem(403, "forbidden");
     from("https://lab.example").await.expect(202);
 }

@@ -1,4 +1,5 @@
-//! The access log: a line for each request, with who, where from and how it ended, and with no secret.
+//! The access log: a line for each request with its caller, address and outcome, and without a
+//! secret.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! The audit and the log of the binary: a crash leaves a change and its fact or neither, the log has the same facts
-//! as JSON, and neither holds a secret.
+//! The audit and the log of the binary. A crash leaves both a change and its fact, or neither. The
+//! log has the same facts as JSON. Neither holds a secret.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::harness::{Answer, Daemon, eventually, otter};
 /// A Qubes machine of the lab that is off.
 const MACHINE: &str = "16";
 
-/// What the host's account has for a password.
+/// The password of the host's account.
 const PASSWORD: &str = "otter";
 
 async fn host() -> Simulator {
@@ -120,7 +120,7 @@ async fn the_log_tells_of_a_job_who_asked_and_how_it_ended() {
     }
     assert_eq!(lines[2]["outcome"], "succeeded");
     assert!(lines[2]["duration_ms"].is_u64(), "{}", lines[2]);
-    // The text of statements is for `trace` alone.
+    // Only `trace` shows the text of statements.
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(!text.contains("SELECT") && !text.contains("INSERT"), "{text}");
 }

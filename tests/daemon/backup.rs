@@ -1,5 +1,5 @@
-//! `otter store` with the binary: a backup under load, a restore that calls no host for old work, and the state
-//! directory's files, whoever made them.
+//! `otter store` with the binary: a backup under load, a restore that calls no host for old work,
+//! and the permissions of the state directory's files.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }
 
-/// Takes leases and gives them back, so that the store is written to all the time.
+/// Takes leases and gives them back, which writes to the store all the time.
 async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
     let mut rounds = 0;
     while !stop.is_cancelled() {
@@ -55,7 +55,7 @@ async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
     rounds
 }
 
-/// What is under way when the backup is made.
+/// The work in progress when the backup is made.
 struct Work {
     running: String,
     queued: String,
@@ -132,7 +132,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let listed = daemon.get("/v1/jobs?state=queued,running").await.expect(200).json;
     assert_eq!(listed["items"], json!([]));
 
-    // New work begins, with fences above all that were given out before; nothing else was asked of the host.
+    // New work begins, with higher fences than every earlier one. The host gets no other call.
     let clear = daemon.request(Method::DELETE, &format!("/v1/machines/{LEASED}/quarantine"));
     Answer::of(clear).await.expect(200);
     let again = json!({"select": {"machine": LEASED}, "ttl": "30m"});
@@ -144,7 +144,7 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     assert!(daemon.terminate().await.success());
 }
 
-/// Every file under the state directory that others may reach.
+/// Every file under the state directory that other users can access.
 fn reachable(state: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
     files.chain([state.to_owned()]).filter(|path| mode(path) & 0o077 != 0).collect()

@@ -1,5 +1,5 @@
-//! What is checked before a start: `check-config` refuses what `serve` refuses, with the same words and the same code,
-//! and warns of what `serve` warns of. It makes nothing.
+//! The checks before a start: `check-config` and `serve` give the same refusals, with the same
+//! words and exit code, and the same warnings. `check-config` makes nothing.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Daemon, otter, said};
 
-/// A place for a configuration and what it names.
+/// A directory for a configuration and the files that it names.
 struct Place(TempDir);
 
 impl Place {
@@ -46,7 +46,7 @@ impl Place {
         command
     }
 
-    /// Sees that both commands refuse, with the same code and the same words, and gives them.
+    /// Asserts that both commands refuse with the same code and words, and returns the words.
     async fn refused(&self, http: &str, arguments: &[&str]) -> String {
         let (served, told) = said(self.command("serve", http, arguments)).await;
         let (checked, text) = said(self.command("check-config", http, arguments)).await;
@@ -84,7 +84,7 @@ async fn check_config_refuses_what_serve_refuses() {
     let text = place.refused("listen = \"unix:/nowhere/otter.sock\"", &["--state-dir", &state]).await;
     assert!(text.contains("no directory /nowhere"), "{text}");
 
-    // All that is wrong is told at once.
+    // Both commands report all problems at once.
     let text = place.refused(tls, &["--state-dir", &missing, "--listen", "127.0.0.1:0"]).await;
     assert!(text.contains("/nowhere.pem") && text.contains(&missing), "{text}");
     assert!(!place.path("state").exists(), "nothing was made");
@@ -185,7 +185,7 @@ async fn variables_that_nothing_reads_are_told_apart() {
     }
     let (code, text) = check(&[("OTTER_ESX_USER", "root")]).await;
     assert!(code == Some(78) && text.contains("OTTER_ESX_USERNAME"), "{text}");
-    // A token made in another directory than was meant would be looked for in vain.
+    // The user would look in vain for a token in another directory than the intended one.
     std::fs::create_dir(&state).unwrap();
     let mut list = otter(&["token", "list", "--state-dir", &state]);
     list.env("OTTER_STATEDIR", "/srv/otter");

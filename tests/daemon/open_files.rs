@@ -1,4 +1,4 @@
-//! Few open files and many connections: otter goes on serving, and the idle connections make room.
+//! Few open files and many connections: otter continues to serve, and closes idle connections.
 
 use std::process::Command;
 

@@ -68,7 +68,7 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
         assert!(text.contains(warning), "{text}");
     }
     eventually("it to log out", async || host.control().sessions() == 0).await;
-    // Nobody listens on the port of discard.
+    // No process listens on the discard port.
     let (code, text) = said(check("https://127.0.0.1:9")).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the host cannot be reached"), "{text}");

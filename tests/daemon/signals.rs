@@ -199,7 +199,8 @@ async fn an_account_that_was_unlocked_is_tried_again_on_sighup() {
     assert!(daemon.terminate().await.success());
 }
 
-/// What systemd is told with `Type=notify`: it waits for the end of a reload that `ExecReload` begins.
+/// The messages that systemd gets with `Type=notify`: it waits for the end of a reload that
+/// `ExecReload` begins.
 #[tokio::test]
 async fn the_service_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
     let directory = tempfile::tempdir().unwrap();

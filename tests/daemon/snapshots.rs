@@ -1,4 +1,4 @@
-//! Which lease a snapshot was made under is known after a kill of the daemon.
+//! otter knows the lease of each snapshot after a kill of the daemon.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -192,7 +192,7 @@ async fn a_store_that_cannot_write_is_not_ready_and_says_why_until_it_can() {
     assert!(problem["detail"].as_str().unwrap().contains("disk I/O error"), "{problem}");
     otter.daemon.get("/healthz").await.expect(200);
     assert!(warned().await);
-    // Nobody writes from here on, and it is found out all the same.
+    // No caller writes from here on, but otter notices that the store works again.
     otter.fill(false);
     eventually("otter to be ready", async || otter.daemon.get("/readyz").await.status == 200).await;
     assert!(!warned().await);

@@ -1,4 +1,4 @@
-//! What the commands show on a terminal: names that would change it are escaped, wherever they come from.
+//! The commands escape control characters of names on a terminal, from every source.
 
 use otter::clock::Clock;
 use otter::domain::access::{Role, Token};
@@ -11,7 +11,7 @@ use crate::harness::{Daemon, HostProcess, eventually, otter, said};
 const NAME: &str = "evil\u{9b}2J\u{202e}-machine";
 const SHOWN: &str = "evil\\u{9b}2J\\u{202e}-machine";
 
-/// Holds a text to nothing that a terminal obeys.
+/// Asserts that a text holds nothing that a terminal obeys.
 #[track_caller]
 fn is_plain(text: &str) {
     assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7f}', '\r', '\u{202e}']), "{text:?}");

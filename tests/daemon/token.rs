@@ -57,7 +57,7 @@ async fn a_token_is_made_only_in_a_directory_that_was_named_and_exists() {
     let (code, text) = said(token(missing.to_str().unwrap(), &create)).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("there is no otter database in") && !missing.exists(), "{text}");
-    // Without a name it is the default directory, which is left as it is even if it could be made.
+    // Without a name the command uses the default directory, and does not make it even if it could.
     let (code, text) = said(otter(&[&["token"], &create[..]].concat())).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("--state-dir"), "{text}");
@@ -185,7 +185,7 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     assert!(health(&renewed).await.is_none());
     daemon.signal(rustix::process::Signal::HUP);
     crate::harness::eventually("the new certificate", async || health(&renewed).await.is_some()).await;
-    // A request without TLS is told what to write.
+    // The answer to a request without TLS says which address to use.
     let plain = reqwest::get(format!("http://localhost:{port}/healthz")).await.unwrap();
     assert_eq!(plain.status(), 400);
     let said = plain.text().await.unwrap();

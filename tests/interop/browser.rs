@@ -1,5 +1,5 @@
-//! A real browser with a page of another server open, which tries to change machines of an otter that asks
-//! for no tokens: nothing happens, and the page reads nothing.
+//! A real browser shows a page of another server. The page tries to change machines of an otter
+//! without tokens: nothing happens, and the page reads nothing.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::harness::{Daemon, eventually, lines_of};
 /// The longest that the browser may take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// What the page tries. It tells its own server what came of each, and is loaded once that has answered.
+/// The attempts of the page. It reports each result to its own server, and is complete once that
+/// has answered.
 const PAGE: &str = r#"<!doctype html><title>hostile</title>
 <form method="post" target="frame" action="http://{otter}/v1/machines/16/revert?from=form"></form>
 <iframe name="frame"></iframe><img src="/end">
@@ -80,7 +81,7 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
     let said = hostile.said();
     let said: Vec<&str> = said.lines().collect();
     let expected = [
-        // What the frame shows is another origin's, which the page may not look into.
+        // The frame shows another origin, which the page cannot read.
         "form TypeError",
         "empty opaque 0 []",
         "text opaque 0 []",

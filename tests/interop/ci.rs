@@ -199,7 +199,7 @@ async fn the_shell_example_gives_back_only_what_was_taken() {
     assert!(said.contains("nothing was taken with the key 7/1/test/0"), "{said}");
     let leases = job.daemon.get("/v1/leases").await.expect(200);
     assert!(leases.items("id").is_empty(), "it took nothing: {}", leases.text);
-    // A key of another leg is another machine's.
+    // The key of another leg belongs to another machine.
     assert!(run("take", "7/1/test/0").await.status.success());
     assert_eq!(run("give-back", "7/1/test/1").await.status.code(), Some(64));
     assert_eq!(job.holders().await.len(), 1);

@@ -128,7 +128,7 @@ impl Page {
 /// Keeps what the tester has set up for curl and otter away from it.
 pub fn alone(command: &mut Command) {
     command.env("CURL_HOME", "/nonexistent").env("HOME", "/nonexistent").env("no_proxy", "*");
-    // What tells the tests where their tools are is nothing to otter, which warns of what it does not read.
+    // These variables name the tests' tools. otter does not read them, and would warn of them.
     for (name, _) in std::env::vars_os() {
         let of_tests = name.to_string_lossy();
         if of_tests.starts_with("OTTER_") && of_tests != "OTTER_RECORD_ANSWERS" {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::{repository, succeeds};
 
-/// The unit with the binary of this build, so that systemd finds what it starts.
+/// The unit with the path of this build's binary, which systemd can start.
 fn unit(directory: &std::path::Path) -> std::path::PathBuf {
     let text = std::fs::read_to_string(repository().join("deploy/otter.service")).unwrap();
     let file = directory.join("otter.service");
@@ -19,7 +19,7 @@ async fn the_unit_is_sound_to_systemd() {
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no"]).arg(unit(directory.path()));
     let output = succeeds(verify).await;
-    // What systemd does not understand it ignores, with a line about it.
+    // systemd ignores settings that it does not know, and prints a line about each.
     let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(!told.contains("otter.service"), "{told}");
 }

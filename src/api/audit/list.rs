@@ -90,8 +90,8 @@ fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {
     let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
     let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
     let machine = match params.filled("machine")? {
-        // Only admins read the audit, and an admin is never restricted. An id is taken as it is: the
-        // machine may be gone while the facts about it are kept.
+        // Only admins read the audit, and an admin is never restricted. The id is not looked up,
+        // because the machine may be gone while the facts about it are kept.
         Some(reference) if is_by_prefix(reference) => {
             Some(api.services().machines.resolve(&Scope::All, reference)?.record.machine.id.clone())
         }

@@ -1,4 +1,4 @@
-//! Which answers are refusals, and what is audited of them.
+//! Which answers are refusals, and what the audit records of them.
 
 use http::{HeaderMap, StatusCode};
 
@@ -22,9 +22,10 @@ impl Request {
         Self { origin, reference: reference_of(headers).ok().flatten() }
     }
 
-    /// Audits the answer if it refuses the call: for want of a token, a right, a lease or a place.
+    /// Audits the answer if it refuses the call because a token, a right, a lease or a place is
+    /// missing.
     pub fn audit(&self, audit: &Audit, operation: &str, caller: Option<&Caller>, failure: &Failure) {
-        // The problem of a job that was waited for is its end, which is audited.
+        // This problem comes from a job that ended, and the job's end is audited already.
         if failure.job.is_some() || !is_refusal(status(failure.kind)) {
             return;
         }

@@ -31,8 +31,8 @@ pub struct Shown {
     pub object: Option<Box<RawValue>>,
 }
 
-/// What an event tells a caller, each with its type. Nothing if its object is gone by now, which another event
-/// tells, or does not exist for the caller.
+/// The objects of an event, each with its type. Empty if the object is gone, because another event
+/// reports that, or if it does not exist for the caller.
 ///
 /// # Errors
 /// The store's.
@@ -72,7 +72,7 @@ async fn object_of(api: &Api, caller: &Caller, subject: &Subject) -> Result<Opti
             .get_for(caller, *id)
             .await?
             .map(|view| shown(id.to_string(), &WireLease::of(&view, None))),
-        // A restricted caller is told by the change of the machine's placement.
+        // A restricted caller learns this from the placement event of the machine.
         Subject::MachineRemoved(id) => (!scope.is_restricted()).then(|| gone(id.to_string())),
         Subject::SnapshotRemoved(machine, id) => {
             let is_told = !scope.is_restricted() || machines.get_in(scope, machine).is_some();
@@ -91,8 +91,8 @@ async fn object_of(api: &Api, caller: &Caller, subject: &Subject) -> Result<Opti
     })
 }
 
-/// A machine that left the caller's scope is removed, with its snapshots. Of one that came into it the event of the
-/// machine itself tells; its snapshots follow here.
+/// Reports the machine and its snapshots as removed if the machine left the caller's scope. If the
+/// machine came into the scope, its own event reports it, and this reports its snapshots.
 fn of_placement(
     api: &Api,
     caller: &Caller,

@@ -138,7 +138,8 @@ impl Stream {
                     let filter = self.follower.filter();
                     let mut told = objects::of_event(&self.api, &self.caller, filter, &event.subject).await?;
                     let last = told.pop();
-                    // A reader that goes on from before the last of several gets all of them again.
+                    // A reader that resumes before the last of several events gets all of them
+                    // again.
                     for (event_type, shown) in told {
                         self.write_at(out, &before, event.at, event_type, shown);
                     }

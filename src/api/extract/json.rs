@@ -67,7 +67,7 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
     })
 }
 
-/// Reads a duration of a body, which is a text: a number gets told how to write it.
+/// Reads a duration of a body, which is a text. The error for a number says how to write it.
 ///
 /// # Errors
 /// Whatever is not a text.
@@ -96,7 +96,7 @@ pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
     deserializer.deserialize_any(Text)
 }
 
-/// The same for a field that may be left out; put `default` beside it.
+/// Reads a duration that may be absent. The field also needs `#[serde(default)]`.
 ///
 /// # Errors
 /// As [`duration_text`].

@@ -45,7 +45,7 @@ pub async fn get_job(
     let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
     let jobs = &api.services().jobs;
     if caller.scope.is_restricted() {
-        // How long the answer takes must not tell whether there is such a job.
+        // The response time must not reveal whether the job exists.
         visible(&api, &caller, jobs.get(id).await?, &text)?;
     }
     let waited = match time {

@@ -64,7 +64,7 @@ async fn outcome_within(api: &Api, caller: &Caller, id: JobId, time: Duration) -
     let version = api.services().feed.version();
     let (jobs, text) = (&api.services().jobs, id.to_string());
     if caller.scope.is_restricted() {
-        // How long the answer takes must not tell whether there is such a job.
+        // The response time must not reveal whether the job exists.
         visible(api, caller, jobs.get(id).await?, &text)?;
     }
     let kind = match wait(api, time, jobs.ended(id)).await? {

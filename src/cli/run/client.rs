@@ -73,7 +73,7 @@ struct WrongPart {
     code: String,
 }
 
-/// The code of the part that no machine can ever match.
+/// The code for a part of the request that no machine can ever match.
 const MATCHES_NONE: &str = "matches-none";
 
 impl Client {

@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// The least time that a try has.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
-/// How long a release is waited for. It goes on without anybody who waits.
+/// How long `otter run` waits for a release. The release continues in otter after that.
 const LONGEST_RELEASE: Duration = Duration::from_mins(5);
 
 /// How long one call waits for the lease before what goes on is looked at.
@@ -82,9 +82,10 @@ struct QuarantineView {
 pub enum GivenBack {
     /// The machine is free for the next, or its next holder has it.
     Free,
-    /// The machine was set aside, for this reason: nobody gets it before an operator has looked.
+    /// otter quarantined the machine, for this reason. No lease gets it until an operator clears
+    /// it.
     SetAside(String),
-    /// otter has taken the end of the lease down and still brings the machine back.
+    /// otter has stored the end of the lease and still releases the machine.
     UnderWay,
 }
 
@@ -192,7 +193,7 @@ impl Desk {
         answer.read()
     }
 
-    /// Gives the machine back, and waits until it was released, though not for ever.
+    /// Gives the machine back, and waits for its release, but at most `LONGEST_RELEASE`.
     ///
     /// # Errors
     /// What otter says against it, or that it does not answer.
@@ -203,12 +204,13 @@ impl Desk {
             self.heard(request, blocks, passes).await
         };
         let path = format!("/leases/{}", lease.id);
-        // Without a wait first, so that otter has taken it down whatever comes next.
+        // The first request does not wait: otter stores the end of the lease even if later requests
+        // fail.
         let mut answer = ask(&path, Duration::ZERO).await?;
         let end = self.clock.elapsed() + LONGEST_RELEASE;
         loop {
             match answer.status.as_u16() {
-                // It does not know the lease any more, so that nothing is held.
+                // otter does not know the lease any more, so the lease holds nothing.
                 404 => return Ok(GivenBack::Free),
                 504 => {}
                 _ if !answer.status.is_success() => return Err(answer.failure()),
@@ -237,7 +239,7 @@ impl Desk {
             Ok(MachineView { quarantine: Some(QuarantineView { reason }), .. }) => {
                 GivenBack::SetAside(reason)
             }
-            // Released is released, also if the machine cannot be looked at any more.
+            // A released lease counts as released even if the machine's state cannot be read.
             _ => GivenBack::Free,
         }
     }

@@ -28,7 +28,7 @@ impl Progress {
         }
     }
 
-    /// Whether only what goes wrong is said.
+    /// Whether only errors are printed.
     pub fn is_quiet(&self) -> bool {
         self.quiet
     }

@@ -203,7 +203,7 @@ impl Inventory {
     }
 }
 
-/// What scopes go by, if a change of a known machine changed it.
+/// The placement change of a known machine, if there is one.
 fn placement_change(before: &Picture, after: &Picture, change: &Change) -> Option<Subject> {
     let (Change::Machine(id) | Change::MachineRemoved(id)) = change else { return None };
     let known = before.machine(id)?;

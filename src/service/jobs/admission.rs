@@ -75,7 +75,8 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
     })
 }
 
-/// Refuses an answer to a question that the machine does not wait on: it names something that does not exist.
+/// Refuses an answer to a question that the machine is not waiting on, because the question does
+/// not exist.
 ///
 /// # Errors
 /// `not-found`

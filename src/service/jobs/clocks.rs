@@ -1,5 +1,6 @@
-//! The two clocks that a deadline is seen by: it counts on the one that never jumps, and is shown and stored by the wall
-//! clock. After a jump of the wall clock what is shown and stored is computed again.
+//! The two clocks of a deadline. The deadline counts on the clock that never jumps, and otter shows
+//! and stores it by the wall clock. After a jump of the wall clock, otter computes the shown and
+//! stored time again.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ impl Moment {
         Self { wall: clock.now(), elapsed: clock.elapsed() }
     }
 
-    /// When, by the clock that never jumps, it is the time that the wall clock of this moment calls `at`.
+    /// The moment, by the clock that never jumps, at which this wall clock reads `at`.
     pub fn due(&self, at: Timestamp) -> Duration {
         self.elapsed + Duration::try_from(at.duration_since(self.wall)).unwrap_or_default()
     }
@@ -44,12 +45,12 @@ pub struct Jumps {
 }
 
 impl Jumps {
-    /// Those after this moment.
+    /// The jumps after this moment.
     pub fn since(now: Moment) -> Self {
         Self { offset: now.offset() }
     }
 
-    /// By how much the wall clock jumped since it was last asked; `None` if it did not.
+    /// The size of the jump since the last call; `None` if the wall clock did not jump.
     pub fn find(&mut self, now: Moment) -> Option<SignedDuration> {
         let offset = now.offset();
         let jump = offset.saturating_sub(self.offset);
@@ -61,8 +62,9 @@ impl Jumps {
     }
 }
 
-/// Counts the time that otter was down by the wall clock, and never as negative: if the wall clock is behind the time at
-/// which otter last ran, the job has as much time left as it had then. Whether that changed the job.
+/// Subtracts otter's downtime, by the wall clock, from the job's time. The downtime is never
+/// negative: if the wall clock is behind the time at which otter last ran, the job keeps the time
+/// that it had left then. Returns whether the job changed.
 ///
 /// # Parameters
 /// - `last_seen`: when otter last ran, as far as that is known.
@@ -75,7 +77,7 @@ pub fn count_downtime(job: &mut Job, last_seen: Option<Timestamp>, now: Timestam
     true
 }
 
-/// Moves a deadline as the wall clock jumped, so that as much time is left as before.
+/// Moves a deadline by the jump of the wall clock. The remaining time stays the same.
 pub fn shift_deadline(job: &mut Job, by: SignedDuration, now: Timestamp) {
     let limit = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
     job.deadline_at = job.deadline_at.saturating_add(by).unwrap_or(limit);

@@ -85,7 +85,7 @@ impl Engine {
             .map_err(|full| queue_full(full, &record.machine))?;
         // With its place taken: whoever leases the machine from now on sees it.
         let admitted = engine.parts.gate.admit(&record.machine, &right);
-        // Whoever has no right to the machine is told that first.
+        // A caller without a right to the machine gets that refusal first.
         match admitted.and_then(|lease| has_question(&record.machine, &job.request).map(|()| lease)) {
             Ok(lease) => job.lease = lease,
             Err(failure) => {
@@ -100,7 +100,7 @@ impl Engine {
         let due = now.due(job.deadline_at);
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()), due);
-        // With its place taken: of two at the same moment both count the other.
+        // The job has its place already: two calls at the same moment count each other.
         if let Some(most) = right.caller.limits.queued_jobs
             && !engine.is_next(&machine, id)
             && engine.waiting_of(&right.caller) > most as usize
@@ -133,8 +133,8 @@ impl Engine {
         Ok(Started::New(id))
     }
 
-    /// Refuses a job that may not change the machine's snapshots as it asks for. An override that the
-    /// job needs is recorded in its warnings.
+    /// Refuses a job whose change of the machine's snapshots is not allowed. If the job needs an
+    /// override, its warnings record the override.
     async fn admit_snapshots(&self, job: &mut Job, machine: &Machine, right: &Right) -> Result<(), Failure> {
         let rules = self.parts.snapshots.rules(job, Some(machine)).await;
         let rules = rules.map_err(|error| store_failure(&error))?;
@@ -450,13 +450,13 @@ pub fn mismatch(key: &str) -> Failure {
     Failure::new(FailureKind::IdempotencyMismatch, detail)
 }
 
-/// The failure of a call that needs what cannot be read.
+/// The failure of a call whose data cannot be read.
 pub fn store_failure(error: &StoreError) -> Failure {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     Failure::new(FailureKind::Internal, "the store failed")
 }
 
-/// The failure of a call that was not carried out because it could not be stored.
+/// The failure of a call that did not happen because the store refused it.
 pub fn write_failure(error: &StoreError) -> Failure {
     match error.refusal() {
         Some(cause) => {

@@ -55,7 +55,7 @@ use crate::telemetry::metrics::Metrics;
 /// How long a caller that cancels waits for the job's end to be committed.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often the wall clock is looked at, so that a crash just after a jump makes no more than this of a difference.
+/// How often otter reads the wall clock. A crash just after a jump costs at most this much time.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 /// So many of the last jobs that ended `unknown` are looked through at the start for tasks that still run.
@@ -331,7 +331,8 @@ impl Jobs {
         let mut page = read(after).await?;
         if let Some(visible) = visible {
             page.items.retain(visible);
-            // Until one more than asked for tells that there is a next page; or all that is kept was read.
+            // Reads until the page has one more job than the limit, which shows that there is a
+            // next page, or until all kept jobs are read.
             while let Some(after) = page.next
                 && page.items.len() <= limit as usize
             {
@@ -412,8 +413,8 @@ impl Jobs {
         }
     }
 
-    /// Follows the wall clock: after a jump the deadlines that are shown and stored are computed again, and while there
-    /// are jobs it is noted that otter runs. Runs until told to stop.
+    /// Follows the wall clock, until it is stopped. After a jump, computes the shown and stored
+    /// deadlines again. While there are jobs, records that otter runs.
     pub async fn follow_wall_clock(self, stop: CancellationToken) {
         let parts = &self.0.parts;
         let mut jumps = Jumps::since(Moment::now(&parts.clock));
@@ -427,7 +428,8 @@ impl Jobs {
                 self.wall_clock_jumped(by, now.wall).await;
             }
             if self.counts() != (0, 0) {
-                // What cannot be noted makes a start count downtime from the last change of each job.
+                // Without this record, a start counts the downtime from the last change of each
+                // job.
                 let _ = parts.store.note_seen(now.wall).await;
             }
             if stopping {
@@ -442,7 +444,7 @@ impl Jobs {
         self.0.parts.feed.publish(moved.iter().map(Subject::of_job));
         for job in moved {
             if let Err(error) = self.0.parts.store.update_job(&job).await {
-                // One that ended meanwhile needs no deadline; else a start would count by the old one.
+                // An ended job needs no deadline. Otherwise a start would count by the old one.
                 tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "a deadline is not stored");
             }
         }
@@ -462,8 +464,8 @@ impl Jobs {
         parts.store.note_seen(now).await
     }
 
-    /// Forgets old jobs, leases and keys once an hour, and what is old or too much of the audit once a
-    /// minute. Runs until told to stop.
+    /// Deletes old jobs, leases and keys once an hour, and audit facts over the limits once a
+    /// minute. Runs until it is stopped.
     pub async fn purge(self, stop: CancellationToken) {
         let parts = &self.0.parts;
         let mut minutes: u32 = 0;

@@ -45,7 +45,7 @@ pub struct Runner {
     pub inventory: Arc<Inventory>,
     pub snapshots: Arc<SnapshotProtection>,
     pub board: Arc<Board>,
-    /// When the run began: times of the job are counted from then, by the clock that never jumps.
+    /// The start of the run. The job's times count from here, by the clock that never jumps.
     pub begun: Moment,
     pub clock: Clock,
     pub feed: Feed,
@@ -113,7 +113,8 @@ impl Runner {
                     Some(interrupt) = interrupts.recv() => interrupt,
                     by = jumps.next() => {
                         driver.shift_deadline(by, self.clock.now());
-                        // Beside a commit that is under way, the older of the two could come last.
+                        // A commit is in progress. If both ran at the same time, the older one
+                        // could finish last.
                         if saves {
                             deadline_unsaved = true;
                         } else {
@@ -296,7 +297,7 @@ impl Runner {
         self.store.update_job(job).await.is_ok()
     }
 
-    /// The rules for the machine's snapshots as they are now, however long the store takes to tell.
+    /// The present rules for the machine's snapshots. Waits for as long as the store needs.
     async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
         let mut pause = Duration::from_millis(100);
         loop {

@@ -90,7 +90,7 @@ impl Live {
 #[derive(Debug, Default)]
 pub struct Board {
     entries: Mutex<HashMap<JobId, Entry>>,
-    /// By how much the wall clock jumped in all since otter started.
+    /// The sum of the wall clock's jumps since otter started.
     jumped: watch::Sender<SignedDuration>,
 }
 
@@ -156,8 +156,8 @@ impl Board {
         entries.insert(id, Entry { live, interrupts: sender, due, waiting });
     }
 
-    /// Moves every deadline as the wall clock jumped. The answer is the jobs that wait in a queue, as they are now;
-    /// those that run move theirs themselves.
+    /// Moves every deadline by the jump of the wall clock. Returns the queued jobs with their new
+    /// deadlines; running jobs move their own.
     pub fn shift_deadlines(&self, by: SignedDuration, now: Timestamp) -> Vec<Arc<Job>> {
         let mut entries = self.lock();
         self.jumped.send_modify(|jumped| *jumped = jumped.saturating_add(by));

@@ -1,5 +1,5 @@
-//! What one step of the book has audited: each transition of a lease and each change of a quarantine, from
-//! the book before the step and what the step changed. Pure.
+//! The facts that one step of the book adds to the audit: each transition of a lease and each
+//! change of a quarantine. Derived from the book before the step and the changes of the step. Pure.
 
 use jiff::Timestamp;
 
@@ -13,14 +13,13 @@ use crate::domain::origin::RequestOrigin;
 /// Why a step is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Cause<'a> {
-    /// Who ordered it; otter for what time and the host bring about.
+    /// The actor that ordered the step; otter if time or the host caused it.
     pub actor: &'a Actor,
     /// The lease that it renews.
     pub renews: Option<LeaseId>,
 }
 
-/// The facts of a step that is taken now, in the order in which they happened. `machine_of` finds a
-/// machine's id and name.
+/// The facts of a step that happens now, in order. `machine_of` finds a machine's id and name.
 pub fn records(
     before: &Book,
     changes: &Changes,
@@ -49,7 +48,7 @@ pub fn records(
             None => record,
         };
         let machine = machine_of(key).or_else(|| {
-            // A lease that was queued again has let go of it.
+            // A lease that was queued again has released the machine.
             let held = changes.leases.keys().filter_map(|id| before.get(*id));
             let held = held.map(|open| &*open.lease).find(|lease| machine_key(lease).as_ref() == Some(key));
             held.and_then(|lease| Some((lease.machine.as_ref()?.id.clone(), lease.machine_name.clone()?)))
@@ -119,7 +118,7 @@ fn quarantined(quarantine: &Quarantine, cause: Cause<'_>, now: Timestamp) -> Aud
     AuditRecord { job: *job, ..record }.by(&actor).with_detail(reason.clone())
 }
 
-/// The request of who is named, if the step was ordered by it.
+/// The request of the actor, if the actor ordered the step.
 fn origin_of(name: &str, cause: Cause<'_>) -> RequestOrigin {
     if cause.actor.name == name { cause.actor.origin } else { RequestOrigin::default() }
 }

@@ -115,13 +115,13 @@ impl Desk {
         self.parts.holds.show(Book::restored(self.parts.rules.clone(), leases, machines, self.now()));
     }
 
-    /// Has a step taken that otter itself wants; as [`Desk::order_by`].
+    /// Takes a step that otter itself orders; see [`Desk::order_by`].
     pub async fn order(&self, step: Stepped) -> Result<Option<LeaseId>, Failure> {
         self.order_by(Actor::otter(), step).await
     }
 
-    /// Has a step taken that `actor` wants. Returns the lease that answers in place of the one that was
-    /// asked for, if a key was used before.
+    /// Takes a step that `actor` orders. If the idempotency key was used before, returns the lease
+    /// of that call.
     pub async fn order_by(&self, actor: Actor, step: Stepped) -> Result<Option<LeaseId>, Failure> {
         let (reply, answered) = oneshot::channel();
         let stopped =
@@ -427,7 +427,7 @@ impl Desk {
         self.parts.store.save_leases(rows, machines.collect(), key, audit).await
     }
 
-    /// What is audited of a step.
+    /// The audit facts of a step.
     fn audit(&self, before: &Book, changes: &Changes, cause: Cause<'_>) -> Vec<AuditRecord> {
         let picture = self.parts.inventory.picture();
         let machine_of = |key: &MachineKey| {
@@ -477,7 +477,7 @@ impl Desk {
     }
 }
 
-/// Refuses a lease that is more than the token of who asks may have.
+/// Refuses a lease that exceeds the limits of the caller's token.
 fn within_limits(book: &Book, lease: &Lease, limits: TokenLimits) -> Result<(), Failure> {
     let has = |counts: &dyn Fn(&Lease) -> bool, most: Option<u32>| {
         most.filter(|most| {
@@ -509,7 +509,7 @@ pub fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
     new.filter_map(|lease| lease.machine.as_ref().map(|machine| machine.id.clone())).collect()
 }
 
-/// The cause of what time and the host bring about.
+/// The cause of a step that time or the host brings about.
 fn by_otter() -> Cause<'static> {
     static OTTER: LazyLock<Actor> = LazyLock::new(Actor::otter);
     Cause { actor: &OTTER, renews: None }

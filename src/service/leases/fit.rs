@@ -59,7 +59,8 @@ pub fn has_snapshots(lease: &Lease, machine: &Candidate) -> bool {
     wants(lease).all(|wanted| !machine.lacks.contains(wanted))
 }
 
-/// Whether a lease may ever be granted a machine: it is in the scope of who asked, and one of those wanted.
+/// Whether a lease can ever get a machine: the machine is in the caller's scope, and the lease
+/// selects it.
 #[must_use]
 pub fn may_get(lease: &Lease, machine: &Candidate) -> bool {
     lease.scope.contains(&machine.name, &machine.pools) && fits(&lease.select, machine)

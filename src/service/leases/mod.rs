@@ -181,13 +181,13 @@ impl Leases {
         }
     }
 
-    /// A lease as a caller sees it; `None` if it does not exist for the caller. Asking counts against its being
-    /// abandoned.
+    /// A lease as a caller sees it. `None` if it does not exist for the caller. The call shows that
+    /// the lease is not abandoned.
     ///
     /// # Errors
     /// The store's.
     pub async fn get_for(&self, caller: &Caller, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
-        // A caller for whom it does not exist does not keep it waiting.
+        // A caller that does not see the lease must not keep it waiting.
         if self.0.view(id).is_some_and(|view| self.shown_to(caller, view).is_none()) {
             return Ok(None);
         }
@@ -260,7 +260,8 @@ impl Leases {
             None => None,
         };
         let mut views = Vec::new();
-        // Ends with the kept leases at the latest. If all exist for the caller the first read is enough.
+        // Stops at the end of the kept leases. If all leases exist for the caller, the first read
+        // suffices.
         loop {
             let leases = store.leases(filter, after.as_ref(), limit).await.map_err(failed)?;
             let is_last = leases.len() < limit as usize;
@@ -281,7 +282,8 @@ impl Leases {
         views.filter_map(|view| self.shown_to(caller, view)).collect()
     }
 
-    /// Waits until a lease is as wanted, or has ended. `None` if there is no such lease for the caller; as it is then where the daemon
+    /// Waits until a lease reaches the requested state or ends. `None` if no such lease exists for
+    /// the caller. Returns the lease as it is if the daemon
     /// stops first.
     ///
     /// # Errors
@@ -371,7 +373,7 @@ impl Leases {
         let holder = self.0.parts.holds.shown().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
-            // The job is on its way already, and its acceptance is audited with the reason.
+            // The job was accepted already, and its acceptance is audited with the reason.
             let _ = self.0.order(Stepped::Overridden { id, by, reason }).await;
         }
     }

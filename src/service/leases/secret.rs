@@ -42,7 +42,7 @@ pub enum SecretError {
 }
 
 impl Secrets {
-    /// The key of this state directory; without a directory a key that is gone with the process.
+    /// The key of this state directory. Without a directory, a key that ends with the process.
     ///
     /// # Parameters
     /// - `has_leases`: whether the state directory has leases. If it has none, a missing key is made.

@@ -1,4 +1,5 @@
-//! What callers may name, and what to say if there is none of that name: pools, and machines for a lease.
+//! The names that callers may use, and the answers to unknown names: pools, and machines for a
+//! lease.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,7 @@ use crate::domain::lease::Select;
 use crate::domain::names::contains_loosely;
 use crate::domain::scope::Scope;
 
-/// The code of the part of a request that no machine can ever match, whatever becomes free.
+/// The code for a part of a request that no machine can ever match.
 pub const MATCHES_NONE: &str = "matches-none";
 
 impl Machines {
@@ -78,7 +79,8 @@ impl Machines {
                         return Ok(("/select/machine", why));
                     }
                 }
-                // Several go by it: another part of the request says which.
+                // Several machines match the reference, so another part of the request has no
+                // match.
                 Err(failure) if failure.kind == FailureKind::AmbiguousName => {}
                 Err(failure) => return Ok(("/select/machine", failure.detail)),
             }

@@ -42,7 +42,7 @@ struct LeaseDocument {
     id: String,
     state: String,
     select: SelectDocument,
-    /// None if it covers all machines, as every lease of an earlier otter does.
+    /// `None` if the scope covers all machines, as for every lease of an earlier otter.
     #[serde(default)]
     scope: Option<ScopeDocument>,
     machine: Option<IdentityDocument>,
@@ -302,7 +302,7 @@ impl ScopeDocument {
 impl From<ScopeDocument> for Scope {
     fn from(document: ScopeDocument) -> Self {
         let ScopeDocument { machines, pools } = document;
-        // Not by `new`: a document without any entry must not become a scope of all machines.
+        // `new` would turn a document without entries into a scope of all machines.
         Self::Selected { machines, pools }
     }
 }

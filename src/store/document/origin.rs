@@ -1,4 +1,4 @@
-//! Where the request came from that asked for a job or a lease.
+//! The origin of the request that asked for a job or a lease.
 
 use serde::{Deserialize, Serialize};
 

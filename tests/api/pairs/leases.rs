@@ -29,7 +29,7 @@ pub async fn over_a_limit(pairs: Vec<Pair>) -> Vec<Verdict> {
     let state = tempfile::tempdir().unwrap();
     let limits = TokenLimits { requests_per_second: Some(1), ..TokenLimits::default() };
     let bearer = format!("Bearer {}", token_in(state.path(), limits).await.text());
-    // Time stands still: the one request is never allowed again.
+    // Time stands still, so no second request is ever allowed.
     let clock = Clock::stepped(Clock::system().now());
     let lab = Lab::kept(state.path(), Plan { clock, ..Plan::default() }).await;
     let about = || Answer::of(lab.request(Method::GET, "/v1/about").header("authorization", &bearer));
@@ -217,7 +217,7 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
         let rename = sqlx::AssertSqlSafe(format!("ALTER TABLE {table} RENAME TO gone_{table}"));
         sqlx::query(rename).execute(&database).await.unwrap();
     }
-    // That it refuses them is known from the first that it refused.
+    // otter learns from the first refused write that the database refuses writes.
     let started = lab.post(&machine("get_readiness", "/power"), json!({"action": "on"})).await;
     started.problem(503, "storage-unavailable");
     side_by_side(pairs, async |pair| calls[&pair.operation.id].clone().send(&lab).await).await

@@ -266,7 +266,8 @@ fn scenario(pairs: &[Pair]) -> Scenario {
     names.sort_unstable();
     names.dedup();
     names.extend(["golden-image", "twin", "twin", "asking", "asked-later"]);
-    // A machine that waits on a question is granted to nobody, and the right to a machine is looked at before the question.
+    // No lease gets a machine that waits on a question, and otter checks the right to the machine
+    // before the question.
     let is_answered = !pairs.iter().any(|pair| matches!(&*pair.code, "machine-leased" | "lease-ended"));
     let mut scenario = Scenario::generated(names.len());
     for (machine, name) in scenario.machines.iter_mut().zip(names) {

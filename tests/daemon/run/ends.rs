@@ -135,7 +135,7 @@ async fn a_second_signal_while_the_machine_is_given_back_ends_at_once() {
 #[tokio::test]
 async fn given_back_is_said_once_the_machine_is_free() {
     let bench = Bench::start().await;
-    // To be powered off and reverted takes the simulated host some time.
+    // The simulated host takes some time to power off and revert the machine.
     let options = "--power on --release-snapshot installed/updated/kickstart";
     let ended = bench.run(options, "true").ended().await;
     let machine = bench.daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);

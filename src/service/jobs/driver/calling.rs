@@ -85,8 +85,8 @@ impl Driver {
         }
     }
 
-    /// Why the job may not change the snapshots as they are now. They may have changed since it was
-    /// accepted, and the call may cover others than it did then.
+    /// Why the job may not change the present snapshots. The snapshots may have changed since the
+    /// job was accepted, and the call may cover other snapshots than it did then.
     pub(super) fn refused_by_rules(&self, evidence: &Evidence, others: &Others) -> Option<Failure> {
         let tree = SnapshotTree::of_evidence(evidence);
         snapshots::check(&self.job, &others.snapshot_rules, &tree).err()

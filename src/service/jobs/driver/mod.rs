@@ -182,7 +182,7 @@ impl Driver {
     /// The job's turn has come: it starts, unless its deadline passed while it waited.
     ///
     /// # Parameters
-    /// - `overdue`: whether it passed, by the clock that never jumps.
+    /// - `overdue`: whether the deadline passed, by the clock that never jumps.
     pub fn take_turn(&mut self, overdue: bool, now: Timestamp) -> Effect {
         if overdue { self.expire_queued(now) } else { self.start(now) }
     }
