@@ -226,10 +226,8 @@ impl App {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        match &settings.state_dir {
-            Some(directory) => tracing::info!(directory = %directory.display(), "the state is kept here"),
-            None => tracing::info!("the state is kept in memory"),
-        }
+        let kept_in = settings.state_dir.as_ref().map(|directory| directory.display().to_string());
+        tracing::info!(directory = kept_in.as_deref().unwrap_or("memory"), "the state is kept here");
         let metrics = Metrics::default();
         let hypervisor = backend(&settings, &clock, &metrics)?;
         let Settings {

@@ -310,11 +310,11 @@ impl ListedToken {
 
 /// The restrictions of a token, for people. Empty if there are none.
 fn restrictions(token: &StoredToken) -> String {
-    let mut told = String::new();
+    let mut parts = Vec::new();
     if let Scope::Selected { machines, pools } = &token.scope {
         let machines = machines.iter().map(|machine| format!("machines {machine}"));
         let all: Vec<String> = machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
-        told.push_str(&format!(", only {}", all.join(", ")));
+        parts.push(format!("only {}", all.join(", ")));
     }
     let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = token.limits;
     for (limit, what) in [
@@ -324,14 +324,10 @@ fn restrictions(token: &StoredToken) -> String {
         (streams, "streams"),
         (requests_per_second, "requests per second"),
     ] {
-        if let Some(limit) = limit {
-            told.push_str(&format!(", at most {limit} {what}"));
-        }
+        parts.extend(limit.map(|limit| format!("at most {limit} {what}")));
     }
-    if let Some(expires_at) = token.expires_at {
-        told.push_str(&format!(", until {expires_at:.0}"));
-    }
-    told
+    parts.extend(token.expires_at.map(|expires_at| format!("until {expires_at:.0}")));
+    parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
 }
 
 fn new_token(clock: &Clock) -> anyhow::Result<Token> {

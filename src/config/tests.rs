@@ -231,7 +231,7 @@ fn a_wrong_type_says_what_is_wanted() {
             "2: http.max_wait: a duration is wanted, such as \"30s\" or \"1h30m\", not true or false",
         ),
         ("[http]\nmax_wait = '0s'", "2: http.max_wait: more than no time at all is wanted"),
-        ("[esx]\nsettle = '5x'", "2: esx.settle: 'x' is no unit of time: d, h, m and s are"),
+        ("[esx]\nsettle = '5x'", "2: esx.settle: \"x\" is not a unit of time: the units are d, h, m and s"),
         (
             "[esx]\nverify = 1",
             "2: esx.verify: true, false, \"ca:<file>\" or \"sha256:<fingerprint>\" is wanted, not an integer",

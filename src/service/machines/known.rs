@@ -114,8 +114,8 @@ impl Machines {
         if let Some((pointer, _, why)) = parts.into_iter().find(|(_, matches, _)| !matches) {
             return Ok((pointer, format!("{why} Look: GET /v1/machines, GET /v1/pools")));
         }
-        let all = views.iter().filter(|view| has_name(view) && has_mac(view) && in_pool(view));
-        let never = all.filter_map(|view| self.never_granted(view)).next();
+        let mut all = views.iter().filter(|view| has_name(view) && has_mac(view) && in_pool(view));
+        let never = all.find_map(|view| self.never_granted(view));
         let why = never.unwrap_or_else(|| {
             "each part of select matches a machine, and none matches all. Look: GET /v1/machines".to_owned()
         });
