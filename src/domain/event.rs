@@ -124,7 +124,7 @@ impl Subject {
     pub const fn event_type(&self) -> EventType {
         match self {
             Self::Machine(_) => EventType::MachineChanged,
-            Self::MachineRemoved(_) => EventType::MachineRemoved,
+            Self::MachineRemoved(_) | Self::Placement(_) => EventType::MachineRemoved,
             Self::Snapshot(..) => EventType::SnapshotChanged,
             Self::SnapshotRemoved(..) => EventType::SnapshotRemoved,
             Self::Job { .. } => EventType::JobChanged,
@@ -132,7 +132,6 @@ impl Subject {
             Self::Datastore(_) => EventType::DatastoreChanged,
             Self::DatastoreRemoved(_) => EventType::DatastoreRemoved,
             Self::Session => EventType::SessionChanged,
-            Self::Placement(_) => EventType::MachineRemoved,
         }
     }
 

@@ -112,10 +112,10 @@ mod tests {
     #[test]
     fn requests_are_refused_over_the_limit_and_come_back_with_time() {
         let limiter = Limiter::default();
-        let limited = caller(TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() });
-        let at = |milliseconds| limiter.request(&limited, Duration::from_millis(milliseconds)).is_ok();
+        let runner = caller(TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() });
+        let at = |milliseconds| limiter.request(&runner, Duration::from_millis(milliseconds)).is_ok();
         assert!(at(0) && at(0));
-        let refused = limiter.request(&limited, Duration::ZERO).unwrap_err();
+        let refused = limiter.request(&runner, Duration::ZERO).unwrap_err();
         assert_eq!(refused.kind, FailureKind::TooManyRequests);
         assert!(!at(499) && at(500) && !at(500));
         // After any idle time, at most the requests of one second pass at once.
@@ -126,11 +126,11 @@ mod tests {
     #[test]
     fn streams_are_counted_until_they_are_dropped() {
         let limiter = Limiter::default();
-        let limited = caller(TokenLimits { streams: Some(1), ..TokenLimits::default() });
-        let open = limiter.stream(&limited).unwrap();
-        assert_eq!(limiter.stream(&limited).unwrap_err().kind, FailureKind::TooManyRequests);
+        let runner = caller(TokenLimits { streams: Some(1), ..TokenLimits::default() });
+        let open = limiter.stream(&runner).unwrap();
+        assert_eq!(limiter.stream(&runner).unwrap_err().kind, FailureKind::TooManyRequests);
         drop(open);
-        assert!(limiter.stream(&limited).unwrap().is_some());
+        assert!(limiter.stream(&runner).unwrap().is_some());
         assert!(limiter.stream(&caller(TokenLimits::default())).unwrap().is_none());
     }
 }

@@ -100,12 +100,10 @@ impl Visibility {
         }
         let picture = self.inventory.picture();
         let record = picture.machine(&machine.id);
-        match record.filter(|record| machine.agrees_with(&record.machine.identity())) {
-            Some(record) => self.has_machine(scope, &record.machine),
-            None => {
-                let last_pool = last_pool.map(str::to_owned).into_iter().collect();
-                scope.contains(last_name, &self.pools.of_named(&machine.id, last_name, last_pool))
-            }
+        if let Some(record) = record.filter(|record| machine.agrees_with(&record.machine.identity())) {
+            return self.has_machine(scope, &record.machine);
         }
+        let last_pool = last_pool.map(str::to_owned).into_iter().collect();
+        scope.contains(last_name, &self.pools.of_named(&machine.id, last_name, last_pool))
     }
 }

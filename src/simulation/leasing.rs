@@ -249,7 +249,7 @@ impl Simulation {
         let Todo::Order(step, client) = todo else { return };
         match (&**step, client) {
             (Stepped::Ask { lease, key, .. }, Some(client)) => {
-                self.hears(*client, lease.id, key.as_ref(), None)
+                self.hears(*client, lease.id, key.as_ref(), None);
             }
             (Stepped::Working(id, state, _), _) => self.insist(*id, *state, step),
             (Stepped::Prepared(id, _), _) => self.insist(*id, LeaseState::Preparing, step),
