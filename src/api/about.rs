@@ -34,6 +34,7 @@ const FEATURES: &[&str] = &[
     "pools",
     "quarantine",
     "tokens",
+    "audit",
 ];
 
 /// The routes of this file.

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
 use super::files::{self, DATABASE};
-use super::open::{BUSY_TIMEOUT, refusal};
+use super::open::{BUSY_TIMEOUT, refusal, require_content};
 use super::{StoreError, migrate};
 
 /// What a state directory holds.
@@ -54,6 +54,7 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     if !exists || !file.exists() {
         return Ok(FoundState { exists, has_tokens_in_force: false });
     }
+    require_content(&file)?;
     // Without a log the file is the whole database, and reading it must neither make files nor change them.
     let is_whole = std::fs::metadata(path.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
     let options = SqliteConnectOptions::new()
@@ -64,8 +65,15 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     let refused = |source| refusal(path, &file, source);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(refused)?;
     migrate::require_known(&mut connection, path, &file).await?;
-    let has_tokens_in_force: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)")
+    // The first schema has no tokens.
+    let has_tokens: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tokens')",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .map_err(refused)?;
+    let has_tokens_in_force = has_tokens
+        && sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)")
             .fetch_one(&mut connection)
             .await
             .map_err(refused)?;

@@ -142,10 +142,7 @@ async fn connect(
 /// Reads the whole database, so that damage is told now and not by a wrong answer later. By a connection that cannot
 /// write, since even looking would else fold the log into the file.
 async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
-    let damaged = |what: &str| StoreError::Damaged { path: file.to_owned(), what: what.to_owned() };
-    if file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
-        return Err(damaged("it is empty"));
-    }
+    require_content(file)?;
     let mut connection = read_only(directory, file).await?;
     let found: Result<String, sqlx::Error> =
         sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
@@ -153,9 +150,19 @@ async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
     drop(connection.close().await);
     match found {
         Ok(found) if found == "ok" => Ok(()),
-        Ok(found) => Err(damaged(found.trim())),
+        Ok(found) => Err(damaged(file, found.trim())),
         Err(source) => Err(refusal(directory, file, source)),
     }
+}
+
+/// Refuses an empty file, which SQLite takes for a new database.
+pub fn require_content(file: &Path) -> Result<(), StoreError> {
+    let is_empty = file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+    if is_empty { Err(damaged(file, "it is empty")) } else { Ok(()) }
+}
+
+fn damaged(file: &Path, what: &str) -> StoreError {
+    StoreError::Damaged { path: file.to_owned(), what: what.to_owned() }
 }
 
 async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {

@@ -16,7 +16,7 @@ use crate::domain::audit::{AuditAction, AuditOutcome};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::domain::scope::Scope;
-use crate::service::machines::{is_by_prefix, shorten};
+use crate::service::machines::shorten;
 use crate::store::AuditFilter;
 
 /// How many facts a page has unless the caller says.
@@ -74,7 +74,7 @@ pub struct AuditQuery {
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
 pub async fn list_audit(State(api): State<Api>, query: Query<AuditQuery>) -> Result<Response, ApiError> {
     let params = query.params;
-    let filter = filter(&api, &params)?;
+    let filter = filter(&api, &params).await?;
     let limit = params.limit()?.unwrap_or(PAGE);
     let after = match params.text("cursor") {
         Some(cursor) => Some(cursor.parse().map_err(|_| respond::invalid_cursor())?),
@@ -86,16 +86,11 @@ pub async fn list_audit(State(api): State<Api>, query: Query<AuditQuery>) -> Res
     Ok(respond::list(&api, &version, &items, page.next.map(|next| next.to_string())))
 }
 
-fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {
+async fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {
     let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
     let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
     let machine = match params.filled("machine")? {
-        // Only admins read the audit, and an admin is never restricted. The id is not looked up,
-        // because the machine may be gone while the facts about it are kept.
-        Some(reference) if is_by_prefix(reference) => {
-            Some(api.services().machines.resolve(&Scope::All, reference)?.record.machine.id.clone())
-        }
-        Some(id) => Some(MachineId::new(id)),
+        Some(reference) => Some(machine(api, reference).await?),
         None => None,
     };
     Ok(AuditFilter {
@@ -109,6 +104,19 @@ fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {
         since: time(params, "since")?,
         until: time(params, "until")?,
     })
+}
+
+/// The machine that a filter names: one of the host, or the id of one that is gone and whose facts are kept.
+async fn machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
+    // Only admins read the audit, and an admin is never restricted.
+    let failure = match api.services().machines.resolve(&Scope::All, reference) {
+        Ok(view) => return Ok(view.record.machine.id.clone()),
+        Err(failure) => failure,
+    };
+    let id = MachineId::new(reference);
+    let of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
+    let is_kept = !api.services().audit.list(&of_machine, None, 1).await?.items.is_empty();
+    if is_kept { Ok(id) } else { Err(failure) }
 }
 
 fn time(params: &Params, name: &str) -> Result<Option<Timestamp>, Failure> {

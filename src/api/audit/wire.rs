@@ -14,11 +14,12 @@ pub struct AuditEntry {
     #[schema(example = "4711")]
     pub id: String,
     pub at: Timestamp,
-    /// What happened: `job.accepted`, `job.started`, `job.ended`, `lease.queued`, `lease.granted`,
-    /// `lease.active`, `lease.renewed`, `lease.releasing`, `lease.ended`, `machine.quarantined`,
-    /// `machine.quarantine_cleared`, `machine.overridden`, `request.refused`, `token.created`,
-    /// `token.revoked`, `token.rotated`, `certificate.reloaded` or `password.reloaded`.
-    #[schema(example = "job.ended")]
+    /// What happened.
+    #[schema(example = "job.ended", extensions(("x-extensible-enum" = json!([
+        "job.accepted", "job.started", "job.ended", "lease.queued", "lease.granted", "lease.active",
+        "lease.renewed", "lease.releasing", "lease.ended", "machine.quarantined",
+        "machine.quarantine_cleared", "machine.overridden", "request.refused", "token.created",
+        "token.revoked", "token.rotated", "tokens.reloaded", "certificate.reloaded", "password.reloaded"]))))]
     pub action: String,
     /// The name of the caller's token; `anonymous` if otter has no tokens, `otter` for what it does by
     /// itself, `otter token` for the command. Null if a refused call showed no valid token.
@@ -46,7 +47,9 @@ pub struct AuditEntry {
     #[schema(required)]
     pub reference: Option<String>,
     /// The state that the job or lease came to; `done`, `failed` or `refused` for everything else.
-    #[schema(example = "succeeded")]
+    #[schema(example = "succeeded", extensions(("x-extensible-enum" = json!([
+        "queued", "running", "succeeded", "failed", "cancelled", "unknown", "preparing", "active",
+        "releasing", "released", "expired", "revoked", "done", "refused"]))))]
     pub outcome: String,
     /// The code of the problem, if it is one.
     #[schema(required, example = "forbidden")]
@@ -115,5 +118,23 @@ impl AuditEntry {
             detail: detail.clone(),
             count: *count,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::audit::{AuditAction, AuditOutcome};
+
+    #[test]
+    fn the_document_lists_every_action_and_outcome() {
+        let document = crate::api::openapi();
+        let listed = |field: &str| {
+            let schemas = &document["components"]["schemas"];
+            schemas["AuditEntry"]["properties"][field]["x-extensible-enum"].clone()
+        };
+        let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
+        let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
+        assert_eq!(listed("action"), serde_json::json!(actions));
+        assert_eq!(listed("outcome"), serde_json::json!(outcomes));
     }
 }

@@ -149,7 +149,7 @@ impl Engine {
 
     /// Whether a job waits for no other job of its machine.
     fn is_next(&self, machine: &MachineId, job: JobId) -> bool {
-        self.queues().active(machine) == Some(job)
+        self.queues().position(machine, job).is_none_or(|ahead| ahead == 0)
     }
 
     /// How many jobs of a caller wait behind another job of their machine.

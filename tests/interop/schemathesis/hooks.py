@@ -22,6 +22,8 @@ MAC = "^([0-9a-fA-F]{1,12}|" + "|".join(SPELLINGS) + ")$"
 VERSION = r"^[0-9a-f]{12}-(0|[1-9][0-9]{0,17})$"
 NOT_EMPTY = ("name", "pool", "machine", "cursor")
 NOT_EMPTY_IN_EVENTS = ("job", "lease", "reference")
+TIME = {"pattern": r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"}
+ID = {"pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"}
 FILLED = {"minLength": 1, "maxLength": 255}
 REASON = {"pattern": r"\S", "maxLength": 512}
 HEADERS = {
@@ -60,7 +62,10 @@ def before_load_schema(context, raw_schema):
         "state": schemas["JobState"]["enum"],
         "kind": schemas["Job"]["properties"]["kind"]["x-extensible-enum"],
         "types": schemas["Event"]["properties"]["type"]["x-extensible-enum"],
+        "action": schemas["AuditEntry"]["properties"]["action"]["x-extensible-enum"],
+        "outcome": schemas["AuditEntry"]["properties"]["outcome"]["x-extensible-enum"],
     }
+    audit = {"actor": FILLED, "reference": FILLED, "lease": ID, "job": ID, "since": TIME, "until": TIME}
     for path, item in raw_schema["paths"].items():
         for operation in (part for part in item.values() if "responses" in part):
             for parameter in operation.get("parameters", []):
@@ -73,6 +78,9 @@ def before_load_schema(context, raw_schema):
                     if parameter["in"] == "query":
                         schema["minLength"] = 1
                 schema.update(HEADERS.get(name, {}))
+                if path == "/v1/audit" and name in audit:
+                    schema.update(audit[name])
+                    continue
                 if name == "reason":
                     schema.update(minLength=1, maxLength=512)
                 if name == "wait":
@@ -138,6 +146,7 @@ REFUSED_WITH_REASON = {
     "not-reached": "a force_after beyond the deadline would never come: two values, of which one is a default",
     "not-applicable": "force_after goes with the action shutdown alone: a schema would need `oneOf`, which breaks generators",
     "not-with-this": "cidr goes with until=ip alone: query parameters have no schema for two of them together",
+    "no-such-pool": "which pools exist only the configuration and the machines say",
     "not-a-choice": "which answers there are to a question only its machine says",
     "all-missing": "DELETE …/snapshots wants all=true, of both; generators make nothing good of a boolean of one value",
     "control-character": "the host's XML cannot carry control characters, nor can names on a screen",
@@ -210,6 +219,7 @@ def told_apart(error):
     return {
         ("all", "missing"): "all-missing",
         ("/choice", "not-one-of"): "not-a-choice",
+        ("pool", "not-one-of"): "no-such-pool",
     }.get((error["parameter"] or error["pointer"], error["code"]), error["code"])
 
 
