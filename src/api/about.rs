@@ -209,15 +209,16 @@ pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<
     if let Some(failure) = api.services().storage.refusal() {
         return Err(failure.into());
     }
+    let session = api.services().inventory.session().state;
     if host {
-        let failure = match api.services().inventory.session().state {
+        let failure = match &session {
             SessionState::Connected => None,
             SessionState::Connecting => {
                 Some(Failure::new(FailureKind::HostUnreachable, "The host has not been reached yet."))
             }
-            SessionState::Away { reason } => Some(Failure::new(FailureKind::HostUnreachable, reason)),
+            SessionState::Away { reason } => Some(Failure::new(FailureKind::HostUnreachable, reason.clone())),
             SessionState::LoginRefused { reason } => {
-                Some(Failure::new(FailureKind::HostLoginRefused, reason))
+                Some(Failure::new(FailureKind::HostLoginRefused, reason.clone()))
             }
         };
         if let Some(failure) = failure {
@@ -225,6 +226,11 @@ pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<
         }
     }
     api.services().machines.picture()?;
+    if session == SessionState::Connecting {
+        // No machine is granted before the session is up: a caller could be refused one that is free.
+        let detail = "The host has just been read, and its session is not up yet; try again in a moment.";
+        return Err(Failure::new(FailureKind::InventoryLoading, detail).into());
+    }
     Ok(ok(&api))
 }
 

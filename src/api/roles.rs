@@ -4,11 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::problem::ApiError;
@@ -148,27 +151,38 @@ impl Guard {
         })
     }
 
-    /// The caller, and the least role that the call needs. `None` if anyone may make the call.
-    fn identify(&self, request: &Request) -> Result<Option<(Caller, Role)>, Failure> {
+    /// The caller, and what the call needs. `None` if anyone may make the call.
+    fn identify(&self, request: &Request) -> Result<Option<Identified>, Failure> {
         let access = self.access(request.method(), request.extensions().get());
         let From(least) = access else { return Ok(None) };
-        let caller = self.callers.admit(token(request.headers())?)?;
+        let token = token(request.headers())?;
+        let caller = self.callers.admit(token)?;
         let origin = request.extensions().get().copied().unwrap_or_default();
-        Ok(Some((Caller { origin, ..caller }, least)))
+        let token = token.map(SecretString::from);
+        Ok(Some(Identified { caller: Caller { origin, ..caller }, least, token }))
+    }
+
+    /// Waits until the token by which a call was admitted is no longer in force.
+    async fn until_refused(callers: Arc<Callers>, token: Option<SecretString>) {
+        callers.until_refused(token.as_ref().map(ExposeSecret::expose_secret)).await;
     }
 }
 
+struct Identified {
+    caller: Caller,
+    /// The least role that the call needs.
+    least: Role,
+    token: Option<SecretString>,
+}
+
 /// Passes a request on if its caller may make it. Handlers, and the layers outside, find the caller
-/// in the extensions of the request and of the response.
+/// in the extensions of the request and of the response. A call that waits is refused, and a stream
+/// ends, when its token is revoked or expires.
 pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let (caller, least) = match guard.identify(&request) {
+    let Identified { caller, least, token } = match guard.identify(&request) {
         Ok(Some(identified)) => identified,
         Ok(None) => return next.run(request).await,
-        Err(failure) => {
-            let mut response = ApiError(failure).into_response();
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return response;
-        }
+        Err(failure) => return refused(failure),
     };
     let mut response = if caller.role < least {
         let detail = format!(
@@ -178,11 +192,34 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
         ApiError(Failure::new(FailureKind::Forbidden, detail)).into_response()
     } else {
         request.extensions_mut().insert(caller.clone());
-        next.run(request).await
+        let until_refused = || Guard::until_refused(Arc::clone(&guard.callers), token.clone());
+        tokio::select! {
+            biased;
+            response = next.run(request) => ended_with(response, until_refused()),
+            () = until_refused() => {
+                let detail = "The token was revoked, rotated or has expired while the call waited. What it \
+                              started goes on.";
+                refused(Failure::new(FailureKind::Unauthenticated, detail))
+            }
+        }
     };
     // The access log and the audit name the caller.
     response.extensions_mut().insert(caller);
     response
+}
+
+fn refused(failure: Failure) -> Response {
+    let mut response = ApiError(failure).into_response();
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// Ends a body of unknown length, such as a stream of events, at the latest with `end`.
+fn ended_with(response: Response, end: impl Future<Output = ()> + Send + 'static) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(end))))
 }
 
 /// Who calls, as [`guard`] found out.

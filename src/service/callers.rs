@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -99,8 +100,23 @@ pub struct Callers {
     store: Store,
     clock: Clock,
     known: ArcSwap<Known>,
+    /// Notifies of each change of the known tokens.
+    changes: watch::Sender<()>,
     uses: Mutex<HashMap<Uuid, Use>>,
     limiter: Limiter,
+}
+
+/// A caller, and the token in force by which it is known.
+struct Found {
+    caller: Caller,
+    /// `None` if callers need no token.
+    token: Option<FoundToken>,
+}
+
+struct FoundToken {
+    id: Uuid,
+    digest: TokenDigest,
+    expires_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -147,6 +163,7 @@ impl Callers {
             store,
             clock,
             known: ArcSwap::from_pointee(known),
+            changes: watch::Sender::new(()),
             uses: Mutex::default(),
             limiter: Limiter::default(),
         })
@@ -179,23 +196,36 @@ impl Callers {
     /// # Errors
     /// `unauthenticated` if a token is needed and this is none, or none that is in force. It never says which.
     pub fn identify(&self, token: Option<&str>) -> Result<Caller, Failure> {
-        let known = self.known.load();
-        if !known.any {
-            return Ok(Caller::new(ANYBODY, Role::Admin));
+        let Found { caller, token } = self.find(token)?;
+        if let Some(FoundToken { id, digest, .. }) = token {
+            self.note_use(TokenUse { id, digest, at: self.clock.now() });
         }
-        let Some(token) = token else {
-            return Err(unauthenticated("This otter asks for a token: send Authorization: Bearer otter_…"));
-        };
-        let refused = || {
-            unauthenticated(
-                "The token is not one of this otter's, or it was revoked, rotated or has expired.",
-            )
-        };
-        let digest = Token::parse(token).map_err(|_| refused())?.digest();
-        let now = self.clock.now();
-        let token = known.find(&digest).filter(|token| token.is_in_force(now)).ok_or_else(refused)?;
-        self.note_use(TokenUse { id: token.id, digest, at: now });
-        Ok(token.caller.clone())
+        Ok(caller)
+    }
+
+    /// Waits until the caller that was admitted with this token would no longer be: the token was
+    /// revoked or rotated or has expired, or the first token was made.
+    pub async fn until_refused(&self, token: Option<&str>) {
+        let mut changes = self.changes.subscribe();
+        let is_anonymous = !self.need_tokens();
+        loop {
+            let expires_at = match self.find(token) {
+                Ok(Found { token, .. }) if token.is_none() == is_anonymous => {
+                    token.and_then(|token| token.expires_at)
+                }
+                Ok(_) | Err(_) => return,
+            };
+            let expired = async {
+                let Some(expires_at) = expires_at else { return std::future::pending().await };
+                let left = expires_at.duration_since(self.clock.now());
+                self.clock.sleep(Duration::try_from(left).unwrap_or_default()).await;
+            };
+            tokio::select! {
+                // The sender lives as long as this.
+                _ = changes.changed() => {}
+                () = expired => {}
+            }
+        }
     }
 
     /// The caller that presents this text as its token. Counts the request.
@@ -236,6 +266,7 @@ impl Callers {
                         // The process that changed the tokens has audited the change.
                         telemetry::audit::log(&record.by(&Actor::otter()).with_detail(detail));
                         self.known.store(Arc::new(known));
+                        self.changes.send_replace(());
                     }
                 }
                 Err(error) if !troubled => {
@@ -249,6 +280,26 @@ impl Callers {
             }
             self.write_uses().await;
         }
+    }
+
+    fn find(&self, token: Option<&str>) -> Result<Found, Failure> {
+        let known = self.known.load();
+        if !known.any {
+            return Ok(Found { caller: Caller::new(ANYBODY, Role::Admin), token: None });
+        }
+        let Some(token) = token else {
+            return Err(unauthenticated("This otter asks for a token: send Authorization: Bearer otter_…"));
+        };
+        let refused = || {
+            unauthenticated(
+                "The token is not one of this otter's, or it was revoked, rotated or has expired.",
+            )
+        };
+        let digest = Token::parse(token).map_err(|_| refused())?.digest();
+        let in_force = |token: &&KnownToken| token.is_in_force(self.clock.now());
+        let found = known.find(&digest).filter(in_force).ok_or_else(refused)?;
+        let token = FoundToken { id: found.id, digest, expires_at: found.expires_at };
+        Ok(Found { caller: found.caller.clone(), token: Some(token) })
     }
 
     fn note_use(&self, last: TokenUse) {

@@ -1,8 +1,9 @@
 //! `otter token`, and serving TLS with the tokens on it.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, otter, said};
+use crate::harness::{Daemon, PATIENCE, eventually, otter, said};
 
 fn token(state: &str, arguments: &[&str]) -> std::process::Command {
     otter(&[&["token"], arguments, &["--state-dir", state]].concat())
@@ -156,6 +157,51 @@ async fn a_rotated_token_has_another_secret_and_the_old_one_is_refused() {
     let (code, text) = said(token(state, &["rotate", "nobody"])).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(daemon.terminate().await.success());
+}
+
+/// What a call gets that waits, or streams, while its token is revoked, rotated or expires.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_no_longer_in_force_ends_its_waits_and_streams() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    for end in ["revoke", "rotate", "expire"] {
+        let create = ["create", "--name", end, "--role", "viewer"];
+        let expiry: &[&str] = if end == "expire" { &["--expires", "5s"] } else { &[] };
+        let made = token(state, &[&create[..], expiry].concat()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let secret = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
+        let call = |path: &str| {
+            let request = daemon.request(Method::GET, path).bearer_auth(&secret);
+            tokio::spawn(async move {
+                let answer = request.send().await.unwrap();
+                (answer.status().as_u16(), answer.text().await.unwrap())
+            })
+        };
+        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        let stream = call("/v1/events?initial=true");
+        let wait = call("/v1/machines/16/wait?until=power_state:on&wait=5m");
+        let verb: &[&str] = match end {
+            "revoke" => &["revoke", "--name", end],
+            "rotate" => &["rotate", end],
+            _ => &[],
+        };
+        if !verb.is_empty() {
+            // Both calls are under way once their uses are counted as open.
+            eventually("the calls to be under way", async || {
+                let metrics = daemon.request(Method::GET, "/metrics").bearer_auth(&secret);
+                let text = metrics.send().await.unwrap().text().await.unwrap();
+                text.contains("otter_event_streams_open 1")
+            })
+            .await;
+            assert!(token(state, verb).output().unwrap().status.success());
+        }
+        let (status, text) = tokio::time::timeout(PATIENCE, wait).await.expect("the wait ends").unwrap();
+        assert!(status == 401 && text.contains("unauthenticated"), "{end}: {status} {text}");
+        let ended = tokio::time::timeout(PATIENCE, stream).await.expect("the stream ends").unwrap();
+        assert!(matches!(ended.0, 200 | 401), "{end}: {}", ended.0);
+        assert!(daemon.terminate().await.success());
+    }
 }
 
 #[tokio::test]

@@ -57,7 +57,9 @@ impl Operation {
             "remove_all_snapshots" => vec!["all=true".to_owned()],
             "wait_for_machine" => vec!["until=question".to_owned()],
             "find_machine" => vec![format!("name={subject}"), "unique=true".to_owned()],
-            "list_jobs" | "list_leases" | "stream_events" => vec![format!("machine={machine}")],
+            "list_jobs" | "list_leases" | "list_audit" | "stream_events" => {
+                vec![format!("machine={machine}")]
+            }
             "get_readiness" => vec!["host=true".to_owned()],
             _ => Vec::new(),
         };

@@ -65,7 +65,7 @@ def before_load_schema(context, raw_schema):
         "action": schemas["AuditEntry"]["properties"]["action"]["x-extensible-enum"],
         "outcome": schemas["AuditEntry"]["properties"]["outcome"]["x-extensible-enum"],
     }
-    audit = {"actor": FILLED, "reference": FILLED, "lease": ID, "job": ID, "since": TIME, "until": TIME}
+    audit = {"actor": {"minLength": 1}, "reference": {"minLength": 1}, "lease": ID, "job": ID, "since": TIME, "until": TIME}
     for path, item in raw_schema["paths"].items():
         for operation in (part for part in item.values() if "responses" in part):
             for parameter in operation.get("parameters", []):
