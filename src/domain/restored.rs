@@ -7,14 +7,27 @@ use super::failure::{Failure, FailureKind};
 use super::job::{Job, JobState, StepState};
 use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
 
-/// Every fence rises by this much. Otherwise a grant after the restore could repeat a fence that a
-/// grant between the backup and the restore had.
-pub const FENCE_STEP: u64 = 1_000_000;
+/// Fences rise at least by this much, even if the wall clock is wrong.
+const FENCE_STEP: u64 = 1_000_000;
 
 /// The reason of the quarantine, which operators and programs can look for.
 pub const REASON: &str = "restored";
 
 const OTTER: &str = "otter";
+
+/// The floor of fences after a restore: every later grant gets a higher one.
+///
+/// The archive knows neither the grants after it was made nor those after an earlier restore of the
+/// same archive. The time of the restore in milliseconds is above both: no machine is granted as often
+/// as once in a millisecond. It is also exact in every JSON reader.
+///
+/// # Parameters
+/// - `highest`: the highest fence in the archive, or its floor if that is higher.
+#[must_use]
+pub fn fence_floor(highest: u64, now: Timestamp) -> u64 {
+    let clock = u64::try_from(now.as_millisecond()).unwrap_or_default();
+    highest.saturating_add(FENCE_STEP).max(clock)
+}
 
 /// Ends a job that had not ended: `cancelled` if it was queued, `unknown` if it ran.
 pub fn end_job(job: &mut Job, now: Timestamp) {

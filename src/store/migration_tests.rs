@@ -16,6 +16,7 @@ use crate::domain::lease::{LeaseState, Quarantine};
 /// The schemas at which the first rows of each kind can be written.
 const WITH_TOKENS: i64 = 2;
 const WITH_LEASES: i64 = 3;
+const WITH_FENCE_FLOOR: i64 = 9;
 
 fn key(path: &str) -> IdempotencyKey {
     IdempotencyKey {
@@ -150,6 +151,10 @@ async fn filled(directory: &Path, schema: i64) {
             1 => fill_jobs(&mut connection).await,
             WITH_TOKENS => fill_tokens(&mut connection).await,
             WITH_LEASES => fill_leases(&mut connection).await,
+            WITH_FENCE_FLOOR => {
+                let fill = "INSERT INTO fence_floor (one, fence) VALUES (1, 1000041)";
+                run(&mut connection, fill.to_owned()).await;
+            }
             _ => {}
         }
     }
@@ -183,6 +188,8 @@ async fn assert_whole(store: &Store, schema: i64) {
         assert!(machines["uuid:4"].last_lease_end.is_some(), "schema {schema}");
         assert_eq!(machines["uuid:5"].quarantine, Some(quarantine()), "schema {schema}");
     }
+    let floor = if schema >= WITH_FENCE_FLOOR { 1_000_041 } else { 0 };
+    assert_eq!(store.fence_floor().await.unwrap(), floor, "schema {schema}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod created_snapshots;
 mod document;
 mod error;
 mod examine;
+mod fence_floor;
 mod files;
 mod jobs;
 mod keys;
@@ -300,6 +301,11 @@ impl Store {
     /// Reads what is kept of machines, by the key of who each is.
     pub async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StoreError> {
         leases::machines(&mut self.read().await?).await
+    }
+
+    /// Reads the floor that every new fence is above.
+    pub async fn fence_floor(&self) -> Result<u64, StoreError> {
+        fence_floor::fence_floor(&mut self.read().await?).await
     }
 
     /// Looks up the key of a call that asked for a lease.

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use sqlx::{Connection, Row as _, SqliteConnection};
 
 use super::archive::{self, ArchiveError, Manifest};
+use super::fence_floor::RaiseFenceFloor;
 use super::files::{self, DATABASE, LOCK, SECRET_KEY, UNFINISHED_RESTORE as UNFINISHED};
 use super::jobs::{self, UpdateJob};
 use super::leases::{self, KeptMachine, LeaseRow, SaveLeases};
@@ -22,7 +23,7 @@ use super::writer::{Transaction, Write};
 use super::{StoreError, migrate, upkeep};
 use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
-use crate::domain::restored::{self, FENCE_STEP};
+use crate::domain::restored;
 
 /// The cause, in the audit, of the ended leases and the quarantines.
 const RESTORED: &str = "the state was restored from a backup";
@@ -107,6 +108,7 @@ async fn end_old_work(state_dir: &Path, manifest: Manifest, now: Timestamp) -> R
         Restored { manifest, cancelled_jobs: 0, unknown_jobs: 0, revoked_leases: 0, quarantined_machines: 0 };
     end_jobs(&mut transaction, now, &mut restored).await?;
     end_leases(&mut transaction, now, &mut restored).await?;
+    raise_fences(&mut transaction, now).await?;
     transaction.commit().await?;
     connection.close().await?;
     Ok(restored)
@@ -166,11 +168,19 @@ async fn end_leases(
         ended.push(LeaseRow::of(&lease, None)?);
     }
     restored.revoked_leases = ended.len();
-    for kept in machines.values_mut() {
-        kept.fence = kept.fence.saturating_add(FENCE_STEP);
-    }
     let save = SaveLeases { leases: ended, machines, key: None, audit };
     save.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?
+}
+
+async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
+    let highest: Option<i64> = sqlx::query_scalar(
+        "SELECT MAX(fence) FROM (SELECT fence FROM kept_machines UNION ALL SELECT fence FROM fence_floor) AS fences",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let highest = highest.and_then(|highest| u64::try_from(highest).ok()).unwrap_or_default();
+    let raise = RaiseFenceFloor(restored::fence_floor(highest, now));
+    Ok(raise.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
 }
 
 /// Removes files, and directories that are then empty, on drop. [`Undo::keep`] prevents this.

@@ -111,8 +111,9 @@ impl Desk {
     }
 
     /// Shows what the store has kept.
-    pub fn restore(&self, leases: Vec<Lease>, machines: BTreeMap<MachineKey, Kept>) {
-        self.parts.holds.show(Book::restored(self.parts.rules.clone(), leases, machines, self.now()));
+    pub fn restore(&self, leases: Vec<Lease>, machines: BTreeMap<MachineKey, Kept>, fence_floor: u64) {
+        let book = Book::restored(self.parts.rules.clone(), leases, machines, self.now());
+        self.parts.holds.show(book.with_fence_floor(fence_floor));
     }
 
     /// Takes a step that otter itself orders; see [`Desk::order_by`].

@@ -127,8 +127,9 @@ impl Leases {
         let machines: BTreeMap<MachineKey, Kept> =
             kept.into_iter().map(|(machine, kept)| (MachineKey(machine), Kept::from(kept))).collect();
         let open = parts.store.open_leases().await?;
+        let fence_floor = parts.store.fence_floor().await?;
         let desk = Desk::new(parts, orders, Mutex::new(Some(inbox)), watch::Sender::new(()));
-        desk.restore(open, machines);
+        desk.restore(open, machines, fence_floor);
         Ok(Self(Arc::new(desk)))
     }
 

@@ -94,6 +94,8 @@ pub struct Book {
     rules: LeaseRules,
     leases: BTreeMap<LeaseId, Open>,
     machines: BTreeMap<MachineKey, Kept>,
+    /// Every grant gets a higher fence than this, also on a machine of which nothing is kept.
+    fence_floor: u64,
     /// How many have arrived.
     arrived: u64,
 }
@@ -180,7 +182,7 @@ impl Book {
         machines: BTreeMap<MachineKey, Kept>,
         now: Now,
     ) -> Self {
-        let mut book = Self { rules, leases: BTreeMap::new(), machines, arrived: 0 };
+        let mut book = Self { rules, leases: BTreeMap::new(), machines, fence_floor: 0, arrived: 0 };
         for mut lease in leases {
             let down = Duration::try_from(now.wall.duration_since(lease.noted_at)).unwrap_or_default();
             let TimeLeft { queue, lease: left, total } = lease.time;
@@ -194,6 +196,12 @@ impl Book {
             book.arrive(lease, now);
         }
         book
+    }
+
+    /// The same book, whose next grants get fences above this.
+    #[must_use]
+    pub fn with_fence_floor(self, fence_floor: u64) -> Self {
+        Self { fence_floor, ..self }
     }
 
     /// What the book's shell has to take up after a restart.

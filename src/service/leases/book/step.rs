@@ -115,8 +115,9 @@ impl<'b> Step<'b> {
         let key = MachineKey::of(&candidate.identity);
         let mut fence = 0;
         let forget = self.book.rules.sabotage.makes(Mistake::FenceForgotten);
+        let floor = self.book.fence_floor;
         self.keep(&key, |kept| {
-            kept.fence = if forget { 1 } else { kept.fence + 1 };
+            kept.fence = if forget { 1 } else { kept.fence.max(floor) + 1 };
             fence = kept.fence;
         });
         self.change(id, |lease, now| {

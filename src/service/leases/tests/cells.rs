@@ -16,7 +16,7 @@ use crate::domain::pool::{Pool, Pools};
 use crate::service::callers::Caller;
 use crate::service::inventory::samples;
 use crate::service::jobs::gate::{Gate, Pass, Right};
-use crate::service::leases::book::{Book, Changes, Input, LeaseRules, Now, Then};
+use crate::service::leases::book::{Book, Changes, Input, Kept, LeaseRules, Now, Then};
 use crate::service::leases::fit::Candidate;
 use crate::service::leases::holds::Holds;
 
@@ -400,6 +400,25 @@ fn after_a_restart_what_was_under_way_is_taken_up() {
     let leases: Vec<Lease> = book.open().map(|open| Lease::clone(&open.lease)).collect();
     let restored = Book::restored(rules(), leases, book.machines().clone(), at(2));
     assert_eq!(restored.unfinished(), [Then::Prepare(id(2)), Then::Release(id(3))]);
+}
+
+#[test]
+fn a_grant_gets_a_fence_above_the_floor_and_above_the_last_one_of_its_machine() {
+    let known = |fence| (key(1), Kept { fence, ..Kept::default() });
+    for (machines, floor, expected) in [
+        (BTreeMap::new(), 0, 1),
+        (BTreeMap::new(), 100, 101),
+        (BTreeMap::from([known(7)]), 100, 101),
+        (BTreeMap::from([known(200)]), 100, 201),
+    ] {
+        let mut book = Book::restored(rules(), [], machines, at(0)).with_fence_floor(floor);
+        let changes = ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+        assert_eq!(changes.leases[&id(1)].fence, Some(expected));
+        end(&mut book, 1, EndReason::Released, at(1));
+        book.step(Input::Freed(id(1), Ok(())), at(1)).unwrap();
+        let changes = ask(&mut book, 2, false, false, &all(1), at(2)).unwrap();
+        assert_eq!(changes.leases[&id(2)].fence, Some(expected + 1));
+    }
 }
 
 #[test]

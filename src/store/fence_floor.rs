@@ -1,0 +1,33 @@
+//! The fence floor: every grant gets a higher fence, also on a machine that the store does not know.
+//! It covers fences that were given but are no longer in the store. It never falls.
+
+use async_trait::async_trait;
+
+use super::writer::{Transaction, Write};
+use super::{Reader, StoreError};
+
+/// Raises the floor to this fence, if it is lower.
+pub struct RaiseFenceFloor(pub u64);
+
+#[async_trait]
+impl Write for RaiseFenceFloor {
+    type Output = ();
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "INSERT INTO fence_floor (one, fence) VALUES (1, $1) \
+             ON CONFLICT (one) DO UPDATE SET fence = $1 WHERE fence_floor.fence < $1",
+        )
+        .bind(i64::try_from(self.0).unwrap_or(i64::MAX))
+        .execute(transaction.statement())
+        .await
+        .map(drop)
+    }
+}
+
+/// The floor; 0 if it was never raised.
+pub async fn fence_floor(reader: &mut Reader<'_>) -> Result<u64, StoreError> {
+    let fence: Option<i64> =
+        sqlx::query_scalar("SELECT fence FROM fence_floor").fetch_optional(reader.statement()).await?;
+    Ok(fence.and_then(|fence| u64::try_from(fence).ok()).unwrap_or_default())
+}
