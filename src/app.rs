@@ -222,12 +222,9 @@ impl App {
     /// # Errors
     /// As [`App::bind`], and those of the backend.
     pub async fn bind_with(backend: impl Backend, settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let Checked { tls, in_the_clear, warnings, state: _ } = check(&settings).await?;
-        for warning in &warnings {
-            tracing::warn!("{warning}");
-        }
-        let kept_in = settings.state_dir.as_ref().map(|directory| directory.display().to_string());
-        tracing::info!(directory = kept_in.as_deref().unwrap_or("memory"), "the state is kept here");
+        let checked = check(&settings).await?;
+        checked.log(settings.state_dir.as_deref());
+        let Checked { tls, in_the_clear, warnings: _, state: _ } = checked;
         let metrics = Metrics::default();
         let hypervisor = backend(&settings, &clock, &metrics)?;
         let Settings {

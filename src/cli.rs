@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
 use crate::domain::terminal::printable_lines;
 use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+use crate::store::Existing;
 use crate::supervisor::{Cause, Signals};
 use crate::telemetry::logs::{self, Style};
 
@@ -277,13 +278,17 @@ async fn check_config(check: CheckConfig) -> anyhow::Result<ExitCode> {
         eprintln!("otter: warning: {warning}");
     }
     if let (Some(directory), Some(found)) = (&settings.state_dir, state) {
-        let made = if found.exists { "" } else { ", which does not exist yet: serve makes it" };
+        let made = match found.existing {
+            Existing::Nothing => ", which does not exist yet: serve makes it",
+            Existing::Directory => ", which has no database yet: serve makes one",
+            Existing::Database => "",
+        };
         say(&format!("The state is kept in {}{made}.\n", directory.display()));
     }
-    say("The configuration is good.\n");
     if host {
         check_host::check_host(&settings).await?;
     }
+    say("The configuration is good.\n");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::SocketAddr as SocketAddress;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,11 +80,17 @@ impl Listener {
         UnixListener::bind(path).map(|listener| Self::Unix(listener, path.to_owned()))
     }
 
-    /// Checks that a Unix socket can be made at a path: its directory exists, and nothing but a socket stands there.
+    /// Checks that a Unix socket can be made at a path: the system takes one as long, its directory exists, and
+    /// nothing but a socket stands there.
     ///
     /// # Errors
     /// What is in the way.
     pub fn may_stand_at(path: &Path) -> io::Result<()> {
+        if SocketAddress::from_pathname(path).is_err() {
+            let error =
+                format!("its path has {} bytes, which is too long for a socket", path.as_os_str().len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
         match std::fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
                 let error = "there is a file of this name that is not a socket; it is left as it is";

@@ -11,7 +11,7 @@ use crate::api::serve::Listener;
 use crate::api::tls::Tls;
 use crate::config::{Listen, open_to_all};
 use crate::domain::verify::Verify;
-use crate::store::{FoundState, Store};
+use crate::store::{Existing, FoundState, Store, key};
 
 /// The results of the checks, if otter can start.
 pub struct Checked {
@@ -25,8 +25,33 @@ pub struct Checked {
     pub state: Option<FoundState>,
 }
 
-/// Checks all that can be checked without starting: the host's settings, the TLS files, the state directory and its
-/// database, the address to listen on, and that there is a token if other machines reach it.
+impl Checked {
+    /// Logs the warnings, and where the state is kept. Warns of a directory or database that is new.
+    pub fn log(&self, state_dir: Option<&Path>) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+        let directory = state_dir.map_or("memory".into(), |directory| directory.to_string_lossy());
+        let directory = &*directory;
+        tracing::info!(directory, "the state is kept here");
+        match self.state.map(|found| found.existing) {
+            Some(Existing::Nothing) => tracing::warn!(
+                directory,
+                "the state directory is new, and otter knows no earlier job, lease or token: \
+                 if it should, check the name of the directory"
+            ),
+            Some(Existing::Directory) => tracing::warn!(
+                directory,
+                "the state directory has no database, and otter knows no earlier job, lease or token: \
+                 if it should, check the name of the directory"
+            ),
+            Some(Existing::Database) | None => {}
+        }
+    }
+}
+
+/// Checks all that can be checked without starting: the host's settings, the TLS files, the state directory, its
+/// database and its key, the address to listen on, and that there is a token if other machines reach it.
 ///
 /// # Errors
 /// Everything that keeps otter from starting, each with what to do.
@@ -48,11 +73,14 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
     warnings.extend(tls.as_ref().and_then(|files| open_to_all(&files.key, "the TLS key")));
     let state = match state_dir {
         Some(directory) => match Store::examine(directory).await {
-            Ok(found) => Some(found),
+            Ok(found) => {
+                sound(key::require(directory, found.has_leases).map(drop).map_err(Into::into));
+                Some(found)
+            }
             Err(error) => {
                 sound(Err(error.into()));
                 // Tokens cannot be counted without the directory, and its own error comes first.
-                Some(FoundState { exists: false, has_tokens_in_force: true })
+                Some(FoundState { has_tokens_in_force: true, ..FoundState::default() })
             }
         },
         None => None,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
 use super::{Sources, say};
@@ -23,7 +24,7 @@ enum Verb {
     /// Write the database and the key of leases' secrets into one archive. A daemon may run meanwhile.
     Backup {
         /// The archive, which must not exist yet. It holds secrets: keep it as safe as the state directory.
-        #[arg(value_name = "FILE")]
+        #[arg(value_name = "FILE", value_parser = archive_file())]
         file: PathBuf,
         #[command(flatten)]
         sources: Sources,
@@ -32,12 +33,13 @@ enum Verb {
     /// called for them.
     Restore {
         /// An archive that `otter store backup` wrote.
-        #[arg(value_name = "FILE")]
+        #[arg(value_name = "FILE", value_parser = archive_file())]
         file: PathBuf,
         #[command(flatten)]
         sources: Sources,
     },
-    /// Read everything that is stored and say what is damaged; the exit code is 1 if anything is. Nothing is changed.
+    /// Read everything that is stored and say what is damaged or missing; the exit code is 1 if anything is. Nothing is
+    /// changed.
     Check {
         #[command(flatten)]
         sources: Sources,
@@ -91,13 +93,18 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
 
 async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
-    let Checked { jobs, leases, tokens, problems } = store::check(state.directory()).await?;
-    if problems.is_empty() {
-        say(&format!("The store is whole (jobs: {jobs}, leases: {leases}, tokens: {tokens}).\n"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    for problem in problems {
+    let Checked { jobs, leases, tokens, problems, key_problem } = store::check(state.directory()).await?;
+    for problem in problems.iter().chain(&key_problem) {
         eprintln!("otter: {problem}");
+    }
+    let counted = format!("(jobs: {jobs}, leases: {leases}, tokens: {tokens})");
+    if problems.is_empty() {
+        let (what, code) = match key_problem {
+            None => ("The store is whole", ExitCode::SUCCESS),
+            Some(_) => ("The database is whole, and the key is not", ExitCode::FAILURE),
+        };
+        say(&format!("{what} {counted}.\n"));
+        return Ok(code);
     }
     bail!(
         "the store in {} is damaged: restore a backup into an empty directory, with otter store restore",
@@ -121,4 +128,12 @@ async fn new_key(sources: &Sources) -> anyhow::Result<ExitCode> {
          when their time is over.\n"
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The path of an archive. `-` often means a standard stream, through which otter passes no archive.
+fn archive_file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.to_str() {
+        Some("-") => Err("an archive is a file and is not passed through a standard stream: name the file"),
+        _ => Ok(path),
+    })
 }

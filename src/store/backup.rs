@@ -13,38 +13,40 @@ use super::files::{self, SECRET_KEY};
 use super::migrate::{self, CopyError};
 use super::open::{self, refusal};
 use super::restore::Undo;
-use super::{StoreError, upkeep};
+use super::{StoreError, key, upkeep};
 
 /// Writes the archive into a new file that only its owner may read.
 ///
 /// # Errors
-/// `FileExists` if there is such a file; `NoKey` if there are leases but no key; those of opening a database.
+/// `FileExists` if there is such a file; `ArchiveNotWritten` if it cannot be written, for example because
+/// the disk is full; `Key` if the key is damaged, or missing although there are leases; those of opening
+/// a database.
 pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<Manifest, StoreError> {
     let database = open::existing(state_dir)?;
     let mut connection = open::read_only(state_dir, &database).await?;
     migrate::require_current(&mut connection, state_dir, &database).await?;
-    let key = state_dir.join(SECRET_KEY);
-    let has_key = key.exists();
     let refused = |source| refusal(state_dir, &database, source);
-    if !has_key && upkeep::has_leases(&mut connection).await.map_err(refused)? {
-        return Err(StoreError::NoKey { path: key });
-    }
+    let has_leases = upkeep::has_leases(&mut connection).await.map_err(refused)?;
+    let key = key::require(state_dir, has_leases)?.map(|_| state_dir.join(SECRET_KEY));
     let not_written = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => StoreError::FileExists { path: archive.to_owned() },
-        _ => StoreError::File { path: archive.to_owned(), source },
+        _ => StoreError::ArchiveNotWritten { path: archive.to_owned(), source: source.into() },
     };
     let file = files::create(archive).map_err(not_written)?;
     let mut undo = Undo::of(archive);
     let copy = beside(archive);
     let _copy = Undo::of(&copy);
     migrate::copy_into(&mut connection, &copy).await.map_err(|error| match error {
-        CopyError::File(source) => StoreError::File { path: copy.clone(), source },
+        CopyError::File(source) => not_written(source),
+        CopyError::Database(source) if open::is_unwritable(&source) => {
+            StoreError::ArchiveNotWritten { path: archive.to_owned(), source: source.into() }
+        }
         CopyError::Database(source) => refused(source),
     })?;
     // An error of this connection does not matter any more.
     drop(connection.close().await);
-    let key = has_key.then_some(key.as_path());
-    let manifest = archive::write(&file, &copy, key, migrate::current(), now).map_err(not_written)?;
+    let manifest =
+        archive::write(&file, &copy, key.as_deref(), migrate::current(), now).map_err(not_written)?;
     sync_parent(archive).map_err(not_written)?;
     undo.keep();
     Ok(manifest)

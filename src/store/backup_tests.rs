@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use super::key::KeyError;
 use super::samples::{ended, lease, queued, start};
 use super::{
     Checked, KeptMachine, LeaseRow, Restored, SECRET_KEY, Store, StoreError, backup, check, compact, restore,
@@ -152,10 +153,10 @@ async fn the_fence_floor_of_a_restored_store_is_above_all_earlier_fences() {
     let (state, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     filled(state.path()).await;
     let first = archive(state.path(), &elsewhere).await;
-    let mut restores = 0;
+    let mut number = 0;
     let mut floor_after = async |archive: &Path, now: Timestamp| {
-        restores += 1;
-        let target = elsewhere.path().join(format!("restored-{restores}"));
+        number += 1;
+        let target = elsewhere.path().join(format!("restored-{number}"));
         restore(archive, &target, now).await.unwrap();
         let floor = Store::open(&target).await.unwrap().fence_floor().await.unwrap();
         (target, floor)
@@ -253,7 +254,10 @@ async fn a_backup_replaces_no_file_and_needs_a_database_and_its_key() {
     std::fs::remove_file(&archive).unwrap();
     std::fs::remove_file(state.path().join(SECRET_KEY)).unwrap();
     let error = backup(state.path(), &archive, start()).await.unwrap_err();
-    assert!(matches!(error, StoreError::NoKey { .. }), "{error}");
+    assert!(matches!(error, StoreError::Key(KeyError::Missing { .. })), "{error}");
+    std::fs::write(state.path().join(SECRET_KEY), "short").unwrap();
+    let error = backup(state.path(), &archive, start()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Key(KeyError::Damaged { .. })), "{error}");
     assert!(is_empty(elsewhere.path()));
 }
 
@@ -261,8 +265,8 @@ async fn a_backup_replaces_no_file_and_needs_a_database_and_its_key() {
 async fn a_check_finds_what_is_damaged_and_changes_nothing() {
     let state = TempDir::new().unwrap();
     filled(state.path()).await;
-    let Checked { jobs, leases, tokens, problems } = check(state.path()).await.unwrap();
-    assert_eq!((jobs, leases, tokens, problems), (3, 4, 1, Vec::new()));
+    let Checked { jobs, leases, tokens, problems, key_problem } = check(state.path()).await.unwrap();
+    assert_eq!((jobs, leases, tokens, problems, key_problem), (3, 4, 1, Vec::new(), None));
     change(state.path(), "UPDATE jobs SET document = '{' WHERE state = 'succeeded'").await;
     change(state.path(), "UPDATE leases SET document_version = 9 WHERE state = 'released'").await;
     change(state.path(), "UPDATE kept_machines SET quarantine = 'x' WHERE quarantine IS NOT NULL").await;
@@ -275,10 +279,10 @@ async fn a_check_finds_what_is_damaged_and_changes_nothing() {
     .await;
     std::fs::remove_file(state.path().join(SECRET_KEY)).unwrap();
     let before = std::fs::read(state.path().join("otter.db")).unwrap();
-    let problems = check(state.path()).await.unwrap().problems;
+    let Checked { problems, key_problem, .. } = check(state.path()).await.unwrap();
     assert_eq!(std::fs::read(state.path().join("otter.db")).unwrap(), before);
-    let expected =
-        ["lease_keys", "secret.key is missing", "cannot be read", "version 9", "cannot be read", "token ci"];
+    assert!(key_problem.is_some_and(|problem| problem.contains("secret.key is missing")));
+    let expected = ["lease_keys", "cannot be read", "version 9", "cannot be read", "token ci"];
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
     for (problem, expected) in problems.iter().zip(expected) {
         assert!(problem.contains(expected), "{expected}: {problem}");

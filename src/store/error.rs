@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::archive::ArchiveError;
 use super::document::DocumentError;
+use super::key::KeyError;
 use crate::domain::ids::JobId;
 
 /// A failure of the store.
@@ -70,10 +71,24 @@ pub enum StoreError {
         path.display()
     )]
     Damaged { path: PathBuf, what: String },
+    #[error(
+        "the state directory {} is a symbolic link to {}, which does not exist: make that directory, mount its disk, \
+         or name another one with --state-dir, OTTER_STATE_DIR or state.dir",
+        path.display(), target.display()
+    )]
+    DanglingLink { path: PathBuf, target: PathBuf },
+    #[error("{} is not a file, and otter keeps one of this name: move it away", path.display())]
+    NotAFile { path: PathBuf },
     #[error("{} exists already: name a file that does not", path.display())]
     FileExists { path: PathBuf },
-    #[error("{} cannot be written or read", path.display())]
+    #[error("{} cannot be written or read: otter's user needs to own it", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error(
+        "the archive {} cannot be written: its directory must be one that you may write to, with room for the \
+         database twice",
+        path.display()
+    )]
+    ArchiveNotWritten { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
         "{} is not empty: name a directory that is, or that does not exist yet; nothing there was changed",
         path.display()
@@ -90,12 +105,8 @@ pub enum StoreError {
         super::migrate::current()
     )]
     NewerArchive { path: PathBuf, schema: i64 },
-    #[error(
-        "there are leases in the database, but {} is missing, which their secrets are made from: put back the \
-         secret.key of a backup, or make a new key with otter store new-key",
-        path.display()
-    )]
-    NoKey { path: PathBuf },
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Somebody moved the one and forgot the other, which holds the last commits.
     #[error(
         "there is a {} without its database: put the database back beside it, or move it away too to start anew",

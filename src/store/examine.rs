@@ -6,17 +6,28 @@ use rustix::fs::Access;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
-use super::files::{self, DATABASE};
-use super::open::{BUSY_TIMEOUT, refusal, require_content};
+use super::files::{self, DATABASE, LOCK};
+use super::open::{self, BUSY_TIMEOUT, refusal, require_content};
 use super::{StoreError, migrate};
 
 /// What a state directory holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FoundState {
-    /// False if the directory is made by the first start.
-    pub exists: bool,
+    pub existing: Existing,
+    /// Whether there are leases, ended ones included.
+    pub has_leases: bool,
     /// Whether there is a token that callers can come with.
     pub has_tokens_in_force: bool,
+}
+
+/// How much of a state directory exists before a start makes the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    #[default]
+    Nothing,
+    /// The directory, without a database in it.
+    Directory,
+    Database,
 }
 
 /// Checks that a directory can hold the state: it, or its parent if it is missing, must be
@@ -34,6 +45,9 @@ pub fn directory(path: &Path) -> Result<bool, StoreError> {
             .map(|()| true)
             .map_err(|error| StoreError::not_writable(path, error.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Ok(target) = std::fs::read_link(path) {
+                return Err(StoreError::DanglingLink { path: path.to_owned(), target });
+            }
             // The parent of a bare name is the directory that otter was started in.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             rustix::fs::access(parent.unwrap_or(Path::new(".")), writable)
@@ -49,11 +63,16 @@ pub fn directory(path: &Path) -> Result<bool, StoreError> {
 /// # Errors
 /// What would keep a start from using it.
 pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
-    let exists = directory(path)?;
-    let file = path.join(DATABASE);
-    if !exists || !file.exists() {
-        return Ok(FoundState { exists, has_tokens_in_force: false });
+    if !directory(path)? {
+        return Ok(FoundState::default());
     }
+    require_writable(&path.join(LOCK))?;
+    let file = path.join(DATABASE);
+    if !file.exists() {
+        open::require_no_remains(path)?;
+        return Ok(FoundState { existing: Existing::Directory, ..FoundState::default() });
+    }
+    require_writable(&file)?;
     require_content(&file)?;
     // Without a log the file is the whole database, and reading it must neither make files nor change them.
     let is_whole = std::fs::metadata(path.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
@@ -65,19 +84,36 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     let refused = |source| refusal(path, &file, source);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(refused)?;
     migrate::require_known(&mut connection, path, &file).await?;
-    // The first schema has no tokens.
-    let has_tokens: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tokens')",
-    )
-    .fetch_one(&mut connection)
-    .await
-    .map_err(refused)?;
-    let has_tokens_in_force = has_tokens
-        && sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)")
-            .fetch_one(&mut connection)
-            .await
-            .map_err(refused)?;
+    let mut has_rows = async |table, rows| has_rows(&mut connection, table, rows).await.map_err(refused);
+    let has_leases = has_rows("leases", "SELECT EXISTS (SELECT 1 FROM leases)").await?;
+    let in_force = "SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)";
+    let has_tokens_in_force = has_rows("tokens", in_force).await?;
     // Nothing was written.
     drop(connection.close().await);
-    Ok(FoundState { exists, has_tokens_in_force })
+    Ok(FoundState { existing: Existing::Database, has_leases, has_tokens_in_force })
+}
+
+/// Refuses what a start cannot open for writing; nothing there is fine.
+fn require_writable(path: &Path) -> Result<(), StoreError> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(StoreError::NotAFile { path: path.to_owned() }),
+        Ok(_) => rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK)
+            .map_err(|error| StoreError::File { path: path.to_owned(), source: error.into() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(StoreError::File { path: path.to_owned(), source }),
+    }
+}
+
+/// The answer of a statement that asks for rows of a table; false if the schema is older than the table.
+async fn has_rows(
+    connection: &mut SqliteConnection,
+    table: &str,
+    rows: &'static str,
+) -> Result<bool, sqlx::Error> {
+    let exists: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1)")
+            .bind(table)
+            .fetch_one(&mut *connection)
+            .await?;
+    Ok(exists && sqlx::query_scalar(rows).fetch_one(connection).await?)
 }

@@ -20,6 +20,7 @@ mod examine;
 mod fence_floor;
 mod files;
 mod jobs;
+pub mod key;
 mod keys;
 mod last_seen;
 mod leases;
@@ -62,7 +63,7 @@ pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCur
 pub use backup::backup;
 pub use document::DocumentError;
 pub use error::StoreError;
-pub use examine::FoundState;
+pub use examine::{Existing, FoundState};
 pub use files::SECRET_KEY;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};

@@ -39,6 +39,10 @@ const SQLITE_FULL: i32 = 13;
 const SQLITE_CANTOPEN: i32 = 14;
 const SQLITE_NOTADB: i32 = 26;
 
+/// The extended result codes of a file that cannot be read.
+const SQLITE_IOERR_READ: i32 = SQLITE_IOERR | (1 << 8);
+const SQLITE_IOERR_SHORT_READ: i32 = SQLITE_IOERR | (2 << 8);
+
 pub struct Opened {
     pub writer: SqliteConnection,
     pub readers: SqlitePool,
@@ -165,15 +169,21 @@ fn damaged(file: &Path, what: &str) -> StoreError {
     StoreError::Damaged { path: file.to_owned(), what: what.to_owned() }
 }
 
-async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
-    let beside = |name: &str| -> PathBuf { directory.join(name) };
-    let log = beside("otter.db-wal");
+/// Refuses to make a database beside what is left of another.
+pub fn require_no_remains(directory: &Path) -> Result<(), StoreError> {
+    let log = directory.join("otter.db-wal");
     if log.exists() {
         return Err(StoreError::LogAlone { path: log });
     }
-    if beside(UNFINISHED_RESTORE).exists() {
+    if directory.join(UNFINISHED_RESTORE).exists() {
         return Err(StoreError::UnfinishedRestore { path: directory.to_owned() });
     }
+    Ok(())
+}
+
+async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
+    require_no_remains(directory)?;
+    let beside = |name: &str| -> PathBuf { directory.join(name) };
     let not_writable = |source| StoreError::not_writable(directory, source);
     // What a start that was cut short left.
     for left in ["otter.db.new", "otter.db.new-wal", "otter.db.new-shm"] {
@@ -226,17 +236,28 @@ pub fn lock(directory: &Path) -> Result<File, StoreError> {
 
 /// The meaning of an SQLite error for the process that opens this file.
 pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
-    // Extended codes carry the primary one in their lowest byte.
-    let code = source
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code)
-        .and_then(|code| code.parse::<i32>().ok())
-        .map(|code| code & 0xff);
-    match code {
+    match extended_code(&source).map(primary_code) {
         Some(SQLITE_NOTADB | SQLITE_CORRUPT) => StoreError::NotADatabase { path: file.to_owned(), source },
         Some(SQLITE_READONLY | SQLITE_CANTOPEN | SQLITE_IOERR | SQLITE_FULL) => {
             StoreError::NotWritable { path: directory.to_owned(), source: source.into() }
         }
         _ => StoreError::Open { path: file.to_owned(), source },
     }
+}
+
+/// Whether an SQLite error means that a file cannot be made or written.
+pub fn is_unwritable(source: &sqlx::Error) -> bool {
+    extended_code(source).is_some_and(|code| match code {
+        SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ => false,
+        _ => matches!(primary_code(code), SQLITE_IOERR | SQLITE_FULL | SQLITE_CANTOPEN),
+    })
+}
+
+fn extended_code(source: &sqlx::Error) -> Option<i32> {
+    source.as_database_error()?.code()?.parse().ok()
+}
+
+/// Extended codes carry the primary one in their lowest byte.
+const fn primary_code(extended: i32) -> i32 {
+    extended & 0xff
 }

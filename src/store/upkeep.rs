@@ -10,9 +10,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Mutex;
 
-use super::files::{self, DATABASE, SECRET_KEY};
+use super::files::{self, DATABASE};
 use super::open::{self, refusal};
-use super::{ReadConnection, Reader, StoreError, jobs, leases, migrate, tokens};
+use super::{ReadConnection, Reader, StoreError, jobs, key, leases, migrate, tokens};
 
 /// The data that a check reads.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
@@ -28,8 +28,10 @@ pub struct Checked {
     pub jobs: usize,
     pub leases: usize,
     pub tokens: usize,
-    /// What is damaged or missing, each in one sentence.
+    /// What is damaged, each in one sentence.
     pub problems: Vec<String>,
+    /// What is wrong with the key, and what to do; the database itself may be whole.
+    pub key_problem: Option<String>,
 }
 
 /// The size of a database before and after it was compacted, in bytes.
@@ -50,7 +52,8 @@ pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
     let refused = |source| refusal(state_dir, &file, source);
     let mut checked =
         Checked { problems: damage(&mut connection).await.map_err(refused)?, ..Checked::default() };
-    checked.problems.extend(key_problem(&mut connection, state_dir).await.map_err(refused)?);
+    let has_leases = has_leases(&mut connection).await.map_err(refused)?;
+    checked.key_problem = key::require(state_dir, has_leases).err().map(|error| told(&error.into()));
     let problems = &mut checked.problems;
     checked.jobs = read_each(&mut connection, JOBS, jobs::read, problems).await.map_err(refused)?;
     checked.leases = read_each(&mut connection, LEASES, leases::read, problems).await.map_err(refused)?;
@@ -96,18 +99,6 @@ pub async fn damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sq
 /// Whether there are leases in any state.
 pub async fn has_leases(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM leases)").fetch_one(connection).await
-}
-
-async fn key_problem(
-    connection: &mut SqliteConnection,
-    state_dir: &Path,
-) -> Result<Option<String>, sqlx::Error> {
-    Ok(match state_dir.join(SECRET_KEY).metadata() {
-        Ok(found) if found.len() == 32 => None,
-        Ok(found) => Some(format!("{SECRET_KEY} has {} bytes in place of 32", found.len())),
-        Err(_) if !has_leases(connection).await? => None,
-        Err(_) => Some(format!("{SECRET_KEY} is missing, and with it the secrets of the leases")),
-    })
 }
 
 /// Reads every row of a statement, and records those that cannot be read. Returns the number of

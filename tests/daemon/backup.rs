@@ -228,6 +228,8 @@ async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
     assert!(!key.exists());
     let (code, text) = said(store("check", None, &state)).await;
     assert!(code == Some(1) && text.contains("secret.key is missing"), "{text}");
+    assert!(text.contains("otter store new-key") && text.contains("The database is whole"), "{text}");
+    assert!(!text.contains("damaged"), "{text}");
 
     let renewed = async |daemon: &Daemon| {
         let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
@@ -243,6 +245,42 @@ async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
     let daemon = Daemon::before(&host, &state).await;
     renewed(&daemon).await.expect(200);
     assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_cannot_be_written_names_the_archive() {
+    let (state, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let create = ["token", "create", "--name", "ci", "--role", "runner", "--state-dir"];
+    let mut create = otter(&create);
+    create.arg(state.path());
+    assert_eq!(said(create).await.0, Some(0));
+    let archive = elsewhere.path().join("otter.tar");
+    // The limit of a file's size stands for a full disk. It leaves room for less than the database.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")]);
+    limited.args(["store", "backup"]).arg(&archive).arg("--state-dir").arg(state.path());
+    limited.env_remove("OTTER_STATE_DIR");
+    let missing = elsewhere.path().join("missing/otter.tar");
+    for (command, archive) in [(limited, &archive), (store("backup", Some(&missing), state.path()), &missing)]
+    {
+        let (code, text) = said(command).await;
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&format!("the archive {} cannot be written", archive.display())), "{text}");
+        assert!(!text.contains(&state.path().display().to_string()), "{text}");
+    }
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_archive_is_not_passed_through_a_standard_stream() {
+    let state = tempfile::tempdir().unwrap();
+    for verb in ["backup", "restore"] {
+        let mut command = store(verb, Some(Path::new("-")), state.path());
+        command.current_dir(state.path());
+        let (code, text) = said(command).await;
+        assert!(code == Some(2) && text.contains("name the file"), "{text}");
+    }
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]

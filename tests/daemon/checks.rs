@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{Daemon, otter, said};
+use crate::harness::{Daemon, eventually, otter, said};
 
 /// A directory for a configuration and the files that it names.
 struct Place(TempDir);
@@ -91,6 +91,93 @@ async fn check_config_refuses_what_serve_refuses() {
 }
 
 #[tokio::test]
+async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
+    let place = Place::new();
+    let state = place.text("state");
+    let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
+    let daemon = Daemon::start(&["--simulate", "--state-dir", &state], &[]).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    let asked = serde_json::json!({"select": {"machine": "18"}, "ttl": "30m"});
+    daemon.post("/v1/leases", asked).await.expect(201);
+    assert!(daemon.terminate().await.success());
+
+    // The key of the leases' secrets is missing, damaged, or not a file.
+    let (key, kept) = (place.path("state/secret.key"), place.path("kept.key"));
+    std::fs::rename(&key, &kept).unwrap();
+    let text = place.refused("", &arguments).await;
+    assert!(text.contains("secret.key is missing") && text.contains("otter store new-key"), "{text}");
+    assert!(!key.exists());
+    std::fs::write(&key, "").unwrap();
+    let text = place.refused("", &arguments).await;
+    assert!(text.contains("secret.key does not hold a key") && text.contains("new-key"), "{text}");
+    std::fs::remove_file(&key).unwrap();
+    std::fs::create_dir(&key).unwrap();
+    let text = place.refused("", &arguments).await;
+    assert!(text.contains("secret.key cannot be read"), "{text}");
+    std::fs::remove_dir(&key).unwrap();
+    std::fs::rename(&kept, &key).unwrap();
+
+    // A directory is where otter keeps a file.
+    for name in ["lock", "otter.db"] {
+        let (file, kept) = (place.path("state").join(name), place.path("kept"));
+        std::fs::rename(&file, &kept).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let text = place.refused("", &arguments).await;
+        assert!(text.contains(&format!("{} is not a file", file.display())), "{text}");
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&kept, &file).unwrap();
+    }
+
+    // The remains of a database, and of a restore.
+    let database = place.path("state/otter.db");
+    std::fs::rename(&database, place.path("kept")).unwrap();
+    for (name, told) in [("otter.db-wal", "without its database"), ("otter.db.restoring", "was cut short")] {
+        let file = place.write(&format!("state/{name}"), "", 0o600);
+        let text = place.refused("", &arguments).await;
+        assert!(text.contains(told), "{text}");
+        std::fs::remove_file(file).unwrap();
+    }
+    std::fs::rename(place.path("kept"), &database).unwrap();
+    let (code, text) = said(place.command("check-config", "", &arguments)).await;
+    assert_eq!(code, Some(0), "{text}");
+
+    // A link to a directory that does not exist, for example on a disk that is not mounted.
+    let link = place.path("link");
+    std::os::unix::fs::symlink(place.path("unmounted"), &link).unwrap();
+    let text = place.refused("", &["--state-dir", &place.text("link"), "--listen", "127.0.0.1:0"]).await;
+    assert!(text.contains("link to") && text.contains(&place.text("unmounted")), "{text}");
+
+    // The system takes no socket of so long a path.
+    let long = format!("listen = \"unix:{}/{}\"", place.0.path().display(), "x".repeat(200));
+    let text = place.refused(&long, &["--state-dir", &state]).await;
+    assert!(text.contains("too long for a socket"), "{text}");
+}
+
+#[tokio::test]
+async fn a_start_warns_of_a_state_directory_or_database_that_is_new() {
+    let place = Place::new();
+    let state = place.text("state");
+    let start = async || {
+        let log = place.path("log");
+        let arguments = ["--simulate", "--state-dir", &state, "--log-format", "json"];
+        let daemon = Daemon::logging(&log, &arguments, &[]).await;
+        assert!(daemon.terminate().await.success());
+        let found = ["the state directory is new", "the state directory has no database"].map(|message| {
+            let text = std::fs::read_to_string(&log).unwrap();
+            let lines = text.lines().filter(|line| line.contains(message) && line.contains("WARN"));
+            lines.filter(|line| line.contains(&format!("\"directory\":\"{state}\""))).count()
+        });
+        (found[0], found[1])
+    };
+    assert_eq!(start().await, (1, 0));
+    assert_eq!(start().await, (0, 0));
+    for entry in std::fs::read_dir(&state).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    assert_eq!(start().await, (0, 1));
+}
+
+#[tokio::test]
 async fn check_config_makes_nothing_and_says_what_would_be_made() {
     let place = Place::new();
     let state = place.text("state");
@@ -104,6 +191,7 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
     std::fs::create_dir(&state).unwrap();
     let (code, text) = said(place.command("check-config", "", &["--state-dir", &state])).await;
     assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(&format!("{state}, which has no database yet: serve makes one")), "{text}");
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
 
     // With a token in it the address may be open.

@@ -67,11 +67,17 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
     for warning in ["machines.protected: \"golden-debain-*\"", "pools.qubes.machines: \"404\""] {
         assert!(text.contains(warning), "{text}");
     }
+    assert!(text.ends_with("The configuration is good.\n"), "{text}");
     eventually("it to log out", async || host.control().sessions() == 0).await;
-    // No process listens on the discard port.
+    // No process listens on the discard port. Nothing is called good if the host or the password is not.
     let (code, text) = said(check("https://127.0.0.1:9")).await;
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("the host cannot be reached"), "{text}");
+    assert!(text.contains("the host cannot be reached") && !text.contains("is good"), "{text}");
+    let mut wrong = check(&host.url());
+    wrong.env("OTTER_ESX_PASSWORD", "wrong");
+    let (code, text) = said(wrong).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("the host refuses the account") && !text.contains("is good"), "{text}");
 }
 
 #[tokio::test]
