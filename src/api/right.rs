@@ -34,7 +34,8 @@ pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Right, Fa
 fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(reason) = header(headers, "otter-override")? else { return Ok(None) };
     if caller.role < Role::Operator {
-        let detail = format!("{} is a {}; Otter-Override is for operators.", caller.name, caller.role);
+        let role = caller.role.with_article();
+        let detail = format!("{} is {role}; Otter-Override is for operators.", caller.name);
         return Err(Failure::new(FailureKind::Forbidden, detail));
     }
     let length = reason.chars().count();

@@ -186,8 +186,10 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
     };
     let mut response = if caller.role < least {
         let detail = format!(
-            "{} is a {} and this needs {least}: make a token of that role with otter token create.",
-            caller.name, caller.role
+            "{} is {} and this needs {}: make a token of that role with otter token create.",
+            caller.name,
+            caller.role.with_article(),
+            least.with_article()
         );
         ApiError(Failure::new(FailureKind::Forbidden, detail)).into_response()
     } else {

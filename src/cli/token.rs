@@ -1,5 +1,6 @@
 //! `otter token`: makes, lists, rotates and revokes tokens in the state directory, also while a daemon runs there.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Sources, say};
 use crate::clock::Clock;
+use crate::config::State;
 use crate::domain::access::{Role, Token, TokenLimits, is_reserved_name};
 use crate::domain::duration;
+use crate::domain::pool::Pool;
 use crate::domain::scope::Scope;
 use crate::domain::terminal::printable;
 use crate::store::{Store, StoredToken};
@@ -39,30 +42,48 @@ enum Verb {
     /// Give a token a new secret and print it. Name, role, scope and limits stay; the old secret is
     /// refused within a second.
     Rotate {
-        /// The name of the token.
-        #[arg(value_name = "NAME")]
-        name: String,
+        #[command(flatten)]
+        name: TokenName,
         /// When the token expires, from now on. Without it the expiry stays as it is.
-        #[arg(long, value_name = "TIME", value_parser = lifetime)]
+        #[arg(long, value_name = "TIME", value_parser = lifetime, allow_hyphen_values = true)]
         expires: Option<Duration>,
         #[command(flatten)]
         sources: Sources,
     },
     /// Revoke a token: within a second nobody can call with it.
     Revoke {
-        /// The name that it was made with.
-        #[arg(long, value_name = "NAME")]
-        name: String,
+        #[command(flatten)]
+        name: TokenName,
         #[command(flatten)]
         sources: Sources,
     },
 }
 
+/// The name of a token, as NAME or as --name NAME.
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct TokenName {
+    /// The name of the token: what its callers are called, in jobs and in the log.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// The same as NAME.
+    #[arg(long = "name", value_name = "NAME")]
+    named: Option<String>,
+}
+
+impl TokenName {
+    /// The name. The group requires one of the two.
+    fn into_name(self) -> String {
+        self.name.or(self.named).unwrap_or_default()
+    }
+}
+
+// Only a new name is checked: earlier versions took names that no new token can have.
+#[derive(Debug, Args)]
+#[command(mut_arg("name", |arg| arg.value_parser(name)), mut_arg("named", |arg| arg.value_parser(name)))]
 struct Create {
-    /// What its callers are called, in jobs and in the log.
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    name: String,
+    #[command(flatten)]
+    name: TokenName,
     /// What they may do; each role may do what those before it may.
     #[arg(long, value_name = "ROLE")]
     role: RoleArgument,
@@ -73,7 +94,7 @@ struct Create {
     #[arg(long, value_name = "POOL", value_parser = filled)]
     pool: Vec<String>,
     /// When the token expires, from now on: 12h, 90d. Without it the token does not expire.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    #[arg(long, value_name = "TIME", value_parser = lifetime, allow_hyphen_values = true)]
     expires: Option<Duration>,
     /// How many leases may be open at a time, queued ones included.
     #[arg(long, value_name = "NUMBER", value_parser = limit())]
@@ -121,8 +142,8 @@ pub async fn token(command: TokenCommand) -> anyhow::Result<ExitCode> {
     match command.verb {
         Verb::Create(wanted) => create(wanted).await,
         Verb::List { json, sources } => list(json, &sources).await,
-        Verb::Rotate { name, expires, sources } => rotate(&name, expires, &sources).await,
-        Verb::Revoke { name, sources } => revoke(&name, &sources).await,
+        Verb::Rotate { name, expires, sources } => rotate(&name.into_name(), expires, &sources).await,
+        Verb::Revoke { name, sources } => revoke(&name.into_name(), &sources).await,
     }
 }
 
@@ -140,11 +161,14 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
         max_requests_per_second,
         sources,
     } = wanted;
-    let role = Role::from(role);
+    let (name, role) = (name.into_name(), Role::from(role));
     let scope = Scope::new(machines, pool);
     if scope.is_restricted() && role == Role::Admin {
         bail!("an admin acts on every machine: leave out --machines and --pool, or choose another role");
     }
+    let config = sources.load()?;
+    let pools = sources.config.is_some().then_some(&config.pools);
+    let warnings = scope_warnings(&scope, pools);
     let clock = Clock::system();
     let token = new_token(&clock)?;
     let now = clock.now();
@@ -160,13 +184,16 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
         expires_at: expires.map(|expires| after(now, expires)).transpose()?,
         ..StoredToken::new(clock.uuid(), &name, role, token.digest(), now)
     };
-    let store = beside_or_new(&sources).await?;
+    let store = beside_or_new(&config.state).await?;
     let inserted = with_writer(&store, async |store| Ok(store.insert_token(&stored).await?)).await?;
     if !inserted {
         bail!(
             "there is a token named {name}: choose another name, or give that token a new secret: \
              otter token rotate {name}; or revoke it first: otter token revoke --name {name}"
         );
+    }
+    for warning in warnings {
+        eprintln!("otter: warning: {}", printable(&warning));
     }
     eprintln!("A token for {name}, {role}{}. It is shown this once:", printable(&restrictions(&stored)));
     show_token(&token)
@@ -361,8 +388,7 @@ async fn beside(sources: &Sources) -> anyhow::Result<Store> {
 
 /// The first token may be made before the daemon's first start, but only in a directory that the
 /// user named: no daemon would read a database in another place.
-async fn beside_or_new(sources: &Sources) -> anyhow::Result<Store> {
-    let state = sources.load()?.state;
+async fn beside_or_new(state: &State) -> anyhow::Result<Store> {
     match &state.dir {
         Some(directory) => Ok(Store::beside_or_new(directory).await?),
         None => Ok(Store::beside(state.directory()).await?),
@@ -396,6 +422,26 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
+/// What in a scope is probably a mistake.
+///
+/// # Parameters
+/// - `pools`: the pools of the configuration; `None` if no configuration names them.
+fn scope_warnings(scope: &Scope, pools: Option<&BTreeMap<String, Pool>>) -> Vec<String> {
+    let Scope::Selected { machines, pools: selected } = scope else { return Vec::new() };
+    let literal = machines.iter().filter(|pattern| pattern.contains(['[', ']'])).map(|pattern| {
+        format!(
+            "--machines {pattern}: [ and ] stand for themselves; only * and ? have a meaning in a pattern"
+        )
+    });
+    let is_unknown = |pool: &&String| pools.is_some_and(|pools| !pools.contains_key(*pool));
+    let unknown = selected.iter().filter(is_unknown).map(|pool| {
+        format!(
+            "--pool {pool}: the configuration has no pool of this name, so the token gets no machine by it"
+        )
+    });
+    literal.chain(unknown).collect()
+}
+
 /// A pattern or the name of a pool. An empty one matches nothing and is a mistake.
 fn filled(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
@@ -405,6 +451,9 @@ fn filled(text: &str) -> Result<String, String> {
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {
+    if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
+        return Err("the time counts from now on, so it must be positive, for example 90d".to_owned());
+    }
     match duration::parse(text) {
         Ok(lifetime) if lifetime.is_zero() => Err("a token that expires at once is of no use".to_owned()),
         Ok(lifetime) => Ok(lifetime),

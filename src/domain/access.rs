@@ -38,6 +38,17 @@ impl Role {
         }
     }
 
+    /// Its word with the article, for sentences.
+    #[must_use]
+    pub const fn with_article(self) -> &'static str {
+        match self {
+            Self::Viewer => "a viewer",
+            Self::Runner => "a runner",
+            Self::Operator => "an operator",
+            Self::Admin => "an admin",
+        }
+    }
+
     /// Reads its word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
@@ -180,6 +191,7 @@ mod tests {
         assert!(Role::ALL.is_sorted());
         for role in Role::ALL {
             assert_eq!(Role::parse(&role.to_string()), Some(role));
+            assert!(role.with_article().ends_with(&format!(" {role}")));
         }
         assert_eq!(Role::parse("root"), None);
     }

@@ -75,7 +75,8 @@ impl Caller {
         if self.role >= Role::Operator {
             return Ok(());
         }
-        let detail = format!("{} is a {} and does not hold {}.", self.name, self.role, machine.name);
+        let role = self.role.with_article();
+        let detail = format!("{} is {role} and does not hold {}.", self.name, machine.name);
         Err(Failure::new(FailureKind::Forbidden, detail).of_machine(&machine.id, &machine.name))
     }
 
@@ -88,8 +89,9 @@ impl Caller {
             return Ok(());
         }
         let detail = format!(
-            "{} is a {} and may cancel its own jobs; this one is {requested_by}'s.",
-            self.name, self.role
+            "{} is {} and may cancel its own jobs; this one is {requested_by}'s.",
+            self.name,
+            self.role.with_article()
         );
         Err(Failure::new(FailureKind::Forbidden, detail))
     }

@@ -260,9 +260,11 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_no_admin_does_not_read_the_audit() {
     let guarded = Guarded::start().await;
-    for role in ["viewer", "runner", "operator"] {
+    for (role, said) in [("viewer", "a viewer"), ("runner", "a runner"), ("operator", "an operator")] {
         let read = guarded.request(role, Method::GET, "/v1/audit");
-        Answer::of(read).await.problem(403, "forbidden");
+        let refused = Answer::of(read).await.problem(403, "forbidden");
+        let expected = format!("{role} is {said} and this needs an admin:");
+        assert!(refused.str("detail").starts_with(&expected), "{}", refused.text);
     }
     let tokens = guarded.request("admin", Method::GET, "/v1/audit?action=token.created,token.revoked");
     let found = facts(Answer::of(tokens).await);

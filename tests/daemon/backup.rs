@@ -132,6 +132,23 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let listed = daemon.get("/v1/jobs?state=queued,running").await.expect(200).json;
     assert_eq!(listed["items"], json!([]));
 
+    // The audit has a row for each end.
+    let ended = async |of: &str, action: &str| {
+        let facts = daemon.get(&format!("/v1/audit?{of}&action={action}")).await.expect(200).json;
+        let [fact] = facts["items"].as_array().unwrap().as_slice() else { panic!("one row: {facts}") };
+        (fact["outcome"].as_str().unwrap().to_owned(), fact["actor"].clone(), fact["detail"].clone())
+    };
+    let restored_from = json!("the state was restored from a backup");
+    for lease in [work.active["id"].as_str().unwrap(), &work.waiting] {
+        let expected = ("revoked".to_owned(), json!("otter"), restored_from.clone());
+        assert_eq!(ended(&format!("lease={lease}"), "lease.ended").await, expected);
+    }
+    let quarantined = ended(&format!("machine={LEASED}"), "machine.quarantined").await;
+    assert_eq!(quarantined, ("done".to_owned(), json!("otter"), restored_from));
+    for (job, outcome) in [(&work.running, "unknown"), (&work.queued, "cancelled")] {
+        assert_eq!(ended(&format!("job={job}"), "job.ended").await.0, outcome);
+    }
+
     // New work begins, with higher fences than every earlier one. The host gets no other call.
     let clear = daemon.request(Method::DELETE, &format!("/v1/machines/{LEASED}/quarantine"));
     Answer::of(clear).await.expect(200);

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, PATIENCE, eventually, otter, said};
+use crate::harness::{Answer, Daemon, PATIENCE, eventually, lines_of, otter, said};
 
 fn token(state: &str, arguments: &[&str]) -> std::process::Command {
     otter(&[&["token"], arguments, &["--state-dir", state]].concat())
@@ -113,6 +113,8 @@ async fn a_token_is_made_with_restrictions_which_the_list_shows() {
         (&["--name", "Anonymous", "--role", "runner"], 2, "uses this name"),
         (&["--name", "x", "--role", "runner", "--machines", ""], 2, "empty"),
         (&["--name", "x", "--role", "runner", "--expires", "0s"], 2, "expires at once"),
+        (&["--name", "x", "--role", "runner", "--expires", "-1d"], 2, "must be positive"),
+        (&["--name", "x", "--role", "runner", "--expires", "--pool"], 2, "duration"),
         (&["--name", "x", "--role", "runner", "--expires", "soon"], 2, "duration"),
         (&["--name", "x", "--role", "runner", "--max-leases", "0"], 2, "1.."),
     ] {
@@ -120,6 +122,117 @@ async fn a_token_is_made_with_restrictions_which_the_list_shows() {
         assert_eq!(exit, Some(code), "{wrong:?}: {text}");
         assert!(text.contains(complaint), "{wrong:?}: {text}");
     }
+}
+
+#[tokio::test]
+async fn every_verb_takes_the_name_as_an_argument_or_as_an_option() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let run = async |arguments: &[&str]| said(token(state, arguments)).await;
+    for (name, how) in [("plain", &["plain"][..]), ("named", &["--name", "named"])] {
+        for (verb, rest) in [("create", &["--role", "runner"][..]), ("rotate", &[]), ("revoke", &[])] {
+            let (code, text) = run(&[&[verb], how, rest].concat()).await;
+            assert_eq!(code, Some(0), "{verb} {how:?}: {text}");
+            assert!(text.contains(name), "{verb} {how:?}: {text}");
+        }
+    }
+    for (verb, rest) in [("create", &["--role", "runner"][..]), ("rotate", &[]), ("revoke", &[])] {
+        for wrong in [&[][..], &["ci", "--name", "ci"]] {
+            let (code, text) = run(&[&[verb], wrong, rest].concat()).await;
+            assert_eq!(code, Some(2), "{verb} {wrong:?}: {text}");
+            assert!(text.contains("--name"), "{verb} {wrong:?}: {text}");
+        }
+    }
+    let (code, text) = run(&["create", "a b", "--role", "runner"]).await;
+    assert!(code == Some(2) && text.contains("1 to 64 letters"), "{text}");
+    let (code, text) = run(&["rotate", "plain", "--expires", "-1d"]).await;
+    assert!(code == Some(2) && text.contains("must be positive"), "{text}");
+}
+
+#[tokio::test]
+async fn a_scope_that_is_probably_a_mistake_is_a_warning() {
+    let state = tempfile::tempdir().unwrap();
+    let config = state.path().join("otter.toml");
+    std::fs::write(&config, "[pools.qubes]\nmachines = [\"qubes-*\"]\n").unwrap();
+    let state = state.path().to_str().unwrap();
+    let with_config = ["--config", config.to_str().unwrap()];
+    let warnings = async |name: &str, scope: &[&str]| {
+        let create = ["create", name, "--role", "runner"];
+        let (code, text) = said(token(state, &[&create, scope].concat())).await;
+        assert_eq!(code, Some(0), "{text}");
+        text.lines().filter(|line| line.contains("warning:")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let sound = [&["--pool", "qubes", "--machines", "ci-*"][..], &with_config].concat();
+    assert_eq!(warnings("sound", &sound).await, [""; 0]);
+    // Without a configuration nobody knows the pools.
+    assert_eq!(warnings("unknown", &["--pool", "qubse"]).await, [""; 0]);
+    let [pool] = &warnings("pool", &[&["--pool", "qubse"][..], &with_config].concat()).await[..] else {
+        panic!("one warning");
+    };
+    assert!(pool.contains("--pool qubse: the configuration has no pool of this name"), "{pool}");
+    let [pattern] = &warnings("pattern", &["--machines", "ci-[12]"]).await[..] else {
+        panic!("one warning");
+    };
+    assert!(pattern.contains("--machines ci-[12]: [ and ] stand for themselves"), "{pattern}");
+}
+
+#[tokio::test]
+async fn each_change_of_a_token_is_audited() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let admin = token(state, &["create", "boss", "--role", "admin"]).output().unwrap();
+    let admin = String::from_utf8(admin.stdout).unwrap().trim().to_owned();
+    for arguments in [&["create", "ci", "--role", "runner"][..], &["rotate", "ci"], &["revoke", "ci"]] {
+        assert_eq!(said(token(state, arguments)).await.0, Some(0), "{arguments:?}");
+    }
+    let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
+    let audit = daemon.request(Method::GET, "/v1/audit?action=token.created,token.rotated,token.revoked");
+    let audit = Answer::of(audit.bearer_auth(admin)).await.expect(200).json;
+    let facts = audit["items"].as_array().unwrap().iter().map(|fact| {
+        assert_eq!((&fact["actor"], &fact["outcome"]), (&json!("otter token"), &json!("done")), "{fact}");
+        (fact["action"].as_str().unwrap(), fact["detail"].as_str().unwrap())
+    });
+    let expected = [
+        ("token.revoked", "ci"),
+        ("token.rotated", "ci"),
+        ("token.created", "ci, runner"),
+        ("token.created", "boss, admin"),
+    ];
+    assert!(facts.eq(expected), "{audit}");
+    assert!(daemon.terminate().await.success());
+}
+
+/// Earlier versions took names that otter now uses for itself.
+#[tokio::test]
+async fn a_token_with_a_reserved_name_is_a_warning_until_it_is_revoked() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().to_str().unwrap();
+    let reserved = ["otter", "anonymous"];
+    for name in ["ci", "one", "other"] {
+        assert_eq!(said(token(state, &["create", name, "--role", "runner"])).await.0, Some(0));
+    }
+    let url = format!("sqlite://{}", directory.path().join("otter.db").display());
+    let database = sqlx::SqlitePool::connect(&url).await.unwrap();
+    for (name, earlier) in ["one", "other"].iter().zip(reserved) {
+        let rename = sqlx::query("UPDATE tokens SET name = $2 WHERE name = $1").bind(name).bind(earlier);
+        rename.execute(&database).await.unwrap();
+    }
+    database.close().await;
+    let warned = async || {
+        let log = directory.path().join("log");
+        let arguments = ["--simulate", "--state-dir", state, "--log-format", "json"];
+        let daemon = Daemon::logging(&log, &arguments, &[]).await;
+        assert!(daemon.terminate().await.success());
+        let message = "otter uses the name of this token for itself: make one of another name and revoke it";
+        let lines = lines_of(&log, message).into_iter();
+        lines.map(|line| (line["level"].clone(), line["token"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(warned().await, reserved.map(|name| (json!("WARN"), json!(name))));
+    for name in reserved {
+        let (code, text) = said(token(state, &["revoke", name])).await;
+        assert_eq!(code, Some(0), "{text}");
+    }
+    assert_eq!(warned().await, []);
 }
 
 #[tokio::test]
@@ -219,7 +332,8 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     let text =
         format!("[http]\ntls_certificate = {:?}\ntls_key = {:?}\n", path("otter.pem"), path("otter.key"));
     std::fs::write(&config, text).unwrap();
-    let daemon = Daemon::start(&["--simulate", "--config", config.to_str().unwrap()], &[]).await;
+    let arguments = ["--simulate", "--config", config.to_str().unwrap(), "--log-format", "json"];
+    let daemon = Daemon::logging(&path("log"), &arguments, &[]).await;
     let port = daemon.address().rsplit(':').next().unwrap().to_owned();
     let health = async |trusted: &reqwest::Certificate| {
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([trusted.clone()]).build().unwrap();
@@ -231,6 +345,28 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     assert!(health(&renewed).await.is_none());
     daemon.signal(rustix::process::Signal::HUP);
     crate::harness::eventually("the new certificate", async || health(&renewed).await.is_some()).await;
+    // A certificate that cannot be read leaves the old one in use. The audit has both.
+    std::fs::write(path("otter.pem"), "no certificate").unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([renewed.clone()]).build().unwrap();
+    let mut facts = Value::Null;
+    crate::harness::eventually("both reloads to be audited", async || {
+        let url = format!("https://localhost:{port}/v1/audit?action=certificate.reloaded");
+        facts = client.get(url).send().await.unwrap().json::<Value>().await.unwrap()["items"].take();
+        facts.as_array().unwrap().len() == 2
+    })
+    .await;
+    let outcomes = [0, 1].map(|place| (facts[place]["outcome"].as_str(), facts[place]["actor"].as_str()));
+    assert_eq!(outcomes, [(Some("failed"), Some("otter")), (Some("done"), Some("otter"))], "{facts}");
+    assert_eq!(health(&renewed).await.unwrap()["status"], "ok");
+    let logged: Vec<Value> = std::fs::read_to_string(path("log"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect(line))
+        .filter(|line| line["action"] == "certificate.reloaded")
+        .collect();
+    let outcomes: Vec<&Value> = logged.iter().map(|line| &line["outcome"]).collect();
+    assert_eq!(outcomes, ["done", "failed"], "{logged:?}");
     // The answer to a request without TLS says which address to use.
     let plain = reqwest::get(format!("http://localhost:{port}/healthz")).await.unwrap();
     assert_eq!(plain.status(), 400);

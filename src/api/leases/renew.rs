@@ -72,8 +72,8 @@ pub fn may_act_on(api: &Api, caller: &Caller, headers: &HeaderMap, id: LeaseId) 
         }
         None if caller.role >= Role::Operator => Ok(false),
         None => {
-            let detail =
-                format!("{} is a {}; show that the lease is yours: Otter-Lease.", caller.name, caller.role);
+            let role = caller.role.with_article();
+            let detail = format!("{} is {role}; show that the lease is yours: Otter-Lease.", caller.name);
             Err(Failure::new(FailureKind::Forbidden, detail).of_lease(id))
         }
     }
