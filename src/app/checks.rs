@@ -114,6 +114,19 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
     }
 }
 
+/// The same as [`check`], and reads the whole database for damage. `serve` reads it when it opens it.
+///
+/// # Errors
+/// Those of [`check`]; a damaged database.
+pub async fn check_with_database(settings: &Settings) -> anyhow::Result<Checked> {
+    let checked = check(settings).await?;
+    let has_database = checked.state.is_some_and(|state| state.existing == Existing::Database);
+    if let Some(directory) = settings.state_dir.as_deref().filter(|_| has_database) {
+        Store::read_through(directory).await?;
+    }
+    Ok(checked)
+}
+
 /// Refuses an address that does not belong to this machine. The check ignores whether the port is
 /// taken, because a running otter usually holds it while its new configuration is checked.
 fn is_own(address: SocketAddr) -> anyhow::Result<()> {

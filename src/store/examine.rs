@@ -74,15 +74,8 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     }
     require_writable(&file)?;
     require_content(&file)?;
-    // Without a log the file is the whole database, and reading it must neither make files nor change them.
-    let is_whole = std::fs::metadata(path.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
-    let options = SqliteConnectOptions::new()
-        .filename(&file)
-        .read_only(true)
-        .immutable(is_whole)
-        .busy_timeout(BUSY_TIMEOUT);
+    let mut connection = connect(path, &file).await?;
     let refused = |source| refusal(path, &file, source);
-    let mut connection = SqliteConnection::connect_with(&options).await.map_err(refused)?;
     migrate::require_known(&mut connection, path, &file).await?;
     let mut has_rows = async |table, rows| has_rows(&mut connection, table, rows).await.map_err(refused);
     let has_leases = has_rows("leases", "SELECT EXISTS (SELECT 1 FROM leases)").await?;
@@ -91,6 +84,31 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     // Nothing was written.
     drop(connection.close().await);
     Ok(FoundState { existing: Existing::Database, has_leases, has_tokens_in_force })
+}
+
+/// Reads the whole database of a directory that has one.
+///
+/// # Errors
+/// `Damaged` or `NotADatabase` if it is damaged.
+pub async fn read_through(path: &Path) -> Result<(), StoreError> {
+    let file = path.join(DATABASE);
+    let mut connection = connect(path, &file).await?;
+    let checked = open::quick_check(&mut connection, path, &file).await;
+    // Nothing was written.
+    drop(connection.close().await);
+    checked
+}
+
+/// Opens a database to look at it. This makes no file beside it.
+async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
+    // Without a log the file is the whole database, and reading it must neither make files nor change them.
+    let is_whole = std::fs::metadata(directory.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .read_only(true)
+        .immutable(is_whole)
+        .busy_timeout(BUSY_TIMEOUT);
+    SqliteConnection::connect_with(&options).await.map_err(|source| refusal(directory, file, source))
 }
 
 /// Refuses what a start cannot open for writing; nothing there is fine.

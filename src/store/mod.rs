@@ -154,6 +154,14 @@ impl Store {
         examine::examine(state_dir).await
     }
 
+    /// Reads the whole database of this directory without changing it, as [`Store::open`] does before it uses it.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotADatabase` if it is damaged.
+    pub async fn read_through(state_dir: &Path) -> Result<(), StoreError> {
+        examine::read_through(state_dir).await
+    }
+
     /// A database that is gone with the store, for `--simulate` and tests.
     pub async fn in_memory() -> Result<Self, StoreError> {
         let connection = Arc::new(Mutex::new(open::in_memory().await?));

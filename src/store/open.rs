@@ -148,10 +148,20 @@ async fn connect(
 async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
     require_content(file)?;
     let mut connection = read_only(directory, file).await?;
-    let found: Result<String, sqlx::Error> =
-        sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
+    let checked = quick_check(&mut connection, directory, file).await;
     // Nothing of it matters any more.
     drop(connection.close().await);
+    checked
+}
+
+/// Reads a whole database, and refuses a damaged one.
+pub async fn quick_check(
+    connection: &mut SqliteConnection,
+    directory: &Path,
+    file: &Path,
+) -> Result<(), StoreError> {
+    let found: Result<String, sqlx::Error> =
+        sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(connection).await;
     match found {
         Ok(found) if found == "ok" => Ok(()),
         Ok(found) => Err(damaged(file, found.trim())),

@@ -138,6 +138,16 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
         std::fs::remove_file(file).unwrap();
     }
     std::fs::rename(place.path("kept"), &database).unwrap();
+
+    // Damage in pages that no other check reads.
+    let whole = std::fs::read(&database).unwrap();
+    let mut damaged = whole.clone();
+    let last = damaged.len() - 4_096;
+    damaged[last..].fill(0xa5);
+    std::fs::write(&database, damaged).unwrap();
+    let text = place.refused("", &arguments).await;
+    assert!(text.contains("otter.db is damaged"), "{text}");
+    std::fs::write(&database, whole).unwrap();
     let (code, text) = said(place.command("check-config", "", &arguments)).await;
     assert_eq!(code, Some(0), "{text}");
 
