@@ -46,9 +46,9 @@ pub struct RunCommand {
     /// is killed or cut off, the machine comes back after this time.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
     pub ttl: Duration,
-    /// How long to wait where no machine is free. Without it, one must be free now.
+    /// How long to wait if no machine is free, or if a limit of the token is reached. Without it, one must be free now.
     #[arg(long, value_name = "TIME", value_parser = time)]
-    queue_for: Option<Duration>,
+    pub queue_for: Option<Duration>,
     /// What becomes of the power in the end; else as the pool says, or off.
     #[arg(long, value_name = "off|keep", value_parser = ["off", "keep"])]
     release_power: Option<String>,

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::header::{AUTHORIZATION, DATE};
+use http::header::{AUTHORIZATION, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use reqwest::{RequestBuilder, Response};
@@ -46,6 +46,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// otter's own time.
     pub date: Option<Timestamp>,
+    /// How long to wait until the next try.
+    pub retry_after: Option<Duration>,
     body: BytesMut,
 }
 
@@ -56,6 +58,8 @@ pub struct Unanswered {
     pub why: String,
     /// Whether one may come later; never from whom is not trusted.
     pub may_pass: bool,
+    /// How long to wait until the next try.
+    pub retry_after: Option<Duration>,
 }
 
 /// What an answer says that is none of success.
@@ -179,6 +183,7 @@ impl Client {
         let mut response = request.timeout(within).send().await.map_err(|error| unanswered(&error))?;
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
+        let retry_after = retry_after(response.headers());
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(&error))? {
             if body.len() + chunk.len() > LIMIT {
@@ -186,7 +191,7 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status: response.status(), date, body })
+        Ok(Answer { status: response.status(), date, retry_after, body })
     }
 
     /// Opens a stream of lines of JSON.
@@ -198,7 +203,9 @@ impl Client {
         let opened = opened.map_err(|_| Unanswered::for_now("no answer came in time"))?;
         let response = opened.map_err(|error| unanswered(&error))?;
         if !response.status().is_success() {
-            return Err(Unanswered::for_now(format!("otter answers {}", response.status())));
+            let retry_after = retry_after(response.headers());
+            let why = format!("otter answers {}", response.status());
+            return Err(Unanswered { retry_after, ..Unanswered::for_now(why) });
         }
         Ok(Lines { response, unread: BytesMut::new() })
     }
@@ -256,7 +263,8 @@ impl Answer {
             (_, "no-free-machine") if errors.iter().any(|error| error.code == MATCHES_NONE) => {
                 Exit::NoSuchMachine
             }
-            (_, "no-free-machine" | "queue-full") => Exit::NoMachine,
+            (_, "no-free-machine") | (429, _) => Exit::Temporary,
+            (503, _) if self.retry_after.is_some() => Exit::Temporary,
             (401 | 403, _) => Exit::NotAllowed,
             (423, _) => Exit::LeaseLost,
             (400..=499, code) if !code.is_empty() => Exit::Usage,
@@ -277,7 +285,7 @@ impl Answer {
 
 impl Unanswered {
     fn for_now(why: impl Into<String>) -> Self {
-        Self { why: why.into(), may_pass: true }
+        Self { why: why.into(), may_pass: true, retry_after: None }
     }
 }
 
@@ -300,13 +308,19 @@ fn unanswered(error: &reqwest::Error) -> Unanswered {
                 }
                 None => format!("the certificate of otter is not trusted: {certificate}"),
             };
-            Unanswered { why, may_pass: false }
+            Unanswered { why, may_pass: false, retry_after: None }
         }
         None if error.is_timeout() => Unanswered::for_now("no answer came in time"),
         None => {
             Unanswered::for_now(causes(error).last().map_or_else(|| error.to_string(), ToString::to_string))
         }
     }
+}
+
+/// The seconds of `Retry-After`. Its other form, a date, is not otter's.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 /// What an error comes from, the nearest first. The error of an I/O error is looked into too.

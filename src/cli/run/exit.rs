@@ -10,7 +10,7 @@ pub enum Exit {
     Internal,
     NotReady,
     LeaseLost,
-    NoMachine,
+    Temporary,
     NoSuchMachine,
     NotAllowed,
     CannotRun,
@@ -24,7 +24,7 @@ impl Exit {
         Self::Internal,
         Self::NotReady,
         Self::LeaseLost,
-        Self::NoMachine,
+        Self::Temporary,
         Self::NoSuchMachine,
         Self::NotAllowed,
         Self::CannotRun,
@@ -39,7 +39,7 @@ impl Exit {
             Self::Internal => 70,
             Self::NotReady => 73,
             Self::LeaseLost => 74,
-            Self::NoMachine => 75,
+            Self::Temporary => 75,
             Self::NoSuchMachine => 76,
             Self::NotAllowed => 77,
             Self::CannotRun => 126,
@@ -58,7 +58,7 @@ impl Exit {
             Self::LeaseLost => {
                 "the lease was lost: revoked, run out, its machine gone; the command was ended"
             }
-            Self::NoMachine => "no machine is free, or none became free in time: later one may be",
+            Self::Temporary => "no machine is free, or none became free in time: later one may be",
             Self::NoSuchMachine => {
                 "no machine matches what was asked, or only protected ones do: waiting does not help"
             }

@@ -52,16 +52,17 @@ pub async fn keep(desk: &Desk, lease: &Lease, term: Term, ttl: Duration, mut pro
 
 async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progress: &mut Progress) -> String {
     let path = format!("/leases/{}/renew", lease.id);
-    let mut failed = None;
+    let mut failed: Option<Failed> = None;
     loop {
         let left = term.end.saturating_sub(desk.clock.elapsed());
         if left.is_zero() {
-            let why = failed.map(|why| format!(" and could not be held longer: {why}")).unwrap_or_default();
+            let why = failed.map(|failed| format!(" and could not be held longer: {}", failed.why));
+            let why = why.unwrap_or_default();
             return format!("the time of the lease is over{why}");
         }
         let pause = match &failed {
             _ if term.last => left,
-            Some(_) => (left / 10).clamp(AGAIN.0, AGAIN.1),
+            Some(failed) => failed.pause(left),
             None => (left / 2).max(SHORTEST),
         };
         desk.clock.sleep(pause.min(left)).await;
@@ -71,7 +72,7 @@ async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progre
         let asked = desk.clock.elapsed();
         let request = desk.client.with_lease(Method::POST, &path, &lease.shown).json(&json!({}));
         let left = term.end.saturating_sub(asked);
-        let why = match Client::answer(request, left.min(ANSWER)).await {
+        let (why, retry_after) = match Client::answer(request, left.min(ANSWER)).await {
             Ok(answer) if answer.status == 200 => {
                 match answer.read::<LeaseView>() {
                     Ok(view) => {
@@ -84,19 +85,34 @@ async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progre
                         }
                         continue;
                     }
-                    Err(failure) => failure.message,
+                    Err(failure) => (failure.message, None),
                 }
             }
             Ok(answer) if matches!(answer.status.as_u16(), 404 | 423) => return answer.failure().message,
-            Ok(answer) => answer.failure().message,
-            Err(Unanswered { why, .. }) => why,
+            Ok(answer) => (answer.failure().message, answer.retry_after),
+            Err(Unanswered { why, retry_after, .. }) => (why, retry_after),
         };
         if failed.is_none() {
             progress.warn(&format!(
                 "the lease cannot be renewed, and is tried again until its time is over: {why}"
             ));
         }
-        failed = Some(why);
+        failed = Some(Failed { why, retry_after });
+    }
+}
+
+/// A renewal that failed.
+struct Failed {
+    why: String,
+    /// How long otter said to wait.
+    retry_after: Option<Duration>,
+}
+
+impl Failed {
+    /// How long to wait until the next try. Of the time that is left, at least half stays.
+    fn pause(&self, left: Duration) -> Duration {
+        let pause = self.retry_after.unwrap_or_else(|| (left / 10).clamp(AGAIN.0, AGAIN.1));
+        pause.min(left / 2).max(SHORTEST)
     }
 }
 
@@ -106,28 +122,48 @@ async fn hear(desk: &Desk, lease: &Lease) -> String {
     let path = format!("/events?types=lease.changed&lease={}", lease.id);
     loop {
         let request = desk.client.request(Method::GET, &path).header("accept", "application/x-ndjson");
-        if let Ok(mut lines) = Client::stream(request).await {
-            // What happened before the stream began is not in it.
-            let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
-            if let Ok(answer) = Client::answer(look, ANSWER).await {
-                match answer.status.as_u16() {
-                    200 => match answer.read::<LeaseView>() {
-                        Ok(view) if !view.is_active() => return view.why_ended(),
+        let mut pause = REOPEN;
+        match Client::stream(request).await {
+            Err(Unanswered { retry_after, .. }) => pause = retry_after.unwrap_or(REOPEN).max(SHORTEST),
+            Ok(mut lines) => {
+                // What happened before the stream began is not in it.
+                let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
+                if let Ok(answer) = Client::answer(look, ANSWER).await {
+                    match answer.status.as_u16() {
+                        200 => match answer.read::<LeaseView>() {
+                            Ok(view) if !view.is_active() => return view.why_ended(),
+                            _ => {}
+                        },
+                        404 => return answer.failure().message,
                         _ => {}
-                    },
-                    404 => return answer.failure().message,
-                    _ => {}
+                    }
                 }
-            }
-            while let Some(mut event) = lines.next().await {
-                let view = serde_json::from_value::<LeaseView>(event["object"].take());
-                if let Ok(view) = view
-                    && !view.is_active()
-                {
-                    return view.why_ended();
+                while let Some(mut event) = lines.next().await {
+                    let view = serde_json::from_value::<LeaseView>(event["object"].take());
+                    if let Ok(view) = view
+                        && !view.is_active()
+                    {
+                        return view.why_ended();
+                    }
                 }
             }
         }
-        desk.clock.sleep(REOPEN).await;
+        desk.clock.sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_kept_as_far_as_it_leaves_time_for_another_try() {
+        let seconds = Duration::from_secs;
+        let pause = |retry_after, left| Failed { why: String::new(), retry_after }.pause(left);
+        assert_eq!(pause(Some(seconds(60)), seconds(300)), seconds(60));
+        assert_eq!(pause(Some(seconds(5)), seconds(5)), Duration::from_millis(2_500));
+        assert_eq!(pause(Some(Duration::ZERO), seconds(5)), SHORTEST);
+        assert_eq!(pause(None, seconds(50)), seconds(5));
+        assert_eq!(pause(None, Duration::from_millis(1_500)), Duration::from_millis(750));
     }
 }

@@ -100,8 +100,10 @@ pub struct Lease {
 pub struct Desk {
     pub client: Client,
     pub clock: Clock,
-    /// How long otter is tried where it does not answer.
+    /// How long otter is tried if it does not answer.
     pub retry_for: Duration,
+    /// How long otter is tried if it says `Retry-After`, and that is longer.
+    pub queue_for: Duration,
 }
 
 impl Desk {
@@ -109,7 +111,12 @@ impl Desk {
     ///
     /// # Errors
     /// What otter says against it, or that it does not answer.
-    pub async fn ask(&self, command: &RunCommand, held: &OnceCell<Lease>) -> Result<LeaseView, Failure> {
+    pub async fn ask(
+        &self,
+        command: &RunCommand,
+        held: &OnceCell<Lease>,
+        progress: &mut Progress,
+    ) -> Result<LeaseView, Failure> {
         let key = format!("otter-run/{}", self.clock.uuid());
         let body = command.request();
         let request = || {
@@ -120,7 +127,11 @@ impl Desk {
                 None => request,
             }
         };
-        let view: LeaseView = self.answered(request).await?.read()?;
+        let answer = self.heard(request, Duration::ZERO, |answer| passes(answer, progress)).await?;
+        if !answer.status.is_success() {
+            return Err(answer.failure());
+        }
+        let view: LeaseView = answer.read()?;
         let Some(secret) = &view.secret else {
             return Err(Failure::new(Exit::Unavailable, "otter gave a lease without its secret"));
         };
@@ -198,15 +209,15 @@ impl Desk {
     /// # Errors
     /// What otter says against it, or that it does not answer.
     pub async fn give_back(&self, lease: &Lease, progress: &mut Progress) -> Result<GivenBack, Failure> {
-        let ask = async |path: &str, blocks: Duration| {
+        let ask = async |path: &str, blocks: Duration, progress: &mut Progress| {
             let request = || self.client.with_lease(Method::DELETE, path, &lease.shown);
-            let passes = |answer: &Answer| answer.code() != "wait-timeout" && answer.may_pass();
+            let passes = |answer: &Answer| answer.code() != "wait-timeout" && passes(answer, progress);
             self.heard(request, blocks, passes).await
         };
         let path = format!("/leases/{}", lease.id);
         // The first request does not wait: otter stores the end of the lease even if later requests
         // fail.
-        let mut answer = ask(&path, Duration::ZERO).await?;
+        let mut answer = ask(&path, Duration::ZERO, progress).await?;
         let end = self.clock.elapsed() + LONGEST_RELEASE;
         loop {
             match answer.status.as_u16() {
@@ -225,7 +236,7 @@ impl Desk {
                 return Ok(GivenBack::UnderWay);
             }
             let waiting = format!("{path}?wait={}s", SLICE_FOR_LOGS.as_secs());
-            answer = ask(&waiting, SLICE_FOR_LOGS).await?;
+            answer = ask(&waiting, SLICE_FOR_LOGS, progress).await?;
             if answer.status == 504 {
                 progress.show("the machine is being given back", None);
             }
@@ -266,31 +277,46 @@ impl Desk {
         if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
     }
 
-    /// The answer, tried again while none comes or one that passes, for as long as otter is tried.
+    /// The answer. It is tried again while none comes or one that passes, for as long as otter is
+    /// tried, at the times that otter says.
     async fn heard(
         &self,
         request: impl Fn() -> RequestBuilder,
         blocks: Duration,
-        passes: impl Fn(&Answer) -> bool,
+        mut passes: impl FnMut(&Answer) -> bool,
     ) -> Result<Answer, Failure> {
-        let end = self.clock.elapsed() + self.retry_for;
-        let mut pause = FIRST_PAUSE;
+        let begin = self.clock.elapsed();
+        let (mut end, mut backoff) = (begin + self.retry_for, FIRST_PAUSE);
         loop {
             let left = end.saturating_sub(self.clock.elapsed()).clamp(SHORTEST_TRY, ANSWER);
             let answer = Client::answer(request(), blocks + left).await;
+            let told = answer.as_ref().ok().and_then(|answer| answer.retry_after);
+            if told.is_some() {
+                end = end.max(begin + self.queue_for);
+            }
+            let pause = told.map_or(backoff, |told| told.max(FIRST_PAUSE));
             let over = self.clock.elapsed() + pause >= end;
             match answer {
                 Ok(answer) if over || !passes(&answer) => return Ok(answer),
-                Err(Unanswered { why, may_pass }) if over || !may_pass => {
+                Err(Unanswered { why, may_pass, .. }) if over || !may_pass => {
                     let why = format!("no answer of {}: {why}", self.client.url());
                     return Err(Failure::new(Exit::Unavailable, why));
                 }
                 _ => {}
             }
             self.clock.sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff = (backoff * 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+/// Whether the same call may succeed later. Shows why it has to wait if otter says so.
+fn passes(answer: &Answer, progress: &mut Progress) -> bool {
+    let passes = answer.may_pass();
+    if passes && answer.retry_after.is_some() {
+        progress.show(&format!("otter says to try again later, {}", answer.failure().message), None);
+    }
+    passes
 }
 
 impl LeaseView {
@@ -323,7 +349,7 @@ impl LeaseView {
     fn exit(&self) -> Exit {
         match self.end.as_ref().map(|end| end.reason.as_str()) {
             Some("prepare-failed" | "machine-gone") => Exit::NotReady,
-            Some("queue-timeout" | "abandoned") => Exit::NoMachine,
+            Some("queue-timeout" | "abandoned") => Exit::Temporary,
             _ => Exit::LeaseLost,
         }
     }

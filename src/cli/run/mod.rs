@@ -108,7 +108,8 @@ async fn desk(command: &RunCommand, progress: &mut Progress) -> Result<Desk, Fai
         progress.warn(&format!("{url} has no TLS: the token and the lease can be read on the way"));
     }
     let client = Client::new(command, &url, token).await?;
-    Ok(Desk { client, clock: Clock::system(), retry_for: command.retry_for })
+    let queue_for = command.queue_for.unwrap_or_default();
+    Ok(Desk { client, clock: Clock::system(), retry_for: command.retry_for, queue_for })
 }
 
 fn address(command: &RunCommand) -> Result<String, Failure> {
@@ -126,7 +127,8 @@ async fn work(
     progress: &mut Progress,
 ) -> Result<u8, Failure> {
     let asked = {
-        let asking = desk.ask(command, held);
+        let mut waiting = Progress::new(progress.is_quiet());
+        let asking = desk.ask(command, held, &mut waiting);
         tokio::pin!(asking);
         tokio::select! {
             asked = &mut asking => asked?,

@@ -1,14 +1,12 @@
 //! What is lost while a run goes on: the lease, an answer, the daemon.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
+use super::proxy::{Fault, Proxy};
 use super::{Bench, RUNS, UNTIL_GO};
 use crate::harness::{Answer, eventually};
 
@@ -91,10 +89,10 @@ async fn an_answer_that_is_lost_leaks_nothing() {
     let bench = Bench::start().await;
     for method in ["POST /v1/leases ", "DELETE /v1/leases/"] {
         let before = all(&bench).await;
-        let proxy = Proxy::start(bench.daemon.address(), method).await;
+        let proxy = Proxy::start(bench.daemon.address(), method, Fault::Cut).await;
         let ended = bench.run_at(&proxy.url, "", &["echo", "mine"], &[]).ended().await;
         ended.exits(0, "the machine is given back");
-        assert!(proxy.cut.load(Ordering::SeqCst), "the answer was lost");
+        assert_eq!(proxy.faults.load(Ordering::SeqCst), 1, "the answer was lost");
         assert_eq!(all(&bench).await, before + 1, "one lease");
         bench.is_as_before().await;
     }
@@ -102,48 +100,4 @@ async fn an_answer_that_is_lost_leaks_nothing() {
 
 async fn all(bench: &Bench) -> usize {
     bench.daemon.get("/v1/leases").await.expect(200).json["items"].as_array().unwrap().len()
-}
-
-/// Passes everything on but the first answer to one kind of request, in place of which it hangs up.
-struct Proxy {
-    url: String,
-    cut: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    async fn start(daemon: &str, request: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let cut = Arc::new(AtomicBool::new(false));
-        let (daemon, told) = (daemon.to_owned(), Arc::clone(&cut));
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let daemon = TcpStream::connect(&daemon).await.unwrap();
-                tokio::spawn(relay(client, daemon, request, Arc::clone(&told)));
-            }
-        });
-        Self { url, cut }
-    }
-}
-
-async fn relay(mut client: TcpStream, mut daemon: TcpStream, request: &str, cut: Arc<AtomicBool>) {
-    let (mut asked, mut answered) = ([0; 16_384], [0; 16_384]);
-    let mut is_next = false;
-    loop {
-        tokio::select! {
-            read = client.read(&mut asked) => {
-                let Ok(length @ 1..) = read else { return };
-                is_next |= asked[..length].starts_with(request.as_bytes());
-                daemon.write_all(&asked[..length]).await.unwrap();
-            }
-            read = daemon.read(&mut answered) => {
-                let Ok(length @ 1..) = read else { return };
-                if is_next && !cut.swap(true, Ordering::SeqCst) {
-                    return;
-                }
-                is_next = false;
-                client.write_all(&answered[..length]).await.unwrap();
-            }
-        }
-    }
 }

@@ -2,7 +2,9 @@
 //! and no lease is left.
 
 mod ends;
+mod limits;
 mod losses;
+mod proxy;
 mod refused;
 mod ways;
 

@@ -1,0 +1,77 @@
+//! A proxy between `otter run` and the daemon that spoils the answers to one kind of request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What becomes of a request of the kind.
+#[derive(Clone)]
+pub enum Fault {
+    /// The daemon gets the first one; in place of its answer the proxy hangs up.
+    Cut,
+    /// The first so many never reach the daemon; the proxy answers this.
+    Refuse { times: usize, answer: String },
+}
+
+pub struct Proxy {
+    pub url: String,
+    /// How many answers were spoiled.
+    pub faults: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// The kind of request is the beginning of its first line.
+    pub async fn start(daemon: &str, request: &'static str, fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let faults = Arc::default();
+        let (daemon, told) = (daemon.to_owned(), Arc::clone(&faults));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let daemon = TcpStream::connect(&daemon).await.unwrap();
+                tokio::spawn(relay(client, daemon, request, fault.clone(), Arc::clone(&told)));
+            }
+        });
+        Self { url, faults }
+    }
+}
+
+async fn relay(
+    mut client: TcpStream,
+    mut daemon: TcpStream,
+    request: &str,
+    fault: Fault,
+    faults: Arc<AtomicUsize>,
+) {
+    let (mut asked, mut answered) = ([0; 16_384], [0; 16_384]);
+    let mut is_cut_next = false;
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let Ok(length @ 1..) = read else { return };
+                if asked[..length].starts_with(request.as_bytes()) {
+                    match &fault {
+                        Fault::Cut => is_cut_next = true,
+                        Fault::Refuse { times, answer } if faults.load(Ordering::SeqCst) < *times => {
+                            faults.fetch_add(1, Ordering::SeqCst);
+                            client.write_all(answer.as_bytes()).await.unwrap();
+                            continue;
+                        }
+                        Fault::Refuse { .. } => {}
+                    }
+                }
+                daemon.write_all(&asked[..length]).await.unwrap();
+            }
+            read = daemon.read(&mut answered) => {
+                let Ok(length @ 1..) = read else { return };
+                if is_cut_next && faults.swap(1, Ordering::SeqCst) == 0 {
+                    return;
+                }
+                is_cut_next = false;
+                client.write_all(&answered[..length]).await.unwrap();
+            }
+        }
+    }
+}
