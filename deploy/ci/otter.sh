@@ -3,15 +3,15 @@
 #
 #   otter.sh run COMMAND…   takes a machine, runs the command on it, gives the machine back, exits with the command's status
 #   otter.sh take           takes a machine, and prints what `run` exports, a line NAME=value each
-#   otter.sh give-back      gives back what was taken with this OTTER_KEY, also if its `take` was cut off; fails, and takes
-#                           nothing, if nothing was taken with it
+#   otter.sh give-back      gives back what this token took with this OTTER_KEY, also if its `take` was cut off; fails, and
+#                           takes nothing, if it took nothing with it
 #
 # The environment says the rest:
 #   OTTER_URL, OTTER_TOKEN  where otter is, and the token of a runner, if there are tokens
 #   OTTER_SELECT            which machine, as in POST /v1/leases: {"pool": "qubes"}
 #   OTTER_PREPARE           what it is to be first: {"snapshot": "kickstart", "power": "on"}; else as the pool says
 #   OTTER_TTL               how many seconds it is held, 600 unless said; `run` renews it, after `take` nobody does
-#   OTTER_QUEUE_FOR         how many seconds to wait for one, 1800 unless said
+#   OTTER_QUEUE_FOR         how many seconds to wait for one, or for a limit of the token, 1800 unless said
 #   OTTER_KEY               names the taking: the same one takes the same machine. For `run` a random one will do
 #   OTTER_REFERENCE         kept with the lease: the job's address
 #
@@ -20,7 +20,10 @@ set -eu
 
 url=${OTTER_URL:?say where otter is} select=${OTTER_SELECT:?say which machine, such as '{"pool": "qubes"}'}
 ttl=${OTTER_TTL:-600} queue_for=${OTTER_QUEUE_FOR:-1800}
-lease='' shown='' answer='' starting='' command='' renewer='' asked='' holder=''
+lease='' shown='' answer='' starting='' command='' renewer='' asked='' holder='' me=''
+# How many seconds otter is tried while it says Retry-After.
+patience=60
+case $queue_for in *[!0-9]*) ;; *) [ "$queue_for" -le "$patience" ] || patience=$queue_for ;; esac
 
 main() {
   verb=${1:-}
@@ -74,9 +77,10 @@ take() {
   asked=''
 }
 
-# 504 says to wait again, which curl does.
 wait_for_it() {
-  insist GET "/leases/$lease/wait?wait=30s" --retry 1000 --retry-delay 1 --retry-connrefused || complain
+  until insist GET "/leases/$lease/wait?wait=30s"; do
+    [ "$(field .code)" = wait-timeout ] || complain
+  done
 }
 
 describe() {
@@ -90,25 +94,45 @@ describe() {
 renew_on() {
   trap 'kill "$nap" 2>/dev/null; exit' TERM
   trap - EXIT
+  pause=$(((ttl + 2) / 3))
   while :; do
-    sleep "$(((ttl + 2) / 3))" >/dev/null 2>&1 &
+    sleep "$pause" >/dev/null 2>&1 &
     nap=$!
     wait "$nap"
+    pause=$(((ttl + 2) / 3))
     if ! answer=$(call POST "/leases/$lease/renew" -H 'Content-Type: application/json' -d '{}'); then
       case $(field .code) in lease-ended | not-found) kill -USR1 $$ && exit ;; esac
+      # Refused for now: again when otter says, but with time left for another.
+      told=$(retry_after)
+      if [ -n "$told" ]; then
+        pause=$(((ttl + 5) / 6))
+        [ "$told" -ge "$pause" ] || pause=$told
+      fi
     fi
   done
 }
 
-# The lease is found by its holder, which names the key; the repetition of `take` then only tells its secret.
+# The lease is found by its holder, which names the key, and by the token that made it: every client can choose the same
+# holder. The repetition of `take` then only tells its secret.
 find_and_give_back() {
-  insist GET "/leases?limit=1&holder=$(printf %s "$holder" | jq -Rrs @uri)" || complain
-  found=$(field '.items[0].id // ""')
-  [ -n "$found" ] || fail 64 "nothing was taken with the key $key, so there is nothing to give back"
-  case $(field '.items[0].state') in queued | preparing | active | releasing) ;; *) return 0 ;; esac
+  insist GET /about || complain
+  me=$(field '.caller.name // ""')
+  [ -n "$me" ] || fail 69 'otter does not say whose token this is: it is older than this script'
+  named="limit=1000&holder=$(printf %s "$holder" | jq -Rrs @uri)"
+  insist GET "/leases?state=queued,preparing,active,releasing&$named" || complain
+  ours=$(field '[.items[] | select(.requested_by == $me) | .id] | join(" ")')
+  if [ -z "$ours" ]; then
+    insist GET "/leases?$named" || complain
+    [ -z "$(field '[.items[] | select(.requested_by == $me)][0].id // ""')" ] || return 0
+    other=$(field '.items[0] | if . then "the lease \(.id) was taken by \(.requested_by), and this token is \($me)" else "" end')
+    fail 64 "nothing was taken with the key $key, so there is nothing to give back${other:+: $other}"
+  fi
   take
   give_back
-  [ "$lease" = "$found" ] || fail 74 "otter has forgotten the key $key: the lease $found comes back when its time is over"
+  case " $ours " in
+    *" $lease "*) ;;
+    *) fail 74 "otter has forgotten the key $key: the lease $ours comes back when its time is over" ;;
+  esac
 }
 
 give_back() {
@@ -132,24 +156,34 @@ finish() {
     kill -KILL "-$command" 2>/dev/null || :
   fi
   # Cut off between the question and its answer: asked again, it is known what to give back.
-  if [ -n "$asked" ]; then (take && give_back) || :; fi
+  if [ -n "$asked" ]; then (patience=10 && take && patience=60 && give_back) || :; fi
   if [ -n "$lease" ]; then (give_back) || :; fi
   exit "$status"
 }
 
-# Calls, up to eight times where no answer came or one that may be another later. The answer is in $answer.
+# Calls, up to eight times where no answer came or one that may be another later; if otter says Retry-After, at those times and
+# for as long as $patience. The answer is in $answer.
 insist() {
-  tries=0
+  tries=0 waited=0
   while :; do
     code=0
     answer=$(call "$@") || code=$?
     [ $code != 0 ] || return 0
     if [ $code = 22 ]; then
+      [ "$(field .code)" != wait-timeout ] || return 1
       case $(field .status) in 408 | 429 | 5??) ;; *) return 1 ;; esac
     fi
-    tries=$((tries + 1))
-    [ $tries -lt 8 ] || return 1
-    sleep 1
+    pause=$(retry_after)
+    if [ -n "$pause" ]; then
+      waited=$((waited + pause))
+      [ "$waited" -lt "$patience" ] || return 1
+    else
+      pause=1 tries=$((tries + 1))
+      [ $tries -lt 8 ] || return 1
+    fi
+    # A signal ends a wait, but not a sleep.
+    sleep "$pause" >/dev/null 2>&1 &
+    wait $!
   done
 }
 
@@ -161,11 +195,14 @@ call() {
     [ -z "${OTTER_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$OTTER_TOKEN"
     [ -z "$shown" ] || printf 'header = "Otter-Lease: %s"\n' "$shown"
     [ -z "${OTTER_REFERENCE:-}" ] || printf 'header = "Otter-Reference: %s"\n' "$OTTER_REFERENCE"
-  } | curl -s --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
+  } | curl -si --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
 }
 
-# After a repetition curl has printed every answer: the last one counts.
-field() { printf %s "$answer" | jq -rs "last | $1" 2>/dev/null || :; }
+# Below the headers an answer of otter is one line of JSON.
+field() { printf '%s\n' "$answer" | sed -n '/^{/p' | jq -rs --arg me "$me" "last | $1" 2>/dev/null || :; }
+
+# The seconds of this header, if there are any.
+retry_after() { printf '%s\n' "$answer" | sed -n 's/^[Rr]etry-[Aa]fter: *0*\([1-9][0-9]\{0,8\}\).*/\1/p' | tail -n 1; }
 
 complain() {
   why=$(field '"\(.code): \(.detail)"')
@@ -173,6 +210,7 @@ complain() {
     401 | 403) status=77 ;;
     409) case $why in no-free-machine*) if [ "$(field '.errors[0].code // ""')" = matches-none ]; then status=76; else status=75; fi ;; *prepare-failed* | *machine-gone*) status=73 ;; *) status=74 ;; esac ;;
     429) status=75 ;;
+    503) if [ -n "$(retry_after)" ]; then status=75; else status=69; fi ;;
     404) if [ -n "$lease" ]; then status=74; else status=64; fi ;;
     423) status=74 ;;
     4??) status=64 ;;

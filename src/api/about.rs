@@ -61,10 +61,23 @@ pub struct About {
     /// How callers are told apart: `none` where otter serves this machine alone and everybody is an admin.
     #[schema(extensions(("x-extensible-enum" = json!(["none", "token"]))))]
     pub authentication: String,
+    /// Who makes this call.
+    pub caller: AboutCaller,
     /// Whether the host's certificate is checked.
     pub tls_verified: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
+}
+
+/// The caller, as jobs, leases and the audit name it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AboutCaller {
+    /// The token's name; `anonymous` if otter has no tokens.
+    #[schema(example = "ci")]
+    pub name: String,
+    /// What the token may do.
+    #[schema(extensions(("x-extensible-enum" = json!(["viewer", "runner", "operator", "admin"]))))]
+    pub role: String,
 }
 
 /// What the host says that it is.
@@ -129,7 +142,7 @@ pub struct ReadyQuery {
 
 /// About this otter
 ///
-/// Its version, what it can do, and how it stands with the host.
+/// Its version, what it can do, how it stands with the host, and who calls.
 #[utoipa::path(get, path = "/v1/about", operation_id = "get_about", tag = "about",
     responses(
         (status = 200, description = "What this otter is", body = About),
@@ -175,6 +188,7 @@ pub async fn about(
         },
         self_machine: services.machines.self_machine(&caller.scope).map(|id| id.to_string()),
         authentication: if services.callers.need_tokens() { "token" } else { "none" }.to_owned(),
+        caller: AboutCaller { name: caller.name.to_string(), role: caller.role.as_str().to_owned() },
         tls_verified: api.settings().tls_verified,
         warnings,
     };

@@ -15,6 +15,7 @@ on_every_host! {
         assert_eq!(about.json["inventory"]["version"], about.header("otter-version").unwrap());
         assert_eq!(about.json["tls_verified"], false);
         assert_eq!(about.str("authentication"), "none");
+        assert_eq!(about.json["caller"], json!({"name": "anonymous", "role": "admin"}));
         assert!(about.json["host"]["api_version"].is_string());
         assert!(!about.json["warnings"].as_array().unwrap().is_empty(), "TLS is not verified");
     }

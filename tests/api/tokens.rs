@@ -200,6 +200,15 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_is_told_the_name_and_role_of_its_token() {
+    let guarded = Guarded::start().await;
+    for role in Role::ALL {
+        let about = guarded.as_role(role.as_str(), &Method::GET, "/v1/about").await.expect(200);
+        assert_eq!(about.json["caller"], json!({"name": role.as_str(), "role": role.as_str()}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_made_or_revoked_beside_counts_at_once() {
     let guarded = Guarded::start().await;
     let newcomer = make(&guarded.beside, "newcomer", Role::Viewer).await;

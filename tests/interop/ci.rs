@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::pages::alone;
 use super::{PATIENCE, PYVMOMI_9, peer, repository, script, simulating, succeeds};
-use crate::harness::{Answer, Daemon, eventually, output};
+use crate::harness::{Answer, Daemon, encode, eventually, otter, output};
 
 const SELECT: &str = r#"{"name": "sdw-staging"}"#;
 
@@ -23,10 +23,14 @@ struct Job {
 
 impl Job {
     async fn start() -> Self {
+        Self::before(simulating().await)
+    }
+
+    fn before(daemon: Daemon) -> Self {
         let files = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(files.path().join("deploy")).unwrap();
         std::os::unix::fs::symlink(repository().join("deploy/ci"), files.path().join("deploy/ci")).unwrap();
-        Self { daemon: simulating().await, files }
+        Self { daemon, files }
     }
 
     /// A command of the job, in a shell.
@@ -207,6 +211,102 @@ async fn the_shell_example_gives_back_only_what_was_taken() {
     job.is_as_before().await;
     assert!(run("give-back", "7/1/test/0").await.status.success(), "again it is nothing to do");
     assert_eq!(job.daemon.get("/v1/leases").await.expect(200).items("id").len(), 1);
+}
+
+/// A job before a daemon with tokens: those of two runners, and of an admin.
+struct Guarded {
+    job: Job,
+    tokens: [String; 3],
+    _state: TempDir,
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().to_str().unwrap();
+        let token = |options: &str| {
+            let mut create = otter(&["token", "create", "--state-dir", state]);
+            let output = create.args(options.split(' ')).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let tokens = [
+            token("--name ci --role runner --max-leases 1"),
+            token("--name other --role runner"),
+            token("--name root --role admin"),
+        ];
+        let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
+        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        Self { job: Job::before(daemon), tokens, _state: directory }
+    }
+
+    async fn call(&self, method: Method, token: usize, path: &str, body: Option<Value>) -> Answer {
+        let request = self.job.daemon.request(method, path).bearer_auth(&self.tokens[token]);
+        Answer::of(body.iter().fold(request, reqwest::RequestBuilder::json)).await
+    }
+
+    /// The states of the leases of a holder, the newest first.
+    async fn states(&self, holder: &str) -> Vec<String> {
+        let path = format!("/v1/leases?holder={}", encode(holder));
+        let leases = self.call(Method::GET, 2, &path, None).await.expect(200);
+        let states = leases.json["items"].as_array().unwrap().iter();
+        states.map(|lease| lease["state"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn otter_sh(&self, verb: &str, token: usize) -> (Option<i32>, String) {
+        let mut shell = self.job.shell(&["sh"], &format!("exec deploy/ci/otter.sh {verb}"));
+        shell.env("OTTER_KEY", "7/1").env("OTTER_TOKEN", &self.tokens[token]);
+        let output = output(shell, PATIENCE).await;
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs() {
+    let guarded = Guarded::start().await;
+    let holder = "otter.sh 7/1";
+    let foreign = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder});
+    let foreign = guarded.call(Method::POST, 1, "/v1/leases", Some(foreign)).await.expect(201).json;
+    let id = foreign["id"].as_str().unwrap();
+    let (code, said) = guarded.otter_sh("give-back", 0).await;
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains(&format!("the lease {id} was taken by other, and this token is ci")), "{said}");
+    assert_eq!(guarded.states(holder).await, ["active"], "nothing was taken, and nothing given back");
+
+    let (code, said) = guarded.otter_sh("take", 0).await;
+    assert_eq!(code, Some(0), "{said}");
+    let newer =
+        json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder, "queue_for": "10m"});
+    let newer = guarded.call(Method::POST, 1, "/v1/leases", Some(newer)).await.expect(202).json;
+    // A newer one that has ended does not hide the own lease either.
+    let path = format!("/v1/leases/{}?reason=test", newer["id"].as_str().unwrap());
+    guarded.call(Method::DELETE, 2, &path, None).await.expect(200);
+    let (code, said) = guarded.otter_sh("give-back", 0).await;
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let states = guarded.states(holder).await;
+    assert!(states[2] == "active" && states[1].starts_with("releas"), "{states:?}");
+    assert_eq!(guarded.otter_sh("give-back", 0).await, (Some(0), String::new()), "again it is nothing to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_waits_while_a_limit_of_its_token_is_reached() {
+    let guarded = Guarded::start().await;
+    let first = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "release": {"power": "off"}});
+    let first = guarded.call(Method::POST, 0, "/v1/leases", Some(first)).await.expect(201).json;
+    let job = &guarded.job;
+    let token = ("OTTER_TOKEN", guarded.tokens[0].as_str());
+    let refused = async || {
+        let metrics = job.daemon.request(Method::GET, "/metrics").bearer_auth(&guarded.tokens[2]);
+        let metrics = metrics.send().await.unwrap().text().await.unwrap();
+        metrics.lines().any(|line| line.contains("operation=\"POST /v1/leases\",status=\"4xx\""))
+    };
+    let (code, said) = with_otter_sh(job, "echo mine", &[token], async |_| {
+        eventually("it to be refused", refused).await;
+        let path = format!("/v1/leases/{}?reason=test", first["id"].as_str().unwrap());
+        guarded.call(Method::DELETE, 2, &path, None).await.expect(200);
+    })
+    .await;
+    assert_eq!((code, said.as_str()), (Some(0), "mine\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
