@@ -136,12 +136,33 @@ pub async fn handshake(
 pub fn reason(error: &io::Error) -> String {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let text = match tls {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
-        Some(rustls::Error::InvalidCertificate(certificate)) => certificate.to_string(),
+        Some(rustls::Error::InvalidCertificate(certificate)) => certificate_reason(certificate),
         Some(rustls::Error::InvalidMessage(_)) => "what answers does not speak TLS".to_owned(),
         _ => error.to_string(),
     };
     text.trim_end_matches('.').to_owned()
+}
+
+/// Why a certificate is refused, in words, without a full stop.
+#[must_use]
+pub fn certificate_reason(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => "nobody that is trusted has signed it".to_owned(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its time has not begun yet".to_owned()
+        }
+        CertificateError::BadSignature => "a signature of it is wrong".to_owned(),
+        CertificateError::Other(other) if is_of_authority(other) => {
+            "it is the certificate of an authority (CA), which is not taken for that of a server".to_owned()
+        }
+        CertificateError::Other(other) => other.0.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn is_of_authority(error: &OtherError) -> bool {
+    error.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
 }
 
 /// The host showed another certificate than the pinned one.

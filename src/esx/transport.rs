@@ -8,10 +8,11 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Client, Url};
+use rustls::CertificateError;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::options::{EsxOptions, OptionsError, header, service_url};
-use super::tls;
+use super::tls::{self, certificate_reason};
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The cookie that carries the session.
@@ -224,11 +225,14 @@ fn innermost(error: &reqwest::Error) -> String {
         }
     }
     let text = match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
+            if !other.0.is::<webpki::Error>() =>
+        {
             other.0.to_string()
         }
         Some(rustls::Error::InvalidCertificate(certificate)) => format!(
-            "its certificate is not accepted ({certificate}); pin its fingerprint or name its CA in `verify`"
+            "its certificate is not accepted ({}); pin its fingerprint or name its CA in `verify`",
+            certificate_reason(certificate)
         ),
         _ => cause.to_string(),
     };

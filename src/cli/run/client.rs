@@ -20,7 +20,7 @@ use super::arguments::RunCommand;
 use super::exit::Exit;
 use crate::config::BYTE_ORDER_MARK;
 use crate::domain::verify::Verify;
-use crate::esx::{OtherCertificate, client_config};
+use crate::esx::{OtherCertificate, certificate_reason, client_config};
 
 /// What shows whose lease a call is.
 const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
@@ -191,6 +191,10 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
+        if is_from_tls_port(&response, &body) {
+            let right = other_scheme(response.url());
+            return Err(Unanswered::for_good(format!("this port serves TLS: write {right}")));
+        }
         Ok(Answer { status: response.status(), date, retry_after, body })
     }
 
@@ -287,34 +291,90 @@ impl Unanswered {
     fn for_now(why: impl Into<String>) -> Self {
         Self { why: why.into(), may_pass: true, retry_after: None }
     }
+
+    const fn for_good(why: String) -> Self {
+        Self { why, may_pass: false, retry_after: None }
+    }
 }
 
+/// Why no answer came, and what to write if that was wrong.
 fn unanswered(error: &reqwest::Error) -> Unanswered {
-    let refused = causes(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    match refused {
-        Some(certificate) => {
-            let pinned = match certificate {
-                CertificateError::Other(other) => other.0.downcast_ref::<OtherCertificate>(),
-                _ => None,
-            };
-            let why = match pinned {
-                Some(OtherCertificate { seen, .. }) => {
-                    format!(
-                        "otter shows another certificate than that of --fingerprint, with the SHA-256 {seen}"
-                    )
-                }
-                None => format!("the certificate of otter is not trusted: {certificate}"),
-            };
-            Unanswered { why, may_pass: false, retry_after: None }
-        }
+    let cause = causes(error).find_map(Cause::of);
+    let other_scheme = error.url().map(other_scheme).unwrap_or_default();
+    match cause {
+        Some(Cause::Certificate(certificate)) => Unanswered::for_good(mistrust(certificate)),
+        Some(Cause::NoTls) => Unanswered::for_good(format!(
+            "this port does not speak TLS: write {other_scheme}, or the port at which otter serves TLS"
+        )),
+        Some(Cause::NoHttp) => Unanswered::for_good(format!(
+            "this port does not speak HTTP: write {other_scheme} if it serves TLS"
+        )),
         None if error.is_timeout() => Unanswered::for_now("no answer came in time"),
         None => {
             Unanswered::for_now(causes(error).last().map_or_else(|| error.to_string(), ToString::to_string))
         }
     }
+}
+
+/// A cause that stays.
+enum Cause<'e> {
+    /// The certificate is refused.
+    Certificate(&'e CertificateError),
+    /// TLS was spoken, and the answer was something else.
+    NoTls,
+    /// Plain HTTP was spoken, and the answer was something else.
+    NoHttp,
+}
+
+impl<'e> Cause<'e> {
+    fn of(error: &'e (dyn Error + 'static)) -> Option<Self> {
+        match error.downcast_ref::<rustls::Error>() {
+            Some(rustls::Error::InvalidCertificate(certificate)) => Some(Self::Certificate(certificate)),
+            Some(rustls::Error::InvalidMessage(_)) => Some(Self::NoTls),
+            _ => {
+                let parse = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+                parse.then_some(Self::NoHttp)
+            }
+        }
+    }
+}
+
+/// Why otter's certificate is not trusted, and how it can be.
+fn mistrust(certificate: &CertificateError) -> String {
+    if let CertificateError::Other(other) = certificate
+        && let Some(OtherCertificate { seen, .. }) = other.0.downcast_ref()
+    {
+        return format!(
+            "otter shows another certificate than that of --fingerprint, with the SHA-256 {seen}"
+        );
+    }
+    let authority = match certificate {
+        CertificateError::UnknownIssuer => "name the file of its authority with --cacert FILE, or ",
+        _ => "",
+    };
+    format!(
+        "the certificate of otter is not trusted: {}; {authority}trust this one certificate with --fingerprint \
+         SHA256, which `openssl x509 -noout -fingerprint -sha256 -in FILE` says of its file on otter's machine",
+        certificate_reason(certificate)
+    )
+}
+
+/// The address with `https` in place of `http`, or the other way round.
+fn other_scheme(url: &reqwest::Url) -> String {
+    let origin = url.origin().ascii_serialization();
+    match origin.split_once("://") {
+        Some(("http", rest)) => format!("https://{rest}"),
+        Some((_, rest)) => format!("http://{rest}"),
+        None => origin,
+    }
+}
+
+/// Whether this is how a server of TLS answers plain HTTP: otter and most others say so in words.
+fn is_from_tls_port(response: &Response, body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_lowercase();
+    let says_so = text.contains("https") || text.contains("ssl");
+    let is_json = serde_json::from_slice::<Value>(body).is_ok();
+    response.url().scheme() == "http" && response.status() == StatusCode::BAD_REQUEST && says_so && !is_json
 }
 
 /// The seconds of `Retry-After`. Its other form, a date, is not otter's.

@@ -6,6 +6,7 @@ mod limits;
 mod losses;
 mod proxy;
 mod refused;
+mod terminal;
 mod ways;
 
 use std::path::{Path, PathBuf};

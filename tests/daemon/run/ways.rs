@@ -1,11 +1,16 @@
 //! The ways to the daemon: TLS, with a certificate that is pinned or one of an authority, and a Unix socket.
 
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::{Bench, Run};
 use crate::harness::{Daemon, otter};
 
 /// It queues: a run that has ended gave its machine back, and that is free again only a moment later.
 fn run(arguments: &[&str]) -> Run {
-    let mut command = otter(&["run", "--name", "sdw-staging", "--queue-for", "10s", "--retry-for", "10s"]);
+    let mut command = otter(&["run", "--name", "sdw-staging", "--queue-for", "10s"]);
     command.args(arguments).args(["--", "echo", "mine"]);
     Run::start(command)
 }
@@ -31,6 +36,95 @@ async fn the_certificate_is_checked() {
     run(&["--url", &url, "--cacert", &path("otter.pem")]).ended().await.exits(0, "");
     run(&["--url", &url, "--cacert", "/nowhere.pem"]).ended().await.exits(64, "/nowhere.pem");
     assert!(daemon.terminate().await.success());
+}
+
+/// Serves TLS with a self-signed certificate for `localhost`, which is in `otter.pem`.
+async fn serving(directory: &Path, is_ca: IsCa) -> Daemon {
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.is_ca = is_ca;
+    std::fs::write(path("otter.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(path("otter.key"), key.serialize_pem()).unwrap();
+    let text =
+        format!("[http]\ntls_certificate = {:?}\ntls_key = {:?}\n", path("otter.pem"), path("otter.key"));
+    std::fs::write(path("otter.toml"), text).unwrap();
+    Daemon::start(&["--simulate", "--config", &path("otter.toml")], &[]).await
+}
+
+fn port(daemon: &Daemon) -> &str {
+    daemon.address().rsplit(':').next().unwrap()
+}
+
+/// Asserts that it ends long before `--retry-for` is over, and says this.
+async fn ends_at_once(arguments: &[&str], said: &[&str]) {
+    let ended = run(arguments).ended().await;
+    for part in said {
+        ended.exits(69, part);
+    }
+    assert!(ended.said.is_empty(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_scheme_that_the_port_does_not_speak_is_told_with_the_right_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let secured = serving(directory.path(), IsCa::NoCa).await;
+    let right = format!("https://localhost:{}", port(&secured));
+    let wrong = right.replace("https", "http");
+    ends_at_once(&["--url", &wrong], &[&format!("this port serves TLS: write {right}")]).await;
+
+    let bench = Bench::start().await;
+    let right = bench.url();
+    let wrong = right.replace("http", "https");
+    let plain = format!("this port does not speak TLS: write {right}");
+    ends_at_once(&["--url", &wrong], &[&plain]).await;
+}
+
+/// Other servers of TLS than otter answer plain HTTP with an alert of TLS, or with a page of their own.
+#[tokio::test]
+async fn other_servers_of_tls_are_told_too() {
+    for answer in [
+        &b"\x15\x03\x01\x00\x02\x02\x46"[..],
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: 58\r\n\r\n\
+          <p>The plain HTTP request was sent to HTTPS port</p>\r\n\r\n\r\n",
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut request = [0; 4_096];
+                if matches!(client.read(&mut request).await, Ok(1..)) {
+                    client.write_all(answer).await.unwrap();
+                }
+            }
+        });
+        ends_at_once(&["--url", &url], &[&format!("write {}", url.replace("http", "https"))]).await;
+        server.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_refused_is_told_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = directory.path().join("otter.pem");
+    let certificate = certificate.to_str().unwrap();
+    let other = tempfile::NamedTempFile::new().unwrap();
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "another authority");
+    std::fs::write(other.path(), params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
+    let daemon = serving(directory.path(), IsCa::NoCa).await;
+    let named = format!("https://localhost:{}", port(&daemon));
+    let numbered = format!("https://127.0.0.1:{}", port(&daemon));
+    let unknown = ["nobody that is trusted has signed it", "--cacert", "--fingerprint SHA256", "openssl"];
+    ends_at_once(&["--url", &named, "--cacert", other.path().to_str().unwrap()], &unknown).await;
+    let misnamed = ["127.0.0.1", "localhost", "--fingerprint SHA256"];
+    ends_at_once(&["--url", &numbered, "--cacert", certificate], &misnamed).await;
+    drop(daemon);
+
+    let daemon = serving(directory.path(), IsCa::Ca(BasicConstraints::Unconstrained)).await;
+    let url = format!("https://localhost:{}", port(&daemon));
+    let authority = ["it is the certificate of an authority (CA)", "--fingerprint SHA256"];
+    ends_at_once(&["--url", &url, "--cacert", certificate], &authority).await;
 }
 
 #[tokio::test]
