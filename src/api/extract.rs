@@ -24,7 +24,7 @@ use super::problem::ApiError;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::mac::MacAddress;
-use crate::domain::terminal::has_unprintable;
+use crate::domain::terminal::first_unprintable;
 use crate::service::machines::{empty, invalid_mac, shorten};
 
 /// The query, held to the parameters that `Q` documents.
@@ -262,8 +262,9 @@ pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&
     }
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| wrong("not-utf-8", format!("The header {name} is not UTF-8.")))?;
-    if has_unprintable(text) {
-        return Err(wrong("control-character", control_characters(&format!("The header {name}"))));
+    if let Some(character) = first_unprintable(text) {
+        let detail = control_character(&format!("The header {name}"), character);
+        return Err(wrong("control-character", detail));
     }
     Ok(Some(text))
 }
@@ -273,11 +274,9 @@ pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&
 /// # Errors
 /// `invalid-request`, which points at the field.
 pub fn check_printable_field(pointer: &str, text: &str) -> Result<(), Failure> {
-    if !has_unprintable(text) {
-        return Ok(());
-    }
+    let Some(character) = first_unprintable(text) else { return Ok(()) };
     let name = pointer.trim_start_matches('/').replace('/', ".");
-    Err(failure_in_body(pointer, "control-character", control_characters(&name)))
+    Err(failure_in_body(pointer, "control-character", control_character(&name, character)))
 }
 
 /// Refuses a query parameter that a terminal would not show as it is.
@@ -285,18 +284,25 @@ pub fn check_printable_field(pointer: &str, text: &str) -> Result<(), Failure> {
 /// # Errors
 /// `invalid-request`, which points at the parameter.
 pub fn check_printable_parameter(parameter: &str, text: &str) -> Result<(), Failure> {
-    if !has_unprintable(text) {
-        return Ok(());
-    }
-    let detail = control_characters(parameter);
+    let Some(character) = first_unprintable(text) else { return Ok(()) };
+    let detail = control_character(parameter, character);
     Err(failure_at(FailureKind::InvalidRequest, parameter, "control-character", detail))
 }
 
-fn control_characters(what: &str) -> String {
+/// Says which character a text may not have.
+#[must_use]
+pub fn control_character(what: &str, character: char) -> String {
     format!(
-        "{what} holds control characters, line separators or marks that change the direction of a text; \
-         leave them out."
+        "{what} holds the character {}; leave it out. Control characters, line separators and marks that \
+         change the direction of a text are refused.",
+        code_point(character)
     )
+}
+
+/// A character that may be invisible, as `U+200B`.
+#[must_use]
+pub fn code_point(character: char) -> String {
+    format!("U+{:04X}", u32::from(character))
 }
 
 /// A failure that points at a parameter, path segment or header.

@@ -1,6 +1,50 @@
-//! How names are compared, ordered, escaped on the wire, and matched by patterns.
+//! How names are compared, ordered, escaped on the wire, and matched by patterns; and which characters a
+//! new name may not have.
 
 use std::cmp::Ordering;
+
+use super::terminal::first_unprintable;
+
+/// A character by which a name looks like another one, or does something to a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HiddenCharacter {
+    /// A terminal obeys it.
+    Obeyed(char),
+    /// It takes no place, or an empty one.
+    Invisible(char),
+    /// White space at the beginning or the end.
+    Surrounding(char),
+}
+
+/// The first character that a new name may not have. Names of the host may have all of them.
+#[must_use]
+pub fn hidden_character(name: &str) -> Option<HiddenCharacter> {
+    let obeyed = first_unprintable(name).map(HiddenCharacter::Obeyed);
+    let invisible = || name.chars().find(|character| is_invisible(*character));
+    let surrounding = || [name.chars().next(), name.chars().next_back()].into_iter().flatten();
+    obeyed
+        .or_else(|| invisible().map(HiddenCharacter::Invisible))
+        .or_else(|| surrounding().find(|end| end.is_whitespace()).map(HiddenCharacter::Surrounding))
+}
+
+/// Whether nothing is drawn for this character: the Unicode property `Default_Ignorable_Code_Point`.
+const fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
+}
 
 /// Loose matching: Unicode lower-case, contained in.
 #[must_use]
@@ -101,6 +145,28 @@ mod tests {
             assert_eq!(unescape_vim(escaped), name, "{escaped}");
         }
         assert_eq!(escape_vim("a/b\\c 100%"), "a%2fb%5cc 100%25");
+    }
+
+    #[test]
+    fn characters_that_hide_in_a_name_are_found() {
+        use HiddenCharacter::{Invisible, Obeyed, Surrounding};
+        for (name, found) in [
+            ("kickstart", None),
+            ("nächtlich 7 🦦", None),
+            ("kick\u{a0}start", None),
+            ("", None),
+            ("a\u{7}", Some(Obeyed('\u{7}'))),
+            ("\u{2029}a", Some(Obeyed('\u{2029}'))),
+            ("a\u{2066}b", Some(Obeyed('\u{2066}'))),
+            ("a\u{200d}b", Some(Invisible('\u{200d}'))),
+            ("\u{feff}a", Some(Invisible('\u{feff}'))),
+            ("a\u{e0061}", Some(Invisible('\u{e0061}'))),
+            (" a", Some(Surrounding(' '))),
+            ("a\u{3000}", Some(Surrounding('\u{3000}'))),
+            ("\u{2002}", Some(Surrounding('\u{2002}'))),
+        ] {
+            assert_eq!(hidden_character(name), found, "{name:?}");
+        }
     }
 
     #[test]

@@ -18,10 +18,10 @@ pub fn is_unprintable(character: char) -> bool {
         )
 }
 
-/// Whether a text holds a character that a terminal obeys.
+/// The first character of a text that a terminal obeys.
 #[must_use]
-pub fn has_unprintable(text: &str) -> bool {
-    text.chars().any(is_unprintable)
+pub fn first_unprintable(text: &str) -> Option<char> {
+    text.chars().find(|character| is_unprintable(*character))
 }
 
 /// The text as one line that is safe to show: each such character is escaped, as in `\n` or `\u{1b}`.
@@ -65,7 +65,7 @@ mod tests {
             ("a\u{2028}b\u{202e}c\u{2066}", "a\\u{2028}b\\u{202e}c\\u{2066}"),
         ] {
             assert_eq!(printable(text), shown);
-            assert_eq!(has_unprintable(text), text != shown);
+            assert_eq!(first_unprintable(text).is_some(), text != shown);
         }
         assert_eq!(printable_lines("a\nb\u{1b}"), "a\nb\\u{1b}");
     }

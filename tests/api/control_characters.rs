@@ -16,6 +16,7 @@ fn refused(answer: Answer, pointer: &Value, parameter: &Value) {
     let error = &problem.json["errors"][0];
     let wanted = (pointer, parameter, &json!("control-character"));
     assert_eq!((&error["pointer"], &error["parameter"], &error["code"]), wanted, "{}", problem.text);
+    assert!(problem.str("detail").contains("U+"), "{}", problem.text);
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Lab, encode, machine, on_every_host};
-use otter::simulator::Disruption;
+use crate::harness::{Answer, Lab, Plan, encode, machine, on_every_host};
 use otter::simulator::world::{Choice, Question};
+use otter::simulator::{Disruption, Scenario};
 use reqwest::Method;
 
 async fn delete(lab: &Lab, path: &str) -> Answer {
@@ -141,6 +141,69 @@ async fn names_and_descriptions_out_of_bounds_are_refused() {
     let made =
         lab.get(&format!("{at}/{}", job.json["result"]["snapshot"].as_str().unwrap())).await.expect(200);
     assert_eq!(made.str("name"), longest);
+}
+
+/// A name that looks like another one, such as that of a protected snapshot, is none.
+#[tokio::test]
+async fn names_that_look_like_others_are_refused() {
+    let lab = Lab::start().await;
+    let at = "/v1/machines/16/snapshots";
+    let obeyed = "\u{1b}\u{85}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}";
+    let invisible =
+        "\u{ad}\u{200b}\u{200c}\u{200d}\u{2060}\u{2064}\u{feff}\u{34f}\u{115f}\u{3164}\u{fe0f}\u{e0041}";
+    let hidden = obeyed.chars().map(|character| (character, "control-character"));
+    for (hidden, wrong) in hidden.chain(invisible.chars().map(|character| (character, "invisible-character")))
+    {
+        let code = format!("U+{:04X}", u32::from(hidden));
+        for name in [format!("kick{hidden}start"), format!("{hidden}kickstart"), format!("kickstart{hidden}")]
+        {
+            for answer in [
+                lab.post(at, json!({"name": name})).await,
+                patch(&lab, &format!("{at}/installed"), json!({"name": name})).await,
+            ] {
+                let refused = answer.problem(400, "invalid-request");
+                assert!(refused.str("detail").contains(&code), "{}", refused.text);
+                refused.points_at("/name", wrong);
+            }
+        }
+    }
+    for space in [" ", "\u{a0}", "\u{2003}", "\u{3000}"] {
+        let code = format!("U+{:04X}", u32::from(space.chars().next().unwrap()));
+        for name in [format!("{space}kickstart"), format!("kickstart{space}"), space.to_owned()] {
+            for answer in [
+                lab.post(at, json!({"name": name})).await,
+                patch(&lab, &format!("{at}/installed"), json!({"name": name})).await,
+            ] {
+                let refused = answer.problem(400, "invalid-request");
+                assert!(refused.str("detail").contains(&code), "{}", refused.text);
+                refused.points_at("/name", "surrounding-space");
+            }
+        }
+    }
+    assert_eq!(lab.get("/v1/jobs").await.expect(200).json["items"], json!([]));
+    for plain in ["nächtlich 7 🦦", "50% a/b", "日本 語"] {
+        lab.post(&format!("{at}?wait=10s"), json!({"name": plain})).await.expect(200);
+    }
+}
+
+/// Such a name comes from the host: it can be read, described, and given a better one.
+#[tokio::test]
+async fn a_name_of_the_host_that_looks_like_another_is_worked_with() {
+    let scenario = include_str!("../../config/lab.toml");
+    let scenario = scenario.replacen("name = \"installed\"", "name = \" in\\u200bstalled\"", 1);
+    let scenario = Scenario::from_toml(&scenario).unwrap();
+    let lab = Lab::with(Plan { scenario, ..Plan::default() }).await;
+    let list = lab.get("/v1/machines/16/snapshots").await.expect(200);
+    let odd = &list.json["items"][0];
+    assert_eq!(odd["name"], " in\u{200b}stalled");
+    let by_name = format!("/v1/machines/16/snapshots/{}", encode(" in\u{200b}stalled"));
+    assert_eq!(lab.get(&by_name).await.expect(200).json["id"], odd["id"]);
+    let described = patch(&lab, &by_name, json!({"description": "why"})).await.expect(200);
+    assert_eq!(described.str("name"), " in\u{200b}stalled");
+    assert_eq!(
+        patch(&lab, &by_name, json!({"name": "installed"})).await.expect(200).str("name"),
+        "installed"
+    );
 }
 
 #[tokio::test]

@@ -7,12 +7,13 @@ use utoipa::ToSchema;
 
 use crate::api::Api;
 use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders, StartQuery};
-use crate::api::extract::{Segment, failure_in_body};
+use crate::api::extract::{Segment, code_point, control_character, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
 use crate::api::starting::Start;
 use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
+use crate::domain::names::{HiddenCharacter, hidden_character};
 
 /// ESX takes names up to here.
 const LONGEST_NAME: usize = 80;
@@ -23,7 +24,8 @@ const LONGEST_DESCRIPTION: usize = 8_192;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshotRequest {
-    /// At most 80 characters. Others may have the same name.
+    /// At most 80 characters, none of them invisible, and no white space around. Others may have the
+    /// same name.
     #[schema(example = "kickstart", min_length = 1, max_length = 80)]
     name: String,
     /// At most 8,192 characters.
@@ -71,7 +73,7 @@ pub async fn create_snapshot(
     Ok(starting.start(&api, &machine, request).await?)
 }
 
-/// Refuses a name that ESX would not take.
+/// Refuses a name that ESX would not take, or that looks like another one.
 ///
 /// # Errors
 /// `invalid-request`
@@ -87,10 +89,28 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
             format!("The name has {length} characters; ESX takes {LONGEST_NAME} at most."),
         );
     }
-    if name.chars().any(char::is_control) {
-        return wrong("control-character", "The name holds control characters.".to_owned());
+    match hidden_character(name) {
+        None => Ok(()),
+        Some(HiddenCharacter::Obeyed(character)) => {
+            wrong("control-character", control_character("The name", character))
+        }
+        Some(HiddenCharacter::Invisible(character)) => {
+            let character = code_point(character);
+            let detail = format!(
+                "The name holds the character {character}, which nobody sees: the name would look like \
+                 another one. Leave it out."
+            );
+            wrong("invisible-character", detail)
+        }
+        Some(HiddenCharacter::Surrounding(character)) => {
+            let character = code_point(character);
+            let detail = format!(
+                "The name begins or ends with white space ({character}): it would look like another one. \
+                 Leave it out."
+            );
+            wrong("surrounding-space", detail)
+        }
     }
-    Ok(())
 }
 
 /// Refuses a description that is too long, or could not be sent.

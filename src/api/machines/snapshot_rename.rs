@@ -25,7 +25,7 @@ use crate::service::jobs::JobView;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenameSnapshotRequest {
-    /// At most 80 characters; left out, it stays.
+    /// At most 80 characters, none of them invisible, and no white space around; left out, it stays.
     #[schema(nullable = false, example = "kickstart", min_length = 1, max_length = 80)]
     name: Option<String>,
     /// At most 8,192 characters; left out, it stays.
