@@ -1,5 +1,6 @@
-//! The layers that every request and answer passes: an id, the checks of a request, containment of
-//! panics, problems, conditional requests, compression, and the log.
+//! The layers that every request and answer passes: an id, the checks of a request, what pages of
+//! other servers are told, containment of panics, problems, conditional requests, compression, and
+//! the log.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -21,6 +22,7 @@ use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Pr
 use super::access_log;
 use super::audit::refusals;
 use super::client_address::{Peer, client_address};
+use super::cors;
 use super::problem::{Failed, respond};
 use super::request_checks::RequestChecks;
 use super::respond::set;
@@ -74,9 +76,12 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
     let method = request.method().clone();
     let operation = operation(&method, request.extensions().get::<MatchedPath>());
     let path: String = request.uri().path().chars().take(200).collect();
-    let answered = match edge.checks.check(&request, edge.guard.asks()) {
-        Err(failure) => Err(failure),
-        Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
+    let page = edge.checks.cors.origin(request.headers());
+    let preflight = page.as_ref().and_then(|_| cors::preflight(&method, request.headers()));
+    let answered = match (edge.checks.check(&request, edge.guard.asks()), preflight) {
+        (Err(failure), _) => Err(failure),
+        (Ok(()), Some(preflight)) => Ok(preflight),
+        (Ok(()), None) => AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
             // What it said, and where, was told by the panic hook.
             tracing::error!(request_id = id, %method, path, "the request panicked");
             Failure::new(FailureKind::Internal, "a handler panicked")
@@ -97,6 +102,7 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
     };
     set(&mut response, X_REQUEST_ID, &id);
     set(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    edge.checks.cors.mark(page, &mut response);
     let took = edge.clock.elapsed().saturating_sub(started);
     edge.metrics.answered(operation, response.status().as_u16(), took);
     log(&method, &path, &response, took, &id);
@@ -197,6 +203,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::api::cors::Cors;
     use crate::domain::web_origin::Scheme;
     use crate::service::callers::Callers;
 
@@ -234,7 +241,7 @@ mod tests {
             metrics: metrics.clone(),
             audit,
             trusted_proxies: Arc::default(),
-            checks: RequestChecks { scheme: Scheme::Http, allowed_origins: Arc::default() },
+            checks: RequestChecks { scheme: Scheme::Http, cors: Cors::default() },
             access_log: false,
         };
         let routes = around(routes, edge);

@@ -5,6 +5,7 @@ mod access_log;
 mod audit;
 mod client_address;
 pub mod connections;
+mod cors;
 mod datastores;
 pub mod document;
 mod documented;
@@ -15,6 +16,7 @@ mod layers;
 mod leases;
 mod links;
 mod machines;
+mod media_type;
 mod metrics;
 mod pages;
 pub mod problem;
@@ -38,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use self::cors::Cors;
 use self::problem::ApiError;
 use self::request_checks::RequestChecks;
 use self::roles::Guard;
@@ -80,7 +83,7 @@ pub struct HttpSettings {
     pub max_connections: usize,
     /// How otter itself is reached.
     pub scheme: Scheme,
-    /// Origins of other servers whose pages may change things.
+    /// Origins of other servers whose pages may call otter.
     pub allowed_origins: Vec<WebOrigin>,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
@@ -167,7 +170,7 @@ impl Api {
             trusted_proxies: Arc::from(self.settings().trusted_proxies.as_slice()),
             checks: RequestChecks {
                 scheme: self.settings().scheme,
-                allowed_origins: Arc::from(self.settings().allowed_origins.as_slice()),
+                cors: Cors::new(&self.settings().allowed_origins),
             },
             access_log: self.settings().access_log,
         };

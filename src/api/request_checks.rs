@@ -4,15 +4,15 @@
 //! Without tokens every caller is an admin. Then otter must also refuse a page that reaches it
 //! under a name of its own (DNS rebinding), and a proxy that brings callers from other machines.
 
-use std::sync::Arc;
-
 use axum::extract::Request;
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
+use super::cors::Cors;
 use super::extract::failure_at;
+use super::media_type::is_json;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::web_origin::{Authority, Scheme, WebOrigin};
 use crate::service::machines::shorten;
@@ -31,8 +31,8 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub struct RequestChecks {
     /// How otter itself is reached.
     pub scheme: Scheme,
-    /// Origins of other servers whose pages may change things.
-    pub allowed_origins: Arc<[WebOrigin]>,
+    /// Which pages of other servers may call otter.
+    pub cors: Cors,
 }
 
 impl RequestChecks {
@@ -62,7 +62,7 @@ impl RequestChecks {
         for given in headers.get_all(ORIGIN) {
             let given = String::from_utf8_lossy(given.as_bytes());
             let origin: Option<WebOrigin> = given.parse().ok();
-            let is_listed = origin.as_ref().is_some_and(|origin| self.allowed_origins.contains(origin));
+            let is_listed = origin.as_ref().is_some_and(|origin| self.cors.lists(origin));
             let is_own = origin.zip(host).is_some_and(|(origin, host)| origin.is_of(host, self.scheme));
             if !is_listed && !is_own {
                 return Err(foreign_page(&format!("A web page of {} sent this request", shorten(&given))));
@@ -197,14 +197,15 @@ fn check_is_not_encoded(headers: &HeaderMap) -> Result<(), Failure> {
 /// A declared content type must be JSON, with a body or without: a page can send a form without
 /// asking the server first, but not JSON. The handler decides whether a content type is required.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let Some(other) = headers.get_all(CONTENT_TYPE).iter().find(|value| !is_json(value)) else {
+    let is_readable = |value: &&HeaderValue| value.to_str().is_ok_and(is_json);
+    let Some(other) = headers.get_all(CONTENT_TYPE).iter().find(|value| !is_readable(value)) else {
         return Ok(());
     };
     let given = String::from_utf8_lossy(other.as_bytes());
     let (is_form, given) = (given.starts_with("application/x-www-form-urlencoded"), shorten(&given));
     let detail = if has_body(headers) {
         let hint = if is_form { " (curl: write --json in place of -d)" } else { "" };
-        format!("The body is declared as {given}, and otter reads application/json{hint}.")
+        format!("The body is declared as {given}, and otter reads application/json in UTF-8{hint}.")
     } else {
         let hint = if is_form { "drop curl's -d" } else { "drop that header" };
         format!("The request has no body, and yet declares one as {given}: {hint}.")
@@ -215,13 +216,4 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
 fn has_body(headers: &HeaderMap) -> bool {
     let is_empty = headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
     headers.contains_key(TRANSFER_ENCODING) || !is_empty
-}
-
-/// `application/json` in UTF-8.
-fn is_json(content_type: &HeaderValue) -> bool {
-    let Ok(text) = content_type.to_str() else { return false };
-    let text = text.to_ascii_lowercase();
-    let charset = text.split_once("charset=").map(|(_, charset)| charset.trim_matches(['"', ' ']));
-    text.split(';').next().unwrap_or("").trim() == "application/json"
-        && charset.is_none_or(|charset| charset == "utf-8")
 }

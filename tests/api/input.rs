@@ -236,6 +236,13 @@ async fn a_body_is_declared_as_json() {
         Some("text/plain"),
         Some("application/x-www-form-urlencoded"),
         Some("application/json; charset=latin1"),
+        Some("application/json; x=y; charset=latin1"),
+        Some("application/json; charset=utf-8; charset=latin1"),
+        Some("application/json; charset=\"utf-8"),
+        Some("application/json; charset="),
+        Some("application/json; utf-8"),
+        Some("application/json, text/plain"),
+        Some("application/json/x"),
         Some("application/jsonp"),
     ] {
         let refused = send(&lab, POWER, content_type, "{\"action\": \"on\"}").await;
@@ -243,9 +250,18 @@ async fn a_body_is_declared_as_json() {
         let is_of_curl = content_type.is_some_and(|given| given.contains("form"));
         assert_eq!(refused.text.contains("(curl: write --json"), is_of_curl, "{}", refused.text);
     }
-    for content_type in
-        ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""]
-    {
+    for content_type in [
+        "application/json",
+        "application/json;",
+        "Application/JSON; charset=UTF-8",
+        "application/json;charset=\"utf-8\"",
+        "application/json;CharSet=\"UTF-8\"",
+        "application/json; charset=\"utf\\-8\"",
+        "application/json; charset=utf-8; foo=bar",
+        "application/json ; foo=\"a;charset=latin1\" ; charset=utf-8",
+        "application/json; profile=\"https://lab.example/schema\"",
+        "application/json;odata.metadata=minimal",
+    ] {
         send(&lab, POWER, Some(content_type), "{\"action\": \"on\"}").await.expect(202);
     }
 }

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::tokens::Guarded;
-use crate::harness::{Answer, Lab, raw};
+use crate::harness::{Answer, Lab, Plan, raw};
 
 const REVERT: &str = "/v1/machines/16/revert";
 
@@ -105,6 +105,154 @@ async fn listed_origins_may_change_things() {
     // Without an origin the page of the request is unknown.
     lab.post_with(REVERT, json!({}), &[("sec-fetch-site", "cross-site")]).await.problem(403, "forbidden");
     from("https://lab.example").await.expect(202);
+}
+
+const LISTED: &str = "https://lab.example";
+
+/// An otter that lists one origin.
+async fn listing() -> Lab {
+    Lab::tuned(|settings| settings.http.allowed_origins = vec![LISTED.parse().unwrap()]).await
+}
+
+fn preflight(lab: &Lab, path: &str, headers: &[(&str, &str)]) -> impl Future<Output = Answer> + use<> {
+    let request = lab.request(Method::OPTIONS, path);
+    Answer::of(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
+}
+
+/// The headers of an answer about other origins.
+fn cross_origin(answer: &Answer) -> Vec<String> {
+    let names = answer.headers.keys().map(ToString::to_string);
+    names.filter(|name| name.starts_with("access-control-")).collect()
+}
+
+fn lists(answer: &Answer, header: &str) -> Vec<String> {
+    let lines = answer.headers.get_all(header).iter().map(|line| line.to_str().unwrap());
+    let names = lines.flat_map(|line| line.split(','));
+    names.map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn the_preflight_of_a_listed_page_is_answered() {
+    let lab = listing().await;
+    for path in [REVERT, "/v1/machines", "/v1/events", "/healthz", "/none"] {
+        let asks = [
+            ("origin", LISTED),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,content-type"),
+        ];
+        let allowed = preflight(&lab, path, &asks).await.expect(204);
+        assert_eq!(allowed.header("access-control-allow-origin"), Some(LISTED));
+        assert_eq!(allowed.header("access-control-allow-credentials"), None);
+        assert!(lists(&allowed, "vary").contains(&"origin".to_owned()));
+        let seconds: u32 = allowed.header("access-control-max-age").unwrap().parse().unwrap();
+        assert!((60..=7_200).contains(&seconds));
+        let methods = lists(&allowed, "access-control-allow-methods");
+        assert_eq!(methods, ["get", "head", "post", "put", "patch", "delete"]);
+        assert!(allowed.bytes.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
+    let lab = listing().await;
+    let asks = [("origin", LISTED), ("access-control-request-method", "POST")];
+    let allowed = lists(&preflight(&lab, REVERT, &asks).await.expect(204), "access-control-allow-headers");
+    let read = lab.get_with("/v1/machines", &[("origin", LISTED)]).await.expect(200);
+    let exposed = lists(&read, "access-control-expose-headers");
+    let document = lab.get("/openapi.json").await.expect(200).json;
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+    for (_, operation) in operations {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let name = parameter["name"].as_str().unwrap().to_lowercase();
+            assert!(parameter["in"] != "header" || allowed.contains(&name), "{name}");
+        }
+        for response in operation["responses"].as_object().into_iter().flat_map(|all| all.values()) {
+            for name in response["headers"].as_object().into_iter().flat_map(|headers| headers.keys()) {
+                assert!(exposed.contains(&name.to_lowercase()), "{name}");
+            }
+        }
+    }
+    for name in ["authorization", "content-type", "if-none-match"] {
+        assert!(allowed.contains(&name.to_owned()), "{name}");
+    }
+    // What answers really carry, of which the document names only some.
+    let revert = [("origin", LISTED), ("prefer", "wait=10"), ("idempotency-key", "k")];
+    let find = lab.get_with("/v1/machines/find?name=qubes", &[("origin", LISTED)]).await.expect(200);
+    let started = lab.post_with(REVERT, json!({}), &[("origin", LISTED)]).await.expect(202);
+    let waited = lab.post_with(REVERT, json!({}), &revert).await.expect(200);
+    let again = lab.post_with(REVERT, json!({}), &revert).await.expect(200);
+    // A stream is not held to the document.
+    let events =
+        lab.request(Method::GET, "/v1/events?wait=0s").header("origin", LISTED).send().await.unwrap();
+    let events = Answer::from_parts(events.status().as_u16(), events.headers().clone(), Vec::new());
+    let refused = lab.get_with("/v1/machines/none", &[("origin", LISTED)]).await.problem(404, "not-found");
+    let transport =
+        ["date", "connection", "transfer-encoding", "vary", "x-content-type-options", "x-accel-buffering"];
+    let safelisted = ["cache-control", "content-length", "content-type"];
+    for answer in [read, find, started, waited, again, events, refused] {
+        assert_eq!(answer.header("access-control-allow-origin"), Some(LISTED));
+        assert!(lists(&answer, "vary").contains(&"origin".to_owned()));
+        for name in answer.headers.keys().map(reqwest::header::HeaderName::as_str) {
+            let known = transport.contains(&name) || safelisted.contains(&name);
+            let known = known || name.starts_with("access-control-") || exposed.iter().any(|one| one == name);
+            assert!(known, "a page cannot read {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_that_are_not_listed_learn_nothing() {
+    let (listing, closed) = (listing().await, Lab::start().await);
+    let (own, own_of_closed) = (format!("http://{}", listing.address), format!("http://{}", closed.address));
+    for (lab, own) in [(&listing, &own), (&closed, &own_of_closed)] {
+        for origin in [
+            "http://lab.example",
+            "https://lab.example:8443",
+            "https://lab.example.evil",
+            "null",
+            "*",
+            "",
+            own,
+        ] {
+            let asks = [("origin", origin), ("access-control-request-method", "POST")];
+            let refused = preflight(lab, REVERT, &asks).await.problem(405, "method-not-allowed");
+            let read = lab.get_with("/v1/machines", &[("origin", origin)]).await.expect(200);
+            assert_eq!((cross_origin(&refused), cross_origin(&read)), (vec![], vec![]), "{origin}");
+        }
+    }
+    // Twice, or without a method, it is no preflight.
+    for asks in [
+        &[("origin", LISTED), ("origin", LISTED), ("access-control-request-method", "POST")][..],
+        &[("origin", LISTED)],
+        &[("access-control-request-method", "POST")],
+    ] {
+        preflight(&listing, REVERT, asks).await.problem(405, "method-not-allowed");
+    }
+    nothing_happened(&listing).await;
+}
+
+#[tokio::test]
+async fn a_preflight_needs_no_token_and_gives_no_right() {
+    let guarded = Guarded::with(Plan {
+        settings: |settings| settings.http.allowed_origins = vec![LISTED.parse().unwrap()],
+        ..Plan::default()
+    })
+    .await;
+    let asks = [("origin", LISTED), ("access-control-request-method", "DELETE")];
+    preflight(&guarded.lab, "/v1/machines/16/snapshots?all=true", &asks).await.expect(204);
+    let without = guarded.lab.get_with("/v1/machines", &[("origin", LISTED)]).await;
+    let refused = without.problem(401, "unauthenticated");
+    assert_eq!(refused.header("access-control-allow-origin"), Some(LISTED), "the page reads why");
+    let viewer = guarded.request("viewer", Method::POST, REVERT).header("origin", LISTED);
+    Answer::of(viewer).await.problem(403, "forbidden");
+    let operator = guarded.request("operator", Method::POST, REVERT).header("origin", LISTED);
+    Answer::of(operator.json(&json!({}))).await.expect(202);
+    // Without tokens a foreign Host stays refused.
+    let lab = listing().await;
+    let foreign = [asks[0], asks[1], ("host", "evil.example")];
+    let refused = preflight(&lab, REVERT, &foreign).await.problem(403, "forbidden");
+    assert_eq!(refused.header("access-control-allow-methods"), None);
 }
 
 #[tokio::test]

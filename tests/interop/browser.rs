@@ -1,5 +1,6 @@
 //! A real browser shows a page of another server. The page tries to change machines of an otter
-//! without tokens: nothing happens, and the page reads nothing.
+//! without tokens: nothing happens, and the page reads nothing. A page whose origin the configuration
+//! lists works with otter as any client does.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -7,20 +8,20 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::Html;
 use axum::routing::{get, post};
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::succeeds_within;
-use crate::harness::{Daemon, eventually, lines_of};
+use crate::harness::{Daemon, eventually, lines_of, otter};
 
 /// The longest that the browser may take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The attempts of the page. It reports each result to its own server, and is complete once that
 /// has answered.
-const PAGE: &str = r#"<!doctype html><title>hostile</title>
+const HOSTILE: &str = r#"<!doctype html><title>hostile</title>
 <form method="post" target="frame" action="http://{otter}/v1/machines/16/revert?from=form"></form>
 <iframe name="frame"></iframe><img src="/end">
 <script>
@@ -75,9 +76,10 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
     let daemon = Daemon::logging(&log, &arguments, &[]).await;
     eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
     let before = daemon.get("/v1/machines/16").await.expect(200).json;
-    let hostile = Hostile::serve(daemon.address()).await;
+    let hostile = Site::serve(HOSTILE).await;
 
-    let shown = succeeds_within(chromium(&hostile.url, &profile), PATIENCE).await.stdout;
+    let url = format!("{}/?{}", hostile.origin, daemon.address());
+    let shown = succeeds_within(chromium(&url, &profile), PATIENCE).await.stdout;
     let said = hostile.said();
     let said: Vec<&str> = said.lines().collect();
     let expected = [
@@ -109,16 +111,90 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
     assert_eq!(daemon.get("/v1/machines/16").await.expect(200).json, before);
 }
 
+/// A page that works with a token as any client does, and reads what it is answered.
+const CLIENT: &str = r#"<!doctype html><title>client</title><img src="/end">
+<script>
+const said = [];
+async function attempt(name, method, path, body) {
+  try {
+    const headers = {"authorization": "Bearer {token}", "content-type": "application/json", "idempotency-key": "k"};
+    const answer = await fetch("http://{otter}" + path, {method, body, headers});
+    const json = await answer.json();
+    const replayed = answer.headers.get("idempotent-replayed");
+    said.push([name, answer.status, json.state ?? json.code ?? json.power_state, String(replayed),
+      answer.headers.has("otter-version")].join(" "));
+  } catch (error) {
+    said.push(name + " " + error.name);
+  }
+}
+(async () => {
+  const power = "/v1/machines/16/power?wait=30s";
+  await attempt("change", "POST", power, '{"action": "on"}');
+  await attempt("again", "POST", power, '{"action": "on"}');
+  await attempt("read", "GET", "/v1/machines/16");
+  await attempt("refused", "DELETE", "/v1/machines/none/quarantine");
+  await fetch("/said", {method: "POST", body: said.join("\n")});
+})();
+</script>"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_page_works_with_otter_and_others_do_not() {
+    let (listed, other) = (Site::serve(CLIENT).await, Site::serve(CLIENT).await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let text = format!("[http]\nallowed_origins = [{:?}]\n[log]\naccess = true\n", listed.origin);
+    std::fs::write(path("otter.toml"), text).unwrap();
+    std::fs::create_dir(path("state")).unwrap();
+    let mut create = otter(&["token", "create", "--name", "page", "--role", "operator"]);
+    let token = create.args(["--state-dir", &path("state")]).output().unwrap();
+    assert!(token.status.success(), "{token:?}");
+    let token = String::from_utf8(token.stdout).unwrap();
+    let log = directory.path().join("log");
+    let arguments = ["--simulate", "--config", &path("otter.toml"), "--state-dir", &path("state")];
+    let daemon = Daemon::logging(&log, &arguments, &[]).await;
+    eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
+    let statuses = |method: &str| -> Vec<u64> {
+        let lines = lines_of(&log, "access");
+        let of_page = lines.iter().filter(|line| line["method"] == method);
+        of_page.map(|line| line["status"].as_u64().unwrap()).collect()
+    };
+    let visit = async |site: &Site, profile: &str| {
+        let url = format!("{}/?{},{}", site.origin, daemon.address(), token.trim());
+        succeeds_within(chromium(&url, &directory.path().join(profile)), PATIENCE).await;
+    };
+
+    visit(&other, "other").await;
+    assert_eq!(other.said(), "change TypeError\nagain TypeError\nread TypeError\nrefused TypeError");
+    assert_eq!((statuses("POST"), statuses("DELETE")), (vec![], vec![]), "the browser sends none of it");
+    let asked = statuses("OPTIONS");
+    assert!(!asked.is_empty() && asked.iter().all(|status| *status == 401), "{asked:?}");
+
+    visit(&listed, "listed").await;
+    let expected = [
+        "change 200 succeeded null true",
+        "again 200 succeeded true true",
+        "read 200 on null true",
+        "refused 404 not-found null false",
+    ];
+    assert_eq!(listed.said().lines().collect::<Vec<_>>(), expected);
+    assert!(statuses("OPTIONS")[asked.len()..].iter().all(|status| *status == 204));
+}
+
 /// The other server, with its page.
-struct Hostile {
-    url: String,
+struct Site {
+    origin: String,
     said: watch::Receiver<Option<String>>,
     server: JoinHandle<std::io::Result<()>>,
 }
 
-impl Hostile {
-    async fn serve(otter: &str) -> Self {
-        let page = Html(PAGE.replace("{otter}", otter));
+impl Site {
+    /// The query of the page's address is that of otter, and a token if the page uses one.
+    async fn serve(page: &'static str) -> Self {
+        let page = async move |uri: Uri| {
+            let query = uri.query().unwrap_or_default();
+            let (otter, token) = query.split_once(',').unwrap_or((query, ""));
+            Html(page.replace("{otter}", otter).replace("{token}", token))
+        };
         let (tell, said) = watch::channel(None);
         let mut told = said.clone();
         // The browser is done once the page has this picture.
@@ -129,14 +205,11 @@ impl Hostile {
         let tell = async move |text: String| {
             tell.send_replace(Some(text));
         };
-        let routes = Router::new()
-            .route("/", get(async move || page))
-            .route("/end", get(end))
-            .route("/said", post(tell));
+        let routes = Router::new().route("/", get(page)).route("/end", get(end)).route("/said", post(tell));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let origin = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, routes).await });
-        Self { url, said, server }
+        Self { origin, said, server }
     }
 
     /// What the page wrote down.

@@ -1,0 +1,91 @@
+//! What browsers ask and are told before they let a page of another server call otter: CORS, as the Fetch
+//! standard has it. Only origins that the configuration lists are told anything.
+//!
+//! A page shows who it is by a token in `Authorization`, so credentials of the browser (cookies, client
+//! certificates) are never allowed.
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use crate::domain::web_origin::WebOrigin;
+
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
+
+/// The headers that otter reads, except those that every page may send.
+const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, \
+                               Otter-Lease, Otter-Override, Otter-Reference, Prefer";
+
+/// The headers that otter's answers have, except those that every page may read.
+const RESPONSE_HEADERS: &str = "Allow, Content-Encoding, Date, ETag, Idempotent-Replayed, Location, \
+                                Otter-Lease-Expires, Otter-Matches, Otter-Stale, Otter-Version, Otter-Wait, \
+                                Preference-Applied, Retry-After, WWW-Authenticate, X-Request-Id";
+
+/// How many seconds a browser may remember a preflight. Each call is checked again itself.
+const MAX_AGE: &str = "600";
+
+/// The origins of other servers whose pages may call otter.
+#[derive(Clone, Default)]
+pub struct Cors {
+    allowed_origins: Arc<[WebOrigin]>,
+}
+
+/// The header `Origin` of a request, if it names one listed origin.
+#[derive(Clone)]
+pub struct ListedOrigin(HeaderValue);
+
+impl Cors {
+    #[must_use]
+    pub fn new(allowed_origins: &[WebOrigin]) -> Self {
+        Self { allowed_origins: allowed_origins.into() }
+    }
+
+    /// Whether pages of this origin may call otter.
+    #[must_use]
+    pub fn lists(&self, origin: &WebOrigin) -> bool {
+        self.allowed_origins.contains(origin)
+    }
+
+    /// The origin of a request, if it is listed.
+    #[must_use]
+    pub fn origin(&self, headers: &HeaderMap) -> Option<ListedOrigin> {
+        let mut given = headers.get_all(ORIGIN).iter();
+        let (Some(value), None) = (given.next(), given.next()) else { return None };
+        let origin: WebOrigin = value.to_str().ok()?.parse().ok()?;
+        self.lists(&origin).then(|| ListedOrigin(value.clone()))
+    }
+
+    /// Tells the browser that the page of this origin may read an answer. `None` if the origin is not
+    /// listed or there is none; then only caches are told that the answer could differ.
+    pub fn mark(&self, origin: Option<ListedOrigin>, response: &mut Response) {
+        if self.allowed_origins.is_empty() {
+            return;
+        }
+        let headers = response.headers_mut();
+        headers.append(VARY, HeaderValue::from_static("origin"));
+        if let Some(ListedOrigin(origin)) = origin {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
+        }
+    }
+}
+
+/// The answer to the question that a browser asks before it sends a call that no form could. It depends
+/// on no route and on no token: the call itself is answered as any other.
+#[must_use]
+pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response> {
+    if *method != Method::OPTIONS || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        return None;
+    }
+    let allowed = [
+        (ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
+        (ACCESS_CONTROL_MAX_AGE, MAX_AGE),
+    ];
+    Some((StatusCode::NO_CONTENT, allowed).into_response())
+}
