@@ -11,3 +11,4 @@ mod house;
 #[cfg(feature = "interop")]
 mod interop;
 mod matrix;
+mod openapi;

@@ -47,6 +47,9 @@ const SCHEMA_KEYWORDS: &[&str] = &[
     "xml",
 ];
 
+/// The keys of a path item that are operations.
+const METHODS: &[&str] = &["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+
 /// Turns a 3.1 document into a 3.0.3 one that accepts at least the same requests and answers.
 #[must_use]
 pub fn convert(document: &Value) -> Value {
@@ -91,7 +94,7 @@ fn path_item(item: &mut Object) {
     for_each(item, "parameters", parameter);
     for (key, value) in item.iter_mut() {
         if let Value::Object(operation) = value
-            && super::walk::METHODS.contains(&key.as_str())
+            && METHODS.contains(&key.as_str())
         {
             for_each(operation, "parameters", parameter);
             with_object(operation, "requestBody", body);

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 /// The keys of a path item that are operations.
-pub(super) const METHODS: &[&str] = &["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+const METHODS: &[&str] = &["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
 /// A value of the document and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct Place<'a> {
+pub struct Place<'a> {
     document: &'a Value,
     pub value: &'a Value,
     /// RFC 6901.
@@ -84,7 +84,7 @@ impl<'a> Place<'a> {
 
 /// One method of one path.
 #[derive(Clone, Debug)]
-pub(super) struct Operation<'a> {
+pub struct Operation<'a> {
     pub path: String,
     pub place: Place<'a>,
     /// Those of the path before its own; references are resolved.
@@ -102,7 +102,7 @@ impl<'a> Operation<'a> {
 }
 
 /// Every operation of the document.
-pub(super) fn operations(document: &Value) -> Vec<Operation<'_>> {
+pub fn operations(document: &Value) -> Vec<Operation<'_>> {
     let mut operations = Vec::new();
     for (path, item) in Place::root(document).entries("paths") {
         for (_, place) in METHODS.iter().filter_map(|method| Some((method, item.get(method)?))) {
@@ -118,12 +118,12 @@ pub(super) fn operations(document: &Value) -> Vec<Operation<'_>> {
 }
 
 /// The schemas of a body, one for each media type.
-pub(super) fn content_schemas<'a>(body: &Place<'a>) -> Vec<Place<'a>> {
+pub fn content_schemas<'a>(body: &Place<'a>) -> Vec<Place<'a>> {
     body.entries("content").into_iter().filter_map(|(_, media_type)| media_type.get("schema")).collect()
 }
 
 /// Every schema that these lead to, themselves among them, each once.
-pub(super) fn reachable<'a>(roots: impl IntoIterator<Item = Place<'a>>) -> Vec<Place<'a>> {
+pub fn reachable<'a>(roots: impl IntoIterator<Item = Place<'a>>) -> Vec<Place<'a>> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     let mut waiting: Vec<Place> = roots.into_iter().collect();
@@ -142,7 +142,7 @@ pub(super) fn reachable<'a>(roots: impl IntoIterator<Item = Place<'a>>) -> Vec<P
 }
 
 /// The schemas directly inside of one; references are not followed.
-pub(super) fn subschemas<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
+pub fn subschemas<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
     const MANY: &[&str] = &["properties", "patternProperties", "allOf", "anyOf", "oneOf", "prefixItems"];
     const ONE: &[&str] = &["items", "additionalProperties", "propertyNames", "not"];
     let many = MANY.iter().flat_map(|key| schema.entries(key)).map(|(_, place)| place);
@@ -151,7 +151,7 @@ pub(super) fn subschemas<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
 }
 
 /// Every schema that stands anywhere in the document.
-pub(super) fn all_schemas(document: &Value) -> Vec<Place<'_>> {
+pub fn all_schemas(document: &Value) -> Vec<Place<'_>> {
     let components = Place::root(document).get("components");
     let named = components.into_iter().flat_map(|components| components.entries("schemas"));
     let mut roots: Vec<Place> = named.map(|(_, schema)| schema).collect();
@@ -164,7 +164,7 @@ pub(super) fn all_schemas(document: &Value) -> Vec<Place<'_>> {
 }
 
 /// The schemas of everything that an operation answers, headers among it.
-pub(super) fn answer_schemas<'a>(operation: &Operation<'a>) -> Vec<Place<'a>> {
+pub fn answer_schemas<'a>(operation: &Operation<'a>) -> Vec<Place<'a>> {
     let mut schemas = Vec::new();
     for (_, response) in &operation.responses {
         schemas.extend(content_schemas(response));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{Broken, admits_null, broken, types};
-use crate::api::document::walk::{self, Operation, Place};
+use crate::openapi::walk::{self, Operation, Place};
 
 pub(super) fn null_in_parameter(document: &Value) -> Vec<Broken> {
     let parameters = walk::operations(document).into_iter().flat_map(|operation| operation.parameters);

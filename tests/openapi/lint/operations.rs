@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{Broken, broken, types};
-use crate::api::document::walk::{self, Operation, Place};
+use crate::openapi::walk::{self, Operation, Place};
 
 pub(super) fn license(document: &Value) -> Vec<Broken> {
     let root = Place::root(document);

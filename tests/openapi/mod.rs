@@ -1,10 +1,13 @@
-//! The document as it is served, held to the rules and to the copies that are committed.
+//! The OpenAPI document as it is served: it keeps the rules of [`lint`], and the committed copies are equal to it.
 
-use super::lint;
+mod lint;
+mod walk;
+
+use otter::api::document::v3_0;
 
 #[test]
 fn the_served_document_breaks_no_rule() {
-    let findings = lint::lint(&crate::api::openapi());
+    let findings = lint::lint(&otter::api::openapi());
     let lines: Vec<String> = findings
         .iter()
         .map(|finding| format!("{} at {}: {}", finding.rule, finding.pointer, finding.message))
@@ -14,11 +17,11 @@ fn the_served_document_breaks_no_rule() {
 
 #[test]
 fn the_committed_documents_are_the_served_ones() {
-    let new = crate::api::openapi();
-    let old = super::v3_0::convert(&new);
+    let new = otter::api::openapi();
+    let old = v3_0::convert(&new);
     for (committed, served, name, flag) in [
-        (include_str!("../../../openapi/otter.json"), new, "otter.json", ""),
-        (include_str!("../../../openapi/otter-3.0.json"), old, "otter-3.0.json", " --version 3.0"),
+        (include_str!("../../openapi/otter.json"), new, "otter.json", ""),
+        (include_str!("../../openapi/otter-3.0.json"), old, "otter-3.0.json", " --version 3.0"),
     ] {
         let committed: serde_json::Value = serde_json::from_str(committed).unwrap();
         let same = committed == served;
