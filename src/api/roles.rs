@@ -156,10 +156,28 @@ impl Guard {
         let access = self.access(request.method(), request.extensions().get());
         let From(least) = access else { return Ok(None) };
         let token = token(request.headers())?;
-        let caller = self.callers.admit(token)?;
+        let caller = self.callers.identify(token)?;
         let origin = request.extensions().get().copied().unwrap_or_default();
         let token = token.map(SecretString::from);
         Ok(Some(Identified { caller: Caller { origin, ..caller }, least, token }))
+    }
+
+    /// Whether the caller may make this call now.
+    ///
+    /// # Errors
+    /// `too-many-requests`, `forbidden`.
+    fn allow(&self, caller: &Caller, least: Role) -> Result<(), Failure> {
+        self.callers.count_request(caller)?;
+        if caller.role >= least {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} is {} and this needs {}: make a token of that role with otter token create.",
+            caller.name,
+            caller.role.with_article(),
+            least.with_article()
+        );
+        Err(Failure::new(FailureKind::Forbidden, detail))
     }
 
     /// Waits until the token by which a call was admitted is no longer in force.
@@ -184,14 +202,8 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
         Ok(None) => return next.run(request).await,
         Err(failure) => return refused(failure),
     };
-    let mut response = if caller.role < least {
-        let detail = format!(
-            "{} is {} and this needs {}: make a token of that role with otter token create.",
-            caller.name,
-            caller.role.with_article(),
-            least.with_article()
-        );
-        ApiError(Failure::new(FailureKind::Forbidden, detail)).into_response()
+    let mut response = if let Err(failure) = guard.allow(&caller, least) {
+        ApiError(failure).into_response()
     } else {
         request.extensions_mut().insert(caller.clone());
         let until_refused = || Guard::until_refused(Arc::clone(&guard.callers), token.clone());

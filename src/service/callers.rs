@@ -230,14 +230,12 @@ impl Callers {
         }
     }
 
-    /// The caller that presents this text as its token. Counts the request.
+    /// Counts a request of this caller.
     ///
     /// # Errors
-    /// As [`Callers::identify`]; `too-many-requests`.
-    pub fn admit(&self, token: Option<&str>) -> Result<Caller, Failure> {
-        let caller = self.identify(token)?;
-        self.limiter.request(&caller, self.clock.elapsed())?;
-        Ok(caller)
+    /// `too-many-requests`
+    pub fn count_request(&self, caller: &Caller) -> Result<(), Failure> {
+        self.limiter.request(caller, self.clock.elapsed())
     }
 
     /// What tokens with limits use.
