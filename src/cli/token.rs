@@ -195,7 +195,7 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         eprintln!("otter: warning: {}", printable(&warning));
     }
-    eprintln!("A token for {name}, {role}{}. It is shown this once:", printable(&restrictions(&stored)));
+    eprintln!("A token for {name}, {role}{}. It is shown this once:", printable(&stored.restrictions()));
     show_token(&token)
 }
 
@@ -236,7 +236,7 @@ async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
         eprintln!("There are no tokens.");
     }
     for token in tokens {
-        let restrictions = restrictions(&token);
+        let restrictions = token.restrictions();
         let StoredToken { name, role, created_at, expires_at, last_used_at, revoked_at, .. } = token;
         let dated = [
             (expires_at.is_some_and(|at| at <= now), "expired", expires_at),
@@ -333,28 +333,6 @@ impl ListedToken {
             revoked_at: *revoked_at,
         }
     }
-}
-
-/// The restrictions of a token, for people. Empty if there are none.
-fn restrictions(token: &StoredToken) -> String {
-    let mut parts = Vec::new();
-    if let Scope::Selected { machines, pools } = &token.scope {
-        let machines = machines.iter().map(|machine| format!("machines {machine}"));
-        let all: Vec<String> = machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
-        parts.push(format!("only {}", all.join(", ")));
-    }
-    let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = token.limits;
-    for (limit, what) in [
-        (leases, "leases"),
-        (queued_leases, "queued leases"),
-        (queued_jobs, "queued jobs"),
-        (streams, "streams"),
-        (requests_per_second, "requests per second"),
-    ] {
-        parts.extend(limit.map(|limit| format!("at most {limit} {what}")));
-    }
-    parts.extend(token.expires_at.map(|expires_at| format!("until {expires_at:.0}")));
-    parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
 }
 
 fn new_token(clock: &Clock) -> anyhow::Result<Token> {

@@ -51,6 +51,35 @@ impl StoredToken {
             revoked_at: None,
         }
     }
+
+    /// The limits, the expiry and the scope, for people; each begins with a comma. Empty if there are none.
+    #[must_use]
+    pub fn restrictions(&self) -> String {
+        let mut parts = Vec::new();
+        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = self.limits;
+        for (limit, what) in [
+            (leases, "leases"),
+            (queued_leases, "queued leases"),
+            (queued_jobs, "queued jobs"),
+            (streams, "streams"),
+            (requests_per_second, "requests per second"),
+        ] {
+            parts.extend(limit.map(|limit| format!("at most {limit} {what}")));
+        }
+        parts.extend(self.expires_at.map(|expires_at| format!("until {expires_at:.0}")));
+        // The scope can be long, and the audit cuts the end of a long text.
+        if let Scope::Selected { machines, pools } = &self.scope {
+            let machines = machines.iter().map(|machine| format!("machines {machine}"));
+            let all: Vec<String> = machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
+            parts.push(format!("only {}", all.join(", ")));
+        }
+        parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
+    }
+
+    /// The fact of a change of the token, which the command line alone makes.
+    fn fact(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
+        record(at, action, format!("{}, {}{}", self.name, self.role, self.restrictions()))
+    }
 }
 
 pub struct InsertToken(pub StoredToken);
@@ -106,9 +135,8 @@ impl Write for InsertToken {
         .await?;
         let inserted = inserted.rows_affected() > 0;
         if inserted {
-            let detail = format!("{name}, {role}");
-            let record = record(*created_at, AuditAction::TokenCreated, detail);
-            audit::append(transaction, &[record]).await?;
+            let fact = self.0.fact(*created_at, AuditAction::TokenCreated);
+            audit::append(transaction, &[fact]).await?;
         }
         Ok(inserted)
     }
@@ -141,8 +169,8 @@ impl Write for RotateToken {
         .await?;
         let rotated = rotated.rows_affected() > 0;
         if rotated {
-            let record = record(self.now, AuditAction::TokenRotated, self.name.clone());
-            audit::append(transaction, &[record]).await?;
+            let fact = fact_of(transaction, &self.name, self.now, AuditAction::TokenRotated).await?;
+            audit::append(transaction, &[fact]).await?;
         }
         Ok(rotated)
     }
@@ -159,6 +187,7 @@ impl Write for RevokeToken {
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
+        let fact = fact_of(transaction, &self.name, self.now, AuditAction::TokenRevoked).await?;
         let revoked = sqlx::query("UPDATE tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL")
             .bind(&self.name)
             .bind(microseconds(self.now))
@@ -166,8 +195,7 @@ impl Write for RevokeToken {
             .await?;
         let revoked = revoked.rows_affected() > 0;
         if revoked {
-            let record = record(self.now, AuditAction::TokenRevoked, self.name.clone());
-            audit::append(transaction, &[record]).await?;
+            audit::append(transaction, &[fact]).await?;
         }
         Ok(revoked)
     }
@@ -201,7 +229,21 @@ impl Write for MarkTokensUsed {
     }
 }
 
-/// A change of the tokens, which the command line alone makes.
+/// A change of the token of this name that is not revoked. A row that cannot be read does not prevent it.
+async fn fact_of(
+    transaction: &mut Transaction<'_>,
+    name: &str,
+    at: Timestamp,
+    action: AuditAction,
+) -> Result<AuditRecord, sqlx::Error> {
+    let row = sqlx::query("SELECT * FROM tokens WHERE name = $1 AND revoked_at IS NULL")
+        .bind(name)
+        .fetch_optional(transaction.statement())
+        .await?;
+    let token = row.as_ref().and_then(|row| read(row).ok());
+    Ok(token.map_or_else(|| record(at, action, name.to_owned()), |token| token.fact(at, action)))
+}
+
 fn record(at: Timestamp, action: AuditAction, detail: String) -> AuditRecord {
     AuditRecord::new(at, action, AuditOutcome::Done).by(&Actor::token_command()).with_detail(detail)
 }
