@@ -7,7 +7,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::api::respond::{Key, page};
+use crate::api::extract::Params;
+use crate::api::paging::{Cursors, Key, page};
 use crate::config;
 use crate::domain::duration;
 use crate::domain::mac::MacAddress;
@@ -97,15 +98,21 @@ pub fn cursors(bytes: &[u8]) {
     if let Ok(cursor) = text.parse::<JobCursor>() {
         assert_eq!(cursor.to_string(), text);
     }
+    let cursors = |text: &str| {
+        let escaped: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let uri = format!("/?cursor={escaped}").parse().ok()?;
+        Params::read(&uri, &["cursor".to_owned()]).ok().map(|params| Cursors::new("machines", &params))
+    };
+    let Some(given) = cursors(text) else { return };
     let items = vec![("alpha", "1"), ("beta", "2"), ("gamma", "3")];
     let key = |item: &(&str, &str)| Key(item.0.to_owned(), item.1.to_owned());
-    if let Ok(first) = page("machines", items.clone(), key, Some(1), Some(text)) {
+    if let Ok(first) = page(&given, items.clone(), key, Some(1)) {
         assert!(first.items.len() <= 1);
         let next = first.next.as_deref();
         assert_eq!(next.is_some(), first.items.first().is_some_and(|item| *item != ("gamma", "3")));
         if let (Some(next), Some(shown)) = (next, first.items.first()) {
-            let second = page("machines", items, key, None, Some(next)).map(|page| page.items);
-            let second = second.unwrap_or_default();
+            let second = cursors(next).and_then(|next| page(&next, items, key, None).ok());
+            let second = second.map(|page| page.items).unwrap_or_default();
             assert!(!second.is_empty() && !second.contains(shown), "a page goes on behind the last");
         }
     }

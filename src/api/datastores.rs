@@ -11,8 +11,9 @@ use utoipa_axum::routes;
 use super::Api;
 use super::documented::Problems;
 use super::extract::{NoParameters, Query, Segment};
+use super::paging::{self, Cursors, Key};
 use super::problem::ApiError;
-use super::respond::{self, Key};
+use super::respond;
 use crate::domain::datastore;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::scope::Scope;
@@ -91,12 +92,11 @@ pub async fn list_datastores(
     let limit = params.limit()?;
     let version = api.services().feed.version();
     let picture = api.services().machines.picture()?;
-    let page = respond::page(
-        "datastores",
+    let page = paging::page(
+        &Cursors::new("datastores", &params),
         picture.datastores.clone(),
         |datastore| Key(datastore.name.to_lowercase(), datastore.id.to_string()),
         limit,
-        params.text("cursor"),
     )?;
     let items: Vec<Datastore> =
         page.items.iter().map(|datastore| Datastore::of(&api, &caller.scope, datastore)).collect();

@@ -89,6 +89,11 @@ impl Params {
         self.values.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// Every parameter with its values, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.values.iter().map(|(name, values)| (name.as_str(), values.as_slice()))
+    }
+
     /// A text that must not be empty where it is given.
     pub fn filled(&self, name: &str) -> Result<Option<&str>, Failure> {
         match self.text(name) {

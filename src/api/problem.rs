@@ -66,7 +66,7 @@ const TABLE: &[Row] = &[
         "A query parameter is not one of this operation's, or stands there twice.",
         "Check the spelling; the detail names the nearest known one. Only `path` may be repeated."),
     row(Kind::InvalidCursor, Status::BAD_REQUEST, Retry::No, "The cursor is not one of this list's",
-        "`cursor` must be the `next` of an earlier answer of the same list.",
+        "`cursor` must be the `next` of an earlier answer of the same list to a call with the same filters.",
         "Start again without a cursor."),
     row(Kind::Unauthenticated, Status::UNAUTHORIZED, Retry::No, "No valid token",
         "The call needs a token and came without one, or with one that is not known.",

@@ -1,16 +1,12 @@
-//! Answers: JSON with an entity tag and the version it is true at; lists with a cursor.
+//! Answers: JSON with an entity tag and the version that it is true at; lists with a cursor.
 
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::header::{CONTENT_TYPE, ETAG};
 use http::{HeaderName, HeaderValue, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::Api;
-use super::extract::failure_at;
-use crate::domain::failure::{Failure, FailureKind};
 use crate::service::feed::Version;
 
 /// The point in the stream of changes that an answer is true at.
@@ -40,43 +36,6 @@ pub fn list<T: Serialize>(api: &Api, version: &Version, items: &[T], next: Optio
         Err(_) => String::new(),
     };
     answer(api, version, body, &tag)
-}
-
-/// What `limit` and `cursor` leave of items that are in order of their keys. The cursor is the key of the last
-/// item shown, so that items which come and go meanwhile neither repeat nor hide others.
-pub struct Page<T> {
-    pub items: Vec<T>,
-    pub next: Option<String>,
-}
-
-/// The key of an item of a list: the lower-cased name, then the id.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Key(pub String, pub String);
-
-/// Cuts a page out of a whole list. `list` is the list's own word: cursors of one list are refused by another.
-pub fn page<T>(
-    list: &str,
-    items: Vec<T>,
-    key: impl Fn(&T) -> Key,
-    limit: Option<u32>,
-    cursor: Option<&str>,
-) -> Result<Page<T>, Failure> {
-    let after = cursor.map(|cursor| read_cursor(list, cursor)).transpose()?;
-    let mut rest = items.into_iter().filter(|item| after.as_ref().is_none_or(|after| key(item) > *after));
-    let Some(limit) = limit else {
-        return Ok(Page { items: rest.collect(), next: None });
-    };
-    let shown: Vec<T> = rest.by_ref().take(limit as usize).collect();
-    let more = rest.next().is_some();
-    let next = shown.last().filter(|_| more).map(|last| write_cursor(list, &key(last)));
-    Ok(Page { items: shown, next })
-}
-
-/// The failure of a cursor that is not the list's.
-#[must_use]
-pub fn invalid_cursor() -> Failure {
-    let detail = "The cursor is not one that this list gave; start again without one.".to_owned();
-    failure_at(FailureKind::InvalidCursor, "cursor", "invalid-cursor", detail)
 }
 
 /// A page or file that is no JSON.
@@ -116,14 +75,4 @@ fn to_json<T: Serialize>(value: &T) -> String {
 
 fn digest(text: &str) -> String {
     hex::encode(&Sha256::digest(text)[..12])
-}
-
-fn write_cursor(list: &str, key: &Key) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(to_json(&(list, key)))
-}
-
-fn read_cursor(list: &str, cursor: &str) -> Result<Key, Failure> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).map_err(|_| invalid_cursor())?;
-    let (of, key): (String, Key) = serde_json::from_slice(&bytes).map_err(|_| invalid_cursor())?;
-    if of == list { Ok(key) } else { Err(invalid_cursor()) }
 }

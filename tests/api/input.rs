@@ -139,6 +139,34 @@ async fn a_cursor_is_of_its_list() {
 }
 
 #[tokio::test]
+async fn a_cursor_is_of_its_filters_in_each_list() {
+    let lab = Lab::start().await;
+    for name in ["qubes-4.2-sdw-staging", "qubes-4.3-nightly"] {
+        lab.powered(name, "off").await;
+        let body = json!({"select": {"name": name}, "ttl": "10m", "holder": "me"});
+        lab.post("/v1/leases", body).await.expect(201);
+    }
+    for (list, filter, other) in [
+        ("/v1/machines", "name=ci-", "name=ci-runner"),
+        ("/v1/jobs", "kind=machine.power_off", "kind=machine.power_off&state=succeeded"),
+        ("/v1/leases", "holder=me", ""),
+        ("/v1/audit", "action=job.ended", "action=job.ended&outcome=succeeded"),
+    ] {
+        let first = lab.get(&format!("{list}?{filter}&limit=1")).await.expect(200);
+        let next = first.str("next");
+        let second = lab.get(&format!("{list}?limit=1&cursor={next}&{filter}")).await.expect(200);
+        assert_ne!(second.items("id"), first.items("id"), "{list}");
+        let refused = lab.get(&format!("{list}?{other}&limit=1&cursor={next}")).await;
+        refused.problem(400, "invalid-cursor").points_at("cursor", "invalid-cursor");
+    }
+    // A list without filters.
+    let first = lab.get("/v1/datastores?limit=1").await.expect(200);
+    let next = first.str("next");
+    lab.get(&format!("/v1/datastores?cursor={next}")).await.expect(200);
+    lab.get(&format!("/v1/machines?cursor={next}")).await.problem(400, "invalid-cursor");
+}
+
+#[tokio::test]
 async fn a_mistyped_parameter_is_told_the_nearest() {
     let lab = Lab::start().await;
     for (path, wrong, nearest) in [

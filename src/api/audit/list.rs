@@ -10,6 +10,7 @@ use utoipa::IntoParams;
 use super::wire::{AuditEntry, AuditList};
 use crate::api::documented::Problems;
 use crate::api::extract::{Params, Query, failure_at};
+use crate::api::paging::Cursors;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome};
@@ -57,7 +58,7 @@ pub struct AuditQuery {
     /// How many, 1 to 1,000; 100 unless you say.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// The `next` of an earlier answer.
+    /// The `next` of an earlier answer to a call with the same filters.
     #[param(value_type = String, required = false)]
     cursor: Option<String>,
 }
@@ -76,14 +77,11 @@ pub async fn list_audit(State(api): State<Api>, query: Query<AuditQuery>) -> Res
     let params = query.params;
     let filter = filter(&api, &params).await?;
     let limit = params.limit()?.unwrap_or(PAGE);
-    let after = match params.text("cursor") {
-        Some(cursor) => Some(cursor.parse().map_err(|_| respond::invalid_cursor())?),
-        None => None,
-    };
+    let cursors = Cursors::new("audit", &params);
     let version = api.services().feed.version();
-    let page = api.services().audit.list(&filter, after, limit).await?;
+    let page = api.services().audit.list(&filter, cursors.point()?, limit).await?;
     let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::of).collect();
-    Ok(respond::list(&api, &version, &items, page.next.map(|next| next.to_string())))
+    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.behind(&next))))
 }
 
 async fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {

@@ -9,6 +9,7 @@ use super::wire::{Job, JobList};
 use crate::api::documented::Problems;
 use crate::api::extract::Query;
 use crate::api::machines::named_machine;
+use crate::api::paging::Cursors;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain;
@@ -45,7 +46,7 @@ pub struct JobsQuery {
     /// How many, 1 to 1,000; 100 where nothing is said.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// The `next` of an earlier answer.
+    /// The `next` of an earlier answer to a call with the same filters.
     #[param(value_type = String, required = false)]
     cursor: Option<String>,
 }
@@ -77,15 +78,12 @@ pub async fn list_jobs(
         lease: params.filled("lease")?.map(str::to_owned),
     };
     let limit = params.limit()?.unwrap_or(PAGE);
-    let after = match params.text("cursor") {
-        Some(cursor) => Some(cursor.parse().map_err(|_| respond::invalid_cursor())?),
-        None => None,
-    };
+    let cursors = Cursors::new("jobs", &params);
     let version = api.services().feed.version();
     let visibility = api.services().machines.visibility();
     let is_visible = |job: &domain::job::Job| visibility.shows_job(&caller, job);
     let visible = caller.scope.is_restricted().then_some(&is_visible as _);
-    let page = api.services().jobs.list(&filter, after, limit, visible).await?;
+    let page = api.services().jobs.list(&filter, cursors.point()?, limit, visible).await?;
     let items: Vec<Job> = page.items.iter().map(Job::of).collect();
-    Ok(respond::list(&api, &version, &items, page.next.map(|next| next.to_string())))
+    Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.behind(&next))))
 }

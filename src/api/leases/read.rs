@@ -10,6 +10,7 @@ use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
 use crate::api::extract::{NoParameters, Query, Segment};
 use crate::api::machines::named_machine;
+use crate::api::paging::Cursors;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::Failure;
@@ -43,7 +44,7 @@ pub struct LeasesQuery {
     /// How many, 1 to 1,000; 100 where nothing is said.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// The `next` of an earlier answer.
+    /// The `next` of an earlier answer to a call with the same filters.
     #[param(value_type = String, required = false)]
     cursor: Option<String>,
 }
@@ -77,16 +78,14 @@ pub async fn list_leases(
         reference: params.filled("reference")?.map(str::to_owned),
     };
     let limit = params.limit()?.unwrap_or(PAGE);
-    let after: Option<LeaseId> = match params.text("cursor") {
-        Some(cursor) => Some(cursor.parse().map_err(|_| respond::invalid_cursor())?),
-        None => None,
-    };
+    let cursors = Cursors::new("leases", &params);
+    let after: Option<LeaseId> = cursors.point()?;
     let version = api.services().feed.version();
     // One more than asked for tells whether there is a next page.
     let mut views = api.services().leases.list(&caller, &filter, after, limit + 1).await?;
     let more = views.len() > limit as usize;
     views.truncate(limit as usize);
-    let next = views.last().filter(|_| more).map(|view| view.lease.id.to_string());
+    let next = views.last().filter(|_| more).map(|view| cursors.behind(&view.lease.id));
     let items: Vec<Lease> = views.iter().map(|view| Lease::of(view, None)).collect();
     Ok(respond::list(&api, &version, &items, next))
 }

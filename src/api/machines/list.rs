@@ -10,9 +10,11 @@ use super::wire::{Machine, MachineList};
 use crate::api::Api;
 use crate::api::documented::Problems;
 use crate::api::extract::Query;
+use crate::api::paging::{self, Cursors, Key};
 use crate::api::problem::ApiError;
-use crate::api::respond::{self, Key};
+use crate::api::respond;
 use crate::service::callers::Caller;
+use crate::service::machines::MachineView;
 
 /// Which machines are wanted; all that is said must fit.
 #[derive(IntoParams)]
@@ -40,7 +42,7 @@ pub struct MachinesQuery {
     /// How many, 1 to 1,000; all where nothing is said.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// The `next` of an earlier answer.
+    /// The `next` of an earlier answer to a call with the same filters.
     #[param(value_type = String, required = false)]
     cursor: Option<String>,
 }
@@ -63,13 +65,9 @@ pub async fn list_machines(
     let (filter, limit) = (filter(&api, &caller, &params)?, params.limit()?);
     let version = api.services().feed.version();
     let machines = api.services().machines.list(&caller.scope, &filter)?;
-    let page = respond::page(
-        "machines",
-        machines,
-        |view| Key(view.record.sort_name().to_owned(), view.record.machine.id.to_string()),
-        limit,
-        params.text("cursor"),
-    )?;
+    let key =
+        |view: &MachineView| Key(view.record.sort_name().to_owned(), view.record.machine.id.to_string());
+    let page = paging::page(&Cursors::new("machines", &params), machines, key, limit)?;
     let items: Vec<Machine> = page.items.iter().map(Machine::of).collect();
     Ok(respond::list(&api, &version, &items, page.next))
 }
