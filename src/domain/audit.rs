@@ -51,6 +51,8 @@ words! {
     AuditAction {
         JobAccepted = "job.accepted",
         JobStarted = "job.started",
+        /// Somebody asked to cancel a job. The first such call of a job is audited.
+        JobCancelRequested = "job.cancel_requested",
         JobEnded = "job.ended",
         LeaseQueued = "lease.queued",
         LeaseGranted = "lease.granted",
@@ -60,7 +62,7 @@ words! {
         LeaseEnded = "lease.ended",
         MachineQuarantined = "machine.quarantined",
         QuarantineCleared = "machine.quarantine_cleared",
-        /// An operator acted on a machine with `Otter-Override`.
+        /// An operator's `Otter-Override` let a job through that would have been refused without it.
         MachineOverridden = "machine.overridden",
         RequestRefused = "request.refused",
         TokenCreated = "token.created",
@@ -204,6 +206,13 @@ impl AuditRecord {
         Self { duration, ..Self::new(at, AuditAction::JobStarted, job.state.into()).of_job(job) }
     }
 
+    /// Somebody asked to cancel a job. `None` if nobody did.
+    #[must_use]
+    pub fn job_cancel_requested(job: &Job) -> Option<Self> {
+        let (at, by) = (job.cancel_requested_at?, job.cancel_requested_by.as_ref()?);
+        Some(Self::new(at, AuditAction::JobCancelRequested, AuditOutcome::Done).of_job(job).by(by))
+    }
+
     /// A job ended. Its duration counts from its acceptance.
     #[must_use]
     pub fn job_ended(job: &Job) -> Self {
@@ -213,11 +222,13 @@ impl AuditRecord {
         Self { duration, ..record }.because_of(job.error.as_ref())
     }
 
-    /// A job was accepted by an operator's `Otter-Override`, for this reason.
+    /// A job was accepted only because of an operator's `Otter-Override`, for this reason. `holder` is the
+    /// lease that holds the machine.
     #[must_use]
-    pub fn machine_overridden(job: &Job, reason: &str) -> Self {
+    pub fn machine_overridden(job: &Job, holder: Option<LeaseId>, reason: &str) -> Self {
         let record = Self::new(job.created_at, AuditAction::MachineOverridden, AuditOutcome::Done);
-        record.of_job(job).with_detail(format!("{}: {reason}", job.kind().as_str()))
+        let detail = format!("{}: {reason}", job.kind().as_str());
+        Self { lease: holder, ..record.of_job(job) }.with_detail(detail)
     }
 
     /// Names the actor and the request.
@@ -269,14 +280,13 @@ impl AuditRecord {
 
     fn of_job(self, job: &Job) -> Self {
         Self {
-            actor: Some(job.requested_by.clone()),
             machine: Some((job.machine.id.clone(), job.machine_name.clone())),
             lease: job.lease,
             job: Some(job.id),
             reference: job.reference.clone(),
             ..self
         }
-        .from_request(job.origin)
+        .by(&job.asker())
         .with_detail(job.kind().as_str())
     }
 }

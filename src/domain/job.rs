@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::audit::Actor;
 use super::call::{Evidence, HostCall};
 use super::failure::Failure;
 use super::ids::{JobId, QuestionId, SnapshotId, TaskId};
@@ -241,6 +242,8 @@ pub struct Job {
     pub phase: String,
     pub steps: Vec<Step>,
     pub cancel_requested_at: Option<Timestamp>,
+    /// Who asked for that first. Jobs of earlier versions lack it.
+    pub cancel_requested_by: Option<Actor>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub started_at: Option<Timestamp>,
@@ -270,6 +273,20 @@ impl Job {
     #[must_use]
     pub const fn kind(&self) -> JobKind {
         self.request.kind()
+    }
+
+    /// Who asked for it, by which request.
+    #[must_use]
+    pub fn asker(&self) -> Actor {
+        Actor { name: self.requested_by.clone(), origin: self.origin }
+    }
+
+    /// Notes that somebody asks to cancel it. The first one counts.
+    pub fn request_cancel(&mut self, by: Actor, now: Timestamp) {
+        if self.cancel_requested_at.is_none() {
+            self.cancel_requested_at = Some(now);
+            self.cancel_requested_by = Some(by);
+        }
     }
 }
 

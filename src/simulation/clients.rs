@@ -8,6 +8,7 @@ use super::disk::{Write, scope};
 use super::holders::Asking;
 use super::{Event, Simulation, Waits};
 use crate::domain::access::Role;
+use crate::domain::audit::Actor;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, SnapshotId};
 use crate::domain::job::{Job, JobRequest};
@@ -157,7 +158,7 @@ impl Simulation {
         let full = otter.queues.reserve(&post.machine, id, lane(job.kind()));
         full.map_err(|full| queue_full(full, &record.machine))?;
         match otter.desk.holds.admit(&record.machine, &right) {
-            Ok(lease) => job.lease = lease,
+            Ok(admission) => job.lease = admission.lease(),
             Err(failure) => {
                 otter.queues.withdraw(&post.machine, id);
                 return Err(failure);
@@ -336,14 +337,14 @@ impl Simulation {
         self.trace.note(self.now, || format!("somebody cancels {id}"));
         self.promises.cancel_asked(id);
         if otter.queues.withdraw(&job.machine.id, id) {
-            self.end_queued(id, Driver::cancel_queued);
+            self.end_queued(id, |driver, now| driver.cancel_queued(Actor::otter(), now));
         } else {
-            self.interrupt(id, Interrupt::Cancel);
+            self.interrupt(id, Interrupt::Cancel(Actor::otter()));
         }
     }
 
     /// Ends a job that was withdrawn from its queue.
-    pub fn end_queued(&mut self, id: JobId, end: fn(&mut Driver, jiff::Timestamp) -> Effect) {
+    pub fn end_queued(&mut self, id: JobId, end: impl FnOnce(&mut Driver, jiff::Timestamp) -> Effect) {
         self.promises.withdrawn(id);
         let now = self.wall();
         let waiting = self.otter.as_mut().and_then(|otter| otter.entries.get_mut(&id)?.waiting.as_mut());

@@ -8,6 +8,7 @@ use super::leasing::{Desk, brief};
 use super::otter::Otter;
 use super::work::Step;
 use super::{Event, Simulation, Waits};
+use crate::domain::audit::Actor;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, MachineId};
 use crate::sabotage::Mistake;
@@ -48,9 +49,9 @@ impl Simulation {
             otter.add(driver);
         }
         self.otter = Some(otter);
-        for id in cancelled {
-            self.promises.cancel_asked(id);
-            self.interrupt(id, Interrupt::Cancel);
+        for killed in cancelled {
+            self.promises.cancel_asked(killed.job);
+            self.interrupt(killed.job, Interrupt::Cancel(Actor::otter()));
         }
         for (id, first) in firsts {
             self.take_up(id, first, true);
@@ -91,9 +92,9 @@ impl Simulation {
         while let Some(Turn { job, cancel }) =
             self.otter.as_mut().and_then(|otter| otter.queues.next_turn(machine))
         {
-            if let Some(running) = cancel {
-                self.promises.cancel_asked(running);
-                self.interrupt(running, Interrupt::Cancel);
+            if let Some(killed) = cancel {
+                self.promises.cancel_asked(killed.job);
+                self.interrupt(killed.job, Interrupt::Cancel(Actor::otter()));
             }
             let now = self.wall();
             self.promises.turn(job, &self.disk);

@@ -123,7 +123,7 @@ impl Simulation {
         let saves = run.effect == Effect::Save;
         let held = saves || matches!(run.effect, Effect::Call(_));
         let wished = run.driver.job().cancel_requested_at.is_some();
-        let Reaction { cancel_task, instead } = run.driver.interrupt(interrupt, now);
+        let Reaction { cancel_task, instead } = run.driver.interrupt(interrupt.clone(), now);
         let job = run.driver.job().clone();
         run.wish_unsaved |= !wished && job.cancel_requested_at.is_some();
         let wish_unsaved = run.wish_unsaved;

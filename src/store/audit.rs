@@ -337,6 +337,51 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_job_that_is_to_be_cancelled_is_audited_once_with_who_asked_first() {
+        use AuditAction::{JobAccepted, JobCancelRequested, JobEnded, JobStarted};
+        let store = started().await;
+        let mut waiting = queued(1);
+        let mut running = running(&queued(2));
+        let actor = |name: &str, number| {
+            let request_id = Some(RequestId::new(uuid::Uuid::from_u128(number)));
+            let address = Some("192.0.2.7".parse().unwrap());
+            Actor { name: name.to_owned(), origin: RequestOrigin { address, request_id } }
+        };
+        for job in [&waiting, &running] {
+            store.insert_job(&Job { state: JobState::Queued, ..job.clone() }, None).await.unwrap();
+        }
+        store.update_job(&running).await.unwrap();
+        running.request_cancel(actor("boss", 7), start());
+        running.request_cancel(actor("late", 8), start());
+        for _ in 0..3 {
+            store.update_job(&running).await.unwrap();
+        }
+        store.update_job(&ended(running, JobState::Cancelled, start())).await.unwrap();
+        // The wish and the end of a queued job are one update.
+        waiting.request_cancel(actor("boss", 9), start());
+        store.update_job(&ended(waiting, JobState::Cancelled, start())).await.unwrap();
+        assert_eq!(
+            actions(&store).await,
+            [
+                JobAccepted,
+                JobAccepted,
+                JobStarted,
+                JobCancelRequested,
+                JobEnded,
+                JobCancelRequested,
+                JobEnded
+            ]
+        );
+        let cancelled = all(&store).await.into_iter().filter(|fact| fact.action == JobCancelRequested);
+        let told: Vec<_> = cancelled.map(|fact| (fact.actor, fact.request_id, fact.job)).collect();
+        let expected = [(7, queued(2).id), (9, queued(1).id)].map(|(number, job)| {
+            let Actor { name, origin } = actor("boss", number);
+            (Some(name), origin.request_id, Some(job))
+        });
+        assert_eq!(told, expected);
+    }
+
+    #[tokio::test]
     async fn a_change_that_is_refused_is_not_audited_and_the_other_way_round() {
         let store = started().await;
         let held = |number| {

@@ -160,51 +160,70 @@ impl Write for InsertJob {
 pub struct UpdateJob {
     id: JobId,
     row: Row,
-    /// The fact for the audit: the job's end, or its start if it was queued until now.
-    audit: Option<(AuditRecord, Transition)>,
+    /// The facts that may be new with this update, in order.
+    facts: Vec<(AuditRecord, Transition)>,
     /// What the job's end records about the origin of snapshots.
     origin: Option<Origin>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Transition {
+    /// New if the stored job is queued.
     Start,
+    /// New if nobody asked to cancel the stored job.
+    CancelRequest,
+    /// New whenever the update is accepted, because an ended job is never updated.
     End,
 }
 
 impl UpdateJob {
     pub fn of(job: &Job) -> Result<Self, StoreError> {
-        let audit = if job.state.is_end() {
-            Some((AuditRecord::job_ended(job), Transition::End))
-        } else {
-            // Later updates of a running job have steps or an intent, so the earlier row is not
-            // read.
-            let may_start = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
-            may_start.then(|| (AuditRecord::job_started(job), Transition::Start))
-        };
-        Ok(Self { id: job.id, row: Row::of(job)?, audit, origin: Origin::of(job) })
+        // Later updates of a running job have steps or an intent, so the stored job is not read.
+        let may_start = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
+        let start = may_start.then(|| (AuditRecord::job_started(job), Transition::Start));
+        let cancel = AuditRecord::job_cancel_requested(job).map(|record| (record, Transition::CancelRequest));
+        let end = job.state.is_end().then(|| (AuditRecord::job_ended(job), Transition::End));
+        let facts = start.into_iter().chain(cancel).chain(end).collect();
+        Ok(Self { id: job.id, row: Row::of(job)?, facts, origin: Origin::of(job) })
     }
 
-    async fn is_queued(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
-        let queued = sqlx::query("SELECT 1 FROM jobs WHERE id = $1 AND state = 'queued'")
-            .bind(&self.row.id)
-            .fetch_optional(transaction.statement())
-            .await?;
-        Ok(queued.is_some())
+    /// The facts that the stored job does not show yet.
+    async fn new_facts(
+        &self,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Result<Vec<AuditRecord>, StoreError>, sqlx::Error> {
+        let stored = if self.facts.iter().all(|(_, transition)| *transition == Transition::End) {
+            None
+        } else {
+            let row = sqlx::query("SELECT id, document_version, document FROM jobs WHERE id = $1")
+                .bind(&self.row.id)
+                .fetch_optional(transaction.statement())
+                .await?;
+            match row.as_ref().map(read).transpose() {
+                Ok(stored) => stored,
+                Err(error) => return Ok(Err(error)),
+            }
+        };
+        let is_new = |transition: &Transition| match transition {
+            Transition::Start => stored.as_ref().is_some_and(|job| job.state == JobState::Queued),
+            Transition::CancelRequest => stored.as_ref().is_some_and(|job| job.cancel_requested_at.is_none()),
+            Transition::End => true,
+        };
+        let new = self.facts.iter().filter(|(_, transition)| is_new(transition));
+        Ok(Ok(new.map(|(record, _)| record.clone()).collect()))
     }
 }
 
 #[async_trait]
 impl Write for UpdateJob {
-    /// What was audited, if anything.
-    type Output = Result<Option<AuditRecord>, StoreError>;
+    /// What was audited.
+    type Output = Result<Vec<AuditRecord>, StoreError>;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
         let row = &self.row;
-        let audited = match &self.audit {
-            Some((record, Transition::End)) => Some(record),
-            Some((record, Transition::Start)) => self.is_queued(transaction).await?.then_some(record),
-            None => None,
+        let audited = match self.new_facts(transaction).await? {
+            Ok(audited) => audited,
+            Err(error) => return Ok(Err(error)),
         };
         let updated = sqlx::query(
             "UPDATE jobs SET state = $2, kind = $3, machine = $4, requested_by = $5, reference = $6, \
@@ -227,8 +246,8 @@ impl Write for UpdateJob {
             if let Some(origin) = &self.origin {
                 origin.apply(transaction).await?;
             }
-            audit::append(transaction, audited.map(std::slice::from_ref).unwrap_or_default()).await?;
-            return Ok(Ok(audited.cloned()));
+            audit::append(transaction, &audited).await?;
+            return Ok(Ok(audited));
         }
         let known = sqlx::query("SELECT 1 FROM jobs WHERE id = $1")
             .bind(&row.id)

@@ -195,14 +195,13 @@ impl Store {
         self.insert_overriding_job(job, key, None).await
     }
 
-    /// The same for a job that an operator's `Otter-Override` allowed: commits its reason as well.
+    /// The same for a job that may have needed an override: commits the fact of the override as well.
     pub async fn insert_overriding_job(
         &self,
         job: &Job,
         key: Option<&IdempotencyKey>,
-        reason: Option<&str>,
+        overridden: Option<AuditRecord>,
     ) -> Result<Inserted, StoreError> {
-        let overridden = reason.map(|reason| AuditRecord::machine_overridden(job, reason));
         let audit: Vec<AuditRecord> =
             [AuditRecord::job_accepted(job)].into_iter().chain(overridden).collect();
         let write = jobs::InsertJob { row: jobs::Row::of(job)?, key: key.cloned(), audit: audit.clone() };
@@ -213,8 +212,8 @@ impl Store {
         Ok(inserted)
     }
 
-    /// Commits what a job has become, the fact that it started or ended, if it did, and with its end the
-    /// lease that a snapshot was made under.
+    /// Commits what a job has become, the facts that it started, was asked to cancel or ended, if they are
+    /// new, and with its end the lease that a snapshot was made under.
     ///
     /// # Errors
     /// `AlreadyEnded` where the stored job has an end: that is kept. `NoSuchJob` where it was never inserted.

@@ -8,6 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use crate::domain::audit::Actor;
 use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
@@ -41,6 +42,7 @@ pub fn queued(n: u32) -> Job {
         phase: "waiting for its turn".to_owned(),
         steps: Vec::new(),
         cancel_requested_at: None,
+        cancel_requested_by: None,
         created_at,
         updated_at: created_at,
         started_at: None,
@@ -120,7 +122,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         proptest::collection::vec(any_step(), 0..4),
     );
     let times = (
-        option::of(any_time()),
+        (option::of(any_time()), option::of(any_actor())),
         any_time(),
         any_time(),
         option::of(any_time()),
@@ -141,7 +143,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
     (identity, times, rest).prop_map(
         |(
             (id, state, machine, machine_name, request, phase, steps),
-            (cancel_requested_at, created_at, updated_at, started_at, finished_at, deadline_at),
+            (cancel_requested, created_at, updated_at, started_at, finished_at, deadline_at),
             ((requested_by, origin), reference, lease, authority, result, warnings, error, host_task, intent),
         )| Job {
             id: JobId::new(Uuid::from_u128(id)),
@@ -151,7 +153,8 @@ pub fn any_job() -> impl Strategy<Value = Job> {
             request,
             phase,
             steps,
-            cancel_requested_at,
+            cancel_requested_at: cancel_requested.0,
+            cancel_requested_by: cancel_requested.1,
             created_at,
             updated_at,
             started_at,
@@ -184,6 +187,10 @@ fn any_authority() -> impl Strategy<Value = Authority> {
 fn any_time() -> impl Strategy<Value = Timestamp> {
     (Timestamp::MIN.as_nanosecond()..=Timestamp::MAX.as_nanosecond())
         .prop_map(|nanoseconds| Timestamp::from_nanosecond(nanoseconds).unwrap())
+}
+
+fn any_actor() -> impl Strategy<Value = Actor> {
+    (any::<String>(), any_origin()).prop_map(|(name, origin)| Actor { name, origin })
 }
 
 fn any_origin() -> impl Strategy<Value = RequestOrigin> {

@@ -1,16 +1,18 @@
-//! `GET /v1/audit`: what is audited of jobs, leases, quarantines, overrides and refused calls, who may read it, and
-//! how it is searched.
+//! `GET /v1/audit`: what is audited of jobs, leases, quarantines, overrides, tokens and refused calls, who may
+//! read it, and how it is searched.
 
 use std::time::Duration;
 
 use otter::app::Settings;
 use otter::clock::Clock;
-use otter::simulator::Fault;
+use otter::domain::access::{Role, TokenLimits};
+use otter::domain::scope::Scope;
+use otter::simulator::{Fault, Pace};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::tokens::Guarded;
-use crate::harness::{Answer, Lab, Plan, eventually, machine};
+use crate::harness::{Answer, Lab, Plan, eventually, machine, pause};
 
 const MACHINE: &str = "qubes-4.2-sdw-staging";
 
@@ -88,6 +90,66 @@ async fn a_job_that_fails_is_audited_with_its_code() {
     assert_eq!(column(&found, "code"), ["host-rejected"]);
     assert!(column(&found, "detail")[0].starts_with("machine.power_on: "), "{found:?}");
     assert_eq!(found[0]["job"], failed.json["job"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_names_who_cancelled_a_job_and_who_killed_it() {
+    let guarded = Guarded::with(Plan { pace: Pace::Stepped, ..Plan::default() }).await;
+    let post = async |role: &str, path: &str, body: Value| {
+        Answer::of(guarded.request(role, Method::POST, path).json(&body)).await
+    };
+    let ended = async |job: &Answer| {
+        let path = format!("/v1/jobs/{}?wait=10s", job.str("id"));
+        let ended = Answer::of(guarded.request("viewer", Method::GET, &path)).await.expect(200);
+        assert_eq!(ended.json["state"], "cancelled", "{}", ended.text);
+    };
+    let power = machine("ci-runner-2", "/power");
+    let cancel = |job: &Answer| format!("/v1/jobs/{}/cancel", job.str("id"));
+    let running = post("operator", &power, json!({"action": "on"})).await.expect(202);
+    let queued = post("operator", &power, json!({"action": "off"})).await.expect(202);
+    guarded.lab.task_of("32").await;
+    let of_queued = post("admin", &cancel(&queued), json!({})).await.expect(202);
+    let of_running = post("admin", &cancel(&running), json!({})).await.expect(202);
+    ended(&running).await;
+    // What ended, and what was to be cancelled before, is not cancelled again.
+    post("operator", &cancel(&running), json!({})).await.expect(200);
+
+    let restarting = post("operator", &power, json!({"action": "on"})).await.expect(202);
+    guarded.lab.task_of("32").await;
+    let killed = post("admin", "/v1/machines/kill", json!({"name": "ci-runner-2"})).await.expect(202);
+    ended(&restarting).await;
+    let read = guarded.request("admin", Method::GET, "/v1/audit?action=job.cancel_requested");
+    let found = facts(Answer::of(read).await);
+    assert_eq!(column(&found, "job"), [queued.str("id"), running.str("id"), restarting.str("id")]);
+    let requests = [&of_queued, &of_running, &killed].map(|answer| answer.header("x-request-id").unwrap());
+    assert_eq!(column(&found, "request_id"), requests);
+    for fact in &found {
+        assert_eq!((&fact["actor"], &fact["outcome"]), (&json!("admin"), &json!("done")), "{fact}");
+        assert_eq!((&fact["address"], &fact["machine"]), (&json!("127.0.0.1"), &json!("32")), "{fact}");
+        assert_eq!(fact["machine_name"], "ci-runner-2");
+    }
+    assert_eq!(column(&found, "detail"), ["machine.power_off", "machine.power_on", "machine.power_on"]);
+    let path = format!("/v1/audit?job={}", queued.str("id"));
+    let of_job = facts(Answer::of(guarded.request("admin", Method::GET, &path)).await);
+    assert_eq!(column(&of_job, "action"), ["job.accepted", "job.cancel_requested", "job.ended"]);
+    assert_eq!(column(&of_job, "actor"), ["operator", "admin", "operator"]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_lease_cancels_its_jobs_as_otter() {
+    let lab = Lab::stepped().await;
+    let body = json!({"select": {"name": "ci-runner-2"}, "ttl": "30m"});
+    let lease = lab.post("/v1/leases", body).await.expect(201);
+    let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
+    let power = machine("ci-runner-2", "/power");
+    let job = lab.post_with(&power, json!({"action": "on"}), &[("otter-lease", &shown)]).await.expect(202);
+    lab.task_of("32").await;
+    let path = format!("/v1/leases/{}", lease.str("id"));
+    Answer::of(lab.request(Method::DELETE, &path).header("otter-lease", &shown)).await.expect(200);
+    assert_eq!(lab.ended(&job.json).await["state"], "cancelled");
+    let found = audit(&lab, &format!("lease={}&action=job.cancel_requested", lease.str("id"))).await;
+    assert_eq!(column(&found, "job"), [job.str("id")]);
+    assert_eq!((&found[0]["actor"], &found[0]["request_id"]), (&json!("otter"), &Value::Null));
 }
 
 #[tokio::test]
@@ -200,6 +262,7 @@ async fn an_override_is_audited_with_the_job_that_it_allowed() {
     let found = facts(Answer::of(read).await);
     assert_eq!(column(&found, "detail"), ["machine.power_on: the holder is ill"]);
     assert_eq!((&found[0]["job"], &found[0]["machine_name"]), (&job.json["id"], &json!(MACHINE)));
+    assert_eq!(found[0]["lease"], lease.json["id"], "the lease that was overridden");
     let ended = format!("/v1/leases/{}?reason=the+night+is+over", lease.str("id"));
     let released = guarded.request("operator", Method::DELETE, &ended);
     Answer::of(released).await.expect(200);
@@ -207,6 +270,67 @@ async fn an_override_is_audited_with_the_job_that_it_allowed() {
     let found = facts(Answer::of(read).await);
     assert_eq!(column(&found, "actor"), ["operator"]);
     assert_eq!(column(&found, "detail"), ["revoked: the night is over"]);
+}
+
+#[tokio::test]
+async fn an_override_that_was_not_needed_is_not_audited() {
+    let settings = |settings: &mut Settings| settings.snapshots.protected = vec!["precious".to_owned()];
+    let lab = Lab::with(Plan { settings, ..Plan::default() }).await;
+    let over = ("otter-override", "perhaps");
+    let power = machine(MACHINE, "/power?wait=15s");
+    // The machine is free.
+    lab.post_with(&power, json!({"action": "off"}), &[over]).await.expect(200);
+    let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
+    let lease = lab.post("/v1/leases", body).await.expect(201);
+    let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
+    // The caller shows the lease.
+    let with_lease = [over, ("otter-lease", &shown)];
+    lab.post_with(&power, json!({"action": "on"}), &with_lease).await.expect(200);
+    assert!(audit(&lab, "action=machine.overridden").await.is_empty());
+    // The lease does not allow this change of a protected snapshot, but the override does.
+    let snapshots = machine(MACHINE, "/snapshots?wait=15s");
+    let made = lab.post_with(&snapshots, json!({"name": "precious"}), &with_lease).await.expect(200);
+    assert!(audit(&lab, "action=machine.overridden").await.is_empty(), "an operator may make one");
+    let path = format!("{}?wait=15s", machine(MACHINE, "/snapshots/precious"));
+    let removed = lab.request(Method::DELETE, &path).header("otter-override", "the disk is full");
+    let removed = Answer::of(removed.header("otter-lease", &shown)).await.expect(200);
+    let found = audit(&lab, "action=machine.overridden").await;
+    assert_eq!(column(&found, "job"), [removed.str("id")], "{}", made.text);
+    assert_eq!(column(&found, "detail"), ["snapshot.remove: the disk is full"]);
+    assert_eq!(found[0]["lease"], lease.json["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_over_the_limit_of_its_token_is_audited_with_the_token() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let guarded = Guarded::with(Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let limits = TokenLimits { requests_per_second: Some(1), ..TokenLimits::default() };
+    let ticks = async {
+        loop {
+            clock.advance(Duration::from_millis(100));
+            pause().await;
+        }
+    };
+    let token = tokio::select! {
+        token = guarded.restricted("busy", Role::Viewer, Scope::All, limits) => token,
+        never = ticks => never,
+    };
+    let ask = || guarded.lab.request(Method::GET, "/v1/jobs").bearer_auth(&token);
+    // The second one at this moment at the latest is over the limit.
+    Answer::of(ask()).await;
+    let refused = Answer::of(ask()).await.problem(429, "too-many-requests");
+    assert!(refused.header("www-authenticate").is_none(), "its token is in force");
+    clock.advance(Duration::from_mins(1));
+    let path = "/v1/audit?action=request.refused";
+    let read = async || facts(Answer::of(guarded.request("admin", Method::GET, path)).await);
+    let mut found = Vec::new();
+    eventually("the refusal to be written", async || {
+        found = read().await.into_iter().filter(|fact| fact["code"] == "too-many-requests").collect();
+        !found.is_empty()
+    })
+    .await;
+    assert_eq!((column(&found, "actor"), column(&found, "address")), (vec!["busy"], vec!["127.0.0.1"]));
+    assert!(column(&found, "detail")[0].starts_with("GET /v1/jobs: The token busy may"), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,7 +401,7 @@ async fn who_is_no_admin_does_not_read_the_audit() {
             "operator, operator",
             "admin, admin",
             "revoked, admin",
-            "revoked"
+            "revoked, admin"
         ]
     );
 }
@@ -332,6 +456,24 @@ async fn the_audit_is_filtered_and_paged() {
         path = format!("/v1/audit?limit=4&cursor={next}");
     }
     assert_eq!(seen, whole.items("id"));
+}
+
+#[tokio::test]
+async fn a_cursor_belongs_to_the_filters_that_it_was_made_for() {
+    let lab = Lab::start().await;
+    lab.powered(MACHINE, "on").await;
+    let first = lab.get("/v1/audit?action=job.accepted,job.ended&limit=1").await.expect(200);
+    let next = first.str("next");
+    // The number of facts of a page, and how the filters are ordered and spelt, do not matter.
+    for same in ["action=job.accepted,job.ended", "limit=5&action=job.accepted%2Cjob.ended"] {
+        let page = lab.get(&format!("/v1/audit?{same}&cursor={next}")).await.expect(200);
+        assert_eq!(page.items("action"), ["job.accepted"]);
+    }
+    for other in ["", "action=job.accepted", "action=job.accepted,job.ended&actor=anonymous"] {
+        let refused = lab.get(&format!("/v1/audit?{other}&cursor={next}")).await;
+        let refused = refused.problem(400, "invalid-cursor").points_at("cursor", "invalid-cursor");
+        assert!(refused.str("detail").contains("filters"), "{}", refused.text);
+    }
 }
 
 #[tokio::test]

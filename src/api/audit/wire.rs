@@ -16,8 +16,8 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// What happened.
     #[schema(example = "job.ended", extensions(("x-extensible-enum" = json!([
-        "job.accepted", "job.started", "job.ended", "lease.queued", "lease.granted", "lease.active",
-        "lease.renewed", "lease.releasing", "lease.ended", "machine.quarantined",
+        "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued", "lease.granted",
+        "lease.active", "lease.renewed", "lease.releasing", "lease.ended", "machine.quarantined",
         "machine.quarantine_cleared", "machine.overridden", "request.refused", "token.created",
         "token.revoked", "token.rotated", "tokens.reloaded", "certificate.reloaded", "password.reloaded"]))))]
     pub action: String,

@@ -41,7 +41,7 @@ pub async fn cancel_job(
     if before.job.state.is_end() {
         return Ok(respond::object(&api, &version, &Job::of(&before)));
     }
-    let view = visible(&api, &caller, jobs.cancel(id).await?, &text)?;
+    let view = visible(&api, &caller, jobs.cancel(id, caller.actor()).await?, &text)?;
     let mut response = respond::object(&api, &version, &Job::of(&view));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)

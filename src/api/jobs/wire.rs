@@ -204,13 +204,14 @@ impl Job {
             phase,
             steps,
             cancel_requested_at,
+            // In the audit, for admins, as the origin is.
+            cancel_requested_by: _,
             created_at,
             updated_at,
             started_at,
             finished_at,
             deadline_at,
             requested_by,
-            // In the audit, for admins.
             origin: _,
             reference,
             lease,

@@ -57,6 +57,7 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
         phase: "queued".to_owned(),
         steps: Vec::new(),
         cancel_requested_at: None,
+        cancel_requested_by: None,
         created_at: now,
         updated_at: now,
         started_at: None,

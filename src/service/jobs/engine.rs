@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{admit, bear_outage, has_question, queue_full};
 use super::clocks::Moment;
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
-use super::gate::Right;
+use super::gate::{Admission, Right};
 use super::keys::Keys;
-use super::queue::{Queues, Turn, lane};
+use super::queue::{Killed, Queues, Turn, lane};
 use super::runner::{Ran, Runner};
 use super::view::{BlockedBy, Board, JobView, Live};
 use super::{JobsParts, NewJob, Started};
+use crate::domain::audit::{Actor, AuditRecord};
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, TaskId};
@@ -86,17 +87,22 @@ impl Engine {
         // With its place taken: whoever leases the machine from now on sees it.
         let admitted = engine.parts.gate.admit(&record.machine, &right);
         // A caller without a right to the machine gets that refusal first.
-        match admitted.and_then(|lease| has_question(&record.machine, &job.request).map(|()| lease)) {
-            Ok(lease) => job.lease = lease,
+        let answered = |admission| has_question(&record.machine, &job.request).map(|()| admission);
+        let admission = match admitted.and_then(answered) {
+            Ok(admission) => admission,
             Err(failure) => {
                 Engine::refuse(engine, &machine, id);
                 return Err(failure);
             }
-        }
-        if let Err(failure) = engine.admit_snapshots(&mut job, &record.machine, &right).await {
-            Engine::refuse(engine, &machine, id);
-            return Err(failure);
-        }
+        };
+        job.lease = admission.lease();
+        let overrides_protection = match engine.admit_snapshots(&mut job, &record.machine, &right).await {
+            Ok(overrides_protection) => overrides_protection,
+            Err(failure) => {
+                Engine::refuse(engine, &machine, id);
+                return Err(failure);
+            }
+        };
         let due = now.due(job.deadline_at);
         // Shown before it is committed: whoever learns its id from the disk finds it here.
         engine.board.add(Driver::queued(job.clone(), engine.rules()), due);
@@ -110,8 +116,8 @@ impl Engine {
             return Err(refused.of_machine(&machine, &record.machine.name));
         }
         sabotage::reached(Step::Accept);
-        let reason = right.override_reason.as_deref().filter(|_| right.is_override());
-        match engine.parts.store.insert_overriding_job(&job, key.as_ref(), reason).await {
+        let overridden = overridden(&job, admission, overrides_protection, &right);
+        match engine.parts.store.insert_overriding_job(&job, key.as_ref(), overridden).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
                 Engine::refuse(engine, &machine, id);
@@ -133,18 +139,23 @@ impl Engine {
         Ok(Started::New(id))
     }
 
-    /// Refuses a job whose change of the machine's snapshots is not allowed. If the job needs an
-    /// override, its warnings record the override.
-    async fn admit_snapshots(&self, job: &mut Job, machine: &Machine, right: &Right) -> Result<(), Failure> {
+    /// Refuses a job whose change of the machine's snapshots is not allowed. Returns whether the job
+    /// needs its override; then its warnings record the override.
+    async fn admit_snapshots(
+        &self,
+        job: &mut Job,
+        machine: &Machine,
+        right: &Right,
+    ) -> Result<bool, Failure> {
         let rules = self.parts.snapshots.rules(job, Some(machine)).await;
         let rules = rules.map_err(|error| store_failure(&error))?;
         let tree = SnapshotTree::of_inventory(&machine.snapshots);
         snapshots::check(job, &rules, &tree)?;
         let reason = right.override_reason.as_deref().unwrap_or_default();
-        if let Some(warning) = snapshots::overridden(job, &rules, &tree, reason) {
-            job.warnings.push(warning);
-        }
-        Ok(())
+        let warning = snapshots::overridden(job, &rules, &tree, reason);
+        let overrides_protection = warning.is_some();
+        job.warnings.extend(warning);
+        Ok(overrides_protection)
     }
 
     /// Whether a job waits for no other job of its machine.
@@ -200,11 +211,17 @@ impl Engine {
     pub(super) fn dispatch(engine: &Arc<Self>, machine: &MachineId) {
         loop {
             let Some(Turn { job, cancel }) = engine.queues().next_turn(machine) else { return };
-            if let Some(running) = cancel {
-                engine.board.interrupt(running, Interrupt::Cancel);
+            if let Some(killed) = cancel {
+                engine.cancel_killed(killed);
             }
             Engine::spawn(engine, machine.clone(), job, None);
         }
+    }
+
+    /// Cancels a job for the kill beside it, by order of who asked for the kill.
+    pub(super) fn cancel_killed(&self, killed: Killed) {
+        let by = self.board.get(killed.by).map_or_else(Actor::otter, |kill| kill.job.asker());
+        self.board.interrupt(killed.job, Interrupt::Cancel(by));
     }
 
     /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back from the disk
@@ -322,7 +339,7 @@ impl Engine {
         engine: &Arc<Self>,
         id: JobId,
         machine: &MachineId,
-        end: fn(&mut Driver, Timestamp) -> Effect,
+        end: impl FnOnce(&mut Driver, Timestamp) -> Effect + Send + 'static,
     ) {
         let inner = Arc::clone(engine);
         let machine = machine.clone();
@@ -441,6 +458,18 @@ impl Engine {
     pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Duration, JobId, MachineId)>> {
         self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The fact of an override, if the job would have been refused without it.
+fn overridden(
+    job: &Job,
+    admission: Admission,
+    overrides_protection: bool,
+    right: &Right,
+) -> Option<AuditRecord> {
+    let reason = right.override_reason.as_deref()?;
+    let is_needed = overrides_protection || matches!(admission, Admission::Overriding(_));
+    is_needed.then(|| AuditRecord::machine_overridden(job, admission.holder(), reason))
 }
 
 /// The failure of a key that was used for another request.

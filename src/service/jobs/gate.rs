@@ -26,13 +26,44 @@ pub enum Pass {
     Own(LeaseId, LeaseState),
 }
 
+/// By what a job was let through to its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// No lease holds the machine.
+    Free,
+    /// The job belongs to this lease.
+    Lease(LeaseId),
+    /// An operator overrides this lease. The job does not belong to it.
+    Overriding(LeaseId),
+}
+
 /// Says whether a job may be accepted. Asked once the job has its place in the queue: from then on a grant sees it.
 pub trait Gate: Send + Sync {
-    /// The lease that the job then belongs to, if it does.
+    /// Lets a job through to its machine.
     ///
     /// # Errors
     /// `machine-leased`, `lease-ended`, `forbidden`.
-    fn admit(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure>;
+    fn admit(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure>;
+}
+
+impl Admission {
+    /// The lease that the job belongs to.
+    #[must_use]
+    pub const fn lease(self) -> Option<LeaseId> {
+        match self {
+            Self::Lease(lease) => Some(lease),
+            Self::Free | Self::Overriding(_) => None,
+        }
+    }
+
+    /// The lease that holds the machine.
+    #[must_use]
+    pub const fn holder(self) -> Option<LeaseId> {
+        match self {
+            Self::Lease(lease) | Self::Overriding(lease) => Some(lease),
+            Self::Free => None,
+        }
+    }
 }
 
 impl Right {

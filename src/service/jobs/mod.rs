@@ -41,6 +41,7 @@ use super::feed::Feed;
 use super::inventory::{Inventory, MachineRecord};
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
+use crate::domain::audit::Actor;
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId};
@@ -211,8 +212,8 @@ impl Jobs {
             let due = now.due(job.deadline_at);
             self.0.board.add(driver, due);
         }
-        for id in cancelled {
-            self.0.board.interrupt(id, Interrupt::Cancel);
+        for killed in cancelled {
+            self.0.cancel_killed(killed);
         }
         for (machine, id, first) in firsts {
             Engine::spawn(&self.0, machine, id, Some(first));
@@ -282,16 +283,17 @@ impl Jobs {
     }
 
     /// Asks to cancel a job: one that waits ends at once, of one that runs the host is asked to cancel the task,
-    /// and it may still succeed. Repeatable. The job as it is then; none where there is no such job.
+    /// and it may still succeed. Repeatable; the audit names the first who asked. The job as it is then; none where
+    /// there is no such job.
     ///
     /// # Errors
     /// As [`Jobs::get`].
-    pub async fn cancel(&self, id: JobId) -> Result<Option<JobView>, Failure> {
+    pub async fn cancel(&self, id: JobId, by: Actor) -> Result<Option<JobView>, Failure> {
         if let Some(live) = self.0.board.get(id).filter(|live| !live.job.state.is_end()) {
             let machine = &live.job.machine.id;
             if self.0.queues().withdraw(machine, id) {
                 self.0.no_expiry(&live.job);
-                Engine::end_queued(&self.0, id, machine, Driver::cancel_queued);
+                Engine::end_queued(&self.0, id, machine, |driver, now| driver.cancel_queued(by, now));
                 // A disk that takes no commits must not hold up the caller: the job ends when it can be committed.
                 tokio::select! {
                     ended = self.ended(id) => return ended,
@@ -300,7 +302,7 @@ impl Jobs {
             }
             let changes = self.0.board.follow(id);
             sabotage::reached(Step::Cancel);
-            self.0.board.interrupt(id, Interrupt::Cancel);
+            self.0.board.interrupt(id, Interrupt::Cancel(by));
             if let Some(mut changes) = changes {
                 // The wish is shown as soon as the job has taken it; one that is being read back takes it later.
                 let taken =

@@ -58,11 +58,18 @@ struct Place {
     ready: bool,
 }
 
-/// A job whose turn has come, and the one beside it that is to be cancelled for it.
+/// A job whose turn has come, and the one that a kill beside it cancels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub job: JobId,
-    pub cancel: Option<JobId>,
+    pub cancel: Option<Killed>,
+}
+
+/// A running job, and the kill beside it that cancels it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Killed {
+    pub job: JobId,
+    pub by: JobId,
 }
 
 /// Why a job finds no place.
@@ -181,9 +188,9 @@ impl Queues {
 
     /// The job that runs beside a kill.
     #[must_use]
-    pub fn beside_kill(&self, machine: &MachineId) -> Option<JobId> {
+    pub fn beside_kill(&self, machine: &MachineId) -> Option<Killed> {
         let queue = self.machines.get(machine)?;
-        queue.running.filter(|_| queue.killing.is_some())
+        Some(Killed { job: queue.running?, by: queue.killing? })
     }
 
     /// The committed jobs that wait for a machine, in their order.

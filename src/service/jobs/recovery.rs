@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::driver::{Driver, Effect, Rules};
-use super::queue::{Queues, lane};
-use crate::domain::ids::{JobId, MachineId};
+use super::queue::{Killed, Queues, lane};
+use crate::domain::ids::MachineId;
 use crate::domain::job::{Job, JobState};
 
 /// Every job that had not ended, back in its place.
@@ -14,8 +14,8 @@ pub struct Recovered {
     pub waiting: Vec<Driver>,
     /// These ran, with their first effects.
     pub running: Vec<(Driver, Effect)>,
-    /// Those of them that a kill beside them has cancelled.
-    pub cancelled: Vec<JobId>,
+    /// Those of them that a kill beside them cancels.
+    pub cancelled: Vec<Killed>,
     /// Where something may start now.
     pub machines: BTreeSet<MachineId>,
 }

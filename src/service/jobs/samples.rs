@@ -29,6 +29,7 @@ pub fn job(request: JobRequest) -> Job {
         phase: "queued".to_owned(),
         steps: Vec::new(),
         cancel_requested_at: None,
+        cancel_requested_by: None,
         created_at: start(),
         updated_at: start(),
         started_at: None,

@@ -72,7 +72,8 @@ impl Live {
     pub fn follow(&mut self, driver: &Driver, wish_unsaved: bool) -> bool {
         let mut next = Self::of(driver, None);
         if wish_unsaved {
-            next.job = Arc::new(Job { cancel_requested_at: None, ..driver.job().clone() });
+            let job = driver.job().clone();
+            next.job = Arc::new(Job { cancel_requested_at: None, cancel_requested_by: None, ..job });
         }
         // Between the end and its commit the job still shows as it was.
         if next.job.state.is_end() && !driver.is_finished() {

@@ -11,7 +11,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, LeaseId, LeaseState};
 use crate::domain::machine::{Machine, MachineIdentity};
-use crate::service::jobs::gate::{Gate, Pass, Right};
+use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
 use arc_swap::ArcSwap;
 
 /// The book as it is committed, for readers.
@@ -72,7 +72,7 @@ fn leased(machine: &Machine, open: &Open) -> Failure {
 }
 
 impl Gate for Holds {
-    fn admit(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure> {
+    fn admit(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
         let shown = self.shown();
         // Whoever holds the machine now: a late call is told that its own lease is over.
         if let Pass::Lease(given) = &right.pass
@@ -86,21 +86,23 @@ impl Gate for Holds {
         };
         let lease = open.lease.id;
         match &right.pass {
-            Pass::Own(own, state) if *own == lease && open.lease.state == *state => Ok(Some(lease)),
+            Pass::Own(own, state) if *own == lease && open.lease.state == *state => {
+                Ok(Admission::Lease(lease))
+            }
             // A prepare that was on its way when its lease ended must not follow the release.
             Pass::Own(own, _) if *own == lease => Err(ended(machine, &open.lease)),
             Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
-                Ok(Some(lease))
+                Ok(Admission::Lease(lease))
             }
             Pass::Lease(given) if *given == lease => Err(ended(machine, &open.lease)),
-            Pass::Nothing if right.is_override() => Ok(None),
+            Pass::Nothing if right.is_override() => Ok(Admission::Overriding(lease)),
             _ => Err(leased(machine, open)),
         }
     }
 }
 
 impl Holds {
-    fn admit_to_free(&self, machine: &Machine, right: &Right) -> Result<Option<LeaseId>, Failure> {
+    fn admit_to_free(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
         match &right.pass {
             Pass::Own(lease, _) => {
                 let detail = format!("The lease {lease} does not hold {} any more.", machine.name);
@@ -119,7 +121,7 @@ impl Holds {
             );
         }
         right.caller.may_change(machine)?;
-        Ok(None)
+        Ok(Admission::Free)
     }
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::book::Then;
 use super::desk::{AGAIN, Desk, Stepped};
+use crate::domain::audit::Actor;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, JobState};
@@ -75,7 +76,7 @@ impl Desk {
                 return true;
             }
             for job in jobs {
-                let cancelled = self.parts.jobs.cancel(job).await;
+                let cancelled = self.parts.jobs.cancel(job, Actor::otter()).await;
                 let ended = match cancelled {
                     Ok(_) => self.parts.jobs.ended(job).await,
                     Err(failure) => Err(failure),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
 use super::intent::IntentDocument;
-use super::origin::OriginDocument;
+use super::origin::{ActorDocument, OriginDocument};
 use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
@@ -24,6 +24,9 @@ pub struct JobDocument {
     phase: String,
     steps: Vec<StepDocument>,
     cancel_requested_at: Option<String>,
+    /// Jobs of earlier versions lack it.
+    #[serde(default)]
+    cancel_requested_by: Option<ActorDocument>,
     created_at: String,
     updated_at: String,
     started_at: Option<String>,
@@ -156,6 +159,7 @@ impl From<&Job> for JobDocument {
             phase,
             steps,
             cancel_requested_at,
+            cancel_requested_by,
             created_at,
             updated_at,
             started_at,
@@ -181,6 +185,7 @@ impl From<&Job> for JobDocument {
             phase: phase.clone(),
             steps: steps.iter().map(Into::into).collect(),
             cancel_requested_at: cancel_requested_at.as_ref().map(ToString::to_string),
+            cancel_requested_by: cancel_requested_by.as_ref().map(Into::into),
             created_at: created_at.to_string(),
             updated_at: updated_at.to_string(),
             started_at: started_at.as_ref().map(ToString::to_string),
@@ -213,6 +218,7 @@ impl TryFrom<JobDocument> for Job {
             phase,
             steps,
             cancel_requested_at,
+            cancel_requested_by,
             created_at,
             updated_at,
             started_at,
@@ -240,6 +246,7 @@ impl TryFrom<JobDocument> for Job {
             phase,
             steps: steps.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             cancel_requested_at: cancel_requested_at.map(time).transpose()?,
+            cancel_requested_by: cancel_requested_by.map(TryInto::try_into).transpose()?,
             created_at: time(created_at)?,
             updated_at: time(updated_at)?,
             started_at: started_at.map(time).transpose()?,

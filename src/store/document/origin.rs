@@ -1,14 +1,37 @@
-//! The origin of the request that asked for a job or a lease.
+//! The origin of the request that asked for a job or a lease, and who asked to cancel a job.
 
 use serde::{Deserialize, Serialize};
 
 use super::{DocumentError, word};
+use crate::domain::audit::Actor;
 use crate::domain::origin::{RequestId, RequestOrigin};
 
 #[derive(Default, Serialize, Deserialize)]
 pub struct OriginDocument {
     address: Option<String>,
     request_id: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct ActorDocument {
+    name: String,
+    origin: OriginDocument,
+}
+
+impl From<&Actor> for ActorDocument {
+    fn from(actor: &Actor) -> Self {
+        let Actor { name, origin } = actor;
+        Self { name: name.clone(), origin: origin.into() }
+    }
+}
+
+impl TryFrom<ActorDocument> for Actor {
+    type Error = DocumentError;
+
+    fn try_from(document: ActorDocument) -> Result<Self, DocumentError> {
+        let ActorDocument { name, origin } = document;
+        Ok(Self { name, origin: origin.try_into()? })
+    }
 }
 
 impl From<&RequestOrigin> for OriginDocument {

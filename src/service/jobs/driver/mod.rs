@@ -31,6 +31,7 @@ pub use self::vocabulary::{
     Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, Rules, Seen, Shown,
     TaskEnd,
 };
+use crate::domain::audit::Actor;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobState};
@@ -201,8 +202,8 @@ impl Driver {
     }
 
     /// Ends a job that waits in its queue: nothing was done.
-    pub fn cancel_queued(&mut self, now: Timestamp) -> Effect {
-        self.job.cancel_requested_at.get_or_insert(now);
+    pub fn cancel_queued(&mut self, by: Actor, now: Timestamp) -> Effect {
+        self.job.request_cancel(by, now);
         self.close(End::Cancelled(self.cancelled_failure()), None, now)
     }
 
@@ -259,14 +260,14 @@ impl Driver {
         if self.job.state.is_end() {
             return Reaction::default();
         }
-        match interrupt {
-            Interrupt::Cancel => {
-                self.job.cancel_requested_at.get_or_insert(now);
+        match &interrupt {
+            Interrupt::Cancel(by) => {
+                self.job.request_cancel(by.clone(), now);
                 self.job.updated_at = now;
             }
             // What answers the question, or ends who asks, was not held up by it.
             Interrupt::Deadline { question } => {
-                let question = question && !self.job.kind().is_impatient();
+                let question = *question && !self.job.kind().is_impatient();
                 self.deadline = Deadline::Passed { question };
             }
             Interrupt::GraceOver => {
@@ -275,7 +276,7 @@ impl Driver {
             }
         }
         match (&self.stage, interrupt) {
-            (Stage::Blocked | Stage::Readying(_), Interrupt::Cancel) => {
+            (Stage::Blocked | Stage::Readying(_), Interrupt::Cancel(_)) => {
                 Self::instead(self.end(End::Cancelled(self.cancelled_failure()), now))
             }
             (Stage::Blocked | Stage::Readying(_), _) => {
@@ -283,7 +284,7 @@ impl Driver {
                 Self::instead(self.end(End::Failed(failure), now))
             }
             // The wish is committed first, so that a crash does not forget it; then the task is cancelled.
-            (Stage::Following(task), Interrupt::Cancel) => {
+            (Stage::Following(task), Interrupt::Cancel(_)) => {
                 let task = task.clone();
                 Self::instead(self.save(Then::Follow(task)))
             }
@@ -291,7 +292,7 @@ impl Driver {
                 Reaction { cancel_task: Some(task.clone()), instead: None }
             }
             // Nobody can call a guest back, and it may still obey.
-            (Stage::Watching, Interrupt::Cancel) => Self::instead(self.save(Then::Watch)),
+            (Stage::Watching, Interrupt::Cancel(_)) => Self::instead(self.save(Then::Watch)),
             (Stage::Watching, _) => Self::instead(self.give_up(UNSEEN, now)),
             (Stage::Following(_), Interrupt::GraceOver) => {
                 let detail =

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::domain::audit::Actor;
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::Job;
@@ -135,10 +136,10 @@ pub struct Shown {
 }
 
 /// What may come while an effect is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interrupt {
     /// Somebody asks to cancel.
-    Cancel,
+    Cancel(Actor),
     /// The deadline passed. `question`: whether the machine waits on a question.
     Deadline { question: bool },
     /// Some time after the deadline: what has not ended by now is given up.

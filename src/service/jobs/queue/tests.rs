@@ -94,6 +94,11 @@ struct Model {
 }
 
 impl Model {
+    fn beside_kill(&self) -> Option<Killed> {
+        let running = |lane| self.running.get(&lane).copied();
+        Some(Killed { job: running(Lane::Ordinary)?, by: running(Lane::Kill)? })
+    }
+
     fn in_line(&self) -> Vec<(JobId, Lane, bool)> {
         let mut line = self.waiting.clone();
         line.sort_by_key(|(_, lane, _)| *lane);
@@ -211,9 +216,7 @@ proptest! {
                         model.waiting.retain(|place| place.0 != job);
                         model.running.insert(lane, job);
                     }
-                    let killing = model.running.contains_key(&Lane::Kill);
-                    let beside = model.running.get(&Lane::Ordinary).copied().filter(|_| killing);
-                    let expected = next.map(|(job, _)| Turn { job, cancel: beside });
+                    let expected = next.map(|(job, _)| Turn { job, cancel: model.beside_kill() });
                     prop_assert_eq!(queues.next_turn(&m), expected);
                 }
                 Step::Finish(index) => {
@@ -230,7 +233,7 @@ proptest! {
                 prop_assert_eq!(queues.has_any(&m), !model.is_idle());
                 prop_assert_eq!(queues.active(&m), model.active());
                 prop_assert_eq!(queues.running(&m), running);
-                prop_assert_eq!(queues.beside_kill(&m), running.filter(|_| model.running.contains_key(&Lane::Kill)));
+                prop_assert_eq!(queues.beside_kill(&m), model.beside_kill());
                 prop_assert_eq!(queues.waiting_on(&m), model.committed());
                 for number in 0..=last {
                     prop_assert_eq!(queues.position(&m, job(number)), model.position(job(number)));

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use self::fake::{Answer, Lab};
+use crate::domain::audit::Actor;
 use crate::domain::call::HostCall;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, MachineId};
@@ -206,12 +207,15 @@ async fn a_queued_job_is_cancelled_at_once_and_a_running_one_by_its_task() {
     let running = lab.start(1, JobRequest::PowerOn).await;
     lab.host.called(1).await;
     let queued = lab.start(1, JobRequest::PowerOff).await;
-    let cancelled = lab.jobs.cancel(queued).await.unwrap().unwrap();
+    let cancelled = lab.jobs.cancel(queued, Actor::otter()).await.unwrap().unwrap();
     assert_eq!(cancelled.job.state, JobState::Cancelled);
-    lab.jobs.cancel(running).await.unwrap();
+    lab.jobs.cancel(running, Actor::otter()).await.unwrap();
     assert_eq!(lab.end(running).await.job.state, JobState::Cancelled);
     assert_eq!((lab.host.cancelled(), lab.host.calls().len()), (1, 1));
-    assert_eq!(lab.jobs.cancel(running).await.unwrap().unwrap().job.state, JobState::Cancelled);
+    assert_eq!(
+        lab.jobs.cancel(running, Actor::otter()).await.unwrap().unwrap().job.state,
+        JobState::Cancelled
+    );
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::pool::{Pool, Pools};
 use crate::service::callers::Caller;
 use crate::service::inventory::samples;
-use crate::service::jobs::gate::{Gate, Pass, Right};
+use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
 use crate::service::leases::book::{Book, Changes, Input, Kept, LeaseRules, Now, Then};
 use crate::service::leases::fit::Candidate;
 use crate::service::leases::holds::Holds;
@@ -453,7 +453,8 @@ fn admits(book: &Book, machine: &Machine, pass: Pass) -> Result<Option<LeaseId>,
     let holds = Holds::default();
     holds.show(book.clone());
     let caller = Caller::new("ci", Role::Operator);
-    holds.admit(machine, &Right { caller, pass, override_reason: None }).map_err(|failure| failure.kind)
+    let admitted = holds.admit(machine, &Right { caller, pass, override_reason: None });
+    admitted.map(Admission::lease).map_err(|failure| failure.kind)
 }
 
 #[test]

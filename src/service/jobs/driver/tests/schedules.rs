@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::world::{Owner, World, kickstart, trouble};
 use super::{RULES, create, job, others, revert, start};
+use crate::domain::audit::Actor;
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, StepState};
@@ -158,7 +159,7 @@ impl Run {
                 self.cancel_asked = true;
                 // Nobody can call a guest back.
                 self.disturbed |= self.driver.job().kind() == JobKind::MachineShutdown;
-                self.interrupt(Interrupt::Cancel);
+                self.interrupt(Interrupt::Cancel(Actor::otter()));
                 // The wish is committed by itself, the job as it is then with it.
                 if !matches!(self.effect, Effect::Save) && !self.disk.state.is_end() {
                     self.disk = self.driver.job().clone();
