@@ -72,6 +72,8 @@ words! {
         TokensReloaded = "tokens.reloaded",
         CertificateReloaded = "certificate.reloaded",
         PasswordReloaded = "password.reloaded",
+        /// The state was restored from a backup. Facts that are younger than the backup are missing.
+        StoreRestored = "store.restored",
     }
 }
 
@@ -123,7 +125,7 @@ impl From<LeaseState> for AuditOutcome {
     }
 }
 
-/// The actor: a token's name, `anonymous` or `otter`, and the request of the action.
+/// The actor: a token's name, `anonymous`, `otter` or a command of its, and the request of the action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     pub name: String,
@@ -142,6 +144,12 @@ impl Actor {
     pub fn token_command() -> Self {
         Self { name: "otter token".to_owned(), origin: RequestOrigin::default() }
     }
+
+    /// The command `otter store`.
+    #[must_use]
+    pub fn store_command() -> Self {
+        Self { name: "otter store".to_owned(), origin: RequestOrigin::default() }
+    }
 }
 
 /// One fact.
@@ -149,7 +157,8 @@ impl Actor {
 pub struct AuditRecord {
     pub at: Timestamp,
     pub action: AuditAction,
-    /// A token's name, `anonymous`, `otter`, or `otter token`; `None` if the caller showed no valid token.
+    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if a call was refused
+    /// that showed no valid token, or before its token was read.
     pub actor: Option<String>,
     /// The client's address; `other` for refused calls from more addresses than are counted apart.
     pub address: Option<String>,

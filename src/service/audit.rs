@@ -20,7 +20,9 @@ use crate::telemetry;
 /// Refusals are counted for this long before they are written.
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The number of sources of refusals that are counted separately. The rest are counted together.
+/// The number of sources of refusals that are counted separately, of callers with a token and of callers
+/// without one. Each has its own number, so that a flood without tokens does not hide what tokens do. The
+/// further addresses of a caller are counted together.
 const MAX_SOURCES: usize = 256;
 
 /// The number of facts that wait for a store that refuses them. Further facts are only logged.
@@ -97,9 +99,8 @@ impl Audit {
         };
         let first = {
             let mut pending = self.pending();
-            if pending.refused.len() >= MAX_SOURCES && !pending.refused.contains_key(&source) {
+            if !pending.refused.contains_key(&source) && pending.sources_like(&source) >= MAX_SOURCES {
                 source.from = From::Other;
-                source.actor = None;
             }
             if let Some(counted) = pending.refused.get_mut(&source) {
                 counted.count += 1;
@@ -211,6 +212,12 @@ impl Audit {
 }
 
 impl Pending {
+    /// The number of sources that count against the same limit.
+    fn sources_like(&self, source: &Source) -> usize {
+        let has_token = source.actor.is_some();
+        self.refused.keys().filter(|other| other.actor.is_some() == has_token).count()
+    }
+
     /// Keeps facts for a later write while there is room. Returns the number of facts without room.
     fn keep(&mut self, records: Vec<AuditRecord>) -> usize {
         let room = MAX_WAITING.saturating_sub(self.records.len());
@@ -280,6 +287,26 @@ mod tests {
         let rows = rows(&store).await;
         assert_eq!(rows.len(), MAX_SOURCES + 1);
         assert_eq!(rows.last(), Some(&(OTHER.to_owned(), None, 100)));
+    }
+
+    #[tokio::test]
+    async fn a_flood_does_not_hide_who_else_was_refused() {
+        let (audit, store) = audit().await;
+        let addresses = u32::try_from(MAX_SOURCES).unwrap() + 100;
+        for caller in [None, Some("stolen")] {
+            for address in 1..=addresses {
+                refuse(&audit, address, caller, FailureKind::TooManyRequests);
+            }
+            refuse(&audit, 1_000, Some("ci"), FailureKind::Forbidden);
+        }
+        refuse(&audit, 1_000, Some("boss"), FailureKind::Forbidden);
+        audit.write(true).await;
+        let rows = rows(&store).await;
+        assert_eq!(rows.len(), 2 * MAX_SOURCES + 3);
+        let row = |address: &str, actor: &str, count| (address.to_owned(), Some(actor.to_owned()), count);
+        assert!(rows.contains(&row("0.0.3.232", "ci", 2)), "before the flood of the token");
+        assert!(rows.contains(&row(OTHER, "boss", 1)) && rows.contains(&row(OTHER, "stolen", 101)));
+        assert!(rows.contains(&(OTHER.to_owned(), None, 100)));
     }
 
     #[tokio::test]

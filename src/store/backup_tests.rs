@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::key::KeyError;
 use super::samples::{ended, lease, queued, start};
 use super::{
-    Checked, KeptMachine, LeaseRow, Restored, SECRET_KEY, Store, StoreError, backup, check, compact, restore,
+    AuditFilter, Checked, KeptMachine, LeaseRow, Restored, SECRET_KEY, Store, StoreError, backup, check,
+    compact, restore,
 };
 use crate::domain::access::{Role, TokenDigest};
+use crate::domain::audit::AuditAction;
 use crate::domain::ids::TaskId;
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
@@ -146,6 +148,10 @@ async fn a_restored_store_has_no_old_work() {
         assert_eq!(reason, expected);
     }
     assert_eq!(store.tokens().await.unwrap().len(), 1);
+    let newest = store.audit(&AuditFilter::default(), None, 1).await.unwrap().items.remove(0).record;
+    assert_eq!((newest.action, newest.at), (AuditAction::StoreRestored, now));
+    assert_eq!(newest.actor.as_deref(), Some("otter store"));
+    assert_eq!(newest.detail.as_deref(), Some("from the backup of 2026-03-01T12:00:00Z"));
 }
 
 #[tokio::test]

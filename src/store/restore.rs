@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use sqlx::{Connection, Row as _, SqliteConnection};
 
 use super::archive::{self, ArchiveError, Manifest};
+use super::audit;
 use super::fence_floor::RaiseFenceFloor;
 use super::files::{self, DATABASE, LOCK, SECRET_KEY, UNFINISHED_RESTORE as UNFINISHED};
 use super::jobs::{self, UpdateJob};
@@ -109,6 +110,7 @@ async fn end_old_work(state_dir: &Path, manifest: Manifest, now: Timestamp) -> R
     end_jobs(&mut transaction, now, &mut restored).await?;
     end_leases(&mut transaction, now, &mut restored).await?;
     raise_fences(&mut transaction, now).await?;
+    note_restore(&mut transaction, now, &restored.manifest).await?;
     transaction.commit().await?;
     connection.close().await?;
     Ok(restored)
@@ -181,6 +183,18 @@ async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Resu
     let highest = highest.and_then(|highest| u64::try_from(highest).ok()).unwrap_or_default();
     let raise = RaiseFenceFloor(restored::fence_floor(highest, now));
     Ok(raise.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
+}
+
+/// Audits the restore, because the facts since the backup are missing from now on.
+async fn note_restore(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    manifest: &Manifest,
+) -> Result<(), StoreError> {
+    let record = AuditRecord::new(now, AuditAction::StoreRestored, AuditOutcome::Done);
+    let detail = format!("from the backup of {:.0}", manifest.created_at);
+    let record = record.by(&Actor::store_command()).with_detail(detail);
+    Ok(audit::append(&mut Transaction::new(connection, &AtomicU64::new(0)), &[record]).await?)
 }
 
 /// Removes files, and directories that are then empty, on drop. [`Undo::keep`] prevents this.

@@ -382,6 +382,32 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
+    let settings =
+        |settings: &mut Settings| settings.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let guarded = Guarded::with(Plan { settings, clock: clock.clone(), ..Plan::default() }).await;
+    // The client wrote the first address itself.
+    let forwarded = |request: reqwest::RequestBuilder| {
+        Answer::of(request.header("x-forwarded-for", "10.9.9.9, 203.0.113.9"))
+    };
+    let path = machine(MACHINE, "/quarantine");
+    let set = guarded.request("operator", Method::PUT, &path).json(&json!({"reason": "its disk"}));
+    forwarded(set).await.expect(200);
+    forwarded(guarded.lab.request(Method::GET, "/v1/jobs")).await.problem(401, "unauthenticated");
+    clock.advance(Duration::from_mins(1));
+    let query = "/v1/audit?action=machine.quarantined,request.refused";
+    let mut found = Vec::new();
+    eventually("both facts", async || {
+        found = facts(Answer::of(guarded.request("admin", Method::GET, query)).await);
+        found.len() == 2
+    })
+    .await;
+    assert_eq!(column(&found, "address"), ["203.0.113.9"; 2]);
+    assert_eq!(column(&found, "actor"), ["operator", "null"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_no_admin_does_not_read_the_audit() {
     let guarded = Guarded::start().await;
     for (role, said) in [("viewer", "a viewer"), ("runner", "a runner"), ("operator", "an operator")] {

@@ -202,3 +202,37 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     }
     assert!(!audit.text.contains("Bearer") && !log.contains("Bearer"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_changes_are_audited_with_what_the_token_may_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().to_str().unwrap();
+    let token = |arguments: &[&str]| {
+        let done = otter(&[&["token"], arguments, &["--state-dir", state]].concat()).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    };
+    // The first one is made while no daemon runs.
+    let admin = token(&["create", "--name", "boss", "--role", "admin"]);
+    let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
+    let created = ["create", "--name", "ci", "--role", "runner", "--machines", "sd-*", "--pool", "nightly"];
+    let limited = ["--max-leases", "4", "--max-requests-per-second", "50", "--expires", "90d"];
+    token(&[&created[..], &limited].concat());
+    token(&["rotate", "ci", "--expires", "180d"]);
+    token(&["revoke", "--name", "ci"]);
+    let read = daemon.request(reqwest::Method::GET, "/v1/audit?actor=otter+token").bearer_auth(&admin);
+    let audit = Answer::of(read).await.expect(200);
+    assert_eq!(audit.items("action"), ["token.revoked", "token.rotated", "token.created", "token.created"]);
+    let details = audit.items("detail");
+    assert_eq!(details[3], "boss, admin");
+    let expiries = details[..3].iter().map(|detail| {
+        let rest = detail
+            .strip_prefix("ci, runner, at most 4 leases, at most 50 requests per second, until ")
+            .and_then(|rest| rest.strip_suffix(", only machines sd-*, pool nightly"));
+        rest.unwrap_or_else(|| panic!("{detail}")).parse::<jiff::Timestamp>().unwrap()
+    });
+    let expiries: Vec<_> = expiries.collect();
+    assert_eq!(expiries[0], expiries[1]);
+    assert!(expiries[1] > expiries[2], "{details:?}");
+    assert!(daemon.terminate().await.success());
+}

@@ -31,7 +31,7 @@ pub struct AuditQuery {
     /// Actions, comma-separated: `job.ended,lease.ended`.
     #[param(value_type = String, required = false)]
     action: Option<String>,
-    /// The name of a token, `anonymous`, `otter`, or `otter token`.
+    /// The name of a token, `anonymous`, `otter`, `otter token`, or `otter store`.
     #[param(value_type = String, required = false)]
     actor: Option<String>,
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
@@ -65,7 +65,7 @@ pub struct AuditQuery {
 
 /// Read the audit
 ///
-/// Who did what, newest first, by pages: jobs, leases, quarantines, overrides, tokens and refused calls. Facts are kept
+/// Who did what, newest first, by pages: jobs, leases, quarantines, overrides, tokens, settings and refused calls. Facts are kept
 /// as long as `audit.retention_days` and `audit.max_bytes` allow. It holds no secrets.
 #[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "audit", params(AuditQuery),
     responses(

@@ -19,10 +19,12 @@ pub struct AuditEntry {
         "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued", "lease.granted",
         "lease.active", "lease.renewed", "lease.releasing", "lease.ended", "machine.quarantined",
         "machine.quarantine_cleared", "machine.overridden", "request.refused", "token.created",
-        "token.revoked", "token.rotated", "tokens.reloaded", "certificate.reloaded", "password.reloaded"]))))]
+        "token.revoked", "token.rotated", "tokens.reloaded", "certificate.reloaded", "password.reloaded",
+        "store.restored"]))))]
     pub action: String,
     /// The name of the caller's token; `anonymous` if otter has no tokens, `otter` for what it does by
-    /// itself, `otter token` for the command. Null if a refused call showed no valid token.
+    /// itself, `otter token` and `otter store` for the commands. Null if a call was refused that showed no
+    /// valid token, or before its token was read.
     #[schema(required, example = "ci")]
     pub actor: Option<String>,
     /// The caller's address; `other` for refused calls from more addresses than are counted apart. Null
