@@ -193,8 +193,8 @@ async fn each_change_of_a_token_is_audited() {
         (fact["action"].as_str().unwrap(), fact["detail"].as_str().unwrap())
     });
     let expected = [
-        ("token.revoked", "ci"),
-        ("token.rotated", "ci"),
+        ("token.revoked", "ci, runner"),
+        ("token.rotated", "ci, runner"),
         ("token.created", "ci, runner"),
         ("token.created", "boss, admin"),
     ];
