@@ -99,8 +99,8 @@ pub fn cursors(bytes: &[u8]) {
         assert_eq!(cursor.to_string(), text);
     }
     let cursors = |text: &str| {
-        let escaped: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let uri = format!("/?cursor={escaped}").parse().ok()?;
+        let escaped: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let uri = format!("/?cursor={}", escaped.concat()).parse().ok()?;
         Params::read(&uri, &["cursor".to_owned()]).ok().map(|params| Cursors::new("machines", &params))
     };
     let Some(given) = cursors(text) else { return };
