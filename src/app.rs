@@ -289,6 +289,7 @@ impl App {
         let leases = Leases::load(LeasesParts {
             store: store.clone(),
             clock: clock.clone(),
+            callers: Arc::clone(&callers),
             feed: feed.clone(),
             inventory: Arc::clone(&inventory),
             jobs: jobs.clone(),

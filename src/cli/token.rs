@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::State;
 use crate::domain::access::{Role, Token, TokenLimits, is_reserved_name};
 use crate::domain::duration;
+use crate::domain::ids::TokenId;
 use crate::domain::pool::Pool;
 use crate::domain::scope::Scope;
 use crate::domain::terminal::printable;
@@ -182,7 +183,7 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
             requests_per_second: max_requests_per_second,
         },
         expires_at: expires.map(|expires| after(now, expires)).transpose()?,
-        ..StoredToken::new(clock.uuid(), &name, role, token.digest(), now)
+        ..StoredToken::new(TokenId::new(clock.uuid()), &name, role, token.digest(), now)
     };
     let store = beside_or_new(&config.state).await?;
     let inserted = with_writer(&store, async |store| Ok(store.insert_token(&stored).await?)).await?;

@@ -86,6 +86,14 @@ pub struct TokenLimits {
     pub requests_per_second: Option<u32>,
 }
 
+/// Whether a token admits its callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenStanding {
+    InForce,
+    Expired,
+    Revoked,
+}
+
 /// A token, whole. Its text is a secret.
 #[derive(Clone, Debug)]
 pub struct Token(SecretString);

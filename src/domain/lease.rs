@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::ids::JobId;
+use super::ids::{JobId, TokenId};
 use super::mac::MacAddress;
 use super::machine::{MachineIdentity, PowerState};
 use super::origin::RequestOrigin;
@@ -131,6 +131,8 @@ pub struct Lease {
     /// For people: who or what holds it.
     pub holder: String,
     pub requested_by: String,
+    /// The token of the caller that asked; `None` if callers needed none.
+    pub token: Option<TokenId>,
     /// The request that asked for it.
     pub origin: RequestOrigin,
     pub reference: Option<String>,
@@ -169,6 +171,7 @@ pub struct Wanted {
     pub scope: Scope,
     pub holder: String,
     pub requested_by: String,
+    pub token: Option<TokenId>,
     /// The request that asked for it.
     pub origin: RequestOrigin,
     pub reference: Option<String>,
@@ -190,6 +193,7 @@ impl Lease {
             scope,
             holder,
             requested_by,
+            token,
             origin,
             reference,
             ttl,
@@ -209,6 +213,7 @@ impl Lease {
             scope,
             holder,
             requested_by,
+            token,
             origin,
             reference,
             ttl,

@@ -13,13 +13,13 @@ use jiff::Timestamp;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::limits::Limiter;
 use crate::clock::Clock;
-use crate::domain::access::{Role, Token, TokenDigest, TokenLimits, is_reserved_name};
+use crate::domain::access::{Role, Token, TokenDigest, TokenLimits, TokenStanding, is_reserved_name};
 use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::TokenId;
 use crate::domain::machine::Machine;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::scope::Scope;
@@ -40,6 +40,8 @@ const ANYBODY: &str = "anonymous";
 pub struct Caller {
     /// The token's name.
     pub name: Arc<str>,
+    /// `None` if the caller needs no token, and for otter itself.
+    pub token: Option<TokenId>,
     pub role: Role,
     /// Where the request came from; the default if there is none.
     pub origin: RequestOrigin,
@@ -54,6 +56,7 @@ impl Caller {
     pub fn new(name: &str, role: Role) -> Self {
         Self {
             name: Arc::from(name),
+            token: None,
             role,
             origin: RequestOrigin::default(),
             scope: Arc::default(),
@@ -102,9 +105,9 @@ pub struct Callers {
     store: Store,
     clock: Clock,
     known: ArcSwap<Known>,
-    /// Notifies of each change of the known tokens.
+    /// Notifies if the known tokens change or one expires.
     changes: watch::Sender<()>,
-    uses: Mutex<HashMap<Uuid, Use>>,
+    uses: Mutex<HashMap<TokenId, Use>>,
     limiter: Limiter,
 }
 
@@ -116,7 +119,7 @@ struct Found {
 }
 
 struct FoundToken {
-    id: Uuid,
+    id: TokenId,
     digest: TokenDigest,
     expires_at: Option<Timestamp>,
 }
@@ -131,7 +134,7 @@ struct Known {
 
 #[derive(Debug, PartialEq, Eq)]
 struct KnownToken {
-    id: Uuid,
+    id: TokenId,
     digest: TokenDigest,
     expires_at: Option<Timestamp>,
     caller: Caller,
@@ -193,6 +196,23 @@ impl Callers {
         self.known.load().valid.iter().any(|token| token.is_in_force(now))
     }
 
+    /// Whether a token admits its callers now.
+    #[must_use]
+    pub fn standing(&self, token: TokenId) -> TokenStanding {
+        let known = self.known.load();
+        match known.valid.iter().find(|known| known.id == token) {
+            Some(known) if known.is_in_force(self.clock.now()) => TokenStanding::InForce,
+            Some(_) => TokenStanding::Expired,
+            None => TokenStanding::Revoked,
+        }
+    }
+
+    /// Notifies of each change of the tokens that are in force.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// Who calls with this text as the token.
     ///
     /// # Errors
@@ -251,6 +271,7 @@ impl Callers {
             return stop.cancelled().await;
         }
         let mut troubled = false;
+        let mut in_force = self.in_force();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -278,8 +299,18 @@ impl Callers {
                 }
                 Err(_) => {}
             }
+            let before = std::mem::replace(&mut in_force, self.in_force());
+            if before != in_force {
+                self.changes.send_replace(());
+            }
             self.write_uses().await;
         }
+    }
+
+    fn in_force(&self) -> Vec<TokenId> {
+        let now = self.clock.now();
+        let known = self.known.load();
+        known.valid.iter().filter(|token| token.is_in_force(now)).map(|token| token.id).collect()
     }
 
     fn find(&self, token: Option<&str>) -> Result<Found, Failure> {
@@ -332,7 +363,7 @@ impl Callers {
         }
     }
 
-    fn uses(&self) -> MutexGuard<'_, HashMap<Uuid, Use>> {
+    fn uses(&self) -> MutexGuard<'_, HashMap<TokenId, Use>> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -351,7 +382,7 @@ impl Known {
 impl KnownToken {
     fn of(token: StoredToken) -> Self {
         let StoredToken { id, name, role, digest, scope, limits, expires_at, .. } = token;
-        let caller = Caller { scope: Arc::new(scope), limits, ..Caller::new(&name, role) };
+        let caller = Caller { token: Some(id), scope: Arc::new(scope), limits, ..Caller::new(&name, role) };
         Self { id, digest, expires_at, caller }
     }
 
@@ -384,9 +415,12 @@ mod tests {
 
     async fn make(store: &Store, clock: &Clock, name: &str, role: Role) -> Token {
         let token = Token::new(&clock.random().unwrap());
-        let stored = StoredToken::new(clock.uuid(), name, role, token.digest(), clock.now());
+        let stored = StoredToken::new(TokenId::new(clock.uuid()), name, role, token.digest(), clock.now());
         assert!(store.insert_token(&stored).await.unwrap());
-        assert!(!store.insert_token(&StoredToken { id: clock.uuid(), ..stored }).await.unwrap(), "in force");
+        assert!(
+            !store.insert_token(&StoredToken { id: TokenId::new(clock.uuid()), ..stored }).await.unwrap(),
+            "in force"
+        );
         token
     }
 
@@ -404,7 +438,9 @@ mod tests {
         ];
         let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
         let who = |token: &Token| callers.identify(Some(token.text()));
-        assert_eq!(who(&ci).unwrap(), Caller::new("ci", Role::Runner));
+        let caller = who(&ci).unwrap();
+        assert_eq!((&*caller.name, caller.role), ("ci", Role::Runner));
+        assert_eq!(callers.standing(caller.token.unwrap()), TokenStanding::InForce);
         assert_eq!(who(&boss).unwrap().role, Role::Operator);
         let unknown = Token::new(&clock.random().unwrap());
         for refused in [callers.identify(None), callers.identify(Some("otter_")), who(&unknown)] {
@@ -432,7 +468,8 @@ mod tests {
         let store = store().await;
         let token = Token::new(&clock.random().unwrap());
         let expires_at = clock.now() + jiff::SignedDuration::from_secs(60);
-        let plain = StoredToken::new(clock.uuid(), "ci", Role::Runner, token.digest(), clock.now());
+        let plain =
+            StoredToken::new(TokenId::new(clock.uuid()), "ci", Role::Runner, token.digest(), clock.now());
         let stored = StoredToken { expires_at: Some(expires_at), ..plain };
         assert!(store.insert_token(&stored).await.unwrap());
         let callers = Callers::load(store, clock.clone()).await.unwrap();
@@ -450,7 +487,8 @@ mod tests {
     async fn a_rotated_token_keeps_all_but_its_secret() {
         let (store, clock) = (store().await, Clock::system());
         let old = Token::new(&clock.random().unwrap());
-        let plain = StoredToken::new(clock.uuid(), "ci", Role::Runner, old.digest(), clock.now());
+        let plain =
+            StoredToken::new(TokenId::new(clock.uuid()), "ci", Role::Runner, old.digest(), clock.now());
         let stored = StoredToken {
             scope: Scope::new(vec!["qubes-*".to_owned()], vec![]),
             limits: TokenLimits { streams: Some(3), ..TokenLimits::default() },

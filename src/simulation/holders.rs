@@ -133,6 +133,7 @@ impl Simulation {
             scope: Scope::All,
             holder: format!("client {client}"),
             requested_by: "anonymous".to_owned(),
+            token: None,
             origin: RequestOrigin::default(),
             reference: None,
             ttl,

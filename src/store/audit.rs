@@ -399,7 +399,7 @@ mod tests {
         drop(connection);
         store.insert_job(&queued(1), None).await.unwrap_err();
         assert!(store.job(queued(1).id).await.unwrap().is_none(), "no job without its fact");
-        let id = uuid::Uuid::from_u128(1);
+        let id = crate::domain::ids::TokenId::new(uuid::Uuid::from_u128(1));
         let token = StoredToken::new(id, "ci", Role::Runner, TokenDigest([7; 32]), start());
         store.insert_token(&token).await.unwrap_err();
         assert!(store.tokens().await.unwrap().is_empty(), "no token without its fact");

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::domain::access::{Role, TokenDigest};
 use crate::domain::audit::AuditAction;
-use crate::domain::ids::TaskId;
+use crate::domain::ids::{TaskId, TokenId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::store::StoredToken;
@@ -74,7 +74,13 @@ async fn filled(directory: &Path) {
         };
         store.save_leases(vec![row], [(machine, kept)].into(), None, Vec::new()).await.unwrap();
     }
-    let token = StoredToken::new(uuid::Uuid::from_u128(1), "ci", Role::Runner, TokenDigest([3; 32]), start());
+    let token = StoredToken::new(
+        TokenId::new(uuid::Uuid::from_u128(1)),
+        "ci",
+        Role::Runner,
+        TokenDigest([3; 32]),
+        start(),
+    );
     store.insert_token(&token).await.unwrap();
     stop.cancel();
     writer.await.unwrap().unwrap();

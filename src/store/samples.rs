@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::domain::audit::Actor;
 use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
-use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId};
+use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
 use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
 use crate::domain::lease::{
     EndReason, Lease, LeaseEnd, LeaseId, LeaseState, Readiness, Release, Select, TimeLeft,
@@ -74,6 +74,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         pool: Some("qubes".to_owned()),
         holder: "nightly".to_owned(),
         requested_by: "ci".to_owned(),
+        token: Some(TokenId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000))),
         origin: RequestOrigin::default(),
         reference: None,
         ttl: Duration::from_mins(30),

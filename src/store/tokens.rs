@@ -4,19 +4,19 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
-use uuid::Uuid;
 
 use super::audit;
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, microseconds};
 use crate::domain::access::{Role, TokenDigest, TokenLimits};
 use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::ids::TokenId;
 use crate::domain::scope::Scope;
 
 /// A token as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredToken {
-    pub id: Uuid,
+    pub id: TokenId,
     /// The name of its callers. No two tokens in force share a name.
     pub name: String,
     pub role: Role,
@@ -36,7 +36,7 @@ pub struct StoredToken {
 impl StoredToken {
     /// A new token without restrictions.
     #[must_use]
-    pub fn new(id: Uuid, name: &str, role: Role, digest: TokenDigest, created_at: Timestamp) -> Self {
+    pub fn new(id: TokenId, name: &str, role: Role, digest: TokenDigest, created_at: Timestamp) -> Self {
         Self {
             id,
             name: name.to_owned(),
@@ -204,7 +204,7 @@ impl Write for RevokeToken {
 /// A use of a token's secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenUse {
-    pub id: Uuid,
+    pub id: TokenId,
     pub digest: TokenDigest,
     pub at: Timestamp,
 }

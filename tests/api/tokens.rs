@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use otter::clock::Clock;
 use otter::domain::access::{Role, Token, TokenLimits};
+use otter::domain::ids::TokenId;
 use otter::domain::scope::Scope;
 use otter::store::{Store, StoredToken};
 use reqwest::Method;
@@ -72,6 +73,22 @@ impl Guarded {
         token
     }
 
+    /// Revokes a token and makes another of the same name, before otter reads the tokens again.
+    pub async fn made_again(&self, name: &str, role: Role, scope: Scope) -> String {
+        assert!(self.beside.revoke_token(name, Clock::system().now()).await.unwrap());
+        let (stored, token) = unrestricted(name, role);
+        assert!(self.beside.insert_token(&StoredToken { scope, ..stored }).await.unwrap());
+        token
+    }
+
+    /// Gives a token another secret, and an expiry if there is to be one.
+    pub async fn rotated(&self, name: &str, expires_at: Option<jiff::Timestamp>) -> String {
+        let clock = Clock::system();
+        let token = Token::new(&clock.random().unwrap());
+        assert!(self.beside.rotate_token(name, token.digest(), clock.now(), expires_at).await.unwrap());
+        token.text().to_owned()
+    }
+
     /// The token of this role.
     pub fn token(&self, role: &str) -> &str {
         &self.tokens[role]
@@ -96,7 +113,7 @@ async fn make(store: &Store, name: &str, role: Role) -> String {
 fn unrestricted(name: &str, role: Role) -> (StoredToken, String) {
     let clock = Clock::system();
     let token = Token::new(&clock.random().unwrap());
-    let stored = StoredToken::new(clock.uuid(), name, role, token.digest(), clock.now());
+    let stored = StoredToken::new(TokenId::new(clock.uuid()), name, role, token.digest(), clock.now());
     (stored, token.text().to_owned())
 }
 

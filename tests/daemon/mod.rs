@@ -20,3 +20,4 @@ mod start;
 mod storage;
 mod terminal;
 mod token;
+mod token_leases;

@@ -2,6 +2,7 @@
 
 use otter::clock::Clock;
 use otter::domain::access::{Role, Token};
+use otter::domain::ids::TokenId;
 use otter::store::{Store, StoredToken};
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +76,7 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     let clock = Clock::system();
     let digest = Token::new(&clock.random().unwrap()).digest();
     let name = "evil\u{1b}[2J\n-token";
-    let stored = StoredToken::new(clock.uuid(), name, Role::Viewer, digest, clock.now());
+    let stored = StoredToken::new(TokenId::new(clock.uuid()), name, Role::Viewer, digest, clock.now());
     assert!(store.insert_token(&stored).await.unwrap());
     let (_, listed) = said(otter(&["token", "list", "--state-dir", state.to_str().unwrap()])).await;
     assert!(listed.contains("evil\\u{1b}[2J\\n-token"), "{listed}");

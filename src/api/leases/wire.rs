@@ -249,6 +249,7 @@ impl Lease {
             pool,
             holder,
             requested_by,
+            token: _,
             // In the audit, for admins.
             origin: _,
             reference,

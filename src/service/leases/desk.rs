@@ -12,11 +12,11 @@ use super::audited::{self, Cause};
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use super::fit::{Candidate, may_get, wants};
 use super::{LeaseView, LeasesParts, PoolView, counted};
-use crate::domain::access::TokenLimits;
+use crate::domain::access::{TokenLimits, TokenStanding};
 use crate::domain::audit::{Actor, AuditRecord};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{JobId, MachineId};
+use crate::domain::ids::{JobId, MachineId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::scope::Scope;
@@ -159,6 +159,9 @@ impl Desk {
         Self::set_to_work(desk, book.unfinished());
         let types = vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
         let mut changes = desk.parts.feed.follow(EventFilter { types, ..EventFilter::default() });
+        let mut tokens = desk.parts.callers.changes();
+        // A token may have been revoked while otter was down.
+        tokens.mark_changed();
         let mut note_at = desk.parts.clock.elapsed() + NOTE;
         loop {
             let now = desk.parts.clock.elapsed();
@@ -177,6 +180,7 @@ impl Desk {
                     changes.skip();
                     desk.look(&mut book).await
                 }
+                Ok(()) = tokens.changed() => desk.look(&mut book).await,
                 () = desk.parts.clock.sleep(due.saturating_sub(now)) => {
                     if desk.parts.clock.elapsed() >= note_at {
                         note_at = desk.parts.clock.elapsed() + NOTE;
@@ -294,12 +298,13 @@ impl Desk {
                     Err(crate::service::jobs::mismatch(&key.key))
                 };
             }
+            self.end_refused(book).await?;
             within_limits(book, &lease, limits)?;
             let key = key.map(|key| (key, lease.id));
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
-            let candidates = self.candidates(waiting(book).chain([&*lease]));
+            let candidates = self.candidates(book.waiting().chain([&*lease]));
             let cause = Cause { actor, renews: None };
             return Ok((None, self.step(book, cause, key, candidates, asked).await?));
         }
@@ -322,21 +327,35 @@ impl Desk {
         Ok((None, then.into_iter().chain(more).collect()))
     }
 
-    /// Grants what may be granted, and finds out which machines are gone.
+    /// Ends what no caller is admitted for, grants what may be granted, and finds out which
+    /// machines are gone.
     async fn look(&self, book: &mut Book) -> Vec<Then> {
-        if !self.sees() {
+        // If a lease cannot be ended, it must not be granted either.
+        if self.end_refused(book).await.is_err() || !self.sees() {
             return Vec::new();
         }
         let gone = self.miss(book).await;
         if !book.anyone_waits() {
             return gone.unwrap_or_default();
         }
-        let candidates = self.candidates(waiting(book));
+        let candidates = self.candidates(book.waiting());
         let look =
             |book: &mut Book, now: Now, candidates: &[Candidate]| book.step(Input::Look(candidates), now);
         let granted = self.step(book, by_otter(), None, candidates, look).await;
         // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
         [gone, granted].into_iter().flatten().flatten().collect()
+    }
+
+    /// Ends the queued leases whose token was revoked or has expired.
+    async fn end_refused(&self, book: &mut Book) -> Result<(), Failure> {
+        let tokens: BTreeSet<TokenId> = book.waiting().filter_map(|lease| lease.token).collect();
+        let standing = |token| (token, self.parts.callers.standing(token));
+        let standings: BTreeMap<TokenId, TokenStanding> = tokens.into_iter().map(standing).collect();
+        if standings.values().all(|standing| *standing == TokenStanding::InForce) {
+            return Ok(());
+        }
+        let end = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Tokens(&standings), now);
+        self.step(book, by_otter(), None, Vec::new(), end).await.map(drop)
     }
 
     /// Whether the picture is the host as it is.
@@ -494,11 +513,6 @@ fn within_limits(book: &Book, lease: &Lease, limits: TokenLimits) -> Result<(), 
         Some(most) => Err(queue_full(&lease.requested_by, &format!("{most} queued leases"))),
         None => Ok(()),
     }
-}
-
-/// The leases that wait for a machine.
-fn waiting(book: &Book) -> impl Iterator<Item = &Lease> {
-    book.open().map(|open| &*open.lease).filter(|lease| lease.state == LeaseState::Queued)
 }
 
 /// The machines that a step would give to somebody.

@@ -30,7 +30,7 @@ use self::book::{Kept, LeaseRules, MachineKey};
 use self::desk::{Desk, Stepped};
 use self::holds::Holds;
 use self::secret::Secrets;
-use super::callers::Caller;
+use super::callers::{Caller, Callers};
 use super::feed::Feed;
 use super::inventory::{Inventory, MachineRecord};
 use super::jobs::Jobs;
@@ -57,6 +57,7 @@ pub struct Leases(Arc<Desk>);
 pub struct LeasesParts {
     pub store: Store,
     pub clock: Clock,
+    pub callers: Arc<Callers>,
     pub feed: Feed,
     pub inventory: Arc<Inventory>,
     pub jobs: Jobs,
@@ -434,6 +435,7 @@ impl Leases {
             scope: Scope::clone(&caller.scope),
             holder: new.holder.clone().unwrap_or_else(|| caller.name.to_string()),
             requested_by: caller.name.to_string(),
+            token: caller.token,
             origin: caller.origin,
             reference: new.reference.clone(),
             ttl: new.ttl,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::failure::FailureDocument;
 use super::job::IdentityDocument;
 use super::origin::OriginDocument;
-use super::{DocumentError, job_id, lease_id, power, time, word};
+use super::{DocumentError, job_id, lease_id, power, time, token_id, word};
 use crate::domain::lease::{
     EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Release, Select,
     TimeLeft,
@@ -50,6 +50,9 @@ struct LeaseDocument {
     pool: Option<String>,
     holder: String,
     requested_by: String,
+    /// `None` if callers needed no token, and for every lease of an earlier otter.
+    #[serde(default)]
+    token: Option<String>,
     #[serde(default)]
     origin: OriginDocument,
     reference: Option<String>,
@@ -138,6 +141,7 @@ impl From<&Lease> for LeaseDocument {
             pool,
             holder,
             requested_by,
+            token,
             origin,
             reference,
             ttl,
@@ -169,6 +173,7 @@ impl From<&Lease> for LeaseDocument {
             pool: pool.clone(),
             holder: holder.clone(),
             requested_by: requested_by.clone(),
+            token: token.map(|token| token.to_string()),
             origin: origin.into(),
             reference: reference.clone(),
             ttl_ms: milliseconds(*ttl),
@@ -209,6 +214,7 @@ impl TryFrom<LeaseDocument> for Lease {
             pool,
             holder,
             requested_by,
+            token,
             origin,
             reference,
             ttl_ms,
@@ -242,6 +248,7 @@ impl TryFrom<LeaseDocument> for Lease {
             pool,
             holder,
             requested_by,
+            token: token.map(token_id).transpose()?,
             origin: origin.try_into()?,
             reference,
             ttl: Duration::from_millis(ttl_ms),

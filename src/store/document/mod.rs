@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use self::job::JobDocument;
 pub use self::lease::{decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine};
-use crate::domain::ids::JobId;
+use crate::domain::ids::{JobId, TokenId};
 use crate::domain::job::Job;
 use crate::domain::lease::LeaseId;
 use crate::domain::machine::PowerState;
@@ -63,6 +63,10 @@ fn power(text: String) -> Result<PowerState, DocumentError> {
 
 fn lease_id(text: String) -> Result<LeaseId, DocumentError> {
     text.parse().map_err(|_| DocumentError::Word { what: "lease id", word: text })
+}
+
+fn token_id(text: String) -> Result<TokenId, DocumentError> {
+    text.parse().map_err(|_| DocumentError::Word { what: "token id", word: text })
 }
 
 fn job_id(text: String) -> Result<JobId, DocumentError> {

@@ -6,6 +6,7 @@ mod pools;
 mod rights;
 mod shape;
 mod time;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use otter::clock::Clock;
 use otter::domain::access::{Role, Token, TokenLimits};
+use otter::domain::ids::TokenId;
 use otter::store::{Store, StoredToken};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -44,7 +45,7 @@ async fn token_in(state: &std::path::Path, limits: TokenLimits) -> Token {
     tokio::spawn(async move { writer.run(tokio_util::sync::CancellationToken::new()).await });
     let clock = Clock::system();
     let token = Token::new(&clock.random().unwrap());
-    let stored = StoredToken::new(clock.uuid(), "ci", Role::Admin, token.digest(), clock.now());
+    let stored = StoredToken::new(TokenId::new(clock.uuid()), "ci", Role::Admin, token.digest(), clock.now());
     assert!(store.insert_token(&StoredToken { limits, ..stored }).await.unwrap());
     token
 }

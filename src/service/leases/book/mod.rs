@@ -7,6 +7,7 @@
 //! | prepare failed, or cannot be known, the machine there still | – | machine set aside; queued again while its queue time lasts, else releasing (prepare-failed) | – | – |
 //! | release (its holder) | released | releasing | releasing | the same answer |
 //! | revoke (an operator) | revoked | releasing | releasing | the same answer |
+//! | its token was revoked or has expired | revoked | – | – | – |
 //! | its time is over | – | – | releasing (expired) | – |
 //! | queue time over | failed (queue-timeout) | – | – | – |
 //! | nobody asked about it for long | failed (abandoned) | – | – | – |
@@ -31,8 +32,9 @@ use jiff::Timestamp;
 
 use self::step::Step;
 use super::fit::Candidate;
+use crate::domain::access::TokenStanding;
 use crate::domain::failure::Failure;
-use crate::domain::ids::JobId;
+use crate::domain::ids::{JobId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 use crate::sabotage::Sabotage;
@@ -136,6 +138,8 @@ pub enum Input<'a> {
         by: String,
         detail: Option<String>,
     },
+    /// How the tokens of leases stand.
+    Tokens(&'a BTreeMap<TokenId, TokenStanding>),
     /// A job of the lease was started for its preparation or release: for which state it is.
     Working(LeaseId, LeaseState, JobId),
     Prepared(LeaseId, Result<(), Failure>),
@@ -288,10 +292,15 @@ impl Book {
         }
     }
 
+    /// The leases that wait for a machine, in order of their ids.
+    pub fn waiting(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values().map(|open| &*open.lease).filter(|lease| lease.state == LeaseState::Queued)
+    }
+
     /// Whether a lease is queued.
     #[must_use]
     pub fn anyone_waits(&self) -> bool {
-        self.leases.values().any(|open| open.lease.state == LeaseState::Queued)
+        self.waiting().next().is_some()
     }
 
     fn due_of(&self, open: &Open) -> Option<Duration> {

@@ -1,14 +1,15 @@
 //! One step of the book: what each event does to each lease, as the table in `book` says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::fit::{Candidate, has_snapshots, may_get};
 use super::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
+use crate::domain::access::TokenStanding;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::JobId;
+use crate::domain::ids::{JobId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseId, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 use crate::sabotage::Mistake;
@@ -33,6 +34,7 @@ impl<'b> Step<'b> {
             Input::Machines(machines) => self.machines(machines),
             Input::Renew(id, ttl) => self.renew(id, ttl)?,
             Input::End { id, reason, by, detail } => self.end(id, reason, by, detail),
+            Input::Tokens(standings) => self.tokens(standings),
             Input::Working(id, state, job) => self.working(id, state, job),
             Input::Prepared(id, outcome) => self.prepared(id, outcome),
             Input::Freed(id, outcome) => self.freed(id, outcome),
@@ -214,6 +216,21 @@ impl<'b> Step<'b> {
             self.close(id);
         } else {
             self.changes.then.push(Then::Release(id));
+        }
+    }
+
+    /// A machine that is held stays so: what its holder runs there may need no call of otter.
+    fn tokens(&mut self, standings: &BTreeMap<TokenId, TokenStanding>) {
+        for id in self.book.queued() {
+            let Some(open) = self.book.leases.get(&id) else { continue };
+            let standing = open.lease.token.and_then(|token| standings.get(&token));
+            let what = match standing {
+                Some(TokenStanding::Revoked) => "was revoked",
+                Some(TokenStanding::Expired) => "has expired",
+                Some(TokenStanding::InForce) | None => continue,
+            };
+            let detail = format!("The token {} {what}.", open.lease.requested_by);
+            self.end(id, EndReason::Revoked, "otter".to_owned(), Some(detail));
         }
     }
 

@@ -7,9 +7,9 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 
 use super::{MINUTE, all, ask, at, empty, end, failed, id, identity, key, lease, machine, rules, state};
-use crate::domain::access::Role;
+use crate::domain::access::{Role, TokenStanding};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{JobId, MachineId};
+use crate::domain::ids::{JobId, MachineId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::pool::{Pool, Pools};
@@ -87,6 +87,37 @@ fn a_deleted_waiter_does_not_block_the_queue_and_an_abandoned_one_drops() {
     assert_eq!(state(&changes, 2), LeaseState::Failed);
     let granted = book.step(Input::Look(&all(1)), at(122)).unwrap();
     assert_eq!(state(&granted, 3), LeaseState::Active);
+}
+
+#[test]
+fn the_queued_leases_of_a_token_that_admits_nobody_end_and_no_others() {
+    let token = |number| TokenId::new(Uuid::from_u128(number));
+    let standings = BTreeMap::from([
+        (token(1), TokenStanding::Revoked),
+        (token(2), TokenStanding::Expired),
+        (token(3), TokenStanding::InForce),
+    ]);
+    let mut book = empty(rules());
+    let mut ask = |number, token, prepare, candidates: &[Candidate]| {
+        let wanted = Lease { token, ..lease(number, prepare, Some(MINUTE * 10), at(0)) };
+        book.step(Input::Ask(Box::new(wanted), candidates), at(0)).unwrap();
+    };
+    ask(1, Some(token(1)), false, &[machine(1, true)]);
+    ask(2, Some(token(2)), true, &[machine(2, true)]);
+    for (number, token) in [(3, Some(token(1))), (4, Some(token(2))), (5, Some(token(3))), (6, None)] {
+        ask(number, token, false, &[machine(1, false)]);
+    }
+    let changes = book.step(Input::Tokens(&standings), at(1)).unwrap();
+    assert_eq!(changes.leases.keys().collect::<Vec<_>>(), [&id(3), &id(4)]);
+    for (number, detail) in [(3, "The token ci was revoked."), (4, "The token ci has expired.")] {
+        let end = changes.leases[&id(number)].end.clone().unwrap();
+        assert_eq!(state(&changes, number), LeaseState::Revoked);
+        assert_eq!(
+            (end.reason, &*end.by, end.detail.as_deref()),
+            (EndReason::Revoked, "otter", Some(detail))
+        );
+    }
+    assert_eq!((book.position(id(5)), book.position(id(6))), (Some(0), Some(1)));
 }
 
 #[test]

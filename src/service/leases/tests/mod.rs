@@ -80,6 +80,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now)
         scope: Scope::All,
         holder: "ci".to_owned(),
         requested_by: "ci".to_owned(),
+        token: None,
         origin: RequestOrigin::default(),
         reference: None,
         ttl: MINUTE * 30,
