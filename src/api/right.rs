@@ -31,7 +31,11 @@ pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Right, Fa
     Ok(Right { caller: caller.clone(), pass, override_reason })
 }
 
-fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<String>, Failure> {
+/// The reason of an override; `None` if the call makes none.
+///
+/// # Errors
+/// As [`read`].
+pub fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(reason) = header(headers, "otter-override")? else { return Ok(None) };
     if caller.role < Role::Operator {
         let role = caller.role.with_article();

@@ -9,12 +9,12 @@ use utoipa::IntoParams;
 use super::renew::may_act_on;
 use super::wait::until;
 use super::wire::Lease;
-use super::{LeaseHeader, LeasePath, lease_id, unknown_lease};
+use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
 use crate::api::extract::{Query, Segment, check_printable_parameter, failure_at};
 use crate::api::problem::ApiError;
 use crate::api::waiting::Wait;
-use crate::api::{Api, respond};
+use crate::api::{Api, respond, right};
 use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
@@ -27,9 +27,23 @@ pub struct EndQuery {
     /// Blocks until its machine was released, at most this long.
     #[param(value_type = String, required = false)]
     wait: Option<String>,
-    /// Why an operator takes it, for its holder to read. At most 512 characters.
+    /// Why an operator takes it, for its holder to read. At most 512 characters. It goes before
+    /// `Otter-Override`.
     #[param(value_type = String, required = false)]
     reason: Option<String>,
+}
+
+/// By what right a lease is ended.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents the headers")]
+pub struct EndHeaders {
+    /// `<id>.<secret>`, as the answer of `POST /v1/leases` gave them.
+    #[param(rename = "Otter-Lease", value_type = String, required = false)]
+    otter_lease: Option<String>,
+    /// Why an operator takes it, as `reason`. 1 to 512 characters.
+    #[param(rename = "Otter-Override", value_type = String, required = false)]
+    otter_override: Option<String>,
 }
 
 /// The longest reason.
@@ -40,7 +54,7 @@ const MAX_REASON: usize = 512;
 /// With its own `Otter-Lease` the holder gives it back; without it an operator takes it. The machine is free once it was
 /// released and that was seen. Again it is the same answer.
 #[utoipa::path(delete, path = "/v1/leases/{lease}", operation_id = "end_lease", tag = "leases",
-    params(LeasePath, EndQuery, LeaseHeader),
+    params(LeasePath, EndQuery, EndHeaders),
     responses(
         (status = 200, description = "The lease, which ends or has ended", body = Lease),
         Problems,
@@ -62,13 +76,14 @@ pub async fn end_lease(
     }
     reason.as_deref().map_or(Ok(()), |reason| check_printable_parameter("reason", reason))?;
     let wait = query.params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
+    let override_reason = right::override_reason(&caller, &headers)?;
     let own = may_act_on(&api, &caller, &headers, id)?;
     let version = api.services().feed.version();
     if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }
     let end = if own { EndReason::Released } else { EndReason::Revoked };
-    let view = api.services().leases.end(&caller, id, end, reason).await?;
+    let view = api.services().leases.end(&caller, id, end, reason.or(override_reason)).await?;
     let Some(time) = wait else { return Ok(respond::object(&api, &version, &Lease::of(&view, None))) };
     let mut response = match until(&api, &caller, id, time, LeaseState::is_end).await {
         Ok(view) => respond::object(&api, &version, &Lease::of(&view, None)),

@@ -151,6 +151,14 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
         .expect(200)
         .json;
     assert_eq!(again, revoked);
+    let header = |role, reason| {
+        let request = guarded.request(role, Method::DELETE, &path(&theirs, "?wait=14s"));
+        Answer::of(request.header("otter-override", reason))
+    };
+    header("runner", "mine now").await.problem(403, "forbidden");
+    header("admin", " ").await.problem(400, "invalid-request");
+    let taken = header("admin", "the lab moves").await.expect(200).json;
+    assert_eq!((&taken["state"], &taken["end"]["detail"]), (&json!("revoked"), &json!("the lab moves")));
     // What otter does for a lease is not its holder's to cancel.
     let job = format!("/v1/jobs/{}/cancel", revoked["job"].as_str().unwrap());
     call(&guarded, "runner", Method::POST, &job, Some(&mine), json!({})).await.problem(403, "forbidden");
