@@ -4,6 +4,7 @@ mod json;
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -141,6 +142,15 @@ impl Params {
     pub fn mac(&self, name: &str) -> Result<Option<MacAddress>, Failure> {
         let Some(given) = self.filled(name)? else { return Ok(None) };
         given.parse().map(Some).map_err(|error| invalid_mac(name, given, &error))
+    }
+
+    /// The id of a job or a lease, by which the parameter is named.
+    pub fn id<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let Some(given) = self.filled(name)? else { return Ok(None) };
+        given.parse().map(Some).map_err(|_| {
+            let detail = format!("{name} is {}; the id of a {name} is a UUID.", shorten(given));
+            failure_at(FailureKind::InvalidRequest, name, "not-an-id", detail)
+        })
     }
 
     /// A whole number from 1 to 1,000.

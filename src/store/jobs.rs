@@ -16,6 +16,7 @@ use super::{Reader, StoreError, document, microseconds};
 use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobState};
+use crate::domain::lease::LeaseId;
 
 /// Which jobs to list; what is empty or `None` does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub struct JobFilter {
     pub kinds: Vec<JobKind>,
     pub requested_by: Option<String>,
     pub reference: Option<String>,
-    /// A lease's id.
-    pub lease: Option<String>,
+    /// Of this lease.
+    pub lease: Option<LeaseId>,
 }
 
 /// Where a page of jobs ended. Jobs that come later do not move it.
@@ -298,7 +299,7 @@ pub async fn jobs(
         query.push(" AND reference = ").push_bind(reference);
     }
     if let Some(lease) = lease {
-        query.push(" AND lease = ").push_bind(lease);
+        query.push(" AND lease = ").push_bind(lease.to_string());
     }
     if let Some(JobCursor { created_at, id }) = after {
         query.push(" AND (created_at, id) < (").push_bind(created_at);

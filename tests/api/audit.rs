@@ -451,18 +451,9 @@ async fn the_audit_is_filtered_and_paged() {
     assert_eq!(references("reference=b").await, ["b", "b", "b"]);
     assert_eq!(references("outcome=queued,running&reference=c").await, ["c", "c"]);
     assert_eq!(references("actor=anonymous").await.len(), 9);
-    for nothing in [
-        "actor=ci",
-        "reference=",
-        "since=2100-01-01T00:00:00Z",
-        "until=2020-01-01T00:00:00Z",
-        "job=01936f5e-8c00-7000-8000-000000000002",
-        "lease=01936f5e-8c00-7000-8000-000000000002",
-        "outcome=unknown",
-    ] {
-        if nothing != "reference=" {
-            assert!(audit(&lab, nothing).await.is_empty(), "{nothing}");
-        }
+    for nothing in ["actor=ci", "since=2100-01-01T00:00:00Z", "until=2020-01-01T00:00:00Z", "outcome=unknown"]
+    {
+        assert!(audit(&lab, nothing).await.is_empty(), "{nothing}");
     }
     let whole = lab.get("/v1/audit").await.expect(200);
     assert_eq!((whole.items("id").len(), &whole.json["next"]), (9, &Value::Null));

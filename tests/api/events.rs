@@ -313,7 +313,10 @@ async fn initial_keeps_to_the_filters() {
     assert_eq!(snapshot("reference=ci").await, []);
     let named = snapshot(&format!("job={}", ended.as_str().unwrap())).await;
     assert_eq!(named, [("job.changed".to_owned(), ended)]);
-    assert_eq!(snapshot("lease=01936f5e-8c00-7000-8000-000000000002").await, []);
+    let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
+    let lease = lab.post("/v1/leases", wanted).await.expect(201).json["id"].clone();
+    let of_lease = snapshot(&format!("lease={}", lease.as_str().unwrap())).await;
+    assert_eq!(of_lease, [("lease.changed".to_owned(), lease)]);
 }
 
 #[tokio::test]
@@ -407,8 +410,12 @@ async fn filters_choose_by_identity() {
     assert!(of_machine.iter().all(|(kind, id)| kind == "job.changed" || *id == target), "{of_machine:?}");
     assert_eq!(told("machine=16&types=job.changed").await, []);
     lab.get("/v1/events?machine=none-such").await.problem(404, "not-found");
-    assert_eq!(told("lease=01936f5e-8c00-7000-8000-000000000002").await, []);
-    let session = told("types=session.changed,lease.changed").await;
+    let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
+    let lease = lab.post("/v1/leases", wanted).await.expect(201).json["id"].clone();
+    let of_lease = told(&format!("lease={}", lease.as_str().unwrap())).await;
+    let is_of_it = |(kind, id): &(String, Value)| kind == "lease.changed" && *id == lease;
+    assert!(!of_lease.is_empty() && of_lease.iter().all(is_of_it), "{of_lease:?}");
+    let session = told("types=session.changed").await;
     assert_eq!(session, [], "the session was there before");
 }
 

@@ -1,5 +1,9 @@
 //! Bad input: each mistake is a problem that says what is wrong, and nothing is done.
 
+use std::time::Duration;
+
+use otter::clock::Clock;
+use otter::store::{Keep, Retention};
 use reqwest::Method;
 use serde_json::json;
 
@@ -191,6 +195,53 @@ async fn a_mistyped_parameter_is_told_the_nearest() {
         .await
         .problem(400, "invalid-request")
         .points_at("power_state", "not-one-of");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_names_a_lease_or_a_job_that_is_known() {
+    let lab = Lab::start().await;
+    let filters = [
+        ("/v1/jobs?", "lease"),
+        ("/v1/events?wait=0s&", "lease"),
+        ("/v1/events?wait=0s&", "job"),
+        ("/v1/audit?", "lease"),
+        ("/v1/audit?", "job"),
+    ];
+    for (path, name) in filters {
+        let with = |id: &str| format!("{path}{name}={id}");
+        for (wrong, code) in [("zz", "not-an-id"), ("16", "not-an-id"), ("", "empty")] {
+            lab.get(&with(wrong)).await.problem(400, "invalid-request").points_at(name, code);
+        }
+        let unknown = "01936f5e-8c00-7000-8000-000000000001";
+        let problem = lab.get(&with(unknown)).await.problem(404, "not-found");
+        assert!(problem.str("detail").contains(unknown), "{}", problem.text);
+    }
+
+    let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
+    let lease = lab.post("/v1/leases", wanted).await.expect(201).json;
+    let end = format!("/v1/leases/{}?wait=14s", lease["id"].as_str().unwrap());
+    let ended = Answer::of(lab.request(Method::DELETE, &end)).await.expect(200).json;
+    let [lease, job] = [&ended["id"], &ended["job"]].map(|id| id.as_str().unwrap().to_owned());
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for (path, name) in filters {
+            let id = if name == "lease" { &lease } else { &job };
+            let url = format!("{path}{name}={id}");
+            statuses.push(lab.request(Method::GET, &url).send().await.unwrap().status().as_u16());
+        }
+        statuses
+    };
+    // What is gone is known while jobs of it are kept, and in the audit while its facts are.
+    assert_eq!(statuses().await, [200; 5]);
+    let at_once = Keep { time: Duration::ZERO, at_least: 0, at_most: 0 };
+    let leases = Retention { leases: at_once.clone(), ..Retention::default() };
+    let jobs = Retention { jobs: at_once, keys: Duration::ZERO, ..Retention::default() };
+    let now = Clock::system().now();
+    assert_eq!(lab.store.purge(now, &leases).await.unwrap().leases, 1);
+    lab.get(&format!("/v1/leases/{lease}")).await.problem(404, "not-found");
+    assert_eq!(statuses().await, [200; 5]);
+    assert!(lab.store.purge(now, &jobs).await.unwrap().jobs > 0);
+    assert_eq!(statuses().await, [404, 404, 404, 200, 200]);
 }
 
 #[tokio::test]

@@ -99,7 +99,6 @@ on_every_host! {
             (format!("machine=name:{}", lab.cast.reverted), 1),
             ("requested_by=anonymous".to_owned(), 3),
             ("requested_by=somebody".to_owned(), 0),
-            ("lease=none".to_owned(), 0),
         ] {
             let list = lab.get(&format!("/v1/jobs?{query}")).await.expect(200);
             assert_eq!(list.items("id").len(), count, "{query}");

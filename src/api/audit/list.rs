@@ -1,7 +1,6 @@
 //! `GET /v1/audit`
 
-use std::str::FromStr;
-
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use jiff::Timestamp;
@@ -10,6 +9,8 @@ use utoipa::IntoParams;
 use super::wire::{AuditEntry, AuditList};
 use crate::api::documented::Problems;
 use crate::api::extract::{Params, Query, failure_at};
+use crate::api::jobs::named_job;
+use crate::api::leases::named_lease;
 use crate::api::paging::Cursors;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
@@ -17,6 +18,7 @@ use crate::domain::audit::{AuditAction, AuditOutcome};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
 use crate::domain::scope::Scope;
+use crate::service::callers::Caller;
 use crate::service::machines::shorten;
 use crate::store::AuditFilter;
 
@@ -73,9 +75,13 @@ pub struct AuditQuery {
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "invalid-cursor", "not-found", "ambiguous-name", "inventory-loading"]))))]
-pub async fn list_audit(State(api): State<Api>, query: Query<AuditQuery>) -> Result<Response, ApiError> {
+pub async fn list_audit(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query<AuditQuery>,
+) -> Result<Response, ApiError> {
     let params = query.params;
-    let filter = filter(&api, &params).await?;
+    let filter = filter(&api, &caller, &params).await?;
     let limit = params.limit()?.unwrap_or(PAGE);
     let cursors = Cursors::new("audit", &params);
     let version = api.services().feed.version();
@@ -84,20 +90,27 @@ pub async fn list_audit(State(api): State<Api>, query: Query<AuditQuery>) -> Res
     Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.behind(&next))))
 }
 
-async fn filter(api: &Api, params: &Params) -> Result<AuditFilter, Failure> {
+async fn filter(api: &Api, caller: &Caller, params: &Params) -> Result<AuditFilter, Failure> {
     let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
     let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
     let machine = match params.filled("machine")? {
         Some(reference) => Some(machine(api, reference).await?),
         None => None,
     };
+    let (lease, job) = (params.id("lease")?, params.id("job")?);
+    if let Err(failure) = named_lease(api, caller, params).await {
+        require_facts(api, AuditFilter { lease, ..AuditFilter::default() }, failure).await?;
+    }
+    if let Err(failure) = named_job(api, caller, params).await {
+        require_facts(api, AuditFilter { job, ..AuditFilter::default() }, failure).await?;
+    }
     Ok(AuditFilter {
         actions: params.set("action", &actions, AuditAction::parse)?,
         outcomes: params.set("outcome", &outcomes, AuditOutcome::parse)?,
         actor: params.filled("actor")?.map(str::to_owned),
         machine,
-        lease: parsed(params, "lease", "not-an-id", "the id of a lease is a UUID")?,
-        job: parsed(params, "job", "not-an-id", "the id of a job is a UUID")?,
+        lease,
+        job,
         reference: params.filled("reference")?.map(str::to_owned),
         since: time(params, "since")?,
         until: time(params, "until")?,
@@ -113,24 +126,20 @@ async fn machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
     };
     let id = MachineId::new(reference);
     let of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
-    let is_kept = !api.services().audit.list(&of_machine, None, 1).await?.items.is_empty();
-    if is_kept { Ok(id) } else { Err(failure) }
+    require_facts(api, of_machine, failure).await.map(|()| id)
+}
+
+/// Refuses what does not exist, unless facts of it are kept.
+async fn require_facts(api: &Api, of_it: AuditFilter, missing: Failure) -> Result<(), Failure> {
+    let facts = api.services().audit.list(&of_it, None, 1).await?;
+    if facts.items.is_empty() { Err(missing) } else { Ok(()) }
 }
 
 fn time(params: &Params, name: &str) -> Result<Option<Timestamp>, Failure> {
-    parsed(params, name, "not-a-time", "write a time as RFC 3339, such as 2026-03-01T12:00:00Z")
-}
-
-fn parsed<T: FromStr>(
-    params: &Params,
-    name: &str,
-    code: &'static str,
-    what: &str,
-) -> Result<Option<T>, Failure> {
     let Some(text) = params.filled(name)? else { return Ok(None) };
-    let wrong = |_| {
-        let detail = format!("{name} is {}; {what}.", shorten(text));
-        failure_at(FailureKind::InvalidRequest, name, code, detail)
-    };
-    text.parse().map(Some).map_err(wrong)
+    text.parse().map(Some).map_err(|_| {
+        let detail =
+            format!("{name} is {}; write a time as RFC 3339, such as 2026-03-01T12:00:00Z.", shorten(text));
+        failure_at(FailureKind::InvalidRequest, name, "not-a-time", detail)
+    })
 }

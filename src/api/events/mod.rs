@@ -19,6 +19,8 @@ pub use self::wire::{Event, NDJSON, SSE};
 use super::Api;
 use super::documented::Problems;
 use super::extract::{Params, Query, failure_at, header};
+use super::jobs::named_job;
+use super::leases::named_lease;
 use super::machines::named_machine;
 use super::problem::ApiError;
 use super::respond;
@@ -159,25 +161,11 @@ fn since(params: &Params, headers: &HeaderMap) -> Result<Option<Version>, Failur
 async fn filter(api: &Api, caller: &Caller, params: &Params) -> Result<EventFilter, Failure> {
     let words: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
     let machine = named_machine(api, caller, params).await?;
-    let job = params.filled("job")?.map(|given| {
-        given.parse().map_err(|_| {
-            let detail = format!("job is {}; the id of a job is wanted.", shorten(given));
-            failure_at(FailureKind::InvalidRequest, "job", "not-an-id", detail)
-        })
-    });
     Ok(EventFilter {
         types: params.set("types", &words, EventType::parse)?,
         machine,
-        job: job.transpose()?,
-        lease: params
-            .filled("lease")?
-            .map(|given| {
-                given.parse().map_err(|_| {
-                    let detail = format!("lease is {}; the id of a lease is wanted.", shorten(given));
-                    failure_at(FailureKind::InvalidRequest, "lease", "not-an-id", detail)
-                })
-            })
-            .transpose()?,
+        job: named_job(api, caller, params).await?,
+        lease: named_lease(api, caller, params).await?,
         reference: params.filled("reference")?.map(str::to_owned),
         placements: caller.scope.is_restricted(),
     })

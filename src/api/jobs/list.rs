@@ -8,6 +8,7 @@ use utoipa::IntoParams;
 use super::wire::{Job, JobList};
 use crate::api::documented::Problems;
 use crate::api::extract::Query;
+use crate::api::leases::named_lease;
 use crate::api::machines::named_machine;
 use crate::api::paging::Cursors;
 use crate::api::problem::ApiError;
@@ -69,13 +70,14 @@ pub async fn list_jobs(
     let states: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
     let kinds: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
     let machine = named_machine(&api, &caller, &params).await?;
+    let lease = named_lease(&api, &caller, &params).await?;
     let filter = JobFilter {
         states: params.set("state", &states, JobState::parse)?,
         machine,
         kinds: params.set("kind", &kinds, JobKind::parse)?,
         requested_by: params.text("requested_by").map(str::to_owned),
         reference: params.text("reference").map(str::to_owned),
-        lease: params.filled("lease")?.map(str::to_owned),
+        lease,
     };
     let limit = params.limit()?.unwrap_or(PAGE);
     let cursors = Cursors::new("jobs", &params);

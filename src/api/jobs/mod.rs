@@ -10,11 +10,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
+use super::extract::Params;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
+use crate::domain::job::Job;
 use crate::service::callers::Caller;
 use crate::service::jobs::JobView;
 use crate::service::machines::{empty, shorten};
+use crate::store::JobFilter;
 
 /// The routes of this folder.
 pub fn routes() -> OpenApiRouter<Api> {
@@ -40,6 +43,27 @@ fn job_id(text: &str) -> Result<JobId, Failure> {
 pub fn visible(api: &Api, caller: &Caller, view: Option<JobView>, text: &str) -> Result<JobView, Failure> {
     let visibility = api.services().machines.visibility();
     view.filter(|view| visibility.shows_job(caller, &view.job)).ok_or_else(|| unknown_job(text))
+}
+
+/// Reads the filter `job` of events and the audit.
+///
+/// # Errors
+/// `invalid-request` if it is no id, `not-found` if no such job exists for the caller; the store's.
+pub async fn named_job(api: &Api, caller: &Caller, params: &Params) -> Result<Option<JobId>, Failure> {
+    let Some(id) = params.id("job")? else { return Ok(None) };
+    visible(api, caller, api.services().jobs.get(id).await?, &id.to_string())?;
+    Ok(Some(id))
+}
+
+/// Whether any job of a filter is kept that exists for the caller.
+///
+/// # Errors
+/// The store's.
+pub async fn is_any_kept(api: &Api, caller: &Caller, filter: &JobFilter) -> Result<bool, Failure> {
+    let visibility = api.services().machines.visibility();
+    let is_visible = |job: &Job| visibility.shows_job(caller, job);
+    let visible = caller.scope.is_restricted().then_some(&is_visible as _);
+    Ok(!api.services().jobs.list(filter, None, 1, visible).await?.items.is_empty())
 }
 
 fn unknown_job(text: &str) -> Failure {

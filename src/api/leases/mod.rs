@@ -12,9 +12,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
+use super::extract::Params;
+use super::jobs::is_any_kept;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::lease::LeaseId;
+use crate::service::callers::Caller;
 use crate::service::machines::{empty, shorten};
+use crate::store::JobFilter;
 
 /// The routes of this folder.
 pub fn routes() -> OpenApiRouter<Api> {
@@ -51,6 +55,20 @@ fn lease_id(text: &str) -> Result<LeaseId, Failure> {
         return Err(empty("lease"));
     }
     text.parse().map_err(|_| unknown_lease(text))
+}
+
+/// Reads the filter `lease` of jobs, events and the audit. A lease that is gone is still known by
+/// its id while jobs of it are kept.
+///
+/// # Errors
+/// `invalid-request` if it is no id, `not-found` if no such lease exists for the caller; the
+/// store's.
+pub async fn named_lease(api: &Api, caller: &Caller, params: &Params) -> Result<Option<LeaseId>, Failure> {
+    let Some(id) = params.id("lease")? else { return Ok(None) };
+    let of_lease = JobFilter { lease: Some(id), ..JobFilter::default() };
+    let is_known =
+        api.services().leases.exists_for(caller, id).await? || is_any_kept(api, caller, &of_lease).await?;
+    if is_known { Ok(Some(id)) } else { Err(unknown_lease(&id.to_string())) }
 }
 
 fn unknown_lease(text: &str) -> Failure {

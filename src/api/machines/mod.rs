@@ -21,9 +21,9 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::extract::Params;
+use super::jobs::is_any_kept;
 use crate::domain::failure::Failure;
 use crate::domain::ids::MachineId;
-use crate::domain::job::Job;
 use crate::domain::machine::PowerState;
 use crate::service::callers::Caller;
 use crate::service::machines::{MachineFilter, is_by_prefix};
@@ -95,11 +95,7 @@ pub async fn named_machine(
 /// Whether a job or a lease of a machine is kept.
 async fn is_kept(api: &Api, caller: &Caller, id: &MachineId) -> Result<bool, Failure> {
     let machine = Some(id.clone());
-    let of_job = JobFilter { machine: machine.clone(), ..JobFilter::default() };
-    let visibility = api.services().machines.visibility();
-    let is_visible = |job: &Job| visibility.shows_job(caller, job);
-    let visible = caller.scope.is_restricted().then_some(&is_visible as _);
-    if !api.services().jobs.list(&of_job, None, 1, visible).await?.items.is_empty() {
+    if is_any_kept(api, caller, &JobFilter { machine: machine.clone(), ..JobFilter::default() }).await? {
         return Ok(true);
     }
     let of_lease = LeaseFilter { machine, ..LeaseFilter::default() };

@@ -124,19 +124,17 @@ async fn hear(desk: &Desk, lease: &Lease) -> String {
         let request = desk.client.request(Method::GET, &path).header("accept", "application/x-ndjson");
         let mut pause = REOPEN;
         match Client::stream(request).await {
-            Err(Unanswered { retry_after, .. }) => pause = retry_after.unwrap_or(REOPEN).max(SHORTEST),
+            Err(Unanswered { retry_after: Some(time), .. }) => pause = time.max(SHORTEST),
+            // There is no stream of a lease that is no longer known.
+            Err(_) => {
+                if let Some(why) = why_ended(desk, lease).await {
+                    return why;
+                }
+            }
             Ok(mut lines) => {
                 // What happened before the stream began is not in it.
-                let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
-                if let Ok(answer) = Client::answer(look, ANSWER).await {
-                    match answer.status.as_u16() {
-                        200 => match answer.read::<LeaseView>() {
-                            Ok(view) if !view.is_active() => return view.why_ended(),
-                            _ => {}
-                        },
-                        404 => return answer.failure().message,
-                        _ => {}
-                    }
+                if let Some(why) = why_ended(desk, lease).await {
+                    return why;
                 }
                 while let Some(mut event) = lines.next().await {
                     let view = serde_json::from_value::<LeaseView>(event["object"].take());
@@ -149,6 +147,17 @@ async fn hear(desk: &Desk, lease: &Lease) -> String {
             }
         }
         desk.clock.sleep(pause).await;
+    }
+}
+
+/// Why the lease has ended; `None` if it goes on, or nobody can say now.
+async fn why_ended(desk: &Desk, lease: &Lease) -> Option<String> {
+    let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
+    let answer = Client::answer(look, ANSWER).await.ok()?;
+    match answer.status.as_u16() {
+        200 => answer.read::<LeaseView>().ok().filter(|view| !view.is_active()).map(|view| view.why_ended()),
+        404 => Some(answer.failure().message),
+        _ => None,
     }
 }
 

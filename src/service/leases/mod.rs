@@ -196,6 +196,18 @@ impl Leases {
         Ok(self.get(id).await?.and_then(|view| self.shown_to(caller, view)))
     }
 
+    /// Whether a lease exists for a caller. The call does not count against its being abandoned.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn exists_for(&self, caller: &Caller, id: LeaseId) -> Result<bool, Failure> {
+        let view = match self.0.view(id) {
+            Some(view) => Some(view),
+            None => self.stored(id).await?.map(LeaseView::ended),
+        };
+        Ok(view.is_some_and(|view| self.shown_to(caller, view).is_some()))
+    }
+
     /// The view as a caller sees it; `None` if the lease does not exist for the caller. A restricted caller's
     /// position counts only the leases that it sees.
     #[must_use]
@@ -223,18 +235,20 @@ impl Leases {
             self.0.asked(id);
             return Ok(Some(view));
         }
-        let stored =
-            async || self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error));
-        let mut kept = stored().await?;
+        let mut kept = self.stored(id).await?;
         if kept.as_ref().is_some_and(|lease| !lease.state.is_end()) {
             // Committed at this very moment: once the desk takes the next order, it is shown, or has ended.
             self.0.order(Stepped::Asked(id)).await?;
             if let Some(view) = self.0.view(id) {
                 return Ok(Some(view));
             }
-            kept = stored().await?;
+            kept = self.stored(id).await?;
         }
         Ok(kept.map(LeaseView::ended))
+    }
+
+    async fn stored(&self, id: LeaseId) -> Result<Option<Lease>, Failure> {
+        self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error))
     }
 
     /// The leases that pass the filter and exist for the caller, the newest first.

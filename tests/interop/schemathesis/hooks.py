@@ -74,9 +74,10 @@ def before_load_schema(context, raw_schema):
                 events = path == "/v1/events" and name in NOT_EMPTY_IN_EVENTS
                 if parameter["in"] == "query" and (name in NOT_EMPTY or events):
                     schema["minLength"] = 1
-                if path == "/v1/leases" and name in ("holder", "reference") or (path, name) == ("/v1/jobs", "lease"):
-                    if parameter["in"] == "query":
-                        schema["minLength"] = 1
+                if path == "/v1/leases" and name in ("holder", "reference") and parameter["in"] == "query":
+                    schema["minLength"] = 1
+                if path in ("/v1/jobs", "/v1/events") and name in ("job", "lease"):
+                    schema.update(ID)
                 schema.update(HEADERS.get(name, {}))
                 if path == "/v1/audit" and name in audit:
                     schema.update(audit[name])
