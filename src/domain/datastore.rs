@@ -17,3 +17,11 @@ pub struct Datastore {
     /// How many machines have files on it.
     pub machine_count: u32,
 }
+
+impl Datastore {
+    /// Whether nothing differs, except perhaps the number of machines.
+    #[must_use]
+    pub fn is_same_except_count(&self, other: &Self) -> bool {
+        *self == Self { machine_count: self.machine_count, ..other.clone() }
+    }
+}

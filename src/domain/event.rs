@@ -37,30 +37,35 @@ pub enum Subject {
         reference: Option<Arc<str>>,
     },
     Datastore(DatastoreId),
+    /// Only the number of machines on a datastore changed. Streams of restricted callers, which
+    /// count the machines of their scope, do not report it.
+    DatastoreCount(DatastoreId),
     DatastoreRemoved(DatastoreId),
     Session,
-    /// A change of a machine that can change its membership in scopes. Only streams of restricted
-    /// callers report it.
+    /// A change of a machine that can change its membership in scopes, or the number of machines of
+    /// a scope on a datastore. Only streams of restricted callers report it.
     Placement(Arc<PlacementChange>),
 }
 
-/// The properties that decide the scopes of a machine, before and after a change. `after` is `None`
-/// once the machine is removed.
+/// The placement of a machine before and after a change. `before` is `None` if the machine is new,
+/// and `after` once it is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacementChange {
     pub machine: MachineId,
-    pub before: Placement,
+    pub before: Option<Placement>,
     pub after: Option<Placement>,
     /// The snapshots that the machine had before.
     pub snapshots: Vec<SnapshotId>,
 }
 
-/// The properties that decide the scopes of a machine, except its id.
+/// The properties that decide the scopes of a machine, except its id, and its datastores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub name: String,
     /// The pools that its annotation names.
     pub annotated_pools: Vec<String>,
+    /// The datastores that hold files of it.
+    pub datastores: Vec<DatastoreId>,
 }
 
 /// The type of an event, as callers see and filter it.
@@ -129,7 +134,7 @@ impl Subject {
             Self::SnapshotRemoved(..) => EventType::SnapshotRemoved,
             Self::Job { .. } => EventType::JobChanged,
             Self::Lease { .. } => EventType::LeaseChanged,
-            Self::Datastore(_) => EventType::DatastoreChanged,
+            Self::Datastore(_) | Self::DatastoreCount(_) => EventType::DatastoreChanged,
             Self::DatastoreRemoved(_) => EventType::DatastoreRemoved,
             Self::Session => EventType::SessionChanged,
         }
@@ -146,7 +151,7 @@ impl Subject {
             | Self::Job { machine, .. } => Some(machine),
             Self::Lease { machine, .. } => machine.as_ref(),
             Self::Placement(change) => Some(&change.machine),
-            Self::Datastore(_) | Self::DatastoreRemoved(_) | Self::Session => None,
+            Self::Datastore(_) | Self::DatastoreCount(_) | Self::DatastoreRemoved(_) | Self::Session => None,
         }
     }
 
@@ -167,7 +172,7 @@ impl Subject {
                 machine.as_ref().map_or(0, |machine| machine.as_str().len())
                     + reference.as_ref().map_or(0, |reference| reference.len())
             }
-            Self::Datastore(id) | Self::DatastoreRemoved(id) => id.as_str().len(),
+            Self::Datastore(id) | Self::DatastoreCount(id) | Self::DatastoreRemoved(id) => id.as_str().len(),
             Self::Session => 0,
             Self::Placement(change) => weight_of_placement(change),
         };
@@ -177,11 +182,14 @@ impl Subject {
 
 fn weight_of_placement(change: &PlacementChange) -> usize {
     let of = |placement: &Placement| {
-        placement.name.len() + placement.annotated_pools.iter().map(String::len).sum::<usize>()
+        let pools = placement.annotated_pools.iter().map(String::len).sum::<usize>();
+        let datastores = placement.datastores.iter().map(|id| size_of::<DatastoreId>() + id.as_str().len());
+        placement.name.len() + pools + datastores.sum::<usize>()
     };
     let snapshots: usize =
         change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.as_str().len()).sum();
-    size_of::<PlacementChange>() + of(&change.before) + change.after.as_ref().map_or(0, of) + snapshots
+    let placements: usize = [&change.before, &change.after].into_iter().flatten().map(of).sum();
+    size_of::<PlacementChange>() + placements + snapshots
 }
 
 fn weight_of_job(job: &Job) -> usize {
@@ -254,10 +262,15 @@ impl EventFilter {
         };
         let is_wanted = match subject {
             Subject::Placement(_) => {
-                let told =
-                    [EventType::MachineRemoved, EventType::SnapshotRemoved, EventType::SnapshotChanged];
+                let told = [
+                    EventType::MachineRemoved,
+                    EventType::SnapshotRemoved,
+                    EventType::SnapshotChanged,
+                    EventType::DatastoreChanged,
+                ];
                 self.placements && told.into_iter().any(|told| self.wants(told))
             }
+            Subject::DatastoreCount(_) if self.placements => false,
             _ => self.wants(subject.event_type()),
         };
         is_wanted
@@ -303,7 +316,11 @@ mod tests {
         assert!(typed.fits(&snapshot) && !typed.fits(&job));
         let moved = Subject::Placement(Arc::new(PlacementChange {
             machine: MachineId::new("16"),
-            before: Placement { name: "qubes".to_owned(), annotated_pools: Vec::new() },
+            before: Some(Placement {
+                name: "qubes".to_owned(),
+                annotated_pools: Vec::new(),
+                datastores: Vec::new(),
+            }),
             after: None,
             snapshots: Vec::new(),
         }));

@@ -35,7 +35,7 @@ impl Visibility {
     /// Whether a machine was in a scope while it was placed like this.
     #[must_use]
     pub fn had_machine(&self, scope: &Scope, id: &MachineId, placement: &Placement) -> bool {
-        let Placement { name, annotated_pools } = placement;
+        let Placement { name, annotated_pools, datastores: _ } = placement;
         scope.contains(name, &self.pools.of_named(id, name, annotated_pools.clone()))
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::pairs::call::Operation;
 use super::tokens::Guarded;
-use crate::harness::{Answer, Events, Lab, Plan, eventually, machine};
+use crate::harness::{Answer, Events, Lab, Plan, encode, eventually, machine};
 
 const STAGING: &str = "qubes-4.2-sdw-staging";
 const RUNNER: &str = "ci-runner-2";
@@ -280,6 +280,69 @@ async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_chan
     let told = all.until(|told| told.kind() == "bye").await;
     assert!(!told.iter().any(|told| told.is("machine.removed", "32")), "{told:#?}");
     assert!(told.iter().any(|told| told.is("machine.removed", "16")), "{told:#?}");
+}
+
+/// The changes of datastores in a stream, up to a change of this machine, which is made now.
+async fn datastores_until(lab: &Lab, stream: &mut Events, machine: &str) -> Vec<Value> {
+    lab.annotate(machine, &format!("marked {}", stream.version));
+    let told = stream.until(|told| told.is("machine.changed", machine)).await;
+    told.last().unwrap().version().clone_into(&mut stream.version);
+    let changed = told.iter().filter(|told| told.kind() == "datastore.changed");
+    changed.map(|told| told.json["object"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_reports_a_datastore_only_if_the_caller_sees_it_changed() {
+    let guarded = guarded().await;
+    let lab = &guarded.lab;
+    let runners = Restricted::new(&guarded, "runners", Role::Viewer, machines("ci-runner-*")).await;
+    let bearer = format!("Bearer {}", guarded.token("viewer"));
+    let mut all = Events::open_with(lab, "", &[("authorization", &bearer)]).await;
+    let mut own = runners.stream("").await;
+    let datastore = lab.control().mutate(|world| world.machine("32").unwrap().datastore.clone());
+    let shown = async || {
+        let path = format!("/v1/datastores/{}", encode(&datastore));
+        runners.get(&path).await.expect(200).json["machine_count"].as_u64().unwrap()
+    };
+    let count = |told: &[Value]| told.last().map(|datastore| datastore["machine_count"].as_u64().unwrap());
+    let before = shown().await;
+
+    // A machine out of the scope comes and goes.
+    let mut guest = lab.control().mutate(|world| world.machine("16").unwrap().clone());
+    "90".clone_into(&mut guest.id);
+    "qubes-guest".clone_into(&mut guest.name);
+    lab.control().mutate(|world| world.add_machine(guest));
+    all.until(|told| told.kind() == "datastore.changed").await;
+    lab.control().mutate(|world| world.remove_machine("90"));
+    all.until(|told| told.kind() == "datastore.changed").await;
+    assert_eq!(datastores_until(lab, &mut own, "31").await, Vec::<Value>::new());
+    // The properties of a datastore are for everybody.
+    lab.control().mutate(|world| world.datastore_mut(&datastore).unwrap().free_bytes = 7);
+    let told = own.until(|told| told.kind() == "datastore.changed").await;
+    assert_eq!(told.last().unwrap().json["object"]["free_bytes"], 7);
+
+    // A machine leaves the scope and comes back, is removed, and is added.
+    let rename = |name: &str| {
+        lab.control().mutate(|world| name.clone_into(&mut world.machine_mut("32").unwrap().name));
+    };
+    rename("hidden");
+    own.until(|told| told.is("machine.removed", "32")).await;
+    assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before - 1));
+    rename("ci-runner-2");
+    own.until(|told| told.is("machine.changed", "32")).await;
+    assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before));
+    let removed = lab.control().mutate(|world| world.remove_machine("32")).unwrap();
+    own.until(|told| told.is("machine.removed", "32")).await;
+    assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before - 1));
+    lab.control().mutate(|world| world.add_machine(removed));
+    own.until(|told| told.is("machine.changed", "32")).await;
+    assert_eq!(count(&datastores_until(lab, &mut own, "31").await), Some(before));
+    assert_eq!(shown().await, before);
+    // A stream of one machine reports no datastore.
+    let mut one = runners.stream("?machine=32").await;
+    rename("hidden");
+    let told = one.until(|told| told.is("machine.removed", "32")).await;
+    assert!(!told.iter().any(|told| told.kind() == "datastore.changed"), "{told:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

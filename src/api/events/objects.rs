@@ -1,5 +1,6 @@
 //! The objects of events, as GET shows them: that of one event, as it is now, and every one for `initial=true`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::vec;
 
@@ -13,8 +14,9 @@ use crate::api::jobs::wire::Job as WireJob;
 use crate::api::leases::wire::Lease as WireLease;
 use crate::api::machines::wire::{Machine, Snapshot};
 use crate::domain::datastore::Datastore;
-use crate::domain::event::{EventFilter, EventType, PlacementChange, Subject};
+use crate::domain::event::{EventFilter, EventType, Placement, PlacementChange, Subject};
 use crate::domain::failure::Failure;
+use crate::domain::ids::DatastoreId;
 use crate::domain::job::{Job, JobState};
 use crate::service::callers::Caller;
 use crate::service::jobs::JobView;
@@ -61,12 +63,7 @@ async fn object_of(api: &Api, caller: &Caller, subject: &Subject) -> Result<Opti
             let snapshot = view.record.machine.snapshots.get(id)?;
             Some(shown(id.to_string(), &Snapshot::one(&view, snapshot)))
         }),
-        Subject::Datastore(id) => {
-            let picture = services.inventory.picture();
-            picture
-                .datastore(id.as_str())
-                .map(|datastore| shown(id.to_string(), &DatastoreView::of(api, scope, datastore)))
-        }
+        Subject::Datastore(id) | Subject::DatastoreCount(id) => of_datastore(api, caller, id),
         Subject::Lease { id, .. } => services
             .leases
             .get_for(caller, *id)
@@ -92,7 +89,8 @@ async fn object_of(api: &Api, caller: &Caller, subject: &Subject) -> Result<Opti
 }
 
 /// Reports the machine and its snapshots as removed if the machine left the caller's scope. If the
-/// machine came into the scope, its own event reports it, and this reports its snapshots.
+/// machine came into the scope, its own event reports it, and this reports its snapshots. Reports
+/// the datastores on which the caller now counts more or fewer machines.
 fn of_placement(
     api: &Api,
     caller: &Caller,
@@ -102,14 +100,16 @@ fn of_placement(
     let PlacementChange { machine, before, after, snapshots } = change;
     let machines = &api.services().machines;
     let visibility = machines.visibility();
-    let was = visibility.had_machine(&caller.scope, machine, before);
-    let is = after.as_ref().is_some_and(|after| visibility.had_machine(&caller.scope, machine, after));
-    let told: Vec<(EventType, Shown)> = match (was, is) {
-        (true, false) => {
+    let seen = |placement: &Option<Placement>| {
+        placement.clone().filter(|placement| visibility.had_machine(&caller.scope, machine, placement))
+    };
+    let (was, is) = (seen(before), seen(after));
+    let mut told: Vec<(EventType, Shown)> = match (&was, &is) {
+        (Some(_), None) => {
             let snapshots = snapshots.iter().map(|id| (EventType::SnapshotRemoved, gone(id.to_string())));
             snapshots.chain([(EventType::MachineRemoved, gone(machine.to_string()))]).collect()
         }
-        (false, true) => {
+        (None, Some(_)) if before.is_some() => {
             let view = machines.get_in(&caller.scope, machine);
             let snapshots = view.iter().flat_map(Snapshot::all);
             let shown =
@@ -118,7 +118,22 @@ fn of_placement(
         }
         _ => Vec::new(),
     };
+    // A stream of one machine reports no datastores.
+    if filter.machine.is_none() {
+        let on = |placement: Option<Placement>| -> BTreeSet<DatastoreId> {
+            placement.into_iter().flat_map(|placement| placement.datastores).collect()
+        };
+        let counted = on(was).symmetric_difference(&on(is)).cloned().collect::<Vec<_>>();
+        let counted = counted.iter().filter_map(|id| of_datastore(api, caller, id));
+        told.extend(counted.map(|datastore| (EventType::DatastoreChanged, datastore)));
+    }
     told.into_iter().filter(|(event_type, _)| filter.wants(*event_type)).collect()
+}
+
+fn of_datastore(api: &Api, caller: &Caller, id: &DatastoreId) -> Option<Shown> {
+    let picture = api.services().inventory.picture();
+    let datastore = picture.datastore(id.as_str())?;
+    Some(shown(id.to_string(), &DatastoreView::of(api, &caller.scope, datastore)))
 }
 
 fn of_job(view: &JobView) -> Shown {

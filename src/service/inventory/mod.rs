@@ -203,19 +203,25 @@ impl Inventory {
     }
 }
 
-/// The placement change of a known machine, if there is one.
+/// The placement change of a machine, if there is one.
 fn placement_change(before: &Picture, after: &Picture, change: &Change) -> Option<Subject> {
     let (Change::Machine(id) | Change::MachineRemoved(id)) = change else { return None };
-    let known = before.machine(id)?;
+    if !before.loaded {
+        // Each datastore has an event of its own then.
+        return None;
+    }
+    let known = before.machine(id);
     let placement = |record: &Arc<MachineRecord>| Placement {
         name: record.machine.name.clone(),
         annotated_pools: annotated(record.machine.annotation.as_deref()),
+        datastores: record.machine.datastores.clone(),
     };
-    let (before, after) = (placement(known), after.machine(id).map(placement));
-    if after.as_ref() == Some(&before) {
+    let (before, after) = (known.map(placement), after.machine(id).map(placement));
+    if after == before {
         return None;
     }
-    let snapshots = known.machine.snapshots.items.iter().map(|snapshot| snapshot.id.clone()).collect();
+    let snapshots = known.into_iter().flat_map(|known| &known.machine.snapshots.items);
+    let snapshots = snapshots.map(|snapshot| snapshot.id.clone()).collect();
     Some(Subject::Placement(Arc::new(PlacementChange { machine: id.clone(), before, after, snapshots })))
 }
 

@@ -42,6 +42,8 @@ pub enum Change {
     Snapshot(MachineId, SnapshotId),
     SnapshotRemoved(MachineId, SnapshotId),
     Datastore(DatastoreId),
+    /// Only the number of machines on it differs.
+    DatastoreCount(DatastoreId),
     DatastoreRemoved(DatastoreId),
 }
 
@@ -53,6 +55,7 @@ impl From<Change> for Subject {
             Change::Snapshot(machine, id) => Self::Snapshot(machine, id),
             Change::SnapshotRemoved(machine, id) => Self::SnapshotRemoved(machine, id),
             Change::Datastore(id) => Self::Datastore(id),
+            Change::DatastoreCount(id) => Self::DatastoreCount(id),
             Change::DatastoreRemoved(id) => Self::DatastoreRemoved(id),
         }
     }
@@ -334,8 +337,13 @@ fn compare_machine(
 
 fn compare_datastores(before: &[Arc<Datastore>], after: &[Arc<Datastore>], changes: &mut Vec<Change>) {
     for datastore in after {
-        if before.iter().find(|known| known.id == datastore.id) != Some(datastore) {
-            changes.push(Change::Datastore(datastore.id.clone()));
+        let id = datastore.id.clone();
+        match before.iter().find(|known| known.id == id) {
+            Some(known) if known == datastore => {}
+            Some(known) if known.is_same_except_count(datastore) => {
+                changes.push(Change::DatastoreCount(id));
+            }
+            _ => changes.push(Change::Datastore(id)),
         }
     }
     for datastore in before {
