@@ -1,6 +1,7 @@
 //! Failures on the wire: RFC 9457 problem details, and the one table that says what each kind means over HTTP.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -285,7 +286,8 @@ impl Problem {
     #[must_use]
     pub fn of(failure: &Failure, request_id: Option<&str>) -> Self {
         let row = find(failure.kind);
-        let Failure { kind, detail, fault, machine, job, lease, candidates, errors } = failure;
+        let Failure { kind, detail, fault, machine, job, lease, candidates, errors, retry_after: _ } =
+            failure;
         let internal = *kind == FailureKind::Internal;
         let shown = |yes: bool| yes && !internal;
         let mut links = BTreeMap::new();
@@ -364,6 +366,9 @@ impl IntoResponse for ApiError {
 #[derive(Clone, Debug)]
 pub struct Failed(pub std::sync::Arc<Failure>);
 
+/// The `Retry-After` of failures of which nobody knows when they pass.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// The answer for a failure: status, `Retry-After` where a retry helps, and the problem as its body.
 #[must_use]
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
@@ -377,9 +382,14 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let soon =
         matches!(row.status, Status::TOO_MANY_REQUESTS | Status::SERVICE_UNAVAILABLE | Status::BAD_GATEWAY);
     if soon {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds(failure.retry_after.unwrap_or(RETRY))));
     }
     response
+}
+
+/// In whole seconds, rounded up; at least one.
+fn seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
 /// The status of a kind.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use super::ids::{JobId, MachineId};
 use super::lease::LeaseId;
@@ -122,6 +123,8 @@ pub struct Failure {
     pub candidates: Vec<(String, String)>,
     /// The parts of the request that were wrong.
     pub errors: Vec<InputError>,
+    /// When a repeat may succeed, if that is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// One wrong part of a request.
@@ -147,6 +150,7 @@ impl Failure {
             lease: None,
             candidates: Vec::new(),
             errors: Vec::new(),
+            retry_after: None,
         }
     }
 

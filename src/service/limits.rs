@@ -47,7 +47,9 @@ impl Limiter {
         let left = (bucket.left + refilled).min(most_in_bucket);
         *bucket = Bucket { left, at: now };
         if left < 1.0 {
-            return Err(too_many(&caller.name, &format!("{most} requests per second")));
+            let failure = too_many(&caller.name, &format!("{most} requests per second"));
+            let until_next = Duration::from_secs_f64((1.0 - left) / most_in_bucket);
+            return Err(Failure { retry_after: Some(until_next), ..failure });
         }
         bucket.left = left - 1.0;
         Ok(())
@@ -117,6 +119,7 @@ mod tests {
         assert!(at(0) && at(0));
         let refused = limiter.request(&runner, Duration::ZERO).unwrap_err();
         assert_eq!(refused.kind, FailureKind::TooManyRequests);
+        assert_eq!(refused.retry_after, Some(Duration::from_millis(500)));
         assert!(!at(499) && at(500) && !at(500));
         // After any idle time, at most the requests of one second pass at once.
         assert!(at(60_000) && at(60_000) && !at(60_000));

@@ -315,6 +315,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
             lease,
             candidates,
             errors,
+            retry_after: None,
         })
 }
 

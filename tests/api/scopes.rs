@@ -398,6 +398,22 @@ async fn a_token_has_no_more_leases_jobs_and_streams_than_its_limits_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_over_the_limit_of_requests_is_told_when_the_next_may_come() {
+    let guarded = Guarded::start().await;
+    let limits = TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() };
+    let token = guarded.restricted("few", Role::Viewer, Scope::All, limits).await;
+    let few = Restricted { lab: &guarded.lab, token };
+    let mut refused = None;
+    eventually("a call over the limit", async || {
+        refused = Some(few.get("/v1/about").await).filter(|answer| answer.status != 200);
+        refused.is_some()
+    })
+    .await;
+    let refused = refused.unwrap().problem(429, "too-many-requests");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_has_no_more_queued_leases_and_jobs_than_its_limits_allow() {
     let stepped = Plan { pace: otter::simulator::Pace::Stepped, ..Plan::default() };
     let guarded = Guarded::with(stepped).await;

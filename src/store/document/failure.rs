@@ -39,7 +39,9 @@ pub struct InputErrorDocument {
 
 impl From<&Failure> for FailureDocument {
     fn from(failure: &Failure) -> Self {
-        let Failure { kind, detail, fault, machine, job, lease, candidates, errors } = failure;
+        // Of a request that is refused, which is never kept.
+        let Failure { kind, detail, fault, machine, job, lease, candidates, errors, retry_after: _ } =
+            failure;
         Self {
             kind: kind.code().to_owned(),
             detail: detail.clone(),
@@ -84,6 +86,7 @@ impl TryFrom<FailureDocument> for Failure {
                     Ok(InputError { pointer, parameter, code: literal(code)?, detail })
                 })
                 .collect::<Result<_, DocumentError>>()?,
+            retry_after: None,
         })
     }
 }
