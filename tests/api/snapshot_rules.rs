@@ -8,8 +8,8 @@ use otter::app::Settings;
 use otter::clock::Clock;
 use otter::domain::pool::{Pool, Pools};
 use otter::service::snapshots::SnapshotSettings;
-use otter::simulator::Pace;
 use otter::simulator::world::PowerState;
+use otter::simulator::{Control, Disruption, Hand, Pace};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -419,27 +419,107 @@ async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_beside_a_l
     assert_eq!(job["warnings"], json!([]));
 }
 
-/// What happens to the machine while a removal waits for its turn.
-#[derive(Clone, Copy, Debug)]
+/// What happens to the machine between the acceptance of a removal and a host call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Race {
     ForeignSnapshotAppears,
     OwnBecomesProtected,
     MachineJoinsPool,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_may_no_longer_be_removed_stops_the_job_before_the_host_is_called() {
-    let settings = |settings: &mut Settings| {
-        protect(settings);
-        let pool = Pool { protected_snapshots: vec!["own*".to_owned()], ..Pool::default() };
-        settings.pools = Pools([("late".to_owned(), pool)].into());
-    };
-    for race in [Race::ForeignSnapshotAppears, Race::OwnBecomesProtected, Race::MachineJoinsPool] {
-        for path in ["/snapshots?all=true", "/snapshots/own?children=true"] {
-            let guarded = Guarded::with(Plan { settings, pace: Pace::Stepped, ..Plan::default() }).await;
-            hold_race(&guarded, race, path).await;
+const RACES: [Race; 3] = [Race::ForeignSnapshotAppears, Race::OwnBecomesProtected, Race::MachineJoinsPool];
+
+/// The removals of `own` and what is below it, and the host calls that they make.
+const REMOVALS: [(&str, &str); 2] = [
+    ("/snapshots?all=true", "RemoveAllSnapshots_Task"),
+    ("/snapshots/own?children=true", "RemoveSnapshot_Task"),
+];
+
+impl Race {
+    fn happens(self, control: &Control, own: &str) {
+        let at = Clock::system().now();
+        control.mutate(|world| {
+            let machine = world.machine_mut(MACHINE).unwrap();
+            match self {
+                Self::ForeignSnapshotAppears => {
+                    machine.add_snapshot(Some(own), "foreign", PowerState::Off, at);
+                }
+                Self::OwnBecomesProtected => PROTECTED.clone_into(&mut machine.snapshots[1].name),
+                Self::MachineJoinsPool => "otter.pool: late".clone_into(&mut machine.annotation),
+            }
+        });
+    }
+
+    /// The path of the snapshot that stands in the way of the removal then.
+    const fn in_the_way(self) -> &'static str {
+        match self {
+            Self::ForeignSnapshotAppears => "own/foreign",
+            Self::OwnBecomesProtected => "own/kickstart",
+            Self::MachineJoinsPool => "own",
         }
     }
+}
+
+/// The pool `late` protects all that the tests of races make.
+fn protect_in_a_pool(settings: &mut Settings) {
+    protect(settings);
+    let pool = Pool { protected_snapshots: vec!["own*".to_owned()], ..Pool::default() };
+    settings.pools = Pools([("late".to_owned(), pool)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_may_no_longer_be_removed_stops_the_job_before_the_host_is_called() {
+    for race in RACES {
+        for (path, _) in REMOVALS {
+            let plan = Plan { settings: protect_in_a_pool, pace: Pace::Stepped, ..Plan::default() };
+            hold_race(&Guarded::with(plan).await, race, path).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_removal_is_not_repeated_if_it_would_remove_what_it_no_longer_may() {
+    for race in [None].into_iter().chain(RACES.map(Some)) {
+        for (path, call) in REMOVALS {
+            let plan = Plan { settings: protect_in_a_pool, ..Plan::default() };
+            hold_loss(&Guarded::with(plan).await, race, path, call).await;
+        }
+    }
+}
+
+/// The host call of a removal is lost and had no effect. The race happens meanwhile, if there is one.
+async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str) {
+    let lab = &guarded.lab;
+    let mut runner = Caller { lab, guarded: Some(guarded), role: "runner", lease: None };
+    lab.control().mutate(|world| {
+        let machine = world.machine_mut(MACHINE).unwrap();
+        machine.snapshots.clear();
+        machine.current_snapshot = None;
+    });
+    runner.shows(&[]).await;
+    runner.take().await;
+    let own = runner.make("own").await;
+    runner.make("own below").await;
+    let hand = Hand::new(move |control| race.into_iter().for_each(|race| race.happens(control, &own)));
+    let lost = Disruption::Hand(hand, Some(Box::new(Disruption::CloseBeforeRunning)));
+    lab.control().disrupt_next(call, lost);
+    let removal = Answer::of(runner.request(Method::DELETE, &on(&format!("{path}&wait=14s")))).await;
+    let Some(race) = race else {
+        removal.expect(200);
+        assert_eq!(lab.control().calls(call), 2, "{path}: a lost removal is repeated");
+        return;
+    };
+    let detail = removal.problem(409, "outcome-unknown").str("detail").to_owned();
+    assert_eq!(lab.control().calls(call), 1, "{race:?} {path}: {detail}");
+    // The judgement itself never repeats a removal that would take a later snapshot, whoever made it.
+    if race == Race::ForeignSnapshotAppears {
+        assert!(detail.contains("would take snapshots that came later"), "{path}: {detail}");
+    } else {
+        assert!(detail.contains("the call is not repeated"), "{race:?} {path}: {detail}");
+        assert!(detail.contains(race.in_the_way()), "{race:?} {path}: {detail}");
+    }
+    let left = lab.control().look(|world| world.machine(MACHINE).unwrap().snapshots.len());
+    assert!(left >= 2, "{race:?} {path}");
 }
 
 async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
@@ -471,38 +551,18 @@ async fn hold_race(guarded: &Guarded, race: Race, path: &str) {
     let task = lab.task_of(MACHINE).await;
     let removal = Answer::of(runner.request(Method::DELETE, &on(path))).await.expect(202).json;
     assert_eq!(removal["state"], "queued", "{removal}");
-    let stands_in_the_way = match race {
-        Race::ForeignSnapshotAppears => {
-            let at = Clock::system().now();
-            lab.control().mutate(|world| {
-                let machine = world.machine_mut(MACHINE).unwrap();
-                machine.add_snapshot(Some(&own), "foreign", PowerState::Off, at);
-            });
-            "own/foreign"
-        }
-        Race::OwnBecomesProtected => {
-            lab.control().mutate(|world| {
-                let machine = world.machine_mut(MACHINE).unwrap();
-                PROTECTED.clone_into(&mut machine.snapshots[1].name);
-            });
-            "own/kickstart"
-        }
-        Race::MachineJoinsPool => {
-            lab.annotate(MACHINE, "otter.pool: late");
-            eventually("the pool to be shown", async || {
-                runner.get(&on("")).await["pools"] == json!(["late"])
-            })
-            .await;
-            "own"
-        }
-    };
+    race.happens(lab.control(), &own);
+    if race == Race::MachineJoinsPool {
+        let pooled = async || runner.get(&on("")).await["pools"] == json!(["late"]);
+        eventually("the pool to be shown", pooled).await;
+    }
     lab.control().finish_task(&task);
     let wait = format!("/v1/jobs/{}/wait?wait=14s", removal["id"].as_str().unwrap());
     let refused = Answer::of(runner.request(Method::GET, &wait)).await.problem(403, "forbidden");
     let detail = refused.str("detail");
-    assert!(detail.contains(stands_in_the_way), "{race:?} {path}: {detail}");
+    assert!(detail.contains(race.in_the_way()), "{race:?} {path}: {detail}");
     assert_eq!(refused.json["job"], removal["id"]);
-    for call in ["RemoveAllSnapshots_Task", "RemoveSnapshot_Task"] {
+    for (_, call) in REMOVALS {
         assert_eq!(lab.control().calls(call), 0, "{race:?} {path}");
     }
 }
