@@ -7,8 +7,6 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod esx;
-#[cfg(feature = "sabotage")]
-pub mod fuzzing;
 pub mod hypervisor;
 #[cfg(feature = "conformance")]
 pub mod memory;

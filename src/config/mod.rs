@@ -123,10 +123,10 @@ impl Config {
     }
 }
 
-/// What is wrong with the text of a file, one sentence each.
-#[cfg(feature = "sabotage")]
-pub fn problems_of(text: &str, path: &Path) -> Vec<String> {
-    file::read(text, path, &mut Draft::default()).problems.iter().map(ToString::to_string).collect()
+/// The problems of a file's text alone. The files that it names are not read.
+#[must_use]
+pub fn problems_of(text: &str, path: &Path) -> Vec<Problem> {
+    file::read(text, path, &mut Draft::default()).problems
 }
 
 /// The warning that every account of this machine can read a file with a secret in it.

@@ -10,7 +10,7 @@ mod diagnosis;
 mod examine;
 mod keeper;
 mod machine;
-pub(crate) mod mirror;
+pub mod mirror;
 mod options;
 mod reader;
 mod session;

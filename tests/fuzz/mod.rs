@@ -1,9 +1,11 @@
-//! What fuzzers found, and where they began, as ordinary tests. The targets are a workspace of their own beside this file;
-//! `tests/fuzz/run` lets the fuzzer loose on them.
+//! The properties hold of the corpus: the inputs that a fuzzer begins with, and those that once broke a property.
+//! The fuzzer's targets are a package of their own in this folder; `tests/fuzz/run` runs them.
+
+mod properties;
 
 use std::path::Path;
 
-use otter::fuzzing::PROPERTIES;
+use properties::PROPERTIES;
 
 #[test]
 fn every_property_holds_of_its_corpus() {
@@ -31,6 +33,6 @@ fn every_property_has_its_target() {
     for (name, _) in PROPERTIES {
         assert!(manifest.contains(&format!("name = \"{name}\"\npath = \"targets/{name}.rs\"")), "{name}");
         let target = std::fs::read_to_string(folder.join(format!("targets/{name}.rs"))).unwrap();
-        assert!(target.contains(&format!("otter::fuzzing::{name}(data)")), "{name}");
+        assert!(target.contains(&format!("otter_fuzz::{name}(data)")), "{name}");
     }
 }

@@ -1,4 +1,4 @@
 #![no_main]
-//! Feeds `otter::fuzzing::configuration` what the fuzzer makes up.
+//! Gives the property `configuration` what the fuzzer invents.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::configuration(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::configuration(data));

@@ -1,4 +1,4 @@
 #![no_main]
-//! Feeds `otter::fuzzing::cursors` what the fuzzer makes up.
+//! Gives the property `cursors` what the fuzzer invents.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::cursors(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::cursors(data));

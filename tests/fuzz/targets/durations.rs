@@ -1,4 +1,4 @@
 #![no_main]
-//! Feeds `otter::fuzzing::durations` what the fuzzer makes up.
+//! Gives the property `durations` what the fuzzer invents.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::durations(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::durations(data));

@@ -1,4 +1,4 @@
 #![no_main]
-//! Feeds `otter::fuzzing::macs` what the fuzzer makes up.
+//! Gives the property `macs` what the fuzzer invents.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::macs(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::macs(data));

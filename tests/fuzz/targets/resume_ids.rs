@@ -1,4 +1,4 @@
 #![no_main]
-//! Feeds `otter::fuzzing::resume_ids` what the fuzzer makes up.
+//! Gives the property `resume_ids` what the fuzzer invents.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::resume_ids(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::resume_ids(data));

@@ -1,4 +1,4 @@
 #![no_main]
-//! Feeds `otter::fuzzing::soap_answers` what the fuzzer makes up.
+//! Gives the property `soap_answers` what the fuzzer invents.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::soap_answers(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::soap_answers(data));

@@ -1,4 +1,4 @@
 #![no_main]
-//! Feeds `otter::fuzzing::update_sets` what the fuzzer makes up.
+//! Gives the property `update_sets` what the fuzzer invents.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| otter::fuzzing::update_sets(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| otter_fuzz::update_sets(data));

@@ -1,26 +1,25 @@
-//! What must hold of every text and document from outside, whatever is in it: properties that panic where they do
-//! not. `tests/fuzz` feeds them what a fuzzer makes up, and the ordinary tests what it once found.
+//! What must hold of every text and document from outside. A property panics if it does not hold.
 //!
-//! In test builds alone, like [`sabotage`](crate::sabotage).
-#![expect(clippy::missing_panics_doc, reason = "to panic is how a property says that it does not hold")]
+//! The targets beside this file give a property the inputs that a fuzzer invents. The ordinary tests give it the inputs
+//! of its corpus.
 
 use std::path::Path;
 use std::time::Duration;
 
-use crate::api::extract::Params;
-use crate::api::paging::{Cursors, Key, page};
-use crate::config;
-use crate::domain::duration;
-use crate::domain::mac::MacAddress;
-use crate::domain::machine::Machine;
-use crate::esx::mirror::Mirror;
-use crate::esx::soap::json;
-use crate::esx::soap::property::{UpdateSet, object_contents};
-use crate::esx::soap::response::judge;
-use crate::esx::soap::xml::Document;
-use crate::service::feed::Version;
-use crate::service::inventory::Picture;
-use crate::store::JobCursor;
+use otter::api::Params;
+use otter::api::paging::{Cursors, Key, page};
+use otter::config;
+use otter::domain::duration;
+use otter::domain::mac::MacAddress;
+use otter::domain::machine::Machine;
+use otter::esx::mirror::Mirror;
+use otter::esx::soap::json;
+use otter::esx::soap::property::{UpdateSet, object_contents};
+use otter::esx::soap::response::judge;
+use otter::esx::soap::xml::Document;
+use otter::service::feed::Version;
+use otter::service::inventory::Picture;
+use otter::store::JobCursor;
 
 /// A property, and the name of its target and of its folder of the corpus.
 pub type Property = (&'static str, fn(&[u8]));
@@ -84,11 +83,11 @@ pub fn update_sets(bytes: &[u8]) {
     assert_eq!(picture.datastores, whole.datastores);
 }
 
-/// A file is good, or each thing that is wrong with it is told with its place, and never with what it holds.
+/// Every problem of a file has a message.
 pub fn configuration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     for problem in config::problems_of(text, Path::new("otter.toml")) {
-        assert!(!problem.trim().is_empty());
+        assert!(!problem.message.trim().is_empty());
     }
 }
 
