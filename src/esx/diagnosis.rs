@@ -311,7 +311,7 @@ const MANY_SESSIONS: usize = 400;
 
 impl About<'_> {
     async fn licence(&self, host: &ServiceContent) -> Checked {
-        if host.product.api_type != "HostAgent" {
+        if !host.product.is_standalone_host() {
             return Ok("A vCenter is never under the free licence.".to_owned());
         }
         let Some(manager) = &host.license_manager else {

@@ -158,6 +158,15 @@ pub struct HostProduct {
     pub api_version: String,
 }
 
+impl HostProduct {
+    /// Whether it is an ESX host itself. If not, a manager stands between otter and the host, and
+    /// may lose touch with the host.
+    #[must_use]
+    pub fn is_standalone_host(&self) -> bool {
+        self.api_type == "HostAgent"
+    }
+}
+
 /// How the one session is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionStatus {
@@ -229,8 +238,11 @@ pub struct HostError {
     /// A sentence for people, without secrets.
     pub message: String,
     pub fault: Option<Fault>,
-    /// For `Busy`: the task that is in the way, where the host named it.
+    /// For `Busy`: the task that is in the way, if the host named it.
     pub blocking_task: Option<TaskId>,
+    /// Whether the host may have done what it was asked although it answered with this fault. A
+    /// manager such as vCenter answers so when it loses touch with the host.
+    pub outcome_uncertain: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -266,7 +278,14 @@ pub enum HostErrorKind {
 impl HostError {
     /// A failure of this kind, told by this sentence.
     pub fn new(kind: HostErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), fault: None, blocking_task: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            fault: None,
+            blocking_task: None,
+            outcome_uncertain: false,
+            source: None,
+        }
     }
 
     /// Adds the host's own words.
@@ -280,6 +299,13 @@ impl HostError {
     #[must_use]
     pub fn blocked_by(mut self, task: Option<TaskId>) -> Self {
         self.blocking_task = task;
+        self
+    }
+
+    /// Says whether the host may have done what it was asked.
+    #[must_use]
+    pub const fn with_uncertain_outcome(mut self, outcome_uncertain: bool) -> Self {
+        self.outcome_uncertain = outcome_uncertain;
         self
     }
 

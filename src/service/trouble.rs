@@ -11,6 +11,8 @@ pub struct Trouble {
     pub message: String,
     pub fault: Option<Fault>,
     pub blocking_task: Option<TaskId>,
+    /// Whether the host may have done what it was asked; see [`HostError::outcome_uncertain`].
+    pub outcome_uncertain: bool,
 }
 
 impl From<&HostError> for Trouble {
@@ -20,6 +22,7 @@ impl From<&HostError> for Trouble {
             message: error.message.clone(),
             fault: error.fault.clone(),
             blocking_task: error.blocking_task.clone(),
+            outcome_uncertain: error.outcome_uncertain,
         }
     }
 }
@@ -35,15 +38,6 @@ impl Trouble {
                 | HostErrorKind::LoginRefused
                 | HostErrorKind::Protocol
         )
-    }
-
-    /// Whether it leaves open if the host did what it was asked: behind a vCenter these faults say that the
-    /// manager lost touch with the host, and nothing of what the host did.
-    #[must_use]
-    pub fn leaves_open(&self) -> bool {
-        self.fault.as_ref().is_some_and(|fault| {
-            matches!(fault.name.as_str(), "HostCommunication" | "HostNotConnected" | "SystemError")
-        })
     }
 
     /// The failure to report, told by the host's own words.

@@ -56,7 +56,8 @@ impl VimFault {
         )
     }
 
-    /// Whether the call may have run although it faulted: a vCenter says these when it lost sight of the host.
+    /// Whether the call may have run although it faulted. A vCenter answers with these faults if it
+    /// loses touch with the host.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
         matches!(
@@ -104,11 +105,13 @@ impl VimFault {
             (name, message) => format!("{name}, \u{201c}{message}\u{201d}"),
         };
         let task = (kind == HostErrorKind::Busy).then(|| self.details.get("task").map(TaskId::new)).flatten();
+        let outcome_uncertain = self.may_have_run();
         let Self { name, message, details } = self;
         let name = if name.is_empty() { "RuntimeFault".to_owned() } else { name };
         HostError::new(kind, format!("{lead}: {said}.{privilege}"))
             .with_fault(Fault { name, message, details })
             .blocked_by(task)
+            .with_uncertain_outcome(outcome_uncertain)
     }
 
     fn read(fault: Element<'_>, message: &str) -> Self {
@@ -187,6 +190,18 @@ mod tests {
             assert_eq!((fault.name.as_str(), fault.kind()), (name, kind));
             let bare = soap(&format!("<{name}Fault/>"));
             assert_eq!(bare.kind(), kind, "{name} without a type");
+        }
+    }
+
+    #[test]
+    fn the_faults_after_which_a_call_may_have_run_say_so() {
+        for name in ["HostCommunication", "HostNotConnected", "HostNotReachable", "SystemError"] {
+            let error = soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
+            assert!(error.outcome_uncertain, "{name}");
+        }
+        for name in ["InvalidPowerState", "TaskInProgress", "SomethingToCome"] {
+            let error = soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
+            assert!(!error.outcome_uncertain, "{name}");
         }
     }
 

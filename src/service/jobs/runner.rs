@@ -350,8 +350,8 @@ impl Runner {
                 TaskStatus::Succeeded { snapshot } => return TaskEnd::Succeeded { snapshot },
                 TaskStatus::Failed(error) => {
                     let trouble = Trouble::from(&*error);
-                    let open = trouble.leaves_open() && self.behind_a_manager();
-                    return if open { TaskEnd::Lost(trouble) } else { TaskEnd::Failed(trouble) };
+                    let uncertain = trouble.outcome_uncertain && self.is_behind_a_manager();
+                    return if uncertain { TaskEnd::Lost(trouble) } else { TaskEnd::Failed(trouble) };
                 }
                 TaskStatus::Vanished => return TaskEnd::Vanished,
             }
@@ -361,9 +361,9 @@ impl Runner {
         }
     }
 
-    /// Whether a vCenter stands between otter and the host, and may lose sight of what the host does.
-    fn behind_a_manager(&self) -> bool {
-        self.inventory.session().product.is_some_and(|product| product.api_type != "HostAgent")
+    /// Whether a manager stands between otter and the host, and may lose touch with the host.
+    fn is_behind_a_manager(&self) -> bool {
+        self.inventory.session().product.is_some_and(|product| !product.is_standalone_host())
     }
 
     async fn cancel(&self, task: TaskId) {

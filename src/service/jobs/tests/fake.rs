@@ -16,8 +16,8 @@ use crate::domain::job::JobRequest;
 use crate::domain::machine::{Machine, PowerState};
 use crate::domain::snapshot::Snapshot;
 use crate::hypervisor::{
-    Accepted, CallError, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionState,
-    SessionStatus, TaskStatus,
+    Accepted, CallError, Fact, Facts, HostError, HostErrorKind, HostProduct, Hypervisor, Observer,
+    SessionState, SessionStatus, TaskStatus,
 };
 use crate::sabotage::Sabotage;
 use crate::service::callers::Caller;
@@ -43,6 +43,8 @@ pub enum Answer {
     /// The backend itself fails.
     Panic,
     Lost,
+    /// Its task fails, and the host may have done the work all the same.
+    UncertainFailure,
 }
 
 pub struct FakeHost {
@@ -140,6 +142,29 @@ impl FakeHost {
         }
     }
 
+    /// The session is with a vCenter from now on.
+    pub fn is_vcenter(&self, clock: &Clock) {
+        let product = HostProduct {
+            full_name: "VMware vCenter Server 7.0.3".to_owned(),
+            version: "7.0.3".to_owned(),
+            build: "1".to_owned(),
+            api_type: "VirtualCenter".to_owned(),
+            api_version: "7.0.3.0".to_owned(),
+        };
+        let since = clock.now();
+        let state = SessionState::Connected;
+        Observer::session(
+            &*self.inventory,
+            SessionStatus { state, since, logins: 1, product: Some(product) },
+        );
+    }
+
+    fn fail(&self, id: &TaskId, error: HostError) {
+        if let Some(task) = self.lock().tasks.iter().find(|task| task.id == *id) {
+            task.status.send_replace(TaskStatus::Failed(Arc::new(error)));
+        }
+    }
+
     fn finish(&self, id: &TaskId) {
         let fact = {
             let mut state = self.lock();
@@ -200,6 +225,10 @@ impl Hypervisor for FakeHost {
         self.called.send_modify(|called| *called += 1);
         match answer {
             None => self.finish(&id),
+            Some(Answer::UncertainFailure) => {
+                let error = HostError::new(HostErrorKind::Unreachable, "lost touch");
+                self.fail(&id, error.with_uncertain_outcome(true));
+            }
             Some(Answer::Hold | Answer::OnItsWay) => {}
             Some(Answer::Late) => released.await,
             Some(Answer::Panic) => panic!("as a test wanted"),

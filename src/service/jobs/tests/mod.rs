@@ -365,6 +365,19 @@ async fn a_lost_answer_is_judged_after_the_settling() {
 }
 
 #[tokio::test]
+async fn a_task_that_failed_with_an_uncertain_outcome_is_judged_if_a_manager_is_between() {
+    let lab = Lab::new(1).await;
+    lab.host.answer(&[Answer::UncertainFailure]);
+    let id = lab.start(1, JobRequest::PowerOn).await;
+    assert_eq!(lab.end(id).await.job.state, JobState::Failed, "an ESX host knows what it did");
+    lab.host.is_vcenter(&lab.clock);
+    lab.host.answer(&[Answer::UncertainFailure]);
+    let id = lab.start(1, JobRequest::PowerOn).await;
+    assert_eq!(lab.end_in_time(id).await.job.state, SUCCEEDED);
+    assert_eq!(lab.host.calls().len(), 3, "the host is asked again once it is known to be off");
+}
+
+#[tokio::test]
 async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
     let mut lab = Lab::new(1).await;
     let (machine, busy) =

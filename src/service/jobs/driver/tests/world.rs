@@ -410,5 +410,5 @@ pub fn kickstart() -> SnapshotId {
 }
 
 pub fn trouble(kind: HostErrorKind) -> Trouble {
-    Trouble { kind, message: format!("{kind:?}"), fault: None, blocking_task: None }
+    Trouble { kind, message: format!("{kind:?}"), fault: None, blocking_task: None, outcome_uncertain: false }
 }
