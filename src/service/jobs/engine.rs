@@ -33,7 +33,11 @@ use crate::service::snapshots;
 use crate::service::storage;
 use crate::store::{IdempotencyKey, Inserted, StoreError};
 
-/// What the disk says of a job whose run panicked.
+/// So many runs of a job may fail, by a panic or by a commit that can never succeed. Then the job
+/// ends as unknown, so that its machine is not blocked for ever.
+const MOST_FAILED_RUNS: u32 = 5;
+
+/// What the disk says of a job whose run failed.
 enum ReadBack {
     /// It goes on; with its first effect if it had started.
     Unfinished(Option<Effect>),
@@ -225,7 +229,7 @@ impl Engine {
     }
 
     /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back from the disk
-    /// and taken up where it was committed.
+    /// and taken up where it was committed, [`MOST_FAILED_RUNS`] times at most.
     pub(super) fn spawn(engine: &Arc<Self>, machine: MachineId, id: JobId, first: Option<Effect>) {
         let outer = Arc::clone(engine);
         // Followed by nobody: the job's own record says how it went.
@@ -233,16 +237,17 @@ impl Engine {
             let mut first = first;
             // A panic that comes back each time must not spin.
             let mut pause = Duration::from_secs(1);
+            let mut failed_runs = 0;
             loop {
                 let (inner, from) = (Arc::clone(&outer), first.take());
                 let run = outer.parts.supervisor.contain("job run", async move { inner.run(id, from).await });
                 match run.join().await {
                     Ok(Some(Ran::UntilStopped)) => return,
                     Ok(None | Some(Ran::ToTheEnd)) => break,
-                    Err(_) => {}
+                    Ok(Some(Ran::Unsaved)) | Err(_) => failed_runs += 1,
                 }
-                tracing::error!(job = %id, "the job panicked; it is judged as after a crash");
-                match outer.read_back(id, &mut pause).await {
+                tracing::error!(job = %id, failed_runs, "the job's run failed; it is judged as after a crash");
+                match outer.read_back(id, failed_runs, &mut pause).await {
                     ReadBack::Unfinished(from) => first = from,
                     ReadBack::Ended => break,
                     ReadBack::Stopping => return,
@@ -299,8 +304,14 @@ impl Engine {
         }));
     }
 
-    /// Reads a job that panicked back from the disk, after `pause`, which grows.
-    async fn read_back(&self, id: JobId, pause: &mut Duration) -> ReadBack {
+    /// Reads a job whose run failed back from the disk, after `pause`, which grows. After too many
+    /// failed runs it ends the job.
+    async fn read_back(
+        self: &Arc<Self>,
+        id: JobId,
+        failed_runs: u32,
+        pause: &mut Duration,
+    ) -> ReadBack {
         loop {
             tokio::select! {
                 () = self.parts.clock.sleep(*pause) => {}
@@ -314,6 +325,10 @@ impl Engine {
                     self.parts.feed.publish([ended]);
                     return ReadBack::Ended;
                 }
+                Ok(Some(job)) if failed_runs >= MOST_FAILED_RUNS => match self.abandon(job).await {
+                    Ok(()) => return ReadBack::Ended,
+                    Err(error) => error,
+                },
                 Ok(Some(job)) => {
                     let (driver, first) = match job.state {
                         JobState::Running => {
@@ -330,8 +345,29 @@ impl Engine {
                 Ok(None) => return ReadBack::Ended,
                 Err(error) => error,
             };
+            if matches!(error, StoreError::Closed) {
+                return ReadBack::Stopping;
+            }
             tracing::error!(job = %id, error = &error as &dyn std::error::Error, "the job cannot be read back; trying again");
         }
+    }
+
+    /// Ends a job that otter cannot work on: commits the end, then shows it.
+    async fn abandon(self: &Arc<Self>, job: Job) -> Result<(), StoreError> {
+        let mut driver = Driver::queued(job, self.rules());
+        driver.abandon(MOST_FAILED_RUNS, self.parts.clock.now());
+        let job = driver.job().clone();
+        match self.parts.store.update_job(&job).await {
+            Ok(()) | Err(StoreError::AlreadyEnded(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Engine::mind_leftover(self, &job);
+        self.queues().finish(&job.machine.id, job.id);
+        self.runner().count_end(&job);
+        let ended = Subject::of_job(&Arc::new(job.clone()));
+        self.board.show(job);
+        self.parts.feed.publish([ended]);
+        Ok(())
     }
 
     /// Ends a job that was withdrawn from its queue.

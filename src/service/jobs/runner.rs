@@ -61,6 +61,8 @@ pub enum Ran {
     ToTheEnd,
     /// The daemon stops. The job is as committed and goes on with the next start.
     UntilStopped,
+    /// The store can never commit the job as the run has it. The job is as committed.
+    Unsaved,
 }
 
 impl Runner {
@@ -107,7 +109,11 @@ impl Runner {
             let input = loop {
                 let interrupt = tokio::select! {
                     biased;
-                    input = &mut work => break Some(input),
+                    performed = &mut work => match performed {
+                        Ok(input) => break Some(input),
+                        Err(StoreError::Closed) => return Ran::UntilStopped,
+                        Err(_) => return Ran::Unsaved,
+                    },
                     () = self.stop.cancelled(), if may_stop => return Ran::UntilStopped,
                     Some(()) = cancelling.next(), if !cancelling.is_empty() => continue,
                     Some(interrupt) = interrupts.recv() => interrupt,
@@ -179,14 +185,24 @@ impl Runner {
         self.publish(driver, live, false);
     }
 
-    async fn perform(&self, job: Job, effect: Effect, tools_stops: u64, live: &watch::Sender<Live>) -> Input {
+    /// Does what the driver asks for.
+    ///
+    /// # Errors
+    /// The store's, if it can never commit the job.
+    async fn perform(
+        &self,
+        job: Job,
+        effect: Effect,
+        tools_stops: u64,
+        live: &watch::Sender<Live>,
+    ) -> Result<Input, StoreError> {
         let machine = job.machine.id.clone();
-        match effect {
+        let input = match effect {
             Effect::Save => {
                 let [before, after] = saving(&job);
                 sabotage::reached(before);
                 if !is_forgotten(&job, self.sabotage) {
-                    self.save(&job).await;
+                    self.save(&job).await?;
                 }
                 sabotage::reached(after);
                 Input::Saved
@@ -264,12 +280,16 @@ impl Runner {
             }
             // The loop of `run` ends before it comes here.
             Effect::Finish => Input::Saved,
-        }
+        };
+        Ok(input)
     }
 
-    /// Commits the job, however long that takes: nothing may happen to the host before, and nobody may hear of
-    /// an end before.
-    async fn save(&self, job: &Job) {
+    /// Commits the job, for as long as the store refuses writes: nothing may happen to the host
+    /// before, and nobody may hear of an end before.
+    ///
+    /// # Errors
+    /// The store's, if another try would fail as well.
+    async fn save(&self, job: &Job) -> Result<(), StoreError> {
         let begun = self.clock.elapsed();
         let mut pause = Duration::from_millis(100);
         let mut refused = false;
@@ -279,6 +299,11 @@ impl Runner {
                 Ok(()) | Err(StoreError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
+            if error.refusal().is_none() {
+                let cause = &error as &dyn std::error::Error;
+                tracing::error!(job = %job.id, error = cause, "the job can never be committed like this");
+                return Err(error);
+            }
             if !std::mem::replace(&mut refused, true) {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(job = %job.id, error, "the job cannot be committed; it waits until it can be");
@@ -290,6 +315,7 @@ impl Runner {
             let waited = self.clock.elapsed().saturating_sub(begun);
             tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
         }
+        Ok(())
     }
 
     /// Commits the job if that can be done now; the next commit says the same.
@@ -462,7 +488,8 @@ impl Runner {
         }
     }
 
-    fn count_end(&self, job: &Job) {
+    /// Counts the end of a job.
+    pub fn count_end(&self, job: &Job) {
         let took = Duration::try_from(self.clock.now().duration_since(job.created_at)).unwrap_or_default();
         self.metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
     }

@@ -99,6 +99,11 @@ impl FakeHost {
         self.lock().answers.extend(answers);
     }
 
+    /// Calls are done at once again.
+    pub fn forget_answers(&self) {
+        self.lock().answers.clear();
+    }
+
     pub fn calls(&self) -> Vec<(MachineId, HostCall)> {
         self.lock().calls.clone()
     }

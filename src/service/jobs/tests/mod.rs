@@ -15,7 +15,7 @@ use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{JobRequest, JobState};
 use crate::domain::machine::PowerState;
 use crate::service::jobs::Started;
-use crate::store::IdempotencyKey;
+use crate::store::{IdempotencyKey, Keep, Retention};
 
 const SUCCEEDED: JobState = JobState::Succeeded;
 
@@ -150,6 +150,38 @@ async fn a_job_that_panics_is_judged_as_after_a_crash_and_its_waiters_hear_of_th
         let next = lab.start(1, JobRequest::PowerOff).await;
         assert_eq!(lab.end(next).await.job.state, SUCCEEDED, "the queue goes on");
     }
+}
+
+#[tokio::test]
+async fn a_job_that_panics_each_time_ends_unknown_and_its_machine_goes_on() {
+    let lab = Lab::new(1).await;
+    lab.host.answer(&[Answer::Panic; 20]);
+    let id = lab.start(1, JobRequest::PowerOn).await;
+    let next = lab.start(1, JobRequest::PowerOff).await;
+    let end = lab.end_in_time(id).await.job;
+    assert_eq!((end.state, lab.host.calls().len()), (JobState::Unknown, 5));
+    assert_eq!(end.error.map(|failure| failure.kind), Some(FailureKind::OutcomeUnknown));
+    assert_eq!(stored(&lab, id).await.state, JobState::Unknown);
+    lab.host.forget_answers();
+    assert_eq!(lab.end_in_time(next).await.job.state, SUCCEEDED);
+}
+
+#[tokio::test]
+async fn a_job_that_the_store_lost_leaves_its_machine() {
+    let lab = Lab::new(1).await;
+    lab.host.answer(&[Answer::Hold]);
+    let id = lab.start(1, JobRequest::PowerOn).await;
+    lab.host.called(1).await;
+    let mut lost = stored(&lab, id).await;
+    (lost.state, lost.finished_at) = (SUCCEEDED, Some(lab.clock.now()));
+    lab.store.update_job(&lost).await.unwrap();
+    let nothing = Keep { time: Duration::ZERO, at_least: 0, at_most: 0 };
+    let retention = Retention { jobs: nothing, ..Retention::default() };
+    lab.clock.advance(Duration::from_secs(1));
+    assert_eq!(lab.store.purge(lab.clock.now(), &retention).await.unwrap().jobs, 1);
+    lab.host.release();
+    let next = lab.start(1, JobRequest::PowerOff).await;
+    assert_eq!(lab.end_in_time(next).await.job.state, SUCCEEDED);
 }
 
 #[tokio::test]
