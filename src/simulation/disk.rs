@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::random::Random;
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
@@ -94,6 +96,8 @@ pub struct Disk<W> {
     /// In their order of arrival.
     pub lease_arrivals: Vec<LeaseId>,
     pub machines: BTreeMap<MachineKey, Kept>,
+    /// When otter last ran, by the wall clock.
+    pub last_seen: Option<Timestamp>,
     pub full: bool,
     /// How many writes it refused.
     pub refused: usize,
@@ -110,6 +114,7 @@ impl<W: Clone> Disk<W> {
             lease_keys: BTreeMap::new(),
             lease_arrivals: Vec::new(),
             machines: BTreeMap::new(),
+            last_seen: None,
             full: false,
             refused: 0,
             pending: VecDeque::new(),
@@ -118,6 +123,13 @@ impl<W: Clone> Disk<W> {
 
     pub fn job(&self, id: JobId) -> Option<&Job> {
         self.jobs.get(self.places.get(&id)?)
+    }
+
+    /// Notes that otter runs at this time, unless the disk is full.
+    pub const fn seen(&mut self, wall: Timestamp) {
+        if !self.full {
+            self.last_seen = Some(wall);
+        }
     }
 
     /// Its place in the order of arrival.

@@ -26,7 +26,7 @@ use crate::service::leases::work;
 use crate::service::machines::own_reasons;
 use crate::store::IdempotencyKey;
 
-const NOTE: Duration = Duration::from_secs(10);
+const CHECKPOINT: Duration = Duration::from_secs(10);
 
 /// The desk in one life of the daemon.
 #[derive(Default)]
@@ -36,7 +36,9 @@ pub struct Desk {
     todo: VecDeque<Todo>,
     /// What is being committed; nothing else happens meanwhile.
     pending: Option<Pending>,
-    note_at: Duration,
+    checkpoint_at: Duration,
+    /// The skew of the wall clock by which the leases show their ends.
+    skew: SignedDuration,
     /// Until when nothing that is due is tried, after the store refused it.
     rests_until: Duration,
 }
@@ -48,7 +50,7 @@ enum Todo {
     Machines,
     Look,
     Tick,
-    Note,
+    ClockJumped,
 }
 
 impl Todo {
@@ -80,12 +82,16 @@ pub enum Stage {
 }
 
 impl Desk {
-    pub fn restored<W: Clone>(disk: &Disk<W>, sabotage: Sabotage, now: Now) -> Self {
+    pub fn restored<W: Clone>(disk: &Disk<W>, sabotage: Sabotage, skew: SignedDuration, now: Now) -> Self {
         let rules = LeaseRules { sabotage, ..LeaseRules::default() };
-        let book = Book::restored(rules, disk.open_leases(), disk.machines.clone(), now);
+        let book = Book::restored(rules, disk.open_leases(), disk.machines.clone(), disk.last_seen, now);
         let holds = Arc::new(Holds::default());
         holds.show(book.clone());
-        Self { holds, book, note_at: now.elapsed + NOTE, ..Self::default() }
+        let mut todo = VecDeque::new();
+        if disk.last_seen.is_some_and(|seen| now.wall < seen) {
+            todo.push_back(Todo::ClockJumped);
+        }
+        Self { holds, book, todo, checkpoint_at: now.elapsed + CHECKPOINT, skew, ..Self::default() }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -95,7 +101,7 @@ impl Desk {
     /// When time has something to do.
     pub fn next_at(&self) -> Option<Duration> {
         self.book.open().next().filter(|_| self.pending.is_none())?;
-        let due = self.book.due().map_or(self.note_at, |due| due.min(self.note_at));
+        let due = self.book.due().map_or(self.checkpoint_at, |due| due.min(self.checkpoint_at));
         Some(due.max(self.rests_until))
     }
 }
@@ -132,12 +138,16 @@ impl Simulation {
     }
 
     pub fn time_passed(&mut self) {
-        let now = self.now;
+        let (now, wall) = (self.now, self.wall());
         let Some(otter) = &mut self.otter else { return };
         otter.planned.desk = false;
-        if now >= otter.desk.note_at {
-            otter.desk.note_at = now + NOTE;
-            otter.desk.todo.push_back(Todo::Note);
+        if now >= otter.desk.checkpoint_at {
+            otter.desk.checkpoint_at = now + CHECKPOINT;
+            if otter.desk.skew != self.skew {
+                otter.desk.skew = self.skew;
+                otter.desk.todo.push_back(Todo::ClockJumped);
+            }
+            self.disk.seen(wall);
         }
         otter.desk.todo.extend([Todo::Tick, Todo::Machines, Todo::Look]);
     }
@@ -183,7 +193,7 @@ impl Simulation {
                 Todo::Machines => Input::Machines(&there),
                 Todo::Look => Input::Look(&candidates),
                 Todo::Tick => Input::Tick,
-                Todo::Note => Input::Note,
+                Todo::ClockJumped => Input::ClockJumped,
             };
             let Ok(changes) = next.step(input, now) else {
                 return self.not_taken(&todo);

@@ -31,7 +31,7 @@ impl Simulation {
         }
         let now = self.lease_now();
         let mut otter = Otter::new(self.lives, self.now);
-        otter.desk = Desk::restored(&self.disk, self.sabotage, now);
+        otter.desk = Desk::restored(&self.disk, self.sabotage, self.skew, now);
         self.tenancy.started(self.now);
         let recovered = recover(self.disk.unfinished(), self.rules, &mut otter.queues);
         let Recovered { waiting, running, cancelled, machines } = recovered;

@@ -39,7 +39,7 @@ impl Moment {
 }
 
 /// Notices that the wall clock jumped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Jumps {
     offset: SignedDuration,
 }

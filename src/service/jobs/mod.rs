@@ -1,7 +1,7 @@
 //! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of callers.
 
 pub(crate) mod admission;
-mod clocks;
+pub(super) mod clocks;
 pub mod driver;
 mod engine;
 pub mod gate;

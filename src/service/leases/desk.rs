@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,12 +24,14 @@ use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 use crate::sabotage::Mistake;
 use crate::service::callers::Caller;
+use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::MachineFilter;
 use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
 
-/// The time that is left of each lease is written this often, so that a crash costs no more.
-const NOTE: Duration = Duration::from_secs(10);
+/// While leases have time that runs, the store notes this often that otter runs. After a crash at
+/// most this much of the time that passed is unknown.
+const CHECKPOINT: Duration = Duration::from_secs(10);
 
 /// How long to wait before what could not be done is tried again.
 pub const AGAIN: Duration = Duration::from_secs(1);
@@ -41,6 +44,8 @@ pub struct Desk {
     /// Wakes those who wait for a lease.
     pub changed: watch::Sender<()>,
     pub stop: CancellationToken,
+    /// When otter last ran, as far as that is known.
+    last_seen: Option<Timestamp>,
 }
 
 /// One step to be taken, and who hears of it.
@@ -105,14 +110,16 @@ impl Desk {
         orders: mpsc::Sender<Order>,
         inbox: Mutex<Option<mpsc::Receiver<Order>>>,
         changed: watch::Sender<()>,
+        last_seen: Option<Timestamp>,
     ) -> Self {
         let stop = parts.supervisor.stopping();
-        Self { parts, orders, inbox, changed, stop }
+        Self { parts, orders, inbox, changed, stop, last_seen }
     }
 
     /// Shows what the store has kept.
     pub fn restore(&self, leases: Vec<Lease>, machines: BTreeMap<MachineKey, Kept>, fence_floor: u64) {
-        let book = Book::restored(self.parts.rules.clone(), leases, machines, self.now());
+        let rules = self.parts.rules.clone();
+        let book = Book::restored(rules, leases, machines, self.last_seen, self.now());
         self.parts.holds.show(book.with_fence_floor(fence_floor));
     }
 
@@ -162,14 +169,20 @@ impl Desk {
         let mut tokens = desk.parts.callers.changes();
         // A token may have been revoked while otter was down.
         tokens.mark_changed();
-        let mut note_at = desk.parts.clock.elapsed() + NOTE;
+        let mut checkpoint_at = desk.parts.clock.elapsed() + CHECKPOINT;
+        let mut jumps = Jumps::since(Moment::now(&desk.parts.clock));
+        if desk.last_seen.is_some_and(|seen| desk.parts.clock.now() < seen) {
+            // The stored times lie in the future. If the store refuses, the next start counts the
+            // same once more.
+            desk.clock_jumped(&mut book).await;
+        }
         loop {
             let now = desk.parts.clock.elapsed();
-            let due = book.due().map_or(note_at, |due| due.min(note_at));
+            let due = book.due().map_or(checkpoint_at, |due| due.min(checkpoint_at));
             let then = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    desk.note(&mut book).await;
+                    desk.checkpoint(&mut book, &mut jumps).await;
                     return;
                 }
                 order = inbox.recv() => match order {
@@ -182,9 +195,9 @@ impl Desk {
                 }
                 Ok(()) = tokens.changed() => desk.look(&mut book).await,
                 () = desk.parts.clock.sleep(due.saturating_sub(now)) => {
-                    if desk.parts.clock.elapsed() >= note_at {
-                        note_at = desk.parts.clock.elapsed() + NOTE;
-                        desk.note(&mut book).await;
+                    if desk.parts.clock.elapsed() >= checkpoint_at {
+                        checkpoint_at = desk.parts.clock.elapsed() + CHECKPOINT;
+                        desk.checkpoint(&mut book, &mut jumps).await;
                         // What was asked while that took its time counts before anybody is dropped.
                         desk.look(&mut book).await
                     } else {
@@ -342,7 +355,7 @@ impl Desk {
         let look =
             |book: &mut Book, now: Now, candidates: &[Candidate]| book.step(Input::Look(candidates), now);
         let granted = self.step(book, by_otter(), None, candidates, look).await;
-        // Where the storage failed nothing happened; the next change, or the next note, brings it up again.
+        // If the store refused it, nothing happened; the next change or checkpoint tries again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
 
@@ -383,11 +396,28 @@ impl Desk {
         then
     }
 
-    /// Writes how much time is left, for a start after a crash.
-    async fn note(&self, book: &mut Book) {
-        // What cannot be written costs some time of a lease after a crash, and was logged.
-        let note = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Note, now);
-        let _ = self.step(book, by_otter(), None, Vec::new(), note).await;
+    /// Notes that otter runs, for a start after a crash: one statement, however many leases there
+    /// are. After a jump of the wall clock first computes the stored and shown times again.
+    async fn checkpoint(&self, book: &mut Book, jumps: &mut Jumps) {
+        if !book.has_running_time() {
+            return;
+        }
+        let now = Moment::now(&self.parts.clock);
+        let mut found = jumps.clone();
+        if found.find(now).is_some() && !self.clock_jumped(book).await {
+            // The next checkpoint finds the jump again.
+            return;
+        }
+        *jumps = found;
+        // The store logged the refusal, which costs some time of the leases after a crash.
+        let _ = self.parts.store.note_seen(now.wall).await;
+    }
+
+    /// Stores and shows the times of the leases by the wall clock as it is now. Returns whether
+    /// the store took them.
+    async fn clock_jumped(&self, book: &mut Book) -> bool {
+        let jumped = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::ClockJumped, now);
+        self.step(book, by_otter(), None, Vec::new(), jumped).await.is_ok()
     }
 
     /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.

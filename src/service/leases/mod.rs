@@ -129,7 +129,9 @@ impl Leases {
             kept.into_iter().map(|(machine, kept)| (MachineKey(machine), Kept::from(kept))).collect();
         let open = parts.store.open_leases().await?;
         let fence_floor = parts.store.fence_floor().await?;
-        let desk = Desk::new(parts, orders, Mutex::new(Some(inbox)), watch::Sender::new(()));
+        let last_seen = parts.store.last_seen().await?;
+        let inbox = Mutex::new(Some(inbox));
+        let desk = Desk::new(parts, orders, inbox, watch::Sender::new(()), last_seen);
         desk.restore(open, machines, fence_floor);
         Ok(Self(Arc::new(desk)))
     }

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{STAGING, ask, granted, path, shown, with_lease};
-use crate::harness::{Events, Lab, Plan};
+use crate::harness::{Events, Lab, Plan, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -137,4 +137,44 @@ async fn who_waits_in_vain_fails_and_who_does_not_ask_is_dropped() {
     assert_eq!((&told["state"], &told["end"]["reason"]), (&json!("failed"), &json!("abandoned")));
     lab.get(&path(&dropped, "/wait")).await.problem(409, "lease-failed");
     assert_eq!(lab.get(&path(&asked, "")).await.json["state"], "queued");
+}
+
+/// Lets time pass until the store has noted that otter runs at this moment.
+async fn checkpoint(lab: &Lab, clock: &Clock) {
+    clock.advance(Duration::from_secs(10));
+    let now = clock.now();
+    let noted = async || lab.store.last_seen().await.unwrap() == Some(now);
+    eventually("the note that otter runs", noted).await;
+}
+
+#[tokio::test]
+async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_statement() {
+    let (lab, clock) = lab().await;
+    let leases = [STAGING, "qubes-dom0-dev"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
+    for lease in leases {
+        granted(&lab, lease).await;
+    }
+    let waits = json!({"select": {"name": STAGING}, "ttl": "1h", "queue_for": "1h"});
+    ask(&lab, waits).await.expect(202);
+    checkpoint(&lab, &clock).await;
+    let version = async || lab.get("/v1/machines").await.expect(200).str("version").to_owned();
+    let (before, commits) = (version().await, lab.store.transactions());
+    for _ in 0..6 {
+        checkpoint(&lab, &clock).await;
+    }
+    assert_eq!(version().await, before, "nothing changed, so no event has come");
+    assert_eq!(lab.store.transactions() - commits, 6, "one commit a checkpoint, for all leases");
+}
+
+#[tokio::test]
+async fn a_jump_of_the_wall_clock_moves_the_end_that_is_shown() {
+    let (lab, clock) = lab().await;
+    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
+    assert_eq!(lease["expires_at"], "2026-03-01T13:00:00Z");
+    let mut stream = Events::open(&lab, "?types=lease.changed").await;
+    clock.jump(jiff::SignedDuration::from_hours(5));
+    clock.advance(Duration::from_secs(10));
+    let told = stream.event().await;
+    assert_eq!(told.json["object"]["expires_at"], "2026-03-01T18:00:00Z");
+    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active");
 }

@@ -154,8 +154,8 @@ pub enum Input<'a> {
     Clear(MachineKey),
     /// Time passed.
     Tick,
-    /// Write how much time is left.
-    Note,
+    /// The wall clock jumped: the times that are shown and stored by it are computed again.
+    ClockJumped,
 }
 
 /// What is to be committed, together, before anything else happens.
@@ -178,21 +178,29 @@ pub enum Then {
 }
 
 impl Book {
-    /// The book as the store kept it, the leases in order of arrival. Time that passed since it was noted counts, by the wall clock, never negative.
+    /// The book as the store kept it. The time that passed since the store noted a lease's time
+    /// counts by the wall clock. If the wall clock is behind the last run, the time of that run
+    /// counts and the downtime does not.
+    ///
+    /// # Parameters
+    /// - `leases`: those that have not ended, in order of arrival.
+    /// - `last_seen`: when otter last ran, as far as that is known.
     #[must_use]
     pub fn restored(
         rules: LeaseRules,
         leases: impl IntoIterator<Item = Lease>,
         machines: BTreeMap<MachineKey, Kept>,
+        last_seen: Option<Timestamp>,
         now: Now,
     ) -> Self {
+        let counts_to = last_seen.map_or(now.wall, |seen| seen.max(now.wall));
         let mut book = Self { rules, leases: BTreeMap::new(), machines, fence_floor: 0, arrived: 0 };
         for mut lease in leases {
-            let down = Duration::try_from(now.wall.duration_since(lease.noted_at)).unwrap_or_default();
+            let gone = Duration::try_from(counts_to.duration_since(lease.noted_at)).unwrap_or_default();
             let TimeLeft { queue, lease: left, total } = lease.time;
-            let after = |left: Duration| left.saturating_sub(down).max(book.rules.grace);
+            let after = |left: Duration| left.saturating_sub(gone).max(book.rules.grace);
             lease.time = match lease.state {
-                LeaseState::Queued => TimeLeft { queue: queue.saturating_sub(down), lease: left, total },
+                LeaseState::Queued => TimeLeft { queue: queue.saturating_sub(gone), lease: left, total },
                 LeaseState::Active => TimeLeft { queue, lease: after(left), total: after(total) },
                 _ => lease.time,
             };
@@ -303,6 +311,12 @@ impl Book {
         self.waiting().next().is_some()
     }
 
+    /// Whether a lease has time that runs: a queued or an active one.
+    #[must_use]
+    pub fn has_running_time(&self) -> bool {
+        self.leases.values().any(Open::has_running_time)
+    }
+
     fn due_of(&self, open: &Open) -> Option<Duration> {
         let Open { lease, noted, asked, arrival: _ } = open;
         match lease.state {
@@ -324,6 +338,11 @@ impl Book {
 }
 
 impl Open {
+    /// Whether its time runs: the time to queue, or the time of the lease.
+    fn has_running_time(&self) -> bool {
+        matches!(self.lease.state, LeaseState::Queued | LeaseState::Active)
+    }
+
     /// When its time is over, and when all renewals are, to the second: readers see the same until it is renewed.
     #[must_use]
     pub fn ends(&self) -> Option<(Timestamp, Timestamp)> {

@@ -47,7 +47,7 @@ impl<'b> Step<'b> {
             }
             Input::Clear(machine) => self.keep(&machine, |kept| kept.quarantine = None),
             Input::Tick => self.tick(),
-            Input::Note => self.note(),
+            Input::ClockJumped => self.clock_jumped(),
         }
         Ok(self.changes)
     }
@@ -337,11 +337,12 @@ impl<'b> Step<'b> {
         }
     }
 
-    fn note(&mut self) {
-        let timed = |open: &&Open| matches!(open.lease.state, LeaseState::Queued | LeaseState::Active);
-        let ids: Vec<LeaseId> = self.book.leases.values().filter(timed).map(|open| open.lease.id).collect();
+    fn clock_jumped(&mut self) {
+        let timed = self.book.leases.values().filter(|open| open.has_running_time());
+        let ids: Vec<LeaseId> = timed.map(|open| open.lease.id).collect();
         for id in ids {
-            self.change(id, |_, _| {});
+            let Some(noted) = self.noted(id) else { continue };
+            self.save(id, noted);
         }
     }
 
@@ -379,22 +380,39 @@ impl<'b> Step<'b> {
         open.left(self.now.elapsed)
     }
 
-    /// Changes a lease, its times noted as they are now.
+    /// Changes a lease, with its times noted as they are now. A change that changes nothing else
+    /// is none.
     fn change(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease, Now)) {
-        let Some(left) = self.book.leases.get(&id).map(|open| self.left(open)) else { return };
+        let Some(noted) = self.noted(id) else { return };
+        let mut lease = noted.clone();
+        change(&mut lease, self.now);
+        if lease != noted {
+            self.save(id, lease);
+        }
+    }
+
+    /// A lease with its times noted as they are now.
+    fn noted(&self, id: LeaseId) -> Option<Lease> {
+        let open = self.book.leases.get(&id)?;
+        let (time, noted_at) = (self.left(open), self.now.wall);
+        Some(Lease { time, noted_at, ..Lease::clone(&open.lease) })
+    }
+
+    fn save(&mut self, id: LeaseId, lease: Lease) {
         let Some(open) = self.book.leases.get_mut(&id) else { return };
-        let lease = Arc::make_mut(&mut open.lease);
-        lease.time = left;
-        lease.noted_at = self.now.wall;
-        open.noted = self.now.elapsed;
-        change(lease, self.now);
+        (open.lease, open.noted) = (Arc::new(lease), self.now.elapsed);
         self.changes.leases.insert(id, Arc::clone(&open.lease));
     }
 
+    /// Changes what is kept of a machine. A change that changes nothing is none.
     fn keep(&mut self, machine: &MachineKey, change: impl FnOnce(&mut Kept)) {
-        let kept = self.book.machines.entry(machine.clone()).or_default();
-        change(kept);
-        self.changes.machines.insert(machine.clone(), kept.clone());
+        let before = self.book.kept(machine).cloned().unwrap_or_default();
+        let mut kept = before.clone();
+        change(&mut kept);
+        if kept != before {
+            self.book.machines.insert(machine.clone(), kept.clone());
+            self.changes.machines.insert(machine.clone(), kept);
+        }
     }
 }
 

@@ -305,17 +305,30 @@ fn a_lease_that_failed_says_why() {
 }
 
 #[test]
-fn a_note_writes_the_time_that_is_left_of_those_whose_time_runs() {
+fn a_jump_of_the_clock_notes_the_times_of_those_whose_time_runs() {
     let mut book = empty(rules());
     for (number, prepare, queue) in [(1, false, false), (2, true, false), (3, false, true)] {
         ask(&mut book, number, prepare, queue, &all(2), at(0)).unwrap();
     }
-    let noted = book.step(Input::Note, at(60)).unwrap();
+    let noted = book.step(Input::ClockJumped, at(60)).unwrap();
     assert_eq!(noted.leases.keys().copied().collect::<Vec<_>>(), [id(1), id(3)]);
     let time = |number| noted.leases[&id(number)].time;
     assert_eq!((time(1).lease, time(1).total, time(3).queue), (MINUTE * 29, MINUTE * 119, MINUTE * 9));
     assert_eq!(noted.leases[&id(1)].noted_at, at(60).wall);
-    assert!(book.step(Input::Tick, at(61)).unwrap().leases.is_empty(), "a note is nobody's end");
+    assert!(book.step(Input::Tick, at(61)).unwrap().leases.is_empty(), "a jump is nobody's end");
+}
+
+#[test]
+fn what_changes_nothing_is_no_change() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, true, false, &all(1), at(0)).unwrap();
+    let job = JobId::new(Uuid::from_u128(9));
+    let working = || Input::Working(id(1), LeaseState::Preparing, job);
+    assert_eq!(book.step(working(), at(1)).unwrap().leases.len(), 1);
+    assert!(book.step(working(), at(60)).unwrap().leases.is_empty(), "it is the job already");
+    assert!(book.step(Input::Clear(key(1)), at(61)).unwrap().machines.is_empty(), "it is not set aside");
+    assert!(book.step(Input::Clear(key(9)), at(62)).unwrap().machines.is_empty());
+    assert_eq!(book.kept(&key(9)), None);
 }
 
 #[test]
@@ -393,7 +406,7 @@ fn a_jump_of_the_wall_clock_ends_no_lease_and_moves_the_end_that_is_shown() {
         let jumped = Now { wall: at(seconds).wall + SignedDuration::from_hours(hours), ..at(seconds) };
         let changes = book.step(Input::Tick, jumped).unwrap();
         assert!(changes.leases.is_empty(), "{hours} hours end nothing");
-        book.step(Input::Note, jumped).unwrap();
+        book.step(Input::ClockJumped, jumped).unwrap();
         let left = SignedDuration::from_mins(30) - SignedDuration::from_secs(seconds.cast_signed());
         assert_eq!(ends(&book), jumped.wall + left);
         assert_eq!(book.get(id(2)).unwrap().lease.state, LeaseState::Queued);
@@ -407,7 +420,7 @@ fn downtime_counts_by_the_wall_clock_never_negative_and_leaves_a_grace() {
     let kept = Lease::clone(&book.get(id(1)).unwrap().lease);
     let restored = |wall: u64| {
         let now = Now { wall: at(wall).wall, elapsed: Duration::from_secs(7) };
-        Book::restored(rules(), [kept.clone()], BTreeMap::new(), now)
+        Book::restored(rules(), [kept.clone()], BTreeMap::new(), None, now)
             .get(id(1))
             .unwrap()
             .left(Duration::from_secs(7))
@@ -417,8 +430,11 @@ fn downtime_counts_by_the_wall_clock_never_negative_and_leaves_a_grace() {
     assert_eq!(restored(29 * 60 + 50), MINUTE, "the grace");
     assert_eq!(restored(86_400), MINUTE);
     let earlier = Now { wall: at(0).wall - SignedDuration::from_hours(1), elapsed: Duration::ZERO };
-    let book = Book::restored(rules(), [kept], BTreeMap::new(), earlier);
-    assert_eq!(book.get(id(1)).unwrap().left(Duration::ZERO).lease, MINUTE * 30);
+    for (last_seen, left) in [(None, MINUTE * 30), (Some(at(600).wall), MINUTE * 20)] {
+        let book = Book::restored(rules(), [kept.clone()], BTreeMap::new(), last_seen, earlier);
+        let lease = book.get(id(1)).unwrap();
+        assert_eq!(lease.left(Duration::ZERO).lease, left, "the last run counts: {last_seen:?}");
+    }
 }
 
 #[test]
@@ -429,7 +445,7 @@ fn after_a_restart_what_was_under_way_is_taken_up() {
     }
     end(&mut book, 3, EndReason::Released, at(1));
     let leases: Vec<Lease> = book.open().map(|open| Lease::clone(&open.lease)).collect();
-    let restored = Book::restored(rules(), leases, book.machines().clone(), at(2));
+    let restored = Book::restored(rules(), leases, book.machines().clone(), None, at(2));
     assert_eq!(restored.unfinished(), [Then::Prepare(id(2)), Then::Release(id(3))]);
 }
 
@@ -572,7 +588,7 @@ fn a_preparation_that_missed_its_machine_is_no_reason_to_try_another() {
 #[test]
 fn who_came_first_is_first_although_the_clock_went_back_at_a_restart() {
     let waiting = [9, 3].map(|number| lease(number, false, Some(MINUTE), at(0)));
-    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), at(0));
+    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), None, at(0));
     assert_eq!((book.position(id(9)), book.position(id(3))), (Some(0), Some(1)));
     let changes = book.step(Input::Look(&all(1)), at(1)).unwrap();
     assert_eq!(changes.leases.keys().collect::<Vec<_>>(), [&id(9)]);
@@ -581,7 +597,7 @@ fn who_came_first_is_first_although_the_clock_went_back_at_a_restart() {
 #[test]
 fn two_machines_of_one_identity_are_not_granted_side_by_side() {
     let waiting = [1, 2].map(|number| lease(number, false, Some(MINUTE), at(0)));
-    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), at(0));
+    let mut book = Book::restored(rules(), waiting, BTreeMap::new(), None, at(0));
     let mut copy = machine(1, true);
     copy.identity.id = MachineId::new("99");
     let changes = book.step(Input::Look(&[machine(1, true), copy]), at(1)).unwrap();

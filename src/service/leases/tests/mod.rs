@@ -93,7 +93,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now)
 }
 
 fn empty(rules: LeaseRules) -> Book {
-    Book::restored(rules, [], BTreeMap::new(), at(0))
+    Book::restored(rules, [], BTreeMap::new(), None, at(0))
 }
 
 fn failed() -> Failure {

@@ -177,7 +177,7 @@ impl Model {
                     elapsed: Duration::ZERO,
                 };
                 let sabotage = Sabotage::new();
-                self.book = Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, self.now);
+                self.book = Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, None, self.now);
                 Ok(Changes::default())
             }
         };
