@@ -150,7 +150,7 @@ async fn checkpoint(lab: &Lab, clock: &Clock) {
 #[tokio::test]
 async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_statement() {
     let (lab, clock) = lab().await;
-    let leases = [STAGING, "qubes-dom0-dev"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
+    let leases = [STAGING, "qubes-4.3-nightly"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
     for lease in leases {
         granted(&lab, lease).await;
     }
