@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::ids::{JobId, TokenId};
 use super::mac::MacAddress;
 use super::machine::{MachineIdentity, PowerState};
+use super::machine_reference::MachineReference;
 use super::origin::RequestOrigin;
 use super::scope::Scope;
 
@@ -52,8 +53,7 @@ pub enum LeaseState {
 /// Which machines would do: all that is said must fit, and something is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Select {
-    /// An id, `name:<exact>`, `uuid:<…>` or `mac:<…>`.
-    pub machine: Option<String>,
+    pub machine: Option<MachineReference>,
     /// Loose.
     pub name: Option<String>,
     pub mac: Option<MacAddress>,

@@ -17,6 +17,7 @@ pub mod job;
 pub mod lease;
 pub mod mac;
 pub mod machine;
+pub mod machine_reference;
 pub mod names;
 pub mod network;
 pub mod origin;

@@ -15,6 +15,7 @@ use crate::domain::ids::{JobId, MachineId, SnapshotId};
 use crate::domain::lease::{LeaseId, Quarantine};
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::{Machine, PowerState};
+use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
 use crate::domain::names::matches_pattern;
 use crate::domain::network::Network;
 use crate::domain::pool::Pools;
@@ -158,7 +159,15 @@ impl Machines {
     /// # Errors
     /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken reference.
     pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
-        self.one(scope, reference, reference)
+        self.one(scope, &parsed(reference)?, reference)
+    }
+
+    /// The machine of a scope that a reference names.
+    ///
+    /// # Errors
+    /// `not-found`; `ambiguous-name` with the candidates.
+    pub fn referenced(&self, scope: &Scope, reference: &MachineReference) -> Result<MachineView, Failure> {
+        self.one(scope, reference, &reference.to_string())
     }
 
     /// The machine of a scope of exactly this name.
@@ -166,7 +175,7 @@ impl Machines {
     /// # Errors
     /// As [`Machines::resolve`].
     pub fn named(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
-        self.one(scope, &format!("name:{name}"), name)
+        self.one(scope, &parsed(&format!("name:{name}"))?, name)
     }
 
     /// The current machine of this id, in every scope.
@@ -247,10 +256,15 @@ impl Machines {
     }
 
     /// The one machine of a reference, which a failure shows as the caller wrote it.
-    fn one(&self, scope: &Scope, reference: &str, as_written: &str) -> Result<MachineView, Failure> {
+    fn one(
+        &self,
+        scope: &Scope,
+        reference: &MachineReference,
+        as_written: &str,
+    ) -> Result<MachineView, Failure> {
         let picture = self.picture()?;
         let visible = |record: &MachineRecord| self.visibility.has_machine(scope, &record.machine);
-        let matching = matching(&picture, &visible, reference)?;
+        let matching = matching(&picture, &visible, reference);
         match matching.as_slice() {
             [] => Err(Failure::new(FailureKind::NotFound, nobody(&picture, &visible, reference, as_written))),
             [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
@@ -396,66 +410,46 @@ pub fn own_reasons(machine: &Machine) -> [(&'static str, bool); 6] {
     ]
 }
 
-/// Whether a reference is one by `name:`, `uuid:` or `mac:`, and not an id.
-#[must_use]
-pub fn is_by_prefix(reference: &str) -> bool {
-    by_prefix(reference).is_some()
-}
-
-fn by_prefix(reference: &str) -> Option<(&str, &str)> {
-    reference.split_once(':').filter(|(prefix, _)| matches!(*prefix, "name" | "uuid" | "mac"))
+/// Reads a caller's reference to a machine.
+fn parsed(reference: &str) -> Result<MachineReference, Failure> {
+    reference.parse().map_err(|error| match error {
+        InvalidMachineReference::Empty => empty("machine"),
+        InvalidMachineReference::Mac(error) => invalid_mac("machine", reference, &error),
+    })
 }
 
 /// Whether a machine exists for the caller.
 type Visible<'a> = &'a dyn Fn(&MachineRecord) -> bool;
 
-/// The visible machines that a reference means.
+/// The visible machines that a reference names.
 fn matching(
     picture: &PictureGuard,
     visible: Visible<'_>,
-    reference: &str,
-) -> Result<Vec<Arc<MachineRecord>>, Failure> {
-    let select = |wanted: &dyn Fn(&MachineRecord) -> bool| {
-        let all = picture.machines.iter();
-        all.filter(|record| wanted(record) && visible(record)).cloned().collect::<Vec<_>>()
-    };
-    let Some((prefix, wanted)) = by_prefix(reference) else {
-        if reference.is_empty() {
-            return Err(empty("machine"));
-        }
-        let record = picture.machine(&MachineId::new(reference));
-        return Ok(record.filter(|record| visible(record)).cloned().into_iter().collect());
-    };
-    if wanted.is_empty() {
-        return Err(empty("machine"));
+    reference: &MachineReference,
+) -> Vec<Arc<MachineRecord>> {
+    if let MachineReference::Id(id) = reference {
+        return picture.machine(id).filter(|record| visible(record)).cloned().into_iter().collect();
     }
-    let same_uuid =
-        |uuid: &Option<String>| uuid.as_ref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted));
-    Ok(match prefix {
-        "name" => select(&|record| record.machine.name == wanted),
-        "uuid" => {
-            let by_instance = select(&|record| same_uuid(&record.machine.instance_uuid));
-            if by_instance.is_empty() {
-                select(&|record| same_uuid(&record.machine.bios_uuid))
-            } else {
-                by_instance
-            }
-        }
-        _ => {
-            let address: MacAddress =
-                wanted.parse().map_err(|error| invalid_mac("machine", wanted, &error))?;
-            let has = |record: &MachineRecord| {
-                record.machine.network_cards.iter().any(|card| card.mac_address == Some(address))
-            };
-            select(&has)
-        }
-    })
+    let machines = picture.machines.iter().filter(|record| visible(record)).map(|record| &record.machine);
+    let found = reference.matching(machines);
+    found.into_iter().filter_map(|machine| picture.machine(&machine.id)).cloned().collect()
 }
 
 /// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be told.
-fn nobody(picture: &PictureGuard, visible: Visible<'_>, reference: &str, as_written: &str) -> String {
-    if picture.machines.iter().any(|record| record.machine.name == reference && visible(record)) {
-        let (id, named) = (shorten(as_written), shorten(&format!("name:{reference}")));
+fn nobody(
+    picture: &PictureGuard,
+    visible: Visible<'_>,
+    reference: &MachineReference,
+    as_written: &str,
+) -> String {
+    let is_called = |name: &MachineId| {
+        let called = |record: &&Arc<MachineRecord>| record.machine.name == name.as_str();
+        picture.machines.iter().filter(called).any(|record| visible(record))
+    };
+    if let MachineReference::Id(name) = reference
+        && is_called(name)
+    {
+        let (id, named) = (shorten(as_written), shorten(&format!("name:{name}")));
         return format!("No machine has the id {id}, but one is called so: write {named}.");
     }
     format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written))

@@ -10,6 +10,7 @@ use crate::domain::access::TokenLimits;
 use crate::domain::ids::MachineId;
 use crate::domain::lease::{EndReason, Lease, LeaseId, Prepare, Quarantine, Release, Select, Wanted};
 use crate::domain::machine::PowerState;
+use crate::domain::machine_reference::MachineReference;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::scope::Scope;
 use crate::service::jobs::gate::Pass;
@@ -112,7 +113,10 @@ impl Simulation {
         let id = self.next_lease();
         let random = &mut self.random;
         let select = match random.below(4) {
-            0 => Select { machine: Some((16 + random.below(4)).to_string()), ..Select::default() },
+            0 => Select {
+                machine: Some(MachineReference::Id(MachineId::new((16 + random.below(4)).to_string()))),
+                ..Select::default()
+            },
             1 => Select { name: Some("machine-1".to_owned()), ..Select::default() },
             _ => Select { pool: Some("ci".to_owned()), ..Select::default() },
         };

@@ -8,7 +8,7 @@ use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState};
 use crate::service::leases::book::{Changes, MachineKey};
-use crate::service::leases::fit::{fits, has_snapshots};
+use crate::service::leases::fit::{Selection, has_snapshots};
 use crate::simulator::world::{PowerState, World};
 
 /// How much later than its time a lease may end: steps wait for commits.
@@ -128,7 +128,9 @@ impl Tenancy {
         let earlier = disk.lease_arrivals.iter().take_while(|id| **id != lease.id);
         let waiting =
             earlier.filter_map(|id| disk.leases.get(id)).filter(|other| other.state == LeaseState::Queued);
-        let fitting = |other: &&Lease, machine| fits(&other.select, machine) && has_snapshots(other, machine);
+        let fitting = |other: &&Lease, machine| {
+            Selection::new(other, &step.candidates).includes(machine) && has_snapshots(other, machine)
+        };
         let passed = waiting
             .filter(|other| candidate.is_some_and(|candidate| fitting(other, candidate)))
             .map(|other| other.id)

@@ -22,6 +22,7 @@ use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
 use crate::domain::machine::PowerState;
+use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
 use crate::service::callers::Caller;
 use crate::service::leases::{Asked, NewLease};
 use crate::service::machines::shorten;
@@ -157,7 +158,7 @@ fn selected(request: SelectRequest) -> Result<Select, Failure> {
         })
     });
     let select = Select {
-        machine: machine.map(|machine| filled("/select/machine", machine)).transpose()?,
+        machine: machine.map(|machine| reference(&machine)).transpose()?,
         name: name.map(|name| filled("/select/name", name)).transpose()?,
         mac: mac.transpose()?,
         pool: pool.map(|pool| filled("/select/pool", pool)).transpose()?,
@@ -167,6 +168,19 @@ fn selected(request: SelectRequest) -> Result<Select, Failure> {
         return Err(failure_in_body("/select", "empty", detail));
     }
     Ok(select)
+}
+
+fn reference(text: &str) -> Result<MachineReference, Failure> {
+    text.parse().map_err(|error| match error {
+        InvalidMachineReference::Empty => {
+            let detail = "select.machine is empty; name a machine.".to_owned();
+            failure_in_body("/select/machine", "empty", detail)
+        }
+        InvalidMachineReference::Mac(error) => {
+            let detail = format!("select.machine is {}: {error}.", shorten(text));
+            failure_in_body("/select/machine", "invalid-mac", detail)
+        }
+    })
 }
 
 fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {

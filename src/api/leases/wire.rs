@@ -324,7 +324,7 @@ impl LeaseSelect {
     fn of(select: &lease::Select) -> Self {
         let lease::Select { machine, name, mac, pool } = select;
         Self {
-            machine: machine.clone(),
+            machine: machine.as_ref().map(ToString::to_string),
             name: name.clone(),
             mac: mac.map(|mac| mac.to_string()),
             pool: pool.clone(),

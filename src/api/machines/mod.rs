@@ -25,8 +25,9 @@ use super::jobs::is_any_kept;
 use crate::domain::failure::Failure;
 use crate::domain::ids::MachineId;
 use crate::domain::machine::PowerState;
+use crate::domain::machine_reference::MachineReference;
 use crate::service::callers::Caller;
-use crate::service::machines::{MachineFilter, is_by_prefix};
+use crate::service::machines::MachineFilter;
 use crate::store::{JobFilter, LeaseFilter};
 
 /// The routes of this folder.
@@ -84,9 +85,8 @@ pub async fn named_machine(
     let Some(reference) = params.filled("machine")? else { return Ok(None) };
     match api.services().machines.resolve(&caller.scope, reference) {
         Ok(view) => Ok(Some(view.record.machine.id.clone())),
-        Err(failure) if is_by_prefix(reference) => Err(failure),
         Err(failure) => {
-            let id = MachineId::new(reference);
+            let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };
             if is_kept(api, caller, &id).await? { Ok(Some(id)) } else { Err(failure) }
         }
     }

@@ -306,12 +306,7 @@ impl Engine {
 
     /// Reads a job whose run failed back from the disk, after `pause`, which grows. After too many
     /// failed runs it ends the job.
-    async fn read_back(
-        self: &Arc<Self>,
-        id: JobId,
-        failed_runs: u32,
-        pause: &mut Duration,
-    ) -> ReadBack {
+    async fn read_back(self: &Arc<Self>, id: JobId, failed_runs: u32, pause: &mut Duration) -> ReadBack {
         loop {
             tokio::select! {
                 () = self.parts.clock.sleep(*pause) => {}

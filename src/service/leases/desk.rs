@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::audited::{self, Cause};
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
-use super::fit::{Candidate, may_get, wants};
+use super::fit::{Candidate, Selection, wants};
 use super::{LeaseView, LeasesParts, PoolView, counted};
 use crate::domain::access::{TokenLimits, TokenStanding};
 use crate::domain::audit::{Actor, AuditRecord};
@@ -223,11 +223,20 @@ impl Desk {
     /// the snapshots.
     ///
     /// # Errors
-    /// `no-free-machine` and `not-found`, each with what is missing.
+    /// `no-free-machine` and `not-found`, each with what is missing; `ambiguous-name` if
+    /// `select.machine` names several machines.
     pub fn can_ever_be_granted(&self, lease: &Lease) -> Result<(), Failure> {
         self.parts.machines.picture()?;
+        if let Some(reference) = &lease.select.machine
+            && let Err(failure) = self.parts.machines.referenced(&lease.scope, reference)
+            && failure.kind == FailureKind::AmbiguousName
+        {
+            return Err(failure);
+        }
         let (mut why, mut fitting) = (None, false);
-        for candidate in self.candidates([lease]).iter().filter(|machine| may_get(lease, machine)) {
+        let candidates = self.candidates([lease]);
+        let selection = Selection::new(lease, &candidates);
+        for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
             fitting = true;
             let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };

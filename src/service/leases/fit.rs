@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::domain::ids::MachineId;
 use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::{Machine, MachineIdentity};
+use crate::domain::machine_reference::ReferencedMachine;
 use crate::domain::names::contains_loosely;
 
 /// A machine that may be granted, as it is now.
@@ -59,33 +61,79 @@ pub fn has_snapshots(lease: &Lease, machine: &Candidate) -> bool {
     wants(lease).all(|wanted| !machine.lacks.contains(wanted))
 }
 
-/// Whether a lease can ever get a machine: the machine is in the caller's scope, and the lease
-/// selects it.
-#[must_use]
-pub fn may_get(lease: &Lease, machine: &Candidate) -> bool {
-    lease.scope.contains(&machine.name, &machine.pools) && fits(&lease.select, machine)
+/// The machines that a lease can get, now or later.
+#[derive(Clone, Debug)]
+pub struct Selection<'l> {
+    lease: &'l Lease,
+    machine: SelectedMachine,
 }
 
-/// Whether a machine is one of those that are wanted, and may be granted at all.
-#[must_use]
-pub fn fits(select: &Select, machine: &Candidate) -> bool {
-    let Select { machine: reference, name, mac, pool } = select;
-    !machine.never
-        && reference.as_deref().is_none_or(|reference| goes_by(reference, machine))
-        && name.as_deref().is_none_or(|name| contains_loosely(&machine.name, name))
-        && mac.is_none_or(|mac| machine.macs.contains(&mac))
-        && pool.as_ref().is_none_or(|pool| machine.pools.contains(pool))
+/// What `select.machine` of a lease leaves to choose from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SelectedMachine {
+    Any,
+    One(MachineId),
+    /// No machine goes by the reference now, or several do.
+    None,
 }
 
-fn goes_by(reference: &str, machine: &Candidate) -> bool {
-    let same = |uuid: &Option<String>, wanted: &str| {
-        uuid.as_ref().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted))
-    };
-    match reference.split_once(':') {
-        Some(("name", name)) => machine.name == name,
-        Some(("uuid", uuid)) => same(&machine.identity.instance_uuid, uuid) || same(&machine.bios_uuid, uuid),
-        Some(("mac", mac)) => mac.parse().is_ok_and(|mac| machine.macs.contains(&mac)),
-        _ => machine.identity.id.as_str() == reference,
+impl<'l> Selection<'l> {
+    /// # Parameters
+    /// - `machines`: every machine of the host: another machine of the same name makes the name
+    ///   ambiguous even if it is never granted.
+    #[must_use]
+    pub fn new(lease: &'l Lease, machines: &[Candidate]) -> Self {
+        let machine = lease.select.machine.as_ref().map_or(SelectedMachine::Any, |reference| {
+            let in_scope = machines.iter().filter(|machine| is_in_scope(lease, machine));
+            match reference.matching(in_scope).as_slice() {
+                [one] => SelectedMachine::One(one.identity.id.clone()),
+                _ => SelectedMachine::None,
+            }
+        });
+        Self { lease, machine }
+    }
+
+    /// Whether a machine is in the caller's scope and selected, and may be granted at all.
+    #[must_use]
+    pub fn includes(&self, machine: &Candidate) -> bool {
+        let Select { machine: _, name, mac, pool } = &self.lease.select;
+        let is_selected = match &self.machine {
+            SelectedMachine::Any => true,
+            SelectedMachine::One(id) => *id == machine.identity.id,
+            SelectedMachine::None => false,
+        };
+        is_selected
+            && !machine.never
+            && is_in_scope(self.lease, machine)
+            && name.as_deref().is_none_or(|name| contains_loosely(&machine.name, name))
+            && mac.is_none_or(|mac| machine.macs.contains(&mac))
+            && pool.as_ref().is_none_or(|pool| machine.pools.contains(pool))
+    }
+}
+
+fn is_in_scope(lease: &Lease, machine: &Candidate) -> bool {
+    lease.scope.contains(&machine.name, &machine.pools)
+}
+
+impl ReferencedMachine for Candidate {
+    fn id(&self) -> &MachineId {
+        &self.identity.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn instance_uuid(&self) -> Option<&str> {
+        self.identity.instance_uuid.as_deref()
+    }
+
+    fn bios_uuid(&self) -> Option<&str> {
+        self.bios_uuid.as_deref()
+    }
+
+    fn has_mac(&self, address: MacAddress) -> bool {
+        self.macs.contains(&address)
     }
 }
 
@@ -93,6 +141,7 @@ fn goes_by(reference: &str, machine: &Candidate) -> bool {
 mod tests {
     use super::*;
     use crate::domain::lease::{Prepare, Release};
+    use crate::domain::machine_reference::MachineReference;
     use crate::domain::scope::Scope;
     use crate::service::inventory::samples;
     use crate::service::leases::tests::lease;
@@ -105,8 +154,19 @@ mod tests {
         Candidate::of(&machine, vec!["ci".to_owned()], true, false, &wanted.iter().collect())
     }
 
+    fn selects(select: &Select, machines: &[Candidate]) -> Vec<bool> {
+        let plain = lease(1, false, None, crate::service::leases::tests::at(0));
+        let lease = Lease { select: select.clone(), ..plain };
+        let selection = Selection::new(&lease, machines);
+        machines.iter().map(|machine| selection.includes(machine)).collect()
+    }
+
     fn taken(select: &Select) -> bool {
-        fits(select, &candidate())
+        selects(select, &[candidate()]) == [true]
+    }
+
+    fn reference(text: &str) -> Option<MachineReference> {
+        Some(text.parse().unwrap())
     }
 
     #[test]
@@ -128,22 +188,23 @@ mod tests {
     #[test]
     fn all_that_was_said_has_to_fit() {
         let whole = Select {
-            machine: Some("name:Qubes-4.2 staging".to_owned()),
+            machine: reference("name:Qubes-4.2 staging"),
             name: Some("QUBES".to_owned()),
             mac: Some("00:50:56:aa:bb:cc".parse().unwrap()),
             pool: Some("ci".to_owned()),
         };
         assert!(taken(&whole) && taken(&Select::default()));
         for other in [
-            Select { machine: Some("name:Qubes-4.2".to_owned()), ..whole.clone() },
+            Select { machine: reference("name:Qubes-4.2"), ..whole.clone() },
             Select { name: Some("windows".to_owned()), ..whole.clone() },
             Select { mac: Some("00:50:56:aa:bb:cd".parse().unwrap()), ..whole.clone() },
             Select { pool: Some("nightly".to_owned()), ..whole.clone() },
         ] {
             assert!(!taken(&other), "{other:?}");
         }
-        assert!(!fits(&whole, &Candidate { never: true, ..candidate() }));
-        assert!(fits(&whole, &Candidate { free: false, ..candidate() }), "it may be free some day");
+        assert_eq!(selects(&whole, &[Candidate { never: true, ..candidate() }]), [false]);
+        let busy = Candidate { free: false, ..candidate() };
+        assert_eq!(selects(&whole, &[busy]), [true], "it may be free some day");
     }
 
     #[test]
@@ -164,32 +225,26 @@ mod tests {
             (with(&["windows-*"], &["ci"]), true),
             (with(&["windows-*"], &["nightly"]), false),
         ] {
-            assert_eq!(may_get(&scope, &candidate()), is_got, "{:?}", scope.scope);
+            let machine = candidate();
+            let included = Selection::new(&scope, std::slice::from_ref(&machine)).includes(&machine);
+            assert_eq!(included, is_got, "{:?}", scope.scope);
         }
     }
 
     #[test]
-    fn a_machine_goes_by_its_id_name_uuids_and_macs() {
-        for (reference, fits) in [
-            ("16", true),
-            ("17", false),
-            ("name:Qubes-4.2 staging", true),
-            ("name:qubes-4.2 staging", false),
-            ("name:16", false),
-            ("uuid:52000000-0000-0000-0000-000000000016", true),
-            ("uuid:42000000-0000-0000-0000-000000000016", true),
-            ("uuid:42000000-0000-0000-0000-000000000017", false),
-            ("uuid:16", false),
-            ("mac:00-50-56-AA-BB-CC", true),
-            ("mac:00:50:56:aa:bb:cd", false),
-            ("mac:none", false),
-        ] {
-            let select = Select { machine: Some(reference.to_owned()), ..Select::default() };
-            assert_eq!(taken(&select), fits, "{reference}");
-        }
-        let upper = candidate().identity.instance_uuid.map(|uuid| uuid.to_ascii_uppercase());
-        let identity = MachineIdentity { instance_uuid: upper, ..candidate().identity };
-        assert!(goes_by("uuid:52000000-0000-0000-0000-000000000016", &Candidate { identity, ..candidate() }));
+    fn a_reference_selects_a_machine_only_if_it_is_the_one_in_the_scope() {
+        let other = |id: &str| MachineIdentity { id: MachineId::new(id), ..candidate().identity };
+        let same_name = Candidate { identity: other("17"), pools: Vec::new(), ..candidate() };
+        let named = Select { machine: reference("name:Qubes-4.2 staging"), ..Select::default() };
+        assert_eq!(selects(&named, &[candidate()]), [true]);
+        let both = [candidate(), same_name.clone()];
+        assert_eq!(selects(&named, &both), [false, false], "the name is ambiguous");
+        let never = [candidate(), Candidate { never: true, ..same_name }];
+        assert_eq!(selects(&named, &never), [false, false], "also if the other is never granted");
+        let plain = lease(1, false, None, crate::service::leases::tests::at(0));
+        let scope = Scope::new(Vec::new(), vec!["ci".to_owned()]);
+        let restricted = Lease { select: named, scope, ..plain };
+        assert!(Selection::new(&restricted, &both).includes(&both[0]), "the other is out of scope");
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Machines {
             }
         }
         if let Some(reference) = machine {
-            match self.resolve(scope, reference) {
+            match self.referenced(scope, reference) {
                 Ok(view) => {
                     if let Some(why) = self.never_granted(&view) {
                         return Ok(("/select/machine", why));

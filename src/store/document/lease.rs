@@ -280,7 +280,7 @@ impl TryFrom<LeaseDocument> for Lease {
 impl From<&Select> for SelectDocument {
     fn from(select: &Select) -> Self {
         let Select { machine, name, mac, pool } = select;
-        let (machine, name, pool) = (machine.clone(), name.clone(), pool.clone());
+        let (machine, name, pool) = (machine.as_ref().map(ToString::to_string), name.clone(), pool.clone());
         Self { machine, name, mac: mac.map(|mac| mac.to_string()), pool }
     }
 }
@@ -291,6 +291,9 @@ impl TryFrom<SelectDocument> for Select {
     fn try_from(document: SelectDocument) -> Result<Self, DocumentError> {
         let SelectDocument { machine, name, mac, pool } = document;
         let mac = mac.map(|mac| word("hardware address", mac, |mac| mac.parse().ok())).transpose()?;
+        let machine = machine
+            .map(|machine| word("reference to a machine", machine, |machine| machine.parse().ok()))
+            .transpose()?;
         Ok(Self { machine, name, mac, pool })
     }
 }

@@ -131,12 +131,39 @@ async fn bodies_that_ask_for_what_cannot_be() {
         json!({"name": STAGING, "machine": "18"}),
         json!({"machine": format!("name:{}", STAGING.to_uppercase())}),
         json!({"machine": "uuid:nonsense"}),
-        json!({"machine": "mac:zz"}),
         json!({"mac": "00:00:00:00:00:01"}),
     ] {
         let body = json!({"select": never, "ttl": "1m", "queue_for": "5m"});
         ask(&lab, body).await.problem(409, "no-free-machine");
     }
+    for (broken, code) in [("name:", "empty"), ("uuid:", "empty"), ("mac:zz", "invalid-mac")] {
+        let body = json!({"select": {"machine": broken}, "ttl": "1m", "queue_for": "5m"});
+        ask(&lab, body).await.problem(400, "invalid-request").points_at("/select/machine", code);
+    }
+    let several = json!({"select": {"machine": "name:qubes-scratch"}, "ttl": "1m", "queue_for": "5m"});
+    let refused = ask(&lab, several).await.problem(409, "ambiguous-name");
+    assert_eq!(refused.json["candidates"].as_array().map(Vec::len), Some(2), "{}", refused.text);
+}
+
+#[tokio::test]
+async fn a_name_that_becomes_ambiguous_while_its_lease_is_queued_waits_until_it_is_not() {
+    let lab = lab().await;
+    let name_of = |id: &str| lab.control().look(|world| world.machine(id).unwrap().name.clone());
+    let rename = |id: &str, name: &str| {
+        lab.control().mutate(|world| name.clone_into(&mut world.machine_mut(id).unwrap().name));
+    };
+    let first = granted(&lab, json!({"select": {"machine": "16"}, "ttl": "5m"})).await;
+    let body = json!({"select": {"machine": format!("name:{STAGING}")}, "ttl": "5m", "queue_for": "10m"});
+    let waits = ask(&lab, body).await.expect(202).json;
+    let before = name_of("18");
+    rename("18", STAGING);
+    lab.until_seen("18", "name", json!(STAGING)).await;
+    give_back(&lab, &first).await;
+    lab.until_seen("16", "free", json!(true)).await;
+    assert_eq!(lab.get(&path(&waits, "")).await.json["state"], "queued", "two machines go by the name");
+    rename("18", &before);
+    lab.until(&path(&waits, ""), |lease| lease["state"] == "active").await;
+    assert_eq!(lab.get(&path(&waits, "")).await.json["machine"], "16");
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ struct State {
     /// Whether tasks go on that are to be cancelled.
     stubborn: bool,
     examinations: usize,
+    panics_if_examined: bool,
 }
 
 struct Task {
@@ -99,9 +100,9 @@ impl FakeHost {
         self.lock().answers.extend(answers);
     }
 
-    /// Calls are done at once again.
-    pub fn forget_answers(&self) {
-        self.lock().answers.clear();
+    /// Whether the backend fails each time that a machine is examined.
+    pub fn panic_if_examined(&self, panics: bool) {
+        self.lock().panics_if_examined = panics;
     }
 
     pub fn calls(&self) -> Vec<(MachineId, HostCall)> {
@@ -231,7 +232,7 @@ impl Hypervisor for FakeHost {
         match answer {
             None => self.finish(&id),
             Some(Answer::UncertainFailure) => {
-                let error = HostError::new(HostErrorKind::Unreachable, "lost touch");
+                let error = HostError::new(HostErrorKind::Rejected, "lost touch");
                 self.fail(&id, error.with_uncertain_outcome(true));
             }
             Some(Answer::Hold | Answer::OnItsWay) => {}
@@ -275,6 +276,7 @@ impl Hypervisor for FakeHost {
     async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
         let mut state = self.lock();
         state.examinations += 1;
+        assert!(!state.panics_if_examined, "as a test wanted");
         let machine = state
             .machines
             .get(machine)

@@ -155,14 +155,14 @@ async fn a_job_that_panics_is_judged_as_after_a_crash_and_its_waiters_hear_of_th
 #[tokio::test]
 async fn a_job_that_panics_each_time_ends_unknown_and_its_machine_goes_on() {
     let lab = Lab::new(1).await;
-    lab.host.answer(&[Answer::Panic; 20]);
+    lab.host.panic_if_examined(true);
     let id = lab.start(1, JobRequest::PowerOn).await;
     let next = lab.start(1, JobRequest::PowerOff).await;
     let end = lab.end_in_time(id).await.job;
-    assert_eq!((end.state, lab.host.calls().len()), (JobState::Unknown, 5));
+    assert_eq!((end.state, lab.host.examinations()), (JobState::Unknown, 5));
     assert_eq!(end.error.map(|failure| failure.kind), Some(FailureKind::OutcomeUnknown));
     assert_eq!(stored(&lab, id).await.state, JobState::Unknown);
-    lab.host.forget_answers();
+    lab.host.panic_if_examined(false);
     assert_eq!(lab.end_in_time(next).await.job.state, SUCCEEDED);
 }
 

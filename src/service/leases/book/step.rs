@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::fit::{Candidate, has_snapshots, may_get};
+use super::super::fit::{Candidate, Selection, has_snapshots};
 use super::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use crate::domain::access::TokenStanding;
 use crate::domain::duration;
@@ -53,7 +53,8 @@ impl<'b> Step<'b> {
     }
 
     fn ask(&mut self, lease: Lease, candidates: &[Candidate]) -> Result<(), Failure> {
-        if !candidates.iter().any(|candidate| may_get(&lease, candidate)) {
+        let selection = Selection::new(&lease, candidates);
+        if !candidates.iter().any(|candidate| selection.includes(candidate)) {
             let detail = "No machine fits what was asked, whatever becomes free. Look: GET /v1/machines, GET /v1/pools";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
@@ -101,8 +102,9 @@ impl<'b> Step<'b> {
                 return;
             }
             let Some(open) = self.book.leases.get(&id) else { continue };
+            let selection = Selection::new(&open.lease, candidates);
             let fitting =
-                |machine: &Candidate| may_get(&open.lease, machine) && has_snapshots(&open.lease, machine);
+                |machine: &Candidate| selection.includes(machine) && has_snapshots(&open.lease, machine);
             let chosen = free.iter().position(|(_, candidate)| fitting(candidate));
             if let Some(place) = chosen {
                 let (key, candidate) = free.remove(place);

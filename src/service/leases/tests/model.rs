@@ -11,7 +11,7 @@ use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
 use crate::sabotage::{Mistake, Sabotage};
 use crate::service::leases::book::{Book, Changes, Input, Kept, LeaseRules, MachineKey, Now};
-use crate::service::leases::fit::{Candidate, fits};
+use crate::service::leases::fit::{Candidate, Selection};
 
 /// One thing that happens in a random history.
 #[derive(Clone, Debug)]
@@ -177,7 +177,8 @@ impl Model {
                     elapsed: Duration::ZERO,
                 };
                 let sabotage = Sabotage::new();
-                self.book = Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, None, self.now);
+                self.book =
+                    Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, None, self.now);
                 Ok(Changes::default())
             }
         };
@@ -254,7 +255,9 @@ impl Model {
                     continue;
                 };
                 let taken = candidates.iter().find(|candidate| candidate.identity == granted);
-                if taken.is_some_and(|candidate| fits(&open.lease.select, candidate)) {
+                if taken.is_some_and(|candidate| {
+                    Selection::new(&open.lease, std::slice::from_ref(candidate)).includes(candidate)
+                }) {
                     return Err(format!("{later} was given what {id} waited for"));
                 }
             }

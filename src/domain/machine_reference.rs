@@ -1,0 +1,201 @@
+//! How a caller names one machine: by id, or by name, UUID or hardware address with a prefix.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::ids::MachineId;
+use super::mac::{InvalidMacAddress, MacAddress};
+use super::machine::Machine;
+
+/// A caller's reference to a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineReference {
+    Id(MachineId),
+    /// `name:…`, the whole name to the letter.
+    Name(String),
+    /// `uuid:…` in any case: the instance UUID, or if no machine has that one, the BIOS UUID.
+    Uuid(String),
+    /// `mac:…`, the address of any network card.
+    Mac(MacAddress),
+}
+
+/// Why a text is no reference to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMachineReference {
+    #[error("empty")]
+    Empty,
+    #[error(transparent)]
+    Mac(InvalidMacAddress),
+}
+
+/// What a reference can name a machine by.
+pub trait ReferencedMachine {
+    fn id(&self) -> &MachineId;
+    fn name(&self) -> &str;
+    fn instance_uuid(&self) -> Option<&str>;
+    fn bios_uuid(&self) -> Option<&str>;
+    fn has_mac(&self, address: MacAddress) -> bool;
+}
+
+impl MachineReference {
+    /// Whether it is an id, and not a name, UUID or hardware address.
+    #[must_use]
+    pub const fn is_id(&self) -> bool {
+        matches!(self, Self::Id(_))
+    }
+
+    /// The machines that it names, in the order given. More than one makes it ambiguous.
+    pub fn matching<'m, M: ReferencedMachine>(
+        &self,
+        machines: impl Iterator<Item = &'m M> + Clone,
+    ) -> Vec<&'m M> {
+        let same =
+            |uuid: Option<&str>, wanted: &str| uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted));
+        match self {
+            Self::Id(id) => machines.filter(|machine| machine.id() == id).collect(),
+            Self::Name(name) => machines.filter(|machine| machine.name() == name).collect(),
+            Self::Uuid(uuid) => {
+                let by_instance: Vec<&M> =
+                    machines.clone().filter(|machine| same(machine.instance_uuid(), uuid)).collect();
+                if by_instance.is_empty() {
+                    machines.filter(|machine| same(machine.bios_uuid(), uuid)).collect()
+                } else {
+                    by_instance
+                }
+            }
+            Self::Mac(address) => machines.filter(|machine| machine.has_mac(*address)).collect(),
+        }
+    }
+}
+
+impl FromStr for MachineReference {
+    type Err = InvalidMachineReference;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (prefix, wanted) = match text.split_once(':') {
+            Some((prefix @ ("name" | "uuid" | "mac"), wanted)) => (prefix, wanted),
+            _ => ("", text),
+        };
+        if wanted.is_empty() {
+            return Err(InvalidMachineReference::Empty);
+        }
+        Ok(match prefix {
+            "name" => Self::Name(wanted.to_owned()),
+            "uuid" => Self::Uuid(wanted.to_owned()),
+            "mac" => Self::Mac(wanted.parse().map_err(InvalidMachineReference::Mac)?),
+            _ => Self::Id(MachineId::new(wanted)),
+        })
+    }
+}
+
+impl fmt::Display for MachineReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(formatter, "{id}"),
+            Self::Name(name) => write!(formatter, "name:{name}"),
+            Self::Uuid(uuid) => write!(formatter, "uuid:{uuid}"),
+            Self::Mac(address) => write!(formatter, "mac:{address}"),
+        }
+    }
+}
+
+impl ReferencedMachine for Machine {
+    fn id(&self) -> &MachineId {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn instance_uuid(&self) -> Option<&str> {
+        self.instance_uuid.as_deref()
+    }
+
+    fn bios_uuid(&self) -> Option<&str> {
+        self.bios_uuid.as_deref()
+    }
+
+    fn has_mac(&self, address: MacAddress) -> bool {
+        self.network_cards.iter().any(|card| card.mac_address == Some(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Named(MachineId, &'static str, &'static str, &'static str, MacAddress);
+
+    impl ReferencedMachine for Named {
+        fn id(&self) -> &MachineId {
+            &self.0
+        }
+
+        fn name(&self) -> &str {
+            self.1
+        }
+
+        fn instance_uuid(&self) -> Option<&str> {
+            Some(self.2)
+        }
+
+        fn bios_uuid(&self) -> Option<&str> {
+            Some(self.3)
+        }
+
+        fn has_mac(&self, address: MacAddress) -> bool {
+            self.4 == address
+        }
+    }
+
+    /// Two machines of one name. The BIOS UUID of the first is the instance UUID of the second.
+    fn machines() -> [Named; 2] {
+        let address = |last| MacAddress::new([0, 0x50, 0x56, 0, 0, last]);
+        [
+            Named(MachineId::new("16"), "staging", "aa-1", "bb-1", address(1)),
+            Named(MachineId::new("17"), "staging", "bb-1", "cc-1", address(2)),
+        ]
+    }
+
+    #[test]
+    fn a_machine_goes_by_its_id_name_uuids_and_addresses() {
+        let machines = machines();
+        for (text, ids) in [
+            ("16", vec!["16"]),
+            ("18", vec![]),
+            ("odd:16", vec![]),
+            ("name:staging", vec!["16", "17"]),
+            ("name:Staging", vec![]),
+            ("name:16", vec![]),
+            ("uuid:AA-1", vec!["16"]),
+            ("uuid:bb-1", vec!["17"]),
+            ("uuid:cc-1", vec!["17"]),
+            ("uuid:16", vec![]),
+            ("mac:0-50-56-0-0-1", vec!["16"]),
+            ("mac:00:50:56:00:00:03", vec![]),
+        ] {
+            let reference: MachineReference = text.parse().unwrap();
+            let found: Vec<&str> =
+                reference.matching(machines.iter()).iter().map(|machine| machine.0.as_str()).collect();
+            assert_eq!(found, ids, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_shown_as_it_is_written() {
+        for text in ["16", "odd:16", "name:a:b", "uuid:AA-1", "mac:00:50:56:00:00:01"] {
+            assert_eq!(text.parse::<MachineReference>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_empty_or_broken_reference_is_refused() {
+        for text in ["", "name:", "uuid:", "mac:"] {
+            assert_eq!(text.parse::<MachineReference>(), Err(InvalidMachineReference::Empty), "{text}");
+        }
+        let broken = Err(InvalidMachineReference::Mac(InvalidMacAddress));
+        assert_eq!("mac:zz".parse::<MachineReference>(), broken);
+    }
+}
