@@ -207,7 +207,7 @@ async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
     lab.until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
     for (select, place, hint) in [
         (json!({"machine": STAGING}), "/select/machine", "write \"name:qubes-4.2-sdw-staging\""),
-        (json!({"machine": "mac:zz"}), "/select/machine", "zz"),
+        (json!({"machine": "mac:02:00:00:00:00:99"}), "/select/machine", "No machine goes by"),
         (json!({"machine": "name:golden-debian-12"}), "/select/machine", "golden-debian-12 is protected"),
         (json!({"pool": "nihgtly"}), "/select/pool", "did you mean nightly?"),
         (json!({"pool": "x"}), "/select/pool", "the pools are"),
