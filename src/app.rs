@@ -37,6 +37,7 @@ use crate::service::leases::secret::Secrets;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::{MachinePatterns, PatternWatch};
+use crate::service::retention;
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage::Storage;
 use crate::store::{AuditRetention, Keep, Retention, Store};
@@ -63,6 +64,7 @@ pub struct Settings {
     pub snapshots: SnapshotSettings,
     pub jobs: JobSettings,
     pub leases: LeaseRules,
+    pub retention: Retention,
     pub pools: Pools,
     pub http: HttpSettings,
     pub feed: FeedSettings,
@@ -133,14 +135,15 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             queue_per_machine: jobs.queue_per_machine,
             queue_in_all: jobs.queue_total,
             deadlines: Deadlines { power, guest, create, revert, remove, prepare },
-            retention: Retention {
-                jobs: kept_for(jobs.retention_days),
-                leases: kept_for(leases.retention_days),
-                audit: AuditRetention { time: days(audit.retention_days), max_bytes: audit.max_bytes },
-                ..Retention::default()
-            },
+        },
+        retention: Retention {
+            jobs: kept_for(jobs.retention_days),
+            leases: kept_for(leases.retention_days),
+            audit: AuditRetention { time: days(audit.retention_days), max_bytes: audit.max_bytes },
+            ..Retention::default()
         },
         leases: LeaseRules {
+            ledger_retention: days(leases.retention_days),
             max_ttl: leases.max_ttl,
             max_total: leases.max_total,
             abandon_after: leases.abandon_after,
@@ -204,6 +207,7 @@ pub struct App {
     listener: Listener,
     http: HttpSettings,
     metrics: Metrics,
+    retention: Retention,
     sabotage: Sabotage,
 }
 
@@ -237,6 +241,7 @@ impl App {
             snapshots,
             jobs,
             leases,
+            retention,
             pools,
             mut http,
             feed,
@@ -315,7 +320,18 @@ impl App {
             hypervisor: Arc::clone(&hypervisor),
         };
         refresh(&metrics, &services, &store, &clock);
-        Ok(Self { clock, supervisor, store, hypervisor, services, listener, http, metrics, sabotage })
+        Ok(Self {
+            clock,
+            supervisor,
+            store,
+            hypervisor,
+            services,
+            listener,
+            http,
+            metrics,
+            retention,
+            sabotage,
+        })
     }
 
     /// Where it listens, for people.
@@ -372,8 +388,19 @@ impl App {
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
         let router = self.router();
-        let Self { clock, supervisor, store, hypervisor, services, listener, http, metrics: _, sabotage } =
-            self;
+        let Self {
+            clock,
+            supervisor,
+            store,
+            hypervisor,
+            services,
+            listener,
+            http,
+            metrics: _,
+            retention,
+            sabotage,
+        } = self;
+        let (purged, purged_by) = (store.clone(), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
         let forgetful = sabotage.makes(Mistake::KeysForgotten).then(|| store.clone());
@@ -408,7 +435,7 @@ impl App {
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
-        supervisor.spawn("retention", |stop| services.jobs.clone().purge(stop));
+        supervisor.spawn("retention", |stop| retention::run(purged, purged_by, retention, stop));
         if sabotage.makes(Mistake::DyingRoom) {
             supervisor.spawn("doomed", |_| async { Err::<(), _>(std::io::Error::other("as was asked for")) });
         }

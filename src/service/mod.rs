@@ -9,6 +9,7 @@ pub mod leases;
 pub mod limits;
 pub mod machines;
 pub mod patterns;
+pub mod retention;
 pub mod snapshots;
 pub mod storage;
 pub mod trouble;

@@ -258,8 +258,6 @@ fn damaged(column: &str) -> sqlx::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use jiff::SignedDuration;
     use tokio_util::sync::CancellationToken;
 
@@ -271,7 +269,7 @@ mod tests {
     use crate::domain::lease::LeaseState;
     use crate::domain::origin::RequestOrigin;
     use crate::store::samples::{ended, lease, queued, start};
-    use crate::store::{AuditRetention, LeaseRow, PurgedAudit, Store, StoredToken};
+    use crate::store::{AuditRetention, LeaseRow, PurgedAudit, SaveLeases, Store, StoredToken};
 
     async fn started() -> Store {
         let store = Store::in_memory().await.unwrap();
@@ -388,7 +386,10 @@ mod tests {
             let lease = lease(number, LeaseState::Active, None);
             vec![LeaseRow::of(&lease, Some("uuid:one")).unwrap()]
         };
-        let save = async |number| store.save_leases(held(number), BTreeMap::new(), None, vec![full()]).await;
+        let save = async |number| {
+            let step = SaveLeases { leases: held(number), audit: vec![full()], ..SaveLeases::default() };
+            store.save_leases(step).await
+        };
         save(1).await.unwrap();
         // One machine for two leases: the database refuses it, and the fact with it.
         save(2).await.unwrap_err();

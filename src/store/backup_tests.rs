@@ -20,7 +20,7 @@ use crate::domain::audit::AuditAction;
 use crate::domain::ids::{TaskId, TokenId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
-use crate::store::StoredToken;
+use crate::store::{SaveLeases, StoredToken};
 
 const KEY: [u8; 32] = [9; 32];
 
@@ -72,7 +72,8 @@ async fn filled(directory: &Path) {
             quarantine: (lease.state == LeaseState::Releasing).then(by_operator),
             ..KeptMachine::default()
         };
-        store.save_leases(vec![row], [(machine, kept)].into(), None, Vec::new()).await.unwrap();
+        let machines = [(machine, kept)].into();
+        store.save_leases(SaveLeases { leases: vec![row], machines, ..SaveLeases::default() }).await.unwrap();
     }
     let token = StoredToken::new(
         TokenId::new(uuid::Uuid::from_u128(1)),

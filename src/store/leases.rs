@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::audit;
+use super::fence_floor::RaiseFenceFloor;
 use super::keys::IdempotencyKey;
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, document, microseconds};
@@ -21,6 +22,8 @@ pub struct KeptMachine {
     pub fence: u64,
     pub last_lease_end: Option<Timestamp>,
     pub quarantine: Option<Quarantine>,
+    /// Since when the machine is absent from the host; `None` while it is there.
+    pub absent_since: Option<Timestamp>,
 }
 
 /// A lease to be committed, and whom it keeps from others: the key of its machine while it holds one.
@@ -76,9 +79,14 @@ impl LeaseRow {
 }
 
 /// Everything that one step of the book changed.
+#[derive(Clone, Debug, Default)]
 pub struct SaveLeases {
     pub leases: Vec<LeaseRow>,
     pub machines: BTreeMap<String, KeptMachine>,
+    /// The keys of the machines of which nothing is kept any more.
+    pub forgotten: Vec<String>,
+    /// Every later grant gets a higher fence than this.
+    pub fence_floor: u64,
     /// The key of the call that asked for this lease.
     pub key: Option<(IdempotencyKey, LeaseId)>,
     /// The audit facts of the step.
@@ -96,21 +104,32 @@ impl Write for SaveLeases {
             save(transaction, row).await?;
         }
         for (machine, kept) in &self.machines {
-            let KeptMachine { fence, last_lease_end, quarantine } = kept;
+            let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
             let quarantine = match quarantine.as_ref().map(document::encode_quarantine).transpose() {
                 Ok(quarantine) => quarantine,
                 Err(source) => return Ok(Err(StoreError::Unreadable { job: machine.clone(), source })),
             };
             sqlx::query(
-                "INSERT INTO kept_machines (machine, fence, last_lease_end, quarantine) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT (machine) DO UPDATE SET fence = $2, last_lease_end = $3, quarantine = $4",
+                "INSERT INTO kept_machines (machine, fence, last_lease_end, quarantine, absent_since) \
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (machine) DO UPDATE \
+                 SET fence = $2, last_lease_end = $3, quarantine = $4, absent_since = $5",
             )
             .bind(machine)
             .bind(i64::try_from(*fence).unwrap_or(i64::MAX))
             .bind(last_lease_end.map(microseconds))
             .bind(quarantine)
+            .bind(absent_since.map(microseconds))
             .execute(transaction.statement())
             .await?;
+        }
+        for machine in &self.forgotten {
+            sqlx::query("DELETE FROM kept_machines WHERE machine = $1")
+                .bind(machine)
+                .execute(transaction.statement())
+                .await?;
+        }
+        if self.fence_floor > 0 {
+            RaiseFenceFloor(self.fence_floor).apply(transaction).await?;
         }
         if let Some((key, lease)) = &self.key {
             let IdempotencyKey { caller, method, path, key, fingerprint, created_at } = key;
@@ -217,9 +236,10 @@ pub async fn list(
 
 /// Everything that is kept of machines.
 pub async fn machines(reader: &mut Reader<'_>) -> Result<BTreeMap<String, KeptMachine>, StoreError> {
-    let rows = sqlx::query("SELECT machine, fence, last_lease_end, quarantine FROM kept_machines")
-        .fetch_all(reader.statement())
-        .await?;
+    let rows =
+        sqlx::query("SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines")
+            .fetch_all(reader.statement())
+            .await?;
     rows.iter().map(read_machine).collect()
 }
 
@@ -229,6 +249,7 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StoreError
     let fence: i64 = row.try_get("fence")?;
     let last: Option<i64> = row.try_get("last_lease_end")?;
     let quarantine: Option<&str> = row.try_get("quarantine")?;
+    let absent: Option<i64> = row.try_get("absent_since")?;
     let quarantine = quarantine
         .map(document::decode_quarantine)
         .transpose()
@@ -237,6 +258,7 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StoreError
         fence: u64::try_from(fence).unwrap_or_default(),
         last_lease_end: last.and_then(|last| Timestamp::from_microsecond(last).ok()),
         quarantine,
+        absent_since: absent.and_then(|absent| Timestamp::from_microsecond(absent).ok()),
     };
     Ok((machine, kept))
 }

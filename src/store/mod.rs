@@ -67,7 +67,7 @@ pub use examine::{Existing, FoundState};
 pub use files::SECRET_KEY;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, Inserted, KeptKey};
-pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow};
+pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow, SaveLeases};
 pub use purge::{AuditRetention, Keep, Purged, PurgedAudit, Retention};
 pub use restore::{Restored, restore};
 pub use tokens::{StoredToken, TokenUse};
@@ -259,14 +259,9 @@ impl Store {
 
     /// Commits together what one step changed of leases and machines, the facts to be audited of it, and the
     /// key of the call that asked for a lease. The database itself refuses two leases that hold one machine.
-    pub async fn save_leases(
-        &self,
-        leases: Vec<LeaseRow>,
-        machines: BTreeMap<String, KeptMachine>,
-        key: Option<(IdempotencyKey, LeaseId)>,
-        audit: Vec<AuditRecord>,
-    ) -> Result<(), StoreError> {
-        self.write(leases::SaveLeases { leases, machines, key, audit: audit.clone() }).await??;
+    pub async fn save_leases(&self, step: SaveLeases) -> Result<(), StoreError> {
+        let audit = step.audit.clone();
+        self.write(step).await??;
         audit.iter().for_each(audit_log::log);
         Ok(())
     }

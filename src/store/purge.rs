@@ -2,7 +2,8 @@
 //! over or they take more room than allowed.
 //!
 //! What has a key that is kept is kept too, and so is the key of what has no end yet: the call that started it, made
-//! again, must find it. What is kept of machines (fences, quarantines) is never forgotten.
+//! again, must find it. What is kept of machines (fences,
+//! quarantines) is deleted by the leases, which have it in memory.
 
 use std::time::Duration;
 
@@ -297,7 +298,7 @@ mod tests {
     use super::*;
     use crate::domain::lease::{Lease, LeaseState, Quarantine};
     use crate::store::samples::{lease, start};
-    use crate::store::{IdempotencyKey, KeptMachine, LeaseFilter, LeaseRow};
+    use crate::store::{IdempotencyKey, KeptMachine, LeaseFilter, LeaseRow, SaveLeases};
 
     async fn started() -> Store {
         let store = Store::in_memory().await.unwrap();
@@ -323,10 +324,12 @@ mod tests {
 
     async fn save(store: &Store, lease: &Lease, key: Option<&str>) {
         let machine = format!("uuid:{}", lease.id);
-        let kept = KeptMachine { fence: 7, last_lease_end: lease.ended_at, quarantine: None };
+        let kept = KeptMachine { fence: 7, last_lease_end: lease.ended_at, ..KeptMachine::default() };
         let row = LeaseRow::of(lease, Some(&machine)).unwrap();
         let key = key.map(|name| (self::key(name), lease.id));
-        store.save_leases(vec![row], BTreeMap::from([(machine, kept)]), key, Vec::new()).await.unwrap();
+        let machines = BTreeMap::from([(machine, kept)]);
+        let step = SaveLeases { leases: vec![row], machines, key, ..SaveLeases::default() };
+        store.save_leases(step).await.unwrap();
     }
 
     async fn left(store: &Store) -> Vec<Lease> {
@@ -356,9 +359,9 @@ mod tests {
             automatic: false,
             job: None,
         };
-        let aside = KeptMachine { fence: 9, last_lease_end: None, quarantine: Some(aside) };
+        let aside = KeptMachine { fence: 9, quarantine: Some(aside), ..KeptMachine::default() };
         let machines = BTreeMap::from([("id:9".to_owned(), aside)]);
-        store.save_leases(Vec::new(), machines, None, Vec::new()).await.unwrap();
+        store.save_leases(SaveLeases { machines, ..SaveLeases::default() }).await.unwrap();
         let machines = store.kept_machines().await.unwrap();
         let month = Retention { leases: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
         let purged = |leases| Purged { leases, ..Purged::default() };
@@ -371,7 +374,11 @@ mod tests {
         let left = left(&store).await;
         assert_eq!(left.len(), usize::try_from(open + 2).unwrap());
         assert_eq!(left.iter().filter(|lease| lease.state.is_end()).count(), 2);
-        assert_eq!(store.kept_machines().await.unwrap(), machines, "fences and quarantines are for ever");
+        assert_eq!(
+            store.kept_machines().await.unwrap(),
+            machines,
+            "no age of a lease deletes what is kept of machines"
+        );
     }
 
     #[tokio::test]

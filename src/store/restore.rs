@@ -143,9 +143,10 @@ async fn end_leases(
     now: Timestamp,
     restored: &mut Restored,
 ) -> Result<(), StoreError> {
-    let rows = sqlx::query("SELECT machine, fence, last_lease_end, quarantine FROM kept_machines")
-        .fetch_all(&mut *connection)
-        .await?;
+    let rows =
+        sqlx::query("SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines")
+            .fetch_all(&mut *connection)
+            .await?;
     let mut machines: BTreeMap<String, KeptMachine> =
         rows.iter().map(leases::read_machine).collect::<Result<_, _>>()?;
     let rows = sqlx::query("SELECT id, held, document_version, document FROM leases WHERE ended_at IS NULL")
@@ -170,7 +171,7 @@ async fn end_leases(
         ended.push(LeaseRow::of(&lease, None)?);
     }
     restored.revoked_leases = ended.len();
-    let save = SaveLeases { leases: ended, machines, key: None, audit };
+    let save = SaveLeases { leases: ended, machines, audit, ..SaveLeases::default() };
     save.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?
 }
 

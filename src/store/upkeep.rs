@@ -17,7 +17,7 @@ use super::{ReadConnection, Reader, StoreError, jobs, key, leases, migrate, toke
 /// The data that a check reads.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
 const LEASES: &str = "SELECT id, document_version, document FROM leases";
-const MACHINES: &str = "SELECT machine, fence, last_lease_end, quarantine FROM kept_machines";
+const MACHINES: &str = "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines";
 
 /// A check lists at most this many problems.
 const MOST_PROBLEMS: usize = 50;

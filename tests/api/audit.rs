@@ -523,7 +523,7 @@ async fn what_no_filter_takes_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_facts_and_too_many_bytes_give_way() {
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-    let settings = |settings: &mut Settings| settings.jobs.retention.audit.max_bytes = 20_000;
+    let settings = |settings: &mut Settings| settings.retention.audit.max_bytes = 20_000;
     let lab = Lab::with(Plan { clock: clock.clone(), settings, ..Plan::default() }).await;
     let path = machine(MACHINE, "/quarantine");
     let set = async |number: usize| {

@@ -331,9 +331,9 @@ pub fn settings(url: &str) -> Settings {
                 remove: Duration::from_hours(24),
                 prepare: Duration::from_mins(30),
             },
-            retention: Retention::default(),
         },
         leases: LeaseRules::default(),
+        retention: Retention::default(),
         pools: Pools::default(),
         http: HttpSettings {
             max_wait: Duration::from_mins(10),

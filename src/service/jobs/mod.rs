@@ -49,7 +49,7 @@ use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::lease::LeaseId;
 use crate::hypervisor::Hypervisor;
 use crate::sabotage::{self, Sabotage, Step};
-use crate::store::{IdempotencyKey, JobCursor, JobFilter, PurgedAudit, Retention, Store, StoreError};
+use crate::store::{IdempotencyKey, JobCursor, JobFilter, Store, StoreError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
@@ -91,7 +91,6 @@ pub struct JobSettings {
     pub queue_per_machine: usize,
     pub queue_in_all: usize,
     pub deadlines: Deadlines,
-    pub retention: Retention,
 }
 
 /// How long a job of each kind may take unless the caller says otherwise.
@@ -464,54 +463,5 @@ impl Jobs {
             }
         }
         parts.store.note_seen(now).await
-    }
-
-    /// Deletes old jobs, leases and keys once an hour, and audit facts over the limits once a
-    /// minute. Runs until it is stopped.
-    pub async fn purge(self, stop: CancellationToken) {
-        let parts = &self.0.parts;
-        let mut minutes: u32 = 0;
-        loop {
-            if minutes.is_multiple_of(60) {
-                self.forget().await;
-            }
-            self.cut_audit().await;
-            minutes = minutes.wrapping_add(1);
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = parts.clock.sleep(Duration::from_mins(1)) => {}
-            }
-        }
-    }
-
-    async fn forget(&self) {
-        let parts = &self.0.parts;
-        match parts.store.purge(parts.clock.now(), &parts.settings.retention).await {
-            Ok(purged) => tracing::debug!(?purged, "old jobs, leases and keys are forgotten"),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "old jobs and leases cannot be forgotten");
-            }
-        }
-    }
-
-    async fn cut_audit(&self) {
-        let parts = &self.0.parts;
-        let retention = &parts.settings.retention.audit;
-        match parts.store.purge_audit(parts.clock.now(), retention).await {
-            Ok(PurgedAudit { by_bytes: 0, .. }) => {}
-            Ok(PurgedAudit { by_bytes, .. }) => {
-                let max_bytes = retention.max_bytes;
-                tracing::warn!(
-                    rows = by_bytes,
-                    max_bytes,
-                    "the oldest of the audit gave way to audit.max_bytes"
-                );
-            }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "the old part of the audit cannot be deleted");
-            }
-        }
     }
 }

@@ -27,11 +27,14 @@ use crate::service::callers::Caller;
 use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::MachineFilter;
-use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, StoreError};
+use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, SaveLeases, StoreError};
 
 /// While leases have time that runs, the store notes this often that otter runs. After a crash at
 /// most this much of the time that passed is unknown.
 const CHECKPOINT: Duration = Duration::from_secs(10);
+
+/// How often otter looks for machines that are absent from the host.
+const FORGET: Duration = Duration::from_hours(1);
 
 /// How long to wait before what could not be done is tried again.
 pub const AGAIN: Duration = Duration::from_secs(1);
@@ -170,6 +173,7 @@ impl Desk {
         // A token may have been revoked while otter was down.
         tokens.mark_changed();
         let mut checkpoint_at = desk.parts.clock.elapsed() + CHECKPOINT;
+        let mut forget_at = checkpoint_at;
         let mut jumps = Jumps::since(Moment::now(&desk.parts.clock));
         if desk.last_seen.is_some_and(|seen| desk.parts.clock.now() < seen) {
             // The stored times lie in the future. If the store refuses, the next start counts the
@@ -196,8 +200,12 @@ impl Desk {
                 Ok(()) = tokens.changed() => desk.look(&mut book).await,
                 () = desk.parts.clock.sleep(due.saturating_sub(now)) => {
                     if desk.parts.clock.elapsed() >= checkpoint_at {
-                        checkpoint_at = desk.parts.clock.elapsed() + CHECKPOINT;
+                        let reached = desk.parts.clock.elapsed();
+                        checkpoint_at = reached + CHECKPOINT;
                         desk.checkpoint(&mut book, &mut jumps).await;
+                        if reached >= forget_at && desk.forget(&mut book).await {
+                            forget_at = reached + FORGET;
+                        }
                         // What was asked while that took its time counts before anybody is dropped.
                         desk.look(&mut book).await
                     } else {
@@ -388,8 +396,7 @@ impl Desk {
 
     /// Finds out which machines are gone.
     async fn miss(&self, book: &mut Book) -> Result<Vec<Then>, Failure> {
-        let there: Vec<MachineIdentity> =
-            self.parts.inventory.picture().machines.iter().map(|record| record.machine.identity()).collect();
+        let there = self.machines_there();
         let miss = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Machines(&there), now);
         self.step(book, by_otter(), None, Vec::new(), miss).await
     }
@@ -420,6 +427,20 @@ impl Desk {
         *jumps = found;
         // The store logged the refusal, which costs some time of the leases after a crash.
         let _ = self.parts.store.note_seen(now.wall).await;
+    }
+
+    /// Forgets machines that are absent from the host for long. Returns whether that was done.
+    async fn forget(&self, book: &mut Book) -> bool {
+        if !self.sees() {
+            return false;
+        }
+        let there = self.machines_there();
+        let forget = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Forget(&there), now);
+        self.step(book, by_otter(), None, Vec::new(), forget).await.is_ok()
+    }
+
+    fn machines_there(&self) -> Vec<MachineIdentity> {
+        self.parts.inventory.picture().machines.iter().map(|record| record.machine.identity()).collect()
     }
 
     /// Stores and shows the times of the leases by the wall clock as it is now. Returns whether
@@ -455,7 +476,7 @@ impl Desk {
             if self.parts.rules.sabotage.makes(Mistake::GrantOutsideTransaction) && !granted.is_empty() {
                 self.parts.holds.show(next.clone());
             }
-            if !changes.leases.is_empty() || !changes.machines.is_empty() {
+            if !changes.is_empty() {
                 let audit = self.audit(book, &changes, cause);
                 self.commit(&changes, key, audit)
                     .await
@@ -476,14 +497,21 @@ impl Desk {
         key: Option<(IdempotencyKey, LeaseId)>,
         audit: Vec<AuditRecord>,
     ) -> Result<(), StoreError> {
-        let rows = changes.leases.values().map(|lease| {
+        let leases = changes.leases.values().map(|lease| {
             let machine = lease.machine.as_ref().map(MachineKey::of);
             LeaseRow::of(lease, machine.as_ref().map(|machine| machine.0.as_str()))
         });
         let machines =
             changes.machines.iter().map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
-        let rows = rows.collect::<Result<_, _>>()?;
-        self.parts.store.save_leases(rows, machines.collect(), key, audit).await
+        let step = SaveLeases {
+            leases: leases.collect::<Result<_, _>>()?,
+            machines: machines.collect(),
+            forgotten: changes.forgotten.iter().map(|machine| machine.0.clone()).collect(),
+            fence_floor: changes.fence_floor.unwrap_or_default(),
+            key,
+            audit,
+        };
+        self.parts.store.save_leases(step).await
     }
 
     /// The audit facts of a step.
@@ -499,7 +527,7 @@ impl Desk {
 
     /// Tells readers what changed, once it can be read.
     fn tell(&self, before: &Book, changes: &Changes) {
-        if changes.leases.is_empty() && changes.machines.is_empty() {
+        if changes.is_empty() {
             return;
         }
         let mut machines = BTreeSet::new();
@@ -581,14 +609,14 @@ impl PoolView {
 
 impl From<KeptMachine> for Kept {
     fn from(kept: KeptMachine) -> Self {
-        let KeptMachine { fence, last_lease_end, quarantine } = kept;
-        Self { fence, last_end: last_lease_end, quarantine }
+        let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
+        Self { fence, last_end: last_lease_end, quarantine, absent_since }
     }
 }
 
 impl From<&Kept> for KeptMachine {
     fn from(kept: &Kept) -> Self {
-        let Kept { fence, last_end, quarantine } = kept.clone();
-        Self { fence, last_lease_end: last_end, quarantine }
+        let Kept { fence, last_end, quarantine, absent_since } = kept.clone();
+        Self { fence, last_lease_end: last_end, quarantine, absent_since }
     }
 }

@@ -7,7 +7,7 @@ use otter::simulator::Pace;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{STAGING, ask, granted, path, shown, with_lease};
+use super::{STAGING, ask, give_back, granted, path, shown, with_lease};
 use crate::harness::{Events, Lab, Plan, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -178,4 +178,29 @@ async fn a_jump_of_the_wall_clock_moves_the_end_that_is_shown() {
     let told = stream.event().await;
     assert_eq!(told.json["object"]["expires_at"], "2026-03-01T18:00:00Z");
     assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active");
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_machine_that_is_absent_for_long_is_forgotten_but_no_fence_comes_again() {
+    let (lab, clock) = lab().await;
+    let take = || json!({"select": {"machine": format!("name:{STAGING}")}, "ttl": "5m"});
+    let first = granted(&lab, take()).await;
+    give_back(&lab, &first).await;
+    let gone = lab.control().mutate(|world| world.remove_machine("16")).unwrap();
+    lab.until_gone("16").await;
+    // Every hour otter looks who is absent. The first time is at the first checkpoint.
+    let kept = async || lab.store.kept_machines().await.unwrap().len();
+    clock.advance(Duration::from_secs(10));
+    let absent = async || {
+        let kept = lab.store.kept_machines().await.unwrap();
+        kept.values().all(|kept| kept.absent_since.is_some())
+    };
+    eventually("the machine to be known as absent", absent).await;
+    clock.advance(Duration::from_hours(30 * 24 - 1));
+    clock.advance(Duration::from_hours(1));
+    eventually("the machine to be forgotten", async || kept().await == 0).await;
+    lab.control().mutate(|world| world.add_machine(gone));
+    lab.until_seen("16", "name", json!(STAGING)).await;
+    let second = granted(&lab, take()).await;
+    assert!(second["fence"].as_u64() > first["fence"].as_u64(), "{second}");
 }

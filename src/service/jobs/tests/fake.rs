@@ -27,7 +27,7 @@ use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
 use crate::service::leases::holds::Holds;
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
-use crate::store::{Retention, Store};
+use crate::store::Store;
 use crate::supervisor::{Signals, Supervisor};
 use crate::telemetry::metrics::Metrics;
 
@@ -460,7 +460,6 @@ fn engine(
                 remove: Duration::from_hours(24),
                 prepare: Duration::from_mins(30),
             },
-            retention: Retention::default(),
         },
         metrics: Metrics::default(),
         gate: Arc::new(Holds::default()),

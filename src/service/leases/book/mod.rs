@@ -52,6 +52,9 @@ pub struct LeaseRules {
     pub grace: Duration,
     /// How many leases may wait.
     pub max_queued: usize,
+    /// Nothing is kept of a machine that is absent from the host for longer, unless it is
+    /// quarantined.
+    pub ledger_retention: Duration,
     pub sabotage: Sabotage,
 }
 
@@ -63,6 +66,7 @@ impl Default for LeaseRules {
             abandon_after: Duration::from_mins(2),
             grace: Duration::from_mins(1),
             max_queued: 10_000,
+            ledger_retention: Duration::from_hours(30 * 24),
             sabotage: Sabotage::new(),
         }
     }
@@ -88,6 +92,8 @@ pub struct Kept {
     /// When its last lease ended.
     pub last_end: Option<Timestamp>,
     pub quarantine: Option<Quarantine>,
+    /// Since when the machine is absent from the host; `None` while it is there.
+    pub absent_since: Option<Timestamp>,
 }
 
 /// The book. Cloning it is cheap enough to try a step and drop it.
@@ -131,6 +137,8 @@ pub enum Input<'a> {
     Look(&'a [Candidate]),
     /// Every machine that there is; others are gone.
     Machines(&'a [MachineIdentity]),
+    /// The same machines: what is kept of machines that are absent for long is forgotten.
+    Forget(&'a [MachineIdentity]),
     Renew(LeaseId, Option<Duration>),
     End {
         id: LeaseId,
@@ -163,6 +171,10 @@ pub enum Input<'a> {
 pub struct Changes {
     pub leases: BTreeMap<LeaseId, Arc<Lease>>,
     pub machines: BTreeMap<MachineKey, Kept>,
+    /// The machines of which nothing is kept any more.
+    pub forgotten: Vec<MachineKey>,
+    /// The new fence floor, if it rose.
+    pub fence_floor: Option<u64>,
     /// What is to be done once that is committed.
     pub then: Vec<Then>,
 }
@@ -175,6 +187,15 @@ pub enum Then {
     Release(LeaseId),
     /// Tell its holder that it ends soon.
     Warn(LeaseId),
+}
+
+impl Changes {
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { leases, machines, forgotten, fence_floor: _, then: _ } = self;
+        leases.is_empty() && machines.is_empty() && forgotten.is_empty()
+    }
 }
 
 impl Book {
@@ -214,6 +235,12 @@ impl Book {
     #[must_use]
     pub fn with_fence_floor(self, fence_floor: u64) -> Self {
         Self { fence_floor, ..self }
+    }
+
+    /// Every grant gets a higher fence than this.
+    #[must_use]
+    pub const fn fence_floor(&self) -> u64 {
+        self.fence_floor
     }
 
     /// What the book's shell has to take up after a restart.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::super::fit::{Candidate, Selection, has_snapshots};
 use super::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use crate::domain::access::TokenStanding;
@@ -32,6 +34,7 @@ impl<'b> Step<'b> {
             Input::Ask(lease, candidates) => self.ask(*lease, candidates)?,
             Input::Look(candidates) => self.look(candidates),
             Input::Machines(machines) => self.machines(machines),
+            Input::Forget(machines) => self.forget(machines),
             Input::Renew(id, ttl) => self.renew(id, ttl)?,
             Input::End { id, reason, by, detail } => self.end(id, reason, by, detail),
             Input::Tokens(standings) => self.tokens(standings),
@@ -80,13 +83,7 @@ impl<'b> Step<'b> {
 
     /// Grants in order of arrival, each the machine whose last lease ended longest ago.
     fn look(&mut self, candidates: &[Candidate]) {
-        let taken: BTreeSet<MachineKey> = self
-            .book
-            .leases
-            .values()
-            .filter(|open| open.lease.state.holds())
-            .filter_map(|open| open.lease.machine.as_ref().map(MachineKey::of))
-            .collect();
+        let taken: BTreeSet<MachineKey> = self.held().collect();
         let queued = self.book.queued();
         let aside = |key: &MachineKey| self.book.kept(key).is_some_and(|kept| kept.quarantine.is_some());
         let last_end = |key: &MachineKey| self.book.kept(key).and_then(|kept| kept.last_end);
@@ -123,6 +120,7 @@ impl<'b> Step<'b> {
         self.keep(&key, |kept| {
             kept.fence = if forget { 1 } else { kept.fence.max(floor) + 1 };
             fence = kept.fence;
+            kept.absent_since = None;
         });
         self.change(id, |lease, now| {
             lease.machine = Some(candidate.identity.clone());
@@ -270,6 +268,41 @@ impl<'b> Step<'b> {
             }
             self.vanished(id);
         }
+    }
+
+    /// Notes which machines are absent, and forgets those that have been for long. A quarantine
+    /// stays, and so does what a lease needs. The fence floor rises above the forgotten fences, so
+    /// that a machine that comes back gets no fence again.
+    fn forget(&mut self, machines: &[MachineIdentity]) {
+        let there: BTreeSet<MachineKey> = machines.iter().map(MachineKey::of).collect();
+        let held: BTreeSet<MachineKey> = self.held().collect();
+        let (now, retention) = (self.now.wall, self.book.rules.ledger_retention);
+        let is_over = |since: Timestamp| {
+            Duration::try_from(now.duration_since(since)).is_ok_and(|absent| absent >= retention)
+        };
+        let keys: Vec<MachineKey> = self.book.machines.keys().cloned().collect();
+        for key in keys {
+            let Some(kept) = self.book.kept(&key) else { continue };
+            if there.contains(&key) {
+                self.keep(&key, |kept| kept.absent_since = None);
+            } else if kept.quarantine.is_none()
+                && !held.contains(&key)
+                && kept.absent_since.is_some_and(is_over)
+            {
+                self.book.fence_floor = self.book.fence_floor.max(kept.fence);
+                self.changes.fence_floor = Some(self.book.fence_floor);
+                self.book.machines.remove(&key);
+                self.changes.forgotten.push(key);
+            } else {
+                self.keep(&key, |kept| kept.absent_since = kept.absent_since.or(Some(now)));
+            }
+        }
+    }
+
+    /// The machines that leases hold.
+    fn held(&self) -> impl Iterator<Item = MachineKey> {
+        let holding = self.book.leases.values().filter(|open| open.lease.state.holds());
+        holding.filter_map(|open| open.lease.machine.as_ref().map(MachineKey::of))
     }
 
     /// There is nothing left to release.

@@ -458,13 +458,56 @@ fn a_grant_gets_a_fence_above_the_floor_and_above_the_last_one_of_its_machine() 
         (BTreeMap::from([known(7)]), 100, 101),
         (BTreeMap::from([known(200)]), 100, 201),
     ] {
-        let mut book = Book::restored(rules(), [], machines, at(0)).with_fence_floor(floor);
+        let mut book = Book::restored(rules(), [], machines, None, at(0)).with_fence_floor(floor);
         let changes = ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
         assert_eq!(changes.leases[&id(1)].fence, Some(expected));
         end(&mut book, 1, EndReason::Released, at(1));
         book.step(Input::Freed(id(1), Ok(())), at(1)).unwrap();
         let changes = ask(&mut book, 2, false, false, &all(1), at(2)).unwrap();
         assert_eq!(changes.leases[&id(2)].fence, Some(expected + 1));
+    }
+}
+
+#[test]
+fn a_machine_that_is_absent_for_long_is_forgotten_and_its_fence_never_comes_again() {
+    let mut book = empty(rules());
+    for number in 1..=3 {
+        ask(&mut book, number, false, false, &all(3), at(0)).unwrap();
+    }
+    for number in 1..=3 {
+        end(&mut book, number, EndReason::Released, at(1));
+        book.step(Input::Freed(id(number), Ok(())), at(1)).unwrap();
+    }
+    let aside = Quarantine {
+        reason: "its disk".to_owned(),
+        by: "boss".to_owned(),
+        since: at(2).wall,
+        automatic: false,
+        job: None,
+    };
+    book.step(Input::SetAside(key(2), aside), at(2)).unwrap();
+    let noted = book.step(Input::Forget(&[identity(3)]), at(60)).unwrap();
+    assert_eq!(noted.machines.keys().cloned().collect::<Vec<_>>(), [key(1), key(2)]);
+    assert_eq!(noted.machines[&key(1)].absent_since, Some(at(60).wall));
+    assert!(book.step(Input::Forget(&[identity(3)]), at(120)).unwrap().is_empty(), "it is noted once");
+    // The third machine comes and goes: its absence begins again.
+    book.step(Input::Forget(&[]), at(180)).unwrap();
+    book.step(Input::Forget(&[identity(3)]), at(240)).unwrap();
+    book.step(Input::Forget(&[]), at(300)).unwrap();
+    let over = book.step(Input::Forget(&[]), at(60 + 60 * 60)).unwrap();
+    assert_eq!((over.forgotten, over.fence_floor), (vec![key(1)], Some(1)));
+    assert!(book.kept(&key(2)).is_some(), "a quarantine is never forgotten");
+    assert!(book.kept(&key(3)).is_some(), "it has been absent for less than an hour");
+    let back = ask(&mut book, 9, false, false, &[machine(1, true)], at(4_000)).unwrap();
+    assert_eq!(back.leases[&id(9)].fence, Some(2));
+}
+
+#[test]
+fn what_a_lease_holds_is_not_forgotten() {
+    let mut book = empty(rules());
+    ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
+    for seconds in [1, 7_199] {
+        assert_eq!(book.step(Input::Forget(&[]), at(seconds)).unwrap().forgotten, []);
     }
 }
 

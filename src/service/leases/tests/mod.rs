@@ -28,6 +28,7 @@ fn rules() -> LeaseRules {
         abandon_after: MINUTE * 2,
         grace: MINUTE,
         max_queued: 100,
+        ledger_retention: MINUTE * 60,
         sabotage: Sabotage::new(),
     }
 }

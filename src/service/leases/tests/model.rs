@@ -25,6 +25,7 @@ enum Happening {
     Freed { which: usize, well: bool },
     Vanish(u32),
     Appear(u32),
+    Forget,
     SetAside(u32),
     Clear(u32),
     Renew(usize),
@@ -45,6 +46,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (0..8_usize, any::<bool>()).prop_map(|(which, well)| Happening::Freed { which, well }),
         1 => machine.clone().prop_map(Happening::Vanish),
         1 => machine.clone().prop_map(Happening::Appear),
+        1 => Just(Happening::Forget),
         1 => machine.clone().prop_map(Happening::SetAside),
         1 => machine.prop_map(Happening::Clear),
         1 => (0..8_usize).prop_map(Happening::Renew),
@@ -143,6 +145,10 @@ impl Model {
                 self.there.insert(number);
                 Ok(Changes::default())
             }
+            Happening::Forget => {
+                let there: Vec<MachineIdentity> = self.there.iter().map(|number| identity(*number)).collect();
+                step(&mut self.book, Input::Forget(&there))
+            }
             Happening::SetAside(number) => {
                 let quarantine = Quarantine {
                     reason: "r".to_owned(),
@@ -176,9 +182,10 @@ impl Model {
                     wall: self.now.wall + SignedDuration::from_secs(seconds.into()),
                     elapsed: Duration::ZERO,
                 };
-                let sabotage = Sabotage::new();
+                let (sabotage, floor) = (Sabotage::new(), self.book.fence_floor());
                 self.book =
-                    Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, None, self.now);
+                    Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, None, self.now)
+                        .with_fence_floor(floor);
                 Ok(Changes::default())
             }
         };
@@ -214,7 +221,8 @@ impl Model {
                 }
             }
         }
-        for (machine, kept) in self.book.machines() {
+        // A machine that was forgotten and is quarantined again has no fence until its next grant.
+        for (machine, kept) in self.book.machines().iter().filter(|(_, kept)| kept.fence > 0) {
             let before = self.fences.insert(machine.clone(), kept.fence).unwrap_or(0);
             if kept.fence < before {
                 return Err(format!("the fence of {machine:?} went from {before} to {}", kept.fence));

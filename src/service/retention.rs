@@ -1,0 +1,49 @@
+//! Deletes what is kept no longer: old jobs, leases and idempotency keys once an hour, and audit
+//! facts over the limits once a minute.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::store::{PurgedAudit, Retention, Store};
+
+/// Deletes until it is stopped.
+pub async fn run(store: Store, clock: Clock, retention: Retention, stop: CancellationToken) {
+    let mut minutes: u32 = 0;
+    loop {
+        if minutes.is_multiple_of(60) {
+            purge(&store, &clock, &retention).await;
+        }
+        purge_audit(&store, &clock, &retention).await;
+        minutes = minutes.wrapping_add(1);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = clock.sleep(Duration::from_mins(1)) => {}
+        }
+    }
+}
+
+async fn purge(store: &Store, clock: &Clock, retention: &Retention) {
+    match store.purge(clock.now(), retention).await {
+        Ok(purged) => tracing::debug!(?purged, "old jobs, leases and keys are deleted"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "old jobs and leases cannot be deleted");
+        }
+    }
+}
+
+async fn purge_audit(store: &Store, clock: &Clock, retention: &Retention) {
+    match store.purge_audit(clock.now(), &retention.audit).await {
+        Ok(PurgedAudit { by_bytes: 0, .. }) => {}
+        Ok(PurgedAudit { by_bytes, .. }) => {
+            let max_bytes = retention.audit.max_bytes;
+            tracing::warn!(rows = by_bytes, max_bytes, "the oldest of the audit gave way to audit.max_bytes");
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the old part of the audit cannot be deleted");
+        }
+    }
+}
