@@ -162,13 +162,18 @@ impl Command {
         Self::try_parse().map_err(|error| {
             // Nobody reading it changes nothing.
             let _ = error.print();
-            let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
             match error.exit_code() {
                 0 => ExitCode::SUCCESS,
-                _ if is_run => ExitCode::from(Exit::Usage.code()),
+                _ if Self::is_run() => ExitCode::from(Exit::Usage.code()),
                 _ => ExitCode::from(2),
             }
         })
+    }
+
+    /// Whether a command line that is wrong elsewhere names the subcommand `run`.
+    fn is_run() -> bool {
+        let matches = Self::command().ignore_errors(true).try_get_matches();
+        matches.is_ok_and(|matches| matches.subcommand_name() == Some("run"))
     }
 }
 

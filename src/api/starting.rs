@@ -70,19 +70,17 @@ where
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let params = Params::read(&parts.uri, &[names::<Q>(), names::<StartQuery>()].concat())?;
-        let mut starting = Starting::read(api, &parts, &params)?;
-        let uri = parts.uri.clone();
-        let Body { value, bytes } = Body::from_request(Request::from_parts(parts, body), api).await?;
-        if let Some(key) = &mut starting.key {
-            key.fingerprint = fingerprint(&uri, &bytes);
-        }
+        let request = Request::from_parts(parts.clone(), body);
+        let Body { value, bytes } = Body::from_request(request, api).await?;
+        let starting = Starting::read(api, &parts, &params, &bytes)?;
         Ok(Self { starting, body: value, params, documented: PhantomData })
     }
 }
 
 impl Starting {
-    /// Reads all but the body, which a key's fingerprint still lacks.
-    fn read(api: &Api, parts: &Parts, params: &Params) -> Result<Self, Failure> {
+    /// # Parameters
+    /// - `body`: as it was sent; the fingerprint of the key covers it.
+    fn read(api: &Api, parts: &Parts, params: &Params, body: &Bytes) -> Result<Self, Failure> {
         let caller = caller_of(&parts.extensions)?;
         let deadline = params.duration("deadline")?;
         if deadline.is_some_and(|deadline| !DEADLINES.contains(&deadline)) {
@@ -91,7 +89,7 @@ impl Starting {
             return Err(failure_at(FailureKind::InvalidRequest, "deadline", "out-of-range", detail));
         }
         let reference = reference_of(&parts.headers)?;
-        let key = key_of(api, &caller, &parts.method, &parts.uri, &parts.headers, &Bytes::new())?;
+        let key = key_of(api, &caller, &parts.method, &parts.uri, &parts.headers, body)?;
         Ok(Self {
             version: api.services().feed.version(),
             right: right::read(api, &caller, &parts.headers)?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{ConfigError, Listen, LogFormat, Problem};
+use crate::domain::host_limits::HostLimits;
 use crate::domain::network::Network;
 use crate::domain::pool::Pool;
 use crate::domain::verify::Verify;
@@ -192,6 +193,7 @@ pub struct Log {
 
 impl Default for Esx {
     fn default() -> Self {
+        let HostLimits { connect_timeout, read_timeout, answer_limit } = HostLimits::default();
         Self {
             url: None,
             username: None,
@@ -199,12 +201,12 @@ impl Default for Esx {
             headers: Vec::new(),
             verify: Verify::default(),
             machine_name: None,
-            connect_timeout: Duration::from_secs(10),
-            read_timeout: Duration::from_mins(1),
+            connect_timeout,
+            read_timeout,
             settle: Duration::from_secs(30),
             guest_settle: Duration::from_secs(30),
             outage_grace: Duration::from_mins(1),
-            answer_limit: 256 * MIB,
+            answer_limit,
         }
     }
 }

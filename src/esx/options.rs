@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::domain::host_limits::HostLimits;
 use crate::domain::host_url::{self, InvalidHostUrl};
 use crate::domain::verify::Verify;
 
@@ -33,16 +34,17 @@ pub struct EsxOptions {
 impl EsxOptions {
     /// A host with the usual time-outs, its certificate judged by the system's roots.
     pub fn new(url: impl Into<String>, username: impl Into<String>, password: SecretString) -> Self {
+        let HostLimits { connect_timeout, read_timeout, answer_limit } = HostLimits::default();
         Self {
             url: url.into(),
             username: username.into(),
             password,
             verify: Verify::SystemRoots,
             headers: Vec::new(),
-            connect_timeout: Duration::from_secs(10),
-            read_timeout: Duration::from_mins(1),
+            connect_timeout,
+            read_timeout,
             max_wait: Duration::from_mins(1),
-            answer_limit: 64 << 20,
+            answer_limit,
             login_backoff: Duration::from_mins(15),
         }
     }

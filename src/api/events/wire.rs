@@ -35,8 +35,8 @@ pub struct Event {
     pub object: Option<Box<RawValue>>,
 }
 
-/// The object as GET shows it, whole, as it was when this was sent: a Machine, Snapshot, Job, Datastore, or the session
-/// of `/v1/about`, as the event's type says.
+/// The object as GET shows it, whole, as it was when this was sent: a Machine, Snapshot, Datastore,
+/// Job, Lease, or the session of `/v1/about`, as the event's type says.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "documents the object; a union of what it may be would break generators")]
 pub struct EventObject(BTreeMap<String, Value>);

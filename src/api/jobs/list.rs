@@ -54,7 +54,7 @@ pub struct JobsQuery {
 
 /// List jobs
 ///
-/// Newest first, by pages. Ended jobs are kept for 30 days at least the last 10,000.
+/// Newest first, by pages. otter keeps ended jobs for 30 days, and the last 10,000 for longer.
 #[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(JobsQuery),
     responses(
         (status = 200, description = "A page of jobs", body = JobList),
