@@ -202,7 +202,6 @@ pub struct App {
     clock: Clock,
     supervisor: Supervisor,
     store: Store,
-    hypervisor: Arc<dyn Hypervisor>,
     services: Services,
     listener: Listener,
     http: HttpSettings,
@@ -317,21 +316,10 @@ impl App {
             leases,
             storage: Storage::new(store.clone(), clock.clone()),
             audit,
-            hypervisor: Arc::clone(&hypervisor),
+            hypervisor,
         };
         refresh(&metrics, &services, &store, &clock);
-        Ok(Self {
-            clock,
-            supervisor,
-            store,
-            hypervisor,
-            services,
-            listener,
-            http,
-            metrics,
-            retention,
-            sabotage,
-        })
+        Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention, sabotage })
     }
 
     /// Where it listens, for people.
@@ -366,7 +354,7 @@ impl App {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let (host, audit) = (Arc::clone(&self.hypervisor), Arc::clone(&self.services.audit));
+        let (host, audit) = (Arc::clone(&self.services.hypervisor), Arc::clone(&self.services.audit));
         self.supervisor.on_reload("the password of the host", move || {
             let renewed = read().map(|password| host.renew_password(password));
             audit.reloaded(AuditAction::PasswordReloaded, renewed.is_ok());
@@ -388,18 +376,8 @@ impl App {
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
         let router = self.router();
-        let Self {
-            clock,
-            supervisor,
-            store,
-            hypervisor,
-            services,
-            listener,
-            http,
-            metrics: _,
-            retention,
-            sabotage,
-        } = self;
+        let Self { clock, supervisor, store, services, listener, http, metrics: _, retention, sabotage } =
+            self;
         let (purged, purged_by) = (store.clone(), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
@@ -423,9 +401,9 @@ impl App {
             tracing::info!(jobs = taken_up, "took up the jobs that had not ended");
         }
         let observer: Arc<dyn Observer> = Arc::clone(&services.inventory) as _;
-        let host = Arc::clone(&hypervisor);
+        let host = Arc::clone(&services.hypervisor);
         supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
-        let (inventory, host) = (Arc::clone(&services.inventory), hypervisor);
+        let (inventory, host) = (Arc::clone(&services.inventory), Arc::clone(&services.hypervisor));
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         let callers = Arc::clone(&services.callers);
         supervisor.spawn("tokens", |stop| callers.follow(stop));

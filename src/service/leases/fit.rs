@@ -165,8 +165,8 @@ mod tests {
         selects(select, &[candidate()]) == [true]
     }
 
-    fn reference(text: &str) -> Option<MachineReference> {
-        Some(text.parse().unwrap())
+    fn reference(text: &str) -> MachineReference {
+        text.parse().unwrap()
     }
 
     #[test]
@@ -188,14 +188,14 @@ mod tests {
     #[test]
     fn all_that_was_said_has_to_fit() {
         let whole = Select {
-            machine: reference("name:Qubes-4.2 staging"),
+            machine: Some(reference("name:Qubes-4.2 staging")),
             name: Some("QUBES".to_owned()),
             mac: Some("00:50:56:aa:bb:cc".parse().unwrap()),
             pool: Some("ci".to_owned()),
         };
         assert!(taken(&whole) && taken(&Select::default()));
         for other in [
-            Select { machine: reference("name:Qubes-4.2"), ..whole.clone() },
+            Select { machine: Some(reference("name:Qubes-4.2")), ..whole.clone() },
             Select { name: Some("windows".to_owned()), ..whole.clone() },
             Select { mac: Some("00:50:56:aa:bb:cd".parse().unwrap()), ..whole.clone() },
             Select { pool: Some("nightly".to_owned()), ..whole.clone() },
@@ -235,7 +235,7 @@ mod tests {
     fn a_reference_selects_a_machine_only_if_it_is_the_one_in_the_scope() {
         let other = |id: &str| MachineIdentity { id: MachineId::new(id), ..candidate().identity };
         let same_name = Candidate { identity: other("17"), pools: Vec::new(), ..candidate() };
-        let named = Select { machine: reference("name:Qubes-4.2 staging"), ..Select::default() };
+        let named = Select { machine: Some(reference("name:Qubes-4.2 staging")), ..Select::default() };
         assert_eq!(selects(&named, &[candidate()]), [true]);
         let both = [candidate(), same_name.clone()];
         assert_eq!(selects(&named, &both), [false, false], "the name is ambiguous");
