@@ -151,6 +151,8 @@ REFUSED_WITH_REASON = {
     "not-a-choice": "which answers there are to a question only its machine says",
     "all-missing": "DELETE …/snapshots wants all=true, of both; generators make nothing good of a boolean of one value",
     "control-character": "the host's XML cannot carry control characters, nor can names on a screen",
+    "invisible-character": "names of snapshots hold no character that nobody sees: a pattern of all of them is no help",
+    "surrounding-space": "names of snapshots have no white space around them, of whatever kind Unicode knows",
     # Other statuses, by the problem's code
     "host-rejected": "422: the host refused a job, in its own words",
     "idempotency-mismatch": "422: the same made-up key came with another request before",
