@@ -8,8 +8,6 @@ pub mod config;
 pub mod domain;
 pub mod esx;
 pub mod hypervisor;
-#[cfg(feature = "conformance")]
-pub mod memory;
 pub mod sabotage;
 pub mod service;
 #[cfg(test)]

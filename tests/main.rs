@@ -11,4 +11,5 @@ mod house;
 #[cfg(feature = "interop")]
 mod interop;
 mod matrix;
+mod memory;
 mod openapi;

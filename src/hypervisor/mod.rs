@@ -3,9 +3,6 @@
 //! Commands go down through [`Hypervisor`]; facts come up through [`Observer`]. A backend keeps one session
 //! and one stream of updates whatever the load, and is the only one that changes the picture.
 
-#[cfg(feature = "conformance")]
-pub mod conformance;
-
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,7 +25,7 @@ use crate::domain::machine::Machine;
 ///                          ▲                                                       │
 ///                          └───────────────────────────────────────────────────────┘
 /// ```
-/// What it says here is tried on every backend by `hypervisor::conformance`.
+/// What it says here is tried on every backend by `tests/conformance`.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// Connects, keeps the session, and tells `observer` everything until `stop` is cancelled; then logs out

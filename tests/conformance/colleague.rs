@@ -9,7 +9,8 @@ use otter::domain::verify::Verify;
 use otter::esx::client_config;
 use otter::esx::soap::property::timestamp;
 use otter::esx::soap::xml::{Document, Element};
-use otter::hypervisor::conformance::Ability;
+
+use super::suite::Ability;
 
 /// A session of theirs.
 pub struct Colleague {

@@ -9,12 +9,12 @@ use otter::clock::Clock;
 use otter::domain::ids::{MachineId, SnapshotId};
 use otter::domain::machine::Machine;
 use otter::esx::EsxHypervisor;
-use otter::hypervisor::conformance::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
 use tokio::sync::Mutex;
 
 use super::colleague::{Colleague, Seen, lacks};
 use super::newcomer;
 use super::proxy::Proxy;
+use super::suite::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
 use crate::harness::{Host, HostKind, Plan};
 
 /// The cases that cannot be played here.

@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use otter::clock::Clock;
 use otter::domain::call::HostCall;
 use otter::domain::ids::{MachineId, SnapshotId, TaskId};
-use otter::hypervisor::conformance::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
 use otter::hypervisor::{Accepted, HostErrorKind};
-use otter::memory::{self, MemoryHost, MemoryHypervisor};
 use secrecy::SecretString;
 
+use super::suite::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
 use crate::harness::in_memory;
+use crate::memory::{self, MemoryHost, MemoryHypervisor};
 
 pub struct MemoryBench;
 

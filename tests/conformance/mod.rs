@@ -1,5 +1,5 @@
-//! What any backend must do (`src/hypervisor/conformance`), tried on the vim25 backend in front of each host that
-//! there is for tests, and on the backend in memory. `wrong` shows that the suite notices.
+//! The suite of what any backend must do, on the vim25 backend in front of each host of the tests and on the backend in
+//! memory. `wrong` shows that the suite finds a wrong backend.
 
 #[cfg(feature = "interop")]
 mod colleague;
@@ -10,15 +10,15 @@ mod newcomer;
 mod ours;
 #[cfg(feature = "interop")]
 mod proxy;
+mod suite;
 mod whole_otter;
 mod wrong;
 
 use std::time::Duration;
 
-use otter::hypervisor::conformance::{Ability, Bench, Conformance, Report};
-
 #[cfg(feature = "interop")]
 use crate::harness::HostKind;
+use suite::{Ability, Bench, Conformance, Report};
 
 const SUITE: Conformance = Conformance { patience: Duration::from_secs(20), at_once: 8 };
 

@@ -1,16 +1,18 @@
 //! The truth about a host, as somebody sees it who comes new: a backend of its own that reads everything once.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use otter::clock::Clock;
 use otter::domain::verify::Verify;
 use otter::esx::{EsxHypervisor, EsxOptions};
-use otter::hypervisor::conformance::Truth;
-use otter::hypervisor::conformance::watching::Watching;
 use otter::hypervisor::{Hypervisor, SessionState};
 use secrecy::SecretString;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+use super::suite::Truth;
+use super::suite::watching::Watching;
 
 /// How a host of these tests is reached.
 pub fn options(url: &str) -> EsxOptions {

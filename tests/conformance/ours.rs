@@ -10,7 +10,6 @@ use otter::domain::ids::{MachineId, SnapshotId, TaskId};
 use otter::domain::machine;
 use otter::esx::EsxHypervisor;
 use otter::hypervisor::HostErrorKind;
-use otter::hypervisor::conformance::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
 use otter::simulator::world::{Choice, Machine, Operation, PowerState, Question, World};
 use otter::simulator::{
     self, Comeback, Disruption, Fault, Moref, Restart, Scenario, SessionLoss, Simulator, SimulatorOptions,
@@ -19,6 +18,7 @@ use otter::simulator::{
 use secrecy::SecretString;
 
 use super::newcomer;
+use super::suite::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
 
 /// How the host is.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use otter::domain::verify::Verify;
 use otter::esx::client_config;
-use otter::hypervisor::conformance::Cut;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
+
+use super::suite::Cut;
 
 /// The wire. Dropping it cuts it.
 pub struct Proxy {

@@ -9,7 +9,6 @@ use anyhow::Result;
 use async_trait::async_trait;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
-use otter::hypervisor::conformance::{Bench, Conformance, Pace, Set};
 use otter::hypervisor::{
     Accepted, CallError, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionState,
     SessionStatus, TaskStatus,
@@ -20,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::MemoryBench;
+use super::suite::{Bench, Conformance, Pace, Set};
 
 /// What is done wrong, and the case that has to notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

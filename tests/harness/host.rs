@@ -11,7 +11,7 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::simulator::{Control, Simulator, SimulatorOptions};
 
-use otter::memory::{self, MemoryHost};
+use crate::memory::{self, MemoryHost};
 
 use super::{PATIENCE, Plan, in_memory};
 

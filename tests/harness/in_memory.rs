@@ -1,12 +1,12 @@
 //! The host in memory as tests have it: five machines of known parts.
 
+use crate::memory::{Asset, MemoryHost, Pace};
 use jiff::Timestamp;
 use otter::clock::Clock;
 use otter::domain::datastore::Datastore;
 use otter::domain::ids::{DatastoreId, MachineId, SnapshotId};
 use otter::domain::machine::{Guest, Machine, NetworkCard, PowerState};
 use otter::domain::snapshot::{Snapshot, Snapshots};
-use otter::memory::{Asset, MemoryHost, Pace};
 use secrecy::SecretString;
 
 /// The machines by their ids, which are their names: one with a chain of snapshots, one that is on, one that is on

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::memory::MemoryHypervisor;
 use otter::api::HttpSettings;
 use otter::app::{App, Settings};
 use otter::clock::Clock;
@@ -26,7 +27,6 @@ use otter::domain::pool::Pools;
 use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
-use otter::memory::MemoryHypervisor;
 use otter::sabotage::Sabotage;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};

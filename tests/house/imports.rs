@@ -47,8 +47,6 @@ const RULES: &[Rule] = &[
     Rule { room: "store", may: &["domain", "telemetry::audit"] },
     Rule { room: "domain", may: &[] },
     Rule { room: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry", "sabotage"] },
-    // A backend as any other, in test builds: it needs no more than these.
-    Rule { room: "memory", may: &["hypervisor", "domain", "clock"] },
     // Never the backend's envelopes: one misunderstanding in both would pass every test.
     Rule { room: "simulator", may: &["domain", "clock", "esx::soap::xml"] },
     Rule { room: "web", may: &[] },
@@ -124,7 +122,6 @@ fn each_rule_catches_who_breaks_it() {
         ("esx/session.rs", "use crate::service::Feed;", "service::Feed"),
         ("esx/session.rs", "use crate::simulator::World;", "simulator::World"),
         ("esx/session.rs", "mod tests { use crate::simulator::World; }", "simulator::World"),
-        ("memory/mod.rs", "use crate::esx::EsxOptions;", "esx::EsxOptions"),
         ("simulator/soap.rs", "use crate::esx::soap::request;", "esx::soap::request"),
         ("simulator/soap.rs", "use crate::esx::soap::{xml::Writer, fault};", "esx::soap::fault"),
         ("simulator/soap.rs", "use crate::esx::*;", "esx::*"),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
+use otter::domain::call::HostCall;
+use otter::domain::ids::TaskId;
+use otter::hypervisor::{CallError, SessionState, TaskStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::super::case_table;
 use super::super::trial::Trial;
 use super::super::watching::Watching;
-use crate::domain::call::HostCall;
-use crate::domain::ids::TaskId;
-use crate::hypervisor::{CallError, SessionState, TaskStatus};
 
 case_table! {
     Brisk:

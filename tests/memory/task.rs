@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::domain::call::HostCall;
-use crate::domain::ids::{MachineId, SnapshotId, TaskId};
-use crate::hypervisor::{HostError, TaskStatus};
+use otter::domain::call::HostCall;
+use otter::domain::ids::{MachineId, SnapshotId, TaskId};
+use otter::hypervisor::{HostError, TaskStatus};
 
 /// The steps of a task before its last.
 pub const STEPS: [Option<u8>; 4] = [None, Some(25), Some(50), Some(75)];

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use otter::domain::datastore::Datastore;
+use otter::domain::ids::{DatastoreId, MachineId, SnapshotId, TaskId};
+use otter::domain::machine::Machine;
+use otter::hypervisor::{HostErrorKind, Hypervisor};
 use secrecy::SecretString;
-
-use super::super::{HostErrorKind, Hypervisor};
-use crate::domain::datastore::Datastore;
-use crate::domain::ids::{DatastoreId, MachineId, SnapshotId, TaskId};
-use crate::domain::machine::Machine;
 
 /// Makes hosts, each with a backend that is not running yet.
 #[async_trait]
@@ -44,7 +43,7 @@ pub enum Ability {
     Removals,
     /// Tasks wait for the stage ([`Pace::Held`]).
     Hold,
-    /// Running tasks can be cancelled; of [`HostCall::PowerOff`](crate::domain::call::HostCall::PowerOff) they cannot.
+    /// Running tasks can be cancelled; of [`HostCall::PowerOff`](otter::domain::call::HostCall::PowerOff) they cannot.
     Cancel,
     /// A task fails in its course.
     FailTasks,

@@ -1,5 +1,4 @@
-//! A hypervisor in memory, small and whole: for tests, and to show that another backend is one folder beside `esx`
-//! and one line of the composition root.
+//! A small hypervisor in memory. It shows that another backend is one folder and one line of the composition root.
 //!
 //! `host` is the host itself, with machines, tasks and guests that go on by the clock; `world`, with `task` and `tree`,
 //! holds its rules; `session` is the one connection to it and what is told of it; here the seam is put on top.
@@ -15,6 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use otter::domain::call::{Evidence, HostCall};
+use otter::domain::ids::{JobId, MachineId, TaskId};
+use otter::hypervisor::{
+    Accepted, CallError, Fact, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
+};
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,11 +26,6 @@ use tokio_util::sync::CancellationToken;
 pub use host::{Cut, MemoryHost, Pace};
 pub use world::Asset;
 
-use crate::domain::call::{Evidence, HostCall};
-use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::hypervisor::{
-    Accepted, CallError, Fact, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
-};
 use followers::Followers;
 use session::{Link, Session, Tell};
 

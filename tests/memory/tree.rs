@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::ids::SnapshotId;
-use crate::domain::machine::Machine;
+use otter::domain::ids::SnapshotId;
+use otter::domain::machine::Machine;
 
 /// Takes a snapshot away. Its children go too, or move up to its parent, as does what was current.
 pub fn remove_snapshot(machine: &mut Machine, id: &SnapshotId, with_children: bool) {

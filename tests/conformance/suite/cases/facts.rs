@@ -1,12 +1,12 @@
 //! Facts: the whole picture first, then every change and every removal, whoever made it; nothing lost or invented.
 
 use anyhow::{Context, Result, bail, ensure};
+use otter::domain::call::HostCall;
+use otter::domain::machine::PowerState;
 
 use super::super::case_table;
 use super::super::stage::Truth;
 use super::super::trial::Trial;
-use crate::domain::call::HostCall;
-use crate::domain::machine::PowerState;
 
 case_table! {
     Brisk:

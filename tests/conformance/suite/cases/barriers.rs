@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
+use otter::hypervisor::HostErrorKind;
 
 use super::super::case_table;
 use super::super::trial::Trial;
-use crate::hypervisor::HostErrorKind;
 
 case_table! {
     Brisk:

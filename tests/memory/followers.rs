@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use otter::domain::ids::TaskId;
+use otter::hypervisor::TaskStatus;
 use tokio::sync::{Notify, watch};
-
-use crate::domain::ids::TaskId;
-use crate::hypervisor::TaskStatus;
 
 /// The followed tasks. None once it is closed.
 #[derive(Debug)]

@@ -1,14 +1,14 @@
 //! Reads past the picture: evidence, the guest, and raw properties.
 
 use anyhow::{Context, Result, bail, ensure};
+use otter::domain::call::{CallKind, HostCall, SeenSnapshot};
+use otter::domain::ids::MachineId;
+use otter::domain::machine::PowerState;
+use otter::hypervisor::{Fact, HostErrorKind};
 
 use super::super::case_table;
 use super::super::trial::Trial;
 use super::super::watching::Told;
-use crate::domain::call::{CallKind, HostCall, SeenSnapshot};
-use crate::domain::ids::MachineId;
-use crate::domain::machine::PowerState;
-use crate::hypervisor::{Fact, HostErrorKind};
 
 case_table! {
     Brisk:

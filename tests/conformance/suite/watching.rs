@@ -9,12 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use otter::domain::ids::{MachineId, SnapshotId};
+use otter::domain::machine::Machine;
+use otter::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
 use tokio::sync::watch;
 
-use super::super::{Fact, Facts, Observer, SessionState, SessionStatus};
 use super::stage::Truth;
-use crate::domain::ids::{MachineId, SnapshotId};
-use crate::domain::machine::Machine;
 
 /// What was told, in the order in which it was.
 #[derive(Clone, Debug)]
@@ -26,7 +26,6 @@ pub enum Told {
     },
     Restarted(MachineId),
     Confirmed(Fact),
-    Removed(MachineId),
 }
 
 /// What an observer knows.
@@ -173,7 +172,6 @@ impl Picture {
                 if self.all.machines.remove(&id).is_none() {
                     self.broken.push(format!("the removal of machine {id}, which was never told of"));
                 }
-                self.told.push(Told::Removed(id));
             }
             Fact::Datastore(datastore) => {
                 self.all.datastores.insert(datastore.id.clone(), *datastore);

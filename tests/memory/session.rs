@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use otter::hypervisor::{
+    Fact, Facts, HostError, HostErrorKind, HostProduct, Observer, SessionState, SessionStatus,
+};
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::followers::Followers;
 use super::host::MemoryHost;
-use crate::hypervisor::{
-    Fact, Facts, HostError, HostErrorKind, HostProduct, Observer, SessionState, SessionStatus,
-};
 
 /// How long a refused account is left alone.
 const REFUSED: Duration = Duration::from_mins(15);
@@ -219,8 +219,8 @@ impl<'b> Session<'b> {
     }
 }
 
-const fn vanished() -> crate::hypervisor::TaskStatus {
-    crate::hypervisor::TaskStatus::Vanished
+const fn vanished() -> otter::hypervisor::TaskStatus {
+    otter::hypervisor::TaskStatus::Vanished
 }
 
 fn product() -> HostProduct {

@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use otter::domain::call::HostCall;
+use otter::domain::datastore::Datastore;
+use otter::domain::failure::Fault;
+use otter::domain::ids::{DatastoreId, MachineId, SnapshotId, TaskId};
+use otter::domain::machine::{Machine, PowerState, Question};
+use otter::domain::snapshot::Snapshot;
+use otter::hypervisor::{Accepted, Fact, HostError, HostErrorKind};
 
 use super::host::Pace;
 use super::task::{STEPS, Task};
 use super::tree::{relink, remove_snapshot};
-use crate::domain::call::HostCall;
-use crate::domain::datastore::Datastore;
-use crate::domain::failure::Fault;
-use crate::domain::ids::{DatastoreId, MachineId, SnapshotId, TaskId};
-use crate::domain::machine::{Machine, PowerState, Question};
-use crate::domain::snapshot::Snapshot;
-use crate::hypervisor::{Accepted, Fact, HostError, HostErrorKind};
 
 /// How many changes are remembered; who is further behind reads everything.
 const JOURNAL: usize = 4_096;

@@ -1,12 +1,12 @@
 //! Lost answers and refusals: what is proven and what is not, and that no call is made twice.
 
 use anyhow::{Result, bail, ensure};
+use otter::domain::call::HostCall;
+use otter::hypervisor::{Accepted, CallError, HostErrorKind};
 
 use super::super::case_table;
 use super::super::stage::Cut;
 use super::super::trial::{Trial, told};
-use crate::domain::call::HostCall;
-use crate::hypervisor::{Accepted, CallError, HostErrorKind};
 
 case_table! {
     Brisk:

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
+use otter::domain::call::HostCall;
+use otter::domain::machine::PowerState;
+use otter::hypervisor::{CallError, HostErrorKind, SessionState};
 
 use super::super::case_table;
 use super::super::trial::Trial;
 use super::super::watching::Picture;
-use crate::domain::call::HostCall;
-use crate::domain::machine::PowerState;
-use crate::hypervisor::{CallError, HostErrorKind, SessionState};
 
 case_table! {
     Brisk:

@@ -1,14 +1,14 @@
 //! Calls: what each kind does to a machine, and how the host says no.
 
 use anyhow::{Result, bail, ensure};
+use otter::domain::call::HostCall;
+use otter::domain::ids::{MachineId, QuestionId};
+use otter::domain::machine::PowerState;
+use otter::hypervisor::{CallError, HostErrorKind};
 
 use super::super::case_table;
 use super::super::trial::Trial;
 use super::super::watching::{Picture, Told};
-use crate::domain::call::HostCall;
-use crate::domain::ids::{MachineId, QuestionId};
-use crate::domain::machine::PowerState;
-use crate::hypervisor::{CallError, HostErrorKind};
 
 case_table! {
     Brisk:
@@ -163,7 +163,7 @@ async fn a_task_can_fail_in_its_course(trial: &Trial) -> Result<()> {
     trial.stage.fail_next_power_off().await?;
     let task = trial.task(&trial.cast.running, &HostCall::PowerOff).await?;
     match trial.end_of(&task).await? {
-        crate::hypervisor::TaskStatus::Failed(error) => {
+        otter::hypervisor::TaskStatus::Failed(error) => {
             ensure!(error.kind == HostErrorKind::InsufficientResources && error.fault.is_some(), "{error:?}");
         }
         end => bail!("it ends as {end:?}"),
@@ -190,12 +190,12 @@ async fn a_running_task_can_be_cancelled(trial: &Trial) -> Result<()> {
     let follower = trial.backend.follow(&task).await;
     trial.backend.cancel(&task).await?;
     match trial.end_at(follower).await? {
-        crate::hypervisor::TaskStatus::Failed(error) if error.kind == HostErrorKind::Cancelled => {}
+        otter::hypervisor::TaskStatus::Failed(error) if error.kind == HostErrorKind::Cancelled => {}
         end => bail!("a cancelled task ends as {end:?}"),
     }
     let again = trial.backend.cancel(&task).await;
     ensure!(matches!(&again, Err(error) if error.kind == HostErrorKind::InvalidState), "again: {again:?}");
-    let nothing = trial.backend.cancel(&crate::domain::ids::TaskId::new("no-such-task")).await;
+    let nothing = trial.backend.cancel(&otter::domain::ids::TaskId::new("no-such-task")).await;
     ensure!(matches!(&nothing, Err(error) if error.kind == HostErrorKind::NotFound), "no task: {nothing:?}");
     trial.barrier().await?;
     ensure!(trial.machine(machine)?.power_state == Some(PowerState::Off), "it was cancelled, and is on");

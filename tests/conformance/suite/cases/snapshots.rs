@@ -1,14 +1,14 @@
 //! Snapshots: made, gone back to, renamed and removed.
 
 use anyhow::{Context, Result, ensure};
+use otter::domain::call::HostCall;
+use otter::domain::ids::{MachineId, SnapshotId};
+use otter::domain::machine::PowerState;
+use otter::domain::snapshot::Snapshots;
+use otter::hypervisor::HostErrorKind;
 
 use super::super::case_table;
 use super::super::trial::Trial;
-use crate::domain::call::HostCall;
-use crate::domain::ids::{MachineId, SnapshotId};
-use crate::domain::machine::PowerState;
-use crate::domain::snapshot::Snapshots;
-use crate::hypervisor::HostErrorKind;
 
 case_table! {
     Brisk:

@@ -5,19 +5,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use otter::clock::Clock;
+use otter::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
+use otter::domain::datastore::Datastore;
+use otter::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
+use otter::domain::machine::{Choice, Guest, Machine, PowerState, Question};
+use otter::domain::snapshot::Snapshot;
+use otter::hypervisor::{Accepted, Fact, HostError, HostErrorKind, TaskStatus};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::task::Task;
 use super::world::{Asset, World, failure};
-use crate::clock::Clock;
-use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
-use crate::domain::datastore::Datastore;
-use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
-use crate::domain::machine::{Choice, Guest, Machine, PowerState, Question};
-use crate::domain::snapshot::Snapshot;
-use crate::hypervisor::{Accepted, Fact, HostError, HostErrorKind, TaskStatus};
 
 /// How the tasks of a host go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

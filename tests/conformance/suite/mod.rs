@@ -1,5 +1,5 @@
-//! What any backend must do: the written contract of [`Hypervisor`](super::Hypervisor) as cases to try on a real
-//! backend in front of a host.
+//! What any backend must do: the written contract of `otter::hypervisor::Hypervisor` as cases to try on a real backend
+//! in front of a host.
 //!
 //! ```text
 //! Bench ──► a fresh host: Stage (what happens on it from outside) + backend ──► Trial ──► each Case ──► Report
@@ -98,11 +98,11 @@ impl Case {
 /// A table of cases: `case_table! { Brisk: a, b needs [Questions]; Held: c; }`, each the name of a function.
 macro_rules! case_table {
     ($($pace:ident: $($name:ident $(needs [$($ability:ident),*])?),* $(,)?);* $(;)?) => {
-        pub const CASES: &[$crate::hypervisor::conformance::Case] = &[$($(
-            $crate::hypervisor::conformance::Case {
+        pub const CASES: &[$crate::conformance::suite::Case] = &[$($(
+            $crate::conformance::suite::Case {
                 name: stringify!($name),
-                needs: &[$($($crate::hypervisor::conformance::Ability::$ability),*)?],
-                pace: $crate::hypervisor::conformance::Pace::$pace,
+                needs: &[$($($crate::conformance::suite::Ability::$ability),*)?],
+                pace: $crate::conformance::suite::Pace::$pace,
                 play: |trial| Box::pin($name(trial)),
             },
         )*)*];

@@ -2,13 +2,13 @@
 
 use anyhow::{Result, bail, ensure};
 use futures_util::future::try_join_all;
+use otter::domain::call::HostCall;
+use otter::domain::ids::TaskId;
+use otter::domain::machine::PowerState;
+use otter::hypervisor::TaskStatus;
 
 use super::super::case_table;
 use super::super::trial::{Trial, succeeded};
-use crate::domain::call::HostCall;
-use crate::domain::ids::TaskId;
-use crate::domain::machine::PowerState;
-use crate::hypervisor::TaskStatus;
 
 case_table! {
     Brisk:

@@ -6,18 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use otter::domain::call::HostCall;
+use otter::domain::datastore::Datastore;
+use otter::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
+use otter::domain::machine::Machine;
+use otter::hypervisor::{
+    Accepted, CallError, HostError, HostErrorKind, Hypervisor, SessionState, TaskStatus,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::super::{Accepted, CallError, HostError, HostErrorKind, Hypervisor, SessionState, TaskStatus};
 use super::stage::{Ability, Cast, Set, Stage, Truth};
 use super::watching::{Picture, Watching};
-use crate::domain::call::HostCall;
-use crate::domain::datastore::Datastore;
-use crate::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
-use crate::domain::machine::Machine;
 
 /// What a case has to work with.
 pub struct Trial {
