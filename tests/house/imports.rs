@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::module;
 use super::paths::{Named, named};
 
 /// A room, and what it may name beside itself: whole rooms, or paths within one.
@@ -60,16 +61,6 @@ const RULES: &[Rule] = &[
 
 /// The rooms that see all others: they put them together.
 const WIRING: &[&str] = &["app", "cli", "lib", "simulation"];
-
-/// The module that a file of `src` is.
-fn module(file: &Path) -> Vec<String> {
-    let mut module: Vec<String> =
-        file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
-    if module.len() > 1 && module.last().is_some_and(|last| last == "mod") {
-        module.pop();
-    }
-    module
-}
 
 /// What a file names that it may not.
 fn violations(file: &Path, text: &str) -> Vec<String> {

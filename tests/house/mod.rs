@@ -1,5 +1,6 @@
 //! The rules of the house that no compiler knows.
 
+mod circles;
 mod headers;
 mod imports;
 mod paths;
@@ -24,4 +25,14 @@ fn sources() -> Vec<(PathBuf, String)> {
     }
     files.sort();
     files
+}
+
+/// The module that a file of `src` is.
+fn module(file: &Path) -> Vec<String> {
+    let mut module: Vec<String> =
+        file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if module.len() > 1 && module.last().is_some_and(|last| last == "mod") {
+        module.pop();
+    }
+    module
 }

@@ -10,23 +10,60 @@ pub struct Named {
 
 /// What the file at the module path `module` names.
 pub fn named(module: &[&str], text: &str) -> Vec<Named> {
-    let mut reader = Reader { tokens: tokens(text), at: 0, found: Vec::new() };
+    mentions(module, text)
+        .into_iter()
+        .filter(|mention| mention.is_rooted)
+        .map(|Mention { path, line, .. }| Named { path, line })
+        .collect()
+}
+
+/// A path or a single word of a source file, also one that begins at a name of its own module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mention {
+    /// The module that it stands in: the file's or an inline one below it.
+    pub scope: Vec<String>,
+    /// From the root of the crate if `is_rooted`, otherwise from a name that `scope` knows.
+    pub path: Vec<String>,
+    pub is_rooted: bool,
+    pub line: usize,
+    pub import: Option<Import>,
+}
+
+/// What a `use` makes of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// What the module calls it.
+    pub name: String,
+    /// Others may import it from here: `pub use`, `pub(super) use`.
+    pub is_reexport: bool,
+}
+
+/// All that the file at the module path `module` mentions.
+pub fn mentions(module: &[&str], text: &str) -> Vec<Mention> {
+    let module: Vec<String> = module.iter().map(|part| (*part).to_owned()).collect();
     // The module that each open brace is in: inline modules make `super` mean something else.
-    let mut scopes = vec![module.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>()];
+    let mut reader =
+        Reader { tokens: tokens(text), at: 0, scopes: vec![module], import: None, found: Vec::new() };
     while let Some(token) = reader.next() {
-        let scope = scopes.last().unwrap().clone();
+        let scope = reader.scopes.last().unwrap().clone();
         match token.as_str() {
             "mod" => {
                 if let Some(name) = reader.next()
                     && reader.peek() == Some("{")
                 {
                     reader.next();
-                    scopes.push([scope, vec![name]].concat());
+                    reader.scopes.push([scope, vec![name]].concat());
                 }
             }
-            "{" => scopes.push(scope),
-            "}" if scopes.len() > 1 => drop(scopes.pop()),
-            "crate" | "otter" if reader.takes("::") => reader.path(Vec::new()),
+            // `use<…>` says which lifetimes a type captures.
+            "use" if reader.peek() != Some("<") => {
+                reader.import = Some(matches!(reader.before(), Some("pub" | ")")));
+            }
+            ";" => reader.import = None,
+            "{" => reader.scopes.push(scope),
+            "}" if reader.scopes.len() > 1 => drop(reader.scopes.pop()),
+            "crate" | "otter" if reader.takes("::") => reader.path(true, Vec::new()),
+            "self" if reader.takes("::") => reader.path(false, Vec::new()),
             "super" if reader.peek() == Some("::") => {
                 reader.at -= 1;
                 let mut from = scope;
@@ -37,7 +74,14 @@ pub fn named(module: &[&str], text: &str) -> Vec<Named> {
                         break;
                     }
                 }
-                reader.path(from);
+                reader.path(true, from);
+            }
+            word if word.starts_with(is_word)
+                && !matches!(reader.before(), Some("::" | "."))
+                && (reader.import.is_none() || reader.peek() == Some("::")) =>
+            {
+                reader.at -= 1;
+                reader.path(false, Vec::new());
             }
             _ => {}
         }
@@ -48,12 +92,20 @@ pub fn named(module: &[&str], text: &str) -> Vec<Named> {
 struct Reader {
     tokens: Vec<(String, usize)>,
     at: usize,
-    found: Vec<Named>,
+    scopes: Vec<Vec<String>>,
+    /// Within a `use`: whether it exports again what it imports.
+    import: Option<bool>,
+    found: Vec<Mention>,
 }
 
 impl Reader {
     fn peek(&self) -> Option<&str> {
         self.tokens.get(self.at).map(|(token, _)| token.as_str())
+    }
+
+    /// The token in front of the one that was read last.
+    fn before(&self) -> Option<&str> {
+        self.tokens.get(self.at.checked_sub(2)?).map(|(token, _)| token.as_str())
     }
 
     fn next(&mut self) -> Option<String> {
@@ -69,15 +121,12 @@ impl Reader {
     }
 
     /// Reads on from behind a `::`; a group gives one path for each of its members.
-    fn path(&mut self, mut path: Vec<String>) {
+    fn path(&mut self, is_rooted: bool, mut path: Vec<String>) {
         loop {
-            if self.takes("{") {
+            if self.import.is_some() && self.takes("{") {
                 while !self.takes("}") && self.peek().is_some() {
                     if !self.takes(",") {
-                        self.path(path.clone());
-                        if self.takes("as") {
-                            self.next();
-                        }
+                        self.path(is_rooted, path.clone());
                     }
                 }
                 return;
@@ -88,7 +137,12 @@ impl Reader {
                 path.push(part);
             }
             if !self.takes("::") {
-                self.found.push(Named { path, line });
+                let import = self.import.map(|is_reexport| {
+                    let name = if self.takes("as") { self.next() } else { path.last().cloned() };
+                    Import { name: name.unwrap_or_default(), is_reexport }
+                });
+                let scope = self.scopes.last().unwrap().clone();
+                self.found.push(Mention { scope, path, is_rooted, line, import });
                 return;
             }
         }
