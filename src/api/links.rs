@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::domain::ids::{JobId, MachineId};
-use crate::domain::lease::LeaseId;
+use crate::domain::ids::{JobId, LeaseId, MachineId};
 
 /// The path of a machine.
 #[must_use]

@@ -10,7 +10,7 @@ use super::extract::{failure_at, header};
 use super::respond::set;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::lease::LeaseId;
+use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 use crate::service::jobs::gate::{Pass, Right};
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::failure::{Failure, FailureKind};
-use super::ids::{JobId, MachineId};
+use super::ids::{JobId, LeaseId, MachineId};
 use super::job::{Job, JobState};
-use super::lease::{Lease, LeaseId, LeaseState};
+use super::lease::{Lease, LeaseState};
 use super::origin::{RequestId, RequestOrigin};
 
 /// The longest detail, in characters.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::ids::{DatastoreId, JobId, MachineId, SnapshotId};
+use super::ids::{DatastoreId, JobId, LeaseId, MachineId, SnapshotId};
 use super::job::Job;
-use super::lease::{Lease, LeaseId};
+use super::lease::Lease;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
@@ -327,7 +327,7 @@ mod tests {
         let placements = EventFilter { placements: true, ..of_machine.clone() };
         assert!(placements.fits(&moved) && !of_machine.fits(&moved));
         assert!(!EventFilter { types: vec![EventType::JobChanged], ..placements }.fits(&moved));
-        assert!(!EventFilter { lease: Some(LeaseId(Uuid::nil())), ..all() }.fits(&job));
+        assert!(!EventFilter { lease: Some(LeaseId::new(Uuid::nil())), ..all() }.fits(&job));
     }
 
     #[test]

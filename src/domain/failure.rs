@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::ids::{JobId, MachineId};
-use super::lease::LeaseId;
+use super::ids::{JobId, LeaseId, MachineId};
 
 /// Declares the kinds together with their stable codes, which callers and the store know them by.
 macro_rules! failure_kinds {

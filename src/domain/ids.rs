@@ -103,3 +103,7 @@ uuid!(
     /// revoked one has another.
     TokenId
 );
+uuid!(
+    /// A lease. Ids sort by the time at which the leases were asked for.
+    LeaseId
+);

@@ -9,33 +9,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::failure::Failure;
-use super::ids::{JobId, TokenId};
+use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
 use super::machine::{MachineIdentity, PowerState};
 use super::machine_reference::MachineReference;
 use super::origin::RequestOrigin;
 use super::scope::Scope;
-
-/// A lease of otter's own: a UUID of version 7, so that ids sort by arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseId(pub Uuid);
-
-impl std::fmt::Display for LeaseId {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-impl std::str::FromStr for LeaseId {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::parse_str(text).map(Self)
-    }
-}
 
 /// Where a lease is. Closed for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

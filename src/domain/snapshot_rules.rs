@@ -11,9 +11,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::call::Evidence;
-use super::ids::SnapshotId;
+use super::ids::{LeaseId, SnapshotId};
 use super::job::JobRequest;
-use super::lease::LeaseId;
 use super::names::matches_pattern;
 use super::snapshot::{Snapshots, path_segment};
 

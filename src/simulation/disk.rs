@@ -11,9 +11,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::random::Random;
-use crate::domain::ids::JobId;
+use crate::domain::ids::{JobId, LeaseId};
 use crate::domain::job::Job;
-use crate::domain::lease::{Lease, LeaseId};
+use crate::domain::lease::Lease;
 use crate::service::leases::book::{Changes, Kept, MachineKey};
 use crate::service::leases::fit::Candidate;
 use crate::store::IdempotencyKey;

@@ -7,8 +7,8 @@ use super::Simulation;
 use super::disk::scope;
 use super::random::Random;
 use crate::domain::access::TokenLimits;
-use crate::domain::ids::MachineId;
-use crate::domain::lease::{EndReason, Lease, LeaseId, Prepare, Quarantine, Release, Select, Wanted};
+use crate::domain::ids::{LeaseId, MachineId};
+use crate::domain::lease::{EndReason, Lease, Prepare, Quarantine, Release, Select, Wanted};
 use crate::domain::machine::PowerState;
 use crate::domain::machine_reference::MachineReference;
 use crate::domain::origin::RequestOrigin;
@@ -105,7 +105,7 @@ impl Simulation {
         let at = if life == u64::from(self.lives) { milliseconds.max(last + 1) } else { milliseconds };
         self.last_lease = (u64::from(self.lives), at);
         let number = self.disk.lease_arrivals.len() as u64 + self.random.next() % 1_000_000;
-        LeaseId(uuid::Uuid::from_u64_pair(at, number))
+        LeaseId::new(uuid::Uuid::from_u64_pair(at, number))
     }
 
     fn ask_for_lease(&mut self, client: usize) {

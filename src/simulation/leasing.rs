@@ -9,9 +9,9 @@ use jiff::SignedDuration;
 
 use super::disk::{Disk, LeaseStep, Write, scope};
 use super::{Event, Simulation, Waits};
-use crate::domain::ids::{JobId, MachineId};
+use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::JobRequest;
-use crate::domain::lease::{Lease, LeaseId, LeaseState};
+use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::pool::{Pool, Pools};
 use crate::sabotage::{Mistake, Sabotage};

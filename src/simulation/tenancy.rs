@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::disk::{Disk, LeaseStep, Scope, scope};
-use crate::domain::ids::{JobId, MachineId};
+use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
-use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState};
+use crate::domain::lease::{EndReason, Lease, LeaseState};
 use crate::service::leases::book::{Changes, MachineKey};
 use crate::service::leases::fit::{Selection, has_snapshots};
 use crate::simulator::world::{PowerState, World};

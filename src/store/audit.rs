@@ -13,8 +13,7 @@ use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, microseconds};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::FailureKind;
-use crate::domain::ids::{JobId, MachineId};
-use crate::domain::lease::LeaseId;
+use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::origin::RequestId;
 
 /// The bytes of a row in the file, in addition to its texts. Includes its indexes.
@@ -232,7 +231,7 @@ fn read(row: &SqliteRow) -> Result<AuditEntry, sqlx::Error> {
             address: row.try_get("address")?,
             request_id: id(row, "request_id", RequestId::new)?,
             machine: machine.map(|id| (MachineId::new(id), machine_name.unwrap_or_default())),
-            lease: id(row, "lease", LeaseId)?,
+            lease: id(row, "lease", LeaseId::new)?,
             job: id(row, "job", JobId::new)?,
             reference: row.try_get("reference")?,
             outcome: AuditOutcome::parse(row.try_get("outcome")?).ok_or_else(|| damaged("outcome"))?,

@@ -7,9 +7,8 @@ use sqlx::Row as _;
 
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError};
-use crate::domain::ids::SnapshotId;
+use crate::domain::ids::{LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
-use crate::domain::lease::LeaseId;
 use crate::domain::machine::MachineIdentity;
 
 /// The number of rows that one commit deletes. Other commits run in between.

@@ -14,9 +14,8 @@ use super::keys::{self, IdempotencyKey, Inserted, KeptKey};
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, document, microseconds};
 use crate::domain::audit::AuditRecord;
-use crate::domain::ids::{JobId, MachineId};
+use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobState};
-use crate::domain::lease::LeaseId;
 
 /// Which jobs to list; what is empty or `None` does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

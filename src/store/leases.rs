@@ -13,8 +13,8 @@ use super::keys::IdempotencyKey;
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, document, microseconds};
 use crate::domain::audit::AuditRecord;
-use crate::domain::ids::MachineId;
-use crate::domain::lease::{Lease, LeaseId, LeaseState, Quarantine};
+use crate::domain::ids::{LeaseId, MachineId};
+use crate::domain::lease::{Lease, LeaseState, Quarantine};
 
 /// What is kept of a machine, by the key of who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -52,9 +52,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::access::TokenDigest;
 use crate::domain::audit::AuditRecord;
-use crate::domain::ids::{JobId, SnapshotId};
+use crate::domain::ids::{JobId, LeaseId, SnapshotId};
 use crate::domain::job::Job;
-use crate::domain::lease::{Lease, LeaseId};
+use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::telemetry::audit as audit_log;
 

@@ -11,11 +11,9 @@ use uuid::Uuid;
 use crate::domain::audit::Actor;
 use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
-use crate::domain::ids::{JobId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
+use crate::domain::ids::{JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
 use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
-use crate::domain::lease::{
-    EndReason, Lease, LeaseEnd, LeaseId, LeaseState, Readiness, Release, Select, TimeLeft,
-};
+use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft};
 use crate::domain::machine::{MachineIdentity, PowerState};
 use crate::domain::origin::{RequestId, RequestOrigin};
 use crate::domain::scope::Scope;
@@ -65,7 +63,7 @@ pub fn queued(n: u32) -> Job {
 pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
     let reason = EndReason::ALL.iter().copied().find(|reason| reason.state() == state);
     Lease {
-        id: LeaseId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
+        id: LeaseId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
         state,
         select: Select { pool: Some("qubes".to_owned()), ..Select::default() },
         scope: Scope::new(vec!["sd-*".to_owned()], vec!["qubes".to_owned()]),
@@ -133,7 +131,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
     let rest = (
         (any::<String>(), any_origin()),
         any::<Option<String>>(),
-        option::of(any::<u128>().prop_map(|bits| LeaseId(Uuid::from_u128(bits)))),
+        option::of(any::<u128>().prop_map(|bits| LeaseId::new(Uuid::from_u128(bits)))),
         any_authority(),
         option::of(any_result()),
         any::<Vec<String>>(),
@@ -302,7 +300,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         option::of(fault),
         option::of(any::<(String, String)>().prop_map(|(id, name)| (MachineId::new(id), name))),
         option::of(any::<u128>().prop_map(|id| JobId::new(Uuid::from_u128(id)))),
-        option::of(any::<u128>().prop_map(|id| LeaseId(Uuid::from_u128(id)))),
+        option::of(any::<u128>().prop_map(|id| LeaseId::new(Uuid::from_u128(id)))),
         any::<Vec<(String, String)>>(),
         proptest::collection::vec(error, 0..3),
     )

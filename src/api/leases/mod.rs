@@ -15,7 +15,7 @@ use super::Api;
 use super::extract::Params;
 use super::jobs::is_any_kept;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::lease::LeaseId;
+use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 use crate::service::machines::{empty, shorten};
 use crate::store::JobFilter;

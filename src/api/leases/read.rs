@@ -14,7 +14,8 @@ use crate::api::paging::Cursors;
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::Failure;
-use crate::domain::lease::{LeaseId, LeaseState};
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::LeaseState;
 use crate::service::callers::Caller;
 use crate::store::LeaseFilter;
 

@@ -15,7 +15,7 @@ use crate::api::problem::ApiError;
 use crate::api::{Api, respond, right};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::lease::LeaseId;
+use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 
 /// For how long.

@@ -13,7 +13,8 @@ use crate::api::problem::ApiError;
 use crate::api::waiting::{Wait, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::lease::{EndReason, LeaseId, LeaseState};
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
 use crate::service::leases::LeaseView;
 

@@ -2,7 +2,8 @@
 
 use crate::domain::access::Role;
 use crate::domain::failure::Failure;
-use crate::domain::lease::{LeaseId, LeaseState};
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::LeaseState;
 use crate::domain::machine::Machine;
 use crate::domain::snapshot_rules::Authority;
 use crate::service::callers::Caller;

@@ -8,9 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use super::driver::{Blocker, Driver, Interrupt, Others};
-use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState};
-use crate::domain::lease::LeaseId;
 
 /// A job as readers see it.
 #[derive(Clone, Debug, PartialEq)]

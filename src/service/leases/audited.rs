@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use super::book::{Book, Changes, MachineKey};
 use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord, between};
 use crate::domain::duration;
-use crate::domain::ids::MachineId;
-use crate::domain::lease::{Lease, LeaseEnd, LeaseId, LeaseState, Quarantine};
+use crate::domain::ids::{LeaseId, MachineId};
+use crate::domain::lease::{Lease, LeaseEnd, LeaseState, Quarantine};
 use crate::domain::origin::RequestOrigin;
 
 /// Why a step is taken.

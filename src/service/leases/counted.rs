@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::book::{Book, Changes};
 use super::desk::Stepped;
 use crate::domain::failure::FailureKind;
-use crate::domain::lease::{LeaseId, LeaseState};
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::LeaseState;
 use crate::telemetry::leases::LeaseMetrics;
 use crate::telemetry::metrics::Metrics;
 

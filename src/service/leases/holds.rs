@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::book::{Book, Kept, MachineKey, Open};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::MachineId;
-use crate::domain::lease::{Lease, LeaseId, LeaseState};
+use crate::domain::ids::{LeaseId, MachineId};
+use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
 use arc_swap::ArcSwap;

@@ -39,9 +39,8 @@ use crate::clock::Clock;
 use crate::domain::access::Role;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::lease::{
-    EndReason, Lease, LeaseId, LeaseState, Prepare, Quarantine, Release, Select, Wanted,
-};
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::{EndReason, Lease, LeaseState, Prepare, Quarantine, Release, Select, Wanted};
 use crate::domain::machine::Machine;
 use crate::domain::pool::{Pool, Pools};
 use crate::domain::scope::Scope;
@@ -446,7 +445,7 @@ impl Leases {
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
         Ok(Lease::queued(Wanted {
-            id: LeaseId(parts.clock.uuid()),
+            id: LeaseId::new(parts.clock.uuid()),
             select: new.select.clone(),
             scope: Scope::clone(&caller.scope),
             holder: new.holder.clone().unwrap_or_else(|| caller.name.to_string()),

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretBox};
 use sha2::Sha256;
 
 use crate::clock::Clock;
-use crate::domain::lease::LeaseId;
+use crate::domain::ids::LeaseId;
 use crate::store::key::{self, Key, KeyError};
 
 /// Makes and checks secrets.
@@ -68,7 +68,7 @@ impl Secrets {
         // A key of any length makes one.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
         mac.update(b"otter lease ");
-        mac.update(lease.0.as_bytes());
+        mac.update(lease.uuid().as_bytes());
         Some(mac)
     }
 }
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_secret_is_of_one_lease_and_of_one_state_directory() {
         let (state, clock) = (tempfile::tempdir().unwrap(), Clock::system());
-        let [one, other] = [1, 2].map(|number| LeaseId(Uuid::from_u128(number)));
+        let [one, other] = [1, 2].map(|number| LeaseId::new(Uuid::from_u128(number)));
         let secrets = Secrets::open(Some(state.path()), false, &clock).unwrap();
         let secret = secrets.of(one);
         assert_eq!(secret.len(), 64);
@@ -116,7 +116,7 @@ mod tests {
             Secrets::make(state.path(), &clock),
             Err(SecretError::Key(KeyError::Exists { .. }))
         ));
-        let lease = LeaseId(Uuid::from_u128(1));
+        let lease = LeaseId::new(Uuid::from_u128(1));
         let opened = Secrets::open(Some(state.path()), true, &clock).unwrap();
         assert_eq!(opened.of(lease), made.of(lease));
     }

@@ -13,9 +13,8 @@ use jiff::Timestamp;
 
 use self::job::JobDocument;
 pub use self::lease::{decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine};
-use crate::domain::ids::{JobId, TokenId};
+use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::job::Job;
-use crate::domain::lease::LeaseId;
 use crate::domain::machine::PowerState;
 
 /// The version that this otter writes.

@@ -34,8 +34,8 @@ use self::step::Step;
 use super::fit::Candidate;
 use crate::domain::access::TokenStanding;
 use crate::domain::failure::Failure;
-use crate::domain::ids::{JobId, TokenId};
-use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine, TimeLeft};
+use crate::domain::ids::{JobId, LeaseId, TokenId};
+use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 use crate::sabotage::Sabotage;
 

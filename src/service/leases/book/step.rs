@@ -11,8 +11,8 @@ use super::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use crate::domain::access::TokenStanding;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{JobId, TokenId};
-use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseId, LeaseState, Quarantine, TimeLeft};
+use crate::domain::ids::{JobId, LeaseId, TokenId};
+use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 use crate::sabotage::Mistake;
 

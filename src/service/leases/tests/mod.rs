@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::book::{Book, Changes, Input, LeaseRules, MachineKey, Now};
 use super::fit::Candidate;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::MachineId;
-use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Prepare, Release, Select, Wanted};
+use crate::domain::ids::{LeaseId, MachineId};
+use crate::domain::lease::{EndReason, Lease, LeaseState, Prepare, Release, Select, Wanted};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::scope::Scope;
@@ -71,7 +71,7 @@ fn all(count: u32) -> Vec<Candidate> {
 }
 
 fn id(number: u128) -> LeaseId {
-    LeaseId(Uuid::from_u128(number))
+    LeaseId::new(Uuid::from_u128(number))
 }
 
 pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now) -> Lease {

@@ -7,7 +7,8 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::{MINUTE, at, empty, failed, identity, key, lease, machine, rules};
-use crate::domain::lease::{EndReason, Lease, LeaseId, LeaseState, Quarantine};
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
 use crate::sabotage::{Mistake, Sabotage};
 use crate::service::leases::book::{Book, Changes, Input, Kept, LeaseRules, MachineKey, Now};
