@@ -19,8 +19,8 @@ use super::sections::{
 use super::values;
 use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
-use crate::domain::machine::PowerState;
 use crate::domain::pool::Pool;
+use crate::domain::power::PowerState;
 
 /// Deadlines that callers and operators may set.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);

@@ -1,7 +1,8 @@
 //! A call to the host that changes a machine, and what is known about the machine around it.
 
 use super::ids::{QuestionId, SnapshotId, TaskId};
-use super::machine::{MachineIdentity, PowerState};
+use super::machine::MachineIdentity;
+use super::power::PowerState;
 
 /// One changing call. A job makes one, or several one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,8 +16,9 @@ use super::call::{Evidence, HostCall};
 use super::failure::Failure;
 use super::ids::{JobId, LeaseId, QuestionId, SnapshotId, TaskId};
 use super::lease::Readiness;
-use super::machine::{MachineIdentity, PowerState};
+use super::machine::MachineIdentity;
 use super::origin::RequestOrigin;
+use super::power::PowerState;
 use super::snapshot_rules::Authority;
 
 /// What a caller asked for.

@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use super::failure::Failure;
 use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
-use super::machine::{MachineIdentity, PowerState};
+use super::machine::MachineIdentity;
 use super::machine_reference::MachineReference;
 use super::origin::RequestOrigin;
+use super::power::PowerState;
 use super::scope::Scope;
 
 /// Where a lease is. Closed for ever.

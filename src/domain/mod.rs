@@ -23,6 +23,7 @@ pub mod names;
 pub mod network;
 pub mod origin;
 pub mod pool;
+pub mod power;
 pub mod restored;
 pub mod scope;
 pub mod snapshot;

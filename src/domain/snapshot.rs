@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 
 use super::ids::SnapshotId;
-use super::machine::PowerState;
+use super::power::PowerState;
 
 /// One snapshot of one machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

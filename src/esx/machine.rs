@@ -6,10 +6,9 @@ use super::soap::property::{boolean, number, references, text, timestamp};
 use super::soap::xml::Element;
 use crate::domain::datastore::Datastore;
 use crate::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId};
-use crate::domain::machine::{
-    Choice, Guest, Machine, NetworkCard, PowerState, Question, SerialBacking, SerialPort,
-};
+use crate::domain::machine::{Choice, Guest, Machine, NetworkCard, Question, SerialBacking, SerialPort};
 use crate::domain::names::unescape_vim;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 
 /// What is followed of each machine: leaves, for `config` and `summary` whole would flood the stream.

@@ -3,7 +3,7 @@
 use crate::domain::call::CallKind;
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobKind, JobRequest};
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::service::jobs::judgement::MAX_ASKS;
 
 /// What a bystander knows of a job.

@@ -156,7 +156,7 @@ pub struct Simulation {
     quiet: bool,
     events: u32,
     /// The world as it was last looked at: power, run of the guest, whether tools run.
-    seen: BTreeMap<String, (Option<crate::domain::machine::PowerState>, u64, bool)>,
+    seen: BTreeMap<String, (Option<crate::domain::power::PowerState>, u64, bool)>,
 }
 
 /// What a run came to.

@@ -12,7 +12,7 @@ use super::history::{History, wanted_power};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobKind, JobState, StepState};
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::judgement::MAX_ASKS;
 use crate::service::jobs::queue::{Lane, lane};

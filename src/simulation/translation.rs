@@ -7,8 +7,9 @@ use crate::domain::call::{CallKind, Evidence, RecentTask, SeenSnapshot};
 use crate::domain::datastore::Datastore;
 use crate::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::machine::{
-    Choice, Guest, Machine, MachineIdentity, NetworkCard, PowerState, Question, SerialBacking, SerialPort,
+    Choice, Guest, Machine, MachineIdentity, NetworkCard, Question, SerialBacking, SerialPort,
 };
+use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 use crate::esx::soap::fault::VimFault;
 use crate::hypervisor::HostError;

@@ -15,7 +15,7 @@ use super::{Event, Simulation, Tag, Waits};
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::Job;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::hypervisor::TaskStatus;
 use crate::sabotage::Mistake;
 use crate::service::jobs::driver::{

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use otter::domain::ids::{MachineId, SnapshotId};
-use otter::domain::machine::PowerState;
 use otter::domain::names::unescape_vim;
+use otter::domain::power::PowerState;
 use otter::domain::snapshot::{Snapshot, Snapshots};
 use otter::domain::verify::Verify;
 use otter::esx::client_config;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use async_trait::async_trait;
 use otter::clock::Clock;
 use otter::domain::ids::{MachineId, SnapshotId, TaskId};
-use otter::domain::machine;
+use otter::domain::{machine, power};
 use otter::esx::EsxHypervisor;
 use otter::hypervisor::HostErrorKind;
 use otter::simulator::world::{Choice, Machine, Operation, PowerState, Question, World};
@@ -282,9 +282,9 @@ impl Stage for OurStage {
 /// Whether a machine is told as it is, in all that cases make happen.
 fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
     let power = match is.power {
-        PowerState::On => Some(machine::PowerState::On),
-        PowerState::Off => Some(machine::PowerState::Off),
-        PowerState::Suspended => Some(machine::PowerState::Suspended),
+        PowerState::On => Some(power::PowerState::On),
+        PowerState::Off => Some(power::PowerState::Off),
+        PowerState::Suspended => Some(power::PowerState::Suspended),
         PowerState::Other(_) => None,
     };
     let mut snapshots: Vec<_> = is

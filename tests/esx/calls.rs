@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::{MachineId, SnapshotId, TaskId};
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 use otter::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, TaskStatus};
 use otter::simulator::{Disruption, Fault, Moref, Pace, Scenario, world};
 

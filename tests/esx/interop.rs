@@ -5,7 +5,7 @@ use crate::harness::{Host, HostKind, Plan};
 use otter::clock::Clock;
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::TaskId;
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 use otter::domain::verify::Verify;
 use otter::esx::shown_fingerprint;
 use otter::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, TaskStatus};

@@ -1,7 +1,8 @@
 //! The picture: whole at first, then as the host pushes it, however odd the machines.
 
 use otter::domain::ids::MachineId;
-use otter::domain::machine::{PowerState, SerialBacking};
+use otter::domain::machine::SerialBacking;
+use otter::domain::power::PowerState;
 use otter::hypervisor::Hypervisor;
 use otter::simulator::{Scenario, world};
 

@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use otter::clock::Clock;
 use otter::domain::datastore::Datastore;
 use otter::domain::ids::{DatastoreId, MachineId, SnapshotId};
-use otter::domain::machine::{Guest, Machine, NetworkCard, PowerState};
+use otter::domain::machine::{Guest, Machine, NetworkCard};
+use otter::domain::power::PowerState;
 use otter::domain::snapshot::{Snapshot, Snapshots};
 use secrecy::SecretString;
 

@@ -14,7 +14,8 @@ use otter::domain::call::HostCall;
 use otter::domain::datastore::Datastore;
 use otter::domain::failure::Fault;
 use otter::domain::ids::{DatastoreId, MachineId, SnapshotId, TaskId};
-use otter::domain::machine::{Machine, PowerState, Question};
+use otter::domain::machine::{Machine, Question};
+use otter::domain::power::PowerState;
 use otter::domain::snapshot::Snapshot;
 use otter::hypervisor::{Accepted, Fact, HostError, HostErrorKind};
 

@@ -12,7 +12,7 @@ use crate::api::problem::ApiError;
 use crate::api::waiting::{Wait, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
 use crate::service::machines::{Until, shorten};
 

@@ -5,7 +5,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::lease;
-use crate::domain::machine::{self, PowerState, SerialBacking};
+use crate::domain::machine::{self, SerialBacking};
+use crate::domain::power::PowerState;
 use crate::domain::snapshot;
 use crate::service::machines::{Holder, MachineView};
 

@@ -11,7 +11,8 @@
 
 use std::time::Duration;
 
-use crate::domain::machine::{Machine, PowerState};
+use crate::domain::machine::Machine;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot::Snapshots;
 
 /// How far the guest's claims are trusted.

@@ -8,7 +8,8 @@ use super::address::Belief;
 use crate::domain::datastore::Datastore;
 use crate::domain::event::Subject;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
-use crate::domain::machine::{Machine, PowerState};
+use crate::domain::machine::Machine;
+use crate::domain::power::PowerState;
 use crate::hypervisor::{Fact, Facts};
 use crate::sabotage::{Mistake, Sabotage};
 

@@ -1,7 +1,8 @@
 //! Plain machines and snapshots for the tests of this room.
 
 use crate::domain::ids::{MachineId, SnapshotId};
-use crate::domain::machine::{Guest, Machine, NetworkCard, PowerState};
+use crate::domain::machine::{Guest, Machine, NetworkCard};
+use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 
 #[must_use]

@@ -21,7 +21,7 @@
 use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::Intent;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 
 /// How often one call may be sent, the first time included.
 pub const MAX_ASKS: u32 = 4;

@@ -10,7 +10,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, StepState};
 use crate::domain::lease::Readiness;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::service::jobs::judgement::MAX_ASKS;
 
 /// What is next.

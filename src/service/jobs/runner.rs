@@ -20,7 +20,7 @@ use crate::domain::event::Subject;
 use crate::domain::ids::{MachineId, QuestionId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
 use crate::sabotage::{self, Mistake, Sabotage, Step};

@@ -6,8 +6,8 @@ use uuid::Uuid;
 use crate::domain::call::{Evidence, SeenSnapshot};
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
-use crate::domain::machine::PowerState;
 use crate::domain::origin::RequestOrigin;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::Authority;
 use crate::service::inventory::samples;
 

@@ -11,7 +11,8 @@ use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
 use crate::domain::lease::Readiness;
-use crate::domain::machine::{MachineIdentity, PowerState};
+use crate::domain::machine::MachineIdentity;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::Authority;
 
 #[derive(Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use self::job::JobDocument;
 pub use self::lease::{decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine};
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::job::Job;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 
 /// The version that this otter writes.
 pub const VERSION: i64 = 1;

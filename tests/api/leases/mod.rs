@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use otter::app::Settings;
 use otter::domain::lease::{Prepare, Release};
-use otter::domain::machine::PowerState;
 use otter::domain::pool::{Pool, Pools};
+use otter::domain::power::PowerState;
 use otter::sabotage::Mistake;
 use otter::simulator::Fault;
 use reqwest::Method;

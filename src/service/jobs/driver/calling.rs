@@ -8,7 +8,7 @@ use crate::domain::call::{Evidence, HostCall};
 use crate::domain::failure::Failure;
 use crate::domain::job::{Intent, JobKind, Step, StepState};
 use crate::domain::lease::Readiness;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotTree;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::sabotage::Mistake;

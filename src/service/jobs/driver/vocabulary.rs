@@ -9,7 +9,7 @@ use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::Job;
 use crate::domain::lease::Readiness;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::Accepted;
 use crate::sabotage::Sabotage;

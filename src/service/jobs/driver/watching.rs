@@ -13,7 +13,7 @@ use super::{Driver, Stage, Then, UNSEEN};
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::duration;
 use crate::domain::job::{Job, JobRequest, StepState};
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 
 impl Driver {
     /// Looks at the guest, or goes on looking where it was seen as `known`.

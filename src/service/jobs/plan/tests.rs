@@ -9,7 +9,7 @@ use crate::domain::failure::FailureKind;
 use crate::domain::ids::{QuestionId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, Step, StepState};
 use crate::domain::lease::Readiness;
-use crate::domain::machine::PowerState::{self, Off, On, Suspended};
+use crate::domain::power::PowerState::{self, Off, On, Suspended};
 use crate::service::jobs::judgement::MAX_ASKS;
 use crate::service::jobs::samples::{evidence, job, seen};
 

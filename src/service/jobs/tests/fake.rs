@@ -13,7 +13,8 @@ use crate::domain::access::Role;
 use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
 use crate::domain::job::JobRequest;
-use crate::domain::machine::{Machine, PowerState};
+use crate::domain::machine::Machine;
+use crate::domain::power::PowerState;
 use crate::domain::snapshot::Snapshot;
 use crate::hypervisor::{
     Accepted, CallError, Fact, Facts, HostError, HostErrorKind, HostProduct, Hypervisor, Observer,

@@ -13,7 +13,7 @@ use crate::domain::call::HostCall;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{JobRequest, JobState};
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::service::jobs::Started;
 use crate::store::{IdempotencyKey, Keep, Retention};
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use otter::domain::call::HostCall;
 use otter::domain::ids::{MachineId, QuestionId};
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 use otter::hypervisor::{CallError, HostErrorKind};
 
 use super::super::case_table;

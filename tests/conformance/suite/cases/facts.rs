@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use otter::domain::call::HostCall;
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 
 use super::super::case_table;
 use super::super::stage::Truth;

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use futures_util::future::try_join_all;
 use otter::domain::call::HostCall;
 use otter::domain::ids::TaskId;
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 use otter::hypervisor::TaskStatus;
 
 use super::super::case_table;

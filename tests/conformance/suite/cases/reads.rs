@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use otter::domain::call::{CallKind, HostCall, SeenSnapshot};
 use otter::domain::ids::MachineId;
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 use otter::hypervisor::{Fact, HostErrorKind};
 
 use super::super::case_table;

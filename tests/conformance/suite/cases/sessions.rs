@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
 use otter::domain::call::HostCall;
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 use otter::hypervisor::{CallError, HostErrorKind, SessionState};
 
 use super::super::case_table;

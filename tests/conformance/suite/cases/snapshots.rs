@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use otter::domain::call::HostCall;
 use otter::domain::ids::{MachineId, SnapshotId};
-use otter::domain::machine::PowerState;
+use otter::domain::power::PowerState;
 use otter::domain::snapshot::Snapshots;
 use otter::hypervisor::HostErrorKind;
 

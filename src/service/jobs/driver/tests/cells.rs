@@ -7,7 +7,7 @@ use crate::domain::call::HostCall;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{QuestionId, SnapshotId};
 use crate::domain::job::{JobRequest, JobState, StepState};
-use crate::domain::machine::PowerState::{Off, On, Suspended};
+use crate::domain::power::PowerState::{Off, On, Suspended};
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::driver::Effect;
 use crate::service::jobs::judgement::MAX_ASKS;

@@ -11,7 +11,7 @@ use crate::domain::call::HostCall;
 use crate::domain::ids::{QuestionId, SnapshotId};
 use crate::domain::job::JobRequest;
 use crate::domain::lease::Readiness;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::sabotage::Sabotage;
 use crate::service::jobs::samples::{job, start};
 

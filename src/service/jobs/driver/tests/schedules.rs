@@ -11,7 +11,7 @@ use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, StepState};
 use crate::domain::lease::Readiness;
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::driver::{
     Called, Driver, Effect, Glimpse, Glimpsed, Input, Interrupt, Shown, TaskEnd,

@@ -2,7 +2,7 @@
 
 use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
-use crate::domain::machine::PowerState;
+use crate::domain::power::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::inventory::samples;
 use crate::service::jobs::driver::{Called, Others, TaskEnd};
