@@ -45,7 +45,6 @@ const KNOWN: &[&[&str]] = &[
         "store/open.rs",
         "store/writer.rs",
     ],
-    &["store/document/intent.rs", "store/document/job.rs"],
 ];
 
 /// Which files each file depends on, and through which items, each with the first line that has it.

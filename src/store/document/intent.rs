@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::job::IdentityDocument;
+use super::identity::IdentityDocument;
 use super::{DocumentError, power};
 use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
+use super::identity::IdentityDocument;
 use super::intent::IntentDocument;
 use super::origin::{ActorDocument, OriginDocument};
 use super::{DocumentError, job_id, lease_id, power, time, word};
-use crate::domain::ids::{MachineId, QuestionId, SnapshotId, TaskId};
+use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
 use crate::domain::lease::Readiness;
-use crate::domain::machine::MachineIdentity;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::Authority;
 
@@ -47,13 +47,6 @@ pub struct JobDocument {
     error: Option<FailureDocument>,
     host_task: Option<String>,
     intent: Option<IntentDocument>,
-}
-
-#[derive(Serialize, Deserialize)]
-pub struct IdentityDocument {
-    id: String,
-    instance_uuid: Option<String>,
-    path: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -264,19 +257,6 @@ impl TryFrom<JobDocument> for Job {
             host_task: host_task.map(TaskId::new),
             intent: intent.map(TryInto::try_into).transpose()?,
         })
-    }
-}
-
-impl From<&MachineIdentity> for IdentityDocument {
-    fn from(identity: &MachineIdentity) -> Self {
-        let MachineIdentity { id, instance_uuid, path } = identity;
-        Self { id: id.to_string(), instance_uuid: instance_uuid.clone(), path: path.clone() }
-    }
-}
-
-impl From<IdentityDocument> for MachineIdentity {
-    fn from(IdentityDocument { id, instance_uuid, path }: IdentityDocument) -> Self {
-        Self { id: MachineId::new(id), instance_uuid, path }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
-use super::job::IdentityDocument;
+use super::identity::IdentityDocument;
 use super::origin::OriginDocument;
 use super::{DocumentError, job_id, lease_id, power, time, token_id, word};
 use crate::domain::lease::{

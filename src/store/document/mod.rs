@@ -4,6 +4,7 @@
 //! makes a new version, and the old one goes on being readable. Fields that are not known are passed over.
 
 mod failure;
+mod identity;
 mod intent;
 mod job;
 mod lease;

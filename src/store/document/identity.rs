@@ -1,0 +1,26 @@
+//! Which machine a job or a lease is bound to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::ids::MachineId;
+use crate::domain::machine::MachineIdentity;
+
+#[derive(Serialize, Deserialize)]
+pub struct IdentityDocument {
+    id: String,
+    instance_uuid: Option<String>,
+    path: Option<String>,
+}
+
+impl From<&MachineIdentity> for IdentityDocument {
+    fn from(identity: &MachineIdentity) -> Self {
+        let MachineIdentity { id, instance_uuid, path } = identity;
+        Self { id: id.to_string(), instance_uuid: instance_uuid.clone(), path: path.clone() }
+    }
+}
+
+impl From<IdentityDocument> for MachineIdentity {
+    fn from(IdentityDocument { id, instance_uuid, path }: IdentityDocument) -> Self {
+        Self { id: MachineId::new(id), instance_uuid, path }
+    }
+}
