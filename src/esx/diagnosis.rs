@@ -22,7 +22,7 @@ use super::soap::xml::Element;
 use super::tls::{self, Endpoint};
 use super::transport::Patience;
 use crate::clock::Clock;
-use crate::domain::verify::Verify;
+use crate::domain::verify::{Fingerprint, Verify};
 use crate::hypervisor::{HostError, HostErrorKind};
 use crate::telemetry::metrics::Metrics;
 
@@ -60,6 +60,21 @@ pub async fn diagnose(
         session.logout(&live).await;
     }
     Ok(report.well)
+}
+
+/// The fingerprint of the certificate that the host shows now, for an operator who wants to pin it.
+/// Compare it with what the host's own console says before you trust it.
+///
+/// # Errors
+/// `Unreachable` if no TLS handshake succeeds in time.
+pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
+    let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
+    let url = service_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
+    let endpoint = Endpoint::of(&url)?;
+    let Endpoint { host, port, .. } = &endpoint;
+    tls::handshake(&endpoint, &Verify::Off, options.connect_timeout).await.map_err(|error| {
+        unreachable(format!("No TLS with the host {host}:{port}: {}.", tls::reason(&error))).caused_by(error)
+    })
 }
 
 /// What is well, or what is wrong with it and what to do.
@@ -183,7 +198,7 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checke
     if !endpoint.is_tls {
         return (true, Ok("Not used: esx.url says http, which is taken for this machine alone.".to_owned()));
     }
-    let seen = match tls::shown_fingerprint(options).await {
+    let seen = match shown_fingerprint(options).await {
         Ok(seen) => seen,
         Err(error) => {
             let advice = "What listens there does not speak TLS: check the port in esx.url (443 as a rule).";
@@ -193,7 +208,7 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checke
     let compare = "Compare the fingerprint with what the host's own console or `openssl x509 -noout -fingerprint \
                    -sha256 -in /etc/vmware/ssl/rui.crt` on the host says; if it is the same, set";
     let pin = format!("{compare} esx.verify = \"sha256:{seen}\" (OTTER_ESX_VERIFY).");
-    let refused = match tls::handshake(options, &options.verify, endpoint).await {
+    let refused = match tls::handshake(endpoint, &options.verify, options.connect_timeout).await {
         Ok(_) => None,
         Err(error) => Some(tls::reason(&error)),
     };

@@ -39,11 +39,9 @@ use keeper::Keeper;
 use session::Session;
 use task::Followers;
 
-pub use diagnosis::{Finding, diagnose};
+pub use diagnosis::{Finding, diagnose, shown_fingerprint};
 pub use options::{EsxOptions, OptionsError};
-pub use tls::{
-    OtherCertificate, TlsError, certificate_reason, client_config, fingerprint, shown_fingerprint,
-};
+pub use tls::{OtherCertificate, TlsError, certificate_reason, client_config, fingerprint};
 
 /// Commands that wait for the task of `run`; senders wait where there are more.
 const COMMANDS: usize = 1_024;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Url;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,7 +20,6 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 
-use super::options::{EsxOptions, service_url};
 use crate::domain::verify::{Fingerprint, Verify};
 use crate::hypervisor::{HostError, HostErrorKind};
 
@@ -65,21 +65,6 @@ pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
     Fingerprint(Sha256::digest(certificate).into())
 }
 
-/// The fingerprint of the certificate that the host shows now: for whoever has to pin it, and to be compared with
-/// what the host's own console says before it is believed.
-///
-/// # Errors
-/// `Unreachable` where there is no TLS to be had in time.
-pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
-    let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
-    let url = service_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
-    let endpoint = Endpoint::of(&url)?;
-    let Endpoint { host, port, .. } = &endpoint;
-    handshake(options, &Verify::Off, &endpoint).await.map_err(|error| {
-        unreachable(format!("No TLS with the host {host}:{port}: {}.", reason(&error))).caused_by(error)
-    })
-}
-
 /// Where a host is.
 pub struct Endpoint {
     pub host: String,
@@ -106,15 +91,11 @@ impl Endpoint {
     }
 }
 
-/// One handshake, judged so, within the time of a connection; gives the fingerprint of the certificate.
+/// One handshake, judged so, within `timeout`; gives the fingerprint of the certificate.
 ///
 /// # Errors
 /// Where there is no connection or no TLS, or the certificate is refused: [`reason`] finds the words.
-pub async fn handshake(
-    options: &EsxOptions,
-    verify: &Verify,
-    endpoint: &Endpoint,
-) -> io::Result<Fingerprint> {
+pub async fn handshake(endpoint: &Endpoint, verify: &Verify, timeout: Duration) -> io::Result<Fingerprint> {
     let config = client_config(verify).map_err(io::Error::other)?;
     let shown = async {
         let stream = tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
@@ -126,7 +107,7 @@ pub async fn handshake(
             .map(|certificate| fingerprint(certificate))
             .ok_or_else(|| io::Error::other("no certificate was shown"))
     };
-    tokio::time::timeout(options.connect_timeout, shown)
+    tokio::time::timeout(timeout, shown)
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "not within the time allowed")))
 }
