@@ -15,7 +15,7 @@ use crate::domain::power::PowerState;
 use crate::domain::scope::Scope;
 use crate::service::jobs::gate::Pass;
 use crate::service::leases::book::MachineKey;
-use crate::service::leases::desk::Stepped;
+use crate::service::leases::stepped::Stepped;
 use crate::store::IdempotencyKey;
 
 /// A lease that is asked for with a key, and no answer heard of yet.

@@ -18,7 +18,6 @@ const PASSED_OVER: &[&str] = &["simulation"];
 const KNOWN: &[&[&str]] = &[
     &["domain/audit.rs", "domain/job.rs", "domain/snapshot_rules.rs"],
     &["service/callers.rs", "service/limits.rs"],
-    &["service/leases/counted.rs", "service/leases/desk.rs"],
     &[
         "simulator/collector/mod.rs",
         "simulator/events.rs",

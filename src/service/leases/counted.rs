@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::book::{Book, Changes};
-use super::desk::Stepped;
+use super::stepped::Stepped;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::LeaseState;

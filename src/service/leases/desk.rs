@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::audited::{self, Cause};
 use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
 use super::fit::{Candidate, Selection, wants};
+use super::stepped::Stepped;
 use super::{LeaseView, LeasesParts, PoolView, counted};
 use crate::domain::access::{TokenLimits, TokenStanding};
 use crate::domain::audit::{Actor, AuditRecord};
 use crate::domain::event::{EventFilter, EventType, Subject};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{JobId, LeaseId, MachineId, TokenId};
-use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
+use crate::domain::ids::{LeaseId, MachineId, TokenId};
+use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
@@ -56,55 +57,6 @@ pub struct Order {
     step: Stepped,
     actor: Actor,
     reply: Option<oneshot::Sender<Result<Option<LeaseId>, Failure>>>,
-}
-
-/// A step, as it waits.
-#[derive(Clone, Debug)]
-pub enum Stepped {
-    Ask { lease: Box<Lease>, key: Option<IdempotencyKey>, limits: TokenLimits },
-    Asked(LeaseId),
-    Renew(LeaseId, Option<Duration>),
-    End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
-    Working(LeaseId, LeaseState, JobId),
-    Prepared(LeaseId, Result<(), Failure>),
-    Freed(LeaseId, Result<(), Failure>),
-    Overridden { id: LeaseId, by: String, reason: String },
-    SetAside(MachineKey, Quarantine, MachineId),
-    Clear(MachineKey, MachineId),
-}
-
-impl Stepped {
-    /// The step as the book takes it, where it needs to know no machines.
-    pub fn input(&self) -> Input<'static> {
-        match self {
-            Self::Ask { .. } | Self::Asked(_) => Input::Tick,
-            Self::Renew(id, ttl) => Input::Renew(*id, *ttl),
-            Self::End { id, reason, by, detail } => {
-                Input::End { id: *id, reason: *reason, by: by.clone(), detail: detail.clone() }
-            }
-            Self::Working(id, state, job) => Input::Working(*id, *state, *job),
-            Self::Prepared(id, outcome) => Input::Prepared(*id, outcome.clone()),
-            Self::Freed(id, outcome) => Input::Freed(*id, outcome.clone()),
-            Self::Overridden { id, by, reason } => {
-                Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
-            }
-            Self::SetAside(machine, quarantine, _) => Input::SetAside(machine.clone(), quarantine.clone()),
-            Self::Clear(machine, _) => Input::Clear(machine.clone()),
-        }
-    }
-
-    /// Whether there may be something to grant once it was taken.
-    pub const fn may_free_a_machine(&self) -> bool {
-        match self {
-            Self::End { .. } | Self::Prepared(..) | Self::Freed(..) | Self::Clear(..) => true,
-            Self::Ask { .. }
-            | Self::Asked(_)
-            | Self::Renew(..)
-            | Self::Working(..)
-            | Self::Overridden { .. }
-            | Self::SetAside(..) => false,
-        }
-    }
 }
 
 impl Desk {

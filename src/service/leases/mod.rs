@@ -14,6 +14,7 @@ pub(crate) mod desk;
 pub mod fit;
 pub mod holds;
 pub mod secret;
+pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
 pub(crate) mod work;
@@ -27,9 +28,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::book::{Kept, LeaseRules, MachineKey};
-use self::desk::{Desk, Stepped};
+use self::desk::Desk;
 use self::holds::Holds;
 use self::secret::Secrets;
+use self::stepped::Stepped;
 use super::callers::{Caller, Callers};
 use super::feed::Feed;
 use super::inventory::{Inventory, MachineRecord};

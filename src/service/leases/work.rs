@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::book::Then;
-use super::desk::{AGAIN, Desk, Stepped};
+use super::desk::{AGAIN, Desk};
+use super::stepped::Stepped;
 use crate::domain::audit::Actor;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{LeaseId, SnapshotId};
