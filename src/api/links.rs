@@ -1,7 +1,8 @@
 //! Paths to otter's own objects, with whatever an id may hold percent-encoded.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 
@@ -48,17 +49,11 @@ pub fn of_job(id: JobId, on: &MachineId) -> BTreeMap<String, String> {
     ])
 }
 
+/// All but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Percent-encodes one segment of a path (RFC 3986): all but the unreserved characters.
 #[must_use]
 pub fn encode(segment: &str) -> String {
-    let mut out = String::with_capacity(segment.len());
-    for byte in segment.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
+    utf8_percent_encode(segment, RESERVED).to_string()
 }
