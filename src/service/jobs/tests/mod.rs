@@ -157,12 +157,12 @@ async fn a_job_that_panics_each_time_ends_unknown_and_its_machine_goes_on() {
     let lab = Lab::new(1).await;
     lab.host.panic_if_examined(true);
     let id = lab.start(1, JobRequest::PowerOn).await;
-    let next = lab.start(1, JobRequest::PowerOff).await;
     let end = lab.end_in_time(id).await.job;
     assert_eq!((end.state, lab.host.examinations()), (JobState::Unknown, 5));
     assert_eq!(end.error.map(|failure| failure.kind), Some(FailureKind::OutcomeUnknown));
     assert_eq!(stored(&lab, id).await.state, JobState::Unknown);
     lab.host.panic_if_examined(false);
+    let next = lab.start(1, JobRequest::PowerOff).await;
     assert_eq!(lab.end_in_time(next).await.job.state, SUCCEEDED);
 }
 
