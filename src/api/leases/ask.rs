@@ -93,17 +93,8 @@ pub async fn create_lease(
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
     let key = key_of(&api, &caller, &method, &uri, &headers, &bytes)?;
-    let replayed = match &key {
-        Some(key) => api.services().leases.replayed(&caller, key).await?,
-        None => None,
-    };
-    let asked = if let Some(first) = replayed {
-        Asked::Before(first)
-    } else {
-        let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
-        api.services().leases.ask(&caller, new).await?
-    };
-    let (view, before) = match asked {
+    let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
+    let (view, before) = match api.services().leases.ask(&caller, new).await? {
         Asked::Now(view) => (view, false),
         Asked::Before(view) => (view, true),
     };

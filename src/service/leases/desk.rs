@@ -185,7 +185,7 @@ impl Desk {
     /// # Errors
     /// `no-free-machine` and `not-found`, each with what is missing; `ambiguous-name` if
     /// `select.machine` names several machines.
-    pub fn can_ever_be_granted(&self, lease: &Lease) -> Result<(), Failure> {
+    fn can_ever_be_granted(&self, lease: &Lease, candidates: &[Candidate]) -> Result<(), Failure> {
         self.parts.machines.picture()?;
         if let Some(reference) = &lease.select.machine
             && let Err(failure) = self.parts.machines.referenced(&lease.scope, reference)
@@ -194,8 +194,7 @@ impl Desk {
             return Err(failure);
         }
         let (mut why, mut fitting) = (None, false);
-        let candidates = self.candidates([lease]);
-        let selection = Selection::new(lease, &candidates);
+        let selection = Selection::new(lease, candidates);
         for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
             fitting = true;
             let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
@@ -281,12 +280,13 @@ impl Desk {
                 };
             }
             self.end_refused(book).await?;
+            let candidates = self.candidates(book.waiting().chain([&*lease]));
+            self.can_ever_be_granted(&lease, &candidates)?;
             within_limits(book, &lease, limits)?;
             let key = key.map(|key| (key, lease.id));
             let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
-            let candidates = self.candidates(book.waiting().chain([&*lease]));
             let cause = Cause { actor, renews: None };
             return Ok((None, self.step(book, cause, key, candidates, asked).await?));
         }

@@ -99,7 +99,7 @@ pub struct LeaseView {
 #[derive(Clone, Debug)]
 pub enum Asked {
     Now(LeaseView),
-    /// The key had been used by a call a moment earlier: that one's lease.
+    /// The key was used before: the lease of that call.
     Before(LeaseView),
 }
 
@@ -142,34 +142,14 @@ impl Leases {
         Desk::run(&self.0, stop).await;
     }
 
-    /// The lease that a key asked for, if it was used before.
+    /// Asks for a lease: granted at once, or queued if it has time to.
     ///
     /// # Errors
-    /// `idempotency-mismatch`, also if the machine of that lease has left the caller's scope; the store's.
-    pub async fn replayed(
-        &self,
-        caller: &Caller,
-        key: &IdempotencyKey,
-    ) -> Result<Option<LeaseView>, Failure> {
-        match self.0.parts.store.find_lease_key(key).await {
-            Ok(None) => Ok(None),
-            Ok(Some(kept)) if kept.fingerprint_matches => {
-                let Some(view) = self.get(kept.lease).await? else { return Ok(None) };
-                self.shown_to(caller, view).map(Some).ok_or_else(|| super::jobs::mismatch(&key.key))
-            }
-            Ok(Some(_)) => Err(super::jobs::mismatch(&key.key)),
-            Err(error) => Err(super::jobs::store_failure(&error)),
-        }
-    }
-
-    /// Asks for a lease: granted at once, or queued where it has time to.
-    ///
-    /// # Errors
-    /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow.
+    /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow;
+    /// `idempotency-mismatch`, also if the machine of the key's lease has left the caller's scope.
     pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<Asked, Failure> {
         let lease = self.lease_of(caller, &new)?;
-        self.0.can_ever_be_granted(&lease)?;
-        let (id, key) = (lease.id, new.key.clone());
+        let (id, key) = (lease.id, new.key.as_ref().map(|key| key.key.clone()));
         let stepped = self
             .0
             .order_by(
@@ -179,8 +159,9 @@ impl Leases {
             .await?;
         match (stepped, key) {
             (Some(first), Some(key)) => {
-                let before = self.replayed(caller, &key).await?;
-                before.map(Asked::Before).ok_or_else(|| unknown(first))
+                let before = self.get(first).await?.ok_or_else(|| unknown(first))?;
+                let shown = self.shown_to(caller, before).map(Asked::Before);
+                shown.ok_or_else(|| super::jobs::mismatch(&key))
             }
             _ => self.get_for(caller, id).await?.map(Asked::Now).ok_or_else(|| unknown(id)),
         }
