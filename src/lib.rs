@@ -1,5 +1,9 @@
 //! otter: a REST daemon in front of a VMware ESX host. The binary is a thin shell around this library.
 
+// The recorder of the tests is included by unit tests too, and names this crate.
+#[cfg(test)]
+extern crate self as otter;
+
 pub mod api;
 pub mod app;
 pub mod cli;

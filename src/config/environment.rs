@@ -34,7 +34,7 @@ const OF_RUNS: [&str; 12] = [
 
 /// The variables that test builds read. A release build has none of them.
 #[cfg(feature = "sabotage")]
-const OF_TESTS: [&str; 3] = ["OTTER_SABOTAGE", "OTTER_KILL_AT", "OTTER_RECORD_ANSWERS"];
+const OF_TESTS: [&str; 2] = ["OTTER_SABOTAGE", "OTTER_KILL_AT"];
 #[cfg(not(feature = "sabotage"))]
 const OF_TESTS: [&str; 0] = [];
 

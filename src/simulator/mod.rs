@@ -4,7 +4,7 @@
 //! server ──► soap ──► methods ──► world (pure)          pace: lets the world do what is due
 //!                        └──────► session ─ collector ─ properties ─► world
 //! control: a test's hand on all of it; admin: the same from outside; mishap: what may go wrong, in words
-//! events: collectors over the world's history; record: keeps answers for stricter readers, in test builds
+//! events: collectors over the world's history
 //! ```
 //! It shares nothing with otter's own side of the wire but the XML primitives.
 
@@ -18,7 +18,6 @@ mod methods;
 mod mishap;
 mod pace;
 mod properties;
-mod record;
 mod scenario;
 mod schema;
 mod server;
@@ -65,6 +64,8 @@ pub struct SimulatorOptions {
     pub clock: Clock,
     pub username: String,
     pub password: SecretString,
+    /// Is called with the method and the body of each answer. The method is empty if the request is not readable.
+    pub on_answer: Option<fn(&str, &str)>,
 }
 
 impl SimulatorOptions {
@@ -79,6 +80,7 @@ impl SimulatorOptions {
             clock,
             username: "root".to_owned(),
             password: SecretString::from("otter"),
+            on_answer: None,
         }
     }
 }
@@ -109,7 +111,8 @@ pub struct Simulator {
 impl Simulator {
     /// Listens, and serves from then on.
     pub async fn start(options: SimulatorOptions) -> Result<Self, SimulatorError> {
-        let SimulatorOptions { listen, admin, scenario, pace, clock, username, password } = options;
+        let SimulatorOptions { listen, admin, scenario, pace, clock, username, password, on_answer } =
+            options;
         let identity = server::Identity::make(&scenario.host.certificate_names)?;
         if let Some(elsewhere) = admin.filter(|address| !address.ip().is_loopback()) {
             return Err(SimulatorError::AdminNotOnLoopback(elsewhere));
@@ -133,7 +136,7 @@ impl Simulator {
             generation: CancellationToken::new(),
         };
         let (changed, _) = watch::channel(0);
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed, clock });
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed, clock, on_answer });
         let control = Control::new(Arc::clone(&shared));
         for mishap in &scenario.faults {
             control.bring_about(mishap);
@@ -220,6 +223,7 @@ struct Shared {
     /// Moves on with every call and every change.
     changed: watch::Sender<u64>,
     clock: Clock,
+    on_answer: Option<fn(&str, &str)>,
 }
 
 struct State {

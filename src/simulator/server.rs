@@ -25,7 +25,6 @@ use tower_http::compression::CompressionLayer;
 use super::control::{Comeback, Control};
 use super::faults::Disruption;
 use super::methods::{self, CallContext};
-use super::record;
 use super::soap;
 use super::{Shared, SimulatorError};
 
@@ -185,7 +184,7 @@ async fn call(
     };
     let request = match soap::Request::read(&body.to_bytes()) {
         Ok(request) => request,
-        Err(fault) => return Ok(respond_soap("", Err(fault), None)),
+        Err(fault) => return Ok(respond_soap(shared, "", Err(fault), None)),
     };
     let context = CallContext {
         cookie: session_cookie(&head.headers),
@@ -208,7 +207,7 @@ async fn call(
         if let (Ok(_), Some(operation_id)) = (&outcome.result, &request.operation_id) {
             shared.lock().calls.note_taken(&request.method, operation_id);
         }
-        respond_soap(&request.method, outcome.result, outcome.cookie)
+        respond_soap(shared, &request.method, outcome.result, outcome.cookie)
     };
     let mut disruption = disruption;
     while let Some(Disruption::Hand(hand, then)) = disruption {
@@ -218,7 +217,7 @@ async fn call(
     match disruption {
         // The hands are done.
         None | Some(Disruption::Hand(..)) => Ok(run().await),
-        Some(Disruption::Fault(fault)) => Ok(respond_soap(&request.method, Err(fault), None)),
+        Some(Disruption::Fault(fault)) => Ok(respond_soap(shared, &request.method, Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(Cut),
         Some(Disruption::CloseAfterRunning) => {
             run().await;
@@ -234,7 +233,9 @@ async fn call(
         Some(Disruption::Answer { status, content_type, body }) => {
             Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
         }
-        Some(Disruption::EmptyAnswer) => Ok(respond_soap(&request.method, soap::void(&request.method), None)),
+        Some(Disruption::EmptyAnswer) => {
+            Ok(respond_soap(shared, &request.method, soap::void(&request.method), None))
+        }
         Some(Disruption::CloseWhen { run: wanted, cancelled }) => {
             if wanted {
                 run().await;
@@ -254,6 +255,7 @@ async fn call(
 }
 
 fn respond_soap(
+    shared: &Shared,
     method: &str,
     result: Result<String, super::Fault>,
     cookie: Option<String>,
@@ -262,7 +264,9 @@ fn respond_soap(
         Ok(body) => (StatusCode::OK, body),
         Err(fault) => (StatusCode::INTERNAL_SERVER_ERROR, soap::fault(&fault)),
     };
-    record::answer(method, &body);
+    if let Some(on_answer) = shared.on_answer {
+        on_answer(method, &body);
+    }
     let mut response = respond(status, "text/xml; charset=utf-8", body);
     let cookie = cookie.map(|cookie| format!("{COOKIE_NAME}=\"{cookie}\"; Path=/; HttpOnly; Secure;"));
     if let Some(Ok(cookie)) = cookie.map(HeaderValue::try_from) {

@@ -19,6 +19,7 @@ use secrecy::SecretString;
 
 use super::newcomer;
 use super::suite::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
+use crate::harness::record;
 
 /// How the host is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +40,7 @@ impl OurBench {
 impl Bench for OurBench {
     async fn set(&self, pace: Pace) -> Result<Set> {
         let mut options = SimulatorOptions::new(scenario(), Clock::system());
+        options.on_answer = Some(record);
         options.pace = match pace {
             Pace::Brisk => simulator::Pace::Auto { scale: 0.01 },
             Pace::Held => simulator::Pace::Stepped,

@@ -3,10 +3,12 @@
 use otter::clock::Clock;
 use otter::simulator::{Comeback, Disruption, Fault, Restart, Scenario, Simulator, SimulatorOptions};
 
-use crate::harness::{otter, said};
+use crate::harness::{otter, record, said};
 
 async fn host(scenario: Scenario) -> Simulator {
-    Simulator::start(SimulatorOptions::new(scenario, Clock::system())).await.unwrap()
+    let mut options = SimulatorOptions::new(scenario, Clock::system());
+    options.on_answer = Some(record);
+    Simulator::start(options).await.unwrap()
 }
 
 async fn lab() -> Simulator {

@@ -19,6 +19,8 @@ use otter::esx::{EsxHypervisor, EsxOptions};
 use otter::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
+use crate::harness::record;
+
 /// The longest that a test waits for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -172,6 +174,7 @@ pub async fn paced(scenario: Scenario, pace: Pace) -> (Simulator, Running) {
 pub async fn simulator(scenario: Scenario, pace: Pace) -> Simulator {
     let mut options = SimulatorOptions::new(scenario, Clock::system());
     options.pace = pace;
+    options.on_answer = Some(record);
     Simulator::start(options).await.unwrap()
 }
 

@@ -179,16 +179,12 @@ impl Drop for Daemon {
     }
 }
 
-/// Where simulators keep their answers, the binary's too: see `tests/run`.
-const RECORD_ANSWERS: &str = "OTTER_RECORD_ANSWERS";
-
-/// The binary with these arguments and none of this process's `OTTER_` variables but that one.
+/// The binary with these arguments and without the `OTTER_` variables of this process.
 pub fn otter(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
-        let told = name.to_string_lossy();
-        if told.starts_with("OTTER_") && told != RECORD_ANSWERS {
+        if name.to_string_lossy().starts_with("OTTER_") {
             command.env_remove(&name);
         }
     }

@@ -13,7 +13,7 @@ use otter::simulator::{Control, Simulator, SimulatorOptions};
 
 use crate::memory::{self, MemoryHost};
 
-use super::{PATIENCE, Plan, in_memory};
+use super::{PATIENCE, Plan, in_memory, record};
 
 /// Which host a lab is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Host {
         match kind {
             HostKind::Ours => {
                 let options = SimulatorOptions::new(plan.scenario.clone(), clock.clone());
-                let options = SimulatorOptions { pace: plan.pace, ..options };
+                let options = SimulatorOptions { pace: plan.pace, on_answer: Some(record), ..options };
                 Self::Ours(Simulator::start(options).await.unwrap())
             }
             HostKind::GovmomiEsx => Self::Peer(Peer::start("esx").await),

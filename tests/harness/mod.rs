@@ -11,6 +11,7 @@ mod document;
 mod events;
 mod host;
 pub mod in_memory;
+mod recorder;
 mod simulated;
 mod wire;
 
@@ -49,6 +50,7 @@ pub use daemon::{Daemon, lines_of, otter, said};
 pub use events::{Events, NDJSON, Told};
 pub(crate) use host::on_every_host;
 pub use host::{Cast, Host, HostKind};
+pub use recorder::record;
 pub use simulated::{Held, HostProcess};
 pub use wire::{Wire, raw};
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
-use crate::harness::{Daemon, Host, HostKind, Plan, eventually, output};
+use crate::harness::{Daemon, Host, HostKind, Plan, eventually, output, record};
 
 /// The variables that name a Python with this pyvmomi.
 const PYVMOMI_9: &str = "OTTER_PYTHON";
@@ -124,7 +124,8 @@ async fn session_of(pyvmomi: &str) {
 /// Our simulator with the lab, twenty times as fast as for people.
 async fn lab() -> Simulator {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
-    Simulator::start(SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, ..options }).await.unwrap()
+    let options = SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, on_answer: Some(record), ..options };
+    Simulator::start(options).await.unwrap()
 }
 
 /// A script of this folder, for the Python of this variable, which `tests/run` has set up.

@@ -130,8 +130,7 @@ pub fn alone(command: &mut Command) {
     command.env("CURL_HOME", "/nonexistent").env("HOME", "/nonexistent").env("no_proxy", "*");
     // These variables name the tests' tools. otter does not read them, and would warn of them.
     for (name, _) in std::env::vars_os() {
-        let of_tests = name.to_string_lossy();
-        if of_tests.starts_with("OTTER_") && of_tests != "OTTER_RECORD_ANSWERS" {
+        if name.to_string_lossy().starts_with("OTTER_") {
             command.env_remove(&name);
         }
     }

@@ -5,6 +5,8 @@ mod breakage;
 mod conformity;
 mod events;
 mod machines;
+#[path = "../../../tests/harness/recorder.rs"]
+mod recorder;
 mod sessions;
 mod updates;
 
@@ -47,6 +49,7 @@ impl Lab {
         let clock = Clock::stepped(Timestamp::constant(1_780_000_000, 0));
         let mut options = SimulatorOptions::new(scenario, clock.clone());
         options.pace = Pace::Stepped;
+        options.on_answer = Some(recorder::record);
         change(&mut options);
         let simulator = Simulator::start(options).await.unwrap();
         // Another test may have been first.

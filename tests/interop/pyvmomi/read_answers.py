@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Reads answers of the simulator as pyvmomi reads them: it dies of any element, type, word or time that it does not
-know. The answers are those that all tests caused (src/simulator/record.rs).
+know. The answers are those of the simulators that tests start in their process (tests/harness/recorder.rs).
 
 Usage: read_answers.py DIRECTORY
 """
