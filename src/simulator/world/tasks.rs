@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::task::{Asking, STEPS};
 use super::{Event, MachineEvent, Operation, PowerState, Task, TaskState, World};
 use crate::simulator::fault::Fault;
-use crate::simulator::pace;
 use crate::simulator::value::{Moref, Value};
 
 /// How long hosts remember a task that has ended.
@@ -205,7 +204,7 @@ impl World {
         let after = match task.step {
             // A task is queued for a moment only.
             0 => Duration::ZERO,
-            _ => pace::duration_of(&task.operation) / steps,
+            _ => task.operation.duration() / steps,
         };
         if let super::Pace::Auto { .. } = self.pace {
             self.plan(after, Event::TaskStep(id.to_owned()));
