@@ -6,28 +6,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
-use super::faults::{Disruption, Event, Planned, SessionLoss};
+use super::faults::{Disruption, Event, Hand, Planned, Restart, SessionLoss};
 use super::mishap::Mishap;
 use super::world::World;
 use super::{Shared, State};
-
-/// How hostd answers while it is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comeback {
-    /// Connections are closed as soon as they are made, until [`Control::resume`].
-    Refuse,
-    /// The proxy answers 503, until [`Control::resume`].
-    Unavailable,
-}
-
-/// How hostd is restarted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Restart {
-    /// How it is away; `None`: it is back at once.
-    pub away: Option<Comeback>,
-    /// Whether what runs stops where it is; else machines finish it, with no task to see.
-    pub drop_running: bool,
-}
 
 impl State {
     /// Lets something happen; it is counted.
@@ -67,6 +49,18 @@ impl State {
 
     fn cut_connections(&mut self) {
         std::mem::replace(&mut self.generation, CancellationToken::new()).cancel();
+    }
+}
+
+impl Hand {
+    /// Runs `hand` when the call waits.
+    pub fn new(hand: impl Fn(&Control) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |shared| hand(&Control::new(Arc::clone(shared)))))
+    }
+
+    /// Does it.
+    pub fn act(&self, control: &Control) {
+        (self.0)(&control.shared);
     }
 }
 

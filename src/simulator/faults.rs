@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, Restart};
+use super::Shared;
 use super::fault::Fault;
 use super::world::Question;
 
@@ -39,25 +39,34 @@ pub enum Disruption {
     CloseWhen { run: bool, cancelled: CancellationToken },
 }
 
-/// What a test does to the host while a call waits.
+/// What a test does to the host while a call waits. [`Control`](super::Control) makes and runs it.
 #[derive(Clone)]
-pub struct Hand(Arc<dyn Fn(&Control) + Send + Sync>);
+pub struct Hand(pub(super) Arc<Act>);
 
-impl Hand {
-    pub fn new(hand: impl Fn(&Control) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(hand))
-    }
-
-    /// Does it.
-    pub fn act(&self, control: &Control) {
-        (self.0)(control);
-    }
-}
+type Act = dyn Fn(&Arc<Shared>) + Send + Sync;
 
 impl fmt::Debug for Hand {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Hand")
     }
+}
+
+/// How hostd answers while it is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comeback {
+    /// Connections are closed as soon as they are made, until [`Control::resume`](super::Control::resume).
+    Refuse,
+    /// The proxy answers 503, until [`Control::resume`](super::Control::resume).
+    Unavailable,
+}
+
+/// How hostd is restarted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Restart {
+    /// How it is away; `None`: it is back at once.
+    pub away: Option<Comeback>,
+    /// Whether what runs stops where it is; else machines finish it, with no task to see.
+    pub drop_running: bool,
 }
 
 /// What can happen to the host as a whole.

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::control::{Comeback, Restart};
 use super::fault::Fault;
-use super::faults::{Disruption, Event};
+use super::faults::{Comeback, Disruption, Event, Restart};
 use super::scenario::QuestionEntry;
 use super::schema::{self, Kind, Occurs};
 use super::value::{Moref, Value};

@@ -40,9 +40,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use control::{Comeback, Control, Restart};
+pub use control::Control;
 pub use fault::Fault;
-pub use faults::{Disruption, Event, Hand, Planned, SessionLoss};
+pub use faults::{Comeback, Disruption, Event, Hand, Planned, Restart, SessionLoss};
 pub use mishap::Mishap;
 pub use pace::Pace;
 pub use scenario::{HostSettings, Scenario, ScenarioError};

@@ -22,8 +22,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
 use tower_http::compression::CompressionLayer;
 
-use super::control::{Comeback, Control};
-use super::faults::Disruption;
+use super::control::Control;
+use super::faults::{Comeback, Disruption};
 use super::methods::{self, CallContext};
 use super::soap;
 use super::{Shared, SimulatorError};

@@ -27,13 +27,6 @@ const KNOWN: &[&[&str]] = &[
         "simulator/view.rs",
     ],
     &[
-        "simulator/control.rs",
-        "simulator/faults.rs",
-        "simulator/mishap.rs",
-        "simulator/scenario/file.rs",
-        "simulator/scenario/mod.rs",
-    ],
-    &[
         "store/archive.rs",
         "store/error.rs",
         "store/examine.rs",

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::generate::{derived_uuid, plain_machine};
+use super::question::QuestionEntry;
 use super::{HostSettings, Scenario, ScenarioError};
-use crate::simulator::fault::Fault;
 use crate::simulator::mishap::MishapEntry;
 use crate::simulator::world::{
-    Choice, Datastore, Guest, Machine, NetworkCard, PowerState, Question, SerialBacking, SerialPort,
+    Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
 };
 
 #[derive(Deserialize)]
@@ -157,30 +157,6 @@ struct SnapshotEntry {
     quiesced: bool,
     #[serde(default)]
     current: bool,
-}
-
-/// A question, and whether it is pending.
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct QuestionEntry {
-    id: String,
-    message_id: String,
-    text: String,
-    default_choice: Option<i32>,
-    choices: Vec<ChoiceEntry>,
-    /// Whether a power-on hangs on it now; else it is asked at the next one.
-    #[serde(default)]
-    pending: bool,
-}
-
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChoiceEntry {
-    key: String,
-    label: String,
-    summary: String,
-    #[serde(default)]
-    cancels: bool,
 }
 
 impl File {
@@ -379,30 +355,6 @@ impl SnapshotEntry {
             machine.current_snapshot = Some(id);
         }
         Ok(())
-    }
-}
-
-impl QuestionEntry {
-    /// The question, and whether it is there now; else it is asked at the next power-on.
-    pub fn convert(self) -> (Question, bool) {
-        let Self { id, message_id, text, default_choice, choices, pending } = self;
-        let cancelled = |message_id: &str| {
-            Fault::new(
-                "GenericVmConfigFault",
-                format!("The operation was ended by the answer to {message_id}."),
-            )
-            .with("reason", message_id)
-        };
-        let choices = choices
-            .into_iter()
-            .map(|ChoiceEntry { key, label, summary, cancels }| Choice {
-                key,
-                label,
-                summary,
-                fails_with: cancels.then(|| cancelled(&message_id)),
-            })
-            .collect();
-        (Question { id, message_id, text, choices, default_choice }, pending)
     }
 }
 

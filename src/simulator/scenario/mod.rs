@@ -2,6 +2,7 @@
 
 mod file;
 mod generate;
+mod question;
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use super::mishap::Mishap;
 use super::pace::Pace;
 use super::world::{Datastore, Host, Machine, Moment, Operation, PowerState, World};
 use file::File;
-pub(super) use file::QuestionEntry;
+pub(super) use question::QuestionEntry;
 
 /// A host with its datastores and machines, checked.
 #[derive(Clone, Debug)]
