@@ -14,6 +14,7 @@ mod control;
 mod events;
 mod fault;
 mod faults;
+mod look;
 mod methods;
 mod mishap;
 mod pace;

@@ -15,9 +15,11 @@ use uuid::Uuid;
 use super::collector::Collector;
 use super::events::EventCollector;
 use super::fault::Fault;
-use super::value::{Moref, Object};
+use super::look::{LookingSession, SessionList};
+use super::properties;
+use super::value::{Moref, Object, Value, references};
 use super::view::View;
-use super::world::{Happening, Moment};
+use super::world::{Happening, Moment, World};
 
 /// The collector that every session has.
 pub const COLLECTOR: &str = "ha-property-collector";
@@ -217,34 +219,12 @@ impl Sessions {
             session.active_at = now.wall;
         }
     }
-
-    pub fn user_sessions(&self) -> Vec<Object> {
-        let mut sessions: Vec<&Session> = self.by_cookie.values().collect();
-        sessions.sort_by(|a, b| (a.login_at, &a.key).cmp(&(b.login_at, &b.key)));
-        sessions.into_iter().map(Session::user_session).collect()
-    }
 }
 
 impl Session {
     /// The user that it belongs to.
     pub fn user(&self) -> &str {
         &self.user
-    }
-
-    /// `UserSession`
-    pub fn user_session(&self) -> Object {
-        Object::new("UserSession")
-            .with("key", &self.key)
-            .with("userName", &self.user)
-            .with("fullName", "Administrator")
-            .with("loginTime", self.login_at)
-            .with("lastActiveTime", self.active_at)
-            .with("locale", "en")
-            .with("messageLocale", "en")
-            .with("extensionSession", false)
-            .with("ipAddress", &self.address)
-            .with("userAgent", &self.agent)
-            .with("callCount", self.calls)
     }
 
     /// That it began.
@@ -332,12 +312,69 @@ impl Session {
         self.views.remove(id).is_some()
     }
 
-    pub fn views(&self) -> impl Iterator<Item = Moref> {
-        self.views.iter().map(|(id, view)| Moref::new(view.kind(), id.clone()))
-    }
-
     /// A new id of the form that hosts give to views, filters and collectors.
     pub fn object_id(&self, id: Uuid) -> String {
         format!("session[{}]{id}", self.key)
+    }
+}
+
+impl SessionList for Sessions {
+    fn user_sessions(&self) -> Vec<Object> {
+        let mut sessions: Vec<&Session> = self.by_cookie.values().collect();
+        sessions.sort_by(|a, b| (a.login_at, &a.key).cmp(&(b.login_at, &b.key)));
+        sessions.into_iter().map(Session::user_session).collect()
+    }
+}
+
+impl LookingSession for Session {
+    fn user_session(&self) -> Object {
+        Object::new("UserSession")
+            .with("key", &self.key)
+            .with("userName", &self.user)
+            .with("fullName", "Administrator")
+            .with("loginTime", self.login_at)
+            .with("lastActiveTime", self.active_at)
+            .with("locale", "en")
+            .with("messageLocale", "en")
+            .with("extensionSession", false)
+            .with("ipAddress", &self.address)
+            .with("userAgent", &self.agent)
+            .with("callCount", self.calls)
+    }
+
+    fn has(&self, object: &Moref) -> bool {
+        let id = object.id.as_str();
+        match object.kind {
+            "ContainerView" | "ListView" => self.view(id).is_some(),
+            "EventHistoryCollector" => self.history(id).is_some(),
+            "PropertyFilter" => self.has_filter(id),
+            "PropertyCollector" => self.collector(id).is_some(),
+            _ => false,
+        }
+    }
+
+    fn property(&self, world: &World, object: &Moref, name: &str) -> Option<Value> {
+        let id = object.id.as_str();
+        match (object.kind, name) {
+            ("ContainerView" | "ListView", "view") => Some(references(self.view(id)?.objects(world))),
+            ("ContainerView" | "ListView", other) => self.view(id)?.property(other),
+            ("EventHistoryCollector", "filter") => Some(Value::Object(self.history(id)?.filter.object())),
+            ("EventHistoryCollector", "latestPage") => {
+                Some(properties::events(world, self.history(id)?.latest(world)))
+            }
+            ("PropertyCollector", "filter") => {
+                let filters = self.collector(id)?.filters();
+                Some(references(filters.map(|id| Moref::new("PropertyFilter", id))))
+            }
+            _ => None,
+        }
+    }
+
+    fn views(&self) -> Vec<Moref> {
+        self.views.iter().map(|(id, view)| Moref::new(view.kind(), id.clone())).collect()
+    }
+
+    fn view_revision(&self) -> u64 {
+        self.view_revision
     }
 }

@@ -19,14 +19,6 @@ const KNOWN: &[&[&str]] = &[
     &["domain/audit.rs", "domain/job.rs", "domain/snapshot_rules.rs"],
     &["service/callers.rs", "service/limits.rs"],
     &[
-        "simulator/collector/mod.rs",
-        "simulator/events.rs",
-        "simulator/properties/mod.rs",
-        "simulator/session.rs",
-        "simulator/soap.rs",
-        "simulator/view.rs",
-    ],
-    &[
         "store/archive.rs",
         "store/error.rs",
         "store/examine.rs",

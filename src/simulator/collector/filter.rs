@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::spec::{FilterSpec, evaluate};
 use crate::esx::soap::xml::Writer;
 use crate::simulator::fault::Fault;
-use crate::simulator::properties::Look;
+use crate::simulator::look::{Look, LookingSession};
 use crate::simulator::value::{Moref, Value};
 
 /// How many objects that left are remembered.
@@ -95,7 +95,7 @@ impl Filter {
         let now = Seen {
             revision: look.world.revision(),
             structure: look.world.structure(),
-            views: look.session.map_or(0, |session| session.view_revision),
+            views: look.session.map_or(0, LookingSession::view_revision),
         };
         let before = self.seen.replace(now);
         let mut changed = false;

@@ -17,7 +17,7 @@ pub use spec::FilterSpec;
 use spec::{Reading, evaluate};
 
 use super::fault::Fault;
-use super::properties::Look;
+use super::look::Look;
 use super::value::{Moref, Value};
 use crate::esx::soap::xml::Writer;
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::fault::Fault;
-use super::super::properties::{self, Look};
+use super::super::look::Look;
+use super::super::properties;
 use super::super::schema;
 use super::super::soap;
 use super::super::value::{Moref, Value};

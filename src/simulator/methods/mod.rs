@@ -15,7 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::collector::{Collector, FilterSpec};
 use super::fault::Fault;
 use super::faults::SessionLoss;
-use super::properties::{self, Look};
+use super::look::{Look, LookingSession};
+use super::properties;
 use super::schema;
 use super::session::{Caller, Session};
 use super::soap::{self, Request};
@@ -215,7 +216,8 @@ fn smaller(asked: Option<usize>, limit: Option<usize>) -> Option<usize> {
 }
 
 fn look<'a>(state: &'a State, cookie: Option<&str>) -> Look<'a> {
-    Look { world: &state.world, sessions: &state.sessions, session: state.sessions.get(cookie) }
+    let session = state.sessions.get(cookie).map(|session| session as &dyn LookingSession);
+    Look { world: &state.world, sessions: &state.sessions, session }
 }
 
 fn session_mut<'a>(state: &'a mut State, cookie: Option<&str>) -> Result<&'a mut Session, Fault> {

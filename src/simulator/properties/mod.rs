@@ -18,18 +18,10 @@ mod machine;
 mod service;
 mod task;
 
+use super::look::Look;
 use super::schema;
-use super::session::{Session, Sessions};
 use super::value::{Moref, Object, Value, list, references, word};
 use super::world::{HostEvent, World};
-
-/// What may be looked at: the world, and the session that looks.
-#[derive(Clone, Copy)]
-pub struct Look<'a> {
-    pub world: &'a World,
-    pub sessions: &'a Sessions,
-    pub session: Option<&'a Session>,
-}
 
 /// The name of the only network.
 pub const NETWORK: &str = "HaNetwork-VM Network";
@@ -75,11 +67,11 @@ pub fn exists(look: Look<'_>, object: &Moref) -> bool {
                     .strip_suffix("-datastorebrowser")
                     .is_some_and(|store| look.world.datastore(store).is_some())
         }
-        "ContainerView" | "ListView" => look.session.is_some_and(|session| session.view(id).is_some()),
-        "EventHistoryCollector" => look.session.is_some_and(|session| session.history(id).is_some()),
-        "PropertyFilter" => look.session.is_some_and(|session| session.has_filter(id)),
+        "ContainerView" | "ListView" | "EventHistoryCollector" | "PropertyFilter" => {
+            look.session.is_some_and(|session| session.has(object))
+        }
         "PropertyCollector" if id != "ha-property-collector" => {
-            look.session.is_some_and(|session| session.collector(id).is_some())
+            look.session.is_some_and(|session| session.has(object))
         }
         "Folder" => matches!(
             id,
@@ -113,23 +105,9 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
             "value" => Some(list("CustomFieldValue", Vec::new())),
             _ => None,
         },
-        "ContainerView" | "ListView" => view_property(look, &object.id, name),
-        "EventHistoryCollector" => {
-            let collector = look.session?.history(&object.id)?;
-            match name {
-                "filter" => Some(Value::Object(collector.filter.object())),
-                "latestPage" => Some(events(look.world, collector.latest(look.world))),
-                _ => None,
-            }
+        "ContainerView" | "ListView" | "EventHistoryCollector" | "PropertyFilter" | "PropertyCollector" => {
+            look.session?.property(look.world, object, name)
         }
-        "PropertyFilter" => None,
-        "PropertyCollector" => match name {
-            "filter" => {
-                let filters = look.session?.collector(&object.id)?.filters();
-                Some(references(filters.map(|id| Moref::new("PropertyFilter", id))))
-            }
-            _ => None,
-        },
         "Folder"
         | "Datacenter"
         | "ComputeResource"
@@ -219,14 +197,6 @@ pub const fn event_type(happened: &HostEvent) -> &'static str {
 #[must_use]
 pub fn event_category(happened: &HostEvent) -> &'static str {
     event::category(&happened.what)
-}
-
-fn view_property(look: Look<'_>, id: &str, name: &str) -> Option<Value> {
-    let view = look.session?.view(id)?;
-    match name {
-        "view" => Some(references(view.objects(look.world))),
-        other => view.property(other),
-    }
 }
 
 /// The properties that every managed entity has.

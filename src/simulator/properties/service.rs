@@ -1,9 +1,9 @@
 //! The service itself: its content, and the managers that every host has.
 
-use super::super::session::Session;
+use super::super::look::{Look, LookingSession};
 use super::super::value::{Moref, Object, Value, list, references, texts};
 use super::super::world::{Task, World};
-use super::{Look, event, task};
+use super::{event, task};
 
 /// A managed object that is there from the start, and the field of `ServiceContent` that names it.
 pub struct Singleton {
@@ -102,7 +102,9 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
             world.history().events().next_back().map(|newest| Value::Object(event::object(world, newest)))
         }
         ("TaskManager", "description") => Some(Value::Object(task::description())),
-        ("ViewManager", "viewList") => Some(references(look.session.into_iter().flat_map(Session::views))),
+        ("ViewManager", "viewList") => {
+            Some(references(look.session.into_iter().flat_map(LookingSession::views)))
+        }
         ("OptionManager", "setting") => Some(list("OptionValue", Vec::new())),
         ("OptionManager", "supportedOption") => Some(list("OptionDef", Vec::new())),
         ("AuthorizationManager", "roleList") => Some(list("AuthorizationRole", roles())),

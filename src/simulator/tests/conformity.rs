@@ -1,6 +1,7 @@
 //! What the simulator tells is what vim25 declares: fields in their order, of their types, none required missing.
 
-use super::super::properties::{self, Look};
+use super::super::look::Look;
+use super::super::properties;
 use super::super::schema::{self, Occurs};
 use super::super::value::{Forest, Object};
 use super::*;
