@@ -62,6 +62,19 @@ impl fmt::Display for Role {
     }
 }
 
+/// How much a caller may do to snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Authority {
+    /// A caller below operator, who holds the machine by a lease.
+    Runner,
+    /// An operator, an admin, or any caller if there are no tokens.
+    Operator,
+    /// An operator who gave a reason in `Otter-Override`.
+    Override,
+    /// otter itself, which prepares or releases a machine.
+    System,
+}
+
 /// Names that otter uses for itself, and for callers without a token. No new token can have one.
 const RESERVED_NAMES: [&str; 2] = ["otter", "anonymous"];
 

@@ -11,7 +11,7 @@ use super::failure::{Failure, FailureKind};
 use super::ids::{JobId, LeaseId, MachineId};
 use super::job::{Job, JobState};
 use super::lease::{Lease, LeaseState};
-use super::origin::{RequestId, RequestOrigin};
+use super::origin::{Actor, RequestId, RequestOrigin};
 
 /// The longest detail, in characters.
 const MAX_DETAIL: usize = 1_024;
@@ -122,33 +122,6 @@ impl From<LeaseState> for AuditOutcome {
             LeaseState::Revoked => Self::Revoked,
             LeaseState::Failed => Self::Failed,
         }
-    }
-}
-
-/// The actor: a token's name, `anonymous`, `otter` or a command of its, and the request of the action.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Actor {
-    pub name: String,
-    pub origin: RequestOrigin,
-}
-
-impl Actor {
-    /// otter itself, without a request.
-    #[must_use]
-    pub fn otter() -> Self {
-        Self { name: "otter".to_owned(), origin: RequestOrigin::default() }
-    }
-
-    /// The command `otter token`. Its name has a space, so no token has the same.
-    #[must_use]
-    pub fn token_command() -> Self {
-        Self { name: "otter token".to_owned(), origin: RequestOrigin::default() }
-    }
-
-    /// The command `otter store`.
-    #[must_use]
-    pub fn store_command() -> Self {
-        Self { name: "otter store".to_owned(), origin: RequestOrigin::default() }
     }
 }
 

@@ -11,15 +11,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::audit::Actor;
+use super::access::Authority;
 use super::call::{Evidence, HostCall};
 use super::failure::Failure;
 use super::ids::{JobId, LeaseId, QuestionId, SnapshotId, TaskId};
 use super::lease::Readiness;
 use super::machine::MachineIdentity;
-use super::origin::RequestOrigin;
+use super::origin::{Actor, RequestOrigin};
 use super::power::PowerState;
-use super::snapshot_rules::Authority;
 
 /// What a caller asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! The origin of a request: the client's address, and the id under which otter logs the request.
+//! Who acts, and the origin of a request: the client's address, and the id under which otter logs
+//! the request.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,6 +16,33 @@ pub struct RequestOrigin {
     /// The client's address; absent on a Unix socket.
     pub address: Option<IpAddr>,
     pub request_id: Option<RequestId>,
+}
+
+/// The actor: a token's name, `anonymous`, `otter` or a command of its, and the request of the action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    pub name: String,
+    pub origin: RequestOrigin,
+}
+
+impl Actor {
+    /// otter itself, without a request.
+    #[must_use]
+    pub fn otter() -> Self {
+        Self { name: "otter".to_owned(), origin: RequestOrigin::default() }
+    }
+
+    /// The command `otter token`. Its name has a space, so no token has the same.
+    #[must_use]
+    pub fn token_command() -> Self {
+        Self { name: "otter token".to_owned(), origin: RequestOrigin::default() }
+    }
+
+    /// The command `otter store`.
+    #[must_use]
+    pub fn store_command() -> Self {
+        Self { name: "otter store".to_owned(), origin: RequestOrigin::default() }
+    }
 }
 
 impl RequestId {

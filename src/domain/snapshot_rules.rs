@@ -10,24 +10,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::access::Authority;
 use super::call::Evidence;
 use super::ids::{LeaseId, SnapshotId};
 use super::job::JobRequest;
 use super::names::matches_pattern;
 use super::snapshot::{Snapshots, path_segment};
-
-/// How much a caller may do to snapshots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Authority {
-    /// A caller below operator, who holds the machine by a lease.
-    Runner,
-    /// An operator, an admin, or any caller if there are no tokens.
-    Operator,
-    /// An operator who gave a reason in `Otter-Override`.
-    Override,
-    /// otter itself, which prepares or releases a machine.
-    System,
-}
 
 /// The rules for the snapshots of one machine, and the known origins of its snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::Failure;
-use crate::domain::origin::RequestOrigin;
+use crate::domain::origin::{Actor, RequestOrigin};
 use crate::store::{AuditCursor, AuditFilter, AuditPage, Store, StoreError};
 use crate::telemetry;
 

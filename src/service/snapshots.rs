@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::domain::access::Authority;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::Job;
 use crate::domain::machine::Machine;
 use crate::domain::pool::Pools;
-use crate::domain::snapshot_rules::{Authority, SnapshotChange, SnapshotRules, SnapshotTree};
+use crate::domain::snapshot_rules::{SnapshotChange, SnapshotRules, SnapshotTree};
 use crate::store::{Store, StoreError};
 
 /// What the configuration says of snapshots.

@@ -262,11 +262,10 @@ mod tests {
 
     use super::*;
     use crate::domain::access::{Role, TokenDigest};
-    use crate::domain::audit::Actor;
     use crate::domain::failure::Failure;
     use crate::domain::job::{Job, JobState};
     use crate::domain::lease::LeaseState;
-    use crate::domain::origin::RequestOrigin;
+    use crate::domain::origin::{Actor, RequestOrigin};
     use crate::store::samples::{ended, lease, queued, start};
     use crate::store::{AuditRetention, LeaseRow, PurgedAudit, SaveLeases, Store, StoredToken};
 

@@ -22,8 +22,9 @@ use super::leases::{self, KeptMachine, LeaseRow, SaveLeases};
 use super::open::{self, refusal};
 use super::writer::{Transaction, Write};
 use super::{StoreError, migrate, upkeep};
-use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
+use crate::domain::origin::Actor;
 use crate::domain::restored;
 
 /// The cause, in the audit, of the ended leases and the quarantines.

@@ -8,17 +8,16 @@ use proptest::option;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::domain::audit::Actor;
+use crate::domain::access::Authority;
 use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
 use crate::domain::ids::{JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
 use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
 use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft};
 use crate::domain::machine::MachineIdentity;
-use crate::domain::origin::{RequestId, RequestOrigin};
+use crate::domain::origin::{Actor, RequestId, RequestOrigin};
 use crate::domain::power::PowerState;
 use crate::domain::scope::Scope;
-use crate::domain::snapshot_rules::Authority;
 
 /// The first moment of the tests.
 pub fn start() -> Timestamp {

@@ -9,8 +9,9 @@ use super::audit;
 use super::writer::{Transaction, Write};
 use super::{Reader, StoreError, microseconds};
 use crate::domain::access::{Role, TokenDigest, TokenLimits};
-use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::ids::TokenId;
+use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 
 /// A token as it is kept.

@@ -1,11 +1,10 @@
 //! By what right a job is asked for, and who says whether that is enough.
 
-use crate::domain::access::Role;
+use crate::domain::access::{Authority, Role};
 use crate::domain::failure::Failure;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::LeaseState;
 use crate::domain::machine::Machine;
-use crate::domain::snapshot_rules::Authority;
 use crate::service::callers::Caller;
 
 /// By what right a job is asked for.

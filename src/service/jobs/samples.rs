@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use crate::domain::access::Authority;
 use crate::domain::call::{Evidence, SeenSnapshot};
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::origin::RequestOrigin;
 use crate::domain::power::PowerState;
-use crate::domain::snapshot_rules::Authority;
 use crate::service::inventory::samples;
 
 #[must_use]

@@ -4,11 +4,11 @@
 use jiff::Timestamp;
 
 use super::book::{Book, Changes, MachineKey};
-use crate::domain::audit::{Actor, AuditAction, AuditOutcome, AuditRecord, between};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord, between};
 use crate::domain::duration;
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{Lease, LeaseEnd, LeaseState, Quarantine};
-use crate::domain::origin::RequestOrigin;
+use crate::domain::origin::{Actor, RequestOrigin};
 
 /// Why a step is taken.
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,11 @@ use super::identity::IdentityDocument;
 use super::intent::IntentDocument;
 use super::origin::{ActorDocument, OriginDocument};
 use super::{DocumentError, job_id, lease_id, power, time, word};
+use crate::domain::access::Authority;
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
-use crate::domain::snapshot_rules::Authority;
 
 #[derive(Serialize, Deserialize)]
 pub struct JobDocument {

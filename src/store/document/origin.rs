@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DocumentError, word};
-use crate::domain::audit::Actor;
-use crate::domain::origin::{RequestId, RequestOrigin};
+use crate::domain::origin::{Actor, RequestId, RequestOrigin};
 
 #[derive(Default, Serialize, Deserialize)]
 pub struct OriginDocument {

@@ -31,11 +31,11 @@ pub use self::vocabulary::{
     Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, Rules, Seen, Shown,
     TaskEnd,
 };
-use crate::domain::audit::Actor;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
+use crate::domain::origin::Actor;
 use crate::service::jobs::clocks;
 use crate::service::trouble::Trouble;
 

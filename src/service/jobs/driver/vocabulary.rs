@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::domain::audit::Actor;
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::Job;
 use crate::domain::lease::Readiness;
+use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::Accepted;

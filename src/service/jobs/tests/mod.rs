@@ -8,11 +8,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use self::fake::{Answer, Lab};
-use crate::domain::audit::Actor;
 use crate::domain::call::HostCall;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, MachineId};
 use crate::domain::job::{JobRequest, JobState};
+use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::service::jobs::Started;
 use crate::store::{IdempotencyKey, Keep, Retention};

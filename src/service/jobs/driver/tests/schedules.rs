@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::world::{Owner, World, kickstart, trouble};
 use super::{RULES, create, job, others, revert, start};
-use crate::domain::audit::Actor;
 use crate::domain::call::{CallKind, HostCall};
 use crate::domain::ids::TaskId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, StepState};
 use crate::domain::lease::Readiness;
+use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::driver::{
