@@ -255,7 +255,7 @@ impl Callers {
     /// # Errors
     /// `too-many-requests`
     pub fn count_request(&self, caller: &Caller) -> Result<(), Failure> {
-        self.limiter.request(caller, self.clock.elapsed())
+        self.limiter.request(&caller.name, &caller.limits, self.clock.elapsed())
     }
 
     /// What tokens with limits use.

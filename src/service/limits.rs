@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::callers::Caller;
+use crate::domain::access::TokenLimits;
 use crate::domain::failure::{Failure, FailureKind};
 
 /// What is in use, by the names of tokens. Only tokens with a limit are counted.
@@ -33,21 +33,20 @@ pub struct CountedStream {
 }
 
 impl Limiter {
-    /// Counts a request at this moment of the clock that does not jump.
+    /// Counts a request of a token at this moment of the clock that does not jump.
     ///
     /// # Errors
     /// `too-many-requests`
-    pub fn request(&self, caller: &Caller, now: Duration) -> Result<(), Failure> {
-        let Some(most) = caller.limits.requests_per_second else { return Ok(()) };
+    pub fn request(&self, token: &Arc<str>, limits: &TokenLimits, now: Duration) -> Result<(), Failure> {
+        let Some(most) = limits.requests_per_second else { return Ok(()) };
         let most_in_bucket = f64::from(most);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket =
-            buckets.entry(Arc::clone(&caller.name)).or_insert(Bucket { left: most_in_bucket, at: now });
+        let bucket = buckets.entry(Arc::clone(token)).or_insert(Bucket { left: most_in_bucket, at: now });
         let refilled = now.saturating_sub(bucket.at).as_secs_f64() * most_in_bucket;
         let left = (bucket.left + refilled).min(most_in_bucket);
         *bucket = Bucket { left, at: now };
         if left < 1.0 {
-            let failure = too_many(&caller.name, &format!("{most} requests per second"));
+            let failure = too_many(token, &format!("{most} requests per second"));
             let until_next = Duration::from_secs_f64((1.0 - left) / most_in_bucket);
             return Err(Failure { retry_after: Some(until_next), ..failure });
         }
@@ -55,20 +54,19 @@ impl Limiter {
         Ok(())
     }
 
-    /// Counts a stream for as long as the answer is kept. `None` if the caller has no limit.
+    /// Counts a stream of a token for as long as the answer is kept. `None` if the caller has no limit.
     ///
     /// # Errors
     /// `too-many-requests`
-    pub fn stream(&self, caller: &Caller) -> Result<Option<CountedStream>, Failure> {
-        let Some(most) = caller.limits.streams else { return Ok(None) };
+    pub fn stream(&self, token: &Arc<str>, limits: &TokenLimits) -> Result<Option<CountedStream>, Failure> {
+        let Some(most) = limits.streams else { return Ok(None) };
         let mut streams = lock(&self.streams);
-        let open = streams.entry(Arc::clone(&caller.name)).or_default();
+        let open = streams.entry(Arc::clone(token)).or_default();
         if *open >= most {
-            return Err(too_many(&caller.name, &format!("{most} open streams of events")));
+            return Err(too_many(token, &format!("{most} open streams of events")));
         }
         *open += 1;
-        let token = Arc::clone(&caller.name);
-        Ok(Some(CountedStream { streams: Arc::clone(&self.streams), token }))
+        Ok(Some(CountedStream { streams: Arc::clone(&self.streams), token: Arc::clone(token) }))
     }
 }
 
@@ -105,35 +103,36 @@ fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::access::{Role, TokenLimits};
 
-    fn caller(limits: TokenLimits) -> Caller {
-        Caller { limits, ..Caller::new("ci", Role::Runner) }
+    fn token() -> Arc<str> {
+        Arc::from("ci")
     }
 
     #[test]
     fn requests_are_refused_over_the_limit_and_come_back_with_time() {
         let limiter = Limiter::default();
-        let runner = caller(TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() });
-        let at = |milliseconds| limiter.request(&runner, Duration::from_millis(milliseconds)).is_ok();
+        let limits = TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() };
+        let at =
+            |milliseconds| limiter.request(&token(), &limits, Duration::from_millis(milliseconds)).is_ok();
         assert!(at(0) && at(0));
-        let refused = limiter.request(&runner, Duration::ZERO).unwrap_err();
+        let refused = limiter.request(&token(), &limits, Duration::ZERO).unwrap_err();
         assert_eq!(refused.kind, FailureKind::TooManyRequests);
         assert_eq!(refused.retry_after, Some(Duration::from_millis(500)));
         assert!(!at(499) && at(500) && !at(500));
         // After any idle time, at most the requests of one second pass at once.
         assert!(at(60_000) && at(60_000) && !at(60_000));
-        assert!((0..1_000).all(|_| limiter.request(&caller(TokenLimits::default()), Duration::ZERO).is_ok()));
+        let none = TokenLimits::default();
+        assert!((0..1_000).all(|_| limiter.request(&token(), &none, Duration::ZERO).is_ok()));
     }
 
     #[test]
     fn streams_are_counted_until_they_are_dropped() {
         let limiter = Limiter::default();
-        let runner = caller(TokenLimits { streams: Some(1), ..TokenLimits::default() });
-        let open = limiter.stream(&runner).unwrap();
-        assert_eq!(limiter.stream(&runner).unwrap_err().kind, FailureKind::TooManyRequests);
+        let limits = TokenLimits { streams: Some(1), ..TokenLimits::default() };
+        let open = limiter.stream(&token(), &limits).unwrap();
+        assert_eq!(limiter.stream(&token(), &limits).unwrap_err().kind, FailureKind::TooManyRequests);
         drop(open);
-        assert!(limiter.stream(&runner).unwrap().is_some());
-        assert!(limiter.stream(&caller(TokenLimits::default())).unwrap().is_none());
+        assert!(limiter.stream(&token(), &limits).unwrap().is_some());
+        assert!(limiter.stream(&token(), &TokenLimits::default()).unwrap().is_none());
     }
 }

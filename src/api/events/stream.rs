@@ -61,7 +61,7 @@ impl Stream {
         wait: Option<Duration>,
         place: Place,
     ) -> Result<Self, Failure> {
-        let counted = api.services().callers.limiter().stream(caller)?;
+        let counted = api.services().callers.limiter().stream(&caller.name, &caller.limits)?;
         let now = api.clock().elapsed();
         Ok(Self {
             api: api.clone(),
