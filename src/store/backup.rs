@@ -11,9 +11,10 @@ use sqlx::Connection;
 use super::archive::{self, Manifest};
 use super::files::{self, SECRET_KEY};
 use super::migrate::{self, CopyError};
-use super::open::{self, refusal};
+use super::open;
 use super::restore::Undo;
-use super::{StoreError, key, upkeep};
+use super::sqlite_errors::refusal;
+use super::{StoreError, key, schema, sqlite_errors, upkeep};
 
 /// Writes the archive into a new file that only its owner may read.
 ///
@@ -38,7 +39,7 @@ pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<
     let _copy = Undo::of(&copy);
     migrate::copy_into(&mut connection, &copy).await.map_err(|error| match error {
         CopyError::File(source) => not_written(source),
-        CopyError::Database(source) if open::is_unwritable(&source) => {
+        CopyError::Database(source) if sqlite_errors::is_unwritable(&source) => {
             StoreError::ArchiveNotWritten { path: archive.to_owned(), source: source.into() }
         }
         CopyError::Database(source) => refused(source),
@@ -46,7 +47,7 @@ pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<
     // An error of this connection does not matter any more.
     drop(connection.close().await);
     let manifest =
-        archive::write(&file, &copy, key.as_deref(), migrate::current(), now).map_err(not_written)?;
+        archive::write(&file, &copy, key.as_deref(), schema::current(), now).map_err(not_written)?;
     sync_parent(archive).map_err(not_written)?;
     undo.keep();
     Ok(manifest)

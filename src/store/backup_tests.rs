@@ -224,7 +224,7 @@ async fn a_damaged_or_newer_archive_is_refused_and_leaves_nothing_behind() {
         changed[at..at + bytes.len()].copy_from_slice(bytes);
         changed
     };
-    let current = super::migrate::current().to_string();
+    let current = super::schema::current().to_string();
     let schema = format!("\"schema\": {current}");
     // Without the space there is room for a digit more.
     let newest = format!("\"schema\":{}", "9".repeat(current.len() + 1));

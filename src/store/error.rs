@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::archive::ArchiveError;
 use super::document::DocumentError;
 use super::key::KeyError;
+use super::schema::current;
 use crate::domain::ids::JobId;
 
 /// A failure of the store.
@@ -56,7 +57,7 @@ pub enum StoreError {
         "the database {} has schema {found}, and this otter works with schema {}: use the otter that made it, or \
          start this one's daemon once, which brings the database up to date",
         path.display(),
-        super::migrate::current()
+        current()
     )]
     OlderDatabase { path: PathBuf, found: i64 },
     #[error(
@@ -102,7 +103,7 @@ pub enum StoreError {
         "the archive {} has schema {schema}, and this otter works with schema {}: restore it with the otter that made \
          it, or a newer one",
         path.display(),
-        super::migrate::current()
+        current()
     )]
     NewerArchive { path: PathBuf, schema: i64 },
     #[error(transparent)]
@@ -142,7 +143,7 @@ impl StoreError {
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         match self {
-            Self::Database(cause) if !super::writer::contradicts(cause) => Some(super::told(cause)),
+            Self::Database(cause) if !contradicts(cause) => Some(super::told(cause)),
             _ => None,
         }
     }
@@ -157,4 +158,11 @@ impl From<sqlx::Error> for StoreError {
     fn from(source: sqlx::Error) -> Self {
         Self::Database(Arc::new(source))
     }
+}
+
+/// Whether a write was refused because of its content, not because of the disk.
+pub fn contradicts(cause: &sqlx::Error) -> bool {
+    use sqlx::error::ErrorKind;
+    let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);
+    kind.is_some_and(|kind| !matches!(kind, ErrorKind::Other))
 }

@@ -6,8 +6,10 @@ use rustix::fs::Access;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
-use super::files::{self, DATABASE, LOCK};
-use super::open::{self, BUSY_TIMEOUT, refusal, require_content};
+use super::files::{DATABASE, LOCK};
+use super::open::{self, BUSY_TIMEOUT, require_content};
+use super::sqlite_errors::refusal;
+use super::state_directory::directory;
 use super::{StoreError, migrate};
 
 /// What a state directory holds.
@@ -28,34 +30,6 @@ pub enum Existing {
     /// The directory, without a database in it.
     Directory,
     Database,
-}
-
-/// Checks that a directory can hold the state: it, or its parent if it is missing, must be
-/// writable. True if the directory exists.
-///
-/// # Errors
-/// What is in the way, and what to do.
-pub fn directory(path: &Path) -> Result<bool, StoreError> {
-    let failed = |source: std::io::Error| StoreError::CreateDirectory { path: path.to_owned(), source };
-    let writable = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_dir() => Err(StoreError::NotADirectory { path: path.to_owned() }),
-        Ok(found) if files::is_shared(&found) => Err(StoreError::SharedDirectory { path: path.to_owned() }),
-        Ok(_) => rustix::fs::access(path, writable)
-            .map(|()| true)
-            .map_err(|error| StoreError::not_writable(path, error.into())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if let Ok(target) = std::fs::read_link(path) {
-                return Err(StoreError::DanglingLink { path: path.to_owned(), target });
-            }
-            // The parent of a bare name is the directory that otter was started in.
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            rustix::fs::access(parent.unwrap_or(Path::new(".")), writable)
-                .map(|()| false)
-                .map_err(|error| failed(error.into()))
-        }
-        Err(error) => Err(failed(error)),
-    }
 }
 
 /// Looks at a directory and its database.

@@ -1,4 +1,4 @@
-//! The schema: the version of a database, and the migrations by which the daemon updates it.
+//! Updates the schema of a database by its migrations, and refuses a database of another schema.
 //!
 //! ```text
 //! copy otter.db to otter.db.before-<schema> ─► foreign keys off ─► begin ─► migrations ─► foreign_key_check ─► commit
@@ -8,18 +8,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::{Connection, SqliteConnection};
 
-use super::open::refusal;
+use super::schema::{MIGRATIONS, current};
+use super::sqlite_errors::refusal;
 use super::{StoreError, files};
-
-pub static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
-
-/// The schema that this otter works with: the number of its last migration.
-pub fn current() -> i64 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
-}
 
 /// Refuses a database whose schema is not the one that this otter works with.
 pub async fn require_current(

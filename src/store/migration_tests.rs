@@ -7,8 +7,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection};
 use tempfile::TempDir;
 
-use super::migrate::{self, MIGRATIONS};
 use super::samples::{ended, lease, queued, start};
+use super::schema::{self, MIGRATIONS};
 use super::{IdempotencyKey, Store, StoreError, backup, check, compact, document, microseconds};
 use crate::domain::job::JobState;
 use crate::domain::lease::{LeaseState, Quarantine};
@@ -201,7 +201,7 @@ async fn a_filled_database_of_every_schema_is_migrated_whole_and_copied_before()
         assert_whole(&store, schema).await;
         drop(store);
         let copy = directory.path().join(format!("otter.db.before-{schema}"));
-        assert_eq!(copy.exists(), schema < migrate::current(), "schema {schema}");
+        assert_eq!(copy.exists(), schema < schema::current(), "schema {schema}");
         if !copy.exists() {
             continue;
         }
@@ -241,12 +241,12 @@ async fn a_copy_of_an_earlier_migration_is_kept_if_it_holds_something_else() {
 #[tokio::test]
 async fn the_order_of_leases_does_not_depend_on_the_order_of_rows() {
     let directory = TempDir::new().unwrap();
-    filled(directory.path(), migrate::current()).await;
+    filled(directory.path(), schema::current()).await;
     let mut connection = connection(directory.path()).await;
     run(&mut connection, "UPDATE leases SET rowid = 1000 - rowid".to_owned()).await;
     run(&mut connection, "VACUUM".to_owned()).await;
     connection.close().await.unwrap();
-    assert_whole(&Store::open(directory.path()).await.unwrap(), migrate::current()).await;
+    assert_whole(&Store::open(directory.path()).await.unwrap(), schema::current()).await;
 }
 
 /// A migration that would leave a row without the one that it refers to changes nothing.

@@ -32,6 +32,9 @@ mod purge;
 mod restore;
 #[cfg(test)]
 mod samples;
+mod schema;
+mod sqlite_errors;
+mod state_directory;
 #[cfg(test)]
 mod tests;
 mod tokens;

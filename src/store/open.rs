@@ -19,7 +19,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
 use super::files::{self, DATABASE, LOCK, UNFINISHED_RESTORE};
-use super::{StoreError, migrate};
+use super::sqlite_errors::refusal;
+use super::{StoreError, migrate, state_directory};
 
 /// How long a statement waits for another process, such as `otter token`, that writes just now.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,18 +32,6 @@ const READER_TIMEOUT: Duration = Duration::from_secs(30);
 /// sqlx logs statements that take this long separately.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The primary result codes of SQLite that tell what is wrong with a file.
-const SQLITE_READONLY: i32 = 8;
-const SQLITE_IOERR: i32 = 10;
-const SQLITE_CORRUPT: i32 = 11;
-const SQLITE_FULL: i32 = 13;
-const SQLITE_CANTOPEN: i32 = 14;
-const SQLITE_NOTADB: i32 = 26;
-
-/// The extended result codes of a file that cannot be read.
-const SQLITE_IOERR_READ: i32 = SQLITE_IOERR | (1 << 8);
-const SQLITE_IOERR_SHORT_READ: i32 = SQLITE_IOERR | (2 << 8);
-
 pub struct Opened {
     pub writer: SqliteConnection,
     pub readers: SqlitePool,
@@ -51,9 +40,9 @@ pub struct Opened {
 
 /// Opens the database for the daemon: locks the directory, makes what is missing, and migrates.
 pub async fn open(directory: &Path) -> Result<Opened, StoreError> {
-    files::make_directory(directory)?;
+    state_directory::make_directory(directory)?;
     let lock = lock(directory)?;
-    files::tighten(directory)?;
+    state_directory::tighten(directory)?;
     let file = directory.join(DATABASE);
     if !file.exists() {
         make(directory, &file).await?;
@@ -80,7 +69,7 @@ pub async fn make_if_missing(directory: &Path) -> Result<(), StoreError> {
         return existing(directory).map(drop);
     }
     let _lock = lock(directory)?;
-    files::tighten(directory)?;
+    state_directory::tighten(directory)?;
     // A daemon may have made the database before this process had the lock.
     if file.exists() { Ok(()) } else { make(directory, &file).await }
 }
@@ -242,32 +231,4 @@ pub fn lock(directory: &Path) -> Result<File, StoreError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(not_writable)?;
     Ok(file)
-}
-
-/// The meaning of an SQLite error for the process that opens this file.
-pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
-    match extended_code(&source).map(primary_code) {
-        Some(SQLITE_NOTADB | SQLITE_CORRUPT) => StoreError::NotADatabase { path: file.to_owned(), source },
-        Some(SQLITE_READONLY | SQLITE_CANTOPEN | SQLITE_IOERR | SQLITE_FULL) => {
-            StoreError::NotWritable { path: directory.to_owned(), source: source.into() }
-        }
-        _ => StoreError::Open { path: file.to_owned(), source },
-    }
-}
-
-/// Whether an SQLite error means that a file cannot be made or written.
-pub fn is_unwritable(source: &sqlx::Error) -> bool {
-    extended_code(source).is_some_and(|code| match code {
-        SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ => false,
-        _ => matches!(primary_code(code), SQLITE_IOERR | SQLITE_FULL | SQLITE_CANTOPEN),
-    })
-}
-
-fn extended_code(source: &sqlx::Error) -> Option<i32> {
-    source.as_database_error()?.code()?.parse().ok()
-}
-
-/// Extended codes carry the primary one in their lowest byte.
-const fn primary_code(extended: i32) -> i32 {
-    extended & 0xff
 }

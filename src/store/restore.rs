@@ -19,9 +19,10 @@ use super::fence_floor::RaiseFenceFloor;
 use super::files::{self, DATABASE, LOCK, SECRET_KEY, UNFINISHED_RESTORE as UNFINISHED};
 use super::jobs::{self, UpdateJob};
 use super::leases::{self, KeptMachine, LeaseRow, SaveLeases};
-use super::open::{self, refusal};
+use super::open;
+use super::sqlite_errors::refusal;
 use super::writer::{Transaction, Write};
-use super::{StoreError, migrate, upkeep};
+use super::{StoreError, migrate, schema, state_directory, upkeep};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
 use crate::domain::origin::Actor;
@@ -48,17 +49,17 @@ pub struct Restored {
 pub async fn restore(archive: &Path, state_dir: &Path, now: Timestamp) -> Result<Restored, StoreError> {
     let unusable = |source| StoreError::Archive { path: archive.to_owned(), source };
     let schema = archive::manifest(archive).map_err(unusable)?.schema;
-    if schema > migrate::current() {
+    if schema > schema::current() {
         return Err(StoreError::NewerArchive { path: archive.to_owned(), schema });
     }
     let mut undo = Undo::default();
     let was_there = state_dir.exists();
-    files::make_directory(state_dir)?;
+    state_directory::make_directory(state_dir)?;
     if !was_there {
         undo.add(state_dir);
     }
     let _lock = lock_empty(state_dir, &mut undo)?;
-    files::tighten(state_dir)?;
+    state_directory::tighten(state_dir)?;
     for name in [UNFINISHED, "otter.db.restoring-journal", SECRET_KEY] {
         undo.add(&state_dir.join(name));
     }

@@ -10,9 +10,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Mutex;
 
-use super::files::{self, DATABASE};
-use super::open::{self, refusal};
-use super::{ReadConnection, Reader, StoreError, jobs, key, leases, migrate, tokens};
+use super::files::DATABASE;
+use super::open;
+use super::sqlite_errors::refusal;
+use super::{ReadConnection, Reader, StoreError, jobs, key, leases, migrate, state_directory, tokens};
 
 /// The data that a check reads.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
@@ -75,7 +76,7 @@ pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
 pub async fn compact(state_dir: &Path) -> Result<Compacted, StoreError> {
     let file = open::existing(state_dir)?;
     let _lock = open::lock(state_dir)?;
-    files::tighten(state_dir)?;
+    state_directory::tighten(state_dir)?;
     let refused = |source| refusal(state_dir, &file, source);
     let mut connection = open::whole(state_dir, &file).await?;
     migrate::require_current(&mut connection, state_dir, &file).await?;

@@ -16,6 +16,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::error::contradicts;
 use super::{Store, StoreError};
 
 /// Writes that may wait; whoever comes then waits to be let in.
@@ -211,13 +212,6 @@ fn note(store: &Store, writes: usize, refusal: Option<&Arc<sqlx::Error>>) {
         (None, true) => tracing::info!("the database takes commits again"),
         _ => {}
     }
-}
-
-/// Whether a write was refused because of its content, not because of the disk.
-pub fn contradicts(cause: &sqlx::Error) -> bool {
-    use sqlx::error::ErrorKind;
-    let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);
-    kind.is_some_and(|kind| !matches!(kind, ErrorKind::Other))
 }
 
 /// Where a transaction ended without a commit.

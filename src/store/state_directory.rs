@@ -1,0 +1,112 @@
+//! The state directory itself: whether it can be used, how it is made, and that only otter's user
+//! reaches what is in it, with every umask, and even if another process made the files.
+
+use std::fs::{DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::Access;
+
+use super::StoreError;
+use super::files::{DATABASE, LOCK, PRIVATE_FILE, SECRET_KEY};
+
+const PRIVATE_DIRECTORY: u32 = 0o700;
+const STICKY: u32 = 0o1000;
+
+/// Checks that a directory can hold the state: it, or its parent if it is missing, must be
+/// writable. True if the directory exists.
+///
+/// # Errors
+/// What is in the way, and what to do.
+pub fn directory(path: &Path) -> Result<bool, StoreError> {
+    let failed = |source: std::io::Error| StoreError::CreateDirectory { path: path.to_owned(), source };
+    let writable = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_dir() => Err(StoreError::NotADirectory { path: path.to_owned() }),
+        Ok(found) if is_shared(&found) => Err(StoreError::SharedDirectory { path: path.to_owned() }),
+        Ok(_) => rustix::fs::access(path, writable)
+            .map(|()| true)
+            .map_err(|error| StoreError::not_writable(path, error.into())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Ok(target) = std::fs::read_link(path) {
+                return Err(StoreError::DanglingLink { path: path.to_owned(), target });
+            }
+            // The parent of a bare name is the directory that otter was started in.
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            rustix::fs::access(parent.unwrap_or(Path::new(".")), writable)
+                .map(|()| false)
+                .map_err(|error| failed(error.into()))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Makes the state directory if it is missing, for its owner alone. Its parent must exist: a parent that is missing is
+/// more likely a typing error, or a disk that is not mounted.
+pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
+    if self::directory(directory)? {
+        return Ok(());
+    }
+    let failed = |source| StoreError::CreateDirectory { path: directory.to_owned(), source };
+    match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(directory) {
+        Ok(()) => {
+            std::fs::set_permissions(directory, Permissions::from_mode(PRIVATE_DIRECTORY)).map_err(failed)
+        }
+        // Another command made it at this moment.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Removes the permissions of all users except the owner from the directory and otter's files in
+/// it. Warns of each file that had any.
+///
+/// # Errors
+/// `SharedDirectory` if the directory is one that all users share, such as `/tmp`.
+pub fn tighten(directory: &Path) -> Result<(), StoreError> {
+    let not_writable = |source| StoreError::not_writable(directory, source);
+    if is_shared(&directory.metadata().map_err(not_writable)?) {
+        return Err(StoreError::SharedDirectory { path: directory.to_owned() });
+    }
+    tighten_one(directory, PRIVATE_DIRECTORY);
+    for entry in std::fs::read_dir(directory).map_err(not_writable)?.flatten() {
+        let name = entry.file_name();
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && name.to_str().is_some_and(is_ours) {
+            tighten_one(&entry.path(), PRIVATE_FILE);
+        }
+    }
+    Ok(())
+}
+
+/// Whether all users share a directory, as they do `/tmp`.
+fn is_shared(directory: &Metadata) -> bool {
+    let mode = directory.permissions().mode();
+    mode & STICKY != 0 && mode & 0o022 != 0
+}
+
+/// Whether otter makes files of this name in its state directory.
+fn is_ours(name: &str) -> bool {
+    name.starts_with(DATABASE) || name == SECRET_KEY || name == LOCK
+}
+
+fn tighten_one(path: &Path, private: u32) {
+    let Ok(found) = path.metadata() else { return };
+    let mode = found.permissions().mode() & 0o7777;
+    let of_others = mode & 0o077;
+    if of_others == 0 {
+        return;
+    }
+    let (was, now) = (format!("{mode:04o}"), format!("{private:04o}"));
+    match std::fs::set_permissions(path, Permissions::from_mode(private)) {
+        Ok(()) => tracing::warn!(
+            path = %path.display(), was, now,
+            "other users could reach what otter keeps; its permissions are tightened"
+        ),
+        Err(error) => tracing::warn!(
+            path = %path.display(), was, %error,
+            "other users can reach what otter keeps, and its permissions cannot be changed: make otter's user its owner"
+        ),
+    }
+}
