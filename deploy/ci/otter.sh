@@ -10,30 +10,56 @@
 #   OTTER_URL, OTTER_TOKEN  where otter is, and the token of a runner, if there are tokens
 #   OTTER_SELECT            which machine, as in POST /v1/leases: {"pool": "qubes"}
 #   OTTER_PREPARE           what it is to be first: {"snapshot": "kickstart", "power": "on"}; else as the pool says
-#   OTTER_TTL               how many seconds it is held, 600 unless said; `run` renews it, after `take` nobody does
-#   OTTER_QUEUE_FOR         how many seconds to wait for one, or for a limit of the token, 1800 unless said
+#   OTTER_TTL               how long it is held: 600, 600s, 10m or 1h30m; 10m by default. `run` renews it, after `take` nobody does
+#   OTTER_QUEUE_FOR         how long to wait for one, or for a limit of the token; 30m by default
 #   OTTER_KEY               names the taking: the same one takes the same machine. For `run` a random one will do
 #   OTTER_REFERENCE         kept with the lease: the job's address
+#   CURL_CA_BUNDLE          the file of the authority that signed otter's certificate, or of the certificate itself
 #
 # Exits as `otter run` does if there is no machine: 64, 69, 73, 74, 75, 76, 77 (`otter run --help`).
 set -eu
 
-url=${OTTER_URL:?say where otter is} select=${OTTER_SELECT:?say which machine, such as '{"pool": "qubes"}'}
-ttl=${OTTER_TTL:-600} queue_for=${OTTER_QUEUE_FOR:-1800}
+url=${OTTER_URL:-} select=${OTTER_SELECT:-} key=${OTTER_KEY:-}
 lease='' shown='' answer='' starting='' command='' renewer='' asked='' holder='' me=''
 # How many seconds otter is tried while it says Retry-After.
 patience=60
-case $queue_for in *[!0-9]*) ;; *) [ "$queue_for" -le "$patience" ] || patience=$queue_for ;; esac
 
 main() {
   verb=${1:-}
   [ $# = 0 ] || shift
   case $verb in
-    run) key=${OTTER_KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')} && run "$@" ;;
-    take) key=${OTTER_KEY:?names the taking, for give-back} holder="otter.sh $OTTER_KEY" && take && wait_for_it && describe ;;
-    give-back) key=${OTTER_KEY:?names what was taken} holder="otter.sh $OTTER_KEY" && find_and_give_back ;;
+    run | take | give-back) ;;
     *) fail 64 'otter.sh run COMMAND…, otter.sh take or otter.sh give-back' ;;
   esac
+  read_variables
+  case $verb in
+    run) [ -n "$key" ] || key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n') && run "$@" ;;
+    take) holder="otter.sh $key" && take && wait_for_it && describe ;;
+    give-back) holder="otter.sh $key" && find_and_give_back ;;
+  esac
+}
+
+read_variables() {
+  for tool in curl jq; do
+    command -v "$tool" >/dev/null || fail 127 "$tool is not found, and otter.sh needs it"
+  done
+  [ -n "$url" ] || fail 64 'OTTER_URL is not set: write where otter is, such as https://otter.lab:8080'
+  [ -n "$select" ] || fail 64 "OTTER_SELECT is not set: write which machine to take, such as '{\"pool\": \"qubes\"}'"
+  [ "$verb" = run ] || [ -n "$key" ] ||
+    fail 64 'OTTER_KEY is not set: write a name of this job, the same for take and give-back and for no other job'
+  ttl=$(seconds OTTER_TTL "${OTTER_TTL:-10m}") || exit 64
+  queue_for=$(seconds OTTER_QUEUE_FOR "${OTTER_QUEUE_FOR:-30m}") || exit 64
+  [ "$queue_for" -le "$patience" ] || patience=$queue_for
+}
+
+# The seconds of a variable's value, which is a time as otter reads it.
+seconds() {
+  jq -ern --arg time "$2" '$time
+    | if test("^[0-9]{1,9}$") then tonumber
+      elif test("^([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$") then
+        [scan("([0-9]+)([dhms])") | (.[0] | tonumber) * {d: 86400, h: 3600, m: 60, s: 1}[.[1]]] | add
+      else empty end' ||
+    fail 64 "$1 is \"$2\", which is not a time: write seconds, such as 600, or a time such as 90s, 10m or 1h30m"
 }
 
 run() {
@@ -43,6 +69,7 @@ run() {
   trap 'exit 130' INT
   trap 'exit 143' TERM
   trap 'fail 74 "the lease is lost, so the command is ended"' USR1
+  trap 'fail 74 "the lease was not renewed in time, so the command is ended"' USR2
   asked=yes
   take
   wait_for_it
@@ -72,15 +99,17 @@ take() {
     fail 64 'OTTER_SELECT or OTTER_PREPARE is not JSON'
   insist POST /leases -H "Idempotency-Key: otter.sh/$key" -H 'Content-Type: application/json' -d "$body" ||
     { asked=''; complain; }
-  lease=$(field .id)
-  shown=$lease.$(field .secret)
+  lease=$(field '.id // ""')
   asked=''
+  [ -n "$lease" ] || fail 69 "what answers at $url is not otter"
+  shown=$lease.$(field .secret)
 }
 
 wait_for_it() {
   until insist GET "/leases/$lease/wait?wait=30s"; do
     [ "$(field .code)" = wait-timeout ] || complain
   done
+  renewed=$(date +%s)
 }
 
 describe() {
@@ -90,7 +119,7 @@ describe() {
     "OTTER_MACHINE_IP=$(field '.ip_address // ""')"
 }
 
-# Three times in the lease's time, so that two may be lost. Only otter itself can say that the lease is over.
+# Three times in the lease's time, so that two may be lost. The lease is over if otter says so, or if its time is.
 renew_on() {
   trap 'kill "$nap" 2>/dev/null; exit' TERM
   trap - EXIT
@@ -99,16 +128,26 @@ renew_on() {
     sleep "$pause" >/dev/null 2>&1 &
     nap=$!
     wait "$nap"
-    pause=$(((ttl + 2) / 3))
-    if ! answer=$(call POST "/leases/$lease/renew" -H 'Content-Type: application/json' -d '{}'); then
-      case $(field .code) in lease-ended | not-found) kill -USR1 $$ && exit ;; esac
-      # Refused for now: again when otter says, but with time left for another.
-      told=$(retry_after)
-      if [ -n "$told" ]; then
-        pause=$(((ttl + 5) / 6))
-        [ "$told" -ge "$pause" ] || pause=$told
-      fi
+    # Without the script, nobody gives the machine back.
+    kill -0 $$ || exit
+    pause=$(((ttl + 2) / 3)) now=$(date +%s)
+    limit=$((renewed + ttl - now))
+    [ "$limit" -gt 0 ] || limit=1
+    [ "$limit" -le 60 ] || limit=60
+    if answer=$(call POST "/leases/$lease/renew" --max-time "$limit" -H 'Content-Type: application/json' -d '{}'); then
+      renewed=$now
+      continue
     fi
+    case $(field .status) in 404 | 423) kill -USR1 $$ && exit ;; esac
+    left=$((renewed + ttl - $(date +%s)))
+    [ "$left" -gt 0 ] || { kill -USR2 $$ && exit; }
+    # Refused for now: again when otter says, but with time left for another.
+    told=$(retry_after)
+    if [ -n "$told" ]; then
+      pause=$(((ttl + 5) / 6))
+      [ "$told" -ge "$pause" ] || pause=$told
+    fi
+    [ "$pause" -le "$left" ] || pause=$left
   done
 }
 
@@ -142,7 +181,7 @@ give_back() {
 finish() {
   status=$?
   trap - EXIT
-  trap '' HUP INT TERM USR1
+  trap '' HUP INT TERM USR1 USR2
   # What was started runs before its number is known here.
   case $starting in renewer) renewer=${!:-} ;; command) command=$! ;; esac
   [ -z "$renewer" ] || kill "$renewer" 2>/dev/null || :
@@ -173,6 +212,8 @@ insist() {
       [ "$(field .code)" != wait-timeout ] || return 1
       case $(field .status) in 408 | 429 | 5??) ;; *) return 1 ;; esac
     fi
+    # A wrong address, a certificate that is not trusted and an unreadable file of authorities stay so.
+    case $code in 1 | 3 | 60 | 77) return 1 ;; esac
     pause=$(retry_after)
     if [ -n "$pause" ]; then
       waited=$((waited + pause))
@@ -198,14 +239,16 @@ call() {
   } | curl -si --fail-with-body --connect-timeout 10 --max-time 60 -K - -X "$method" "$@" "$url/v1$path"
 }
 
-# Below the headers an answer of otter is one line of JSON.
-field() { printf '%s\n' "$answer" | sed -n '/^{/p' | jq -rs --arg me "$me" "last | $1" 2>/dev/null || :; }
+# Below the headers an answer of otter is one line of JSON. Nothing if there is no such line.
+field() { printf '%s\n' "$answer" | sed -n '/^{/p' | jq -rs --arg me "$me" "last // empty | $1" 2>/dev/null || :; }
 
 # The seconds of this header, if there are any.
 retry_after() { printf '%s\n' "$answer" | sed -n 's/^[Rr]etry-[Aa]fter: *0*\([1-9][0-9]\{0,8\}\).*/\1/p' | tail -n 1; }
 
+http_status() { printf '%s\n' "$answer" | sed -n 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' | tail -n 1; }
+
 complain() {
-  why=$(field '"\(.code): \(.detail)"')
+  why=$(field 'select(.code) | "\(.code): \(.detail)"')
   case $(field .status) in
     401 | 403) status=77 ;;
     409) case $why in no-free-machine*) if [ "$(field '.errors[0].code // ""')" = matches-none ]; then status=76; else status=75; fi ;; *prepare-failed* | *machine-gone*) status=73 ;; *) status=74 ;; esac ;;
@@ -216,7 +259,18 @@ complain() {
     4??) status=64 ;;
     *) status=69 ;;
   esac
-  fail "$status" "${why:-otter does not answer (curl exits with $code)}"
+  fail "$status" "${why:-$(no_answer)}"
+}
+
+# Why there is no answer of otter, and what to do.
+no_answer() {
+  case $code in
+    1 | 3) echo "OTTER_URL is \"$url\", which curl cannot read: write an address such as https://otter.lab:8080" ;;
+    22) echo "what answers at $url is not otter, or serves https alone (HTTP status $(http_status))" ;;
+    60) echo "the certificate of $url is not trusted (curl exits with 60): name the file of its authority in CURL_CA_BUNDLE" ;;
+    77) echo "the file in CURL_CA_BUNDLE cannot be read (curl exits with 77)" ;;
+    *) echo "otter does not answer at $url (curl exits with $code)" ;;
+  esac
 }
 
 fail() {

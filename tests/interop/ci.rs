@@ -141,7 +141,7 @@ async fn the_shell_example_ends_a_command_that_has_just_begun() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_renews_and_notices_a_loss() {
     let job = Job::start().await;
-    let (go, ttl) = (job.file("go"), [("OTTER_TTL", "2")]);
+    let (go, ttl) = (job.file("go"), [("OTTER_TTL", "2s")]);
     let script = format!("while [ ! -e {} ]; do sleep 0.1; done", go.display());
     let (code, said) = with_otter_sh(&job, &script, &ttl, async |_| {
         let renewed = async || {
@@ -171,6 +171,67 @@ async fn the_shell_example_renews_and_notices_a_loss() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_ends_its_command_if_otter_stays_away() {
+    let job = Job::start().await;
+    let (ready, told) = (job.file("ready"), job.file("told"));
+    let script = format!(
+        "trap 'echo >{}; exit' TERM; echo >{}; while :; do sleep 0.1; done",
+        told.display(),
+        ready.display()
+    );
+    let (code, said) = with_otter_sh(&job, &script, &[("OTTER_TTL", "3s")], async |_| {
+        eventually("the command to run", async || ready.exists()).await;
+        job.daemon.hold().await;
+        eventually("the command to be told to end", async || told.exists()).await;
+        job.daemon.signal(Signal::CONT);
+    })
+    .await;
+    let why = "otter.sh: the lease was not renewed in time, so the command is ended\n";
+    // The shell of the command may say that what it waited for was terminated.
+    assert!(code == Some(74) && said.starts_with(why), "{code:?} {said}");
+    job.is_as_before().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_says_why_otter_does_not_answer() {
+    let job = Job::start().await;
+    let nobody = [("OTTER_URL", "http://127.0.0.1:1")];
+    let (code, said) = with_otter_sh(&job, "echo never", &nobody, async |_| {}).await;
+    let why = "otter.sh: otter does not answer at http://127.0.0.1:1 (curl exits with 7)\n";
+    assert_eq!((code, said.as_str()), (Some(69), why));
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    for name in ["otter", "other"] {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(path(&format!("{name}.pem")), made.cert.pem()).unwrap();
+        std::fs::write(path(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    }
+    let text =
+        format!("[http]\ntls_certificate = {:?}\ntls_key = {:?}\n", path("otter.pem"), path("otter.key"));
+    std::fs::write(path("otter.toml"), text).unwrap();
+    let daemon = Daemon::start(&["--simulate", "--config", &path("otter.toml")], &[]).await;
+    let right = format!("https://localhost:{}", daemon.address().rsplit(':').next().unwrap());
+    let plain = right.replace("https", "http");
+    let (own, other, missing) = (path("otter.pem"), path("other.pem"), path("missing.pem"));
+    for (url, certificate, code, complaint) in [
+        (
+            &right,
+            &other,
+            69,
+            "is not trusted (curl exits with 60): name the file of its authority in CURL_CA",
+        ),
+        (&right, &missing, 69, "the file in CURL_CA_BUNDLE cannot be read (curl exits with 77)"),
+        (&plain, &own, 69, "is not otter, or serves https alone (HTTP status 400)"),
+        (&right, &own, 0, "mine\n"),
+    ] {
+        let variables = [("OTTER_URL", url.as_str()), ("CURL_CA_BUNDLE", certificate)];
+        let (exit, said) = with_otter_sh(&job, "echo mine", &variables, async |_| {}).await;
+        assert!(exit == Some(code) && said.contains(complaint), "{exit:?} {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_says_why_there_is_no_machine() {
     let job = Job::start().await;
     for (variables, status, complaint) in [
@@ -179,6 +240,11 @@ async fn the_shell_example_says_why_there_is_no_machine() {
         ([("OTTER_SELECT", "qubes")], 64, "not JSON"),
         ([("OTTER_PREPARE", r#"{"snapshot": "none"}"#)], 64, "not-found: "),
         ([("OTTER_TTL", "9999999")], 64, "invalid-request: "),
+        ([("OTTER_TTL", "soon")], 64, "OTTER_TTL is \"soon\", which is not a time: write seconds"),
+        ([("OTTER_TTL", "10m5")], 64, "OTTER_TTL is \"10m5\""),
+        ([("OTTER_QUEUE_FOR", "10min")], 64, "OTTER_QUEUE_FOR is \"10min\""),
+        ([("OTTER_URL", "")], 64, "OTTER_URL is not set: "),
+        ([("OTTER_SELECT", "")], 64, "OTTER_SELECT is not set: "),
     ] {
         let (code, said) = with_otter_sh(&job, "echo never", &variables, async |_| {}).await;
         assert!(
@@ -197,6 +263,12 @@ async fn the_shell_example_gives_back_only_what_was_taken() {
         shell.env("OTTER_KEY", key);
         output(shell, PATIENCE)
     };
+    for verb in ["take", "give-back"] {
+        let nameless = run(verb, "").await;
+        let said = String::from_utf8(nameless.stderr).unwrap();
+        assert_eq!(nameless.status.code(), Some(64), "{said}");
+        assert!(said.starts_with("otter.sh: OTTER_KEY is not set: write "), "{said}");
+    }
     let vain = run("give-back", "7/1/test/0").await;
     let said = String::from_utf8(vain.stderr).unwrap();
     assert_eq!(vain.status.code(), Some(64), "{said}");
