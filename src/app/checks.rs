@@ -142,10 +142,14 @@ fn no_token(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
              directory. Name one with --state-dir, and make a token in it: \
              otter token create --name NAME --role operator --state-dir DIR"
         ),
-        Some(directory) => anyhow!(
-            "other machines reach {address}, and there is no token to tell callers apart. Make one: \
-             otter token create --name NAME --role operator --state-dir {}",
-            directory.display()
-        ),
+        Some(directory) => {
+            let path = directory.display();
+            let make_directory =
+                if directory.exists() { String::new() } else { format!("install -d -m 700 {path} && ") };
+            anyhow!(
+                "other machines reach {address}, and there is no token to tell callers apart. Make one: \
+                 {make_directory}otter token create --name NAME --role operator --state-dir {path}"
+            )
+        }
     }
 }

@@ -36,6 +36,12 @@ pub enum StoreError {
     )]
     SharedDirectory { path: PathBuf },
     #[error(
+        "the state directory {} does not exist: check its name, or make it with install -d -m 700 {}, \
+         owned by the account that otter runs as",
+        path.display(), path.display()
+    )]
+    NoStateDirectory { path: PathBuf },
+    #[error(
         "there is no otter database in {}: name the state directory of the daemon by --state-dir, \
          OTTER_STATE_DIR or state.dir",
         directory.display()

@@ -65,6 +65,9 @@ pub async fn beside(directory: &Path) -> Result<(SqliteConnection, SqlitePool), 
 /// Makes the database in a directory that exists and has none; no daemon may start there meanwhile.
 pub async fn make_if_missing(directory: &Path) -> Result<(), StoreError> {
     let file = directory.join(DATABASE);
+    if !directory.exists() {
+        return Err(StoreError::NoStateDirectory { path: directory.to_owned() });
+    }
     if file.exists() || !directory.is_dir() {
         return existing(directory).map(drop);
     }

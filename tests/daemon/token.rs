@@ -57,7 +57,7 @@ async fn a_token_is_made_only_in_a_directory_that_was_named_and_exists() {
     let create = ["create", "--name", "ci", "--role", "runner"];
     let (code, text) = said(token(missing.to_str().unwrap(), &create)).await;
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("there is no otter database in") && !missing.exists(), "{text}");
+    assert!(text.contains("install -d -m 700") && !missing.exists(), "{text}");
     // Without a name the command uses the default directory, and does not make it even if it could.
     let (code, text) = said(otter(&[&["token"], &create[..]].concat())).await;
     assert_eq!(code, Some(1), "{text}");
