@@ -237,9 +237,7 @@ async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     }
     let bound = app.bound_to().context("the bound address cannot be read")?;
     tracing::info!(address = bound, "listening");
-    if std::io::stdout().is_terminal() {
-        say(&printable_lines(&greeting(&bound, state.as_deref())));
-    }
+    say(&printable_lines(&greeting(&bound, state.as_deref())));
     let ending = app.run(signals).await?;
     if let Some(simulator) = simulated {
         simulator.stop().await;
