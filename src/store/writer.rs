@@ -142,13 +142,18 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
     }
 }
 
-/// Moves the log into the database: otter.db alone must be complete while no daemon runs. If a
-/// daemon runs, the daemon does this itself.
+/// Moves the log into the database: otter.db alone must be complete while no daemon runs.
 async fn fold_log(store: &Store) {
+    let mut connection = store.0.writer.connection.lock().await;
     if store.0.lock.is_none() {
+        // A daemon may be running. This form waits for no other process. If another process is in
+        // the way, the daemon moves the rest.
+        let folded = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await;
+        if let Err(error) = folded {
+            tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db");
+        }
         return;
     }
-    let mut connection = store.0.writer.connection.lock().await;
     let folded = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await;
     match folded {
         Ok((0_i64, _, _)) => {}

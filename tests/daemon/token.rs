@@ -50,6 +50,35 @@ async fn tokens_are_made_listed_and_revoked_and_shown_once() {
     assert!(!kept.windows(digits.len()).any(|window| window == digits));
 }
 
+/// Without a daemon, a copy of otter.db alone must have what each command did: a token that was
+/// revoked must not come back.
+#[tokio::test]
+async fn after_each_command_the_database_alone_has_its_tokens() {
+    let state = tempfile::tempdir().unwrap();
+    let path = state.path().to_str().unwrap();
+    let alone = || {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(state.path().join("otter.db"), copy.path().join("otter.db")).unwrap();
+        copy
+    };
+    for round in 0..5 {
+        let name = format!("ci-{round}");
+        for (command, expected) in [
+            (vec!["create", &name, "--role", "runner"], "runner"),
+            (vec!["rotate", &name], "runner"),
+            (vec!["revoke", &name], "revoked"),
+        ] {
+            let output = token(path, &command).output().unwrap();
+            assert!(output.status.success(), "{command:?}: {output:?}");
+            let copy = alone();
+            let (code, listed) = said(token(copy.path().to_str().unwrap(), &["list"])).await;
+            let line = listed.lines().find(|line| line.contains(&name));
+            let is_there = line.is_some_and(|line| line.contains(expected));
+            assert!(code == Some(0) && is_there, "{command:?}: {listed}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_made_only_in_a_directory_that_was_named_and_exists() {
     let parent = tempfile::tempdir().unwrap();
