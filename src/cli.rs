@@ -10,7 +10,6 @@ mod run;
 mod store;
 mod token;
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ use self::token::TokenCommand;
 use crate::app::{self, App, Checked, Simulated};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LogFormat};
-use crate::domain::terminal::printable_lines;
+use crate::domain::terminal::{printable, printable_lines};
 use crate::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 use crate::store::Existing;
 use crate::supervisor::{Cause, Signals};
@@ -280,7 +279,7 @@ async fn check_config(check: CheckConfig) -> anyhow::Result<ExitCode> {
     let settings = app::settings(sources.read()?, None)?;
     let Checked { warnings, state, .. } = app::check_with_database(&settings).await?;
     for warning in &warnings {
-        eprintln!("otter: warning: {warning}");
+        eprintln!("otter: warning: {}", printable(warning));
     }
     if let (Some(directory), Some(found)) = (&settings.state_dir, state) {
         let made = match found.existing {
@@ -319,7 +318,7 @@ impl Sources {
     fn load(&self) -> Result<Config, ConfigError> {
         let config = self.read()?;
         for warning in &config.warnings {
-            eprintln!("otter: warning: {warning}");
+            eprintln!("otter: warning: {}", printable(warning));
         }
         Ok(config)
     }
@@ -332,10 +331,7 @@ impl Sources {
             log_level: log_level.clone(),
             log_format: log_format.clone(),
         };
-        let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let environment: BTreeMap<String, String> = std::env::vars_os().filter_map(readable).collect();
+        let environment = std::env::vars_os().collect();
         Config::load(config.as_deref(), &environment, &flags)
     }
 }

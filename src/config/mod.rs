@@ -15,6 +15,7 @@ mod tests;
 mod values;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +53,7 @@ impl Config {
     /// Everything that is wrong, with where and what is wanted.
     pub fn load(
         path: Option<&Path>,
-        environment: &BTreeMap<String, String>,
+        environment: &BTreeMap<OsString, OsString>,
         flags: &Flags,
     ) -> Result<Self, ConfigError> {
         let mut draft = Draft::default();
@@ -63,6 +64,8 @@ impl Config {
                 Err(error) => problems.push(Problem::of_file(path, unreadable(&error))),
             }
         }
+        let mut warnings = Vec::new();
+        let environment = &readable(environment, &mut problems, &mut warnings);
         let Flags { listen, state_dir, log_level, log_format } = flags;
         let flags = [
             ("--listen", listen),
@@ -77,7 +80,6 @@ impl Config {
             let [.., (name, _), (other, _)] = variables;
             problems.push(Problem::of(name, format!("{other} is set too: one of them must go")));
         }
-        let mut warnings = Vec::new();
         for (name, value) in environment {
             match environment::judge(name, value) {
                 Some(Unread::OfTheHost(message)) => problems.push(Problem::of(name, message)),
@@ -121,6 +123,32 @@ impl Config {
             Err(ConfigError { problems })
         }
     }
+}
+
+/// The variables that are text. A value of otter's that is none is a problem, or a warning if
+/// otter would ignore the variable anyway.
+fn readable(
+    environment: &BTreeMap<OsString, OsString>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<String, String> {
+    let mut readable = BTreeMap::new();
+    for (name, value) in environment {
+        match (name.to_str(), value.to_str()) {
+            (Some(name), Some(value)) => {
+                readable.insert(name.to_owned(), value.to_owned());
+            }
+            (Some(name), None) if VARIABLES.contains(&name) => {
+                problems.push(Problem::of(name, "its value is not UTF-8".to_owned()));
+            }
+            _ if name.to_string_lossy().starts_with("OTTER_") => {
+                let name = name.to_string_lossy();
+                warnings.push(format!("{name} is ignored: its name or value is not UTF-8"));
+            }
+            _ => {}
+        }
+    }
+    readable
 }
 
 /// The problems of a file's text alone. The files that it names are not read.

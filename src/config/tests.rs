@@ -1,7 +1,9 @@
 //! Every way to say a setting, and every way to get one wrong.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -21,8 +23,8 @@ fn file(text: &str) -> NamedTempFile {
     file
 }
 
-fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
-    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+fn environment(variables: &[(&str, &str)]) -> BTreeMap<OsString, OsString> {
+    variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
 }
 
 fn load(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<Config, ConfigError> {
@@ -188,7 +190,7 @@ fn two_passwords_are_one_too_many() {
         ["2: esx.password: esx.password_file is set too: one of them must go"]
     );
     let both = [("OTTER_ESX_PASSWORD", "a"), ("OTTER_ESX_PASSWORD_FILE", file("b").path().to_str().unwrap())]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let error = Config::load(None, &BTreeMap::from(both), &Flags::default()).unwrap_err();
     assert_eq!(
         told(&error)[0],
@@ -384,4 +386,20 @@ release = { power = "keep", snapshot = "base" }
     let told = wrong("[pools.qubes]\nmachine = []\nprepare = { power = \"up\" }\n");
     assert!(told.iter().any(|line| line.contains("pools.qubes.machine")), "{told:?}");
     assert!(told.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{told:?}");
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_refused_or_said_to_be_ignored() {
+    let broken = |text: &str| OsString::from_vec([text.as_bytes(), b"\xff"].concat());
+    let load = |name: OsString, value: OsString| {
+        Config::load(None, &BTreeMap::from([(name, value)]), &Flags::default())
+    };
+    let refused = load("OTTER_STATE_DIR".into(), broken("/srv/")).unwrap_err();
+    assert_eq!(refused.problems.len(), 1);
+    assert_eq!(refused.problems[0].to_string(), "OTTER_STATE_DIR: its value is not UTF-8");
+    for (name, value) in [(broken("OTTER_"), "1".into()), ("OTTER_ODD".into(), broken(""))] {
+        let config = load(name, value).unwrap();
+        assert!(config.warnings[0].contains("not UTF-8"), "{:?}", config.warnings);
+    }
+    assert!(load("HOME".into(), broken("/")).unwrap().warnings.is_empty());
 }

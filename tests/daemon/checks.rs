@@ -281,6 +281,8 @@ async fn variables_that_nothing_reads_are_told_apart() {
     {
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
+    let (code, text) = check(&[("OTTER_A\u{1b}[31m", "1")]).await;
+    assert!(code == Some(0) && text.contains("OTTER_A") && !text.contains('\u{1b}'), "{text}");
     let (code, text) = check(&[("OTTER_ESX_USER", "root")]).await;
     assert!(code == Some(78) && text.contains("OTTER_ESX_USERNAME"), "{text}");
     // The user would look in vain for a token in another directory than the intended one.

@@ -101,6 +101,12 @@ impl Client {
             builder = builder.unix_socket(path);
             "http://localhost".clone_into(&mut base);
         } else {
+            if url.contains('@') {
+                // What stands before it may be a password, and is not shown.
+                let why = "the address holds an account; otter knows callers by tokens: leave out what stands \
+                           before the @, and set OTTER_TOKEN or --token-file";
+                return Err(wrong(why.to_owned()));
+            }
             if !url.contains("://") {
                 let why = format!(
                     "the address {url} has no scheme: write http://{url}, or https://{url} if otter serves TLS"

@@ -182,8 +182,11 @@ async fn an_address_without_a_scheme_and_an_empty_token_file_are_told() {
         (address.as_str(), format!("write http://{address}")),
         ("otter.lab:8080", "write http://otter.lab:8080".to_owned()),
         ("ftp://otter.lab", "write http://…".to_owned()),
+        ("http://ci:hidden@otter.lab", "leave out what stands before the @".to_owned()),
     ] {
-        bench.run_at(url, "", &["sh", "-c", NEVER], &[]).ended().await.exits(64, &complaint);
+        let ended = bench.run_at(url, "", &["sh", "-c", NEVER], &[]).ended().await;
+        ended.exits(64, &complaint);
+        assert!(!ended.complaints.contains("hidden"), "{ended:?}");
     }
     let file = bench.file("token");
     for empty in ["", "\n", "\u{feff}\n"] {
