@@ -6,7 +6,7 @@
 //!  └── the same key each time, so that a lost answer leaks no machine
 //! ```
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::time::Duration;
 
 use http::Method;
@@ -28,6 +28,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// The least time that a try has.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
+
+/// What otter answers if all machines that match are in use, and what that means without a queue.
+const NO_FREE_MACHINE: &str = "no-free-machine";
+const NONE_NOW: &str = "no-free-machine: No machine that fits is free now. Wait for one with --queue-for 30m, \
+                        or look: GET /v1/machines";
+
+/// The state of a lease that has no machine yet.
+const QUEUED: &str = "queued";
 
 /// How long `otter run` waits for a release. The release continues in otter after that.
 const LONGEST_RELEASE: Duration = Duration::from_mins(5);
@@ -87,6 +95,10 @@ pub enum GivenBack {
     SetAside(String),
     /// otter has stored the end of the lease and still releases the machine.
     UnderWay,
+    /// The lease was released before it got a machine.
+    LeftQueue,
+    /// The lease ended by itself before it got a machine.
+    Nothing,
 }
 
 /// A lease that was taken.
@@ -94,6 +106,20 @@ pub struct Lease {
     pub id: String,
     /// What shows that it is ours: `<id>.<secret>`.
     pub shown: SecretString,
+    /// Whether it was in the queue when otter last showed it.
+    queued: Cell<bool>,
+}
+
+impl Lease {
+    /// Whether it had no machine when otter last showed it.
+    pub const fn is_queued(&self) -> bool {
+        self.queued.get()
+    }
+
+    /// Keeps what otter shows of it.
+    fn follow(&self, view: &LeaseView) {
+        self.queued.set(view.state == QUEUED);
+    }
 }
 
 /// Calls otter, again and again where that may help.
@@ -129,15 +155,21 @@ impl Desk {
         };
         let answer = self.heard(request, Duration::ZERO, |answer| passes(answer, progress)).await?;
         if !answer.status.is_success() {
-            return Err(answer.failure());
+            let failure = answer.failure();
+            let may_queue = failure.exit == Exit::Temporary && answer.code() == NO_FREE_MACHINE;
+            if may_queue && command.queue_for.is_none() {
+                return Err(Failure::new(failure.exit, NONE_NOW));
+            }
+            return Err(failure);
         }
         let view: LeaseView = answer.read()?;
         let Some(secret) = &view.secret else {
             return Err(Failure::new(Exit::Unavailable, "otter gave a lease without its secret"));
         };
         let shown = SecretString::from(format!("{}.{}", view.id, secret.expose_secret()));
+        let queued = Cell::new(view.state == QUEUED);
         // One lease is asked for.
-        let _ = held.set(Lease { id: view.id.clone(), shown });
+        let _ = held.set(Lease { id: view.id.clone(), shown, queued });
         Ok(view)
     }
 
@@ -159,12 +191,20 @@ impl Desk {
                 .heard(wait, slice, |answer| answer.code() != "wait-timeout" && answer.may_pass())
                 .await?;
             match answer.status.as_u16() {
-                200 => return Ok((answer.read()?, answer)),
+                200 => {
+                    let view: LeaseView = answer.read()?;
+                    lease.follow(&view);
+                    return Ok((view, answer));
+                }
                 504 => self.show(lease, progress).await?,
                 404 => return Err(gone()),
-                _ if answer.code() == "lease-failed" => {
-                    let exit = self.look(lease).await?.ok_or_else(gone)?.exit();
-                    return Err(Failure { exit, ..answer.failure() });
+                409 => {
+                    let view = self.look(lease).await?.ok_or_else(gone)?;
+                    return Err(Failure::new(view.exit(), view.why_not_active()));
+                }
+                401 if lease.is_queued() => {
+                    let why = "unauthenticated: the token was revoked, rotated or has expired";
+                    return Err(Failure::new(Exit::NotAllowed, why));
                 }
                 _ => return Err(answer.failure()),
             }
@@ -179,7 +219,11 @@ impl Desk {
         let request = || self.client.request(Method::GET, &format!("/leases/{}", lease.id));
         let answer = self.heard(request, Duration::ZERO, Answer::may_pass).await?;
         match answer.status.as_u16() {
-            200 => Ok(Some(answer.read()?)),
+            200 => {
+                let view = answer.read()?;
+                lease.follow(&view);
+                Ok(Some(view))
+            }
             404 => Ok(None),
             _ => Err(answer.failure()),
         }
@@ -245,7 +289,10 @@ impl Desk {
 
     /// How the machine of a lease that has ended stands.
     async fn standing(&self, view: &LeaseView) -> GivenBack {
-        let Some(machine) = &view.machine else { return GivenBack::Free };
+        let Some(machine) = &view.machine else {
+            let released = view.state == "released";
+            return if released { GivenBack::LeftQueue } else { GivenBack::Nothing };
+        };
         match self.machine(machine).await {
             Ok(MachineView { quarantine: Some(QuarantineView { reason }), .. }) => {
                 GivenBack::SetAside(reason)
@@ -343,6 +390,22 @@ impl LeaseView {
         };
         let detail = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
         format!("the lease ended: {reason}, by {by}{detail}")
+    }
+
+    /// How it ended, or is ending, without having been active.
+    fn why_not_active(&self) -> String {
+        let said = match self.end.as_ref().map(|end| end.reason.as_str()) {
+            Some("queue-timeout") => "The lease failed: no machine became free in time.",
+            Some("abandoned") => "The lease failed: otter was not asked about it while it waited.",
+            Some("machine-gone") => "The lease failed: its machine vanished from the host.",
+            Some("prepare-failed") if self.state == "releasing" => {
+                "The preparation failed; the machine is being taken back."
+            }
+            Some("prepare-failed") => "The preparation failed.",
+            _ => return self.why_ended(),
+        };
+        let detail = self.end.as_ref().and_then(|end| end.detail.as_ref());
+        detail.map_or_else(|| said.to_owned(), |detail| format!("{said} {detail}"))
     }
 
     /// What its end means where it never was active.

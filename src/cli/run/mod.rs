@@ -279,8 +279,16 @@ async fn give_back(desk: &Desk, lease: &Lease, signals: &mut Heard, progress: &m
                     Ok(GivenBack::Free) => progress.note("the machine is given back"),
                     Ok(GivenBack::SetAside(reason)) => progress.warn(&format!(
                         "the machine was taken back and is set aside, not free: {reason}")),
+                    Ok(GivenBack::LeftQueue) => progress.note("the place in the queue is given up"),
+                    Ok(GivenBack::Nothing) => {}
                     Ok(GivenBack::UnderWay) => progress.warn(&format!(
                         "otter is still bringing the machine back, and goes on with it (lease {})", lease.id)),
+                    // A token that is not valid any more keeps no lease in the queue.
+                    Err(failure) if lease.is_queued() && failure.exit == Exit::NotAllowed =>
+                        progress.warn("the lease ends: it was still waiting, and held no machine"),
+                    Err(failure) if lease.is_queued() => progress.warn(&format!(
+                        "the place in the queue could not be given up, and ends by itself (lease {}): {}",
+                        lease.id, failure.message)),
                     Err(failure) => progress.warn(&format!(
                         "the machine could not be given back, and comes back when its time is over (lease {}): {}",
                         lease.id, failure.message)),

@@ -14,10 +14,12 @@ async fn no_machine_is_free() {
     let mut holder = bench.run("", RUNS);
     holder.says("ready").await;
     let ended = bench.run("", NEVER).ended().await;
-    ended.exits(75, "no-free-machine");
+    ended.exits(75, "No machine that fits is free now. Wait for one with --queue-for 30m");
     let late = bench.run("--queue-for 1s", NEVER).ended().await;
     late.exits(75, "waits for a machine, the next in line");
-    assert!(late.said.is_empty() && late.complaints.contains("no-free-machine"), "{late:?}");
+    assert!(late.said.is_empty() && !late.complaints.contains("back"), "{late:?}");
+    let why = "\notter: The lease failed: no machine became free in time.\n";
+    assert!(late.complaints.ends_with(why), "{late:?}");
     holder.signal(Signal::TERM);
     holder.ended().await.exits(143, "");
     bench.is_as_before().await;
@@ -46,7 +48,9 @@ async fn a_signal_while_it_waits_leaves_the_queue() {
     let next = bench.run("--queue-for 1m", NEVER);
     eventually("it to wait", async || bench.leases("queued").await.len() == 1).await;
     next.signal(Signal::INT);
-    next.ended().await.exits(130, "");
+    let left = next.ended().await;
+    left.exits(130, "\notter: the place in the queue is given up\n");
+    assert!(!left.complaints.contains("the machine"), "{left:?}");
     assert_eq!(bench.leases("queued").await.len(), 0);
     bench.go();
     holder.ended().await.exits(0, "");
@@ -92,7 +96,8 @@ async fn the_machine_cannot_be_made_ready() {
     std::fs::write(&file, scenario + fault).unwrap();
     let bench = Bench::with(&["--scenario", file.to_str().unwrap()]).await;
     let ended = bench.run("--power on", NEVER).ended().await;
-    ended.exits(73, "lease-failed");
+    ended.exits(73, "otter: The preparation failed");
+    assert!(ended.complaints.contains("the machine was taken back and is set aside"), "{ended:?}");
     assert!(ended.said.is_empty(), "{ended:?}");
     eventually("the lease to end", async || {
         bench.leases("queued,preparing,active,releasing").await.is_empty()
@@ -151,6 +156,43 @@ async fn a_token_decides_who_may() {
     let options = format!("--token-file {}", file.display());
     bench.run_at(&url, &options, &["true"], &[("OTTER_TOKEN", "otter_wrong")]).ended().await.exits(0, "");
     free().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_while_its_run_waits_held_no_machine() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let token = |arguments: &[&str]| {
+        let output = otter(&["token"]).args(arguments).args(["--state-dir", state]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let first = token(&["create", "--name", "first", "--role", "runner"]);
+    let second = token(&["create", "--name", "second", "--role", "runner"]);
+    let admin = token(&["create", "--name", "root", "--role", "admin"]);
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("otter.toml"), format!("[pools.one]\nmachines = [\"{NAME}\"]\n"))
+        .unwrap();
+    let bench =
+        Bench { daemon: Bench::daemon("127.0.0.1:0", files.path(), &["--state-dir", state]).await, files };
+    let run = |options: &str, token: &str, script: &str| {
+        bench.run_at(&bench.url(), options, &["sh", "-c", script], &[("OTTER_TOKEN", token)])
+    };
+    let mut holder = run("", &first, UNTIL_GO);
+    holder.says("ready").await;
+    let next = run("--queue-for 1m", &second, NEVER);
+    eventually("it to wait", async || {
+        let queued = bench.daemon.request(Method::GET, "/v1/leases?state=queued").bearer_auth(&admin);
+        Answer::of(queued).await.expect(200).items("id").len() == 1
+    })
+    .await;
+    token(&["revoke", "--name", "second"]);
+    let ended = next.ended().await;
+    ended.exits(77, "the lease ends: it was still waiting, and held no machine");
+    let wrong = ["What it started goes on", "given back", "comes back"];
+    assert!(!wrong.iter().any(|wrong| ended.complaints.contains(wrong)), "{ended:?}");
+    bench.go();
+    holder.ended().await.exits(0, "the machine is given back");
 }
 
 #[tokio::test]
