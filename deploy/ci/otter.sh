@@ -23,6 +23,8 @@ url=${OTTER_URL:-} select=${OTTER_SELECT:-} key=${OTTER_KEY:-}
 lease='' shown='' answer='' starting='' command='' renewer='' asked='' holder='' me=''
 # How many seconds otter is tried while it says Retry-After.
 patience=60
+# For a filter of jq: names on a host may hold a line break, which would set another variable.
+one_line='gsub("[[:cntrl:]]"; "\uFFFD")'
 
 main() {
   verb=${1:-}
@@ -113,10 +115,10 @@ wait_for_it() {
 }
 
 describe() {
-  machine=$(field .machine) name=$(field .machine_name)
+  machine=$(field ".machine | $one_line") name=$(field ".machine_name | $one_line")
   insist GET "/machines/$(printf %s "$machine" | jq -Rrs @uri)" || complain
   printf '%s\n' "OTTER_LEASE=$shown" "OTTER_MACHINE_ID=$machine" "OTTER_MACHINE_NAME=$name" \
-    "OTTER_MACHINE_IP=$(field '.ip_address // ""')"
+    "OTTER_MACHINE_IP=$(field ".ip_address // \"\" | $one_line")"
 }
 
 # Three times in the lease's time, so that two may be lost. The lease is over if otter says so, or if its time is.

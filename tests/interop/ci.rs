@@ -255,6 +255,35 @@ async fn the_shell_example_says_why_there_is_no_machine() {
     job.is_as_before().await;
 }
 
+/// A machine's name on the host sets no variable but its own.
+#[tokio::test]
+async fn the_shell_example_prints_each_value_in_one_line() {
+    let scenario = tempfile::NamedTempFile::new().unwrap();
+    let lab = std::fs::read_to_string(repository().join("config/lab.toml")).unwrap();
+    let named = r#"name = "odd\nPATH=/nowhere\u001b[31m""#;
+    let plain = r#"name = "qubes-4.3-nightly""#;
+    assert!(lab.contains(plain));
+    std::fs::write(scenario.path(), lab.replace(plain, named)).unwrap();
+    let arguments = ["--simulate", "--scenario", scenario.path().to_str().unwrap()];
+    let job = Job::before(Daemon::start(&arguments, &[]).await);
+    let free = async || job.daemon.get("/v1/machines/18/wait?until=free&wait=10s").await.status == 200;
+    eventually("the inventory to be loaded", free).await;
+    let shell = |verb: &str| {
+        let mut shell = job.shell(&["sh"], &format!("exec deploy/ci/otter.sh {verb}"));
+        shell.env("OTTER_SELECT", r#"{"machine": "18"}"#).env("OTTER_KEY", "odd");
+        output(shell, PATIENCE)
+    };
+    let taken = shell("take").await;
+    let printed = String::from_utf8(taken.stdout).unwrap();
+    assert!(taken.status.success(), "{printed}");
+    let names: Vec<&str> = printed.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let expected = ["OTTER_LEASE", "OTTER_MACHINE_ID", "OTTER_MACHINE_NAME", "OTTER_MACHINE_IP"];
+    assert_eq!(names, expected, "{printed}");
+    let name = "OTTER_MACHINE_NAME=odd\u{fffd}PATH=/nowhere\u{fffd}[31m\n";
+    assert!(printed.contains(name), "{printed:?}");
+    assert!(shell("give-back").await.status.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_gives_back_only_what_was_taken() {
     let job = Job::start().await;
