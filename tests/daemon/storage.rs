@@ -293,6 +293,28 @@ async fn with_a_job(host: &Simulator, state: &Path) -> String {
     job
 }
 
+/// The trigger stands for a disk that is full at the start: otter's first write is refused, and
+/// everything can be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_a_store_that_refuses_writes_serves_reads() {
+    let (host, directory) = (host().await, tempfile::tempdir().unwrap());
+    let state = directory.path().join("state");
+    let job = with_a_job(&host, &state).await;
+    let file = format!("sqlite://{}", state.join("otter.db").display());
+    let change = async |statement: &'static str| {
+        let database = SqlitePool::connect(&file).await.unwrap();
+        sqlx::query(statement).execute(&database).await.unwrap();
+        database.close().await;
+    };
+    change("CREATE TRIGGER refuse BEFORE INSERT ON last_seen BEGIN SELECT RAISE(ABORT, 'full'); END").await;
+    let daemon = Daemon::not_ready(&host, &state, "").await;
+    let loaded = async || daemon.get("/v1/machines").await.status == 200;
+    eventually("the inventory to be loaded", loaded).await;
+    daemon.get(&format!("/v1/jobs/{job}")).await.expect(200);
+    change("DROP TRIGGER refuse").await;
+    assert!(daemon.terminate().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_database_is_refused_and_left_as_it_is() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());

@@ -69,6 +69,13 @@ impl Daemon {
 
     /// The same with more in its configuration.
     pub async fn configured(host: &otter::simulator::Simulator, state: &Path, more: &str) -> Self {
+        let daemon = Self::not_ready(host, state, more).await;
+        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        daemon
+    }
+
+    /// The same, as soon as it listens.
+    pub async fn not_ready(host: &otter::simulator::Simulator, state: &Path, more: &str) -> Self {
         let config = state.with_extension("toml");
         std::fs::write(&config, format!("[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n{more}")).unwrap();
         let pin = format!("sha256:{}", host.fingerprint());
@@ -80,9 +87,7 @@ impl Daemon {
             ("OTTER_ESX_PASSWORD", "otter"),
             ("OTTER_ESX_VERIFY", pin.as_str()),
         ];
-        let daemon = Self::start(&["--config", config, "--state-dir", state], &variables).await;
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
-        daemon
+        Self::start(&["--config", config, "--state-dir", state], &variables).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

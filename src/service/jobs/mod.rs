@@ -450,7 +450,8 @@ impl Jobs {
         }
     }
 
-    /// Counts the time for which otter was down, see [`count_downtime`].
+    /// Counts the time for which otter was down, see [`count_downtime`]. A store that refuses
+    /// writes keeps otter from nothing but writing: the next start counts the same again.
     async fn count_downtime(&self, jobs: &mut [Job]) -> Result<(), StoreError> {
         let Engine { parts, .. } = &*self.0;
         let last_seen = parts.store.last_seen().await?;
@@ -458,9 +459,15 @@ impl Jobs {
         for job in jobs {
             if count_downtime(job, last_seen, now) {
                 tracing::warn!(job = %job.id, "the wall clock is behind the last run; no time counts as passed");
-                parts.store.update_job(job).await?;
+                unless_refused(parts.store.update_job(job).await)?;
             }
         }
-        parts.store.note_seen(now).await
+        unless_refused(parts.store.note_seen(now).await)
     }
+}
+
+/// The outcome of a write, of which a refusal of the disk or database is no error. The store logs
+/// refusals.
+fn unless_refused(written: Result<(), StoreError>) -> Result<(), StoreError> {
+    written.or_else(|error| if error.refusal().is_some() { Ok(()) } else { Err(error) })
 }
