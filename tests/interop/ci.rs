@@ -260,10 +260,10 @@ async fn the_shell_example_says_why_there_is_no_machine() {
 async fn the_shell_example_prints_each_value_in_one_line() {
     let scenario = tempfile::NamedTempFile::new().unwrap();
     let lab = std::fs::read_to_string(repository().join("config/lab.toml")).unwrap();
-    let named = r#"name = "odd\nPATH=/nowhere\u001b[31m""#;
+    let odd = r#"name = "odd\nPATH=/nowhere\u001b[31m""#;
     let plain = r#"name = "qubes-4.3-nightly""#;
     assert!(lab.contains(plain));
-    std::fs::write(scenario.path(), lab.replace(plain, named)).unwrap();
+    std::fs::write(scenario.path(), lab.replace(plain, odd)).unwrap();
     let arguments = ["--simulate", "--scenario", scenario.path().to_str().unwrap()];
     let job = Job::before(Daemon::start(&arguments, &[]).await);
     let free = async || job.daemon.get("/v1/machines/18/wait?until=free&wait=10s").await.status == 200;
