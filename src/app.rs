@@ -44,7 +44,7 @@ use crate::store::{AuditRetention, Keep, Retention, Store};
 use crate::supervisor::{Ending, Signals, Supervisor};
 use crate::telemetry::metrics::{Levels, Metrics};
 
-pub use checks::{Checked, check, check_with_database};
+pub use checks::{Checked, check, check_with_state};
 
 /// How long a shutdown may take before what still runs is dropped.
 const GRACE: Duration = Duration::from_secs(30);

@@ -277,7 +277,7 @@ async fn simulate(simulate: Simulate) -> anyhow::Result<ExitCode> {
 async fn check_config(check: CheckConfig) -> anyhow::Result<ExitCode> {
     let CheckConfig { host, sources } = check;
     let settings = app::settings(sources.read()?, None)?;
-    let Checked { warnings, state, .. } = app::check_with_database(&settings).await?;
+    let Checked { warnings, state, .. } = app::check_with_state(&settings).await?;
     for warning in &warnings {
         eprintln!("otter: warning: {}", printable(warning));
     }

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::fs::Access;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -102,7 +103,14 @@ impl Listener {
                     let error = format!("there is no directory {}", parent.display());
                     Err(io::Error::new(io::ErrorKind::NotFound, error))
                 }
-                _ => Ok(()),
+                Some(parent) => {
+                    rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+                        let kind = io::Error::from(error).kind();
+                        let error = format!("no socket can be made in {}: {error}", parent.display());
+                        io::Error::new(kind, error)
+                    })
+                }
+                None => Ok(()),
             },
         }
     }

@@ -1,6 +1,7 @@
 //! The checks before otter starts. `serve` and `check-config` call the same checks: `check-config`
 //! accepts only a configuration that `serve` accepts. The checks make and change nothing.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
@@ -10,8 +11,9 @@ use super::Settings;
 use crate::api::serve::Listener;
 use crate::api::tls::Tls;
 use crate::config::{Listen, open_to_all};
+use crate::domain::access::is_reserved_name;
 use crate::domain::verify::Verify;
-use crate::store::{Existing, FoundState, Store, key};
+use crate::store::{Existing, FoundState, Store, key, open_to_others};
 
 /// The results of the checks, if otter can start.
 pub struct Checked {
@@ -114,24 +116,43 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
     }
 }
 
-/// The same as [`check`], and reads the whole database for damage. `serve` reads it when it opens it.
+/// The same as [`check`], with what `serve` finds when it opens the state: it reads the whole
+/// database for damage, and warns of files that others reach and of tokens with reserved names.
 ///
 /// # Errors
 /// Those of [`check`]; a damaged database.
-pub async fn check_with_database(settings: &Settings) -> anyhow::Result<Checked> {
-    let checked = check(settings).await?;
-    let has_database = checked.state.is_some_and(|state| state.existing == Existing::Database);
-    if let Some(directory) = settings.state_dir.as_deref().filter(|_| has_database) {
-        Store::read_through(directory).await?;
+pub async fn check_with_state(settings: &Settings) -> anyhow::Result<Checked> {
+    let mut checked = check(settings).await?;
+    let existing = checked.state.map(|state| state.existing);
+    let Some(directory) = settings.state_dir.as_deref() else { return Ok(checked) };
+    if matches!(existing, Some(Existing::Directory | Existing::Database)) {
+        let open = open_to_others(directory)
+            .with_context(|| format!("the state directory {} cannot be read", directory.display()))?;
+        checked.warnings.extend(open.into_iter().map(|(path, mode)| {
+            format!("other users can reach {} (mode {mode:04o}): serve tightens it", path.display())
+        }));
+    }
+    if existing == Some(Existing::Database) {
+        let names = Store::read_through(directory).await?;
+        let reserved = names.iter().filter(|name| is_reserved_name(name));
+        checked.warnings.extend(reserved.map(|name| {
+            format!(
+                "otter uses the name of the token {name} for itself: make one of another name and revoke it"
+            )
+        }));
     }
     Ok(checked)
 }
 
-/// Refuses an address that does not belong to this machine. The check ignores whether the port is
-/// taken, because a running otter usually holds it while its new configuration is checked.
+/// Refuses an address that otter cannot listen on. The check ignores whether the port is taken,
+/// because a running otter usually holds it while its new configuration is checked.
 fn is_own(address: SocketAddr) -> anyhow::Result<()> {
-    let any_port = SocketAddr::new(address.ip(), 0);
-    TcpListener::bind(any_port).map(drop).with_context(|| format!("cannot listen on {address}"))
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            Err(error).with_context(|| format!("cannot listen on {address}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Other machines reach this address, so otter needs tokens to identify callers.

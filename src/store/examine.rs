@@ -60,17 +60,24 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     Ok(FoundState { existing: Existing::Database, has_leases, has_tokens_in_force })
 }
 
-/// Reads the whole database of a directory that has one.
+/// Reads the whole database of a directory that has one. Returns the names of the tokens in force.
 ///
 /// # Errors
 /// `Damaged` or `NotADatabase` if it is damaged.
-pub async fn read_through(path: &Path) -> Result<(), StoreError> {
+pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
     let file = path.join(DATABASE);
     let mut connection = connect(path, &file).await?;
-    let checked = open::quick_check(&mut connection, path, &file).await;
+    open::quick_check(&mut connection, path, &file).await?;
+    let refused = |source| refusal(path, &file, source);
+    let any = "SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)";
+    let mut names = Vec::new();
+    if has_rows(&mut connection, "tokens", any).await.map_err(refused)? {
+        let in_force = "SELECT name FROM tokens WHERE revoked_at IS NULL ORDER BY name";
+        names = sqlx::query_scalar(in_force).fetch_all(&mut connection).await.map_err(refused)?;
+    }
     // Nothing was written.
     drop(connection.close().await);
-    checked
+    Ok(names)
 }
 
 /// Opens a database to look at it. This makes no file beside it.

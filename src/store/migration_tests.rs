@@ -275,7 +275,7 @@ async fn only_the_daemon_makes_or_migrates_a_database() {
     assert!(matches!(error, StoreError::NoDatabase { .. }), "{error}");
     let missing = directory.path().join("missing");
     let error = Store::beside_or_new(&missing).await.err().expect("there is no directory");
-    assert!(matches!(error, StoreError::NoDatabase { .. }) && !missing.exists(), "{error}");
+    assert!(matches!(error, StoreError::NoStateDirectory { .. }) && !missing.exists(), "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     filled(directory.path(), 3).await;
     for opened in [Store::beside(directory.path()).await, Store::beside_or_new(directory.path()).await] {

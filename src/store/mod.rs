@@ -73,6 +73,7 @@ pub use keys::{IdempotencyKey, Inserted, KeptKey};
 pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow, SaveLeases};
 pub use purge::{AuditRetention, Keep, Purged, PurgedAudit, Retention};
 pub use restore::{Restored, restore};
+pub use state_directory::open_to_others;
 pub use tokens::{StoredToken, TokenUse};
 
 pub use upkeep::{Checked, Compacted, check, compact};
@@ -157,11 +158,12 @@ impl Store {
         examine::examine(state_dir).await
     }
 
-    /// Reads the whole database of this directory without changing it, as [`Store::open`] does before it uses it.
+    /// Reads the whole database of this directory without changing it, as [`Store::open`] does before
+    /// it uses it. Returns the names of the tokens in force.
     ///
     /// # Errors
     /// `Damaged` or `NotADatabase` if it is damaged.
-    pub async fn read_through(state_dir: &Path) -> Result<(), StoreError> {
+    pub async fn read_through(state_dir: &Path) -> Result<Vec<String>, StoreError> {
         examine::read_through(state_dir).await
     }
 

@@ -4,7 +4,7 @@
 use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
@@ -69,15 +69,27 @@ pub fn tighten(directory: &Path) -> Result<(), StoreError> {
     if is_shared(&directory.metadata().map_err(not_writable)?) {
         return Err(StoreError::SharedDirectory { path: directory.to_owned() });
     }
-    tighten_one(directory, PRIVATE_DIRECTORY);
-    for entry in std::fs::read_dir(directory).map_err(not_writable)?.flatten() {
-        let name = entry.file_name();
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if is_file && name.to_str().is_some_and(is_ours) {
-            tighten_one(&entry.path(), PRIVATE_FILE);
-        }
+    for (path, mode) in open_to_others(directory).map_err(not_writable)? {
+        tighten_one(&path, mode);
     }
     Ok(())
+}
+
+/// The directory and otter's files in it that other users have permissions on, each with its mode.
+///
+/// # Errors
+/// The system's, if the directory cannot be read.
+pub fn open_to_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
+    let ours = std::fs::read_dir(directory)?.flatten().filter(|entry| {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        is_file && entry.file_name().to_str().is_some_and(is_ours)
+    });
+    let all = std::iter::once(directory.to_owned()).chain(ours.map(|entry| entry.path()));
+    let open = all.filter_map(|path| {
+        let mode = path.metadata().ok()?.permissions().mode() & 0o7777;
+        (mode & 0o077 != 0).then_some((path, mode))
+    });
+    Ok(open.collect())
 }
 
 /// Whether all users share a directory, as they do `/tmp`.
@@ -91,13 +103,8 @@ fn is_ours(name: &str) -> bool {
     name.starts_with(DATABASE) || name == SECRET_KEY || name == LOCK
 }
 
-fn tighten_one(path: &Path, private: u32) {
-    let Ok(found) = path.metadata() else { return };
-    let mode = found.permissions().mode() & 0o7777;
-    let of_others = mode & 0o077;
-    if of_others == 0 {
-        return;
-    }
+fn tighten_one(path: &Path, mode: u32) {
+    let private = if path.is_dir() { PRIVATE_DIRECTORY } else { PRIVATE_FILE };
     let (was, now) = (format!("{mode:04o}"), format!("{private:04o}"));
     match std::fs::set_permissions(path, Permissions::from_mode(private)) {
         Ok(()) => tracing::warn!(

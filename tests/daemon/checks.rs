@@ -293,6 +293,38 @@ async fn variables_that_nothing_reads_are_told_apart() {
     assert!(text.contains("OTTER_STATEDIR is ignored"), "{text}");
 }
 
+/// Both warn of files that other users reach, and of tokens with names that otter uses itself.
+#[tokio::test]
+async fn check_config_warns_of_the_state_as_serve_does() {
+    let place = Place::new();
+    let state = place.text("state");
+    std::fs::create_dir(&state).unwrap();
+    let create = ["token", "create", "ci", "--role", "runner", "--state-dir", &state];
+    assert_eq!(said(otter(&create)).await.0, Some(0));
+    let file = format!("sqlite://{}", place.path("state/otter.db").display());
+    let database = sqlx::SqlitePool::connect(&file).await.unwrap();
+    sqlx::query("UPDATE tokens SET name = 'otter'").execute(&database).await.unwrap();
+    database.close().await;
+    let loosen = |name: &str, mode| {
+        std::fs::set_permissions(place.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let arguments = ["--listen", "127.0.0.1:0", "--state-dir", &state];
+    let clean = said(place.command("check-config", "", &arguments)).await.1;
+    assert!(!clean.contains("other users") && clean.contains("the token otter"), "{clean}");
+    loosen("state", 0o755);
+    loosen("state/otter.db", 0o640);
+    let (code, text) = said(place.command("check-config", "", &arguments)).await;
+    assert_eq!(code, Some(0), "{text}");
+    for wanted in [
+        format!("other users can reach {state} (mode 0755)"),
+        format!("other users can reach {state}/otter.db (mode 0640)"),
+    ] {
+        assert!(text.contains(&wanted), "{wanted}\nis not in\n{text}");
+    }
+    let mode = std::fs::metadata(&state).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o755, "check-config changes nothing");
+}
+
 #[tokio::test]
 async fn a_start_says_where_the_state_is_kept() {
     let place = Place::new();
