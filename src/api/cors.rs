@@ -1,5 +1,5 @@
-//! What browsers ask and are told before they let a page of another server call otter: CORS, as the Fetch
-//! standard has it. Only origins that the configuration lists are told anything.
+//! Answers to browsers before they let a page of another server call otter: CORS, as the Fetch
+//! standard has it. Only origins that the configuration lists get such answers.
 //!
 //! A page shows who it is by a token in `Authorization`, so credentials of the browser (cookies, client
 //! certificates) are never allowed.
@@ -61,7 +61,7 @@ impl Cors {
     }
 
     /// Tells the browser that the page of this origin may read an answer. `None` if the origin is not
-    /// listed or there is none; then only caches are told that the answer could differ.
+    /// listed or there is none; then the answer only tells caches that it could differ.
     pub fn mark(&self, origin: Option<ListedOrigin>, response: &mut Response) {
         if self.allowed_origins.is_empty() {
             return;

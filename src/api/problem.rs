@@ -366,7 +366,7 @@ impl IntoResponse for ApiError {
 #[derive(Clone, Debug)]
 pub struct Failed(pub std::sync::Arc<Failure>);
 
-/// The `Retry-After` of failures of which nobody knows when they pass.
+/// The `Retry-After` of failures that pass at an unknown time.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The answer for a failure: status, `Retry-After` where a retry helps, and the problem as its body.

@@ -80,7 +80,7 @@ pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
-/// Opens a database to look at it. This makes no file beside it.
+/// Opens a database to look at it. This makes no other file.
 async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     // Without a log the file is the whole database, and reading it must neither make files nor change them.
     let is_whole = std::fs::metadata(directory.join("otter.db-wal")).map_or(true, |log| log.len() == 0);

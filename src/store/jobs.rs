@@ -170,7 +170,7 @@ pub struct UpdateJob {
 enum Transition {
     /// New if the stored job is queued.
     Start,
-    /// New if nobody asked to cancel the stored job.
+    /// New if the stored job has no request to cancel it.
     CancelRequest,
     /// New whenever the update is accepted, because an ended job is never updated.
     End,

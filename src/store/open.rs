@@ -171,7 +171,7 @@ fn damaged(file: &Path, what: &str) -> StoreError {
     StoreError::Damaged { path: file.to_owned(), what: what.to_owned() }
 }
 
-/// Refuses to make a database beside what is left of another.
+/// Refuses to make a database where files of another are left.
 pub fn require_no_remains(directory: &Path) -> Result<(), StoreError> {
     let log = directory.join("otter.db-wal");
     if log.exists() {

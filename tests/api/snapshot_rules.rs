@@ -511,7 +511,7 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     };
     let detail = removal.problem(409, "outcome-unknown").str("detail").to_owned();
     assert_eq!(lab.control().calls(call), 1, "{race:?} {path}: {detail}");
-    // The judgement itself never repeats a removal that would take a later snapshot, whoever made it.
+    // The judgement itself never repeats a removal that would take a later snapshot, no matter who made it.
     if race == Race::ForeignSnapshotAppears {
         assert!(detail.contains("would take snapshots that came later"), "{path}: {detail}");
     } else {

@@ -81,7 +81,7 @@ impl Guarded {
         token
     }
 
-    /// Gives a token another secret, and an expiry if there is to be one.
+    /// Gives a token another secret, and an expiry if one is given.
     pub async fn rotated(&self, name: &str, expires_at: Option<jiff::Timestamp>) -> String {
         let clock = Clock::system();
         let token = Token::new(&clock.random().unwrap());

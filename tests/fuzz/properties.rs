@@ -1,6 +1,6 @@
 //! What must hold of every text and document from outside. A property panics if it does not hold.
 //!
-//! The targets beside this file give a property the inputs that a fuzzer invents. The ordinary tests give it the inputs
+//! The fuzz targets give a property the inputs that a fuzzer invents. The ordinary tests give it the inputs
 //! of its corpus.
 
 use std::path::Path;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::module;
 use super::paths::{Mention, mentions};
 
-/// Test code that goes away as a whole: to untangle it first helps nobody.
+/// Test code that goes away as a whole, so it is not untangled first.
 const PASSED_OVER: &[&str] = &["simulation"];
 
 /// Which files each file depends on, and through which items, each with the first line that has it.

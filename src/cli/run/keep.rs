@@ -150,7 +150,7 @@ async fn hear(desk: &Desk, lease: &Lease) -> String {
     }
 }
 
-/// Why the lease has ended; `None` if it goes on, or nobody can say now.
+/// Why the lease has ended; `None` if it goes on, or if that is not known now.
 async fn why_ended(desk: &Desk, lease: &Lease) -> Option<String> {
     let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
     let answer = Client::answer(look, ANSWER).await.ok()?;

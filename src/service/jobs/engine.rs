@@ -223,7 +223,7 @@ impl Engine {
         }
     }
 
-    /// Cancels a job for the kill beside it, by order of who asked for the kill.
+    /// Cancels a job for a kill on its machine, in the name of the caller who asked for the kill.
     pub(super) fn cancel_killed(&self, killed: Killed) {
         let by = self.board.get(killed.by).map_or_else(Actor::otter, |kill| kill.job.asker());
         self.board.interrupt(killed.job, Interrupt::Cancel(by));

@@ -58,14 +58,14 @@ struct Place {
     ready: bool,
 }
 
-/// A job whose turn has come, and the one that a kill beside it cancels.
+/// A job whose turn has come, and the running job that it cancels if it is a kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub job: JobId,
     pub cancel: Option<Killed>,
 }
 
-/// A running job, and the kill beside it that cancels it.
+/// A running job, and the kill on its machine that cancels it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Killed {
     pub job: JobId,

@@ -14,7 +14,7 @@ pub struct Recovered {
     pub waiting: Vec<Driver>,
     /// These ran, with their first effects.
     pub running: Vec<(Driver, Effect)>,
-    /// Those of them that a kill beside them cancels.
+    /// Those of them that a kill on their machine cancels.
     pub cancelled: Vec<Killed>,
     /// Where something may start now.
     pub machines: BTreeSet<MachineId>,

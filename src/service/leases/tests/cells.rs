@@ -315,7 +315,7 @@ fn a_jump_of_the_clock_notes_the_times_of_those_whose_time_runs() {
     let time = |number| noted.leases[&id(number)].time;
     assert_eq!((time(1).lease, time(1).total, time(3).queue), (MINUTE * 29, MINUTE * 119, MINUTE * 9));
     assert_eq!(noted.leases[&id(1)].noted_at, at(60).wall);
-    assert!(book.step(Input::Tick, at(61)).unwrap().leases.is_empty(), "a jump is nobody's end");
+    assert!(book.step(Input::Tick, at(61)).unwrap().leases.is_empty(), "a jump ends no lease");
 }
 
 #[test]
