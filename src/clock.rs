@@ -1,9 +1,11 @@
 //! Time and randomness, injected: tests step them, and the direct ways are forbidden by `.clippy.toml`.
 #![expect(clippy::disallowed_methods, reason = "the one place where the real clock is read")]
 
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -16,6 +18,25 @@ pub struct Clock(Arc<Source>);
 enum Source {
     System { started: Instant },
     Stepped { now: Mutex<Stepped>, moved: Notify },
+    Other(Box<dyn Time>),
+}
+
+/// Time and randomness of another kind than a [`Clock`] has by itself.
+pub trait Time: Debug + Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+
+    /// Time since an arbitrary start, which never jumps.
+    fn elapsed(&self) -> Duration;
+
+    /// Waits for this long.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()>;
+
+    /// 256 random bits.
+    fn random(&self) -> [u8; 32];
+
+    /// A new UUID of version 7.
+    fn uuid(&self) -> Uuid;
 }
 
 #[derive(Debug)]
@@ -38,12 +59,19 @@ impl Clock {
         Self(Arc::new(Source::Stepped { now, moved: Notify::new() }))
     }
 
+    /// The time and the randomness of `time`.
+    #[must_use]
+    pub fn from_time(time: impl Time + 'static) -> Self {
+        Self(Arc::new(Source::Other(Box::new(time))))
+    }
+
     /// The wall clock, to the microsecond: RFC 3339 on the wire has at most six digits.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let now = match &*self.0 {
             Source::System { .. } => Timestamp::now(),
             Source::Stepped { now, .. } => now.lock().unwrap_or_else(PoisonError::into_inner).wall,
+            Source::Other(time) => time.now(),
         };
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
@@ -54,6 +82,7 @@ impl Clock {
         match &*self.0 {
             Source::System { started } => started.elapsed(),
             Source::Stepped { now, .. } => now.lock().unwrap_or_else(PoisonError::into_inner).elapsed,
+            Source::Other(time) => time.elapsed(),
         }
     }
 
@@ -61,6 +90,7 @@ impl Clock {
     pub async fn sleep(&self, duration: Duration) {
         match &*self.0 {
             Source::System { .. } => tokio::time::sleep(duration).await,
+            Source::Other(time) => time.sleep(duration).await,
             Source::Stepped { moved, .. } => {
                 let due = self.elapsed() + duration;
                 loop {
@@ -76,7 +106,7 @@ impl Clock {
         }
     }
 
-    /// Moves a stepped clock on and wakes those whose sleep is over. Does nothing to the system's.
+    /// Moves a stepped clock on and wakes those whose sleep is over. Does nothing to another.
     pub fn advance(&self, duration: Duration) {
         if let Source::Stepped { now, moved } = &*self.0 {
             {
@@ -89,7 +119,7 @@ impl Clock {
     }
 
     /// Makes a stepped wall clock jump, as an administrator or NTP does. The monotonic clock
-    /// continues. Does nothing to the system's clock.
+    /// continues. Does nothing to another clock.
     pub fn jump(&self, by: SignedDuration) {
         if let Source::Stepped { now, .. } = &*self.0 {
             let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,6 +132,9 @@ impl Clock {
     /// # Errors
     /// Where the system has none to give.
     pub fn random(&self) -> Result<[u8; 32], getrandom::Error> {
+        if let Source::Other(time) = &*self.0 {
+            return Ok(time.random());
+        }
         let mut bits = [0; 32];
         getrandom::fill(&mut bits)?;
         Ok(bits)
@@ -112,6 +145,7 @@ impl Clock {
     pub fn uuid(&self) -> Uuid {
         match &*self.0 {
             Source::System { .. } => Uuid::now_v7(),
+            Source::Other(time) => time.uuid(),
             Source::Stepped { .. } => {
                 let now = self.now();
                 let seconds = u64::try_from(now.as_second()).unwrap_or(0);

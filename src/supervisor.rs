@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,7 @@ struct Inner {
     end: Mutex<End>,
     reloads: Mutex<Vec<Reload>>,
     notify: Notify,
+    spawn: Spawn,
 }
 
 /// Tasks that stop together: asked by `soft`, dropped by `hard`.
@@ -75,6 +77,9 @@ struct Reload {
 
 /// Tells the service manager; tests listen in.
 type Notify = Box<dyn Fn(&[NotifyState<'_>]) -> io::Result<()> + Send + Sync>;
+
+/// Runs a task.
+type Spawn = Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -178,10 +183,19 @@ impl Supervisor {
     /// A supervisor that gives its tasks this long to stop.
     #[must_use]
     pub fn new(clock: Clock, grace: Duration) -> Self {
-        Self::with_notify(clock, grace, Box::new(sd_notify::notify))
+        Self::with(clock, grace, Box::new(sd_notify::notify), Box::new(|task| drop(tokio::spawn(task))))
     }
 
-    fn with_notify(clock: Clock, grace: Duration, notify: Notify) -> Self {
+    /// The same, whose tasks `spawn` runs. It tells the service manager nothing.
+    pub fn with_spawn(
+        clock: Clock,
+        grace: Duration,
+        spawn: impl Fn(BoxFuture<'static, ()>) + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(clock, grace, Box::new(|_| Ok(())), Box::new(spawn))
+    }
+
+    fn with(clock: Clock, grace: Duration, notify: Notify, spawn: Spawn) -> Self {
         Self(Arc::new(Inner {
             clock,
             grace,
@@ -190,6 +204,7 @@ impl Supervisor {
             end: Mutex::default(),
             reloads: Mutex::default(),
             notify,
+            spawn,
         }))
     }
 
@@ -235,7 +250,7 @@ impl Supervisor {
                 () = hard.cancelled() => {}
             }
         };
-        self.0.rooms.tasks.spawn(guarded.instrument(tracing::info_span!("task", task = name)));
+        self.spawn_tracked(&self.0.rooms.tasks, name, guarded);
         Contained { name, result }
     }
 
@@ -268,6 +283,7 @@ impl Supervisor {
     /// Sees the daemon through to its end, and tells how it came to that.
     pub async fn run(&self, mut signals: Signals) -> Ending {
         tokio::select! {
+            biased;
             ending = self.until_the_end(&mut signals) => ending,
             never = self.feed_watchdog() => match never {},
         }
@@ -277,6 +293,7 @@ impl Supervisor {
         let Inner { clock, grace, rooms, last, .. } = &*self.0;
         loop {
             tokio::select! {
+                biased;
                 () = rooms.soft.cancelled() => break,
                 signal = signals.next() => match signal {
                     Signal::Hangup => self.reload(),
@@ -290,6 +307,7 @@ impl Supervisor {
         self.notify(&[NotifyState::Stopping]);
         rooms.tasks.close();
         tokio::select! {
+            biased;
             () = rooms.tasks.wait() => {}
             () = signals.next_to_end() => tracing::warn!("a second signal: dropping what still runs"),
             () = clock.sleep(*grace) => {
@@ -313,6 +331,7 @@ impl Supervisor {
     /// Waits for a stage, but no longer than [`LAST_GRACE`]: a task that never yields cannot be dropped.
     async fn wait(&self, stage: &Stage) {
         tokio::select! {
+            biased;
             () = stage.tasks.wait() => {}
             () = self.0.clock.sleep(LAST_GRACE) => {}
         }
@@ -340,7 +359,17 @@ impl Supervisor {
             };
             supervisor.failed(TaskFailure { task: name, how });
         };
-        tasks.spawn(guarded.instrument(tracing::info_span!("task", task = name)));
+        self.spawn_tracked(&tasks, name, guarded);
+    }
+
+    fn spawn_tracked(
+        &self,
+        tasks: &TaskTracker,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let task = task.instrument(tracing::info_span!("task", task = name));
+        (self.0.spawn)(tasks.track_future(task).boxed());
     }
 
     fn failed(&self, failure: TaskFailure) {

@@ -157,6 +157,7 @@ impl Audit {
         loop {
             let left = minute_over.saturating_sub(self.clock.elapsed());
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = self.noted.notified() => self.write(false).await,
                 () = self.clock.sleep(left) => {

@@ -243,6 +243,7 @@ impl Callers {
                 self.clock.sleep(Duration::try_from(left).unwrap_or_default()).await;
             };
             tokio::select! {
+                biased;
                 // The sender lives as long as this.
                 _ = changes.changed() => {}
                 () = expired => {}
@@ -274,6 +275,7 @@ impl Callers {
         let mut in_force = self.in_force();
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = self.clock.sleep(READ_AGAIN) => {}
             }

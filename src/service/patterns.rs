@@ -112,6 +112,7 @@ impl PatternWatch {
                 (known, told) = (machines, now);
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = changes.more() => {}
             }

@@ -18,6 +18,7 @@ pub async fn run(store: Store, clock: Clock, retention: Retention, stop: Cancell
         purge_audit(&store, &clock, &retention).await;
         minutes = minutes.wrapping_add(1);
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = clock.sleep(Duration::from_mins(1)) => {}
         }

@@ -37,6 +37,7 @@ impl Storage {
     pub async fn watch(self, stop: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = self.clock.sleep(TRY_EVERY) => {}
             }

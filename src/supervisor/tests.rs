@@ -29,7 +29,8 @@ fn running(tasks: impl FnOnce(&Supervisor)) -> Fixture {
         log.lock().unwrap().push(first);
         Ok(())
     };
-    let supervisor = Supervisor::with_notify(clock.clone(), GRACE, Box::new(notify));
+    let supervisor =
+        Supervisor::with(clock.clone(), GRACE, Box::new(notify), Box::new(|task| drop(tokio::spawn(task))));
     tasks(&supervisor);
     let (sender, signals) = Signals::from_sender();
     let runner = supervisor.clone();

@@ -154,12 +154,14 @@ impl Inventory {
                 let wait =
                     soonest.map_or(Duration::from_hours(1), |at| at.saturating_sub(self.clock.elapsed()));
                 tokio::select! {
+                    biased;
                     () = self.confirmations.notified() => {}
                     () = self.clock.sleep(wait) => {}
                 }
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = confirm => {}
         }

@@ -188,11 +188,13 @@ impl<'a> Editor<'a> {
                 _ => {}
             }
         }
-        let gone: Vec<MachineId> =
-            self.machines.keys().filter(|id| !machines.contains(id)).cloned().collect();
-        for id in gone {
-            self.machines.remove(&id);
-            self.touched.push(id);
+        // In the order of lists: what is told of them has an order that repeats.
+        for record in &self.before.machines {
+            let id = &record.machine.id;
+            if !machines.contains(id) {
+                self.machines.remove(id);
+                self.touched.push(id.clone());
+            }
         }
         self.datastores.retain(|datastore| datastores.contains(&datastore.id));
     }

@@ -288,6 +288,7 @@ impl Engine {
         drop(engine.parts.supervisor.contain("leftover task", async move {
             let mut status = inner.parts.hypervisor.follow(&task).await;
             tokio::select! {
+                biased;
                 // Ends too where the task is no longer known, or the backend is gone.
                 _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })) => {}
                 () = inner.stop.cancelled() => return,
@@ -310,6 +311,7 @@ impl Engine {
     async fn read_back(self: &Arc<Self>, id: JobId, failed_runs: u32, pause: &mut Duration) -> ReadBack {
         loop {
             tokio::select! {
+                biased;
                 () = self.parts.clock.sleep(*pause) => {}
                 () = self.stop.cancelled() => return ReadBack::Stopping,
             }

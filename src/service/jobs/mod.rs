@@ -294,6 +294,7 @@ impl Jobs {
                 Engine::end_queued(&self.0, id, machine, |driver, now| driver.cancel_queued(by, now));
                 // A disk that takes no commits must not hold up the caller: the job ends when it can be committed.
                 tokio::select! {
+                    biased;
                     ended = self.ended(id) => return ended,
                     () = self.0.parts.clock.sleep(CANCEL_PATIENCE) => return self.get(id).await,
                 }
@@ -306,6 +307,7 @@ impl Jobs {
                 let taken =
                     |live: &view::Live| live.job.cancel_requested_at.is_some() || live.job.state.is_end();
                 tokio::select! {
+                    biased;
                     _ = changes.wait_for(taken) => {}
                     () = self.0.parts.clock.sleep(Duration::from_secs(1)) => {}
                 }
@@ -401,6 +403,7 @@ impl Jobs {
                 }
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = engine.expiries_changed.notified() => continue,
                 () = wait => {}
@@ -420,6 +423,7 @@ impl Jobs {
         let mut jumps = Jumps::since(Moment::now(&parts.clock));
         loop {
             let stopping = tokio::select! {
+                biased;
                 () = stop.cancelled() => true,
                 () = parts.clock.sleep(LOOK_AT_CLOCK) => false,
             };

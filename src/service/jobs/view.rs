@@ -1,6 +1,6 @@
 //! Jobs that have not ended, in memory: what readers see of them, and whom to wake when they change.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -89,7 +89,8 @@ impl Live {
 /// All jobs that have not ended. Reading a job and waiting for it touch this and nothing else.
 #[derive(Debug, Default)]
 pub struct Board {
-    entries: Mutex<HashMap<JobId, Entry>>,
+    /// In the order of their ids, so that what is done for each is done in an order that repeats.
+    entries: Mutex<BTreeMap<JobId, Entry>>,
     /// The sum of the wall clock's jumps since otter started.
     jumped: watch::Sender<SignedDuration>,
 }
@@ -281,7 +282,7 @@ impl Board {
         Others::of(jobs.iter().map(|job| &**job).filter(|job| job.machine.id == *machine))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Entry>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -108,6 +108,7 @@ impl Desk {
                 Ok(_) => return true,
                 Err(failure) if failure.kind == FailureKind::ShuttingDown => return false,
                 Err(_) => tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return false,
                     () = self.parts.clock.sleep(AGAIN) => {}
                 },

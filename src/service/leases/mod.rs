@@ -303,6 +303,7 @@ impl Leases {
                 return Ok(Some(view));
             }
             tokio::select! {
+                biased;
                 _ = changes.changed() => {}
                 // A waiter that is still there counts as one who asks.
                 () = self.0.parts.clock.sleep(self.0.parts.rules.abandon_after / 4) => {}

@@ -125,6 +125,7 @@ impl Desk {
                 }
             }
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return None,
                 () = self.parts.clock.sleep(AGAIN) => {}
             }
