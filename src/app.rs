@@ -1,6 +1,7 @@
 //! The composition root: settings → a bound application → its run. The only file that names every room.
 
 mod checks;
+pub mod lease_key;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,14 +34,14 @@ use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
 use crate::service::leases::book::LeaseRules;
 use crate::service::leases::holds::Holds;
-use crate::service::leases::secret::Secrets;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::{MachinePatterns, PatternWatch};
 use crate::service::retention;
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
-use crate::service::storage::Storage;
-use crate::store::{AuditRetention, Keep, Retention, Store};
+use crate::service::storage_watch::StorageWatch;
+use crate::storage::{AuditRetention, Keep, Retention, Storage};
+use crate::store::Store;
 use crate::supervisor::{Ending, Signals, Supervisor};
 use crate::telemetry::metrics::{Levels, Metrics};
 
@@ -254,11 +255,12 @@ impl App {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,
         };
+        let storage: Arc<dyn Storage> = Arc::new(store.clone());
         if tls.is_some() && matches!(listen, Listen::Tcp(_)) {
             http.scheme = Scheme::Https;
         }
-        let audit = Arc::new(Audit::new(store.clone(), clock.clone()));
-        let callers = Arc::new(Callers::load(store.clone(), clock.clone()).await?);
+        let audit = Arc::new(Audit::new(Arc::clone(&storage), clock.clone()));
+        let callers = Arc::new(Callers::load(Arc::clone(&storage), clock.clone()).await?);
         let supervisor = Supervisor::new(clock.clone(), grace);
         let listener = bound(&listen, tls, &supervisor, &audit).await?;
         let feed = Feed::with(&clock, &feed);
@@ -266,7 +268,7 @@ impl App {
             Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle).sabotaged(sabotage));
         let (holds, pools) = (Arc::new(Holds::default()), Arc::new(pools));
         let jobs = Jobs::new(JobsParts {
-            store: store.clone(),
+            store: Arc::clone(&storage),
             hypervisor: Arc::clone(&hypervisor),
             inventory: Arc::clone(&inventory),
             clock: clock.clone(),
@@ -275,7 +277,7 @@ impl App {
             settings: jobs,
             metrics: metrics.clone(),
             gate: Arc::clone(&holds) as _,
-            snapshots: Arc::new(SnapshotProtection::new(snapshots, Arc::clone(&pools), store.clone())),
+            snapshots: Arc::new(SnapshotProtection::new(snapshots, Arc::clone(&pools), Arc::clone(&storage))),
             sabotage,
         });
         let patterns = Arc::new(PatternWatch::new(
@@ -291,7 +293,7 @@ impl App {
             Arc::clone(&pools),
         ));
         let leases = Leases::load(LeasesParts {
-            store: store.clone(),
+            store: Arc::clone(&storage),
             clock: clock.clone(),
             callers: Arc::clone(&callers),
             feed: feed.clone(),
@@ -301,7 +303,7 @@ impl App {
             holds,
             pools,
             rules: LeaseRules { sabotage, ..leases },
-            secrets: Secrets::open(state_dir.as_deref(), store.has_leases().await?, &clock)?,
+            secrets: lease_key::open(state_dir.as_deref(), store.has_leases().await?, &clock)?,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
         })
@@ -314,7 +316,7 @@ impl App {
             patterns,
             jobs,
             leases,
-            storage: Storage::new(store.clone(), clock.clone()),
+            storage: StorageWatch::new(storage, clock.clone()),
             audit,
             hypervisor,
         };
@@ -378,11 +380,12 @@ impl App {
         let router = self.router();
         let Self { clock, supervisor, store, services, listener, http, metrics: _, retention, sabotage } =
             self;
-        let (purged, purged_by) = (store.clone(), clock.clone());
+        let (purged, purged_by): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
         let forgetful = sabotage.makes(Mistake::KeysForgotten).then(|| store.clone());
         let audit = Arc::clone(&services.audit);
+        let is_shared = store.is_shared();
         supervisor.spawn_last("store", |stop| async move {
             let audited = CancellationToken::new();
             let mut storing = std::pin::pin!(store.run(audited.clone()));
@@ -406,7 +409,9 @@ impl App {
         let (inventory, host) = (Arc::clone(&services.inventory), Arc::clone(&services.hypervisor));
         supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         let callers = Arc::clone(&services.callers);
-        supervisor.spawn("tokens", |stop| callers.follow(stop));
+        if is_shared {
+            supervisor.spawn("tokens", |stop| callers.follow(stop));
+        }
         let patterns = Arc::clone(&services.patterns);
         supervisor.spawn("patterns", |stop| patterns.follow(stop));
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));

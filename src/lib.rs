@@ -17,6 +17,7 @@ pub mod service;
 #[cfg(test)]
 mod simulation;
 pub mod simulator;
+pub mod storage;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

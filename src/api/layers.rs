@@ -206,6 +206,8 @@ mod tests {
     use crate::api::cors::Cors;
     use crate::domain::web_origin::Scheme;
     use crate::service::callers::Callers;
+    use crate::storage::Storage;
+    use crate::store::Store;
 
     /// Log lines, as they are written.
     #[derive(Clone, Default)]
@@ -233,8 +235,10 @@ mod tests {
             .route("/fine", get(async || "fine"));
         let metrics = Metrics::default();
         let clock = Clock::system();
-        let guard = Guard::new(Arc::new(Callers::anybody(clock.clone()).await), serde_json::Value::Null);
-        let audit = Arc::new(Audit::in_memory(clock.clone()).await);
+        let storage: Arc<dyn Storage> = Arc::new(Store::in_memory().await.unwrap());
+        let callers = Callers::load(Arc::clone(&storage), clock.clone()).await.unwrap();
+        let guard = Guard::new(Arc::new(callers), serde_json::Value::Null);
+        let audit = Arc::new(Audit::new(storage, clock.clone()));
         let edge = Edge {
             clock,
             guard,

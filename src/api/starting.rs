@@ -31,7 +31,7 @@ use crate::service::feed::Version;
 use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{JobView, NewJob, Started, mismatch};
 use crate::service::machines::{MachineView, shorten};
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 

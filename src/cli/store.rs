@@ -9,8 +9,9 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
 use super::{Sources, say};
+use crate::app::lease_key;
 use crate::clock::Clock;
-use crate::service::leases::secret::Secrets;
+use crate::storage::Storage as _;
 use crate::store::{self, Checked, Compacted, Restored, Store};
 
 #[derive(Debug, Args)]
@@ -122,7 +123,7 @@ async fn compact(sources: &Sources) -> anyhow::Result<ExitCode> {
 async fn new_key(sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
     let open = Store::beside(state.directory()).await?.open_leases().await?.len();
-    Secrets::make(state.directory(), &Clock::system())?;
+    lease_key::make(state.directory(), &Clock::system())?;
     say(&format!(
         "There is a new key. Open leases whose secrets are void: {open}. An operator has to revoke them, or they end \
          when their time is over.\n"

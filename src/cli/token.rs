@@ -20,7 +20,8 @@ use crate::domain::ids::TokenId;
 use crate::domain::pool::Pool;
 use crate::domain::scope::Scope;
 use crate::domain::terminal::printable;
-use crate::store::{Store, StoredToken};
+use crate::storage::{Storage as _, StoredToken};
+use crate::store::Store;
 
 #[derive(Debug, Args)]
 pub struct TokenCommand {

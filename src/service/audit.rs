@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::Failure;
 use crate::domain::origin::{Actor, RequestOrigin};
-use crate::store::{AuditCursor, AuditFilter, AuditPage, Store, StoreError};
+use crate::storage::{AuditCursor, AuditFilter, AuditPage, Storage, StorageError};
 use crate::telemetry;
 
 /// Refusals are counted for this long before they are written.
@@ -46,7 +46,7 @@ pub struct Refusal<'a> {
 
 /// Collects the audited facts that no job or lease commits.
 pub struct Audit {
-    store: Store,
+    store: Arc<dyn Storage>,
     clock: Clock,
     pending: Mutex<Pending>,
     noted: Notify,
@@ -76,17 +76,8 @@ enum From {
 
 impl Audit {
     #[must_use]
-    pub fn new(store: Store, clock: Clock) -> Self {
+    pub fn new(store: Arc<dyn Storage>, clock: Clock) -> Self {
         Self { store, clock, pending: Mutex::default(), noted: Notify::new() }
-    }
-
-    /// An audit with its own store in memory.
-    ///
-    /// # Panics
-    /// If there is no memory for a database.
-    #[cfg(test)]
-    pub async fn in_memory(clock: Clock) -> Self {
-        Self::new(Store::in_memory().await.unwrap(), clock)
     }
 
     /// Counts a call that was refused. The first of its source in a minute is logged in full.
@@ -201,7 +192,7 @@ impl Audit {
         record
     }
 
-    fn keep_for_later(&self, records: Vec<AuditRecord>, error: &StoreError) {
+    fn keep_for_later(&self, records: Vec<AuditRecord>, error: &StorageError) {
         let dropped = self.pending().keep(records);
         let error = error as &dyn std::error::Error;
         tracing::warn!(error, dropped, "the audit of refused calls and settings cannot be written now");
@@ -234,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::domain::failure::FailureKind;
+    use crate::store::Store;
 
     fn refuse(audit: &Audit, address: u32, actor: Option<&str>, kind: FailureKind) {
         let address = Some(IpAddr::from(std::net::Ipv4Addr::from(address)));
@@ -247,7 +239,7 @@ mod tests {
         let store = Store::in_memory().await.unwrap();
         let writer = store.clone();
         tokio::spawn(async move { writer.run(CancellationToken::new()).await });
-        (Arc::new(Audit::new(store.clone(), Clock::stepped(Timestamp::UNIX_EPOCH))), store)
+        (Arc::new(Audit::new(Arc::new(store.clone()), Clock::stepped(Timestamp::UNIX_EPOCH))), store)
     }
 
     async fn rows(store: &Store) -> Vec<(String, Option<String>, u64)> {
@@ -326,7 +318,7 @@ mod tests {
         let stopped = CancellationToken::new();
         stopped.cancel();
         store.run(stopped).await.unwrap();
-        let audit = Audit::new(store, Clock::system());
+        let audit = Audit::new(Arc::new(store), Clock::system());
         for _ in 0..3 {
             audit.reloaded(AuditAction::PasswordReloaded, true);
             audit.write(false).await;

@@ -23,7 +23,7 @@ use crate::domain::ids::TokenId;
 use crate::domain::machine::Machine;
 use crate::domain::origin::{Actor, RequestOrigin};
 use crate::domain::scope::Scope;
-use crate::store::{Store, StoreError, StoredToken, TokenUse};
+use crate::storage::{Storage, StorageError, StoredToken, TokenUse};
 use crate::telemetry;
 
 /// What is changed takes effect within a second.
@@ -102,7 +102,7 @@ impl Caller {
 
 /// The tokens that are known.
 pub struct Callers {
-    store: Store,
+    store: Arc<dyn Storage>,
     clock: Clock,
     known: ArcSwap<Known>,
     /// Notifies if the known tokens change or one expires.
@@ -154,8 +154,8 @@ impl Callers {
     ///
     /// # Errors
     /// The store's.
-    pub async fn load(store: Store, clock: Clock) -> Result<Self, StoreError> {
-        let known = read(&store).await?;
+    pub async fn load(store: Arc<dyn Storage>, clock: Clock) -> Result<Self, StorageError> {
+        let known = read(&*store).await?;
         for KnownToken { caller, .. } in &known.valid {
             if is_reserved_name(&caller.name) {
                 tracing::warn!(
@@ -172,15 +172,6 @@ impl Callers {
             uses: Mutex::default(),
             limiter: Limiter::default(),
         })
-    }
-
-    /// Without any token.
-    ///
-    /// # Panics
-    /// If there is no memory for a database.
-    #[cfg(test)]
-    pub async fn anybody(clock: Clock) -> Self {
-        Self::load(Store::in_memory().await.unwrap(), clock).await.unwrap()
     }
 
     /// Whether callers need a token.
@@ -268,9 +259,6 @@ impl Callers {
     /// Reads the tokens repeatedly and writes their last uses, until it is stopped. If the tokens
     /// cannot be read, the known ones stay in force.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        if !self.store.is_shared() {
-            return stop.cancelled().await;
-        }
         let mut troubled = false;
         let mut in_force = self.in_force();
         loop {
@@ -279,7 +267,7 @@ impl Callers {
                 () = stop.cancelled() => return,
                 () = self.clock.sleep(READ_AGAIN) => {}
             }
-            match read(&self.store).await {
+            match read(&*self.store).await {
                 Ok(known) => {
                     troubled = false;
                     if known != **self.known.load() {
@@ -393,7 +381,7 @@ impl KnownToken {
     }
 }
 
-async fn read(store: &Store) -> Result<Known, StoreError> {
+async fn read(store: &dyn Storage) -> Result<Known, StorageError> {
     let tokens = store.tokens().await?;
     let any = !tokens.is_empty();
     let valid = tokens.into_iter().filter(|token| token.revoked_at.is_none());
@@ -407,6 +395,7 @@ fn unauthenticated(detail: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     async fn store() -> Store {
         let store = Store::in_memory().await.unwrap();
@@ -429,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn a_caller_is_who_the_token_says_until_it_is_revoked() {
         let (store, clock) = (store().await, Clock::system());
-        let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
+        let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
         assert!(!callers.need_tokens());
         let anybody = callers.identify(None).unwrap();
         assert_eq!((&*anybody.name, anybody.role), ("anonymous", Role::Admin));
@@ -438,7 +427,7 @@ mod tests {
             make(&store, &clock, "ci", Role::Runner).await,
             make(&store, &clock, "boss", Role::Operator).await,
         ];
-        let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
+        let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
         let who = |token: &Token| callers.identify(Some(token.text()));
         let caller = who(&ci).unwrap();
         assert_eq!((&*caller.name, caller.role), ("ci", Role::Runner));
@@ -453,7 +442,7 @@ mod tests {
             assert!(store.revoke_token(name, clock.now()).await.unwrap());
             assert!(!store.revoke_token(name, clock.now()).await.unwrap(), "once");
         }
-        let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
+        let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
         assert!(callers.identify(Some(ci.text())).is_err());
         assert!(
             callers.identify(None).is_err(),
@@ -474,7 +463,7 @@ mod tests {
             StoredToken::new(TokenId::new(clock.uuid()), "ci", Role::Runner, token.digest(), clock.now());
         let stored = StoredToken { expires_at: Some(expires_at), ..plain };
         assert!(store.insert_token(&stored).await.unwrap());
-        let callers = Callers::load(store, clock.clone()).await.unwrap();
+        let callers = Callers::load(Arc::new(store), clock.clone()).await.unwrap();
         clock.advance(Duration::from_secs(59));
         assert!(callers.has_tokens_in_force());
         assert_eq!(&*callers.identify(Some(token.text())).unwrap().name, "ci");
@@ -509,7 +498,7 @@ mod tests {
         let expires_at =
             stored.expires_at.map(|at| Timestamp::from_microsecond(at.as_microsecond()).unwrap());
         assert_eq!((kept.expires_at, kept.last_used_at), (expires_at, None));
-        let callers = Callers::load(store, clock).await.unwrap();
+        let callers = Callers::load(Arc::new(store), clock).await.unwrap();
         assert!(callers.identify(Some(old.text())).is_err());
         let caller = callers.identify(Some(new.text())).unwrap();
         assert_eq!((&*caller.scope, caller.limits), (&stored.scope, stored.limits));
@@ -520,7 +509,7 @@ mod tests {
         let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
         let store = store().await;
         let token = make(&store, &clock, "ci", Role::Runner).await;
-        let callers = Callers::load(store.clone(), clock.clone()).await.unwrap();
+        let callers = Callers::load(Arc::new(store.clone()), clock.clone()).await.unwrap();
         let written = async || {
             callers.write_uses().await;
             store.tokens().await.unwrap()[0].last_used_at

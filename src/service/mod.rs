@@ -11,7 +11,7 @@ pub mod machines;
 pub mod patterns;
 pub mod retention;
 pub mod snapshots;
-pub mod storage;
+pub mod storage_watch;
 pub mod trouble;
 pub mod visibility;
 
@@ -25,7 +25,7 @@ use self::jobs::Jobs;
 use self::leases::Leases;
 use self::machines::Machines;
 use self::patterns::PatternWatch;
-use self::storage::Storage;
+use self::storage_watch::StorageWatch;
 use crate::hypervisor::Hypervisor;
 
 /// Everything that the API calls.
@@ -38,7 +38,7 @@ pub struct Services {
     pub patterns: Arc<PatternWatch>,
     pub jobs: Jobs,
     pub leases: Leases,
-    pub storage: Storage,
+    pub storage: StorageWatch,
     pub audit: Arc<Audit>,
     /// For reads that go past the picture.
     pub hypervisor: Arc<dyn Hypervisor>,

@@ -1,21 +1,22 @@
 //! Deletes what is kept no longer: old jobs, leases and idempotency keys once an hour, and audit
 //! facts over the limits once a minute.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::store::{PurgedAudit, Retention, Store};
+use crate::storage::{PurgedAudit, Retention, Storage};
 
 /// Deletes until it is stopped.
-pub async fn run(store: Store, clock: Clock, retention: Retention, stop: CancellationToken) {
+pub async fn run(store: Arc<dyn Storage>, clock: Clock, retention: Retention, stop: CancellationToken) {
     let mut minutes: u32 = 0;
     loop {
         if minutes.is_multiple_of(60) {
-            purge(&store, &clock, &retention).await;
+            purge(&*store, &clock, &retention).await;
         }
-        purge_audit(&store, &clock, &retention).await;
+        purge_audit(&*store, &clock, &retention).await;
         minutes = minutes.wrapping_add(1);
         tokio::select! {
             biased;
@@ -25,7 +26,7 @@ pub async fn run(store: Store, clock: Clock, retention: Retention, stop: Cancell
     }
 }
 
-async fn purge(store: &Store, clock: &Clock, retention: &Retention) {
+async fn purge(store: &dyn Storage, clock: &Clock, retention: &Retention) {
     match store.purge(clock.now(), retention).await {
         Ok(purged) => tracing::debug!(?purged, "old jobs, leases and keys are deleted"),
         Err(error) => {
@@ -35,7 +36,7 @@ async fn purge(store: &Store, clock: &Clock, retention: &Retention) {
     }
 }
 
-async fn purge_audit(store: &Store, clock: &Clock, retention: &Retention) {
+async fn purge_audit(store: &dyn Storage, clock: &Clock, retention: &Retention) {
     match store.purge_audit(clock.now(), &retention.audit).await {
         Ok(PurgedAudit { by_bytes: 0, .. }) => {}
         Ok(PurgedAudit { by_bytes, .. }) => {

@@ -10,7 +10,7 @@ use crate::domain::job::Job;
 use crate::domain::machine::Machine;
 use crate::domain::pool::Pools;
 use crate::domain::snapshot_rules::{SnapshotChange, SnapshotRules, SnapshotTree};
-use crate::store::{Store, StoreError};
+use crate::storage::{Storage, StorageError};
 
 /// What the configuration says of snapshots.
 #[derive(Clone, Debug, Default)]
@@ -25,12 +25,12 @@ pub struct SnapshotSettings {
 pub struct SnapshotProtection {
     settings: SnapshotSettings,
     pools: Arc<Pools>,
-    store: Store,
+    store: Arc<dyn Storage>,
 }
 
 impl SnapshotProtection {
     #[must_use]
-    pub const fn new(settings: SnapshotSettings, pools: Arc<Pools>, store: Store) -> Self {
+    pub const fn new(settings: SnapshotSettings, pools: Arc<Pools>, store: Arc<dyn Storage>) -> Self {
         Self { settings, pools, store }
     }
 
@@ -39,7 +39,7 @@ impl SnapshotProtection {
     ///
     /// # Errors
     /// The store's.
-    pub async fn rules(&self, job: &Job, machine: Option<&Machine>) -> Result<SnapshotRules, StoreError> {
+    pub async fn rules(&self, job: &Job, machine: Option<&Machine>) -> Result<SnapshotRules, StorageError> {
         if SnapshotChange::of(&job.request).is_none() {
             return Ok(SnapshotRules::default());
         }

@@ -20,7 +20,7 @@ use crate::service::jobs::driver::{Driver, Effect, Interrupt};
 use crate::service::jobs::gate::{Gate, Pass, Right};
 use crate::service::jobs::queue::lane;
 use crate::service::jobs::{Deadlines, NewJob, Started};
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 /// For how long jobs are accepted while the host is away.
 const OUTAGE_GRACE: Duration = Duration::from_mins(1);

@@ -16,7 +16,7 @@ use crate::domain::job::Job;
 use crate::domain::lease::Lease;
 use crate::service::leases::book::{Changes, Kept, MachineKey};
 use crate::service::leases::fit::Candidate;
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 /// A key within its scope: caller, method, path, key.
 pub type Scope = (String, String, String, String);

@@ -16,7 +16,7 @@ use crate::domain::scope::Scope;
 use crate::service::jobs::gate::Pass;
 use crate::service::leases::book::MachineKey;
 use crate::service::leases::stepped::Stepped;
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 /// A lease that is asked for with a key, and no answer heard of yet.
 pub type Asking = (Box<Lease>, IdempotencyKey);

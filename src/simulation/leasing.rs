@@ -25,7 +25,7 @@ use crate::service::leases::holds::{Holds, Taking};
 use crate::service::leases::stepped::Stepped;
 use crate::service::leases::work;
 use crate::service::machines::own_reasons;
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 const CHECKPOINT: Duration = Duration::from_secs(10);
 

@@ -1,7 +1,5 @@
 //! The audit as rows: each is added in the transaction of its change. The list is newest first.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,72 +8,15 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::writer::{Transaction, Write};
-use super::{Reader, StoreError, microseconds};
+use super::{Reader, microseconds};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::origin::RequestId;
+use crate::storage::{AuditCursor, AuditEntry, AuditFilter, AuditPage, StorageError};
 
 /// The bytes of a row in the file, in addition to its texts. Includes its indexes.
 const ROW_OVERHEAD: usize = 400;
-
-/// A fact as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditEntry {
-    /// Grows with each one.
-    pub id: i64,
-    pub record: AuditRecord,
-}
-
-/// Which facts to list. A filter that is empty or `None` matches every fact.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AuditFilter {
-    pub actions: Vec<AuditAction>,
-    pub outcomes: Vec<AuditOutcome>,
-    pub actor: Option<String>,
-    pub machine: Option<MachineId>,
-    pub lease: Option<LeaseId>,
-    pub job: Option<JobId>,
-    pub reference: Option<String>,
-    /// This time or later.
-    pub since: Option<Timestamp>,
-    /// Before this time.
-    pub until: Option<Timestamp>,
-}
-
-/// The end of a page of the audit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AuditCursor(i64);
-
-/// The text is no cursor of the audit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a cursor of the audit")]
-pub struct InvalidAuditCursor;
-
-/// Some facts, the newest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditPage {
-    pub items: Vec<AuditEntry>,
-    /// The start of the next page; `None` on the last page.
-    pub next: Option<AuditCursor>,
-}
-
-impl fmt::Display for AuditCursor {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "audit_{}", self.0)
-    }
-}
-
-impl FromStr for AuditCursor {
-    type Err = InvalidAuditCursor;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = text.strip_prefix("audit_").and_then(|id| id.parse().ok()).ok_or(InvalidAuditCursor)?;
-        // A number has several spellings. A cursor must have the one that otter gave out.
-        let cursor = Self(id);
-        if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidAuditCursor) }
-    }
-}
 
 /// Adds facts that belong to no other change.
 pub struct AppendAudit(pub Vec<AuditRecord>);
@@ -163,7 +104,7 @@ pub async fn list(
     filter: &AuditFilter,
     after: Option<AuditCursor>,
     limit: u32,
-) -> Result<AuditPage, StoreError> {
+) -> Result<AuditPage, StorageError> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM audit WHERE 1 = 1");
     let AuditFilter { actions, outcomes, actor, machine, lease, job, reference, since, until } = filter;
     one_of(&mut query, " AND action IN (", actions.iter().map(|action| action.as_str()));
@@ -266,8 +207,12 @@ mod tests {
     use crate::domain::job::{Job, JobState};
     use crate::domain::lease::LeaseState;
     use crate::domain::origin::{Actor, RequestOrigin};
+    use crate::storage::{
+        AuditRetention, IdempotencyKey, InvalidAuditCursor, LeaseChange, PurgedAudit, SaveLeases, Storage,
+        StoredToken,
+    };
+    use crate::store::Store;
     use crate::store::samples::{ended, lease, queued, start};
-    use crate::store::{AuditRetention, LeaseRow, PurgedAudit, SaveLeases, Store, StoredToken};
 
     async fn started() -> Store {
         let store = Store::in_memory().await.unwrap();
@@ -322,7 +267,7 @@ mod tests {
         use AuditAction::{JobAccepted, JobEnded, JobStarted};
         let store = started().await;
         let job = queued(1);
-        store.insert_job(&job, None).await.unwrap();
+        store.insert_job(&job, None, None).await.unwrap();
         for _ in 0..3 {
             store.update_job(&running(&job)).await.unwrap();
         }
@@ -344,7 +289,7 @@ mod tests {
             Actor { name: name.to_owned(), origin: RequestOrigin { address, request_id } }
         };
         for job in [&waiting, &running] {
-            store.insert_job(&Job { state: JobState::Queued, ..job.clone() }, None).await.unwrap();
+            store.insert_job(&Job { state: JobState::Queued, ..job.clone() }, None, None).await.unwrap();
         }
         store.update_job(&running).await.unwrap();
         running.request_cancel(actor("boss", 7), start());
@@ -382,7 +327,7 @@ mod tests {
         let store = started().await;
         let held = |number| {
             let lease = lease(number, LeaseState::Active, None);
-            vec![LeaseRow::of(&lease, Some("uuid:one")).unwrap()]
+            vec![LeaseChange::new(lease, Some("uuid:one".to_owned()))]
         };
         let save = async |number| {
             let step = SaveLeases { leases: held(number), audit: vec![full()], ..SaveLeases::default() };
@@ -396,7 +341,7 @@ mod tests {
         let refuse = "CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END";
         sqlx::query(refuse).execute(&mut *connection).await.unwrap();
         drop(connection);
-        store.insert_job(&queued(1), None).await.unwrap_err();
+        store.insert_job(&queued(1), None, None).await.unwrap_err();
         assert!(store.job(queued(1).id).await.unwrap().is_none(), "no job without its fact");
         let id = crate::domain::ids::TokenId::new(uuid::Uuid::from_u128(1));
         let token = StoredToken::new(id, "ci", Role::Runner, TokenDigest([7; 32]), start());
@@ -407,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn a_repeated_call_and_a_name_that_is_taken_are_not_audited() {
         let store = started().await;
-        let key = crate::store::IdempotencyKey {
+        let key = IdempotencyKey {
             caller: "ci".to_owned(),
             method: "POST".to_owned(),
             path: "/v1/machines/1/power".to_owned(),
@@ -416,7 +361,7 @@ mod tests {
             created_at: start(),
         };
         for number in [1, 2] {
-            store.insert_job(&queued(number), Some(&key)).await.unwrap();
+            store.insert_job(&queued(number), Some(&key), None).await.unwrap();
         }
         assert_eq!(actions(&store).await, [AuditAction::JobAccepted]);
         assert!(!store.revoke_token("nobody", start()).await.unwrap());

@@ -11,16 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::key::KeyError;
 use super::samples::{ended, lease, queued, start};
-use super::{
-    AuditFilter, Checked, KeptMachine, LeaseRow, Restored, SECRET_KEY, Store, StoreError, backup, check,
-    compact, restore,
-};
+use super::{Checked, Restored, SECRET_KEY, Store, StoreError, backup, check, compact, restore};
 use crate::domain::access::{Role, TokenDigest};
 use crate::domain::audit::AuditAction;
 use crate::domain::ids::{TaskId, TokenId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
-use crate::store::{SaveLeases, StoredToken};
+use crate::storage::{AuditFilter, KeptMachine, LeaseChange, SaveLeases, Storage, StoredToken};
 
 const KEY: [u8; 32] = [9; 32];
 
@@ -62,11 +59,11 @@ async fn filled(directory: &Path) {
         ..queued(2)
     };
     for job in [queued(1), running, ended(queued(3), JobState::Succeeded, start())] {
-        store.insert_job(&job, None).await.unwrap();
+        store.insert_job(&job, None, None).await.unwrap();
     }
     for lease in leases() {
         let machine = format!("uuid:{}", lease.id);
-        let row = LeaseRow::of(&lease, Some(&machine)).unwrap();
+        let row = LeaseChange::new(lease.clone(), Some(machine.clone()));
         let kept = KeptMachine {
             fence: 5,
             quarantine: (lease.state == LeaseState::Releasing).then(by_operator),

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use sqlx::Row as _;
 
+use super::Reader;
 use super::writer::{Transaction, Write};
-use super::{Reader, StoreError};
 use crate::domain::ids::{LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::machine::MachineIdentity;
+use crate::storage::StorageError;
 
 /// The number of rows that one commit deletes. Other commits run in between.
 const PORTION: i64 = 500;
@@ -85,7 +86,7 @@ pub async fn made_under(
     reader: &mut Reader<'_>,
     machine: &MachineIdentity,
     lease: LeaseId,
-) -> Result<BTreeSet<SnapshotId>, StoreError> {
+) -> Result<BTreeSet<SnapshotId>, StorageError> {
     let rows = sqlx::query("SELECT snapshot FROM created_snapshots WHERE machine = $1 AND lease = $2")
         .bind(machine.key())
         .bind(lease.to_string())

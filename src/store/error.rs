@@ -1,14 +1,13 @@
-//! What can go wrong between otter and its database, worded for the operator who has to mend it.
+//! What can go wrong between otter and its state directory, worded for the operator who has to mend it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::ArchiveError;
-use super::document::DocumentError;
 use super::key::KeyError;
 use super::schema::current;
-use crate::domain::ids::JobId;
+use crate::storage::StorageError;
 
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
@@ -124,36 +123,14 @@ pub enum StoreError {
     Open { path: PathBuf, source: sqlx::Error },
     #[error("the database {} cannot be brought up to date", path.display())]
     Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
-    /// The disk is full or failing, or the database is held by something else. Writers that were committed
-    /// together share the cause.
-    #[error("the database refused a statement")]
-    Database(#[source] Arc<sqlx::Error>),
-    #[error("the stored job {job} cannot be read")]
-    Unreadable { job: String, source: DocumentError },
-    #[error("the stored token {name} cannot be read: its {column} is damaged")]
-    UnreadableToken { name: String, column: &'static str },
-    #[error("job {0} has ended already, and an end is never taken back")]
-    AlreadyEnded(JobId),
-    #[error("there is no job {0} in the store")]
-    NoSuchJob(JobId),
-    /// The writer has stopped; what was asked may or may not have been committed.
-    #[error("the store is closed")]
-    Closed,
+    /// A statement failed, or what is stored cannot be read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     #[error("the store's writer runs already, or has run")]
     WriterTaken,
 }
 
 impl StoreError {
-    /// Why the disk or the database refused a write, in SQLite's own words. `None` for every other
-    /// failure, including a write that contradicts stored data.
-    #[must_use]
-    pub fn refusal(&self) -> Option<String> {
-        match self {
-            Self::Database(cause) if !contradicts(cause) => Some(super::told(cause)),
-            _ => None,
-        }
-    }
-
     /// A file of this state directory could not be made, changed or read.
     pub(super) fn not_writable(directory: &Path, source: io::Error) -> Self {
         Self::NotWritable { path: directory.to_owned(), source: source.into() }
@@ -162,7 +139,22 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(source: sqlx::Error) -> Self {
-        Self::Database(Arc::new(source))
+        Self::Storage(source.into())
+    }
+}
+
+impl From<sqlx::Error> for StorageError {
+    fn from(source: sqlx::Error) -> Self {
+        refused(Arc::new(source))
+    }
+}
+
+/// The error of a statement that failed. Writes that were committed together share the cause.
+pub fn refused(cause: Arc<sqlx::Error>) -> StorageError {
+    if contradicts(&cause) {
+        StorageError::Contradiction(cause)
+    } else {
+        StorageError::Refused { words: super::told(&cause), source: cause }
     }
 }
 

@@ -3,8 +3,9 @@
 
 use async_trait::async_trait;
 
+use super::Reader;
 use super::writer::{Transaction, Write};
-use super::{Reader, StoreError};
+use crate::storage::StorageError;
 
 /// Raises the floor to this fence, if it is lower.
 pub struct RaiseFenceFloor(pub u64);
@@ -26,7 +27,7 @@ impl Write for RaiseFenceFloor {
 }
 
 /// The floor; 0 if it was never raised.
-pub async fn fence_floor(reader: &mut Reader<'_>) -> Result<u64, StoreError> {
+pub async fn fence_floor(reader: &mut Reader<'_>) -> Result<u64, StorageError> {
     let fence: Option<i64> =
         sqlx::query_scalar("SELECT fence FROM fence_floor").fetch_optional(reader.statement()).await?;
     Ok(fence.and_then(|fence| u64::try_from(fence).ok()).unwrap_or_default())

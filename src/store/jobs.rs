@@ -1,8 +1,5 @@
 //! Jobs as rows: inserted once, changed until they have an end, listed the newest first.
 
-use std::fmt;
-use std::str::FromStr;
-
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
@@ -10,72 +7,13 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::audit;
 use super::created_snapshots::Origin;
-use super::keys::{self, IdempotencyKey, Inserted, KeptKey};
+use super::keys;
 use super::writer::{Transaction, Write};
-use super::{Reader, StoreError, document, microseconds};
+use super::{Reader, document, microseconds};
 use crate::domain::audit::AuditRecord;
-use crate::domain::ids::{JobId, LeaseId, MachineId};
-use crate::domain::job::{Job, JobKind, JobState};
-
-/// Which jobs to list; what is empty or `None` does not matter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JobFilter {
-    pub states: Vec<JobState>,
-    pub machine: Option<MachineId>,
-    pub kinds: Vec<JobKind>,
-    pub requested_by: Option<String>,
-    pub reference: Option<String>,
-    /// Of this lease.
-    pub lease: Option<LeaseId>,
-}
-
-/// Where a page of jobs ended. Jobs that come later do not move it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JobCursor {
-    created_at: i64,
-    id: JobId,
-}
-
-/// The text is no cursor of a list of jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a cursor of a list of jobs")]
-pub struct InvalidJobCursor;
-
-/// Some jobs, the newest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobPage {
-    pub items: Vec<Job>,
-    /// Where the next page begins; `None` on the last.
-    pub next: Option<JobCursor>,
-}
-
-impl JobCursor {
-    /// The point just behind this job.
-    #[must_use]
-    pub fn behind(job: &Job) -> Self {
-        Self { created_at: microseconds(job.created_at), id: job.id }
-    }
-}
-
-impl fmt::Display for JobCursor {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}_{}", self.created_at, self.id.uuid().simple())
-    }
-}
-
-impl FromStr for JobCursor {
-    type Err = InvalidJobCursor;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (created_at, id) = text.split_once('_').ok_or(InvalidJobCursor)?;
-        let cursor = Self {
-            created_at: created_at.parse().map_err(|_| InvalidJobCursor)?,
-            id: id.parse().map_err(|_| InvalidJobCursor)?,
-        };
-        // Numbers and ids have several spellings; a cursor has the one that was given out.
-        if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidJobCursor) }
-    }
-}
+use crate::domain::ids::JobId;
+use crate::domain::job::{Job, JobState};
+use crate::storage::{IdempotencyKey, Inserted, JobCursor, JobFilter, JobPage, KeptKey, StorageError};
 
 /// A job as its columns.
 pub struct Row {
@@ -92,9 +30,9 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn of(job: &Job) -> Result<Self, StoreError> {
+    pub fn of(job: &Job) -> Result<Self, StorageError> {
         let document = document::encode(job)
-            .map_err(|source| StoreError::Unreadable { job: job.id.to_string(), source })?;
+            .map_err(|source| StorageError::unreadable(format!("job {}", job.id), source))?;
         let ended_at: Option<Timestamp> =
             job.state.is_end().then(|| job.finished_at.unwrap_or(job.updated_at));
         Ok(Self {
@@ -177,7 +115,7 @@ enum Transition {
 }
 
 impl UpdateJob {
-    pub fn of(job: &Job) -> Result<Self, StoreError> {
+    pub fn of(job: &Job) -> Result<Self, StorageError> {
         // Later updates of a running job have steps or an intent, so the stored job is not read.
         let may_start = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
         let start = may_start.then(|| (AuditRecord::job_started(job), Transition::Start));
@@ -191,7 +129,7 @@ impl UpdateJob {
     async fn new_facts(
         &self,
         transaction: &mut Transaction<'_>,
-    ) -> Result<Result<Vec<AuditRecord>, StoreError>, sqlx::Error> {
+    ) -> Result<Result<Vec<AuditRecord>, StorageError>, sqlx::Error> {
         let stored = if self.facts.iter().all(|(_, transition)| *transition == Transition::End) {
             None
         } else {
@@ -217,7 +155,7 @@ impl UpdateJob {
 #[async_trait]
 impl Write for UpdateJob {
     /// What was audited.
-    type Output = Result<Vec<AuditRecord>, StoreError>;
+    type Output = Result<Vec<AuditRecord>, StorageError>;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
         let row = &self.row;
@@ -254,13 +192,13 @@ impl Write for UpdateJob {
             .fetch_optional(transaction.statement())
             .await?;
         Ok(Err(match known {
-            Some(_) => StoreError::AlreadyEnded(self.id),
-            None => StoreError::NoSuchJob(self.id),
+            Some(_) => StorageError::AlreadyEnded(self.id),
+            None => StorageError::NoSuchJob(self.id),
         }))
     }
 }
 
-pub async fn job(reader: &mut Reader<'_>, id: JobId) -> Result<Option<Job>, StoreError> {
+pub async fn job(reader: &mut Reader<'_>, id: JobId) -> Result<Option<Job>, StorageError> {
     let row = sqlx::query("SELECT id, document_version, document FROM jobs WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(reader.statement())
@@ -268,7 +206,7 @@ pub async fn job(reader: &mut Reader<'_>, id: JobId) -> Result<Option<Job>, Stor
     row.as_ref().map(read).transpose()
 }
 
-pub async fn unfinished(reader: &mut Reader<'_>) -> Result<Vec<Job>, StoreError> {
+pub async fn unfinished(reader: &mut Reader<'_>) -> Result<Vec<Job>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, document_version, document FROM jobs WHERE ended_at IS NULL ORDER BY arrival",
     )
@@ -282,7 +220,7 @@ pub async fn jobs(
     filter: &JobFilter,
     after: Option<JobCursor>,
     limit: u32,
-) -> Result<JobPage, StoreError> {
+) -> Result<JobPage, StorageError> {
     let mut query =
         QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM jobs WHERE 1 = 1");
     let JobFilter { states, machine, kinds, requested_by, reference, lease } = filter;
@@ -332,9 +270,9 @@ fn one_of(
 }
 
 /// Reads the columns `id`, `document_version` and `document`.
-pub fn read(row: &SqliteRow) -> Result<Job, StoreError> {
+pub fn read(row: &SqliteRow) -> Result<Job, StorageError> {
     let id: String = row.try_get("id")?;
     let version: i64 = row.try_get("document_version")?;
     let text: &str = row.try_get("document")?;
-    document::decode(version, text).map_err(|source| StoreError::Unreadable { job: id, source })
+    document::decode(version, text).map_err(|source| StorageError::unreadable(format!("job {id}"), source))
 }

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretBox;
+use secrecy::{ExposeSecret, SecretBox};
 
 use super::files::{self, SECRET_KEY};
 
@@ -58,10 +58,10 @@ pub fn require(state_dir: &Path, has_leases: bool) -> Result<Option<Key>, KeyErr
 ///
 /// # Errors
 /// `Exists` if there is one; a file that cannot be made.
-pub fn make(state_dir: &Path, key: &[u8; 32]) -> Result<(), KeyError> {
+pub fn make(state_dir: &Path, key: &Key) -> Result<(), KeyError> {
     let path = state_dir.join(SECRET_KEY);
     let written = files::create(&path).and_then(|mut file| {
-        file.write_all(key)?;
+        file.write_all(key.expose_secret())?;
         file.sync_all()
     });
     written.map_err(|source| match source.kind() {

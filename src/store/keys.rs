@@ -1,43 +1,11 @@
-//! Idempotency keys: which call started which job, so that the same call made again starts no second one.
+//! Idempotency keys of calls that started jobs, as rows.
 
-use jiff::Timestamp;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::writer::Transaction;
 use super::{Reader, microseconds};
-use crate::domain::ids::JobId;
-
-/// The key of one call. Two calls are the same if caller, method, path and key are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdempotencyKey {
-    pub caller: String,
-    pub method: String,
-    /// As the caller wrote it.
-    pub path: String,
-    pub key: String,
-    /// SHA-256 over body and query; tells another request under the same key.
-    pub fingerprint: [u8; 32],
-    pub created_at: Timestamp,
-}
-
-/// What came of inserting a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    New,
-    /// The key is known: nothing was written.
-    Existing {
-        job: JobId,
-        fingerprint_matches: bool,
-    },
-}
-
-/// A key that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptKey {
-    pub job: JobId,
-    pub fingerprint_matches: bool,
-}
+use crate::storage::{IdempotencyKey, KeptKey};
 
 const FIND: &str = "SELECT job, fingerprint FROM idempotency_keys \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4";

@@ -5,7 +5,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::writer::{Transaction, Write};
-use super::{Reader, StoreError, microseconds};
+use super::{Reader, microseconds};
+use crate::storage::StorageError;
 
 /// Notes that otter runs at this time.
 pub struct Seen(pub Timestamp);
@@ -24,7 +25,7 @@ impl Write for Seen {
 }
 
 /// When otter last ran; `None` if that was never noted.
-pub async fn last_seen(reader: &mut Reader<'_>) -> Result<Option<Timestamp>, StoreError> {
+pub async fn last_seen(reader: &mut Reader<'_>) -> Result<Option<Timestamp>, StorageError> {
     let at: Option<i64> =
         sqlx::query_scalar("SELECT at FROM last_seen").fetch_optional(reader.statement()).await?;
     Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))

@@ -9,26 +9,17 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::audit;
 use super::fence_floor::RaiseFenceFloor;
-use super::keys::IdempotencyKey;
 use super::writer::{Transaction, Write};
-use super::{Reader, StoreError, document, microseconds};
+use super::{Reader, document, microseconds};
 use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{LeaseId, MachineId};
-use crate::domain::lease::{Lease, LeaseState, Quarantine};
+use crate::domain::lease::Lease;
+use crate::storage::{
+    IdempotencyKey, KeptLeaseKey, KeptMachine, LeaseChange, LeaseFilter, SaveLeases, StorageError,
+};
 
-/// What is kept of a machine, by the key of who it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeptMachine {
-    pub fence: u64,
-    pub last_lease_end: Option<Timestamp>,
-    pub quarantine: Option<Quarantine>,
-    /// Since when the machine is absent from the host; `None` while it is there.
-    pub absent_since: Option<Timestamp>,
-}
-
-/// A lease to be committed, and whom it keeps from others: the key of its machine while it holds one.
-#[derive(Clone, Debug)]
-pub struct LeaseRow {
+/// A lease as its columns.
+struct Row {
     id: String,
     state: &'static str,
     machine: Option<String>,
@@ -41,28 +32,11 @@ pub struct LeaseRow {
     document: String,
 }
 
-/// Which leases to list; what is empty or `None` does not matter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LeaseFilter {
-    pub states: Vec<LeaseState>,
-    pub machine: Option<MachineId>,
-    pub pool: Option<String>,
-    pub holder: Option<String>,
-    pub reference: Option<String>,
-}
-
-/// A key that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptLeaseKey {
-    pub lease: LeaseId,
-    pub fingerprint_matches: bool,
-}
-
-impl LeaseRow {
-    /// The row of a lease that keeps this machine from others, where it holds one.
-    pub fn of(lease: &Lease, machine: Option<&str>) -> Result<Self, StoreError> {
-        let document = document::encode_lease(lease)
-            .map_err(|source| StoreError::Unreadable { job: lease.id.to_string(), source })?;
+impl Row {
+    fn of(change: LeaseChange) -> Result<Self, StorageError> {
+        let LeaseChange { lease, held } = change;
+        let document = document::encode_lease(&lease)
+            .map_err(|source| StorageError::unreadable(format!("lease {}", lease.id), source))?;
         Ok(Self {
             id: lease.id.to_string(),
             state: lease.state.as_str(),
@@ -72,53 +46,88 @@ impl LeaseRow {
             reference: lease.reference.clone(),
             created_at: microseconds(lease.created_at),
             ended_at: lease.state.is_end().then(|| microseconds(lease.ended_at.unwrap_or(lease.noted_at))),
-            held: machine.filter(|_| lease.state.holds()).map(str::to_owned),
+            held,
             document,
         })
     }
 }
 
-/// Everything that one step of the book changed.
-#[derive(Clone, Debug, Default)]
-pub struct SaveLeases {
-    pub leases: Vec<LeaseRow>,
-    pub machines: BTreeMap<String, KeptMachine>,
-    /// The keys of the machines of which nothing is kept any more.
-    pub forgotten: Vec<String>,
-    /// Every later grant gets a higher fence than this.
-    pub fence_floor: u64,
-    /// The key of the call that asked for this lease.
-    pub key: Option<(IdempotencyKey, LeaseId)>,
-    /// The audit facts of the step.
-    pub audit: Vec<AuditRecord>,
+/// What is kept of a machine, as its columns.
+struct MachineRow {
+    machine: String,
+    fence: i64,
+    last_lease_end: Option<i64>,
+    quarantine: Option<String>,
+    absent_since: Option<i64>,
+}
+
+impl MachineRow {
+    fn of(machine: String, kept: &KeptMachine) -> Result<Self, StorageError> {
+        let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
+        let quarantine = quarantine
+            .as_ref()
+            .map(document::encode_quarantine)
+            .transpose()
+            .map_err(|source| StorageError::unreadable(format!("machine {machine}"), source))?;
+        Ok(Self {
+            machine,
+            fence: i64::try_from(*fence).unwrap_or(i64::MAX),
+            last_lease_end: last_lease_end.map(microseconds),
+            quarantine,
+            absent_since: absent_since.map(microseconds),
+        })
+    }
+}
+
+/// One step of the leases as rows.
+pub struct Step {
+    /// Those that hold no machine before those that do, which may take one that the step sets free.
+    leases: Vec<Row>,
+    machines: Vec<MachineRow>,
+    forgotten: Vec<String>,
+    fence_floor: u64,
+    key: Option<(IdempotencyKey, LeaseId)>,
+    audit: Vec<AuditRecord>,
+}
+
+impl Step {
+    pub fn of(step: SaveLeases) -> Result<Self, StorageError> {
+        let SaveLeases { mut leases, machines, forgotten, fence_floor, key, audit } = step;
+        leases.sort_by_key(|change| change.held.is_some());
+        Ok(Self {
+            leases: leases.into_iter().map(Row::of).collect::<Result<_, _>>()?,
+            machines: machines
+                .into_iter()
+                .map(|(machine, kept)| MachineRow::of(machine, &kept))
+                .collect::<Result<_, _>>()?,
+            forgotten,
+            fence_floor,
+            key,
+            audit,
+        })
+    }
 }
 
 #[async_trait]
-impl Write for SaveLeases {
-    type Output = Result<(), StoreError>;
+impl Write for Step {
+    type Output = ();
 
-    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error> {
-        // Those that let go of a machine before those that take it.
-        let (holding, free): (Vec<_>, Vec<_>) = self.leases.iter().partition(|row| row.held.is_some());
-        for row in free.into_iter().chain(holding) {
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        for row in &self.leases {
             save(transaction, row).await?;
         }
-        for (machine, kept) in &self.machines {
-            let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
-            let quarantine = match quarantine.as_ref().map(document::encode_quarantine).transpose() {
-                Ok(quarantine) => quarantine,
-                Err(source) => return Ok(Err(StoreError::Unreadable { job: machine.clone(), source })),
-            };
+        for row in &self.machines {
+            let MachineRow { machine, fence, last_lease_end, quarantine, absent_since } = row;
             sqlx::query(
                 "INSERT INTO kept_machines (machine, fence, last_lease_end, quarantine, absent_since) \
                  VALUES ($1, $2, $3, $4, $5) ON CONFLICT (machine) DO UPDATE \
                  SET fence = $2, last_lease_end = $3, quarantine = $4, absent_since = $5",
             )
             .bind(machine)
-            .bind(i64::try_from(*fence).unwrap_or(i64::MAX))
-            .bind(last_lease_end.map(microseconds))
+            .bind(fence)
+            .bind(last_lease_end)
             .bind(quarantine)
-            .bind(absent_since.map(microseconds))
+            .bind(absent_since)
             .execute(transaction.statement())
             .await?;
         }
@@ -147,13 +156,12 @@ impl Write for SaveLeases {
             .execute(transaction.statement())
             .await?;
         }
-        audit::append(transaction, &self.audit).await?;
-        Ok(Ok(()))
+        audit::append(transaction, &self.audit).await
     }
 }
 
-async fn save(transaction: &mut Transaction<'_>, row: &LeaseRow) -> Result<(), sqlx::Error> {
-    let LeaseRow { id, state, machine, pool, holder, reference, created_at, ended_at, held, document } = row;
+async fn save(transaction: &mut Transaction<'_>, row: &Row) -> Result<(), sqlx::Error> {
+    let Row { id, state, machine, pool, holder, reference, created_at, ended_at, held, document } = row;
     sqlx::query(
         "INSERT INTO leases (id, arrival, state, machine, pool, holder, reference, created_at, ended_at, held, \
          document_version, document) \
@@ -178,7 +186,7 @@ async fn save(transaction: &mut Transaction<'_>, row: &LeaseRow) -> Result<(), s
 }
 
 /// Every lease that has not ended, in order of arrival. Times and ids do not give that order: the clock may have jumped.
-pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StoreError> {
+pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY arrival",
     )
@@ -187,7 +195,7 @@ pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StoreError> {
     rows.iter().map(read).collect()
 }
 
-pub async fn lease(reader: &mut Reader<'_>, id: LeaseId) -> Result<Option<Lease>, StoreError> {
+pub async fn lease(reader: &mut Reader<'_>, id: LeaseId) -> Result<Option<Lease>, StorageError> {
     let row = sqlx::query("SELECT id, document_version, document FROM leases WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(reader.statement())
@@ -201,7 +209,7 @@ pub async fn list(
     filter: &LeaseFilter,
     after: Option<&Lease>,
     limit: u32,
-) -> Result<Vec<Lease>, StoreError> {
+) -> Result<Vec<Lease>, StorageError> {
     let mut query =
         QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM leases WHERE 1 = 1");
     let LeaseFilter { states, machine, pool, holder, reference } = filter;
@@ -235,7 +243,7 @@ pub async fn list(
 }
 
 /// Everything that is kept of machines.
-pub async fn machines(reader: &mut Reader<'_>) -> Result<BTreeMap<String, KeptMachine>, StoreError> {
+pub async fn machines(reader: &mut Reader<'_>) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
     let rows =
         sqlx::query("SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines")
             .fetch_all(reader.statement())
@@ -244,7 +252,7 @@ pub async fn machines(reader: &mut Reader<'_>) -> Result<BTreeMap<String, KeptMa
 }
 
 /// Reads a row of `kept_machines`: the key of the machine, and what is kept of it.
-pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StoreError> {
+pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StorageError> {
     let machine: String = row.try_get("machine")?;
     let fence: i64 = row.try_get("fence")?;
     let last: Option<i64> = row.try_get("last_lease_end")?;
@@ -253,7 +261,7 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StoreError
     let quarantine = quarantine
         .map(document::decode_quarantine)
         .transpose()
-        .map_err(|source| StoreError::Unreadable { job: machine.clone(), source })?;
+        .map_err(|source| StorageError::unreadable(format!("machine {machine}"), source))?;
     let kept = KeptMachine {
         fence: u64::try_from(fence).unwrap_or_default(),
         last_lease_end: last.and_then(|last| Timestamp::from_microsecond(last).ok()),
@@ -267,7 +275,7 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StoreError
 pub async fn find_key(
     reader: &mut Reader<'_>,
     key: &IdempotencyKey,
-) -> Result<Option<KeptLeaseKey>, StoreError> {
+) -> Result<Option<KeptLeaseKey>, StorageError> {
     let row = sqlx::query(
         "SELECT lease, fingerprint FROM lease_keys \
          WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4",
@@ -289,9 +297,10 @@ pub async fn find_key(
 }
 
 /// Reads the columns `id`, `document_version` and `document`.
-pub fn read(row: &SqliteRow) -> Result<Lease, StoreError> {
+pub fn read(row: &SqliteRow) -> Result<Lease, StorageError> {
     let id: String = row.try_get("id")?;
     let version: i64 = row.try_get("document_version")?;
     let text: &str = row.try_get("document")?;
-    document::decode_lease(version, text).map_err(|source| StoreError::Unreadable { job: id, source })
+    document::decode_lease(version, text)
+        .map_err(|source| StorageError::unreadable(format!("lease {id}"), source))
 }

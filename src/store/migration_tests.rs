@@ -9,9 +9,10 @@ use tempfile::TempDir;
 
 use super::samples::{ended, lease, queued, start};
 use super::schema::{self, MIGRATIONS};
-use super::{IdempotencyKey, Store, StoreError, backup, check, compact, document, microseconds};
+use super::{Store, StoreError, backup, check, compact, document, microseconds};
 use crate::domain::job::JobState;
 use crate::domain::lease::{LeaseState, Quarantine};
+use crate::storage::{IdempotencyKey, Storage};
 
 /// The schemas at which the first rows of each kind can be written.
 const WITH_TOKENS: i64 = 2;

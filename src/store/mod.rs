@@ -1,5 +1,4 @@
-//! What outlives a restart: jobs, leases, idempotency keys, tokens and the audit, in SQLite through sqlx.
-//! All SQL of otter is in here.
+//! [`Storage`](crate::storage::Storage) in SQLite, through sqlx. All SQL of otter is in here.
 //!
 //! ```text
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
@@ -35,13 +34,13 @@ mod samples;
 mod schema;
 mod sqlite_errors;
 mod state_directory;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod tokens;
 mod upkeep;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,41 +52,28 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::access::TokenDigest;
-use crate::domain::audit::AuditRecord;
-use crate::domain::ids::{JobId, LeaseId, SnapshotId};
-use crate::domain::job::Job;
-use crate::domain::lease::Lease;
-use crate::domain::machine::MachineIdentity;
-use crate::telemetry::audit as audit_log;
+use crate::storage::StorageError;
 
 pub use archive::{ArchiveError, Manifest};
-pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use backup::backup;
 pub use document::DocumentError;
 pub use error::StoreError;
 pub use examine::{Existing, FoundState};
 pub use files::SECRET_KEY;
-pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
-pub use keys::{IdempotencyKey, Inserted, KeptKey};
-pub use leases::{KeptLeaseKey, KeptMachine, LeaseFilter, LeaseRow, SaveLeases};
-pub use purge::{AuditRetention, Keep, Purged, PurgedAudit, Retention};
 pub use restore::{Restored, restore};
 pub use state_directory::open_to_others;
-pub use tokens::{StoredToken, TokenUse};
-
 pub use upkeep::{Checked, Compacted, check, compact};
 
 /// A job as it is read back after it was written, without a database.
 #[cfg(test)]
-pub(crate) fn reread(job: &Job) -> Job {
+pub(crate) fn reread(job: &crate::domain::job::Job) -> crate::domain::job::Job {
     let written = document::encode(job).expect("every job can be written");
     document::decode(document::VERSION, &written).expect("what was written can be read")
 }
 
 /// A lease as it is read back after it was written, without a database.
 #[cfg(test)]
-pub(crate) fn reread_lease(lease: &Lease) -> Lease {
+pub(crate) fn reread_lease(lease: &crate::domain::lease::Lease) -> crate::domain::lease::Lease {
     let written = document::encode_lease(lease).expect("every lease can be written");
     document::decode_lease(document::VERSION, &written).expect("what was written can be read")
 }
@@ -194,188 +180,10 @@ impl Store {
         writer::run(self, stop).await
     }
 
-    /// Commits a new job, the fact that it was accepted, and the idempotency key that it was asked for
-    /// with, if any. If that key is known already, nothing is written and the answer names its job.
-    pub async fn insert_job(&self, job: &Job, key: Option<&IdempotencyKey>) -> Result<Inserted, StoreError> {
-        self.insert_overriding_job(job, key, None).await
-    }
-
-    /// The same for a job that may have needed an override: commits the fact of the override as well.
-    pub async fn insert_overriding_job(
-        &self,
-        job: &Job,
-        key: Option<&IdempotencyKey>,
-        overridden: Option<AuditRecord>,
-    ) -> Result<Inserted, StoreError> {
-        let audit: Vec<AuditRecord> =
-            [AuditRecord::job_accepted(job)].into_iter().chain(overridden).collect();
-        let write = jobs::InsertJob { row: jobs::Row::of(job)?, key: key.cloned(), audit: audit.clone() };
-        let inserted = self.write(write).await?;
-        if inserted == Inserted::New {
-            audit.iter().for_each(audit_log::log);
-        }
-        Ok(inserted)
-    }
-
-    /// Commits what a job has become, the facts that it started, was asked to cancel or ended, if they are
-    /// new, and with its end the lease that a snapshot was made under.
-    ///
-    /// # Errors
-    /// `AlreadyEnded` where the stored job has an end: that is kept. `NoSuchJob` where it was never inserted.
-    pub async fn update_job(&self, job: &Job) -> Result<(), StoreError> {
-        let audited = self.write(jobs::UpdateJob::of(job)?).await??;
-        audited.iter().for_each(audit_log::log);
-        Ok(())
-    }
-
-    /// Reads which snapshots of a machine were made under a lease.
-    pub async fn snapshots_made_under(
-        &self,
-        machine: &MachineIdentity,
-        lease: LeaseId,
-    ) -> Result<BTreeSet<SnapshotId>, StoreError> {
-        created_snapshots::made_under(&mut self.read().await?, machine, lease).await
-    }
-
-    /// Reads one job.
-    pub async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        jobs::job(&mut self.read().await?, id).await
-    }
-
-    /// Reads the jobs that pass the filter, the newest first, at most `limit` from `after` on.
-    pub async fn jobs(
-        &self,
-        filter: &JobFilter,
-        after: Option<JobCursor>,
-        limit: u32,
-    ) -> Result<JobPage, StoreError> {
-        jobs::jobs(&mut self.read().await?, filter, after, limit).await
-    }
-
-    /// Reads every job without an end, in the order in which they were accepted.
-    pub async fn unfinished_jobs(&self) -> Result<Vec<Job>, StoreError> {
-        jobs::unfinished(&mut self.read().await?).await
-    }
-
-    /// Looks an idempotency key up: which job it started, and whether for the same request.
-    pub async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StoreError> {
-        Ok(keys::find(&mut self.read().await?, key).await?)
-    }
-
-    /// Commits together what one step changed of leases and machines, the facts to be audited of it, and the
-    /// key of the call that asked for a lease. The database itself refuses two leases that hold one machine.
-    pub async fn save_leases(&self, step: SaveLeases) -> Result<(), StoreError> {
-        let audit = step.audit.clone();
-        self.write(step).await??;
-        audit.iter().for_each(audit_log::log);
-        Ok(())
-    }
-
-    /// Commits facts that belong to no other change. The caller logs them.
-    pub async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), StoreError> {
-        self.write(audit::AppendAudit(records)).await
-    }
-
-    /// Reads the facts that pass the filter, the newest first, at most `limit` from `after` on.
-    pub async fn audit(
-        &self,
-        filter: &AuditFilter,
-        after: Option<AuditCursor>,
-        limit: u32,
-    ) -> Result<AuditPage, StoreError> {
-        audit::list(&mut self.read().await?, filter, after, limit).await
-    }
-
-    /// Reads every lease that has not ended, in order of arrival.
-    pub async fn open_leases(&self) -> Result<Vec<Lease>, StoreError> {
-        leases::open(&mut self.read().await?).await
-    }
-
-    /// Reads one lease.
-    pub async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, StoreError> {
-        leases::lease(&mut self.read().await?, id).await
-    }
-
-    /// Reads the leases that pass the filter, the newest first, at most `limit` of those that are older than `after`.
-    pub async fn leases(
-        &self,
-        filter: &LeaseFilter,
-        after: Option<&Lease>,
-        limit: u32,
-    ) -> Result<Vec<Lease>, StoreError> {
-        leases::list(&mut self.read().await?, filter, after, limit).await
-    }
-
-    /// Reads what is kept of machines, by the key of who each is.
-    pub async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StoreError> {
-        leases::machines(&mut self.read().await?).await
-    }
-
-    /// Reads the floor that every new fence is above.
-    pub async fn fence_floor(&self) -> Result<u64, StoreError> {
-        fence_floor::fence_floor(&mut self.read().await?).await
-    }
-
-    /// Looks up the key of a call that asked for a lease.
-    pub async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StoreError> {
-        leases::find_key(&mut self.read().await?, key).await
-    }
-
-    /// Whether there are any leases, ended ones included.
-    pub async fn has_leases(&self) -> Result<bool, StoreError> {
-        Ok(upkeep::has_leases(self.read().await?.statement()).await?)
-    }
-
-    /// Commits a new token. False, and nothing is written, where one of that name is in force.
-    pub async fn insert_token(&self, token: &StoredToken) -> Result<bool, StoreError> {
-        self.write(tokens::InsertToken(token.clone())).await
-    }
-
-    /// Revokes the token of this name that is in force. False where there is none.
-    pub async fn revoke_token(&self, name: &str, now: Timestamp) -> Result<bool, StoreError> {
-        self.write(tokens::RevokeToken { name: name.to_owned(), now }).await
-    }
-
-    /// Gives the token of this name another secret, and another expiry if one is given. False if every
-    /// token of that name is revoked, or there is none.
-    pub async fn rotate_token(
-        &self,
-        name: &str,
-        digest: TokenDigest,
-        now: Timestamp,
-        expires_at: Option<Timestamp>,
-    ) -> Result<bool, StoreError> {
-        self.write(tokens::RotateToken { name: name.to_owned(), digest, now, expires_at }).await
-    }
-
-    /// Notes when the secrets of tokens were last used.
-    pub async fn mark_tokens_used(&self, uses: Vec<TokenUse>) -> Result<(), StoreError> {
-        self.write(tokens::MarkTokensUsed(uses)).await
-    }
-
-    /// Reads every token, those that were revoked too, the oldest first.
-    pub async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
-        tokens::all(&mut self.read().await?).await
-    }
-
     /// Whether other processes may change what is stored: nobody shares a database in memory.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(self.0.readers, Readers::Pool(_))
-    }
-
-    /// Deletes what has been kept long enough, a little at a time, so that writes get in between.
-    pub async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StoreError> {
-        purge::purge(self, now, retention).await
-    }
-
-    /// Deletes the part of the audit that exceeds its age or its size, the oldest rows first.
-    pub async fn purge_audit(
-        &self,
-        now: Timestamp,
-        retention: &AuditRetention,
-    ) -> Result<PurgedAudit, StoreError> {
-        purge::purge_audit(self, now, retention).await
     }
 
     /// How many statements have run so far.
@@ -396,37 +204,19 @@ impl Store {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// Why the disk or the database refused the last commit; `None` if it succeeded. Until a commit
-    /// succeeds, otter accepts no new work.
-    #[must_use]
-    pub fn refusal(&self) -> Option<String> {
-        let refusal = self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        refusal.as_ref().map(|cause| told(cause))
-    }
-
     /// Whether the last commit was refused.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Notes that otter runs at this time.
-    pub async fn note_seen(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(last_seen::Seen(now)).await
-    }
-
-    /// When otter last ran, as it was noted.
-    pub async fn last_seen(&self) -> Result<Option<Timestamp>, StoreError> {
-        last_seen::last_seen(&mut self.read().await?).await
-    }
-
-    async fn write<W: writer::Write>(&self, write: W) -> Result<W::Output, StoreError> {
+    async fn write<W: writer::Write>(&self, write: W) -> Result<W::Output, StorageError> {
         let (reply, committed) = oneshot::channel();
         self.0.writer.send(write, reply).await?;
-        committed.await.map_err(|_| StoreError::Closed)?
+        committed.await.map_err(|_| StorageError::Closed)?
     }
 
-    async fn read(&self) -> Result<Reader<'_>, StoreError> {
+    async fn read(&self) -> Result<Reader<'_>, StorageError> {
         let connection = match &self.0.readers {
             Readers::Pool(pool) => ReadConnection::Pooled(pool.acquire().await?),
             Readers::Writer(connection) => ReadConnection::Shared(Arc::clone(connection).lock_owned().await),

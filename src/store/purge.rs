@@ -13,78 +13,13 @@ use sqlx::Row as _;
 
 use super::created_snapshots::DeleteOfForgottenLeases;
 use super::writer::{Transaction, Write};
-use super::{Store, StoreError, microseconds};
+use super::{Store, microseconds};
+use crate::storage::{AuditRetention, Keep, Purged, PurgedAudit, Retention, StorageError};
 
 /// Rows deleted in one commit; others get in between.
 const PORTION: i64 = 500;
 
-const DAY: Duration = Duration::from_hours(24);
-
-/// How long to keep what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retention {
-    pub jobs: Keep,
-    pub leases: Keep,
-    /// Idempotency keys, counted from the call.
-    pub keys: Duration,
-    pub audit: AuditRetention,
-}
-
-/// How much of the audit to keep. Both limits apply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditRetention {
-    pub time: Duration,
-    /// About as many bytes as its rows take in the file.
-    pub max_bytes: u64,
-}
-
-impl Default for AuditRetention {
-    fn default() -> Self {
-        Self { time: DAY * 365, max_bytes: 256 * 1024 * 1024 }
-    }
-}
-
-/// How many rows of the audit were deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PurgedAudit {
-    pub by_age: u64,
-    pub by_bytes: u64,
-}
-
-/// How long to keep what has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// Counted from its end,
-    pub time: Duration,
-    /// but this many of the last to end whatever their age,
-    pub at_least: u32,
-    /// and never more than this many.
-    pub at_most: u32,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        let audit = AuditRetention::default();
-        Self { jobs: Keep::default(), leases: Keep::default(), keys: DAY, audit }
-    }
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self { time: DAY * 30, at_least: 10_000, at_most: 1_000_000 }
-    }
-}
-
-/// How much was deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purged {
-    pub jobs: u64,
-    pub leases: u64,
-    /// Of both.
-    pub keys: u64,
-}
-
-pub async fn purge(store: &Store, now: Timestamp, retention: &Retention) -> Result<Purged, StoreError> {
+pub async fn purge(store: &Store, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError> {
     let Retention { jobs, leases, keys, audit: _ } = retention;
     let (jobs, keys_of_jobs) = purge_records(store, &JOBS, now, jobs, *keys).await?;
     let (leases, keys_of_leases) = purge_records(store, &LEASES, now, leases, *keys).await?;
@@ -98,7 +33,7 @@ pub async fn purge_audit(
     store: &Store,
     now: Timestamp,
     retention: &AuditRetention,
-) -> Result<PurgedAudit, StoreError> {
+) -> Result<PurgedAudit, StorageError> {
     let AuditRetention { time, max_bytes } = retention;
     let by_age = in_portions(store, || DeleteAudit::Before(ago(now, *time))).await?;
     let max_bytes = i64::try_from(*max_bytes).unwrap_or(i64::MAX);
@@ -113,7 +48,7 @@ async fn purge_records(
     now: Timestamp,
     keep: &Keep,
     keys: Duration,
-) -> Result<(u64, u64), StoreError> {
+) -> Result<(u64, u64), StorageError> {
     let Keep { time, at_least, at_most } = keep;
     // Keys first: they hold what they belong to.
     let keys = in_portions(store, || DeleteKeys { records, before: ago(now, keys) }).await?;
@@ -183,7 +118,7 @@ fn ago(now: Timestamp, duration: Duration) -> i64 {
 async fn in_portions<W: Write<Output = u64>>(
     store: &Store,
     portion: impl Fn() -> W,
-) -> Result<u64, StoreError> {
+) -> Result<u64, StorageError> {
     let mut total = 0;
     loop {
         let deleted = store.write(portion()).await?;
@@ -202,7 +137,11 @@ struct Ended {
 }
 
 /// The newest end that is not among the last `count`.
-async fn behind_the_last(store: &Store, records: &Records, count: u32) -> Result<Option<Ended>, StoreError> {
+async fn behind_the_last(
+    store: &Store,
+    records: &Records,
+    count: u32,
+) -> Result<Option<Ended>, StorageError> {
     let row = sqlx::query(records.behind)
         .bind(i64::from(count))
         .fetch_optional(store.read().await?.statement())
@@ -297,8 +236,8 @@ mod tests {
 
     use super::*;
     use crate::domain::lease::{Lease, LeaseState, Quarantine};
+    use crate::storage::{IdempotencyKey, KeptMachine, LeaseChange, LeaseFilter, SaveLeases, Storage};
     use crate::store::samples::{lease, start};
-    use crate::store::{IdempotencyKey, KeptMachine, LeaseFilter, LeaseRow, SaveLeases};
 
     async fn started() -> Store {
         let store = Store::in_memory().await.unwrap();
@@ -325,7 +264,7 @@ mod tests {
     async fn save(store: &Store, lease: &Lease, key: Option<&str>) {
         let machine = format!("uuid:{}", lease.id);
         let kept = KeptMachine { fence: 7, last_lease_end: lease.ended_at, ..KeptMachine::default() };
-        let row = LeaseRow::of(lease, Some(&machine)).unwrap();
+        let row = LeaseChange::new(lease.clone(), Some(machine.clone()));
         let key = key.map(|name| (self::key(name), lease.id));
         let machines = BTreeMap::from([(machine, kept)]);
         let step = SaveLeases { leases: vec![row], machines, key, ..SaveLeases::default() };

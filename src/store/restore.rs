@@ -18,7 +18,7 @@ use super::audit;
 use super::fence_floor::RaiseFenceFloor;
 use super::files::{self, DATABASE, LOCK, SECRET_KEY, UNFINISHED_RESTORE as UNFINISHED};
 use super::jobs::{self, UpdateJob};
-use super::leases::{self, KeptMachine, LeaseRow, SaveLeases};
+use super::leases::{self, Step};
 use super::open;
 use super::sqlite_errors::refusal;
 use super::writer::{Transaction, Write};
@@ -27,6 +27,7 @@ use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::job::JobState;
 use crate::domain::origin::Actor;
 use crate::domain::restored;
+use crate::storage::{KeptMachine, LeaseChange, SaveLeases};
 
 /// The cause, in the audit, of the ended leases and the quarantines.
 const RESTORED: &str = "the state was restored from a backup";
@@ -170,11 +171,11 @@ async fn end_leases(
             let record = AuditRecord::new(now, AuditAction::MachineQuarantined, AuditOutcome::Done);
             audit.push(record.by(&Actor::otter()).of_lease(&lease).with_detail(RESTORED));
         }
-        ended.push(LeaseRow::of(&lease, None)?);
+        ended.push(LeaseChange::new(lease, None));
     }
     restored.revoked_leases = ended.len();
     let save = SaveLeases { leases: ended, machines, audit, ..SaveLeases::default() };
-    save.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?
+    Ok(Step::of(save)?.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
 }
 
 async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {

@@ -13,12 +13,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::samples::{any_job, ended, queued, start};
-use super::{
-    IdempotencyKey, Inserted, JobCursor, JobFilter, Keep, KeptKey, Purged, Readers, Retention, Store,
-    StoreError, document,
-};
+use super::{Readers, Store, StoreError, document};
 use crate::domain::ids::MachineId;
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
+use crate::storage::{
+    IdempotencyKey, Inserted, JobCursor, JobFilter, Keep, KeptKey, Purged, Retention, Storage, StorageError,
+};
 
 /// Starts the writer of a store.
 fn started(store: &Store) -> (CancellationToken, JoinHandle<Result<(), StoreError>>) {
@@ -80,11 +80,11 @@ fn any_job_comes_back_as_it_was() {
         .run(&(any_job(), any_job()), |(inserted, mut updated)| {
             updated.id = inserted.id;
             runtime.block_on(async {
-                prop_assert_eq!(store.insert_job(&inserted, None).await.unwrap(), Inserted::New);
+                prop_assert_eq!(store.insert_job(&inserted, None, None).await.unwrap(), Inserted::New);
                 prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(inserted.clone()));
                 let kept = match store.update_job(&updated).await {
                     Ok(()) => &updated,
-                    Err(StoreError::AlreadyEnded(_)) if inserted.state.is_end() => &inserted,
+                    Err(StorageError::AlreadyEnded(_)) if inserted.state.is_end() => &inserted,
                     Err(error) => panic!("{error}"),
                 };
                 prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(kept.clone()));
@@ -113,7 +113,7 @@ async fn an_unreadable_job_is_named() {
     let store = Store::open(directory.path()).await.unwrap();
     started(&store);
     let job = queued(1);
-    store.insert_job(&job, None).await.unwrap();
+    store.insert_job(&job, None, None).await.unwrap();
     let mut connection = beside(directory.path()).await;
     sqlx::query("UPDATE jobs SET document = 'x'").execute(&mut connection).await.unwrap();
     for error in [
@@ -129,33 +129,33 @@ async fn an_unreadable_job_is_named() {
 async fn an_end_is_never_taken_back() {
     let store = in_memory().await;
     let job = queued(1);
-    store.insert_job(&job, None).await.unwrap();
+    store.insert_job(&job, None, None).await.unwrap();
     let succeeded = ended(job.clone(), JobState::Succeeded, after(5));
     store.update_job(&succeeded).await.unwrap();
     for state in JobState::ALL {
         let error = store.update_job(&Job { state: *state, ..succeeded.clone() }).await.unwrap_err();
-        assert!(matches!(error, StoreError::AlreadyEnded(id) if id == job.id), "{error}");
+        assert!(matches!(error, StorageError::AlreadyEnded(id) if id == job.id), "{error}");
     }
     assert_eq!(store.job(job.id).await.unwrap(), Some(succeeded));
     let error = store.update_job(&queued(2)).await.unwrap_err();
-    assert!(matches!(error, StoreError::NoSuchJob(id) if id == queued(2).id), "{error}");
+    assert!(matches!(error, StorageError::NoSuchJob(id) if id == queued(2).id), "{error}");
 }
 
 #[tokio::test]
 async fn a_key_starts_one_job_only() {
     let store = in_memory().await;
     assert_eq!(store.find_key(&key("a", 1)).await.unwrap(), None);
-    assert_eq!(store.insert_job(&queued(1), Some(&key("a", 1))).await.unwrap(), Inserted::New);
+    assert_eq!(store.insert_job(&queued(1), Some(&key("a", 1)), None).await.unwrap(), Inserted::New);
     for (fingerprint, fingerprint_matches) in [(1, true), (2, false)] {
         let job = queued(1).id;
-        let again = store.insert_job(&queued(2), Some(&key("a", fingerprint))).await.unwrap();
+        let again = store.insert_job(&queued(2), Some(&key("a", fingerprint)), None).await.unwrap();
         assert_eq!(again, Inserted::Existing { job, fingerprint_matches });
         let kept = store.find_key(&key("a", fingerprint)).await.unwrap();
         assert_eq!(kept, Some(KeptKey { job, fingerprint_matches }));
     }
     assert_eq!(store.job(queued(2).id).await.unwrap(), None);
     let elsewhere = IdempotencyKey { path: "/v1/machines/2/power".to_owned(), ..key("a", 1) };
-    assert_eq!(store.insert_job(&queued(2), Some(&elsewhere)).await.unwrap(), Inserted::New);
+    assert_eq!(store.insert_job(&queued(2), Some(&elsewhere), None).await.unwrap(), Inserted::New);
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn the_same_key_at_the_same_moment_starts_one_job_only() {
     let mut calls = JoinSet::new();
     for n in 0..50 {
         let store = store.clone();
-        calls.spawn(async move { store.insert_job(&queued(n), Some(&key("a", 1))).await.unwrap() });
+        calls.spawn(async move { store.insert_job(&queued(n), Some(&key("a", 1)), None).await.unwrap() });
     }
     let answers = calls.join_all().await;
     assert_eq!(answers.iter().filter(|answer| **answer == Inserted::New).count(), 1);
@@ -183,7 +183,7 @@ async fn many_writes_share_a_commit() {
     let mut calls = JoinSet::new();
     for n in 0..512 {
         let store = store.clone();
-        calls.spawn(async move { store.insert_job(&queued(n), None).await.unwrap() });
+        calls.spawn(async move { store.insert_job(&queued(n), None, None).await.unwrap() });
     }
     // They all wait before the writer starts.
     while store.0.writer.waiting() < 512 {
@@ -201,7 +201,7 @@ async fn a_faulty_write_does_not_harm_those_beside_it() {
     let mut calls = JoinSet::new();
     for n in [1, 2, 2, 3] {
         let store = store.clone();
-        calls.spawn(async move { store.insert_job(&queued(n), None).await });
+        calls.spawn(async move { store.insert_job(&queued(n), None, None).await });
     }
     while store.0.writer.waiting() < 4 {
         tokio::task::yield_now().await;
@@ -223,19 +223,19 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
     // Never less than what is in use.
     limit("PRAGMA max_page_count = 1").await;
     let mut kept = 0;
-    while store.insert_job(&queued(kept + 1), None).await.is_ok() {
+    while store.insert_job(&queued(kept + 1), None, None).await.is_ok() {
         kept += 1;
         assert!(kept < 1_000, "the limit does not hold");
     }
     let mut later = queued(2_000);
     later.phase = "x".repeat(100_000);
-    let refused = store.insert_job(&later, None).await;
-    assert!(matches!(refused, Err(StoreError::Database(_))), "{refused:?}");
+    let refused = store.insert_job(&later, None, None).await;
+    assert!(matches!(refused, Err(StorageError::Refused { .. })), "{refused:?}");
     assert_eq!((store.is_failing(), store.refused()), (true, 2));
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize);
 
     limit("PRAGMA max_page_count = 1000000").await;
-    store.insert_job(&later, Some(&key("a", 1))).await.unwrap();
+    store.insert_job(&later, Some(&key("a", 1)), None).await.unwrap();
     assert_eq!((store.is_failing(), store.refused()), (false, 2));
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), kept as usize + 1);
 }
@@ -246,7 +246,7 @@ async fn what_was_accepted_is_written_before_the_writer_returns() {
     let mut calls = JoinSet::new();
     for n in 0..300 {
         let store = store.clone();
-        calls.spawn(async move { store.insert_job(&queued(n), None).await.unwrap() });
+        calls.spawn(async move { store.insert_job(&queued(n), None, None).await.unwrap() });
     }
     while store.0.writer.waiting() < 300 {
         tokio::task::yield_now().await;
@@ -256,8 +256,8 @@ async fn what_was_accepted_is_written_before_the_writer_returns() {
     store.run(stop).await.unwrap();
     assert_eq!(calls.join_all().await.len(), 300);
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), 300);
-    let late = store.insert_job(&queued(300), None).await.unwrap_err();
-    assert!(matches!(late, StoreError::Closed), "{late}");
+    let late = store.insert_job(&queued(300), None, None).await.unwrap_err();
+    assert!(matches!(late, StorageError::Closed), "{late}");
     let again = store.run(CancellationToken::new()).await.unwrap_err();
     assert!(matches!(again, StoreError::WriterTaken), "{again}");
 }
@@ -265,7 +265,7 @@ async fn what_was_accepted_is_written_before_the_writer_returns() {
 #[tokio::test]
 async fn statements_are_counted_and_waiting_costs_none() {
     let store = in_memory().await;
-    store.insert_job(&queued(1), None).await.unwrap();
+    store.insert_job(&queued(1), None, None).await.unwrap();
     let before = store.queries();
     assert!(before > 0);
     tokio::task::yield_now().await;
@@ -278,7 +278,7 @@ async fn statements_are_counted_and_waiting_costs_none() {
 async fn unfinished_jobs_come_in_order_of_arrival() {
     let store = in_memory().await;
     for n in [5, 1, 4, 2] {
-        store.insert_job(&queued(n), None).await.unwrap();
+        store.insert_job(&queued(n), None, None).await.unwrap();
     }
     store.update_job(&ended(queued(4), JobState::Cancelled, after(9))).await.unwrap();
     let running = Job { state: JobState::Running, ..queued(1) };
@@ -290,7 +290,7 @@ async fn unfinished_jobs_come_in_order_of_arrival() {
 async fn pages_are_stable_while_jobs_arrive() {
     let store = in_memory().await;
     for n in 0..10 {
-        store.insert_job(&queued(n), None).await.unwrap();
+        store.insert_job(&queued(n), None, None).await.unwrap();
     }
     let mut seen = Vec::new();
     let mut cursor: Option<JobCursor> = None;
@@ -299,7 +299,7 @@ async fn pages_are_stable_while_jobs_arrive() {
         let page = store.jobs(&JobFilter::default(), cursor, 3).await.unwrap();
         seen.extend(page.items);
         later += 1;
-        store.insert_job(&queued(later), None).await.unwrap();
+        store.insert_job(&queued(later), None, None).await.unwrap();
         // Cursors travel as text.
         let Some(next) = page.next else { break };
         cursor = Some(next.to_string().parse().unwrap());
@@ -312,7 +312,7 @@ async fn the_last_page_has_no_next() {
     let store = in_memory().await;
     for n in 0..4 {
         // The same moment: the id decides.
-        store.insert_job(&Job { created_at: start(), ..queued(n) }, None).await.unwrap();
+        store.insert_job(&Job { created_at: start(), ..queued(n) }, None, None).await.unwrap();
     }
     let first = store.jobs(&JobFilter::default(), None, 2).await.unwrap();
     let second = store.jobs(&JobFilter::default(), first.next, 2).await.unwrap();
@@ -344,7 +344,7 @@ async fn each_filter_leaves_what_it_names() {
         Job { reference: Some("https://ci/42".to_owned()), ..queued(2) },
         Job { request: revert, ..ended(queued(3), JobState::Failed, after(4)) },
     ] {
-        store.insert_job(&job, None).await.unwrap();
+        store.insert_job(&job, None, None).await.unwrap();
     }
     let states = vec![JobState::Failed, JobState::Queued];
     let failed = vec![JobState::Failed];
@@ -370,9 +370,9 @@ async fn each_filter_leaves_what_it_names() {
 async fn old_jobs_go_but_the_last_ones_stay() {
     let store = in_memory().await;
     for n in 0..10 {
-        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None).await.unwrap();
+        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None, None).await.unwrap();
     }
-    store.insert_job(&queued(10), None).await.unwrap();
+    store.insert_job(&queued(10), None, None).await.unwrap();
     let month = Retention { jobs: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
     let now = after(5) + month.jobs.time;
     // Jobs 0 to 4 are older than a month.
@@ -389,7 +389,7 @@ async fn there_are_never_too_many_jobs() {
     let store = in_memory().await;
     for n in 0..1_200 {
         // In one transaction each they would be slow on disk; in memory they are not.
-        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None).await.unwrap();
+        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None, None).await.unwrap();
     }
     let retention =
         Retention { jobs: Keep { at_least: 10, at_most: 100, ..Keep::default() }, ..Retention::default() };
@@ -403,9 +403,9 @@ async fn there_are_never_too_many_jobs() {
 #[tokio::test]
 async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
     let store = in_memory().await;
-    store.insert_job(&queued(1), Some(&key("running", 1))).await.unwrap();
+    store.insert_job(&queued(1), Some(&key("running", 1)), None).await.unwrap();
     let done = ended(queued(2), JobState::Succeeded, after(2));
-    store.insert_job(&done, Some(&key("done", 1))).await.unwrap();
+    store.insert_job(&done, Some(&key("done", 1)), None).await.unwrap();
     let at_once = Keep { time: Duration::ZERO, at_least: 0, ..Keep::default() };
     let retention = Retention { jobs: at_once, ..Retention::default() };
     let early = start() + Duration::from_hours(23);
@@ -422,7 +422,7 @@ async fn what_was_committed_survives_a_drop_without_a_close() {
     let directory = TempDir::new().unwrap();
     let store = Store::open(directory.path()).await.unwrap();
     let (_stop, writer) = started(&store);
-    store.insert_job(&queued(1), Some(&key("a", 1))).await.unwrap();
+    store.insert_job(&queued(1), Some(&key("a", 1)), None).await.unwrap();
     writer.abort();
     assert!(writer.await.unwrap_err().is_cancelled());
     drop(store);
@@ -436,7 +436,7 @@ async fn what_was_committed_is_in_the_files_at_once() {
     let (directory, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let store = Store::open(directory.path()).await.unwrap();
     started(&store);
-    store.insert_job(&queued(1), None).await.unwrap();
+    store.insert_job(&queued(1), None, None).await.unwrap();
     // As a kill would leave them: the database and its log, with the store still open.
     for file in ["otter.db", "otter.db-wal"] {
         std::fs::copy(directory.path().join(file), copy.path().join(file)).unwrap();
@@ -533,7 +533,7 @@ async fn filled(directory: &Path) -> Vec<u8> {
     let store = Store::open(directory).await.unwrap();
     let (stop, writer) = started(&store);
     for n in 1..=50 {
-        store.insert_job(&queued(n), None).await.unwrap();
+        store.insert_job(&queued(n), None, None).await.unwrap();
     }
     stop.cancel();
     writer.await.unwrap().unwrap();

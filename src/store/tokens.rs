@@ -7,81 +7,12 @@ use sqlx::sqlite::SqliteRow;
 
 use super::audit;
 use super::writer::{Transaction, Write};
-use super::{Reader, StoreError, microseconds};
+use super::{Reader, microseconds};
 use crate::domain::access::{Role, TokenDigest, TokenLimits};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
-use crate::domain::ids::TokenId;
 use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
-
-/// A token as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredToken {
-    pub id: TokenId,
-    /// The name of its callers. No two tokens in force share a name.
-    pub name: String,
-    pub role: Role,
-    pub digest: TokenDigest,
-    pub scope: Scope,
-    pub limits: TokenLimits,
-    pub created_at: Timestamp,
-    /// From when on it is refused.
-    pub expires_at: Option<Timestamp>,
-    /// When it last got a new secret.
-    pub rotated_at: Option<Timestamp>,
-    /// When its secret was last used, to the minute.
-    pub last_used_at: Option<Timestamp>,
-    pub revoked_at: Option<Timestamp>,
-}
-
-impl StoredToken {
-    /// A new token without restrictions.
-    #[must_use]
-    pub fn new(id: TokenId, name: &str, role: Role, digest: TokenDigest, created_at: Timestamp) -> Self {
-        Self {
-            id,
-            name: name.to_owned(),
-            role,
-            digest,
-            scope: Scope::All,
-            limits: TokenLimits::default(),
-            created_at,
-            expires_at: None,
-            rotated_at: None,
-            last_used_at: None,
-            revoked_at: None,
-        }
-    }
-
-    /// The limits, the expiry and the scope, for people; each begins with a comma. Empty if there are none.
-    #[must_use]
-    pub fn restrictions(&self) -> String {
-        let mut parts = Vec::new();
-        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = self.limits;
-        for (limit, what) in [
-            (leases, "leases"),
-            (queued_leases, "queued leases"),
-            (queued_jobs, "queued jobs"),
-            (streams, "streams"),
-            (requests_per_second, "requests per second"),
-        ] {
-            parts.extend(limit.map(|limit| format!("at most {limit} {what}")));
-        }
-        parts.extend(self.expires_at.map(|expires_at| format!("until {expires_at:.0}")));
-        // The scope can be long, and the audit cuts the end of a long text.
-        if let Scope::Selected { machines, pools } = &self.scope {
-            let machines = machines.iter().map(|machine| format!("machines {machine}"));
-            let all: Vec<String> = machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
-            parts.push(format!("only {}", all.join(", ")));
-        }
-        parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
-    }
-
-    /// The fact of a change of the token, which the command line alone makes.
-    fn fact(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
-        record(at, action, format!("{}, {}{}", self.name, self.role, self.restrictions()))
-    }
-}
+use crate::storage::{StorageError, StoredToken, TokenUse};
 
 pub struct InsertToken(pub StoredToken);
 
@@ -202,14 +133,6 @@ impl Write for RevokeToken {
     }
 }
 
-/// A use of a token's secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenUse {
-    pub id: TokenId,
-    pub digest: TokenDigest,
-    pub at: Timestamp,
-}
-
 pub struct MarkTokensUsed(pub Vec<TokenUse>);
 
 #[async_trait]
@@ -242,15 +165,17 @@ async fn fact_of(
         .fetch_optional(transaction.statement())
         .await?;
     let token = row.as_ref().and_then(|row| read(row).ok());
-    Ok(token.map_or_else(|| record(at, action, name.to_owned()), |token| token.fact(at, action)))
-}
-
-fn record(at: Timestamp, action: AuditAction, detail: String) -> AuditRecord {
-    AuditRecord::new(at, action, AuditOutcome::Done).by(&Actor::token_command()).with_detail(detail)
+    Ok(token.map_or_else(
+        || {
+            let record = AuditRecord::new(at, action, AuditOutcome::Done);
+            record.by(&Actor::token_command()).with_detail(name)
+        },
+        |token| token.fact(at, action),
+    ))
 }
 
 /// Every token, the oldest first.
-pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StoreError> {
+pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, name, role, digest, created_at, revoked_at, machines, pools, expires_at, rotated_at, \
          last_used_at, max_leases, max_queued_leases, max_queued_jobs, max_streams, \
@@ -261,18 +186,19 @@ pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StoreError
     rows.iter().map(read).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<StoredToken, StoreError> {
+fn read(row: &SqliteRow) -> Result<StoredToken, StorageError> {
     let name: String = row.try_get("name")?;
-    let unreadable = |column| StoreError::UnreadableToken { name: name.clone(), column };
-    let time = |column| -> Result<Option<Timestamp>, StoreError> {
+    let unreadable =
+        |column| StorageError::unreadable(format!("token {name}"), format!("its {column} is damaged"));
+    let time = |column| -> Result<Option<Timestamp>, StorageError> {
         let microseconds: Option<i64> = row.try_get(column)?;
         microseconds.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(column))
     };
-    let limit = |column| -> Result<Option<u32>, StoreError> {
+    let limit = |column| -> Result<Option<u32>, StorageError> {
         let most: Option<i64> = row.try_get(column)?;
         most.map(u32::try_from).transpose().map_err(|_| unreadable(column))
     };
-    let texts = |column| -> Result<Vec<String>, StoreError> {
+    let texts = |column| -> Result<Vec<String>, StorageError> {
         let texts: Option<&str> = row.try_get(column)?;
         // An unreadable restriction must never become no restriction.
         texts.map_or(Ok(Vec::new()), |texts| serde_json::from_str(texts).map_err(|_| unreadable(column)))

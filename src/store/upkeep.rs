@@ -14,6 +14,7 @@ use super::files::DATABASE;
 use super::open;
 use super::sqlite_errors::refusal;
 use super::{ReadConnection, Reader, StoreError, jobs, key, leases, migrate, state_directory, tokens};
+use crate::storage::StorageError;
 
 /// The data that a check reads.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
@@ -54,7 +55,7 @@ pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
     let mut checked =
         Checked { problems: damage(&mut connection).await.map_err(refused)?, ..Checked::default() };
     let has_leases = has_leases(&mut connection).await.map_err(refused)?;
-    checked.key_problem = key::require(state_dir, has_leases).err().map(|error| told(&error.into()));
+    checked.key_problem = key::require(state_dir, has_leases).err().map(|error| told(&error));
     let problems = &mut checked.problems;
     checked.jobs = read_each(&mut connection, JOBS, jobs::read, problems).await.map_err(refused)?;
     checked.leases = read_each(&mut connection, LEASES, leases::read, problems).await.map_err(refused)?;
@@ -107,7 +108,7 @@ pub async fn has_leases(connection: &mut SqliteConnection) -> Result<bool, sqlx:
 async fn read_each<T>(
     connection: &mut SqliteConnection,
     statement: &'static str,
-    read: fn(&SqliteRow) -> Result<T, StoreError>,
+    read: fn(&SqliteRow) -> Result<T, StorageError>,
     problems: &mut Vec<String>,
 ) -> Result<usize, sqlx::Error> {
     let mut rows = sqlx::query(statement).fetch(connection);
@@ -124,8 +125,8 @@ async fn read_each<T>(
 }
 
 /// An error and its cause in one line.
-fn told(error: &StoreError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+fn told(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
 }
 

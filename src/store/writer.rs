@@ -16,8 +16,9 @@ use sqlx::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::error::contradicts;
+use super::error::{contradicts, refused};
 use super::{Store, StoreError};
+use crate::storage::StorageError;
 
 /// Writes that may wait; whoever comes then waits to be let in.
 const CAPACITY: usize = 1_024;
@@ -68,9 +69,9 @@ impl Writer {
     }
 
     /// Hands a write to the writer; `reply` hears of it once it is committed.
-    pub async fn send<W: Write>(&self, write: W, reply: Reply<W::Output>) -> Result<(), StoreError> {
+    pub async fn send<W: Write>(&self, write: W, reply: Reply<W::Output>) -> Result<(), StorageError> {
         let request = Request { write, output: None, reply };
-        self.sender.send(Box::new(request)).await.map_err(|_| StoreError::Closed)
+        self.sender.send(Box::new(request)).await.map_err(|_| StorageError::Closed)
     }
 
     /// The connection for writes.
@@ -86,7 +87,7 @@ impl Writer {
     }
 }
 
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
 struct Request<W: Write> {
     write: W,
@@ -112,8 +113,8 @@ impl<W: Write> Waiting for Request<W> {
     fn settle(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>) {
         let result = match (committed, self.output) {
             (Ok(()), Some(output)) => Ok(output),
-            (Ok(()), None) => Err(StoreError::Closed),
-            (Err(source), _) => Err(StoreError::Database(source)),
+            (Ok(()), None) => Err(StorageError::Closed),
+            (Err(source), _) => Err(refused(source)),
         };
         // A caller that went away needs no answer; its write stands.
         drop(self.reply.send(result));

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Lab, Plan};
 use otter::simulator::{Pace, Scenario};
+use otter::storage::Storage;
 
 async fn many(machines: usize) -> Lab {
     let pace = Pace::Auto { scale: 0.0 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use otter::clock::Clock;
-use otter::store::{Keep, Retention};
+use otter::storage::{Keep, Retention, Storage};
 use reqwest::Method;
 use serde_json::json;
 

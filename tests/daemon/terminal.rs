@@ -3,7 +3,8 @@
 use otter::clock::Clock;
 use otter::domain::access::{Role, Token};
 use otter::domain::ids::TokenId;
-use otter::store::{Store, StoredToken};
+use otter::storage::{Storage, StoredToken};
+use otter::store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Daemon, HostProcess, eventually, otter, said};

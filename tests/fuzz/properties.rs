@@ -19,7 +19,7 @@ use otter::esx::soap::response::judge;
 use otter::esx::soap::xml::Document;
 use otter::service::feed::Version;
 use otter::service::inventory::Picture;
-use otter::store::JobCursor;
+use otter::storage::JobCursor;
 
 /// A property, and the name of its target and of its folder of the corpus.
 pub type Property = (&'static str, fn(&[u8]));

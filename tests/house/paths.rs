@@ -6,6 +6,8 @@
 pub struct Named {
     pub path: Vec<String>,
     pub line: usize,
+    /// The module that it stands in: the file's or an inline one below it.
+    pub scope: Vec<String>,
 }
 
 /// What the file at the module path `module` names.
@@ -13,7 +15,7 @@ pub fn named(module: &[&str], text: &str) -> Vec<Named> {
     mentions(module, text)
         .into_iter()
         .filter(|mention| mention.is_rooted)
-        .map(|Mention { path, line, .. }| Named { path, line })
+        .map(|Mention { path, line, scope, .. }| Named { path, line, scope })
         .collect()
 }
 
@@ -275,6 +277,6 @@ mod tests {
     #[test]
     fn lines_are_counted() {
         let found = named(&["x"], "//! a\n\nconst B: &str = \"\n\";\nuse crate::c;\n");
-        assert_eq!(found, [Named { path: vec!["c".to_owned()], line: 5 }]);
+        assert_eq!(found, [Named { path: vec!["c".to_owned()], line: 5, scope: vec!["x".to_owned()] }]);
     }
 }

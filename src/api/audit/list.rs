@@ -20,7 +20,7 @@ use crate::domain::ids::MachineId;
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::service::machines::shorten;
-use crate::store::AuditFilter;
+use crate::storage::AuditFilter;
 
 /// How many facts a page has unless the caller says.
 const PAGE: u32 = 100;

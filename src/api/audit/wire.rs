@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::audit::AuditRecord;
-use crate::store::AuditEntry as Kept;
+use crate::storage::AuditEntry as Kept;
 
 /// One fact: who did what, to which object, and how it came out.
 #[derive(Clone, Debug, Serialize, ToSchema)]

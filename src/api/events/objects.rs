@@ -22,7 +22,7 @@ use crate::service::callers::Caller;
 use crate::service::jobs::JobView;
 use crate::service::leases::LeaseView;
 use crate::service::machines::{MachineFilter, MachineView};
-use crate::store::{JobCursor, JobFilter};
+use crate::storage::{JobCursor, JobFilter};
 
 /// How many jobs are read at a time.
 const PAGE: u32 = 100;

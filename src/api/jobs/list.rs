@@ -16,7 +16,7 @@ use crate::api::{Api, respond};
 use crate::domain;
 use crate::domain::job::{JobKind, JobState};
 use crate::service::callers::Caller;
-use crate::store::JobFilter;
+use crate::storage::JobFilter;
 
 /// How many jobs a page has where nothing is said.
 const PAGE: u32 = 100;

@@ -17,7 +17,7 @@ use crate::domain::job::Job;
 use crate::service::callers::Caller;
 use crate::service::jobs::JobView;
 use crate::service::machines::{empty, shorten};
-use crate::store::JobFilter;
+use crate::storage::JobFilter;
 
 /// The routes of this folder.
 pub fn routes() -> OpenApiRouter<Api> {

@@ -18,7 +18,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 use crate::service::machines::{empty, shorten};
-use crate::store::JobFilter;
+use crate::storage::JobFilter;
 
 /// The routes of this folder.
 pub fn routes() -> OpenApiRouter<Api> {

@@ -17,7 +17,7 @@ use crate::domain::failure::Failure;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::LeaseState;
 use crate::service::callers::Caller;
-use crate::store::LeaseFilter;
+use crate::storage::LeaseFilter;
 
 /// How many leases a page has where nothing is said.
 const PAGE: u32 = 100;

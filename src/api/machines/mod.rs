@@ -28,7 +28,7 @@ use crate::domain::machine_reference::MachineReference;
 use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
 use crate::service::machines::MachineFilter;
-use crate::store::{JobFilter, LeaseFilter};
+use crate::storage::{JobFilter, LeaseFilter};
 
 /// The routes of this folder.
 pub fn routes() -> OpenApiRouter<Api> {

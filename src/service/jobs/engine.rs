@@ -31,8 +31,8 @@ use crate::sabotage::{self, Step};
 use crate::service::callers::Caller;
 use crate::service::limits::queue_full as queue_full_of_token;
 use crate::service::snapshots;
-use crate::service::storage;
-use crate::store::{IdempotencyKey, Inserted, StoreError};
+use crate::service::storage_watch;
+use crate::storage::{IdempotencyKey, Inserted, StorageError};
 
 /// So many runs of a job may fail, by a panic or by a commit that can never succeed. Then the job
 /// ends as unknown, so that its machine is not blocked for ever.
@@ -122,7 +122,7 @@ impl Engine {
         }
         sabotage::reached(Step::Accept);
         let overridden = overridden(&job, admission, overrides_protection, &right);
-        match engine.parts.store.insert_overriding_job(&job, key.as_ref(), overridden).await {
+        match engine.parts.store.insert_job(&job, key.as_ref(), overridden).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
                 Engine::refuse(engine, &machine, id);
@@ -343,7 +343,7 @@ impl Engine {
                 Ok(None) => return ReadBack::Ended,
                 Err(error) => error,
             };
-            if matches!(error, StoreError::Closed) {
+            if matches!(error, StorageError::Closed) {
                 return ReadBack::Stopping;
             }
             tracing::error!(job = %id, error = &error as &dyn std::error::Error, "the job cannot be read back; trying again");
@@ -351,12 +351,12 @@ impl Engine {
     }
 
     /// Ends a job that otter cannot work on: commits the end, then shows it.
-    async fn abandon(self: &Arc<Self>, job: Job) -> Result<(), StoreError> {
+    async fn abandon(self: &Arc<Self>, job: Job) -> Result<(), StorageError> {
         let mut driver = Driver::queued(job, self.rules());
         driver.abandon(MOST_FAILED_RUNS, self.parts.clock.now());
         let job = driver.job().clone();
         match self.parts.store.update_job(&job).await {
-            Ok(()) | Err(StoreError::AlreadyEnded(_)) => {}
+            Ok(()) | Err(StorageError::AlreadyEnded(_)) => {}
             Err(error) => return Err(error),
         }
         Engine::mind_leftover(self, &job);
@@ -514,17 +514,17 @@ pub fn mismatch(key: &str) -> Failure {
 }
 
 /// The failure of a call whose data cannot be read.
-pub fn store_failure(error: &StoreError) -> Failure {
+pub fn store_failure(error: &StorageError) -> Failure {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     Failure::new(FailureKind::Internal, "the store failed")
 }
 
 /// The failure of a call that did not happen because the store refused it.
-pub fn write_failure(error: &StoreError) -> Failure {
+pub fn write_failure(error: &StorageError) -> Failure {
     match error.refusal() {
         Some(cause) => {
             tracing::error!(cause, "the store refused a write");
-            storage::unavailable(&cause)
+            storage_watch::unavailable(cause)
         }
         None => store_failure(error),
     }

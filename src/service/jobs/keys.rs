@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 /// The keys that are claimed now.
 #[derive(Debug, Default)]

@@ -48,7 +48,7 @@ use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::Hypervisor;
 use crate::sabotage::{self, Sabotage, Step};
-use crate::store::{IdempotencyKey, JobCursor, JobFilter, Store, StoreError};
+use crate::storage::{IdempotencyKey, JobCursor, JobFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
@@ -67,7 +67,7 @@ pub struct Jobs(Arc<Engine>);
 
 /// What the engine is built from.
 pub struct JobsParts {
-    pub store: Store,
+    pub store: Arc<dyn Storage>,
     pub hypervisor: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
     pub clock: Clock,
@@ -187,7 +187,7 @@ impl Jobs {
     ///
     /// # Errors
     /// The store's.
-    pub async fn recover(&self) -> Result<usize, StoreError> {
+    pub async fn recover(&self) -> Result<usize, StorageError> {
         sabotage::reached(Step::Recover);
         let mut jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
@@ -456,7 +456,7 @@ impl Jobs {
 
     /// Counts the time for which otter was down, see [`count_downtime`]. A store that refuses
     /// writes keeps otter from nothing but writing: the next start counts the same again.
-    async fn count_downtime(&self, jobs: &mut [Job]) -> Result<(), StoreError> {
+    async fn count_downtime(&self, jobs: &mut [Job]) -> Result<(), StorageError> {
         let Engine { parts, .. } = &*self.0;
         let last_seen = parts.store.last_seen().await?;
         let now = parts.clock.now();
@@ -472,6 +472,6 @@ impl Jobs {
 
 /// The outcome of a write, of which a refusal of the disk or database is no error. The store logs
 /// refusals.
-fn unless_refused(written: Result<(), StoreError>) -> Result<(), StoreError> {
+fn unless_refused(written: Result<(), StorageError>) -> Result<(), StorageError> {
     written.or_else(|error| if error.refusal().is_some() { Ok(()) } else { Err(error) })
 }

@@ -28,7 +28,7 @@ use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::snapshots::SnapshotProtection;
 use crate::service::trouble::Trouble;
-use crate::store::{Store, StoreError};
+use crate::storage::{Storage, StorageError};
 use crate::telemetry::metrics::Metrics;
 
 /// How long after its deadline a job waits for the host to cancel its task.
@@ -40,7 +40,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// What a job works with.
 #[derive(Clone)]
 pub struct Runner {
-    pub store: Store,
+    pub store: Arc<dyn Storage>,
     pub hypervisor: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
     pub snapshots: Arc<SnapshotProtection>,
@@ -111,7 +111,7 @@ impl Runner {
                     biased;
                     performed = &mut work => match performed {
                         Ok(input) => break Some(input),
-                        Err(StoreError::Closed) => return Ran::UntilStopped,
+                        Err(StorageError::Closed) => return Ran::UntilStopped,
                         Err(_) => return Ran::Unsaved,
                     },
                     () = self.stop.cancelled(), if may_stop => return Ran::UntilStopped,
@@ -195,7 +195,7 @@ impl Runner {
         effect: Effect,
         tools_stops: u64,
         live: &watch::Sender<Live>,
-    ) -> Result<Input, StoreError> {
+    ) -> Result<Input, StorageError> {
         let machine = job.machine.id.clone();
         let input = match effect {
             Effect::Save => {
@@ -289,14 +289,14 @@ impl Runner {
     ///
     /// # Errors
     /// The store's, if another try would fail as well.
-    async fn save(&self, job: &Job) -> Result<(), StoreError> {
+    async fn save(&self, job: &Job) -> Result<(), StorageError> {
         let begun = self.clock.elapsed();
         let mut pause = Duration::from_millis(100);
         let mut refused = false;
         loop {
             let error = match self.store.update_job(job).await {
                 // Ended: this very commit came through before, and only its answer did not.
-                Ok(()) | Err(StoreError::AlreadyEnded(_)) => break,
+                Ok(()) | Err(StorageError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
             if error.refusal().is_none() {

@@ -29,7 +29,7 @@ use crate::service::callers::Caller;
 use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::MachineFilter;
-use crate::store::{IdempotencyKey, KeptMachine, LeaseRow, SaveLeases, StoreError};
+use crate::storage::{IdempotencyKey, KeptMachine, LeaseChange, SaveLeases, StorageError};
 
 /// While leases have time that runs, the store notes this often that otter runs. After a crash at
 /// most this much of the time that passed is unknown.
@@ -450,15 +450,15 @@ impl Desk {
         changes: &Changes,
         key: Option<(IdempotencyKey, LeaseId)>,
         audit: Vec<AuditRecord>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), StorageError> {
         let leases = changes.leases.values().map(|lease| {
             let machine = lease.machine.as_ref().map(MachineKey::of);
-            LeaseRow::of(lease, machine.as_ref().map(|machine| machine.0.as_str()))
+            LeaseChange::new(lease.clone(), machine.map(|machine| machine.0))
         });
         let machines =
             changes.machines.iter().map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
         let step = SaveLeases {
-            leases: leases.collect::<Result<_, _>>()?,
+            leases: leases.collect(),
             machines: machines.collect(),
             forgotten: changes.forgotten.iter().map(|machine| machine.0.clone()).collect(),
             fence_floor: changes.fence_floor.unwrap_or_default(),
@@ -551,7 +551,7 @@ fn by_otter() -> Cause<'static> {
     Cause { actor: &OTTER, renews: None }
 }
 
-fn failed(error: &StoreError) -> Failure {
+fn failed(error: &StorageError) -> Failure {
     crate::service::jobs::store_failure(error)
 }
 

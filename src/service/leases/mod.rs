@@ -46,7 +46,7 @@ use crate::domain::lease::{EndReason, Lease, LeaseState, Prepare, Quarantine, Re
 use crate::domain::machine::Machine;
 use crate::domain::pool::{Pool, Pools};
 use crate::domain::scope::Scope;
-use crate::store::{IdempotencyKey, LeaseFilter, Store, StoreError};
+use crate::storage::{IdempotencyKey, LeaseFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
@@ -56,7 +56,7 @@ pub struct Leases(Arc<Desk>);
 
 /// What the desk is built from.
 pub struct LeasesParts {
-    pub store: Store,
+    pub store: Arc<dyn Storage>,
     pub clock: Clock,
     pub callers: Arc<Callers>,
     pub feed: Feed,
@@ -123,7 +123,7 @@ impl Leases {
     ///
     /// # Errors
     /// The store's.
-    pub async fn load(parts: LeasesParts) -> Result<Self, StoreError> {
+    pub async fn load(parts: LeasesParts) -> Result<Self, StorageError> {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let kept = parts.store.kept_machines().await?;
         let machines: BTreeMap<MachineKey, Kept> =
@@ -246,7 +246,7 @@ impl Leases {
         after: Option<LeaseId>,
         limit: u32,
     ) -> Result<Vec<LeaseView>, Failure> {
-        let failed = |error: StoreError| super::jobs::store_failure(&error);
+        let failed = |error: StorageError| super::jobs::store_failure(&error);
         let store = &self.0.parts.store;
         let shown = |lease: Lease| {
             let view = self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease));

@@ -7,7 +7,7 @@ use crate::domain::access::TokenLimits;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 /// A step, as it waits.
 #[derive(Clone, Debug)]

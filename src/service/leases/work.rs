@@ -17,7 +17,7 @@ use crate::sabotage::Mistake;
 use crate::service::jobs::gate::Right;
 use crate::service::jobs::{NewJob, Started};
 use crate::service::machines::{self, MachineView};
-use crate::store::IdempotencyKey;
+use crate::storage::IdempotencyKey;
 
 impl Desk {
     /// Does what steps of the book ask for, each in a task of its own.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use otter::clock::Clock;
 use otter::simulator::Pace;
+use otter::storage::Storage;
 use reqwest::Method;
 use serde_json::{Value, json};
 

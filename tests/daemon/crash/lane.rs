@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use otter::domain::job::{Job, JobState};
 use otter::sabotage::Step;
+use otter::storage::Storage;
 use otter::store::Store;
 use rustix::process::Signal;
 use serde_json::json;

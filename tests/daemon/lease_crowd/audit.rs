@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use otter::domain::lease::{Lease, LeaseState};
-use otter::store::{LeaseFilter, Store};
+use otter::storage::{LeaseFilter, Storage};
+use otter::store::Store;
 use serde_json::Value;
 
 /// What is wrong, and how many leases ended how.

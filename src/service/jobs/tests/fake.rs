@@ -28,6 +28,7 @@ use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
 use crate::service::leases::holds::Holds;
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
+use crate::storage::Storage as _;
 use crate::store::Store;
 use crate::supervisor::{Signals, Supervisor};
 use crate::telemetry::metrics::Metrics;
@@ -442,7 +443,7 @@ fn engine(
 ) -> (Supervisor, Jobs) {
     let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(30));
     let jobs = Jobs::new(JobsParts {
-        store: store.clone(),
+        store: Arc::new(store.clone()),
         hypervisor: Arc::clone(host) as Arc<dyn Hypervisor>,
         inventory: Arc::clone(inventory),
         clock: clock.clone(),
@@ -467,7 +468,7 @@ fn engine(
         snapshots: Arc::new(SnapshotProtection::new(
             SnapshotSettings::default(),
             Arc::default(),
-            store.clone(),
+            Arc::new(store.clone()),
         )),
         sabotage: Sabotage::new(),
     });

@@ -15,7 +15,7 @@ use crate::domain::job::{JobRequest, JobState};
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::service::jobs::Started;
-use crate::store::{IdempotencyKey, Keep, Retention};
+use crate::storage::{IdempotencyKey, Keep, Retention, Storage};
 
 const SUCCEEDED: JobState = JobState::Succeeded;
 
@@ -302,7 +302,7 @@ async fn after_a_restart_a_kill_cancels_what_runs_beside_it_again() {
     kill.id = JobId::new(lab.clock.uuid());
     (kill.request, kill.host_task, kill.intent) = (JobRequest::Kill, None, None);
     kill.steps.clear();
-    lab.store.insert_job(&kill, None).await.unwrap();
+    lab.store.insert_job(&kill, None, None).await.unwrap();
     lab.restart().await;
     assert_eq!(lab.end(reset).await.job.state, JobState::Cancelled);
     lab.host.called(3).await;

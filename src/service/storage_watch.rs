@@ -1,28 +1,29 @@
 //! Whether the store takes writes: the problem that callers get while it does not, and the attempts
 //! to write that find out when it does again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::store::Store;
+use crate::storage::Storage;
 
 /// How often otter tries a store that refuses writes.
 const TRY_EVERY: Duration = Duration::from_secs(2);
 
-/// Looks after the store. Clones share it.
+/// Watches whether the storage refuses writes. Clones share it.
 #[derive(Clone)]
-pub struct Storage {
-    store: Store,
+pub struct StorageWatch {
+    store: Arc<dyn Storage>,
     clock: Clock,
 }
 
-impl Storage {
-    /// Looks after this store.
+impl StorageWatch {
+    /// Watches this storage.
     #[must_use]
-    pub const fn new(store: Store, clock: Clock) -> Self {
+    pub fn new(store: Arc<dyn Storage>, clock: Clock) -> Self {
         Self { store, clock }
     }
 

@@ -1,0 +1,90 @@
+//! The key that the secrets of leases are made from: kept in the state directory, or made for one run.
+
+use std::path::Path;
+
+use secrecy::SecretBox;
+
+use crate::clock::Clock;
+use crate::service::leases::secret::Secrets;
+use crate::store::key::{self, Key, KeyError};
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseKeyError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("the system gives no random bits")]
+    Random(#[source] getrandom::Error),
+}
+
+/// The secrets by the key of this state directory. Without a directory, by a key that ends with the process.
+///
+/// # Parameters
+/// - `has_leases`: whether the state directory has leases. If it has none, a missing key is made.
+///
+/// # Errors
+/// A file that cannot be read or made, that is damaged, or that is missing although there are leases.
+pub fn open(state_dir: Option<&Path>, has_leases: bool, clock: &Clock) -> Result<Secrets, LeaseKeyError> {
+    let key = match state_dir {
+        Some(directory) => match key::require(directory, has_leases)? {
+            Some(key) => key,
+            None => make(directory, clock)?,
+        },
+        None => random(clock)?,
+    };
+    Ok(Secrets::new(key))
+}
+
+/// Makes the key of a state directory that has none.
+///
+/// # Errors
+/// `Exists` if there is one; a file that cannot be made.
+pub fn make(state_dir: &Path, clock: &Clock) -> Result<Key, LeaseKeyError> {
+    let key = random(clock)?;
+    key::make(state_dir, &key)?;
+    Ok(key)
+}
+
+fn random(clock: &Clock) -> Result<Key, LeaseKeyError> {
+    Ok(SecretBox::new(Box::new(clock.random().map_err(LeaseKeyError::Random)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::ids::LeaseId;
+    use crate::store::SECRET_KEY;
+
+    #[test]
+    fn a_key_is_of_one_state_directory() {
+        let (state, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let lease = LeaseId::new(Uuid::from_u128(1));
+        let secret = open(Some(state.path()), false, &clock).unwrap().of(lease);
+        assert_eq!(open(Some(state.path()), false, &clock).unwrap().of(lease), secret);
+        assert!(!open(None, false, &clock).unwrap().is_of(lease, &secret));
+        let mode = std::fs::metadata(state.path().join(SECRET_KEY)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(state.path().join(SECRET_KEY), "short").unwrap();
+        assert!(matches!(
+            open(Some(state.path()), false, &clock),
+            Err(LeaseKeyError::Key(KeyError::Damaged { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_key_that_is_missing_beside_leases_is_not_replaced_in_silence() {
+        let (state, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let refused = open(Some(state.path()), true, &clock);
+        assert!(matches!(refused, Err(LeaseKeyError::Key(KeyError::Missing { .. }))));
+        assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+        let made = Secrets::new(make(state.path(), &clock).unwrap());
+        assert!(matches!(make(state.path(), &clock), Err(LeaseKeyError::Key(KeyError::Exists { .. }))));
+        let lease = LeaseId::new(Uuid::from_u128(1));
+        let opened = open(Some(state.path()), true, &clock).unwrap();
+        assert_eq!(opened.of(lease), made.of(lease));
+    }
+}

@@ -1,0 +1,88 @@
+//! Tokens as they are kept, and their uses.
+
+use jiff::Timestamp;
+
+use crate::domain::access::{Role, TokenDigest, TokenLimits};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::ids::TokenId;
+use crate::domain::origin::Actor;
+use crate::domain::scope::Scope;
+
+/// A token as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredToken {
+    pub id: TokenId,
+    /// The name of its callers. No two tokens in force share a name.
+    pub name: String,
+    pub role: Role,
+    pub digest: TokenDigest,
+    pub scope: Scope,
+    pub limits: TokenLimits,
+    pub created_at: Timestamp,
+    /// From when on it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// When it last got a new secret.
+    pub rotated_at: Option<Timestamp>,
+    /// When its secret was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl StoredToken {
+    /// A new token without restrictions.
+    #[must_use]
+    pub fn new(id: TokenId, name: &str, role: Role, digest: TokenDigest, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            role,
+            digest,
+            scope: Scope::All,
+            limits: TokenLimits::default(),
+            created_at,
+            expires_at: None,
+            rotated_at: None,
+            last_used_at: None,
+            revoked_at: None,
+        }
+    }
+
+    /// The limits, the expiry and the scope, for people; each begins with a comma. Empty if there are none.
+    #[must_use]
+    pub fn restrictions(&self) -> String {
+        let mut parts = Vec::new();
+        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = self.limits;
+        for (limit, what) in [
+            (leases, "leases"),
+            (queued_leases, "queued leases"),
+            (queued_jobs, "queued jobs"),
+            (streams, "streams"),
+            (requests_per_second, "requests per second"),
+        ] {
+            parts.extend(limit.map(|limit| format!("at most {limit} {what}")));
+        }
+        parts.extend(self.expires_at.map(|expires_at| format!("until {expires_at:.0}")));
+        // The scope can be long, and the audit cuts the end of a long text.
+        if let Scope::Selected { machines, pools } = &self.scope {
+            let machines = machines.iter().map(|machine| format!("machines {machine}"));
+            let all: Vec<String> = machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
+            parts.push(format!("only {}", all.join(", ")));
+        }
+        parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
+    }
+
+    /// The audit fact of a change of the token. Only the command line changes tokens.
+    #[must_use]
+    pub fn fact(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
+        let detail = format!("{}, {}{}", self.name, self.role, self.restrictions());
+        AuditRecord::new(at, action, AuditOutcome::Done).by(&Actor::token_command()).with_detail(detail)
+    }
+}
+
+/// A use of a token's secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenUse {
+    pub id: TokenId,
+    pub digest: TokenDigest,
+    pub at: Timestamp,
+}
