@@ -8,8 +8,8 @@ mod esx;
 mod fuzz;
 mod harness;
 mod house;
+mod in_process;
 #[cfg(feature = "interop")]
 mod interop;
 mod matrix;
-mod memory;
 mod openapi;

@@ -1,7 +1,6 @@
 //! Characters that a terminal obeys: otter refuses them in texts of callers, and escapes them in
 //! every detail that repeats a name of the host.
 
-use otter::domain::ids::MachineId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -65,11 +64,11 @@ async fn references_and_overrides_with_control_characters_are_refused() {
 #[tokio::test]
 async fn names_of_the_host_are_escaped_in_details_and_whole_in_data() {
     // The simulated ESX speaks XML, which carries no ESC.
-    let lab = Lab::on(HostKind::Memory).await;
+    let lab = Lab::on(HostKind::InProcess).await;
     let name = "evil\u{1b}[2J\u{202e}\nname";
     let id = lab.machine(lab.cast.reverted).await["id"].as_str().unwrap().to_owned();
-    let Host::Memory(host) = &lab.host else { panic!("a host in memory") };
-    host.change_machine(&MachineId::new(id.clone()), |machine| name.clone_into(&mut machine.name));
+    let Host::InProcess(host) = &lab.host else { panic!("a host in this process") };
+    host.mutate(|world| name.clone_into(&mut world.machine_mut(&id).unwrap().name));
     lab.until_seen(&id, "name", json!(name)).await;
     let asked = json!({"select": {"machine": id}, "ttl": "30m"});
     lab.post("/v1/leases", asked).await.expect(201);

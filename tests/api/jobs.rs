@@ -109,10 +109,6 @@ on_every_host! {
             for none in ["vm-none", "gone:1"] {
                 lab.get(&format!("{path}?machine={none}")).await.problem(404, "not-found");
             }
-            if matches!(lab.host, crate::harness::Host::Memory(_)) {
-                // There the names are the ids.
-                continue;
-            }
             let named = lab.get(&format!("{path}?machine={}", lab.cast.reverted)).await;
             let hint = named.problem(404, "not-found").str("detail").to_owned();
             assert!(hint.contains(&format!("write \"name:{}\"", lab.cast.reverted)), "{hint}");

@@ -25,7 +25,7 @@ async fn act(lab: &Lab, name: &str, body: Value) -> Answer {
 
 /// Waits until the guest's tools run; govmomi's guests have none and shut down all the same.
 async fn tools(lab: &Lab, name: &str) {
-    if lab.host.is_ours() {
+    if lab.host.has_tools() {
         lab.until(&machine(name, ""), |machine| machine["tools_status"] == "running").await;
     }
 }

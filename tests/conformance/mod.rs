@@ -1,17 +1,18 @@
 //! The suite of what any backend must do, on the vim25 backend in front of each host of the tests and on the backend in
-//! memory. `wrong` shows that the suite finds a wrong backend.
+//! this process. `wrong` shows that the suite finds a wrong backend.
 
 #[cfg(feature = "interop")]
 mod colleague;
 #[cfg(feature = "interop")]
 mod govmomi;
-mod memory;
+mod in_process;
 mod newcomer;
 mod ours;
 #[cfg(feature = "interop")]
 mod proxy;
 mod suite;
 mod whole_otter;
+mod world_stage;
 mod wrong;
 
 use std::time::Duration;
@@ -39,8 +40,8 @@ fn conforms(report: &Report, not_applicable: &[&str]) {
 }
 
 #[tokio::test]
-async fn the_backend_in_memory() {
-    let report = tried("memory", &memory::MemoryBench).await;
+async fn the_backend_in_process() {
+    let report = tried("in process", &in_process::InProcessBench).await;
     conforms(&report, &[]);
 }
 

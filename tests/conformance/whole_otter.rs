@@ -1,24 +1,22 @@
-//! A whole otter in front of the host in memory: nothing above the seam knows which hypervisor it is. The scenarios of
-//! `on_every_host` run on it too.
+//! A whole otter in front of the host in this process: nothing above the seam knows which hypervisor it is. The
+//! scenarios of `on_every_host` run on it too.
 
 use std::time::Duration;
 
-use otter::domain::call::HostCall;
-use otter::domain::ids::MachineId;
+use otter::simulator::world::Operation;
 use serde_json::json;
 
-use crate::harness::in_memory::MACHINES;
 use crate::harness::{Host, HostKind, Lab, machine};
 
 #[tokio::test]
 async fn it_lists_powers_reverts_and_shows_what_it_did() {
-    let lab = Lab::on(HostKind::Memory).await;
-    let Host::Memory(host) = &lab.host else { panic!() };
-    let [reverted, _, _, off, _] = MACHINES;
+    let lab = Lab::on(HostKind::InProcess).await;
+    let Host::InProcess(host) = &lab.host else { panic!() };
+    let (reverted, off) = (lab.cast.reverted, "ci-runner-2");
     let list = lab.get("/v1/machines").await.expect(200);
-    assert_eq!(list.items("id").len(), MACHINES.len());
+    assert_eq!(list.items("id").len(), lab.cast.machines);
     let about = lab.get("/v1/about").await.expect(200);
-    assert_eq!(about.json["host"]["product"], "a host in memory", "{about:?}");
+    assert_eq!(about.json["host"]["product"], "a simulated ESXi 7.0.3 in this process", "{about:?}");
 
     let job = lab.powered(off, "on").await;
     assert_eq!((&job["state"], &job["result"]["changed"]), (&json!("succeeded"), &json!(true)));
@@ -26,7 +24,7 @@ async fn it_lists_powers_reverts_and_shows_what_it_did() {
     assert_eq!(lab.powered(off, "on").await["result"]["changed"], false);
 
     let made = lab.post(&machine(reverted, "/snapshots?wait=10s"), json!({"name": "used"})).await.expect(200);
-    let revert = json!({"snapshot": "base/updated/kickstart", "power_on": true});
+    let revert = json!({"snapshot": lab.cast.path, "power_on": true});
     let job = lab.post(&machine(reverted, "/revert?wait=10s"), revert).await.expect(200);
     let seen = lab.machine(reverted).await;
     assert_eq!(
@@ -36,12 +34,16 @@ async fn it_lists_powers_reverts_and_shows_what_it_did() {
     assert_ne!(seen["current_snapshot"], made.json["result"]["snapshot"]);
 
     // What somebody else does is seen too, and an absence is waited out.
-    host.by_somebody(&MachineId::new(off), &HostCall::PowerOff).unwrap();
-    lab.until_seen(off, "power_state", json!("off")).await;
-    host.set_away(true);
+    let id = lab.machine(off).await["id"].as_str().unwrap().to_owned();
+    host.mutate(|world| {
+        let task = world.start_task(&id, Operation::PowerOff, "somebody else").unwrap();
+        world.finish_task(&task.id);
+    });
+    lab.until_seen(&id, "power_state", json!("off")).await;
+    host.set_reachable(false);
     lab.until("/v1/about", |about| about["session"]["state"] == "away").await;
     let waiting = lab.power(off, "on").await;
-    host.set_away(false);
+    host.set_reachable(true);
     assert_eq!(lab.ended(&waiting).await["state"], "succeeded");
     assert_eq!(lab.machine(off).await["power_state"], "on");
     tokio::time::timeout(Duration::from_secs(10), lab.stop()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The suite can fail: the backend in memory behind a wrapper that makes one mistake, which the suite has to notice by
+//! The suite can fail: the backend in process behind a wrapper that makes one mistake, which the suite has to notice by
 //! the case that is about it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::MemoryBench;
+use super::in_process::InProcessBench;
 use super::suite::{Bench, Conformance, Pace, Set};
 
 /// What is done wrong, and the case that has to notice.
@@ -111,7 +111,7 @@ struct WrongBench(Mistake);
 #[async_trait]
 impl Bench for WrongBench {
     async fn set(&self, pace: Pace) -> Result<Set> {
-        let Set { backend, stage } = MemoryBench.set(pace).await?;
+        let Set { backend, stage } = InProcessBench.set(pace).await?;
         let wrong = Wrong {
             inner: backend,
             mistake: self.0,

@@ -1,5 +1,5 @@
-//! The hosts that otter is tested against: our own simulator, govmomi's as an ESX and as a vCenter, and one in memory
-//! that speaks no vim25.
+//! The hosts that otter is tested against: our own simulator, govmomi's as an ESX and as a vCenter, and one in this
+//! process that speaks no vim25.
 //!
 //! Each has a [`Cast`]: machines of known properties, so that one scenario runs alike on all of them. What govmomi's
 //! lacks (what a revert does to the power, questions, tools) is tested on ours alone; each such test says so.
@@ -11,9 +11,9 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::simulator::{Control, Simulator, SimulatorOptions};
 
-use crate::memory::{self, MemoryHost};
+use crate::in_process::SimulatedHost;
 
-use super::{PATIENCE, Plan, in_memory, record};
+use super::{PATIENCE, Plan, record};
 
 /// Which host a lab is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +25,15 @@ pub enum HostKind {
     GovmomiEsx,
     /// govmomi's simulator as a vCenter.
     GovmomiVcenter,
-    /// No vim25 at all: the hypervisor in memory.
-    Memory,
+    /// Our own simulator's world without vim25, after the plan's scenario.
+    InProcess,
 }
 
 /// A running host. Dropping it ends it.
 pub enum Host {
     Ours(Simulator),
     Peer(Peer),
-    Memory(MemoryHost),
+    InProcess(SimulatedHost),
 }
 
 /// Machines of a host, by the part that they play.
@@ -61,7 +61,7 @@ pub struct Peer {
 impl HostKind {
     pub const fn cast(self) -> Cast {
         match self {
-            Self::Ours => Cast {
+            Self::Ours | Self::InProcess => Cast {
                 machines: 13,
                 running: "ci-runner-1",
                 running_mac: "00:50:56:3f:00:31",
@@ -85,14 +85,6 @@ impl HostKind {
                 path: "base/updated/kickstart",
                 loose: "h0_vm",
             },
-            Self::Memory => Cast {
-                machines: in_memory::MACHINES.len(),
-                running: in_memory::MACHINES[2],
-                running_mac: in_memory::RUNNING_MAC,
-                reverted: in_memory::MACHINES[0],
-                path: "base/updated/kickstart",
-                loose: "MEMORY",
-            },
         }
     }
 }
@@ -108,22 +100,22 @@ impl Host {
             }
             HostKind::GovmomiEsx => Self::Peer(Peer::start("esx").await),
             HostKind::GovmomiVcenter => Self::Peer(Peer::start("vpx").await),
-            HostKind::Memory => {
-                let pace = memory::Pace::Taking(Duration::from_millis(20));
-                Self::Memory(in_memory::host(clock.clone(), pace))
+            HostKind::InProcess => {
+                Self::InProcess(SimulatedHost::new(&plan.scenario, plan.pace, clock.clone()))
             }
         }
     }
 
-    pub const fn is_ours(&self) -> bool {
-        matches!(self, Self::Ours(_))
+    /// Whether the guests have tools.
+    pub const fn has_tools(&self) -> bool {
+        !matches!(self, Self::Peer(_))
     }
 
     pub fn url(&self) -> String {
         match self {
             Self::Ours(simulator) => simulator.url(),
             Self::Peer(peer) => peer.url.clone(),
-            Self::Memory(_) => "https://memory.invalid".to_owned(),
+            Self::InProcess(_) => "https://host.invalid".to_owned(),
         }
     }
 
@@ -131,7 +123,7 @@ impl Host {
     pub fn control(&self) -> &Control {
         match self {
             Self::Ours(simulator) => simulator.control(),
-            Self::Peer(_) | Self::Memory(_) => panic!("only our own simulator has a hand on it"),
+            Self::Peer(_) | Self::InProcess(_) => panic!("only our own simulator has a hand on it"),
         }
     }
 
@@ -198,8 +190,8 @@ macro_rules! on_every_host {
             }
 
             #[tokio::test]
-            async fn memory() {
-                scenario(&Lab::on(crate::harness::HostKind::Memory).await).await;
+            async fn in_process() {
+                scenario(&Lab::on(crate::harness::HostKind::InProcess).await).await;
             }
 
             #[cfg(feature = "interop")]

@@ -10,7 +10,6 @@ mod daemon;
 mod document;
 mod events;
 mod host;
-pub mod in_memory;
 mod recorder;
 mod simulated;
 mod wire;
@@ -19,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::memory::MemoryHypervisor;
+use crate::in_process::InProcess;
 use otter::api::HttpSettings;
 use otter::app::{App, Settings};
 use otter::clock::Clock;
@@ -148,8 +147,8 @@ impl Lab {
         settings.state_dir = state.map(std::path::Path::to_owned);
         (plan.settings)(&mut settings);
         let app = match &host {
-            Host::Memory(memory) => {
-                let backend = MemoryHypervisor::new(memory.clone(), in_memory::password());
+            Host::InProcess(host) => {
+                let backend = InProcess::new(host.clone());
                 App::bind_with(|_, _, _| Ok(Arc::new(backend)), settings, clock).await.unwrap()
             }
             Host::Ours(_) | Host::Peer(_) => App::bind(settings, clock).await.unwrap(),

@@ -92,7 +92,8 @@ impl Scenario {
     }
 
     /// The world as it is at the start.
-    pub(crate) fn build(&self, pace: Pace, now: Moment) -> World {
+    #[must_use]
+    pub fn build(&self, pace: Pace, now: Moment) -> World {
         let host = Host {
             name: self.host.name.clone(),
             version: self.host.version.clone(),

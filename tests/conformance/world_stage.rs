@@ -1,0 +1,295 @@
+//! The hand on any host that is the simulator's world, whatever stands between it and the backend.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use async_trait::async_trait;
+use otter::domain::ids::{MachineId, SnapshotId, TaskId};
+use otter::domain::{machine, power, snapshot};
+use otter::hypervisor::HostErrorKind;
+use otter::simulator::world::{Choice, Machine, Operation, PowerState, Question, World};
+use otter::simulator::{Fault, Moref, Scenario, Value};
+use secrecy::SecretString;
+
+use super::suite::{Ability, Cast, Cut, Stage, Truth};
+
+/// What the hosts do each in its own way.
+#[async_trait]
+pub trait Hand: Send + Sync {
+    /// Changes the world.
+    fn change(&self, change: &mut (dyn FnMut(&mut World) + Send));
+
+    /// What there is now, found out by another way than the backend under trial.
+    async fn truth(&self) -> Result<Truth>;
+
+    fn drop_sessions(&self);
+
+    fn set_reachable(&self, reachable: bool);
+
+    fn refuse_logins(&self, refuse: bool);
+
+    fn login_attempts(&self) -> u64;
+
+    fn cut_next_snapshot(&self, cut: Cut);
+
+    fn refuse_next_snapshot(&self, fault: Fault);
+
+    fn reboot(&self);
+}
+
+/// Five machines: on, off, on with tools, with a chain of snapshots, and one more.
+pub fn scenario() -> Scenario {
+    let mut scenario = Scenario::generated(5);
+    let reverted = &mut scenario.machines[3];
+    let (above, at) = (reverted.current_snapshot.clone(), reverted.created_at);
+    reverted.current_snapshot = Some(reverted.add_snapshot(above.as_deref(), "last", PowerState::Off, at));
+    for place in [0, 2] {
+        scenario.machines[place].power = PowerState::On;
+    }
+    scenario
+}
+
+pub struct WorldStage<H> {
+    hand: H,
+    /// How many machines were added: moids are not used again here.
+    added: AtomicU32,
+}
+
+impl<H: Hand> WorldStage<H> {
+    pub const fn new(hand: H) -> Self {
+        Self { hand, added: AtomicU32::new(0) }
+    }
+
+    fn mutate<T: Send>(&self, change: impl FnOnce(&mut World) -> T + Send) -> T {
+        let (mut change, mut result) = (Some(change), None);
+        self.hand.change(&mut |world| result = change.take().map(|change| change(world)));
+        result.expect("a hand changes the world once")
+    }
+
+    fn change<T: Send>(&self, change: impl FnOnce(&mut World) -> Result<T, Fault> + Send) -> Result<T> {
+        self.mutate(change).map_err(|fault| anyhow!("{fault:?}"))
+    }
+
+    /// Somebody else does something, to its end.
+    fn by_somebody(&self, machine: &MachineId, operation: Operation) -> Result<Option<Value>> {
+        self.change(|world| {
+            let task = world.start_task(machine.as_str(), operation, "somebody else")?;
+            world.finish_task(&task.id);
+            let task = world.task(&task.id);
+            task.map_or(Ok(None), |task| task.error.clone().map_or(Ok(task.result.clone()), Err))
+        })
+    }
+
+    fn change_machine(&self, machine: &MachineId, change: impl FnOnce(&mut Machine) + Send) -> Result<()> {
+        self.mutate(|world| world.machine_mut(machine.as_str()).map(change)).context("no such machine")
+    }
+
+    fn running_tasks(&self, each: fn(&mut World, &str)) {
+        self.mutate(|world| world.running_tasks().iter().for_each(|task| each(world, task)));
+    }
+}
+
+#[async_trait]
+impl<H: Hand> Stage for WorldStage<H> {
+    fn cast(&self) -> Cast {
+        let [running, stopped, with_tools, reverted, steady] = ["1", "2", "3", "4", "5"].map(MachineId::new);
+        Cast { running, stopped, reverted, with_tools, steady }
+    }
+
+    fn lacks(&self, _: Ability) -> Option<&'static str> {
+        None
+    }
+
+    /// It is held against the simulated world itself.
+    async fn truth(&self) -> Result<Truth> {
+        let truth = self.hand.truth().await?;
+        self.mutate(|world| {
+            ensure!(world.machines().count() == truth.machines.len(), "it has {:?}", truth.machines.keys());
+            ensure!(world.datastores().count() == truth.datastores.len(), "it misses datastores");
+            world.machines().try_for_each(|machine| {
+                let seen = truth.machines.get(&MachineId::new(&machine.id)).context("a machine is missed")?;
+                ensure!(is_as(seen, machine), "there is {machine:#?}, and the truth is {seen:#?}");
+                Ok(())
+            })
+        })?;
+        Ok(truth)
+    }
+
+    async fn power(&self, machine: &MachineId, on: bool) -> Result<()> {
+        self.by_somebody(machine, if on { Operation::PowerOn } else { Operation::PowerOff }).map(drop)
+    }
+
+    async fn rename(&self, machine: &MachineId, name: &str) -> Result<()> {
+        self.change_machine(machine, |machine| name.clone_into(&mut machine.name))
+    }
+
+    async fn take_snapshot(&self, machine: &MachineId, name: &str) -> Result<SnapshotId> {
+        let operation = Operation::CreateSnapshot {
+            name: name.to_owned(),
+            description: String::new(),
+            memory: false,
+            quiesce: false,
+        };
+        match self.by_somebody(machine, operation)? {
+            Some(Value::Reference(moref)) => Ok(SnapshotId::new(moref.id)),
+            other => bail!("a snapshot was taken, and there is {other:?}"),
+        }
+    }
+
+    async fn remove_snapshots(&self, machine: &MachineId) -> Result<()> {
+        self.by_somebody(machine, Operation::RemoveAllSnapshots).map(drop)
+    }
+
+    async fn add_machine(&self, name: &str) -> Result<MachineId> {
+        self.mutate(|world| {
+            let datastore = world.datastores().next().context("no datastore")?;
+            let id = 100 + self.added.fetch_add(1, Ordering::Relaxed);
+            let machine = Machine::bare(&id.to_string(), name, datastore);
+            let id = MachineId::new(&machine.id);
+            world.add_machine(machine);
+            Ok(id)
+        })
+    }
+
+    async fn remove_machine(&self, machine: &MachineId) -> Result<()> {
+        self.mutate(|world| world.remove_machine(machine.as_str())).context("no such machine").map(drop)
+    }
+
+    async fn start_task(&self, machine: &MachineId) -> Result<TaskId> {
+        let task =
+            self.change(|world| world.start_task(machine.as_str(), Operation::PowerOn, "somebody else"))?;
+        Ok(TaskId::new(task.id))
+    }
+
+    async fn step_tasks(&self) -> Result<()> {
+        self.running_tasks(World::step_task);
+        Ok(())
+    }
+
+    async fn finish_tasks(&self) -> Result<()> {
+        self.running_tasks(World::finish_task);
+        Ok(())
+    }
+
+    async fn step_guests(&self) -> Result<()> {
+        self.mutate(World::step_guests);
+        Ok(())
+    }
+
+    async fn fail_next_power_off(&self) -> Result<()> {
+        let fault = Fault::new("InsufficientResourcesFault", "There is not enough of something.");
+        self.mutate(|world| world.fail_next_task("PowerOffVM_Task", fault));
+        Ok(())
+    }
+
+    async fn forget_tasks(&self) -> Result<()> {
+        self.mutate(|world| world.forget_tasks(true));
+        Ok(())
+    }
+
+    async fn ask_at_power_on(&self, machine: &MachineId) -> Result<()> {
+        let choice = |key: &str, label: &str| Choice {
+            key: key.to_owned(),
+            label: format!("button.uuid.{label}"),
+            summary: label.to_owned(),
+            fails_with: None,
+        };
+        let question = Question {
+            id: "12".to_owned(),
+            message_id: "msg.uuid.altered".to_owned(),
+            text: "Was it moved, or copied?".to_owned(),
+            choices: vec![choice("1", "moved"), choice("2", "copied")],
+            default_choice: Some(1),
+        };
+        self.change_machine(machine, |machine| machine.question_at_power_on = Some(question))
+    }
+
+    async fn lose_session(&self) -> Result<()> {
+        self.hand.drop_sessions();
+        Ok(())
+    }
+
+    async fn go_away(&self) -> Result<()> {
+        self.hand.set_reachable(false);
+        Ok(())
+    }
+
+    async fn come_back(&self) -> Result<()> {
+        self.hand.set_reachable(true);
+        Ok(())
+    }
+
+    async fn refuse_logins(&self, refuse: bool) -> Result<()> {
+        self.hand.refuse_logins(refuse);
+        Ok(())
+    }
+
+    fn login_attempts(&self) -> u64 {
+        self.hand.login_attempts()
+    }
+
+    fn password(&self) -> SecretString {
+        SecretString::from("otter")
+    }
+
+    async fn cut_next_snapshot(&self, cut: Cut) -> Result<()> {
+        self.hand.cut_next_snapshot(cut);
+        Ok(())
+    }
+
+    async fn refuse_next_snapshot(&self, kind: HostErrorKind) -> Result<()> {
+        let fault = match kind {
+            HostErrorKind::Busy => Fault::task_in_progress("haTask-7"),
+            HostErrorKind::InvalidPowerState => Fault::invalid_power_state(None, "poweredOn"),
+            HostErrorKind::InsufficientResources => Fault::new("InsufficientResourcesFault", "Not enough."),
+            HostErrorKind::Forbidden => Fault::new("NoPermission", "Permission was denied.")
+                .with("object", Moref::new("Folder", "ha-folder-vm"))
+                .with("privilegeId", "VirtualMachine.State.CreateSnapshot"),
+            HostErrorKind::LicenseRestricted => Fault::restricted_version(),
+            HostErrorKind::NotSupported => Fault::not_supported(),
+            HostErrorKind::NotFound => Fault::not_found(&Moref::new("VirtualMachine", "1")),
+            HostErrorKind::Rejected => Fault::new("SnapshotFault", "It cannot be."),
+            other => bail!("no fault is known for {other:?}"),
+        };
+        self.hand.refuse_next_snapshot(fault);
+        Ok(())
+    }
+
+    async fn reboot(&self) -> Result<()> {
+        self.hand.reboot();
+        Ok(())
+    }
+}
+
+/// Whether a machine is told as it is, in all that cases make happen.
+fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
+    let power = match is.power {
+        PowerState::On => Some(power::PowerState::On),
+        PowerState::Off => Some(power::PowerState::Off),
+        PowerState::Suspended => Some(power::PowerState::Suspended),
+        PowerState::Other(_) => None,
+    };
+    let mut snapshots: Vec<_> = is
+        .snapshots
+        .iter()
+        .map(|snapshot| (snapshot.id.as_str(), snapshot.name.as_str(), snapshot.parent.as_deref()))
+        .collect();
+    snapshots.sort_unstable();
+    let told = |snapshot: &snapshot::Snapshot| snapshot.parent.clone();
+    let parents: Vec<_> = seen.snapshots.items.iter().map(told).collect();
+    let mut seen_snapshots: Vec<_> = (seen.snapshots.items.iter().zip(&parents))
+        .map(|(snapshot, parent)| {
+            (snapshot.id.as_str(), snapshot.name.as_str(), parent.as_ref().map(SnapshotId::as_str))
+        })
+        .collect();
+    seen_snapshots.sort_unstable();
+    seen.name == is.name
+        && seen.power_state == power
+        && seen.annotation.as_deref().unwrap_or_default() == is.annotation
+        && seen.guest.tools_running == is.guest.tools_running
+        && seen.guest.ip_address == is.guest.told_address
+        && seen.snapshots.current.as_ref().map(SnapshotId::as_str) == is.current_snapshot.as_deref()
+        && seen_snapshots == snapshots
+        && seen.question.as_ref().map(|question| question.id.as_str())
+            == is.question.as_ref().map(|question| question.id.as_str())
+}

@@ -1,0 +1,283 @@
+//! The backend: each request goes through the hooks, once, to the host on the one session.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use otter::domain::call::{Evidence, HostCall};
+use otter::domain::ids::{JobId, MachineId, TaskId};
+use otter::hypervisor::{
+    Accepted, CallError, Fact, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
+};
+use otter::simulator::Fault;
+use otter::simulator::world::World;
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::followers::Followers;
+use super::hooks::{Hooks, Interruption, NoHooks, Request};
+use super::host::{Connection, SimulatedHost, cut, unreadable};
+use super::session::{Link, Session, Tell};
+use super::translation;
+
+/// How long a caller waits for a session that was just lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Facts that wait to be told; senders wait if there are more.
+const TELLS: usize = 64;
+/// How often evidence is read again if other tasks have come meanwhile.
+const TRIES: usize = 4;
+
+/// A backend in the process of its host: one session with one [`SimulatedHost`].
+pub struct InProcess {
+    shared: Shared,
+    tells: mpsc::Sender<Tell>,
+    /// Taken by `run`.
+    inbox: Mutex<Option<mpsc::Receiver<Tell>>>,
+}
+
+/// What the session and the callers share.
+pub struct Shared {
+    pub host: SimulatedHost,
+    pub hooks: Arc<dyn Hooks>,
+    pub password: watch::Sender<SecretString>,
+    pub link: watch::Sender<Link>,
+    pub followers: Followers,
+    /// The revision of the world that barriers wait for.
+    pub wanted: watch::Sender<u64>,
+}
+
+/// Why a request gave no result.
+enum Failed {
+    /// It did not reach the host.
+    NotSent(HostError),
+    /// The host answered with a fault.
+    Refused(HostError),
+    /// Whether the host acted is not known.
+    Lost(HostError),
+}
+
+impl Failed {
+    fn into_error(self) -> HostError {
+        match self {
+            Self::NotSent(error) | Self::Refused(error) | Self::Lost(error) => error,
+        }
+    }
+}
+
+impl InProcess {
+    /// A backend for this host.
+    pub fn new(host: SimulatedHost) -> Self {
+        let (tells, inbox) = mpsc::channel(TELLS);
+        let down = Link::down(HostErrorKind::Unreachable, "The host was not reached yet.");
+        let shared = Shared {
+            host,
+            hooks: Arc::new(NoHooks),
+            password: watch::Sender::new(SimulatedHost::password()),
+            link: watch::Sender::new(down),
+            followers: Followers::default(),
+            wanted: watch::Sender::new(0),
+        };
+        Self { shared, tells, inbox: Mutex::new(Some(inbox)) }
+    }
+
+    /// The same with hooks.
+    pub fn with_hooks(mut self, hooks: Arc<dyn Hooks>) -> Self {
+        self.shared.hooks = hooks;
+        self
+    }
+
+    /// Sends a request, and once more if the session had ended, for then the host did not act.
+    async fn send<T>(
+        &self,
+        request: Request<'_>,
+        lead: &str,
+        act: impl Fn(&mut World) -> Result<T, Fault> + Send + Sync,
+    ) -> Result<T, Failed> {
+        let link = &self.shared.link;
+        let connection = self.connection(|link| !link.may_be_back_soon()).await.map_err(Failed::NotSent)?;
+        match self.send_once(connection, request, lead, &act).await {
+            Err(Failed::NotSent(error)) if error.kind == HostErrorKind::NotAuthenticated => {
+                let renewed = self.connection(|link| !link.may_be_back_soon() && !link.is_on(connection));
+                let renewed = renewed.await.map_err(Failed::NotSent)?;
+                if link.borrow().is_on(connection) {
+                    return Err(Failed::NotSent(error));
+                }
+                self.send_once(renewed, request, lead, &act).await
+            }
+            result => result,
+        }
+    }
+
+    /// The connection as soon as this holds of the link, or as it is when nobody waits longer.
+    async fn connection(&self, settled: impl FnMut(&Link) -> bool + Send) -> Result<Connection, HostError> {
+        let mut link = self.shared.link.subscribe();
+        tokio::select! {
+            biased;
+            // The sender lives as long as `self`.
+            Ok(link) = link.wait_for(settled) => link.connection(),
+            () = self.shared.host.clock().sleep(PATIENCE) => self.shared.link.borrow().connection(),
+        }
+    }
+
+    async fn send_once<T>(
+        &self,
+        connection: Connection,
+        request: Request<'_>,
+        lead: &str,
+        act: impl Fn(&mut World) -> Result<T, Fault>,
+    ) -> Result<T, Failed> {
+        let Shared { host, hooks, .. } = &self.shared;
+        if !host.is_connected(connection) {
+            return Err(Failed::NotSent(cut()));
+        }
+        hooks.before_request(request).await.map_err(|what| interrupted(what, lead))?;
+        let acted = host.act(connection, |world| act(world)).map_err(|error| match error.kind {
+            HostErrorKind::NotAuthenticated => Failed::NotSent(error),
+            _ => Failed::Lost(error),
+        })?;
+        hooks.after_request(request).await.map_err(|what| interrupted(what, lead))?;
+        if !host.is_connected(connection) {
+            return Err(Failed::Lost(cut()));
+        }
+        acted.map_err(|fault| Failed::Refused(translation::error(&fault, lead)))
+    }
+
+    async fn read<T>(
+        &self,
+        request: Request<'_>,
+        machine: &MachineId,
+        read: impl Fn(&World) -> Result<T, Fault> + Send + Sync,
+    ) -> Result<T, HostError> {
+        let lead = format!("The host refused to read machine {machine}");
+        self.send(request, &lead, |world| read(world)).await.map_err(Failed::into_error)
+    }
+}
+
+#[async_trait]
+impl Hypervisor for InProcess {
+    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
+            HostError::new(HostErrorKind::Rejected, "The host is followed already; run is called once.")
+        })?;
+        tokio::select! {
+            biased;
+            () = Session::new(&self.shared, observer, inbox).keep(stop) => Ok(()),
+            never = self.shared.host.drive() => match never {},
+        }
+    }
+
+    async fn call(&self, machine: &MachineId, call: &HostCall, _: JobId) -> Result<Accepted, CallError> {
+        let lead = format!("The host refused {} of machine {machine}", call.kind().as_str());
+        let sent = self.send(Request::Call(machine, call), &lead, |world| {
+            translation::call(world, machine, call, translation::US)
+        });
+        sent.await.map_err(|failed| match failed {
+            Failed::Refused(error) if error.outcome_uncertain => CallError::Lost(error),
+            Failed::NotSent(error) | Failed::Refused(error) => CallError::Refused(error),
+            Failed::Lost(error) => CallError::Lost(error),
+        })
+    }
+
+    async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        self.shared.followers.follow(task)
+    }
+
+    async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
+        let lead = format!("The host refused to cancel the task {task}");
+        let sent = self.send(Request::Cancel(task), &lead, |world| world.cancel_task(task.as_str()));
+        sent.await.map_err(Failed::into_error)
+    }
+
+    async fn barrier(&self) -> Result<(), HostError> {
+        let Shared { host, link, wanted, .. } = &self.shared;
+        let connection = link.borrow().connection()?;
+        let revision = host
+            .on(connection, World::revision)
+            .map_err(|error| HostError::new(HostErrorKind::Unreachable, error.message))?;
+        wanted.send_if_modified(|wanted| {
+            let more = revision > *wanted;
+            *wanted = revision.max(*wanted);
+            more
+        });
+        let mut link = link.subscribe();
+        let settled = link.wait_for(|link| !link.is_on(connection) || link.has_told(revision)).await;
+        match settled {
+            Ok(link) if link.is_on(connection) => Ok(()),
+            Ok(link) => Err(link.connection().err().unwrap_or_else(|| {
+                let lost = "The session was lost, and there is a new one.";
+                HostError::new(HostErrorKind::Unreachable, lost)
+            })),
+            Err(_) => Err(stopped()),
+        }
+    }
+
+    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        let request = Request::Examine(machine);
+        let look = || self.read(request, machine, |world| translation::evidence(world, machine));
+        let (mut evidence, mut tasks) = look().await?;
+        // The tasks are read before the machine, so that one that has ended shows what it did.
+        for _ in 0..TRIES {
+            if tasks.is_empty() {
+                break;
+            }
+            let read = |world: &World| Ok(translation::recent_tasks(world, &tasks));
+            let recent_tasks = self.read(request, machine, read).await?;
+            let (again, tasks_now) = look().await?;
+            evidence = Evidence { recent_tasks, ..again };
+            if tasks_now == tasks {
+                break;
+            }
+            tasks = tasks_now;
+        }
+        Ok(evidence)
+    }
+
+    async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
+        let read = |world: &World| Ok(translation::guest(translation::existing(world, machine)?));
+        let guest = self.read(Request::ConfirmGuest(machine), machine, read).await?;
+        let fact = Fact::GuestConfirmed {
+            machine: machine.clone(),
+            tools_running: guest.tools_running,
+            ip_address: guest.ip_address,
+            ip_addresses: guest.ip_addresses,
+        };
+        let (told, was_told) = oneshot::channel();
+        self.tells.send(Tell { fact, told }).await.map_err(|_| stopped())?;
+        was_told.await.map_err(|_| stopped())
+    }
+
+    async fn properties(
+        &self,
+        machine: &MachineId,
+        paths: &[String],
+    ) -> Result<Map<String, Value>, HostError> {
+        self.read(Request::Properties(machine), machine, |world| {
+            let machine = translation::machine(translation::existing(world, machine)?);
+            let value = |path: &String| match translation::property(&machine, path) {
+                Some(value) => Ok((path.clone(), value)),
+                None => Err(Fault::invalid_property(path)),
+            };
+            paths.iter().map(value).collect()
+        })
+        .await
+    }
+
+    fn renew_password(&self, password: SecretString) {
+        self.shared.password.send_replace(password);
+    }
+}
+
+fn interrupted(what: Interruption, lead: &str) -> Failed {
+    match what {
+        Interruption::Cut => Failed::Lost(cut()),
+        Interruption::Unreadable => Failed::Lost(unreadable()),
+        Interruption::Fault(fault) => Failed::Refused(translation::error(&fault, lead)),
+    }
+}
+
+/// The backend has stopped.
+pub fn stopped() -> HostError {
+    HostError::new(HostErrorKind::Unreachable, "otter no longer talks to the host: it is shutting down.")
+}

@@ -1,0 +1,104 @@
+//! Who follows which task.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use otter::domain::ids::TaskId;
+use otter::hypervisor::TaskStatus;
+use tokio::sync::{Notify, watch};
+
+/// The followed tasks. `None` once the backend has stopped.
+pub struct Followers {
+    tasks: Mutex<Option<BTreeMap<TaskId, Followed>>>,
+    added: Notify,
+}
+
+struct Followed {
+    sender: watch::Sender<TaskStatus>,
+    /// Whether the task was read since it is followed. Afterwards its changes are enough.
+    read: bool,
+}
+
+impl Default for Followers {
+    fn default() -> Self {
+        Self { tasks: Mutex::new(Some(BTreeMap::new())), added: Notify::new() }
+    }
+}
+
+impl Followers {
+    /// Follows a task; several may follow one.
+    pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        let new = || watch::Sender::new(TaskStatus::Running { progress: None });
+        let receiver = match &mut *self.lock() {
+            Some(tasks) => tasks
+                .entry(task.clone())
+                .or_insert_with(|| Followed { sender: new(), read: false })
+                .sender
+                .subscribe(),
+            None => new().subscribe(),
+        };
+        self.added.notify_one();
+        receiver
+    }
+
+    /// Returns once there may be a task for [`take_unread`](Self::take_unread).
+    pub async fn added(&self) {
+        self.added.notified().await;
+    }
+
+    /// The tasks that were not read since they are followed. From now on they count as read.
+    pub fn take_unread(&self) -> Vec<TaskId> {
+        let mut tasks = self.lock();
+        let Some(tasks) = tasks.as_mut() else { return Vec::new() };
+        tasks.retain(|_, followed| !followed.sender.is_closed());
+        let unread = tasks.iter_mut().filter(|(_, followed)| !followed.read);
+        unread
+            .map(|(task, followed)| {
+                followed.read = true;
+                task.clone()
+            })
+            .collect()
+    }
+
+    /// After a gap in the updates every task has to be read again.
+    pub fn forget_reads(&self) {
+        if let Some(tasks) = self.lock().as_mut() {
+            for followed in tasks.values_mut() {
+                followed.read = false;
+            }
+        }
+    }
+
+    /// Whether anybody follows this task.
+    pub fn follows(&self, task: &TaskId) -> bool {
+        self.lock().as_ref().is_some_and(|tasks| tasks.contains_key(task))
+    }
+
+    /// Publishes where a task is. An end is published once, and a percentage that falls is left out.
+    pub fn tell(&self, task: &TaskId, status: TaskStatus) {
+        let mut tasks = self.lock();
+        let Some(tasks) = tasks.as_mut() else { return };
+        let TaskStatus::Running { progress: now } = status else {
+            if let Some(followed) = tasks.remove(task) {
+                followed.sender.send_replace(status);
+            }
+            return;
+        };
+        if let Some(followed) = tasks.get(task) {
+            followed.sender.send_modify(|status| {
+                if let TaskStatus::Running { progress } = status {
+                    *progress = now.max(*progress);
+                }
+            });
+        }
+    }
+
+    /// Lets all followers go.
+    pub fn close(&self) {
+        self.lock().take();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<TaskId, Followed>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,66 @@
+//! Hooks that let planned things happen to the next calls that change a machine, in order.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use otter::simulator::Fault;
+
+use super::hooks::{Hooks, Interruption, Request};
+
+/// What happens to one call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// The connection breaks before the host acts.
+    CutBefore,
+    /// The host acts, and then the connection breaks.
+    CutAfter,
+    /// The host acts, and nobody can read its answer.
+    UnreadableAfter,
+    /// The host answers with this fault, and does not act.
+    Fault(Fault),
+    /// The host acts, and answers with this fault all the same.
+    FaultAfter(Fault),
+}
+
+/// The plans for the next calls.
+#[derive(Default)]
+pub struct Planned {
+    next: Mutex<VecDeque<Plan>>,
+}
+
+impl Planned {
+    /// This happens to the next call for which nothing is planned yet.
+    pub fn plan(&self, plan: Plan) {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).push_back(plan);
+    }
+
+    /// Takes what comes next, if it is for this side of the act.
+    fn take(&self, request: Request<'_>, is_before: bool) -> Result<(), Interruption> {
+        if !matches!(request, Request::Call(..)) {
+            return Ok(());
+        }
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = |plan: &Plan| is_before == matches!(plan, Plan::CutBefore | Plan::Fault(_));
+        if !next.front().is_some_and(is_due) {
+            return Ok(());
+        }
+        match next.pop_front() {
+            None => Ok(()),
+            Some(Plan::CutBefore | Plan::CutAfter) => Err(Interruption::Cut),
+            Some(Plan::UnreadableAfter) => Err(Interruption::Unreadable),
+            Some(Plan::Fault(fault) | Plan::FaultAfter(fault)) => Err(Interruption::Fault(fault)),
+        }
+    }
+}
+
+#[async_trait]
+impl Hooks for Planned {
+    async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
+        self.take(request, true)
+    }
+
+    async fn after_request(&self, request: Request<'_>) -> Result<(), Interruption> {
+        self.take(request, false)
+    }
+}

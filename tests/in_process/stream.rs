@@ -1,0 +1,126 @@
+//! The updates of one session: first the whole picture, then what changed, in sets that are each true when they
+//! are told.
+
+use std::collections::BTreeSet;
+
+use otter::domain::ids::{DatastoreId, MachineId, TaskId};
+use otter::hypervisor::{Fact, Facts, TaskStatus};
+use otter::simulator::Moref;
+use otter::simulator::world::World;
+
+use super::followers::Followers;
+use super::translation;
+
+/// Where the updates of one session are.
+#[derive(Default)]
+pub struct Stream {
+    /// The revision of the world up to which changes were noticed. `None` before the whole picture.
+    noticed: Option<u64>,
+    /// What changed and is not told yet.
+    pending: BTreeSet<Moref>,
+    /// The machines and datastores that the observer knows.
+    known: BTreeSet<Moref>,
+}
+
+/// One set of updates.
+pub struct Set {
+    pub facts: Facts,
+    pub tasks: Vec<(TaskId, TaskStatus)>,
+}
+
+impl Stream {
+    /// Notes what changed. Gives the revision of the world if all up to it was told.
+    pub fn notice(&mut self, world: &World, followers: &Followers) -> Option<u64> {
+        let unread = followers.take_unread().into_iter().map(|task| Moref::new("Task", task.as_str()));
+        self.pending.extend(unread);
+        let changed = self.noticed.and_then(|revision| world.changed_since(revision));
+        let Some(changed) = changed else {
+            // Too much has changed to know what.
+            self.noticed = None;
+            return None;
+        };
+        for object in changed {
+            let matters = match object.kind {
+                "VirtualMachine" | "Datastore" => true,
+                "Task" => followers.follows(&TaskId::new(&object.id)),
+                _ => false,
+            };
+            if matters {
+                self.pending.insert(object.clone());
+            }
+        }
+        self.noticed = Some(world.revision());
+        self.pending.is_empty().then(|| world.revision())
+    }
+
+    /// Whether the next set is the whole picture.
+    pub const fn begins(&self) -> bool {
+        self.noticed.is_none()
+    }
+
+    /// The next set: the whole picture at first, then the changed objects that `tells_now` picks, or all of them
+    /// if it picks none.
+    pub fn next(&mut self, world: &World, tells_now: impl Fn(&Moref) -> bool) -> Set {
+        if self.begins() {
+            return self.everything(world);
+        }
+        let (mut now, mut later): (BTreeSet<Moref>, BTreeSet<Moref>) =
+            std::mem::take(&mut self.pending).into_iter().partition(tells_now);
+        if now.is_empty() {
+            std::mem::swap(&mut now, &mut later);
+        }
+        self.pending = later;
+        let mut set = Set { facts: Facts { complete: false, changes: Vec::new() }, tasks: Vec::new() };
+        for object in now {
+            if object.kind == "Task" {
+                self.read_task(world, &object, &mut set);
+            } else {
+                set.facts.changes.extend(self.read(world, object));
+            }
+        }
+        set
+    }
+
+    fn everything(&mut self, world: &World) -> Set {
+        self.noticed = Some(world.revision());
+        self.pending.retain(|object| object.kind == "Task");
+        let datastores = world.datastores().map(|datastore| Moref::new("Datastore", &datastore.id));
+        let machines = world.machines().map(|machine| Moref::new("VirtualMachine", &machine.id));
+        self.known = datastores.chain(machines).collect();
+        let changes = self.known.clone().into_iter().filter_map(|object| self.read(world, object)).collect();
+        Set { facts: Facts { complete: true, changes }, tasks: Vec::new() }
+    }
+
+    /// What an observer is told of a machine or a datastore. Nothing if it came and went unseen.
+    fn read(&mut self, world: &World, object: Moref) -> Option<Fact> {
+        let id = object.id.clone();
+        let there = if object.kind == "VirtualMachine" {
+            world.machine(&id).map(|machine| Fact::Machine(Box::new(translation::machine(machine))))
+        } else {
+            let found = world.datastore(&id);
+            found.map(|found| Fact::Datastore(Box::new(translation::datastore(world, found))))
+        };
+        if there.is_some() {
+            self.known.insert(object);
+            return there;
+        }
+        self.known.remove(&object).then(|| match object.kind {
+            "VirtualMachine" => Fact::MachineRemoved(MachineId::new(id)),
+            _ => Fact::DatastoreRemoved(DatastoreId::new(id)),
+        })
+    }
+
+    fn read_task(&self, world: &World, object: &Moref, set: &mut Set) {
+        let status = match world.task(&object.id) {
+            Some(task) => {
+                let machine = Moref::new("VirtualMachine", &task.machine);
+                if translation::restarts_guest(task) && self.known.contains(&machine) {
+                    set.facts.changes.push(Fact::GuestRestarted(MachineId::new(&task.machine)));
+                }
+                translation::status(task)
+            }
+            None => TaskStatus::Vanished,
+        };
+        set.tasks.push((TaskId::new(&object.id), status));
+    }
+}

@@ -1,0 +1,342 @@
+//! From the simulated world to what the vim25 backend tells of it: facts for the picture, evidence for a job, faults as
+//! errors; and from a call to what it does in the world. A test reads the same world over the wire and compares.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
+use otter::domain::datastore::Datastore;
+use otter::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId, TaskId};
+use otter::domain::machine::{
+    Choice, Guest, Machine, MachineIdentity, NetworkCard, Question, SerialBacking, SerialPort,
+};
+use otter::domain::power::PowerState;
+use otter::domain::snapshot::{Snapshot, Snapshots};
+use otter::esx::soap::fault::VimFault;
+use otter::hypervisor::{Accepted, HostError, TaskStatus};
+use otter::simulator::world::{self, Operation, TaskState, World};
+use otter::simulator::{Fault, Moref, Value};
+use serde_json::json;
+
+/// The account that otter has on the host.
+pub const US: &str = "root";
+
+/// A machine as the picture shows it.
+pub fn machine(machine: &world::Machine) -> Machine {
+    let config = machine.is_readable();
+    Machine {
+        id: MachineId::new(&machine.id),
+        name: machine.name.clone(),
+        power_state: power_state(&machine.power),
+        template: machine.template && config,
+        connection_state: machine.connection_state.clone(),
+        path: config.then(|| machine.path.clone()),
+        guest_os: config.then(|| machine.guest_full_name.clone()),
+        instance_uuid: config.then(|| machine.instance_uuid.clone()),
+        bios_uuid: config.then(|| machine.bios_uuid.clone()),
+        annotation: Some(machine.annotation.clone()).filter(|text| config && !text.is_empty()),
+        cpu_count: u32::try_from(machine.cpu_count).ok().filter(|_| config),
+        memory_bytes: u64::try_from(machine.memory_mb)
+            .ok()
+            .map(|megabytes| megabytes << 20)
+            .filter(|_| config),
+        storage_bytes: u64::try_from(machine.disk_bytes).ok(),
+        nested_virtualization: config.then_some(machine.nested_virtualization),
+        guest: guest(machine),
+        network_cards: machine
+            .network_cards
+            .iter()
+            .enumerate()
+            .map(|(at, card)| network_card(machine, at, card))
+            .collect(),
+        serial_ports: machine
+            .serial_ports
+            .iter()
+            .enumerate()
+            .map(|(at, port)| serial_port(at, port))
+            .collect(),
+        snapshots: snapshots(machine),
+        question: machine.question.as_ref().map(question),
+        datastores: vec![DatastoreId::new(&machine.datastore)],
+    }
+}
+
+/// A datastore as the picture shows it.
+pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
+    let bytes = |bytes: i64| u64::try_from(bytes).ok();
+    let machines = world.machines().filter(|machine| machine.datastore == datastore.id).count();
+    Datastore {
+        id: DatastoreId::new(&datastore.id),
+        name: datastore.name.clone(),
+        kind: datastore.kind.clone(),
+        capacity_bytes: bytes(datastore.capacity_bytes),
+        free_bytes: bytes(datastore.free_bytes),
+        uncommitted_bytes: bytes(datastore.uncommitted_bytes),
+        accessible: datastore.accessible,
+        url: Some(datastore.url.clone()),
+        machine_count: u32::try_from(machines).unwrap_or(u32::MAX),
+    }
+}
+
+/// The guest as its tools claim it to be.
+pub fn guest(machine: &world::Machine) -> Guest {
+    let claims = &machine.guest;
+    let status = match (claims.tools_installed, claims.tools_running) {
+        (false, _) => "not_installed",
+        (true, false) => "not_running",
+        (true, true) => "running",
+    };
+    let mut ip_addresses: Vec<String> = claims.told_address.iter().cloned().collect();
+    if claims.told_address.is_some() && !machine.network_cards.is_empty() {
+        for address in &claims.more_addresses {
+            if !ip_addresses.contains(address) {
+                ip_addresses.push(address.clone());
+            }
+        }
+    }
+    Guest {
+        tools_running: claims.tools_installed && claims.tools_running,
+        tools_status: Some(status.to_owned()),
+        ip_address: claims.told_address.clone(),
+        ip_addresses,
+    }
+}
+
+/// The machine of this id.
+pub fn existing<'w>(world: &'w World, id: &MachineId) -> Result<&'w world::Machine, Fault> {
+    let not_found = || Fault::not_found(&Moref::new("VirtualMachine", id.as_str()));
+    world.machine(id.as_str()).ok_or_else(not_found)
+}
+
+/// Does what a call asks for, or starts it.
+pub fn call(world: &mut World, machine: &MachineId, call: &HostCall, user: &str) -> Result<Accepted, Fault> {
+    let id = machine.as_str();
+    let operation = match call.clone() {
+        HostCall::ShutdownGuest => return world.shut_down_guest(id).map(|()| Accepted::Done),
+        HostCall::RebootGuest => return world.reboot_guest(id).map(|()| Accepted::Done),
+        HostCall::Answer { question, choice } => {
+            return world.answer(id, question.as_str(), &choice).map(|()| Accepted::Done);
+        }
+        HostCall::RenameSnapshot { snapshot, name, description } => {
+            return world.rename_snapshot(snapshot.as_str(), name, description).map(|()| Accepted::Done);
+        }
+        HostCall::PowerOn => Operation::PowerOn,
+        HostCall::PowerOff => Operation::PowerOff,
+        HostCall::Reset => Operation::Reset,
+        HostCall::Suspend => Operation::Suspend,
+        HostCall::RemoveAllSnapshots => Operation::RemoveAllSnapshots,
+        HostCall::CreateSnapshot { name, description, memory, quiesce } => {
+            Operation::CreateSnapshot { name, description, memory, quiesce }
+        }
+        HostCall::RevertToSnapshot { snapshot, suppress_power_on } => {
+            Operation::RevertToSnapshot { snapshot: snapshot.as_str().to_owned(), suppress_power_on }
+        }
+        HostCall::RemoveSnapshot { snapshot, children } => {
+            Operation::RemoveSnapshot { snapshot: snapshot.as_str().to_owned(), children }
+        }
+    };
+    // Over the wire these two name the snapshot alone.
+    let target = match &operation {
+        Operation::RevertToSnapshot { snapshot, .. } | Operation::RemoveSnapshot { snapshot, .. } => {
+            let owner = world.machine_of_snapshot(snapshot).map(|owner| owner.id.clone());
+            let moref = Moref::new("VirtualMachineSnapshot", snapshot);
+            owner.ok_or_else(|| Fault::not_found(&moref))?
+        }
+        _ => id.to_owned(),
+    };
+    Ok(Accepted::Task(TaskId::new(world.start_task(&target, operation, user)?.id)))
+}
+
+/// What a job reads of a machine before and after a call, without its recent tasks; and the ids of those, which are read
+/// in a request of their own.
+pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>), Fault> {
+    let read = machine(existing(world, id)?);
+    let seen = |snapshot: Snapshot| {
+        let Snapshot { id, name, description, parent, .. } = snapshot;
+        SeenSnapshot { id, parent, name, description }
+    };
+    let evidence = Evidence {
+        identity: MachineIdentity { id: read.id, instance_uuid: read.instance_uuid, path: read.path },
+        power_state: read.power_state,
+        current_snapshot: read.snapshots.current,
+        snapshots: read.snapshots.items.into_iter().map(seen).collect(),
+        tools_running: read.guest.tools_running,
+        question: read.question.map(|question| question.id),
+        host_boot_time: Some(world.host.booted_at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()),
+        recent_tasks: Vec::new(),
+    };
+    Ok((evidence, world.recent_tasks(id.as_str()).map(|task| task.id.clone()).collect()))
+}
+
+/// Those of the tasks that the host still knows, as a direct read shows them.
+pub fn recent_tasks(world: &World, tasks: &[String]) -> Vec<RecentTask> {
+    let known = tasks.iter().filter_map(|task| world.task(task));
+    let recent = known.map(|task| RecentTask {
+        id: TaskId::new(&task.id),
+        call: call_kind(&task.operation),
+        by_us: task.user == US,
+        running: !task.state.is_end(),
+    });
+    recent.collect()
+}
+
+/// Where a task is.
+pub fn status(task: &world::Task) -> TaskStatus {
+    match task.state {
+        TaskState::Queued | TaskState::Running => {
+            TaskStatus::Running { progress: task.progress.and_then(|percent| u8::try_from(percent).ok()) }
+        }
+        TaskState::Success => TaskStatus::Succeeded { snapshot: made_snapshot(task) },
+        TaskState::Error => {
+            let fault = task.error.clone().unwrap_or_else(|| Fault::new("", ""));
+            let lead = format!("The host's task {} failed", task.operation.description_id());
+            TaskStatus::Failed(Arc::new(error(&fault, &lead)))
+        }
+    }
+}
+
+/// Whether the task's success means that another guest runs than before.
+pub fn restarts_guest(task: &world::Task) -> bool {
+    task.state == TaskState::Success
+        && matches!(
+            task.operation,
+            Operation::PowerOn
+                | Operation::Reset
+                | Operation::RevertToSnapshot { .. }
+                | Operation::RevertToCurrentSnapshot { .. }
+        )
+}
+
+/// The snapshot that a task made.
+fn made_snapshot(task: &world::Task) -> Option<SnapshotId> {
+    match &task.result {
+        Some(Value::Reference(moref)) if moref.kind == "VirtualMachineSnapshot" => {
+            Some(SnapshotId::new(&moref.id))
+        }
+        _ => None,
+    }
+}
+
+/// A fault as the backend tells it.
+pub fn error(fault: &Fault, lead: &str) -> HostError {
+    let text = |value: &Value| match value {
+        Value::Text(text) | Value::Word(_, text) => Some(text.clone()),
+        Value::Reference(moref) => Some(moref.id.clone()),
+        _ => None,
+    };
+    let details =
+        fault.fields.iter().filter_map(|(name, value)| Some(((*name).to_owned(), text(value)?))).collect();
+    let fault = VimFault { name: fault.type_name.to_owned(), message: fault.message.clone(), details };
+    fault.into_error(lead)
+}
+
+/// The value at a vim25 path of a machine. `None` if it has no such property, as far as tests ask for them.
+pub fn property(machine: &Machine, path: &str) -> Option<serde_json::Value> {
+    let power = machine.power_state.map(|state| match state {
+        PowerState::On => "poweredOn",
+        PowerState::Off => "poweredOff",
+        PowerState::Suspended => "suspended",
+    });
+    Some(match path {
+        "name" => json!(machine.name),
+        "runtime.powerState" => json!(power),
+        "runtime.question" => json!(machine.question.as_ref().map(|question| &question.text)),
+        "config.annotation" => json!(machine.annotation),
+        "config.version" => json!("vmx-19"),
+        _ => return None,
+    })
+}
+
+fn call_kind(operation: &Operation) -> Option<CallKind> {
+    Some(match operation {
+        Operation::PowerOn => CallKind::PowerOn,
+        Operation::PowerOff => CallKind::PowerOff,
+        Operation::Reset => CallKind::Reset,
+        Operation::Suspend => CallKind::Suspend,
+        Operation::CreateSnapshot { .. } => CallKind::CreateSnapshot,
+        Operation::RevertToSnapshot { .. } => CallKind::RevertToSnapshot,
+        Operation::RevertToCurrentSnapshot { .. } => return None,
+        Operation::RemoveSnapshot { .. } => CallKind::RemoveSnapshot,
+        Operation::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
+    })
+}
+
+const fn power_state(state: &world::PowerState) -> Option<PowerState> {
+    match state {
+        world::PowerState::On => Some(PowerState::On),
+        world::PowerState::Off => Some(PowerState::Off),
+        world::PowerState::Suspended => Some(PowerState::Suspended),
+        world::PowerState::Other(_) => None,
+    }
+}
+
+/// Parents before children, a whole branch before the next.
+fn snapshots(machine: &world::Machine) -> Snapshots {
+    let mut below: BTreeMap<Option<&str>, Vec<&world::Snapshot>> = BTreeMap::new();
+    for snapshot in &machine.snapshots {
+        below.entry(snapshot.parent.as_deref()).or_default().push(snapshot);
+    }
+    let mut open: Vec<&world::Snapshot> = below.get(&None).into_iter().flatten().rev().copied().collect();
+    let mut items = Vec::with_capacity(machine.snapshots.len());
+    while let Some(snapshot) = open.pop() {
+        let children = below.get(&Some(snapshot.id.as_str())).cloned().unwrap_or_default();
+        items.push(Snapshot {
+            id: SnapshotId::new(&snapshot.id),
+            name: snapshot.name.clone(),
+            description: snapshot.description.clone(),
+            created_at: Some(snapshot.created_at),
+            power_state: power_state(&snapshot.state),
+            quiesced: snapshot.quiesced,
+            parent: snapshot.parent.as_ref().map(SnapshotId::new),
+            children: children.iter().map(|child| SnapshotId::new(&child.id)).collect(),
+        });
+        open.extend(children.into_iter().rev());
+    }
+    let current = machine.current_snapshot.as_ref().filter(|_| !items.is_empty()).map(SnapshotId::new);
+    Snapshots { current, items }
+}
+
+fn question(question: &world::Question) -> Question {
+    let default = question.default_choice.and_then(|index| usize::try_from(index).ok());
+    let choices = question.choices.iter().enumerate().map(|(index, choice)| Choice {
+        key: choice.key.clone(),
+        label: choice.label.clone(),
+        summary: choice.summary.clone(),
+        default: default == Some(index),
+    });
+    Question {
+        id: QuestionId::new(&question.id),
+        text: format!("{}: {}", question.message_id, question.text),
+        choices: choices.collect(),
+    }
+}
+
+fn network_card(machine: &world::Machine, at: usize, card: &world::NetworkCard) -> NetworkCard {
+    NetworkCard {
+        key: card.key,
+        label: format!("Network adapter {}", at + 1),
+        kind: card.kind.strip_prefix("Virtual").unwrap_or(card.kind).to_lowercase(),
+        mac_address: card.mac_address.parse().ok(),
+        connected: card.connected && machine.power == world::PowerState::On,
+        network: Some(card.network.clone()),
+    }
+}
+
+fn serial_port(at: usize, port: &world::SerialPort) -> SerialPort {
+    let backing = match port.backing.clone() {
+        world::SerialBacking::Pipe { name, endpoint } => {
+            SerialBacking::Pipe { name, endpoint: Some(endpoint) }
+        }
+        world::SerialBacking::Uri { service, direction, proxy } => {
+            SerialBacking::Network { service_uri: service, direction: Some(direction), proxy_uri: proxy }
+        }
+        world::SerialBacking::File { path } => SerialBacking::File { path },
+        world::SerialBacking::Device { name } => SerialBacking::Device { name: Some(name) },
+    };
+    SerialPort {
+        key: port.key,
+        label: format!("Serial port {}", at + 1),
+        backing,
+        linux_device: Some(format!("ttyS{at}")),
+    }
+}

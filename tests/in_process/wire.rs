@@ -1,0 +1,83 @@
+//! The translation is right: the vim25 backend reads the same world over the wire and finds the same machines,
+//! datastores, evidence and guests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use super::translation;
+use otter::clock::Clock;
+use otter::domain::call::Evidence;
+use otter::domain::ids::MachineId;
+use otter::domain::verify::Verify;
+use otter::esx::{EsxHypervisor, EsxOptions};
+use otter::hypervisor::{Hypervisor, Observer};
+use otter::service::feed::Feed;
+use otter::service::inventory::Inventory;
+use otter::simulator::world::{Operation, World};
+use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
+
+#[tokio::test]
+async fn the_backend_reads_what_the_translation_tells() {
+    let clock = Clock::system();
+    let mut options = SimulatorOptions::new(Scenario::lab().unwrap(), clock.clone());
+    options.pace = Pace::Stepped;
+    let simulator = Simulator::start(options).await.unwrap();
+    let control = simulator.control();
+    control.mutate(stir);
+
+    let mut options = EsxOptions::new(simulator.url(), "root", SecretString::from("otter"));
+    options.verify = Verify::Off;
+    let esx = Arc::new(EsxHypervisor::new(&options, clock.clone()).unwrap());
+    let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (esx, observer, stop) = (Arc::clone(&esx), Arc::clone(&inventory), stop.clone());
+        async move { esx.run(observer as Arc<dyn Observer>, stop).await }
+    });
+    inventory.connected().await;
+    esx.barrier().await.unwrap();
+
+    let picture = inventory.picture();
+    let (machines, datastores, evidence) = control.look(|world| {
+        let machines: Vec<_> = world.machines().map(translation::machine).collect();
+        let datastores: Vec<_> =
+            world.datastores().map(|datastore| translation::datastore(world, datastore)).collect();
+        let evidence: Vec<_> = world.machines().map(|machine| whole_evidence(world, &machine.id)).collect();
+        (machines, datastores, evidence)
+    });
+    assert_eq!(picture.machines.len(), machines.len());
+    for (machine, evidence) in machines.into_iter().zip(evidence) {
+        assert_eq!(picture.machine(&machine.id).unwrap().machine, machine);
+        assert_eq!(esx.examine(&machine.id).await.unwrap(), evidence);
+    }
+    for datastore in datastores {
+        assert_eq!(**picture.datastore(datastore.id.as_str()).unwrap(), datastore);
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// Tasks that run, failed and succeeded, of two accounts.
+fn stir(world: &mut World) {
+    let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
+    for (at, id) in ids.iter().enumerate() {
+        let user = if at % 2 == 0 { translation::US } else { "somebody" };
+        let (name, description) = (format!("snapshot {at}"), "made".to_owned());
+        let create = Operation::CreateSnapshot { name, description, memory: at % 3 == 0, quiesce: true };
+        for operation in [create, Operation::PowerOn, Operation::Reset] {
+            if let Ok(task) = world.start_task(id, operation, user) {
+                world.finish_task(&task.id);
+            }
+        }
+        world.step_guests();
+        let _ = world.start_task(id, Operation::Suspend, user);
+    }
+}
+
+fn whole_evidence(world: &World, id: &str) -> Evidence {
+    let (evidence, tasks) = translation::evidence(world, &MachineId::new(id)).unwrap();
+    Evidence { recent_tasks: translation::recent_tasks(world, &tasks), ..evidence }
+}
