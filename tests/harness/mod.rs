@@ -27,6 +27,7 @@ use otter::domain::pool::Pools;
 use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
+use otter::hypervisor::Hypervisor;
 use otter::sabotage::Sabotage;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
@@ -76,6 +77,8 @@ pub struct Plan {
     pub scenario: Scenario,
     pub pace: Pace,
     pub settings: fn(&mut Settings),
+    /// What stands between otter and the backend in this process: nothing, by default.
+    pub around: fn(Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor>,
     /// otter's time and the simulated host's.
     pub clock: Clock,
 }
@@ -86,6 +89,7 @@ impl Default for Plan {
             scenario: Scenario::lab().unwrap(),
             pace: Pace::Auto { scale: 0.05 },
             settings: |_| {},
+            around: |backend| backend,
             clock: Clock::system(),
         }
     }
@@ -109,14 +113,17 @@ impl Lab {
 
     /// A lab after a plan, its inventory loaded.
     pub async fn with(plan: Plan) -> Self {
-        let lab = Self::not_ready(plan).await;
-        lab.ready().await;
-        lab
+        Self::on_with(HostKind::Ours, plan).await
     }
 
     /// A lab in front of this host, its inventory loaded.
     pub async fn on(kind: HostKind) -> Self {
-        let lab = Self::in_front_of(kind, Plan::default()).await;
+        Self::on_with(kind, Plan::default()).await
+    }
+
+    /// The same after a plan.
+    pub async fn on_with(kind: HostKind, plan: Plan) -> Self {
+        let lab = Self::in_front_of(kind, plan).await;
         lab.ready().await;
         lab
     }
@@ -148,8 +155,8 @@ impl Lab {
         (plan.settings)(&mut settings);
         let app = match &host {
             Host::InProcess(host) => {
-                let backend = InProcess::new(host.clone());
-                App::bind_with(|_, _, _| Ok(Arc::new(backend)), settings, clock).await.unwrap()
+                let backend = (plan.around)(Arc::new(InProcess::new(host.clone())));
+                App::bind_with(|_, _, _| Ok(backend), settings, clock).await.unwrap()
             }
             Host::Ours(_) | Host::Peer(_) => App::bind(settings, clock).await.unwrap(),
         };

@@ -81,7 +81,7 @@ impl Bench {
         scenario.host.session_timeout_minutes = 0;
         scenario.machines.retain(|machine| machine.id == MARKER);
         scenario.machines[0].annotation = "mark 0".to_owned();
-        let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone() };
+        let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone(), ..Plan::default() };
         let lab = Lab::with(plan).await;
         let events =
             Events::open_with(&lab, "?types=job.changed,machine.changed,lease.changed", &[NDJSON]).await;

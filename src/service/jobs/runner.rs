@@ -41,7 +41,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Runner {
     pub store: Arc<dyn Storage>,
-    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The host of the job's machine.
+    pub host: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
     pub snapshots: Arc<SnapshotProtection>,
     pub board: Arc<Board>,
@@ -212,7 +213,7 @@ impl Runner {
                 sabotage::reached(if after_loss { Step::Judge } else { Step::Examine });
                 let mut others = self.board.others(&machine, job.id);
                 others.snapshot_rules = self.snapshot_rules(&job).await;
-                let seen = self.hypervisor.examine(&machine).await;
+                let seen = self.host.examine(&machine).await;
                 sabotage::reached(Step::Examined);
                 Input::Examined(
                     seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
@@ -274,7 +275,7 @@ impl Runner {
             }
             Effect::Barrier => {
                 sabotage::reached(Step::Barrier);
-                let passed = self.hypervisor.barrier().await;
+                let passed = self.host.barrier().await;
                 sabotage::reached(Step::Synced);
                 Input::Synced(passed.is_ok().then(|| self.shown(&job)))
             }
@@ -345,7 +346,7 @@ impl Runner {
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
         let kind = call.kind().as_str();
         tracing::debug!(job = %job.id, machine = %job.machine.id, call = kind, "asking the host");
-        match self.hypervisor.call(&job.machine.id, call, job.id).await {
+        match self.host.call(&job.machine.id, call, job.id).await {
             Ok(accepted) => Called::Accepted(accepted),
             Err(CallError::Refused(error)) => {
                 tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
@@ -359,7 +360,7 @@ impl Runner {
     }
 
     async fn follow(&self, task: &TaskId, live: &watch::Sender<Live>) -> TaskEnd {
-        let mut status = self.hypervisor.follow(task).await;
+        let mut status = self.host.follow(task).await;
         let mut told = None;
         loop {
             let now = status.borrow_and_update().clone();
@@ -394,7 +395,7 @@ impl Runner {
 
     async fn cancel(&self, task: TaskId) {
         sabotage::reached(Step::CancelTask);
-        if let Err(error) = self.hypervisor.cancel(&task).await {
+        if let Err(error) = self.host.cancel(&task).await {
             tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
         }
     }
@@ -403,7 +404,7 @@ impl Runner {
     async fn host_back(&self) {
         loop {
             self.inventory.connected().await;
-            if self.hypervisor.barrier().await.is_ok() {
+            if self.host.barrier().await.is_ok() {
                 return;
             }
             self.clock.sleep(Duration::from_secs(1)).await;
@@ -411,7 +412,7 @@ impl Runner {
     }
 
     async fn foreign_task(&self, task: &TaskId) {
-        let mut status = self.hypervisor.follow(task).await;
+        let mut status = self.host.follow(task).await;
         // Ends too where the task is no longer known, or the backend is gone.
         let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
         if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
