@@ -24,13 +24,13 @@ use crate::domain::pool::Pools;
 use crate::domain::verify::Verify;
 use crate::domain::web_origin::Scheme;
 use crate::esx::{EsxHypervisor, EsxOptions};
+use crate::fail_points::fail_point;
 use crate::hypervisor::{Hypervisor, Observer};
-use crate::sabotage::{self, Mistake, Sabotage, Step};
+use crate::sabotage::{Mistake, Sabotage};
 use crate::service::Services;
 use crate::service::audit::Audit;
 use crate::service::callers::Callers;
 use crate::service::feed::{Feed, FeedSettings};
-use crate::service::hosts::Hosts;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
 use crate::service::leases::book::LeaseRules;
@@ -231,7 +231,7 @@ impl App {
         checked.log(settings.state_dir.as_deref());
         let Checked { tls, in_the_clear, warnings: _, state: _ } = checked;
         let metrics = Metrics::default();
-        let hosts = Hosts::one(backend(&settings, &clock, &metrics)?);
+        let hypervisor = backend(&settings, &clock, &metrics)?;
         let Settings {
             listen,
             tls: _,
@@ -251,7 +251,7 @@ impl App {
             sabotage,
         } = settings;
         http.in_the_clear = in_the_clear;
-        sabotage::reached(Step::Open);
+        fail_point!("open");
         let store = match &state_dir {
             Some(directory) => Store::open(directory).await?,
             None => Store::in_memory().await?,
@@ -270,7 +270,7 @@ impl App {
         let (holds, pools) = (Arc::new(Holds::default()), Arc::new(pools));
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
-            hosts: hosts.clone(),
+            hypervisor: Arc::clone(&hypervisor),
             inventory: Arc::clone(&inventory),
             clock: clock.clone(),
             feed: feed.clone(),
@@ -319,7 +319,7 @@ impl App {
             leases,
             storage: StorageWatch::new(storage, clock.clone()),
             audit,
-            hosts,
+            hypervisor,
         };
         refresh(&metrics, &services, &store, &clock);
         Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention, sabotage })
@@ -357,7 +357,7 @@ impl App {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let (host, audit) = (Arc::clone(self.services.hosts.only()), Arc::clone(&self.services.audit));
+        let (host, audit) = (Arc::clone(&self.services.hypervisor), Arc::clone(&self.services.audit));
         self.supervisor.on_reload("the password of the host", move || {
             let renewed = read().map(|password| host.renew_password(password));
             audit.reloaded(AuditAction::PasswordReloaded, renewed.is_ok());
@@ -367,10 +367,9 @@ impl App {
 
     /// All that it serves, for those who call it without a socket.
     pub fn router(&self) -> axum::Router {
-        let Self { clock, supervisor, services, http, metrics, sabotage, .. } = self;
+        let Self { clock, supervisor, services, http, metrics, .. } = self;
         let stop = supervisor.stopping();
-        Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone())
-            .sabotaged_router(*sabotage)
+        Api::new(services.clone(), clock.clone(), stop, http.clone(), metrics.clone()).router()
     }
 
     /// Takes up the jobs that had not ended, serves, and sees the daemon through to its end.
@@ -405,11 +404,10 @@ impl App {
             tracing::info!(jobs = taken_up, "took up the jobs that had not ended");
         }
         let observer: Arc<dyn Observer> = Arc::clone(&services.inventory) as _;
-        let host = Arc::clone(services.hosts.only());
+        let host = Arc::clone(&services.hypervisor);
         supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
-        let (inventory, hosts) = (Arc::clone(&services.inventory), services.hosts.clone());
-        supervisor
-            .spawn("guest addresses", |stop| async move { inventory.confirm_guests(hosts, stop).await });
+        let (inventory, host) = (Arc::clone(&services.inventory), Arc::clone(&services.hypervisor));
+        supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
         let callers = Arc::clone(&services.callers);
         if is_shared {
             supervisor.spawn("tokens", |stop| callers.follow(stop));
@@ -421,9 +419,6 @@ impl App {
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
         supervisor.spawn("retention", |stop| retention::run(purged, purged_by, retention, stop));
-        if sabotage.makes(Mistake::DyingRoom) {
-            supervisor.spawn("doomed", |_| async { Err::<(), _>(std::io::Error::other("as was asked for")) });
-        }
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listener, router, http, clock, own, stop));
         supervisor.ready();
@@ -462,7 +457,10 @@ pub trait Backend: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn
 impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>> Backend for F {}
 
 /// The vim25 backend.
-fn vim25(settings: &Settings, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {
+///
+/// # Errors
+/// If the settings of the host cannot work.
+pub fn vim25(settings: &Settings, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {
     let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), metrics.clone())
         .context("the host's settings are wrong")?;
     Ok(Arc::new(hypervisor.sabotaged(settings.sabotage)))

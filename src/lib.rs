@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod esx;
+pub mod fail_points;
 pub mod hypervisor;
 pub mod sabotage;
 pub mod service;

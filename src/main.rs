@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use otter::cli::{self, Command};
+use otter::fail_points;
 
 fn main() -> ExitCode {
+    fail_points::arm();
     match Command::from_command_line() {
         Ok(command) => cli::run(command),
         Err(code) => code,

@@ -12,4 +12,5 @@ mod in_process;
 #[cfg(feature = "interop")]
 mod interop;
 mod matrix;
+mod mistakes;
 mod openapi;

@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::origin::{RequestId, RequestOrigin};
+use crate::fail_points::fail_point;
 use crate::service::audit::Audit;
 use crate::service::callers::Caller;
 use crate::telemetry::metrics::Metrics;
@@ -81,7 +82,7 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
     let answered = match (edge.checks.check(&request, edge.guard.asks()), preflight) {
         (Err(failure), _) => Err(failure),
         (Ok(()), Some(preflight)) => Ok(preflight),
-        (Ok(()), None) => AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
+        (Ok(()), None) => AssertUnwindSafe(run(request, next)).catch_unwind().await.map_err(|_| {
             // What it said, and where, was told by the panic hook.
             tracing::error!(request_id = id, %method, path, "the request panicked");
             Failure::new(FailureKind::Internal, "a handler panicked")
@@ -111,6 +112,11 @@ async fn outermost(State(edge): State<Edge>, mut request: Request, next: Next) -
         access_log::write(&origin, caller, &method, &path, response.status(), took);
     }
     response
+}
+
+async fn run(request: Request, next: Next) -> Response {
+    fail_point!("request");
+    next.run(request).await
 }
 
 /// What a request is counted as: by the pattern of its route, for paths are as many as callers make up.

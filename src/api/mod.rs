@@ -50,7 +50,6 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::web_origin::{Scheme, WebOrigin};
-use crate::sabotage::{Mistake, Sabotage};
 use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
 
@@ -146,11 +145,6 @@ impl Api {
 
     /// Everything that is served, behind every layer.
     pub fn router(self) -> Router {
-        self.sabotaged_router(Sabotage::default())
-    }
-
-    /// The same, which makes this mistake.
-    pub fn sabotaged_router(self, sabotage: Sabotage) -> Router {
         let (router, _) = routes().split_for_parts();
         let router = router
             .merge(pages::routes())
@@ -158,11 +152,6 @@ impl Api {
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
             .with_state(self.clone());
-        let router = if sabotage.makes(Mistake::PanickingRequests) {
-            router.layer(axum::middleware::map_request(panicking))
-        } else {
-            router
-        };
         let guard = Guard::new(Arc::clone(&self.services().callers), openapi());
         let edge = layers::Edge {
             clock: self.clock().clone(),
@@ -246,11 +235,6 @@ async fn unknown_path() -> ApiError {
 async fn wrong_method() -> ApiError {
     Failure::new(FailureKind::MethodNotAllowed, "The path exists, but not with this method; see Allow.")
         .into()
-}
-
-#[expect(clippy::panic, reason = "the mistake that was asked for")]
-async fn panicking(_: axum::extract::Request) -> axum::extract::Request {
-    panic!("on purpose")
 }
 
 /// Reads that go past the picture to the host: a few at a time, a few more wait, the rest are refused.

@@ -34,7 +34,7 @@ const OF_RUNS: [&str; 12] = [
 
 /// The variables that test builds read. A release build has none of them.
 #[cfg(feature = "sabotage")]
-const OF_TESTS: [&str; 2] = ["OTTER_SABOTAGE", "OTTER_KILL_AT"];
+const OF_TESTS: [&str; 1] = ["OTTER_SABOTAGE"];
 #[cfg(not(feature = "sabotage"))]
 const OF_TESTS: [&str; 0] = [];
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::fail_points::fail_point;
 use crate::storage::{PurgedAudit, Retention, Storage};
 
 /// Deletes until it is stopped.
 pub async fn run(store: Arc<dyn Storage>, clock: Clock, retention: Retention, stop: CancellationToken) {
+    fail_point!("retention");
     let mut minutes: u32 = 0;
     loop {
         if minutes.is_multiple_of(60) {

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::SqlitePool;
 
+use super::crash::steps::kill_at;
 use crate::harness::{Answer, Daemon, eventually, otter};
 
 /// A Qubes machine of the lab that is off.
@@ -77,7 +78,8 @@ async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
         let (host, directory) = (host().await, tempfile::tempdir().unwrap());
         let state = directory.path().join("state");
         let mut command = serve(&host, &state, &directory.path().join("log"));
-        command.env("OTTER_KILL_AT", step);
+        let (variable, armed) = kill_at(step, 1);
+        command.env(variable, armed);
         let daemon = Daemon::attempt(command).await.expect("a daemon");
         ready(&daemon).await;
         let path = format!("/v1/machines/{MACHINE}/power");

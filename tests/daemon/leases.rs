@@ -192,3 +192,21 @@ async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
     assert_eq!(calls, [1, 1]);
     assert!(daemon.terminate().await.success());
 }
+
+/// Only the lease's own task knows where its work is: without it the lease would stay so for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_its_work_fails_the_lease_and_sets_the_machine_aside() {
+    let daemon = Daemon::start(&["--simulate"], &[("FAILPOINTS", "lease-work=panic")]).await;
+    eventually("the inventory", async || daemon.get("/readyz").await.status == 200).await;
+    let lease = take(&daemon, json!({"prepare": {"power": "on"}})).await;
+    eventually("the lease to fail", async || {
+        daemon.get(&path(&lease, "")).await.expect(200).json["state"] == "failed"
+    })
+    .await;
+    let failed = daemon.get(&path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
+    assert!(failed.str("detail").contains("A fault of otter's own"), "{}", failed.text);
+    let seen = machine(&daemon).await;
+    assert_eq!(seen["quarantine"]["automatic"], true, "{seen}");
+    let open = "/v1/leases?state=queued,preparing,active,releasing";
+    assert_eq!(daemon.get(open).await.expect(200).items("id").len(), 0);
+}

@@ -20,10 +20,10 @@ async fn simulate_needs_nothing_else_and_stops_well() {
 #[tokio::test]
 async fn a_room_that_dies_ends_the_daemon_with_a_failure() {
     let mut command = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0"]);
-    command.env("OTTER_SABOTAGE", "dying-room");
+    command.env("FAILPOINTS", "retention=panic");
     let (code, text) = said(command).await;
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("otter: the task doomed failed: as was asked for"), "{text}");
+    assert!(text.contains("otter: the task retention panicked: failpoint retention panic"), "{text}");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::in_process::InProcess;
 use otter::api::HttpSettings;
-use otter::app::{App, Settings};
+use otter::app::{self, App, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::pool::Pools;
@@ -38,6 +38,7 @@ use otter::simulator::{Control, Pace, Scenario};
 use otter::storage::Retention;
 use otter::store::Store;
 use otter::supervisor::{Ending, Signal, Signals};
+use otter::telemetry::metrics::Metrics;
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::Value;
@@ -77,11 +78,14 @@ pub struct Plan {
     pub scenario: Scenario,
     pub pace: Pace,
     pub settings: fn(&mut Settings),
-    /// What stands between otter and the backend in this process: nothing, by default.
-    pub around: fn(Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor>,
     /// otter's time and the simulated host's.
     pub clock: Clock,
+    /// What stands between otter and its host.
+    pub between: Between,
 }
+
+/// Puts something between otter and its host.
+pub type Between = fn(Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor>;
 
 impl Default for Plan {
     fn default() -> Self {
@@ -89,8 +93,8 @@ impl Default for Plan {
             scenario: Scenario::lab().unwrap(),
             pace: Pace::Auto { scale: 0.05 },
             settings: |_| {},
-            around: |backend| backend,
             clock: Clock::system(),
+            between: |host| host,
         }
     }
 }
@@ -113,17 +117,14 @@ impl Lab {
 
     /// A lab after a plan, its inventory loaded.
     pub async fn with(plan: Plan) -> Self {
-        Self::on_with(HostKind::Ours, plan).await
+        let lab = Self::not_ready(plan).await;
+        lab.ready().await;
+        lab
     }
 
     /// A lab in front of this host, its inventory loaded.
     pub async fn on(kind: HostKind) -> Self {
-        Self::on_with(kind, Plan::default()).await
-    }
-
-    /// The same after a plan.
-    pub async fn on_with(kind: HostKind, plan: Plan) -> Self {
-        let lab = Self::in_front_of(kind, plan).await;
+        let lab = Self::in_front_of(kind, Plan::default()).await;
         lab.ready().await;
         lab
     }
@@ -155,10 +156,15 @@ impl Lab {
         (plan.settings)(&mut settings);
         let app = match &host {
             Host::InProcess(host) => {
-                let backend = (plan.around)(Arc::new(InProcess::new(host.clone())));
-                App::bind_with(|_, _, _| Ok(backend), settings, clock).await.unwrap()
+                let backend = InProcess::new(host.clone());
+                App::bind_with(|_, _, _| Ok(Arc::new(backend)), settings, clock).await.unwrap()
             }
-            Host::Ours(_) | Host::Peer(_) => App::bind(settings, clock).await.unwrap(),
+            Host::Ours(_) | Host::Peer(_) => {
+                let backend = |settings: &Settings, clock: &Clock, metrics: &Metrics| {
+                    Ok((plan.between)(app::vim25(settings, clock, metrics)?))
+                };
+                App::bind_with(backend, settings, clock).await.unwrap()
+            }
         };
         let address = app.address().unwrap();
         let (store, router) = (app.store(), app.router());

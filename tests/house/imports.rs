@@ -22,6 +22,7 @@ const RULES: &[Rule] = &[
             "clock",
             "supervisor",
             "telemetry",
+            "fail_points",
             "sabotage",
             "storage::AuditCursor",
             "storage::AuditEntry",
@@ -33,7 +34,6 @@ const RULES: &[Rule] = &[
             "storage::JobFilter",
             "storage::JobPage",
             "storage::LeaseFilter",
-            "hypervisor::Capability",
             "hypervisor::HostErrorKind",
             "hypervisor::HostProduct",
             "hypervisor::SessionState",
@@ -42,7 +42,16 @@ const RULES: &[Rule] = &[
     },
     Rule {
         room: "service",
-        may: &["hypervisor", "storage", "domain", "clock", "supervisor", "telemetry", "sabotage"],
+        may: &[
+            "hypervisor",
+            "storage",
+            "domain",
+            "clock",
+            "supervisor",
+            "telemetry",
+            "fail_points",
+            "sabotage",
+        ],
     },
     Rule { room: "hypervisor", may: &["domain"] },
     // What is audited is logged once it is committed.
@@ -54,11 +63,12 @@ const RULES: &[Rule] = &[
     Rule { room: "simulator", may: &["domain", "clock", "esx::soap::xml"] },
     Rule { room: "web", may: &[] },
     Rule { room: "clock", may: &[] },
+    Rule { room: "fail_points", may: &[] },
     Rule { room: "sabotage", may: &[] },
     Rule { room: "telemetry", may: &["domain"] },
     Rule { room: "config", may: &["domain"] },
     Rule { room: "supervisor", may: &["clock"] },
-    Rule { room: "main", may: &["cli"] },
+    Rule { room: "main", may: &["cli", "fail_points"] },
 ];
 
 /// The rooms that see all others: they put them together.

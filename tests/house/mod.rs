@@ -2,14 +2,13 @@
 
 mod circles;
 mod headers;
-mod ids;
 mod imports;
 mod paths;
 
 use std::path::{Path, PathBuf};
 
 /// Every Rust file below `src`: its path from there, and its text.
-fn sources() -> Vec<(PathBuf, String)> {
+pub fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     let mut folders = vec![root.clone()];

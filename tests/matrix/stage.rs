@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 pub use self::lease::{ByHand, Leased};
 pub use self::strike::Proof;
+use super::Tune;
 use super::table::{Cell, Expected, Fault, Kind};
 use crate::harness::{Answer, Events, Lab, NDJSON, PATIENCE, Plan, encode};
 
@@ -75,13 +76,13 @@ pub struct Play<'b> {
 }
 
 impl Bench {
-    pub async fn start(settings: fn(&mut Settings)) -> Self {
+    pub async fn start(Tune { settings, between }: Tune) -> Self {
         let clock = Clock::stepped("2026-11-25T00:00:00Z".parse().unwrap());
         let mut scenario = Scenario::lab().unwrap();
         scenario.host.session_timeout_minutes = 0;
         scenario.machines.retain(|machine| machine.id == MARKER);
         scenario.machines[0].annotation = "mark 0".to_owned();
-        let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone(), ..Plan::default() };
+        let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone(), between };
         let lab = Lab::with(plan).await;
         let events =
             Events::open_with(&lab, "?types=job.changed,machine.changed,lease.changed", &[NDJSON]).await;

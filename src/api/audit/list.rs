@@ -17,7 +17,6 @@ use crate::api::{Api, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::MachineId;
-use crate::domain::machine_reference::MachineReference;
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::service::machines::shorten;
@@ -125,7 +124,7 @@ async fn machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
         Ok(view) => return Ok(view.record.machine.id.clone()),
         Err(failure) => failure,
     };
-    let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };
+    let id = MachineId::new(reference);
     let of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
     require_facts(api, of_machine, failure).await.map(|()| id)
 }

@@ -11,8 +11,6 @@ use crate::api::documented::{MachinePath, Problems};
 use crate::api::extract::{Body, NoParameters, Query, Segment, check_printable_field, failure_in_body};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
-use crate::domain::ids::MachineId;
-use crate::domain::machine_reference::MachineReference;
 use crate::service::callers::Caller;
 
 /// Why a machine is set aside.
@@ -78,9 +76,8 @@ pub async fn clear_quarantine(
     show(&api, &caller, &view.record.machine.id)
 }
 
-fn show(api: &Api, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {
+fn show(api: &Api, caller: &Caller, id: &crate::domain::ids::MachineId) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let reference = MachineReference::Id(id.clone());
-    let view = api.services().machines.referenced(&caller.scope, &reference)?;
+    let view = api.services().machines.resolve(&caller.scope, id.as_str())?;
     Ok(respond::object(api, &version, &Machine::of(&view)))
 }

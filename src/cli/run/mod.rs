@@ -34,7 +34,7 @@ use self::keep::Term;
 use self::lease::{Desk, GivenBack, Lease};
 use self::progress::Progress;
 use crate::clock::Clock;
-use crate::sabotage::{Mistake, Sabotage};
+use crate::fail_points::fail_point;
 use crate::supervisor::{Signal, Signals};
 
 /// How long the answer to a request for a machine is waited for once a signal said to end.
@@ -190,9 +190,7 @@ async fn see_through(
 ) -> Result<u8, Failure> {
     let keeping = keep::keep(desk, lease, term, command.ttl, Progress::new(command.quiet));
     tokio::pin!(keeping);
-    if Sabotage::of_the_environment().makes(Mistake::PanickingRun) {
-        panics_on_purpose();
-    }
+    fail_point!("run-command");
     let mut ending = Ending::Not;
     let mut lost = None;
     let status = loop {
@@ -332,9 +330,4 @@ const fn passed_on(signal: Signal) -> rustix::process::Signal {
 
 fn number(signal: Signal) -> u8 {
     u8::try_from(passed_on(signal).as_raw()).unwrap_or_default()
-}
-
-#[expect(clippy::panic, reason = "the mistake that a test asks for")]
-fn panics_on_purpose() {
-    panic!("a panic on purpose");
 }

@@ -244,11 +244,11 @@ mod tests {
     }
 
     fn machine(id: &str) -> Subject {
-        Subject::Machine(MachineId::from_backend(id))
+        Subject::Machine(MachineId::new(id))
     }
 
     fn of(id: &str) -> EventFilter {
-        EventFilter { machine: Some(MachineId::from_backend(id)), ..EventFilter::default() }
+        EventFilter { machine: Some(MachineId::new(id)), ..EventFilter::default() }
     }
 
     fn read(follower: &mut Follower) -> Vec<Subject> {

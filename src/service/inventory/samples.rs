@@ -8,7 +8,7 @@ use crate::domain::snapshot::{Snapshot, Snapshots};
 #[must_use]
 pub fn machine(id: &str, name: &str) -> Machine {
     Machine {
-        id: MachineId::from_backend(id),
+        id: MachineId::new(id),
         name: name.to_owned(),
         power_state: Some(PowerState::Off),
         template: false,
@@ -34,13 +34,13 @@ pub fn machine(id: &str, name: &str) -> Machine {
 #[must_use]
 pub fn snapshot(id: &str, name: &str, parent: Option<&str>) -> Snapshot {
     Snapshot {
-        id: SnapshotId::from_backend(id),
+        id: SnapshotId::new(id),
         name: name.to_owned(),
         description: String::new(),
         created_at: None,
         power_state: Some(PowerState::Off),
         quiesced: false,
-        parent: parent.map(SnapshotId::from_backend),
+        parent: parent.map(SnapshotId::new),
         children: Vec::new(),
     }
 }

@@ -26,8 +26,8 @@ use crate::domain::job::{Job, JobKind, JobState};
 use crate::domain::machine::Machine;
 use crate::domain::origin::Actor;
 use crate::domain::snapshot_rules::SnapshotTree;
+use crate::fail_points::fail_point;
 use crate::hypervisor::TaskStatus;
-use crate::sabotage::{self, Step};
 use crate::service::callers::Caller;
 use crate::service::limits::queue_full as queue_full_of_token;
 use crate::service::snapshots;
@@ -67,7 +67,7 @@ impl Engine {
         let _claim = match &new.key {
             Some(key) => {
                 let claim = engine.keys.claim(key).await;
-                sabotage::reached(Step::Key);
+                fail_point!("key");
                 // Before anything can refuse it: a repeat takes no place in the queue.
                 if let Some(job) = engine.replayed(key).await? {
                     return Ok(Started::Replayed(job));
@@ -120,7 +120,7 @@ impl Engine {
             let refused = queue_full_of_token(&right.caller.name, &format!("{most} queued jobs"));
             return Err(refused.of_machine(&machine, &record.machine.name));
         }
-        sabotage::reached(Step::Accept);
+        fail_point!("accept");
         let overridden = overridden(&job, admission, overrides_protection, &right);
         match engine.parts.store.insert_job(&job, key.as_ref(), overridden).await {
             Ok(Inserted::New) => {}
@@ -134,7 +134,7 @@ impl Engine {
                 return Err(write_failure(&error));
             }
         }
-        sabotage::reached(Step::AcceptCommitted);
+        fail_point!("accept-committed");
         engine.parts.metrics.job_accepted(kind.as_str());
         engine.expire_at(due, id, &machine);
         engine.queues().ready(&machine, id);
@@ -186,7 +186,7 @@ impl Engine {
         match self.parts.store.find_key(key).await {
             Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
             Ok(Some(kept)) => {
-                sabotage::reached(Step::Replay);
+                fail_point!("replay");
                 Ok(Some(kept.job))
             }
             Ok(None) => Ok(None),
@@ -277,7 +277,7 @@ impl Engine {
             Engine::mind_leftover(&self, job);
             self.queues().finish(&machine, id);
         };
-        Some(self.runner(&machine).run(waiting, first, live, leave).await)
+        Some(self.runner().run(waiting, first, live, leave).await)
     }
 
     /// A job that ended `unknown` may leave its task behind: its machine is not free until that has ended too.
@@ -286,7 +286,7 @@ impl Engine {
         let (machine, inner) = (job.machine.id.clone(), Arc::clone(engine));
         engine.leftovers().entry(machine.clone()).or_default().insert(task.clone());
         drop(engine.parts.supervisor.contain("leftover task", async move {
-            let mut status = inner.parts.hosts.of(&machine).follow(&task).await;
+            let mut status = inner.parts.hypervisor.follow(&task).await;
             tokio::select! {
                 biased;
                 // Ends too where the task is no longer known, or the backend is gone.
@@ -361,7 +361,7 @@ impl Engine {
         }
         Engine::mind_leftover(self, &job);
         self.queues().finish(&job.machine.id, job.id);
-        self.runner(&job.machine.id).count_end(&job);
+        self.runner().count_end(&job);
         let ended = Subject::of_job(&Arc::new(job.clone()));
         self.board.show(job);
         self.parts.feed.publish([ended]);
@@ -380,7 +380,7 @@ impl Engine {
         drop(engine.parts.supervisor.contain("job end", async move {
             let Some((mut waiting, live)) = inner.board.take(id) else { return };
             let first = end(&mut waiting.driver, inner.parts.clock.now());
-            if inner.runner(&machine).run(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
+            if inner.runner().run(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
                 inner.board.remove(id);
             }
             Engine::dispatch(&inner, &machine);
@@ -388,11 +388,10 @@ impl Engine {
         }));
     }
 
-    /// What a job on a machine works with.
-    fn runner(&self, machine: &MachineId) -> Runner {
+    fn runner(&self) -> Runner {
         let JobsParts {
             store,
-            hosts,
+            hypervisor,
             inventory,
             clock,
             feed,
@@ -405,7 +404,7 @@ impl Engine {
         } = &self.parts;
         Runner {
             store: store.clone(),
-            host: Arc::clone(hosts.of(machine)),
+            hypervisor: Arc::clone(hypervisor),
             inventory: Arc::clone(inventory),
             snapshots: Arc::clone(snapshots),
             board: Arc::clone(&self.board),

@@ -38,7 +38,6 @@ use self::runner::sleep_until;
 use self::view::Board;
 pub use self::view::{BlockedBy, JobView};
 use super::feed::Feed;
-use super::hosts::Hosts;
 use super::inventory::{Inventory, MachineRecord};
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
@@ -47,7 +46,9 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::origin::Actor;
-use crate::sabotage::{self, Sabotage, Step};
+use crate::fail_points::fail_point;
+use crate::hypervisor::Hypervisor;
+use crate::sabotage::Sabotage;
 use crate::storage::{IdempotencyKey, JobCursor, JobFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -68,7 +69,7 @@ pub struct Jobs(Arc<Engine>);
 /// What the engine is built from.
 pub struct JobsParts {
     pub store: Arc<dyn Storage>,
-    pub hosts: Hosts,
+    pub hypervisor: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
     pub clock: Clock,
     pub feed: Feed,
@@ -188,7 +189,7 @@ impl Jobs {
     /// # Errors
     /// The store's.
     pub async fn recover(&self) -> Result<usize, StorageError> {
-        sabotage::reached(Step::Recover);
+        fail_point!("recover");
         let mut jobs = self.0.parts.store.unfinished_jobs().await?;
         let count = jobs.len();
         self.count_downtime(&mut jobs).await?;
@@ -204,7 +205,7 @@ impl Jobs {
         // Each is to see the tasks of the others, so all are shown before the first goes on.
         let mut firsts = Vec::with_capacity(running.len());
         for (driver, first) in running {
-            sabotage::reached(Step::Resume);
+            fail_point!("resume");
             let job = driver.job();
             firsts.push((job.machine.id.clone(), job.id, first));
             let due = now.due(job.deadline_at);
@@ -223,7 +224,7 @@ impl Jobs {
         for job in self.0.parts.store.jobs(&unknown, None, LEFTOVERS).await?.items {
             Engine::mind_leftover(&self.0, &job);
         }
-        sabotage::reached(Step::Recovered);
+        fail_point!("recovered");
         Ok(count)
     }
 
@@ -300,7 +301,7 @@ impl Jobs {
                 }
             }
             let changes = self.0.board.follow(id);
-            sabotage::reached(Step::Cancel);
+            fail_point!("cancel");
             self.0.board.interrupt(id, Interrupt::Cancel(by));
             if let Some(mut changes) = changes {
                 // The wish is shown as soon as the job has taken it; one that is being read back takes it later.

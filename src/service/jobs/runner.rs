@@ -22,8 +22,9 @@ use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
+use crate::fail_points::fail_point;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
-use crate::sabotage::{self, Mistake, Sabotage, Step};
+use crate::sabotage::{Mistake, Sabotage};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::snapshots::SnapshotProtection;
@@ -41,8 +42,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Runner {
     pub store: Arc<dyn Storage>,
-    /// The host of the job's machine.
-    pub host: Arc<dyn Hypervisor>,
+    pub hypervisor: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
     pub snapshots: Arc<SnapshotProtection>,
     pub board: Arc<Board>,
@@ -91,7 +91,7 @@ impl Runner {
                 leave(driver.job());
                 self.count_end(driver.job());
                 self.publish(&driver, &live, false);
-                sabotage::reached(Step::Told);
+                fail_point!("told");
                 if self.sabotage.makes(Mistake::EndTakenBack) {
                     self.take_back(&driver, &live).await;
                 }
@@ -200,35 +200,35 @@ impl Runner {
         let machine = job.machine.id.clone();
         let input = match effect {
             Effect::Save => {
-                let [before, after] = saving(&job);
-                sabotage::reached(before);
+                let [before, after] = fail_points_of_save(&job);
+                fail_point!(before);
                 if !is_forgotten(&job, self.sabotage) {
                     self.save(&job).await?;
                 }
-                sabotage::reached(after);
+                fail_point!(after);
                 Input::Saved
             }
             Effect::Examine => {
                 let after_loss = live.borrow().settling;
-                sabotage::reached(if after_loss { Step::Judge } else { Step::Examine });
+                fail_point!(if after_loss { "judge" } else { "examine" });
                 let mut others = self.board.others(&machine, job.id);
                 others.snapshot_rules = self.snapshot_rules(&job).await;
-                let seen = self.host.examine(&machine).await;
-                sabotage::reached(Step::Examined);
+                let seen = self.hypervisor.examine(&machine).await;
+                fail_point!("examined");
                 Input::Examined(
                     seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
                 )
             }
             Effect::Call(call) => {
-                sabotage::reached(Step::Call);
+                fail_point!("call");
                 let called = self.call(&job, &call).await;
-                sabotage::reached(Step::Answered);
+                fail_point!("answered");
                 Input::Called(called)
             }
             Effect::Follow(task) => {
-                sabotage::reached(Step::Follow);
+                fail_point!("follow");
                 let end = self.follow(&task, live).await;
-                sabotage::reached(Step::Followed);
+                fail_point!("followed");
                 Input::TaskEnded(end)
             }
             Effect::CancelAndFollow(task) => {
@@ -236,7 +236,7 @@ impl Runner {
                 Input::TaskEnded(end)
             }
             Effect::Watch { known, until } => {
-                sabotage::reached(Step::Watch);
+                fail_point!("watch");
                 let time_up = async {
                     match until {
                         Some(until) => sleep_until(&self.clock, self.begun.due(until)).await,
@@ -265,7 +265,7 @@ impl Runner {
             Effect::AwaitReady(readiness) => Input::Readied(self.ready(&job, readiness).await),
             Effect::Pause(pause) => {
                 if live.borrow().settling {
-                    sabotage::reached(Step::Settle);
+                    fail_point!("settle");
                 }
                 self.clock.sleep(pause).await;
                 Input::Waited
@@ -274,9 +274,9 @@ impl Runner {
                 Input::Synced(Some(self.shown(&job)))
             }
             Effect::Barrier => {
-                sabotage::reached(Step::Barrier);
-                let passed = self.host.barrier().await;
-                sabotage::reached(Step::Synced);
+                fail_point!("barrier");
+                let passed = self.hypervisor.barrier().await;
+                fail_point!("synced");
                 Input::Synced(passed.is_ok().then(|| self.shown(&job)))
             }
             // The loop of `run` ends before it comes here.
@@ -346,7 +346,7 @@ impl Runner {
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
         let kind = call.kind().as_str();
         tracing::debug!(job = %job.id, machine = %job.machine.id, call = kind, "asking the host");
-        match self.host.call(&job.machine.id, call, job.id).await {
+        match self.hypervisor.call(&job.machine.id, call, job.id).await {
             Ok(accepted) => Called::Accepted(accepted),
             Err(CallError::Refused(error)) => {
                 tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
@@ -360,7 +360,7 @@ impl Runner {
     }
 
     async fn follow(&self, task: &TaskId, live: &watch::Sender<Live>) -> TaskEnd {
-        let mut status = self.host.follow(task).await;
+        let mut status = self.hypervisor.follow(task).await;
         let mut told = None;
         loop {
             let now = status.borrow_and_update().clone();
@@ -394,8 +394,8 @@ impl Runner {
     }
 
     async fn cancel(&self, task: TaskId) {
-        sabotage::reached(Step::CancelTask);
-        if let Err(error) = self.host.cancel(&task).await {
+        fail_point!("cancel-task");
+        if let Err(error) = self.hypervisor.cancel(&task).await {
             tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
         }
     }
@@ -404,7 +404,7 @@ impl Runner {
     async fn host_back(&self) {
         loop {
             self.inventory.connected().await;
-            if self.host.barrier().await.is_ok() {
+            if self.hypervisor.barrier().await.is_ok() {
                 return;
             }
             self.clock.sleep(Duration::from_secs(1)).await;
@@ -412,7 +412,7 @@ impl Runner {
     }
 
     async fn foreign_task(&self, task: &TaskId) {
-        let mut status = self.host.follow(task).await;
+        let mut status = self.hypervisor.follow(task).await;
         // Ends too where the task is no longer known, or the backend is gone.
         let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
         if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
@@ -529,15 +529,15 @@ pub fn taken_back(job: &Job) -> Job {
     Job { state: JobState::Running, finished_at: None, ..job.clone() }
 }
 
-/// The steps before and after a commit, by what it is that is committed.
-fn saving(job: &Job) -> [Step; 2] {
+/// The fail points before and after a commit, by what is committed.
+fn fail_points_of_save(job: &Job) -> [&'static str; 2] {
     match &job.intent {
-        _ if job.state.is_end() => [Step::End, Step::EndCommitted],
-        Some(_) if job.host_task.is_some() => [Step::Task, Step::TaskCommitted],
-        Some(intent) if intent.asked > 1 => [Step::Intent, Step::AgainCommitted],
-        Some(_) => [Step::Intent, Step::IntentCommitted],
-        None if job.steps.is_empty() => [Step::Start, Step::StartCommitted],
-        None => [Step::StepDone, Step::StepDoneCommitted],
+        _ if job.state.is_end() => ["end", "end-committed"],
+        Some(_) if job.host_task.is_some() => ["task", "task-committed"],
+        Some(intent) if intent.asked > 1 => ["intent", "again-committed"],
+        Some(_) => ["intent", "intent-committed"],
+        None if job.steps.is_empty() => ["start", "start-committed"],
+        None => ["step-done", "step-done-committed"],
     }
 }
 

@@ -13,7 +13,7 @@ use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::Machine;
 use crate::domain::origin::Actor;
-use crate::sabotage::Mistake;
+use crate::fail_points::fail_point;
 use crate::service::jobs::gate::Right;
 use crate::service::jobs::{NewJob, Started};
 use crate::service::machines::{self, MachineView};
@@ -133,7 +133,7 @@ impl Desk {
         if !self.insist(Stepped::Working(id, while_it_is, job)).await {
             return None;
         }
-        assert!(!self.parts.rules.sabotage.makes(Mistake::PanickingLeases), "sabotage");
+        fail_point!("lease-work");
         loop {
             let Ok(ended) = self.parts.jobs.ended(job).await else {
                 self.parts.clock.sleep(AGAIN).await;

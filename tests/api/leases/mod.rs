@@ -15,7 +15,6 @@ use otter::app::Settings;
 use otter::domain::lease::{Prepare, Release};
 use otter::domain::pool::{Pool, Pools};
 use otter::domain::power::PowerState;
-use otter::sabotage::Mistake;
 use otter::simulator::Fault;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -274,23 +273,6 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
     let cleared = lab.request(Method::DELETE, &machine(STAGING, "/quarantine"));
     assert_eq!(Answer::of(cleared).await.expect(200).json["quarantine"], Value::Null);
     granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
-}
-
-/// Nobody but the lease's own task knows where it is: without a word from another it would stay so for ever.
-#[tokio::test]
-async fn a_panic_in_its_work_fails_the_lease_and_sets_the_machine_aside() {
-    let lab = Lab::tuned(|settings| settings.sabotage = Mistake::PanickingLeases.into()).await;
-    let asked = json!({"select": {"name": STAGING}, "ttl": "1h", "prepare": {"power": "on"}});
-    let lease = granted(&lab, asked).await;
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
-    let failed = lab.get(&path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
-    assert!(failed.str("detail").contains("A fault of otter's own"), "{}", failed.text);
-    let seen = lab.machine(STAGING).await;
-    assert_eq!(seen["quarantine"]["automatic"], true, "{seen}");
-    assert_eq!(
-        lab.get("/v1/leases?state=queued,preparing,active,releasing").await.expect(200).items("id").len(),
-        0
-    );
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Lab, encode};
+use crate::harness::{Answer, Daemon, Lab, encode};
 
 /// An operation of the document.
 #[derive(Clone, Debug)]
@@ -126,6 +126,12 @@ impl Call {
         Answer::of(self.request(lab)).await
     }
 
+    /// The same to the real binary.
+    pub async fn send_to(self, daemon: &Daemon) -> Answer {
+        let request = daemon.request(self.method.clone(), &self.target());
+        Answer::of(self.complete(request)).await
+    }
+
     /// Sends it and does not wait for its answer.
     pub fn begin(self, lab: &Lab) -> tokio::task::JoinHandle<Answer> {
         tokio::spawn(Answer::of(self.request(lab)))
@@ -133,6 +139,10 @@ impl Call {
 
     fn request(self, lab: &Lab) -> reqwest::RequestBuilder {
         let request = lab.request(self.method.clone(), &self.target());
+        self.complete(request)
+    }
+
+    fn complete(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         let request =
             self.headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
         match self.body {

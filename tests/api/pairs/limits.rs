@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use otter::sabotage::Mistake;
 use otter::simulator::Disruption;
 
 use super::{Pair, Verdict, plan, side_by_side};
-use crate::harness::{Lab, raw};
+use crate::harness::{Daemon, Lab, raw};
 
 /// No job may wait, not even for a moment.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
@@ -42,9 +41,8 @@ pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// Every handler panics.
 pub async fn panics(pairs: Vec<Pair>) -> Vec<Verdict> {
-    let sabotaged = plan(&pairs, |settings| settings.sabotage = Mistake::PanickingRequests.into());
-    let lab = Lab::not_ready(sabotaged).await;
-    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
+    let daemon = Daemon::start(&["--simulate"], &[("FAILPOINTS", "request=panic")]).await;
+    side_by_side(pairs, async |pair| pair.call().send_to(&daemon).await).await
 }
 
 /// More reads than may wait, of a host that does not answer: one of them is refused at once.

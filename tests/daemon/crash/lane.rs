@@ -12,7 +12,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use otter::domain::job::{Job, JobState};
-use otter::sabotage::Step;
 use otter::storage::Storage;
 use otter::store::Store;
 use rustix::process::Signal;
@@ -24,6 +23,7 @@ use super::audit::{Audit, audit};
 use super::dice::Dice;
 use super::ledger::Ledger;
 use super::load::{Caller, MACHINES, Mix};
+use super::steps::{Step, kill_at};
 use super::stream::Reader;
 use crate::harness::{Daemon, HostProcess, PATIENCE, pause};
 
@@ -263,7 +263,8 @@ impl Lane {
         let mut command = self.host.serve(&self.directory.path().join("otter.toml"), &self.state());
         command.stderr(Stdio::from(log));
         if let Death::At(step, visits) = death {
-            command.env("OTTER_KILL_AT", format!("{}:{visits}", step.name()));
+            let (variable, armed) = kill_at(step.name(), visits);
+            command.env(variable, armed);
         }
         if let Some(mistake) = self.plan.sabotage {
             command.env("OTTER_SABOTAGE", mistake);

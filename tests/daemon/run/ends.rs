@@ -99,9 +99,9 @@ async fn a_command_that_does_not_listen_is_killed_with_all_that_it_started() {
 #[tokio::test]
 async fn a_panic_gives_the_machine_back() {
     let bench = Bench::start().await;
-    let sabotage = [("OTTER_SABOTAGE", "panicking-run")];
-    let run = bench.run_at(&bench.url(), "", &["sh", "-c", RUNS], &sabotage);
-    run.ended().await.exits(70, "a panic on purpose");
+    let panics = [("FAILPOINTS", "run-command=panic")];
+    let run = bench.run_at(&bench.url(), "", &["sh", "-c", RUNS], &panics);
+    run.ended().await.exits(70, "failpoint run-command panic");
     bench.is_as_before().await;
 }
 

@@ -6,13 +6,10 @@ pub mod table;
 
 use std::collections::BTreeMap;
 
-use otter::app::Settings;
-use otter::sabotage::Mistake;
-
-use self::table::{Hand, LeaseCell, LeaseExpected, LeaseKind, Trouble};
-use super::stage::{self, Bench, Play};
-use super::table::{Fault, Step};
-use super::{Playable, play_on, report};
+use self::table::{LeaseCell, LeaseExpected, Trouble};
+use super::stage::{Bench, Play};
+use super::table::Fault;
+use super::{Playable, report};
 
 impl Playable for LeaseCell {
     type Expected = LeaseExpected;
@@ -42,21 +39,4 @@ fn every_lease_ends_as_the_table_says() {
         }
     }
     report(cells, &reasons);
-}
-
-#[test]
-fn a_preparation_that_is_not_looked_at_is_caught() {
-    let unchecked = |settings: &mut Settings| {
-        stage::settings(settings);
-        settings.sabotage = Mistake::PrepareUnchecked.into();
-    };
-    let cell = LeaseCell {
-        kind: LeaseKind::Settle,
-        step: Step::Progress,
-        trouble: Trouble::ByHand(Hand::PowersOff),
-        spare: false,
-    };
-    let results = play_on(vec![(vec![(cell, cell.expected().unwrap())], unchecked, 1)]);
-    let told = results[&cell].as_ref().expect_err("the mistake went unseen");
-    assert!(told.contains("it was sent 1 times, where 2 to 2 are right"), "told of something else: {told}");
 }

@@ -1,0 +1,164 @@
+//! Mistakes on purpose, to show that tests notice them. Each is made around otter: a decorator of the
+//! host that does something wrong on the way. What no decorator can make is a patch in this folder,
+//! which `run` applies to a copy of the sources.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use otter::domain::call::{Evidence, HostCall};
+use otter::domain::ids::{JobId, MachineId, TaskId};
+use otter::domain::machine::{Guest, Machine};
+use otter::domain::power::PowerState;
+use otter::hypervisor::{
+    Accepted, CallError, Fact, Facts, HostError, Hypervisor, Observer, SessionStatus, TaskStatus,
+};
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What goes wrong between otter and its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// A reset whose answer was lost is sent again.
+    ResetSentAgain,
+    /// The barrier does not wait, so that a job ends before the picture shows what it did.
+    EndBeforeBarrier,
+    /// A read of the whole host leaves machines in the picture that are gone.
+    ResyncForgetsRemoval,
+    /// The address of a guest outlives the guest.
+    StaleAddress,
+}
+
+/// A host behind which a mistake is made.
+pub struct Mistaken {
+    inner: Arc<dyn Hypervisor>,
+    mistake: Mistake,
+}
+
+impl Mistaken {
+    pub fn new(inner: Arc<dyn Hypervisor>, mistake: Mistake) -> Self {
+        Self { inner, mistake }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Mistaken {
+    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+        let observer = Arc::new(MistakenObserver {
+            inner: observer,
+            mistake: self.mistake,
+            loaded: AtomicBool::new(false),
+            told: Mutex::default(),
+        });
+        self.inner.run(observer, stop).await
+    }
+
+    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError> {
+        let first = self.inner.call(machine, call, job).await;
+        let again = self.mistake == Mistake::ResetSentAgain
+            && matches!((&first, call), (Err(CallError::Lost(_)), HostCall::Reset));
+        if !again {
+            return first;
+        }
+        loop {
+            match self.inner.call(machine, call, job).await {
+                Err(CallError::Lost(_)) => {}
+                Err(CallError::Refused(error)) if is_away(&error) => tokio::task::yield_now().await,
+                answered => return answered,
+            }
+        }
+    }
+
+    async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        self.inner.follow(task).await
+    }
+
+    async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
+        self.inner.cancel(task).await
+    }
+
+    async fn barrier(&self) -> Result<(), HostError> {
+        match self.mistake {
+            Mistake::EndBeforeBarrier => Ok(()),
+            _ => self.inner.barrier().await,
+        }
+    }
+
+    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        self.inner.examine(machine).await
+    }
+
+    async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
+        self.inner.confirm_guest(machine).await
+    }
+
+    async fn properties(
+        &self,
+        machine: &MachineId,
+        paths: &[String],
+    ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
+        self.inner.properties(machine, paths).await
+    }
+
+    fn renew_password(&self, password: SecretString) {
+        self.inner.renew_password(password);
+    }
+}
+
+fn is_away(error: &HostError) -> bool {
+    use otter::hypervisor::HostErrorKind::{NotAuthenticated, Unreachable};
+    matches!(error.kind, NotAuthenticated | Unreachable)
+}
+
+struct MistakenObserver {
+    inner: Arc<dyn Observer>,
+    mistake: Mistake,
+    /// Whether the whole picture was observed once.
+    loaded: AtomicBool,
+    /// Each machine as it is, with the last guest that told an address.
+    told: Mutex<BTreeMap<MachineId, Machine>>,
+}
+
+impl Observer for MistakenObserver {
+    fn observe(&self, mut facts: Facts) {
+        let loaded = self.loaded.fetch_or(facts.complete, Ordering::Relaxed);
+        if self.mistake == Mistake::ResyncForgetsRemoval && loaded {
+            facts.complete = false;
+        }
+        if self.mistake == Mistake::StaleAddress {
+            let revived = self.revived(&facts);
+            facts.changes.extend(revived);
+        }
+        self.inner.observe(facts);
+    }
+
+    fn session(&self, status: SessionStatus) {
+        self.inner.session(status);
+    }
+}
+
+impl MistakenObserver {
+    /// Tells of each guest that its tools stopped and run again with the last address that they told.
+    fn revived(&self, facts: &Facts) -> Vec<Fact> {
+        let mut told = self.told.lock().unwrap();
+        for fact in &facts.changes {
+            if let Fact::Machine(machine) = fact {
+                let known = told.get(&machine.id).map(|known| known.guest.clone());
+                let guest = if machine.guest.ip_address.is_some() { None } else { known };
+                let guest = guest.unwrap_or_else(|| machine.guest.clone());
+                told.insert(machine.id.clone(), Machine { guest, ..Machine::clone(machine) });
+            }
+        }
+        let on = told.values().filter(|machine| machine.power_state == Some(PowerState::On));
+        on.flat_map(|machine| {
+            let with_tools = |tools_running| {
+                let guest = Guest { tools_running, ..machine.guest.clone() };
+                Fact::Machine(Box::new(Machine { guest, ..machine.clone() }))
+            };
+            [with_tools(false), with_tools(true)]
+        })
+        .collect()
+    }
+}
