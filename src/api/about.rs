@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -131,12 +131,10 @@ pub struct Health {
 }
 
 /// How ready is ready.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct ReadyQuery {
     /// Also ask for a live session with the host.
-    #[param(value_type = bool, required = false)]
     host: Option<bool>,
 }
 
@@ -218,8 +216,11 @@ pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<R
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "inventory-loading", "storage-unavailable", "host-unreachable", "host-login-refused"]))))]
-pub async fn readyz(State(api): State<Api>, query: Query<ReadyQuery>) -> Result<Response, ApiError> {
-    let host = query.params.boolean("host")?.unwrap_or(false);
+pub async fn readyz(
+    State(api): State<Api>,
+    Query(query, _): Query<ReadyQuery>,
+) -> Result<Response, ApiError> {
+    let host = query.host.unwrap_or(false);
     if let Some(failure) = api.services().storage.refusal() {
         return Err(failure.into());
     }

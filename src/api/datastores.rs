@@ -4,14 +4,14 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
 use super::documented::Problems;
 use super::extract::{NoParameters, Query, Segment};
-use super::paging::{self, Cursors, Key};
+use super::paging::{self, Key, PageQuery, Paged};
 use super::problem::ApiError;
 use super::respond;
 use crate::domain::datastore;
@@ -61,23 +61,10 @@ pub struct DatastoreList {
     pub version: String,
 }
 
-/// How many datastores.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
-pub struct DatastoresQuery {
-    /// How many, 1 to 1,000; all where nothing is said.
-    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// The `next` of an earlier answer.
-    #[param(value_type = String, required = false)]
-    cursor: Option<String>,
-}
-
 /// List datastores
 ///
 /// From memory: the host is not asked. All of them unless `limit` is given, by name.
-#[utoipa::path(get, path = "/v1/datastores", operation_id = "list_datastores", tag = "datastores", params(DatastoresQuery),
+#[utoipa::path(get, path = "/v1/datastores", operation_id = "list_datastores", tag = "datastores", params(PageQuery),
     responses(
         (status = 200, description = "Datastores in the order of their names", body = DatastoreList),
         Problems,
@@ -86,14 +73,12 @@ pub struct DatastoresQuery {
 pub async fn list_datastores(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    query: Query<DatastoresQuery>,
+    Paged { limit, cursors, .. }: Paged<NoParameters>,
 ) -> Result<Response, ApiError> {
-    let params = query.params;
-    let limit = params.limit()?;
     let version = api.services().feed.version();
     let picture = api.services().machines.picture()?;
     let page = paging::page(
-        &Cursors::new("datastores", &params),
+        &cursors,
         picture.datastores.clone(),
         |datastore| Key(datastore.name.to_lowercase(), datastore.id.to_string()),
         limit,

@@ -31,19 +31,6 @@ pub struct JobPath {
     job: String,
 }
 
-/// How to start a job.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
-pub struct StartQuery {
-    /// Asks for the outcome: 200 once it succeeded, its problem where it did not, and a problem when the time is up.
-    #[param(value_type = String, required = false)]
-    wait: Option<String>,
-    /// How long the job may take, its queueing included: `1s` to `168h`.
-    #[param(value_type = String, required = false)]
-    deadline: Option<String>,
-}
-
 /// What a starting call may say in headers.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]

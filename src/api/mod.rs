@@ -42,7 +42,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::cors::Cors;
-pub use self::extract::Params;
+pub use self::extract::NoParameters;
 use self::problem::ApiError;
 use self::request_checks::RequestChecks;
 use self::roles::Guard;

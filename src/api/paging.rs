@@ -4,19 +4,42 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use axum::extract::FromRequestParts;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::Uri;
+use http::request::Parts;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use utoipa::IntoParams;
 
-use super::extract::{Params, failure_at};
+use super::Api;
+use super::extract::{Limit, Parameters, Parsed, Query, Values, failure_at};
+use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// The parameters of a list that choose the page and not its items.
-const OF_THE_PAGE: [&str; 2] = ["limit", "cursor"];
+/// Which page of a list is wanted.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// How many, 1 to 1,000. The description of the list says how many it shows without it.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    limit: Option<Parsed<Limit>>,
+    /// The `next` of an earlier answer to a call with the same filters.
+    cursor: Option<String>,
+}
+
+/// The filters of a list, and which page of it is wanted.
+pub struct Paged<Q> {
+    pub filter: Q,
+    pub limit: Option<u32>,
+    pub cursors: Cursors,
+}
 
 /// Reads and writes the cursors of one list for one call.
 pub struct Cursors {
-    list: &'static str,
+    /// The path of the list.
+    list: String,
     /// The digest of the call's filters. Empty if it has none.
     filters: String,
     /// The cursor that the call sent.
@@ -38,17 +61,35 @@ pub struct Key(pub String, pub String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidKey;
 
+impl<Q: Parameters> Paged<Q> {
+    /// Reads the query of the address of a list.
+    ///
+    /// # Errors
+    /// As [`Values::read`].
+    pub fn read(uri: &Uri) -> Result<Self, Failure> {
+        let values = Values::of(uri)?;
+        let Query(filter, PageQuery { limit, cursor }) = values.read()?;
+        let limit = limit.map(|Parsed(Limit(limit))| limit);
+        Ok(Self { filter, limit, cursors: Cursors::new(uri.path(), &values, cursor) })
+    }
+}
+
+impl<Q: Parameters> FromRequestParts<Api> for Paged<Q> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+        Ok(Self::read(&parts.uri)?)
+    }
+}
+
 impl Cursors {
-    /// The cursors of a list for the call that has these parameters. `list` is the list's own word.
-    #[must_use]
-    pub fn new(list: &'static str, params: &Params) -> Self {
-        let mut filters: Vec<_> = params.iter().filter(|(name, _)| !OF_THE_PAGE.contains(name)).collect();
-        filters.sort_unstable();
+    fn new(list: &str, values: &Values, given: Option<String>) -> Self {
+        let filters: Vec<_> = values.iter().filter(|(name, _)| !["limit", "cursor"].contains(name)).collect();
         let filters = match filters.as_slice() {
             [] => String::new(),
             filters => hex::encode(&Sha256::digest(serde_json::json!(filters).to_string())[..12]),
         };
-        Self { list, filters, given: params.text("cursor").map(str::to_owned) }
+        Self { list: list.to_owned(), filters, given }
     }
 
     /// The point behind which the call's page begins. `None` if it is the first page.
@@ -60,7 +101,7 @@ impl Cursors {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(given).map_err(|_| invalid_cursor())?;
         let (list, filters, point): (String, String, String) =
             serde_json::from_slice(&bytes).map_err(|_| invalid_cursor())?;
-        if (list.as_str(), &filters) != (self.list, &self.filters) {
+        if (&list, &filters) != (&self.list, &self.filters) {
             return Err(invalid_cursor());
         }
         point.parse().map(Some).map_err(|_| invalid_cursor())

@@ -331,7 +331,7 @@ impl ProblemError {
         Self {
             pointer: pointer.clone(),
             parameter: parameter.clone(),
-            code: (*code).to_owned(),
+            code: code.clone().into_owned(),
             detail: printable(detail).into_owned(),
         }
     }

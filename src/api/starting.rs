@@ -1,6 +1,6 @@
 //! Calls that start a job: idempotency, the outcome form, the soft form, and the plain 202.
 
-use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
@@ -9,13 +9,15 @@ use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, PartialSchema};
 
 use super::Api;
-use super::documented::StartQuery;
-use super::extract::{Body, NoParameters, Params, failure_at, header, names};
+use super::extract::{
+    Body, Invalid, NoParameters, Parameter, Parameters, Parsed, Query, Values, failure_at, header,
+};
 use super::jobs::visible;
 use super::jobs::wire::Job;
 use super::problem::ApiError;
@@ -30,7 +32,7 @@ use crate::service::callers::Caller;
 use crate::service::feed::Version;
 use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{JobView, NewJob, Started, mismatch};
-use crate::service::machines::{MachineView, shorten};
+use crate::service::machines::MachineView;
 use crate::storage::IdempotencyKey;
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -39,8 +41,20 @@ pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-
 const MAX_KEY: usize = 255;
 const MAX_REFERENCE: usize = 512;
 
-/// How long a job may be given.
-const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+/// How to start a job.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct StartQuery {
+    /// Asks for the outcome: 200 once it succeeded, its problem where it did not, and a problem when the time is up.
+    #[param(value_type = Option<String>)]
+    wait: Option<Parsed<Duration>>,
+    /// How long the job may take, its queueing included: `1s` to `168h`.
+    #[param(value_type = Option<String>)]
+    deadline: Option<Parsed<Deadline>>,
+}
+
+/// How long a job may take.
+struct Deadline(Duration);
 
 /// What every starting call may say beside its own body.
 pub struct Starting {
@@ -52,49 +66,54 @@ pub struct Starting {
     right: Right,
 }
 
-/// A starting call with its body: what a handler of one takes. `Q` documents what parameters it has of its own.
+/// A starting call with its body: what a handler of one takes. `Q` are the parameters that it has of its own.
 pub struct Start<T, Q = NoParameters> {
     pub starting: Starting,
     pub body: T,
-    pub params: Params,
-    documented: PhantomData<Q>,
+    pub query: Q,
 }
 
 impl<T, Q> FromRequest<Api> for Start<T, Q>
 where
     T: DeserializeOwned + PartialSchema + Default,
-    Q: IntoParams + 'static,
+    Q: Parameters,
 {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let params = Params::read(&parts.uri, &[names::<Q>(), names::<StartQuery>()].concat())?;
+        let Query(query, start) = Values::of(&parts.uri)?.read::<Q, StartQuery>()?;
         let request = Request::from_parts(parts.clone(), body);
         let Body { value, bytes } = Body::from_request(request, api).await?;
-        let starting = Starting::read(api, &parts, &params, &bytes)?;
-        Ok(Self { starting, body: value, params, documented: PhantomData })
+        let starting = Starting::read(api, &parts, start, &bytes)?;
+        Ok(Self { starting, body: value, query })
+    }
+}
+
+impl Parameter for Deadline {
+    fn from_text(text: &str) -> Result<Self, Invalid> {
+        const RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+        let deadline = Duration::from_text(text)?;
+        if RANGE.contains(&deadline) {
+            Ok(Self(deadline))
+        } else {
+            Err(Invalid::new("out-of-range", text, "from 1s to 7d is wanted"))
+        }
     }
 }
 
 impl Starting {
     /// # Parameters
     /// - `body`: as it was sent; the fingerprint of the key covers it.
-    fn read(api: &Api, parts: &Parts, params: &Params, body: &Bytes) -> Result<Self, Failure> {
+    fn read(api: &Api, parts: &Parts, query: StartQuery, body: &Bytes) -> Result<Self, Failure> {
         let caller = caller_of(&parts.extensions)?;
-        let deadline = params.duration("deadline")?;
-        if deadline.is_some_and(|deadline| !DEADLINES.contains(&deadline)) {
-            let given = shorten(params.text("deadline").unwrap_or_default());
-            let detail = format!("deadline is {given}; from 1s to 7d is wanted.");
-            return Err(failure_at(FailureKind::InvalidRequest, "deadline", "out-of-range", detail));
-        }
         let reference = reference_of(&parts.headers)?;
         let key = key_of(api, &caller, &parts.method, &parts.uri, &parts.headers, body)?;
         Ok(Self {
             version: api.services().feed.version(),
             right: right::read(api, &caller, &parts.headers)?,
-            wait: Wait::read(api, params, &parts.headers)?,
-            deadline,
+            wait: Wait::read(api, query.wait.map(Parsed::value), &parts.headers),
+            deadline: query.deadline.map(|Parsed(Deadline(deadline))| deadline),
             reference,
             key,
         })

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderName};
+use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
+use utoipa::IntoParams;
 
 use super::Api;
-use super::extract::Params;
+use super::extract::Parsed;
 use super::respond::set;
 use crate::domain::failure::{Failure, FailureKind};
 
@@ -25,6 +27,15 @@ pub enum Wait {
     Preferred(Duration),
 }
 
+/// How long a call that always waits does.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WaitQuery {
+    /// How long this call may block: `30s`, `10m`. The longest there is where nothing is said.
+    #[param(value_type = Option<String>)]
+    wait: Option<Parsed<Duration>>,
+}
+
 /// How a wait ended.
 pub enum Waited<T> {
     Done(T),
@@ -32,16 +43,24 @@ pub enum Waited<T> {
     ShuttingDown,
 }
 
+impl WaitQuery {
+    /// How long the call may block.
+    pub fn time(&self, api: &Api) -> Duration {
+        let longest = api.settings().max_wait;
+        self.wait.map_or(longest, |Parsed(wait)| wait.min(longest))
+    }
+}
+
 impl Wait {
     /// Reads `?wait=` and `Prefer`; the parameter wins. Longer times than `http.max_wait` are cut to it.
-    pub fn read(api: &Api, params: &Params, headers: &HeaderMap) -> Result<Option<Self>, Failure> {
+    pub fn read(api: &Api, wait: Option<Duration>, headers: &HeaderMap) -> Option<Self> {
         let longest = api.settings().max_wait;
-        if let Some(wait) = params.duration("wait")? {
-            return Ok(Some(Self::Outcome(wait.min(longest))));
+        if let Some(wait) = wait {
+            return Some(Self::Outcome(wait.min(longest)));
         }
         let mut lines = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
         let preferred = lines.find_map(preferred_wait);
-        Ok(preferred.map(|wait| Self::Preferred(wait.min(longest))))
+        preferred.map(|wait| Self::Preferred(wait.min(longest)))
     }
 
     /// How long it may block.

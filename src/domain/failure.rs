@@ -2,6 +2,7 @@
 //!
 //! A kind says nothing of HTTP: one table in `api::problem` turns each into a code, a status and advice.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -133,7 +134,7 @@ pub struct InputError {
     pub pointer: Option<String>,
     /// The name of a query parameter, path segment or header.
     pub parameter: Option<String>,
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     pub detail: String,
 }
 

@@ -9,6 +9,9 @@ pub enum PowerState {
 }
 
 impl PowerState {
+    /// Every state, for filters.
+    pub const ALL: &'static [Self] = &[Self::On, Self::Off, Self::Suspended];
+
     /// The word that callers see.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -22,11 +25,6 @@ impl PowerState {
     /// Reads the word that callers use; `None` for any other.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "on" => Some(Self::On),
-            "off" => Some(Self::Off),
-            "suspended" => Some(Self::Suspended),
-            _ => None,
-        }
+        Self::ALL.iter().copied().find(|state| state.as_str() == word)
     }
 }

@@ -474,7 +474,7 @@ pub fn invalid_mac(parameter: &str, given: &str, error: &crate::domain::mac::Inv
     Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
         pointer: None,
         parameter: Some(parameter.to_owned()),
-        code: "invalid-mac",
+        code: "invalid-mac".into(),
         detail,
     })
 }
@@ -486,7 +486,7 @@ pub fn empty(parameter: &str) -> Failure {
     Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
         pointer: None,
         parameter: Some(parameter.to_owned()),
-        code: "empty",
+        code: "empty".into(),
         detail,
     })
 }

@@ -292,8 +292,12 @@ fn any_result() -> impl Strategy<Value = JobResult> {
 fn any_failure() -> impl Strategy<Value = Failure> {
     let fault = any::<(String, String, BTreeMap<String, String>)>()
         .prop_map(|(name, message, details)| Fault { name, message, details });
-    let error = (any::<Option<String>>(), any::<Option<String>>(), any::<String>())
-        .prop_map(|(pointer, parameter, detail)| InputError { pointer, parameter, code: "too-long", detail });
+    let error = (any::<Option<String>>(), any::<Option<String>>(), any::<String>()).prop_map(
+        |(pointer, parameter, detail)| {
+            let code = "too-long".into();
+            InputError { pointer, parameter, code, detail }
+        },
+    );
     (
         proptest::sample::select(FailureKind::ALL),
         any::<String>(),

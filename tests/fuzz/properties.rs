@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use otter::api::Params;
-use otter::api::paging::{Cursors, Key, page};
+use otter::api::NoParameters;
+use otter::api::paging::{Key, Paged, page};
 use otter::config;
 use otter::domain::duration;
 use otter::domain::mac::MacAddress;
@@ -100,7 +100,7 @@ pub fn cursors(bytes: &[u8]) {
     let cursors = |text: &str| {
         let escaped: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let uri = format!("/?cursor={}", escaped.concat()).parse().ok()?;
-        Params::read(&uri, &["cursor".to_owned()]).ok().map(|params| Cursors::new("machines", &params))
+        Paged::<NoParameters>::read(&uri).ok().map(|paged| paged.cursors)
     };
     let Some(given) = cursors(text) else { return };
     let items = vec![("alpha", "1"), ("beta", "2"), ("gamma", "3")];

@@ -4,72 +4,67 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use jiff::Timestamp;
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::{AuditEntry, AuditList};
 use crate::api::documented::Problems;
-use crate::api::extract::{Params, Query, failure_at};
+use crate::api::extract::{List, Parsed};
 use crate::api::jobs::named_job;
 use crate::api::leases::named_lease;
-use crate::api::paging::Cursors;
+use crate::api::paging::{PageQuery, Paged};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome};
-use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::MachineId;
+use crate::domain::failure::Failure;
+use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
-use crate::service::machines::shorten;
 use crate::storage::AuditFilter;
 
 /// How many facts a page has unless the caller says.
 const PAGE: u32 = 100;
 
 /// Which facts to list.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct AuditQuery {
     /// Actions, comma-separated: `job.ended,lease.ended`.
-    #[param(value_type = String, required = false)]
-    action: Option<String>,
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    action: List<AuditAction>,
     /// The name of a token, `anonymous`, `otter`, `otter token`, or `otter store`.
-    #[param(value_type = String, required = false)]
-    actor: Option<String>,
+    #[param(value_type = Option<String>)]
+    actor: Option<Parsed<String>>,
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
-    #[param(value_type = String, required = false)]
-    machine: Option<String>,
+    #[param(value_type = Option<String>)]
+    machine: Option<Parsed<String>>,
     /// A lease's id.
-    #[param(value_type = String, required = false)]
-    lease: Option<String>,
+    #[param(value_type = Option<String>)]
+    lease: Option<Parsed<LeaseId>>,
     /// A job's id.
-    #[param(value_type = String, required = false)]
-    job: Option<String>,
+    #[param(value_type = Option<String>)]
+    job: Option<Parsed<JobId>>,
     /// What was sent as `Otter-Reference`.
-    #[param(value_type = String, required = false)]
-    reference: Option<String>,
+    #[param(value_type = Option<String>)]
+    reference: Option<Parsed<String>>,
     /// Outcomes, comma-separated: `failed,unknown`.
-    #[param(value_type = String, required = false)]
-    outcome: Option<String>,
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    outcome: List<AuditOutcome>,
     /// Facts of this time or later, as RFC 3339: `2026-03-01T12:00:00Z`.
-    #[param(value_type = String, required = false)]
-    since: Option<String>,
+    #[param(value_type = Option<String>)]
+    since: Option<Parsed<Timestamp>>,
     /// Facts of before this time, as RFC 3339.
-    #[param(value_type = String, required = false)]
-    until: Option<String>,
-    /// How many, 1 to 1,000; 100 unless you say.
-    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// The `next` of an earlier answer to a call with the same filters.
-    #[param(value_type = String, required = false)]
-    cursor: Option<String>,
+    #[param(value_type = Option<String>)]
+    until: Option<Parsed<Timestamp>>,
 }
 
 /// Read the audit
 ///
-/// Who did what, newest first, by pages: jobs, leases, quarantines, overrides, tokens, settings and refused calls. Facts are kept
-/// as long as `audit.retention_days` and `audit.max_bytes` allow. It holds no secrets.
-#[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "audit", params(AuditQuery),
+/// Who did what, newest first, by pages of 100 unless `limit` is given: jobs, leases, quarantines, overrides,
+/// tokens, settings and refused calls. Facts are kept as long as `audit.retention_days` and `audit.max_bytes` allow. It holds no secrets.
+#[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "audit", params(AuditQuery, PageQuery),
     responses(
         (status = 200, description = "A page of the audit", body = AuditList),
         Problems,
@@ -78,47 +73,43 @@ pub struct AuditQuery {
 pub async fn list_audit(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    query: Query<AuditQuery>,
+    Paged { filter: wanted, limit, cursors }: Paged<AuditQuery>,
 ) -> Result<Response, ApiError> {
-    let params = query.params;
-    let filter = filter(&api, &caller, &params).await?;
-    let limit = params.limit()?.unwrap_or(PAGE);
-    let cursors = Cursors::new("audit", &params);
+    let (filter, limit) = (filter(&api, &caller, wanted).await?, limit.unwrap_or(PAGE));
     let version = api.services().feed.version();
     let page = api.services().audit.list(&filter, cursors.point()?, limit).await?;
     let items: Vec<AuditEntry> = page.items.iter().map(AuditEntry::of).collect();
     Ok(respond::list(&api, &version, &items, page.next.map(|next| cursors.behind(&next))))
 }
 
-async fn filter(api: &Api, caller: &Caller, params: &Params) -> Result<AuditFilter, Failure> {
-    let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
-    let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
-    let machine = match params.filled("machine")? {
-        Some(reference) => Some(machine(api, reference).await?),
+async fn filter(api: &Api, caller: &Caller, wanted: AuditQuery) -> Result<AuditFilter, Failure> {
+    let AuditQuery { action, actor, machine, lease, job, reference, since, until, outcome } = wanted;
+    let machine = match machine {
+        Some(Parsed(reference)) => Some(named_machine(api, &reference).await?),
         None => None,
     };
-    let (lease, job) = (params.id("lease")?, params.id("job")?);
-    if let Err(failure) = named_lease(api, caller, params).await {
+    let (lease, job) = (lease.map(Parsed::value), job.map(Parsed::value));
+    if let Err(failure) = named_lease(api, caller, lease).await {
         require_facts(api, AuditFilter { lease, ..AuditFilter::default() }, failure).await?;
     }
-    if let Err(failure) = named_job(api, caller, params).await {
+    if let Err(failure) = named_job(api, caller, job).await {
         require_facts(api, AuditFilter { job, ..AuditFilter::default() }, failure).await?;
     }
     Ok(AuditFilter {
-        actions: params.set("action", &actions, AuditAction::parse)?,
-        outcomes: params.set("outcome", &outcomes, AuditOutcome::parse)?,
-        actor: params.filled("actor")?.map(str::to_owned),
+        actions: action.0,
+        outcomes: outcome.0,
+        actor: actor.map(Parsed::value),
         machine,
         lease,
         job,
-        reference: params.filled("reference")?.map(str::to_owned),
-        since: time(params, "since")?,
-        until: time(params, "until")?,
+        reference: reference.map(Parsed::value),
+        since: since.map(Parsed::value),
+        until: until.map(Parsed::value),
     })
 }
 
 /// The machine that a filter names: one of the host, or the id of one that is gone and whose facts are kept.
-async fn machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
+async fn named_machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
     // Only admins read the audit, and an admin is never restricted.
     let failure = match api.services().machines.resolve(&Scope::All, reference) {
         Ok(view) => return Ok(view.record.machine.id.clone()),
@@ -133,13 +124,4 @@ async fn machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
 async fn require_facts(api: &Api, of_it: AuditFilter, missing: Failure) -> Result<(), Failure> {
     let facts = api.services().audit.list(&of_it, None, 1).await?;
     if facts.items.is_empty() { Err(missing) } else { Ok(()) }
-}
-
-fn time(params: &Params, name: &str) -> Result<Option<Timestamp>, Failure> {
-    let Some(text) = params.filled(name)? else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| {
-        let detail =
-            format!("{name} is {}; write a time as RFC 3339, such as 2026-03-01T12:00:00Z.", shorten(text));
-        failure_at(FailureKind::InvalidRequest, name, "not-a-time", detail)
-    })
 }

@@ -4,11 +4,14 @@ mod objects;
 mod stream;
 mod wire;
 
+use std::time::Duration;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, HeaderName};
+use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +21,7 @@ use self::wire::Form;
 pub use self::wire::{Event, NDJSON, SSE};
 use super::Api;
 use super::documented::Problems;
-use super::extract::{Params, Query, failure_at, header};
+use super::extract::{List, Parsed, Query, failure_at, header};
 use super::jobs::named_job;
 use super::leases::named_lease;
 use super::machines::named_machine;
@@ -27,6 +30,7 @@ use super::respond;
 use super::waiting::{Place, Wait};
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{JobId, LeaseId};
 use crate::service::callers::Caller;
 use crate::service::feed::Version;
 use crate::service::machines::shorten;
@@ -39,35 +43,34 @@ pub fn routes() -> OpenApiRouter<Api> {
 }
 
 /// Which events, and from where on.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct EventsQuery {
     /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it the stream begins now.
-    #[param(value_type = String, required = false)]
-    since: Option<String>,
+    #[param(value_type = Option<String>)]
+    since: Option<Parsed<Version>>,
     /// First every object (of jobs those that have not ended, or all of the `job` or `reference` that is named), then
     /// `synced`, then what changes. Left out where `since` or `Last-Event-ID` can be resumed.
-    #[param(value_type = bool, required = false)]
     initial: Option<bool>,
     /// How long the stream goes on: `30s`, `10m`. It ends in `bye`. Without it, it goes on.
-    #[param(value_type = String, required = false)]
-    wait: Option<String>,
+    #[param(value_type = Option<String>)]
+    wait: Option<Parsed<Duration>>,
     /// Types, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye` always come.
-    #[param(value_type = String, required = false)]
-    types: Option<String>,
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    types: List<EventType>,
     /// Only of this machine, its snapshots and its jobs: an id, `name:…`, `uuid:…` or `mac:…`.
-    #[param(value_type = String, required = false)]
-    machine: Option<String>,
+    #[param(value_type = Option<String>)]
+    machine: Option<Parsed<String>>,
     /// Only of this job.
-    #[param(value_type = String, required = false)]
-    job: Option<String>,
+    #[param(value_type = Option<String>)]
+    job: Option<Parsed<JobId>>,
     /// Only of this lease.
-    #[param(value_type = String, required = false)]
-    lease: Option<String>,
+    #[param(value_type = Option<String>)]
+    lease: Option<Parsed<LeaseId>>,
     /// Only of jobs that were started with this `Otter-Reference`.
-    #[param(value_type = String, required = false)]
-    reference: Option<String>,
+    #[param(value_type = Option<String>)]
+    reference: Option<Parsed<String>>,
 }
 
 /// What a reader may say in headers.
@@ -101,14 +104,21 @@ pub async fn stream_events(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    query: Query<EventsQuery>,
+    Query(query, _): Query<EventsQuery>,
 ) -> Result<Response, ApiError> {
-    let params = query.params;
+    let EventsQuery { since, initial, wait, types, machine, job, lease, reference } = query;
     let form = if wants_ndjson(&headers) { Form::Ndjson } else { Form::Sse };
-    let since = since(&params, &headers)?;
-    let initial = params.boolean("initial")?.unwrap_or(false);
-    let wait = params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
-    let filter = filter(&api, &caller, &params).await?;
+    let since = last_event(&headers)?.or(since.map(Parsed::value));
+    let initial = initial.unwrap_or(false);
+    let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
+    let filter = EventFilter {
+        types: types.0,
+        machine: named_machine(&api, &caller, machine).await?,
+        job: named_job(&api, &caller, job.map(Parsed::value)).await?,
+        lease: named_lease(&api, &caller, lease.map(Parsed::value)).await?,
+        reference: reference.map(Parsed::value),
+        placements: caller.scope.is_restricted(),
+    };
     let place = Place::take(&api)?;
     let mut follower = api.services().feed.follow(filter);
     let resumed = since.as_ref().is_some_and(|since| follower.resume(since));
@@ -146,28 +156,13 @@ fn wants_ndjson(headers: &HeaderMap) -> bool {
         .is_some_and(|first| first == NDJSON)
 }
 
-fn since(params: &Params, headers: &HeaderMap) -> Result<Option<Version>, Failure> {
-    let read = |name: &str, given: &str| {
-        given.parse().map_err(|error| {
-            let detail = format!("{name} is {}: {error}.", shorten(given));
-            failure_at(FailureKind::InvalidRequest, name, "not-a-version", detail)
-        })
-    };
-    let parameter = params.text("since").map(|given| read("since", given)).transpose()?;
-    let last = header(headers, "last-event-id")?.map(|given| read("last-event-id", given)).transpose()?;
-    Ok(last.or(parameter))
-}
-
-async fn filter(api: &Api, caller: &Caller, params: &Params) -> Result<EventFilter, Failure> {
-    let words: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-    let machine = named_machine(api, caller, params).await?;
-    Ok(EventFilter {
-        types: params.set("types", &words, EventType::parse)?,
-        machine,
-        job: named_job(api, caller, params).await?,
-        lease: named_lease(api, caller, params).await?,
-        reference: params.filled("reference")?.map(str::to_owned),
-        placements: caller.scope.is_restricted(),
+/// The version of the last event that a client of server-sent events has seen.
+fn last_event(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
+    let name = "last-event-id";
+    let Some(given) = header(headers, name)? else { return Ok(None) };
+    given.parse().map(Some).map_err(|error| {
+        let detail = format!("{name} is {}: {error}.", shorten(given));
+        failure_at(FailureKind::InvalidRequest, name, "not-a-version", detail)
     })
 }
 

@@ -1,27 +1,29 @@
 //! `GET /v1/jobs/{job}`
 
+use std::time::Duration;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::Job;
 use super::{job_id, visible};
 use crate::api::documented::{JobPath, Problems};
-use crate::api::extract::{Query, Segment};
+use crate::api::extract::{Parsed, Query, Segment};
 use crate::api::problem::ApiError;
 use crate::api::waiting::{OTTER_WAIT, Waited, wait};
 use crate::api::{Api, respond};
 use crate::service::callers::Caller;
 
 /// How long to wait.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct JobQuery {
     /// Blocks until the job ended or this time is up: `30s`, `10m`. The answer is 200 either way.
-    #[param(value_type = String, required = false)]
-    wait: Option<String>,
+    #[param(value_type = Option<String>)]
+    wait: Option<Parsed<Duration>>,
 }
 
 /// Look at a job
@@ -39,10 +41,10 @@ pub async fn get_job(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
-    query: Query<JobQuery>,
+    Query(query, _): Query<JobQuery>,
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
-    let time = query.params.duration("wait")?.map(|time| time.min(api.settings().max_wait));
+    let time = query.wait.map(|Parsed(time)| time.min(api.settings().max_wait));
     let jobs = &api.services().jobs;
     if caller.scope.is_restricted() {
         // The response time must not reveal whether the job exists.

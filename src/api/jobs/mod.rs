@@ -10,7 +10,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::extract::Params;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
@@ -45,12 +44,12 @@ pub fn visible(api: &Api, caller: &Caller, view: Option<JobView>, text: &str) ->
     view.filter(|view| visibility.shows_job(caller, &view.job)).ok_or_else(|| unknown_job(text))
 }
 
-/// Reads the filter `job` of events and the audit.
+/// The job that events and the audit are filtered by.
 ///
 /// # Errors
-/// `invalid-request` if it is no id, `not-found` if no such job exists for the caller; the store's.
-pub async fn named_job(api: &Api, caller: &Caller, params: &Params) -> Result<Option<JobId>, Failure> {
-    let Some(id) = params.id("job")? else { return Ok(None) };
+/// `not-found` if no such job exists for the caller; the store's.
+pub async fn named_job(api: &Api, caller: &Caller, id: Option<JobId>) -> Result<Option<JobId>, Failure> {
+    let Some(id) = id else { return Ok(None) };
     visible(api, caller, api.services().jobs.get(id).await?, &id.to_string())?;
     Ok(Some(id))
 }

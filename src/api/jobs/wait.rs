@@ -5,7 +5,6 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use utoipa::IntoParams;
 
 use super::wire::Job;
 use super::{job_id, visible};
@@ -14,27 +13,17 @@ use crate::api::documented::{JobPath, Problems};
 use crate::api::extract::{Query, Segment};
 use crate::api::problem::ApiError;
 use crate::api::starting::{not_ended, outcome};
-use crate::api::waiting::{Wait, Waited, wait};
+use crate::api::waiting::{Wait, WaitQuery, Waited, wait};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::service::callers::Caller;
-
-/// How long to wait.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
-pub struct JobWaitQuery {
-    /// How long this call may block: `30s`, `10m`. The longest there is where nothing is said.
-    #[param(value_type = String, required = false)]
-    wait: Option<String>,
-}
 
 /// Wait for the outcome of a job
 ///
 /// 200 with the job if it succeeded; else its problem with that problem's status. 504 `wait-timeout` where the time
 /// is up first: the job goes on, wait again.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
-    params(JobPath, JobWaitQuery),
+    params(JobPath, WaitQuery),
     responses(
         (status = 200, description = "The job, which succeeded", body = Job),
         Problems,
@@ -47,11 +36,10 @@ pub async fn wait_for_job(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
-    query: Query<JobWaitQuery>,
+    Query(query, _): Query<WaitQuery>,
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
-    let longest = api.settings().max_wait;
-    let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
+    let time = query.time(&api);
     // The problem of a job that failed or goes on says too how long the call was to block.
     let mut response = outcome_within(&api, &caller, id, time)
         .await

@@ -1,9 +1,12 @@
 //! `DELETE /v1/leases/{lease}`
 
+use std::time::Duration;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::renew::may_act_on;
@@ -11,7 +14,7 @@ use super::wait::until;
 use super::wire::Lease;
 use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
-use crate::api::extract::{Query, Segment, check_printable_parameter, failure_at};
+use crate::api::extract::{Parsed, Query, Segment, check_printable_parameter, failure_at};
 use crate::api::problem::ApiError;
 use crate::api::waiting::Wait;
 use crate::api::{Api, respond, right};
@@ -20,17 +23,16 @@ use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
 
 /// How to end a lease.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct EndQuery {
     /// Blocks until its machine was released, at most this long.
-    #[param(value_type = String, required = false)]
-    wait: Option<String>,
+    #[param(value_type = Option<String>)]
+    wait: Option<Parsed<Duration>>,
     /// Why an operator takes it, for its holder to read. At most 512 characters. It goes before
     /// `Otter-Override`.
-    #[param(value_type = String, required = false)]
-    reason: Option<String>,
+    #[param(value_type = Option<String>)]
+    reason: Option<Parsed<String>>,
 }
 
 /// By what right a lease is ended.
@@ -65,17 +67,17 @@ pub async fn end_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
-    query: Query<EndQuery>,
+    Query(EndQuery { wait, reason }, _): Query<EndQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
-    let reason = query.params.filled("reason")?.map(str::to_owned);
+    let reason = reason.map(Parsed::value);
     if reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON) {
         let detail = format!("reason is longer than {MAX_REASON} characters.");
         return Err(failure_at(FailureKind::InvalidRequest, "reason", "out-of-range", detail).into());
     }
     reason.as_deref().map_or(Ok(()), |reason| check_printable_parameter("reason", reason))?;
-    let wait = query.params.duration("wait")?.map(|wait| wait.min(api.settings().max_wait));
+    let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let override_reason = right::override_reason(&caller, &headers)?;
     let own = may_act_on(&api, &caller, &headers, id)?;
     let version = api.services().feed.version();

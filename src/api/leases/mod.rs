@@ -12,7 +12,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::extract::Params;
 use super::jobs::is_any_kept;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
@@ -57,14 +56,17 @@ fn lease_id(text: &str) -> Result<LeaseId, Failure> {
     text.parse().map_err(|_| unknown_lease(text))
 }
 
-/// Reads the filter `lease` of jobs, events and the audit. A lease that is gone is still known by
+/// The lease that jobs, events and the audit are filtered by. A lease that is gone is still known by
 /// its id while jobs of it are kept.
 ///
 /// # Errors
-/// `invalid-request` if it is no id, `not-found` if no such lease exists for the caller; the
-/// store's.
-pub async fn named_lease(api: &Api, caller: &Caller, params: &Params) -> Result<Option<LeaseId>, Failure> {
-    let Some(id) = params.id("lease")? else { return Ok(None) };
+/// `not-found` if no such lease exists for the caller; the store's.
+pub async fn named_lease(
+    api: &Api,
+    caller: &Caller,
+    id: Option<LeaseId>,
+) -> Result<Option<LeaseId>, Failure> {
+    let Some(id) = id else { return Ok(None) };
     let of_lease = JobFilter { lease: Some(id), ..JobFilter::default() };
     let is_known =
         api.services().leases.exists_for(caller, id).await? || is_any_kept(api, caller, &of_lease).await?;

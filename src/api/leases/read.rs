@@ -3,14 +3,15 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::{Lease, LeaseList, Pool, PoolList};
 use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
-use crate::api::extract::{NoParameters, Query, Segment};
+use crate::api::extract::{List, NoParameters, Parsed, Query, Segment};
 use crate::api::machines::named_machine;
-use crate::api::paging::Cursors;
+use crate::api::paging::{PageQuery, Paged};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::Failure;
@@ -23,37 +24,31 @@ use crate::storage::LeaseFilter;
 const PAGE: u32 = 100;
 
 /// Which leases are wanted.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct LeasesQuery {
     /// States, comma-separated: `queued,active`.
-    #[param(value_type = String, required = false)]
-    state: Option<String>,
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    state: List<LeaseState>,
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
-    #[param(value_type = String, required = false)]
-    machine: Option<String>,
+    #[param(value_type = Option<String>)]
+    machine: Option<Parsed<String>>,
     /// The pool that its machine is from.
-    #[param(value_type = String, required = false)]
-    pool: Option<String>,
+    #[param(value_type = Option<String>)]
+    pool: Option<Parsed<String>>,
     /// Who or what holds it, to the letter.
-    #[param(value_type = String, required = false)]
-    holder: Option<String>,
+    #[param(value_type = Option<String>)]
+    holder: Option<Parsed<String>>,
     /// What was sent as `Otter-Reference`.
-    #[param(value_type = String, required = false)]
-    reference: Option<String>,
-    /// How many, 1 to 1,000; 100 where nothing is said.
-    #[param(value_type = u32, required = false, minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// The `next` of an earlier answer to a call with the same filters.
-    #[param(value_type = String, required = false)]
-    cursor: Option<String>,
+    #[param(value_type = Option<String>)]
+    reference: Option<Parsed<String>>,
 }
 
 /// List leases
 ///
-/// Newest first, by pages, those that ended too.
-#[utoipa::path(get, path = "/v1/leases", operation_id = "list_leases", tag = "leases", params(LeasesQuery),
+/// Newest first, those that ended too, by pages of 100 unless `limit` is given.
+#[utoipa::path(get, path = "/v1/leases", operation_id = "list_leases", tag = "leases", params(LeasesQuery, PageQuery),
     responses(
         (status = 200, description = "A page of leases", body = LeaseList),
         Problems,
@@ -62,24 +57,21 @@ pub struct LeasesQuery {
 pub async fn list_leases(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    query: Query<LeasesQuery>,
+    Paged { filter, limit, cursors }: Paged<LeasesQuery>,
 ) -> Result<Response, ApiError> {
-    let params = query.params;
-    let states: Vec<&str> = LeaseState::ALL.iter().map(|state| state.as_str()).collect();
-    let machine = named_machine(&api, &caller, &params).await?;
-    let pool = params.filled("pool")?.map(str::to_owned);
-    if let Some(pool) = &pool {
+    let LeasesQuery { state, machine, pool, holder, reference } = filter;
+    let machine = named_machine(&api, &caller, machine).await?;
+    if let Some(Parsed(pool)) = &pool {
         require_pool(&api, &caller, pool).await?;
     }
     let filter = LeaseFilter {
-        states: params.set("state", &states, LeaseState::parse)?,
+        states: state.0,
         machine,
-        pool,
-        holder: params.filled("holder")?.map(str::to_owned),
-        reference: params.filled("reference")?.map(str::to_owned),
+        pool: pool.map(Parsed::value),
+        holder: holder.map(Parsed::value),
+        reference: reference.map(Parsed::value),
     };
-    let limit = params.limit()?.unwrap_or(PAGE);
-    let cursors = Cursors::new("leases", &params);
+    let limit = limit.unwrap_or(PAGE);
     let after: Option<LeaseId> = cursors.point()?;
     let version = api.services().feed.version();
     // One more than asked for tells whether there is a next page.

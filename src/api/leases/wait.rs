@@ -3,14 +3,13 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use utoipa::IntoParams;
 
 use super::wire::Lease;
 use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
 use crate::api::extract::{Query, Segment};
 use crate::api::problem::ApiError;
-use crate::api::waiting::{Wait, Waited, wait};
+use crate::api::waiting::{Wait, WaitQuery, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
@@ -18,22 +17,12 @@ use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
 use crate::service::leases::LeaseView;
 
-/// How long to wait.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
-pub struct LeaseWaitQuery {
-    /// How long this call may block: `30s`, `10m`. The longest there is where nothing is said.
-    #[param(value_type = String, required = false)]
-    wait: Option<String>,
-}
-
 /// Wait for a lease
 ///
 /// 200 with the lease once it is active; its problem as soon as it ends. 504 `wait-timeout` where the time is up first: it
 /// goes on, wait again.
 #[utoipa::path(get, path = "/v1/leases/{lease}/wait", operation_id = "wait_for_lease", tag = "leases",
-    params(LeasePath, LeaseWaitQuery),
+    params(LeasePath, WaitQuery),
     responses(
         (status = 200, description = "The lease, which is active", body = Lease),
         Problems,
@@ -44,11 +33,10 @@ pub async fn wait_for_lease(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Segment(text): Segment,
-    query: Query<LeaseWaitQuery>,
+    Query(query, _): Query<WaitQuery>,
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
-    let longest = api.settings().max_wait;
-    let time = query.params.duration("wait")?.unwrap_or(longest).min(longest);
+    let time = query.time(&api);
     let version = api.services().feed.version();
     // One that is being released never comes to be active.
     let decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);

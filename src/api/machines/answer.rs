@@ -6,11 +6,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{MachinePath, Problems, START, StartHeaders, StartQuery};
+use crate::api::documented::{MachinePath, Problems, START, StartHeaders};
 use crate::api::extract::{Segment, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
-use crate::api::starting::Start;
+use crate::api::starting::{Start, StartQuery};
 use crate::domain::failure::Failure;
 use crate::domain::ids::QuestionId;
 use crate::domain::job::JobRequest;

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{Problems, START, StartHeaders, StartQuery};
+use crate::api::documented::{Problems, START, StartHeaders};
 use crate::api::extract::failure_in_body;
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
-use crate::api::starting::Start;
+use crate::api::starting::{Start, StartQuery};
 use crate::domain::job::JobRequest;
 
 /// Which machine to kill.

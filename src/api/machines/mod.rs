@@ -16,14 +16,17 @@ mod snapshots;
 mod wait;
 pub mod wire;
 
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::extract::Params;
+use super::extract::Parsed;
 use super::jobs::is_any_kept;
 use crate::domain::failure::Failure;
 use crate::domain::ids::MachineId;
+use crate::domain::mac::MacAddress;
 use crate::domain::machine_reference::MachineReference;
 use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
@@ -56,34 +59,58 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(revert::revert_to_snapshot))
 }
 
-/// Reads the filters that lists and finds share.
-fn filter(api: &Api, caller: &Caller, params: &Params) -> Result<MachineFilter, Failure> {
-    let pool = params.filled("pool")?;
-    if let Some(pool) = pool {
-        api.services().machines.require_pool(&caller.scope, pool)?;
-    }
-    Ok(MachineFilter {
-        name: params.filled("name")?.map(str::to_owned),
-        mac: params.mac("mac")?,
-        power_state: params.choice("power_state", &["on", "off", "suspended"], PowerState::parse)?,
-        free: params.boolean("free")?,
-        template: params.boolean("template")?,
-        pool: pool.map(str::to_owned),
-    })
+/// Which machines are wanted; all that is said must fit.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct MachinesQuery {
+    /// Contained in the name, whatever the case.
+    #[param(value_type = Option<String>)]
+    name: Option<Parsed<String>>,
+    /// The address of one of its network cards, in any usual spelling.
+    #[param(value_type = Option<String>)]
+    mac: Option<Parsed<MacAddress>>,
+    /// `on`, `off` or `suspended`.
+    #[param(value_type = Option<String>)]
+    power_state: Option<Parsed<PowerState>>,
+    /// Only those that are free, or only those that are not.
+    free: Option<bool>,
+    /// Only templates, or only others.
+    template: Option<bool>,
+    /// Only those in this pool.
+    #[param(value_type = Option<String>)]
+    pool: Option<Parsed<String>>,
 }
 
-/// Reads the filter `machine` of jobs, leases and events. A machine that is gone is still known by its id while jobs or
+impl MachinesQuery {
+    /// The filter, whose pool must exist.
+    fn filter(self, api: &Api, caller: &Caller) -> Result<MachineFilter, Failure> {
+        let Self { name, mac, power_state, free, template, pool } = self;
+        if let Some(Parsed(pool)) = &pool {
+            api.services().machines.require_pool(&caller.scope, pool)?;
+        }
+        Ok(MachineFilter {
+            name: name.map(Parsed::value),
+            mac: mac.map(Parsed::value),
+            power_state: power_state.map(Parsed::value),
+            free,
+            template,
+            pool: pool.map(Parsed::value),
+        })
+    }
+}
+
+/// The machine that jobs, leases and events are filtered by. A machine that is gone is still known by its id while jobs or
 /// leases of it are kept.
 ///
 /// # Errors
-/// `not-found`, `ambiguous-name`, `inventory-loading`, `invalid-request` for an empty or broken reference.
+/// `not-found`, `ambiguous-name`, `inventory-loading`, `invalid-request` for a broken reference.
 pub async fn named_machine(
     api: &Api,
     caller: &Caller,
-    params: &Params,
+    reference: Option<Parsed<String>>,
 ) -> Result<Option<MachineId>, Failure> {
-    let Some(reference) = params.filled("machine")? else { return Ok(None) };
-    match api.services().machines.resolve(&caller.scope, reference) {
+    let Some(Parsed(reference)) = reference else { return Ok(None) };
+    match api.services().machines.resolve(&caller.scope, &reference) {
         Ok(view) => Ok(Some(view.record.machine.id.clone())),
         Err(failure) => {
             let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };

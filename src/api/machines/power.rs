@@ -8,11 +8,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders, StartQuery};
+use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders};
 use crate::api::extract::{Segment, failure_in_body, some_duration_text};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
-use crate::api::starting::Start;
+use crate::api::starting::{Start, StartQuery};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::documented::{MachinePath, Problems};
-use crate::api::extract::{Query, Segment, failure_at};
+use crate::api::extract::{Parsed, Query, Segment, failure_at};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
@@ -19,13 +20,13 @@ use crate::service::machines::empty;
 use crate::service::trouble::Trouble;
 
 /// Which properties are wanted.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct PropertiesQuery {
     /// A vim25 property path, such as `summary.runtime`; may be given several times.
+    #[serde(default)]
     #[param(value_type = Vec<String>, required = true)]
-    path: Vec<String>,
+    path: Vec<Parsed<String>>,
 }
 
 /// vim25 properties as JSON: the path of each to its value.
@@ -49,17 +50,17 @@ pub async fn get_properties(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
-    query: Query<PropertiesQuery>,
+    Query(PropertiesQuery { path }, _): Query<PropertiesQuery>,
 ) -> Result<Response, ApiError> {
-    let paths = query.params.all("path");
-    if paths.is_empty() || paths.iter().any(String::is_empty) {
+    let paths: Vec<String> = path.into_iter().map(Parsed::value).collect();
+    if paths.is_empty() {
         return Err(empty("path").into());
     }
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let machine = &view.record.machine;
     let _place = api.direct_reads().enter().await?;
     let version = api.services().feed.version();
-    let read = api.services().hypervisor.properties(&machine.id, paths).await;
+    let read = api.services().hypervisor.properties(&machine.id, &paths).await;
     let properties = read.map_err(|error| match error.kind {
         HostErrorKind::InvalidProperty => {
             let detail =

@@ -6,13 +6,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{
-    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery,
-};
+use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders};
 use crate::api::extract::{Segment, Segments, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
-use crate::api::starting::Start;
+use crate::api::starting::{Start, StartQuery};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::JobRequest;
 use crate::service::machines::MachineView;

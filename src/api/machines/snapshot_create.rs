@@ -6,11 +6,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders, StartQuery};
+use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, StartHeaders};
 use crate::api::extract::{Segment, code_point, control_character, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
-use crate::api::starting::Start;
+use crate::api::starting::{Start, StartQuery};
 use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
 use crate::domain::names::{HiddenCharacter, hidden_character};

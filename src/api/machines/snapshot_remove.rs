@@ -2,36 +2,32 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::api::Api;
-use crate::api::documented::{
-    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery,
-};
+use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders};
 use crate::api::extract::{NoFields, Segment, Segments, failure_at};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
-use crate::api::starting::Start;
+use crate::api::starting::{Start, StartQuery};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::JobRequest;
 
 /// Says it twice.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct RemoveAllQuery {
     /// Must be `true`: nobody is to remove all of them by a forgotten id.
-    #[param(value_type = bool, required = true)]
-    all: bool,
+    #[param(value_type = bool)]
+    all: Option<bool>,
 }
 
 /// How much to remove.
-#[derive(IntoParams)]
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
 pub struct RemoveQuery {
     /// Whether what is below it goes too; else it moves up.
-    #[param(value_type = bool, required = false)]
     children: Option<bool>,
 }
 
@@ -54,9 +50,9 @@ pub struct RemoveQuery {
 pub async fn remove_all_snapshots(
     State(api): State<Api>,
     Segment(reference): Segment,
-    Start { starting, params, .. }: Start<NoFields, RemoveAllQuery>,
+    Start { starting, query: RemoveAllQuery { all }, .. }: Start<NoFields, RemoveAllQuery>,
 ) -> Result<Response, ApiError> {
-    if params.boolean("all")? != Some(true) {
+    if all != Some(true) {
         let detail = "This removes every snapshot of the machine; say all=true if that is meant.".to_owned();
         return Err(failure_at(FailureKind::InvalidRequest, "all", "missing", detail).into());
     }
@@ -87,9 +83,9 @@ pub async fn remove_all_snapshots(
 pub async fn remove_snapshot(
     State(api): State<Api>,
     Segments(reference, wanted): Segments,
-    Start { starting, params, .. }: Start<NoFields, RemoveQuery>,
+    Start { starting, query: RemoveQuery { children }, .. }: Start<NoFields, RemoveQuery>,
 ) -> Result<Response, ApiError> {
-    let children = params.boolean("children")?.unwrap_or(false);
+    let children = children.unwrap_or(false);
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }

@@ -7,12 +7,10 @@ use utoipa::ToSchema;
 
 use super::snapshot_create::{check_description, check_name};
 use super::wire::Snapshot;
-use crate::api::documented::{
-    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders, StartQuery,
-};
+use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders};
 use crate::api::extract::{Segments, failure_in_body};
 use crate::api::problem::ApiError;
-use crate::api::starting::Start;
+use crate::api::starting::{Start, StartQuery};
 use crate::api::waiting::Place;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};

@@ -3,42 +3,53 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::Machine;
 use crate::api::documented::{MachinePath, Problems};
-use crate::api::extract::{Params, Query, Segment, failure_at, not_one_of};
+use crate::api::extract::{Invalid, Parameter, Parsed, Query, Segment, failure_at};
 use crate::api::problem::ApiError;
-use crate::api::waiting::{Wait, Waited, wait};
+use crate::api::waiting::{Wait, WaitQuery, Waited, wait};
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
-use crate::service::machines::{Until, shorten};
+use crate::service::machines::Until;
 
-/// What to wait for, and how long.
-#[derive(IntoParams)]
+/// What to wait for.
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents the parameters and names them for the strict reader")]
-pub struct MachineWaitQuery {
+pub struct UntilQuery {
     /// `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`, `question`, `no_question`, `free`
     /// or `no_job`.
-    #[param(value_type = String, required = true)]
-    until: String,
+    #[param(value_type = String)]
+    until: Parsed<Until>,
     /// With `until=ip`: only an address within this network counts, such as `10.0.0.0/8`.
-    #[param(value_type = String, required = false)]
-    cidr: Option<String>,
-    /// How long this call may block: `30s`, `10m`. The longest there is where nothing is said.
-    #[param(value_type = String, required = false)]
-    wait: Option<String>,
+    #[param(value_type = Option<String>)]
+    cidr: Option<Parsed<Network>>,
 }
+
+/// The words of `until`.
+const CONDITIONS: [(&str, Until); 9] = [
+    ("power_state:on", Until::PowerState(PowerState::On)),
+    ("power_state:off", Until::PowerState(PowerState::Off)),
+    ("power_state:suspended", Until::PowerState(PowerState::Suspended)),
+    ("ip", Until::Address(None)),
+    ("tools", Until::Tools),
+    ("question", Until::Question),
+    ("no_question", Until::NoQuestion),
+    ("free", Until::Free),
+    ("no_job", Until::NoJob),
+];
 
 /// Wait for a machine
 ///
 /// Blocks until what is asked for holds, and answers with the machine. 504 `wait-timeout` where the time is up first.
 /// 409 at once where it cannot come true.
 #[utoipa::path(get, path = "/v1/machines/{machine}/wait", operation_id = "wait_for_machine", tag = "machines",
-    params(MachinePath, MachineWaitQuery),
+    params(MachinePath, UntilQuery, WaitQuery),
     responses(
         (status = 200, description = "The machine, as it was waited for", body = Machine),
         Problems,
@@ -49,12 +60,9 @@ pub async fn wait_for_machine(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Segment(reference): Segment,
-    query: Query<MachineWaitQuery>,
+    Query(wanted, wait_for): Query<UntilQuery, WaitQuery>,
 ) -> Result<Response, ApiError> {
-    let params = query.params;
-    let until = until(&params)?;
-    let longest = api.settings().max_wait;
-    let time = params.duration("wait")?.unwrap_or(longest).min(longest);
+    let (until, time) = (wanted.until()?, wait_for.time(&api));
     let machine = api.services().machines.resolve(&caller.scope, &reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
     // Before the machine is looked at: changes that the answer does not show must not count as seen.
@@ -64,9 +72,8 @@ pub async fn wait_for_machine(
         Waited::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::of(&view))),
         Waited::Done(Err(failure)) => Err(failure),
         Waited::TimeUp => {
-            let condition = shorten(params.text("until").unwrap_or_default());
-            let detail =
-                format!("{name} did not come to {condition} within {} s; wait again.", time.as_secs());
+            let (condition, seconds) = (wanted.word(), time.as_secs());
+            let detail = format!("{name} did not come to {condition:?} within {seconds} s; wait again.");
             Err(Failure::new(FailureKind::WaitTimeout, detail).of_machine(&id, &name))
         }
         Waited::ShuttingDown => {
@@ -79,43 +86,28 @@ pub async fn wait_for_machine(
     Ok(response)
 }
 
-fn until(params: &Params) -> Result<Until, Failure> {
-    const WORDS: [&str; 9] = [
-        "power_state:on",
-        "power_state:off",
-        "power_state:suspended",
-        "ip",
-        "tools",
-        "question",
-        "no_question",
-        "free",
-        "no_job",
-    ];
-    let invalid = |parameter: &str, code: &'static str, detail: String| {
-        failure_at(FailureKind::InvalidRequest, parameter, code, detail)
-    };
-    let Some(given) = params.text("until") else {
-        let detail = format!("until is missing; one of {} is wanted.", WORDS.join(", "));
-        return Err(invalid("until", "missing", detail));
-    };
-    let network = match params.text("cidr") {
-        Some(cidr) if given == "ip" => Some(cidr.parse().map_err(|_| {
-            let detail = format!("cidr is {}; a network such as 10.0.0.0/8 is wanted.", shorten(cidr));
-            invalid("cidr", "not-a-network", detail)
-        })?),
-        Some(_) => return Err(invalid("cidr", "not-with-this", "cidr goes with until=ip alone.".to_owned())),
-        None => None,
-    };
-    Ok(match given {
-        "power_state:on" => Until::PowerState(PowerState::On),
-        "power_state:off" => Until::PowerState(PowerState::Off),
-        "power_state:suspended" => Until::PowerState(PowerState::Suspended),
-        "ip" => Until::Address(network),
-        "tools" => Until::Tools,
-        "question" => Until::Question,
-        "no_question" => Until::NoQuestion,
-        "free" => Until::Free,
-        "no_job" => Until::NoJob,
-        other => return Err(not_one_of("until", other, &WORDS)),
-    })
+impl Parameter for Until {
+    fn from_text(text: &str) -> Result<Self, Invalid> {
+        let known = CONDITIONS.into_iter().find(|(word, _)| *word == text);
+        known.map(|(_, until)| until).ok_or_else(|| Invalid::word(text, &CONDITIONS.map(|(word, _)| word)))
+    }
+}
+
+impl UntilQuery {
+    fn until(&self) -> Result<Until, Failure> {
+        match (&self.until, &self.cidr) {
+            (Parsed(Until::Address(_)), Some(Parsed(network))) => Ok(Until::Address(Some(*network))),
+            (_, Some(_)) => {
+                let detail = "cidr goes with until=ip alone.".to_owned();
+                Err(failure_at(FailureKind::InvalidRequest, "cidr", "not-with-this", detail))
+            }
+            (Parsed(until), None) => Ok(until.clone()),
+        }
+    }
+
+    /// The word that was given.
+    fn word(&self) -> &'static str {
+        let given = CONDITIONS.iter().find(|(_, until)| *until == self.until.0);
+        given.map_or("", |(word, _)| word)
+    }
 }

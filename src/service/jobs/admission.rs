@@ -43,7 +43,7 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
         let place = InputError {
             pointer: Some("/force_after".to_owned()),
             parameter: None,
-            code: "not-reached",
+            code: "not-reached".into(),
             detail: detail.clone(),
         };
         return Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(place));
@@ -96,7 +96,7 @@ pub fn has_question(machine: &Machine, request: &JobRequest) -> Result<(), Failu
     Err(failure.of_machine(&machine.id, &machine.name).with_error(InputError {
         pointer: Some("/question".to_owned()),
         parameter: None,
-        code: "not-pending",
+        code: "not-pending".into(),
         detail,
     }))
 }

@@ -465,7 +465,7 @@ impl Leases {
         let error = crate::domain::failure::InputError {
             pointer: Some("/ttl".to_owned()),
             parameter: None,
-            code: "out-of-range",
+            code: "out-of-range".into(),
             detail: detail.clone(),
         };
         Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(error))

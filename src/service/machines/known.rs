@@ -42,7 +42,7 @@ impl Machines {
         Err(Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
             pointer: None,
             parameter: Some("pool".to_owned()),
-            code: "not-one-of",
+            code: "not-one-of".into(),
             detail,
         }))
     }
@@ -57,7 +57,7 @@ impl Machines {
         Ok(Failure::new(FailureKind::NoFreeMachine, detail.clone()).with_error(InputError {
             pointer: Some(pointer.to_owned()),
             parameter: None,
-            code: MATCHES_NONE,
+            code: MATCHES_NONE.into(),
             detail,
         }))
     }

@@ -1,7 +1,6 @@
 //! What went wrong with a job.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +58,7 @@ impl From<&Failure> for FailureDocument {
                 .map(|InputError { pointer, parameter, code, detail }| InputErrorDocument {
                     pointer: pointer.clone(),
                     parameter: parameter.clone(),
-                    code: (*code).to_owned(),
+                    code: code.clone().into_owned(),
                     detail: detail.clone(),
                 })
                 .collect(),
@@ -82,29 +81,14 @@ impl TryFrom<FailureDocument> for Failure {
             candidates,
             errors: errors
                 .into_iter()
-                .map(|InputErrorDocument { pointer, parameter, code, detail }| {
-                    Ok(InputError { pointer, parameter, code: literal(code)?, detail })
+                .map(|InputErrorDocument { pointer, parameter, code, detail }| InputError {
+                    pointer,
+                    parameter,
+                    code: code.into(),
+                    detail,
                 })
-                .collect::<Result<_, DocumentError>>()?,
+                .collect(),
             retry_after: None,
         })
     }
-}
-
-/// The code of an input error is a literal of the program; a code read back becomes one, once for each
-/// different text. There are few, and a damaged database must not turn that into a leak.
-fn literal(code: String) -> Result<&'static str, DocumentError> {
-    const MOST: usize = 1_000;
-    static KNOWN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = known.get_or_insert_default();
-    if let Some(literal) = known.get(code.as_str()) {
-        return Ok(literal);
-    }
-    if known.len() >= MOST {
-        return Err(DocumentError::Word { what: "code of an input error", word: code });
-    }
-    let literal: &'static str = Box::leak(code.into_boxed_str());
-    known.insert(literal);
-    Ok(literal)
 }
