@@ -6,13 +6,14 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::documented::Problems;
 use super::extract::{NoParameters, Query};
 use super::problem::ApiError;
+use super::roles::Routes;
 use super::{Api, respond};
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::{HostProduct, SessionState, SessionStatus};
 use crate::service::callers::Caller;
@@ -38,8 +39,8 @@ const FEATURES: &[&str] = &[
 ];
 
 /// The routes of this file.
-pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(about)).routes(routes!(healthz)).routes(routes!(readyz))
+pub fn routes() -> Routes {
+    Routes::default().role(Role::Viewer, routes!(about)).open(routes!(healthz)).open(routes!(readyz))
 }
 
 /// What this otter is, and how it stands with its host.

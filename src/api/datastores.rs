@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
@@ -14,6 +13,8 @@ use super::extract::{NoParameters, Query, Segment};
 use super::paging::{self, Key, PageQuery, Paged};
 use super::problem::ApiError;
 use super::respond;
+use super::roles::Routes;
+use crate::domain::access::Role;
 use crate::domain::datastore;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::scope::Scope;
@@ -21,8 +22,8 @@ use crate::service::callers::Caller;
 use crate::service::machines::{empty, shorten};
 
 /// The routes of this file.
-pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_datastores)).routes(routes!(get_datastore))
+pub fn routes() -> Routes {
+    Routes::default().role(Role::Viewer, routes!(list_datastores)).role(Role::Viewer, routes!(get_datastore))
 }
 
 /// Where machines keep their files.

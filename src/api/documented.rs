@@ -75,6 +75,9 @@ pub const EVERYWHERE: &[&str] = &[
     "internal",
 ];
 
+/// The codes that every operation which asks for a token answers with too.
+pub const AUTHENTICATED: [&str; 2] = ["unauthenticated", "too-many-requests"];
+
 /// The codes of every call that starts a job.
 pub const START: &[&str] = &[
     "invalid-request",

@@ -18,7 +18,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 pub use self::json::{duration_text, some_duration_text};
 use self::json::{parse_json, required_fields};
-pub use self::parameter::{Invalid, Limit, List, Parameter, Parsed};
+pub use self::parameter::{Invalid, Limit, Parameter, Parsed, values};
 pub use self::query::{NoParameters, Parameters, Query, Values};
 use super::Api;
 use super::problem::ApiError;

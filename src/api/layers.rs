@@ -210,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::api::cors::Cors;
+    use crate::api::roles::AccessTable;
     use crate::domain::web_origin::Scheme;
     use crate::service::callers::Callers;
     use crate::storage::Storage;
@@ -243,7 +244,7 @@ mod tests {
         let clock = Clock::system();
         let storage: Arc<dyn Storage> = Arc::new(Store::in_memory().await.unwrap());
         let callers = Callers::load(Arc::clone(&storage), clock.clone()).await.unwrap();
-        let guard = Guard::new(Arc::new(callers), serde_json::Value::Null);
+        let guard = Guard::new(Arc::new(callers), AccessTable::default());
         let audit = Arc::new(Audit::new(storage, clock.clone()));
         let edge = Edge {
             clock,

@@ -1,21 +1,22 @@
 //! `GET /metrics`: what otter counts of itself, for Prometheus.
 
 use axum::Extension;
-use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 
 use super::extract::{NoParameters, Query};
 use super::problem::ApiError;
+use super::roles::Routes;
 use super::{Api, respond};
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::callers::Caller;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// The route of this file.
-pub fn routes() -> Router<Api> {
-    Router::new().route("/metrics", get(metrics))
+pub fn routes() -> Routes {
+    Routes::default().page(Some(Role::Viewer), "/metrics", get(metrics))
 }
 
 async fn metrics(

@@ -39,13 +39,12 @@ use axum::Router;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
 
 use self::cors::Cors;
 pub use self::extract::NoParameters;
 use self::problem::ApiError;
 use self::request_checks::RequestChecks;
-use self::roles::Guard;
+use self::roles::{Guard, Routes};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
@@ -145,14 +144,10 @@ impl Api {
 
     /// Everything that is served, behind every layer.
     pub fn router(self) -> Router {
-        let (router, _) = routes().split_for_parts();
-        let router = router
-            .merge(pages::routes())
-            .merge(metrics::routes())
-            .fallback(unknown_path)
-            .method_not_allowed_fallback(wrong_method)
-            .with_state(self.clone());
-        let guard = Guard::new(Arc::clone(&self.services().callers), openapi());
+        let (router, access, _) = routes().into_parts();
+        let router =
+            router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(self.clone());
+        let guard = Guard::new(Arc::clone(&self.services().callers), access);
         let edge = layers::Edge {
             clock: self.clock().clone(),
             guard,
@@ -201,23 +196,13 @@ impl Api {
 /// The OpenAPI 3.1 document, as it is served and committed.
 #[must_use]
 pub fn openapi() -> serde_json::Value {
+    let (_, _, document) = routes().into_parts();
     // The document is plain data, which always serialises.
-    let mut document = serde_json::to_value(routes().into_openapi()).unwrap_or_default();
-    for (_, _, operation) in roles::operations(&mut document) {
-        if let Some(codes) = operation["x-otter-problems"].as_array_mut() {
-            for code in documented::EVERYWHERE {
-                if !codes.iter().any(|listed| listed == code) {
-                    codes.push((*code).into());
-                }
-            }
-        }
-    }
-    roles::document(&mut document);
-    document
+    serde_json::to_value(document).unwrap_or_default()
 }
 
-fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::with_openapi(Frame::openapi())
+fn routes() -> Routes {
+    Routes::of(Frame::openapi())
         .merge(machines::routes())
         .merge(datastores::routes())
         .merge(jobs::routes())
@@ -225,6 +210,8 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(leases::routes())
         .merge(audit::routes())
         .merge(about::routes())
+        .merge(pages::routes())
+        .merge(metrics::routes())
 }
 
 async fn unknown_path() -> ApiError {

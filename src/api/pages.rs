@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::response::Response;
 use axum::routing::get;
 use http::header::CONTENT_SECURITY_POLICY;
@@ -11,7 +10,8 @@ use super::document::page::Page;
 use super::document::{docs, problems, v3_0};
 use super::extract::{NoParameters, Query, Segment};
 use super::problem::{self, ApiError};
-use super::{Api, respond};
+use super::respond;
+use super::roles::Routes;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::machines::shorten;
 
@@ -21,19 +21,25 @@ static V3_1: LazyLock<String> = LazyLock::new(|| super::openapi().to_string());
 static V3_0: LazyLock<String> = LazyLock::new(|| v3_0::convert(&super::openapi()).to_string());
 
 /// The routes of this file.
-pub fn routes() -> Router<Api> {
-    Router::new()
-        .route("/openapi.json", get(|_: Query<NoParameters>| async { respond::text(JSON, V3_1.as_str()) }))
-        .route(
+pub fn routes() -> Routes {
+    Routes::default()
+        .page(
+            None,
+            "/openapi.json",
+            get(|_: Query<NoParameters>| async { respond::text(JSON, V3_1.as_str()) }),
+        )
+        .page(
+            None,
             "/openapi-3.0.json",
             get(|_: Query<NoParameters>| async { respond::text(JSON, V3_0.as_str()) }),
         )
-        .route("/docs", get(|_: Query<NoParameters>| async { page(docs::page().clone()) }))
-        .route(
+        .page(None, "/docs", get(|_: Query<NoParameters>| async { page(docs::page().clone()) }))
+        .page(
+            None,
             "/problems",
             get(|_: Query<NoParameters>| async { page(problems::catalogue(&problem::pages())) }),
         )
-        .route("/problems/{code}", get(problem_page))
+        .page(None, "/problems/{code}", get(problem_page))
 }
 
 async fn problem_page(Segment(code): Segment, _: Query<NoParameters>) -> Result<Response, ApiError> {

@@ -1,5 +1,5 @@
-//! Who may call what: the least role of each operation, in one table. The document shows it, and the layer in front
-//! of the routes reads it from there, so that what is written and what is asked for cannot differ.
+//! Who may call what. A route is registered together with what it asks of its caller: the document shows that,
+//! and the layer in front of the routes checks it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,18 +8,25 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
 use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
+use serde_json::json;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
+use super::Api;
+use super::documented::{AUTHENTICATED, EVERYWHERE};
 use super::problem::ApiError;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::callers::{Caller, Callers};
 
-/// What an operation asks of its caller.
+/// What a route asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Nothing: health, and the document.
@@ -28,110 +35,120 @@ pub enum Access {
     From(Role),
 }
 
-use Access::{From, Open};
-use Role::{Admin, Operator, Runner, Viewer};
-
-/// By `operation_id`. A runner may change only machines that it holds, which the lease decides.
-const OPERATIONS: &[(&str, Access)] = &[
-    ("get_health", Open),
-    ("get_readiness", Open),
-    ("get_about", From(Viewer)),
-    ("list_machines", From(Viewer)),
-    ("find_machine", From(Viewer)),
-    ("get_machine", From(Viewer)),
-    ("wait_for_machine", From(Viewer)),
-    ("power_machine", From(Runner)),
-    ("kill_machine", From(Runner)),
-    ("answer_machine", From(Runner)),
-    ("revert_machine", From(Runner)),
-    // It can show secrets of the guest.
-    ("get_machine_properties", From(Operator)),
-    ("list_snapshots", From(Viewer)),
-    ("get_snapshot", From(Viewer)),
-    ("create_snapshot", From(Runner)),
-    ("rename_snapshot", From(Runner)),
-    ("remove_snapshot", From(Runner)),
-    ("remove_all_snapshots", From(Runner)),
-    ("revert_to_snapshot", From(Runner)),
-    ("list_datastores", From(Viewer)),
-    ("get_datastore", From(Viewer)),
-    ("list_jobs", From(Viewer)),
-    ("get_job", From(Viewer)),
-    ("wait_for_job", From(Viewer)),
-    ("cancel_job", From(Runner)),
-    ("stream_events", From(Viewer)),
-    ("create_lease", From(Runner)),
-    ("list_leases", From(Viewer)),
-    ("get_lease", From(Viewer)),
-    ("wait_for_lease", From(Viewer)),
-    ("renew_lease", From(Runner)),
-    ("end_lease", From(Runner)),
-    ("list_pools", From(Viewer)),
-    ("quarantine_machine", From(Operator)),
-    ("clear_quarantine", From(Operator)),
-    ("list_audit", From(Admin)),
-];
-
-/// Paths that are served beside the document's operations.
-const OTHERS: &[(&str, Access)] = &[
-    ("/metrics", From(Viewer)),
-    ("/openapi.json", Open),
-    ("/openapi-3.0.json", Open),
-    ("/docs", Open),
-    ("/problems", Open),
-    ("/problems/{code}", Open),
-];
-
 /// The name of the way in which callers show who they are, in the document.
 const SCHEME: &str = "token";
 
-/// Writes into the document what each operation asks of its caller. One that the table lacks asks for an admin.
-pub fn document(document: &mut Value) {
-    document["components"]["securitySchemes"] = json!({SCHEME: {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "A token made by `otter token create`: `Authorization: Bearer otter_…`. None is asked for where otter has none."
-    }});
-    for (_, _, operation) in operations(document) {
-        let id = operation["operationId"].as_str().unwrap_or_default();
-        match OPERATIONS
-            .iter()
-            .find(|(known, _)| *known == id)
-            .map_or(From(Role::Admin), |(_, access)| *access)
-        {
-            Open => operation["security"] = json!([]),
-            From(role) => {
-                operation["x-otter-role"] = json!(role.as_str());
-                // Optional: where otter has no token it asks for none.
-                operation["security"] = json!([{SCHEME: []}, {}]);
-                if let Some(codes) = operation["x-otter-problems"].as_array_mut() {
-                    codes.extend([json!("unauthenticated"), json!("too-many-requests")]);
-                }
+/// What each method of each path asks.
+pub type AccessTable = HashMap<String, Vec<(Method, Access)>>;
+
+/// Routes, each with what it asks of its caller.
+#[derive(Default)]
+pub struct Routes {
+    router: OpenApiRouter<Api>,
+    access: AccessTable,
+}
+
+impl Routes {
+    /// No routes yet, and the document that the operations are added to.
+    pub fn of(mut document: OpenApi) -> Self {
+        let description = "A token made by `otter token create`: `Authorization: Bearer otter_…`. None is asked \
+                           for where otter has none.";
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build();
+        let components = document.components.get_or_insert_with(Components::new);
+        components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
+        Self { router: OpenApiRouter::with_openapi(document), access: AccessTable::new() }
+    }
+
+    /// Adds operations for callers of this role, and of those that may do more. A runner may change only
+    /// machines that it holds, which the lease decides.
+    pub fn role(self, least: Role, operations: UtoipaMethodRouter<Api>) -> Self {
+        self.operations(Access::From(least), operations)
+    }
+
+    /// Adds operations for everybody.
+    pub fn open(self, operations: UtoipaMethodRouter<Api>) -> Self {
+        self.operations(Access::Open, operations)
+    }
+
+    /// Adds a path to read that the document does not have, for callers of this role; for everybody if `None`.
+    pub fn page(mut self, least: Option<Role>, path: &str, get: MethodRouter<Api>) -> Self {
+        self.access
+            .entry(path.to_owned())
+            .or_default()
+            .push((Method::GET, least.map_or(Access::Open, Access::From)));
+        self.router = self.router.route(path, get);
+        self
+    }
+
+    /// Adds all of these routes.
+    pub fn merge(mut self, Self { router, access }: Self) -> Self {
+        self.router = self.router.merge(router);
+        self.access.extend(access);
+        self
+    }
+
+    /// The router, what its routes ask, and the document of its operations.
+    pub fn into_parts(self) -> (axum::Router<Api>, AccessTable, OpenApi) {
+        let (router, document) = self.router.split_for_parts();
+        (router, self.access, document)
+    }
+
+    fn operations(mut self, access: Access, (schemas, mut paths, methods): UtoipaMethodRouter<Api>) -> Self {
+        for (path, item) in &mut paths.paths {
+            let table = self.access.entry(path.clone()).or_default();
+            for (method, operation) in operations_of(item) {
+                document(operation, access);
+                table.push((method, access));
             }
         }
+        self.router = self.router.routes((schemas, paths, methods));
+        self
     }
 }
 
-/// What each route asks, as the document says.
+fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let PathItem { get, put, post, patch, delete, .. } = item;
+    let methods = [
+        (Method::GET, get),
+        (Method::PUT, put),
+        (Method::POST, post),
+        (Method::PATCH, patch),
+        (Method::DELETE, delete),
+    ];
+    methods.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// Writes into an operation what it asks of its caller, and the problems that come with that.
+fn document(operation: &mut Operation, access: Access) {
+    let extensions = operation.extensions.get_or_insert_default();
+    let mut added = EVERYWHERE.to_vec();
+    operation.security = Some(match access {
+        Access::Open => Vec::new(),
+        Access::From(role) => {
+            extensions.insert("x-otter-role".to_owned(), json!(role.as_str()));
+            added.extend(AUTHENTICATED);
+            // Optional: where otter has no token it asks for none.
+            let token = SecurityRequirement::new(SCHEME, [""; 0]);
+            vec![token, SecurityRequirement::default()]
+        }
+    });
+    if let Some(codes) = extensions.get_mut("x-otter-problems").and_then(|codes| codes.as_array_mut()) {
+        added.retain(|code| !codes.iter().any(|listed| listed == code));
+        codes.extend(added.into_iter().map(Into::into));
+    }
+}
+
+/// Checks what each route asks.
 #[derive(Clone)]
 pub struct Guard {
     callers: Arc<Callers>,
-    routes: Arc<HashMap<(String, String), Access>>,
+    access: Arc<AccessTable>,
 }
 
 impl Guard {
-    /// Reads the document that [`document`] wrote into.
     #[must_use]
-    pub fn new(callers: Arc<Callers>, mut document: Value) -> Self {
-        let read = |operation: &Value| match operation["x-otter-role"].as_str().map(Role::parse) {
-            Some(role) => From(role.unwrap_or(Role::Admin)),
-            None => Open,
-        };
-        let routes = operations(&mut document)
-            .into_iter()
-            .map(|(path, method, operation)| ((path, method.to_ascii_uppercase()), read(operation)));
-        let others = OTHERS.iter().map(|(path, access)| (((*path).to_owned(), "GET".to_owned()), *access));
-        Self { callers, routes: Arc::new(routes.chain(others).collect()) }
+    pub fn new(callers: Arc<Callers>, access: AccessTable) -> Self {
+        Self { callers, access: Arc::new(access) }
     }
 
     /// Whether callers are told apart by tokens.
@@ -141,20 +158,20 @@ impl Guard {
     }
 
     fn access(&self, method: &Method, route: Option<&MatchedPath>) -> Access {
+        let asked = route.and_then(|route| self.access.get(route.as_str())).map_or(&[][..], Vec::as_slice);
+        let of = |method: &Method| asked.iter().find(|(known, _)| known == method).map(|(_, access)| *access);
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
         // What is answered with 404 or 405 tells nobody what there is without a token.
-        let Some(route) = route else { return From(Viewer) };
-        let method = if *method == Method::HEAD { Method::GET } else { method.clone() };
-        let of = |method: &str| self.routes.get(&(route.as_str().to_owned(), method.to_owned())).copied();
-        of(method.as_str()).unwrap_or_else(|| match of("GET") {
-            Some(Open) => Open,
-            _ => From(Viewer),
+        of(method).unwrap_or_else(|| match of(&Method::GET) {
+            Some(Access::Open) => Access::Open,
+            _ => Access::From(Role::Viewer),
         })
     }
 
     /// The caller, and what the call needs. `None` if anyone may make the call.
     fn identify(&self, request: &Request) -> Result<Option<Identified>, Failure> {
         let access = self.access(request.method(), request.extensions().get());
-        let From(least) = access else { return Ok(None) };
+        let Access::From(least) = access else { return Ok(None) };
         let token = token(request.headers())?;
         let caller = self.callers.identify(token)?;
         let origin = request.extensions().get().copied().unwrap_or_default();
@@ -259,18 +276,4 @@ fn token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     let (scheme, token) =
         value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(|| malformed(wanted))?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(Some(token.trim())) } else { Err(malformed(wanted)) }
-}
-
-pub fn operations(document: &mut Value) -> Vec<(String, String, &mut Value)> {
-    const METHODS: [&str; 5] = ["get", "put", "post", "patch", "delete"];
-    let paths = document["paths"].as_object_mut().into_iter().flatten();
-    let mut found = Vec::new();
-    for (path, item) in paths {
-        for (method, operation) in item.as_object_mut().into_iter().flatten() {
-            if METHODS.contains(&method.as_str()) {
-                found.push((path.clone(), method.clone(), operation));
-            }
-        }
-    }
-    found
 }

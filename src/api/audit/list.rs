@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 
 use super::wire::{AuditEntry, AuditList};
 use crate::api::documented::Problems;
-use crate::api::extract::{List, Parsed};
+use crate::api::extract::{Parsed, values};
 use crate::api::jobs::named_job;
 use crate::api::leases::named_lease;
 use crate::api::paging::{PageQuery, Paged};
@@ -30,9 +30,8 @@ const PAGE: u32 = 100;
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
     /// Actions, comma-separated: `job.ended,lease.ended`.
-    #[serde(default)]
     #[param(value_type = Option<String>)]
-    action: List<AuditAction>,
+    action: Option<Parsed<Vec<AuditAction>>>,
     /// The name of a token, `anonymous`, `otter`, `otter token`, or `otter store`.
     #[param(value_type = Option<String>)]
     actor: Option<Parsed<String>>,
@@ -49,9 +48,8 @@ pub struct AuditQuery {
     #[param(value_type = Option<String>)]
     reference: Option<Parsed<String>>,
     /// Outcomes, comma-separated: `failed,unknown`.
-    #[serde(default)]
     #[param(value_type = Option<String>)]
-    outcome: List<AuditOutcome>,
+    outcome: Option<Parsed<Vec<AuditOutcome>>>,
     /// Facts of this time or later, as RFC 3339: `2026-03-01T12:00:00Z`.
     #[param(value_type = Option<String>)]
     since: Option<Parsed<Timestamp>>,
@@ -96,8 +94,8 @@ async fn filter(api: &Api, caller: &Caller, wanted: AuditQuery) -> Result<AuditF
         require_facts(api, AuditFilter { job, ..AuditFilter::default() }, failure).await?;
     }
     Ok(AuditFilter {
-        actions: action.0,
-        outcomes: outcome.0,
+        actions: values(action),
+        outcomes: values(outcome),
         actor: actor.map(Parsed::value),
         machine,
         lease,

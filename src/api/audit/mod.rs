@@ -4,12 +4,12 @@ mod list;
 pub mod refusals;
 mod wire;
 
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Api;
+use super::roles::Routes;
+use crate::domain::access::Role;
 
 /// The routes of this folder.
-pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list::list_audit))
+pub fn routes() -> Routes {
+    Routes::default().role(Role::Admin, routes!(list::list_audit))
 }

@@ -13,7 +13,6 @@ use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::stream::Stream;
@@ -21,13 +20,15 @@ use self::wire::Form;
 pub use self::wire::{Event, NDJSON, SSE};
 use super::Api;
 use super::documented::Problems;
-use super::extract::{List, Parsed, Query, failure_at, header};
+use super::extract::{Parsed, Query, failure_at, header, values};
 use super::jobs::named_job;
 use super::leases::named_lease;
 use super::machines::named_machine;
 use super::problem::ApiError;
 use super::respond;
+use super::roles::Routes;
 use super::waiting::{Place, Wait};
+use crate::domain::access::Role;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId};
@@ -38,8 +39,8 @@ use crate::service::machines::shorten;
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The routes of this folder.
-pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(stream_events))
+pub fn routes() -> Routes {
+    Routes::default().role(Role::Viewer, routes!(stream_events))
 }
 
 /// Which events, and from where on.
@@ -56,9 +57,8 @@ pub struct EventsQuery {
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
     /// Types, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye` always come.
-    #[serde(default)]
     #[param(value_type = Option<String>)]
-    types: List<EventType>,
+    types: Option<Parsed<Vec<EventType>>>,
     /// Only of this machine, its snapshots and its jobs: an id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
@@ -112,7 +112,7 @@ pub async fn stream_events(
     let initial = initial.unwrap_or(false);
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let filter = EventFilter {
-        types: types.0,
+        types: values(types),
         machine: named_machine(&api, &caller, machine).await?,
         job: named_job(&api, &caller, job.map(Parsed::value)).await?,
         lease: named_lease(&api, &caller, lease.map(Parsed::value)).await?,

@@ -38,13 +38,14 @@ pub struct Invalid {
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed<T>(pub T);
 
-/// A parameter of several values, separated by commas.
-#[derive(Clone, Debug)]
-pub struct List<T>(pub Vec<T>);
-
 /// How many items a page has: 1 to 1,000.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit(pub u32);
+
+/// The values of a list that may be absent.
+pub fn values<T>(list: Option<Parsed<Vec<T>>>) -> Vec<T> {
+    list.map(Parsed::value).unwrap_or_default()
+}
 
 impl Invalid {
     /// A text that something else is wanted in place of.
@@ -58,6 +59,11 @@ impl Invalid {
         let near = nearest(text, &known).map(|word| format!(" Did you mean {word}?")).unwrap_or_default();
         let rest = format!("is {}; one of {} is wanted.{near}", shorten(text), words.join(", "));
         Self { code: "not-one-of", rest }
+    }
+
+    /// A parameter that takes one value has several.
+    pub fn repeated() -> Self {
+        Self { code: "repeated", rest: "stands there twice; give it once.".to_owned() }
     }
 
     fn empty() -> Self {
@@ -79,17 +85,10 @@ impl<'de, T: Parameter> Deserialize<'de> for Parsed<T> {
     }
 }
 
-impl<'de, T: Parameter> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let items: Result<_, Invalid> = text.split(',').map(T::from_text).collect();
-        items.map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        Self(Vec::new())
+/// Values that are separated by commas.
+impl<T: Parameter> Parameter for Vec<T> {
+    fn from_text(text: &str) -> Result<Self, Invalid> {
+        text.split(',').map(T::from_text).collect()
     }
 }
 
@@ -97,13 +96,6 @@ impl<T> Default for List<T> {
 impl Parameter for String {
     fn from_text(text: &str) -> Result<Self, Invalid> {
         if text.is_empty() { Err(Invalid::empty()) } else { Ok(text.to_owned()) }
-    }
-}
-
-/// `30s`, `10m`, `1h30m`, or `45` for seconds.
-impl Parameter for Duration {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        duration::parse(text).map_err(|error| Invalid::new("not-a-duration", text, error))
     }
 }
 
@@ -118,46 +110,29 @@ impl Parameter for Limit {
     }
 }
 
-impl Parameter for MacAddress {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        let text = String::from_text(text)?;
-        text.parse().map_err(|error| Invalid::new("invalid-mac", &text, format!("this is {error}")))
-    }
+/// Each type, the code of its problem, whether an empty text has the problem `empty`, and how it is read.
+macro_rules! parameters {
+    ($($name:ty, $code:literal, $empty:literal, $read:expr;)*) => { $(
+        impl Parameter for $name {
+            fn from_text(text: &str) -> Result<Self, Invalid> {
+                if $empty && text.is_empty() {
+                    return Err(Invalid::empty());
+                }
+                $read(text).map_err(|error| Invalid::new($code, text, error))
+            }
+        }
+    )* };
 }
 
-impl Parameter for JobId {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        let text = String::from_text(text)?;
-        text.parse().map_err(|_| Invalid::new("not-an-id", &text, "the id of a job is a UUID"))
-    }
-}
-
-impl Parameter for LeaseId {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        let text = String::from_text(text)?;
-        text.parse().map_err(|_| Invalid::new("not-an-id", &text, "the id of a lease is a UUID"))
-    }
-}
-
-impl Parameter for Timestamp {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        let text = String::from_text(text)?;
-        let wanted = "write a time as RFC 3339, such as 2026-03-01T12:00:00Z";
-        text.parse().map_err(|_| Invalid::new("not-a-time", &text, wanted))
-    }
-}
-
-impl Parameter for Version {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        text.parse().map_err(|error| Invalid::new("not-a-version", text, error))
-    }
-}
-
-impl Parameter for Network {
-    fn from_text(text: &str) -> Result<Self, Invalid> {
-        let wanted = "a network such as 10.0.0.0/8 is wanted";
-        text.parse().map_err(|_| Invalid::new("not-a-network", text, wanted))
-    }
+parameters! {
+    Duration, "not-a-duration", false, duration::parse;
+    Version, "not-a-version", false, str::parse::<Version>;
+    Network, "not-a-network", false, str::parse::<Network>;
+    MacAddress, "invalid-mac", true, str::parse::<MacAddress>;
+    JobId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a job is a UUID");
+    LeaseId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a lease is a UUID");
+    Timestamp, "not-a-time", true,
+        |text: &str| text.parse().map_err(|_| "write a time as RFC 3339, such as 2026-03-01T12:00:00Z");
 }
 
 macro_rules! words {

@@ -1,20 +1,20 @@
 //! Query parameters: the struct that documents those of an operation is the one that serde reads them into.
 //! The problem of a query names the parameter and the nearest right way.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Display;
 
 use axum::extract::FromRequestParts;
 use http::Uri;
 use http::request::Parts;
-use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{DeserializeOwned, IntoDeserializer, Visitor};
+use percent_encoding::percent_decode_str;
+use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
+use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, Visitor};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 use serde_path_to_error::Segment;
 use utoipa::IntoParams;
-use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use super::{failure_at, suggestion};
+use super::{Invalid, failure_at, suggestion};
 use crate::api::Api;
 use crate::api::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
@@ -66,9 +66,10 @@ impl Values {
     ///
     /// # Errors
     /// `unknown-parameter` for another parameter, and for one that is repeated; `invalid-request` for a
-    /// value that is missing or wrong.
+    /// wrong value.
     pub fn read<A: Parameters, B: Parameters>(&self) -> Result<Query<A, B>, Failure> {
-        let known: Vec<String> = documented::<A>().chain(documented::<B>()).map(|one| one.name).collect();
+        let documented = [A::into_params(|| None), B::into_params(|| None)];
+        let known: Vec<String> = documented.into_iter().flatten().map(|parameter| parameter.name).collect();
         if let Some(unknown) = self.0.keys().find(|name| !known.contains(name)) {
             let detail = format!(
                 "The parameter {} is not known here.{}",
@@ -87,61 +88,25 @@ impl Values {
                 Some(Segment::Map { key }) => key.clone(),
                 _ => String::new(),
             };
-            match error.into_inner() {
-                Error::Missing(name) => {
-                    let what = documented::<Q>().find(|one| one.name == name).and_then(|one| one.description);
-                    let detail = format!("{name} is missing: {}", what.unwrap_or_default());
-                    failure_at(FailureKind::InvalidRequest, name, "missing", detail)
-                }
-                Error::Repeated => {
-                    let detail = format!("The parameter {name} stands there twice; give it once.");
-                    failure_at(FailureKind::UnknownParameter, &name, "repeated", detail)
-                }
-                Error::Invalid { code, rest } => {
-                    failure_at(FailureKind::InvalidRequest, &name, code, format!("{name} {rest}"))
-                }
-            }
+            let message = error.inner().to_string();
+            let (code, rest) = message.split_once(' ').unwrap_or_default();
+            let kind = match code {
+                "repeated" => FailureKind::UnknownParameter,
+                _ => FailureKind::InvalidRequest,
+            };
+            failure_at(kind, &name, code.to_owned(), format!("{name} {rest}"))
         })
     }
-}
-
-/// The query parameters that a set documents.
-fn documented<Q: IntoParams>() -> impl Iterator<Item = Parameter> {
-    Q::into_params(|| Some(ParameterIn::Query)).into_iter()
 }
 
 /// The values of one parameter.
 struct Given<'de>(&'de [String]);
 
-/// Why a set cannot be read.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("{0} is missing")]
-    Missing(&'static str),
-    #[error("repeated")]
-    Repeated,
-    /// As [`Invalid`](super::parameter::Invalid) says.
-    #[error("{code} {rest}")]
-    Invalid { code: String, rest: String },
-}
-
-impl serde::de::Error for Error {
-    fn custom<T: Display>(message: T) -> Self {
-        let message = message.to_string();
-        let (code, rest) = message.split_once(' ').unwrap_or_default();
-        Self::Invalid { code: code.to_owned(), rest: rest.to_owned() }
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Self::Missing(field)
-    }
-}
-
 impl<'de> Given<'de> {
     fn only(&self) -> Result<&'de str, Error> {
         match self.0 {
             [only] => Ok(only),
-            _ => Err(Error::Repeated),
+            _ => Err(Error::custom(Invalid::repeated())),
         }
     }
 }
@@ -165,10 +130,7 @@ impl<'de> Deserializer<'de> for Given<'de> {
         match self.only()? {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
-            other => {
-                let rest = format!("is {}; true or false is wanted.", shorten(other));
-                Err(Error::Invalid { code: "not-a-boolean".to_owned(), rest })
-            }
+            other => Err(Error::custom(Invalid::new("not-a-boolean", other, "true or false is wanted"))),
         }
     }
 
@@ -192,25 +154,12 @@ impl<'de> Deserializer<'de> for Given<'de> {
 
 /// Decodes one side of `name=value`: `+` is a space, `%xx` a byte.
 fn decode(name: &str, text: &str) -> Result<String, Failure> {
-    let broken = || {
+    let is_escape = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(Cow::into_owned);
+    decoded.ok().filter(|_| text.split('%').skip(1).all(is_escape)).ok_or_else(|| {
         let detail = "The query is not UTF-8 once its percent-escapes are decoded, or an escape is broken.";
         failure_at(FailureKind::InvalidRequest, &shown(name), "not-decodable", detail.to_owned())
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = [rest.next().ok_or_else(broken)?, rest.next().ok_or_else(broken)?];
-                let mut decoded = [0];
-                hex::decode_to_slice(digits, &mut decoded).map_err(|_| broken())?;
-                decoded[0]
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| broken())
+    })
 }
 
 /// A name that a caller made up, in the place of a parameter's name.

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 
 use super::wire::{Job, JobList};
 use crate::api::documented::Problems;
-use crate::api::extract::{List, Parsed};
+use crate::api::extract::{Parsed, values};
 use crate::api::leases::named_lease;
 use crate::api::machines::named_machine;
 use crate::api::paging::{PageQuery, Paged};
@@ -28,16 +28,14 @@ const PAGE: u32 = 100;
 #[into_params(parameter_in = Query)]
 pub struct JobsQuery {
     /// States, comma-separated: `queued,running`.
-    #[serde(default)]
     #[param(value_type = Option<String>)]
-    state: List<JobState>,
+    state: Option<Parsed<Vec<JobState>>>,
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
     /// Kinds, comma-separated: `machine.power_on,snapshot.revert`.
-    #[serde(default)]
     #[param(value_type = Option<String>)]
-    kind: List<JobKind>,
+    kind: Option<Parsed<Vec<JobKind>>>,
     /// Who asked.
     requested_by: Option<String>,
     /// What was sent as `Otter-Reference`.
@@ -64,7 +62,8 @@ pub async fn list_jobs(
     let JobsQuery { state, machine, kind, requested_by, reference, lease } = filter;
     let machine = named_machine(&api, &caller, machine).await?;
     let lease = named_lease(&api, &caller, lease.map(Parsed::value)).await?;
-    let filter = JobFilter { states: state.0, machine, kinds: kind.0, requested_by, reference, lease };
+    let filter =
+        JobFilter { states: values(state), machine, kinds: values(kind), requested_by, reference, lease };
     let limit = limit.unwrap_or(PAGE);
     let version = api.services().feed.version();
     let visibility = api.services().machines.visibility();

@@ -6,10 +6,11 @@ mod list;
 mod wait;
 pub mod wire;
 
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
+use super::roles::Routes;
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
@@ -19,12 +20,12 @@ use crate::service::machines::{empty, shorten};
 use crate::storage::JobFilter;
 
 /// The routes of this folder.
-pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list::list_jobs))
-        .routes(routes!(get::get_job))
-        .routes(routes!(wait::wait_for_job))
-        .routes(routes!(cancel::cancel_job))
+pub fn routes() -> Routes {
+    Routes::default()
+        .role(Role::Viewer, routes!(list::list_jobs))
+        .role(Role::Viewer, routes!(get::get_job))
+        .role(Role::Viewer, routes!(wait::wait_for_job))
+        .role(Role::Runner, routes!(cancel::cancel_job))
 }
 
 /// Reads the id of a job out of a path.

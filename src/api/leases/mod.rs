@@ -8,11 +8,12 @@ mod wait;
 pub mod wire;
 
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
 use super::jobs::is_any_kept;
+use super::roles::Routes;
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
@@ -20,13 +21,15 @@ use crate::service::machines::{empty, shorten};
 use crate::storage::JobFilter;
 
 /// The routes of this folder.
-pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(ask::create_lease, read::list_leases))
-        .routes(routes!(read::get_lease, end::end_lease))
-        .routes(routes!(wait::wait_for_lease))
-        .routes(routes!(renew::renew_lease))
-        .routes(routes!(read::list_pools))
+pub fn routes() -> Routes {
+    Routes::default()
+        .role(Role::Runner, routes!(ask::create_lease))
+        .role(Role::Viewer, routes!(read::list_leases))
+        .role(Role::Viewer, routes!(read::get_lease))
+        .role(Role::Runner, routes!(end::end_lease))
+        .role(Role::Viewer, routes!(wait::wait_for_lease))
+        .role(Role::Runner, routes!(renew::renew_lease))
+        .role(Role::Viewer, routes!(read::list_pools))
 }
 
 /// A lease in the path.

@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use super::wire::{Lease, LeaseList, Pool, PoolList};
 use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
-use crate::api::extract::{List, NoParameters, Parsed, Query, Segment};
+use crate::api::extract::{NoParameters, Parsed, Query, Segment, values};
 use crate::api::machines::named_machine;
 use crate::api::paging::{PageQuery, Paged};
 use crate::api::problem::ApiError;
@@ -28,9 +28,8 @@ const PAGE: u32 = 100;
 #[into_params(parameter_in = Query)]
 pub struct LeasesQuery {
     /// States, comma-separated: `queued,active`.
-    #[serde(default)]
     #[param(value_type = Option<String>)]
-    state: List<LeaseState>,
+    state: Option<Parsed<Vec<LeaseState>>>,
     /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
@@ -65,7 +64,7 @@ pub async fn list_leases(
         require_pool(&api, &caller, pool).await?;
     }
     let filter = LeaseFilter {
-        states: state.0,
+        states: values(state),
         machine,
         pool: pool.map(Parsed::value),
         holder: holder.map(Parsed::value),

@@ -18,12 +18,13 @@ pub mod wire;
 
 use serde::Deserialize;
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
 use super::extract::Parsed;
 use super::jobs::is_any_kept;
+use super::roles::Routes;
+use crate::domain::access::Role;
 use crate::domain::failure::Failure;
 use crate::domain::ids::MachineId;
 use crate::domain::mac::MacAddress;
@@ -34,29 +35,24 @@ use crate::service::machines::MachineFilter;
 use crate::storage::{JobFilter, LeaseFilter};
 
 /// The routes of this folder.
-pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list::list_machines))
-        .routes(routes!(find::find_machine))
-        .routes(routes!(kill::kill_machine))
-        .routes(routes!(get::get_machine))
-        .routes(routes!(wait::wait_for_machine))
-        .routes(routes!(power::power_machine))
-        .routes(routes!(properties::get_properties))
-        .routes(routes!(revert::revert_machine))
-        .routes(routes!(answer::answer_machine))
-        .routes(routes!(quarantine::quarantine_machine, quarantine::clear_quarantine))
-        .routes(routes!(
-            snapshots::list_snapshots,
-            snapshot_create::create_snapshot,
-            snapshot_remove::remove_all_snapshots
-        ))
-        .routes(routes!(
-            snapshots::get_snapshot,
-            snapshot_rename::rename_snapshot,
-            snapshot_remove::remove_snapshot
-        ))
-        .routes(routes!(revert::revert_to_snapshot))
+pub fn routes() -> Routes {
+    Routes::default()
+        .role(Role::Viewer, routes!(list::list_machines))
+        .role(Role::Viewer, routes!(find::find_machine))
+        .role(Role::Runner, routes!(kill::kill_machine))
+        .role(Role::Viewer, routes!(get::get_machine))
+        .role(Role::Viewer, routes!(wait::wait_for_machine))
+        .role(Role::Runner, routes!(power::power_machine))
+        // It can show secrets of the guest.
+        .role(Role::Operator, routes!(properties::get_properties))
+        .role(Role::Runner, routes!(revert::revert_machine))
+        .role(Role::Runner, routes!(answer::answer_machine))
+        .role(Role::Operator, routes!(quarantine::quarantine_machine, quarantine::clear_quarantine))
+        .role(Role::Viewer, routes!(snapshots::list_snapshots))
+        .role(Role::Runner, routes!(snapshot_create::create_snapshot, snapshot_remove::remove_all_snapshots))
+        .role(Role::Viewer, routes!(snapshots::get_snapshot))
+        .role(Role::Runner, routes!(snapshot_rename::rename_snapshot, snapshot_remove::remove_snapshot))
+        .role(Role::Runner, routes!(revert::revert_to_snapshot))
 }
 
 /// Which machines are wanted; all that is said must fit.

@@ -25,13 +25,15 @@ pub struct UntilQuery {
     /// `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`, `question`, `no_question`, `free`
     /// or `no_job`.
     #[param(value_type = String)]
-    until: Parsed<Until>,
+    until: Option<Parsed<Condition>>,
     /// With `until=ip`: only an address within this network counts, such as `10.0.0.0/8`.
     #[param(value_type = Option<String>)]
     cidr: Option<Parsed<Network>>,
 }
 
-/// The words of `until`.
+/// What to wait for, and the word for it.
+struct Condition(&'static str, Until);
+
 const CONDITIONS: [(&str, Until); 9] = [
     ("power_state:on", Until::PowerState(PowerState::On)),
     ("power_state:off", Until::PowerState(PowerState::Off)),
@@ -62,7 +64,7 @@ pub async fn wait_for_machine(
     Segment(reference): Segment,
     Query(wanted, wait_for): Query<UntilQuery, WaitQuery>,
 ) -> Result<Response, ApiError> {
-    let (until, time) = (wanted.until()?, wait_for.time(&api));
+    let (Condition(word, until), time) = (wanted.condition()?, wait_for.time(&api));
     let machine = api.services().machines.resolve(&caller.scope, &reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
     // Before the machine is looked at: changes that the answer does not show must not count as seen.
@@ -72,8 +74,8 @@ pub async fn wait_for_machine(
         Waited::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::of(&view))),
         Waited::Done(Err(failure)) => Err(failure),
         Waited::TimeUp => {
-            let (condition, seconds) = (wanted.word(), time.as_secs());
-            let detail = format!("{name} did not come to {condition:?} within {seconds} s; wait again.");
+            let seconds = time.as_secs();
+            let detail = format!("{name} did not come to {word} within {seconds} s; wait again.");
             Err(Failure::new(FailureKind::WaitTimeout, detail).of_machine(&id, &name))
         }
         Waited::ShuttingDown => {
@@ -86,28 +88,26 @@ pub async fn wait_for_machine(
     Ok(response)
 }
 
-impl Parameter for Until {
+impl Parameter for Condition {
     fn from_text(text: &str) -> Result<Self, Invalid> {
         let known = CONDITIONS.into_iter().find(|(word, _)| *word == text);
-        known.map(|(_, until)| until).ok_or_else(|| Invalid::word(text, &CONDITIONS.map(|(word, _)| word)))
+        known
+            .map(|(word, until)| Self(word, until))
+            .ok_or_else(|| Invalid::word(text, &CONDITIONS.map(|(word, _)| word)))
     }
 }
 
 impl UntilQuery {
-    fn until(&self) -> Result<Until, Failure> {
-        match (&self.until, &self.cidr) {
-            (Parsed(Until::Address(_)), Some(Parsed(network))) => Ok(Until::Address(Some(*network))),
-            (_, Some(_)) => {
-                let detail = "cidr goes with until=ip alone.".to_owned();
-                Err(failure_at(FailureKind::InvalidRequest, "cidr", "not-with-this", detail))
-            }
-            (Parsed(until), None) => Ok(until.clone()),
+    fn condition(self) -> Result<Condition, Failure> {
+        let invalid = |name, code, detail| Err(failure_at(FailureKind::InvalidRequest, name, code, detail));
+        let Some(Parsed(Condition(word, until))) = self.until else {
+            let words = CONDITIONS.map(|(word, _)| word).join(", ");
+            return invalid("until", "missing", format!("until is missing; one of {words} is wanted."));
+        };
+        match (until, self.cidr) {
+            (until, None) => Ok(Condition(word, until)),
+            (Until::Address(_), Some(Parsed(network))) => Ok(Condition(word, Until::Address(Some(network)))),
+            _ => invalid("cidr", "not-with-this", "cidr goes with until=ip alone.".to_owned()),
         }
-    }
-
-    /// The word that was given.
-    fn word(&self) -> &'static str {
-        let given = CONDITIONS.iter().find(|(_, until)| *until == self.until.0);
-        given.map_or("", |(word, _)| word)
     }
 }
