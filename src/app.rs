@@ -31,6 +31,7 @@ use crate::service::Services;
 use crate::service::audit::Audit;
 use crate::service::callers::Callers;
 use crate::service::feed::{Feed, FeedSettings};
+use crate::service::hosts::Hosts;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
 use crate::service::leases::book::LeaseRules;
@@ -231,7 +232,7 @@ impl App {
         checked.log(settings.state_dir.as_deref());
         let Checked { tls, in_the_clear, warnings: _, state: _ } = checked;
         let metrics = Metrics::default();
-        let hypervisor = backend(&settings, &clock, &metrics)?;
+        let hosts = Hosts::one(backend(&settings, &clock, &metrics)?);
         let Settings {
             listen,
             tls: _,
@@ -270,7 +271,7 @@ impl App {
         let (holds, pools) = (Arc::new(Holds::default()), Arc::new(pools));
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
-            hypervisor: Arc::clone(&hypervisor),
+            hosts: hosts.clone(),
             inventory: Arc::clone(&inventory),
             clock: clock.clone(),
             feed: feed.clone(),
@@ -319,7 +320,7 @@ impl App {
             leases,
             storage: StorageWatch::new(storage, clock.clone()),
             audit,
-            hypervisor,
+            hosts,
         };
         refresh(&metrics, &services, &store, &clock);
         Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention, sabotage })
@@ -357,7 +358,7 @@ impl App {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let (host, audit) = (Arc::clone(&self.services.hypervisor), Arc::clone(&self.services.audit));
+        let (host, audit) = (Arc::clone(self.services.hosts.only()), Arc::clone(&self.services.audit));
         self.supervisor.on_reload("the password of the host", move || {
             let renewed = read().map(|password| host.renew_password(password));
             audit.reloaded(AuditAction::PasswordReloaded, renewed.is_ok());
@@ -404,10 +405,11 @@ impl App {
             tracing::info!(jobs = taken_up, "took up the jobs that had not ended");
         }
         let observer: Arc<dyn Observer> = Arc::clone(&services.inventory) as _;
-        let host = Arc::clone(&services.hypervisor);
+        let host = Arc::clone(services.hosts.only());
         supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
-        let (inventory, host) = (Arc::clone(&services.inventory), Arc::clone(&services.hypervisor));
-        supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(host, stop).await });
+        let (inventory, hosts) = (Arc::clone(&services.inventory), services.hosts.clone());
+        supervisor
+            .spawn("guest addresses", |stop| async move { inventory.confirm_guests(hosts, stop).await });
         let callers = Arc::clone(&services.callers);
         if is_shared {
             supervisor.spawn("tokens", |stop| callers.follow(stop));

@@ -17,6 +17,7 @@ use super::roles::Routes;
 use crate::domain::access::Role;
 use crate::domain::datastore;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{DatastoreId, EmptyId};
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::service::machines::{empty, shorten};
@@ -105,13 +106,12 @@ pub async fn get_datastore(
     Segment(id): Segment,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
-    if id.is_empty() {
-        return Err(empty("datastore").into());
-    }
+    let id: DatastoreId = id.parse().map_err(|EmptyId| empty("datastore"))?;
     let version = api.services().feed.version();
     let picture = api.services().machines.picture()?;
     let datastore = picture.datastore(&id).ok_or_else(|| {
-        let detail = format!("There is no datastore {}. List them: GET /v1/datastores", shorten(&id));
+        let detail =
+            format!("There is no datastore {}. List them: GET /v1/datastores", shorten(&id.to_string()));
         Failure::new(FailureKind::NotFound, detail)
     })?;
     Ok(respond::object(&api, &version, &Datastore::of(&api, &caller.scope, datastore)))

@@ -9,7 +9,7 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 /// The path of a machine.
 #[must_use]
 pub fn machine(id: &MachineId) -> String {
-    format!("/v1/machines/{}", encode(id.as_str()))
+    format!("/v1/machines/{}", encode(&id.to_string()))
 }
 
 /// The path of a job.

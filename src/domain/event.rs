@@ -159,20 +159,18 @@ impl Subject {
     #[must_use]
     pub fn weight(&self) -> usize {
         let kept = match self {
-            Self::Machine(id) | Self::MachineRemoved(id) => id.as_str().len(),
-            Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => {
-                machine.as_str().len() + id.as_str().len()
-            }
+            Self::Machine(id) | Self::MachineRemoved(id) => id.size(),
+            Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => machine.size() + id.size(),
             Self::Job { machine, reference, ended, .. } => {
-                machine.as_str().len()
+                machine.size()
                     + reference.as_ref().map_or(0, |reference| reference.len())
                     + ended.as_ref().map_or(0, |job| weight_of_job(job))
             }
             Self::Lease { machine, reference, .. } => {
-                machine.as_ref().map_or(0, |machine| machine.as_str().len())
+                machine.as_ref().map_or(0, MachineId::size)
                     + reference.as_ref().map_or(0, |reference| reference.len())
             }
-            Self::Datastore(id) | Self::DatastoreCount(id) | Self::DatastoreRemoved(id) => id.as_str().len(),
+            Self::Datastore(id) | Self::DatastoreCount(id) | Self::DatastoreRemoved(id) => id.size(),
             Self::Session => 0,
             Self::Placement(change) => weight_of_placement(change),
         };
@@ -183,11 +181,10 @@ impl Subject {
 fn weight_of_placement(change: &PlacementChange) -> usize {
     let of = |placement: &Placement| {
         let pools = placement.annotated_pools.iter().map(String::len).sum::<usize>();
-        let datastores = placement.datastores.iter().map(|id| size_of::<DatastoreId>() + id.as_str().len());
+        let datastores = placement.datastores.iter().map(|id| size_of::<DatastoreId>() + id.size());
         placement.name.len() + pools + datastores.sum::<usize>()
     };
-    let snapshots: usize =
-        change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.as_str().len()).sum();
+    let snapshots: usize = change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.size()).sum();
     let placements: usize = [&change.before, &change.after].into_iter().flatten().map(of).sum();
     size_of::<PlacementChange>() + placements + snapshots
 }
@@ -289,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_filter_goes_by_all_that_it_says() {
-        let machine = MachineId::new("16");
+        let machine = MachineId::from_backend("16");
         let id = JobId::new(Uuid::from_u128(1));
         let job = Subject::Job {
             id,
@@ -298,13 +295,14 @@ mod tests {
             lease: None,
             ended: None,
         };
-        let snapshot = Subject::Snapshot(machine.clone(), SnapshotId::new("16-snapshot-1"));
+        let snapshot = Subject::Snapshot(machine.clone(), SnapshotId::from_backend("16-snapshot-1"));
         let all = EventFilter::default;
         let of_machine = EventFilter { machine: Some(machine.clone()), ..all() };
         assert!(of_machine.fits(&job) && of_machine.fits(&snapshot));
         assert!(of_machine.fits(&Subject::MachineRemoved(machine)));
         assert!(
-            !of_machine.fits(&Subject::Machine(MachineId::new("17"))) && !of_machine.fits(&Subject::Session)
+            !of_machine.fits(&Subject::Machine(MachineId::from_backend("17")))
+                && !of_machine.fits(&Subject::Session)
         );
         let of_job = EventFilter { job: Some(id), ..all() };
         assert!(of_job.fits(&job) && !of_job.fits(&snapshot));
@@ -315,7 +313,7 @@ mod tests {
         let typed = EventFilter { types: vec![EventType::SnapshotChanged], ..of_machine.clone() };
         assert!(typed.fits(&snapshot) && !typed.fits(&job));
         let moved = Subject::Placement(Arc::new(PlacementChange {
-            machine: MachineId::new("16"),
+            machine: MachineId::from_backend("16"),
             before: Some(Placement {
                 name: "qubes".to_owned(),
                 annotated_pools: Vec::new(),

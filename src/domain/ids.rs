@@ -6,7 +6,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// Declares a newtype around the opaque text of a managed object reference; clones share the text.
+/// The text is empty, so it is the id of nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("empty")]
+pub struct EmptyId;
+
+/// Declares a newtype around the text by which a backend knows something; clones share the text. Only backends make
+/// and read such a text, and the store brings it back. To everybody else it is opaque: it is compared and shown, and
+/// read from what a caller or the configuration wrote.
 macro_rules! reference {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -14,15 +21,36 @@ macro_rules! reference {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes the text as the host wrote it.
-            pub fn new(text: impl AsRef<str>) -> Self {
+            /// Takes the text of a backend.
+            pub fn from_backend(text: impl AsRef<str>) -> Self {
                 Self(Arc::from(text.as_ref()))
             }
 
-            /// The text as the host wrote it.
+            /// The text of the backend.
             #[must_use]
-            pub fn as_str(&self) -> &str {
+            pub fn backend_text(&self) -> &str {
                 &self.0
+            }
+
+            /// How many bytes its text takes.
+            #[must_use]
+            pub fn size(&self) -> usize {
+                self.0.len()
+            }
+        }
+
+        /// Reads what a caller wrote. Any text but the empty one may be an id.
+        impl FromStr for $name {
+            type Err = EmptyId;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                if text.is_empty() { Err(EmptyId) } else { Ok(Self(Arc::from(text))) }
+            }
+        }
+
+        impl PartialEq<str> for $name {
+            fn eq(&self, text: &str) -> bool {
+                *self.0 == *text
             }
         }
 

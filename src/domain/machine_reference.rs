@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::ids::MachineId;
+use super::ids::{EmptyId, MachineId};
 use super::mac::{InvalidMacAddress, MacAddress};
 use super::machine::Machine;
 
@@ -83,7 +83,7 @@ impl FromStr for MachineReference {
             "name" => Self::Name(wanted.to_owned()),
             "uuid" => Self::Uuid(wanted.to_owned()),
             "mac" => Self::Mac(wanted.parse().map_err(InvalidMachineReference::Mac)?),
-            _ => Self::Id(MachineId::new(wanted)),
+            _ => Self::Id(wanted.parse().map_err(|EmptyId| InvalidMachineReference::Empty)?),
         })
     }
 }
@@ -154,8 +154,8 @@ mod tests {
     fn machines() -> [Named; 2] {
         let address = |last| MacAddress::new([0, 0x50, 0x56, 0, 0, last]);
         [
-            Named(MachineId::new("16"), "staging", "aa-1", "bb-1", address(1)),
-            Named(MachineId::new("17"), "staging", "bb-1", "cc-1", address(2)),
+            Named(MachineId::from_backend("16"), "staging", "aa-1", "bb-1", address(1)),
+            Named(MachineId::from_backend("17"), "staging", "bb-1", "cc-1", address(2)),
         ]
     }
 
@@ -178,7 +178,7 @@ mod tests {
         ] {
             let reference: MachineReference = text.parse().unwrap();
             let found: Vec<&str> =
-                reference.matching(machines.iter()).iter().map(|machine| machine.0.as_str()).collect();
+                reference.matching(machines.iter()).iter().map(|machine| machine.0.backend_text()).collect();
             assert_eq!(found, ids, "{text}");
         }
     }

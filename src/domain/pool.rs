@@ -58,7 +58,7 @@ impl Pools {
 
 impl Pool {
     fn has(&self, id: &MachineId, name: &str) -> bool {
-        let named = |pattern: &String| *pattern == id.as_str() || matches_pattern(pattern, name);
+        let named = |pattern: &String| *id == **pattern || matches_pattern(pattern, name);
         self.machines.iter().any(named)
     }
 }

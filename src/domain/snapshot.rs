@@ -83,7 +83,7 @@ impl Snapshots {
     /// # Errors
     /// `Ambiguous` with all that match where several do, `NotFound` where none does.
     pub fn find(&self, wanted: &str) -> Result<&Snapshot, SnapshotLookupError> {
-        if let Some(snapshot) = self.items.iter().find(|snapshot| snapshot.id.as_str() == wanted) {
+        if let Some(snapshot) = self.items.iter().find(|snapshot| snapshot.id == *wanted) {
             return Ok(snapshot);
         }
         let named: Vec<&Snapshot> = self.items.iter().filter(|snapshot| snapshot.name == wanted).collect();
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn snapshot(id: usize, name: &str, parent: Option<usize>) -> Snapshot {
-        let reference = |id: usize| SnapshotId::new(format!("id-{id}"));
+        let reference = |id: usize| SnapshotId::from_backend(format!("id-{id}"));
         Snapshot {
             id: reference(id),
             name: name.to_owned(),
@@ -215,7 +215,7 @@ mod tests {
         ] {
             assert_eq!(found(wanted).as_deref(), Ok(id), "{wanted}");
         }
-        let ids = ["id-2", "id-3"].map(SnapshotId::new).to_vec();
+        let ids = ["id-2", "id-3"].map(SnapshotId::from_backend).to_vec();
         assert_eq!(found("kickstart"), Err(SnapshotLookupError::Ambiguous(ids)));
         for wanted in ["Updated", "kick", "updated/kickstart", "/base", "base/", "base/a/b 100%", "id-7", ""]
         {
@@ -227,10 +227,13 @@ mod tests {
     fn a_parent_that_is_not_there_or_loops_does_no_harm() {
         let lost = tree(&[("a", Some(9)), ("b", Some(0))]);
         assert_eq!(lost.paths(), ["a", "a/b"]);
-        assert_eq!(lost.find("a/b").unwrap().id.as_str(), "id-1");
+        assert_eq!(lost.find("a/b").unwrap().id.backend_text(), "id-1");
         let looping = tree(&[("a", Some(1)), ("b", Some(0))]);
         assert_eq!(looping.path(&looping.items[1]).matches('/').count(), 2);
-        assert_eq!(looping.descendants(&SnapshotId::new("id-0")), [SnapshotId::new("id-1")]);
+        assert_eq!(
+            looping.descendants(&SnapshotId::from_backend("id-0")),
+            [SnapshotId::from_backend("id-1")]
+        );
     }
 
     #[test]
@@ -261,7 +264,7 @@ mod tests {
                     let places = (0..tree.items.len()).filter(|place| matching(*place));
                     places.map(|place| tree.items[place].id.clone()).collect::<Vec<_>>()
                 };
-                let by_id = ids(&|place| tree.items[place].id.as_str() == path);
+                let by_id = ids(&|place| tree.items[place].id.backend_text() == path);
                 let by_name = ids(&|place| tree.items[place].name == *path);
                 let by_path = ids(&|place| paths[place] == *path);
                 let wanted = [by_id, by_name, by_path].into_iter().find(|ids| !ids.is_empty()).unwrap();
@@ -279,7 +282,7 @@ mod tests {
         #[test]
         fn an_id_goes_before_all_else(tree in any_tree()) {
             for snapshot in &tree.items {
-                prop_assert_eq!(tree.find(snapshot.id.as_str()), Ok(snapshot));
+                prop_assert_eq!(tree.find(snapshot.id.backend_text()), Ok(snapshot));
             }
         }
 

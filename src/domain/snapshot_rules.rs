@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     fn tree(of: &[(&str, Option<usize>)]) -> SnapshotTree {
-        let id = |number: usize| SnapshotId::new(format!("id-{number}"));
+        let id = |number: usize| SnapshotId::from_backend(format!("id-{number}"));
         let node = |(number, (name, parent)): (usize, &(&str, Option<usize>))| Node {
             id: id(number),
             parent: parent.map(id),
@@ -377,7 +377,7 @@ mod tests {
             ("more/work", Some(3)),
             ("elsewhere", None),
         ]);
-        tree.current = Some(SnapshotId::new("id-4"));
+        tree.current = Some(SnapshotId::from_backend("id-4"));
         tree
     }
 
@@ -385,7 +385,7 @@ mod tests {
         SnapshotRules {
             protected: protected.iter().map(|pattern| (*pattern).to_owned()).collect(),
             runners_may_remove: false,
-            made: made.iter().map(|number| SnapshotId::new(format!("id-{number}"))).collect(),
+            made: made.iter().map(|number| SnapshotId::from_backend(format!("id-{number}"))).collect(),
         }
     }
 
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn an_override_and_otter_itself_are_never_refused() {
-        let id = SnapshotId::new("id-2");
+        let id = SnapshotId::from_backend("id-2");
         for authority in [Authority::Override, Authority::System] {
             for change in [
                 SnapshotChange::RemoveAll,
@@ -426,7 +426,7 @@ mod tests {
     fn a_runner_changes_what_its_lease_made_and_is_not_protected() {
         let lab = lab();
         let remove = |number: usize, children, rules: &SnapshotRules| {
-            let id = SnapshotId::new(format!("id-{number}"));
+            let id = SnapshotId::from_backend(format!("id-{number}"));
             let change = SnapshotChange::Remove { snapshot: &id, children };
             named(rules.check(Authority::Runner, change, &lab))
         };
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_does_not_lose_its_protection_by_a_change_above_it() {
-        let (lab, top) = (lab(), SnapshotId::new("id-0"));
+        let (lab, top) = (lab(), SnapshotId::from_backend("id-0"));
         let rules = rules(&["installed/*/kickstart"], &[0]);
         let kickstart = Some("installed/updated/kickstart".to_owned());
         for authority in [Authority::Runner, Authority::Operator] {
@@ -465,7 +465,7 @@ mod tests {
 
     #[test]
     fn only_operators_make_protected_names_and_paths() {
-        let (lab, work) = (lab(), SnapshotId::new("id-3"));
+        let (lab, work) = (lab(), SnapshotId::from_backend("id-3"));
         let rules = rules(&["base", "*/work/more%2Fwork/sub", "*/free/more*"], &[3]);
         let create = |authority, name| named(rules.check(authority, SnapshotChange::Create { name }, &lab));
         let below = "installed/updated/kickstart/work/more%2Fwork";

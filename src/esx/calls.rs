@@ -39,7 +39,7 @@ pub async fn call(
         return Ok(Accepted::Done);
     }
     match reply.reference() {
-        Some(task) => Ok(Accepted::Task(TaskId::new(task.value))),
+        Some(task) => Ok(Accepted::Task(TaskId::from_backend(task.value))),
         None => Err(CallError::Lost(HostError::new(
             HostErrorKind::Protocol,
             format!("The host took {} of machine {machine} and named no task.", call.kind().as_str()),
@@ -48,8 +48,8 @@ pub async fn call(
 }
 
 fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request {
-    let object = Reference::new("VirtualMachine", machine.as_str());
-    let snapshot = |id: &SnapshotId| Reference::new("VirtualMachineSnapshot", id.as_str());
+    let object = Reference::new("VirtualMachine", machine.backend_text());
+    let snapshot = |id: &SnapshotId| Reference::new("VirtualMachineSnapshot", id.backend_text());
     let plain = |method| request::plain(method, &object, Some(operation));
     match call {
         HostCall::PowerOn => plain("PowerOnVM_Task"),
@@ -60,7 +60,7 @@ fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request 
         HostCall::RebootGuest => plain("RebootGuest"),
         HostCall::RemoveAllSnapshots => plain("RemoveAllSnapshots_Task"),
         HostCall::Answer { question, choice } => {
-            request::answer(&object, question.as_str(), choice, operation)
+            request::answer(&object, question.backend_text(), choice, operation)
         }
         HostCall::CreateSnapshot { name, description, memory, quiesce } => request::create_snapshot(
             &object,
@@ -86,7 +86,7 @@ fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request 
 /// # Errors
 /// As the host says.
 pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
-    let object = Reference::new("Task", task.as_str());
+    let object = Reference::new("Task", task.backend_text());
     let lead = format!("The host refused to cancel the task {task}");
     let build = || request::plain("CancelTask", &object, None);
     match authenticated(session, build, &lead).await {

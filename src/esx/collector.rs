@@ -461,7 +461,7 @@ impl Collector {
             .await
             .map_err(refused_to_follow)?;
         let there: BTreeSet<MachineId> =
-            second.objects().map(|content| MachineId::new(content.object.value)).collect();
+            second.objects().map(|content| MachineId::from_backend(content.object.value)).collect();
         if gone.iter().any(|id| there.contains(*id)) || empty && !there.is_empty() {
             let message = format!(
                 "The host {} said that machines are gone and then showed them; its whole picture is read anew.",

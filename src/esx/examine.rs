@@ -145,7 +145,7 @@ fn seen_snapshot(snapshot: Snapshot) -> SeenSnapshot {
 }
 
 fn reference(machine: &MachineId) -> Reference {
-    Reference::new("VirtualMachine", machine.as_str())
+    Reference::new("VirtualMachine", machine.backend_text())
 }
 
 /// None where the host has forgotten the task meanwhile.
@@ -158,7 +158,7 @@ async fn recent_task(session: &Session, task: &Reference) -> Result<Option<Recen
     let Some(info) = first_value(&contents, "info").map(TaskInfo::read) else { return Ok(None) };
     let live = session.ready().await?;
     Ok(Some(RecentTask {
-        id: TaskId::new(&task.value),
+        id: TaskId::from_backend(&task.value),
         call: info.call(),
         by_us: info.user.as_deref().is_some_and(|user| live.is_us(user)),
         running: info.state == TaskState::Running,

@@ -104,7 +104,8 @@ impl MachineRecord {
             "summary.storage.committed" => self.committed = value.and_then(number),
             "datastore" => {
                 let morefs = value.map(references).unwrap_or_default();
-                self.datastores = morefs.into_iter().map(|moref| DatastoreId::new(moref.value)).collect();
+                self.datastores =
+                    morefs.into_iter().map(|moref| DatastoreId::from_backend(moref.value)).collect();
             }
             path => return self.guest.assign(path, value),
         }
@@ -138,7 +139,7 @@ impl MachineRecord {
         } = self;
         Machine {
             id: id.clone(),
-            name: name.as_deref().map_or_else(|| id.as_str().to_owned(), unescape_vim),
+            name: name.as_deref().map_or_else(|| id.backend_text().to_owned(), unescape_vim),
             power_state: *power_state,
             template: *template,
             connection_state: connection_state.clone().unwrap_or_else(|| "unknown".to_owned()),
@@ -163,7 +164,7 @@ impl MachineRecord {
     /// Whether this snapshot is one of the machine's.
     #[must_use]
     pub fn has_snapshot(&self, id: &str) -> bool {
-        self.snapshots.items.iter().any(|snapshot| snapshot.id.as_str() == id)
+        self.snapshots.items.iter().any(|snapshot| snapshot.id.backend_text() == id)
     }
 }
 
@@ -274,7 +275,7 @@ impl DatastoreRecord {
         let name = name.as_deref().or(summary_name.as_deref());
         Datastore {
             id: id.clone(),
-            name: name.map_or_else(|| id.as_str().to_owned(), unescape_vim),
+            name: name.map_or_else(|| id.backend_text().to_owned(), unescape_vim),
             kind: kind.clone().unwrap_or_else(|| "unknown".to_owned()),
             capacity_bytes: *capacity,
             free_bytes: *free,
@@ -314,7 +315,7 @@ pub fn question(element: Element<'_>) -> Option<Question> {
         })
         .collect();
     Some(Question {
-        id: QuestionId::new(element.child_text("id")?),
+        id: QuestionId::from_backend(element.child_text("id")?),
         text: element.child_text("text").unwrap_or_default().to_owned(),
         choices,
     })
@@ -329,7 +330,9 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
         info.children_named("rootSnapshotList").map(|root| (root, None)).collect();
     open.reverse();
     while let Some((tree, parent)) = open.pop() {
-        let Some(id) = Reference::in_child(tree, "snapshot").map(|moref| SnapshotId::new(moref.value)) else {
+        let Some(id) =
+            Reference::in_child(tree, "snapshot").map(|moref| SnapshotId::from_backend(moref.value))
+        else {
             continue;
         };
         let below: Vec<Element<'_>> = tree.children_named("childSnapshotList").collect();
@@ -342,11 +345,12 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
             power_state: tree.child("state").and_then(power_state),
             quiesced: tree.child("quiesced").and_then(boolean) == Some(true),
             parent,
-            children: children.map(|moref| SnapshotId::new(moref.value)).collect(),
+            children: children.map(|moref| SnapshotId::from_backend(moref.value)).collect(),
         });
         open.extend(below.into_iter().rev().map(|child| (child, Some(id.clone()))));
     }
-    let current = Reference::in_child(info, "currentSnapshot").map(|moref| SnapshotId::new(moref.value));
+    let current =
+        Reference::in_child(info, "currentSnapshot").map(|moref| SnapshotId::from_backend(moref.value));
     // govmomi's simulator goes on naming one that it removed.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
@@ -443,7 +447,7 @@ mod tests {
     }
 
     fn machine(properties: &[(&str, &str)]) -> Machine {
-        record(properties).machine(&MachineId::new("16"))
+        record(properties).machine(&MachineId::from_backend("16"))
     }
 
     #[test]
@@ -558,6 +562,6 @@ mod tests {
         .unwrap();
         let choices: Vec<(&str, bool)> =
             question.choices.iter().map(|choice| (choice.key.as_str(), choice.default)).collect();
-        assert_eq!((question.id.as_str(), choices), ("7", vec![("4", false), ("1", true)]));
+        assert_eq!((question.id.backend_text(), choices), ("7", vec![("4", false), ("1", true)]));
     }
 }

@@ -99,7 +99,7 @@ impl Mirror {
     #[must_use]
     pub fn machine_of(&self, entity: &Reference) -> Option<MachineId> {
         match entity.kind.as_str() {
-            "VirtualMachine" => Some(MachineId::new(&entity.value)),
+            "VirtualMachine" => Some(MachineId::from_backend(&entity.value)),
             "VirtualMachineSnapshot" => self
                 .machines
                 .iter()
@@ -121,8 +121,8 @@ impl Mirror {
             datastores.chain(machines).collect()
         } else {
             let removed = removed.iter().filter_map(|object| match object.kind.as_str() {
-                "VirtualMachine" => Some(Fact::MachineRemoved(MachineId::new(&object.value))),
-                "Datastore" => Some(Fact::DatastoreRemoved(DatastoreId::new(&object.value))),
+                "VirtualMachine" => Some(Fact::MachineRemoved(MachineId::from_backend(&object.value))),
+                "Datastore" => Some(Fact::DatastoreRemoved(DatastoreId::from_backend(&object.value))),
                 _ => None,
             });
             removed.chain(touched.iter().filter_map(|object| self.fact(object))).collect()
@@ -133,11 +133,11 @@ impl Mirror {
     fn fact(&self, object: &Reference) -> Option<Fact> {
         match object.kind.as_str() {
             "VirtualMachine" => {
-                let id = MachineId::new(&object.value);
+                let id = MachineId::from_backend(&object.value);
                 Some(Fact::Machine(Box::new(self.machines.get(&id)?.machine(&id))))
             }
             "Datastore" => {
-                let id = DatastoreId::new(&object.value);
+                let id = DatastoreId::from_backend(&object.value);
                 Some(Fact::Datastore(Box::new(self.datastores.get(&id)?.datastore(&id))))
             }
             _ => None,
@@ -145,7 +145,7 @@ impl Mirror {
     }
 
     fn apply_task(&mut self, update: &ObjectUpdate<'_>) {
-        let task = TaskId::new(&update.object.value);
+        let task = TaskId::from_backend(&update.object.value);
         if update.kind == UpdateKind::Leave {
             self.tasks.insert(task, None);
             return;
@@ -167,10 +167,10 @@ impl Mirror {
         self.removed.remove(object);
         match object.kind.as_str() {
             "VirtualMachine" => {
-                self.machines.insert(MachineId::new(&object.value), MachineRecord::default());
+                self.machines.insert(MachineId::from_backend(&object.value), MachineRecord::default());
             }
             "Datastore" => {
-                self.datastores.insert(DatastoreId::new(&object.value), DatastoreRecord::default());
+                self.datastores.insert(DatastoreId::from_backend(&object.value), DatastoreRecord::default());
             }
             _ => {}
         }
@@ -180,8 +180,8 @@ impl Mirror {
         self.touched.remove(object);
         self.unclear.remove(object);
         let known = match object.kind.as_str() {
-            "VirtualMachine" => self.machines.remove(&MachineId::new(&object.value)).is_some(),
-            "Datastore" => self.datastores.remove(&DatastoreId::new(&object.value)).is_some(),
+            "VirtualMachine" => self.machines.remove(&MachineId::from_backend(&object.value)).is_some(),
+            "Datastore" => self.datastores.remove(&DatastoreId::from_backend(&object.value)).is_some(),
             _ => false,
         };
         if known {
@@ -199,11 +199,11 @@ impl Mirror {
         match object.kind.as_str() {
             "VirtualMachine" => self
                 .machines
-                .get_mut(&MachineId::new(&object.value))
+                .get_mut(&MachineId::from_backend(&object.value))
                 .is_some_and(|record| record.assign(path, value)),
             "Datastore" => self
                 .datastores
-                .get_mut(&DatastoreId::new(&object.value))
+                .get_mut(&DatastoreId::from_backend(&object.value))
                 .is_some_and(|record| record.assign(path, value)),
             // Not asked for.
             _ => true,

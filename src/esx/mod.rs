@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus};
+use crate::hypervisor::{
+    Accepted, CallError, Capability, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
+};
 use crate::sabotage::{Mistake, Sabotage};
 use crate::telemetry::metrics::Metrics;
 use collector::{Collector, Command};
@@ -150,6 +152,10 @@ impl Hypervisor for EsxHypervisor {
         let (waiter, told) = oneshot::channel();
         self.order(Command::Tell(fact, waiter)).await?;
         told.await.map_err(|_| stopped())
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[Capability::Properties]
     }
 
     async fn properties(

@@ -99,7 +99,7 @@ impl TaskInfo {
                     .result
                     .as_ref()
                     .filter(|result| result.kind == "VirtualMachineSnapshot")
-                    .map(|result| SnapshotId::new(&result.value)),
+                    .map(|result| SnapshotId::from_backend(&result.value)),
             },
             TaskState::Error => TaskStatus::Failed(Arc::new(self.failure())),
         }
@@ -306,7 +306,7 @@ mod tests {
             r#"<state>success</state><result xsi:type="ManagedObjectReference" type="VirtualMachineSnapshot">s</result>"#,
         );
         let TaskStatus::Succeeded { snapshot } = made.status() else { panic!() };
-        assert_eq!(snapshot, Some(SnapshotId::new("s")));
+        assert_eq!(snapshot, Some(SnapshotId::from_backend("s")));
         assert_eq!(info("<state>to-come</state><progress>250</progress>").state, TaskState::Running);
         let TaskStatus::Failed(error) = info("<state>error</state><cancelled>true</cancelled>").status()
         else {
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn the_hosts_list_follows_who_follows() {
         let followers = Followers::default();
-        let [first, second] = ["a", "b"].map(TaskId::new);
+        let [first, second] = ["a", "b"].map(TaskId::from_backend);
         let kept = followers.follow(&first);
         let dropped = followers.follow(&second);
         let changes = followers.take_changes().unwrap();
@@ -330,7 +330,7 @@ mod tests {
         // An end is never taken back.
         followers.tell(&first, &info("<state>running</state>"));
         assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }));
-        let third = TaskId::new("c");
+        let third = TaskId::from_backend("c");
         let mut last = followers.follow(&third);
         let mut changes = followers.take_changes().unwrap();
         changes.remove.sort();

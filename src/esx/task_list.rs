@@ -21,7 +21,7 @@ pub async fn list_and_read(
     list: &Reference,
     changes: ListChanges,
 ) -> Result<TaskNews, ExchangeError> {
-    let reference = |task: &TaskId| Reference::new("Task", task.as_str());
+    let reference = |task: &TaskId| Reference::new("Task", task.backend_text());
     let add: Vec<Reference> = changes.add.iter().map(reference).collect();
     let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
     // Some hosts name what they do not know in the answer, some refuse the whole call: then one by one.
@@ -40,7 +40,7 @@ pub async fn list_and_read(
             None => {
                 for task in tasks {
                     let read = read_tasks(session, live, std::slice::from_ref(task)).await?;
-                    news.extend(read.unwrap_or_else(|| vec![(TaskId::new(&task.value), None)]));
+                    news.extend(read.unwrap_or_else(|| vec![(TaskId::from_backend(&task.value), None)]));
                 }
             }
         }
@@ -87,7 +87,7 @@ async fn read_tasks(
                 .objects()
                 .map(|object| {
                     let info = object.properties.iter().find(|(path, _)| *path == "info");
-                    (TaskId::new(object.object.value), info.map(|(_, info)| TaskInfo::read(*info)))
+                    (TaskId::from_backend(object.object.value), info.map(|(_, info)| TaskInfo::read(*info)))
                 })
                 .collect();
             Ok((news.len() == tasks.len()).then_some(news))

@@ -90,20 +90,35 @@ pub trait Hypervisor: Send + Sync {
     /// As [`Hypervisor::examine`].
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError>;
 
+    /// What it can do beyond what every backend does. It never changes.
+    fn capabilities(&self) -> &'static [Capability] {
+        &[]
+    }
+
     /// Reads raw properties of a machine by their vim25 paths, as JSON: one entry for each path that was asked
     /// for, null where it has no value. A backend of another kind serves those that it has an equal of.
     ///
     /// # Errors
-    /// `InvalidProperty` for a path that the type does not have; and as [`Hypervisor::examine`].
+    /// `NotSupported` without [`Capability::Properties`]; `InvalidProperty` for a path that the type does not have;
+    /// and as [`Hypervisor::examine`].
     async fn properties(
         &self,
-        machine: &MachineId,
-        paths: &[String],
-    ) -> Result<serde_json::Map<String, serde_json::Value>, HostError>;
+        _machine: &MachineId,
+        _paths: &[String],
+    ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
+        Err(HostError::new(HostErrorKind::NotSupported, "The host gives no raw properties."))
+    }
 
     /// The operator gave a password anew, perhaps the same: the next login uses it, and a refused account is tried again
     /// at once. The session that there is goes on. Nothing to a backend without a password.
     fn renew_password(&self, _password: SecretString) {}
+}
+
+/// Something that only some backends can do. Callers ask for it before they use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// [`Hypervisor::properties`]
+    Properties,
 }
 
 /// Who is told what the host says. Calls come one at a time, in order, and must not block.

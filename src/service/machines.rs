@@ -323,7 +323,7 @@ impl Protection {
         self.protected
             .iter()
             .chain(&self.built_in)
-            .any(|pattern| pattern == machine.id.as_str() || matches_pattern(pattern, &machine.name))
+            .any(|pattern| machine.id == **pattern || matches_pattern(pattern, &machine.name))
     }
 
     fn is_self(&self, record: &MachineRecord) -> bool {
@@ -443,14 +443,12 @@ fn nobody(
     reference: &MachineReference,
     as_written: &str,
 ) -> String {
-    let is_called = |name: &MachineId| {
-        let called = |record: &&Arc<MachineRecord>| record.machine.name == name.as_str();
+    let is_name = || {
+        let called = |record: &&Arc<MachineRecord>| record.machine.name == as_written;
         picture.machines.iter().filter(called).any(|record| visible(record))
     };
-    if let MachineReference::Id(name) = reference
-        && is_called(name)
-    {
-        let (id, named) = (shorten(as_written), shorten(&format!("name:{name}")));
+    if reference.is_id() && is_name() {
+        let (id, named) = (shorten(as_written), shorten(&format!("name:{as_written}")));
         return format!("No machine has the id {id}, but one is called so: write {named}.");
     }
     format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written))

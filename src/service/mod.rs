@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod callers;
 pub mod feed;
+pub mod hosts;
 pub mod inventory;
 pub mod jobs;
 pub mod leases;
@@ -20,13 +21,13 @@ use std::sync::Arc;
 use self::audit::Audit;
 use self::callers::Callers;
 use self::feed::Feed;
+use self::hosts::Hosts;
 use self::inventory::Inventory;
 use self::jobs::Jobs;
 use self::leases::Leases;
 use self::machines::Machines;
 use self::patterns::PatternWatch;
 use self::storage_watch::StorageWatch;
-use crate::hypervisor::Hypervisor;
 
 /// Everything that the API calls.
 #[derive(Clone)]
@@ -41,5 +42,5 @@ pub struct Services {
     pub storage: StorageWatch,
     pub audit: Arc<Audit>,
     /// For reads that go past the picture.
-    pub hypervisor: Arc<dyn Hypervisor>,
+    pub hosts: Hosts,
 }

@@ -51,7 +51,7 @@ impl MachinePatterns {
 
     fn unmatched(&self, machines: &[(MachineId, String)]) -> BTreeSet<UnmatchedPattern> {
         let matches = |pattern: &str| {
-            machines.iter().any(|(id, name)| id.as_str() == pattern || matches_pattern(pattern, name))
+            machines.iter().any(|(id, name)| *id == *pattern || matches_pattern(pattern, name))
         };
         let mut unmatched = BTreeSet::new();
         for (setting, patterns) in &self.0 {
@@ -149,7 +149,7 @@ mod tests {
         let pools = Pools([("qubes".to_owned(), pool)].into());
         let patterns = MachinePatterns::new(&texts(&["golden-*", "7", "golden-debain-*"]), &pools);
         let machines = [("7", "runner"), ("8", "golden-debian-12")];
-        let machines = machines.map(|(id, name)| (MachineId::new(id), name.to_owned()));
+        let machines = machines.map(|(id, name)| (MachineId::from_backend(id), name.to_owned()));
         let unmatched = patterns.unmatched(&machines);
         let found: Vec<(&str, &str)> =
             unmatched.iter().map(|found| (&*found.setting, found.pattern.as_str())).collect();

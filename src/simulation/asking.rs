@@ -58,7 +58,7 @@ impl Simulation {
         let called = match answer {
             Ok(accepted) => {
                 let task = match &accepted {
-                    Accepted::Task(task) => Some(task.as_str().to_owned()),
+                    Accepted::Task(task) => Some(task.to_string()),
                     Accepted::Done => None,
                 };
                 self.promises.took(tag.job, call, task.as_deref(), revision);

@@ -114,7 +114,9 @@ impl Simulation {
         let random = &mut self.random;
         let select = match random.below(4) {
             0 => Select {
-                machine: Some(MachineReference::Id(MachineId::new((16 + random.below(4)).to_string()))),
+                machine: Some(MachineReference::Id(MachineId::from_backend(
+                    (16 + random.below(4)).to_string(),
+                ))),
                 ..Select::default()
             },
             1 => Select { name: Some("machine-1".to_owned()), ..Select::default() },

@@ -197,15 +197,15 @@ impl Host {
     }
 
     fn call_or_fault(&mut self, machine: &MachineId, call: &HostCall, user: &str) -> Result<Accepted, Fault> {
-        let id = machine.as_str();
+        let id = machine.backend_text();
         let operation = match call.clone() {
             HostCall::ShutdownGuest => return self.world.shut_down_guest(id).map(|()| Accepted::Done),
             HostCall::RebootGuest => return self.world.reboot_guest(id).map(|()| Accepted::Done),
             HostCall::Answer { question, choice } => {
-                return self.world.answer(id, question.as_str(), &choice).map(|()| Accepted::Done);
+                return self.world.answer(id, question.backend_text(), &choice).map(|()| Accepted::Done);
             }
             HostCall::RenameSnapshot { snapshot, name, description } => {
-                let renamed = self.world.rename_snapshot(snapshot.as_str(), name, description);
+                let renamed = self.world.rename_snapshot(snapshot.backend_text(), name, description);
                 return renamed.map(|()| Accepted::Done);
             }
             HostCall::PowerOn => Operation::PowerOn,
@@ -216,11 +216,12 @@ impl Host {
             HostCall::CreateSnapshot { name, description, memory, quiesce } => {
                 Operation::CreateSnapshot { name, description, memory, quiesce }
             }
-            HostCall::RevertToSnapshot { snapshot, suppress_power_on } => {
-                Operation::RevertToSnapshot { snapshot: snapshot.as_str().to_owned(), suppress_power_on }
-            }
+            HostCall::RevertToSnapshot { snapshot, suppress_power_on } => Operation::RevertToSnapshot {
+                snapshot: snapshot.backend_text().to_owned(),
+                suppress_power_on,
+            },
             HostCall::RemoveSnapshot { snapshot, children } => {
-                Operation::RemoveSnapshot { snapshot: snapshot.as_str().to_owned(), children }
+                Operation::RemoveSnapshot { snapshot: snapshot.backend_text().to_owned(), children }
             }
         };
         let target = match &operation {
@@ -233,15 +234,15 @@ impl Host {
             _ => id.to_owned(),
         };
         let task = self.world.start_task(&target, operation, user)?;
-        Ok(Accepted::Task(TaskId::new(task.id)))
+        Ok(Accepted::Task(TaskId::from_backend(task.id)))
     }
 
     /// Reads a machine directly, without what its tasks are at.
     pub fn look(&self, machine: &MachineId) -> Result<Look, HostError> {
-        let found = self.world.machine(machine.as_str());
+        let found = self.world.machine(machine.backend_text());
         let found = found
             .ok_or_else(|| HostError::new(HostErrorKind::NotFound, "The host knows no such machine."))?;
-        let tasks = self.world.recent_tasks(machine.as_str()).map(|task| task.id.clone()).collect();
+        let tasks = self.world.recent_tasks(machine.backend_text()).map(|task| task.id.clone()).collect();
         Ok(Look { evidence: translation::evidence(&self.world, found), tasks })
     }
 

@@ -460,7 +460,7 @@ pub fn brief(changes: &Changes) -> String {
             "lease {} is {} ({:?}, fence {:?})",
             lease.id,
             lease.state.as_str(),
-            lease.machine.as_ref().map(|machine| machine.id.as_str()),
+            lease.machine.as_ref().map(|machine| machine.id.backend_text()),
             lease.fence
         )
     });

@@ -169,7 +169,7 @@ impl Simulation {
                 self.trace.note(self.now, || {
                     format!("{} is on disk as {} ({})", job.id, job.state.as_str(), job.phase)
                 });
-                let power = self.seen.get(job.machine.id.as_str()).and_then(|(power, ..)| *power);
+                let power = self.seen.get(job.machine.id.backend_text()).and_then(|(power, ..)| *power);
                 self.promises.updated(before, job, power, &self.disk);
                 self.tenancy.job_written(before, job, &self.host.world, &self.disk);
             }

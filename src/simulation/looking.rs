@@ -80,7 +80,7 @@ impl Simulation {
             self.agenda.plan(self.now + Duration::from_secs(5), Event::Confirm(otter.life));
         }
         for id in due {
-            let Some(machine) = self.host.world.machine(id.as_str()) else { continue };
+            let Some(machine) = self.host.world.machine(id.backend_text()) else { continue };
             let guest = translation::guest(machine);
             let fact = Fact::GuestConfirmed {
                 machine: id,
@@ -127,7 +127,7 @@ impl Simulation {
         let Some(otter) = self.otter.as_mut() else { return };
         otter.stream.notice(&self.host);
         for record in &otter.picture.machines {
-            let id = record.machine.id.as_str();
+            let id = record.machine.id.backend_text();
             let Some(address) = record.ip_address() else { continue };
             let Some(machine) = self.host.world.machine(id) else { continue };
             if otter.stream.is_up_to_date(id) && machine.guest.address.as_deref() != Some(address) {

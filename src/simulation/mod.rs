@@ -328,7 +328,7 @@ impl Simulation {
             }
             Event::Cancel { task, tell } => {
                 if self.host.reachable {
-                    let cancelled = self.host.world.cancel_task(task.as_str()).is_ok();
+                    let cancelled = self.host.world.cancel_task(task.backend_text()).is_ok();
                     self.trace.note(self.now, || format!("the host is asked to cancel {task}: {cancelled}"));
                 }
                 if let Some(tag) = tell {

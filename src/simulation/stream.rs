@@ -35,7 +35,7 @@ struct Followed {
 impl Stream {
     /// Up to which revision of the host a machine is shown.
     pub fn told(&self, machine: &MachineId) -> u64 {
-        self.told.get(machine.as_str()).copied().unwrap_or(self.whole_at)
+        self.told.get(machine.backend_text()).copied().unwrap_or(self.whole_at)
     }
 
     /// Whether all that changed of a machine was told.
@@ -54,7 +54,7 @@ impl Stream {
                 "VirtualMachine" => {
                     self.machines.insert(object.id.clone());
                 }
-                "Task" if self.followed.contains_key(&TaskId::new(&object.id)) => {
+                "Task" if self.followed.contains_key(&TaskId::from_backend(&object.id)) => {
                     self.tasks.insert(object.id.clone());
                 }
                 _ => {}
@@ -105,10 +105,10 @@ impl Stream {
         let mut statuses = Vec::new();
         for task in tasks {
             match host.world.task(&task) {
-                Some(_) => statuses.extend(self.read(host, &TaskId::new(task), &mut changes)),
+                Some(_) => statuses.extend(self.read(host, &TaskId::from_backend(task), &mut changes)),
                 // It left the list: reading it says why.
                 None => {
-                    if let Some(followed) = self.followed.get_mut(&TaskId::new(task)) {
+                    if let Some(followed) = self.followed.get_mut(&TaskId::from_backend(task)) {
                         followed.listed = false;
                     }
                 }
@@ -119,7 +119,7 @@ impl Stream {
             machines.into_iter().partition(|machine| host.world.machine(machine).is_some());
         for machine in gone {
             if self.told.insert(machine.clone(), revision).is_some() {
-                changes.push(Fact::MachineRemoved(MachineId::new(machine)));
+                changes.push(Fact::MachineRemoved(MachineId::from_backend(machine)));
             }
         }
         for machine in there {
@@ -180,10 +180,10 @@ impl Stream {
     }
 
     fn read(&self, host: &Host, id: &TaskId, changes: &mut Vec<Fact>) -> Option<(TaskId, TaskStatus)> {
-        let task = host.world.task(id.as_str())?;
+        let task = host.world.task(id.backend_text())?;
         let followed = self.followed.get(id)?;
         if translation::restarts_guest(task) && matches!(followed.status, TaskStatus::Running { .. }) {
-            changes.push(Fact::GuestRestarted(MachineId::new(&task.machine)));
+            changes.push(Fact::GuestRestarted(MachineId::from_backend(&task.machine)));
         }
         let status = match task.state {
             TaskState::Queued | TaskState::Running => {
@@ -191,10 +191,9 @@ impl Stream {
             }
             TaskState::Success => TaskStatus::Succeeded { snapshot: translation::made_snapshot(task) },
             TaskState::Error => {
-                let fault = task
-                    .error
-                    .clone()
-                    .unwrap_or_else(|| crate::simulator::Fault::not_found(&Moref::new("Task", id.as_str())));
+                let fault = task.error.clone().unwrap_or_else(|| {
+                    crate::simulator::Fault::not_found(&Moref::new("Task", id.backend_text()))
+                });
                 TaskStatus::Failed(std::sync::Arc::new(translation::error(&fault, "The host's task failed")))
             }
         };

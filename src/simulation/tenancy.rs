@@ -222,7 +222,7 @@ impl Tenancy {
 
     /// A job has read how this machine is.
     pub fn looked(&mut self, machine: &MachineId) {
-        self.untouched.insert(machine.as_str().to_owned());
+        self.untouched.insert(machine.backend_text().to_owned());
     }
 
     /// A release is on disk as done: where nobody touched its machine since it looked, that is what the release was to make.
@@ -242,12 +242,12 @@ impl Tenancy {
         }
         if let JobRequest::Release { keep_power, snapshot } = &job.request
             && job.state == JobState::Succeeded
-            && world.machine(job.machine.id.as_str()).is_some()
-            && self.untouched.contains(job.machine.id.as_str())
+            && world.machine(job.machine.id.backend_text()).is_some()
+            && self.untouched.contains(job.machine.id.backend_text())
         {
-            let snapshot = snapshot.as_ref().map(|(id, _)| id.as_str().to_owned());
+            let snapshot = snapshot.as_ref().map(|(id, _)| id.backend_text().to_owned());
             let made = (MachineKey::of(&job.machine), !keep_power, snapshot);
-            self.made.insert(job.machine.id.as_str().to_owned(), made);
+            self.made.insert(job.machine.id.backend_text().to_owned(), made);
         }
     }
 

@@ -23,7 +23,7 @@ pub const US: &str = "root";
 pub fn machine(machine: &world::Machine) -> Machine {
     let config = machine.is_readable();
     Machine {
-        id: MachineId::new(&machine.id),
+        id: MachineId::from_backend(&machine.id),
         name: machine.name.clone(),
         power_state: power_state(&machine.power),
         template: machine.template && config,
@@ -55,7 +55,7 @@ pub fn machine(machine: &world::Machine) -> Machine {
             .collect(),
         snapshots: snapshots(machine),
         question: machine.question.as_ref().map(question),
-        datastores: vec![DatastoreId::new(&machine.datastore)],
+        datastores: vec![DatastoreId::from_backend(&machine.datastore)],
     }
 }
 
@@ -64,7 +64,7 @@ pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
     let bytes = |bytes: i64| u64::try_from(bytes).ok();
     let machines = world.machines().filter(|machine| machine.datastore == datastore.id).count();
     Datastore {
-        id: DatastoreId::new(&datastore.id),
+        id: DatastoreId::from_backend(&datastore.id),
         name: datastore.name.clone(),
         kind: datastore.kind.clone(),
         capacity_bytes: bytes(datastore.capacity_bytes),
@@ -122,7 +122,7 @@ pub fn evidence(world: &World, machine: &world::Machine) -> Evidence {
 /// A task as a direct read shows it.
 pub fn recent_task(task: &world::Task) -> RecentTask {
     RecentTask {
-        id: TaskId::new(&task.id),
+        id: TaskId::from_backend(&task.id),
         call: call_kind(&task.operation),
         by_us: task.user == US,
         running: !task.state.is_end(),
@@ -145,7 +145,7 @@ pub fn restarts_guest(task: &world::Task) -> bool {
 pub fn made_snapshot(task: &world::Task) -> Option<SnapshotId> {
     match &task.result {
         Some(Value::Reference(moref)) if moref.kind == "VirtualMachineSnapshot" => {
-            Some(SnapshotId::new(&moref.id))
+            Some(SnapshotId::from_backend(&moref.id))
         }
         _ => None,
     }
@@ -198,18 +198,19 @@ fn snapshots(machine: &world::Machine) -> Snapshots {
     while let Some(snapshot) = open.pop() {
         let children = below.get(&Some(snapshot.id.as_str())).cloned().unwrap_or_default();
         items.push(Snapshot {
-            id: SnapshotId::new(&snapshot.id),
+            id: SnapshotId::from_backend(&snapshot.id),
             name: snapshot.name.clone(),
             description: snapshot.description.clone(),
             created_at: Some(snapshot.created_at),
             power_state: power_state(&snapshot.state),
             quiesced: snapshot.quiesced,
-            parent: snapshot.parent.as_ref().map(SnapshotId::new),
-            children: children.iter().map(|child| SnapshotId::new(&child.id)).collect(),
+            parent: snapshot.parent.as_ref().map(SnapshotId::from_backend),
+            children: children.iter().map(|child| SnapshotId::from_backend(&child.id)).collect(),
         });
         open.extend(children.into_iter().rev());
     }
-    let current = machine.current_snapshot.as_ref().filter(|_| !items.is_empty()).map(SnapshotId::new);
+    let current =
+        machine.current_snapshot.as_ref().filter(|_| !items.is_empty()).map(SnapshotId::from_backend);
     Snapshots { current, items }
 }
 
@@ -222,7 +223,7 @@ fn question(question: &world::Question) -> Question {
         default: default == Some(index),
     });
     Question {
-        id: QuestionId::new(&question.id),
+        id: QuestionId::from_backend(&question.id),
         text: format!("{}: {}", question.message_id, question.text),
         choices: choices.collect(),
     }

@@ -55,7 +55,7 @@ async fn the_backend_reads_what_the_translation_tells() {
         assert_eq!(esx.examine(&machine.id).await.unwrap(), evidence);
     }
     for datastore in datastores {
-        assert_eq!(**picture.datastore(datastore.id.as_str()).unwrap(), datastore);
+        assert_eq!(**picture.datastore(&datastore.id).unwrap(), datastore);
     }
     stop.cancel();
     running.await.unwrap().unwrap();
@@ -89,7 +89,7 @@ fn whole_evidence(world: &World, id: &str) -> crate::domain::call::Evidence {
 fn a_look_in_parts_is_the_whole_evidence() {
     let mut host = Host::new(&mut Random::new(1), 1);
     stir(&mut host.world);
-    let machine = MachineId::new("16");
+    let machine = MachineId::from_backend("16");
     let mut look = host.look(&machine).unwrap();
     host.look_at_tasks(&mut look);
     let again = host.look(&machine).unwrap();

@@ -55,7 +55,8 @@ async fn append_one(transaction: &mut Transaction<'_>, record: &AuditRecord) -> 
         detail,
         count,
     } = record;
-    let (machine, machine_name) = machine.as_ref().map(|(id, name)| (id.as_str(), name.as_str())).unzip();
+    let (machine, machine_name) =
+        machine.as_ref().map(|(id, name)| (id.backend_text(), name.as_str())).unzip();
     let request_id = request_id.map(|id| id.to_string());
     let (lease, job) = (lease.map(|id| id.to_string()), job.map(|id| id.to_string()));
     let texts = [
@@ -171,7 +172,7 @@ fn read(row: &SqliteRow) -> Result<AuditEntry, sqlx::Error> {
             actor: row.try_get("actor")?,
             address: row.try_get("address")?,
             request_id: id(row, "request_id", RequestId::new)?,
-            machine: machine.map(|id| (MachineId::new(id), machine_name.unwrap_or_default())),
+            machine: machine.map(|id| (MachineId::from_backend(id), machine_name.unwrap_or_default())),
             lease: id(row, "lease", LeaseId::new)?,
             job: id(row, "job", JobId::new)?,
             reference: row.try_get("reference")?,
@@ -242,7 +243,7 @@ mod tests {
         };
         let failure = Failure::new(FailureKind::MachineLeased, "It is leased.");
         AuditRecord {
-            machine: Some((MachineId::new("16"), "sd-staging".to_owned())),
+            machine: Some((MachineId::from_backend("16"), "sd-staging".to_owned())),
             job: Some(queued(1).id),
             reference: Some("run 7".to_owned()),
             duration: Some(Duration::from_millis(1_500)),

@@ -55,7 +55,7 @@ async fn filled(directory: &Path) {
     });
     let running = Job {
         state: JobState::Running,
-        host_task: Some(TaskId::new("haTask-16-vim.VirtualMachine.powerOn-77")),
+        host_task: Some(TaskId::from_backend("haTask-16-vim.VirtualMachine.powerOn-77")),
         ..queued(2)
     };
     for job in [queued(1), running, ended(queued(3), JobState::Succeeded, start())] {

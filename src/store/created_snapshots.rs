@@ -92,7 +92,7 @@ pub async fn made_under(
         .bind(lease.to_string())
         .fetch_all(reader.statement())
         .await?;
-    rows.iter().map(|row| Ok(SnapshotId::new(row.try_get::<String, _>("snapshot")?))).collect()
+    rows.iter().map(|row| Ok(SnapshotId::from_backend(row.try_get::<String, _>("snapshot")?))).collect()
 }
 
 /// Deletes the rows of leases that are no longer kept.

@@ -227,7 +227,7 @@ pub async fn jobs(
     one_of(&mut query, "state", states.iter().map(|state| state.as_str()));
     one_of(&mut query, "kind", kinds.iter().map(|kind| kind.as_str()));
     if let Some(machine) = machine {
-        query.push(" AND machine = ").push_bind(machine.as_str());
+        query.push(" AND machine = ").push_bind(machine.to_string());
     }
     if let Some(requested_by) = requested_by {
         query.push(" AND requested_by = ").push_bind(requested_by);

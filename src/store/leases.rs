@@ -221,7 +221,7 @@ pub async fn list(
         }
         query.push(")");
     }
-    let machine = machine.as_ref().map(MachineId::as_str);
+    let machine = machine.as_ref().map(MachineId::backend_text);
     let columns = [
         (" AND machine = ", machine),
         (" AND pool = ", pool.as_deref()),

@@ -31,7 +31,7 @@ pub fn queued(n: u32) -> Job {
         id: JobId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
         state: JobState::Queued,
         machine: MachineIdentity {
-            id: MachineId::new(format!("{}", n % 3)),
+            id: MachineId::from_backend(format!("{}", n % 3)),
             instance_uuid: Some("52f3b4d2-0000-0000-0000-000000000001".to_owned()),
             path: None,
         },
@@ -136,7 +136,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         option::of(any_result()),
         any::<Vec<String>>(),
         option::of(any_failure()),
-        option::of(any::<String>().prop_map(TaskId::new)),
+        option::of(any::<String>().prop_map(TaskId::from_backend)),
         option::of(any_intent()),
     );
     (identity, times, rest).prop_map(
@@ -200,14 +200,14 @@ fn any_origin() -> impl Strategy<Value = RequestOrigin> {
 
 fn any_identity() -> impl Strategy<Value = MachineIdentity> {
     any::<(String, Option<String>, Option<String>)>().prop_map(|(id, instance_uuid, path)| MachineIdentity {
-        id: MachineId::new(id),
+        id: MachineId::from_backend(id),
         instance_uuid,
         path,
     })
 }
 
 fn any_snapshot() -> impl Strategy<Value = SnapshotId> {
-    any::<String>().prop_map(SnapshotId::new)
+    any::<String>().prop_map(SnapshotId::from_backend)
 }
 
 fn any_power_state() -> impl Strategy<Value = PowerState> {
@@ -226,7 +226,7 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
         }),
         Just(JobRequest::Reboot),
         any::<(String, String)>().prop_map(|(question, choice)| JobRequest::Answer {
-            question: QuestionId::new(question),
+            question: QuestionId::from_backend(question),
             choice
         }),
         any::<(String, String, bool, bool)>().prop_map(|(name, description, memory, quiesce)| {
@@ -302,7 +302,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         proptest::sample::select(FailureKind::ALL),
         any::<String>(),
         option::of(fault),
-        option::of(any::<(String, String)>().prop_map(|(id, name)| (MachineId::new(id), name))),
+        option::of(any::<(String, String)>().prop_map(|(id, name)| (MachineId::from_backend(id), name))),
         option::of(any::<u128>().prop_map(|id| JobId::new(Uuid::from_u128(id)))),
         option::of(any::<u128>().prop_map(|id| LeaseId::new(Uuid::from_u128(id)))),
         any::<Vec<(String, String)>>(),
@@ -329,8 +329,10 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         Just(HostCall::Suspend),
         Just(HostCall::ShutdownGuest),
         Just(HostCall::RebootGuest),
-        any::<(String, String)>()
-            .prop_map(|(question, choice)| HostCall::Answer { question: QuestionId::new(question), choice }),
+        any::<(String, String)>().prop_map(|(question, choice)| HostCall::Answer {
+            question: QuestionId::from_backend(question),
+            choice
+        }),
         any::<(String, String, bool, bool)>().prop_map(|(name, description, memory, quiesce)| {
             HostCall::CreateSnapshot { name, description, memory, quiesce }
         }),
@@ -355,15 +357,16 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
         name: String::new(),
         description: String::new(),
     });
-    let task = (any::<String>(), option::of(call), any::<bool>(), any::<bool>())
-        .prop_map(|(id, call, by_us, running)| RecentTask { id: TaskId::new(id), call, by_us, running });
+    let task = (any::<String>(), option::of(call), any::<bool>(), any::<bool>()).prop_map(
+        |(id, call, by_us, running)| RecentTask { id: TaskId::from_backend(id), call, by_us, running },
+    );
     (
         any_identity(),
         option::of(any_power_state()),
         option::of(any_snapshot()),
         proptest::collection::vec(seen, 0..4),
         any::<bool>(),
-        option::of(any::<String>().prop_map(QuestionId::new)),
+        option::of(any::<String>().prop_map(QuestionId::from_backend)),
         any::<Option<String>>(),
         proptest::collection::vec(task, 0..4),
     )

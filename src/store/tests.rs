@@ -335,7 +335,7 @@ fn other_texts_are_no_cursors() {
 async fn each_filter_leaves_what_it_names() {
     let store = in_memory().await;
     let revert = JobRequest::Revert {
-        snapshot: crate::domain::ids::SnapshotId::new("7-snapshot-2"),
+        snapshot: crate::domain::ids::SnapshotId::from_backend("7-snapshot-2"),
         path: "kickstart".to_owned(),
         power_on: None,
     };
@@ -354,7 +354,7 @@ async fn each_filter_leaves_what_it_names() {
         (none.clone(), &[3, 2, 1]),
         (JobFilter { requested_by: Some("ci".to_owned()), ..none.clone() }, &[1]),
         (JobFilter { reference: Some("https://ci/42".to_owned()), ..none.clone() }, &[2]),
-        (JobFilter { machine: Some(MachineId::new("2")), ..none.clone() }, &[2]),
+        (JobFilter { machine: Some(MachineId::from_backend("2")), ..none.clone() }, &[2]),
         (JobFilter { kinds: reverts, ..none.clone() }, &[3]),
         (JobFilter { states, ..none.clone() }, &[3, 2, 1]),
         (JobFilter { states: failed, kinds: starts, ..none }, &[]),

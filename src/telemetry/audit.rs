@@ -21,7 +21,7 @@ pub fn log(record: &AuditRecord) {
         detail,
         count,
     } = record;
-    let (machine, machine_name) = machine.as_ref().map(|(id, name)| (id.as_str(), name.as_str())).unzip();
+    let (machine, machine_name) = machine.as_ref().map(|(id, name)| (id.to_string(), name.as_str())).unzip();
     tracing::info!(
         target: "otter::audit",
         action = action.as_str(),

@@ -193,7 +193,7 @@ mod tests {
     fn control_characters_of_an_audited_fact_cannot_forge_a_line() {
         let forged = "web\n2026-03-01T12:00:00Z  INFO forged\u{1b}[2J\r";
         let record = AuditRecord {
-            machine: Some((MachineId::new("16\u{7}"), forged.to_owned())),
+            machine: Some((MachineId::from_backend("16\u{7}"), forged.to_owned())),
             reference: Some(forged.to_owned()),
             ..AuditRecord::new(Timestamp::UNIX_EPOCH, AuditAction::JobEnded, AuditOutcome::Failed)
         };

@@ -80,7 +80,7 @@ impl Colleague {
 
     /// The machines in the folder of this one, as they are: what others make happen to them, read directly.
     pub async fn machines_beside(&mut self, machine: &MachineId) -> Result<Vec<Seen>> {
-        let folder = self.property(("VirtualMachine", machine.as_str()), "parent").await?;
+        let folder = self.property(("VirtualMachine", machine.backend_text()), "parent").await?;
         let children = self.read(("Folder", &folder), "childEntity").await?;
         let text = |child: Element<'_>| child.text().to_owned();
         let ids: Vec<String> = with_value(&children, |value| Some(value.children().map(text).collect()))?;
@@ -95,7 +95,7 @@ impl Colleague {
             let name = unescape_vim(&self.property(of, "name").await?);
             let snapshots = self.read(of, "snapshot").await?;
             let snapshots = with_value(&snapshots, |value| Some(tree(value)))?;
-            seen.push(Seen { id: MachineId::new(&id), name, power_state, snapshots });
+            seen.push(Seen { id: MachineId::from_backend(&id), name, power_state, snapshots });
         }
         Ok(seen)
     }
@@ -149,7 +149,7 @@ fn with_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option
 /// A tree of snapshots, parents first.
 fn tree(value: Element<'_>) -> Snapshots {
     fn add(node: Element<'_>, parent: Option<&SnapshotId>, items: &mut Vec<Snapshot>) {
-        let id = SnapshotId::new(node.child_text("snapshot").unwrap_or_default());
+        let id = SnapshotId::from_backend(node.child_text("snapshot").unwrap_or_default());
         let below = || node.children_named("childSnapshotList");
         items.push(Snapshot {
             id: id.clone(),
@@ -163,13 +163,16 @@ fn tree(value: Element<'_>) -> Snapshots {
             },
             quiesced: node.child_text("quiesced") == Some("true"),
             parent: parent.cloned(),
-            children: below().filter_map(|child| child.child_text("snapshot")).map(SnapshotId::new).collect(),
+            children: below()
+                .filter_map(|child| child.child_text("snapshot"))
+                .map(SnapshotId::from_backend)
+                .collect(),
         });
         below().for_each(|child| add(child, Some(&id), items));
     }
     let mut items = Vec::new();
     value.children_named("rootSnapshotList").for_each(|root| add(root, None, &mut items));
-    let current = value.child_text("currentSnapshot").map(SnapshotId::new);
+    let current = value.child_text("currentSnapshot").map(SnapshotId::from_backend);
     // It goes on naming one that it removed.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }

@@ -71,7 +71,7 @@ impl Bench for GovmomiBench {
         let [reverted, running, steady, stopped] =
             [named("VM0")?, named("VM1")?, named("VM2")?, named("VM3")?];
         for off in [&reverted, &stopped] {
-            colleague.task("PowerOffVM_Task", ("VirtualMachine", off.as_str()), "").await?;
+            colleague.task("PowerOffVM_Task", ("VirtualMachine", off.backend_text()), "").await?;
         }
         let with_tools = running.clone();
         let cast = Cast { running, stopped, reverted, with_tools, steady };
@@ -91,7 +91,7 @@ struct GovmomiStage {
 
 impl GovmomiStage {
     async fn task(&self, method: &str, machine: &MachineId, parameters: &str) -> Result<Option<String>> {
-        let of = ("VirtualMachine", machine.as_str());
+        let of = ("VirtualMachine", machine.backend_text());
         self.colleague.lock().await.task(method, of, parameters).await
     }
 }
@@ -131,7 +131,7 @@ impl Stage for GovmomiStage {
     async fn take_snapshot(&self, machine: &MachineId, name: &str) -> Result<SnapshotId> {
         let parameters = format!("<name>{name}</name><memory>false</memory><quiesce>false</quiesce>");
         let made = self.task("CreateSnapshot_Task", machine, &parameters).await?;
-        made.map(SnapshotId::new).context("no snapshot")
+        made.map(SnapshotId::from_backend).context("no snapshot")
     }
 
     async fn remove_snapshots(&self, machine: &MachineId) -> Result<()> {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use otter::simulator::world::Operation;
 use serde_json::json;
 
-use crate::harness::{Host, HostKind, Lab, machine};
+use super::wrong::without_capabilities;
+use crate::harness::{Host, HostKind, Lab, Plan, machine};
 
 #[tokio::test]
 async fn it_lists_powers_reverts_and_shows_what_it_did() {
@@ -47,4 +48,16 @@ async fn it_lists_powers_reverts_and_shows_what_it_did() {
     assert_eq!(lab.ended(&waiting).await["state"], "succeeded");
     assert_eq!(lab.machine(off).await["power_state"], "on");
     tokio::time::timeout(Duration::from_secs(10), lab.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_backend_cannot_do_is_not_supported() {
+    let plan = Plan { between: without_capabilities, ..Plan::default() };
+    let lab = Lab::on_with(HostKind::InProcess, plan).await;
+    let running = lab.cast.running;
+    let refused = lab.get(&machine(running, "/properties?path=name")).await;
+    refused.problem(501, "not-supported");
+    // A caller learns first that there is no such machine, or that the call is wrong.
+    lab.get(&machine("none", "/properties?path=name")).await.problem(404, "not-found");
+    lab.get(&machine(running, "/properties")).await.problem(400, "invalid-request");
 }

@@ -73,7 +73,7 @@ impl<H: Hand> WorldStage<H> {
     /// Somebody else does something, to its end.
     fn by_somebody(&self, machine: &MachineId, operation: Operation) -> Result<Option<Value>> {
         self.change(|world| {
-            let task = world.start_task(machine.as_str(), operation, "somebody else")?;
+            let task = world.start_task(machine.backend_text(), operation, "somebody else")?;
             world.finish_task(&task.id);
             let task = world.task(&task.id);
             task.map_or(Ok(None), |task| task.error.clone().map_or(Ok(task.result.clone()), Err))
@@ -81,7 +81,7 @@ impl<H: Hand> WorldStage<H> {
     }
 
     fn change_machine(&self, machine: &MachineId, change: impl FnOnce(&mut Machine) + Send) -> Result<()> {
-        self.mutate(|world| world.machine_mut(machine.as_str()).map(change)).context("no such machine")
+        self.mutate(|world| world.machine_mut(machine.backend_text()).map(change)).context("no such machine")
     }
 
     fn running_tasks(&self, each: fn(&mut World, &str)) {
@@ -92,7 +92,8 @@ impl<H: Hand> WorldStage<H> {
 #[async_trait]
 impl<H: Hand> Stage for WorldStage<H> {
     fn cast(&self) -> Cast {
-        let [running, stopped, with_tools, reverted, steady] = ["1", "2", "3", "4", "5"].map(MachineId::new);
+        let [running, stopped, with_tools, reverted, steady] =
+            ["1", "2", "3", "4", "5"].map(MachineId::from_backend);
         Cast { running, stopped, reverted, with_tools, steady }
     }
 
@@ -107,7 +108,10 @@ impl<H: Hand> Stage for WorldStage<H> {
             ensure!(world.machines().count() == truth.machines.len(), "it has {:?}", truth.machines.keys());
             ensure!(world.datastores().count() == truth.datastores.len(), "it misses datastores");
             world.machines().try_for_each(|machine| {
-                let seen = truth.machines.get(&MachineId::new(&machine.id)).context("a machine is missed")?;
+                let seen = truth
+                    .machines
+                    .get(&MachineId::from_backend(&machine.id))
+                    .context("a machine is missed")?;
                 ensure!(is_as(seen, machine), "there is {machine:#?}, and the truth is {seen:#?}");
                 Ok(())
             })
@@ -131,7 +135,7 @@ impl<H: Hand> Stage for WorldStage<H> {
             quiesce: false,
         };
         match self.by_somebody(machine, operation)? {
-            Some(Value::Reference(moref)) => Ok(SnapshotId::new(moref.id)),
+            Some(Value::Reference(moref)) => Ok(SnapshotId::from_backend(moref.id)),
             other => bail!("a snapshot was taken, and there is {other:?}"),
         }
     }
@@ -145,20 +149,20 @@ impl<H: Hand> Stage for WorldStage<H> {
             let datastore = world.datastores().next().context("no datastore")?;
             let id = 100 + self.added.fetch_add(1, Ordering::Relaxed);
             let machine = Machine::bare(&id.to_string(), name, datastore);
-            let id = MachineId::new(&machine.id);
+            let id = MachineId::from_backend(&machine.id);
             world.add_machine(machine);
             Ok(id)
         })
     }
 
     async fn remove_machine(&self, machine: &MachineId) -> Result<()> {
-        self.mutate(|world| world.remove_machine(machine.as_str())).context("no such machine").map(drop)
+        self.mutate(|world| world.remove_machine(machine.backend_text())).context("no such machine").map(drop)
     }
 
     async fn start_task(&self, machine: &MachineId) -> Result<TaskId> {
-        let task =
-            self.change(|world| world.start_task(machine.as_str(), Operation::PowerOn, "somebody else"))?;
-        Ok(TaskId::new(task.id))
+        let task = self
+            .change(|world| world.start_task(machine.backend_text(), Operation::PowerOn, "somebody else"))?;
+        Ok(TaskId::from_backend(task.id))
     }
 
     async fn step_tasks(&self) -> Result<()> {
@@ -279,7 +283,11 @@ fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
     let parents: Vec<_> = seen.snapshots.items.iter().map(told).collect();
     let mut seen_snapshots: Vec<_> = (seen.snapshots.items.iter().zip(&parents))
         .map(|(snapshot, parent)| {
-            (snapshot.id.as_str(), snapshot.name.as_str(), parent.as_ref().map(SnapshotId::as_str))
+            (
+                snapshot.id.backend_text(),
+                snapshot.name.as_str(),
+                parent.as_ref().map(SnapshotId::backend_text),
+            )
         })
         .collect();
     seen_snapshots.sort_unstable();
@@ -288,8 +296,8 @@ fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
         && seen.annotation.as_deref().unwrap_or_default() == is.annotation
         && seen.guest.tools_running == is.guest.tools_running
         && seen.guest.ip_address == is.guest.told_address
-        && seen.snapshots.current.as_ref().map(SnapshotId::as_str) == is.current_snapshot.as_deref()
+        && seen.snapshots.current.as_ref().map(SnapshotId::backend_text) == is.current_snapshot.as_deref()
         && seen_snapshots == snapshots
-        && seen.question.as_ref().map(|question| question.id.as_str())
+        && seen.question.as_ref().map(|question| question.id.backend_text())
             == is.question.as_ref().map(|question| question.id.as_str())
 }

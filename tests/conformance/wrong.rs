@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::hypervisor::{
-    Accepted, CallError, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionState,
-    SessionStatus, TaskStatus,
+    Accepted, CallError, Capability, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer,
+    SessionState, SessionStatus, TaskStatus,
 };
 use secrecy::SecretString;
 use serde_json::{Map, Value};
@@ -50,6 +50,7 @@ enum Mistake {
     ForeignTasksAreOurs,
     GuestIsConfirmedLater,
     UnknownPathIsNull,
+    CapabilityIsDenied,
     StopIsNotHeeded,
     SecondRunIsTaken,
     CancelIsAlwaysDone,
@@ -83,6 +84,7 @@ const MISTAKES: &[(Mistake, &str)] = &[
     (M::ForeignTasksAreOurs, "recent_tasks_tell_what_was_called_and_by_whom"),
     (M::GuestIsConfirmedLater, "a_guest_is_confirmed_by_the_time_it_returns"),
     (M::UnknownPathIsNull, "properties_are_read_by_their_paths"),
+    (M::CapabilityIsDenied, "properties_are_read_by_their_paths"),
     (M::StopIsNotHeeded, "run_returns_when_told_and_later_calls_fail"),
     (M::SecondRunIsTaken, "run_is_called_once"),
     (M::CancelIsAlwaysDone, "what_cannot_be_cancelled_goes_on"),
@@ -112,16 +114,13 @@ struct WrongBench(Mistake);
 impl Bench for WrongBench {
     async fn set(&self, pace: Pace) -> Result<Set> {
         let Set { backend, stage } = InProcessBench.set(pace).await?;
-        let wrong = Wrong {
-            inner: backend,
-            mistake: self.0,
-            seen: Mutex::default(),
-            kept: Mutex::default(),
-            runs: AtomicUsize::new(0),
-            barriers: Arc::default(),
-        };
-        Ok(Set { backend: Arc::new(wrong), stage })
+        Ok(Set { backend: Wrong::around(backend, self.0), stage })
     }
+}
+
+/// The backend without any capability.
+pub fn without_capabilities(backend: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor> {
+    Wrong::around(backend, M::CapabilityIsDenied)
 }
 
 /// A backend that makes one mistake.
@@ -137,6 +136,17 @@ struct Wrong {
 }
 
 impl Wrong {
+    fn around(inner: Arc<dyn Hypervisor>, mistake: Mistake) -> Arc<dyn Hypervisor> {
+        Arc::new(Self {
+            inner,
+            mistake,
+            seen: Mutex::default(),
+            kept: Mutex::default(),
+            runs: AtomicUsize::new(0),
+            barriers: Arc::default(),
+        })
+    }
+
     fn is(&self, mistake: Mistake) -> bool {
         self.mistake == mistake
     }
@@ -283,6 +293,10 @@ impl Hypervisor for Wrong {
         self.inner.confirm_guest(machine).await
     }
 
+    fn capabilities(&self) -> &'static [Capability] {
+        if self.is(M::CapabilityIsDenied) { &[] } else { self.inner.capabilities() }
+    }
+
     async fn properties(
         &self,
         machine: &MachineId,
@@ -352,7 +366,7 @@ impl Observer for WrongObserver {
                     _ => None,
                 });
                 if let Some(mut ghost) = machine {
-                    ghost.id = MachineId::new("ghost");
+                    ghost.id = MachineId::from_backend("ghost");
                     facts.changes.push(Fact::Machine(ghost));
                 }
             }

@@ -31,7 +31,7 @@ async fn each_call_does_what_it_says_and_carries_its_job() {
     let snapshot = scenario.machines[0].add_snapshot(None, "kickstart", world::PowerState::Off, at);
     let (simulator, running) = lab(scenario.clone()).await;
     let id = moid(&scenario, 0);
-    let snapshot = SnapshotId::new(snapshot);
+    let snapshot = SnapshotId::from_backend(snapshot);
     let revert = HostCall::RevertToSnapshot { snapshot: snapshot.clone(), suppress_power_on: true };
     for (call, state) in [
         (HostCall::PowerOn, PowerState::On),
@@ -75,7 +75,7 @@ async fn evidence_shows_what_a_task_did_that_it_shows_as_ended() {
     control.disrupt(read, 1, Some(1), Disruption::Delay(Duration::from_millis(300)));
     let end = async {
         control.until_called(read, before + 2).await;
-        control.finish_task(task.as_str());
+        control.finish_task(task.backend_text());
     };
     let (evidence, ()) = tokio::join!(running.esx.examine(&id), end);
     let evidence = evidence.unwrap();
@@ -97,7 +97,7 @@ async fn only_a_fault_or_no_connection_proves_that_a_call_did_not_run() {
         (Disruption::Fault(Fault::task_in_progress("haTask-7")), HostErrorKind::Busy),
         (Disruption::Fault(Fault::restricted_version()), HostErrorKind::LicenseRestricted),
         (
-            Disruption::Fault(Fault::not_found(&Moref::new("VirtualMachine", id.as_str()))),
+            Disruption::Fault(Fault::not_found(&Moref::new("VirtualMachine", id.backend_text()))),
             HostErrorKind::NotFound,
         ),
         (Disruption::Fault(Fault::not_supported()), HostErrorKind::NotSupported),
@@ -127,7 +127,7 @@ async fn only_a_fault_or_no_connection_proves_that_a_call_did_not_run() {
             match error {
                 CallError::Refused(error) if proven => {
                     assert_eq!(error.kind, kind, "{told}");
-                    let task = (kind == HostErrorKind::Busy).then(|| TaskId::new("haTask-7"));
+                    let task = (kind == HostErrorKind::Busy).then(|| TaskId::from_backend("haTask-7"));
                     assert_eq!(error.blocking_task, task);
                 }
                 CallError::Lost(error) if !proven => assert_eq!(error.kind, kind, "{told}: {error}"),
@@ -166,12 +166,12 @@ async fn tasks_are_followed_through_progress_to_failure_and_oblivion() {
     control.step_tasks();
     let progress = status.wait_for(|status| matches!(status, TaskStatus::Running { progress: Some(_) }));
     drop(soon("progress", progress).await.unwrap());
-    control.finish_task(task.as_str());
+    control.finish_task(task.backend_text());
     assert!(matches!(end_of(&running, &task).await, TaskStatus::Succeeded { .. }));
 
     control.fail_next_task("PowerOffVM_Task", Fault::invalid_power_state(None, "poweredOff"));
     let task = task_of(&running, &id, &HostCall::PowerOff).await;
-    control.finish_task(task.as_str());
+    control.finish_task(task.backend_text());
     let TaskStatus::Failed(error) = end_of(&running, &task).await else { panic!() };
     assert_eq!(error.kind, HostErrorKind::InvalidPowerState);
     assert_eq!(error.fault.as_ref().unwrap().details["existingState"], "poweredOff");
@@ -182,8 +182,8 @@ async fn tasks_are_followed_through_progress_to_failure_and_oblivion() {
     control.vanish_tasks();
     let end = status.wait_for(|status| matches!(status, TaskStatus::Vanished));
     drop(soon("the task is forgotten", end).await.unwrap());
-    assert!(matches!(end_of(&running, &TaskId::new("haTask-none")).await, TaskStatus::Vanished));
-    let error = running.esx.cancel(&TaskId::new("haTask-none")).await.unwrap_err();
+    assert!(matches!(end_of(&running, &TaskId::from_backend("haTask-none")).await, TaskStatus::Vanished));
+    let error = running.esx.cancel(&TaskId::from_backend("haTask-none")).await.unwrap_err();
     assert_eq!(error.kind, HostErrorKind::NotFound);
     running.stop().await;
 }
@@ -199,7 +199,7 @@ async fn properties_guest_and_unknown_machines() {
     assert_eq!(error.kind, HostErrorKind::InvalidProperty);
     running.esx.confirm_guest(&id).await.unwrap();
     assert_eq!(running.watching.picture().confirmed.len(), 1);
-    let none = MachineId::new("no such / machine");
+    let none = MachineId::from_backend("no such / machine");
     assert_eq!(running.esx.examine(&none).await.unwrap_err().kind, HostErrorKind::NotFound);
     assert_eq!(running.esx.confirm_guest(&none).await.unwrap_err().kind, HostErrorKind::NotFound);
     running.stop().await;

@@ -36,7 +36,7 @@ async fn a_barrier_shows_what_was_true_before_it() {
         let text = format!("round {round}");
         simulator
             .control()
-            .mutate(|world| world.machine_mut(id.as_str()).unwrap().annotation.clone_from(&text));
+            .mutate(|world| world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&text));
         running.esx.barrier().await.unwrap();
         assert_eq!(running.watching.picture().machines[&id].annotation.as_deref(), Some(text.as_str()));
     }
@@ -58,7 +58,7 @@ async fn many_tasks_are_followed_on_one_stream_without_polling() {
         followed.push((task.clone(), running.esx.follow(&task).await));
     }
     for (task, _) in &followed {
-        simulator.control().finish_task(task.as_str());
+        simulator.control().finish_task(task.backend_text());
     }
     for (task, status) in &mut followed {
         let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
@@ -96,7 +96,7 @@ async fn a_wait_that_is_cut_goes_on_without_a_new_picture() {
         let planned = simulator.control().disrupt_next("WaitForUpdatesEx", what);
         simulator
             .control()
-            .mutate(|world| world.machine_mut(id.as_str()).unwrap().annotation.clone_from(&told));
+            .mutate(|world| world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&told));
         running.esx.barrier().await.unwrap();
         running.esx.barrier().await.unwrap();
         let picture = running.watching.picture();

@@ -73,11 +73,11 @@ async fn scenario(kind: HostKind) {
     let error = running.esx.properties(&machine.id, &["config.nonsense".to_owned()]).await.unwrap_err();
     assert_eq!(error.kind, HostErrorKind::InvalidProperty, "{error:?}");
     running.esx.confirm_guest(&machine.id).await.unwrap();
-    let gone = otter::domain::ids::MachineId::new("vm-99999");
+    let gone = otter::domain::ids::MachineId::from_backend("vm-99999");
     assert_eq!(running.esx.examine(&gone).await.unwrap_err().kind, HostErrorKind::NotFound);
     let refused = running.esx.call(&gone, &HostCall::PowerOn, running.job()).await.unwrap_err();
     assert!(matches!(refused, CallError::Refused(error) if error.kind == HostErrorKind::NotFound));
-    let vanished = ended(&running, &TaskId::new("task-99999")).await;
+    let vanished = ended(&running, &TaskId::from_backend("task-99999")).await;
     assert!(matches!(vanished, TaskStatus::Vanished));
     assert_eq!(running.watching.picture().statuses.last().unwrap().logins, 1);
     running.stop().await;

@@ -16,8 +16,8 @@ async fn a_thousand_machines_come_in_pages_and_changes_are_pushed() {
     assert_eq!(running.watching.picture().datastores.len(), 1);
     let [first, second] = [moid(&scenario, 0), moid(&scenario, 1)];
     simulator.control().mutate(|world| {
-        world.machine_mut(first.as_str()).unwrap().annotation = "changed".to_owned();
-        world.remove_machine(second.as_str());
+        world.machine_mut(first.backend_text()).unwrap().annotation = "changed".to_owned();
+        world.remove_machine(second.backend_text());
     });
     running.esx.barrier().await.unwrap();
     let picture = running.watching.picture();
@@ -38,7 +38,7 @@ async fn the_lab_is_seen_as_it_is() {
     simulator.control().look(|world| {
         assert_eq!(world.machines().count(), seen.machines.len());
         for machine in world.machines() {
-            let shown = &seen.machines[&MachineId::new(&machine.id)];
+            let shown = &seen.machines[&MachineId::from_backend(&machine.id)];
             assert_eq!(shown.name, machine.name);
             assert_eq!(shown.connection_state, machine.connection_state);
             assert_eq!(shown.snapshots.items.len(), machine.snapshots.len(), "{}", machine.name);
@@ -134,14 +134,14 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
         let added: Vec<_> =
             snapshots.items.iter().filter(|snapshot| snapshot.name.starts_with("level ")).collect();
         assert_eq!(added.len(), 2_000);
-        assert_eq!(snapshots.current.as_ref().map(|id| id.as_str().to_owned()), parent);
+        assert_eq!(snapshots.current.as_ref().map(ToString::to_string), parent);
         assert!(added.windows(2).all(|pair| pair[1].parent.as_ref() == Some(&pair[0].id)));
     }
     assert_eq!(running.esx.examine(&id).await.unwrap().current_snapshot.map(|id| id.to_string()), parent);
     let json = running.esx.properties(&id, &["snapshot".to_owned()]).await.unwrap();
     assert!(json["snapshot"].to_string().contains("(cut: "));
     simulator.control().mutate(|world| {
-        let machine = world.machine_mut(id.as_str()).unwrap();
+        let machine = world.machine_mut(id.backend_text()).unwrap();
         machine.snapshots.clear();
         machine.current_snapshot = None;
     });

@@ -24,7 +24,7 @@ async fn no_face_of_a_lost_session_empties_the_picture() {
         let id = moid(&scenario, 3);
         simulator
             .control()
-            .mutate(|world| world.machine_mut(id.as_str()).unwrap().annotation = "after".to_owned());
+            .mutate(|world| world.machine_mut(id.backend_text()).unwrap().annotation = "after".to_owned());
         running.esx.barrier().await.unwrap();
         let picture = running.watching.picture();
         assert_eq!((picture.machines.len(), picture.smallest), (20, Some(20)), "{face:?}");
@@ -169,7 +169,7 @@ async fn a_followed_task_outlives_the_session_and_vanishes_with_hostd() {
     let (mut status, task) = start(0).await;
     simulator.control().expire_sessions();
     running.watching.connected(2).await;
-    simulator.control().finish_task(task.as_str());
+    simulator.control().finish_task(task.backend_text());
     let end = status.wait_for(|status| matches!(status, TaskStatus::Succeeded { .. }));
     drop(soon("the success", end).await.unwrap());
     assert_eq!(running.watching.picture().restarts.len(), 1);

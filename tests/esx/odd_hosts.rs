@@ -306,7 +306,7 @@ async fn changes_below_what_was_asked_for_are_read_again() {
         running
             .watching
             .until("read again", |picture| {
-                (picture.machines.get(&MachineId::new("1"))?.name == "read again").then_some(())
+                (picture.machines.get(&MachineId::from_backend("1"))?.name == "read again").then_some(())
             })
             .await;
         assert!(host.seen("RetrievePropertiesEx")[0].body.contains("<pathSet>snapshot</pathSet>"));

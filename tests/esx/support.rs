@@ -185,5 +185,5 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// The moid of a generated machine by its place, from 0.
 pub fn moid(scenario: &Scenario, place: usize) -> MachineId {
-    MachineId::new(&scenario.machines[place].id)
+    MachineId::from_backend(&scenario.machines[place].id)
 }

@@ -117,14 +117,17 @@ impl Lab {
 
     /// A lab after a plan, its inventory loaded.
     pub async fn with(plan: Plan) -> Self {
-        let lab = Self::not_ready(plan).await;
-        lab.ready().await;
-        lab
+        Self::on_with(HostKind::Ours, plan).await
     }
 
     /// A lab in front of this host, its inventory loaded.
     pub async fn on(kind: HostKind) -> Self {
-        let lab = Self::in_front_of(kind, Plan::default()).await;
+        Self::on_with(kind, Plan::default()).await
+    }
+
+    /// The same after a plan.
+    pub async fn on_with(kind: HostKind, plan: Plan) -> Self {
+        let lab = Self::in_front_of(kind, plan).await;
         lab.ready().await;
         lab
     }
@@ -156,8 +159,8 @@ impl Lab {
         (plan.settings)(&mut settings);
         let app = match &host {
             Host::InProcess(host) => {
-                let backend = InProcess::new(host.clone());
-                App::bind_with(|_, _, _| Ok(Arc::new(backend)), settings, clock).await.unwrap()
+                let backend = (plan.between)(Arc::new(InProcess::new(host.clone())));
+                App::bind_with(|_, _, _| Ok(backend), settings, clock).await.unwrap()
             }
             Host::Ours(_) | Host::Peer(_) => {
                 let backend = |settings: &Settings, clock: &Clock, metrics: &Metrics| {

@@ -34,6 +34,7 @@ const RULES: &[Rule] = &[
             "storage::JobFilter",
             "storage::JobPage",
             "storage::LeaseFilter",
+            "hypervisor::Capability",
             "hypervisor::HostErrorKind",
             "hypervisor::HostProduct",
             "hypervisor::SessionState",

@@ -2,6 +2,7 @@
 
 mod circles;
 mod headers;
+mod ids;
 mod imports;
 mod paths;
 

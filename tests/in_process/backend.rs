@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::hypervisor::{
-    Accepted, CallError, Fact, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
+    Accepted, CallError, Capability, Fact, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
 };
 use otter::simulator::Fault;
 use otter::simulator::world::World;
@@ -186,7 +186,7 @@ impl Hypervisor for InProcess {
 
     async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
         let lead = format!("The host refused to cancel the task {task}");
-        let sent = self.send(Request::Cancel(task), &lead, |world| world.cancel_task(task.as_str()));
+        let sent = self.send(Request::Cancel(task), &lead, |world| world.cancel_task(task.backend_text()));
         sent.await.map_err(Failed::into_error)
     }
 
@@ -246,6 +246,10 @@ impl Hypervisor for InProcess {
         let (told, was_told) = oneshot::channel();
         self.tells.send(Tell { fact, told }).await.map_err(|_| stopped())?;
         was_told.await.map_err(|_| stopped())
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[Capability::Properties]
     }
 
     async fn properties(

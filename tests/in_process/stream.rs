@@ -31,7 +31,7 @@ pub struct Set {
 impl Stream {
     /// Notes what changed. Gives the revision of the world if all up to it was told.
     pub fn notice(&mut self, world: &World, followers: &Followers) -> Option<u64> {
-        let unread = followers.take_unread().into_iter().map(|task| Moref::new("Task", task.as_str()));
+        let unread = followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));
         self.pending.extend(unread);
         let changed = self.noticed.and_then(|revision| world.changed_since(revision));
         let Some(changed) = changed else {
@@ -42,7 +42,7 @@ impl Stream {
         for object in changed {
             let matters = match object.kind {
                 "VirtualMachine" | "Datastore" => true,
-                "Task" => followers.follows(&TaskId::new(&object.id)),
+                "Task" => followers.follows(&TaskId::from_backend(&object.id)),
                 _ => false,
             };
             if matters {
@@ -105,8 +105,8 @@ impl Stream {
             return there;
         }
         self.known.remove(&object).then(|| match object.kind {
-            "VirtualMachine" => Fact::MachineRemoved(MachineId::new(id)),
-            _ => Fact::DatastoreRemoved(DatastoreId::new(id)),
+            "VirtualMachine" => Fact::MachineRemoved(MachineId::from_backend(id)),
+            _ => Fact::DatastoreRemoved(DatastoreId::from_backend(id)),
         })
     }
 
@@ -115,12 +115,12 @@ impl Stream {
             Some(task) => {
                 let machine = Moref::new("VirtualMachine", &task.machine);
                 if translation::restarts_guest(task) && self.known.contains(&machine) {
-                    set.facts.changes.push(Fact::GuestRestarted(MachineId::new(&task.machine)));
+                    set.facts.changes.push(Fact::GuestRestarted(MachineId::from_backend(&task.machine)));
                 }
                 translation::status(task)
             }
             None => TaskStatus::Vanished,
         };
-        set.tasks.push((TaskId::new(&object.id), status));
+        set.tasks.push((TaskId::from_backend(&object.id), status));
     }
 }

@@ -95,7 +95,7 @@ impl Running {
     }
 
     async fn call(&self, call: HostCall) -> Result<Accepted, CallError> {
-        self.backend.call(&MachineId::new("2"), &call, JobId::new(Uuid::from_u128(1))).await
+        self.backend.call(&MachineId::from_backend("2"), &call, JobId::new(Uuid::from_u128(1))).await
     }
 
     fn power(&self) -> otter::simulator::world::PowerState {
@@ -183,7 +183,7 @@ async fn requests_and_updates_take_their_time_and_a_barrier_does_not_wait_for_up
     let running = Running::with(|clock| Arc::new(Slow(clock.clone()))).await;
     assert_eq!(running.log.count("connected"), 1, "{:?}", running.log.lines());
     let backend = Arc::clone(&running.backend);
-    let read = tokio::spawn(async move { backend.examine(&MachineId::new("2")).await });
+    let read = tokio::spawn(async move { backend.examine(&MachineId::from_backend("2")).await });
     running.passes(Duration::from_millis(1_900)).await;
     assert!(!read.is_finished());
     running.passes(Duration::from_millis(100)).await;
@@ -206,7 +206,9 @@ async fn a_request_under_way_is_lost_with_its_connection() {
     for time_before_cut in [500, 1_500] {
         let backend = Arc::clone(&running.backend);
         let call = tokio::spawn(async move {
-            backend.call(&MachineId::new("2"), &HostCall::PowerOn, JobId::new(Uuid::from_u128(1))).await
+            backend
+                .call(&MachineId::from_backend("2"), &HostCall::PowerOn, JobId::new(Uuid::from_u128(1)))
+                .await
         });
         running.passes(Duration::from_millis(time_before_cut)).await;
         running.host.cut_connections();
@@ -274,7 +276,7 @@ async fn run(seed: u64) -> Vec<String> {
     for (machine, call) in [("1", HostCall::PowerOn), ("2", HostCall::PowerOn), ("3", HostCall::Reset)] {
         let (backend, log) = (Arc::clone(&running.backend), Arc::clone(&running.log));
         callers.push(tokio::spawn(async move {
-            let machine = MachineId::new(machine);
+            let machine = MachineId::from_backend(machine);
             for round in 0..6 {
                 let called = backend.call(&machine, &call, JobId::new(Uuid::from_u128(1))).await;
                 log.note(format!("{machine} {round}: {called:?}"));

@@ -25,7 +25,7 @@ pub const US: &str = "root";
 pub fn machine(machine: &world::Machine) -> Machine {
     let config = machine.is_readable();
     Machine {
-        id: MachineId::new(&machine.id),
+        id: MachineId::from_backend(&machine.id),
         name: machine.name.clone(),
         power_state: power_state(&machine.power),
         template: machine.template && config,
@@ -57,7 +57,7 @@ pub fn machine(machine: &world::Machine) -> Machine {
             .collect(),
         snapshots: snapshots(machine),
         question: machine.question.as_ref().map(question),
-        datastores: vec![DatastoreId::new(&machine.datastore)],
+        datastores: vec![DatastoreId::from_backend(&machine.datastore)],
     }
 }
 
@@ -66,7 +66,7 @@ pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
     let bytes = |bytes: i64| u64::try_from(bytes).ok();
     let machines = world.machines().filter(|machine| machine.datastore == datastore.id).count();
     Datastore {
-        id: DatastoreId::new(&datastore.id),
+        id: DatastoreId::from_backend(&datastore.id),
         name: datastore.name.clone(),
         kind: datastore.kind.clone(),
         capacity_bytes: bytes(datastore.capacity_bytes),
@@ -104,21 +104,23 @@ pub fn guest(machine: &world::Machine) -> Guest {
 
 /// The machine of this id.
 pub fn existing<'w>(world: &'w World, id: &MachineId) -> Result<&'w world::Machine, Fault> {
-    let not_found = || Fault::not_found(&Moref::new("VirtualMachine", id.as_str()));
-    world.machine(id.as_str()).ok_or_else(not_found)
+    let not_found = || Fault::not_found(&Moref::new("VirtualMachine", id.backend_text()));
+    world.machine(id.backend_text()).ok_or_else(not_found)
 }
 
 /// Does what a call asks for, or starts it.
 pub fn call(world: &mut World, machine: &MachineId, call: &HostCall, user: &str) -> Result<Accepted, Fault> {
-    let id = machine.as_str();
+    let id = machine.backend_text();
     let operation = match call.clone() {
         HostCall::ShutdownGuest => return world.shut_down_guest(id).map(|()| Accepted::Done),
         HostCall::RebootGuest => return world.reboot_guest(id).map(|()| Accepted::Done),
         HostCall::Answer { question, choice } => {
-            return world.answer(id, question.as_str(), &choice).map(|()| Accepted::Done);
+            return world.answer(id, question.backend_text(), &choice).map(|()| Accepted::Done);
         }
         HostCall::RenameSnapshot { snapshot, name, description } => {
-            return world.rename_snapshot(snapshot.as_str(), name, description).map(|()| Accepted::Done);
+            return world
+                .rename_snapshot(snapshot.backend_text(), name, description)
+                .map(|()| Accepted::Done);
         }
         HostCall::PowerOn => Operation::PowerOn,
         HostCall::PowerOff => Operation::PowerOff,
@@ -129,10 +131,10 @@ pub fn call(world: &mut World, machine: &MachineId, call: &HostCall, user: &str)
             Operation::CreateSnapshot { name, description, memory, quiesce }
         }
         HostCall::RevertToSnapshot { snapshot, suppress_power_on } => {
-            Operation::RevertToSnapshot { snapshot: snapshot.as_str().to_owned(), suppress_power_on }
+            Operation::RevertToSnapshot { snapshot: snapshot.backend_text().to_owned(), suppress_power_on }
         }
         HostCall::RemoveSnapshot { snapshot, children } => {
-            Operation::RemoveSnapshot { snapshot: snapshot.as_str().to_owned(), children }
+            Operation::RemoveSnapshot { snapshot: snapshot.backend_text().to_owned(), children }
         }
     };
     // Over the wire these two name the snapshot alone.
@@ -144,7 +146,7 @@ pub fn call(world: &mut World, machine: &MachineId, call: &HostCall, user: &str)
         }
         _ => id.to_owned(),
     };
-    Ok(Accepted::Task(TaskId::new(world.start_task(&target, operation, user)?.id)))
+    Ok(Accepted::Task(TaskId::from_backend(world.start_task(&target, operation, user)?.id)))
 }
 
 /// What a job reads of a machine before and after a call, without its recent tasks; and the ids of those, which are read
@@ -165,14 +167,14 @@ pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>)
         host_boot_time: Some(world.host.booted_at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()),
         recent_tasks: Vec::new(),
     };
-    Ok((evidence, world.recent_tasks(id.as_str()).map(|task| task.id.clone()).collect()))
+    Ok((evidence, world.recent_tasks(id.backend_text()).map(|task| task.id.clone()).collect()))
 }
 
 /// Those of the tasks that the host still knows, as a direct read shows them.
 pub fn recent_tasks(world: &World, tasks: &[String]) -> Vec<RecentTask> {
     let known = tasks.iter().filter_map(|task| world.task(task));
     let recent = known.map(|task| RecentTask {
-        id: TaskId::new(&task.id),
+        id: TaskId::from_backend(&task.id),
         call: call_kind(&task.operation),
         by_us: task.user == US,
         running: !task.state.is_end(),
@@ -211,7 +213,7 @@ pub fn restarts_guest(task: &world::Task) -> bool {
 fn made_snapshot(task: &world::Task) -> Option<SnapshotId> {
     match &task.result {
         Some(Value::Reference(moref)) if moref.kind == "VirtualMachineSnapshot" => {
-            Some(SnapshotId::new(&moref.id))
+            Some(SnapshotId::from_backend(&moref.id))
         }
         _ => None,
     }
@@ -281,18 +283,19 @@ fn snapshots(machine: &world::Machine) -> Snapshots {
     while let Some(snapshot) = open.pop() {
         let children = below.get(&Some(snapshot.id.as_str())).cloned().unwrap_or_default();
         items.push(Snapshot {
-            id: SnapshotId::new(&snapshot.id),
+            id: SnapshotId::from_backend(&snapshot.id),
             name: snapshot.name.clone(),
             description: snapshot.description.clone(),
             created_at: Some(snapshot.created_at),
             power_state: power_state(&snapshot.state),
             quiesced: snapshot.quiesced,
-            parent: snapshot.parent.as_ref().map(SnapshotId::new),
-            children: children.iter().map(|child| SnapshotId::new(&child.id)).collect(),
+            parent: snapshot.parent.as_ref().map(SnapshotId::from_backend),
+            children: children.iter().map(|child| SnapshotId::from_backend(&child.id)).collect(),
         });
         open.extend(children.into_iter().rev());
     }
-    let current = machine.current_snapshot.as_ref().filter(|_| !items.is_empty()).map(SnapshotId::new);
+    let current =
+        machine.current_snapshot.as_ref().filter(|_| !items.is_empty()).map(SnapshotId::from_backend);
     Snapshots { current, items }
 }
 
@@ -305,7 +308,7 @@ fn question(question: &world::Question) -> Question {
         default: default == Some(index),
     });
     Question {
-        id: QuestionId::new(&question.id),
+        id: QuestionId::from_backend(&question.id),
         text: format!("{}: {}", question.message_id, question.text),
         choices: choices.collect(),
     }

@@ -54,7 +54,7 @@ async fn the_backend_reads_what_the_translation_tells() {
         assert_eq!(esx.examine(&machine.id).await.unwrap(), evidence);
     }
     for datastore in datastores {
-        assert_eq!(**picture.datastore(datastore.id.as_str()).unwrap(), datastore);
+        assert_eq!(**picture.datastore(&datastore.id).unwrap(), datastore);
     }
     stop.cancel();
     running.await.unwrap().unwrap();
@@ -78,6 +78,6 @@ fn stir(world: &mut World) {
 }
 
 fn whole_evidence(world: &World, id: &str) -> Evidence {
-    let (evidence, tasks) = translation::evidence(world, &MachineId::new(id)).unwrap();
+    let (evidence, tasks) = translation::evidence(world, &MachineId::from_backend(id)).unwrap();
     Evidence { recent_tasks: translation::recent_tasks(world, &tasks), ..evidence }
 }

@@ -12,7 +12,7 @@ use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::domain::machine::{Guest, Machine};
 use otter::domain::power::PowerState;
 use otter::hypervisor::{
-    Accepted, CallError, Fact, Facts, HostError, Hypervisor, Observer, SessionStatus, TaskStatus,
+    Accepted, CallError, Capability, Fact, Facts, HostError, Hypervisor, Observer, SessionStatus, TaskStatus,
 };
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -92,6 +92,10 @@ impl Hypervisor for Mistaken {
 
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
         self.inner.confirm_guest(machine).await
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        self.inner.capabilities()
     }
 
     async fn properties(

@@ -18,6 +18,7 @@ use crate::api::{Api, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome};
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
+use crate::domain::machine_reference::MachineReference;
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::storage::AuditFilter;
@@ -113,7 +114,7 @@ async fn named_machine(api: &Api, reference: &str) -> Result<MachineId, Failure>
         Ok(view) => return Ok(view.record.machine.id.clone()),
         Err(failure) => failure,
     };
-    let id = MachineId::new(reference);
+    let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };
     let of_machine = AuditFilter { machine: Some(id.clone()), ..AuditFilter::default() };
     require_facts(api, of_machine, failure).await.map(|()| id)
 }

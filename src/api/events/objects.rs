@@ -132,7 +132,7 @@ fn of_placement(
 
 fn of_datastore(api: &Api, caller: &Caller, id: &DatastoreId) -> Option<Shown> {
     let picture = api.services().inventory.picture();
-    let datastore = picture.datastore(id.as_str())?;
+    let datastore = picture.datastore(id)?;
     Some(shown(id.to_string(), &DatastoreView::of(api, &caller.scope, datastore)))
 }
 

@@ -12,7 +12,7 @@ use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
 use crate::api::starting::{Start, StartQuery};
 use crate::domain::failure::Failure;
-use crate::domain::ids::QuestionId;
+use crate::domain::ids::{EmptyId, QuestionId};
 use crate::domain::job::JobRequest;
 use crate::domain::machine::Machine;
 use crate::service::machines::shorten;
@@ -52,25 +52,27 @@ pub async fn answer_machine(
     Start { starting, body, .. }: Start<AnswerRequest>,
 ) -> Result<Response, ApiError> {
     let AnswerRequest { question, choice } = body;
-    for (pointer, text) in [("/question", &question), ("/choice", &choice)] {
-        if text.is_empty() {
-            let detail = "Name the question by its id, and the choice by its key; neither can be empty.";
-            return Err(failure_in_body(pointer, "empty", detail.to_owned()).into());
-        }
+    let empty = |pointer| {
+        let detail = "Name the question by its id, and the choice by its key; neither can be empty.";
+        failure_in_body(pointer, "empty", detail.to_owned())
+    };
+    let question: QuestionId = question.parse().map_err(|EmptyId| empty("/question"))?;
+    if choice.is_empty() {
+        return Err(empty("/choice").into());
     }
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
     let machine = starting.resolve(&api, &reference)?;
     check_choice(&machine.record.machine, &question, &choice)?;
-    let request = JobRequest::Answer { question: QuestionId::new(question), choice };
+    let request = JobRequest::Answer { question, choice };
     Ok(starting.start(&api, &machine, request).await?)
 }
 
 /// Refuses a choice that the question does not have. Whether the machine waits on this question is checked once the
 /// caller's right to the machine is.
-fn check_choice(machine: &Machine, question: &str, choice: &str) -> Result<(), Failure> {
-    let Some(asked) = machine.question.as_ref().filter(|asked| asked.id.as_str() == question) else {
+fn check_choice(machine: &Machine, question: &QuestionId, choice: &str) -> Result<(), Failure> {
+    let Some(asked) = machine.question.as_ref().filter(|asked| asked.id == *question) else {
         return Ok(());
     };
     if asked.choices.iter().any(|known| known.key == choice) {

@@ -14,7 +14,7 @@ use crate::api::extract::{Parsed, Query, Segment, failure_at};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
-use crate::hypervisor::HostErrorKind;
+use crate::hypervisor::{Capability, HostErrorKind};
 use crate::service::callers::Caller;
 use crate::service::machines::empty;
 use crate::service::trouble::Trouble;
@@ -45,7 +45,7 @@ pub struct MachineProperties(BTreeMap<String, Value>);
         Problems,
     ),
     extensions(("x-otter-problems" = json!(["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading", "machine-gone", "forbidden-by-host", "host-unreachable",
-        "host-login-refused", "host-protocol", "host-rejected", "too-many-waits"]))))]
+        "host-login-refused", "host-protocol", "host-rejected", "not-supported", "too-many-waits"]))))]
 pub async fn get_properties(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -58,9 +58,10 @@ pub async fn get_properties(
     }
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let machine = &view.record.machine;
+    let host = api.services().hosts.able_to(Capability::Properties, machine)?;
     let _place = api.direct_reads().enter().await?;
     let version = api.services().feed.version();
-    let read = api.services().hypervisor.properties(&machine.id, &paths).await;
+    let read = host.properties(&machine.id, &paths).await;
     let properties = read.map_err(|error| match error.kind {
         HostErrorKind::InvalidProperty => {
             let detail =

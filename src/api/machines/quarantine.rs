@@ -11,6 +11,8 @@ use crate::api::documented::{MachinePath, Problems};
 use crate::api::extract::{Body, NoParameters, Query, Segment, check_printable_field, failure_in_body};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
+use crate::domain::ids::MachineId;
+use crate::domain::machine_reference::MachineReference;
 use crate::service::callers::Caller;
 
 /// Why a machine is set aside.
@@ -76,8 +78,9 @@ pub async fn clear_quarantine(
     show(&api, &caller, &view.record.machine.id)
 }
 
-fn show(api: &Api, caller: &Caller, id: &crate::domain::ids::MachineId) -> Result<Response, ApiError> {
+fn show(api: &Api, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let view = api.services().machines.resolve(&caller.scope, id.as_str())?;
+    let reference = MachineReference::Id(id.clone());
+    let view = api.services().machines.referenced(&caller.scope, &reference)?;
     Ok(respond::object(api, &version, &Machine::of(&view)))
 }

@@ -104,7 +104,9 @@ impl VimFault {
             (name, "") => name.to_owned(),
             (name, message) => format!("{name}, \u{201c}{message}\u{201d}"),
         };
-        let task = (kind == HostErrorKind::Busy).then(|| self.details.get("task").map(TaskId::new)).flatten();
+        let task = (kind == HostErrorKind::Busy)
+            .then(|| self.details.get("task").map(TaskId::from_backend))
+            .flatten();
         let outcome_uncertain = self.may_have_run();
         let Self { name, message, details } = self;
         let name = if name.is_empty() { "RuntimeFault".to_owned() } else { name };
@@ -213,7 +215,7 @@ mod tests {
                <task type="Task">haTask-1</task></TaskInProgressFault>"#,
         );
         let error = fault.into_error("PowerOnVM_Task on 16");
-        assert_eq!(error.blocking_task, Some(TaskId::new("haTask-1")));
+        assert_eq!(error.blocking_task, Some(TaskId::from_backend("haTask-1")));
         let fault = error.fault.unwrap();
         assert_eq!((fault.name.as_str(), fault.message.as_str()), ("TaskInProgress", "Said so."));
         assert_eq!(fault.details["faultMessage"], "More.");

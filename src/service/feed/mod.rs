@@ -244,11 +244,11 @@ mod tests {
     }
 
     fn machine(id: &str) -> Subject {
-        Subject::Machine(MachineId::new(id))
+        Subject::Machine(MachineId::from_backend(id))
     }
 
     fn of(id: &str) -> EventFilter {
-        EventFilter { machine: Some(MachineId::new(id)), ..EventFilter::default() }
+        EventFilter { machine: Some(MachineId::from_backend(id)), ..EventFilter::default() }
     }
 
     fn read(follower: &mut Follower) -> Vec<Subject> {

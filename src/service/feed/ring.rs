@@ -57,7 +57,7 @@ mod tests {
     use crate::domain::ids::MachineId;
 
     fn event(id: &str) -> Event {
-        Event { at: Timestamp::UNIX_EPOCH, subject: Subject::Machine(MachineId::new(id)) }
+        Event { at: Timestamp::UNIX_EPOCH, subject: Subject::Machine(MachineId::from_backend(id)) }
     }
 
     proptest! {

@@ -160,7 +160,7 @@ mod tests {
     fn with_snapshots(mut machine: Machine, ids: &[&str], current: &str) -> Machine {
         machine.snapshots.items =
             ids.iter().map(|id| samples::snapshot(id, id, None)).collect::<Vec<Snapshot>>();
-        machine.snapshots.current = Some(SnapshotId::new(current));
+        machine.snapshots.current = Some(SnapshotId::from_backend(current));
         machine
     }
 

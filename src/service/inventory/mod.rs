@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::picture::{Change, MachineRecord, Picture};
 use super::feed::Feed;
+use super::hosts::Hosts;
 use crate::clock::Clock;
 use crate::domain::event::{Placement, PlacementChange, Subject};
 use crate::domain::ids::MachineId;
 use crate::domain::pool::annotated;
-use crate::hypervisor::{Facts, Hypervisor, Observer, SessionState, SessionStatus};
+use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
 use crate::sabotage::Sabotage;
 
 /// The picture and the session's state. Reading takes no lock.
@@ -133,14 +134,14 @@ impl Inventory {
 
     /// Reads guests directly whose address is doubted and for whom nothing came by itself. Runs until told to
     /// stop.
-    pub async fn confirm_guests(&self, hypervisor: Arc<dyn Hypervisor>, stop: CancellationToken) {
+    pub async fn confirm_guests(&self, hosts: Hosts, stop: CancellationToken) {
         let confirm = async {
             loop {
                 self.connected().await;
                 // Each once: one that cannot be read must not keep the others waiting.
                 let due = self.due_for_confirmation();
                 for machine in &due {
-                    if let Err(error) = hypervisor.confirm_guest(machine).await {
+                    if let Err(error) = hosts.of(machine).confirm_guest(machine).await {
                         tracing::debug!(%machine, %error, "the guest could not be read");
                     }
                 }

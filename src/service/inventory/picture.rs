@@ -115,8 +115,8 @@ impl Picture {
 
     /// The datastore of this id.
     #[must_use]
-    pub fn datastore(&self, id: &str) -> Option<&Arc<Datastore>> {
-        self.datastores.iter().find(|datastore| datastore.id.as_str() == id)
+    pub fn datastore(&self, id: &DatastoreId) -> Option<&Arc<Datastore>> {
+        self.datastores.iter().find(|datastore| datastore.id == *id)
     }
 
     /// The next picture, and what differs. `now` is the clock's elapsed time, `settle` is `esx.guest_settle`.
@@ -285,9 +285,7 @@ impl<'a> Editor<'a> {
 fn in_order(
     mut machines: Vec<Arc<MachineRecord>>,
 ) -> (Vec<Arc<MachineRecord>>, Arc<HashMap<MachineId, usize>>) {
-    machines.sort_by(|a, b| {
-        a.sort_name.cmp(&b.sort_name).then_with(|| a.machine.id.as_str().cmp(b.machine.id.as_str()))
-    });
+    machines.sort_by(|a, b| a.sort_name.cmp(&b.sort_name).then_with(|| a.machine.id.cmp(&b.machine.id)));
     let places =
         machines.iter().enumerate().map(|(place, record)| (record.machine.id.clone(), place)).collect();
     (machines, Arc::new(places))

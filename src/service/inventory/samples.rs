@@ -8,7 +8,7 @@ use crate::domain::snapshot::{Snapshot, Snapshots};
 #[must_use]
 pub fn machine(id: &str, name: &str) -> Machine {
     Machine {
-        id: MachineId::new(id),
+        id: MachineId::from_backend(id),
         name: name.to_owned(),
         power_state: Some(PowerState::Off),
         template: false,
@@ -34,13 +34,13 @@ pub fn machine(id: &str, name: &str) -> Machine {
 #[must_use]
 pub fn snapshot(id: &str, name: &str, parent: Option<&str>) -> Snapshot {
     Snapshot {
-        id: SnapshotId::new(id),
+        id: SnapshotId::from_backend(id),
         name: name.to_owned(),
         description: String::new(),
         created_at: None,
         power_state: Some(PowerState::Off),
         quiesced: false,
-        parent: parent.map(SnapshotId::new),
+        parent: parent.map(SnapshotId::from_backend),
         children: Vec::new(),
     }
 }

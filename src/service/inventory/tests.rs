@@ -13,8 +13,9 @@ use crate::clock::Clock;
 use crate::domain::ids::MachineId;
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
-use crate::hypervisor::{Fact, Facts, Hypervisor, Observer, SessionState, SessionStatus};
+use crate::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
 use crate::service::feed::Feed;
+use crate::service::hosts::Hosts;
 use crate::service::jobs::tests::fake::FakeHost;
 
 const SETTLE: Duration = Duration::from_secs(30);
@@ -32,8 +33,8 @@ fn any_fact() -> impl Strategy<Value = Fact> {
                 (0..snapshots).map(|n| samples::snapshot(&format!("{id}-{n}"), "kickstart", None)).collect();
             Fact::Machine(Box::new(machine))
         }),
-        1 => id.clone().prop_map(|id| Fact::MachineRemoved(MachineId::new(id))),
-        1 => id.prop_map(|id| Fact::GuestRestarted(MachineId::new(id))),
+        1 => id.clone().prop_map(|id| Fact::MachineRemoved(MachineId::from_backend(id))),
+        1 => id.prop_map(|id| Fact::GuestRestarted(MachineId::from_backend(id))),
     ]
 }
 
@@ -140,18 +141,20 @@ async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a
     let host = FakeHost::new(Arc::clone(&inventory), 3, &clock);
     let ids = ["1", "2", "3"];
     let mut changes: Vec<Fact> = ids.iter().map(|id| running(id)).collect();
-    changes.extend(ids.iter().map(|id| Fact::GuestRestarted(MachineId::new(*id))));
+    changes.extend(ids.iter().map(|id| Fact::GuestRestarted(MachineId::from_backend(*id))));
     inventory.observe(Facts { complete: false, changes });
-    host.hide_guest(&MachineId::new("1"));
+    host.hide_guest(&MachineId::from_backend("1"));
     let stop = tokio_util::sync::CancellationToken::new();
     let task = tokio::spawn({
         let (inventory, host, stop) = (Arc::clone(&inventory), Arc::clone(&host), stop.clone());
-        async move { inventory.confirm_guests(host as Arc<dyn Hypervisor>, stop).await }
+        async move { inventory.confirm_guests(Hosts::one(host), stop).await }
     });
-    let mut changes = inventory.watch(&MachineId::new("3"));
+    let mut changes = inventory.watch(&MachineId::from_backend("3"));
     let shown = |id: &str| {
         let picture = inventory.picture();
-        picture.machine(&MachineId::new(id)).and_then(|record| record.ip_address().map(str::to_owned))
+        picture
+            .machine(&MachineId::from_backend(id))
+            .and_then(|record| record.ip_address().map(str::to_owned))
     };
     assert_eq!(shown("3"), None);
     clock.advance(SETTLE);
@@ -170,7 +173,7 @@ async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a
 #[tokio::test]
 async fn a_watcher_sees_each_change_after_it_began_and_leaves_nothing_behind() {
     let (_, inventory) = inventory();
-    let id = MachineId::new("1");
+    let id = MachineId::from_backend("1");
     let mut changes = inventory.watch(&id);
     assert!(!changes.has_changed().unwrap());
     inventory.observe(Facts { complete: true, changes: vec![running("1")] });
@@ -181,7 +184,7 @@ async fn a_watcher_sees_each_change_after_it_began_and_leaves_nothing_behind() {
     changes.changed().await.unwrap();
     drop(changes);
     for n in 0..100 {
-        drop(inventory.watch(&MachineId::new(n.to_string())));
+        drop(inventory.watch(&MachineId::from_backend(n.to_string())));
     }
     assert_eq!(inventory.watchers.lock().unwrap().len(), 1);
 }

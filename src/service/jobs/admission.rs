@@ -86,7 +86,7 @@ pub fn has_question(machine: &Machine, request: &JobRequest) -> Result<(), Failu
     let waits = match &machine.question {
         Some(pending) if pending.id == *question => return Ok(()),
         Some(other) => {
-            let given = shorten(question.as_str());
+            let given = shorten(&question.to_string());
             format!("waits on the question {}, not on {given}", other.id)
         }
         None => "waits on no question, so there is nothing to answer".to_owned(),

@@ -277,7 +277,7 @@ impl Engine {
             Engine::mind_leftover(&self, job);
             self.queues().finish(&machine, id);
         };
-        Some(self.runner().run(waiting, first, live, leave).await)
+        Some(self.runner(&machine).run(waiting, first, live, leave).await)
     }
 
     /// A job that ended `unknown` may leave its task behind: its machine is not free until that has ended too.
@@ -286,7 +286,7 @@ impl Engine {
         let (machine, inner) = (job.machine.id.clone(), Arc::clone(engine));
         engine.leftovers().entry(machine.clone()).or_default().insert(task.clone());
         drop(engine.parts.supervisor.contain("leftover task", async move {
-            let mut status = inner.parts.hypervisor.follow(&task).await;
+            let mut status = inner.parts.hosts.of(&machine).follow(&task).await;
             tokio::select! {
                 biased;
                 // Ends too where the task is no longer known, or the backend is gone.
@@ -361,7 +361,7 @@ impl Engine {
         }
         Engine::mind_leftover(self, &job);
         self.queues().finish(&job.machine.id, job.id);
-        self.runner().count_end(&job);
+        self.runner(&job.machine.id).count_end(&job);
         let ended = Subject::of_job(&Arc::new(job.clone()));
         self.board.show(job);
         self.parts.feed.publish([ended]);
@@ -380,7 +380,7 @@ impl Engine {
         drop(engine.parts.supervisor.contain("job end", async move {
             let Some((mut waiting, live)) = inner.board.take(id) else { return };
             let first = end(&mut waiting.driver, inner.parts.clock.now());
-            if inner.runner().run(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
+            if inner.runner(&machine).run(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
                 inner.board.remove(id);
             }
             Engine::dispatch(&inner, &machine);
@@ -388,10 +388,11 @@ impl Engine {
         }));
     }
 
-    fn runner(&self) -> Runner {
+    /// What a job on a machine works with.
+    fn runner(&self, machine: &MachineId) -> Runner {
         let JobsParts {
             store,
-            hypervisor,
+            hosts,
             inventory,
             clock,
             feed,
@@ -404,7 +405,7 @@ impl Engine {
         } = &self.parts;
         Runner {
             store: store.clone(),
-            hypervisor: Arc::clone(hypervisor),
+            host: Arc::clone(hosts.of(machine)),
             inventory: Arc::clone(inventory),
             snapshots: Arc::clone(snapshots),
             board: Arc::clone(&self.board),

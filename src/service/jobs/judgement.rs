@@ -183,16 +183,20 @@ mod tests {
     }
 
     fn remove(children: bool) -> HostCall {
-        HostCall::RemoveSnapshot { snapshot: SnapshotId::new("16-snapshot-1"), children }
+        HostCall::RemoveSnapshot { snapshot: SnapshotId::from_backend("16-snapshot-1"), children }
     }
 
     fn rename() -> HostCall {
         let name = Some("renamed".to_owned());
-        HostCall::RenameSnapshot { snapshot: SnapshotId::new("16-snapshot-1"), name, description: None }
+        HostCall::RenameSnapshot {
+            snapshot: SnapshotId::from_backend("16-snapshot-1"),
+            name,
+            description: None,
+        }
     }
 
     fn answer() -> HostCall {
-        HostCall::Answer { question: QuestionId::new("q"), choice: "4".to_owned() }
+        HostCall::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() }
     }
 
     fn every_call() -> Vec<HostCall> {
@@ -214,7 +218,7 @@ mod tests {
     }
 
     fn task(id: &str, call: CallKind, by_us: bool) -> RecentTask {
-        RecentTask { id: TaskId::new(id), call: Some(call), by_us, running: false }
+        RecentTask { id: TaskId::from_backend(id), call: Some(call), by_us, running: false }
     }
 
     fn intent(call: HostCall, before: PowerState) -> Intent {
@@ -222,7 +226,10 @@ mod tests {
     }
 
     fn revert() -> HostCall {
-        HostCall::RevertToSnapshot { snapshot: SnapshotId::new("16-snapshot-1"), suppress_power_on: false }
+        HostCall::RevertToSnapshot {
+            snapshot: SnapshotId::from_backend("16-snapshot-1"),
+            suppress_power_on: false,
+        }
     }
 
     fn unknown(verdict: &Verdict) -> bool {
@@ -283,7 +290,7 @@ mod tests {
     fn an_answer_is_given_again_while_the_same_question_is_there() {
         let intent = intent(answer(), PowerState::Off);
         let asks = |question: Option<&str>| Evidence {
-            question: question.map(QuestionId::new),
+            question: question.map(QuestionId::from_backend),
             ..evidence(PowerState::Off)
         };
         assert_eq!(judge(&intent, &asks(Some("q")), &[]), Verdict::AskAgain);
@@ -303,7 +310,7 @@ mod tests {
         let (ours, twin) = (seen("n", Some("16-snapshot-1"), "new"), seen("m", Some("16-snapshot-1"), "new"));
         assert_eq!(
             judge(&intent, &with(std::slice::from_ref(&ours), None), &[]),
-            Verdict::Made(SnapshotId::new("n"))
+            Verdict::Made(SnapshotId::from_backend("n"))
         );
         assert!(unknown(&judge(&intent, &with(&[], None), &[])), "it may still come");
         assert!(unknown(&judge(&intent, &with(&[ours, twin], None), &[])), "which of the two?");
@@ -351,7 +358,7 @@ mod tests {
         now.snapshots[0].name = "renamed".to_owned();
         assert_eq!(judge(&intent, &now, &[]), Verdict::Succeeded);
         let described = HostCall::RenameSnapshot {
-            snapshot: SnapshotId::new("16-snapshot-1"),
+            snapshot: SnapshotId::from_backend("16-snapshot-1"),
             name: None,
             description: Some("why".to_owned()),
         };
@@ -366,8 +373,11 @@ mod tests {
             let mut now = evidence(PowerState::On);
             now.recent_tasks = vec![task("t-1", call.kind(), true)];
             let intent = intent(call, PowerState::Off);
-            assert_eq!(judge(&intent, &now, &[]), Verdict::Follow(TaskId::new("t-1")));
-            assert_ne!(judge(&intent, &now, &[TaskId::new("t-1")]), Verdict::Follow(TaskId::new("t-1")));
+            assert_eq!(judge(&intent, &now, &[]), Verdict::Follow(TaskId::from_backend("t-1")));
+            assert_ne!(
+                judge(&intent, &now, &[TaskId::from_backend("t-1")]),
+                Verdict::Follow(TaskId::from_backend("t-1"))
+            );
         }
     }
 
@@ -419,7 +429,7 @@ mod tests {
         // A map, since a host names a task once.
         prop::collection::btree_map(0..6u8, (kind, any::<bool>(), any::<bool>()), 0..4).prop_map(|tasks| {
             let task = |(id, (call, by_us, running))| RecentTask {
-                id: TaskId::new(format!("t-{id}")),
+                id: TaskId::from_backend(format!("t-{id}")),
                 call,
                 by_us,
                 running,

@@ -38,6 +38,7 @@ use self::runner::sleep_until;
 use self::view::Board;
 pub use self::view::{BlockedBy, JobView};
 use super::feed::Feed;
+use super::hosts::Hosts;
 use super::inventory::{Inventory, MachineRecord};
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
@@ -47,7 +48,6 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState};
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
-use crate::hypervisor::Hypervisor;
 use crate::sabotage::Sabotage;
 use crate::storage::{IdempotencyKey, JobCursor, JobFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
@@ -69,7 +69,7 @@ pub struct Jobs(Arc<Engine>);
 /// What the engine is built from.
 pub struct JobsParts {
     pub store: Arc<dyn Storage>,
-    pub hypervisor: Arc<dyn Hypervisor>,
+    pub hosts: Hosts,
     pub inventory: Arc<Inventory>,
     pub clock: Clock,
     pub feed: Feed,

@@ -42,7 +42,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Runner {
     pub store: Arc<dyn Storage>,
-    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The host of the job's machine.
+    pub host: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
     pub snapshots: Arc<SnapshotProtection>,
     pub board: Arc<Board>,
@@ -213,7 +214,7 @@ impl Runner {
                 fail_point!(if after_loss { "judge" } else { "examine" });
                 let mut others = self.board.others(&machine, job.id);
                 others.snapshot_rules = self.snapshot_rules(&job).await;
-                let seen = self.hypervisor.examine(&machine).await;
+                let seen = self.host.examine(&machine).await;
                 fail_point!("examined");
                 Input::Examined(
                     seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
@@ -275,7 +276,7 @@ impl Runner {
             }
             Effect::Barrier => {
                 fail_point!("barrier");
-                let passed = self.hypervisor.barrier().await;
+                let passed = self.host.barrier().await;
                 fail_point!("synced");
                 Input::Synced(passed.is_ok().then(|| self.shown(&job)))
             }
@@ -346,7 +347,7 @@ impl Runner {
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
         let kind = call.kind().as_str();
         tracing::debug!(job = %job.id, machine = %job.machine.id, call = kind, "asking the host");
-        match self.hypervisor.call(&job.machine.id, call, job.id).await {
+        match self.host.call(&job.machine.id, call, job.id).await {
             Ok(accepted) => Called::Accepted(accepted),
             Err(CallError::Refused(error)) => {
                 tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
@@ -360,7 +361,7 @@ impl Runner {
     }
 
     async fn follow(&self, task: &TaskId, live: &watch::Sender<Live>) -> TaskEnd {
-        let mut status = self.hypervisor.follow(task).await;
+        let mut status = self.host.follow(task).await;
         let mut told = None;
         loop {
             let now = status.borrow_and_update().clone();
@@ -395,7 +396,7 @@ impl Runner {
 
     async fn cancel(&self, task: TaskId) {
         fail_point!("cancel-task");
-        if let Err(error) = self.hypervisor.cancel(&task).await {
+        if let Err(error) = self.host.cancel(&task).await {
             tracing::info!(%task, error = &error as &dyn std::error::Error, "the host did not cancel its task");
         }
     }
@@ -404,7 +405,7 @@ impl Runner {
     async fn host_back(&self) {
         loop {
             self.inventory.connected().await;
-            if self.hypervisor.barrier().await.is_ok() {
+            if self.host.barrier().await.is_ok() {
                 return;
             }
             self.clock.sleep(Duration::from_secs(1)).await;
@@ -412,7 +413,7 @@ impl Runner {
     }
 
     async fn foreign_task(&self, task: &TaskId) {
-        let mut status = self.hypervisor.follow(task).await;
+        let mut status = self.host.follow(task).await;
         // Ends too where the task is no longer known, or the backend is gone.
         let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
         if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {

@@ -54,7 +54,7 @@ pub fn evidence(power_state: PowerState) -> Evidence {
     Evidence {
         identity: samples::machine("16", "qubes").identity(),
         power_state: Some(power_state),
-        current_snapshot: Some(SnapshotId::new("16-snapshot-1")),
+        current_snapshot: Some(SnapshotId::from_backend("16-snapshot-1")),
         snapshots: vec![seen("16-snapshot-1", None, "base")],
         tools_running: true,
         question: None,
@@ -66,8 +66,8 @@ pub fn evidence(power_state: PowerState) -> Evidence {
 #[must_use]
 pub fn seen(id: &str, parent: Option<&str>, name: &str) -> SeenSnapshot {
     SeenSnapshot {
-        id: SnapshotId::new(id),
-        parent: parent.map(SnapshotId::new),
+        id: SnapshotId::from_backend(id),
+        parent: parent.map(SnapshotId::from_backend),
         name: name.to_owned(),
         description: String::new(),
     }

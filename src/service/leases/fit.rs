@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_reference_selects_a_machine_only_if_it_is_the_one_in_the_scope() {
-        let other = |id: &str| MachineIdentity { id: MachineId::new(id), ..candidate().identity };
+        let other = |id: &str| MachineIdentity { id: MachineId::from_backend(id), ..candidate().identity };
         let same_name = Candidate { identity: other("17"), pools: Vec::new(), ..candidate() };
         let named = Select { machine: Some(reference("name:Qubes-4.2 staging")), ..Select::default() };
         assert_eq!(selects(&named, &[candidate()]), [true]);

@@ -75,7 +75,7 @@ impl TryFrom<FailureDocument> for Failure {
             kind: word("kind of failure", kind, FailureKind::parse)?,
             detail,
             fault: fault.map(|FaultDocument { name, message, details }| Fault { name, message, details }),
-            machine: machine.map(|(id, name)| (MachineId::new(id), name)),
+            machine: machine.map(|(id, name)| (MachineId::from_backend(id), name)),
             job: job.map(job_id).transpose()?,
             lease: lease.map(lease_id).transpose()?,
             candidates,

@@ -21,6 +21,6 @@ impl From<&MachineIdentity> for IdentityDocument {
 
 impl From<IdentityDocument> for MachineIdentity {
     fn from(IdentityDocument { id, instance_uuid, path }: IdentityDocument) -> Self {
-        Self { id: MachineId::new(id), instance_uuid, path }
+        Self { id: MachineId::from_backend(id), instance_uuid, path }
     }
 }

@@ -133,20 +133,20 @@ impl From<CallDocument> for HostCall {
             CallDocument::ShutdownGuest => Self::ShutdownGuest,
             CallDocument::RebootGuest => Self::RebootGuest,
             CallDocument::Answer { question, choice } => {
-                Self::Answer { question: QuestionId::new(question), choice }
+                Self::Answer { question: QuestionId::from_backend(question), choice }
             }
             CallDocument::CreateSnapshot { name, description, memory, quiesce } => {
                 Self::CreateSnapshot { name, description, memory, quiesce }
             }
             CallDocument::RevertToSnapshot { snapshot, suppress_power_on } => {
-                Self::RevertToSnapshot { snapshot: SnapshotId::new(snapshot), suppress_power_on }
+                Self::RevertToSnapshot { snapshot: SnapshotId::from_backend(snapshot), suppress_power_on }
             }
             CallDocument::RemoveSnapshot { snapshot, children } => {
-                Self::RemoveSnapshot { snapshot: SnapshotId::new(snapshot), children }
+                Self::RemoveSnapshot { snapshot: SnapshotId::from_backend(snapshot), children }
             }
             CallDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
             CallDocument::RenameSnapshot { snapshot, name, description } => {
-                Self::RenameSnapshot { snapshot: SnapshotId::new(snapshot), name, description }
+                Self::RenameSnapshot { snapshot: SnapshotId::from_backend(snapshot), name, description }
             }
         }
     }
@@ -245,23 +245,23 @@ impl TryFrom<EvidenceDocument> for Evidence {
         } = evidence;
         let parents = parents.into_iter().chain(std::iter::repeat(None));
         let snapshot = |(id, parent): (String, Option<String>)| SeenSnapshot {
-            id: SnapshotId::new(id),
-            parent: parent.map(SnapshotId::new),
+            id: SnapshotId::from_backend(id),
+            parent: parent.map(SnapshotId::from_backend),
             name: String::new(),
             description: String::new(),
         };
         Ok(Self {
             identity: identity.into(),
             power_state: power_state.map(power).transpose()?,
-            current_snapshot: current_snapshot.map(SnapshotId::new),
+            current_snapshot: current_snapshot.map(SnapshotId::from_backend),
             snapshots: snapshots.into_iter().zip(parents).map(snapshot).collect(),
             tools_running,
-            question: question.map(QuestionId::new),
+            question: question.map(QuestionId::from_backend),
             host_boot_time,
             recent_tasks: recent_tasks
                 .into_iter()
                 .map(|RecentTaskDocument { id, call, by_us, running }| RecentTask {
-                    id: TaskId::new(id),
+                    id: TaskId::from_backend(id),
                     call: call.map(Into::into),
                     by_us,
                     running,

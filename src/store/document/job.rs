@@ -254,7 +254,7 @@ impl TryFrom<JobDocument> for Job {
             result: result.map(TryInto::try_into).transpose()?,
             warnings,
             error: error.map(TryInto::try_into).transpose()?,
-            host_task: host_task.map(TaskId::new),
+            host_task: host_task.map(TaskId::from_backend),
             intent: intent.map(TryInto::try_into).transpose()?,
         })
     }
@@ -399,30 +399,31 @@ impl From<RequestDocument> for JobRequest {
             }
             RequestDocument::Reboot => Self::Reboot,
             RequestDocument::Answer { question, choice } => {
-                Self::Answer { question: QuestionId::new(question), choice }
+                Self::Answer { question: QuestionId::from_backend(question), choice }
             }
             RequestDocument::CreateSnapshot { name, description, memory, quiesce } => {
                 Self::CreateSnapshot { name, description, memory, quiesce }
             }
             RequestDocument::Revert { snapshot, path, power_on } => {
-                Self::Revert { snapshot: SnapshotId::new(snapshot), path, power_on }
+                Self::Revert { snapshot: SnapshotId::from_backend(snapshot), path, power_on }
             }
             RequestDocument::RemoveSnapshot { snapshot, path, children } => {
-                Self::RemoveSnapshot { snapshot: SnapshotId::new(snapshot), path, children }
+                Self::RemoveSnapshot { snapshot: SnapshotId::from_backend(snapshot), path, children }
             }
             RequestDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
             RequestDocument::RenameSnapshot { snapshot, path, name, description } => {
-                Self::RenameSnapshot { snapshot: SnapshotId::new(snapshot), path, name, description }
+                Self::RenameSnapshot { snapshot: SnapshotId::from_backend(snapshot), path, name, description }
             }
             RequestDocument::Prepare { snapshot, power, until, settle_ms } => Self::Prepare {
-                snapshot: snapshot.map(|(id, path)| (SnapshotId::new(id), path)),
+                snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
                 power: power.map(PowerState::from),
                 until: until.map(Readiness::from),
                 settle: settle_ms.map(Duration::from_millis),
             },
-            RequestDocument::Release { keep_power, snapshot } => {
-                Self::Release { keep_power, snapshot: snapshot.map(|(id, path)| (SnapshotId::new(id), path)) }
-            }
+            RequestDocument::Release { keep_power, snapshot } => Self::Release {
+                keep_power,
+                snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
+            },
         }
     }
 }
@@ -474,7 +475,7 @@ impl TryFrom<ResultDocument> for JobResult {
         let ResultDocument { changed, snapshot, power_state, ip_address } = result;
         Ok(Self {
             changed,
-            snapshot: snapshot.map(SnapshotId::new),
+            snapshot: snapshot.map(SnapshotId::from_backend),
             power_state: power_state.map(power).transpose()?,
             ip_address,
         })

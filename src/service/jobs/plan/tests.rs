@@ -16,7 +16,7 @@ use crate::service::jobs::samples::{evidence, job, seen};
 const MINUTE: Duration = Duration::from_mins(1);
 
 fn base() -> SnapshotId {
-    SnapshotId::new("16-snapshot-1")
+    SnapshotId::from_backend("16-snapshot-1")
 }
 
 fn named() -> (SnapshotId, String) {
@@ -138,7 +138,7 @@ fn a_guest_is_asked_once_to_shut_down() {
 
 #[test]
 fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
-    let answer = JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    let answer = JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     let create = JobRequest::CreateSnapshot {
         name: "new".to_owned(),
         description: "why".to_owned(),
@@ -151,7 +151,7 @@ fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
         memory: true,
         quiesce: false,
     };
-    let answered = HostCall::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    let answered = HostCall::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     let renamed =
         HostCall::RenameSnapshot { snapshot: base(), name: Some("renamed".to_owned()), description: None };
     for (request, call) in [
@@ -288,7 +288,7 @@ fn a_release_reverts_and_then_turns_off_what_it_may() {
 fn a_revert_after_which_another_snapshot_is_current_has_failed() {
     let mut elsewhere = evidence(Off);
     elsewhere.snapshots.push(seen("16-snapshot-2", Some("16-snapshot-1"), "late"));
-    elsewhere.current_snapshot = Some(SnapshotId::new("16-snapshot-2"));
+    elsewhere.current_snapshot = Some(SnapshotId::from_backend("16-snapshot-2"));
     for request in [prepare(true, None, None, false), release(true, false), release(true, true)] {
         let plan = next(&after(request.clone(), &well(&["revert"])), &elsewhere);
         assert_eq!(refused(&plan), FailureKind::HostRejected, "{request:?}");

@@ -12,7 +12,7 @@ fn job(n: u128) -> JobId {
 }
 
 fn machine(n: u8) -> MachineId {
-    MachineId::new(n.to_string())
+    MachineId::from_backend(n.to_string())
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::hypervisor::{
 use crate::sabotage::Sabotage;
 use crate::service::callers::Caller;
 use crate::service::feed::Feed;
+use crate::service::hosts::Hosts;
 use crate::service::inventory::{Inventory, samples};
 use crate::service::jobs::gate::{Pass, Right};
 use crate::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
@@ -216,7 +217,7 @@ impl Hypervisor for FakeHost {
         let id = {
             let mut state = self.lock();
             state.calls.push((machine.clone(), call.clone()));
-            let id = TaskId::new(format!("task-{}", state.calls.len()));
+            let id = TaskId::from_backend(format!("task-{}", state.calls.len()));
             if !matches!(answer, Some(Answer::Panic | Answer::Lost)) {
                 state.tasks.push(Task {
                     id: id.clone(),
@@ -290,7 +291,7 @@ impl Hypervisor for FakeHost {
             current_snapshot: machine.snapshots.current.clone(),
             snapshots: machine.snapshots.items.iter().map(seen).collect(),
             tools_running: machine.guest.tools_running,
-            question: state.asks.then(|| QuestionId::new("q")),
+            question: state.asks.then(|| QuestionId::from_backend("q")),
             host_boot_time: None,
             recent_tasks: tasks
                 .map(|task| RecentTask {
@@ -322,14 +323,6 @@ impl Hypervisor for FakeHost {
         };
         self.inventory.observe(Facts { complete: false, changes: vec![fact] });
         Ok(())
-    }
-
-    async fn properties(
-        &self,
-        _: &MachineId,
-        _: &[String],
-    ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
-        Ok(serde_json::Map::new())
     }
 }
 
@@ -391,7 +384,7 @@ impl Lab {
 
     pub fn new_job(&self, machine: u32, request: JobRequest) -> NewJob {
         let picture = self.inventory.picture();
-        let record = picture.machine(&MachineId::new(machine.to_string())).unwrap();
+        let record = picture.machine(&MachineId::from_backend(machine.to_string())).unwrap();
         NewJob {
             machine: Arc::clone(record),
             request,
@@ -444,7 +437,7 @@ fn engine(
     let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(30));
     let jobs = Jobs::new(JobsParts {
         store: Arc::new(store.clone()),
-        hypervisor: Arc::clone(host) as Arc<dyn Hypervisor>,
+        hosts: Hosts::one(Arc::clone(host) as _),
         inventory: Arc::clone(inventory),
         clock: clock.clone(),
         feed: Feed::new(clock),

@@ -39,7 +39,7 @@ async fn jobs_of_one_machine_run_one_by_one_in_order_and_machines_side_by_side()
     for id in [first, second, third] {
         assert_eq!(lab.end(id).await.job.state, SUCCEEDED);
     }
-    let of_one = lab.host.calls().into_iter().filter(|(machine, _)| machine.as_str() == "1");
+    let of_one = lab.host.calls().into_iter().filter(|(machine, _)| *machine == *"1");
     let calls: Vec<HostCall> = of_one.map(|(_, call)| call).collect();
     assert_eq!(calls, [HostCall::PowerOn, HostCall::PowerOff, HostCall::PowerOn]);
 }
@@ -54,7 +54,7 @@ async fn who_hears_of_the_end_finds_the_machine_changed_and_without_a_job() {
         };
         let id = lab.start(1, request).await;
         let view = lab.end(id).await;
-        assert_eq!(lab.jobs.active(&MachineId::new("1")), None);
+        assert_eq!(lab.jobs.active(&MachineId::from_backend("1")), None);
         assert_eq!(view.job.result.and_then(|result| result.power_state), Some(state));
     }
 }
@@ -412,8 +412,9 @@ async fn a_task_that_failed_with_an_uncertain_outcome_is_judged_if_a_manager_is_
 #[tokio::test]
 async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
     let mut lab = Lab::new(1).await;
-    let (machine, busy) =
-        (MachineId::new("1"), |lab: &Lab| lab.jobs.finds_host_busy(&MachineId::new("1"), None));
+    let (machine, busy) = (MachineId::from_backend("1"), |lab: &Lab| {
+        lab.jobs.finds_host_busy(&MachineId::from_backend("1"), None)
+    });
     lab.host.answer(&[Answer::Hold]);
     lab.host.ignore_cancels();
     let mut new = lab.new_job(1, JobRequest::PowerOn);

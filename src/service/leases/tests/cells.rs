@@ -238,7 +238,7 @@ fn what_an_operator_said_of_a_machine_stays() {
 
 #[test]
 fn a_machine_that_vanishes_fails_its_lease_and_comes_back_set_aside() {
-    for gone in [vec![], vec![MachineIdentity { id: MachineId::new("99"), ..identity(1) }]] {
+    for gone in [vec![], vec![MachineIdentity { id: MachineId::from_backend("99"), ..identity(1) }]] {
         for prepare in [false, true] {
             let mut book = empty(rules());
             ask(&mut book, 1, prepare, true, &all(1), at(0)).unwrap();
@@ -642,7 +642,7 @@ fn two_machines_of_one_identity_are_not_granted_side_by_side() {
     let waiting = [1, 2].map(|number| lease(number, false, Some(MINUTE), at(0)));
     let mut book = Book::restored(rules(), waiting, BTreeMap::new(), None, at(0));
     let mut copy = machine(1, true);
-    copy.identity.id = MachineId::new("99");
+    copy.identity.id = MachineId::from_backend("99");
     let changes = book.step(Input::Look(&[machine(1, true), copy]), at(1)).unwrap();
     assert_eq!(changes.leases.len(), 1);
 }

@@ -43,7 +43,7 @@ pub fn at(seconds: u64) -> Now {
 
 fn identity(number: u32) -> MachineIdentity {
     MachineIdentity {
-        id: MachineId::new(number.to_string()),
+        id: MachineId::from_backend(number.to_string()),
         instance_uuid: Some(format!("uuid-{number}")),
         path: None,
     }

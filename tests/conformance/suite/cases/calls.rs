@@ -141,7 +141,7 @@ async fn what_is_off_cannot_be_suspended(trial: &Trial) -> Result<()> {
 }
 
 async fn a_machine_that_is_not_there_is_not_found(trial: &Trial) -> Result<()> {
-    let nobody = MachineId::new("no-such-machine");
+    let nobody = MachineId::from_backend("no-such-machine");
     for call in [HostCall::PowerOn, HostCall::RemoveAllSnapshots, HostCall::ShutdownGuest] {
         match trial.call(&nobody, &call).await? {
             Err(CallError::Refused(error)) if error.kind == HostErrorKind::NotFound => {}
@@ -152,7 +152,7 @@ async fn a_machine_that_is_not_there_is_not_found(trial: &Trial) -> Result<()> {
 }
 
 async fn an_answer_to_no_question_is_refused(trial: &Trial) -> Result<()> {
-    let answer = HostCall::Answer { question: QuestionId::new("nothing"), choice: "0".to_owned() };
+    let answer = HostCall::Answer { question: QuestionId::from_backend("nothing"), choice: "0".to_owned() };
     match trial.call(&trial.cast.running, &answer).await? {
         Err(CallError::Refused(_)) => Ok(()),
         other => bail!("an answer to no question gave {other:?}"),
@@ -195,7 +195,7 @@ async fn a_running_task_can_be_cancelled(trial: &Trial) -> Result<()> {
     }
     let again = trial.backend.cancel(&task).await;
     ensure!(matches!(&again, Err(error) if error.kind == HostErrorKind::InvalidState), "again: {again:?}");
-    let nothing = trial.backend.cancel(&otter::domain::ids::TaskId::new("no-such-task")).await;
+    let nothing = trial.backend.cancel(&otter::domain::ids::TaskId::from_backend("no-such-task")).await;
     ensure!(matches!(&nothing, Err(error) if error.kind == HostErrorKind::NotFound), "no task: {nothing:?}");
     trial.barrier().await?;
     ensure!(trial.machine(machine)?.power_state == Some(PowerState::Off), "it was cancelled, and is on");

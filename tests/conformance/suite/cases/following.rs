@@ -42,7 +42,7 @@ async fn a_task_is_followed_after_its_end(trial: &Trial) -> Result<()> {
 
 async fn a_task_that_nobody_knows_has_vanished(trial: &Trial) -> Result<()> {
     for name in ["no-such-task", "task-99999", "haTask-16-vim.VirtualMachine.powerOn-1"] {
-        let end = trial.end_of(&TaskId::new(name)).await?;
+        let end = trial.end_of(&TaskId::from_backend(name)).await?;
         ensure!(matches!(end, TaskStatus::Vanished), "a task that was never there ends as {end:?}");
     }
     // It stands in nobody's way.

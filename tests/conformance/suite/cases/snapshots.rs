@@ -154,7 +154,7 @@ async fn a_snapshot_is_renamed(trial: &Trial) -> Result<()> {
 }
 
 async fn a_snapshot_that_is_not_there_is_not_found(trial: &Trial) -> Result<()> {
-    let nothing = SnapshotId::new("snapshot-99999");
+    let nothing = SnapshotId::from_backend("snapshot-99999");
     for call in
         [revert(&nothing, false), HostCall::RemoveSnapshot { snapshot: nothing.clone(), children: false }]
     {

@@ -33,12 +33,13 @@ async fn is_over(trial: &Trial) -> Result<()> {
     let guest = trial.soon("a confirmation after the end", backend.confirm_guest(machine)).await?;
     let properties =
         trial.soon("properties after the end", backend.properties(machine, &["name".to_owned()])).await?;
-    let cancel = trial.soon("a cancel after the end", backend.cancel(&TaskId::new("any"))).await?;
+    let cancel = trial.soon("a cancel after the end", backend.cancel(&TaskId::from_backend("any"))).await?;
     ensure!(
         barrier.is_err() && read.is_err() && guest.is_err() && properties.is_err() && cancel.is_err(),
         "something succeeded after the end"
     );
-    let mut follower = trial.soon("a follower after the end", backend.follow(&TaskId::new("any"))).await?;
+    let mut follower =
+        trial.soon("a follower after the end", backend.follow(&TaskId::from_backend("any"))).await?;
     let over = async { while follower.changed().await.is_ok() {} };
     trial.soon("a follower that is let go", over).await
 }

@@ -176,7 +176,7 @@ fn a_lost_revert_whose_snapshot_is_not_current_is_unknown() {
     let mut run = until(lost(revert(None), World::new(Off), true), following);
     run.happen(Event::Tick);
     run.happen(Event::Tick);
-    run.world.current = Some(SnapshotId::new("another"));
+    run.world.current = Some(SnapshotId::from_backend("another"));
     assert_unknown(run, 1);
 }
 
@@ -342,7 +342,7 @@ fn a_question_until_the_deadline_is_the_reason() {
 
 #[test]
 fn what_a_question_does_not_hold_up_is_not_excused_by_it() {
-    let answer = JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    let answer = JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     for request in [JobRequest::Kill, answer] {
         let mut run = Run::begin(request, World { question: true, away: true, ..World::new(On) });
         run = until(run, |effect| matches!(effect, Effect::AwaitHost(_)));
@@ -603,7 +603,7 @@ fn a_lost_rename_is_judged_by_the_words() {
 
 #[test]
 fn a_lost_answer_is_given_again_only_to_the_same_question() {
-    let request = || JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() };
+    let request = || JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     let asks = || World { question: true, ..World::new(Off) };
     let mut again = until(lost(request(), asks(), false), |effect| matches!(effect, Effect::Call(_)));
     again.go(0, None);

@@ -18,25 +18,29 @@ use crate::service::jobs::samples::{job, start};
 const RULES: Rules = Rules { settle: Duration::from_secs(30), sabotage: Sabotage::new() };
 
 fn revert(power_on: Option<bool>) -> JobRequest {
-    JobRequest::Revert { snapshot: SnapshotId::new("kickstart"), path: "kickstart".to_owned(), power_on }
+    JobRequest::Revert {
+        snapshot: SnapshotId::from_backend("kickstart"),
+        path: "kickstart".to_owned(),
+        power_on,
+    }
 }
 
 /// Every request but those of power and reverts.
 fn others() -> Vec<JobRequest> {
-    let snapshot = || SnapshotId::new("kickstart");
+    let snapshot = || SnapshotId::from_backend("kickstart");
     let path = || "base/kickstart".to_owned();
     vec![
         JobRequest::Suspend,
         JobRequest::Shutdown { force_after: None },
         JobRequest::Shutdown { force_after: Some(Duration::from_mins(1)) },
         JobRequest::Reboot,
-        JobRequest::Answer { question: QuestionId::new("q"), choice: "4".to_owned() },
+        JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() },
         create_request(),
         remove(false),
         remove(true),
         JobRequest::RemoveAllSnapshots,
         JobRequest::Prepare {
-            snapshot: Some((SnapshotId::new("kickstart"), "kickstart".to_owned())),
+            snapshot: Some((SnapshotId::from_backend("kickstart"), "kickstart".to_owned())),
             power: Some(PowerState::On),
             until: Some(Readiness::Tools),
             settle: Some(Duration::from_mins(1)),
@@ -45,7 +49,7 @@ fn others() -> Vec<JobRequest> {
         JobRequest::Release { keep_power: false, snapshot: None },
         JobRequest::Release {
             keep_power: false,
-            snapshot: Some((SnapshotId::new("kickstart"), "kickstart".to_owned())),
+            snapshot: Some((SnapshotId::from_backend("kickstart"), "kickstart".to_owned())),
         },
         JobRequest::RenameSnapshot {
             snapshot: snapshot(),
@@ -57,7 +61,7 @@ fn others() -> Vec<JobRequest> {
 }
 
 fn remove(children: bool) -> JobRequest {
-    let (snapshot, path) = (SnapshotId::new("kickstart"), "base/kickstart".to_owned());
+    let (snapshot, path) = (SnapshotId::from_backend("kickstart"), "base/kickstart".to_owned());
     JobRequest::RemoveSnapshot { snapshot, path, children }
 }
 

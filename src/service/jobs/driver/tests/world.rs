@@ -113,7 +113,7 @@ impl World {
             current_snapshot: self.current.clone(),
             snapshots: self.snapshots.clone(),
             tools_running: self.tools,
-            question: self.question.then(|| QuestionId::new("q")),
+            question: self.question.then(|| QuestionId::from_backend("q")),
             host_boot_time: Some(self.boots.to_string()),
             recent_tasks: known
                 .map(|task| RecentTask {
@@ -282,7 +282,7 @@ impl World {
 
     fn begin(&mut self, call: HostCall, owner: Owner, ticks: u8) -> TaskId {
         self.next += 1;
-        let id = TaskId::new(format!("task-{}", self.next));
+        let id = TaskId::from_backend(format!("task-{}", self.next));
         self.tasks.push(Task { id: id.clone(), call, owner, left: ticks, end: None, forgotten: false });
         id
     }
@@ -356,7 +356,7 @@ impl World {
             HostCall::Answer { .. } => self.question = false,
             HostCall::CreateSnapshot { name, description, .. } => {
                 self.next += 1;
-                let id = SnapshotId::new(format!("made-{}", self.next));
+                let id = SnapshotId::from_backend(format!("made-{}", self.next));
                 let (parent, name, description) = (self.current.clone(), name.clone(), description.clone());
                 self.snapshots.push(SeenSnapshot { id: id.clone(), parent, name, description });
                 self.current = Some(id.clone());
@@ -398,15 +398,15 @@ impl World {
 
 pub fn snapshot(id: &str, parent: Option<&str>) -> SeenSnapshot {
     SeenSnapshot {
-        id: SnapshotId::new(id),
-        parent: parent.map(SnapshotId::new),
+        id: SnapshotId::from_backend(id),
+        parent: parent.map(SnapshotId::from_backend),
         name: id.to_owned(),
         description: String::new(),
     }
 }
 
 pub fn kickstart() -> SnapshotId {
-    SnapshotId::new("kickstart")
+    SnapshotId::from_backend("kickstart")
 }
 
 pub fn trouble(kind: HostErrorKind) -> Trouble {

@@ -1,0 +1,52 @@
+//! The hosts that otter works with, and on which of them a machine is. There is one host.
+
+use std::sync::Arc;
+
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::MachineId;
+use crate::domain::machine::Machine;
+use crate::hypervisor::{Capability, Hypervisor};
+
+/// Every host. Clones share them.
+#[derive(Clone)]
+pub struct Hosts(Arc<dyn Hypervisor>);
+
+impl Hosts {
+    /// One host, with all machines on it.
+    #[must_use]
+    pub fn one(host: Arc<dyn Hypervisor>) -> Self {
+        Self(host)
+    }
+
+    /// The only host.
+    #[must_use]
+    pub const fn only(&self) -> &Arc<dyn Hypervisor> {
+        &self.0
+    }
+
+    /// The host that a machine is on.
+    #[must_use]
+    pub const fn of(&self, _machine: &MachineId) -> &Arc<dyn Hypervisor> {
+        &self.0
+    }
+
+    /// The host that a machine is on, if it can do this.
+    ///
+    /// # Errors
+    /// `not-supported`
+    pub fn able_to(
+        &self,
+        capability: Capability,
+        machine: &Machine,
+    ) -> Result<&Arc<dyn Hypervisor>, Failure> {
+        let host = self.of(&machine.id);
+        if host.capabilities().contains(&capability) {
+            return Ok(host);
+        }
+        let cannot = match capability {
+            Capability::Properties => "gives no raw properties",
+        };
+        let detail = format!("The host of {} {cannot}.", machine.name);
+        Err(Failure::new(FailureKind::NotSupported, detail).of_machine(&machine.id, &machine.name))
+    }
+}

@@ -1,0 +1,56 @@
+//! The ids that a backend gives (of machines, snapshots, tasks, datastores and questions) are opaque outside of it: only
+//! a backend makes one from a text and looks into its text. The store brings back what it was given. What a caller
+//! wrote becomes an id by `FromStr` alone.
+
+use std::path::Path;
+
+/// The names by which an id is made from a text and its text is read.
+const INSIDE: [&str; 2] = ["from_backend", "backend_text"];
+
+/// Who may use them, by the beginning of the path.
+const MAY: [&str; 4] = ["esx/", "store/", "domain/ids.rs", "simulation/"];
+
+/// The lines of a file of `src` that look into an id, or make one, and may not.
+fn violations(file: &Path, text: &str) -> Vec<String> {
+    let path = file.to_str().unwrap();
+    if MAY.iter().any(|may| path.starts_with(may)) || is_test(path) {
+        return Vec::new();
+    }
+    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let lines = product.lines().enumerate();
+    lines
+        .filter(|(_, line)| INSIDE.iter().any(|name| line.contains(name)))
+        .map(|(number, line)| format!("{path}:{}: {}", number + 1, line.trim()))
+        .collect()
+}
+
+/// Whether a file of `src` is compiled for tests alone.
+fn is_test(path: &str) -> bool {
+    path.contains("tests/") || path.ends_with("tests.rs") || path.ends_with("samples.rs")
+}
+
+#[test]
+fn ids_are_opaque_outside_of_the_backend() {
+    let found: Vec<String> =
+        super::sources().iter().flat_map(|(file, text)| violations(file, text)).collect();
+    assert!(found.is_empty(), "{}\nsee tests/house/ids.rs", found.join("\n"));
+}
+
+#[test]
+fn who_looks_into_an_id_is_found() {
+    let makes = "fn f() {\n    MachineId::from_backend(format!(\"vm-{number}\"))\n}";
+    let reads = "fn f(id: &TaskId) -> bool {\n    id.backend_text().starts_with(\"haTask\")\n}";
+    for (text, line) in [
+        (makes, "MachineId::from_backend(format!(\"vm-{number}\"))"),
+        (reads, "id.backend_text().starts_with(\"haTask\")"),
+    ] {
+        for file in ["service/machines.rs", "api/links.rs", "domain/event.rs", "hypervisor/mod.rs"] {
+            assert_eq!(violations(Path::new(file), text), [format!("{file}:2: {line}")]);
+        }
+        for file in ["esx/calls.rs", "store/jobs.rs", "service/jobs/tests/mod.rs"] {
+            assert_eq!(violations(Path::new(file), text), Vec::<String>::new(), "{file}");
+        }
+        let tested = format!("#[cfg(test)]\nmod tests {{\n{text}\n}}");
+        assert_eq!(violations(Path::new("domain/event.rs"), &tested), Vec::<String>::new());
+    }
+}
