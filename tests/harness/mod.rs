@@ -80,7 +80,7 @@ pub struct Plan {
     pub settings: fn(&mut Settings),
     /// otter's time and the simulated host's.
     pub clock: Clock,
-    /// What stands between otter and its host.
+    /// What stands between otter and its host: nothing, by default.
     pub between: Between,
 }
 
