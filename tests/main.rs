@@ -14,3 +14,4 @@ mod interop;
 mod matrix;
 mod mistakes;
 mod openapi;
+mod storage;

@@ -37,8 +37,10 @@ pub use tokens::{StoredToken, TokenUse};
 /// write may be committed all the same. While the disk is full or fails, writes fail as
 /// [`StorageError::Refused`], and reads go on; see [`StorageError`] for what a failure says about the write.
 ///
-/// **Reads.** A read sees every write that was committed before the read began, and nothing of any other write.
-/// What is read is what was written, with times to the microsecond.
+/// **Reads.** A read sees what is committed at one moment between its call and its answer. What is read is what
+/// was written, except for what is only of use while a call runs; times are kept to the microsecond at least.
+///
+/// **Conformance.** `tests/storage` tries an implementation against SQLite, call by call.
 ///
 /// **Audit.** The facts of a change are committed with the change. The provided methods log them after that; a
 /// caller uses these, not the `commit_` methods that they call.
@@ -66,7 +68,8 @@ pub trait Storage: Send + Sync {
     }
 
     /// Commits what a job has become, the facts that it started, was asked to cancel or ended, if they are
-    /// new, and with its end the lease that a snapshot was made under.
+    /// new, and with its end the lease that a snapshot was made under. A job's id and lease never change. Its
+    /// start is new if the stored job is queued, and this one runs and has neither a step nor an intent.
     ///
     /// # Errors
     /// `AlreadyEnded` if the stored job has an end: that is kept. `NoSuchJob` if it was never inserted.

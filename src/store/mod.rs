@@ -13,7 +13,7 @@ mod backup;
 #[cfg(test)]
 mod backup_tests;
 mod created_snapshots;
-mod document;
+pub mod document;
 mod error;
 mod examine;
 mod fence_floor;
@@ -30,6 +30,7 @@ mod open;
 mod purge;
 mod restore;
 #[cfg(test)]
+#[path = "../../tests/storage/samples.rs"]
 mod samples;
 mod schema;
 mod sqlite_errors;

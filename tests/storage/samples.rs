@@ -1,4 +1,5 @@
-//! Jobs and leases for tests: plain ones, and arbitrary jobs with every field and variant.
+//! Jobs and leases: plain ones, and arbitrary jobs with every field and variant. The unit tests of the
+//! store include this file too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,16 +9,16 @@ use proptest::option;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::domain::access::Authority;
-use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
-use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
-use crate::domain::ids::{JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
-use crate::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
-use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft};
-use crate::domain::machine::MachineIdentity;
-use crate::domain::origin::{Actor, RequestId, RequestOrigin};
-use crate::domain::power::PowerState;
-use crate::domain::scope::Scope;
+use otter::domain::access::Authority;
+use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
+use otter::domain::failure::{Failure, FailureKind, Fault, InputError};
+use otter::domain::ids::{JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
+use otter::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
+use otter::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft};
+use otter::domain::machine::MachineIdentity;
+use otter::domain::origin::{Actor, RequestId, RequestOrigin};
+use otter::domain::power::PowerState;
+use otter::domain::scope::Scope;
 
 /// The first moment of the tests.
 pub fn start() -> Timestamp {
@@ -183,7 +184,7 @@ fn any_authority() -> impl Strategy<Value = Authority> {
 }
 
 /// To the nanosecond, and from the first time that there is to the last.
-fn any_time() -> impl Strategy<Value = Timestamp> {
+pub fn any_time() -> impl Strategy<Value = Timestamp> {
     (Timestamp::MIN.as_nanosecond()..=Timestamp::MAX.as_nanosecond())
         .prop_map(|nanoseconds| Timestamp::from_nanosecond(nanoseconds).unwrap())
 }

@@ -1,0 +1,131 @@
+//! Jobs, the keys of the calls that started them, and the snapshots that they made under leases.
+
+use std::collections::BTreeSet;
+
+use otter::domain::audit::AuditRecord;
+use otter::domain::ids::{JobId, LeaseId, SnapshotId};
+use otter::domain::job::{Job, JobRequest, JobState};
+use otter::domain::machine::MachineIdentity;
+use otter::storage::{IdempotencyKey, Inserted, JobCursor, JobFilter, JobPage, KeptKey, StorageError};
+use otter::store::document;
+
+use super::tables::{Key, Row, Tables, by_arrival, call, contradiction, next_arrival};
+
+/// The end of a job, in microseconds.
+pub fn ended_at(job: &Job) -> Option<i64> {
+    job.state.is_end().then(|| job.finished_at.unwrap_or(job.updated_at).as_microsecond())
+}
+
+/// A job as it is read back: its document does not keep everything.
+fn read(job: &Job) -> Job {
+    document::decode(document::VERSION, &document::encode(job).unwrap()).unwrap()
+}
+
+impl Tables {
+    pub fn insert_job(
+        &mut self,
+        job: Job,
+        key: Option<&IdempotencyKey>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<Inserted, StorageError> {
+        if let Some(KeptKey { job, fingerprint_matches }) = key.and_then(|key| self.find_key(key)) {
+            return Ok(Inserted::Existing { job, fingerprint_matches });
+        }
+        if self.jobs.contains_key(&job.id) {
+            return Err(contradiction("there is a job of this id"));
+        }
+        if let Some(key) = key {
+            self.keys.insert(call(key), Key::new(key, job.id));
+        }
+        let arrival = next_arrival(&self.jobs);
+        self.jobs.insert(job.id, Row { arrival, record: job });
+        self.append_audit(audit);
+        Ok(Inserted::New)
+    }
+
+    pub fn update_job(&mut self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
+        let stored = self.jobs.get_mut(&job.id).ok_or(StorageError::NoSuchJob(job.id))?;
+        if stored.record.state.is_end() {
+            return Err(StorageError::AlreadyEnded(job.id));
+        }
+        let mut facts = Vec::new();
+        let begins = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
+        if begins && stored.record.state == JobState::Queued {
+            facts.push(AuditRecord::job_started(job));
+        }
+        if stored.record.cancel_requested_at.is_none() {
+            facts.extend(AuditRecord::job_cancel_requested(job));
+        }
+        if job.state.is_end() {
+            facts.push(AuditRecord::job_ended(job));
+        }
+        stored.record = job.clone();
+        self.note_snapshots(job);
+        self.append_audit(facts.clone());
+        Ok(facts)
+    }
+
+    fn note_snapshots(&mut self, job: &Job) {
+        if job.state != JobState::Succeeded {
+            return;
+        }
+        let machine = job.machine.key();
+        match &job.request {
+            JobRequest::CreateSnapshot { .. } => {
+                let made = job.result.as_ref().and_then(|result| result.snapshot.clone());
+                let Some(snapshot) = made else { return };
+                self.created_snapshots.remove(&(machine.clone(), snapshot.clone()));
+                if let Some(lease) = job.lease {
+                    self.created_snapshots.insert((machine, snapshot), lease);
+                }
+            }
+            JobRequest::RemoveSnapshot { snapshot, .. } => {
+                self.created_snapshots.remove(&(machine, snapshot.clone()));
+            }
+            JobRequest::RemoveAllSnapshots => self.created_snapshots.retain(|(of, _), _| *of != machine),
+            _ => {}
+        }
+    }
+
+    pub fn job(&self, id: JobId) -> Option<Job> {
+        self.jobs.get(&id).map(|row| read(&row.record))
+    }
+
+    pub fn list_jobs(&self, filter: &JobFilter, after: Option<JobCursor>, limit: usize) -> JobPage {
+        let place = |job: &Job| (job.created_at.as_microsecond(), job.id);
+        let mut jobs: Vec<&Job> = self.jobs.values().map(|row| &row.record).collect();
+        jobs.retain(|job| passes(filter, job));
+        jobs.retain(|job| after.is_none_or(|after| place(job) < (after.created_at, after.id)));
+        jobs.sort_by_key(|job| std::cmp::Reverse(place(job)));
+        let more = jobs.len() > limit;
+        jobs.truncate(limit);
+        let next = if more { jobs.last().map(|job| JobCursor::behind(job)) } else { None };
+        JobPage { items: jobs.into_iter().map(read).collect(), next }
+    }
+
+    pub fn unfinished_jobs(&self) -> Vec<Job> {
+        by_arrival(self.jobs.values().filter(|row| !row.record.state.is_end())).map(read).collect()
+    }
+
+    pub fn find_key(&self, key: &IdempotencyKey) -> Option<KeptKey> {
+        let kept = self.keys.get(&call(key))?;
+        Some(KeptKey { job: kept.of, fingerprint_matches: kept.fingerprint == key.fingerprint })
+    }
+
+    pub fn snapshots_made_under(&self, machine: &MachineIdentity, lease: LeaseId) -> BTreeSet<SnapshotId> {
+        let machine = machine.key();
+        let made =
+            self.created_snapshots.iter().filter(|((of, _), under)| *of == machine && **under == lease);
+        made.map(|((_, snapshot), _)| snapshot.clone()).collect()
+    }
+}
+
+fn passes(filter: &JobFilter, job: &Job) -> bool {
+    let JobFilter { states, machine, kinds, requested_by, reference, lease } = filter;
+    (states.is_empty() || states.contains(&job.state))
+        && machine.as_ref().is_none_or(|machine| *machine == job.machine.id)
+        && (kinds.is_empty() || kinds.contains(&job.kind()))
+        && requested_by.as_ref().is_none_or(|requested_by| *requested_by == job.requested_by)
+        && reference.as_ref().is_none_or(|reference| Some(reference) == job.reference.as_ref())
+        && lease.is_none_or(|lease| Some(lease) == job.lease)
+}

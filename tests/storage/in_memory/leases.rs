@@ -1,0 +1,129 @@
+//! Leases, the keys of the calls that asked for them, and what is kept of machines.
+
+use std::collections::BTreeMap;
+
+use otter::domain::ids::LeaseId;
+use otter::domain::lease::Lease;
+use otter::storage::{
+    IdempotencyKey, KeptLeaseKey, KeptMachine, LeaseChange, LeaseFilter, SaveLeases, StorageError,
+};
+use otter::store::document;
+
+use super::tables::{
+    Key, Row, Tables, by_arrival, call, column, contradiction, next_arrival, to_the_microsecond,
+};
+
+/// The end of a lease, in microseconds.
+pub fn ended_at(lease: &Lease) -> Option<i64> {
+    lease.state.is_end().then(|| lease.ended_at.unwrap_or(lease.noted_at).as_microsecond())
+}
+
+/// A lease as it is read back: its document does not keep everything.
+fn read(lease: &Lease) -> Lease {
+    document::decode_lease(document::VERSION, &document::encode_lease(lease).unwrap()).unwrap()
+}
+
+impl Tables {
+    pub fn save_leases(&mut self, step: SaveLeases) -> Result<(), StorageError> {
+        let SaveLeases { mut leases, machines, forgotten, fence_floor, key, audit } = step;
+        // Those that let go of a machine before those that take it.
+        leases.sort_by_key(|change| change.held.is_some());
+        let held = self.held_after(&leases)?;
+        if let Some((key, lease)) = &key {
+            if self.lease_keys.contains_key(&call(key)) {
+                return Err(contradiction("the key is known"));
+            }
+            if !self.leases.contains_key(lease) && leases.iter().all(|change| change.lease.id != *lease) {
+                return Err(contradiction("the key is of no lease"));
+            }
+        }
+        self.held = held;
+        for LeaseChange { lease, held: _ } in leases {
+            let arrival = next_arrival(&self.leases);
+            let row =
+                self.leases.entry(lease.id).or_insert_with(|| Row { arrival, record: (*lease).clone() });
+            if !row.record.state.is_end() {
+                row.record = (*lease).clone();
+            }
+        }
+        for (machine, kept) in machines {
+            let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
+            let kept = KeptMachine {
+                fence: column(fence),
+                last_lease_end: last_lease_end.map(to_the_microsecond),
+                quarantine,
+                absent_since: absent_since.map(to_the_microsecond),
+            };
+            self.machines.insert(machine, kept);
+        }
+        for machine in forgotten {
+            self.machines.remove(&machine);
+        }
+        self.fence_floor = self.fence_floor.max(column(fence_floor));
+        if let Some((key, lease)) = key {
+            self.lease_keys.insert(call(&key), Key::new(&key, lease));
+        }
+        self.append_audit(audit);
+        Ok(())
+    }
+
+    /// Who holds what after these changes, made one after another.
+    fn held_after(&self, changes: &[LeaseChange]) -> Result<BTreeMap<String, LeaseId>, StorageError> {
+        let mut all = self.held.clone();
+        for LeaseChange { lease, held } in changes {
+            if held.is_some() != lease.state.holds() {
+                return Err(contradiction("a lease in this state holds a machine, or holds none"));
+            }
+            if self.leases.get(&lease.id).is_some_and(|row| row.record.state.is_end()) {
+                continue;
+            }
+            all.retain(|_, holder| *holder != lease.id);
+            if let Some(machine) = held
+                && all.insert(machine.clone(), lease.id).is_some()
+            {
+                return Err(contradiction("another lease holds the machine"));
+            }
+        }
+        Ok(all)
+    }
+
+    pub fn lease(&self, id: LeaseId) -> Option<Lease> {
+        self.leases.get(&id).map(|row| read(&row.record))
+    }
+
+    pub fn list_leases(&self, filter: &LeaseFilter, after: Option<&Lease>, limit: usize) -> Vec<Lease> {
+        let place = |lease: &Lease| (lease.created_at.as_microsecond(), lease.id);
+        let mut leases: Vec<&Lease> = self.leases.values().map(|row| &row.record).collect();
+        leases.retain(|lease| passes(filter, lease));
+        leases.retain(|lease| after.is_none_or(|after| place(lease) < place(after)));
+        leases.sort_by_key(|lease| std::cmp::Reverse(place(lease)));
+        leases.into_iter().take(limit).map(read).collect()
+    }
+
+    pub fn open_leases(&self) -> Vec<Lease> {
+        by_arrival(self.leases.values().filter(|row| !row.record.state.is_end())).map(read).collect()
+    }
+
+    pub fn has_leases(&self) -> bool {
+        !self.leases.is_empty()
+    }
+
+    pub fn find_lease_key(&self, key: &IdempotencyKey) -> Option<KeptLeaseKey> {
+        let kept = self.lease_keys.get(&call(key))?;
+        Some(KeptLeaseKey { lease: kept.of, fingerprint_matches: kept.fingerprint == key.fingerprint })
+    }
+
+    pub fn kept_machines(&self) -> BTreeMap<String, KeptMachine> {
+        self.machines.clone()
+    }
+}
+
+fn passes(filter: &LeaseFilter, lease: &Lease) -> bool {
+    let LeaseFilter { states, machine, pool, holder, reference } = filter;
+    let of_machine = lease.machine.as_ref().map(|machine| &machine.id);
+    (states.is_empty() || states.contains(&lease.state))
+        && machine.as_ref().is_none_or(|machine| Some(machine) == of_machine)
+        && pool.as_ref().is_none_or(|pool| Some(pool) == lease.pool.as_ref())
+        && holder.as_ref().is_none_or(|holder| *holder == lease.holder)
+        && reference.as_ref().is_none_or(|reference| Some(reference) == lease.reference.as_ref())
+}

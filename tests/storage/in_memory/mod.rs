@@ -1,0 +1,418 @@
+//! A storage in memory whose disk can be full, and whose daemon can crash at each moment of a commit.
+//!
+//! ```text
+//! a write ─► waiting ──(time of a commit)──► committed ──(time of an answer)──► its caller hears of it
+//!               │ crash: a prefix of these is committed,      │ crash: it stays,
+//!               ▼ the others are lost                         ▼ and its caller never hears of it
+//! ```
+//! It has no thread, no randomness and no order by chance: the same calls at the same times give the same answers.
+
+mod audit;
+mod jobs;
+mod leases;
+mod purge;
+mod tables;
+mod tokens;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use otter::clock::Clock;
+use otter::domain::access::TokenDigest;
+use otter::domain::audit::AuditRecord;
+use otter::domain::ids::{JobId, LeaseId, SnapshotId};
+use otter::domain::job::Job;
+use otter::domain::lease::Lease;
+use otter::domain::machine::MachineIdentity;
+use otter::storage::{
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, Inserted, JobCursor, JobFilter,
+    JobPage, KeptKey, KeptLeaseKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
+    Storage, StorageError, StoredToken, TokenUse,
+};
+
+use self::tables::Tables;
+
+/// Writes of one commit.
+const GROUP: usize = 256;
+
+/// The words of a full disk.
+const FULL: &str = "database or disk is full";
+
+/// What takes time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Read,
+    /// From the first write that waits to the commit. Writes that come meanwhile wait for the next commit.
+    Commit,
+    /// From the commit to its answer.
+    Answer,
+}
+
+/// Chooses how long each moment takes.
+pub type Latency = Box<dyn FnMut(Moment) -> Duration + Send>;
+
+/// What outlives a crash. Clones share it.
+#[derive(Clone)]
+pub struct Disk(Arc<Mutex<Inner>>);
+
+struct Inner {
+    committed: Tables,
+    /// The writes that are not committed, in the order in which they were handed over. Their number is bounded
+    /// by that of the tasks of the daemon.
+    waiting: VecDeque<Write>,
+    latency: Latency,
+    is_full: bool,
+    refusal: Option<String>,
+    /// Counts the crashes. A handle of an earlier life gets nothing any more.
+    life: u64,
+    /// No more writes are taken in this life.
+    is_closed: bool,
+    /// Wakes the writer of this life.
+    work: Arc<Notify>,
+}
+
+/// One write: gets the tables, or why it is refused, and gives its answer.
+type Write = Box<dyn FnOnce(Result<&mut Tables, StorageError>) -> Answer + Send>;
+
+/// Tells the caller of a write how it came out.
+type Answer = Box<dyn FnOnce() + Send>;
+
+impl Disk {
+    /// An empty disk.
+    pub fn new(latency: impl FnMut(Moment) -> Duration + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            committed: Tables::default(),
+            waiting: VecDeque::new(),
+            latency: Box::new(latency),
+            is_full: false,
+            refusal: None,
+            life: 0,
+            is_closed: false,
+            work: Arc::default(),
+        })))
+    }
+
+    /// Opens what is committed, for a daemon that starts. An earlier handle is as if it had crashed.
+    pub fn open(&self, clock: Clock) -> InMemory {
+        self.crash(0);
+        InMemory { disk: self.clone(), life: self.lock().life, clock }
+    }
+
+    /// Fills the disk, or makes room on it. While it is full, commits are refused.
+    pub fn set_full(&self, is_full: bool) {
+        self.lock().is_full = is_full;
+    }
+
+    /// How many writes are not committed.
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// The daemon dies: of the writes that are not committed, the first `survivors` are, and the others are
+    /// lost. No caller hears of any of them: every call of an open handle fails as `Closed` or never returns.
+    pub fn crash(&self, survivors: usize) {
+        let mut inner = self.lock();
+        if !inner.is_full {
+            inner.commit(survivors);
+        }
+        inner.waiting.clear();
+        inner.life += 1;
+        (inner.is_closed, inner.refusal) = (false, None);
+        std::mem::take(&mut inner.work).notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Commits the first `count` writes, each as a whole or not at all.
+    fn commit(&mut self, count: usize) -> Vec<Answer> {
+        let count = count.min(self.waiting.len());
+        let writes: Vec<Write> = self.waiting.drain(..count).collect();
+        writes.into_iter().map(|write| write(Ok(&mut self.committed))).collect()
+    }
+
+    /// Refuses the first `count` writes.
+    fn refuse(&mut self, count: usize) -> Vec<Answer> {
+        let refused = || StorageError::Refused {
+            words: FULL.to_owned(),
+            source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(FULL)),
+        };
+        self.waiting.drain(..count).map(|write| write(Err(refused()))).collect()
+    }
+}
+
+/// A handle over a disk, for one life of the daemon. Clones share it.
+#[derive(Clone)]
+pub struct InMemory {
+    disk: Disk,
+    life: u64,
+    clock: Clock,
+}
+
+impl InMemory {
+    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns. Without it
+    /// running, writes wait. Returns too when the daemon has crashed.
+    pub async fn run(&self, stop: CancellationToken) {
+        while let Ok((waiting, is_closed, work)) = self.state() {
+            if waiting > 0 {
+                self.commit(waiting.min(GROUP)).await;
+            } else if is_closed {
+                return;
+            } else {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {
+                        if let Ok(mut inner) = self.live() {
+                            inner.is_closed = true;
+                        }
+                    }
+                    () = work.notified() => {}
+                }
+            }
+        }
+    }
+
+    /// How many writes wait, whether no more come, and what wakes the writer.
+    fn state(&self) -> Result<(usize, bool, Arc<Notify>), StorageError> {
+        let inner = self.live()?;
+        Ok((inner.waiting.len(), inner.is_closed, Arc::clone(&inner.work)))
+    }
+
+    async fn commit(&self, count: usize) {
+        self.spend(Moment::Commit).await;
+        let answers = match self.live() {
+            Ok(mut inner) if inner.is_full => {
+                inner.refusal = Some(FULL.to_owned());
+                inner.refuse(count)
+            }
+            Ok(mut inner) => {
+                inner.refusal = None;
+                inner.commit(count)
+            }
+            Err(_) => return,
+        };
+        self.spend(Moment::Answer).await;
+        if self.live().is_ok() {
+            for answer in answers {
+                answer();
+            }
+        }
+    }
+
+    async fn spend(&self, moment: Moment) {
+        let latency = (self.disk.lock().latency)(moment);
+        if !latency.is_zero() {
+            self.clock.sleep(latency).await;
+        }
+    }
+
+    /// The disk, unless the daemon of this handle has crashed.
+    fn live(&self) -> Result<MutexGuard<'_, Inner>, StorageError> {
+        let inner = self.disk.lock();
+        if inner.life == self.life { Ok(inner) } else { Err(StorageError::Closed) }
+    }
+
+    /// Hands a write over, and waits for its answer. A write that fails must leave the tables as they are.
+    async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Tables) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut inner = self.live()?;
+            if inner.is_closed {
+                return Err(StorageError::Closed);
+            }
+            inner.waiting.push_back(Box::new(move |tables| {
+                let result = tables.and_then(write);
+                // A caller that went away needs no answer.
+                Box::new(move || drop(reply.send(result)))
+            }));
+            inner.work.notify_one();
+        }
+        answer.await.map_err(|_| StorageError::Closed)?
+    }
+
+    async fn read<T: Send>(&self, read: impl FnOnce(&Tables) -> T + Send) -> Result<T, StorageError> {
+        self.spend(Moment::Read).await;
+        Ok(read(&self.live()?.committed))
+    }
+}
+
+#[async_trait]
+impl Storage for InMemory {
+    async fn commit_new_job(
+        &self,
+        job: &Job,
+        key: Option<&IdempotencyKey>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<Inserted, StorageError> {
+        let (job, key) = (job.clone(), key.cloned());
+        self.write(move |tables| tables.insert_job(job, key.as_ref(), audit)).await
+    }
+
+    async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
+        let job = job.clone();
+        self.write(move |tables| tables.update_job(&job)).await
+    }
+
+    async fn commit_leases(&self, step: SaveLeases) -> Result<(), StorageError> {
+        self.write(move |tables| tables.save_leases(step)).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {
+        self.read(|tables| tables.job(id)).await
+    }
+
+    async fn jobs(
+        &self,
+        filter: &JobFilter,
+        after: Option<JobCursor>,
+        limit: u32,
+    ) -> Result<JobPage, StorageError> {
+        self.read(|tables| tables.list_jobs(filter, after, limit as usize)).await
+    }
+
+    async fn unfinished_jobs(&self) -> Result<Vec<Job>, StorageError> {
+        self.read(Tables::unfinished_jobs).await
+    }
+
+    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError> {
+        self.read(|tables| tables.find_key(key)).await
+    }
+
+    async fn snapshots_made_under(
+        &self,
+        machine: &MachineIdentity,
+        lease: LeaseId,
+    ) -> Result<BTreeSet<SnapshotId>, StorageError> {
+        self.read(|tables| tables.snapshots_made_under(machine, lease)).await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, StorageError> {
+        self.read(|tables| tables.lease(id)).await
+    }
+
+    async fn leases(
+        &self,
+        filter: &LeaseFilter,
+        after: Option<&Lease>,
+        limit: u32,
+    ) -> Result<Vec<Lease>, StorageError> {
+        self.read(|tables| tables.list_leases(filter, after, limit as usize)).await
+    }
+
+    async fn open_leases(&self) -> Result<Vec<Lease>, StorageError> {
+        self.read(Tables::open_leases).await
+    }
+
+    async fn has_leases(&self) -> Result<bool, StorageError> {
+        self.read(Tables::has_leases).await
+    }
+
+    async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StorageError> {
+        self.read(|tables| tables.find_lease_key(key)).await
+    }
+
+    async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
+        self.read(Tables::kept_machines).await
+    }
+
+    async fn fence_floor(&self) -> Result<u64, StorageError> {
+        self.read(|tables| tables.fence_floor).await
+    }
+
+    async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), StorageError> {
+        self.write(move |tables| {
+            tables.append_audit(records);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        after: Option<AuditCursor>,
+        limit: u32,
+    ) -> Result<AuditPage, StorageError> {
+        self.read(|tables| tables.list_audit(filter, after, limit as usize)).await
+    }
+
+    async fn insert_token(&self, token: &StoredToken) -> Result<bool, StorageError> {
+        let token = token.clone();
+        self.write(move |tables| tables.insert_token(token)).await
+    }
+
+    async fn revoke_token(&self, name: &str, now: Timestamp) -> Result<bool, StorageError> {
+        let name = name.to_owned();
+        self.write(move |tables| Ok(tables.revoke_token(&name, now))).await
+    }
+
+    async fn rotate_token(
+        &self,
+        name: &str,
+        digest: TokenDigest,
+        now: Timestamp,
+        expires_at: Option<Timestamp>,
+    ) -> Result<bool, StorageError> {
+        let name = name.to_owned();
+        self.write(move |tables| tables.rotate_token(&name, digest, now, expires_at)).await
+    }
+
+    async fn mark_tokens_used(&self, uses: Vec<TokenUse>) -> Result<(), StorageError> {
+        self.write(move |tables| {
+            tables.mark_tokens_used(&uses);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StorageError> {
+        self.read(Tables::all_tokens).await
+    }
+
+    async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError> {
+        let Retention { jobs, leases, keys, audit: _ } = retention.clone();
+        let (jobs, keys_of_jobs) = self.write(move |tables| Ok(tables.purge_jobs(now, &jobs, keys))).await?;
+        let (leases, keys_of_leases) =
+            self.write(move |tables| Ok(tables.purge_leases(now, &leases, keys))).await?;
+        Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
+    }
+
+    async fn purge_audit(
+        &self,
+        now: Timestamp,
+        retention: &AuditRetention,
+    ) -> Result<PurgedAudit, StorageError> {
+        let AuditRetention { time, max_bytes } = *retention;
+        let by_age = self.write(move |tables| Ok(tables.purge_audit_by_age(now, time))).await?;
+        let by_bytes = self.write(move |tables| Ok(tables.purge_audit_by_bytes(max_bytes))).await?;
+        Ok(PurgedAudit { by_age, by_bytes })
+    }
+
+    async fn note_seen(&self, now: Timestamp) -> Result<(), StorageError> {
+        self.write(move |tables| {
+            tables.last_seen = Some(tables::to_the_microsecond(now));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn last_seen(&self) -> Result<Option<Timestamp>, StorageError> {
+        self.read(|tables| tables.last_seen).await
+    }
+
+    fn refusal(&self) -> Option<String> {
+        self.live().ok()?.refusal.clone()
+    }
+}

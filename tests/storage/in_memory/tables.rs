@@ -1,0 +1,96 @@
+//! What is committed. The rules of each table are in the file of its name; a write that fails changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use otter::domain::audit::AuditRecord;
+use otter::domain::ids::{JobId, LeaseId, SnapshotId};
+use otter::domain::job::Job;
+use otter::domain::lease::Lease;
+use otter::storage::{IdempotencyKey, KeptMachine, StorageError, StoredToken};
+
+#[derive(Default)]
+pub struct Tables {
+    pub jobs: BTreeMap<JobId, Row<Job>>,
+    pub keys: BTreeMap<Call, Key<JobId>>,
+    pub leases: BTreeMap<LeaseId, Row<Lease>>,
+    pub lease_keys: BTreeMap<Call, Key<LeaseId>>,
+    /// Which lease holds a machine.
+    pub held: BTreeMap<String, LeaseId>,
+    pub machines: BTreeMap<String, KeptMachine>,
+    pub fence_floor: u64,
+    /// By the key of the machine and the snapshot.
+    pub created_snapshots: BTreeMap<(String, SnapshotId), LeaseId>,
+    pub audit: BTreeMap<i64, AuditRow>,
+    pub tokens: Vec<StoredToken>,
+    pub last_seen: Option<Timestamp>,
+}
+
+/// A job or a lease.
+pub struct Row<T> {
+    /// Its place in the order of the first commits.
+    pub arrival: u64,
+    pub record: T,
+}
+
+pub struct AuditRow {
+    pub record: AuditRecord,
+    /// The bytes of this row and of all before it.
+    pub total_bytes: u64,
+}
+
+/// Caller, method, path and key of a call.
+pub type Call = (String, String, String, String);
+
+pub struct Key<I> {
+    /// What the call started.
+    pub of: I,
+    pub fingerprint: [u8; 32],
+    /// In microseconds.
+    pub created_at: i64,
+}
+
+impl<I> Key<I> {
+    pub fn new(key: &IdempotencyKey, of: I) -> Self {
+        Self { of, fingerprint: key.fingerprint, created_at: key.created_at.as_microsecond() }
+    }
+}
+
+pub fn call(key: &IdempotencyKey) -> Call {
+    let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key.clone();
+    (caller, method, path, key)
+}
+
+/// The arrival of the next row.
+pub fn next_arrival<I, T>(rows: &BTreeMap<I, Row<T>>) -> u64 {
+    rows.values().map(|row| row.arrival).max().unwrap_or_default() + 1
+}
+
+/// Records in the order of their arrival.
+pub fn by_arrival<'a, T: 'a>(rows: impl Iterator<Item = &'a Row<T>>) -> impl Iterator<Item = &'a T> {
+    let mut rows: Vec<&Row<T>> = rows.collect();
+    rows.sort_by_key(|row| row.arrival);
+    rows.into_iter().map(|row| &row.record)
+}
+
+pub fn contradiction(what: &str) -> StorageError {
+    StorageError::Contradiction(Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what)))
+}
+
+/// A time as columns keep it.
+pub fn to_the_microsecond(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap()
+}
+
+/// The time this long ago, in microseconds.
+pub fn ago(now: Timestamp, duration: Duration) -> i64 {
+    now.as_microsecond().saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// A number as columns keep it.
+pub fn column(number: u64) -> u64 {
+    number.min(i64::MAX.unsigned_abs())
+}

@@ -1,0 +1,508 @@
+//! Calls of a storage for the property of its conformance: of few jobs, leases, machines, keys and tokens, so that
+//! they meet.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use uuid::Uuid;
+
+use otter::domain::access::{Role, TokenDigest, TokenLimits};
+use otter::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
+use otter::domain::ids::{MachineId, SnapshotId, TokenId};
+use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState};
+use otter::domain::lease::{Lease, LeaseState, Quarantine};
+use otter::domain::scope::Scope;
+use otter::storage::{
+    AuditFilter, AuditRetention, IdempotencyKey, JobFilter, Keep, KeptMachine, LeaseChange, LeaseFilter,
+    Retention, SaveLeases, Storage, StorageError, StoredToken, TokenUse,
+};
+
+use super::samples::{any_job, any_time, lease, queued, start};
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// One call of a storage.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    InsertJob {
+        job: Box<Job>,
+        key: Option<IdempotencyKey>,
+        overridden: Option<AuditRecord>,
+    },
+    UpdateJob(Box<Job>),
+    SaveLeases(SaveLeases),
+    AppendAudit(Vec<AuditRecord>),
+    InsertToken(StoredToken),
+    RevokeToken {
+        name: String,
+        now: Timestamp,
+    },
+    RotateToken {
+        name: String,
+        digest: TokenDigest,
+        now: Timestamp,
+        expires_at: Option<Timestamp>,
+    },
+    MarkTokensUsed(Vec<TokenUse>),
+    Purge {
+        now: Timestamp,
+        retention: Retention,
+    },
+    PurgeAudit {
+        now: Timestamp,
+        retention: AuditRetention,
+    },
+    NoteSeen(Timestamp),
+    /// Page by page.
+    ListJobs {
+        filter: JobFilter,
+        page: u32,
+    },
+    ListLeases {
+        filter: LeaseFilter,
+        page: u32,
+    },
+    ListAudit {
+        filter: AuditFilter,
+        page: u32,
+    },
+    FindKeys(IdempotencyKey),
+    /// The job, the lease and the snapshots of this number.
+    ReadOne(u32),
+}
+
+impl Operation {
+    /// Makes the call, and tells what came of it.
+    pub async fn perform(&self, storage: &dyn Storage) -> String {
+        match self.clone() {
+            Self::InsertJob { job, key, overridden } => {
+                told(&storage.insert_job(&job, key.as_ref(), overridden).await)
+            }
+            Self::UpdateJob(job) => told(&storage.commit_job(&job).await),
+            Self::SaveLeases(step) => told(&storage.save_leases(step).await),
+            Self::AppendAudit(records) => told(&storage.append_audit(records).await),
+            Self::InsertToken(token) => told(&storage.insert_token(&token).await),
+            Self::RevokeToken { name, now } => told(&storage.revoke_token(&name, now).await),
+            Self::RotateToken { name, digest, now, expires_at } => {
+                told(&storage.rotate_token(&name, digest, now, expires_at).await)
+            }
+            Self::MarkTokensUsed(uses) => told(&storage.mark_tokens_used(uses).await),
+            Self::Purge { now, retention } => told(&storage.purge(now, &retention).await),
+            Self::PurgeAudit { now, retention } => told(&storage.purge_audit(now, &retention).await),
+            Self::NoteSeen(now) => told(&storage.note_seen(now).await),
+            Self::ListJobs { filter, page } => told(&jobs(storage, &filter, page).await),
+            Self::ListLeases { filter, page } => told(&leases(storage, &filter, page).await),
+            Self::ListAudit { filter, page } => told(&audit(storage, &filter, page).await),
+            Self::FindKeys(key) => {
+                told(&storage.find_key(&key).await) + &told(&storage.find_lease_key(&key).await)
+            }
+            Self::ReadOne(n) => {
+                let (job, lease) = (queued(n), lease(n, LeaseState::Queued, None));
+                let made = storage.snapshots_made_under(&job.machine, lease.id).await;
+                told(&storage.job(job.id).await) + &told(&storage.lease(lease.id).await) + &told(&made)
+            }
+        }
+    }
+}
+
+/// All that a storage shows.
+pub async fn contents(storage: &dyn Storage) -> Vec<String> {
+    let mut shown = vec![
+        told(&jobs(storage, &JobFilter::default(), 100).await),
+        told(&storage.unfinished_jobs().await),
+        told(&leases(storage, &LeaseFilter::default(), 100).await),
+        told(&storage.open_leases().await),
+        told(&storage.has_leases().await),
+        told(&storage.kept_machines().await),
+        told(&storage.fence_floor().await),
+        told(&audit(storage, &AuditFilter::default(), 100).await),
+        told(&storage.tokens().await),
+        told(&storage.last_seen().await),
+        told(&storage.refusal()),
+    ];
+    // The leases that jobs have.
+    for n in (0..LEASES).step_by(2) {
+        let lease = lease(n, LeaseState::Queued, None).id;
+        shown.push(told(&storage.snapshots_made_under(&queued(0).machine, lease).await));
+    }
+    shown
+}
+
+async fn jobs(storage: &dyn Storage, filter: &JobFilter, page: u32) -> Result<Vec<Vec<Job>>, StorageError> {
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let read = storage.jobs(filter, after, page).await?;
+        pages.push(read.items);
+        after = read.next;
+        if after.is_none() {
+            return Ok(pages);
+        }
+    }
+}
+
+async fn leases(
+    storage: &dyn Storage,
+    filter: &LeaseFilter,
+    page: u32,
+) -> Result<Vec<Vec<Lease>>, StorageError> {
+    let mut pages = vec![storage.leases(filter, None, page).await?];
+    while let Some(last) = pages.last().and_then(|page| page.last()).cloned() {
+        pages.push(storage.leases(filter, Some(&last), page).await?);
+    }
+    Ok(pages)
+}
+
+async fn audit(storage: &dyn Storage, filter: &AuditFilter, page: u32) -> Result<Vec<String>, StorageError> {
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let read = storage.audit(filter, after, page).await?;
+        pages.push(format!("{read:?}"));
+        after = read.next;
+        if after.is_none() {
+            return Ok(pages);
+        }
+    }
+}
+
+/// A result in words. Of an error only the kind: its words are the implementation's own.
+fn told<T: Tellable>(result: &T) -> String {
+    result.tell()
+}
+
+trait Tellable {
+    fn tell(&self) -> String;
+}
+
+impl<T: Debug> Tellable for Result<T, StorageError> {
+    fn tell(&self) -> String {
+        match self {
+            Ok(value) => format!("{value:?}"),
+            Err(StorageError::Refused { .. }) => "refused".to_owned(),
+            Err(StorageError::Contradiction(_)) => "contradiction".to_owned(),
+            Err(StorageError::Unreadable { what, .. }) => format!("{what} is unreadable"),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+impl Tellable for Option<String> {
+    fn tell(&self) -> String {
+        if self.is_some() { "refuses writes" } else { "takes writes" }.to_owned()
+    }
+}
+
+const JOBS: u32 = 4;
+const LEASES: u32 = 5;
+
+/// Any call. The strategies of its parts are boxed: as one value they overflow the stack of a test.
+pub fn any_operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        4 => (prop_oneof![2 => new_job(), 1 => known_job()], option::of(key()), option::of(record()))
+            .prop_map(|(job, key, overridden)| Operation::InsertJob { job, key, overridden }),
+        3 => prop_oneof![new_job(), known_job()].prop_map(Operation::UpdateJob),
+        6 => job_of_snapshots().prop_map(Operation::UpdateJob),
+        6 => step().prop_map(Operation::SaveLeases),
+        1 => vec(record(), 0..3).prop_map(Operation::AppendAudit),
+        2 => token().prop_map(Operation::InsertToken),
+        1 => (name(), any_time()).prop_map(|(name, now)| Operation::RevokeToken { name, now }),
+        1 => (name(), digest(), any_time(), option::of(any_time())).prop_map(|(name, digest, now, expires_at)| {
+            Operation::RotateToken { name, digest, now, expires_at }
+        }),
+        1 => vec((token_id(), digest(), any_time()).prop_map(|(id, digest, at)| TokenUse { id, digest, at }), 0..4)
+            .prop_map(Operation::MarkTokensUsed),
+        2 => (now(), retention()).prop_map(|(now, retention)| Operation::Purge { now, retention }),
+        2 => (now(), audit_retention()).prop_map(|(now, retention)| Operation::PurgeAudit { now, retention }),
+        1 => any_time().prop_map(Operation::NoteSeen),
+        1 => (job_filter(), 1..4_u32).prop_map(|(filter, page)| Operation::ListJobs { filter, page }),
+        1 => (lease_filter(), 1..4_u32).prop_map(|(filter, page)| Operation::ListLeases { filter, page }),
+        1 => (audit_filter(), 1..6_u32).prop_map(|(filter, page)| Operation::ListAudit { filter, page }),
+        2 => key().prop_map(Operation::FindKeys),
+        3 => (0..JOBS).prop_map(Operation::ReadOne),
+    ]
+}
+
+/// Times that are equal to the microsecond or not, and nearly so.
+fn near() -> impl Strategy<Value = Timestamp> {
+    (0..4_i64).prop_map(|n| start() + SignedDuration::from_nanos(n * 700))
+}
+
+fn now() -> impl Strategy<Value = Timestamp> {
+    select(vec![0_u32, 1, 2, 31, 400]).prop_map(|days| start() + DAY * days)
+}
+
+fn reference() -> impl Strategy<Value = Option<String>> {
+    option::of(select(vec!["run 1".to_owned(), "run 2".to_owned()]))
+}
+
+fn name() -> impl Strategy<Value = String> {
+    select(vec!["ci".to_owned(), "boss".to_owned()])
+}
+
+/// A job of few. What never changes of a job follows from its number.
+fn known_job() -> BoxedStrategy<Box<Job>> {
+    let ends = (near(), option::of(near()), any::<bool>());
+    (0..JOBS, any_job(), near(), ends, reference(), name())
+        .prop_map(|(n, any, created_at, (updated_at, finished_at, is_near), reference, requested_by)| {
+            let Job { id, machine, .. } = queued(n);
+            let lease = (n % 2 == 0).then(|| lease(n % LEASES, LeaseState::Queued, None).id);
+            let mut job = Job { id, machine, lease, created_at, reference, requested_by, ..any };
+            if is_near {
+                // With times at the ends of all time, every job would be old.
+                (job.updated_at, job.finished_at) = (updated_at, finished_at);
+            }
+            add_what_is_not_kept(&mut job);
+            Box::new(job)
+        })
+        .boxed()
+}
+
+/// Puts in what no storage keeps of a job.
+fn add_what_is_not_kept(job: &mut Job) {
+    if let JobRequest::Shutdown { force_after: Some(after) } = &mut job.request {
+        *after += Duration::from_nanos(1);
+    }
+    if let Some(error) = &mut job.error {
+        error.retry_after = Some(DAY);
+    }
+    for seen in job.intent.iter_mut().flat_map(|intent| &mut intent.before.snapshots) {
+        "kickstart".clone_into(&mut seen.name);
+    }
+}
+
+/// A job that has no end.
+fn new_job() -> BoxedStrategy<Box<Job>> {
+    (known_job(), select(vec![JobState::Queued, JobState::Running]))
+        .prop_map(|(job, state)| Box::new(Job { state, ..*job }))
+        .boxed()
+}
+
+/// A job that made or removed snapshots.
+fn job_of_snapshots() -> BoxedStrategy<Box<Job>> {
+    let snapshot = select(vec!["1", "1", "2"]).prop_map(SnapshotId::from_backend);
+    let request = (0..8, snapshot.clone()).prop_map(|(kind, snapshot)| match kind {
+        0 => JobRequest::RemoveAllSnapshots,
+        1 => JobRequest::RemoveSnapshot { snapshot, path: String::new(), children: false },
+        _ => JobRequest::CreateSnapshot {
+            name: String::new(),
+            description: String::new(),
+            memory: false,
+            quiesce: false,
+        },
+    });
+    (known_job(), request, option::weighted(0.9, snapshot))
+        .prop_map(|(job, request, snapshot)| {
+            let result = JobResult { changed: true, snapshot, power_state: None, ip_address: None };
+            Box::new(Job { state: JobState::Succeeded, request, result: Some(result), ..*job })
+        })
+        .boxed()
+}
+
+fn key() -> impl Strategy<Value = IdempotencyKey> {
+    (0..6_u32, 0..2_u8, 0..3_u32).prop_map(|(n, fingerprint, days)| IdempotencyKey {
+        caller: format!("caller {}", n % 2),
+        method: "POST".to_owned(),
+        path: "/v1".to_owned(),
+        key: format!("key {}", n % 3),
+        fingerprint: [fingerprint; 32],
+        created_at: start() + DAY * days,
+    })
+}
+
+fn record() -> BoxedStrategy<AuditRecord> {
+    let of = (0..JOBS, 0..LEASES, option::of(name()), reference(), option::of(any::<String>()));
+    let numbers = (option::of(any::<Duration>()), any::<u64>());
+    (any_time(), select(AuditAction::ALL), select(AuditOutcome::ALL), of, numbers)
+        .prop_map(|(at, action, outcome, (job, of_lease, actor, reference, detail), (duration, count))| {
+            AuditRecord {
+                actor,
+                machine: (job > 1).then(|| (queued(job).machine.id, "sd-staging".to_owned())),
+                lease: (of_lease > 1).then(|| lease(of_lease, LeaseState::Queued, None).id),
+                job: (job > 2).then(|| queued(job).id),
+                reference,
+                duration,
+                detail,
+                count,
+                ..AuditRecord::new(at, action, outcome)
+            }
+        })
+        .boxed()
+}
+
+fn step() -> BoxedStrategy<SaveLeases> {
+    let machine = || select(vec!["uuid:a".to_owned(), "uuid:b".to_owned()]);
+    let change = (
+        0..LEASES,
+        select(LeaseState::ALL),
+        option::of(near()),
+        option::of(machine()),
+        reference(),
+        any::<Duration>(),
+    )
+        .prop_map(|(n, state, ended_at, machine, reference, ttl)| {
+            let created_at = start() + SignedDuration::from_nanos(i64::from(n / 2) * 1_000);
+            let lease = Lease { created_at, reference, ttl, ..lease(n, state, ended_at) };
+            (n, LeaseChange::new(lease, machine))
+        });
+    let kept = (any::<u64>(), option::of(any_time()), option::of(quarantine()), option::of(any_time()))
+        .prop_map(|(fence, last_lease_end, quarantine, absent_since)| KeptMachine {
+            fence,
+            last_lease_end,
+            quarantine,
+            absent_since,
+        });
+    (
+        vec(change, 0..3),
+        proptest::collection::btree_map(machine(), kept, 0..2),
+        vec(machine(), 0..2),
+        prop_oneof![3 => Just(0), 1 => 0..9_u64, 1 => any::<u64>()],
+        option::of((key(), 0..LEASES)),
+        vec(record(), 0..2),
+    )
+        .prop_map(|(leases, machines, forgotten, fence_floor, key, audit)| SaveLeases {
+            leases: leases.into_iter().collect::<BTreeMap<_, _>>().into_values().collect(),
+            machines,
+            forgotten,
+            fence_floor,
+            key: key.map(|(key, n)| (key, lease(n, LeaseState::Queued, None).id)),
+            audit,
+        })
+        .boxed()
+}
+
+fn quarantine() -> impl Strategy<Value = Quarantine> {
+    (any::<String>(), name(), any_time(), any::<bool>(), option::of(0..JOBS)).prop_map(
+        |(reason, by, since, automatic, job)| Quarantine {
+            reason,
+            by,
+            since,
+            automatic,
+            job: job.map(|n| queued(n).id),
+        },
+    )
+}
+
+fn token_id() -> impl Strategy<Value = TokenId> {
+    (0..4_u128).prop_map(|n| TokenId::new(Uuid::from_u128(n)))
+}
+
+fn digest() -> impl Strategy<Value = TokenDigest> {
+    (0..4_u8).prop_map(|byte| TokenDigest([byte; 32]))
+}
+
+fn token() -> BoxedStrategy<StoredToken> {
+    let texts = || vec(select(vec!["sd-*".to_owned(), "qubes".to_owned()]), 0..2);
+    let scope = prop_oneof![
+        Just(Scope::All),
+        (texts(), texts()).prop_map(|(machines, pools)| Scope::Selected { machines, pools }),
+    ];
+    let times =
+        (near(), option::of(any_time()), option::of(any_time()), option::of(any_time()), option::of(near()));
+    (
+        token_id(),
+        name(),
+        select(vec![Role::Viewer, Role::Admin]),
+        digest(),
+        scope,
+        option::of(any::<u32>()),
+        times,
+    )
+        .prop_map(|(id, name, role, digest, scope, streams, times)| {
+            let (created_at, expires_at, rotated_at, last_used_at, revoked_at) = times;
+            let limits = TokenLimits { streams, ..TokenLimits::default() };
+            let token = StoredToken::new(id, &name, role, digest, created_at);
+            StoredToken { scope, limits, expires_at, rotated_at, last_used_at, revoked_at, ..token }
+        })
+        .boxed()
+}
+
+fn keep() -> impl Strategy<Value = Keep> {
+    (select(vec![0, 1, 30]), 0..3_u32, 0..5_u32).prop_map(|(days, at_least, at_most)| Keep {
+        time: DAY * days,
+        at_least,
+        at_most,
+    })
+}
+
+fn retention() -> impl Strategy<Value = Retention> {
+    (keep(), keep(), 0..3_u32).prop_map(|(jobs, leases, days)| Retention {
+        jobs,
+        leases,
+        keys: DAY * days,
+        ..Retention::default()
+    })
+}
+
+fn audit_retention() -> impl Strategy<Value = AuditRetention> {
+    (select(vec![0, 10_000]), select(vec![0, 800, 1_000, 1_300, 1_600, 2_000, 3_000, 5_000, u64::MAX]))
+        .prop_map(|(days, max_bytes)| AuditRetention { time: DAY * days, max_bytes })
+}
+
+fn job_filter() -> impl Strategy<Value = JobFilter> {
+    let lease = (0..LEASES).prop_map(|n| lease(n, LeaseState::Queued, None).id);
+    (
+        vec(select(JobState::ALL), 0..3),
+        option::of(machine()),
+        vec(select(JobKind::ALL), 0..3),
+        option::of(name()),
+        reference(),
+        option::of(lease),
+    )
+        .prop_map(|(states, machine, kinds, requested_by, reference, lease)| JobFilter {
+            states,
+            machine,
+            kinds,
+            requested_by,
+            reference,
+            lease,
+        })
+}
+
+fn lease_filter() -> impl Strategy<Value = LeaseFilter> {
+    let pool = select(vec!["qubes".to_owned(), "windows".to_owned()]);
+    let holder = select(vec!["nightly".to_owned(), "ci".to_owned()]);
+    (
+        vec(select(LeaseState::ALL), 0..3),
+        option::of(machine()),
+        option::of(pool),
+        option::of(holder),
+        reference(),
+    )
+        .prop_map(|(states, machine, pool, holder, reference)| LeaseFilter {
+            states,
+            machine,
+            pool,
+            holder,
+            reference,
+        })
+}
+
+fn audit_filter() -> impl Strategy<Value = AuditFilter> {
+    let of =
+        (option::of(name()), option::of(machine()), option::of(0..LEASES), option::of(0..JOBS), reference());
+    let times = (option::of(near()), option::of(near()));
+    (vec(select(AuditAction::ALL), 0..8), vec(select(AuditOutcome::ALL), 0..5), of, times).prop_map(
+        |(actions, outcomes, (actor, machine, of_lease, job, reference), (since, until))| AuditFilter {
+            actions,
+            outcomes,
+            actor,
+            machine,
+            lease: of_lease.map(|n| lease(n, LeaseState::Queued, None).id),
+            job: job.map(|n| queued(n).id),
+            reference,
+            since,
+            until,
+        },
+    )
+}
+
+fn machine() -> impl Strategy<Value = MachineId> {
+    select(vec!["0", "1", "2"]).prop_map(MachineId::from_backend)
+}
