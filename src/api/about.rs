@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::documented::Problems;
-use super::extract::{NoParameters, Query};
+use super::extract::{NoParameters, Parsed, Query};
 use super::problem::ApiError;
 use super::roles::Routes;
 use super::{Api, respond};
@@ -136,7 +136,8 @@ pub struct Health {
 #[into_params(parameter_in = Query)]
 pub struct ReadyQuery {
     /// Also ask for a live session with the host.
-    host: Option<bool>,
+    #[param(value_type = Option<bool>)]
+    host: Option<Parsed<bool>>,
 }
 
 /// About this otter
@@ -221,7 +222,7 @@ pub async fn readyz(
     State(api): State<Api>,
     Query(query, _): Query<ReadyQuery>,
 ) -> Result<Response, ApiError> {
-    let host = query.host.unwrap_or(false);
+    let host = query.host.is_some_and(Parsed::value);
     if let Some(failure) = api.services().storage.refusal() {
         return Err(failure.into());
     }

@@ -52,7 +52,8 @@ pub struct EventsQuery {
     since: Option<Parsed<Version>>,
     /// First every object (of jobs those that have not ended, or all of the `job` or `reference` that is named), then
     /// `synced`, then what changes. Left out where `since` or `Last-Event-ID` can be resumed.
-    initial: Option<bool>,
+    #[param(value_type = Option<bool>)]
+    initial: Option<Parsed<bool>>,
     /// How long the stream goes on: `30s`, `10m`. It ends in `bye`. Without it, it goes on.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
@@ -109,7 +110,7 @@ pub async fn stream_events(
     let EventsQuery { since, initial, wait, types, machine, job, lease, reference } = query;
     let form = if wants_ndjson(&headers) { Form::Ndjson } else { Form::Sse };
     let since = last_event(&headers)?.or(since.map(Parsed::value));
-    let initial = initial.unwrap_or(false);
+    let initial = initial.is_some_and(Parsed::value);
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let filter = EventFilter {
         types: values(types),

@@ -61,11 +61,6 @@ impl Invalid {
         Self { code: "not-one-of", rest }
     }
 
-    /// A parameter that takes one value has several.
-    pub fn repeated() -> Self {
-        Self { code: "repeated", rest: "stands there twice; give it once.".to_owned() }
-    }
-
     fn empty() -> Self {
         Self { code: "empty", rest: "is empty; name one.".to_owned() }
     }
@@ -129,6 +124,7 @@ parameters! {
     Version, "not-a-version", false, str::parse::<Version>;
     Network, "not-a-network", false, str::parse::<Network>;
     MacAddress, "invalid-mac", true, str::parse::<MacAddress>;
+    bool, "not-a-boolean", false, |text: &str| text.parse().map_err(|_| "true or false is wanted");
     JobId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a job is a UUID");
     LeaseId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a lease is a UUID");
     Timestamp, "not-a-time", true,

@@ -8,13 +8,14 @@ use axum::extract::FromRequestParts;
 use http::Uri;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
-use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
-use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, Visitor};
-use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 use utoipa::IntoParams;
+use utoipa::openapi::{RefOr, Schema};
 
-use super::{Invalid, failure_at, suggestion};
+use super::{failure_at, suggestion};
 use crate::api::Api;
 use crate::api::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
@@ -68,88 +69,42 @@ impl Values {
     /// `unknown-parameter` for another parameter, and for one that is repeated; `invalid-request` for a
     /// wrong value.
     pub fn read<A: Parameters, B: Parameters>(&self) -> Result<Query<A, B>, Failure> {
-        let documented = [A::into_params(|| None), B::into_params(|| None)];
-        let known: Vec<String> = documented.into_iter().flatten().map(|parameter| parameter.name).collect();
-        if let Some(unknown) = self.0.keys().find(|name| !known.contains(name)) {
-            let detail = format!(
-                "The parameter {} is not known here.{}",
-                shorten(unknown),
-                suggestion(unknown, &known)
-            );
-            return Err(failure_at(FailureKind::UnknownParameter, &shown(unknown), "unknown", detail));
-        }
-        Ok(Query(self.set()?, self.set()?))
-    }
-
-    fn set<Q: Parameters>(&self) -> Result<Q, Failure> {
-        let given = self.iter().map(|(name, given)| (name, Given(given)));
-        serde_path_to_error::deserialize(MapDeserializer::new(given)).map_err(|error| {
-            let name = match error.path().iter().next() {
-                Some(Segment::Map { key }) => key.clone(),
-                _ => String::new(),
+        let documented = [A::into_params(|| None), B::into_params(|| None)].concat();
+        let mut given = serde_json::Map::new();
+        for (name, values) in &self.0 {
+            let Some(parameter) = documented.iter().find(|parameter| parameter.name == *name) else {
+                let known: Vec<_> = documented.iter().map(|parameter| parameter.name.clone()).collect();
+                let near = suggestion(name, &known);
+                let detail = format!("The parameter {} is not known here.{near}", shorten(name));
+                return Err(failure_at(FailureKind::UnknownParameter, &shown(name), "unknown", detail));
             };
-            let message = error.inner().to_string();
-            let (code, rest) = message.split_once(' ').unwrap_or_default();
-            let kind = match code {
-                "repeated" => FailureKind::UnknownParameter,
-                _ => FailureKind::InvalidRequest,
+            let value = match (&parameter.schema, values.as_slice()) {
+                (Some(RefOr::T(Schema::Array(_))), all) => json!(all),
+                (_, [only]) => json!(only),
+                _ => {
+                    let detail = format!("The parameter {name} stands there twice; give it once.");
+                    return Err(failure_at(FailureKind::UnknownParameter, name, "repeated", detail));
+                }
             };
-            failure_at(kind, &name, code.to_owned(), format!("{name} {rest}"))
-        })
-    }
-}
-
-/// The values of one parameter.
-struct Given<'de>(&'de [String]);
-
-impl<'de> Given<'de> {
-    fn only(&self) -> Result<&'de str, Error> {
-        match self.0 {
-            [only] => Ok(only),
-            _ => Err(Error::custom(Invalid::repeated())),
+            given.insert(name.clone(), value);
         }
+        let given = given.into();
+        Ok(Query(set(&given)?, set(&given)?))
     }
 }
 
-impl<'de> IntoDeserializer<'de, Error> for Given<'de> {
-    type Deserializer = Self;
-
-    fn into_deserializer(self) -> Self {
-        self
-    }
-}
-
-impl<'de> Deserializer<'de> for Given<'de> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_borrowed_str(self.only()?)
-    }
-
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.only()? {
-            "true" => visitor.visit_bool(true),
-            "false" => visitor.visit_bool(false),
-            other => Err(Error::custom(Invalid::new("not-a-boolean", other, "true or false is wanted"))),
-        }
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_seq(SeqDeserializer::new(self.0.chunks(1).map(Given)))
-    }
-
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_unit()
-    }
-
-    forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        newtype_struct tuple tuple_struct map struct enum identifier
-    }
+/// Reads one set out of all that is given.
+fn set<Q: Parameters>(given: &Value) -> Result<Q, Failure> {
+    serde_path_to_error::deserialize(given).map_err(|error| {
+        let name = match error.path().iter().next() {
+            Some(Segment::Map { key }) => key.clone(),
+            _ => String::new(),
+        };
+        // As `Invalid` says it.
+        let message = error.inner().to_string();
+        let (code, rest) = message.split_once(' ').unwrap_or_default();
+        failure_at(FailureKind::InvalidRequest, &name, code.to_owned(), format!("{name} {rest}"))
+    })
 }
 
 /// Decodes one side of `name=value`: `+` is a space, `%xx` a byte.

@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 use super::MachinesQuery;
 use super::wire::Machine;
 use crate::api::documented::{Problems, READ_MACHINE};
-use crate::api::extract::Query;
+use crate::api::extract::{Parsed, Query};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::failure::{Failure, FailureKind};
@@ -26,7 +26,8 @@ const OTTER_MATCHES: HeaderName = HeaderName::from_static("otter-matches");
 #[into_params(parameter_in = Query)]
 pub struct UniqueQuery {
     /// Several that fit are a 409. True where nothing is said and `mac` is given: copied machines share addresses.
-    unique: Option<bool>,
+    #[param(value_type = Option<bool>)]
+    unique: Option<Parsed<bool>>,
 }
 
 /// Find a machine
@@ -46,7 +47,7 @@ pub async fn find_machine(
     Query(wanted, UniqueQuery { unique }): Query<MachinesQuery, UniqueQuery>,
 ) -> Result<Response, ApiError> {
     let filter = wanted.filter(&api, &caller)?;
-    let unique = unique.unwrap_or(filter.mac.is_some());
+    let unique = unique.map_or(filter.mac.is_some(), Parsed::value);
     let version = api.services().feed.version();
     let machines = api.services().machines.list(&caller.scope, &filter)?;
     let Some(first) = machines.first() else {

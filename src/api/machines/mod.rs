@@ -69,9 +69,11 @@ pub struct MachinesQuery {
     #[param(value_type = Option<String>)]
     power_state: Option<Parsed<PowerState>>,
     /// Only those that are free, or only those that are not.
-    free: Option<bool>,
+    #[param(value_type = Option<bool>)]
+    free: Option<Parsed<bool>>,
     /// Only templates, or only others.
-    template: Option<bool>,
+    #[param(value_type = Option<bool>)]
+    template: Option<Parsed<bool>>,
     /// Only those in this pool.
     #[param(value_type = Option<String>)]
     pool: Option<Parsed<String>>,
@@ -88,8 +90,8 @@ impl MachinesQuery {
             name: name.map(Parsed::value),
             mac: mac.map(Parsed::value),
             power_state: power_state.map(Parsed::value),
-            free,
-            template,
+            free: free.map(Parsed::value),
+            template: template.map(Parsed::value),
             pool: pool.map(Parsed::value),
         })
     }

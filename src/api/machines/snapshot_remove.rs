@@ -7,7 +7,7 @@ use utoipa::IntoParams;
 
 use crate::api::Api;
 use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders};
-use crate::api::extract::{NoFields, Segment, Segments, failure_at};
+use crate::api::extract::{NoFields, Parsed, Segment, Segments, failure_at};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
 use crate::api::starting::{Start, StartQuery};
@@ -20,7 +20,7 @@ use crate::domain::job::JobRequest;
 pub struct RemoveAllQuery {
     /// Must be `true`: nobody is to remove all of them by a forgotten id.
     #[param(value_type = bool)]
-    all: Option<bool>,
+    all: Option<Parsed<bool>>,
 }
 
 /// How much to remove.
@@ -28,7 +28,8 @@ pub struct RemoveAllQuery {
 #[into_params(parameter_in = Query)]
 pub struct RemoveQuery {
     /// Whether what is below it goes too; else it moves up.
-    children: Option<bool>,
+    #[param(value_type = Option<bool>)]
+    children: Option<Parsed<bool>>,
 }
 
 /// Remove all snapshots of a machine
@@ -52,7 +53,7 @@ pub async fn remove_all_snapshots(
     Segment(reference): Segment,
     Start { starting, query: RemoveAllQuery { all }, .. }: Start<NoFields, RemoveAllQuery>,
 ) -> Result<Response, ApiError> {
-    if all != Some(true) {
+    if !all.is_some_and(Parsed::value) {
         let detail = "This removes every snapshot of the machine; say all=true if that is meant.".to_owned();
         return Err(failure_at(FailureKind::InvalidRequest, "all", "missing", detail).into());
     }
@@ -85,7 +86,7 @@ pub async fn remove_snapshot(
     Segments(reference, wanted): Segments,
     Start { starting, query: RemoveQuery { children }, .. }: Start<NoFields, RemoveQuery>,
 ) -> Result<Response, ApiError> {
-    let children = children.unwrap_or(false);
+    let children = children.is_some_and(Parsed::value);
     if let Some(replay) = starting.replay(&api).await? {
         return Ok(replay);
     }
