@@ -12,6 +12,7 @@ pub mod config;
 pub mod domain;
 pub mod esx;
 pub mod fail_points;
+mod held_stream;
 pub mod hypervisor;
 pub mod sabotage;
 pub mod service;

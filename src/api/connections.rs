@@ -6,7 +6,8 @@
 //!               └──► asked to close: the oldest idle one goes when the limit is reached
 //! ```
 //! A connection is idle while no request is in flight on it: before the first head is complete, and between
-//! an answer and the next head. If none is idle, the new one waits until one is, or ends.
+//! an answer and the next head. If none is idle, the new one waits until one is, or ends. One that was upgraded is
+//! busy until it ends.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -48,6 +49,7 @@ pub struct Place {
     idle_since: AtomicU64,
     close: CancellationToken,
     has_served: AtomicBool,
+    is_upgraded: Arc<AtomicBool>,
 }
 
 /// How a new connection got its place.
@@ -103,7 +105,13 @@ impl Connections {
         let idle_since = AtomicU64::new(state.idle(&close));
         drop(state);
         let connections = Arc::clone(self);
-        Some(Arc::new(Place { connections, idle_since, close, has_served: AtomicBool::new(false) }))
+        Some(Arc::new(Place {
+            connections,
+            idle_since,
+            close,
+            has_served: AtomicBool::new(false),
+            is_upgraded: Arc::default(),
+        }))
     }
 
     /// Whether a connection is about to close.
@@ -145,6 +153,12 @@ impl Place {
         self.has_served.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection no longer speaks HTTP.
+    #[must_use]
+    pub fn is_upgraded(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_upgraded)
+    }
+
     /// Marks the connection as busy until the result is dropped. `None` if it was asked to close
     /// before.
     #[must_use]
@@ -172,9 +186,19 @@ impl Drop for Place {
 /// A request that is being answered.
 pub struct InFlight(Arc<Place>);
 
+impl InFlight {
+    /// Marks the connection as busy for as long as it is open: the answer says that it goes on as something else.
+    pub fn upgrade(&self) {
+        self.0.is_upgraded.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         let place = &self.0;
+        if place.is_upgraded.load(Ordering::Relaxed) {
+            return;
+        }
         let since = place.connections.state().idle(&place.close);
         place.idle_since.store(since, Ordering::Relaxed);
         place.connections.changed.notify_one();
@@ -259,6 +283,20 @@ mod tests {
         assert_eq!(entered.how, Way::IdleClosed);
         drop((entered, one, first));
         assert_eq!(enter(&connections).unwrap().how, Way::Free);
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_is_never_idle() {
+        let connections = Connections::new(1);
+        let upgraded = enter(&connections).unwrap().place;
+        let request = upgraded.begin().unwrap();
+        request.upgrade();
+        drop(request);
+        let mut new = Box::pin(connections.enter());
+        assert!(new.as_mut().now_or_never().is_none());
+        assert!(!is_told_to_close(&upgraded));
+        drop(upgraded);
+        assert_eq!(new.await.how, Way::Waited);
     }
 
     #[test]

@@ -27,7 +27,6 @@ mod respond;
 mod right;
 mod roles;
 pub mod serve;
-mod stalled;
 mod starting;
 pub mod tls;
 mod waiting;

@@ -1,10 +1,13 @@
 //! Gives hyper's bare refusals a body.
 //!
 //! hyper answers an address or headers beyond its own limits, and what it cannot parse, with an empty 400, 414 or
-//! 431 of its own making, which no layer sees. This wraps the connection and puts a problem in their place.
+//! 431 of its own making, which no layer sees. This wraps the connection and puts a problem in their place. What is
+//! written once the connection was upgraded passes as it is.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,14 +20,15 @@ use crate::domain::failure::{Failure, FailureKind};
 pub struct Refusals<C> {
     connection: C,
     clock: Clock,
+    is_upgraded: Arc<AtomicBool>,
     /// A refusal of ours that is being written in place of hyper's.
     pending: Vec<u8>,
     written: usize,
 }
 
 impl<C> Refusals<C> {
-    pub fn new(connection: C, clock: Clock) -> Self {
-        Self { connection, clock, pending: Vec::new(), written: 0 }
+    pub fn new(connection: C, clock: Clock, is_upgraded: Arc<AtomicBool>) -> Self {
+        Self { connection, clock, is_upgraded, pending: Vec::new(), written: 0 }
     }
 }
 
@@ -61,7 +65,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Refusals<C> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(context))?;
-        match replacement(bytes, &self.clock) {
+        let is_upgraded = self.is_upgraded.load(Ordering::Relaxed);
+        let replaced = if is_upgraded { None } else { replacement(bytes, &self.clock) };
+        match replaced {
             Some(ours) => {
                 self.pending = ours;
                 // Taken whole; what does not go out at once goes with the next write or flush.

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::SocketAddr as SocketAddress;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::fs::Access;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -24,13 +27,17 @@ use super::HttpSettings;
 use super::client_address::Peer;
 use super::connections::{AnswerBody, Connections, Entered, Place, Way};
 use super::refusal::Refusals;
-use super::stalled::Stalled;
 use super::tls::Tls;
 use crate::clock::Clock;
+use crate::held_stream::HeldStream;
 use crate::supervisor::Supervisor;
 
 /// How long a client may take, once the daemon stops, for the rest of its request and for taking its answer.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// How long a reader may take nothing at all of its answer: it would keep the answer in memory, and a stream its
+/// place, for ever. What the system's buffers hold it need not take.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The least time between two warnings of one kind.
 const BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
@@ -137,7 +144,8 @@ impl Listener {
     }
 }
 
-/// Serves until told to stop; then lets the answers under way finish.
+/// Serves until told to stop; then lets the answers under way finish. A connection that was upgraded counts as open
+/// until its stream is dropped; if its user does not stop by itself, the stream fails.
 pub async fn serve(
     listener: Listener,
     router: Router,
@@ -170,6 +178,7 @@ pub async fn serve(
         warnings.entered(how, settings.max_connections);
         let (router, timeout) = (router.clone(), settings.header_timeout);
         let (clock, stop) = (clock.clone(), stop.clone());
+        let held = (Arc::clone(&place), connections.token());
         let tracked = connections.track_future(async move {
             let secured = tokio::select! {
                 secured = secure(connection) => secured,
@@ -179,7 +188,10 @@ pub async fn serve(
             };
             match secured {
                 Ok(connection) => {
-                    let connection = Refusals::new(Stalled::new(connection, clock.clone()), clock.clone());
+                    let connection = impatient(connection, PATIENCE);
+                    let connection = Refusals::new(connection, clock.clone(), place.is_upgraded());
+                    let end = ended(stop.clone(), clock.clone());
+                    let connection = HeldStream::new(connection, held, end);
                     one(connection, &place, peer, router, timeout, clock, stop).await;
                 }
                 Err(error) => {
@@ -196,7 +208,24 @@ pub async fn serve(
     }
     drop(listener);
     connections.close();
-    connections.wait().await;
+    tokio::select! {
+        () = connections.wait() => {}
+        // A stream that its user neither reads nor writes does not notice that it has failed.
+        () = clock.sleep(2 * LINGER) => {}
+    }
+}
+
+/// When a connection must end that did not do so by itself.
+async fn ended(stop: CancellationToken, clock: Clock) {
+    stop.cancelled().await;
+    clock.sleep(LINGER).await;
+}
+
+/// A stream that fails once its reader has taken nothing for this long.
+fn impatient<S: Stream>(stream: S, patience: Duration) -> Pin<Box<TimeoutWriter<S>>> {
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(patience));
+    Box::pin(stream)
 }
 
 /// Warnings about connections: at most one line of each kind in a minute, with the number of
@@ -347,6 +376,9 @@ async fn one(
             // may repeat it.
             let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
             let Ok(answer) = answer.await;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                in_flight.upgrade();
+            }
             Ok::<_, io::Error>(answer.map(|body| AnswerBody::new(body, in_flight)))
         }
     });
@@ -359,6 +391,7 @@ async fn one(
             .max_buf_size(256 * 1024)
             .writev(false)
             .serve_connection(TokioIo::new(connection), service)
+            .with_upgrades()
     );
     let linger = tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
@@ -388,6 +421,31 @@ mod tests {
         let mut throttle = Throttle::default();
         let counts = [0, 1, 59, 60, 61, 300].map(|now| throttle.count(Duration::from_secs(now)));
         assert_eq!(counts, [Some(1), None, None, Some(3), None, Some(2)]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stops_ends_the_connection() {
+        let (server, _client) = tokio::io::duplex(4);
+        let mut server = impatient(server, Duration::from_millis(50));
+        let failed = server.write_all(b"0123456789").await.unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_a_little_now_and_then_is_served() {
+        let (server, mut client) = tokio::io::duplex(1);
+        let patience = Duration::from_secs(1);
+        let mut server = impatient(server, patience);
+        let clock = Clock::system();
+        let reading = async {
+            for _ in 0..4 {
+                clock.sleep(patience / 2).await;
+                client.read_u8().await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(server.write_all(b"0123"), reading);
+        written.unwrap();
+        assert!(clock.elapsed() >= 2 * patience);
     }
 
     #[tokio::test]

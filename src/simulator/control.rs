@@ -67,7 +67,7 @@ impl Hand {
 /// A handle to a running simulator; clones control the same.
 #[derive(Clone)]
 pub struct Control {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Control {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -19,7 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceBuilder;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::compression::CompressionLayer;
 
 use super::control::Control;
@@ -27,6 +28,7 @@ use super::faults::{Comeback, Disruption};
 use super::methods::{self, CallContext};
 use super::soap;
 use super::{Shared, SimulatorError};
+use crate::held_stream::HeldStream;
 
 /// A request larger than this is refused; a list of 100,000 tasks fits.
 const MAX_REQUEST: usize = 16 << 20;
@@ -79,13 +81,26 @@ impl Identity {
     }
 }
 
-/// Accepts until told to stop; then every connection ends at once.
+/// Accepts until told to stop; then every connection ends at once, one that was upgraded too.
 pub async fn serve(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
+    serve_with(listener, acceptor, shared, stop, answer).await;
+}
+
+/// The same, which answers by this function.
+async fn serve_with<A>(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    answer: fn(Arc<Shared>, String, Request<Incoming>) -> A,
+) where
+    A: Future<Output = Result<Response<Body>, Cut>> + Send + 'static,
+{
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -105,14 +120,30 @@ pub async fn serve(
             // The nearest to a refused connection that keeps the port: it is closed before any handshake.
             continue;
         }
-        let (acceptor, shared, stop) = (acceptor.clone(), Arc::clone(&shared), stop.clone());
+        // Without it, small answers wait for the client's acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let end = {
+            let stop = stop.clone();
+            async move {
+                tokio::select! {
+                    () = generation.cancelled() => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+        .shared();
+        let stream = HeldStream::new(stream, connections.token(), end.clone());
+        let service = {
+            let (shared, address) = (Arc::clone(&shared), address.ip().to_string());
+            service_fn(move |request| answer(Arc::clone(&shared), address.clone(), request))
+        };
+        let acceptor = acceptor.clone();
         connections.spawn(async move {
             tokio::select! {
                 // First, so that nobody is told more by a hostd that is gone.
                 biased;
-                () = generation.cancelled() => {}
-                () = stop.cancelled() => {}
-                () = serve_connection(stream, address.ip().to_string(), acceptor, shared) => {}
+                () = end => {}
+                () = serve_connection(stream, acceptor, service) => {}
             }
         });
     }
@@ -120,21 +151,24 @@ pub async fn serve(
     connections.wait().await;
 }
 
-async fn serve_connection(stream: TcpStream, address: String, acceptor: TlsAcceptor, shared: Arc<Shared>) {
-    // Without it, small answers wait for the client's acknowledgement.
-    let _ = stream.set_nodelay(true);
+async fn serve_connection<S>(
+    stream: HeldStream<TcpStream, TaskTrackerToken>,
+    acceptor: TlsAcceptor,
+    service: S,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Cut, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
-    let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service_fn(
-        move |request: Request<Incoming>| {
-            let (shared, address) = (Arc::clone(&shared), address.clone());
-            async move { answer(&shared, address, request).await }
-        },
-    );
+    let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service(service);
     // How a connection ends is the client's or a plan's doing; neither is an error here.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(KEEP_ALIVE)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .with_upgrades()
         .await;
 }
 
@@ -146,7 +180,7 @@ struct Cut;
 type Body = http_body_util::combinators::BoxBody<Bytes, Cut>;
 
 async fn answer(
-    shared: &Arc<Shared>,
+    shared: Arc<Shared>,
     address: String,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Cut> {
@@ -155,7 +189,7 @@ async fn answer(
         return Ok(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text.to_owned()));
     }
     match (request.method(), request.uri().path()) {
-        (&Method::POST, "/sdk" | "/sdk/") => call(shared, address, request).await,
+        (&Method::POST, "/sdk" | "/sdk/") => call(&shared, address, request).await,
         (&Method::GET | &Method::HEAD, "/sdk/vimServiceVersions.xml") => {
             let api = shared.lock().world.host.api_version.clone();
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
@@ -317,4 +351,74 @@ fn versions(api: &str) -> String {
          <name>urn:vim25</name><version>{api}</version><priorVersions><version>{prior}</version></priorVersions>\
          </namespace></namespaces>"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CONNECTION, UPGRADE};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::simulator::{Scenario, Simulator, SimulatorOptions};
+
+    /// Answers each request with 101, and sends back what then comes.
+    async fn echo(_: Arc<Shared>, _: String, mut request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+            tokio::io::copy(&mut reader, &mut writer).await
+        });
+        let mut response = respond(StatusCode::SWITCHING_PROTOCOLS, "text/plain", String::new());
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("echo"));
+        Ok(response)
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_lasts_until_the_host_goes() {
+        let simulator =
+            Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system())).await.unwrap();
+        let identity = Identity::make(&["localhost".to_owned()]).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shared, stop) = (Arc::clone(&simulator.control().shared), CancellationToken::new());
+        let serving =
+            tokio::spawn(serve_with(listener, identity.acceptor, Arc::clone(&shared), stop.clone(), echo));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(identity.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let upgraded = async || {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut stream = client.connect(name, stream).await.unwrap();
+            let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"ping").await.unwrap();
+            let mut back = [0; 4];
+            stream.read_exact(&mut back).await.unwrap();
+            assert_eq!(&back, b"ping");
+            stream
+        };
+        let mut before_a_restart = upgraded().await;
+        std::mem::replace(&mut shared.lock().generation, CancellationToken::new()).cancel();
+        assert!(before_a_restart.read_u8().await.is_err());
+        let mut before_the_stop = upgraded().await;
+        stop.cancel();
+        assert!(before_the_stop.read_u8().await.is_err());
+        serving.await.unwrap();
+        simulator.stop().await;
+    }
 }

@@ -30,4 +30,5 @@ mod scopes;
 mod snapshot_rules;
 mod snapshots;
 mod tokens;
+mod upgrades;
 mod web_pages;

@@ -1,0 +1,75 @@
+//! A connection's byte stream, which keeps its place and ends with its server wherever it goes: once a connection
+//! was upgraded, hyper gives the stream away to the handler that asked for it, and knows it no more.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream that holds `held` until it is dropped, and fails once `end` is ready.
+pub struct HeldStream<S, H> {
+    stream: S,
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    has_ended: bool,
+    _held: H,
+}
+
+impl<S, H> HeldStream<S, H> {
+    /// Wraps a stream.
+    pub fn new(stream: S, held: H, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { stream, end: Box::pin(end), has_ended: false, _held: held }
+    }
+
+    /// Fails if the stream must end. Else the task wakes when it must.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        self.has_ended = self.has_ended || self.end.as_mut().poll(context).is_ready();
+        if self.has_ended { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for HeldStream<S, H> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin, H: Unpin> AsyncWrite for HeldStream<S, H> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
