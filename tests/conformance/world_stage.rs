@@ -101,22 +101,22 @@ impl<H: Hand> Stage for WorldStage<H> {
         None
     }
 
-    /// It is held against the simulated world itself.
+    /// It is held against the simulated world itself, if that stood still meanwhile.
     async fn truth(&self) -> Result<Truth> {
-        let truth = self.hand.truth().await?;
-        self.mutate(|world| {
-            ensure!(world.machines().count() == truth.machines.len(), "it has {:?}", truth.machines.keys());
-            ensure!(world.datastores().count() == truth.datastores.len(), "it misses datastores");
-            world.machines().try_for_each(|machine| {
-                let seen = truth
-                    .machines
-                    .get(&MachineId::from_backend(&machine.id))
-                    .context("a machine is missed")?;
-                ensure!(is_as(seen, machine), "there is {machine:#?}, and the truth is {seen:#?}");
-                Ok(())
-            })
-        })?;
-        Ok(truth)
+        for _ in 0..100 {
+            let before = self.mutate(|world| world.revision());
+            let truth = self.hand.truth().await?;
+            let is_right = self.mutate(|world| {
+                let changed = world.changed_since(before).context("too much changed")?;
+                let moved =
+                    changed.iter().any(|object| matches!(object.kind, "VirtualMachine" | "Datastore"));
+                if moved { Ok(false) } else { check(&truth, world).map(|()| true) }
+            })?;
+            if is_right {
+                return Ok(truth);
+            }
+        }
+        bail!("the host never stands still")
     }
 
     async fn power(&self, machine: &MachineId, on: bool) -> Result<()> {
@@ -263,6 +263,17 @@ impl<H: Hand> Stage for WorldStage<H> {
         self.hand.reboot();
         Ok(())
     }
+}
+
+/// Makes sure that the truth is the simulated world.
+fn check(truth: &Truth, world: &World) -> Result<()> {
+    ensure!(world.machines().count() == truth.machines.len(), "it has {:?}", truth.machines.keys());
+    ensure!(world.datastores().count() == truth.datastores.len(), "it misses datastores");
+    world.machines().try_for_each(|machine| {
+        let seen = truth.machines.get(&MachineId::from_backend(&machine.id)).context("a machine is missed")?;
+        ensure!(is_as(seen, machine), "there is {machine:#?}, and the truth is {seen:#?}");
+        Ok(())
+    })
 }
 
 /// Whether a machine is told as it is, in all that cases make happen.

@@ -21,6 +21,7 @@ use super::hooks::{Hooks, Interruption, NoHooks, Request};
 use super::host::{Connection, SimulatedHost, cut, unreadable};
 use super::session::{Link, Session, Tell};
 use super::translation;
+use super::watched::Watched;
 
 /// How long a caller waits for a session that was just lost.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,11 +42,11 @@ pub struct InProcess {
 pub struct Shared {
     pub host: SimulatedHost,
     pub hooks: Arc<dyn Hooks>,
-    pub password: watch::Sender<SecretString>,
-    pub link: watch::Sender<Link>,
+    pub password: Watched<SecretString>,
+    pub link: Watched<Link>,
     pub followers: Followers,
     /// The revision of the world that barriers wait for.
-    pub wanted: watch::Sender<u64>,
+    pub wanted: Watched<u64>,
 }
 
 /// Why a request gave no result.
@@ -74,10 +75,10 @@ impl InProcess {
         let shared = Shared {
             host,
             hooks: Arc::new(NoHooks),
-            password: watch::Sender::new(SimulatedHost::password()),
-            link: watch::Sender::new(down),
+            password: Watched::new(SimulatedHost::password()),
+            link: Watched::new(down),
             followers: Followers::default(),
-            wanted: watch::Sender::new(0),
+            wanted: Watched::new(0),
         };
         Self { shared, tells, inbox: Mutex::new(Some(inbox)) }
     }
@@ -101,7 +102,7 @@ impl InProcess {
             Err(Failed::NotSent(error)) if error.kind == HostErrorKind::NotAuthenticated => {
                 let renewed = self.connection(|link| !link.may_be_back_soon() && !link.is_on(connection));
                 let renewed = renewed.await.map_err(Failed::NotSent)?;
-                if link.borrow().is_on(connection) {
+                if link.get().is_on(connection) {
                     return Err(Failed::NotSent(error));
                 }
                 self.send_once(renewed, request, lead, &act).await
@@ -111,13 +112,12 @@ impl InProcess {
     }
 
     /// The connection as soon as this holds of the link, or as it is when nobody waits longer.
-    async fn connection(&self, settled: impl FnMut(&Link) -> bool + Send) -> Result<Connection, HostError> {
-        let mut link = self.shared.link.subscribe();
+    async fn connection(&self, settled: impl Fn(&Link) -> bool + Send) -> Result<Connection, HostError> {
+        let link = &self.shared.link;
         tokio::select! {
             biased;
-            // The sender lives as long as `self`.
-            Ok(link) = link.wait_for(settled) => link.connection(),
-            () = self.shared.host.clock().sleep(PATIENCE) => self.shared.link.borrow().connection(),
+            connection = link.until(|link, _| settled(link).then(|| link.connection())) => connection,
+            () = self.shared.host.clock().sleep(PATIENCE) => link.get().connection(),
         }
     }
 
@@ -192,25 +192,22 @@ impl Hypervisor for InProcess {
 
     async fn barrier(&self) -> Result<(), HostError> {
         let Shared { host, link, wanted, .. } = &self.shared;
-        let connection = link.borrow().connection()?;
+        let connection = link.get().connection()?;
         let revision = host
             .on(connection, World::revision)
             .map_err(|error| HostError::new(HostErrorKind::Unreachable, error.message))?;
-        wanted.send_if_modified(|wanted| {
-            let more = revision > *wanted;
-            *wanted = revision.max(*wanted);
-            more
-        });
-        let mut link = link.subscribe();
-        let settled = link.wait_for(|link| !link.is_on(connection) || link.has_told(revision)).await;
-        match settled {
-            Ok(link) if link.is_on(connection) => Ok(()),
-            Ok(link) => Err(link.connection().err().unwrap_or_else(|| {
-                let lost = "The session was lost, and there is a new one.";
-                HostError::new(HostErrorKind::Unreachable, lost)
-            })),
-            Err(_) => Err(stopped()),
+        if revision > wanted.get() {
+            wanted.set(revision);
         }
+        let is_settled = |link: &Link| !link.is_on(connection) || link.has_told(revision);
+        let link = link.until(|link, _| is_settled(link).then(|| link.clone())).await;
+        if link.is_on(connection) {
+            return Ok(());
+        }
+        Err(link.connection().err().unwrap_or_else(|| {
+            let lost = "The session was lost, and there is a new one.";
+            HostError::new(HostErrorKind::Unreachable, lost)
+        }))
     }
 
     async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
@@ -269,7 +266,7 @@ impl Hypervisor for InProcess {
     }
 
     fn renew_password(&self, password: SecretString) {
-        self.shared.password.send_replace(password);
+        self.shared.password.set(password);
     }
 }
 

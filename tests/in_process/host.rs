@@ -10,7 +10,8 @@ use otter::hypervisor::{HostError, HostErrorKind, HostProduct};
 use otter::simulator::world::{Moment, World};
 use otter::simulator::{Pace, Scenario};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::watch;
+
+use super::watched::Watched;
 
 /// The host. Clones are the same one.
 #[derive(Clone)]
@@ -20,8 +21,8 @@ struct Shared {
     clock: Clock,
     password: SecretString,
     state: Mutex<State>,
-    /// Counts changes.
-    changed: watch::Sender<u64>,
+    /// Moves on with every change.
+    changed: Watched<()>,
 }
 
 struct State {
@@ -56,7 +57,7 @@ impl SimulatedHost {
             cuts: 0,
         };
         let (password, state) = (Self::password(), Mutex::new(state));
-        Self(Arc::new(Shared { clock, password, state, changed: watch::Sender::new(0) }))
+        Self(Arc::new(Shared { clock, password, state, changed: Watched::new(()) }))
     }
 
     /// The password of the account.
@@ -66,9 +67,9 @@ impl SimulatedHost {
 
     /// Lets the world do what is due, as long as this is polled.
     pub async fn drive(&self) -> std::convert::Infallible {
-        let mut changes = self.changes();
+        let changes = self.changes();
         loop {
-            changes.borrow_and_update();
+            let version = changes.version();
             let (clock, due) = (self.clock(), self.look(World::next_due));
             let next = async {
                 match due {
@@ -78,7 +79,7 @@ impl SimulatedHost {
             };
             tokio::select! {
                 biased;
-                _ = changes.changed() => {}
+                () = changes.changed_since(version) => {}
                 () = next => {}
             }
         }
@@ -139,8 +140,8 @@ impl SimulatedHost {
     }
 
     /// Moves on with every change.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
+    pub(super) fn changes(&self) -> &Watched<()> {
+        &self.0.changed
     }
 
     pub(super) fn product(&self) -> HostProduct {
@@ -217,7 +218,7 @@ impl SimulatedHost {
     }
 
     fn notify(&self) {
-        self.0.changed.send_modify(|count| *count += 1);
+        self.0.changed.set(());
     }
 
     /// The state, with time moved on to now. Never held across an await.

@@ -18,9 +18,11 @@ mod stream;
 mod tests;
 
 mod translation;
+mod watched;
 mod wire;
 
 pub use backend::InProcess;
+pub use hooks::{Hooks, Interruption, Request};
 pub use host::SimulatedHost;
 pub use planned::{Plan, Planned};
 pub use translation::{datastore, machine};

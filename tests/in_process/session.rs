@@ -99,14 +99,13 @@ impl<'b> Session<'b> {
             self.shared.host.log_out(ticket);
         }
         let down = Link::down(HostErrorKind::Unreachable, stopped().message);
-        self.shared.link.send_replace(down);
+        self.shared.link.set(down);
         self.shared.followers.close();
     }
 
     async fn once(&mut self) {
-        let (mut passwords, mut changes) = (self.shared.password.subscribe(), self.shared.host.changes());
-        passwords.borrow_and_update();
-        changes.borrow_and_update();
+        let (passwords, changes) = (&self.shared.password, self.shared.host.changes());
+        let (password, version) = (passwords.version(), changes.version());
         let error = match self.connect().await {
             Ok(connection) => {
                 let Err(lost) = self.follow(connection).await;
@@ -117,13 +116,12 @@ impl<'b> Session<'b> {
         };
         let clock = self.shared.host.clock();
         if error.kind == HostErrorKind::LoginRefused {
-            self.shared.link.send_replace(Link::down(error.kind, error.message.clone()));
+            self.shared.link.set(Link::down(error.kind, error.message.clone()));
             self.tell(SessionState::LoginRefused { reason: error.message });
             let worth_a_try = async {
                 tokio::select! {
                     biased;
-                    // The sender lives as long as the backend.
-                    _ = passwords.changed() => {}
+                    () = passwords.changed_since(password) => {}
                     () = clock.sleep(REFUSED) => {}
                 }
             };
@@ -133,7 +131,7 @@ impl<'b> Session<'b> {
             let worth_a_try = async {
                 tokio::select! {
                     biased;
-                    _ = changes.changed() => {}
+                    () = changes.changed_since(version) => {}
                     () = clock.sleep(RETRY) => {}
                 }
             };
@@ -148,8 +146,7 @@ impl<'b> Session<'b> {
             return Ok(connection);
         }
         hooks.before_request(Request::LogIn).await.map_err(login_failed)?;
-        let password = password.borrow().clone();
-        let connection = host.log_in(&password)?;
+        let connection = host.log_in(&password.get())?;
         hooks.after_request(Request::LogIn).await.map_err(login_failed)?;
         self.ticket = Some(connection.ticket);
         self.status.logins += 1;
@@ -159,30 +156,30 @@ impl<'b> Session<'b> {
     /// Tells everything, and then what changes, until the connection or the session is lost.
     async fn follow(&mut self, connection: Connection) -> Result<Infallible, HostError> {
         let Shared { host, hooks, followers, link, wanted, .. } = self.shared;
-        let (mut changes, mut wanted) = (host.changes(), wanted.subscribe());
+        let changes = host.changes();
         let mut stream = Stream::default();
         followers.forget_reads();
         loop {
-            changes.borrow_and_update();
+            let version = changes.version();
             let told = host.on(connection, |world| stream.notice(world, followers))?;
             if let Some(told) = told {
-                link.send_replace(Link::Up { connection, told });
+                link.set(Link::Up { connection, told });
                 tokio::select! {
                     biased;
                     Some(tell) = self.inbox.recv() => self.tell_now(tell),
                     () = followers.added() => {}
-                    _ = changes.changed() => {}
+                    () = changes.changed_since(version) => {}
                 }
                 continue;
             }
-            let is_behind = |link: &Link, wanted: u64| !link.has_told(wanted);
+            let is_behind = |wanted: u64| !link.get().has_told(wanted);
+            let (begins, is_awaited) = (stream.begins(), |wanted: &u64, _| is_behind(*wanted).then_some(()));
             tokio::select! {
                 biased;
-                _ = wanted.wait_for(|wanted| !stream.begins() && is_behind(&link.borrow(), *wanted)) => {}
+                () = wanted.until(is_awaited), if !begins => {}
                 () = hooks.before_update() => {}
             }
-            let hurry = is_behind(&link.borrow(), *wanted.borrow());
-            let begins = stream.begins();
+            let hurry = is_behind(wanted.get());
             let set = host.on(connection, |world| {
                 stream.notice(world, followers);
                 stream.next(world, |object| hurry || hooks.tells_now(object))
@@ -194,7 +191,7 @@ impl<'b> Session<'b> {
                 followers.tell(&task, status);
             }
             if begins {
-                link.send_replace(Link::Up { connection, told: 0 });
+                link.set(Link::Up { connection, told: 0 });
                 self.status.product = Some(host.product());
                 self.tell(SessionState::Connected);
             }
@@ -212,7 +209,7 @@ impl<'b> Session<'b> {
 
     fn away(&mut self, soon: bool, reason: String) {
         let kind = HostErrorKind::Unreachable;
-        self.shared.link.send_replace(Link::Down { kind, reason: reason.clone(), soon });
+        self.shared.link.set(Link::Down { kind, reason: reason.clone(), soon });
         self.tell(SessionState::Away { reason });
     }
 
