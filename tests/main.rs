@@ -11,6 +11,8 @@ mod house;
 mod in_process;
 #[cfg(feature = "interop")]
 mod interop;
+mod inventory;
+mod jobs;
 mod matrix;
 mod mistakes;
 mod openapi;

@@ -270,7 +270,8 @@ fn check(truth: &Truth, world: &World) -> Result<()> {
     ensure!(world.machines().count() == truth.machines.len(), "it has {:?}", truth.machines.keys());
     ensure!(world.datastores().count() == truth.datastores.len(), "it misses datastores");
     world.machines().try_for_each(|machine| {
-        let seen = truth.machines.get(&MachineId::from_backend(&machine.id)).context("a machine is missed")?;
+        let seen =
+            truth.machines.get(&MachineId::from_backend(&machine.id)).context("a machine is missed")?;
         ensure!(is_as(seen, machine), "there is {machine:#?}, and the truth is {seen:#?}");
         Ok(())
     })

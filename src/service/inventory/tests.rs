@@ -15,8 +15,6 @@ use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
 use crate::service::feed::Feed;
-use crate::service::hosts::Hosts;
-use crate::service::jobs::tests::fake::FakeHost;
 
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -133,41 +131,6 @@ fn running(id: &str) -> Fact {
     machine.guest.tools_running = true;
     machine.guest.ip_address = Some("10.0.0.5".to_owned());
     Fact::Machine(Box::new(machine))
-}
-
-#[tokio::test]
-async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a_spin() {
-    let (clock, inventory) = inventory();
-    let host = FakeHost::new(Arc::clone(&inventory), 3, &clock);
-    let ids = ["1", "2", "3"];
-    let mut changes: Vec<Fact> = ids.iter().map(|id| running(id)).collect();
-    changes.extend(ids.iter().map(|id| Fact::GuestRestarted(MachineId::from_backend(*id))));
-    inventory.observe(Facts { complete: false, changes });
-    host.hide_guest(&MachineId::from_backend("1"));
-    let stop = tokio_util::sync::CancellationToken::new();
-    let task = tokio::spawn({
-        let (inventory, host, stop) = (Arc::clone(&inventory), Arc::clone(&host), stop.clone());
-        async move { inventory.confirm_guests(Hosts::one(host), stop).await }
-    });
-    let mut changes = inventory.watch(&MachineId::from_backend("3"));
-    let shown = |id: &str| {
-        let picture = inventory.picture();
-        picture
-            .machine(&MachineId::from_backend(id))
-            .and_then(|record| record.ip_address().map(str::to_owned))
-    };
-    assert_eq!(shown("3"), None);
-    clock.advance(SETTLE);
-    while shown("3").is_none() {
-        changes.changed().await.unwrap();
-    }
-    assert_eq!((shown("1"), shown("2").as_deref()), (None, Some("10.0.0.5")));
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(host.guest_reads(), 3, "each was read once while time stood still");
-    stop.cancel();
-    task.await.unwrap();
 }
 
 #[tokio::test]

@@ -14,8 +14,6 @@ pub(crate) mod runner;
 #[cfg(test)]
 mod samples;
 pub(crate) mod sight;
-#[cfg(test)]
-pub(super) mod tests;
 pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,25 +1,34 @@
-//! The engine whole, over a host in memory and a store in memory, with time that is stepped.
+//! The whole engine over the backend in this process and a store in memory, on time that is stepped.
 
-pub(in crate::service) mod fake;
+mod lab;
+mod script;
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use self::fake::{Answer, Lab};
-use crate::domain::call::HostCall;
-use crate::domain::failure::FailureKind;
-use crate::domain::ids::{JobId, MachineId};
-use crate::domain::job::{JobRequest, JobState};
-use crate::domain::origin::Actor;
-use crate::domain::power::PowerState;
-use crate::service::jobs::Started;
-use crate::storage::{IdempotencyKey, Keep, Retention, Storage};
+use otter::domain::call::{CallKind, HostCall};
+use otter::domain::failure::FailureKind;
+use otter::domain::ids::{JobId, MachineId};
+use otter::domain::job::{JobRequest, JobState};
+use otter::domain::origin::Actor;
+use otter::domain::power::PowerState;
+use otter::service::jobs::Started;
+use otter::storage::{IdempotencyKey, Keep, Retention, Storage};
+
+use self::lab::Lab;
+use self::script::Answer;
 
 const SUCCEEDED: JobState = JobState::Succeeded;
 
-async fn stored(lab: &Lab, id: JobId) -> crate::domain::job::Job {
+/// A request whose task can be cancelled.
+fn create() -> JobRequest {
+    let (name, description) = ("new".to_owned(), String::new());
+    JobRequest::CreateSnapshot { name, description, memory: false, quiesce: false }
+}
+
+async fn stored(lab: &Lab, id: JobId) -> otter::domain::job::Job {
     lab.store.job(id).await.unwrap().unwrap()
 }
 
@@ -219,12 +228,18 @@ async fn a_queued_job_ends_at_its_deadline_and_never_starts() {
 async fn a_job_whose_deadline_passed_while_the_daemon_was_down_never_starts() {
     let mut lab = Lab::new(1).await;
     lab.host.answer(&[Answer::Hold]);
-    let running = lab.start(1, JobRequest::PowerOn).await;
+    let start = async |lab: &Lab, request| {
+        let mut new = lab.new_job(1, request);
+        new.deadline = Some(Duration::from_mins(1));
+        lab.jobs.start(new).await.unwrap().parts().0
+    };
+    let running = start(&lab, JobRequest::PowerOn).await;
     lab.host.called(1).await;
-    let queued = lab.start(1, JobRequest::PowerOff).await;
+    let queued = start(&lab, JobRequest::PowerOff).await;
     lab.stop().await;
     lab.host.release();
-    lab.clock.advance(Duration::from_hours(1));
+    // The host remembers a task for ten minutes.
+    lab.clock.advance(Duration::from_mins(5));
     lab.restart().await;
     assert_eq!(lab.end(running).await.job.state, SUCCEEDED, "its task had ended well");
     let job = lab.end(queued).await.job;
@@ -256,15 +271,16 @@ async fn a_kill_passes_the_queue_and_cancels_what_runs() {
     let on = lab.start(1, JobRequest::PowerOn).await;
     lab.end(on).await;
     lab.host.answer(&[Answer::Hold]);
-    let reset = lab.start(1, JobRequest::Reset).await;
+    let create = lab.start(1, create()).await;
     lab.host.called(2).await;
     let queued = lab.start(1, JobRequest::PowerOn).await;
     let kill = lab.start(1, JobRequest::Kill).await;
     assert_eq!(lab.end(kill).await.job.state, SUCCEEDED);
-    assert_eq!(lab.end(reset).await.job.state, JobState::Cancelled);
+    assert_eq!(lab.end(create).await.job.state, JobState::Cancelled);
     assert_eq!(lab.end(queued).await.job.state, SUCCEEDED);
-    let calls: Vec<HostCall> = lab.host.calls().into_iter().map(|(_, call)| call).collect();
-    assert_eq!(calls, [HostCall::PowerOn, HostCall::Reset, HostCall::PowerOff, HostCall::PowerOn]);
+    let calls: Vec<CallKind> = lab.host.calls().into_iter().map(|(_, call)| call.kind()).collect();
+    let wanted = [CallKind::PowerOn, CallKind::CreateSnapshot, CallKind::PowerOff, CallKind::PowerOn];
+    assert_eq!(calls, wanted);
 }
 
 /// The machine is off when the kill looks, and the call that turns it on has not come to the host.
@@ -294,17 +310,17 @@ async fn after_a_restart_a_kill_cancels_what_runs_beside_it_again() {
     let on = lab.start(1, JobRequest::PowerOn).await;
     lab.end(on).await;
     lab.host.answer(&[Answer::Hold, Answer::Hold]);
-    let reset = lab.start(1, JobRequest::Reset).await;
+    let create = lab.start(1, create()).await;
     lab.host.called(2).await;
     lab.stop().await;
     // The kill was committed and running when the daemon died, and the wish to cancel was not on the disk.
-    let mut kill = stored(&lab, reset).await;
+    let mut kill = stored(&lab, create).await;
     kill.id = JobId::new(lab.clock.uuid());
     (kill.request, kill.host_task, kill.intent) = (JobRequest::Kill, None, None);
     kill.steps.clear();
     lab.store.insert_job(&kill, None, None).await.unwrap();
     lab.restart().await;
-    assert_eq!(lab.end(reset).await.job.state, JobState::Cancelled);
+    assert_eq!(lab.end(create).await.job.state, JobState::Cancelled);
     lab.host.called(3).await;
     lab.host.release();
     assert_eq!(lab.end(kill.id).await.job.state, SUCCEEDED);
@@ -402,7 +418,7 @@ async fn a_task_that_failed_with_an_uncertain_outcome_is_judged_if_a_manager_is_
     lab.host.answer(&[Answer::UncertainFailure]);
     let id = lab.start(1, JobRequest::PowerOn).await;
     assert_eq!(lab.end(id).await.job.state, JobState::Failed, "an ESX host knows what it did");
-    lab.host.is_vcenter(&lab.clock);
+    lab.is_vcenter();
     lab.host.answer(&[Answer::UncertainFailure]);
     let id = lab.start(1, JobRequest::PowerOn).await;
     assert_eq!(lab.end_in_time(id).await.job.state, SUCCEEDED);
@@ -415,12 +431,14 @@ async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
     let (machine, busy) = (MachineId::from_backend("1"), |lab: &Lab| {
         lab.jobs.finds_host_busy(&MachineId::from_backend("1"), None)
     });
+    let on = lab.start(1, JobRequest::PowerOn).await;
+    lab.end(on).await;
     lab.host.answer(&[Answer::Hold]);
-    lab.host.ignore_cancels();
-    let mut new = lab.new_job(1, JobRequest::PowerOn);
+    // The host cancels no reset.
+    let mut new = lab.new_job(1, JobRequest::Reset);
     new.deadline = Some(Duration::from_secs(5));
     let (id, _) = lab.jobs.start(new).await.unwrap().parts();
-    lab.host.called(1).await;
+    lab.host.called(2).await;
     assert_eq!(lab.end_in_time(id).await.job.state, JobState::Unknown);
     assert!(busy(&lab));
     lab.stop().await;
@@ -445,6 +463,9 @@ async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() 
         tokio::task::yield_now().await;
     }
     assert_eq!(lab.host.examinations(), 1);
+    let shown =
+        lab.inventory.picture().machine(&MachineId::from_backend("1")).unwrap().machine.question.clone();
+    assert_eq!(shown, None);
     lab.host.ask(false);
     assert_eq!(lab.end_in_time(id).await.job.state, SUCCEEDED);
 }

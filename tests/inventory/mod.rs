@@ -1,0 +1,85 @@
+//! The inventory over the backend in this process: what it asks of the host by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use otter::clock::Clock;
+use otter::domain::ids::MachineId;
+use otter::hypervisor::{Fact, Facts, Hypervisor, Observer};
+use otter::service::feed::Feed;
+use otter::service::hosts::Hosts;
+use otter::service::inventory::Inventory;
+use otter::simulator::world::{Guest, PowerState};
+use otter::simulator::{Fault, Pace, Scenario};
+use tokio_util::sync::CancellationToken;
+
+use crate::in_process::{Hooks, InProcess, Interruption, Request, SimulatedHost};
+
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Counts reads of guests, and refuses those of the first machine.
+#[derive(Default)]
+struct Reads(AtomicUsize);
+
+#[async_trait]
+impl Hooks for Reads {
+    async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
+        let Request::ConfirmGuest(machine) = request else { return Ok(()) };
+        self.0.fetch_add(1, Ordering::Relaxed);
+        match machine.backend_text() {
+            "1" => Err(Interruption::Fault(Fault::new("NoPermission", "Permission was denied."))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Three machines that are on, each with an address.
+fn scenario() -> Scenario {
+    let mut scenario = Scenario::generated(3);
+    for machine in &mut scenario.machines {
+        machine.power = PowerState::On;
+        machine.guest =
+            Guest { tools_installed: true, address: Some("10.0.0.5".to_owned()), ..Guest::without_tools() };
+    }
+    scenario
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a_spin() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), SETTLE));
+    let reads = Arc::new(Reads::default());
+    let host = SimulatedHost::new(&scenario(), Pace::Stepped, clock.clone());
+    let backend = Arc::new(InProcess::new(host).with_hooks(Arc::clone(&reads) as _));
+    let stop = CancellationToken::new();
+    let running = (Arc::clone(&backend), Arc::clone(&inventory), stop.clone());
+    tokio::spawn(async move { running.0.run(running.1, running.2).await });
+    inventory.connected().await;
+    let restarted = ["1", "2", "3"].map(|id| Fact::GuestRestarted(MachineId::from_backend(id)));
+    inventory.observe(Facts { complete: false, changes: restarted.to_vec() });
+    let task = tokio::spawn({
+        let (inventory, backend, stop) = (Arc::clone(&inventory), Arc::clone(&backend), stop.clone());
+        async move { inventory.confirm_guests(Hosts::one(backend), stop).await }
+    });
+    let mut changes = inventory.watch(&MachineId::from_backend("3"));
+    let shown = |id: &str| {
+        let picture = inventory.picture();
+        picture
+            .machine(&MachineId::from_backend(id))
+            .and_then(|record| record.ip_address().map(str::to_owned))
+    };
+    assert_eq!(shown("3"), None);
+    clock.advance(SETTLE);
+    while shown("3").is_none() {
+        changes.changed().await.unwrap();
+    }
+    assert_eq!((shown("1"), shown("2").as_deref()), (None, Some("10.0.0.5")));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(reads.0.load(Ordering::Relaxed), 3, "each was read once while time stood still");
+    stop.cancel();
+    task.await.unwrap();
+}

@@ -1,0 +1,193 @@
+//! An engine over the backend in this process and a store in memory, on time that is stepped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use otter::clock::Clock;
+use otter::domain::access::Role;
+use otter::domain::ids::{JobId, MachineId};
+use otter::domain::job::JobRequest;
+use otter::hypervisor::{HostProduct, Hypervisor, Observer, SessionState, SessionStatus};
+use otter::sabotage::Sabotage;
+use otter::service::callers::Caller;
+use otter::service::feed::Feed;
+use otter::service::hosts::Hosts;
+use otter::service::inventory::Inventory;
+use otter::service::jobs::gate::{Pass, Right};
+use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
+use otter::service::leases::holds::Holds;
+use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
+use otter::simulator::{Pace, Scenario};
+use otter::storage::Storage as _;
+use otter::store::Store;
+use otter::supervisor::{Signals, Supervisor};
+use otter::telemetry::metrics::Metrics;
+use tokio_util::sync::CancellationToken;
+
+use super::script::Script;
+use crate::in_process::{InProcess, SimulatedHost};
+
+/// An engine, its host and its store. Time stands still until it is moved.
+pub struct Lab {
+    pub clock: Clock,
+    pub store: Store,
+    pub host: Arc<Script>,
+    pub inventory: Arc<Inventory>,
+    pub jobs: Jobs,
+    backend: Arc<InProcess>,
+    supervisor: Supervisor,
+    stop: CancellationToken,
+}
+
+impl Lab {
+    pub async fn new(machines: usize) -> Self {
+        let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+        let store = Store::in_memory().await.unwrap();
+        let writer = store.clone();
+        tokio::spawn(async move { writer.run(CancellationToken::new()).await });
+        let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
+        let host = SimulatedHost::new(&Scenario::generated(machines), Pace::Stepped, clock.clone());
+        let script = Arc::new(Script::new(host.clone()));
+        let backend = Arc::new(InProcess::new(host).with_hooks(Arc::clone(&script) as _));
+        let stop = CancellationToken::new();
+        let (running, observer, stopped) = (Arc::clone(&backend), Arc::clone(&inventory), stop.clone());
+        tokio::spawn(async move { running.run(observer, stopped).await });
+        inventory.connected().await;
+        let (supervisor, jobs) = engine(&clock, &store, &backend, &inventory);
+        Self { clock, store, host: script, inventory, jobs, backend, supervisor, stop }
+    }
+
+    /// The session is with a vCenter from now on.
+    pub fn is_vcenter(&self) {
+        let product = HostProduct {
+            full_name: "VMware vCenter Server 7.0.3".to_owned(),
+            version: "7.0.3".to_owned(),
+            build: "1".to_owned(),
+            api_type: "VirtualCenter".to_owned(),
+            api_version: "7.0.3.0".to_owned(),
+        };
+        let (state, since) = (SessionState::Connected, self.clock.now());
+        let status = SessionStatus { state, since, logins: 1, product: Some(product) };
+        Observer::session(&*self.inventory, status);
+    }
+
+    /// Stops the daemon softly; what is begun comes to its commit.
+    pub async fn stop(&self) {
+        self.supervisor.stop();
+        let (_signals, from) = Signals::from_sender();
+        let ending = self.supervisor.run(from).await;
+        assert_eq!(ending.failures, []);
+    }
+
+    pub fn begin_to_stop(&self) {
+        self.supervisor.stop();
+    }
+
+    /// A new engine over the same store and host, which has taken up what was left.
+    pub async fn restart(&mut self) -> usize {
+        let (supervisor, jobs) = engine(&self.clock, &self.store, &self.backend, &self.inventory);
+        (self.supervisor, self.jobs) = (supervisor, jobs);
+        self.jobs.recover().await.unwrap()
+    }
+
+    /// Lets the deadlines of queued jobs pass.
+    pub fn expire(&self) {
+        self.supervisor.spawn("deadlines", |stop| self.jobs.clone().expire(stop));
+    }
+
+    /// Lets deadlines follow the wall clock.
+    pub fn follow_wall_clock(&self) {
+        self.supervisor.spawn("wall clock", |stop| self.jobs.clone().follow_wall_clock(stop));
+    }
+
+    pub fn new_job(&self, machine: u32, request: JobRequest) -> NewJob {
+        let picture = self.inventory.picture();
+        let record = picture.machine(&MachineId::from_backend(machine.to_string())).unwrap();
+        NewJob {
+            machine: Arc::clone(record),
+            request,
+            right: Right {
+                caller: Caller::new("anonymous", Role::Admin),
+                pass: Pass::Nothing,
+                override_reason: None,
+            },
+            reference: None,
+            deadline: None,
+            key: None,
+        }
+    }
+
+    pub async fn start(&self, machine: u32, request: JobRequest) -> JobId {
+        match self.jobs.start(self.new_job(machine, request)).await.unwrap() {
+            Started::New(id) | Started::Replayed(id) => id,
+        }
+    }
+
+    pub async fn end(&self, id: JobId) -> JobView {
+        self.jobs.ended(id).await.unwrap().unwrap()
+    }
+
+    /// The same, while time passes a second at a time.
+    pub async fn end_in_time(&self, id: JobId) -> JobView {
+        let time_passes = async {
+            loop {
+                self.clock.advance(Duration::from_secs(1));
+                // Whatever the step woke comes to its next commit before the next one.
+                for _ in 0..10 {
+                    self.store.job(id).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        tokio::select! {
+            view = self.end(id) => view,
+            () = time_passes => unreachable!(),
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn engine(
+    clock: &Clock,
+    store: &Store,
+    backend: &Arc<InProcess>,
+    inventory: &Arc<Inventory>,
+) -> (Supervisor, Jobs) {
+    let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(30));
+    let jobs = Jobs::new(JobsParts {
+        store: Arc::new(store.clone()),
+        hosts: Hosts::one(Arc::clone(backend) as _),
+        inventory: Arc::clone(inventory),
+        clock: clock.clone(),
+        feed: Feed::new(clock),
+        supervisor: supervisor.clone(),
+        settings: JobSettings {
+            settle: Duration::from_secs(30),
+            outage_grace: Duration::from_mins(1),
+            queue_per_machine: 16,
+            queue_in_all: 40,
+            deadlines: Deadlines {
+                power: Duration::from_mins(10),
+                guest: Duration::from_mins(15),
+                create: Duration::from_hours(1),
+                revert: Duration::from_hours(1),
+                remove: Duration::from_hours(24),
+                prepare: Duration::from_mins(30),
+            },
+        },
+        metrics: Metrics::default(),
+        gate: Arc::new(Holds::default()),
+        snapshots: Arc::new(SnapshotProtection::new(
+            SnapshotSettings::default(),
+            Arc::default(),
+            Arc::new(store.clone()),
+        )),
+        sabotage: Sabotage::new(),
+    });
+    (supervisor, jobs)
+}

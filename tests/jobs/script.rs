@@ -1,0 +1,207 @@
+//! The host of these tests: each call is done at once, or as a test says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use otter::domain::call::HostCall;
+use otter::domain::ids::MachineId;
+use otter::simulator::Fault;
+use otter::simulator::world::{Choice, Question};
+use tokio::sync::{Notify, watch};
+
+use crate::in_process::{Hooks, Interruption, Request, SimulatedHost};
+
+/// What happens to a call that is not done at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Its task runs until [`Script::release`].
+    Hold,
+    /// The host answers after [`Script::release`] only.
+    Late,
+    /// The call comes to the host after [`Script::release`] only, and its task runs.
+    OnItsWay,
+    /// The backend itself fails, and the host does not act.
+    Panic,
+    /// The connection breaks, and the host does not act.
+    Lost,
+    /// Its task fails, and a host behind a manager may have done the work all the same.
+    UncertainFailure,
+}
+
+/// What is to happen to calls, and what was asked of the host.
+pub struct Script {
+    host: SimulatedHost,
+    state: Mutex<State>,
+    released: Notify,
+    called: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    answers: VecDeque<Answer>,
+    /// The answer to the call that is under way on a machine.
+    current: BTreeMap<MachineId, Answer>,
+    calls: Vec<(MachineId, HostCall)>,
+    cancels: usize,
+    examinations: usize,
+    panics_if_examined: bool,
+    /// Whether a machine asks something at the moment that it is read directly.
+    asks: bool,
+}
+
+impl Script {
+    pub fn new(host: SimulatedHost) -> Self {
+        Self { host, state: Mutex::default(), released: Notify::new(), called: watch::Sender::new(0) }
+    }
+
+    /// The next calls are answered like this.
+    pub fn answer(&self, answers: &[Answer]) {
+        self.lock().answers.extend(answers);
+    }
+
+    /// Whether the backend fails each time that a machine is examined.
+    pub fn panic_if_examined(&self, panics: bool) {
+        self.lock().panics_if_examined = panics;
+    }
+
+    /// The calls that came to the host or were lost on the way, in order.
+    pub fn calls(&self) -> Vec<(MachineId, HostCall)> {
+        self.lock().calls.clone()
+    }
+
+    /// How often a machine was read directly.
+    pub fn examinations(&self) -> usize {
+        self.lock().examinations
+    }
+
+    /// How often a task was to be cancelled.
+    pub fn cancelled(&self) -> usize {
+        self.lock().cancels
+    }
+
+    /// Waits until the host was called this often.
+    pub async fn called(&self, times: usize) {
+        self.called.subscribe().wait_for(|called| *called >= times).await.unwrap();
+    }
+
+    /// Ends what is held.
+    pub fn release(&self) {
+        self.released.notify_waiters();
+        self.host.mutate(|world| world.running_tasks().iter().for_each(|task| world.finish_task(task)));
+    }
+
+    /// Whether a direct read of a machine shows a question, which no update shows.
+    pub fn ask(&self, asks: bool) {
+        self.lock().asks = asks;
+    }
+
+    fn count_call(&self) {
+        self.called.send_modify(|called| *called += 1);
+    }
+
+    /// Ends the tasks of a machine; with a fault that leaves the outcome open if they fail.
+    fn finish(&self, machine: &MachineId, fails: bool) {
+        self.host.mutate(|world| {
+            for task in world.running_tasks() {
+                let Some(running) = world.task(&task) else { continue };
+                if running.machine != machine.backend_text() {
+                    continue;
+                }
+                let method = running.operation.method();
+                if fails {
+                    world.fail_next_task(method, Fault::new("SystemError", "The host does not answer."));
+                }
+                world.finish_task(&task);
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Hooks for Script {
+    async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
+        match request {
+            Request::Examine(machine) => {
+                let (panics, asks) = {
+                    let mut state = self.lock();
+                    state.examinations += 1;
+                    (state.panics_if_examined, state.asks)
+                };
+                assert!(!panics, "as a test wanted");
+                if asks {
+                    self.host.mutate(|world| world.ask(machine.backend_text(), question()));
+                }
+            }
+            Request::Cancel(_) => self.lock().cancels += 1,
+            Request::Call(machine, call) => {
+                let released = self.released.notified();
+                tokio::pin!(released);
+                released.as_mut().enable();
+                let answer = self.lock().answers.pop_front();
+                if answer == Some(Answer::OnItsWay) {
+                    self.count_call();
+                    released.await;
+                }
+                {
+                    let mut state = self.lock();
+                    state.calls.push((machine.clone(), call.clone()));
+                    state.current.extend(answer.map(|answer| (machine.clone(), answer)));
+                }
+                if matches!(answer, Some(Answer::Panic | Answer::Lost)) {
+                    self.lock().current.remove(machine);
+                    self.count_call();
+                }
+                assert!(answer != Some(Answer::Panic), "as a test wanted");
+                if answer == Some(Answer::Lost) {
+                    return Err(Interruption::Cut);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn after_request(&self, request: Request<'_>) -> Result<(), Interruption> {
+        if let Request::Examine(machine) = request
+            && self.lock().asks
+        {
+            self.host.mutate(|world| world.machine_mut(machine.backend_text()).unwrap().question = None);
+        }
+        let Request::Call(machine, _) = request else { return Ok(()) };
+        let released = self.released.notified();
+        tokio::pin!(released);
+        released.as_mut().enable();
+        let answer = self.lock().current.remove(machine);
+        match answer {
+            None | Some(Answer::UncertainFailure) => self.finish(machine, answer.is_some()),
+            Some(Answer::OnItsWay) => return Ok(()),
+            _ => {}
+        }
+        self.count_call();
+        if answer == Some(Answer::Late) {
+            released.await;
+        }
+        Ok(())
+    }
+}
+
+fn question() -> Question {
+    let choice = Choice {
+        key: "1".to_owned(),
+        label: "button.uuid.moved".to_owned(),
+        summary: "moved".to_owned(),
+        fails_with: None,
+    };
+    Question {
+        id: "q".to_owned(),
+        message_id: "msg.uuid.altered".to_owned(),
+        text: "Was it moved, or copied?".to_owned(),
+        choices: vec![choice],
+        default_choice: None,
+    }
+}
