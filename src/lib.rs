@@ -1,6 +1,6 @@
 //! otter: a REST daemon in front of a VMware ESX host. The binary is a thin shell around this library.
 
-// The recorder of the tests is included by unit tests too, and names this crate.
+// The sample records of the tests are included by unit tests too, and name this crate.
 #[cfg(test)]
 extern crate self as otter;
 

@@ -16,4 +16,5 @@ mod jobs;
 mod matrix;
 mod mistakes;
 mod openapi;
+mod simulator;
 mod storage;

@@ -10,6 +10,8 @@
 
 mod admin;
 mod collector;
+#[cfg(test)]
+mod conformity;
 mod control;
 mod events;
 mod fault;
@@ -24,8 +26,6 @@ mod schema;
 mod server;
 mod session;
 mod soap;
-#[cfg(test)]
-mod tests;
 mod value;
 mod view;
 pub mod world;

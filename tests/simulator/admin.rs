@@ -168,7 +168,7 @@ async fn a_scenario_holds_the_same_words() {
     let text = format!(
         "{}\n[[faults]]\nwhat = {{ licence = {{ read_only = true }} }}\n[[faults]]\nmethod = \"PowerOnVM_Task\"\n\
          skip = 1\nwhat = \"expire-sessions\"\n",
-        include_str!("../../../config/lab.toml")
+        include_str!("../../config/lab.toml")
     );
     let mut lab = Lab::start(Scenario::from_toml(&text).unwrap()).await;
     lab.log_in().await;
@@ -177,7 +177,7 @@ async fn a_scenario_holds_the_same_words() {
     assert_eq!(call().await.as_deref(), Some("NotAuthenticated"), "the sessions went just before it");
 
     let wrong = |entry: &str| {
-        let text = format!("{}\n[[faults]]\n{entry}\n", include_str!("../../../config/lab.toml"));
+        let text = format!("{}\n[[faults]]\n{entry}\n", include_str!("../../config/lab.toml"));
         Scenario::from_toml(&text).unwrap_err().to_string()
     };
     assert!(wrong("what = \"explode\"").contains("faults[0].what"), "{}", wrong("what = \"explode\""));

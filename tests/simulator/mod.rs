@@ -2,20 +2,24 @@
 
 mod admin;
 mod breakage;
-mod conformity;
 mod events;
 mod machines;
-#[path = "../../../tests/harness/recorder.rs"]
-mod recorder;
 mod sessions;
 mod updates;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use otter::clock::Clock;
+use otter::esx::soap::xml::{Document, Element};
+use otter::simulator::world;
+use otter::simulator::{
+    Comeback, Control, Disruption, Fault, Pace, Restart, Scenario, SessionLoss, Simulator, SimulatorError,
+    SimulatorOptions,
+};
 
-use super::*;
-use crate::esx::soap::xml::{Document, Element};
+use crate::harness::record;
 
 /// A running simulator and a client of it, with a session unless told otherwise.
 struct Lab {
@@ -49,7 +53,7 @@ impl Lab {
         let clock = Clock::stepped(Timestamp::constant(1_780_000_000, 0));
         let mut options = SimulatorOptions::new(scenario, clock.clone());
         options.pace = Pace::Stepped;
-        options.on_answer = Some(recorder::record);
+        options.on_answer = Some(record);
         change(&mut options);
         let simulator = Simulator::start(options).await.unwrap();
         // Another test may have been first.

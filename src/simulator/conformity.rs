@@ -1,10 +1,16 @@
 //! What the simulator tells is what vim25 declares: fields in their order, of their types, none required missing.
 
-use super::super::look::Look;
-use super::super::properties;
-use super::super::schema::{self, Occurs};
-use super::super::value::{Forest, Object};
-use super::*;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::look::Look;
+use super::properties;
+use super::schema::{self, Occurs};
+use super::session::Sessions;
+use super::value::{Forest, Object, Value};
+use super::world::{self, Moment, World};
+use super::{Fault, Moref, Pace, Scenario};
 
 #[test]
 fn every_property_of_every_object_is_as_declared() {
