@@ -40,13 +40,11 @@ pub fn of_lease(id: LeaseId, on: Option<&MachineId>, work: Option<JobId>) -> BTr
 
 /// The links that a job carries.
 #[must_use]
-pub fn of_job(id: JobId, on: &MachineId) -> BTreeMap<String, String> {
+pub fn of_job(id: JobId, on: Option<&MachineId>) -> BTreeMap<String, String> {
     let job = job(id);
-    BTreeMap::from([
-        ("wait".to_owned(), format!("{job}/wait")),
-        ("self".to_owned(), job),
-        ("machine".to_owned(), machine(on)),
-    ])
+    let mut links = BTreeMap::from([("wait".to_owned(), format!("{job}/wait")), ("self".to_owned(), job)]);
+    links.extend(on.map(|on| ("machine".to_owned(), machine(on))));
+    links
 }
 
 /// All but the unreserved characters of RFC 3986.

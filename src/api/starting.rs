@@ -374,7 +374,7 @@ pub fn not_ended(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
             links::job(id)
         ),
     };
-    Failure::new(kind, detail).of_machine(&job.machine.id, &job.machine_name).of_job(id)
+    job.name_machine(Failure::new(kind, detail)).of_job(id)
 }
 
 /// A job that was accepted and is nowhere: never the caller's fault.

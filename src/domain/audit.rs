@@ -262,7 +262,7 @@ impl AuditRecord {
 
     fn of_job(self, job: &Job) -> Self {
         Self {
-            machine: Some((job.machine.id.clone(), job.machine_name.clone())),
+            machine: job.machine_id().map(|machine| (machine.clone(), job.target_name.clone())),
             lease: job.lease,
             job: Some(job.id),
             reference: job.reference.clone(),

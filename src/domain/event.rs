@@ -25,7 +25,7 @@ pub enum Subject {
     SnapshotRemoved(MachineId, SnapshotId),
     Job {
         id: JobId,
-        machine: MachineId,
+        machine: Option<MachineId>,
         reference: Option<Arc<str>>,
         lease: Option<LeaseId>,
         /// The job at its end, which never changes: nobody need read it back from the store.
@@ -107,7 +107,7 @@ impl Subject {
     pub fn of_job(job: &Arc<Job>) -> Self {
         Self::Job {
             id: job.id,
-            machine: job.machine.id.clone(),
+            machine: job.machine_id().cloned(),
             reference: job.reference.as_deref().map(Arc::from),
             lease: job.lease,
             ended: job.state.is_end().then(|| Arc::clone(job)),
@@ -147,9 +147,8 @@ impl Subject {
             Self::Machine(machine)
             | Self::MachineRemoved(machine)
             | Self::Snapshot(machine, _)
-            | Self::SnapshotRemoved(machine, _)
-            | Self::Job { machine, .. } => Some(machine),
-            Self::Lease { machine, .. } => machine.as_ref(),
+            | Self::SnapshotRemoved(machine, _) => Some(machine),
+            Self::Job { machine, .. } | Self::Lease { machine, .. } => machine.as_ref(),
             Self::Placement(change) => Some(&change.machine),
             Self::Datastore(_) | Self::DatastoreCount(_) | Self::DatastoreRemoved(_) | Self::Session => None,
         }
@@ -162,7 +161,7 @@ impl Subject {
             Self::Machine(id) | Self::MachineRemoved(id) => id.size(),
             Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => machine.size() + id.size(),
             Self::Job { machine, reference, ended, .. } => {
-                machine.size()
+                machine.as_ref().map_or(0, MachineId::size)
                     + reference.as_ref().map_or(0, |reference| reference.len())
                     + ended.as_ref().map_or(0, |job| weight_of_job(job))
             }
@@ -290,12 +289,19 @@ mod tests {
         let id = JobId::new(Uuid::from_u128(1));
         let job = Subject::Job {
             id,
-            machine: machine.clone(),
+            machine: Some(machine.clone()),
             reference: Some("ci/7".into()),
             lease: None,
             ended: None,
         };
         let snapshot = Subject::Snapshot(machine.clone(), SnapshotId::from_backend("16-snapshot-1"));
+        let of_host = Subject::Job {
+            id: JobId::new(Uuid::from_u128(2)),
+            machine: None,
+            reference: Some("ci/7".into()),
+            lease: None,
+            ended: None,
+        };
         let all = EventFilter::default;
         let of_machine = EventFilter { machine: Some(machine.clone()), ..all() };
         assert!(of_machine.fits(&job) && of_machine.fits(&snapshot));
@@ -304,6 +310,7 @@ mod tests {
             !of_machine.fits(&Subject::Machine(MachineId::from_backend("17")))
                 && !of_machine.fits(&Subject::Session)
         );
+        assert!(!of_machine.fits(&of_host) && all().fits(&of_host));
         let of_job = EventFilter { job: Some(id), ..all() };
         assert!(of_job.fits(&job) && !of_job.fits(&snapshot));
         let of_reference = EventFilter { reference: Some("ci/7".to_owned()), ..all() };

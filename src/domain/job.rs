@@ -1,4 +1,4 @@
-//! A job: one tracked operation on one machine, from its acceptance to its one end.
+//! A job: one tracked operation on a machine, a datastore or the host, from its acceptance to its one end.
 //!
 //! ```text
 //! queued ──► running ──► succeeded | failed | cancelled | unknown
@@ -7,6 +7,7 @@
 //! An end is never taken back. `unknown` is an end: the host may or may not have done it, and looking proves
 //! nothing more.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use super::access::Authority;
 use super::call::{Evidence, HostCall};
 use super::failure::Failure;
-use super::ids::{JobId, LeaseId, QuestionId, SnapshotId, TaskId};
+use super::ids::{DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId};
 use super::lease::Readiness;
 use super::machine::MachineIdentity;
 use super::origin::{Actor, RequestOrigin};
@@ -85,6 +86,81 @@ pub enum JobRequest {
         /// Bound as a revert's, with its path.
         snapshot: Option<(SnapshotId, String)>,
     },
+}
+
+/// What a job works on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobTarget {
+    Machine(MachineIdentity),
+    Datastore(DatastoreId),
+    /// The host itself.
+    Host,
+}
+
+/// A target by its id alone, which finds it now: a host uses the id of a machine again once it is gone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TargetId {
+    Machine(MachineId),
+    Datastore(DatastoreId),
+    Host,
+}
+
+impl JobTarget {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> TargetId {
+        match self {
+            Self::Machine(machine) => TargetId::Machine(machine.id.clone()),
+            Self::Datastore(datastore) => TargetId::Datastore(datastore.clone()),
+            Self::Host => TargetId::Host,
+        }
+    }
+
+    /// The machine, if it is one.
+    #[must_use]
+    pub const fn machine(&self) -> Option<&MachineIdentity> {
+        match self {
+            Self::Machine(machine) => Some(machine),
+            Self::Datastore(_) | Self::Host => None,
+        }
+    }
+
+    /// Whether a machine, read now, is the target.
+    #[must_use]
+    pub fn is_machine(&self, seen: &MachineIdentity) -> bool {
+        self.machine().is_some_and(|machine| machine.agrees_with(seen))
+    }
+}
+
+impl TargetId {
+    /// The word for what it is the id of.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Machine(_) => "machine",
+            Self::Datastore(_) => "datastore",
+            Self::Host => "host",
+        }
+    }
+
+    /// The machine, if it is one.
+    #[must_use]
+    pub const fn machine(&self) -> Option<&MachineId> {
+        match self {
+            Self::Machine(machine) => Some(machine),
+            Self::Datastore(_) | Self::Host => None,
+        }
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(machine) => machine.fmt(formatter),
+            Self::Datastore(datastore) => datastore.fmt(formatter),
+            Self::Host => formatter.write_str("host"),
+        }
+    }
 }
 
 /// The kind of a job, as callers see and filter it.
@@ -235,8 +311,9 @@ impl JobState {
 pub struct Job {
     pub id: JobId,
     pub state: JobState,
-    pub machine: MachineIdentity,
-    pub machine_name: String,
+    pub target: JobTarget,
+    /// The name that the target had when the job was accepted.
+    pub target_name: String,
     pub request: JobRequest,
     /// What is going on, in a few words for people.
     pub phase: String,
@@ -273,6 +350,21 @@ impl Job {
     #[must_use]
     pub const fn kind(&self) -> JobKind {
         self.request.kind()
+    }
+
+    /// The id of its machine, if it works on one.
+    #[must_use]
+    pub fn machine_id(&self) -> Option<&MachineId> {
+        self.target.machine().map(|machine| &machine.id)
+    }
+
+    /// Names its machine in a failure, if it works on one.
+    #[must_use]
+    pub fn name_machine(&self, failure: Failure) -> Failure {
+        match self.machine_id() {
+            Some(machine) => failure.of_machine(machine, &self.target_name),
+            None => failure,
+        }
     }
 
     /// Who asked for it, by which request.

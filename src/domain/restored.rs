@@ -52,7 +52,7 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
     if let Some(task) = job.host_task.take() {
         job.warnings.push(format!("When the backup was made its task on the host was {task}."));
     }
-    let failure = Failure::new(kind, detail).of_machine(&job.machine.id, &job.machine_name).of_job(job.id);
+    let failure = job.name_machine(Failure::new(kind, detail)).of_job(job.id);
     state.as_str().clone_into(&mut job.phase);
     job.state = state;
     job.updated_at = now;

@@ -43,9 +43,9 @@ impl SnapshotProtection {
         if SnapshotChange::of(&job.request).is_none() {
             return Ok(SnapshotRules::default());
         }
-        let made = match job.lease {
-            Some(lease) if job.authority == Authority::Runner => {
-                self.store.snapshots_made_under(&job.machine, lease).await?
+        let made = match (job.target.machine(), job.lease) {
+            (Some(machine), Some(lease)) if job.authority == Authority::Runner => {
+                self.store.snapshots_made_under(machine, lease).await?
             }
             _ => BTreeSet::new(),
         };
@@ -77,8 +77,8 @@ impl SnapshotProtection {
 pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<(), Failure> {
     let Some(change) = SnapshotChange::of(&job.request) else { return Ok(()) };
     rules.check(job.authority, change, tree).map_err(|refusal| {
-        let detail = refusal.detail(change, job.authority, &job.machine_name, job.lease);
-        Failure::new(FailureKind::Forbidden, detail).of_machine(&job.machine.id, &job.machine_name)
+        let detail = refusal.detail(change, job.authority, &job.target_name, job.lease);
+        job.name_machine(Failure::new(FailureKind::Forbidden, detail))
     })
 }
 

@@ -47,10 +47,14 @@ impl Visibility {
         all.filter(|record| self.has_machine(scope, &record.machine)).cloned().collect()
     }
 
-    /// Whether a caller sees a job: if it sees the job's machine.
+    /// Whether a caller sees a job: if it sees the job's machine. A job on anything else is seen by callers that see
+    /// everything.
     #[must_use]
     pub fn shows_job(&self, caller: &Caller, job: &Job) -> bool {
-        self.has_known_machine(&caller.scope, &job.machine, &job.machine_name, None)
+        match job.target.machine() {
+            Some(machine) => self.has_known_machine(&caller.scope, machine, &job.target_name, None),
+            None => !caller.scope.is_restricted(),
+        }
     }
 
     /// Whether a caller sees a lease: if it sees the lease's machine; before a grant, if it asked for it.

@@ -82,7 +82,7 @@ impl Simulation {
             .otter
             .as_ref()
             .and_then(|otter| otter.run(tag.job))
-            .map(|run| run.driver.job().machine.id.clone());
+            .map(|run| run.driver.job().machine_id().unwrap().clone());
         let Some(machine) = machine else { return };
         match self.host.look(&machine) {
             Ok(look) => match before.and_then(|before| before.confirmed_by(&look)) {

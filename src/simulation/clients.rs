@@ -10,7 +10,7 @@ use super::{Event, Simulation, Waits};
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, MachineId, SnapshotId};
-use crate::domain::job::{Job, JobRequest};
+use crate::domain::job::{Job, JobRequest, TargetId};
 use crate::domain::origin::Actor;
 use crate::hypervisor::SessionState;
 use crate::service::callers::Caller;
@@ -154,12 +154,12 @@ impl Simulation {
             key: post.key.clone(),
         };
         let mut job = admit(new, id, wall, &DEADLINES)?;
-        let full = otter.queues.reserve(&post.machine, id, lane(job.kind()));
+        let full = otter.queues.reserve(&TargetId::Machine(post.machine.clone()), id, lane(job.kind()));
         full.map_err(|full| queue_full(full, &record.machine))?;
         match otter.desk.holds.admit(&record.machine, &right) {
             Ok(admission) => job.lease = admission.lease(),
             Err(failure) => {
-                otter.queues.withdraw(&post.machine, id);
+                otter.queues.withdraw(&TargetId::Machine(post.machine.clone()), id);
                 return Err(failure);
             }
         }
@@ -175,8 +175,8 @@ impl Simulation {
     /// The job is on disk: it may start, and its client is told.
     pub fn accepted(&mut self, job: &Job, post: Post) {
         let Some(otter) = &mut self.otter else { return };
-        let machine = job.machine.id.clone();
-        otter.queues.ready(&machine, job.id);
+        let machine = job.machine_id().unwrap().clone();
+        otter.queues.ready(&job.target.id(), job.id);
         let left = job.deadline_at.duration_since(self.wall());
         let at = self.now + Duration::try_from(left).unwrap_or_default();
         self.agenda.plan(at, Event::Expire { life: self.lives, job: job.id, machine: machine.clone() });
@@ -188,7 +188,7 @@ impl Simulation {
     pub fn refused(&mut self, job: JobId, post: Post, instead: Result<Started, FailureKind>) {
         if let Some(otter) = &mut self.otter {
             otter.entries.remove(&job);
-            otter.queues.withdraw(&post.machine, job);
+            otter.queues.withdraw(&TargetId::Machine(post.machine.clone()), job);
         }
         self.dispatch(&post.machine.clone());
         self.released(post, instead);
@@ -335,7 +335,7 @@ impl Simulation {
         let Some(job) = live.filter(|job| !job.state.is_end() && self.disk.job(id).is_some()) else { return };
         self.trace.note(self.now, || format!("somebody cancels {id}"));
         self.promises.cancel_asked(id);
-        if otter.queues.withdraw(&job.machine.id, id) {
+        if otter.queues.withdraw(&job.target.id(), id) {
             self.end_queued(id, |driver, now| driver.cancel_queued(Actor::otter(), now));
         } else {
             self.interrupt(id, Interrupt::Cancel(Actor::otter()));

@@ -63,7 +63,7 @@ impl History {
     /// Of a job that was made just now.
     pub fn of(job: &Job) -> Self {
         Self {
-            machine: job.machine.id.to_string(),
+            machine: job.machine_id().unwrap().to_string(),
             kind: job.kind(),
             committed: false,
             started: false,

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use super::disk::{Disk, LeaseStep, Write, scope};
 use super::{Event, Simulation, Waits};
 use crate::domain::ids::{JobId, LeaseId, MachineId};
-use crate::domain::job::JobRequest;
+use crate::domain::job::{JobRequest, TargetId};
 use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::pool::{Pool, Pools};
@@ -120,7 +120,7 @@ impl Simulation {
         let Some(otter) = &self.otter else { return };
         for (job, entry) in &otter.entries {
             let (life, job, at) = (otter.life, *job, self.now + Duration::from_secs(30));
-            let machine = entry.live.job.machine.id.clone();
+            let machine = entry.live.job.machine_id().unwrap().clone();
             let event = match entry.run {
                 Some(_) => Event::Alarm { life, job, grace: false },
                 None => Event::Expire { life, job, machine },
@@ -201,8 +201,10 @@ impl Simulation {
             };
             let grants = granted(&otter.desk.book, &changes);
             let taking = otter.desk.holds.take(&grants);
-            let busy: Vec<MachineId> =
-                grants.into_iter().filter(|machine| otter.queues.has_any(machine)).collect();
+            let busy: Vec<MachineId> = grants
+                .into_iter()
+                .filter(|machine| otter.queues.has_any(&TargetId::Machine((*machine).clone())))
+                .collect();
             if busy.is_empty() {
                 break (next, changes, taking);
             }
@@ -427,7 +429,7 @@ impl Simulation {
         let wanted = otter.desk.book.open().map(|open| &*open.lease).chain(asks).flat_map(wants).collect();
         let candidates = otter.picture.machines.iter().map(|record| {
             let machine = &record.machine;
-            let busy = otter.queues.active(&machine.id).is_some();
+            let busy = otter.queues.active(&TargetId::Machine(machine.id.clone())).is_some();
             let free = otter.connected && !busy && own_reasons(machine).iter().all(|(_, holds)| !holds);
             Candidate::of(machine, pools().of(machine), free, machine.template, &wanted)
         });
@@ -440,7 +442,7 @@ impl Simulation {
         for record in &otter.picture.machines {
             let key = MachineKey::of(&record.machine.identity());
             let lost = otter.desk.holds.shown().holder_of(&record.machine.identity()).is_some()
-                || otter.queues.has_any(&record.machine.id);
+                || otter.queues.has_any(&TargetId::Machine(record.machine.id.clone()));
             if lost {
                 self.promises.break_promise(format!("{key:?} is neither free nor held nor set aside"));
             }

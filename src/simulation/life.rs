@@ -10,6 +10,7 @@ use super::work::Step;
 use super::{Event, Simulation, Waits};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, MachineId};
+use crate::domain::job::TargetId;
 use crate::domain::origin::Actor;
 use crate::sabotage::Mistake;
 use crate::service::jobs::Started;
@@ -34,12 +35,13 @@ impl Simulation {
         otter.desk = Desk::restored(&self.disk, self.sabotage, self.skew, now);
         self.tenancy.started(self.now);
         let recovered = recover(self.disk.unfinished(), self.rules, &mut otter.queues);
-        let Recovered { waiting, running, cancelled, machines } = recovered;
+        let Recovered { waiting, running, cancelled, targets } = recovered;
+        let machines = targets.iter().filter_map(TargetId::machine);
         for driver in waiting {
             let job = driver.job();
             let left = job.deadline_at.duration_since(self.wall());
             let at = self.now + Duration::try_from(left).unwrap_or_default();
-            let (job, machine) = (job.id, job.machine.id.clone());
+            let (job, machine) = (job.id, job.machine_id().unwrap().clone());
             self.agenda.plan(at, Event::Expire { life: self.lives, job, machine });
             otter.add(driver);
         }
@@ -57,7 +59,7 @@ impl Simulation {
             self.take_up(id, first, true);
         }
         for machine in machines {
-            self.dispatch(&machine);
+            self.dispatch(machine);
         }
         let unfinished = self.otter.as_ref().map(|otter| otter.desk.book.unfinished());
         self.set_to_work(unfinished.unwrap_or_default());
@@ -90,7 +92,7 @@ impl Simulation {
     /// Starts whatever may start on a machine.
     pub fn dispatch(&mut self, machine: &MachineId) {
         while let Some(Turn { job, cancel }) =
-            self.otter.as_mut().and_then(|otter| otter.queues.next_turn(machine))
+            self.otter.as_mut().and_then(|otter| otter.queues.next_turn(&TargetId::Machine(machine.clone())))
         {
             if let Some(killed) = cancel {
                 self.promises.cancel_asked(killed.job);
@@ -169,7 +171,8 @@ impl Simulation {
                 self.trace.note(self.now, || {
                     format!("{} is on disk as {} ({})", job.id, job.state.as_str(), job.phase)
                 });
-                let power = self.seen.get(job.machine.id.backend_text()).and_then(|(power, ..)| *power);
+                let power =
+                    self.seen.get(job.machine_id().unwrap().backend_text()).and_then(|(power, ..)| *power);
                 self.promises.updated(before, job, power, &self.disk);
                 self.tenancy.job_written(before, job, &self.host.world, &self.disk);
             }
@@ -183,7 +186,11 @@ impl Simulation {
 
     /// The deadline of a job that may still wait.
     pub fn expire(&mut self, job: JobId, machine: &MachineId) {
-        if self.otter.as_mut().is_some_and(|otter| otter.queues.withdraw(machine, job)) {
+        if self
+            .otter
+            .as_mut()
+            .is_some_and(|otter| otter.queues.withdraw(&TargetId::Machine(machine.clone()), job))
+        {
             self.end_queued(job, Driver::expire_queued);
         }
     }

@@ -305,7 +305,7 @@ impl Simulation {
                 }
                 let otter = self.otter.as_ref();
                 if let Some(run) = otter.and_then(|otter| otter.run(job)) {
-                    let machine = &run.driver.job().machine.id;
+                    let machine = run.driver.job().machine_id().unwrap();
                     let question =
                         otter.is_some_and(|otter| sight::question(&otter.picture, machine).is_some());
                     let interrupt =

@@ -104,7 +104,7 @@ impl Otter {
     /// What the other jobs on this machine are at.
     pub fn others(&self, machine: &MachineId, job: JobId) -> Others {
         let others = self.entries.iter().filter(|(id, _)| **id != job).map(|(_, entry)| &*entry.live.job);
-        Others::of(others.filter(|job| job.machine.id == *machine))
+        Others::of(others.filter(|job| job.machine_id() == Some(machine)))
     }
 
     /// The jobs that are driven, in the order of their ids.

@@ -93,7 +93,9 @@ impl Promises {
         self.require(!before.state.is_end(), || format!("the end of {} was written over", job.id));
         if before.state == JobState::Queued && job.state == JobState::Running {
             self.check_order(job, disk);
-            let runs = |other: &&Job| other.machine.id == job.machine.id && other.state == JobState::Running;
+            let runs = |other: &&Job| {
+                other.machine_id().unwrap() == job.machine_id().unwrap() && other.state == JobState::Running
+            };
             let beside = disk.jobs.values().filter(runs).map(|other| other.id).collect();
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.beside = beside;
@@ -124,7 +126,10 @@ impl Promises {
         let arrived_at_turn = self.histories.get(&job.id).map_or(0, |history| history.arrived_at_turn);
         let mut wrong = None;
         for (place, other) in &disk.jobs {
-            if other.id == job.id || other.machine.id != job.machine.id || other.state.is_end() {
+            if other.id == job.id
+                || other.machine_id().unwrap() != job.machine_id().unwrap()
+                || other.state.is_end()
+            {
                 continue;
             }
             let theirs = lane(other.kind());

@@ -146,7 +146,7 @@ impl Tenancy {
             job.lease == Some(lease.id)
                 && job.kind() == JobKind::LeaseRelease
                 && job.state == JobState::Succeeded
-                && MachineKey::of(&job.machine) == key
+                && MachineKey::of(job.target.machine().unwrap()) == key
         });
         self.require(aside || proven && !gone, || {
             format!("{key:?} is free again, and the release of {} was not proven", lease.id)
@@ -202,10 +202,11 @@ impl Tenancy {
     /// A call leaves otter for a machine.
     pub fn sent<W: Clone>(&mut self, id: JobId, disk: &Disk<W>) {
         let Some(job) = disk.job(id) else { return };
-        let key = MachineKey::of(&job.machine);
+        let key = MachineKey::of(job.target.machine().unwrap());
         // Under another id the machine is gone for its holder, and the lease is over once that can be stored.
         let of = |lease: &&Lease| {
-            lease.state.holds() && lease.machine.as_ref().is_some_and(|held| held.agrees_with(&job.machine))
+            lease.state.holds()
+                && lease.machine.as_ref().is_some_and(|held| held.agrees_with(job.target.machine().unwrap()))
         };
         let holder = disk.leases.values().find(of).map(|lease| lease.id);
         let gone = job.lease.and_then(|lease| disk.leases.get(&lease)?.end.as_ref());
@@ -242,12 +243,12 @@ impl Tenancy {
         }
         if let JobRequest::Release { keep_power, snapshot } = &job.request
             && job.state == JobState::Succeeded
-            && world.machine(job.machine.id.backend_text()).is_some()
-            && self.untouched.contains(job.machine.id.backend_text())
+            && world.machine(job.machine_id().unwrap().backend_text()).is_some()
+            && self.untouched.contains(job.machine_id().unwrap().backend_text())
         {
             let snapshot = snapshot.as_ref().map(|(id, _)| id.backend_text().to_owned());
-            let made = (MachineKey::of(&job.machine), !keep_power, snapshot);
-            self.made.insert(job.machine.id.backend_text().to_owned(), made);
+            let made = (MachineKey::of(job.target.machine().unwrap()), !keep_power, snapshot);
+            self.made.insert(job.machine_id().unwrap().backend_text().to_owned(), made);
         }
     }
 

@@ -14,7 +14,7 @@ use super::host::Look;
 use super::{Event, Simulation, Tag, Waits};
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, MachineId, QuestionId, TaskId};
-use crate::domain::job::Job;
+use crate::domain::job::{Job, TargetId};
 use crate::domain::power::PowerState;
 use crate::hypervisor::TaskStatus;
 use crate::sabotage::Mistake;
@@ -82,7 +82,7 @@ impl Simulation {
         let Some(otter) = &mut self.otter else { return };
         let Some(entry) = otter.entries.get_mut(&id) else { return };
         let Some(driver) = entry.waiting.take() else { return };
-        let machine = driver.job().machine.id.clone();
+        let machine = driver.job().machine_id().unwrap().clone();
         let tools_stops = sight::tools_stops(&otter.picture, &machine);
         let deadline = driver.job().deadline_at;
         entry.run = Some(super::otter::Run {
@@ -246,7 +246,7 @@ impl Simulation {
         run.work = Work::Planned;
         let tag = Tag { life, job: id, serial: run.serial };
         let job = run.driver.job().clone();
-        let machine = job.machine.id.clone();
+        let machine = job.machine_id().unwrap().clone();
         let soon = self.random.latency();
         match effect {
             Effect::Save if is_forgotten(&job, self.sabotage) => {
@@ -318,9 +318,9 @@ impl Simulation {
         run.effect = Effect::Finish;
         run.wish_unsaved = false;
         run.serial += 1;
-        let machine = run.driver.job().machine.id.clone();
+        let machine = run.driver.job().machine_id().unwrap().clone();
         if run.in_queue {
-            otter.queues.finish(&machine, id);
+            otter.queues.finish(&TargetId::Machine(machine.clone()), id);
         }
         self.publish(id);
         if self.sabotage.makes(Mistake::EndTakenBack) {
@@ -349,9 +349,11 @@ impl Simulation {
     pub fn show(&mut self, job: &Job) {
         // Before the picture is loaded nobody is shown a machine.
         let loaded = self.otter.as_ref().filter(|otter| otter.picture.loaded);
-        let told = loaded.map_or(u64::MAX, |otter| otter.stream.told(&job.machine.id));
-        let power =
-            self.otter.as_ref().and_then(|otter| sight::shown(&otter.picture, &job.machine.id).power_state);
+        let told = loaded.map_or(u64::MAX, |otter| otter.stream.told(job.machine_id().unwrap()));
+        let power = self
+            .otter
+            .as_ref()
+            .and_then(|otter| sight::shown(&otter.picture, job.machine_id().unwrap()).power_state);
         self.promises.shown(job, told, power, &self.disk);
     }
 
@@ -371,7 +373,7 @@ impl Simulation {
         match (there, then) {
             (true, None) => {
                 let shown = self.otter.as_ref().and_then(|otter| {
-                    Some(sight::shown(&otter.picture, &otter.run(tag.job)?.driver.job().machine.id))
+                    Some(sight::shown(&otter.picture, otter.run(tag.job)?.driver.job().machine_id().unwrap()))
                 });
                 self.tell(tag.job, Input::Synced(shown));
             }
@@ -429,7 +431,11 @@ impl Simulation {
                 true
             }
             Work::Watching { known } => {
-                let glimpse = sight::glimpse(&otter.picture, run.driver.job(), run.tools_stops);
+                let glimpse = sight::glimpse(
+                    &otter.picture,
+                    run.driver.job().target.machine().unwrap(),
+                    run.tools_stops,
+                );
                 let input = match glimpse {
                     None => Glimpsed::Gone,
                     Some(glimpse) if *known != Some(glimpse) => Glimpsed::Now(glimpse),
@@ -439,8 +445,8 @@ impl Simulation {
                 true
             }
             Work::AwaitingAnswer { question, seen } => {
-                let asks =
-                    sight::question(&otter.picture, &run.driver.job().machine.id).as_ref() == Some(question);
+                let asks = sight::question(&otter.picture, run.driver.job().machine_id().unwrap()).as_ref()
+                    == Some(question);
                 match (asks, *seen) {
                     (true, true) => false,
                     (true, false) => {

@@ -31,7 +31,7 @@ impl Origin {
         if job.state != JobState::Succeeded {
             return None;
         }
-        let machine = job.machine.key();
+        let machine = job.target.machine()?.key();
         match &job.request {
             JobRequest::CreateSnapshot { .. } => {
                 let snapshot = job.result.as_ref()?.snapshot.as_ref()?.to_string();

@@ -12,7 +12,7 @@ use super::writer::{Transaction, Write};
 use super::{Reader, document, microseconds};
 use crate::domain::audit::AuditRecord;
 use crate::domain::ids::JobId;
-use crate::domain::job::{Job, JobState};
+use crate::domain::job::{Job, JobState, TargetId};
 use crate::storage::{IdempotencyKey, Inserted, JobCursor, JobFilter, JobPage, KeptKey, StorageError};
 
 /// A job as its columns.
@@ -20,7 +20,8 @@ pub struct Row {
     id: String,
     state: &'static str,
     kind: &'static str,
-    machine: String,
+    target_kind: &'static str,
+    target: String,
     requested_by: String,
     reference: Option<String>,
     lease: Option<String>,
@@ -35,11 +36,13 @@ impl Row {
             .map_err(|source| StorageError::unreadable(format!("job {}", job.id), source))?;
         let ended_at: Option<Timestamp> =
             job.state.is_end().then(|| job.finished_at.unwrap_or(job.updated_at));
+        let target = job.target.id();
         Ok(Self {
             id: job.id.to_string(),
             state: job.state.as_str(),
             kind: job.kind().as_str(),
-            machine: job.machine.id.to_string(),
+            target_kind: target.kind(),
+            target: target.to_string(),
             requested_by: job.requested_by.clone(),
             reference: job.reference.clone(),
             lease: job.lease.map(|lease| lease.to_string()),
@@ -69,14 +72,16 @@ impl Write for InsertJob {
         }
         let row = &self.row;
         sqlx::query(
-            "INSERT INTO jobs (id, arrival, state, kind, machine, requested_by, reference, created_at, \
+            "INSERT INTO jobs (id, arrival, state, kind, target_kind, target, requested_by, reference, created_at, \
              ended_at, document_version, document, lease) \
-             VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM jobs), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             VALUES ($1, (SELECT COALESCE(MAX(arrival), 0) + 1 FROM jobs), \
+             $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(&row.id)
         .bind(row.state)
         .bind(row.kind)
-        .bind(&row.machine)
+        .bind(row.target_kind)
+        .bind(&row.target)
         .bind(&row.requested_by)
         .bind(&row.reference)
         .bind(row.created_at)
@@ -164,14 +169,15 @@ impl Write for UpdateJob {
             Err(error) => return Ok(Err(error)),
         };
         let updated = sqlx::query(
-            "UPDATE jobs SET state = $2, kind = $3, machine = $4, requested_by = $5, reference = $6, \
-             created_at = $7, ended_at = $8, document_version = $9, document = $10 \
+            "UPDATE jobs SET state = $2, kind = $3, target_kind = $4, target = $5, requested_by = $6, reference = $7, \
+             created_at = $8, ended_at = $9, document_version = $10, document = $11 \
              WHERE id = $1 AND state IN ('queued', 'running')",
         )
         .bind(&row.id)
         .bind(row.state)
         .bind(row.kind)
-        .bind(&row.machine)
+        .bind(row.target_kind)
+        .bind(&row.target)
         .bind(&row.requested_by)
         .bind(&row.reference)
         .bind(row.created_at)
@@ -227,7 +233,9 @@ pub async fn jobs(
     one_of(&mut query, "state", states.iter().map(|state| state.as_str()));
     one_of(&mut query, "kind", kinds.iter().map(|kind| kind.as_str()));
     if let Some(machine) = machine {
-        query.push(" AND machine = ").push_bind(machine.to_string());
+        let target = TargetId::Machine(machine.clone());
+        query.push(" AND target_kind = ").push_bind(target.kind());
+        query.push(" AND target = ").push_bind(target.to_string());
     }
     if let Some(requested_by) = requested_by {
         query.push(" AND requested_by = ").push_bind(requested_by);

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde_json::{Map, Value};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection};
 use tempfile::TempDir;
@@ -10,9 +11,9 @@ use tempfile::TempDir;
 use super::samples::{ended, lease, queued, start};
 use super::schema::{self, MIGRATIONS};
 use super::{Store, StoreError, backup, check, compact, document, microseconds};
-use crate::domain::job::JobState;
+use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{LeaseState, Quarantine};
-use crate::storage::{IdempotencyKey, Storage};
+use crate::storage::{IdempotencyKey, JobFilter, Storage};
 
 /// The schemas at which the first rows of each kind can be written.
 const WITH_TOKENS: i64 = 2;
@@ -67,14 +68,24 @@ async fn fill_jobs(connection: &mut SqliteConnection) {
                 job.id,
                 job.state.as_str(),
                 job.kind().as_str(),
-                job.machine.id,
+                job.target.id(),
                 microseconds(job.created_at),
-                document::encode(&job).unwrap(),
+                version_1(&job),
             ),
         )
         .await;
     }
     insert_key(connection, "idempotency_keys", "job", "/jobs", &queued(2).id.to_string()).await;
+}
+
+/// The document of a job on a machine as the first versions of otter wrote it.
+fn version_1(job: &Job) -> String {
+    let mut fields: Map<String, Value> = serde_json::from_str(&document::encode(job).unwrap()).unwrap();
+    let mut machine = fields.remove("target").unwrap();
+    assert_eq!(machine.as_object_mut().unwrap().remove("kind").unwrap(), "machine");
+    let name = fields.remove("target_name").unwrap();
+    fields.extend([("machine".to_owned(), machine), ("machine_name".to_owned(), name)]);
+    serde_json::to_string(&fields).unwrap()
 }
 
 async fn insert_key(connection: &mut SqliteConnection, table: &str, column: &str, path: &str, id: &str) {
@@ -167,6 +178,8 @@ async fn assert_whole(store: &Store, schema: i64) {
     assert_eq!(store.unfinished_jobs().await.unwrap(), [queued(1)], "schema {schema}");
     let second = ended(queued(2), JobState::Succeeded, start());
     assert_eq!(store.job(second.id).await.unwrap(), Some(second.clone()), "schema {schema}");
+    let of_machine = JobFilter { machine: queued(1).machine_id().cloned(), ..JobFilter::default() };
+    assert_eq!(store.jobs(&of_machine, None, 10).await.unwrap().items, [queued(1)], "schema {schema}");
     let found = store.find_key(&key("/jobs")).await.unwrap().map(|kept| kept.job);
     assert_eq!(found, Some(second.id), "schema {schema}");
     if schema >= WITH_TOKENS {

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::samples::{any_job, ended, queued, start};
 use super::{Readers, Store, StoreError, document};
-use crate::domain::ids::MachineId;
-use crate::domain::job::{Job, JobKind, JobRequest, JobState};
+use crate::domain::ids::{DatastoreId, MachineId};
+use crate::domain::job::{Job, JobKind, JobRequest, JobState, JobTarget};
 use crate::storage::{
-    IdempotencyKey, Inserted, JobCursor, JobFilter, Keep, KeptKey, Purged, Retention, Storage, StorageError,
+    AuditFilter, IdempotencyKey, Inserted, JobCursor, JobFilter, Keep, KeptKey, Purged, Retention, Storage,
+    StorageError,
 };
 
 /// Starts the writer of a store.
@@ -100,11 +101,50 @@ fn fields_of_a_later_version_are_passed_over_and_other_versions_refused() {
     let text = document::encode(&job).unwrap();
     let more = text.replacen('{', r#"{"fence": 7, "#, 1);
     assert_eq!(document::decode(document::VERSION, &more).unwrap(), job);
-    let error = document::decode(2, &text).unwrap_err();
-    assert_eq!(error.to_string(), "its document has version 2, and this otter reads up to 1");
+    let error = document::decode(3, &text).unwrap_err();
+    assert_eq!(error.to_string(), "its document has version 3, and this otter reads up to 2");
     let odd = text.replace("queued", "paused");
-    let error = document::decode(1, &odd).unwrap_err();
+    let error = document::decode(document::VERSION, &odd).unwrap_err();
     assert_eq!(error.to_string(), "\"paused\" is no state of a job");
+}
+
+/// As otter wrote it while every job worked on a machine.
+const VERSION_1: &str = r#"{
+    "id": "01900000-0000-7000-8000-000000000001", "state": "queued",
+    "machine": {"id": "1", "instance_uuid": "52f3b4d2-0000-0000-0000-000000000001", "path": null},
+    "machine_name": "sd-staging", "request": {"kind": "power_on"}, "phase": "waiting for its turn", "steps": [],
+    "cancel_requested_at": null, "created_at": "2026-03-01T12:00:01Z", "updated_at": "2026-03-01T12:00:01Z",
+    "started_at": null, "finished_at": null, "deadline_at": "2026-03-01T12:10:01Z", "requested_by": "anonymous",
+    "reference": null, "result": null, "warnings": [], "error": null, "host_task": null, "intent": null
+}"#;
+
+#[test]
+fn a_job_of_the_first_version_works_on_a_machine() {
+    assert_eq!(document::decode(1, VERSION_1).unwrap(), queued(1));
+    let error = document::decode(document::VERSION, VERSION_1).unwrap_err();
+    assert_eq!(error.to_string(), "its document is not the JSON that is expected");
+}
+
+#[tokio::test]
+async fn jobs_work_on_other_things_than_machines() {
+    let store = in_memory().await;
+    // Its id is written as that of the machine.
+    let datastore = JobTarget::Datastore(DatastoreId::from_backend("1"));
+    let jobs = [
+        queued(1),
+        Job { target: datastore, ..queued(2) },
+        Job { target: JobTarget::Host, target_name: "esx".to_owned(), ..queued(3) },
+    ];
+    for job in &jobs {
+        store.insert_job(job, None, None).await.unwrap();
+        store.update_job(job).await.unwrap();
+    }
+    assert_eq!(store.unfinished_jobs().await.unwrap(), jobs);
+    let of_machine = JobFilter { machine: jobs[0].machine_id().cloned(), ..JobFilter::default() };
+    assert_eq!(store.jobs(&of_machine, None, 10).await.unwrap().items, [jobs[0].clone()]);
+    let audited = store.audit(&AuditFilter::default(), None, 10).await.unwrap().items;
+    let machines: Vec<bool> = audited.iter().map(|entry| entry.record.machine.is_some()).collect();
+    assert_eq!(machines, [false, false, true], "the last fact comes first");
 }
 
 #[tokio::test]

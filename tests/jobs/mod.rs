@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::failure::FailureKind;
-use otter::domain::ids::{JobId, MachineId};
-use otter::domain::job::{JobRequest, JobState};
+use otter::domain::ids::{DatastoreId, JobId, MachineId};
+use otter::domain::job::{Job, JobRequest, JobState, JobTarget};
 use otter::domain::origin::Actor;
 use otter::domain::power::PowerState;
 use otter::service::jobs::Started;
@@ -121,6 +121,39 @@ async fn queued_and_running_jobs_are_taken_up_at_the_start() {
     assert_eq!(lab.end(running).await.job.state, SUCCEEDED);
     assert_eq!(lab.end(queued).await.job.state, SUCCEEDED);
     assert_eq!(lab.host.calls().len(), 2, "the running one was followed, not asked again");
+}
+
+#[tokio::test]
+async fn a_job_on_what_otter_does_no_work_on_ends_unknown_and_leaves_its_queue() {
+    let mut lab = Lab::new(1).await;
+    let on_machine = lab.start(1, JobRequest::PowerOn).await;
+    let template = lab.end(on_machine).await.job;
+    lab.stop().await;
+    let targets = [JobTarget::Host, JobTarget::Datastore(DatastoreId::from_backend("1"))];
+    let jobs = targets.map(|target| Job {
+        id: JobId::new(lab.clock.uuid()),
+        state: JobState::Queued,
+        target,
+        finished_at: None,
+        result: None,
+        ..template.clone()
+    });
+    let mut waiting_twice = jobs.to_vec();
+    waiting_twice.push(Job { id: JobId::new(lab.clock.uuid()), ..jobs[0].clone() });
+    for job in &waiting_twice {
+        lab.store.insert_job(job, None, None).await.unwrap();
+    }
+    assert_eq!(lab.restart().await, 3);
+    for job in &waiting_twice {
+        let end = lab.end(job.id).await.job;
+        assert_eq!((end.state, &end.target), (JobState::Unknown, &job.target));
+        let failure = end.error.unwrap();
+        assert_eq!((failure.kind, failure.machine), (FailureKind::OutcomeUnknown, None));
+        assert_eq!(stored(&lab, job.id).await.state, JobState::Unknown);
+    }
+    assert_eq!(lab.host.calls().len(), 1, "the host was asked for the machine alone");
+    let last = lab.start(1, JobRequest::PowerOff).await;
+    assert_eq!(lab.end(last).await.job.state, SUCCEEDED);
 }
 
 #[tokio::test]

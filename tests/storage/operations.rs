@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use otter::domain::access::{Role, TokenDigest, TokenLimits};
 use otter::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
-use otter::domain::ids::{MachineId, SnapshotId, TokenId};
-use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState};
+use otter::domain::ids::{DatastoreId, MachineId, SnapshotId, TokenId};
+use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState, JobTarget};
 use otter::domain::lease::{Lease, LeaseState, Quarantine};
 use otter::domain::scope::Scope;
 use otter::storage::{
@@ -23,7 +23,7 @@ use otter::storage::{
     Retention, SaveLeases, Storage, StorageError, StoredToken, TokenUse,
 };
 
-use super::samples::{any_job, any_time, lease, queued, start};
+use super::samples::{any_job, any_time, identity, lease, queued, start};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -104,7 +104,7 @@ impl Operation {
             }
             Self::ReadOne(n) => {
                 let (job, lease) = (queued(n), lease(n, LeaseState::Queued, None));
-                let made = storage.snapshots_made_under(&job.machine, lease.id).await;
+                let made = storage.snapshots_made_under(&identity(n), lease.id).await;
                 told(&storage.job(job.id).await) + &told(&storage.lease(lease.id).await) + &told(&made)
             }
         }
@@ -129,7 +129,7 @@ pub async fn contents(storage: &dyn Storage) -> Vec<String> {
     // The leases that jobs have.
     for n in (0..LEASES).step_by(2) {
         let lease = lease(n, LeaseState::Queued, None).id;
-        shown.push(told(&storage.snapshots_made_under(&queued(0).machine, lease).await));
+        shown.push(told(&storage.snapshots_made_under(&identity(0), lease).await));
     }
     shown
 }
@@ -251,9 +251,12 @@ fn known_job() -> BoxedStrategy<Box<Job>> {
     let ends = (near(), option::of(near()), any::<bool>());
     (0..JOBS, any_job(), near(), ends, reference(), name())
         .prop_map(|(n, any, created_at, (updated_at, finished_at, is_near), reference, requested_by)| {
-            let Job { id, machine, .. } = queued(n);
+            let Job { id, target, .. } = queued(n);
+            // Its id is written as that of a machine.
+            let datastore = JobTarget::Datastore(DatastoreId::from_backend("0"));
+            let target = if n == 3 { datastore } else { target };
             let lease = (n % 2 == 0).then(|| lease(n % LEASES, LeaseState::Queued, None).id);
-            let mut job = Job { id, machine, lease, created_at, reference, requested_by, ..any };
+            let mut job = Job { id, target, lease, created_at, reference, requested_by, ..any };
             if is_near {
                 // With times at the ends of all time, every job would be old.
                 (job.updated_at, job.finished_at) = (updated_at, finished_at);
@@ -323,7 +326,7 @@ fn record() -> BoxedStrategy<AuditRecord> {
         .prop_map(|(at, action, outcome, (job, of_lease, actor, reference, detail), (duration, count))| {
             AuditRecord {
                 actor,
-                machine: (job > 1).then(|| (queued(job).machine.id, "sd-staging".to_owned())),
+                machine: (job > 1).then(|| (identity(job).id, "sd-staging".to_owned())),
                 lease: (of_lease > 1).then(|| lease(of_lease, LeaseState::Queued, None).id),
                 job: (job > 2).then(|| queued(job).id),
                 reference,

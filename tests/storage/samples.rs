@@ -12,8 +12,8 @@ use uuid::Uuid;
 use otter::domain::access::Authority;
 use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use otter::domain::failure::{Failure, FailureKind, Fault, InputError};
-use otter::domain::ids::{JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
-use otter::domain::job::{Intent, Job, JobRequest, JobResult, JobState, Step, StepState};
+use otter::domain::ids::{DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
+use otter::domain::job::{Intent, Job, JobRequest, JobResult, JobState, JobTarget, Step, StepState};
 use otter::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft};
 use otter::domain::machine::MachineIdentity;
 use otter::domain::origin::{Actor, RequestId, RequestOrigin};
@@ -31,12 +31,8 @@ pub fn queued(n: u32) -> Job {
     Job {
         id: JobId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
         state: JobState::Queued,
-        machine: MachineIdentity {
-            id: MachineId::from_backend(format!("{}", n % 3)),
-            instance_uuid: Some("52f3b4d2-0000-0000-0000-000000000001".to_owned()),
-            path: None,
-        },
-        machine_name: "sd-staging".to_owned(),
+        target: JobTarget::Machine(identity(n)),
+        target_name: "sd-staging".to_owned(),
         request: JobRequest::PowerOn,
         phase: "waiting for its turn".to_owned(),
         steps: Vec::new(),
@@ -60,6 +56,15 @@ pub fn queued(n: u32) -> Job {
     }
 }
 
+/// The machine of the n-th job of the tests.
+pub fn identity(n: u32) -> MachineIdentity {
+    MachineIdentity {
+        id: MachineId::from_backend(format!("{}", n % 3)),
+        instance_uuid: Some("52f3b4d2-0000-0000-0000-000000000001".to_owned()),
+        path: None,
+    }
+}
+
 /// The n-th lease of the tests, on a machine of its own.
 pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
     let reason = EndReason::ALL.iter().copied().find(|reason| reason.state() == state);
@@ -68,7 +73,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         state,
         select: Select { pool: Some("qubes".to_owned()), ..Select::default() },
         scope: Scope::new(vec!["sd-*".to_owned()], vec!["qubes".to_owned()]),
-        machine: Some(queued(n).machine),
+        machine: Some(identity(n)),
         machine_name: Some("sd-staging".to_owned()),
         pool: Some("qubes".to_owned()),
         holder: "nightly".to_owned(),
@@ -115,7 +120,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
     let identity = (
         any::<u128>(),
         proptest::sample::select(JobState::ALL),
-        any_identity(),
+        any_target(),
         any::<String>(),
         any_request(),
         any::<String>(),
@@ -142,14 +147,14 @@ pub fn any_job() -> impl Strategy<Value = Job> {
     );
     (identity, times, rest).prop_map(
         |(
-            (id, state, machine, machine_name, request, phase, steps),
+            (id, state, target, target_name, request, phase, steps),
             (cancel_requested, created_at, updated_at, started_at, finished_at, deadline_at),
             ((requested_by, origin), reference, lease, authority, result, warnings, error, host_task, intent),
         )| Job {
             id: JobId::new(Uuid::from_u128(id)),
             state,
-            machine,
-            machine_name,
+            target,
+            target_name,
             request,
             phase,
             steps,
@@ -197,6 +202,14 @@ fn any_origin() -> impl Strategy<Value = RequestOrigin> {
     let id = any::<u128>().prop_map(|bits| RequestId::new(Uuid::from_u128(bits)));
     (any::<Option<std::net::IpAddr>>(), option::of(id))
         .prop_map(|(address, request_id)| RequestOrigin { address, request_id })
+}
+
+fn any_target() -> impl Strategy<Value = JobTarget> {
+    prop_oneof![
+        any_identity().prop_map(JobTarget::Machine),
+        any::<String>().prop_map(|id| JobTarget::Datastore(DatastoreId::from_backend(id))),
+        Just(JobTarget::Host),
+    ]
 }
 
 fn any_identity() -> impl Strategy<Value = MachineIdentity> {

@@ -24,9 +24,11 @@ pub struct Job {
     /// Where it is. The last four are ends and never change.
     pub state: JobStateName,
     /// The id of its machine.
-    pub machine: String,
+    #[schema(value_type = String)]
+    pub machine: Option<String>,
     /// The machine's name when the job was accepted.
-    pub machine_name: String,
+    #[schema(value_type = String)]
+    pub machine_name: Option<String>,
     /// What was asked for.
     pub request: JobRequestView,
     /// Percent, while the host tells.
@@ -198,8 +200,8 @@ impl Job {
         let job::Job {
             id,
             state,
-            machine,
-            machine_name,
+            target,
+            target_name,
             request,
             phase,
             steps,
@@ -224,12 +226,13 @@ impl Job {
             // What a judgement goes by is nobody's business.
             intent: _,
         } = job;
+        let machine = target.machine();
         Self {
             id: id.to_string(),
             kind: job.kind().as_str().to_owned(),
             state: JobStateName::of(*state),
-            machine: machine.id.to_string(),
-            machine_name: machine_name.clone(),
+            machine: machine.map(|machine| machine.id.to_string()),
+            machine_name: machine.map(|_| target_name.clone()),
             request: JobRequestView::of(request),
             progress: *progress,
             phase: phase.clone(),
@@ -250,7 +253,7 @@ impl Job {
             warnings: warnings.clone(),
             error: error.as_ref().map(|failure| Problem::of(failure, None)),
             host_task: host_task.as_ref().map(ToString::to_string),
-            links: links::of_job(*id, &machine.id),
+            links: links::of_job(*id, machine.map(|machine| &machine.id)),
         }
     }
 }

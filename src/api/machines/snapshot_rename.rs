@@ -78,7 +78,8 @@ fn show(api: &Api, version: &Version, job: &JobView) -> Result<Response, Failure
     let JobRequest::RenameSnapshot { snapshot, path, .. } = &job.job.request else {
         return Err(Failure::new(FailureKind::Internal, "a rename started a job of another kind"));
     };
-    look(api, version, &job.job.machine.id, snapshot).ok_or_else(|| {
+    let machine = job.job.machine_id();
+    machine.and_then(|machine| look(api, version, machine, snapshot)).ok_or_else(|| {
         let detail = format!("The snapshot {path} was renamed, and is no longer on the machine.");
         Failure::new(FailureKind::NotFound, detail).of_job(job.job.id)
     })

@@ -9,7 +9,7 @@ use super::{Deadlines, NewJob};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::JobId;
-use crate::domain::job::{Job, JobRequest, JobState};
+use crate::domain::job::{Job, JobRequest, JobState, JobTarget};
 use crate::domain::machine::Machine;
 use crate::hypervisor::SessionState;
 use crate::service::machines::shorten;
@@ -51,8 +51,8 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
     Ok(Job {
         id,
         state: JobState::Queued,
-        machine: record.identity(),
-        machine_name: record.name.clone(),
+        target: JobTarget::Machine(record.identity()),
+        target_name: record.name.clone(),
         request,
         phase: "queued".to_owned(),
         steps: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{admit, bear_outage, has_question, queue_full};
@@ -15,15 +15,15 @@ use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
 use super::gate::{Admission, Right};
 use super::keys::Keys;
 use super::queue::{Killed, Queues, Turn, lane};
-use super::runner::{Ran, Runner};
-use super::view::{BlockedBy, Board, JobView, Live};
+use super::runner::{Ran, Runner, count_end};
+use super::view::{BlockedBy, Board, JobView, Live, Waiting};
 use super::{JobsParts, NewJob, Started};
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, MachineId, TaskId};
-use crate::domain::job::{Job, JobKind, JobState};
-use crate::domain::machine::Machine;
+use crate::domain::job::{Job, JobKind, JobState, TargetId};
+use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::origin::Actor;
 use crate::domain::snapshot_rules::SnapshotTree;
 use crate::fail_points::fail_point;
@@ -54,7 +54,7 @@ pub(super) struct Engine {
     /// Of the calls of one key at one moment the others wait for the first's commit.
     pub(super) keys: Keys,
     /// The deadlines of jobs that wait in a queue, by the clock that never jumps.
-    pub(super) expiries: Mutex<BTreeSet<(Duration, JobId, MachineId)>>,
+    pub(super) expiries: Mutex<BTreeSet<(Duration, JobId, TargetId)>>,
     pub(super) expiries_changed: Notify,
     /// Tasks that outlived their jobs: until they end their machines are not free.
     pub(super) leftovers: Mutex<BTreeMap<MachineId, BTreeSet<TaskId>>>,
@@ -84,11 +84,8 @@ impl Engine {
         let clock = &engine.parts.clock;
         let now = Moment::now(clock);
         let mut job = admit(new, JobId::new(clock.uuid()), now.wall, &engine.parts.settings.deadlines)?;
-        let (id, kind, machine) = (job.id, job.kind(), job.machine.id.clone());
-        engine
-            .queues()
-            .reserve(&machine, id, lane(kind))
-            .map_err(|full| queue_full(full, &record.machine))?;
+        let (id, kind, target) = (job.id, job.kind(), job.target.id());
+        engine.queues().reserve(&target, id, lane(kind)).map_err(|full| queue_full(full, &record.machine))?;
         // With its place taken: whoever leases the machine from now on sees it.
         let admitted = engine.parts.gate.admit(&record.machine, &right);
         // A caller without a right to the machine gets that refusal first.
@@ -96,7 +93,7 @@ impl Engine {
         let admission = match admitted.and_then(answered) {
             Ok(admission) => admission,
             Err(failure) => {
-                Engine::refuse(engine, &machine, id);
+                Engine::refuse(engine, &target, id);
                 return Err(failure);
             }
         };
@@ -104,7 +101,7 @@ impl Engine {
         let overrides_protection = match engine.admit_snapshots(&mut job, &record.machine, &right).await {
             Ok(overrides_protection) => overrides_protection,
             Err(failure) => {
-                Engine::refuse(engine, &machine, id);
+                Engine::refuse(engine, &target, id);
                 return Err(failure);
             }
         };
@@ -113,34 +110,34 @@ impl Engine {
         engine.board.add(Driver::queued(job.clone(), engine.rules()), due);
         // The job has its place already: two calls at the same moment count each other.
         if let Some(most) = right.caller.limits.queued_jobs
-            && !engine.is_next(&machine, id)
+            && !engine.is_next(&target, id)
             && engine.waiting_of(&right.caller) > most as usize
         {
-            Engine::refuse(engine, &machine, id);
+            Engine::refuse(engine, &target, id);
             let refused = queue_full_of_token(&right.caller.name, &format!("{most} queued jobs"));
-            return Err(refused.of_machine(&machine, &record.machine.name));
+            return Err(refused.of_machine(&record.machine.id, &record.machine.name));
         }
         fail_point!("accept");
         let overridden = overridden(&job, admission, overrides_protection, &right);
         match engine.parts.store.insert_job(&job, key.as_ref(), overridden).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing { job, fingerprint_matches }) => {
-                Engine::refuse(engine, &machine, id);
+                Engine::refuse(engine, &target, id);
                 let key = key.map(|key| key.key).unwrap_or_default();
                 return if fingerprint_matches { Ok(Started::Replayed(job)) } else { Err(mismatch(&key)) };
             }
             Err(error) => {
-                Engine::refuse(engine, &machine, id);
+                Engine::refuse(engine, &target, id);
                 return Err(write_failure(&error));
             }
         }
         fail_point!("accept-committed");
         engine.parts.metrics.job_accepted(kind.as_str());
-        engine.expire_at(due, id, &machine);
-        engine.queues().ready(&machine, id);
+        engine.expire_at(due, id, &target);
+        engine.queues().ready(&target, id);
         engine.parts.feed.publish([Subject::of_job(&Arc::new(job))]);
-        Engine::dispatch(engine, &machine);
-        engine.queue_moved(&machine);
+        Engine::dispatch(engine, &target);
+        engine.queue_moved(&target);
         Ok(Started::New(id))
     }
 
@@ -163,23 +160,23 @@ impl Engine {
         Ok(overrides_protection)
     }
 
-    /// Whether a job waits for no other job of its machine.
-    fn is_next(&self, machine: &MachineId, job: JobId) -> bool {
-        self.queues().position(machine, job).is_none_or(|ahead| ahead == 0)
+    /// Whether a job waits for no other job of its target.
+    fn is_next(&self, target: &TargetId, job: JobId) -> bool {
+        self.queues().position(target, job).is_none_or(|ahead| ahead == 0)
     }
 
-    /// How many jobs of a caller wait behind another job of their machine.
+    /// How many jobs of a caller wait behind another job of their target.
     fn waiting_of(&self, caller: &Caller) -> usize {
         let queued = self.board.queued_of(&caller.name);
-        queued.iter().filter(|(job, machine)| !self.is_next(machine, *job)).count()
+        queued.iter().filter(|(job, target)| !self.is_next(target, *job)).count()
     }
 
     /// Takes back the place of a job that was not committed.
-    fn refuse(engine: &Arc<Self>, machine: &MachineId, id: JobId) {
+    fn refuse(engine: &Arc<Self>, target: &TargetId, id: JobId) {
         engine.board.remove(id);
-        engine.queues().withdraw(machine, id);
-        Engine::dispatch(engine, machine);
-        engine.queue_moved(machine);
+        engine.queues().withdraw(target, id);
+        Engine::dispatch(engine, target);
+        engine.queue_moved(target);
     }
 
     pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
@@ -203,23 +200,25 @@ impl Engine {
         bear_outage(self.parts.inventory.session().state, away, self.parts.settings.outage_grace)
     }
 
-    /// Tells that a job came to or left a machine's queue: the machine shows another active job, and those that wait
-    /// another position.
-    fn queue_moved(&self, machine: &MachineId) {
-        let waiting = self.queues().waiting_on(machine);
+    /// Tells that a job came to or left a queue: the machine shows another active job, and those that wait another
+    /// position.
+    fn queue_moved(&self, target: &TargetId) {
+        let waiting = self.queues().waiting_on(target);
         let live = waiting.into_iter().filter_map(|id| self.board.get(id));
         self.parts.feed.publish(live.map(|live| Subject::of_job(&live.job)).collect::<Vec<_>>());
-        self.parts.inventory.wake_watchers(machine);
+        if let Some(machine) = target.machine() {
+            self.parts.inventory.wake_watchers(machine);
+        }
     }
 
-    /// Starts whatever may start on a machine.
-    pub(super) fn dispatch(engine: &Arc<Self>, machine: &MachineId) {
+    /// Starts whatever may start on a target.
+    pub(super) fn dispatch(engine: &Arc<Self>, target: &TargetId) {
         loop {
-            let Some(Turn { job, cancel }) = engine.queues().next_turn(machine) else { return };
+            let Some(Turn { job, cancel }) = engine.queues().next_turn(target) else { return };
             if let Some(killed) = cancel {
                 engine.cancel_killed(killed);
             }
-            Engine::spawn(engine, machine.clone(), job, None);
+            Engine::spawn(engine, target.clone(), job, None);
         }
     }
 
@@ -231,7 +230,7 @@ impl Engine {
 
     /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back from the disk
     /// and taken up where it was committed, [`MOST_FAILED_RUNS`] times at most.
-    pub(super) fn spawn(engine: &Arc<Self>, machine: MachineId, id: JobId, first: Option<Effect>) {
+    pub(super) fn spawn(engine: &Arc<Self>, target: TargetId, id: JobId, first: Option<Effect>) {
         let outer = Arc::clone(engine);
         // Followed by nobody: the job's own record says how it went.
         drop(engine.parts.supervisor.contain("job", async move {
@@ -254,17 +253,17 @@ impl Engine {
                     ReadBack::Stopping => return,
                 }
             }
-            outer.queues().finish(&machine, id);
+            outer.queues().finish(&target, id);
             outer.board.remove(id);
-            Engine::dispatch(&outer, &machine);
-            outer.queue_moved(&machine);
+            Engine::dispatch(&outer, &target);
+            outer.queue_moved(&target);
         }));
     }
 
     async fn run(self: Arc<Self>, id: JobId, first: Option<Effect>) -> Option<Ran> {
         let (mut waiting, live) = self.board.take(id)?;
         let job = waiting.driver.job();
-        let machine = job.machine.id.clone();
+        let target = job.target.id();
         let first = if let Some(first) = first {
             first
         } else {
@@ -275,15 +274,16 @@ impl Engine {
         // Who hears of the end finds the machine without this job.
         let leave = |job: &Job| {
             Engine::mind_leftover(&self, job);
-            self.queues().finish(&machine, id);
+            self.queues().finish(&target, id);
         };
-        Some(self.runner(&machine).run(waiting, first, live, leave).await)
+        Some(self.drive(waiting, first, live, leave).await)
     }
 
     /// A job that ended `unknown` may leave its task behind: its machine is not free until that has ended too.
     pub(super) fn mind_leftover(engine: &Arc<Self>, job: &Job) {
-        let Some(task) = job.host_task.clone().filter(|_| job.state == JobState::Unknown) else { return };
-        let (machine, inner) = (job.machine.id.clone(), Arc::clone(engine));
+        let left = job.host_task.clone().zip(job.machine_id().cloned());
+        let Some((task, machine)) = left.filter(|_| job.state == JobState::Unknown) else { return };
+        let inner = Arc::clone(engine);
         engine.leftovers().entry(machine.clone()).or_default().insert(task.clone());
         drop(engine.parts.supervisor.contain("leftover task", async move {
             let mut status = inner.parts.hosts.of(&machine).follow(&task).await;
@@ -323,10 +323,16 @@ impl Engine {
                     self.parts.feed.publish([ended]);
                     return ReadBack::Ended;
                 }
-                Ok(Some(job)) if failed_runs >= MOST_FAILED_RUNS => match self.abandon(job).await {
-                    Ok(()) => return ReadBack::Ended,
-                    Err(error) => error,
-                },
+                Ok(Some(job)) if failed_runs >= MOST_FAILED_RUNS => {
+                    let detail = format!(
+                        "otter failed {failed_runs} times while it worked on this job, which is a fault of otter; its \
+                         log says where. What the host did is not known: look at the machine."
+                    );
+                    match self.abandon(job, &detail).await {
+                        Ok(()) => return ReadBack::Ended,
+                        Err(error) => error,
+                    }
+                }
                 Ok(Some(job)) => {
                     let (driver, first) = match job.state {
                         JobState::Running => {
@@ -351,17 +357,17 @@ impl Engine {
     }
 
     /// Ends a job that otter cannot work on: commits the end, then shows it.
-    async fn abandon(self: &Arc<Self>, job: Job) -> Result<(), StorageError> {
+    async fn abandon(self: &Arc<Self>, job: Job, detail: &str) -> Result<(), StorageError> {
         let mut driver = Driver::queued(job, self.rules());
-        driver.abandon(MOST_FAILED_RUNS, self.parts.clock.now());
+        driver.abandon(detail, self.parts.clock.now());
         let job = driver.job().clone();
         match self.parts.store.update_job(&job).await {
             Ok(()) | Err(StorageError::AlreadyEnded(_)) => {}
             Err(error) => return Err(error),
         }
         Engine::mind_leftover(self, &job);
-        self.queues().finish(&job.machine.id, job.id);
-        self.runner(&job.machine.id).count_end(&job);
+        self.queues().finish(&job.target.id(), job.id);
+        count_end(&self.parts.metrics, &self.parts.clock, &job);
         let ended = Subject::of_job(&Arc::new(job.clone()));
         self.board.show(job);
         self.parts.feed.publish([ended]);
@@ -372,24 +378,41 @@ impl Engine {
     pub(super) fn end_queued(
         engine: &Arc<Self>,
         id: JobId,
-        machine: &MachineId,
+        target: &TargetId,
         end: impl FnOnce(&mut Driver, Timestamp) -> Effect + Send + 'static,
     ) {
         let inner = Arc::clone(engine);
-        let machine = machine.clone();
+        let target = target.clone();
         drop(engine.parts.supervisor.contain("job end", async move {
             let Some((mut waiting, live)) = inner.board.take(id) else { return };
             let first = end(&mut waiting.driver, inner.parts.clock.now());
-            if inner.runner(&machine).run(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
+            if inner.drive(waiting, first, live, |_| {}).await == Ran::ToTheEnd {
                 inner.board.remove(id);
             }
-            Engine::dispatch(&inner, &machine);
-            inner.queue_moved(&machine);
+            Engine::dispatch(&inner, &target);
+            inner.queue_moved(&target);
         }));
     }
 
+    /// Drives a job from `first` on.
+    async fn drive(
+        self: &Arc<Self>,
+        waiting: Waiting,
+        first: Effect,
+        live: watch::Sender<Live>,
+        leave: impl Fn(&Job),
+    ) -> Ran {
+        let job = waiting.driver.job();
+        if let Some(machine) = job.target.machine().cloned() {
+            return self.runner(machine).run(waiting, first, live, leave).await;
+        }
+        let detail = format!("This otter does no work on a {}.", job.target.id().kind());
+        let abandoned = self.abandon(job.clone(), &detail).await;
+        abandoned.map_or(Ran::Unsaved, |()| Ran::ToTheEnd)
+    }
+
     /// What a job on a machine works with.
-    fn runner(&self, machine: &MachineId) -> Runner {
+    fn runner(&self, machine: MachineIdentity) -> Runner {
         let JobsParts {
             store,
             hosts,
@@ -405,7 +428,8 @@ impl Engine {
         } = &self.parts;
         Runner {
             store: store.clone(),
-            host: Arc::clone(hosts.of(machine)),
+            host: Arc::clone(hosts.of(&machine.id)),
+            machine,
             inventory: Arc::clone(inventory),
             snapshots: Arc::clone(snapshots),
             board: Arc::clone(&self.board),
@@ -421,8 +445,8 @@ impl Engine {
     pub(super) fn view(&self, live: &Live) -> JobView {
         let job = Job::clone(&live.job);
         let (position, active) = {
-            let queues = self.queues();
-            (queues.position(&job.machine.id, job.id), queues.active(&job.machine.id))
+            let (queues, target) = (self.queues(), job.target.id());
+            (queues.position(&target, job.id), queues.active(&target))
         };
         let blocked_by = match (position, active) {
             _ if job.state.is_end() => None,
@@ -440,7 +464,7 @@ impl Engine {
 
     fn blocked_by(&self, job: &Job, live: &Live) -> Option<BlockedBy> {
         let picture = self.parts.inventory.picture();
-        let record = picture.machine(&job.machine.id);
+        let record = job.machine_id().and_then(|machine| picture.machine(machine));
         // An answer does not wait for the question that it answers.
         let minds = job.kind() != JobKind::MachineAnswer;
         if let Some(question) = record.and_then(|record| record.machine.question.as_ref()).filter(|_| minds) {
@@ -471,14 +495,14 @@ impl Engine {
         Rules { settle: self.parts.settings.settle, sabotage: self.parts.sabotage }
     }
 
-    pub(super) fn expire_at(&self, due: Duration, id: JobId, machine: &MachineId) {
-        self.expiries().insert((due, id, machine.clone()));
+    pub(super) fn expire_at(&self, due: Duration, id: JobId, target: &TargetId) {
+        self.expiries().insert((due, id, target.clone()));
         self.expiries_changed.notify_one();
     }
 
     pub(super) fn no_expiry(&self, job: &Job) {
         let Some(due) = self.board.due(job.id) else { return };
-        self.expiries().remove(&(due, job.id, job.machine.id.clone()));
+        self.expiries().remove(&(due, job.id, job.target.id()));
         self.expiries_changed.notify_one();
     }
 
@@ -490,7 +514,7 @@ impl Engine {
         self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Duration, JobId, MachineId)>> {
+    pub(super) fn expiries(&self) -> MutexGuard<'_, BTreeSet<(Duration, JobId, TargetId)>> {
         self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

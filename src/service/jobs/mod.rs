@@ -43,7 +43,7 @@ use crate::clock::Clock;
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, MachineId};
-use crate::domain::job::{Job, JobKind, JobRequest, JobState};
+use crate::domain::job::{Job, JobKind, JobRequest, JobState, TargetId};
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
 use crate::sabotage::Sabotage;
@@ -192,31 +192,31 @@ impl Jobs {
         let count = jobs.len();
         self.count_downtime(&mut jobs).await?;
         let now = Moment::now(&self.0.parts.clock);
-        let Recovered { waiting, running, cancelled, machines } =
+        let Recovered { waiting, running, cancelled, targets } =
             recover(jobs, self.0.rules(), &mut self.0.queues());
         for driver in waiting {
-            let Job { id, deadline_at, machine, .. } = driver.job().clone();
+            let Job { id, deadline_at, target, .. } = driver.job().clone();
             let due = now.due(deadline_at);
             self.0.board.add(driver, due);
-            self.0.expire_at(due, id, &machine.id);
+            self.0.expire_at(due, id, &target.id());
         }
         // Each is to see the tasks of the others, so all are shown before the first goes on.
         let mut firsts = Vec::with_capacity(running.len());
         for (driver, first) in running {
             fail_point!("resume");
             let job = driver.job();
-            firsts.push((job.machine.id.clone(), job.id, first));
+            firsts.push((job.target.id(), job.id, first));
             let due = now.due(job.deadline_at);
             self.0.board.add(driver, due);
         }
         for killed in cancelled {
             self.0.cancel_killed(killed);
         }
-        for (machine, id, first) in firsts {
-            Engine::spawn(&self.0, machine, id, Some(first));
+        for (target, id, first) in firsts {
+            Engine::spawn(&self.0, target, id, Some(first));
         }
-        for machine in machines {
-            Engine::dispatch(&self.0, &machine);
+        for target in targets {
+            Engine::dispatch(&self.0, &target);
         }
         let unknown = JobFilter { states: vec![JobState::Unknown], ..JobFilter::default() };
         for job in self.0.parts.store.jobs(&unknown, None, LEFTOVERS).await?.items {
@@ -287,10 +287,10 @@ impl Jobs {
     /// As [`Jobs::get`].
     pub async fn cancel(&self, id: JobId, by: Actor) -> Result<Option<JobView>, Failure> {
         if let Some(live) = self.0.board.get(id).filter(|live| !live.job.state.is_end()) {
-            let machine = &live.job.machine.id;
-            if self.0.queues().withdraw(machine, id) {
+            let target = live.job.target.id();
+            if self.0.queues().withdraw(&target, id) {
                 self.0.no_expiry(&live.job);
-                Engine::end_queued(&self.0, id, machine, |driver, now| driver.cancel_queued(by, now));
+                Engine::end_queued(&self.0, id, &target, |driver, now| driver.cancel_queued(by, now));
                 // A disk that takes no commits must not hold up the caller: the job ends when it can be committed.
                 tokio::select! {
                     biased;
@@ -355,13 +355,13 @@ impl Jobs {
     /// The job that is active on a machine: it runs, or is the first that waits.
     #[must_use]
     pub fn active(&self, machine: &MachineId) -> Option<JobId> {
-        self.0.queues().active(machine)
+        self.0.queues().active(&TargetId::Machine(machine.clone()))
     }
 
     /// Whether a machine has any job, one that is being accepted included.
     #[must_use]
     pub fn any_on(&self, machine: &MachineId) -> bool {
-        self.0.queues().has_any(machine)
+        self.0.queues().has_any(&TargetId::Machine(machine.clone()))
     }
 
     /// The jobs of a lease that have not ended, but for the one that releases its machine.
@@ -387,7 +387,11 @@ impl Jobs {
     /// Every machine that has a job, with its active one.
     #[must_use]
     pub fn all_active(&self) -> HashMap<MachineId, JobId> {
-        self.0.queues().all_active().map(|(machine, job)| (machine.clone(), job)).collect()
+        self.0
+            .queues()
+            .all_active()
+            .filter_map(|(target, job)| Some((target.machine()?.clone(), job)))
+            .collect()
     }
 
     /// Ends queued jobs at their deadlines. Runs until told to stop.
@@ -407,10 +411,10 @@ impl Jobs {
                 () = engine.expiries_changed.notified() => continue,
                 () = wait => {}
             }
-            let Some((due, id, machine)) = next else { continue };
-            engine.expiries().remove(&(due, id, machine.clone()));
-            if engine.queues().withdraw(&machine, id) {
-                Engine::end_queued(engine, id, &machine, Driver::expire_queued);
+            let Some((due, id, target)) = next else { continue };
+            engine.expiries().remove(&(due, id, target.clone()));
+            if engine.queues().withdraw(&target, id) {
+                Engine::end_queued(engine, id, &target, Driver::expire_queued);
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Who is next on each machine: pure, no I/O, no clock.
+//! Who is next on each target of jobs, such as a machine: pure, no I/O, no clock.
 //!
-//! One job at a time per machine, in order of arrival; different machines run side by side. A kill goes
+//! One job at a time per target, in order of arrival; different targets run side by side. A kill goes
 //! before everything that waits and does not wait for what runs; an answer to a question runs beside the job that
 //! it unblocks. A place is taken before the job is committed
 //! to disk and counts at once, so that the limits hold; the job may start when it is [`Place::ready`].
@@ -10,13 +10,13 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::domain::ids::{JobId, MachineId};
-use crate::domain::job::JobKind;
+use crate::domain::ids::JobId;
+use crate::domain::job::{JobKind, TargetId};
 
-/// The queues of all machines.
+/// The queues of all targets.
 #[derive(Debug)]
 pub struct Queues {
-    machines: HashMap<MachineId, Queue>,
+    targets: HashMap<TargetId, Queue>,
     per_machine: usize,
     in_all: usize,
     waiting: usize,
@@ -33,7 +33,7 @@ struct Queue {
     waiting: VecDeque<Place>,
 }
 
-/// Which way a job takes through its machine's queue, the first to go first.
+/// Which way a job takes through its target's queue, the first to go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     Kill,
@@ -83,7 +83,7 @@ impl Queues {
     /// Empty queues with these limits of waiting jobs.
     #[must_use]
     pub fn new(per_machine: usize, in_all: usize) -> Self {
-        Self { machines: HashMap::new(), per_machine, in_all, waiting: 0 }
+        Self { targets: HashMap::new(), per_machine, in_all, waiting: 0 }
     }
 
     /// How many jobs wait, and how many run.
@@ -91,60 +91,60 @@ impl Queues {
     pub fn counts(&self) -> (usize, usize) {
         let run =
             |queue: &Queue| [queue.running, queue.killing, queue.answering].into_iter().flatten().count();
-        (self.waiting, self.machines.values().map(run).sum())
+        (self.waiting, self.targets.values().map(run).sum())
     }
 
     /// Takes a place for a job that is not yet committed.
-    pub fn reserve(&mut self, machine: &MachineId, job: JobId, lane: Lane) -> Result<(), Full> {
-        let full = self.machines.get(machine).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
+    pub fn reserve(&mut self, target: &TargetId, job: JobId, lane: Lane) -> Result<(), Full> {
+        let full = self.targets.get(target).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
         if full && lane == Lane::Ordinary {
             return Err(Full::Machine);
         }
         if self.waiting >= self.in_all {
             return Err(Full::All);
         }
-        self.add(machine, Place { job, lane, ready: false });
+        self.add(target, Place { job, lane, ready: false });
         Ok(())
     }
 
     /// Puts back a job that waited before a restart; the limits do not apply to what was accepted.
-    pub fn restore(&mut self, machine: &MachineId, job: JobId, lane: Lane) {
-        self.add(machine, Place { job, lane, ready: true });
+    pub fn restore(&mut self, target: &TargetId, job: JobId, lane: Lane) {
+        self.add(target, Place { job, lane, ready: true });
     }
 
     /// Puts back a job that ran before a restart.
-    pub fn restore_running(&mut self, machine: &MachineId, job: JobId, lane: Lane) {
-        *self.machines.entry(machine.clone()).or_default().slot(lane) = Some(job);
+    pub fn restore_running(&mut self, target: &TargetId, job: JobId, lane: Lane) {
+        *self.targets.entry(target.clone()).or_default().slot(lane) = Some(job);
     }
 
     /// The job is committed: it may start when its turn comes.
-    pub fn ready(&mut self, machine: &MachineId, job: JobId) {
-        if let Some(place) = self.place_mut(machine, job) {
+    pub fn ready(&mut self, target: &TargetId, job: JobId) {
+        if let Some(place) = self.place_mut(target, job) {
             place.ready = true;
         }
     }
 
     /// Gives up the place of a job that waits. False where it does not wait: it runs or has ended.
-    pub fn withdraw(&mut self, machine: &MachineId, job: JobId) -> bool {
-        let Some(queue) = self.machines.get_mut(machine) else { return false };
+    pub fn withdraw(&mut self, target: &TargetId, job: JobId) -> bool {
+        let Some(queue) = self.targets.get_mut(target) else { return false };
         let before = queue.waiting.len();
         queue.waiting.retain(|place| place.job != job);
         let withdrawn = queue.waiting.len() < before;
         self.waiting -= usize::from(withdrawn);
-        self.tidy(machine);
+        self.tidy(target);
         withdrawn
     }
 
-    /// The next job that may start on this machine, which then counts as running. A kill has what runs beside it
+    /// The next job that may start on this target, which then counts as running. A kill has what runs beside it
     /// cancelled.
-    pub fn next_turn(&mut self, machine: &MachineId) -> Option<Turn> {
-        let job = self.start_next(machine)?;
-        Some(Turn { job, cancel: self.beside_kill(machine) })
+    pub fn next_turn(&mut self, target: &TargetId) -> Option<Turn> {
+        let job = self.start_next(target)?;
+        Some(Turn { job, cancel: self.beside_kill(target) })
     }
 
-    /// The next job that may start on this machine, which then counts as running.
-    fn start_next(&mut self, machine: &MachineId) -> Option<JobId> {
-        let queue = self.machines.get_mut(machine)?;
+    /// The next job that may start on this target, which then counts as running.
+    fn start_next(&mut self, target: &TargetId) -> Option<JobId> {
+        let queue = self.targets.get_mut(target)?;
         // Of each lane the first: who is behind it waits for it.
         let firsts = [Lane::Kill, Lane::Answer, Lane::Ordinary]
             .into_iter()
@@ -157,58 +157,58 @@ impl Queues {
     }
 
     /// A running job ended.
-    pub fn finish(&mut self, machine: &MachineId, job: JobId) {
-        if let Some(queue) = self.machines.get_mut(machine) {
+    pub fn finish(&mut self, target: &TargetId, job: JobId) {
+        if let Some(queue) = self.targets.get_mut(target) {
             queue.running = queue.running.filter(|running| *running != job);
             queue.killing = queue.killing.filter(|killing| *killing != job);
             queue.answering = queue.answering.filter(|answering| *answering != job);
         }
-        self.tidy(machine);
+        self.tidy(target);
     }
 
-    /// The job that runs on a machine, a kill before the one that it ends; else the first that is committed and waits.
+    /// The job that runs on a target, a kill before the one that it ends; else the first that is committed and waits.
     #[must_use]
-    pub fn active(&self, machine: &MachineId) -> Option<JobId> {
-        let queue = self.machines.get(machine)?;
+    pub fn active(&self, target: &TargetId) -> Option<JobId> {
+        let queue = self.targets.get(target)?;
         let first = || queue.waiting.iter().find(|place| place.ready).map(|place| place.job);
         queue.killing.or(queue.running).or(queue.answering).or_else(first)
     }
 
-    /// Whether any job has its place on a machine, be it committed or not.
+    /// Whether any job has its place on a target, be it committed or not.
     #[must_use]
-    pub fn has_any(&self, machine: &MachineId) -> bool {
-        self.machines.contains_key(machine)
+    pub fn has_any(&self, target: &TargetId) -> bool {
+        self.targets.contains_key(target)
     }
 
-    /// The job that runs on a machine, other than a kill or an answer.
+    /// The job that runs on a target, other than a kill or an answer.
     #[must_use]
-    pub fn running(&self, machine: &MachineId) -> Option<JobId> {
-        self.machines.get(machine)?.running
+    pub fn running(&self, target: &TargetId) -> Option<JobId> {
+        self.targets.get(target)?.running
     }
 
     /// The job that runs beside a kill.
     #[must_use]
-    pub fn beside_kill(&self, machine: &MachineId) -> Option<Killed> {
-        let queue = self.machines.get(machine)?;
+    pub fn beside_kill(&self, target: &TargetId) -> Option<Killed> {
+        let queue = self.targets.get(target)?;
         Some(Killed { job: queue.running?, by: queue.killing? })
     }
 
-    /// The committed jobs that wait for a machine, in their order.
+    /// The committed jobs that wait for a target, in their order.
     #[must_use]
-    pub fn waiting_on(&self, machine: &MachineId) -> Vec<JobId> {
-        let waiting = self.machines.get(machine).into_iter().flat_map(|queue| &queue.waiting);
+    pub fn waiting_on(&self, target: &TargetId) -> Vec<JobId> {
+        let waiting = self.targets.get(target).into_iter().flat_map(|queue| &queue.waiting);
         waiting.filter(|place| place.ready).map(|place| place.job).collect()
     }
 
-    /// Every machine that has a job, with its active one.
-    pub fn all_active(&self) -> impl Iterator<Item = (&MachineId, JobId)> {
-        self.machines.keys().filter_map(|machine| Some((machine, self.active(machine)?)))
+    /// Every target that has a job, with its active one.
+    pub fn all_active(&self) -> impl Iterator<Item = (&TargetId, JobId)> {
+        self.targets.keys().filter_map(|target| Some((target, self.active(target)?)))
     }
 
     /// How many jobs are before this one in its queue, that which runs included; none where it does not wait.
     #[must_use]
-    pub fn position(&self, machine: &MachineId, job: JobId) -> Option<usize> {
-        let queue = self.machines.get(machine)?;
+    pub fn position(&self, target: &TargetId, job: JobId) -> Option<usize> {
+        let queue = self.targets.get(target)?;
         let at = queue.waiting.iter().position(|place| place.job == job)?;
         let lane = queue.waiting[at].lane;
         // An answer holds up other answers alone, and is held up by nothing else.
@@ -227,23 +227,23 @@ impl Queues {
         self.waiting
     }
 
-    fn add(&mut self, machine: &MachineId, place: Place) {
-        let queue = self.machines.entry(machine.clone()).or_default();
+    fn add(&mut self, target: &TargetId, place: Place) {
+        let queue = self.targets.entry(target.clone()).or_default();
         let at = queue.waiting.iter().take_while(|other| other.lane <= place.lane).count();
         queue.waiting.insert(at, place);
         self.waiting += 1;
     }
 
-    fn place_mut(&mut self, machine: &MachineId, job: JobId) -> Option<&mut Place> {
-        self.machines.get_mut(machine)?.waiting.iter_mut().find(|place| place.job == job)
+    fn place_mut(&mut self, target: &TargetId, job: JobId) -> Option<&mut Place> {
+        self.targets.get_mut(target)?.waiting.iter_mut().find(|place| place.job == job)
     }
 
-    fn tidy(&mut self, machine: &MachineId) {
+    fn tidy(&mut self, target: &TargetId) {
         let idle = |queue: &Queue| {
             [queue.running, queue.killing, queue.answering] == [None; 3] && queue.waiting.is_empty()
         };
-        if self.machines.get(machine).is_some_and(idle) {
-            self.machines.remove(machine);
+        if self.targets.get(target).is_some_and(idle) {
+            self.targets.remove(target);
         }
     }
 }

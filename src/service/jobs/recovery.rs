@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use super::driver::{Driver, Effect, Rules};
 use super::queue::{Killed, Queues, lane};
-use crate::domain::ids::MachineId;
-use crate::domain::job::{Job, JobState};
+use crate::domain::job::{Job, JobState, TargetId};
 
 /// Every job that had not ended, back in its place.
 #[derive(Debug, Default)]
@@ -17,7 +16,7 @@ pub struct Recovered {
     /// Those of them that a kill on their machine cancels.
     pub cancelled: Vec<Killed>,
     /// Where something may start now.
-    pub machines: BTreeSet<MachineId>,
+    pub targets: BTreeSet<TargetId>,
 }
 
 /// Takes up jobs that had not ended, in their order of arrival, into empty queues.
@@ -25,17 +24,16 @@ pub struct Recovered {
 pub fn recover(jobs: Vec<Job>, rules: Rules, queues: &mut Queues) -> Recovered {
     let mut recovered = Recovered::default();
     for job in jobs {
-        let (id, machine, lane) = (job.id, job.machine.id.clone(), lane(job.kind()));
-        recovered.machines.insert(machine.clone());
+        let (id, target, lane) = (job.id, job.target.id(), lane(job.kind()));
+        recovered.targets.insert(target.clone());
         if job.state == JobState::Running {
-            queues.restore_running(&machine, id, lane);
+            queues.restore_running(&target, id, lane);
             recovered.running.push(Driver::resume(job, rules));
         } else {
-            queues.restore(&machine, id, lane);
+            queues.restore(&target, id, lane);
             recovered.waiting.push(Driver::queued(job, rules));
         }
     }
-    recovered.cancelled =
-        recovered.machines.iter().filter_map(|machine| queues.beside_kill(machine)).collect();
+    recovered.cancelled = recovered.targets.iter().filter_map(|target| queues.beside_kill(target)).collect();
     recovered
 }

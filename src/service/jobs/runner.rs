@@ -17,9 +17,10 @@ use super::view::{Board, Live, Waiting};
 use crate::clock::Clock;
 use crate::domain::call::HostCall;
 use crate::domain::event::Subject;
-use crate::domain::ids::{MachineId, QuestionId, TaskId};
+use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::Readiness;
+use crate::domain::machine::MachineIdentity;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
@@ -42,7 +43,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Runner {
     pub store: Arc<dyn Storage>,
-    /// The host of the job's machine.
+    /// The machine that the job works on.
+    pub machine: MachineIdentity,
+    /// Its host.
     pub host: Arc<dyn Hypervisor>,
     pub inventory: Arc<Inventory>,
     pub snapshots: Arc<SnapshotProtection>,
@@ -77,20 +80,19 @@ impl Runner {
         leave: impl Fn(&Job),
     ) -> Ran {
         let Waiting { mut driver, mut interrupts, due, mut jumps } = waiting;
-        let mut machine = self.inventory.watch(&driver.job().machine.id);
-        let mut question = self.question(&driver);
+        let mut machine = self.inventory.watch(&self.machine.id);
+        let mut question = self.question();
         let mut timer: BoxFuture<'_, ()> = Box::pin(sleep_until(&self.clock, due));
         let mut alarms = [Interrupt::GraceOver, Interrupt::Deadline { question: false }].to_vec();
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
-        let id = driver.job().machine.id.clone();
-        let mut tools_stops = self.tools_stops(&id);
+        let mut tools_stops = self.tools_stops();
         // Somebody asked to cancel the job, and a crash would forget it: nobody is told yet that the wish was taken.
         let mut wish_unsaved = false;
         loop {
             if effect == Effect::Finish {
                 leave(driver.job());
-                self.count_end(driver.job());
+                count_end(&self.metrics, &self.clock, driver.job());
                 self.publish(&driver, &live, false);
                 fail_point!("told");
                 if self.sabotage.makes(Mistake::EndTakenBack) {
@@ -100,7 +102,7 @@ impl Runner {
             }
             self.publish(&driver, &live, wish_unsaved);
             if matches!(effect, Effect::Call(_)) {
-                tools_stops = self.tools_stops(&id);
+                tools_stops = self.tools_stops();
             }
             // A call that was begun is brought to its answer, and the answer to the disk.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
@@ -133,7 +135,7 @@ impl Runner {
                     }
                     Ok(()) = machine.changed() => {
                         // Whatever the job does, a question shows in what blocks it.
-                        let asked = self.question(&driver);
+                        let asked = self.question();
                         if asked != question {
                             question = asked;
                             self.tell(&live);
@@ -144,7 +146,7 @@ impl Runner {
                         timer = Box::pin(self.clock.sleep(GRACE));
                         match alarms.pop() {
                             Some(Interrupt::Deadline { .. }) => {
-                                Interrupt::Deadline { question: self.question(&driver).is_some() }
+                                Interrupt::Deadline { question: self.question().is_some() }
                             }
                             _ => Interrupt::GraceOver,
                         }
@@ -198,7 +200,7 @@ impl Runner {
         tools_stops: u64,
         live: &watch::Sender<Live>,
     ) -> Result<Input, StorageError> {
-        let machine = job.machine.id.clone();
+        let machine = &self.machine.id;
         let input = match effect {
             Effect::Save => {
                 let [before, after] = fail_points_of_save(&job);
@@ -212,9 +214,9 @@ impl Runner {
             Effect::Examine => {
                 let after_loss = live.borrow().settling;
                 fail_point!(if after_loss { "judge" } else { "examine" });
-                let mut others = self.board.others(&machine, job.id);
+                let mut others = self.board.others(machine, job.id);
                 others.snapshot_rules = self.snapshot_rules(&job).await;
-                let seen = self.host.examine(&machine).await;
+                let seen = self.host.examine(machine).await;
                 fail_point!("examined");
                 Input::Examined(
                     seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),
@@ -246,7 +248,7 @@ impl Runner {
                 };
                 Input::Glimpsed(tokio::select! {
                     biased;
-                    glimpsed = self.glimpse(&job, known, tools_stops) => glimpsed,
+                    glimpsed = self.glimpse(known, tools_stops) => glimpsed,
                     () = time_up => Glimpsed::TimeUp,
                 })
             }
@@ -260,10 +262,10 @@ impl Runner {
                 Input::Waited
             }
             Effect::AwaitAnswer(question) => {
-                self.answered(&job, &question).await;
+                self.answered(&question).await;
                 Input::Waited
             }
-            Effect::AwaitReady(readiness) => Input::Readied(self.ready(&job, readiness).await),
+            Effect::AwaitReady(readiness) => Input::Readied(self.ready(readiness).await),
             Effect::Pause(pause) => {
                 if live.borrow().settling {
                     fail_point!("settle");
@@ -272,13 +274,13 @@ impl Runner {
                 Input::Waited
             }
             Effect::Barrier if self.sabotage.makes(Mistake::EndBeforeBarrier) => {
-                Input::Synced(Some(self.shown(&job)))
+                Input::Synced(Some(self.shown()))
             }
             Effect::Barrier => {
                 fail_point!("barrier");
                 let passed = self.host.barrier().await;
                 fail_point!("synced");
-                Input::Synced(passed.is_ok().then(|| self.shown(&job)))
+                Input::Synced(passed.is_ok().then(|| self.shown()))
             }
             // The loop of `run` ends before it comes here.
             Effect::Finish => Input::Saved,
@@ -329,7 +331,7 @@ impl Runner {
     async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
         let mut pause = Duration::from_millis(100);
         loop {
-            let record = self.inventory.picture().machine(&job.machine.id).cloned();
+            let record = self.inventory.picture().machine(&self.machine.id).cloned();
             let error = match self.snapshots.rules(job, record.as_ref().map(|record| &record.machine)).await {
                 Ok(rules) => return rules,
                 Err(error) => error,
@@ -346,8 +348,8 @@ impl Runner {
 
     async fn call(&self, job: &Job, call: &HostCall) -> Called {
         let kind = call.kind().as_str();
-        tracing::debug!(job = %job.id, machine = %job.machine.id, call = kind, "asking the host");
-        match self.host.call(&job.machine.id, call, job.id).await {
+        tracing::debug!(job = %job.id, machine = %self.machine.id, call = kind, "asking the host");
+        match self.host.call(&self.machine.id, call, job.id).await {
             Ok(accepted) => Called::Accepted(accepted),
             Err(CallError::Refused(error)) => {
                 tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "the host refused");
@@ -422,15 +424,15 @@ impl Runner {
     }
 
     /// The guest as the picture shows it, once it is other than `known`.
-    async fn glimpse(&self, job: &Job, known: Option<Glimpse>, tools_stops: u64) -> Glimpsed {
-        let machine = &job.machine.id;
+    async fn glimpse(&self, known: Option<Glimpse>, tools_stops: u64) -> Glimpsed {
+        let machine = &self.machine.id;
         let mut changes = self.inventory.watch(machine);
         // What is older than the call says nothing of it.
         if known.is_none() {
             self.host_back().await;
         }
         loop {
-            let Some(glimpse) = sight::glimpse(&self.inventory.picture(), job, tools_stops) else {
+            let Some(glimpse) = sight::glimpse(&self.inventory.picture(), &self.machine, tools_stops) else {
                 return Glimpsed::Gone;
             };
             if known != Some(glimpse) {
@@ -443,14 +445,15 @@ impl Runner {
     }
 
     /// Whether the machine came to be so; false where it is off or gone, so that it will not.
-    async fn ready(&self, job: &Job, readiness: Readiness) -> bool {
-        let machine = &job.machine.id;
+    async fn ready(&self, readiness: Readiness) -> bool {
+        let machine = &self.machine.id;
         let mut changes = self.inventory.watch(machine);
         self.host_back().await;
         loop {
             let picture = self.inventory.picture();
-            let record =
-                picture.machine(machine).filter(|record| job.machine.agrees_with(&record.machine.identity()));
+            let record = picture
+                .machine(machine)
+                .filter(|record| self.machine.agrees_with(&record.machine.identity()));
             let Some(record) = record else { return false };
             let on = record.machine.power_state == Some(PowerState::On);
             let ready = match readiness {
@@ -467,16 +470,16 @@ impl Runner {
         }
     }
 
-    fn tools_stops(&self, machine: &MachineId) -> u64 {
-        sight::tools_stops(&self.inventory.picture(), machine)
+    fn tools_stops(&self) -> u64 {
+        sight::tools_stops(&self.inventory.picture(), &self.machine.id)
     }
 
-    async fn answered(&self, job: &Job, question: &QuestionId) {
-        let mut changes = self.inventory.watch(&job.machine.id);
+    async fn answered(&self, question: &QuestionId) {
+        let mut changes = self.inventory.watch(&self.machine.id);
         self.host_back().await;
         let mut seen = false;
         loop {
-            if sight::question(&self.inventory.picture(), &job.machine.id).as_ref() != Some(question) {
+            if sight::question(&self.inventory.picture(), &self.machine.id).as_ref() != Some(question) {
                 // A picture that never showed it must not have the machine read in a spin.
                 if !seen {
                     self.clock.sleep(Duration::from_secs(1)).await;
@@ -490,19 +493,13 @@ impl Runner {
         }
     }
 
-    /// Counts the end of a job.
-    pub fn count_end(&self, job: &Job) {
-        let took = Duration::try_from(self.clock.now().duration_since(job.created_at)).unwrap_or_default();
-        self.metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
+    /// What the machine asks.
+    fn question(&self) -> Option<QuestionId> {
+        sight::question(&self.inventory.picture(), &self.machine.id)
     }
 
-    /// What the machine of a job asks.
-    fn question(&self, driver: &Driver) -> Option<QuestionId> {
-        sight::question(&self.inventory.picture(), &driver.job().machine.id)
-    }
-
-    fn shown(&self, job: &Job) -> Shown {
-        sight::shown(&self.inventory.picture(), &job.machine.id)
+    fn shown(&self) -> Shown {
+        sight::shown(&self.inventory.picture(), &self.machine.id)
     }
 
     fn publish(&self, driver: &Driver, live: &watch::Sender<Live>, wish_unsaved: bool) {
@@ -515,6 +512,12 @@ impl Runner {
         let changed = Subject::of_job(&live.borrow().job);
         self.feed.publish([changed]);
     }
+}
+
+/// Counts the end of a job.
+pub fn count_end(metrics: &Metrics, clock: &Clock, job: &Job) {
+    let took = Duration::try_from(clock.now().duration_since(job.created_at)).unwrap_or_default();
+    metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
 }
 
 /// Whether the commit of an intent is left out, which is a mistake.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::domain::access::Authority;
 use crate::domain::call::{Evidence, SeenSnapshot};
 use crate::domain::ids::{JobId, SnapshotId};
-use crate::domain::job::{Job, JobRequest, JobState};
+use crate::domain::job::{Job, JobRequest, JobState, JobTarget};
 use crate::domain::origin::RequestOrigin;
 use crate::domain::power::PowerState;
 use crate::service::inventory::samples;
@@ -23,8 +23,8 @@ pub fn job(request: JobRequest) -> Job {
     Job {
         id: JobId::new(Uuid::from_u128(7)),
         state: JobState::Queued,
-        machine: machine.identity(),
-        machine_name: machine.name,
+        target: JobTarget::Machine(machine.identity()),
+        target_name: machine.name,
         request,
         phase: "queued".to_owned(),
         steps: Vec::new(),

@@ -2,15 +2,15 @@
 
 use super::driver::{Glimpse, Shown};
 use crate::domain::ids::{MachineId, QuestionId};
-use crate::domain::job::Job;
+use crate::domain::machine::MachineIdentity;
 use crate::service::inventory::Picture;
 
-/// The guest of the job's machine, whose tools had stopped this often before the call; none where the machine that
+/// The guest of a machine, whose tools had stopped this often before the call; none where the machine that
 /// was meant is not there.
 #[must_use]
-pub fn glimpse(picture: &Picture, job: &Job, tools_stops: u64) -> Option<Glimpse> {
-    let record = picture.machine(&job.machine.id)?;
-    let meant = job.machine.agrees_with(&record.machine.identity());
+pub fn glimpse(picture: &Picture, machine: &MachineIdentity, tools_stops: u64) -> Option<Glimpse> {
+    let record = picture.machine(&machine.id)?;
+    let meant = machine.agrees_with(&record.machine.identity());
     meant.then(|| Glimpse {
         power_state: record.machine.power_state,
         tools_running: record.machine.guest.tools_running,

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::driver::{Blocker, Driver, Interrupt, Others};
 use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
-use crate::domain::job::{Job, JobKind, JobState};
+use crate::domain::job::{Job, JobKind, JobState, TargetId};
 
 /// A job as readers see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +17,7 @@ pub struct JobView {
     pub job: Job,
     /// Percent, while the host tells.
     pub progress: Option<u8>,
-    /// How many jobs are before it in its machine's queue.
+    /// How many jobs are before it in its target's queue.
     pub position: Option<usize>,
     pub blocked_by: Option<BlockedBy>,
     pub cancelable: bool,
@@ -261,14 +261,14 @@ impl Board {
         entries.iter().filter(|(_, entry)| of_it(entry)).map(|(id, _)| *id).collect()
     }
 
-    /// The jobs that this caller asked for and whose turn has not come, each with its machine.
+    /// The jobs that this caller asked for and whose turn has not come, each with its target.
     #[must_use]
-    pub fn queued_of(&self, requested_by: &str) -> Vec<(JobId, MachineId)> {
+    pub fn queued_of(&self, requested_by: &str) -> Vec<(JobId, TargetId)> {
         let entries = self.lock();
         let queued = entries.iter().filter_map(|(id, entry)| {
             let live = entry.live.borrow();
             let waits = live.job.state == JobState::Queued && live.job.requested_by == requested_by;
-            waits.then(|| (*id, live.job.machine.id.clone()))
+            waits.then(|| (*id, live.job.target.id()))
         });
         queued.collect()
     }
@@ -279,7 +279,7 @@ impl Board {
         let entries = self.lock();
         let others = entries.iter().filter(|(id, _)| **id != job);
         let jobs: Vec<Arc<Job>> = others.map(|(_, entry)| Arc::clone(&entry.live.borrow().job)).collect();
-        Others::of(jobs.iter().map(|job| &**job).filter(|job| job.machine.id == *machine))
+        Others::of(jobs.iter().map(|job| &**job).filter(|job| job.machine_id() == Some(machine)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, Entry>> {

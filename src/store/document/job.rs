@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::failure::FailureDocument;
 use super::identity::IdentityDocument;
@@ -10,8 +11,8 @@ use super::intent::IntentDocument;
 use super::origin::{ActorDocument, OriginDocument};
 use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::access::Authority;
-use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
-use crate::domain::job::{Job, JobRequest, JobResult, JobState, Step, StepState};
+use crate::domain::ids::{DatastoreId, QuestionId, SnapshotId, TaskId};
+use crate::domain::job::{Job, JobRequest, JobResult, JobState, JobTarget, Step, StepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 
@@ -19,8 +20,8 @@ use crate::domain::power::PowerState;
 pub struct JobDocument {
     id: String,
     state: String,
-    machine: IdentityDocument,
-    machine_name: String,
+    target: TargetDocument,
+    target_name: String,
     request: RequestDocument,
     phase: String,
     steps: Vec<StepDocument>,
@@ -47,6 +48,14 @@ pub struct JobDocument {
     error: Option<FailureDocument>,
     host_task: Option<String>,
     intent: Option<IntentDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TargetDocument {
+    Machine(IdentityDocument),
+    Datastore { id: String },
+    Host,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -147,8 +156,8 @@ impl From<&Job> for JobDocument {
         let Job {
             id,
             state,
-            machine,
-            machine_name,
+            target,
+            target_name,
             request,
             phase,
             steps,
@@ -173,8 +182,8 @@ impl From<&Job> for JobDocument {
         Self {
             id: id.to_string(),
             state: state.as_str().to_owned(),
-            machine: machine.into(),
-            machine_name: machine_name.clone(),
+            target: target.into(),
+            target_name: target_name.clone(),
             request: request.into(),
             phase: phase.clone(),
             steps: steps.iter().map(Into::into).collect(),
@@ -206,8 +215,8 @@ impl TryFrom<JobDocument> for Job {
         let JobDocument {
             id,
             state,
-            machine,
-            machine_name,
+            target,
+            target_name,
             request,
             phase,
             steps,
@@ -234,8 +243,8 @@ impl TryFrom<JobDocument> for Job {
         Ok(Self {
             id: job_id(id)?,
             state: word("state of a job", state, JobState::parse)?,
-            machine: machine.into(),
-            machine_name,
+            target: target.into(),
+            target_name,
             request,
             phase,
             steps: steps.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
@@ -257,6 +266,42 @@ impl TryFrom<JobDocument> for Job {
             host_task: host_task.map(TaskId::from_backend),
             intent: intent.map(TryInto::try_into).transpose()?,
         })
+    }
+}
+
+impl JobDocument {
+    /// Reads a document of version 1: each is of a job on a machine, which it names in fields of its own.
+    pub fn of_version_1(text: &str) -> Result<Self, serde_json::Error> {
+        let mut fields: Map<String, Value> = serde_json::from_str(text)?;
+        if let Some(Value::Object(machine)) = fields.get_mut("machine") {
+            machine.insert("kind".to_owned(), "machine".into());
+        }
+        for (old, new) in [("machine", "target"), ("machine_name", "target_name")] {
+            if let Some(value) = fields.remove(old) {
+                fields.insert(new.to_owned(), value);
+            }
+        }
+        serde_json::from_value(Value::Object(fields))
+    }
+}
+
+impl From<&JobTarget> for TargetDocument {
+    fn from(target: &JobTarget) -> Self {
+        match target {
+            JobTarget::Machine(machine) => Self::Machine(machine.into()),
+            JobTarget::Datastore(id) => Self::Datastore { id: id.to_string() },
+            JobTarget::Host => Self::Host,
+        }
+    }
+}
+
+impl From<TargetDocument> for JobTarget {
+    fn from(target: TargetDocument) -> Self {
+        match target {
+            TargetDocument::Machine(machine) => Self::Machine(machine.into()),
+            TargetDocument::Datastore { id } => Self::Datastore(DatastoreId::from_backend(id)),
+            TargetDocument::Host => Self::Host,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::domain::job::Job;
 use crate::domain::power::PowerState;
 
 /// The version that this otter writes.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// Why a document is not readable.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +43,12 @@ pub fn encode(job: &Job) -> Result<String, DocumentError> {
 
 /// Reads a job's document.
 pub fn decode(version: i64, text: &str) -> Result<Job, DocumentError> {
-    if version != VERSION {
-        return Err(DocumentError::Version(version));
-    }
-    serde_json::from_str::<JobDocument>(text).map_err(DocumentError::Json)?.try_into()
+    let document = match version {
+        1 => JobDocument::of_version_1(text),
+        VERSION => serde_json::from_str(text),
+        _ => return Err(DocumentError::Version(version)),
+    };
+    document.map_err(DocumentError::Json)?.try_into()
 }
 
 fn word<T>(

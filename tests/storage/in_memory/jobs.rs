@@ -66,10 +66,8 @@ impl Tables {
     }
 
     fn note_snapshots(&mut self, job: &Job) {
-        if job.state != JobState::Succeeded {
-            return;
-        }
-        let machine = job.machine.key();
+        let Some(machine) = job.target.machine().filter(|_| job.state == JobState::Succeeded) else { return };
+        let machine = machine.key();
         match &job.request {
             JobRequest::CreateSnapshot { .. } => {
                 let made = job.result.as_ref().and_then(|result| result.snapshot.clone());
@@ -123,7 +121,7 @@ impl Tables {
 fn passes(filter: &JobFilter, job: &Job) -> bool {
     let JobFilter { states, machine, kinds, requested_by, reference, lease } = filter;
     (states.is_empty() || states.contains(&job.state))
-        && machine.as_ref().is_none_or(|machine| *machine == job.machine.id)
+        && machine.as_ref().is_none_or(|machine| job.machine_id() == Some(machine))
         && (kinds.is_empty() || kinds.contains(&job.kind()))
         && requested_by.as_ref().is_none_or(|requested_by| *requested_by == job.requested_by)
         && reference.as_ref().is_none_or(|reference| Some(reference) == job.reference.as_ref())

@@ -30,7 +30,7 @@ impl Driver {
             Ok(seen) => seen,
             Err(trouble) => return self.unreadable(trouble, now),
         };
-        if !self.job.machine.agrees_with(&evidence.identity) {
+        if !self.job.target.is_machine(&evidence.identity) {
             return self.gone(now);
         }
         let plan = plan::next(&self.job, &evidence);
@@ -222,7 +222,7 @@ impl Driver {
             Ok(seen) => seen,
             Err(trouble) => return self.unreadable(trouble, now),
         };
-        if !self.job.machine.agrees_with(&evidence.identity) {
+        if !self.job.target.is_machine(&evidence.identity) {
             return self.gone(now);
         }
         let removes = |intent: &&Intent| {

@@ -159,7 +159,7 @@ impl Driver {
     }
 
     pub(super) fn about(&self, failure: Failure) -> Failure {
-        failure.of_machine(&self.job.machine.id, &self.job.machine_name).of_job(self.job.id)
+        self.job.name_machine(failure).of_job(self.job.id)
     }
 
     pub(super) fn failure(&self, kind: FailureKind, detail: &str) -> Failure {

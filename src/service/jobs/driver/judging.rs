@@ -41,7 +41,7 @@ impl Driver {
                 return self.judge_when_back(RETRY_PAUSE, now);
             }
         };
-        if !self.job.machine.agrees_with(&evidence.identity) {
+        if !self.job.target.is_machine(&evidence.identity) {
             return self.gone_unjudged(now);
         }
         let Some(intent) = self.job.intent.clone() else { return self.begin() };

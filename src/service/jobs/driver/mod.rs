@@ -214,13 +214,9 @@ impl Driver {
         self.close(End::Failed(failure), None, now)
     }
 
-    /// Ends a job each run of which failed. The end says nothing of what the host did.
-    pub fn abandon(&mut self, failed_runs: u32, now: Timestamp) {
-        let detail = format!(
-            "otter failed {failed_runs} times while it worked on this job, which is a fault of otter; its log says \
-             where. What the host did is not known: look at the machine."
-        );
-        let failure = self.failure(FailureKind::OutcomeUnknown, &detail);
+    /// Ends a job that otter cannot work on. The end says nothing of what the host did.
+    pub fn abandon(&mut self, detail: &str, now: Timestamp) {
+        let failure = self.failure(FailureKind::OutcomeUnknown, detail);
         // The caller commits the job.
         let _ = self.close(End::Unknown(failure), None, now);
     }

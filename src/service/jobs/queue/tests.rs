@@ -6,13 +6,14 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::ids::MachineId;
 
 fn job(n: u128) -> JobId {
     JobId::new(Uuid::from_u128(n))
 }
 
-fn machine(n: u8) -> MachineId {
-    MachineId::from_backend(n.to_string())
+fn machine(n: u8) -> TargetId {
+    TargetId::Machine(MachineId::from_backend(n.to_string()))
 }
 
 #[test]
