@@ -250,13 +250,16 @@ impl Board {
         }
     }
 
-    /// The jobs of a lease, but for the one that releases its machine.
+    /// The jobs of a lease that have not ended, but for the one that releases its machine.
     #[must_use]
     pub fn of_lease(&self, lease: LeaseId) -> Vec<JobId> {
         let entries = self.lock();
         let of_it = |entry: &Entry| {
             let live = entry.live.borrow();
-            live.job.lease == Some(lease) && live.job.kind() != JobKind::LeaseRelease
+            // One that has ended is still here until its run has left it.
+            live.job.lease == Some(lease)
+                && live.job.kind() != JobKind::LeaseRelease
+                && !live.job.state.is_end()
         };
         entries.iter().filter(|(_, entry)| of_it(entry)).map(|(id, _)| *id).collect()
     }
@@ -284,5 +287,28 @@ impl Board {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::job::JobRequest;
+    use crate::sabotage::Sabotage;
+    use crate::service::jobs::driver::Rules;
+    use crate::service::jobs::samples;
+
+    #[test]
+    fn a_job_that_has_ended_is_none_of_its_leases_jobs_any_more() {
+        let lease = LeaseId::new(Uuid::from_u128(7));
+        let job = Job { lease: Some(lease), ..samples::job(JobRequest::PowerOn) };
+        let rules = Rules { settle: Duration::ZERO, sabotage: Sabotage::new() };
+        let board = Board::default();
+        board.add(Driver::queued(job.clone(), rules), Duration::ZERO);
+        assert_eq!(board.of_lease(lease), [job.id]);
+        board.show(Job { state: JobState::Succeeded, ..job });
+        assert_eq!(board.of_lease(lease), []);
     }
 }

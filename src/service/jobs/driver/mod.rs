@@ -188,9 +188,11 @@ impl Driver {
         if overdue { self.expire_queued(now) } else { self.start(now) }
     }
 
-    /// The wall clock jumped: the deadline moves with it.
+    /// The wall clock jumped: the deadline moves with it. An end stays as it is being committed.
     pub fn shift_deadline(&mut self, by: SignedDuration, now: Timestamp) {
-        clocks::shift_deadline(&mut self.job, by, now);
+        if !self.job.state.is_end() {
+            clocks::shift_deadline(&mut self.job, by, now);
+        }
     }
 
     /// The job starts.

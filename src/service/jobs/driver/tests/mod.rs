@@ -6,11 +6,12 @@ mod world;
 
 use std::time::Duration;
 
-use super::Rules;
+use super::{Driver, Rules};
 use crate::domain::call::HostCall;
 use crate::domain::ids::{QuestionId, SnapshotId};
 use crate::domain::job::JobRequest;
 use crate::domain::lease::Readiness;
+use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::sabotage::Sabotage;
 use crate::service::jobs::samples::{job, start};
@@ -73,4 +74,13 @@ fn create_request() -> JobRequest {
 fn create(name: &str) -> HostCall {
     let (name, description) = (name.to_owned(), String::new());
     HostCall::CreateSnapshot { name, description, memory: false, quiesce: false }
+}
+
+#[test]
+fn a_jump_of_the_wall_clock_does_not_change_an_end() {
+    let mut driver = Driver::queued(job(JobRequest::PowerOn), RULES);
+    driver.cancel_queued(Actor::otter(), start());
+    let ended = driver.job().clone();
+    driver.shift_deadline(jiff::SignedDuration::from_hours(1), start());
+    assert_eq!(*driver.job(), ended);
 }
