@@ -16,8 +16,6 @@ mod held_stream;
 pub mod hypervisor;
 pub mod sabotage;
 pub mod service;
-#[cfg(test)]
-mod simulation;
 pub mod simulator;
 pub mod storage;
 pub mod store;

@@ -16,5 +16,6 @@ mod jobs;
 mod matrix;
 mod mistakes;
 mod openapi;
+mod simulation;
 mod simulator;
 mod storage;

@@ -65,20 +65,6 @@ pub use restore::{Restored, restore};
 pub use state_directory::open_to_others;
 pub use upkeep::{Checked, Compacted, check, compact};
 
-/// A job as it is read back after it was written, without a database.
-#[cfg(test)]
-pub(crate) fn reread(job: &crate::domain::job::Job) -> crate::domain::job::Job {
-    let written = document::encode(job).expect("every job can be written");
-    document::decode(document::VERSION, &written).expect("what was written can be read")
-}
-
-/// A lease as it is read back after it was written, without a database.
-#[cfg(test)]
-pub(crate) fn reread_lease(lease: &crate::domain::lease::Lease) -> crate::domain::lease::Lease {
-    let written = document::encode_lease(lease).expect("every lease can be written");
-    document::decode_lease(document::VERSION, &written).expect("what was written can be read")
-}
-
 /// The database. Clones share it; the last one to go releases the lock on the state directory.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);

@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 use super::module;
 use super::paths::{Mention, mentions};
 
-/// Test code that goes away as a whole, so it is not untangled first.
-const PASSED_OVER: &[&str] = &["simulation"];
-
 /// Which files each file depends on, and through which items, each with the first line that has it.
 type Dependencies = BTreeMap<String, BTreeMap<String, BTreeMap<String, usize>>>;
 
@@ -143,14 +140,9 @@ fn causes(dependencies: &Dependencies, circle: &[&str]) -> String {
     text
 }
 
-fn covered(sources: Vec<(PathBuf, String)>) -> Vec<(PathBuf, String)> {
-    let is_covered = |file: &PathBuf| !PASSED_OVER.iter().any(|folder| file.starts_with(folder));
-    sources.into_iter().filter(|(file, _)| is_covered(file)).collect()
-}
-
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    let dependencies = Sources::new(&covered(super::sources())).dependencies();
+    let dependencies = Sources::new(&super::sources()).dependencies();
     let found: String = circles(&dependencies).iter().map(|circle| causes(&dependencies, circle)).collect();
     assert!(found.is_empty(), "files import each other in a circle:\n{found}see tests/house/circles.rs");
 }

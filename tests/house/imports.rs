@@ -75,7 +75,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// The rooms that see all others: they put them together.
-const WIRING: &[&str] = &["app", "cli", "lib", "simulation"];
+const WIRING: &[&str] = &["app", "cli", "lib"];
 
 /// The rooms whose unit tests run over a database in memory, and what these may name for it.
 const OVER_STORAGE: &[&str] = &["api", "service"];

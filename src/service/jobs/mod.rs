@@ -1,6 +1,6 @@
 //! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of callers.
 
-pub(crate) mod admission;
+mod admission;
 pub(super) mod clocks;
 pub mod driver;
 mod engine;
@@ -9,12 +9,12 @@ pub mod judgement;
 mod keys;
 mod plan;
 pub mod queue;
-pub(crate) mod recovery;
-pub(crate) mod runner;
+mod recovery;
+mod runner;
 #[cfg(test)]
 mod samples;
-pub(crate) mod sight;
-pub(crate) mod view;
+mod sight;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};

@@ -10,14 +10,14 @@
 mod audited;
 pub mod book;
 mod counted;
-pub(crate) mod desk;
+mod desk;
 pub mod fit;
 pub mod holds;
 pub mod secret;
-pub(crate) mod stepped;
+mod stepped;
 #[cfg(test)]
 mod tests;
-pub(crate) mod work;
+mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

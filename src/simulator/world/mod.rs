@@ -115,9 +115,6 @@ pub struct World {
     journal: VecDeque<(u64, Moref)>,
     /// The first revision that the journal knows all changes after.
     journal_start: u64,
-    /// Every task that did its work, known to hostd or not, and the revision that shows it: the truth, for tests.
-    #[cfg(test)]
-    pub done: Vec<(String, u64)>,
 }
 
 impl World {
@@ -155,8 +152,6 @@ impl World {
             structure: 1,
             journal: VecDeque::new(),
             journal_start: 1,
-            #[cfg(test)]
-            done: Vec::new(),
         }
     }
 

@@ -101,6 +101,11 @@ impl World {
         self.task_order.iter().filter_map(|id| self.task(id))
     }
 
+    /// Every task, in the order of their ids, those too that go on although hostd has forgotten them.
+    pub fn every_task(&self) -> impl Iterator<Item = &Task> {
+        self.tasks.values()
+    }
+
     /// The tasks that are not ended, oldest first.
     #[must_use]
     pub fn running_tasks(&self) -> Vec<String> {
@@ -230,17 +235,9 @@ impl World {
                 task.error = Some(fault);
             }
         }
-        let (known, machine) = (task.known, task.machine.clone());
-        #[cfg(test)]
-        if task.state == TaskState::Success {
-            self.done.push((id.to_owned(), self.revision));
-        }
+        let machine = task.machine.clone();
         self.touch(Moref::new("VirtualMachine", machine));
-        if known {
-            self.plan_exactly(REMEMBERED, Event::ForgetTask(id.to_owned()));
-        } else {
-            self.tasks.remove(id);
-        }
+        self.plan_exactly(REMEMBERED, Event::ForgetTask(id.to_owned()));
     }
 
     /// A task that works on this machine, known or not.

@@ -57,6 +57,17 @@ pub enum Moment {
 /// Chooses how long each moment takes.
 pub type Latency = Box<dyn FnMut(Moment) -> Duration + Send>;
 
+/// A write that was committed just now.
+#[derive(Clone, Copy, Debug)]
+pub enum Committed<'a> {
+    NewJob(&'a Job),
+    Job(&'a Job),
+    Leases(&'a SaveLeases),
+}
+
+/// Is told each commit of a job or of leases, whether its caller hears of it or not.
+pub type Watcher = Box<dyn FnMut(Committed<'_>) + Send>;
+
 /// What outlives a crash. Clones share it.
 #[derive(Clone)]
 pub struct Disk(Arc<Mutex<Inner>>);
@@ -96,6 +107,11 @@ impl Disk {
             is_closed: false,
             work: Arc::default(),
         })))
+    }
+
+    /// Has this told each commit from now on.
+    pub fn watch(&self, watcher: impl FnMut(Committed<'_>) + Send + 'static) {
+        self.lock().committed.watcher = Some(Box::new(watcher));
     }
 
     /// Opens what is committed, for a daemon that starts. An earlier handle is as if it had crashed.
@@ -257,16 +273,33 @@ impl Storage for InMemory {
         audit: Vec<AuditRecord>,
     ) -> Result<Inserted, StorageError> {
         let (job, key) = (job.clone(), key.cloned());
-        self.write(move |tables| tables.insert_job(job, key.as_ref(), audit)).await
+        self.write(move |tables| {
+            let inserted = tables.insert_job(job.clone(), key.as_ref(), audit)?;
+            if inserted == Inserted::New {
+                tables.tell(Committed::NewJob(&job));
+            }
+            Ok(inserted)
+        })
+        .await
     }
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
         let job = job.clone();
-        self.write(move |tables| tables.update_job(&job)).await
+        self.write(move |tables| {
+            let facts = tables.update_job(&job)?;
+            tables.tell(Committed::Job(&job));
+            Ok(facts)
+        })
+        .await
     }
 
     async fn commit_leases(&self, step: SaveLeases) -> Result<(), StorageError> {
-        self.write(move |tables| tables.save_leases(step)).await
+        self.write(move |tables| {
+            tables.save_leases(step.clone())?;
+            tables.tell(Committed::Leases(&step));
+            Ok(())
+        })
+        .await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {

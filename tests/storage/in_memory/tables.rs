@@ -12,6 +12,8 @@ use otter::domain::job::Job;
 use otter::domain::lease::Lease;
 use otter::storage::{IdempotencyKey, KeptMachine, StorageError, StoredToken};
 
+use super::{Committed, Watcher};
+
 #[derive(Default)]
 pub struct Tables {
     pub jobs: BTreeMap<JobId, Row<Job>>,
@@ -27,6 +29,15 @@ pub struct Tables {
     pub audit: BTreeMap<i64, AuditRow>,
     pub tokens: Vec<StoredToken>,
     pub last_seen: Option<Timestamp>,
+    pub watcher: Option<Watcher>,
+}
+
+impl Tables {
+    pub fn tell(&mut self, committed: Committed<'_>) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher(committed);
+        }
+    }
 }
 
 /// A job or a lease.

@@ -1,10 +1,13 @@
-//! What a bystander knows of one job, and what of it may be said: when its success is true, and when it may be unknown.
+//! What a bystander knows of one job, and what follows: when its success is true, and when it may be
+//! unknown.
 
-use crate::domain::call::CallKind;
-use crate::domain::ids::{JobId, SnapshotId};
-use crate::domain::job::{Job, JobKind, JobRequest};
-use crate::domain::power::PowerState;
-use crate::service::jobs::judgement::MAX_ASKS;
+use std::time::Duration;
+
+use otter::domain::call::CallKind;
+use otter::domain::ids::{JobId, SnapshotId};
+use otter::domain::job::{Job, JobKind, JobRequest};
+use otter::domain::power::PowerState;
+use otter::service::jobs::judgement::MAX_ASKS;
 
 /// What a bystander knows of a job.
 #[derive(Debug)]
@@ -16,14 +19,20 @@ pub struct History {
     pub started: bool,
     /// The jobs that ran on its machine when it started.
     pub beside: Vec<JobId>,
-    /// How many jobs were on disk when its turn came.
-    pub arrived_at_turn: u64,
-    /// It was told that its deadline passed.
-    pub overdue: bool,
-    /// It left its queue to be ended there.
-    pub withdrawn: bool,
+    /// When the storage was asked to insert it.
+    pub asked_at: Duration,
+    /// When it is over by the time that never jumps, as long as the daemon lives.
+    pub due_at: Duration,
+    /// The daemon died, and the wall clock may have jumped meanwhile: the deadline is where nobody knows.
+    pub due_unknown: bool,
+    /// When otter was told that it is on disk: at the latest then it waits in its queue.
+    pub accepted_at: Option<Duration>,
+    /// When the storage was asked to save its start.
+    pub turn_at: Option<Duration>,
+    pub ended_at: Option<Duration>,
     pub end: Option<Job>,
-    pub seen_end: bool,
+    /// When a reader first saw its end, by the count of what happened.
+    pub end_seen_at: Option<u64>,
     /// Sendings that may have run, as far as the job can know.
     pub unproven: Vec<CallKind>,
     pub last_call: Option<CallKind>,
@@ -60,19 +69,23 @@ pub const fn wanted_power(request: &JobRequest) -> Option<PowerState> {
 }
 
 impl History {
-    /// Of a job that was made just now.
-    pub fn of(job: &Job) -> Self {
+    /// Of a job that is to be inserted now.
+    pub fn new(job: &Job, now: Duration) -> Self {
+        let left = Duration::try_from(job.deadline_at.duration_since(job.created_at)).unwrap();
         Self {
-            machine: job.machine_id().unwrap().to_string(),
+            machine: job.machine_id().unwrap().backend_text().to_owned(),
             kind: job.kind(),
             committed: false,
             started: false,
             beside: Vec::new(),
-            arrived_at_turn: 0,
-            overdue: false,
-            withdrawn: false,
+            asked_at: now,
+            due_at: now + left,
+            due_unknown: false,
+            accepted_at: None,
+            turn_at: None,
+            ended_at: None,
             end: None,
-            seen_end: false,
+            end_seen_at: None,
             unproven: Vec::new(),
             last_call: None,
             deeds: Vec::new(),
@@ -86,6 +99,11 @@ impl History {
             powers: Vec::new(),
             guest_stopped: false,
         }
+    }
+
+    /// Whether its deadline may have passed.
+    pub fn may_be_overdue(&self, now: Duration) -> bool {
+        self.due_unknown || self.due_at <= now + Duration::from_millis(1)
     }
 
     fn did(&self, call: CallKind) -> bool {

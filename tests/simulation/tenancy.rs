@@ -1,15 +1,20 @@
-//! What is promised of leases, as invariants: it is told each commit and each showing, and says what was broken.
+//! The promises about leases as invariants. It is told each commit and all that readers are shown, and
+//! says what was broken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::disk::{Disk, LeaseStep, Scope, scope};
-use crate::domain::ids::{JobId, LeaseId, MachineId};
-use crate::domain::job::{Job, JobKind, JobRequest, JobState};
-use crate::domain::lease::{EndReason, Lease, LeaseState};
-use crate::service::leases::book::{Changes, MachineKey};
-use crate::service::leases::fit::{Selection, has_snapshots};
-use crate::simulator::world::{PowerState, World};
+use otter::domain::access::Authority;
+use otter::domain::ids::{JobId, LeaseId, MachineId};
+use otter::domain::job::{Job, JobKind, JobRequest, JobState};
+use otter::domain::lease::{EndReason, Lease, LeaseState};
+use otter::service::leases::book::MachineKey;
+use otter::service::leases::fit::{Candidate, Selection, has_snapshots};
+use otter::simulator::world::{PowerState, World};
+use otter::storage::SaveLeases;
+
+use super::committed::{Committed, Scope, scope};
+use super::lease_clients::{LIMITED_CALLER, MAX_LEASES};
 
 /// How much later than its time a lease may end: steps wait for commits.
 const LATE: Duration = Duration::from_mins(2);
@@ -19,10 +24,6 @@ const ROUNDING: Duration = Duration::from_millis(5);
 pub struct Tenancy {
     pub broken: Option<String>,
     pub grants: usize,
-    /// How many calls were answered with the lease of an earlier one.
-    pub repeated: usize,
-    /// Jobs on an operator's own word.
-    pub overrides: BTreeSet<JobId>,
     fences: BTreeMap<MachineKey, u64>,
     /// Who was told, or is on disk, to hold what.
     holders: BTreeMap<MachineKey, LeaseId>,
@@ -50,11 +51,12 @@ impl Tenancy {
         }
     }
 
-    /// A step was shown, and whoever it concerns acts on it.
-    pub fn shown(&mut self, changes: &Changes) {
-        for lease in changes.leases.values() {
-            self.holds(lease);
-        }
+    /// A reader was shown the lease as one that has not ended.
+    pub fn shown(&mut self, lease: &Lease, disk: &Committed) {
+        let stored = disk.leases.get(&lease.id).map(|lease| lease.grants);
+        self.require(stored.is_some_and(|grants| grants >= lease.grants), || {
+            format!("the lease {} was shown with a grant that is not on disk", lease.id)
+        });
     }
 
     fn holds(&mut self, lease: &Lease) {
@@ -70,34 +72,39 @@ impl Tenancy {
         }
     }
 
-    /// A step is on disk.
-    pub fn committed<W: Clone>(
+    /// A step is on disk, which was taken at this time among these machines.
+    pub fn committed(
         &mut self,
-        step: &LeaseStep,
+        (step, at, candidates): (&SaveLeases, Duration, &[Candidate]),
         before: &BTreeMap<LeaseId, Lease>,
-        disk: &Disk<W>,
+        disk: &Committed,
     ) {
         if let Some((key, lease)) = &step.key {
             self.keyed(&scope(key), *lease);
         }
+        let leases: BTreeMap<LeaseId, &Lease> =
+            step.leases.iter().map(|change| (change.lease.id, &*change.lease)).collect();
         // Those that were queued anew let go of their machines.
         for (id, was) in before {
             let key = was.machine.as_ref().map(MachineKey::of).filter(|_| was.state.holds());
-            let kept = step.changes.leases.get(id).is_some_and(|lease| lease.state.holds());
+            let kept = leases.get(id).is_some_and(|lease| lease.state.holds());
             if let Some(key) = key.filter(|key| !kept && self.holders.get(key) == Some(id)) {
                 self.holders.remove(&key);
             }
         }
-        for lease in step.changes.leases.values() {
+        for lease in leases.values() {
             let was = before.get(&lease.id);
             self.require(was.is_none_or(|was| !was.state.is_end()), || {
                 format!("the end of the lease {} was taken back", lease.id)
             });
             self.holds(lease);
             if lease.state.holds() && was.is_none_or(|was| was.grants < lease.grants) {
-                self.granted(lease, step, disk);
+                self.granted(lease, candidates, disk);
             }
-            self.time(lease, step.at, was);
+            if was.is_none() {
+                self.check_limit(lease, disk);
+            }
+            self.time(lease, at, was);
             if lease.state.is_end() && was.is_some_and(|was| was.state.holds()) {
                 self.ended(lease, disk);
             }
@@ -105,7 +112,7 @@ impl Tenancy {
     }
 
     /// A caller was told that this is the lease it asked for.
-    pub fn answered<W: Clone>(&mut self, key: Option<Scope>, lease: LeaseId, disk: &Disk<W>) {
+    pub fn answered(&mut self, key: Option<Scope>, lease: LeaseId, disk: &Committed) {
         self.require(disk.leases.contains_key(&lease), || format!("the lease {lease} is not on disk"));
         if let Some(key) = key {
             self.keyed(&key, lease);
@@ -117,19 +124,19 @@ impl Tenancy {
         self.require(first == lease, || format!("the key {} gave the lease {first} and then {lease}", key.3));
     }
 
-    fn granted<W: Clone>(&mut self, lease: &Lease, step: &LeaseStep, disk: &Disk<W>) {
+    fn granted(&mut self, lease: &Lease, candidates: &[Candidate], disk: &Committed) {
         self.grants += 1;
         let Some(machine) = &lease.machine else { return };
         let key = MachineKey::of(machine);
         let fence = lease.fence.unwrap_or_default();
         let last = self.fences.insert(key.clone(), fence).unwrap_or_default();
         self.require(fence > last, || format!("the fence of {key:?} went from {last} to {fence}"));
-        let candidate = step.candidates.iter().find(|candidate| candidate.identity == *machine);
-        let earlier = disk.lease_arrivals.iter().take_while(|id| **id != lease.id);
+        let candidate = candidates.iter().find(|candidate| candidate.identity == *machine);
+        let earlier = disk.arrivals.iter().take_while(|id| **id != lease.id);
         let waiting =
             earlier.filter_map(|id| disk.leases.get(id)).filter(|other| other.state == LeaseState::Queued);
         let fitting = |other: &&Lease, machine| {
-            Selection::new(other, &step.candidates).includes(machine) && has_snapshots(other, machine)
+            Selection::new(other, candidates).includes(machine) && has_snapshots(other, machine)
         };
         let passed = waiting
             .filter(|other| candidate.is_some_and(|candidate| fitting(other, candidate)))
@@ -138,9 +145,22 @@ impl Tenancy {
         self.require(passed.is_none(), || format!("{passed:?} was passed over by {}", lease.id));
     }
 
-    fn ended<W: Clone>(&mut self, lease: &Lease, disk: &Disk<W>) {
+    /// A caller whose token limits its leases has no more of them.
+    fn check_limit(&mut self, lease: &Lease, disk: &Committed) {
+        let open = disk
+            .leases
+            .values()
+            .filter(|other| other.requested_by == lease.requested_by && !other.state.is_end());
+        let open = open.count();
+        let is_limited = lease.requested_by == LIMITED_CALLER;
+        self.require(!is_limited || open <= MAX_LEASES as usize, || {
+            format!("{LIMITED_CALLER} has {open} leases and may have {MAX_LEASES}")
+        });
+    }
+
+    fn ended(&mut self, lease: &Lease, disk: &Committed) {
         let Some(key) = lease.machine.as_ref().map(MachineKey::of) else { return };
-        let aside = disk.machines.get(&key).is_some_and(|kept| kept.quarantine.is_some());
+        let aside = disk.machines.get(&key.0).is_some_and(|kept| kept.quarantine.is_some());
         let gone = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::MachineGone);
         let proven = disk.jobs.values().any(|job| {
             job.lease == Some(lease.id)
@@ -193,14 +213,15 @@ impl Tenancy {
         let grace = Duration::from_mins(1);
         for time in self.times.values_mut() {
             time.earliest = now + grace;
-            // What was noted last may be as old as a note is, and no time may have passed by the wall clock.
+            // What was noted last may be as old as a checkpoint, and no time may have passed by the
+            // wall clock.
             let left = time.latest.saturating_sub(self.down_at) + Duration::from_secs(30);
             time.latest = now + left.max(grace);
         }
     }
 
     /// A call leaves otter for a machine.
-    pub fn sent<W: Clone>(&mut self, id: JobId, disk: &Disk<W>) {
+    pub fn sent(&mut self, id: JobId, disk: &Committed) {
         let Some(job) = disk.job(id) else { return };
         let key = MachineKey::of(job.target.machine().unwrap());
         // Under another id the machine is gone for its holder, and the lease is over once that can be stored.
@@ -211,7 +232,10 @@ impl Tenancy {
         let holder = disk.leases.values().find(of).map(|lease| lease.id);
         let gone = job.lease.and_then(|lease| disk.leases.get(&lease)?.end.as_ref());
         let gone = gone.is_some_and(|end| end.reason == EndReason::MachineGone);
-        let may = job.lease == holder || self.overrides.contains(&id) || gone;
+        // A release may outlive its lease if its machine vanished for a while: nobody gets the machine then.
+        let is_aside = disk.machines.get(&key.0).is_some_and(|kept| kept.quarantine.is_some());
+        let outlives = holder.is_none() && job.kind() == JobKind::LeaseRelease && is_aside;
+        let may = job.lease == holder || job.authority == Authority::Override || gone || outlives;
         self.require(may, || {
             format!(
                 "{id} ({}) of {:?} changes {key:?}, which {holder:?} holds",
@@ -226,8 +250,9 @@ impl Tenancy {
         self.untouched.insert(machine.backend_text().to_owned());
     }
 
-    /// A release is on disk as done: where nobody touched its machine since it looked, that is what the release was to make.
-    pub fn job_written<W: Clone>(&mut self, before: &Job, job: &Job, world: &World, disk: &Disk<W>) {
+    /// A release is on disk as done: if nobody touched its machine since it looked, that is what the release
+    /// was to make.
+    pub fn job_written(&mut self, before: &Job, job: &Job, world: &World, disk: &Committed) {
         if before.state == JobState::Queued
             && job.kind() == JobKind::LeaseRelease
             && job.state == JobState::Running

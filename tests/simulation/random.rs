@@ -1,4 +1,4 @@
-//! One stream of random numbers from one seed: the same seed, the same numbers, on every machine.
+//! One stream of random numbers from one seed: the same seed gives the same numbers on every machine.
 
 use std::time::Duration;
 
@@ -28,16 +28,15 @@ impl Random {
         self.below(100) < chance
     }
 
-    /// One of these; none of none.
+    /// One of these; none if there are none.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
         if of.is_empty() {
             return None;
         }
-        let at = self.below(of.len() as u64);
-        of.get(usize::try_from(at).unwrap_or_default())
+        of.get(usize::try_from(self.below(of.len() as u64)).unwrap())
     }
 
-    /// From `least` on, at most `most`, which is not less.
+    /// From `least` to `most`, which is not less.
     pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let span = u64::try_from((most.saturating_sub(least)).as_micros()).unwrap_or(u64::MAX);
         least + Duration::from_micros(self.below(span.saturating_add(1)))
@@ -47,7 +46,6 @@ impl Random {
     pub fn latency(&mut self) -> Duration {
         match self.below(20) {
             0 => self.between(Duration::from_millis(300), Duration::from_secs(5)),
-            1..=3 => Duration::ZERO,
             _ => self.between(Duration::from_millis(1), Duration::from_millis(80)),
         }
     }

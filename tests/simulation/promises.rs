@@ -1,4 +1,5 @@
-//! The promises as invariants. It is told whatever happens, knows what really happened, and says what was broken.
+//! The promises about jobs as invariants. It is told whatever happens, knows what really happened, and
+//! says what was broken.
 //!
 //! ```text
 //! commits, calls, answers, what is shown ──►  History of each job  ◄── deeds: what the host really did
@@ -6,16 +7,19 @@
 //! The first broken promise ends the run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::disk::{Disk, Scope};
+use otter::domain::call::{CallKind, HostCall};
+use otter::domain::ids::{JobId, TaskId};
+use otter::domain::job::{Job, JobKind, JobState, StepState};
+use otter::domain::lease::LeaseState;
+use otter::domain::power::PowerState;
+use otter::hypervisor::TaskStatus;
+use otter::service::jobs::judgement::MAX_ASKS;
+use otter::service::jobs::queue::{Lane, lane};
+
+use super::committed::{Committed, Scope};
 use super::history::{History, wanted_power};
-use crate::domain::call::{CallKind, HostCall};
-use crate::domain::ids::JobId;
-use crate::domain::job::{Job, JobKind, JobState, StepState};
-use crate::domain::power::PowerState;
-use crate::hypervisor::HostErrorKind;
-use crate::service::jobs::judgement::MAX_ASKS;
-use crate::service::jobs::queue::{Lane, lane};
 
 #[derive(Debug, Default)]
 pub struct Promises {
@@ -28,6 +32,8 @@ pub struct Promises {
     pub unknowns: usize,
     /// The machines that anything changed since this was last taken.
     pub touched: Vec<String>,
+    /// How much has happened.
+    count: u64,
 }
 
 impl Promises {
@@ -41,20 +47,33 @@ impl Promises {
         }
     }
 
-    /// A job was made; it is not on disk yet.
-    pub fn made(&mut self, job: &Job) {
-        self.histories.insert(job.id, History::of(job));
+    /// Another thing happens. Gives its number, which grows.
+    pub fn count(&mut self) -> u64 {
+        self.count += 1;
+        self.count
     }
 
-    /// It is on disk.
+    /// The storage was asked to insert a job.
+    pub fn asked(&mut self, job: &Job, now: Duration) {
+        self.histories.insert(job.id, History::new(job, now));
+    }
+
+    /// It is committed.
     pub fn inserted(&mut self, job: &Job) {
         if let Some(history) = self.histories.get_mut(&job.id) {
             history.committed = true;
         }
     }
 
+    /// otter is told that it is committed.
+    pub fn accepted(&mut self, job: JobId, now: Duration) {
+        if let Some(history) = self.histories.get_mut(&job) {
+            history.accepted_at.get_or_insert(now);
+        }
+    }
+
     /// A caller was told that this job was accepted.
-    pub fn answered<W: Clone>(&mut self, key: Option<Scope>, job: JobId, disk: &Disk<W>) {
+    pub fn answered(&mut self, key: Option<Scope>, job: JobId, disk: &Committed) {
         self.require(disk.job(job).is_some(), || format!("job {job} was accepted and is not on disk"));
         if let Some(scope) = key {
             let first = *self.keys.entry(scope.clone()).or_insert(job);
@@ -62,40 +81,48 @@ impl Promises {
         }
     }
 
-    /// Its turn has come, and is to be committed.
-    pub fn turn<W: Clone>(&mut self, job: JobId, disk: &Disk<W>) {
-        if let Some(history) = self.histories.get_mut(&job) {
-            history.arrived_at_turn = disk.jobs.len() as u64;
+    /// The storage was asked to save what a job has become.
+    pub fn saving(&mut self, job: &Job, now: Duration) {
+        if let Some(history) = self.histories.get_mut(&job.id).filter(|_| job.state == JobState::Running) {
+            history.turn_at.get_or_insert(now);
         }
     }
 
-    pub fn withdrawn(&mut self, job: JobId) {
-        if let Some(history) = self.histories.get_mut(&job) {
-            history.withdrawn = true;
-        }
-    }
-
-    /// Its deadline passed, whatever the wall clock says later.
-    pub fn deadline_told(&mut self, job: JobId) {
-        if let Some(history) = self.histories.get_mut(&job) {
-            history.overdue = true;
-        }
-    }
-
+    /// A caller asks to cancel a job.
     pub fn cancel_asked(&mut self, job: JobId) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.cancel_asked = true;
         }
     }
 
+    /// Whether somebody may have asked to cancel a job: a caller, a kill, or the end of its lease.
+    fn is_cancelled(&self, job: &Job, disk: &Committed) -> bool {
+        let Some(history) = self.histories.get(&job.id) else { return false };
+        let lease = job.lease.and_then(|lease| disk.leases.get(&lease)).map(|lease| lease.state);
+        let goes_on = [LeaseState::Queued, LeaseState::Preparing, LeaseState::Active];
+        let killed = self.histories.values().any(|kill| {
+            kill.kind == JobKind::MachineKill
+                && kill.machine == history.machine
+                && kill.committed
+                && kill.ended_at.is_none_or(|at| history.turn_at.is_some_and(|turn| at >= turn))
+        });
+        history.cancel_asked || killed || lease.is_some_and(|state| !goes_on.contains(&state))
+    }
+
     /// What is on disk has changed.
-    pub fn updated<W: Clone>(&mut self, before: &Job, job: &Job, power: Option<PowerState>, disk: &Disk<W>) {
+    pub fn updated(
+        &mut self,
+        before: &Job,
+        job: &Job,
+        power: Option<PowerState>,
+        now: Duration,
+        disk: &Committed,
+    ) {
         self.require(!before.state.is_end(), || format!("the end of {} was written over", job.id));
         if before.state == JobState::Queued && job.state == JobState::Running {
-            self.check_order(job, disk);
-            let runs = |other: &&Job| {
-                other.machine_id().unwrap() == job.machine_id().unwrap() && other.state == JobState::Running
-            };
+            self.check_order(job, now, disk);
+            let runs =
+                |other: &&Job| other.target.id() == job.target.id() && other.state == JobState::Running;
             let beside = disk.jobs.values().filter(runs).map(|other| other.id).collect();
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.beside = beside;
@@ -112,40 +139,39 @@ impl Promises {
                 && job.state == JobState::Succeeded
                 && power == Some(PowerState::On);
             self.require(!alive || strangers, || format!("{} killed its machine, and it is on", job.id));
-            self.check_end(job);
+            let is_cancelled = self.is_cancelled(job, disk);
             if let Some(history) = self.histories.get_mut(&job.id) {
+                history.cancel_asked |= is_cancelled;
+            }
+            self.check_end(job, now);
+            if let Some(history) = self.histories.get_mut(&job.id) {
+                history.ended_at = Some(now);
                 history.end = Some(job.clone());
             }
         }
     }
 
-    /// One job at a time on a machine, in order of arrival; a kill passes all, an answer those that are no answers.
-    fn check_order<W: Clone>(&mut self, job: &Job, disk: &Disk<W>) {
+    /// One job at a time on a machine, in order of arrival; a kill passes all, an answer those that are no
+    /// answers. Of two that come at the same time either may be the first.
+    fn check_order(&mut self, job: &Job, now: Duration, disk: &Committed) {
+        let Some(history) = self.histories.get(&job.id) else { return };
         let own = lane(job.kind());
-        let arrival = disk.arrival(job.id);
-        let arrived_at_turn = self.histories.get(&job.id).map_or(0, |history| history.arrived_at_turn);
+        let (asked_at, turn_at) = (history.asked_at, history.turn_at.unwrap_or(now));
         let mut wrong = None;
-        for (place, other) in &disk.jobs {
-            if other.id == job.id
-                || other.machine_id().unwrap() != job.machine_id().unwrap()
-                || other.state.is_end()
-            {
+        for other in disk.jobs.values() {
+            if other.id == job.id || other.target.id() != job.target.id() || other.state.is_end() {
                 continue;
             }
-            let theirs = lane(other.kind());
-            let withdrawn = self.histories.get(&other.id).is_some_and(|history| history.withdrawn);
+            let Some(theirs) = self.histories.get(&other.id) else { continue };
+            let withdrawn = theirs.may_be_overdue(now) || self.is_cancelled(other, disk);
+            let waits_since = |time: Duration| theirs.accepted_at.is_some_and(|at| at < time) && !withdrawn;
             let runs = other.state == JobState::Running;
-            let same =
-                theirs == own && (runs || arrival.is_some_and(|arrival| *place < arrival) && !withdrawn);
-            let in_time = *place < arrived_at_turn;
-            let kill_first = own == Lane::Ordinary && theirs == Lane::Kill && !withdrawn && in_time;
+            let lane = lane(other.kind());
+            let same = lane == own && (runs || waits_since(asked_at));
+            let kill_first = own == Lane::Ordinary && lane == Lane::Kill && (runs || waits_since(turn_at));
             if same || kill_first {
-                wrong = Some(format!(
-                    "{} began although {} was {} before it",
-                    job.id,
-                    other.id,
-                    other.state.as_str()
-                ));
+                let state = other.state.as_str();
+                wrong = Some(format!("{} began although {} was {state} before it", job.id, other.id));
             }
         }
         if let Some(wrong) = wrong {
@@ -154,7 +180,7 @@ impl Promises {
     }
 
     /// A call leaves otter.
-    pub fn sent<W: Clone>(&mut self, id: JobId, call: &HostCall, disk: &Disk<W>) {
+    pub fn sent(&mut self, id: JobId, call: &HostCall, disk: &Committed) {
         let committed = disk.job(id);
         let intent = committed.and_then(|job| job.intent.as_ref()).map(|intent| &intent.call);
         let right = intent == Some(call) && committed.is_some_and(|job| job.state == JobState::Running);
@@ -206,10 +232,6 @@ impl Promises {
         }
     }
 
-    pub fn refused(&mut self, id: JobId, _: HostErrorKind) {
-        self.proven(id);
-    }
-
     /// The answer to its call was lost.
     pub fn lost(&mut self, id: JobId) {
         if let Some(history) = self.histories.get_mut(&id) {
@@ -218,15 +240,26 @@ impl Promises {
         }
     }
 
-    /// Its task vanished.
-    pub fn vanished(&mut self, id: JobId) {
-        if let Some(history) = self.histories.get_mut(&id) {
-            history.lost = true;
+    /// Whoever follows a task is told this of it.
+    pub fn task_told(&mut self, task: &TaskId, status: &TaskStatus) {
+        let Some((job, _)) = self.tasks.get(task.backend_text()).copied() else { return };
+        match status {
+            TaskStatus::Running { .. } | TaskStatus::Succeeded { .. } => {}
+            TaskStatus::Failed(_) => self.proven(job),
+            TaskStatus::Vanished => {
+                if let Some(history) = self.histories.get_mut(&job) {
+                    history.lost = true;
+                }
+            }
         }
     }
 
     /// The daemon died: what it knew of calls that were committed is lost.
-    pub fn crashed<W: Clone>(&mut self, disk: &Disk<W>) {
+    pub fn crashed(&mut self, clock_jumps: bool, now: Duration, disk: &Committed) {
+        for history in self.histories.values_mut().filter(|history| history.committed) {
+            history.accepted_at.get_or_insert(now);
+            history.due_unknown |= clock_jumps && history.end.is_none();
+        }
         for job in disk.jobs.values().filter(|job| !job.state.is_end() && job.intent.is_some()) {
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.lost = true;
@@ -258,7 +291,11 @@ impl Promises {
     pub fn changed_by(&mut self, machine: &str, by: Option<JobId>) {
         self.touched.push(machine.to_owned());
         for (id, history) in &mut self.histories {
-            if history.machine == machine && history.started && !history.seen_end && by != Some(*id) {
+            if history.machine == machine
+                && history.started
+                && history.end_seen_at.is_none()
+                && by != Some(*id)
+            {
                 history.others = true;
                 history.strangers |= by.is_none();
             }
@@ -282,19 +319,20 @@ impl Promises {
         }
     }
 
-    /// A reader was shown the job. `told`: up to which revision of the host the picture shows its machine, and `power` as
-    /// what.
-    pub fn shown<W: Clone>(&mut self, job: &Job, told: u64, power: Option<PowerState>, disk: &Disk<W>) {
+    /// A reader who began to read at `begun` was shown the job. `told`: up to which revision of the host the
+    /// picture shows its machine, and `power` as what.
+    pub fn shown(&mut self, job: &Job, begun: u64, told: u64, power: Option<PowerState>, disk: &Committed) {
         let id = job.id;
+        let count = self.count();
         let Some(history) = self.histories.get_mut(&id) else { return };
-        let seen_before = history.seen_end;
+        let seen_before = history.end_seen_at;
         let end = history.end.clone();
-        history.seen_end |= job.state.is_end();
         let others = history.others;
         let unseen: Vec<CallKind> =
             history.deeds.iter().filter(|(_, revision)| *revision > told).map(|(call, _)| *call).collect();
         if !job.state.is_end() {
-            self.require(!seen_before, || format!("the end of {id} was taken back"));
+            let taken_back = seen_before.is_some_and(|seen| seen < begun);
+            self.require(!taken_back, || format!("the end of {id} was taken back"));
             let kept = job.cancel_requested_at.is_none()
                 || disk.job(id).is_some_and(|job| job.cancel_requested_at.is_some());
             self.require(kept, || {
@@ -302,10 +340,11 @@ impl Promises {
             });
             return;
         }
+        history.end_seen_at.get_or_insert(count);
         self.require(disk.job(id) == Some(job) && end.as_ref() == Some(job), || {
             format!("{id} was shown as {}, which is not what is on disk", job.state.as_str())
         });
-        if !seen_before && job.state == JobState::Succeeded && job.warnings.is_empty() {
+        if seen_before.is_none() && job.state == JobState::Succeeded && job.warnings.is_empty() {
             self.require(unseen.is_empty(), || {
                 format!("the end of {id} was seen before the picture showed what it did: {unseen:?}")
             });
@@ -318,7 +357,7 @@ impl Promises {
     }
 
     /// Every accepted job is there, and every end as it was.
-    pub fn sweep<W: Clone>(&mut self, disk: &Disk<W>) {
+    pub fn sweep(&mut self, disk: &Committed) {
         let mut wrong = None;
         for (id, history) in &self.histories {
             let stored = disk.job(*id);
@@ -363,11 +402,12 @@ impl Promises {
     }
 
     /// Success is true; failure and cancellation too; unknown only where the table allows it.
-    fn check_end(&mut self, job: &Job) {
+    fn check_end(&mut self, job: &Job, now: Duration) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let id = job.id;
         let kind = history.kind;
-        let overdue = history.overdue || job.finished_at.is_some_and(|finished| finished >= job.deadline_at);
+        let overdue = history.may_be_overdue(now)
+            || job.finished_at.is_some_and(|finished| finished >= job.deadline_at);
         let tidy = job.intent.is_none()
             && job.finished_at.is_some()
             && job.steps.iter().all(|step| step.state != StepState::Running)

@@ -1,0 +1,273 @@
+//! The callers: they start jobs with and without a key, repeat what got no answer, cancel, kill, answer, wait
+//! and read.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use otter::domain::failure::{Failure, FailureKind};
+use otter::domain::ids::{JobId, LeaseId, MachineId, SnapshotId};
+use otter::domain::job::{Job, JobRequest};
+use otter::domain::machine::Machine;
+use otter::service::callers::Caller;
+use otter::service::jobs::gate::{Pass, Right};
+use otter::service::jobs::{NewJob, Started};
+use otter::storage::{IdempotencyKey, JobFilter};
+
+use super::Run;
+use super::committed::scope;
+use super::life::Services;
+use super::random::Random;
+
+/// How many jobs and leases a call lists.
+const PAGE: u32 = 500;
+
+/// A call that starts a job, as a client makes it.
+#[derive(Clone, Debug)]
+pub struct Post {
+    machine: MachineId,
+    request: JobRequest,
+    deadline: Option<Duration>,
+    key: Option<IdempotencyKey>,
+    /// The lease that the client shows.
+    lease: Option<LeaseId>,
+    override_reason: Option<String>,
+}
+
+/// One client.
+pub struct Client {
+    pub run: Arc<Run>,
+    pub caller: Caller,
+    /// Its last call that it may make once more.
+    repeatable: Option<Post>,
+    /// Whether that got no answer.
+    is_unanswered: bool,
+    pub leases: Vec<LeaseId>,
+    pub asking: Option<super::lease_clients::Asking>,
+}
+
+/// A client does something again and again, until all is quiet.
+pub async fn act(run: Arc<Run>, number: u64) {
+    let caller = super::lease_clients::caller(&format!("client-{number}"));
+    let mut client = Client {
+        run: Arc::clone(&run),
+        caller,
+        repeatable: None,
+        is_unanswered: false,
+        leases: Vec::new(),
+        asking: None,
+    };
+    loop {
+        let pause = run.temper().client_pause;
+        run.pause_between(Duration::from_millis(50), pause).await;
+        if run.is_quiet() {
+            return;
+        }
+        client.act().await;
+    }
+}
+
+impl Client {
+    async fn act(&mut self) {
+        let again = self.is_unanswered || self.random(|random| random.percent(15));
+        if let Some(post) = self.repeatable.take().filter(|_| again) {
+            return self.post(post, true).await;
+        }
+        if self.run.temper().leases && self.random(|random| random.percent(85)) {
+            return self.use_leases().await;
+        }
+        match self.random(|random| random.below(10)) {
+            0 => self.cancel_some_job().await,
+            1 => self.read_everything().await,
+            2 => self.wait_for_some_job().await,
+            3 => self.answer_some_question().await,
+            _ => {
+                if let Some(post) = self.some_post() {
+                    self.post(post, false).await;
+                }
+            }
+        }
+    }
+
+    pub fn random<T>(&self, choose: impl FnOnce(&mut Random) -> T) -> T {
+        choose(&mut self.run.random())
+    }
+
+    async fn post(&mut self, post: Post, is_repeat: bool) {
+        let mut post = post;
+        // Now and then it asks for something else under the same key.
+        if is_repeat && self.random(|random| random.percent(10)) {
+            post.key = post.key.map(|key| IdempotencyKey { fingerprint: [1; 32], ..key });
+        }
+        self.run.witness.trace(|| {
+            let key = post.key.as_ref().map_or("no key", |key| key.key.as_str());
+            let (name, kind) = (&self.caller.name, post.request.kind().as_str());
+            format!("{name} asks for {kind} of {} ({key}, lease {:?})", post.machine, post.lease)
+        });
+        let pass = post.lease.map_or(Pass::Nothing, Pass::Lease);
+        let override_reason = post.override_reason.clone();
+        let right = Right { caller: self.caller.clone(), pass, override_reason };
+        let of = post.clone();
+        let started = self.run.ask(move |services| async move { start(&services, of, right).await }).await;
+        self.run.witness.trace(|| format!("{} hears {started:?}", self.caller.name));
+        self.is_unanswered = started.is_none() && post.key.is_some();
+        if let Some(Ok(started)) = started {
+            let (job, is_repeated) = started.parts();
+            self.run.repeated.fetch_add(usize::from(is_repeated), Ordering::Relaxed);
+            let mut seen = self.run.witness.seen();
+            let super::witness::Seen { promises, disk, .. } = &mut *seen;
+            promises.answered(post.key.as_ref().map(scope), job, disk);
+        }
+        self.repeatable = Some(post).filter(|post| post.key.is_some());
+    }
+
+    fn some_machine(&self) -> Option<Machine> {
+        let picture = self.run.services()?.inventory.picture();
+        self.random(|random| random.pick(&picture.machines).map(|record| record.machine.clone()))
+    }
+
+    fn some_post(&self) -> Option<Post> {
+        let machine = self.some_machine()?;
+        let hasty = self.run.temper().hasty;
+        let request = self.random(|random| some_request(random, &machine));
+        let deadline =
+            self.random(|random| random.percent(hasty).then(|| Duration::from_secs(6 + random.below(60))));
+        Some(self.with_right(machine.id, request, deadline))
+    }
+
+    /// The request with or without a key, and by some right.
+    fn with_right(&self, machine: MachineId, request: JobRequest, deadline: Option<Duration>) -> Post {
+        let key = self.random(|random| {
+            // Now and then a key is used for several calls.
+            random.percent(60).then(|| {
+                let is_shared = random.percent(10);
+                random.below(if is_shared { 3 } else { 1_000_000_000 })
+            })
+        });
+        let mut fingerprint = [0; 32];
+        let kind = request.kind().as_str().as_bytes();
+        fingerprint.iter_mut().zip(kind).for_each(|(byte, of)| *byte = *of);
+        let key = key.map(|number| IdempotencyKey {
+            caller: self.caller.name.to_string(),
+            method: "POST".to_owned(),
+            path: format!("/v1/machines/{machine}"),
+            key: format!("key-{number}"),
+            fingerprint,
+            created_at: self.run.clock.now(),
+        });
+        let lease = self.random(|random| random.pick(&self.leases).copied().filter(|_| random.percent(60)));
+        let is_override = lease.is_none() && self.random(|random| random.percent(5));
+        let override_reason = is_override.then(|| "must be".to_owned());
+        let held = lease.and_then(|lease| {
+            let seen = self.run.witness.seen();
+            Some(seen.disk.leases.get(&lease)?.machine.as_ref()?.id.clone())
+        });
+        Post { machine: held.unwrap_or(machine), request, deadline, key, lease, override_reason }
+    }
+
+    async fn answer_some_question(&mut self) {
+        let Some(services) = self.run.services() else { return };
+        let asking = |machine: &Machine| {
+            let question = machine.question.as_ref()?;
+            let choice = question.choices.first()?.key.clone();
+            Some((machine.id.clone(), JobRequest::Answer { question: question.id.clone(), choice }))
+        };
+        let picture = services.inventory.picture();
+        let asking: Vec<_> = picture.machines.iter().filter_map(|record| asking(&record.machine)).collect();
+        if let Some((machine, request)) = self.random(|random| random.pick(&asking).cloned()) {
+            let post = self.with_right(machine, request, None);
+            self.post(post, false).await;
+        }
+    }
+
+    fn some_job(&self) -> Option<JobId> {
+        let seen = self.run.witness.seen();
+        let jobs: Vec<JobId> = seen.disk.jobs.values().rev().take(8).map(|job| job.id).collect();
+        drop(seen);
+        self.random(|random| random.pick(&jobs).copied())
+    }
+
+    async fn cancel_some_job(&self) {
+        let Some(id) = self.some_job() else { return };
+        self.run.witness.trace(|| format!("{} cancels {id}", self.caller.name));
+        self.run.witness.seen().promises.cancel_asked(id);
+        let (by, begun) = (self.caller.actor(), self.run.witness.begins_to_read());
+        let shown = self.run.ask(move |services| async move {
+            let shown = services.jobs.cancel(id, by).await.ok().flatten().map(|view| view.job);
+            shown.map(|job| (job, services))
+        });
+        let shown = shown.await.flatten();
+        self.shown(shown.into_iter(), begun);
+    }
+
+    async fn wait_for_some_job(&self) {
+        let Some(id) = self.some_job() else { return };
+        let begun = self.run.witness.begins_to_read();
+        let shown = self.run.ask(move |services| async move {
+            let shown = services.jobs.ended(id).await.ok().flatten().map(|view| view.job);
+            shown.map(|job| (job, services))
+        });
+        let shown = shown.await.flatten();
+        self.shown(shown.into_iter(), begun);
+    }
+
+    async fn read_everything(&self) {
+        let begun = self.run.witness.begins_to_read();
+        let shown = self.run.ask(move |services| async move {
+            let page = services.jobs.list(&JobFilter::default(), None, PAGE, None).await.ok()?;
+            Some(page.items.into_iter().map(move |view| (view.job, services.clone())))
+        });
+        self.shown(shown.await.flatten().into_iter().flatten(), begun);
+    }
+
+    fn shown(&self, jobs: impl Iterator<Item = (Job, Services)>, begun: u64) {
+        for (job, services) in jobs {
+            self.run.witness.shown(&job, begun, &services.inventory.picture());
+        }
+    }
+}
+
+async fn start(services: &Services, post: Post, right: Right) -> Result<Started, Failure> {
+    let Post { machine, request, deadline, key, .. } = post;
+    let picture = services.inventory.picture();
+    let gone = || Failure::new(FailureKind::NotFound, "no such machine");
+    let machine = picture.machine(&machine).cloned().ok_or_else(gone)?;
+    let new = NewJob { machine, request, right, reference: None, deadline, key };
+    services.jobs.start(new).await
+}
+
+fn some_request(random: &mut Random, machine: &Machine) -> JobRequest {
+    let snapshots = &machine.snapshots;
+    let paths: Vec<(SnapshotId, String)> =
+        snapshots.items.iter().map(|snapshot| snapshot.id.clone()).zip(snapshots.paths()).collect();
+    let snapshot = random.pick(&paths).cloned();
+    match (random.below(16), snapshot) {
+        (0..=2, _) => JobRequest::PowerOn,
+        (3 | 4, _) => JobRequest::PowerOff,
+        (5, _) => JobRequest::Reset,
+        (6, _) => JobRequest::Suspend,
+        (7, _) => JobRequest::Shutdown {
+            force_after: random.percent(50).then(|| Duration::from_secs(1 + random.below(5))),
+        },
+        (8, _) => JobRequest::Reboot,
+        (9, _) => JobRequest::Kill,
+        (10 | 11, Some((snapshot, path))) => {
+            let power_on = *random.pick(&[None, Some(true), Some(false)]).unwrap();
+            JobRequest::Revert { snapshot, path, power_on }
+        }
+        (12, Some((snapshot, path))) => {
+            JobRequest::RemoveSnapshot { snapshot, path, children: random.percent(50) }
+        }
+        (13, Some((snapshot, path))) => {
+            let name = Some(format!("name-{}", random.below(3)));
+            JobRequest::RenameSnapshot { snapshot, path, name, description: None }
+        }
+        (14, _) if random.percent(40) => JobRequest::RemoveAllSnapshots,
+        _ => JobRequest::CreateSnapshot {
+            name: (*random.pick(&["new", "other"]).unwrap()).to_owned(),
+            description: String::new(),
+            memory: random.percent(50),
+            quiesce: false,
+        },
+    }
+}

@@ -1,0 +1,60 @@
+//! What is on disk, as a bystander knows it who hears of each commit.
+
+use std::collections::BTreeMap;
+
+use otter::domain::ids::{JobId, LeaseId};
+use otter::domain::job::Job;
+use otter::domain::lease::Lease;
+use otter::storage::{IdempotencyKey, KeptMachine, SaveLeases};
+
+/// A key within its scope: caller, method, path, key.
+pub type Scope = (String, String, String, String);
+
+pub fn scope(key: &IdempotencyKey) -> Scope {
+    let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key.clone();
+    (caller, method, path, key)
+}
+
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// In their order of arrival.
+    pub jobs: BTreeMap<usize, Job>,
+    places: BTreeMap<JobId, usize>,
+    pub leases: BTreeMap<LeaseId, Lease>,
+    /// The leases in their order of arrival.
+    pub arrivals: Vec<LeaseId>,
+    /// By the key of who each is.
+    pub machines: BTreeMap<String, KeptMachine>,
+}
+
+impl Committed {
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(self.places.get(&id)?)
+    }
+
+    pub fn insert(&mut self, job: &Job) {
+        let place = self.jobs.len();
+        self.places.insert(job.id, place);
+        self.jobs.insert(place, job.clone());
+    }
+
+    /// What the job was before.
+    pub fn update(&mut self, job: &Job) -> Option<Job> {
+        self.jobs.insert(*self.places.get(&job.id)?, job.clone())
+    }
+
+    /// What those leases were before that there were.
+    pub fn save_leases(&mut self, step: &SaveLeases) -> BTreeMap<LeaseId, Lease> {
+        let mut before = BTreeMap::new();
+        for change in &step.leases {
+            let id = change.lease.id;
+            match self.leases.insert(id, Lease::clone(&change.lease)) {
+                Some(was) => drop(before.insert(id, was)),
+                None => self.arrivals.push(id),
+            }
+        }
+        self.machines.extend(step.machines.clone());
+        step.forgotten.iter().for_each(|machine| drop(self.machines.remove(machine)));
+        before
+    }
+}

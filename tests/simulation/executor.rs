@@ -1,0 +1,299 @@
+//! Runs tasks in one thread, on time that stands still while any task can go on. The seed chooses which
+//! of them goes on next, so it chooses how they interleave. If none can, time moves to the next timer.
+//!
+//! The order in which tasks are woken does not matter: tokio's `watch` wakes in an order that differs
+//! from run to run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use otter::clock::Time;
+use uuid::Uuid;
+
+use super::random::Random;
+
+/// To whom a task belongs: it dies with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    World,
+    /// The daemon, in this of its lives.
+    Life(u32),
+}
+
+/// What became of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// A task went on.
+    Task,
+    Time,
+    /// Every task waits for another one.
+    Stuck,
+}
+
+pub struct Executor {
+    handle: Handle,
+    tasks: BTreeMap<u64, (Owner, BoxFuture<'static, ()>)>,
+    random: Random,
+}
+
+/// Spawns tasks and tells the time. Clones belong to the same executor.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Mutex<State>>);
+
+struct State {
+    elapsed: Duration,
+    /// How far the wall clock is ahead.
+    skew: SignedDuration,
+    spawned: Vec<(u64, Owner, BoxFuture<'static, ()>)>,
+    ready: BTreeSet<u64>,
+    sleepers: BTreeMap<(Duration, u64), Waker>,
+    next: u64,
+    bits: Random,
+    /// The time of the last UUID, in milliseconds.
+    last_uuid: i64,
+}
+
+impl Executor {
+    pub fn new(random: &mut Random) -> Self {
+        let state = State {
+            elapsed: Duration::ZERO,
+            skew: SignedDuration::ZERO,
+            spawned: Vec::new(),
+            ready: BTreeSet::new(),
+            sleepers: BTreeMap::new(),
+            next: 0,
+            bits: Random::new(random.next()),
+            last_uuid: 0,
+        };
+        let random = Random::new(random.next());
+        Self { handle: Handle(Arc::new(Mutex::new(state))), tasks: BTreeMap::new(), random }
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Lets one task go on, or moves the time.
+    pub fn step(&mut self) -> Stepped {
+        self.adopt();
+        let ready: Vec<u64> = self.handle.state().ready.iter().copied().collect();
+        let Some(number) = self.random.pick(&ready).copied() else {
+            return if self.handle.skip() { Stepped::Time } else { Stepped::Stuck };
+        };
+        self.handle.state().ready.remove(&number);
+        // A task that has ended may be woken still.
+        if let Some((_, task)) = self.tasks.get_mut(&number) {
+            let waker = Waker::from(Arc::new(TaskWaker { number, handle: self.handle.clone() }));
+            if task.poll_unpin(&mut Context::from_waker(&waker)).is_ready() {
+                self.tasks.remove(&number);
+            }
+        }
+        Stepped::Task
+    }
+
+    /// Drops every task of this owner.
+    pub fn kill(&mut self, owner: Owner) {
+        self.adopt();
+        while let Some((number, _)) = self.tasks.iter().find(|(_, (of, _))| *of == owner) {
+            let number = *number;
+            self.tasks.remove(&number);
+            // What is dropped may have spawned.
+            self.adopt();
+        }
+    }
+
+    fn adopt(&mut self) {
+        let spawned = std::mem::take(&mut self.handle.state().spawned);
+        self.tasks.extend(spawned.into_iter().map(|(number, owner, task)| (number, (owner, task))));
+    }
+}
+
+struct TaskWaker {
+    number: u64,
+    handle: Handle,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.handle.state().ready.insert(self.number);
+    }
+}
+
+impl Handle {
+    pub fn spawn(&self, owner: Owner, task: impl Future<Output = ()> + Send + 'static) {
+        let mut state = self.state();
+        let number = state.next_number();
+        state.ready.insert(number);
+        state.spawned.push((number, owner, task.boxed()));
+    }
+
+    /// Makes the wall clock jump to this far ahead of the time that passed.
+    pub fn jump(&self, skew: SignedDuration) {
+        self.state().skew = skew;
+    }
+
+    /// How far the wall clock is ahead of the time that passed.
+    pub fn skew(&self) -> SignedDuration {
+        self.state().skew
+    }
+
+    /// A process that starts does not know which ids the last one made.
+    pub fn forget_ids(&self) {
+        self.state().last_uuid = 0;
+    }
+
+    /// The time that has passed, as nobody but the test knows it.
+    pub fn true_time(&self) -> Duration {
+        self.state().elapsed
+    }
+
+    pub async fn pause(&self, duration: Duration) {
+        self.sleep(duration).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Moves the time to the next timer. False if there is none.
+    fn skip(&self) -> bool {
+        let woken = {
+            let mut state = self.state();
+            let Some((&(due, _), _)) = state.sleepers.first_key_value() else { return false };
+            state.elapsed = state.elapsed.max(due);
+            let later = state.sleepers.split_off(&(due, u64::MAX));
+            std::mem::replace(&mut state.sleepers, later)
+        };
+        woken.into_values().for_each(Waker::wake);
+        true
+    }
+}
+
+impl State {
+    fn next_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn wall(&self) -> Timestamp {
+        let passed = SignedDuration::try_from(self.elapsed).unwrap() + self.skew;
+        Timestamp::constant(1_772_366_400, 0) + passed
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:?}", self.elapsed)
+    }
+}
+
+impl Time for Handle {
+    fn now(&self) -> Timestamp {
+        self.state().wall()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.true_time()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        let due = self.state().elapsed.saturating_add(duration);
+        Sleep { handle: self.clone(), due, place: None }.boxed()
+    }
+
+    fn random(&self) -> [u8; 32] {
+        let mut state = self.state();
+        let mut bits = [0; 32];
+        bits.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&state.bits.next().to_le_bytes()));
+        bits
+    }
+
+    fn uuid(&self) -> Uuid {
+        let random = self.random();
+        let mut state = self.state();
+        // Those of one process never go back, whatever its clock does.
+        state.last_uuid = (state.last_uuid + 1).max(state.wall().as_millisecond());
+        let milliseconds = u64::try_from(state.last_uuid).unwrap();
+        let random = random.first_chunk().unwrap();
+        uuid::Builder::from_unix_timestamp_millis(milliseconds, random).into_uuid()
+    }
+}
+
+struct Sleep {
+    handle: Handle,
+    due: Duration,
+    place: Option<(Duration, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let handle = self.handle.clone();
+        let mut state = handle.state();
+        if state.elapsed >= self.due {
+            return Poll::Ready(());
+        }
+        let due = self.due;
+        let place = *self.place.get_or_insert_with(|| (due, state.next_number()));
+        state.sleepers.insert(place, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            let waker = self.handle.state().sleepers.remove(&place);
+            drop(waker);
+        }
+    }
+}
+
+#[test]
+fn a_seed_chooses_the_order_and_the_same_seed_chooses_the_same() {
+    let told = |seed| {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let mut executor = Executor::new(&mut Random::new(seed));
+        let (sender, _) = tokio::sync::watch::channel(());
+        for number in 0..8 {
+            let (handle, told, mut woken) = (executor.handle(), Arc::clone(&told), sender.subscribe());
+            executor.handle().spawn(Owner::World, async move {
+                woken.changed().await.unwrap();
+                told.lock().unwrap().push((number, handle.true_time(), handle.uuid()));
+            });
+        }
+        let handle = executor.handle();
+        executor.handle().spawn(Owner::World, async move {
+            handle.pause(Duration::from_hours(1)).await;
+            sender.send_replace(());
+            std::future::pending::<()>().await;
+        });
+        while executor.step() != Stepped::Stuck {}
+        Arc::try_unwrap(told).unwrap().into_inner().unwrap()
+    };
+    assert_eq!(told(1), told(1));
+    let order = |seed| told(seed).into_iter().map(|(number, ..)| number).collect::<Vec<_>>();
+    assert_ne!(order(1), order(2));
+    assert!(told(1).iter().all(|(_, at, _)| *at == Duration::from_hours(1)));
+}
+
+#[test]
+fn what_dies_with_a_life_goes_on_no_further() {
+    let mut executor = Executor::new(&mut Random::new(1));
+    let handle = executor.handle();
+    let (sender, mut receiver) = tokio::sync::oneshot::channel();
+    handle.spawn(Owner::Life(1), async move {
+        let _ = sender.send(());
+    });
+    executor.kill(Owner::Life(1));
+    assert_eq!(executor.step(), Stepped::Task);
+    assert_eq!(executor.step(), Stepped::Stuck);
+    assert!(receiver.try_recv().is_err());
+}

@@ -1,0 +1,153 @@
+//! The machines of a run, and what other people and their guests do to them.
+
+use std::time::Duration;
+
+use otter::clock::Clock;
+use otter::simulator::world::{Choice, Guest, Machine, NetworkCard, Operation, PowerState, Question, World};
+use otter::simulator::{Fault, Pace, Scenario};
+
+use super::random::Random;
+use crate::in_process::SimulatedHost;
+
+/// A host with some machines, no two alike.
+pub fn new(random: &mut Random, clock: Clock, are_off: bool) -> SimulatedHost {
+    let scale = *random.pick(&[0.1, 1.0, 1.0, 10.0, 40.0]).unwrap();
+    let host = SimulatedHost::new(&Scenario::generated(0), Pace::Auto { scale }, clock);
+    host.mutate(|world| {
+        world.rules.refuse_in_call = random.percent(50);
+        for number in 0..=random.below(3) {
+            add_machine(world, random, &(16 + number).to_string(), 1 + number);
+        }
+        let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
+        for id in ids.iter().filter(|_| are_off) {
+            let machine = world.machine_mut(id).unwrap();
+            machine.power = PowerState::Off;
+            machine.guest.tools_running = false;
+            machine.guest.told_address = None;
+        }
+    });
+    host
+}
+
+/// Puts a new machine there, of a number that no other ever had.
+pub fn add_machine(world: &mut World, random: &mut Random, id: &str, number: u64) {
+    let datastore = world.datastores().next().unwrap().clone();
+    let mut machine = Machine::bare(id, &format!("machine-{number}"), &datastore);
+    machine.instance_uuid = format!("52000000-0000-0000-0000-{number:012}");
+    machine.network_cards.push(NetworkCard {
+        key: 4000,
+        kind: "VirtualVmxnet3",
+        mac_address: format!("00:0c:29:00:{:02x}:{:02x}", number / 256 % 256, number % 256),
+        network: "VM Network".to_owned(),
+        connected: true,
+    });
+    if random.percent(60) {
+        machine.guest = Guest {
+            tools_installed: true,
+            address: Some(address(random)),
+            tools_after: Duration::from_secs(2),
+            address_after: Duration::from_secs(3),
+            ..Guest::without_tools()
+        };
+    }
+    machine.power = match random.below(4) {
+        0 | 1 => PowerState::Off,
+        2 => PowerState::On,
+        _ => PowerState::Suspended,
+    };
+    if machine.power == PowerState::On && machine.guest.tools_installed {
+        machine.guest.tools_running = true;
+        machine.guest.told_address.clone_from(&machine.guest.address);
+    }
+    let at = machine.created_at;
+    let mut last = None;
+    for name in ["base", "kickstart", "leaf"] {
+        if random.percent(80) {
+            let state = if random.below(3) == 0 { PowerState::On } else { PowerState::Off };
+            last = Some(machine.add_snapshot(last.as_deref(), name, state, at));
+        }
+    }
+    machine.current_snapshot = last;
+    if random.percent(15) {
+        machine.question_at_power_on = Some(question(random));
+    }
+    world.add_machine(machine);
+}
+
+/// Registers a machine under a new moid. Its snapshots have new morefs then.
+pub fn register_anew(world: &mut World, mut machine: Machine) {
+    let ids = world.machines().filter_map(|machine| machine.id.parse::<u64>().ok());
+    let id = (ids.max().unwrap_or(15).max(machine.id.parse().unwrap()) + 1).to_string();
+    let renamed = |snapshot: &str| {
+        let number = snapshot.rsplit('-').next().unwrap();
+        format!("{id}-snapshot-{number}")
+    };
+    for snapshot in &mut machine.snapshots {
+        snapshot.id = renamed(&snapshot.id);
+        snapshot.parent = snapshot.parent.as_deref().map(renamed);
+    }
+    machine.current_snapshot = machine.current_snapshot.as_deref().map(renamed);
+    machine.id = id;
+    world.add_machine(machine);
+}
+
+/// A machine asks, now or when it is powered on next.
+pub fn ask(world: &mut World, random: &mut Random, id: &str) {
+    let question = question(random);
+    if random.percent(50) {
+        world.ask(id, question);
+    } else {
+        world.machine_mut(id).unwrap().question_at_power_on = Some(question);
+    }
+}
+
+/// Somebody else does something to a machine. False if the host does not let it.
+pub fn meddle(world: &mut World, random: &mut Random, id: &str) -> bool {
+    let snapshots = &world.machine(id).unwrap().snapshots;
+    let snapshots: Vec<String> = snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
+    let operation = match (random.below(8), random.pick(&snapshots).cloned()) {
+        (0 | 1, _) => Operation::PowerOn,
+        (2, _) => Operation::PowerOff,
+        (3, _) => Operation::Reset,
+        (4, Some(snapshot)) => Operation::RevertToSnapshot { snapshot, suppress_power_on: false },
+        (5, Some(snapshot)) => Operation::RemoveSnapshot { snapshot, children: false },
+        (6, _) => return world.shut_down_guest(id).is_ok(),
+        _ => Operation::CreateSnapshot {
+            name: (*random.pick(&["new", "other"]).unwrap()).to_owned(),
+            description: String::new(),
+            memory: false,
+            quiesce: false,
+        },
+    };
+    world.start_task(id, operation, "somebody").is_ok()
+}
+
+/// Each run of a guest may have an address of its own, as DHCP gives them.
+pub fn give_address(world: &mut World, random: &mut Random, id: &str) {
+    if random.percent(75)
+        && let Some(machine) = world.machine_mut(id)
+    {
+        machine.guest.address = Some(address(random));
+    }
+}
+
+fn question(random: &mut Random) -> Question {
+    let choice = |key: &str, fails_with| Choice {
+        key: key.to_owned(),
+        label: format!("button.{key}"),
+        summary: key.to_owned(),
+        fails_with,
+    };
+    let refusal = Fault::new("VmConfigFault", "The machine was not started.");
+    Question {
+        id: format!("q-{}", random.below(1_000_000)),
+        message_id: "msg.uuid.altered".to_owned(),
+        text: "Moved or copied?".to_owned(),
+        choices: vec![choice("1", None), choice("2", Some(refusal))],
+        default_choice: Some(0),
+    }
+}
+
+fn address(random: &mut Random) -> String {
+    format!("10.{}.{}.{}", random.below(250), random.below(250), 1 + random.below(250))
+}

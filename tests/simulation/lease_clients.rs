@@ -1,0 +1,197 @@
+//! Those who ask for leases, renew them, wait for them and give them back, and operators.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use otter::domain::access::{Role, TokenLimits};
+use otter::domain::ids::{LeaseId, MachineId};
+use otter::domain::lease::{EndReason, LeaseState, Prepare, Readiness, Release, Select};
+use otter::domain::machine_reference::MachineReference;
+use otter::domain::power::PowerState;
+use otter::service::callers::Caller;
+use otter::service::leases::{Asked, NewLease};
+use otter::storage::IdempotencyKey;
+
+use super::clients::Client;
+use super::committed::scope;
+use super::random::Random;
+
+/// A lease that is asked for with a key, and no answer heard of yet.
+pub type Asking = NewLease;
+
+/// The caller who may have few leases.
+pub const LIMITED_CALLER: &str = "client-1";
+pub const MAX_LEASES: u32 = 2;
+
+/// The caller of this name, with its limits.
+pub fn caller(name: &str) -> Caller {
+    let leases = Some(MAX_LEASES).filter(|_| name == LIMITED_CALLER);
+    let limits = TokenLimits { leases, queued_leases: leases, ..TokenLimits::default() };
+    Caller { limits, ..Caller::new(name, Role::Admin) }
+}
+
+impl Client {
+    /// Does something with leases.
+    pub async fn use_leases(&mut self) {
+        if let Some(mut asking) = self.asking.clone()
+            && self.random(|random| random.percent(50))
+        {
+            // Now and then by mistake for something else.
+            if let Some(key) = asking.key.as_mut().filter(|_| self.random(|random| random.percent(5))) {
+                key.fingerprint[0] ^= 1;
+            }
+            return self.ask_for(asking).await;
+        }
+        // One that does not ask any more is a waiter that vanished.
+        if self.random(|random| random.percent(70)) {
+            self.look_at_own().await;
+        }
+        let (mine, what) = self.random(|random| (random.pick(&self.leases).copied(), random.below(12)));
+        match (what, mine) {
+            (0..=4, _) | (5..=9, None) => {
+                let new = self.some_lease();
+                self.ask_for(new).await;
+            }
+            (5 | 6, Some(id)) => self.renew(id).await,
+            (7..=9, Some(id)) => self.end(id, EndReason::Released).await,
+            (10, _) => {
+                let all: Vec<LeaseId> = self.run.witness.seen().disk.leases.keys().copied().collect();
+                if let Some(id) = self.random(|random| random.pick(&all).copied()) {
+                    self.end(id, EndReason::Revoked).await;
+                }
+            }
+            _ => self.set_some_machine_aside().await,
+        }
+    }
+
+    async fn ask_for(&mut self, new: NewLease) {
+        self.run.witness.trace(|| {
+            let key = new.key.as_ref().map_or("no key", |key| key.key.as_str());
+            format!("{} asks for a lease ({key}): {:?}", self.caller.name, new.select)
+        });
+        self.asking = Some(new.clone()).filter(|new| new.key.is_some());
+        let (caller, key) = (self.caller.clone(), new.key.clone());
+        let asked = self.run.ask(move |services| async move { services.leases.ask(&caller, new).await });
+        let Some(asked) = asked.await else { return };
+        self.asking = None;
+        let lease = match asked {
+            Ok(Asked::Now(view)) => view.lease.id,
+            Ok(Asked::Before(view)) => {
+                self.run.repeated.fetch_add(1, Ordering::Relaxed);
+                view.lease.id
+            }
+            Err(failure) => {
+                return self.run.witness.trace(|| format!("{} hears {:?}", self.caller.name, failure.kind));
+            }
+        };
+        self.run.witness.trace(|| format!("{} hears of {lease}", self.caller.name));
+        if !self.leases.contains(&lease) {
+            self.leases.push(lease);
+        }
+        let mut seen = self.run.witness.seen();
+        let super::witness::Seen { tenancy, disk, .. } = &mut *seen;
+        tenancy.answered(key.as_ref().map(scope), lease, disk);
+    }
+
+    /// Asks how its leases are, or waits for one.
+    async fn look_at_own(&mut self) {
+        let (own, caller) = (self.leases.clone(), self.caller.clone());
+        let waits = self.random(|random| random.percent(20));
+        let ended = self.run.ask(move |services| async move {
+            let mut ended = Vec::new();
+            for id in own {
+                let view = if waits {
+                    services.leases.until(&caller, id, LeaseState::holds).await
+                } else {
+                    services.leases.get_for(&caller, id).await
+                };
+                ended.extend(view.ok().flatten().filter(|view| view.lease.state.is_end()).map(|_| id));
+            }
+            ended
+        });
+        let ended = ended.await.unwrap_or_default();
+        // Who has ended is kept for a while, to be used by mistake.
+        let forgets = self.random(|random| random.percent(50));
+        self.leases.retain(|id| !(forgets && ended.contains(id)));
+    }
+
+    async fn renew(&self, id: LeaseId) {
+        let ttl =
+            self.random(|random| random.percent(50).then(|| Duration::from_secs(1 + random.below(200))));
+        let caller = self.caller.clone();
+        let renewed =
+            self.run.ask(move |services| async move { services.leases.renew(&caller, id, ttl).await });
+        let renewed = renewed.await.is_some_and(|renewed| renewed.is_ok());
+        self.run.witness.trace(|| format!("{} renews {id} by {ttl:?}: {renewed}", self.caller.name));
+    }
+
+    async fn end(&self, id: LeaseId, reason: EndReason) {
+        self.run.witness.trace(|| format!("{} ends {id}: {reason:?}", self.caller.name));
+        let caller = self.caller.clone();
+        let ended = self
+            .run
+            .ask(move |services| async move { services.leases.end(&caller, id, reason, None).await.is_ok() });
+        ended.await;
+    }
+
+    async fn set_some_machine_aside(&self) {
+        let Some(services) = self.run.services() else { return };
+        let picture = services.inventory.picture();
+        let machine = self.random(|random| random.pick(&picture.machines).cloned());
+        let (Some(machine), caller) = (machine, self.caller.clone()) else { return };
+        let is_aside = self.random(|random| random.below(4) == 0);
+        self.run.witness.trace(|| format!("{} is set aside: {is_aside}", machine.machine.name));
+        let done = self.run.ask(move |services| async move {
+            let done = if is_aside {
+                services.leases.set_aside(&machine.machine, "broken".to_owned(), &caller).await
+            } else {
+                services.leases.clear(&machine.machine, &caller).await
+            };
+            done.is_ok()
+        });
+        done.await;
+    }
+
+    fn some_lease(&self) -> NewLease {
+        let new = self.random(some_lease);
+        let key = self.random(|random| random.percent(60).then(|| random.below(1_000_000_000)));
+        let key = key.map(|number| IdempotencyKey {
+            caller: self.caller.name.to_string(),
+            method: "POST".to_owned(),
+            path: "/v1/leases".to_owned(),
+            key: format!("lease-{number}"),
+            fingerprint: [0; 32],
+            created_at: self.run.clock.now(),
+        });
+        NewLease { key, ..new }
+    }
+}
+
+fn some_lease(random: &mut Random) -> NewLease {
+    let select = match random.below(4) {
+        0 => Select {
+            machine: Some(MachineReference::Id(MachineId::from_backend((16 + random.below(4)).to_string()))),
+            ..Select::default()
+        },
+        1 => Select { name: Some("machine-1".to_owned()), ..Select::default() },
+        _ => Select { pool: Some("ci".to_owned()), ..Select::default() },
+    };
+    let snapshot = |random: &mut Random| {
+        random.percent(40).then(|| if random.percent(50) { "base" } else { "kickstart" }.to_owned())
+    };
+    let prepare = random.percent(60).then(|| {
+        let power = random.percent(60).then_some(PowerState::On);
+        let until = power.filter(|_| random.percent(5)).map(|_| Readiness::Tools);
+        Prepare { snapshot: snapshot(random), power, until, settle: None }
+    });
+    NewLease {
+        select,
+        holder: None,
+        ttl: Duration::from_secs(1 + random.below(90)),
+        queue_for: random.percent(70).then(|| Duration::from_secs(1 + random.below(300))),
+        prepare,
+        release: Some(Release { keep_power: random.percent(15), snapshot: snapshot(random) }),
+        reference: None,
+        key: None,
+    }
+}

@@ -1,0 +1,238 @@
+//! A life of the daemon: it starts as the application does, takes up what it left, serves, and tells a reader
+//! all that it publishes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use otter::domain::access::Role;
+use otter::domain::event::{EventFilter, Subject};
+use otter::domain::pool::{Pool, Pools};
+use otter::hypervisor::Observer;
+use otter::sabotage::Sabotage;
+use otter::service::callers::{Caller, Callers};
+use otter::service::feed::{Feed, Next};
+use otter::service::hosts::Hosts;
+use otter::service::inventory::Inventory;
+use otter::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
+use otter::service::leases::book::LeaseRules;
+use otter::service::leases::holds::Holds;
+use otter::service::leases::secret::Secrets;
+use otter::service::leases::{Leases, LeasesParts};
+use otter::service::machines::{Machines, Protection};
+use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
+use otter::service::storage_watch::StorageWatch;
+use otter::storage::{Storage, StorageError};
+use otter::supervisor::{Signals, Supervisor};
+use otter::telemetry::metrics::Metrics;
+use secrecy::SecretBox;
+use tokio::sync::oneshot;
+
+use super::Run;
+use super::executor::Owner;
+use super::remote::Remote;
+use super::storage::Mounted;
+
+const SETTINGS: JobSettings = JobSettings {
+    settle: Duration::from_secs(30),
+    outage_grace: Duration::from_mins(1),
+    queue_per_machine: 16,
+    queue_in_all: 40,
+    deadlines: Deadlines {
+        prepare: Duration::from_mins(30),
+        power: Duration::from_mins(10),
+        guest: Duration::from_mins(15),
+        create: Duration::from_hours(1),
+        revert: Duration::from_hours(1),
+        remove: Duration::from_hours(24),
+    },
+};
+const GUEST_SETTLE: Duration = Duration::from_secs(30);
+const MAX_TOTAL: Duration = Duration::from_mins(20);
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What clients call.
+#[derive(Clone)]
+pub struct Services {
+    pub jobs: Jobs,
+    pub leases: Leases,
+    pub machines: Arc<Machines>,
+    pub inventory: Arc<Inventory>,
+    pub supervisor: Supervisor,
+    life: u32,
+}
+
+/// The daemon starts. It serves once it has taken up what it left.
+pub fn start(run: &Arc<Run>) {
+    let life = run.life.fetch_add(1, Ordering::Relaxed) + 1;
+    run.is_alive.store(true, Ordering::Relaxed);
+    run.handle.forget_ids();
+    run.witness.trace(|| format!("otter starts its life {life}"));
+    run.witness.seen().tenancy.started(run.handle.true_time());
+    let run = Arc::clone(run);
+    run.handle.clone().spawn(Owner::Life(life), async move {
+        match serve(&run, life).await {
+            Ok(services) => *run.services.lock().unwrap() = Some(services),
+            Err(error) => {
+                run.witness.trace(|| format!("otter cannot start: {error:?}"));
+                run.crash();
+            }
+        }
+    });
+}
+
+async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
+    let clock = run.clock_of_services();
+    let handle = run.handle.clone();
+    let spawn = move |task| handle.spawn(Owner::Life(life), task);
+    let supervisor = Supervisor::with_spawn(clock.clone(), Duration::from_secs(30), spawn);
+    let disk = run.disk.open(run.clock.clone());
+    let mounted = Arc::new(Mounted::new(run, disk.clone()));
+    let store = Arc::clone(&mounted) as Arc<dyn Storage>;
+    supervisor.spawn_last("store", |stop| async move { disk.run(stop).await });
+    run.forget_keys(&*store).await?;
+    let feed = Feed::new(&clock);
+    let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), GUEST_SETTLE));
+    let hypervisor = run.host_of_services(Arc::new(Remote::new(run, life, &inventory)));
+    let hosts = Hosts::one(Arc::clone(&hypervisor));
+    let callers = Arc::new(Callers::load(Arc::clone(&store), clock.clone()).await?);
+    let (holds, pools, metrics) = (Arc::new(Holds::default()), Arc::new(pools()), Metrics::default());
+    let snapshots = SnapshotSettings::default();
+    let snapshots = SnapshotProtection::new(snapshots, Arc::clone(&pools), Arc::clone(&store));
+    let jobs = Jobs::new(JobsParts {
+        store: Arc::clone(&store),
+        hosts: hosts.clone(),
+        inventory: Arc::clone(&inventory),
+        clock: clock.clone(),
+        feed: feed.clone(),
+        supervisor: supervisor.clone(),
+        settings: SETTINGS,
+        metrics: metrics.clone(),
+        gate: Arc::clone(&holds) as _,
+        snapshots: Arc::new(snapshots),
+        sabotage: Sabotage::new(),
+    });
+    let protection = Protection::default();
+    let machines = Machines::new(
+        Arc::clone(&inventory),
+        jobs.clone(),
+        protection,
+        Arc::clone(&holds),
+        Arc::clone(&pools),
+    );
+    let machines = Arc::new(machines);
+    mounted.set_machines(&machines);
+    let leases = Leases::load(LeasesParts {
+        store: Arc::clone(&store),
+        clock: clock.clone(),
+        callers,
+        feed: feed.clone(),
+        inventory: Arc::clone(&inventory),
+        jobs: jobs.clone(),
+        machines: Arc::clone(&machines),
+        holds,
+        pools,
+        rules: LeaseRules { max_total: MAX_TOTAL, ..LeaseRules::default() },
+        secrets: Secrets::new(SecretBox::new(Box::new([0; 32]))),
+        supervisor: supervisor.clone(),
+        metrics,
+    })
+    .await?;
+    let services = Services { jobs, leases, machines, inventory, supervisor, life };
+    let reader = read(Arc::clone(run), services.clone(), feed);
+    run.handle.spawn(Owner::Life(life), reader);
+    // From here on as the application does it.
+    services.jobs.recover().await?;
+    let Services { jobs, leases, inventory, supervisor, .. } = services.clone();
+    let (host, observer) = (hypervisor, Arc::clone(&inventory) as Arc<dyn Observer>);
+    supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
+    supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(hosts, stop).await });
+    supervisor.spawn("leases", |stop| leases.run(stop));
+    supervisor.spawn("deadlines", |stop| jobs.clone().expire(stop));
+    let jobs = services.jobs.clone();
+    supervisor.spawn("wall clock", |stop| jobs.follow_wall_clock(stop));
+    supervisor.spawn("storage", |stop| StorageWatch::new(store, clock).watch(stop));
+    // A daemon that has ended is started again, like one that died.
+    let (_, signals) = Signals::from_sender();
+    let (ended, process) = (Arc::clone(run), services.supervisor.clone());
+    run.handle.spawn(Owner::Life(life), async move {
+        let ending = process.run(signals).await;
+        ended.witness.trace(|| format!("otter ends: {ending:?}"));
+        ended.crash();
+    });
+    Ok(services)
+}
+
+/// Machines that were renamed are in none.
+fn pools() -> Pools {
+    let pool = Pool { machines: vec!["machine-*".to_owned()], ..Pool::default() };
+    Pools([("ci".to_owned(), pool)].into())
+}
+
+/// Whoever reads all events, and what each is about.
+async fn read(run: Arc<Run>, services: Services, feed: Feed) {
+    let mut follower = feed.follow(EventFilter::default());
+    let anybody = Caller::new("reader", Role::Admin);
+    loop {
+        follower.more().await;
+        while let Next::Event(event) = follower.read() {
+            run.witness.trace(|| format!("event {:?}", event.subject).chars().take(120).collect());
+            match event.subject {
+                Subject::Job { ended: Some(job), .. } => {
+                    let begun = run.witness.begins_to_read();
+                    run.witness.shown(&job, begun, &services.inventory.picture());
+                }
+                Subject::Job { id, .. } => {
+                    let (run, services) = (Arc::clone(&run), services.clone());
+                    let begun = run.witness.begins_to_read();
+                    run.handle.clone().spawn(Owner::Life(services.life), async move {
+                        if let Ok(Some(view)) = services.jobs.get(id).await {
+                            run.witness.shown(&view.job, begun, &services.inventory.picture());
+                        }
+                    });
+                }
+                Subject::Lease { .. } => {
+                    for view in services.leases.open(&anybody) {
+                        let mut seen = run.witness.seen();
+                        let super::witness::Seen { tenancy, disk, .. } = &mut *seen;
+                        tenancy.shown(&view.lease, disk);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Run {
+    /// Calls otter as a client does: over a network, and with an answer that may be lost. None if no answer
+    /// comes.
+    pub async fn ask<T, F>(self: &Arc<Self>, call: impl FnOnce(Services) -> F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.pause().await;
+        let services = self.services()?;
+        let life = services.life;
+        let (mut reply, answered) = oneshot::channel();
+        let call = call(services);
+        self.handle.spawn(Owner::Life(life), async move {
+            tokio::select! {
+                biased;
+                answer = call => drop(reply.send(answer)),
+                // The client has hung up.
+                () = reply.closed() => {}
+            }
+        });
+        let answer = tokio::select! {
+            biased;
+            answer = answered => answer.ok()?,
+            () = self.handle.pause(PATIENCE) => return None,
+        };
+        self.pause().await;
+        let lost = self.temper().lost_answer;
+        (!self.random().percent(lost)).then_some(answer)
+    }
+}

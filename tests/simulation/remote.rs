@@ -1,0 +1,219 @@
+//! The way to the host: requests take their time, and can be lost on their way there or back. What was sent
+//! may arrive even if the daemon has died meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use otter::domain::call::{Evidence, HostCall};
+use otter::domain::ids::{JobId, MachineId, TaskId};
+use otter::hypervisor::{
+    Accepted, CallError, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionStatus, TaskStatus,
+};
+use otter::service::inventory::Inventory;
+use otter::simulator::Moref;
+use otter::simulator::world::World;
+use serde_json::{Map, Value};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Run;
+use super::executor::Owner;
+use crate::in_process::{Hooks, InProcess, Interruption, Request};
+
+/// The host, as one life of the daemon reaches it.
+pub struct Remote {
+    run: Arc<Run>,
+    life: u32,
+    backend: Arc<InProcess>,
+    inventory: Arc<Inventory>,
+}
+
+impl Remote {
+    pub fn new(run: &Arc<Run>, life: u32, inventory: &Arc<Inventory>) -> Self {
+        let latencies = Arc::new(Latencies(Arc::clone(run)));
+        let backend = Arc::new(InProcess::new(run.host.clone()).with_hooks(latencies));
+        Self { run: Arc::clone(run), life, backend, inventory: Arc::clone(inventory) }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Remote {
+    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+        let run = Arc::clone(&self.run);
+        let told = Told { run, observer, inventory: Arc::clone(&self.inventory) };
+        self.backend.run(Arc::new(told), stop).await
+    }
+
+    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError> {
+        self.run.witness.sent(job, machine, call);
+        let (reply, answered) = oneshot::channel();
+        let (run, backend, life) = (Arc::clone(&self.run), Arc::clone(&self.backend), self.life);
+        let (machine, call) = (machine.clone(), call.clone());
+        self.run.spawn(async move {
+            let answer = travel(&run, &backend, life, &machine, &call, job).await;
+            run.witness.trace(|| format!("{job} is answered {answer:?}"));
+            let mut seen = run.witness.seen();
+            match &answer {
+                Ok(_) => {}
+                Err(CallError::Refused(_)) => seen.promises.proven(job),
+                Err(CallError::Lost(_)) => seen.promises.lost(job),
+            }
+            // The daemon may have died.
+            let _ = reply.send(answer);
+        });
+        answered.await.unwrap_or_else(|_| Err(CallError::Lost(cut())))
+    }
+
+    /// Tells the bystander too what whoever follows is told.
+    async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        let mut status = self.backend.follow(task).await;
+        let first = status.borrow().clone();
+        let (sender, receiver) = watch::channel(first);
+        let (run, task) = (Arc::clone(&self.run), task.clone());
+        self.run.handle.spawn(Owner::Life(self.life), async move {
+            loop {
+                let now = status.borrow_and_update().clone();
+                run.witness.seen().promises.task_told(&task, &now);
+                let is_end = !matches!(now, TaskStatus::Running { .. });
+                sender.send_replace(now);
+                tokio::select! {
+                    biased;
+                    () = sender.closed() => return,
+                    changed = status.changed(), if !is_end => if changed.is_err() { return },
+                    else => return,
+                }
+            }
+        });
+        receiver
+    }
+
+    async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
+        self.backend.cancel(task).await
+    }
+
+    async fn barrier(&self) -> Result<(), HostError> {
+        self.run.pause().await;
+        self.backend.barrier().await
+    }
+
+    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        let evidence = self.backend.examine(machine).await?;
+        self.run.witness.seen().tenancy.looked(machine);
+        Ok(evidence)
+    }
+
+    async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
+        self.backend.confirm_guest(machine).await
+    }
+
+    async fn properties(
+        &self,
+        machine: &MachineId,
+        paths: &[String],
+    ) -> Result<Map<String, Value>, HostError> {
+        self.backend.properties(machine, paths).await
+    }
+}
+
+/// A call on its way to the host and back.
+async fn travel(
+    run: &Arc<Run>,
+    backend: &Arc<InProcess>,
+    life: u32,
+    machine: &MachineId,
+    call: &HostCall,
+    job: JobId,
+) -> Result<Accepted, CallError> {
+    run.pause().await;
+    let temper = run.temper();
+    if run.random().percent(temper.lost_before) {
+        // It may arrive after otter was told that it is lost.
+        if run.random().percent(30) {
+            let (run, backend) = (Arc::clone(run), Arc::clone(backend));
+            let (machine, call) = (machine.clone(), call.clone());
+            let late = Arc::clone(&run);
+            late.spawn(async move {
+                run.pause_between(Duration::ZERO, Duration::from_secs(3)).await;
+                let _ = arrive(&run, &backend, &machine, &call, job).await;
+            });
+        }
+        return Err(CallError::Lost(cut()));
+    }
+    if !run.lives(life) && run.random().percent(50) {
+        return Err(CallError::Lost(cut()));
+    }
+    let answer = arrive(run, backend, &machine.clone(), call, job).await;
+    run.pause().await;
+    if run.random().percent(temper.lost_after) {
+        return Err(CallError::Lost(cut()));
+    }
+    answer
+}
+
+async fn arrive(
+    run: &Run,
+    backend: &InProcess,
+    machine: &MachineId,
+    call: &HostCall,
+    job: JobId,
+) -> Result<Accepted, CallError> {
+    let answer = backend.call(machine, call, job).await;
+    if let Ok(accepted) = &answer {
+        run.witness.took(job, call, accepted, run.host.look(World::revision));
+    }
+    answer
+}
+
+fn cut() -> HostError {
+    HostError::new(HostErrorKind::Unreachable, "The connection to the host broke.")
+}
+
+/// How long everything takes but the calls.
+struct Latencies(Arc<Run>);
+
+#[async_trait]
+impl Hooks for Latencies {
+    async fn before_request(&self, request: Request<'_>) -> Result<(), Interruption> {
+        let Self(run) = self;
+        if matches!(request, Request::Call(..)) {
+            return Ok(());
+        }
+        run.pause().await;
+        let unreadable = run.temper().unreadable;
+        let is_read = matches!(request, Request::Examine(_) | Request::ConfirmGuest(_));
+        if is_read && run.random().percent(unreadable) { Err(Interruption::Unreadable) } else { Ok(()) }
+    }
+
+    async fn before_update(&self) {
+        self.0.pause_between(Duration::from_millis(1), Duration::from_millis(400)).await;
+    }
+
+    fn tells_now(&self, _: &Moref) -> bool {
+        self.0.random().percent(70)
+    }
+}
+
+/// What is told goes on to the inventory.
+struct Told {
+    run: Arc<Run>,
+    observer: Arc<dyn Observer>,
+    inventory: Arc<Inventory>,
+}
+
+impl Observer for Told {
+    fn observe(&self, facts: Facts) {
+        self.run.witness.trace(|| {
+            let told = facts.changes.iter().map(|fact| format!("{fact:?}").chars().take(300).collect());
+            let told: Vec<String> = told.collect();
+            format!("the inventory is told {}: {}", facts.complete, told.join(", "))
+        });
+        self.observer.observe(facts);
+        self.run.witness.check_addresses(&self.inventory.picture());
+    }
+
+    fn session(&self, status: SessionStatus) {
+        self.run.witness.trace(|| format!("the session is {:?}", status.state));
+        self.observer.session(status);
+    }
+}

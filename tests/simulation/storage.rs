@@ -1,0 +1,241 @@
+//! The storage as one life of the daemon uses it: the bystander hears what is asked of it and what becomes of
+//! that, and mistakes can be made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use otter::domain::access::TokenDigest;
+use otter::domain::audit::AuditRecord;
+use otter::domain::ids::{JobId, LeaseId, SnapshotId};
+use otter::domain::job::Job;
+use otter::domain::lease::Lease;
+use otter::domain::machine::MachineIdentity;
+use otter::domain::scope::Scope;
+use otter::service::leases::fit::{Candidate, wants};
+use otter::service::machines::{MachineFilter, Machines};
+use otter::storage::{
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, Inserted, JobCursor, JobFilter,
+    JobPage, KeptKey, KeptLeaseKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
+    Storage, StorageError, StoredToken, TokenUse,
+};
+
+use super::Run;
+use super::mistakes::Mistake;
+use crate::storage::in_memory::InMemory;
+
+pub struct Mounted {
+    run: Arc<Run>,
+    storage: InMemory,
+    /// What leases may get, once that is there.
+    machines: OnceLock<Arc<Machines>>,
+}
+
+impl Mounted {
+    pub fn new(run: &Arc<Run>, storage: InMemory) -> Self {
+        Self { run: Arc::clone(run), storage, machines: OnceLock::new() }
+    }
+
+    /// The machines from which leases choose.
+    pub fn set_machines(&self, machines: &Arc<Machines>) {
+        let _ = self.machines.set(Arc::clone(machines));
+    }
+
+    /// Counts a write that was refused.
+    fn heard<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if let Err(error) = &result {
+            self.run.witness.trace(|| format!("a write fails: {error:?}"));
+            self.run.witness.seen().refused += usize::from(error.refusal().is_some());
+        }
+        result
+    }
+
+    /// The machines as the leases find them at this moment.
+    fn candidates(&self, step: &SaveLeases) -> Vec<Candidate> {
+        let Some(machines) = self.machines.get() else { return Vec::new() };
+        let seen = self.run.witness.seen();
+        let leases = step.leases.iter().map(|change| &*change.lease).chain(seen.disk.leases.values());
+        let wanted: BTreeSet<&String> = leases.flat_map(wants).collect();
+        let views = machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
+        let candidates = views.into_iter().map(|view| {
+            let machine = &view.record.machine;
+            Candidate::of(machine, view.pools.clone(), true, view.protected || machine.template, &wanted)
+        });
+        candidates.collect()
+    }
+}
+
+#[async_trait]
+impl Storage for Mounted {
+    async fn commit_new_job(
+        &self,
+        job: &Job,
+        key: Option<&IdempotencyKey>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<Inserted, StorageError> {
+        self.run.crash_with(1);
+        self.run.witness.seen().promises.asked(job, self.run.handle.true_time());
+        let inserted = self.heard(self.storage.commit_new_job(job, key, audit).await)?;
+        self.run.witness.seen().promises.accepted(job.id, self.run.handle.true_time());
+        Ok(inserted)
+    }
+
+    async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
+        self.run.crash_with(1);
+        self.run.witness.seen().promises.saving(job, self.run.handle.true_time());
+        if self.run.leaves_out(job) {
+            return Ok(Vec::new());
+        }
+        self.heard(self.storage.commit_job(job).await)
+    }
+
+    async fn commit_leases(&self, step: SaveLeases) -> Result<(), StorageError> {
+        self.run.crash_with(8);
+        let (at, candidates) = (self.run.handle.true_time(), self.candidates(&step));
+        self.run.witness.seen().step = (at, candidates);
+        let hurries = self.run.hurries(&step);
+        let commit = self.storage.commit_leases(step);
+        if hurries {
+            // It is handed over, and nobody waits for it.
+            let _ = commit.now_or_never();
+            return Ok(());
+        }
+        self.heard(commit.await)
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {
+        self.storage.job(id).await
+    }
+
+    async fn jobs(
+        &self,
+        filter: &JobFilter,
+        after: Option<JobCursor>,
+        limit: u32,
+    ) -> Result<JobPage, StorageError> {
+        let page = self.storage.jobs(filter, after, limit).await?;
+        Ok(JobPage { items: self.run.listed(page.items), ..page })
+    }
+
+    async fn unfinished_jobs(&self) -> Result<Vec<Job>, StorageError> {
+        self.storage.unfinished_jobs().await
+    }
+
+    async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError> {
+        let found = self.storage.find_key(key).await?;
+        let confused = self.run.confused_job(key, &self.run.witness.seen().disk);
+        Ok(confused.map(|job| KeptKey { job, fingerprint_matches: true }).or(found))
+    }
+
+    async fn snapshots_made_under(
+        &self,
+        machine: &MachineIdentity,
+        lease: LeaseId,
+    ) -> Result<BTreeSet<SnapshotId>, StorageError> {
+        self.storage.snapshots_made_under(machine, lease).await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, StorageError> {
+        self.storage.lease(id).await
+    }
+
+    async fn leases(
+        &self,
+        filter: &LeaseFilter,
+        after: Option<&Lease>,
+        limit: u32,
+    ) -> Result<Vec<Lease>, StorageError> {
+        self.storage.leases(filter, after, limit).await
+    }
+
+    async fn open_leases(&self) -> Result<Vec<Lease>, StorageError> {
+        self.storage.open_leases().await
+    }
+
+    async fn has_leases(&self) -> Result<bool, StorageError> {
+        self.storage.has_leases().await
+    }
+
+    async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StorageError> {
+        self.storage.find_lease_key(key).await
+    }
+
+    async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
+        let mut machines = self.storage.kept_machines().await?;
+        if self.run.makes(Mistake::FenceForgotten) {
+            for machine in machines.values_mut() {
+                machine.fence = 0;
+            }
+        }
+        Ok(machines)
+    }
+
+    async fn fence_floor(&self) -> Result<u64, StorageError> {
+        self.storage.fence_floor().await
+    }
+
+    async fn audit(
+        &self,
+        filter: &AuditFilter,
+        after: Option<AuditCursor>,
+        limit: u32,
+    ) -> Result<AuditPage, StorageError> {
+        self.storage.audit(filter, after, limit).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StorageError> {
+        self.storage.tokens().await
+    }
+
+    async fn last_seen(&self) -> Result<Option<Timestamp>, StorageError> {
+        self.storage.last_seen().await
+    }
+
+    async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), StorageError> {
+        self.storage.append_audit(records).await
+    }
+
+    async fn insert_token(&self, token: &StoredToken) -> Result<bool, StorageError> {
+        self.storage.insert_token(token).await
+    }
+
+    async fn revoke_token(&self, name: &str, now: Timestamp) -> Result<bool, StorageError> {
+        self.storage.revoke_token(name, now).await
+    }
+
+    async fn rotate_token(
+        &self,
+        name: &str,
+        digest: TokenDigest,
+        now: Timestamp,
+        expires_at: Option<Timestamp>,
+    ) -> Result<bool, StorageError> {
+        self.storage.rotate_token(name, digest, now, expires_at).await
+    }
+
+    async fn mark_tokens_used(&self, uses: Vec<TokenUse>) -> Result<(), StorageError> {
+        self.storage.mark_tokens_used(uses).await
+    }
+
+    async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError> {
+        self.storage.purge(now, retention).await
+    }
+
+    async fn purge_audit(
+        &self,
+        now: Timestamp,
+        retention: &AuditRetention,
+    ) -> Result<PurgedAudit, StorageError> {
+        self.storage.purge_audit(now, retention).await
+    }
+
+    async fn note_seen(&self, now: Timestamp) -> Result<(), StorageError> {
+        self.storage.note_seen(now).await
+    }
+
+    fn refusal(&self) -> Option<String> {
+        self.storage.refusal()
+    }
+}

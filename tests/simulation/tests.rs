@@ -1,0 +1,117 @@
+//! Which seeds run: a fixed number, one that nobody chose, the one that `OTTER_SEED` names, and those with a
+//! mistake made on purpose, which must be noticed.
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use otter::clock::Clock;
+
+use super::mistakes::Mistake;
+use super::{Outcome, run};
+use crate::mistakes::Mistake as OfHost;
+
+/// How many seeds run each time, unless `OTTER_SEEDS` says otherwise.
+const SEEDS: u64 = 800;
+
+/// What a run broke. A panic in it is a broken promise too.
+fn broken(seed: u64, mistake: Option<Mistake>) -> Option<String> {
+    match catch_unwind(AssertUnwindSafe(|| run(seed, mistake, false))) {
+        Ok(outcome) => outcome.broken,
+        Err(_) => Some("it panicked".to_owned()),
+    }
+}
+
+/// Runs a seed, and tells how to run it again if it broke a promise.
+fn check(seed: u64) {
+    if let Some(broken) = broken(seed, None) {
+        panic!(
+            "a promise is broken: {broken}. OTTER_SEED={seed} cargo test --test otter \
+             simulation::tests::promises -- --nocapture shows what led to it"
+        );
+    }
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+/// Runs every second seed. The other half is another test, so that two cores work.
+fn check_half(half: u64) {
+    let seeds = from_environment("OTTER_SEEDS").unwrap_or(SEEDS);
+    (half..seeds).step_by(2).for_each(check);
+}
+
+#[test]
+fn promises_hold_for_many_seeds() {
+    if let Some(seed) = from_environment("OTTER_SEED") {
+        let Outcome { broken, trace, jobs, unknowns, leases, grants, refused, repeated, lives } =
+            run(seed, None, true);
+        println!(
+            "{}\n{jobs} jobs, {unknowns} of them unknown, {grants} grants for {leases} leases, \
+             {repeated} calls made again, {refused} writes refused, in {lives} lives",
+            trace.join("\n")
+        );
+        assert_eq!(broken, None, "OTTER_SEED={seed}");
+        return;
+    }
+    check_half(0);
+}
+
+#[test]
+fn promises_hold_for_as_many_others() {
+    check_half(1);
+}
+
+#[test]
+fn promises_hold_for_a_seed_that_nobody_chose() {
+    let (high, low) = Clock::system().uuid().as_u64_pair();
+    let seed = high ^ low;
+    // Not by println!, which shows nothing of a test that passes.
+    writeln!(std::io::stderr(), "simulation: OTTER_SEED={seed}").unwrap();
+    check(seed);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..100 {
+        let [first, second] = [0, 1].map(|_| run(seed, None, true));
+        let differs = first.trace.iter().zip(&second.trace).find(|(first, second)| first != second);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!((first.trace.len(), first.broken), (second.trace.len(), second.broken), "seed {seed}");
+    }
+}
+
+#[test]
+fn runs_are_worth_their_time() {
+    let outcomes: Vec<Outcome> = (0..50).map(|seed| run(seed, None, false)).collect();
+    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
+    let (jobs, unknowns) = (sum(|outcome| outcome.jobs), sum(|outcome| outcome.unknowns));
+    let (grants, repeated) = (sum(|outcome| outcome.grants), sum(|outcome| outcome.repeated));
+    let refused = sum(|outcome| outcome.refused);
+    assert!(jobs > 500, "{jobs} jobs are few");
+    assert!(grants > 200, "{grants} grants are few");
+    assert!(repeated > 20, "{repeated} calls that were made again are few");
+    assert!(refused > 100, "{refused} writes that a full disk refused are few");
+    assert!(unknowns > 0 && unknowns * 10 < jobs, "{unknowns} of {jobs} jobs are unknown");
+}
+
+#[test]
+fn mistakes_are_noticed() {
+    for (mistake, seeds, noticed) in [
+        (Mistake::CallBeforeCommit, 20, "without a committed intent"),
+        (Mistake::OfHost(OfHost::ResetSentAgain), 500, "nothing proves"),
+        (Mistake::OfHost(OfHost::EndBeforeBarrier), 50, "before the picture showed"),
+        (Mistake::OfHost(OfHost::ResyncForgetsRemoval), 200, "the picture has"),
+        (Mistake::KeysForgotten, 200, "gave"),
+        (Mistake::EndTakenBack, 20, "taken back"),
+        (Mistake::OfHost(OfHost::StaleAddress), 100, "is shown with"),
+        (Mistake::FenceForgotten, 200, "fence"),
+        (Mistake::GrantBeforeCommit, 100, "not on disk"),
+        (Mistake::FreeBeforeProven, 200, "was not proven"),
+        (Mistake::ExpiryByWallClock, 200, "before its time"),
+    ] {
+        let found = |seed: &u64| broken(*seed, Some(mistake)).is_some_and(|broken| broken.contains(noticed));
+        assert!((0..seeds).any(|seed| found(&seed)), "{mistake:?} was not noticed in {seeds} seeds");
+    }
+}
