@@ -26,7 +26,6 @@ use crate::domain::web_origin::Scheme;
 use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::fail_points::fail_point;
 use crate::hypervisor::{Hypervisor, Observer};
-use crate::sabotage::{Mistake, Sabotage};
 use crate::service::Services;
 use crate::service::audit::Audit;
 use crate::service::callers::Callers;
@@ -75,8 +74,6 @@ pub struct Settings {
     pub grace: Duration,
     /// Warnings about the configuration, a sentence each.
     pub warnings: Vec<String>,
-    /// What is done wrong on purpose: nothing, but in tests.
-    pub sabotage: Sabotage,
 }
 
 /// An embedded, simulated host to serve in place of a real one.
@@ -174,7 +171,6 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
         esx: options,
         grace: GRACE,
         warnings,
-        sabotage: Sabotage::of_the_environment(),
     })
 }
 
@@ -210,7 +206,6 @@ pub struct App {
     http: HttpSettings,
     metrics: Metrics,
     retention: Retention,
-    sabotage: Sabotage,
 }
 
 impl App {
@@ -249,7 +244,6 @@ impl App {
             feed,
             grace,
             warnings: _,
-            sabotage,
         } = settings;
         http.in_the_clear = in_the_clear;
         fail_point!("open");
@@ -266,8 +260,7 @@ impl App {
         let supervisor = Supervisor::new(clock.clone(), grace);
         let listener = bound(&listen, tls, &supervisor, &audit).await?;
         let feed = Feed::with(&clock, &feed);
-        let inventory =
-            Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle).sabotaged(sabotage));
+        let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle));
         let (holds, pools) = (Arc::new(Holds::default()), Arc::new(pools));
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
@@ -280,7 +273,6 @@ impl App {
             metrics: metrics.clone(),
             gate: Arc::clone(&holds) as _,
             snapshots: Arc::new(SnapshotProtection::new(snapshots, Arc::clone(&pools), Arc::clone(&storage))),
-            sabotage,
         });
         let patterns = Arc::new(PatternWatch::new(
             MachinePatterns::new(&protection.protected, &pools),
@@ -304,7 +296,7 @@ impl App {
             machines: Arc::clone(&machines),
             holds,
             pools,
-            rules: LeaseRules { sabotage, ..leases },
+            rules: leases,
             secrets: lease_key::open(state_dir.as_deref(), store.has_leases().await?, &clock)?,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
@@ -323,7 +315,7 @@ impl App {
             hosts,
         };
         refresh(&metrics, &services, &store, &clock);
-        Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention, sabotage })
+        Ok(Self { clock, supervisor, store, services, listener, http, metrics, retention })
     }
 
     /// Where it listens, for people.
@@ -379,12 +371,10 @@ impl App {
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
         let router = self.router();
-        let Self { clock, supervisor, store, services, listener, http, metrics: _, retention, sabotage } =
-            self;
+        let Self { clock, supervisor, store, services, listener, http, metrics: _, retention } = self;
         let (purged, purged_by): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
-        let forgetful = sabotage.makes(Mistake::KeysForgotten).then(|| store.clone());
         let audit = Arc::clone(&services.audit);
         let is_shared = store.is_shared();
         supervisor.spawn_last("store", |stop| async move {
@@ -396,9 +386,6 @@ impl App {
             }
             storing.await
         });
-        if let Some(store) = forgetful {
-            store.purge(clock.now(), &Retention { keys: Duration::ZERO, ..Retention::default() }).await?;
-        }
         let taken_up =
             services.jobs.recover().await.context("the jobs of the last run cannot be read back")?;
         if taken_up > 0 {
@@ -465,7 +452,7 @@ impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor
 pub fn vim25(settings: &Settings, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {
     let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), metrics.clone())
         .context("the host's settings are wrong")?;
-    Ok(Arc::new(hypervisor.sabotaged(settings.sabotage)))
+    Ok(Arc::new(hypervisor))
 }
 
 /// Has what merely is read each time the metrics are told.

@@ -14,7 +14,6 @@ pub mod esx;
 pub mod fail_points;
 mod held_stream;
 pub mod hypervisor;
-pub mod sabotage;
 pub mod service;
 pub mod simulator;
 pub mod storage;

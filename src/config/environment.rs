@@ -32,12 +32,6 @@ const OF_RUNS: [&str; 12] = [
     "OTTER_REFERENCE",
 ];
 
-/// The variables that test builds read. A release build has none of them.
-#[cfg(feature = "sabotage")]
-const OF_TESTS: [&str; 1] = ["OTTER_SABOTAGE"];
-#[cfg(not(feature = "sabotage"))]
-const OF_TESTS: [&str; 0] = [];
-
 /// The problem with a variable that otter does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unread {
@@ -49,7 +43,7 @@ pub enum Unread {
 
 /// Judges a variable that is not empty. `None` if it is read, or has nothing to do with the daemon.
 pub fn judge(name: &str, value: &str) -> Option<Unread> {
-    let known = VARIABLES.contains(&name) || OF_RUNS.contains(&name) || OF_TESTS.contains(&name);
+    let known = VARIABLES.contains(&name) || OF_RUNS.contains(&name);
     if !name.starts_with("OTTER_") || known || is_of_kubernetes(name, value) {
         return None;
     }

@@ -34,7 +34,6 @@ use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::hypervisor::{
     Accepted, CallError, Capability, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
 };
-use crate::sabotage::{Mistake, Sabotage};
 use crate::telemetry::metrics::Metrics;
 use collector::{Collector, Command};
 use keeper::Keeper;
@@ -86,15 +85,6 @@ impl EsxHypervisor {
             commands,
             inbox: Mutex::new(Some(inbox)),
         })
-    }
-
-    /// The same, which makes this mistake.
-    #[must_use]
-    pub fn sabotaged(mut self, sabotage: Sabotage) -> Self {
-        if sabotage.makes(Mistake::LoginLoop) {
-            self.login_backoff = Duration::ZERO;
-        }
-        self
     }
 
     async fn order(&self, command: Command) -> Result<(), HostError> {

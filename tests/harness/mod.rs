@@ -28,7 +28,6 @@ use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
 use otter::hypervisor::Hypervisor;
-use otter::sabotage::Sabotage;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
 use otter::service::leases::book::LeaseRules;
@@ -366,7 +365,6 @@ pub fn settings(url: &str) -> Settings {
         feed: FeedSettings::default(),
         grace: Duration::from_secs(10),
         warnings: Vec::new(),
-        sabotage: Sabotage::default(),
     }
 }
 

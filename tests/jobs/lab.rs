@@ -8,7 +8,6 @@ use otter::domain::access::Role;
 use otter::domain::ids::{JobId, MachineId};
 use otter::domain::job::JobRequest;
 use otter::hypervisor::{HostProduct, Hypervisor, Observer, SessionState, SessionStatus};
-use otter::sabotage::Sabotage;
 use otter::service::callers::Caller;
 use otter::service::feed::Feed;
 use otter::service::hosts::Hosts;
@@ -187,7 +186,6 @@ fn engine(
             Arc::default(),
             Arc::new(store.clone()),
         )),
-        sabotage: Sabotage::new(),
     });
     (supervisor, jobs)
 }

@@ -9,7 +9,6 @@ use otter::domain::access::Role;
 use otter::domain::event::{EventFilter, Subject};
 use otter::domain::pool::{Pool, Pools};
 use otter::hypervisor::Observer;
-use otter::sabotage::Sabotage;
 use otter::service::callers::{Caller, Callers};
 use otter::service::feed::{Feed, Next};
 use otter::service::hosts::Hosts;
@@ -111,7 +110,6 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
         metrics: metrics.clone(),
         gate: Arc::clone(&holds) as _,
         snapshots: Arc::new(snapshots),
-        sabotage: Sabotage::new(),
     });
     let protection = Protection::default();
     let machines = Machines::new(

@@ -24,7 +24,6 @@ use crate::domain::event::{Placement, PlacementChange, Subject};
 use crate::domain::ids::MachineId;
 use crate::domain::pool::annotated;
 use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
-use crate::sabotage::Sabotage;
 
 /// The picture and the session's state. Reading takes no lock.
 pub struct Inventory {
@@ -37,7 +36,6 @@ pub struct Inventory {
     session: watch::Sender<Observed>,
     watchers: Mutex<HashMap<MachineId, watch::Sender<()>>>,
     confirmations: Notify,
-    sabotage: Sabotage,
 }
 
 struct Published {
@@ -68,14 +66,7 @@ impl Inventory {
             session,
             watchers: Mutex::new(HashMap::new()),
             confirmations: Notify::new(),
-            sabotage: Sabotage::default(),
         }
-    }
-
-    /// The same, which makes this mistake.
-    #[must_use]
-    pub fn sabotaged(self, sabotage: Sabotage) -> Self {
-        Self { sabotage, ..self }
     }
 
     /// The picture as it is now; it does not change under the reader.
@@ -179,7 +170,7 @@ impl Inventory {
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.picture.load();
         let (now, settle) = (self.clock.elapsed(), self.guest_settle);
-        let (picture, changes) = before.picture.apply_sabotaged(facts, now, settle, self.sabotage);
+        let (picture, changes) = before.picture.apply(facts, now, settle);
         let subjects: Vec<Subject> = changes
             .iter()
             .flat_map(|change| {

@@ -11,7 +11,6 @@ use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Fact, Facts};
-use crate::sabotage::{Mistake, Sabotage};
 
 /// Everything that the host has, as of one moment. Cloning shares the objects.
 #[derive(Clone, Debug, Default)]
@@ -131,27 +130,6 @@ impl Picture {
             next.take(fact, complete);
         }
         next.finish(complete)
-    }
-
-    /// The same, with what is done wrong on purpose.
-    #[must_use]
-    pub fn apply_sabotaged(
-        &self,
-        mut facts: Facts,
-        now: Duration,
-        settle: Duration,
-        sabotage: Sabotage,
-    ) -> (Self, Vec<Change>) {
-        if sabotage.makes(Mistake::ResyncForgetsRemoval) && self.loaded {
-            facts.complete = false;
-        }
-        let (mut next, changes) = self.apply(facts, now, settle);
-        if sabotage.makes(Mistake::StaleAddress) {
-            for record in &mut next.machines {
-                Arc::make_mut(record).belief = Belief::Believed;
-            }
-        }
-        (next, changes)
     }
 }
 

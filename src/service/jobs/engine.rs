@@ -424,7 +424,6 @@ impl Engine {
             metrics,
             gate: _,
             snapshots,
-            sabotage,
         } = &self.parts;
         Runner {
             store: store.clone(),
@@ -438,7 +437,6 @@ impl Engine {
             feed: feed.clone(),
             stop: self.stop.clone(),
             metrics: metrics.clone(),
-            sabotage: *sabotage,
         }
     }
 
@@ -492,7 +490,7 @@ impl Engine {
     }
 
     pub(super) fn rules(&self) -> Rules {
-        Rules { settle: self.parts.settings.settle, sabotage: self.parts.sabotage }
+        Rules { settle: self.parts.settings.settle }
     }
 
     pub(super) fn expire_at(&self, due: Duration, id: JobId, target: &TargetId) {

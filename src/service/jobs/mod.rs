@@ -46,7 +46,6 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, TargetId};
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
-use crate::sabotage::Sabotage;
 use crate::storage::{IdempotencyKey, JobCursor, JobFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -76,7 +75,6 @@ pub struct JobsParts {
     pub metrics: Metrics,
     pub gate: Arc<dyn Gate>,
     pub snapshots: Arc<SnapshotProtection>,
-    pub sabotage: Sabotage,
 }
 
 /// What the configuration says of jobs.

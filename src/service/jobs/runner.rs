@@ -18,14 +18,13 @@ use crate::clock::Clock;
 use crate::domain::call::HostCall;
 use crate::domain::event::Subject;
 use crate::domain::ids::{QuestionId, TaskId};
-use crate::domain::job::{Job, JobState};
+use crate::domain::job::Job;
 use crate::domain::lease::Readiness;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
 use crate::hypervisor::{CallError, Hypervisor, TaskStatus};
-use crate::sabotage::{Mistake, Sabotage};
 use crate::service::feed::Feed;
 use crate::service::inventory::Inventory;
 use crate::service::snapshots::SnapshotProtection;
@@ -56,7 +55,6 @@ pub struct Runner {
     pub feed: Feed,
     pub stop: CancellationToken,
     pub metrics: Metrics,
-    pub sabotage: Sabotage,
 }
 
 /// How a run came to its end.
@@ -95,9 +93,6 @@ impl Runner {
                 count_end(&self.metrics, &self.clock, driver.job());
                 self.publish(&driver, &live, false);
                 fail_point!("told");
-                if self.sabotage.makes(Mistake::EndTakenBack) {
-                    self.take_back(&driver, &live).await;
-                }
                 return Ran::ToTheEnd;
             }
             self.publish(&driver, &live, wish_unsaved);
@@ -180,15 +175,6 @@ impl Runner {
         }
     }
 
-    /// Shows a job that ended as one that runs, for as long as a reader may need to see it, and then its end again, which
-    /// is a mistake.
-    async fn take_back(&self, driver: &Driver, live: &watch::Sender<Live>) {
-        live.send_modify(|live| live.job = Arc::new(taken_back(driver.job())));
-        self.tell(live);
-        self.clock.sleep(PROGRESS_EVERY).await;
-        self.publish(driver, live, false);
-    }
-
     /// Does what the driver asks for.
     ///
     /// # Errors
@@ -205,9 +191,7 @@ impl Runner {
             Effect::Save => {
                 let [before, after] = fail_points_of_save(&job);
                 fail_point!(before);
-                if !is_forgotten(&job, self.sabotage) {
-                    self.save(&job).await?;
-                }
+                self.save(&job).await?;
                 fail_point!(after);
                 Input::Saved
             }
@@ -272,9 +256,6 @@ impl Runner {
                 }
                 self.clock.sleep(pause).await;
                 Input::Waited
-            }
-            Effect::Barrier if self.sabotage.makes(Mistake::EndBeforeBarrier) => {
-                Input::Synced(Some(self.shown()))
             }
             Effect::Barrier => {
                 fail_point!("barrier");
@@ -518,19 +499,6 @@ impl Runner {
 pub fn count_end(metrics: &Metrics, clock: &Clock, job: &Job) {
     let took = Duration::try_from(clock.now().duration_since(job.created_at)).unwrap_or_default();
     metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
-}
-
-/// Whether the commit of an intent is left out, which is a mistake.
-#[must_use]
-pub fn is_forgotten(job: &Job, sabotage: Sabotage) -> bool {
-    let intent_alone = job.intent.is_some() && job.host_task.is_none() && !job.state.is_end();
-    intent_alone && sabotage.makes(Mistake::CallBeforeCommit)
-}
-
-/// The job as if it had not ended, which is a mistake.
-#[must_use]
-pub fn taken_back(job: &Job) -> Job {
-    Job { state: JobState::Running, finished_at: None, ..job.clone() }
 }
 
 /// The fail points before and after a commit, by what is committed.

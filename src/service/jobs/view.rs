@@ -296,7 +296,6 @@ mod tests {
 
     use super::*;
     use crate::domain::job::JobRequest;
-    use crate::sabotage::Sabotage;
     use crate::service::jobs::driver::Rules;
     use crate::service::jobs::samples;
 
@@ -304,7 +303,7 @@ mod tests {
     fn a_job_that_has_ended_is_none_of_its_leases_jobs_any_more() {
         let lease = LeaseId::new(Uuid::from_u128(7));
         let job = Job { lease: Some(lease), ..samples::job(JobRequest::PowerOn) };
-        let rules = Rules { settle: Duration::ZERO, sabotage: Sabotage::new() };
+        let rules = Rules { settle: Duration::ZERO };
         let board = Board::default();
         board.add(Driver::queued(job.clone(), rules), Duration::ZERO);
         assert_eq!(board.of_lease(lease), [job.id]);

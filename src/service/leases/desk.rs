@@ -24,7 +24,6 @@ use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
-use crate::sabotage::Mistake;
 use crate::service::callers::Caller;
 use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
@@ -426,9 +425,6 @@ impl Desk {
                     candidate.free &= !busy.contains(&candidate.identity.id);
                 }
                 continue;
-            }
-            if self.parts.rules.sabotage.makes(Mistake::GrantOutsideTransaction) && !granted.is_empty() {
-                self.parts.holds.show(next.clone());
             }
             if !changes.is_empty() {
                 let audit = self.audit(book, &changes, cause);

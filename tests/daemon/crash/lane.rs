@@ -63,9 +63,6 @@ pub struct Seen {
 /// What a lane does.
 #[derive(Clone, Copy, Default)]
 pub struct Plan {
-    pub mix: Mix,
-    /// A mistake for the daemon to make.
-    pub sabotage: Option<&'static str>,
     /// The host forgets sessions and tasks, restarts, and hangs up on calls, too.
     pub trouble: bool,
 }
@@ -159,7 +156,9 @@ impl Lane {
         let mix = match death {
             Death::At(Step::Watch, _) => Mix::Guests,
             Death::At(Step::Cancel | Step::CancelTask, _) => Mix::Cancels,
-            _ => self.plan.mix,
+            Death::At(Step::Answered, _) => Mix::SentOnce,
+            Death::At(Step::Key, _) => Mix::Keyed,
+            _ => Mix::Everything,
         };
         let caller = Caller::new(daemon.address(), &self.ledger, self.seen.lives);
         let reader = Reader::open(caller.clone(), self.last_event.take());
@@ -253,11 +252,6 @@ impl Lane {
         self.seen
     }
 
-    /// Whether anything was wrong so far.
-    pub fn wrongs(&self) -> Vec<String> {
-        self.ledger.wrongs()
-    }
-
     async fn daemon(&self, death: Death) -> Option<Daemon> {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
         let mut command = self.host.serve(&self.directory.path().join("otter.toml"), &self.state());
@@ -265,9 +259,6 @@ impl Lane {
         if let Death::At(step, visits) = death {
             let (variable, armed) = kill_at(step.name(), visits);
             command.env(variable, armed);
-        }
-        if let Some(mistake) = self.plan.sabotage {
-            command.env("OTTER_SABOTAGE", mistake);
         }
         Daemon::attempt(command).await
     }

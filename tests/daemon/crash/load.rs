@@ -13,10 +13,9 @@ use crate::harness::encode;
 pub const MACHINES: u64 = 9;
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
     /// A little of everything.
-    #[default]
     Everything,
     /// The same, and guests that shut down or restart.
     Guests,

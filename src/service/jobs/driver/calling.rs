@@ -11,7 +11,6 @@ use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotTree;
 use crate::hypervisor::{Accepted, HostErrorKind};
-use crate::sabotage::Mistake;
 use crate::service::jobs::judgement::{self, Verdict};
 use crate::service::jobs::plan::{self, Plan};
 use crate::service::snapshots;
@@ -116,10 +115,6 @@ impl Driver {
             return self.begin();
         }
         self.finish_step(StepState::Succeeded, None, now);
-        let settled = self.job.steps.last().is_some_and(|step| step.name == plan::SETTLE);
-        if settled && self.rules.sabotage.makes(Mistake::PrepareUnchecked) {
-            return self.end(End::Succeeded, now);
-        }
         self.save(Then::Begin)
     }
 

@@ -10,7 +10,6 @@ use crate::domain::call::{Evidence, HostCall, RecentTask};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::Intent;
 use crate::hypervisor::HostErrorKind;
-use crate::sabotage::Mistake;
 use crate::service::jobs::judgement::{self, Verdict};
 use crate::service::trouble::Trouble;
 
@@ -70,11 +69,7 @@ impl Driver {
             self.stage = Stage::Settling { quiet: true };
             return Effect::Pause(self.rules.settle);
         }
-        let mut verdict = judgement::judge(&intent, &evidence, &others.tasks);
-        if self.rules.sabotage.makes(Mistake::ResetSentAgain) && intent.call == HostCall::Reset {
-            verdict = Verdict::AskAgain;
-        }
-        match verdict {
+        match judgement::judge(&intent, &evidence, &others.tasks) {
             Verdict::Succeeded => self.call_succeeded(now),
             Verdict::Made(snapshot) => {
                 self.made = Some(snapshot);

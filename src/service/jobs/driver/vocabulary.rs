@@ -12,7 +12,6 @@ use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::Accepted;
-use crate::sabotage::Sabotage;
 use crate::service::trouble::Trouble;
 
 /// What the shell is to do next; exactly one thing at a time.
@@ -170,6 +169,4 @@ pub enum Blocker {
 pub struct Rules {
     /// `esx.settle`: how long a machine must be quiet before a lost call is judged.
     pub settle: Duration,
-    /// What is done wrong on purpose.
-    pub sabotage: Sabotage,
 }

@@ -37,7 +37,6 @@ use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
-use crate::sabotage::Sabotage;
 
 /// What the configuration says of leases.
 #[derive(Clone, Debug)]
@@ -55,7 +54,6 @@ pub struct LeaseRules {
     /// Nothing is kept of a machine that is absent from the host for longer, unless it is
     /// quarantined.
     pub ledger_retention: Duration,
-    pub sabotage: Sabotage,
 }
 
 impl Default for LeaseRules {
@@ -67,7 +65,6 @@ impl Default for LeaseRules {
             grace: Duration::from_mins(1),
             max_queued: 10_000,
             ledger_retention: Duration::from_hours(30 * 24),
-            sabotage: Sabotage::new(),
         }
     }
 }

@@ -14,7 +14,6 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
-use crate::sabotage::Mistake;
 
 /// One step under way.
 pub struct Step<'b> {
@@ -115,10 +114,9 @@ impl<'b> Step<'b> {
     fn grant(&mut self, id: LeaseId, candidate: &Candidate) {
         let key = MachineKey::of(&candidate.identity);
         let mut fence = 0;
-        let forget = self.book.rules.sabotage.makes(Mistake::FenceForgotten);
         let floor = self.book.fence_floor;
         self.keep(&key, |kept| {
-            kept.fence = if forget { 1 } else { kept.fence.max(floor) + 1 };
+            kept.fence = kept.fence.max(floor) + 1;
             fence = kept.fence;
             kept.absent_since = None;
         });
@@ -401,17 +399,10 @@ impl<'b> Step<'b> {
             return;
         }
         self.change(id, |lease, _| lease.job = Some(job));
-        if state == LeaseState::Releasing && self.book.rules.sabotage.makes(Mistake::FreeBeforeProven) {
-            self.close(id);
-        }
     }
 
     /// How much is left of the times of a lease now.
     fn left(&self, open: &Open) -> TimeLeft {
-        if self.book.rules.sabotage.makes(Mistake::ExpiryByWallClock) {
-            let gone = self.now.wall.duration_since(open.lease.noted_at);
-            return open.left(open.noted + Duration::try_from(gone).unwrap_or_default());
-        }
         open.left(self.now.elapsed)
     }
 

@@ -17,7 +17,6 @@ use crate::domain::lease::{EndReason, Lease, LeaseState, Prepare, Release, Selec
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::scope::Scope;
-use crate::sabotage::Sabotage;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -29,7 +28,6 @@ fn rules() -> LeaseRules {
         grace: MINUTE,
         max_queued: 100,
         ledger_retention: MINUTE * 60,
-        sabotage: Sabotage::new(),
     }
 }
 

@@ -10,7 +10,6 @@ use super::{MINUTE, at, empty, failed, identity, key, lease, machine, rules};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
-use crate::sabotage::{Mistake, Sabotage};
 use crate::service::leases::book::{Book, Changes, Input, Kept, LeaseRules, MachineKey, Now};
 use crate::service::leases::fit::{Candidate, Selection};
 
@@ -183,10 +182,8 @@ impl Model {
                     wall: self.now.wall + SignedDuration::from_secs(seconds.into()),
                     elapsed: Duration::ZERO,
                 };
-                let (sabotage, floor) = (Sabotage::new(), self.book.fence_floor());
-                self.book =
-                    Book::restored(LeaseRules { sabotage, ..rules() }, leases, machines, None, self.now)
-                        .with_fence_floor(floor);
+                let floor = self.book.fence_floor();
+                self.book = Book::restored(rules(), leases, machines, None, self.now).with_fence_floor(floor);
                 Ok(Changes::default())
             }
         };
@@ -315,29 +312,4 @@ proptest! {
     ) {
         prop_assert_eq!(run(rules(), &history), Ok(()));
     }
-}
-
-#[test]
-fn a_forgotten_fence_is_noticed() {
-    let forgetful = LeaseRules { sabotage: Mistake::FenceForgotten.into(), ..rules() };
-    let once = |number: usize| {
-        [
-            Happening::Ask { prepare: false, queue: false, odd: false },
-            Happening::End { which: number, revoke: false },
-            Happening::Freed { which: number, well: true },
-        ]
-    };
-    let history: Vec<Happening> = (0..8).flat_map(|_| once(0)).collect();
-    let mut model = Model::new(forgetful);
-    let mut granted = BTreeMap::new();
-    let mut noticed = false;
-    for happening in &history {
-        noticed |= model.happen(happening).is_err();
-        for open in model.book.open() {
-            let seen = (open.lease.machine.as_ref().map(MachineKey::of), open.lease.fence);
-            let holder = granted.entry(seen).or_insert(open.lease.id);
-            noticed |= *holder != open.lease.id;
-        }
-    }
-    assert!(noticed);
 }

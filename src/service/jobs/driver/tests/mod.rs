@@ -13,10 +13,9 @@ use crate::domain::job::JobRequest;
 use crate::domain::lease::Readiness;
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
-use crate::sabotage::Sabotage;
 use crate::service::jobs::samples::{job, start};
 
-const RULES: Rules = Rules { settle: Duration::from_secs(30), sabotage: Sabotage::new() };
+const RULES: Rules = Rules { settle: Duration::from_secs(30) };
 
 fn revert(power_on: Option<bool>) -> JobRequest {
     JobRequest::Revert {
