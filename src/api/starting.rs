@@ -1,6 +1,7 @@
 //! Calls that start a job: idempotency, the outcome form, the soft form, and the plain 202.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
@@ -30,8 +31,9 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{JobRequest, JobState};
 use crate::service::callers::Caller;
 use crate::service::feed::Version;
+use crate::service::idempotency::{Claimed, mismatch};
 use crate::service::jobs::gate::{Pass, Right};
-use crate::service::jobs::{JobView, NewJob, Started, mismatch};
+use crate::service::jobs::{JobView, NewJob};
 use crate::service::machines::MachineView;
 use crate::storage::IdempotencyKey;
 
@@ -64,6 +66,31 @@ pub struct Starting {
     reference: Option<String>,
     key: Option<IdempotencyKey>,
     right: Right,
+}
+
+/// What became of a request to start a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    New(JobId),
+    /// The key was used before, for the same request: this is the job that it started.
+    Replayed(JobId),
+}
+
+impl Started {
+    /// The job, and whether an earlier call started it.
+    const fn parts(self) -> (JobId, bool) {
+        match self {
+            Self::New(id) => (id, false),
+            Self::Replayed(id) => (id, true),
+        }
+    }
+}
+
+/// What a call comes to, before anything is started.
+enum Prepared {
+    /// It repeats the call that started this job.
+    Replay(JobId),
+    New(Box<NewJob>),
 }
 
 /// A starting call with its body: what a handler of one takes. `Q` are the parameters that it has of its own.
@@ -119,20 +146,6 @@ impl Starting {
         })
     }
 
-    /// The answer to a repeated call, if this is one.
-    ///
-    /// # Errors
-    /// `idempotency-mismatch`, `too-many-waits`.
-    pub async fn replay(&self, api: &Api) -> Result<Option<Response>, Failure> {
-        match self.replayed(api).await? {
-            Some(started) => {
-                let place = self.place(api)?;
-                self.answer(api, started, place).await.map(Some)
-            }
-            None => Ok(None),
-        }
-    }
-
     /// Who calls.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
@@ -147,65 +160,81 @@ impl Starting {
         api.services().machines.resolve(&self.right.caller.scope, reference)
     }
 
-    /// The job of the first call, if this call repeats it. A job whose machine has left the
-    /// caller's scope does not exist for the caller; the call is then answered like a new one.
+    /// Starts the job that `plan` asks for, on the machine that it names, and answers as the caller
+    /// asked. A repeated call is answered without a plan.
     ///
     /// # Errors
-    /// `idempotency-mismatch`
-    pub async fn replayed(&self, api: &Api) -> Result<Option<Started>, Failure> {
-        let Some(key) = &self.key else { return Ok(None) };
-        let Some(id) = api.services().jobs.replayed(key).await? else { return Ok(None) };
-        Ok(self.sees(api, id).await?.then_some(Started::Replayed(id)))
-    }
-
-    /// Starts the job and answers as the caller asked.
-    ///
-    /// # Errors
-    /// As [`Jobs::start`](crate::service::jobs::Jobs::start); `too-many-waits`, with nothing started.
+    /// Those of `plan` and of [`Jobs::start`](crate::service::jobs::Jobs::start); `idempotency-mismatch`;
+    /// `too-many-waits`, with nothing started.
     pub async fn start(
         self,
         api: &Api,
-        machine: &MachineView,
-        request: JobRequest,
+        plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
     ) -> Result<Response, Failure> {
+        let prepared = self.prepare(api, plan).await?;
         let place = self.place(api)?;
-        let started = self.begin(api, machine, request).await?;
+        let started = self.begin_prepared(api, prepared).await?;
         self.answer(api, started, place).await
     }
 
-    /// Starts the job. A call that is to wait for it takes its [`Place`] before.
+    /// Starts the job that `plan` asks for, if this call does not repeat an earlier one. A call that
+    /// is to wait for it takes its [`Place`] before.
     ///
     /// # Errors
-    /// As [`Jobs::start`](crate::service::jobs::Jobs::start).
+    /// As [`Starting::start`].
     pub async fn begin(
         &self,
         api: &Api,
-        machine: &MachineView,
-        request: JobRequest,
+        plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
     ) -> Result<Started, Failure> {
-        api.services().machines.may_change(machine)?;
-        let new = NewJob {
-            machine: std::sync::Arc::clone(&machine.record),
+        let prepared = self.prepare(api, plan).await?;
+        self.begin_prepared(api, prepared).await
+    }
+
+    /// Looks up whether the call repeats an earlier one, and if not, what it starts.
+    ///
+    /// A job whose machine has left the caller's scope does not exist for the caller: a call that
+    /// repeats its call is checked like a new one, and starts nothing.
+    async fn prepare(
+        &self,
+        api: &Api,
+        plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
+    ) -> Result<Prepared, Failure> {
+        let (mut claim, mut used_unseen) = (None, None);
+        if let Some(key) = &self.key {
+            match api.services().jobs.claim(key.clone()).await? {
+                Claimed::New(new) => claim = Some(new),
+                Claimed::Used(job) if self.sees(api, job).await? => return Ok(Prepared::Replay(job)),
+                Claimed::Used(_) => used_unseen = Some(key),
+            }
+        }
+        let (machine, request) = plan(self)?;
+        api.services().machines.may_change(&machine)?;
+        if let Some(key) = used_unseen {
+            return Err(mismatch(&key.key));
+        }
+        Ok(Prepared::New(Box::new(NewJob {
+            machine: machine.record,
             request,
             right: self.right.clone(),
             reference: self.reference.clone(),
             deadline: self.deadline,
-            key: self.key.clone(),
+            key: claim,
+        })))
+    }
+
+    async fn begin_prepared(&self, api: &Api, prepared: Prepared) -> Result<Started, Failure> {
+        let new = match prepared {
+            Prepared::Replay(job) => return Ok(Started::Replayed(job)),
+            Prepared::New(new) => *new,
         };
-        let started = api.services().jobs.start(new).await?;
-        if let (Started::Replayed(id), Some(key)) = (started, &self.key)
-            && !self.sees(api, id).await?
-        {
-            return Err(mismatch(&key.key));
-        }
+        let record = Arc::clone(&new.machine);
+        let job = api.services().jobs.start(new).await?;
         // A caller that shows the lease itself overrides nothing of it.
-        if let (Started::New(_), Pass::Nothing, Some(reason)) =
-            (started, &self.right.pass, &self.right.override_reason)
-        {
-            let machine = &machine.record.machine;
-            api.services().leases.overridden(machine, &self.right.caller.name, reason).await;
+        if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
+            api.services().leases.overridden(&record.machine, &self.right.caller.name, reason).await;
         }
-        Ok(started)
+        Ok(Started::New(job))
     }
 
     /// Waits for the job and answers with what it brought about, by `show`. A call that does not say how long it may

@@ -139,7 +139,7 @@ impl Audit {
         limit: u32,
     ) -> Result<AuditPage, Failure> {
         let page = self.store.audit(filter, after, limit).await;
-        page.map_err(|error| super::jobs::store_failure(&error))
+        page.map_err(|error| super::storage_watch::store_failure(&error))
     }
 
     /// Writes pending facts each minute, after each single fact, and when it stops.

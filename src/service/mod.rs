@@ -4,6 +4,7 @@ pub mod audit;
 pub mod callers;
 pub mod feed;
 pub mod hosts;
+pub mod idempotency;
 pub mod inventory;
 pub mod jobs;
 pub mod leases;

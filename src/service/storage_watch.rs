@@ -1,5 +1,5 @@
-//! Whether the store takes writes: the problem that callers get while it does not, and the attempts
-//! to write that find out when it does again.
+//! Whether the store takes writes: the problem that callers get while it does not or if it fails,
+//! and the attempts to write that find out when it does again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 
 /// How often otter tries a store that refuses writes.
 const TRY_EVERY: Duration = Duration::from_secs(2);
@@ -47,6 +47,23 @@ impl StorageWatch {
                 let _ = self.store.note_seen(self.clock.now()).await;
             }
         }
+    }
+}
+
+/// The failure of a call whose data cannot be read.
+pub fn store_failure(error: &StorageError) -> Failure {
+    tracing::error!(error = error as &dyn std::error::Error, "the store failed");
+    Failure::new(FailureKind::Internal, "the store failed")
+}
+
+/// The failure of a call that did not happen because the store refused it.
+pub fn write_failure(error: &StorageError) -> Failure {
+    match error.refusal() {
+        Some(cause) => {
+            tracing::error!(cause, "the store refused a write");
+            unavailable(cause)
+        }
+        None => store_failure(error),
     }
 }
 

@@ -17,27 +17,36 @@ pub struct IdempotencyKey {
     pub created_at: Timestamp,
 }
 
-/// What came of inserting a job.
+/// What a call with a key started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    New,
-    /// The key is known: nothing was written.
-    Existing {
-        job: JobId,
-        fingerprint_matches: bool,
-    },
+pub enum KeyOwner {
+    Job(JobId),
+    Lease(LeaseId),
 }
 
-/// A known key of a call that started a job.
+/// A key that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptKey {
-    pub job: JobId,
+    pub owner: KeyOwner,
     pub fingerprint_matches: bool,
 }
 
-/// A known key of a call that asked for a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptLeaseKey {
-    pub lease: LeaseId,
-    pub fingerprint_matches: bool,
+impl KeyOwner {
+    /// The job that the call started, if it started one.
+    #[must_use]
+    pub const fn job(self) -> Option<JobId> {
+        match self {
+            Self::Job(id) => Some(id),
+            Self::Lease(_) => None,
+        }
+    }
+
+    /// The lease that the call asked for, if it asked for one.
+    #[must_use]
+    pub const fn lease(self) -> Option<LeaseId> {
+        match self {
+            Self::Lease(id) => Some(id),
+            Self::Job(_) => None,
+        }
+    }
 }

@@ -24,7 +24,7 @@ use crate::telemetry::audit as audit_log;
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use error::StorageError;
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
-pub use keys::{IdempotencyKey, Inserted, KeptKey, KeptLeaseKey};
+pub use keys::{IdempotencyKey, KeptKey, KeyOwner};
 pub use leases::{KeptMachine, LeaseChange, LeaseFilter, SaveLeases};
 pub use retention::{AuditRetention, Keep, Purged, PurgedAudit, Retention};
 pub use tokens::{StoredToken, TokenUse};
@@ -47,24 +47,21 @@ pub use tokens::{StoredToken, TokenUse};
 #[async_trait]
 pub trait Storage: Send + Sync {
     /// Commits a new job, the fact that it was accepted, the fact of the override that it needed, if any, and
-    /// the idempotency key that it was asked for with, if any. If that key is known already, nothing is written
-    /// and the answer names its job.
+    /// the idempotency key that it was asked for with, if any.
     ///
     /// # Errors
-    /// `Contradiction` if there is a job of this id.
+    /// `Contradiction` if there is a job of this id, or the key is known.
     async fn insert_job(
         &self,
         job: &Job,
         key: Option<&IdempotencyKey>,
         overridden: Option<AuditRecord>,
-    ) -> Result<Inserted, StorageError> {
+    ) -> Result<(), StorageError> {
         let audit: Vec<AuditRecord> =
             [AuditRecord::job_accepted(job)].into_iter().chain(overridden).collect();
-        let inserted = self.commit_new_job(job, key, audit.clone()).await?;
-        if inserted == Inserted::New {
-            audit.iter().for_each(audit_log::log);
-        }
-        Ok(inserted)
+        self.commit_new_job(job, key, audit.clone()).await?;
+        audit.iter().for_each(audit_log::log);
+        Ok(())
     }
 
     /// Commits what a job has become, the facts that it started, was asked to cancel or ended, if they are
@@ -96,7 +93,7 @@ pub trait Storage: Send + Sync {
         job: &Job,
         key: Option<&IdempotencyKey>,
         audit: Vec<AuditRecord>,
-    ) -> Result<Inserted, StorageError>;
+    ) -> Result<(), StorageError>;
 
     /// [`Storage::update_job`] without a log. Returns the facts that were committed with the job.
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError>;
@@ -119,7 +116,8 @@ pub trait Storage: Send + Sync {
     /// Reads every job without an end, in the order in which they were committed.
     async fn unfinished_jobs(&self) -> Result<Vec<Job>, StorageError>;
 
-    /// Looks an idempotency key up: which job it started, and whether for the same request.
+    /// Looks an idempotency key up: what the call with it started, and whether for the same request. A key's
+    /// method and path belong to calls that start jobs or to calls that ask for leases, never to both.
     async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError>;
 
     /// Reads which snapshots of a machine were made under a lease.
@@ -146,9 +144,6 @@ pub trait Storage: Send + Sync {
 
     /// Whether there are any leases, including ended ones.
     async fn has_leases(&self) -> Result<bool, StorageError>;
-
-    /// Looks up the key of a call that asked for a lease.
-    async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StorageError>;
 
     /// Reads what is kept of machines, by the key of who each is.
     async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError>;

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repeated_call_and_a_name_that_is_taken_are_not_audited() {
+    async fn a_key_that_is_known_and_a_name_that_nobody_has_are_not_audited() {
         let store = started().await;
         let key = IdempotencyKey {
             caller: "ci".to_owned(),
@@ -361,9 +361,8 @@ mod tests {
             fingerprint: [7; 32],
             created_at: start(),
         };
-        for number in [1, 2] {
-            store.insert_job(&queued(number), Some(&key), None).await.unwrap();
-        }
+        store.insert_job(&queued(1), Some(&key), None).await.unwrap();
+        store.insert_job(&queued(2), Some(&key), None).await.unwrap_err();
         assert_eq!(actions(&store).await, [AuditAction::JobAccepted]);
         assert!(!store.revoke_token("nobody", start()).await.unwrap());
         assert_eq!(all(&store).await.len(), 1);

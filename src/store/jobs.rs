@@ -13,7 +13,7 @@ use super::{Reader, document, microseconds};
 use crate::domain::audit::AuditRecord;
 use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobState, TargetId};
-use crate::storage::{IdempotencyKey, Inserted, JobCursor, JobFilter, JobPage, KeptKey, StorageError};
+use crate::storage::{IdempotencyKey, JobCursor, JobFilter, JobPage, KeyOwner, StorageError};
 
 /// A job as its columns.
 pub struct Row {
@@ -54,6 +54,7 @@ impl Row {
 }
 
 pub struct InsertJob {
+    pub id: JobId,
     pub row: Row,
     pub key: Option<IdempotencyKey>,
     /// The audit fact of the job's acceptance.
@@ -62,14 +63,9 @@ pub struct InsertJob {
 
 #[async_trait]
 impl Write for InsertJob {
-    type Output = Inserted;
+    type Output = ();
 
-    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Inserted, sqlx::Error> {
-        if let Some(key) = &self.key
-            && let Some(KeptKey { job, fingerprint_matches }) = keys::find_within(transaction, key).await?
-        {
-            return Ok(Inserted::Existing { job, fingerprint_matches });
-        }
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         let row = &self.row;
         sqlx::query(
             "INSERT INTO jobs (id, arrival, state, kind, target_kind, target, requested_by, reference, created_at, \
@@ -92,10 +88,9 @@ impl Write for InsertJob {
         .execute(transaction.statement())
         .await?;
         if let Some(key) = &self.key {
-            keys::insert(transaction, key, &row.id).await?;
+            keys::insert(transaction, key, KeyOwner::Job(self.id)).await?;
         }
-        audit::append(transaction, &self.audit).await?;
-        Ok(Inserted::New)
+        audit::append(transaction, &self.audit).await
     }
 }
 

@@ -1,59 +1,61 @@
-//! Idempotency keys of calls that started jobs, as rows.
+//! Idempotency keys of the calls that started jobs or asked for leases, as rows of a table for each.
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::writer::Transaction;
 use super::{Reader, microseconds};
-use crate::storage::{IdempotencyKey, KeptKey};
+use crate::storage::{IdempotencyKey, KeptKey, KeyOwner};
 
-const FIND: &str = "SELECT job, fingerprint FROM idempotency_keys \
+const FIND: &str = "SELECT job, NULL AS lease, fingerprint FROM idempotency_keys \
+     WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4 \
+     UNION ALL SELECT NULL, lease, fingerprint FROM lease_keys \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4";
 
-pub async fn find(reader: &mut Reader<'_>, key: &IdempotencyKey) -> Result<Option<KeptKey>, sqlx::Error> {
-    let row = select(key).fetch_optional(reader.statement()).await?;
-    row.map(|row| kept(key, &row)).transpose()
-}
+const INSERT_OF_JOB: &str = "INSERT INTO idempotency_keys (caller, method, path, key, fingerprint, job, created_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-pub async fn find_within(
-    transaction: &mut Transaction<'_>,
-    key: &IdempotencyKey,
-) -> Result<Option<KeptKey>, sqlx::Error> {
-    let row = select(key).fetch_optional(transaction.statement()).await?;
+const INSERT_OF_LEASE: &str = "INSERT INTO lease_keys (caller, method, path, key, fingerprint, lease, created_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+pub async fn find(reader: &mut Reader<'_>, key: &IdempotencyKey) -> Result<Option<KeptKey>, sqlx::Error> {
+    let IdempotencyKey { caller, method, path, key: name, fingerprint: _, created_at: _ } = key;
+    let select = sqlx::query(FIND).bind(caller).bind(method).bind(path).bind(name);
+    let row = select.fetch_optional(reader.statement()).await?;
     row.map(|row| kept(key, &row)).transpose()
 }
 
 pub async fn insert(
     transaction: &mut Transaction<'_>,
     key: &IdempotencyKey,
-    job: &str,
+    owner: KeyOwner,
 ) -> Result<(), sqlx::Error> {
     let IdempotencyKey { caller, method, path, key, fingerprint, created_at } = key;
-    sqlx::query(
-        "INSERT INTO idempotency_keys (caller, method, path, key, fingerprint, job, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(caller)
-    .bind(method)
-    .bind(path)
-    .bind(key)
-    .bind(hex::encode(fingerprint))
-    .bind(job)
-    .bind(microseconds(*created_at))
-    .execute(transaction.statement())
-    .await?;
+    let (statement, owner) = match owner {
+        KeyOwner::Job(id) => (INSERT_OF_JOB, id.to_string()),
+        KeyOwner::Lease(id) => (INSERT_OF_LEASE, id.to_string()),
+    };
+    sqlx::query(statement)
+        .bind(caller)
+        .bind(method)
+        .bind(path)
+        .bind(key)
+        .bind(hex::encode(fingerprint))
+        .bind(owner)
+        .bind(microseconds(*created_at))
+        .execute(transaction.statement())
+        .await?;
     Ok(())
 }
 
-fn select(key: &IdempotencyKey) -> sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments> {
-    sqlx::query(FIND).bind(&key.caller).bind(&key.method).bind(&key.path).bind(&key.key)
-}
-
 fn kept(key: &IdempotencyKey, row: &SqliteRow) -> Result<KeptKey, sqlx::Error> {
-    let job: &str = row.try_get("job")?;
+    let (job, lease): (Option<&str>, Option<&str>) = (row.try_get("job")?, row.try_get("lease")?);
     let fingerprint: &str = row.try_get("fingerprint")?;
+    let job = job.map(|job| job.parse().map(KeyOwner::Job)).transpose();
+    let lease = lease.map(|lease| lease.parse().map(KeyOwner::Lease)).transpose();
+    let owner = job.and_then(|job| Ok(job.or(lease?))).ok().flatten();
     Ok(KeptKey {
-        job: job.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        owner: owner.ok_or_else(|| sqlx::Error::Decode("a key's job or lease is no id".into()))?,
         fingerprint_matches: fingerprint == hex::encode(key.fingerprint),
     })
 }

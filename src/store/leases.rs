@@ -9,13 +9,14 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::audit;
 use super::fence_floor::RaiseFenceFloor;
+use super::keys;
 use super::writer::{Transaction, Write};
 use super::{Reader, document, microseconds};
 use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::Lease;
 use crate::storage::{
-    IdempotencyKey, KeptLeaseKey, KeptMachine, LeaseChange, LeaseFilter, SaveLeases, StorageError,
+    IdempotencyKey, KeptMachine, KeyOwner, LeaseChange, LeaseFilter, SaveLeases, StorageError,
 };
 
 /// A lease as its columns.
@@ -141,20 +142,7 @@ impl Write for Step {
             RaiseFenceFloor(self.fence_floor).apply(transaction).await?;
         }
         if let Some((key, lease)) = &self.key {
-            let IdempotencyKey { caller, method, path, key, fingerprint, created_at } = key;
-            sqlx::query(
-                "INSERT INTO lease_keys (caller, method, path, key, fingerprint, lease, created_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            )
-            .bind(caller)
-            .bind(method)
-            .bind(path)
-            .bind(key)
-            .bind(hex::encode(fingerprint))
-            .bind(lease.to_string())
-            .bind(microseconds(*created_at))
-            .execute(transaction.statement())
-            .await?;
+            keys::insert(transaction, key, KeyOwner::Lease(*lease)).await?;
         }
         audit::append(transaction, &self.audit).await
     }
@@ -269,31 +257,6 @@ pub fn read_machine(row: &SqliteRow) -> Result<(String, KeptMachine), StorageErr
         absent_since: absent.and_then(|absent| Timestamp::from_microsecond(absent).ok()),
     };
     Ok((machine, kept))
-}
-
-/// The lease that a key asked for.
-pub async fn find_key(
-    reader: &mut Reader<'_>,
-    key: &IdempotencyKey,
-) -> Result<Option<KeptLeaseKey>, StorageError> {
-    let row = sqlx::query(
-        "SELECT lease, fingerprint FROM lease_keys \
-         WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4",
-    )
-    .bind(&key.caller)
-    .bind(&key.method)
-    .bind(&key.path)
-    .bind(&key.key)
-    .fetch_optional(reader.statement())
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let lease: &str = row.try_get("lease")?;
-    let fingerprint: &str = row.try_get("fingerprint")?;
-    let damaged = || sqlx::Error::Decode("a key's lease is no id".into());
-    Ok(Some(KeptLeaseKey {
-        lease: lease.parse().map_err(|_| damaged())?,
-        fingerprint_matches: fingerprint == hex::encode(key.fingerprint),
-    }))
 }
 
 /// Reads the columns `id`, `document_version` and `document`.

@@ -13,7 +13,7 @@ use super::schema::{self, MIGRATIONS};
 use super::{Store, StoreError, backup, check, compact, document, microseconds};
 use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{LeaseState, Quarantine};
-use crate::storage::{IdempotencyKey, JobFilter, Storage};
+use crate::storage::{IdempotencyKey, JobFilter, KeyOwner, Storage};
 
 /// The schemas at which the first rows of each kind can be written.
 const WITH_TOKENS: i64 = 2;
@@ -180,8 +180,8 @@ async fn assert_whole(store: &Store, schema: i64) {
     assert_eq!(store.job(second.id).await.unwrap(), Some(second.clone()), "schema {schema}");
     let of_machine = JobFilter { machine: queued(1).machine_id().cloned(), ..JobFilter::default() };
     assert_eq!(store.jobs(&of_machine, None, 10).await.unwrap().items, [queued(1)], "schema {schema}");
-    let found = store.find_key(&key("/jobs")).await.unwrap().map(|kept| kept.job);
-    assert_eq!(found, Some(second.id), "schema {schema}");
+    let found = store.find_key(&key("/jobs")).await.unwrap().map(|kept| kept.owner);
+    assert_eq!(found, Some(KeyOwner::Job(second.id)), "schema {schema}");
     if schema >= WITH_TOKENS {
         let tokens = store.tokens().await.unwrap();
         let revoked: Vec<_> =
@@ -195,8 +195,8 @@ async fn assert_whole(store: &Store, schema: i64) {
         assert_eq!(open, expected, "in order of arrival, schema {schema}");
         let released = lease(7, LeaseState::Released, Some(start()));
         assert_eq!(store.lease(released.id).await.unwrap(), Some(released), "schema {schema}");
-        let found = store.find_lease_key(&key("/leases")).await.unwrap().map(|kept| kept.lease);
-        assert_eq!(found, Some(expected[1]), "schema {schema}");
+        let found = store.find_key(&key("/leases")).await.unwrap().map(|kept| kept.owner);
+        assert_eq!(found, Some(KeyOwner::Lease(expected[1])), "schema {schema}");
         let machines = store.kept_machines().await.unwrap();
         assert_eq!(machines["uuid:4"].fence, 41, "schema {schema}");
         assert!(machines["uuid:4"].last_lease_end.is_some(), "schema {schema}");

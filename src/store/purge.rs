@@ -236,7 +236,9 @@ mod tests {
 
     use super::*;
     use crate::domain::lease::{Lease, LeaseState, Quarantine};
-    use crate::storage::{IdempotencyKey, KeptMachine, LeaseChange, LeaseFilter, SaveLeases, Storage};
+    use crate::storage::{
+        IdempotencyKey, KeptMachine, KeyOwner, LeaseChange, LeaseFilter, SaveLeases, Storage,
+    };
     use crate::store::samples::{lease, start};
 
     async fn started() -> Store {
@@ -330,11 +332,14 @@ mod tests {
         let retention = Retention { leases: at_once, ..Retention::default() };
         let early = start() + Duration::from_hours(23);
         assert_eq!(store.purge(early, &retention).await.unwrap(), Purged::default(), "it stays for its key");
-        assert_eq!(store.find_lease_key(&key("done")).await.unwrap().map(|kept| kept.lease), Some(done.id));
+        assert_eq!(
+            store.find_key(&key("done")).await.unwrap().map(|kept| kept.owner),
+            Some(KeyOwner::Lease(done.id))
+        );
         let late = start() + Duration::from_hours(25);
         let purged = Purged { leases: 1, keys: 1, jobs: 0 };
         assert_eq!(store.purge(late, &retention).await.unwrap(), purged);
-        assert!(store.find_lease_key(&key("open")).await.unwrap().is_some());
-        assert!(store.find_lease_key(&key("done")).await.unwrap().is_none());
+        assert!(store.find_key(&key("open")).await.unwrap().is_some());
+        assert!(store.find_key(&key("done")).await.unwrap().is_none());
     }
 }

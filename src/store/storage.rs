@@ -16,9 +16,9 @@ use crate::domain::job::Job;
 use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, Inserted, JobCursor, JobFilter,
-    JobPage, KeptKey, KeptLeaseKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
-    Storage, StorageError, StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter, JobPage,
+    KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases, Storage, StorageError,
+    StoredToken, TokenUse,
 };
 
 #[async_trait]
@@ -28,8 +28,8 @@ impl Storage for Store {
         job: &Job,
         key: Option<&IdempotencyKey>,
         audit: Vec<AuditRecord>,
-    ) -> Result<Inserted, StorageError> {
-        self.write(jobs::InsertJob { row: jobs::Row::of(job)?, key: key.cloned(), audit }).await
+    ) -> Result<(), StorageError> {
+        self.write(jobs::InsertJob { id: job.id, row: jobs::Row::of(job)?, key: key.cloned(), audit }).await
     }
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
@@ -88,10 +88,6 @@ impl Storage for Store {
 
     async fn has_leases(&self) -> Result<bool, StorageError> {
         Ok(upkeep::has_leases(self.read().await?.statement()).await?)
-    }
-
-    async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StorageError> {
-        leases::find_key(&mut self.read().await?, key).await
     }
 
     async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {

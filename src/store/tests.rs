@@ -17,7 +17,7 @@ use super::{Readers, Store, StoreError, document};
 use crate::domain::ids::{DatastoreId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, JobTarget};
 use crate::storage::{
-    AuditFilter, IdempotencyKey, Inserted, JobCursor, JobFilter, Keep, KeptKey, Purged, Retention, Storage,
+    AuditFilter, IdempotencyKey, JobCursor, JobFilter, Keep, KeptKey, KeyOwner, Purged, Retention, Storage,
     StorageError,
 };
 
@@ -81,7 +81,7 @@ fn any_job_comes_back_as_it_was() {
         .run(&(any_job(), any_job()), |(inserted, mut updated)| {
             updated.id = inserted.id;
             runtime.block_on(async {
-                prop_assert_eq!(store.insert_job(&inserted, None, None).await.unwrap(), Inserted::New);
+                store.insert_job(&inserted, None, None).await.unwrap();
                 prop_assert_eq!(store.job(inserted.id).await.unwrap(), Some(inserted.clone()));
                 let kept = match store.update_job(&updated).await {
                     Ok(()) => &updated,
@@ -185,17 +185,17 @@ async fn an_end_is_never_taken_back() {
 async fn a_key_starts_one_job_only() {
     let store = in_memory().await;
     assert_eq!(store.find_key(&key("a", 1)).await.unwrap(), None);
-    assert_eq!(store.insert_job(&queued(1), Some(&key("a", 1)), None).await.unwrap(), Inserted::New);
+    store.insert_job(&queued(1), Some(&key("a", 1)), None).await.unwrap();
     for (fingerprint, fingerprint_matches) in [(1, true), (2, false)] {
-        let job = queued(1).id;
-        let again = store.insert_job(&queued(2), Some(&key("a", fingerprint)), None).await.unwrap();
-        assert_eq!(again, Inserted::Existing { job, fingerprint_matches });
+        let owner = KeyOwner::Job(queued(1).id);
+        let again = store.insert_job(&queued(2), Some(&key("a", fingerprint)), None).await;
+        assert!(matches!(again, Err(StorageError::Contradiction(_))), "{again:?}");
         let kept = store.find_key(&key("a", fingerprint)).await.unwrap();
-        assert_eq!(kept, Some(KeptKey { job, fingerprint_matches }));
+        assert_eq!(kept, Some(KeptKey { owner, fingerprint_matches }));
     }
     assert_eq!(store.job(queued(2).id).await.unwrap(), None);
     let elsewhere = IdempotencyKey { path: "/v1/machines/2/power".to_owned(), ..key("a", 1) };
-    assert_eq!(store.insert_job(&queued(2), Some(&elsewhere), None).await.unwrap(), Inserted::New);
+    store.insert_job(&queued(2), Some(&elsewhere), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -204,16 +204,17 @@ async fn the_same_key_at_the_same_moment_starts_one_job_only() {
     let mut calls = JoinSet::new();
     for n in 0..50 {
         let store = store.clone();
-        calls.spawn(async move { store.insert_job(&queued(n), Some(&key("a", 1)), None).await.unwrap() });
+        calls.spawn(async move { (n, store.insert_job(&queued(n), Some(&key("a", 1)), None).await) });
     }
     let answers = calls.join_all().await;
-    assert_eq!(answers.iter().filter(|answer| **answer == Inserted::New).count(), 1);
     let unfinished = store.unfinished_jobs().await.unwrap();
     let [only] = unfinished.as_slice() else { panic!("{} jobs", unfinished.len()) };
-    assert!(answers.iter().all(|answer| match answer {
-        Inserted::New => true,
-        Inserted::Existing { job, fingerprint_matches } => *job == only.id && *fingerprint_matches,
-    }));
+    for (n, answer) in answers {
+        match answer {
+            Ok(()) => assert_eq!(queued(n).id, only.id),
+            Err(error) => assert!(matches!(error, StorageError::Contradiction(_)), "{error}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,6 @@ const RULES: &[Rule] = &[
             "storage::AuditFilter",
             "storage::AuditPage",
             "storage::IdempotencyKey",
-            "storage::Inserted",
             "storage::JobCursor",
             "storage::JobFilter",
             "storage::JobPage",

@@ -13,7 +13,7 @@ use otter::service::feed::Feed;
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
 use otter::service::jobs::gate::{Pass, Right};
-use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob, Started};
+use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob};
 use otter::service::leases::holds::Holds;
 use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use otter::simulator::{Pace, Scenario};
@@ -117,9 +117,7 @@ impl Lab {
     }
 
     pub async fn start(&self, machine: u32, request: JobRequest) -> JobId {
-        match self.jobs.start(self.new_job(machine, request)).await.unwrap() {
-            Started::New(id) | Started::Replayed(id) => id,
-        }
+        self.jobs.start(self.new_job(machine, request)).await.unwrap()
     }
 
     pub async fn end(&self, id: JobId) -> JobView {

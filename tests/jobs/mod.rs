@@ -14,7 +14,7 @@ use otter::domain::ids::{DatastoreId, JobId, MachineId};
 use otter::domain::job::{Job, JobRequest, JobState, JobTarget};
 use otter::domain::origin::Actor;
 use otter::domain::power::PowerState;
-use otter::service::jobs::Started;
+use otter::service::idempotency::Claimed;
 use otter::storage::{IdempotencyKey, Keep, Retention, Storage};
 
 use self::lab::Lab;
@@ -248,7 +248,7 @@ async fn a_queued_job_ends_at_its_deadline_and_never_starts() {
     lab.host.called(1).await;
     let mut new = lab.new_job(1, JobRequest::PowerOff);
     new.deadline = Some(Duration::from_secs(5));
-    let Started::New(late) = lab.jobs.start(new).await.unwrap() else { panic!() };
+    let late = lab.jobs.start(new).await.unwrap();
     let job = lab.end_in_time(late).await.job;
     assert_eq!((job.state, job.started_at), (JobState::Failed, None));
     assert_eq!(job.error.map(|failure| failure.kind), Some(FailureKind::DeadlineExceeded));
@@ -264,7 +264,7 @@ async fn a_job_whose_deadline_passed_while_the_daemon_was_down_never_starts() {
     let start = async |lab: &Lab, request| {
         let mut new = lab.new_job(1, request);
         new.deadline = Some(Duration::from_mins(1));
-        lab.jobs.start(new).await.unwrap().parts().0
+        lab.jobs.start(new).await.unwrap()
     };
     let running = start(&lab, JobRequest::PowerOn).await;
     lab.host.called(1).await;
@@ -398,10 +398,15 @@ async fn the_same_key_at_the_same_moment_starts_one_job_and_both_hear_of_its_end
         let request = if round % 2 == 0 { JobRequest::PowerOn } else { JobRequest::PowerOff };
         let both = (0..2).map(|_| {
             let mut new = lab.new_job(1, request.clone());
-            new.key = Some(key.clone());
-            let jobs = lab.jobs.clone();
+            let (jobs, key) = (lab.jobs.clone(), key.clone());
             tokio::spawn(async move {
-                let (Started::New(id) | Started::Replayed(id)) = jobs.start(new).await.unwrap();
+                let id = match jobs.claim(key).await.unwrap() {
+                    Claimed::Used(id) => id,
+                    Claimed::New(claim) => {
+                        new.key = Some(claim);
+                        jobs.start(new).await.unwrap()
+                    }
+                };
                 jobs.ended(id).await.unwrap().unwrap().job
             })
         });
@@ -470,7 +475,7 @@ async fn a_task_that_outlives_its_job_keeps_the_machine_over_a_restart() {
     // The host cancels no reset.
     let mut new = lab.new_job(1, JobRequest::Reset);
     new.deadline = Some(Duration::from_secs(5));
-    let (id, _) = lab.jobs.start(new).await.unwrap().parts();
+    let id = lab.jobs.start(new).await.unwrap();
     lab.host.called(2).await;
     assert_eq!(lab.end_in_time(id).await.job.state, JobState::Unknown);
     assert!(busy(&lab));

@@ -10,8 +10,9 @@ use otter::domain::ids::{JobId, LeaseId, MachineId, SnapshotId};
 use otter::domain::job::{Job, JobRequest};
 use otter::domain::machine::Machine;
 use otter::service::callers::Caller;
+use otter::service::idempotency::Claimed;
+use otter::service::jobs::NewJob;
 use otter::service::jobs::gate::{Pass, Right};
-use otter::service::jobs::{NewJob, Started};
 use otter::storage::{IdempotencyKey, JobFilter};
 
 use super::Run;
@@ -111,8 +112,7 @@ impl Client {
         let started = self.run.ask(move |services| async move { start(&services, of, right).await }).await;
         self.run.witness.trace(|| format!("{} hears {started:?}", self.caller.name));
         self.is_unanswered = started.is_none() && post.key.is_some();
-        if let Some(Ok(started)) = started {
-            let (job, is_repeated) = started.parts();
+        if let Some(Ok((job, is_repeated))) = started {
             self.run.repeated.fetch_add(usize::from(is_repeated), Ordering::Relaxed);
             let mut seen = self.run.witness.seen();
             let super::witness::Seen { promises, disk, .. } = &mut *seen;
@@ -227,13 +227,21 @@ impl Client {
     }
 }
 
-async fn start(services: &Services, post: Post, right: Right) -> Result<Started, Failure> {
+/// The job, and whether an earlier call with the key started it.
+async fn start(services: &Services, post: Post, right: Right) -> Result<(JobId, bool), Failure> {
     let Post { machine, request, deadline, key, .. } = post;
+    let key = match key {
+        None => None,
+        Some(key) => match services.jobs.claim(key).await? {
+            Claimed::New(claim) => Some(claim),
+            Claimed::Used(job) => return Ok((job, true)),
+        },
+    };
     let picture = services.inventory.picture();
     let gone = || Failure::new(FailureKind::NotFound, "no such machine");
     let machine = picture.machine(&machine).cloned().ok_or_else(gone)?;
     let new = NewJob { machine, request, right, reference: None, deadline, key };
-    services.jobs.start(new).await
+    Ok((services.jobs.start(new).await?, false))
 }
 
 fn some_request(random: &mut Random, machine: &Machine) -> JobRequest {

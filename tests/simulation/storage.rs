@@ -17,9 +17,9 @@ use otter::domain::scope::Scope;
 use otter::service::leases::fit::{Candidate, wants};
 use otter::service::machines::{MachineFilter, Machines};
 use otter::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, Inserted, JobCursor, JobFilter,
-    JobPage, KeptKey, KeptLeaseKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
-    Storage, StorageError, StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter, JobPage,
+    KeptKey, KeptMachine, KeyOwner, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases, Storage,
+    StorageError, StoredToken, TokenUse,
 };
 
 use super::Run;
@@ -74,12 +74,12 @@ impl Storage for Mounted {
         job: &Job,
         key: Option<&IdempotencyKey>,
         audit: Vec<AuditRecord>,
-    ) -> Result<Inserted, StorageError> {
+    ) -> Result<(), StorageError> {
         self.run.crash_with(1);
         self.run.witness.seen().promises.asked(job, self.run.handle.true_time());
-        let inserted = self.heard(self.storage.commit_new_job(job, key, audit).await)?;
+        self.heard(self.storage.commit_new_job(job, key, audit).await)?;
         self.run.witness.seen().promises.accepted(job.id, self.run.handle.true_time());
-        Ok(inserted)
+        Ok(())
     }
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
@@ -126,7 +126,7 @@ impl Storage for Mounted {
     async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError> {
         let found = self.storage.find_key(key).await?;
         let confused = self.run.confused_job(key, &self.run.witness.seen().disk);
-        Ok(confused.map(|job| KeptKey { job, fingerprint_matches: true }).or(found))
+        Ok(confused.map(|job| KeptKey { owner: KeyOwner::Job(job), fingerprint_matches: true }).or(found))
     }
 
     async fn snapshots_made_under(
@@ -156,10 +156,6 @@ impl Storage for Mounted {
 
     async fn has_leases(&self) -> Result<bool, StorageError> {
         self.storage.has_leases().await
-    }
-
-    async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StorageError> {
-        self.storage.find_lease_key(key).await
     }
 
     async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {

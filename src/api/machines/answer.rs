@@ -60,13 +60,12 @@ pub async fn answer_machine(
     if choice.is_empty() {
         return Err(empty("/choice").into());
     }
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = starting.resolve(&api, &reference)?;
-    check_choice(&machine.record.machine, &question, &choice)?;
-    let request = JobRequest::Answer { question, choice };
-    Ok(starting.start(&api, &machine, request).await?)
+    let started = starting.start(&api, |starting| {
+        let machine = starting.resolve(&api, &reference)?;
+        check_choice(&machine.record.machine, &question, &choice)?;
+        Ok((machine, JobRequest::Answer { question, choice }))
+    });
+    Ok(started.await?)
 }
 
 /// Refuses a choice that the question does not have. Whether the machine waits on this question is checked once the

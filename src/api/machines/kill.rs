@@ -50,9 +50,9 @@ pub async fn kill_machine(
         )
         .into());
     }
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = api.services().machines.named(&starting.caller().scope, &body.name)?;
-    Ok(starting.start(&api, &machine, JobRequest::Kill).await?)
+    let started = starting.start(&api, |starting| {
+        let machine = api.services().machines.named(&starting.caller().scope, &body.name)?;
+        Ok((machine, JobRequest::Kill))
+    });
+    Ok(started.await?)
 }

@@ -75,11 +75,7 @@ pub async fn power_machine(
             return Err(failure_in_body("/action", "not-one-of", detail).into());
         }
     };
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = starting.resolve(&api, &reference)?;
-    Ok(starting.start(&api, &machine, request).await?)
+    Ok(starting.start(&api, |starting| Ok((starting.resolve(&api, &reference)?, request))).await?)
 }
 
 fn read_force_after(given: &str) -> Result<Duration, Failure> {

@@ -62,12 +62,12 @@ pub async fn revert_machine(
         let detail = "The snapshot is empty; leave it out to mean the current one.".to_owned();
         return Err(failure_in_body("/snapshot", "empty", detail).into());
     }
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = starting.resolve(&api, &reference)?;
-    let request = bind(&api, &machine, snapshot.as_deref(), power_on)?;
-    Ok(starting.start(&api, &machine, request).await?)
+    let started = starting.start(&api, |starting| {
+        let machine = starting.resolve(&api, &reference)?;
+        let request = bind(&api, &machine, snapshot.as_deref(), power_on)?;
+        Ok((machine, request))
+    });
+    Ok(started.await?)
 }
 
 /// Revert a machine to the snapshot of the path
@@ -92,12 +92,12 @@ pub async fn revert_to_snapshot(
     Segments(reference, snapshot): Segments,
     Start { starting, body, .. }: Start<RevertToSnapshotRequest>,
 ) -> Result<Response, ApiError> {
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = starting.resolve(&api, &reference)?;
-    let request = bind(&api, &machine, Some(&snapshot), body.power_on)?;
-    Ok(starting.start(&api, &machine, request).await?)
+    let started = starting.start(&api, |starting| {
+        let machine = starting.resolve(&api, &reference)?;
+        let request = bind(&api, &machine, Some(&snapshot), body.power_on)?;
+        Ok((machine, request))
+    });
+    Ok(started.await?)
 }
 
 fn bind(

@@ -65,12 +65,8 @@ pub async fn create_snapshot(
     let description = description.unwrap_or_default();
     check_name(&name)?;
     check_description(&description)?;
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = starting.resolve(&api, &reference)?;
     let request = JobRequest::CreateSnapshot { name, description, memory, quiesce };
-    Ok(starting.start(&api, &machine, request).await?)
+    Ok(starting.start(&api, |starting| Ok((starting.resolve(&api, &reference)?, request))).await?)
 }
 
 /// Refuses a name that ESX would not take, or that looks like another one.

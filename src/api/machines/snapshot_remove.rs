@@ -57,11 +57,8 @@ pub async fn remove_all_snapshots(
         let detail = "This removes every snapshot of the machine; say all=true if that is meant.".to_owned();
         return Err(failure_at(FailureKind::InvalidRequest, "all", "missing", detail).into());
     }
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = starting.resolve(&api, &reference)?;
-    Ok(starting.start(&api, &machine, JobRequest::RemoveAllSnapshots).await?)
+    let request = JobRequest::RemoveAllSnapshots;
+    Ok(starting.start(&api, |starting| Ok((starting.resolve(&api, &reference)?, request))).await?)
 }
 
 /// Remove a snapshot
@@ -87,12 +84,12 @@ pub async fn remove_snapshot(
     Start { starting, query: RemoveQuery { children }, .. }: Start<NoFields, RemoveQuery>,
 ) -> Result<Response, ApiError> {
     let children = children.is_some_and(Parsed::value);
-    if let Some(replay) = starting.replay(&api).await? {
-        return Ok(replay);
-    }
-    let machine = starting.resolve(&api, &reference)?;
-    let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
-    let path = machine.record.machine.snapshots.path(snapshot);
-    let request = JobRequest::RemoveSnapshot { snapshot: snapshot.id.clone(), path, children };
-    Ok(starting.start(&api, &machine, request).await?)
+    let started = starting.start(&api, |starting| {
+        let machine = starting.resolve(&api, &reference)?;
+        let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
+        let path = machine.record.machine.snapshots.path(snapshot);
+        let request = JobRequest::RemoveSnapshot { snapshot: snapshot.id.clone(), path, children };
+        Ok((machine, request))
+    });
+    Ok(started.await?)
 }

@@ -61,16 +61,15 @@ pub async fn rename_snapshot(
     name.as_deref().map_or(Ok(()), check_name)?;
     description.as_deref().map_or(Ok(()), check_description)?;
     let place = Place::take(&api)?;
-    let started = if let Some(started) = starting.replayed(&api).await? {
-        started
-    } else {
+    let started = starting.begin(&api, |starting| {
         let machine = starting.resolve(&api, &reference)?;
         let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
         let path = machine.record.machine.snapshots.path(snapshot);
         let snapshot = snapshot.id.clone();
         let request = JobRequest::RenameSnapshot { snapshot, path, name, description };
-        starting.begin(&api, &machine, request).await?
-    };
+        Ok((machine, request))
+    });
+    let started = started.await?;
     Ok(starting.show(&api, started, place, |version, job| show(&api, version, job)).await?)
 }
 

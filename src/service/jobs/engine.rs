@@ -13,11 +13,10 @@ use super::admission::{admit, bear_outage, has_question, queue_full};
 use super::clocks::Moment;
 use super::driver::{Blocker, Driver, Effect, Interrupt, Rules};
 use super::gate::{Admission, Right};
-use super::keys::Keys;
 use super::queue::{Killed, Queues, Turn, lane};
 use super::runner::{Ran, Runner, count_end};
 use super::view::{BlockedBy, Board, JobView, Live, Waiting};
-use super::{JobsParts, NewJob, Started};
+use super::{JobsParts, NewJob};
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
@@ -29,10 +28,11 @@ use crate::domain::snapshot_rules::SnapshotTree;
 use crate::fail_points::fail_point;
 use crate::hypervisor::TaskStatus;
 use crate::service::callers::Caller;
+use crate::service::idempotency::{KeyClaim, Keys};
 use crate::service::limits::queue_full as queue_full_of_token;
 use crate::service::snapshots;
-use crate::service::storage_watch;
-use crate::storage::{IdempotencyKey, Inserted, StorageError};
+use crate::service::storage_watch::{store_failure, write_failure};
+use crate::storage::StorageError;
 
 /// So many runs of a job may fail, by a panic or by a commit that can never succeed. Then the job
 /// ends as unknown, so that its machine is not blocked for ever.
@@ -51,7 +51,6 @@ pub(super) struct Engine {
     pub(super) parts: JobsParts,
     pub(super) board: Arc<Board>,
     pub(super) queues: Mutex<Queues>,
-    /// Of the calls of one key at one moment the others wait for the first's commit.
     pub(super) keys: Keys,
     /// The deadlines of jobs that wait in a queue, by the clock that never jumps.
     pub(super) expiries: Mutex<BTreeSet<(Duration, JobId, TargetId)>>,
@@ -62,25 +61,14 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) async fn accept(self: Arc<Self>, new: NewJob) -> Result<Started, Failure> {
+    pub(super) async fn accept(self: Arc<Self>, new: NewJob) -> Result<JobId, Failure> {
         let engine = &self;
-        let _claim = match &new.key {
-            Some(key) => {
-                let claim = engine.keys.claim(key).await;
-                fail_point!("key");
-                // Before anything can refuse it: a repeat takes no place in the queue.
-                if let Some(job) = engine.replayed(key).await? {
-                    return Ok(Started::Replayed(job));
-                }
-                Some(claim)
-            }
-            None => None,
-        };
         // What otter starts by itself waits for both.
         if !new.right.is_own() {
             engine.refuse_if_away()?;
         }
-        let (record, key, right) = (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
+        // The key stays claimed until the job is committed or refused.
+        let (record, claim, right) = (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
         let clock = &engine.parts.clock;
         let now = Moment::now(clock);
         let mut job = admit(new, JobId::new(clock.uuid()), now.wall, &engine.parts.settings.deadlines)?;
@@ -119,17 +107,10 @@ impl Engine {
         }
         fail_point!("accept");
         let overridden = overridden(&job, admission, overrides_protection, &right);
-        match engine.parts.store.insert_job(&job, key.as_ref(), overridden).await {
-            Ok(Inserted::New) => {}
-            Ok(Inserted::Existing { job, fingerprint_matches }) => {
-                Engine::refuse(engine, &target, id);
-                let key = key.map(|key| key.key).unwrap_or_default();
-                return if fingerprint_matches { Ok(Started::Replayed(job)) } else { Err(mismatch(&key)) };
-            }
-            Err(error) => {
-                Engine::refuse(engine, &target, id);
-                return Err(write_failure(&error));
-            }
+        let key = claim.as_ref().map(KeyClaim::key);
+        if let Err(error) = engine.parts.store.insert_job(&job, key, overridden).await {
+            Engine::refuse(engine, &target, id);
+            return Err(write_failure(&error));
         }
         fail_point!("accept-committed");
         engine.parts.metrics.job_accepted(kind.as_str());
@@ -138,7 +119,7 @@ impl Engine {
         engine.parts.feed.publish([Subject::of_job(&Arc::new(job))]);
         Engine::dispatch(engine, &target);
         engine.queue_moved(&target);
-        Ok(Started::New(id))
+        Ok(id)
     }
 
     /// Refuses a job whose change of the machine's snapshots is not allowed. Returns whether the job
@@ -177,18 +158,6 @@ impl Engine {
         engine.queues().withdraw(target, id);
         Engine::dispatch(engine, target);
         engine.queue_moved(target);
-    }
-
-    pub(super) async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
-        match self.parts.store.find_key(key).await {
-            Ok(Some(kept)) if !kept.fingerprint_matches => Err(mismatch(&key.key)),
-            Ok(Some(kept)) => {
-                fail_point!("replay");
-                Ok(Some(kept.job))
-            }
-            Ok(None) => Ok(None),
-            Err(error) => Err(store_failure(&error)),
-        }
     }
 
     fn refuse_if_away(&self) -> Result<(), Failure> {
@@ -527,28 +496,4 @@ fn overridden(
     let reason = right.override_reason.as_deref()?;
     let is_needed = overrides_protection || matches!(admission, Admission::Overriding(_));
     is_needed.then(|| AuditRecord::machine_overridden(job, admission.holder(), reason))
-}
-
-/// The failure of a key that was used for another request.
-#[must_use]
-pub fn mismatch(key: &str) -> Failure {
-    let detail = format!("The Idempotency-Key {key:?} was used before for another request; use a new key.");
-    Failure::new(FailureKind::IdempotencyMismatch, detail)
-}
-
-/// The failure of a call whose data cannot be read.
-pub fn store_failure(error: &StorageError) -> Failure {
-    tracing::error!(error = error as &dyn std::error::Error, "the store failed");
-    Failure::new(FailureKind::Internal, "the store failed")
-}
-
-/// The failure of a call that did not happen because the store refused it.
-pub fn write_failure(error: &StorageError) -> Failure {
-    match error.refusal() {
-        Some(cause) => {
-            tracing::error!(cause, "the store refused a write");
-            storage_watch::unavailable(cause)
-        }
-        None => store_failure(error),
-    }
 }

@@ -6,7 +6,6 @@ pub mod driver;
 mod engine;
 pub mod gate;
 pub mod judgement;
-mod keys;
 mod plan;
 pub mod queue;
 mod recovery;
@@ -27,9 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::clocks::{Jumps, Moment, count_downtime};
 use self::driver::{Driver, Interrupt};
 use self::engine::Engine;
-pub use self::engine::{mismatch, store_failure, write_failure};
 use self::gate::{Gate, Right};
-use self::keys::Keys;
 use self::queue::Queues;
 use self::recovery::{Recovered, recover};
 use self::runner::sleep_until;
@@ -37,8 +34,10 @@ use self::view::Board;
 pub use self::view::{BlockedBy, JobView};
 use super::feed::Feed;
 use super::hosts::Hosts;
+use super::idempotency::{Claimed, KeyClaim, Keys};
 use super::inventory::{Inventory, MachineRecord};
 use super::snapshots::SnapshotProtection;
+use super::storage_watch::store_failure;
 use crate::clock::Clock;
 use crate::domain::event::Subject;
 use crate::domain::failure::{Failure, FailureKind};
@@ -46,7 +45,7 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, TargetId};
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
-use crate::storage::{IdempotencyKey, JobCursor, JobFilter, Storage, StorageError};
+use crate::storage::{IdempotencyKey, JobCursor, JobFilter, KeyOwner, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
@@ -114,26 +113,7 @@ pub struct NewJob {
     pub reference: Option<String>,
     /// None: the default of its kind.
     pub deadline: Option<Duration>,
-    pub key: Option<IdempotencyKey>,
-}
-
-/// What became of a request to start a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Started {
-    New(JobId),
-    /// The key was used before, for the same request: this is the job that it started.
-    Replayed(JobId),
-}
-
-impl Started {
-    /// The job, and whether an earlier call started it.
-    #[must_use]
-    pub const fn parts(self) -> (JobId, bool) {
-        match self {
-            Self::New(id) => (id, false),
-            Self::Replayed(id) => (id, true),
-        }
-    }
+    pub key: Option<KeyClaim>,
 }
 
 /// One page of jobs, newest first.
@@ -168,11 +148,12 @@ impl Jobs {
     pub fn new(parts: JobsParts) -> Self {
         let queues = Queues::new(parts.settings.queue_per_machine, parts.settings.queue_in_all);
         let stop = parts.supervisor.stopping();
+        let keys = Keys::new(Arc::clone(&parts.store));
         Self(Arc::new(Engine {
             parts,
             board: Arc::new(Board::default()),
             queues: Mutex::new(queues),
-            keys: Keys::default(),
+            keys,
             expiries: Mutex::new(BTreeSet::new()),
             expiries_changed: Notify::new(),
             leftovers: Mutex::new(BTreeMap::new()),
@@ -224,21 +205,21 @@ impl Jobs {
         Ok(count)
     }
 
-    /// The job that a key started, if it was used before.
+    /// Claims a key for a call that is to start a job: once no other call has it, looks up which job it
+    /// started.
     ///
     /// # Errors
-    /// `idempotency-mismatch` where it was used for another request.
-    pub async fn replayed(&self, key: &IdempotencyKey) -> Result<Option<JobId>, Failure> {
-        self.0.replayed(key).await
+    /// `idempotency-mismatch` if it was used for another request; the store's.
+    pub async fn claim(&self, key: IdempotencyKey) -> Result<Claimed<JobId>, Failure> {
+        self.0.keys.claim(key, KeyOwner::job).await
     }
 
     /// Accepts a job: when this returns it is on disk and has exactly one end. A caller that goes away
     /// meanwhile changes nothing.
     ///
     /// # Errors
-    /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`,
-    /// `idempotency-mismatch`; `forbidden` for a change of a protected snapshot, or of one that is not the runner's.
-    pub async fn start(&self, new: NewJob) -> Result<Started, Failure> {
+    /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`; `forbidden` for a change of a protected snapshot, or of one that is not the runner's.
+    pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
         let engine = Arc::clone(&self.0);
         // Contained and not awaited in place: a caller that hangs up must not leave a place half taken.
         let accepted = self.0.parts.supervisor.contain("accept", Engine::accept(engine, new)).join();

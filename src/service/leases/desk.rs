@@ -25,9 +25,11 @@ use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 use crate::hypervisor::SessionState;
 use crate::service::callers::Caller;
+use crate::service::idempotency::{KeyClaim, Keys};
 use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::MachineFilter;
+use crate::service::storage_watch::write_failure;
 use crate::storage::{IdempotencyKey, KeptMachine, LeaseChange, SaveLeases, StorageError};
 
 /// While leases have time that runs, the store notes this often that otter runs. After a crash at
@@ -43,6 +45,8 @@ pub const AGAIN: Duration = Duration::from_secs(1);
 /// What all clones of [`super::Leases`] share.
 pub struct Desk {
     pub parts: LeasesParts,
+    /// The keys of the calls that ask for leases.
+    pub keys: Keys,
     orders: mpsc::Sender<Order>,
     inbox: Mutex<Option<mpsc::Receiver<Order>>>,
     /// Wakes those who wait for a lease.
@@ -55,8 +59,10 @@ pub struct Desk {
 /// One step to be taken, and who hears of it.
 pub struct Order {
     step: Stepped,
+    /// Of the key that the step is taken with. It ends once the step is committed or refused.
+    claim: Option<KeyClaim>,
     actor: Actor,
-    reply: Option<oneshot::Sender<Result<Option<LeaseId>, Failure>>>,
+    reply: Option<oneshot::Sender<Result<(), Failure>>>,
 }
 
 impl Desk {
@@ -68,7 +74,8 @@ impl Desk {
         last_seen: Option<Timestamp>,
     ) -> Self {
         let stop = parts.supervisor.stopping();
-        Self { parts, orders, inbox, changed, stop, last_seen }
+        let keys = Keys::new(Arc::clone(&parts.store));
+        Self { parts, keys, orders, inbox, changed, stop, last_seen }
     }
 
     /// Shows what the store has kept.
@@ -79,23 +86,32 @@ impl Desk {
     }
 
     /// Takes a step that otter itself orders; see [`Desk::order_by`].
-    pub async fn order(&self, step: Stepped) -> Result<Option<LeaseId>, Failure> {
+    pub async fn order(&self, step: Stepped) -> Result<(), Failure> {
         self.order_by(Actor::otter(), step).await
     }
 
-    /// Takes a step that `actor` orders. If the idempotency key was used before, returns the lease
-    /// of that call.
-    pub async fn order_by(&self, actor: Actor, step: Stepped) -> Result<Option<LeaseId>, Failure> {
+    /// Takes a step that `actor` orders.
+    pub async fn order_by(&self, actor: Actor, step: Stepped) -> Result<(), Failure> {
+        self.order_with(None, actor, step).await
+    }
+
+    /// Takes a step that `actor` orders with a key that is claimed.
+    pub async fn order_with(
+        &self,
+        claim: Option<KeyClaim>,
+        actor: Actor,
+        step: Stepped,
+    ) -> Result<(), Failure> {
         let (reply, answered) = oneshot::channel();
         let stopped =
             || Failure::new(FailureKind::ShuttingDown, "otter is shutting down; try again once it is back.");
-        self.orders.send(Order { step, actor, reply: Some(reply) }).await.map_err(|_| stopped())?;
+        self.orders.send(Order { step, claim, actor, reply: Some(reply) }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
 
     /// Notes that somebody asked about a lease. Where the desk is too busy, whoever asks again is noted then.
     pub fn asked(&self, id: LeaseId) {
-        let order = Order { step: Stepped::Asked(id), actor: Actor::otter(), reply: None };
+        let order = Order { step: Stepped::Asked(id), claim: None, actor: Actor::otter(), reply: None };
         let _ = self.orders.try_send(order);
     }
 
@@ -104,7 +120,7 @@ impl Desk {
     pub async fn insist(&self, step: Stepped) -> bool {
         loop {
             match self.order(step.clone()).await {
-                Ok(_) => return true,
+                Ok(()) => return true,
                 Err(failure) if failure.kind == FailureKind::ShuttingDown => return false,
                 Err(_) => tokio::select! {
                     biased;
@@ -244,10 +260,11 @@ impl Desk {
 
     /// Takes one order, and tells whoever gave it.
     async fn take(&self, book: &mut Book, order: Order) -> Vec<Then> {
-        let Order { step, actor, reply } = order;
+        let Order { step, claim, actor, reply } = order;
         let taken = self.taken(book, step, &actor).await;
+        drop(claim);
         let (answer, then) = match taken {
-            Ok((instead, then)) => (Ok(instead), then),
+            Ok(then) => (Ok(()), then),
             Err(failure) => (Err(failure), Vec::new()),
         };
         if let Some(reply) = reply {
@@ -257,29 +274,13 @@ impl Desk {
         then
     }
 
-    async fn taken(
-        &self,
-        book: &mut Book,
-        step: Stepped,
-        actor: &Actor,
-    ) -> Result<(Option<LeaseId>, Vec<Then>), Failure> {
+    async fn taken(&self, book: &mut Book, step: Stepped, actor: &Actor) -> Result<Vec<Then>, Failure> {
         if let Stepped::Asked(id) = step {
             // Nothing to be kept or shown: those who poll cost no more than this.
             book.asked(id, self.now());
-            return Ok((None, Vec::new()));
+            return Ok(Vec::new());
         }
         if let Stepped::Ask { lease, key, limits } = step {
-            // Of two calls with one key the second finds the lease of the first.
-            if let Some(key) = &key
-                && let Some(kept) =
-                    self.parts.store.find_lease_key(key).await.map_err(|error| failed(&error))?
-            {
-                return if kept.fingerprint_matches {
-                    Ok((Some(kept.lease), Vec::new()))
-                } else {
-                    Err(crate::service::jobs::mismatch(&key.key))
-                };
-            }
             self.end_refused(book).await?;
             let candidates = self.candidates(book.waiting().chain([&*lease]));
             self.can_ever_be_granted(&lease, &candidates)?;
@@ -289,7 +290,7 @@ impl Desk {
                 book.step(Input::Ask(lease.clone(), candidates), now)
             };
             let cause = Cause { actor, renews: None };
-            return Ok((None, self.step(book, cause, key, candidates, asked).await?));
+            return self.step(book, cause, key, candidates, asked).await;
         }
         // How a job ended was told once the picture had caught up: a machine that is gone by then fails no preparation.
         if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
@@ -307,7 +308,7 @@ impl Desk {
             self.parts.inventory.wake_watchers(machine);
         }
         let more = if step.may_free_a_machine() { self.look(book).await } else { Vec::new() };
-        Ok((None, then.into_iter().chain(more).collect()))
+        Ok(then.into_iter().chain(more).collect())
     }
 
     /// Ends what no caller is admitted for, grants what may be granted, and finds out which
@@ -428,9 +429,7 @@ impl Desk {
             }
             if !changes.is_empty() {
                 let audit = self.audit(book, &changes, cause);
-                self.commit(&changes, key, audit)
-                    .await
-                    .map_err(|error| crate::service::jobs::write_failure(&error))?;
+                self.commit(&changes, key, audit).await.map_err(|error| write_failure(&error))?;
             }
             let before = std::mem::replace(book, next);
             self.parts.holds.show(book.clone());
@@ -545,10 +544,6 @@ pub fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
 fn by_otter() -> Cause<'static> {
     static OTTER: LazyLock<Actor> = LazyLock::new(Actor::otter);
     Cause { actor: &OTTER, renews: None }
-}
-
-fn failed(error: &StorageError) -> Failure {
-    crate::service::jobs::store_failure(error)
 }
 
 impl PoolView {

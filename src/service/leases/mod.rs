@@ -34,9 +34,11 @@ use self::secret::Secrets;
 use self::stepped::Stepped;
 use super::callers::{Caller, Callers};
 use super::feed::Feed;
+use super::idempotency::{Claimed, mismatch};
 use super::inventory::{Inventory, MachineRecord};
 use super::jobs::Jobs;
 use super::machines::Machines;
+use super::storage_watch::store_failure;
 use crate::clock::Clock;
 use crate::domain::access::Role;
 use crate::domain::duration;
@@ -46,7 +48,7 @@ use crate::domain::lease::{EndReason, Lease, LeaseState, Prepare, Quarantine, Re
 use crate::domain::machine::Machine;
 use crate::domain::pool::{Pool, Pools};
 use crate::domain::scope::Scope;
-use crate::storage::{IdempotencyKey, LeaseFilter, Storage, StorageError};
+use crate::storage::{IdempotencyKey, KeyOwner, LeaseFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
@@ -149,22 +151,24 @@ impl Leases {
     /// `idempotency-mismatch`, also if the machine of the key's lease has left the caller's scope.
     pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<Asked, Failure> {
         let lease = self.lease_of(caller, &new)?;
-        let (id, key) = (lease.id, new.key.as_ref().map(|key| key.key.clone()));
-        let stepped = self
-            .0
-            .order_by(
-                caller.actor(),
-                Stepped::Ask { lease: Box::new(lease), key: new.key, limits: caller.limits },
-            )
-            .await?;
-        match (stepped, key) {
-            (Some(first), Some(key)) => {
-                let before = self.get(first).await?.ok_or_else(|| unknown(first))?;
-                let shown = self.shown_to(caller, before).map(Asked::Before);
-                shown.ok_or_else(|| super::jobs::mismatch(&key))
+        let claim = match new.key.clone() {
+            None => None,
+            Some(key) => {
+                let name = key.key.clone();
+                match self.0.keys.claim(key, KeyOwner::lease).await? {
+                    Claimed::New(claim) => Some(claim),
+                    Claimed::Used(first) => {
+                        let before = self.get(first).await?.ok_or_else(|| unknown(first))?;
+                        let shown = self.shown_to(caller, before).map(Asked::Before);
+                        return shown.ok_or_else(|| mismatch(&name));
+                    }
+                }
             }
-            _ => self.get_for(caller, id).await?.map(Asked::Now).ok_or_else(|| unknown(id)),
-        }
+        };
+        let id = lease.id;
+        let step = Stepped::Ask { lease: Box::new(lease), key: new.key, limits: caller.limits };
+        self.0.order_with(claim, caller.actor(), step).await?;
+        self.get_for(caller, id).await?.map(Asked::Now).ok_or_else(|| unknown(id))
     }
 
     /// A lease as a caller sees it. `None` if it does not exist for the caller. The call shows that
@@ -232,7 +236,7 @@ impl Leases {
     }
 
     async fn stored(&self, id: LeaseId) -> Result<Option<Lease>, Failure> {
-        self.0.parts.store.lease(id).await.map_err(|error| super::jobs::store_failure(&error))
+        self.0.parts.store.lease(id).await.map_err(|error| store_failure(&error))
     }
 
     /// The leases that pass the filter and exist for the caller, the newest first.
@@ -246,7 +250,7 @@ impl Leases {
         after: Option<LeaseId>,
         limit: u32,
     ) -> Result<Vec<LeaseView>, Failure> {
-        let failed = |error: StorageError| super::jobs::store_failure(&error);
+        let failed = |error: StorageError| store_failure(&error);
         let store = &self.0.parts.store;
         let shown = |lease: Lease| {
             let view = self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease));
@@ -357,7 +361,7 @@ impl Leases {
         let quarantine = Quarantine { reason, by: name, since, automatic: false, job: None };
         let key = MachineKey::of(&machine.identity());
         let step = Stepped::SetAside(key, quarantine, machine.id.clone());
-        self.0.order_by(by.actor(), step).await.map(|_| ())
+        self.0.order_by(by.actor(), step).await
     }
 
     /// A machine may be granted again.
@@ -366,7 +370,7 @@ impl Leases {
     /// The store's.
     pub async fn clear(&self, machine: &Machine, by: &Caller) -> Result<(), Failure> {
         let key = MachineKey::of(&machine.identity());
-        self.0.order_by(by.actor(), Stepped::Clear(key, machine.id.clone())).await.map(|_| ())
+        self.0.order_by(by.actor(), Stepped::Clear(key, machine.id.clone())).await
     }
 
     /// Notes in the lease of a machine, if it has one, that an operator acted on it. The audit has the job.

@@ -8,14 +8,15 @@ use super::book::Then;
 use super::desk::{AGAIN, Desk};
 use super::stepped::Stepped;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::{LeaseId, SnapshotId};
+use crate::domain::ids::{JobId, LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::lease::{Lease, LeaseState};
 use crate::domain::machine::Machine;
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
+use crate::service::idempotency::Claimed;
+use crate::service::jobs::NewJob;
 use crate::service::jobs::gate::Right;
-use crate::service::jobs::{NewJob, Started};
 use crate::service::machines::{self, MachineView};
 use crate::storage::IdempotencyKey;
 
@@ -111,15 +112,13 @@ impl Desk {
                     // It may have been protected since it was granted.
                     let allowed = self.parts.machines.may_change(&machine);
                     match allowed.and_then(|()| request(&lease, &machine.record.machine, while_it_is)) {
-                        Ok(request) => {
-                            self.parts.jobs.start(self.job(&lease, &machine, request, while_it_is)).await
-                        }
+                        Ok(request) => self.start(&lease, &machine, request, while_it_is).await,
                         Err(failure) => return Some(Err(failure)),
                     }
                 }
             };
-            match started.map(Started::parts) {
-                Ok((job, _)) => break job,
+            match started {
+                Ok(job) => break job,
                 Err(failure) => {
                     tracing::debug!(lease = %id, detail = failure.detail, "the lease's job cannot be started yet");
                 }
@@ -144,20 +143,31 @@ impl Desk {
         }
     }
 
-    fn job(&self, lease: &Lease, machine: &MachineView, request: JobRequest, state: LeaseState) -> NewJob {
-        NewJob {
+    /// Starts the job of a lease, unless it was started before.
+    async fn start(
+        &self,
+        lease: &Lease,
+        machine: &MachineView,
+        request: JobRequest,
+        state: LeaseState,
+    ) -> Result<JobId, Failure> {
+        let key = match self.parts.jobs.claim(key(lease, state, self.parts.clock.now())).await? {
+            Claimed::New(key) => key,
+            Claimed::Used(job) => return Ok(job),
+        };
+        let new = NewJob {
             machine: Arc::clone(&machine.record),
             request,
             right: Right::own(lease.id, state),
             reference: lease.reference.clone(),
             deadline: None,
-            // One job for each grant, however often this is begun anew.
-            key: Some(key(lease, state, self.parts.clock.now())),
-        }
+            key: Some(key),
+        };
+        self.parts.jobs.start(new).await
     }
 }
 
-/// One job for each grant, however often this is begun anew.
+/// The key of the one job of a grant, however often that job is asked for.
 #[must_use]
 pub fn key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
     let what = if state == LeaseState::Preparing { "prepare" } else { "release" };

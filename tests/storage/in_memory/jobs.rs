@@ -6,7 +6,7 @@ use otter::domain::audit::AuditRecord;
 use otter::domain::ids::{JobId, LeaseId, SnapshotId};
 use otter::domain::job::{Job, JobRequest, JobState};
 use otter::domain::machine::MachineIdentity;
-use otter::storage::{IdempotencyKey, Inserted, JobCursor, JobFilter, JobPage, KeptKey, StorageError};
+use otter::storage::{IdempotencyKey, JobCursor, JobFilter, JobPage, KeptKey, KeyOwner, StorageError};
 use otter::store::document;
 
 use super::tables::{Key, Row, Tables, by_arrival, call, contradiction, next_arrival};
@@ -27,12 +27,12 @@ impl Tables {
         job: Job,
         key: Option<&IdempotencyKey>,
         audit: Vec<AuditRecord>,
-    ) -> Result<Inserted, StorageError> {
-        if let Some(KeptKey { job, fingerprint_matches }) = key.and_then(|key| self.find_key(key)) {
-            return Ok(Inserted::Existing { job, fingerprint_matches });
-        }
+    ) -> Result<(), StorageError> {
         if self.jobs.contains_key(&job.id) {
             return Err(contradiction("there is a job of this id"));
+        }
+        if key.is_some_and(|key| self.keys.contains_key(&call(key))) {
+            return Err(contradiction("the key is known"));
         }
         if let Some(key) = key {
             self.keys.insert(call(key), Key::new(key, job.id));
@@ -40,7 +40,7 @@ impl Tables {
         let arrival = next_arrival(&self.jobs);
         self.jobs.insert(job.id, Row { arrival, record: job });
         self.append_audit(audit);
-        Ok(Inserted::New)
+        Ok(())
     }
 
     pub fn update_job(&mut self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
@@ -106,8 +106,10 @@ impl Tables {
     }
 
     pub fn find_key(&self, key: &IdempotencyKey) -> Option<KeptKey> {
-        let kept = self.keys.get(&call(key))?;
-        Some(KeptKey { job: kept.of, fingerprint_matches: kept.fingerprint == key.fingerprint })
+        let job = self.keys.get(&call(key)).map(|kept| (KeyOwner::Job(kept.of), kept.fingerprint));
+        let lease = self.lease_keys.get(&call(key)).map(|kept| (KeyOwner::Lease(kept.of), kept.fingerprint));
+        let (owner, fingerprint) = job.or(lease)?;
+        Some(KeptKey { owner, fingerprint_matches: fingerprint == key.fingerprint })
     }
 
     pub fn snapshots_made_under(&self, machine: &MachineIdentity, lease: LeaseId) -> BTreeSet<SnapshotId> {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use otter::domain::ids::LeaseId;
 use otter::domain::lease::Lease;
-use otter::storage::{
-    IdempotencyKey, KeptLeaseKey, KeptMachine, LeaseChange, LeaseFilter, SaveLeases, StorageError,
-};
+use otter::storage::{KeptMachine, LeaseChange, LeaseFilter, SaveLeases, StorageError};
 use otter::store::document;
 
 use super::tables::{
@@ -106,11 +104,6 @@ impl Tables {
 
     pub fn has_leases(&self) -> bool {
         !self.leases.is_empty()
-    }
-
-    pub fn find_lease_key(&self, key: &IdempotencyKey) -> Option<KeptLeaseKey> {
-        let kept = self.lease_keys.get(&call(key))?;
-        Some(KeptLeaseKey { lease: kept.of, fingerprint_matches: kept.fingerprint == key.fingerprint })
     }
 
     pub fn kept_machines(&self) -> BTreeMap<String, KeptMachine> {

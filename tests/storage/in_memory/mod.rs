@@ -31,9 +31,9 @@ use otter::domain::job::Job;
 use otter::domain::lease::Lease;
 use otter::domain::machine::MachineIdentity;
 use otter::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, Inserted, JobCursor, JobFilter,
-    JobPage, KeptKey, KeptLeaseKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
-    Storage, StorageError, StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter, JobPage,
+    KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases, Storage, StorageError,
+    StoredToken, TokenUse,
 };
 
 use self::tables::Tables;
@@ -271,14 +271,12 @@ impl Storage for InMemory {
         job: &Job,
         key: Option<&IdempotencyKey>,
         audit: Vec<AuditRecord>,
-    ) -> Result<Inserted, StorageError> {
+    ) -> Result<(), StorageError> {
         let (job, key) = (job.clone(), key.cloned());
         self.write(move |tables| {
-            let inserted = tables.insert_job(job.clone(), key.as_ref(), audit)?;
-            if inserted == Inserted::New {
-                tables.tell(Committed::NewJob(&job));
-            }
-            Ok(inserted)
+            tables.insert_job(job.clone(), key.as_ref(), audit)?;
+            tables.tell(Committed::NewJob(&job));
+            Ok(())
         })
         .await
     }
@@ -350,10 +348,6 @@ impl Storage for InMemory {
 
     async fn has_leases(&self) -> Result<bool, StorageError> {
         self.read(Tables::has_leases).await
-    }
-
-    async fn find_lease_key(&self, key: &IdempotencyKey) -> Result<Option<KeptLeaseKey>, StorageError> {
-        self.read(|tables| tables.find_lease_key(key)).await
     }
 
     async fn kept_machines(&self) -> Result<BTreeMap<String, KeptMachine>, StorageError> {

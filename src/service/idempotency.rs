@@ -1,0 +1,131 @@
+//! Idempotency keys: of the calls with one key only the first starts something. The others wait for
+//! it, and get what it started.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::storage_watch::store_failure;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::fail_points::fail_point;
+use crate::storage::{IdempotencyKey, KeyOwner, Storage};
+
+/// The keys of the calls that one service takes.
+pub struct Keys {
+    store: Arc<dyn Storage>,
+    claims: Arc<Claims>,
+}
+
+/// What became of the wish to use a key.
+#[derive(Debug)]
+pub enum Claimed<T> {
+    /// The key is new: the call may start something.
+    New(KeyClaim),
+    /// What an earlier call started with this key and the same request.
+    Used(T),
+}
+
+/// A new key that nobody else can use until the last clone of this is dropped. It is kept until
+/// what the call starts is committed with the key, or refused.
+#[derive(Clone)]
+pub struct KeyClaim(Arc<Claim>);
+
+struct Claim {
+    key: IdempotencyKey,
+    claims: Arc<Claims>,
+}
+
+/// The keys that are claimed now.
+#[derive(Default)]
+struct Claims {
+    scopes: Mutex<HashSet<Scope>>,
+    released: Notify,
+}
+
+/// A key within its scope: caller, method, path, key.
+type Scope = (String, String, String, String);
+
+impl Keys {
+    /// Looks keys up in this storage.
+    #[must_use]
+    pub fn new(store: Arc<dyn Storage>) -> Self {
+        Self { store, claims: Arc::default() }
+    }
+
+    /// Claims a key once nobody else has it, and looks it up.
+    ///
+    /// # Parameters
+    /// - `started`: what the key's first call started, if that is of the kind that this call starts.
+    ///
+    /// # Errors
+    /// `idempotency-mismatch` if the key was used for another request; the storage's.
+    pub async fn claim<T>(
+        &self,
+        key: IdempotencyKey,
+        started: impl FnOnce(KeyOwner) -> Option<T>,
+    ) -> Result<Claimed<T>, Failure> {
+        let claim = Claims::claim(&self.claims, key).await;
+        fail_point!("key");
+        let key = claim.key();
+        let Some(kept) = self.store.find_key(key).await.map_err(|error| store_failure(&error))? else {
+            return Ok(Claimed::New(claim));
+        };
+        let first = Some(kept.owner).filter(|_| kept.fingerprint_matches).and_then(started);
+        let first = first.ok_or_else(|| mismatch(&key.key))?;
+        fail_point!("replay");
+        Ok(Claimed::Used(first))
+    }
+}
+
+impl KeyClaim {
+    /// The key that is claimed.
+    #[must_use]
+    pub fn key(&self) -> &IdempotencyKey {
+        &self.0.key
+    }
+}
+
+impl fmt::Debug for KeyClaim {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("KeyClaim").field(self.key()).finish()
+    }
+}
+
+impl Claims {
+    async fn claim(claims: &Arc<Self>, key: IdempotencyKey) -> KeyClaim {
+        loop {
+            let released = claims.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            if claims.lock().insert(scope(&key)) {
+                return KeyClaim(Arc::new(Claim { key, claims: Arc::clone(claims) }));
+            }
+            released.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Scope>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.lock().remove(&scope(&self.key));
+        self.claims.released.notify_waiters();
+    }
+}
+
+fn scope(key: &IdempotencyKey) -> Scope {
+    let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key;
+    (caller.clone(), method.clone(), path.clone(), key.clone())
+}
+
+/// The failure of a key that was used for another request.
+#[must_use]
+pub fn mismatch(key: &str) -> Failure {
+    let detail = format!("The Idempotency-Key {key:?} was used before for another request; use a new key.");
+    Failure::new(FailureKind::IdempotencyMismatch, detail)
+}
