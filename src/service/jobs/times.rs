@@ -1,0 +1,114 @@
+//! The deadlines of jobs that wait, and what jumps of the wall clock and downtime do to deadlines.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::Jobs;
+use super::clocks::{Jumps, Moment, count_downtime};
+use super::driver::Driver;
+use super::runner::sleep_until;
+use crate::domain::event::Subject;
+use crate::domain::ids::JobId;
+use crate::domain::job::{Job, TargetId};
+use crate::storage::StorageError;
+
+/// How often otter reads the wall clock. A crash just after a jump costs at most this much time.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
+
+impl Jobs {
+    /// Ends queued jobs at their deadlines. Runs until told to stop.
+    pub async fn expire(self, stop: CancellationToken) {
+        loop {
+            let next = self.expiries().first().cloned();
+            let wait = async {
+                match &next {
+                    Some((due, _, _)) => sleep_until(&self.0.parts.clock, *due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.0.expiries_changed.notified() => continue,
+                () = wait => {}
+            }
+            let Some((due, id, target)) = next else { continue };
+            self.expiries().remove(&(due, id, target.clone()));
+            if self.queues().withdraw(&target, id) {
+                self.end_queued(id, &target, Driver::expire_queued);
+            }
+        }
+    }
+
+    /// Follows the wall clock, until it is stopped. After a jump, computes the shown and stored
+    /// deadlines again. While there are jobs, records that otter runs.
+    pub async fn follow_wall_clock(self, stop: CancellationToken) {
+        let parts = &self.0.parts;
+        let mut jumps = Jumps::since(Moment::now(&parts.clock));
+        loop {
+            let stopping = tokio::select! {
+                biased;
+                () = stop.cancelled() => true,
+                () = parts.clock.sleep(LOOK_AT_CLOCK) => false,
+            };
+            let now = Moment::now(&parts.clock);
+            if let Some(by) = jumps.find(now) {
+                self.wall_clock_jumped(by, now.wall).await;
+            }
+            if self.counts() != (0, 0) {
+                // Without this record, a start counts the downtime from the last change of each
+                // job.
+                let _ = parts.store.note_seen(now.wall).await;
+            }
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    async fn wall_clock_jumped(&self, by: SignedDuration, now: Timestamp) {
+        tracing::warn!(seconds = by.as_secs(), "the wall clock jumped; deadlines move with it");
+        let moved = self.0.board.shift_deadlines(by, now);
+        self.0.parts.feed.publish(moved.iter().map(Subject::of_job));
+        for job in moved {
+            if let Err(error) = self.0.parts.store.update_job(&job).await {
+                // An ended job needs no deadline. Otherwise a start would count by the old one.
+                tracing::debug!(job = %job.id, error = &error as &dyn std::error::Error, "a deadline is not stored");
+            }
+        }
+    }
+
+    /// Counts the time for which otter was down, see [`count_downtime`]. A store that refuses
+    /// writes keeps otter from nothing but writing: the next start counts the same again.
+    pub(super) async fn count_downtime(&self, jobs: &mut [Job]) -> Result<(), StorageError> {
+        let parts = &self.0.parts;
+        let last_seen = parts.store.last_seen().await?;
+        let now = parts.clock.now();
+        for job in jobs {
+            if count_downtime(job, last_seen, now) {
+                tracing::warn!(job = %job.id, "the wall clock is behind the last run; no time counts as passed");
+                unless_refused(parts.store.update_job(job).await)?;
+            }
+        }
+        unless_refused(parts.store.note_seen(now).await)
+    }
+
+    pub(super) fn expire_at(&self, due: Duration, id: JobId, target: &TargetId) {
+        self.expiries().insert((due, id, target.clone()));
+        self.0.expiries_changed.notify_one();
+    }
+
+    pub(super) fn no_expiry(&self, job: &Job) {
+        let Some(due) = self.0.board.due(job.id) else { return };
+        self.expiries().remove(&(due, job.id, job.target.id()));
+        self.0.expiries_changed.notify_one();
+    }
+}
+
+/// The outcome of a write, of which a refusal of the disk or database is no error. The store logs
+/// refusals.
+fn unless_refused(written: Result<(), StorageError>) -> Result<(), StorageError> {
+    written.or_else(|error| if error.refusal().is_some() { Ok(()) } else { Err(error) })
+}
