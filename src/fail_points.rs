@@ -1,7 +1,7 @@
 //! Points at which a test makes the process fail: each lies before or after something that outlives
-//! it, or in a task that must be contained. They go through the `fail` crate and exist with the cargo
-//! feature `fail-points` alone, which only test builds have. The environment arms one, with the
-//! actions of that crate:
+//! it, or in a task that must be contained. They go through the `fail` crate and exist with the
+//! cargo feature `fail-points` alone, which only test builds have. The environment arms one, with
+//! the actions of that crate:
 //!
 //! ```text
 //! FAILPOINTS='intent-committed=2*off->return'    SIGKILL at the third visit

@@ -1,5 +1,6 @@
-//! A connection's byte stream, which keeps its place and ends with its server wherever it goes: once a connection
-//! was upgraded, hyper gives the stream away to the handler that asked for it, and knows it no more.
+//! A connection's byte stream, which keeps its place and ends with its server wherever it goes:
+//! once a connection was upgraded, hyper gives the stream away to the handler that asked for it,
+//! and knows it no more.
 
 use std::future::Future;
 use std::io;

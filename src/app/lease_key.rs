@@ -1,4 +1,5 @@
-//! The key that the secrets of leases are made from: kept in the state directory, or made for one run.
+//! The key that the secrets of leases are made from: kept in the state directory, or made for one
+//! run.
 
 use std::path::Path;
 
@@ -17,13 +18,15 @@ pub enum LeaseKeyError {
     Random(#[source] getrandom::Error),
 }
 
-/// The secrets by the key of this state directory. Without a directory, by a key that ends with the process.
+/// The secrets by the key of this state directory. Without a directory, by a key that ends with the
+/// process.
 ///
 /// # Parameters
 /// - `has_leases`: whether the state directory has leases. If it has none, a missing key is made.
 ///
 /// # Errors
-/// A file that cannot be read or made, that is damaged, or that is missing although there are leases.
+/// A file that cannot be read or made, that is damaged, or that is missing although there are
+/// leases.
 pub fn open(state_dir: Option<&Path>, has_leases: bool, clock: &Clock) -> Result<Secrets, LeaseKeyError> {
     let key = match state_dir {
         Some(directory) => match key::require(directory, has_leases)? {

@@ -57,7 +57,8 @@ impl Keys {
     /// Claims a key once nobody else has it, and looks it up.
     ///
     /// # Parameters
-    /// - `started`: what the key's first call started, if that is of the kind that this call starts.
+    /// - `started`: what the key's first call started, if that is of the kind that this call
+    ///   starts.
     ///
     /// # Errors
     /// `idempotency-mismatch` if the key was used for another request; the storage's.

@@ -8,15 +8,17 @@ use crate::domain::ids::JobId;
 /// A failure of the storage. Except for `Closed`, nothing of the write that failed is to be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The disk is full or failing, or something else holds the database. The same write may succeed later.
-    /// If the disk failed within the commit itself, a restart may find the write committed.
+    /// The disk is full or failing, or something else holds the database. The same write may
+    /// succeed later. If the disk failed within the commit itself, a restart may find the write
+    /// committed.
     #[error("the database refused a statement")]
     Refused {
         /// The database's own words.
         words: String,
         source: Arc<dyn Error + Send + Sync>,
     },
-    /// The write contradicts what is stored: two leases that hold one machine, or a key or an id that is there.
+    /// The write contradicts what is stored: two leases that hold one machine, or a key or an id
+    /// that is there.
     #[error("the database refused a statement")]
     Contradiction(#[source] Arc<dyn Error + Send + Sync>),
     /// Something that is stored, or is to be stored, has no meaning to this otter.
@@ -41,8 +43,8 @@ impl StorageError {
         Self::Unreadable { what: what.into(), source: Arc::from(source.into()) }
     }
 
-    /// The words of a refused write. `None` for every other failure, including a write that contradicts
-    /// what is stored.
+    /// The words of a refused write. `None` for every other failure, including a write that
+    /// contradicts what is stored.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
         match self {

@@ -1,4 +1,5 @@
-//! Idempotency keys: which call started which job or lease, so that the same call made again starts no second one.
+//! Idempotency keys: which call started which job or lease, so that the same call made again starts
+//! no second one.
 
 use jiff::Timestamp;
 

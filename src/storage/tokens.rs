@@ -47,7 +47,8 @@ impl StoredToken {
         }
     }
 
-    /// The limits, the expiry and the scope, for people; each begins with a comma. Empty if there are none.
+    /// The limits, the expiry and the scope, for people; each begins with a comma. Empty if there
+    /// are none.
     #[must_use]
     pub fn restrictions(&self) -> String {
         let mut parts = Vec::new();

@@ -1,4 +1,5 @@
-//! Connections that go on as something else after a 101: their bytes, their places, and the end of the server.
+//! Connections that go on as something else after a 101: their bytes, their places, and the end of
+//! the server.
 
 use std::net::SocketAddr;
 use std::time::Duration;

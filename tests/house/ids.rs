@@ -1,6 +1,6 @@
-//! The ids that a backend gives (of machines, snapshots, tasks, datastores and questions) are opaque outside of it: only
-//! a backend makes one from a text and looks into its text. The store brings back what it was given. What a caller
-//! wrote becomes an id by `FromStr` alone.
+//! The ids that a backend gives (of machines, snapshots, tasks, datastores and questions) are
+//! opaque outside of it: only a backend makes one from a text and looks into its text. The store
+//! brings back what it was given. What a caller wrote becomes an id by `FromStr` alone.
 
 use std::path::Path;
 

@@ -74,7 +74,8 @@ impl Followers {
         self.lock().as_ref().is_some_and(|tasks| tasks.contains_key(task))
     }
 
-    /// Publishes where a task is. An end is published once, and a percentage that falls is left out.
+    /// Publishes where a task is. An end is published once, and a percentage that falls is left
+    /// out.
     pub fn tell(&self, task: &TaskId, status: TaskStatus) {
         let mut tasks = self.lock();
         let Some(tasks) = tasks.as_mut() else { return };

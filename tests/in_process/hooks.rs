@@ -52,8 +52,8 @@ pub trait Hooks: Send + Sync {
     /// Runs before a set of updates is read from the host. A barrier does not wait for it.
     async fn before_update(&self) {}
 
-    /// Whether a changed object is part of the next set of updates. If not, a later set brings it, for a host
-    /// promises no order. A barrier brings everything.
+    /// Whether a changed object is part of the next set of updates. If not, a later set brings it,
+    /// for a host promises no order. A barrier brings everything.
     fn tells_now(&self, _object: &Moref) -> bool {
         true
     }

@@ -1,4 +1,5 @@
-//! The host: the simulator's world, who is logged in, and whether it can be reached. Everything is under one lock.
+//! The host: the simulator's world, who is logged in, and whether it can be reached. Everything is
+//! under one lock.
 //!
 //! Time moves on whenever somebody looks. [`SimulatedHost::drive`] looks whenever something is due.
 

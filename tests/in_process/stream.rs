@@ -1,5 +1,5 @@
-//! The updates of one session: first the whole picture, then what changed, in sets that are each true when they
-//! are told.
+//! The updates of one session: first the whole picture, then what changed, in sets that are each
+//! true when they are told.
 
 use std::collections::BTreeSet;
 
@@ -58,8 +58,8 @@ impl Stream {
         self.noticed.is_none()
     }
 
-    /// The next set: the whole picture at first, then the changed objects that `tells_now` picks, or all of them
-    /// if it picks none.
+    /// The next set: the whole picture at first, then the changed objects that `tells_now` picks,
+    /// or all of them if it picks none.
     pub fn next(&mut self, world: &World, tells_now: impl Fn(&Moref) -> bool) -> Set {
         if self.begins() {
             return self.everything(world);

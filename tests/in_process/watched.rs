@@ -1,5 +1,5 @@
-//! A value that others wait on. Waiters wake in the order in which they came; those of tokio's `watch` wake in a random
-//! order.
+//! A value that others wait on. Waiters wake in the order in which they came; those of tokio's
+//! `watch` wake in a random order.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

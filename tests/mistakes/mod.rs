@@ -1,6 +1,6 @@
-//! Mistakes on purpose, to show that tests notice them. Each is made around otter: a decorator of the
-//! host that does something wrong on the way. What no decorator can make is a patch in this folder,
-//! which `run` applies to a copy of the sources.
+//! Mistakes on purpose, to show that tests notice them. Each is made around otter: a decorator of
+//! the host that does something wrong on the way. What no decorator can make is a patch in this
+//! folder, which `run` applies to a copy of the sources.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,7 +144,8 @@ impl Observer for MistakenObserver {
 }
 
 impl MistakenObserver {
-    /// Tells of each guest that its tools stopped and run again with the last address that they told.
+    /// Tells of each guest that its tools stopped and run again with the last address that they
+    /// told.
     fn revived(&self, facts: &Facts) -> Vec<Fact> {
         let mut told = self.told.lock().unwrap();
         for fact in &facts.changes {

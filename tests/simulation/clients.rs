@@ -1,5 +1,5 @@
-//! The callers: they start jobs with and without a key, repeat what got no answer, cancel, kill, answer, wait
-//! and read.
+//! The callers: they start jobs with and without a key, repeat what got no answer, cancel, kill,
+//! answer, wait and read.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,8 +1,9 @@
-//! Runs tasks in one thread, on time that stands still while any task can go on. The seed chooses which
-//! of them goes on next, so it chooses how they interleave. If none can, time moves to the next timer.
+//! Runs tasks in one thread, on time that stands still while any task can go on. The seed chooses
+//! which of them goes on next, so it chooses how they interleave. If none can, time moves to the
+//! next timer.
 //!
-//! The order in which tasks are woken does not matter: tokio's `watch` wakes in an order that differs
-//! from run to run.
+//! The order in which tasks are woken does not matter: tokio's `watch` wakes in an order that
+//! differs from run to run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;

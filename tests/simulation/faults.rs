@@ -1,5 +1,5 @@
-//! What goes wrong: how badly a run is treated, and each thing that can happen to the host, to the way there,
-//! or to otter.
+//! What goes wrong: how badly a run is treated, and each thing that can happen to the host, to the
+//! way there, or to otter.
 
 use std::sync::Arc;
 use std::time::Duration;

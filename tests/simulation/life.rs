@@ -1,5 +1,5 @@
-//! A life of the daemon: it starts as the application does, takes up what it left, serves, and tells a reader
-//! all that it publishes.
+//! A life of the daemon: it starts as the application does, takes up what it left, serves, and
+//! tells a reader all that it publishes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -204,8 +204,8 @@ async fn read(run: Arc<Run>, services: Services, feed: Feed) {
 }
 
 impl Run {
-    /// Calls otter as a client does: over a network, and with an answer that may be lost. None if no answer
-    /// comes.
+    /// Calls otter as a client does: over a network, and with an answer that may be lost. None if
+    /// no answer comes.
     pub async fn ask<T, F>(self: &Arc<Self>, call: impl FnOnce(Services) -> F) -> Option<T>
     where
         T: Send + 'static,

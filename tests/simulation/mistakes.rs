@@ -1,4 +1,5 @@
-//! Mistakes made on purpose, each by what surrounds the services: it answers as if they had made it.
+//! Mistakes made on purpose, each by what surrounds the services: it answers as if they had made
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,14 +1,14 @@
-//! otter below its API, for one seed: the real services in one thread on simulated time, over the simulated
-//! host and a disk in memory.
+//! otter below its API, for one seed: the real services in one thread on simulated time, over the
+//! simulated host and a disk in memory.
 //!
 //! ```text
 //! seed ─► executor ─► clients ─► life: jobs, leases, inventory … ─► remote ─► host
 //!            │  faults, deaths ─┘        └─► disk (commits) ─┐                  │
 //!            └─ time                    └─► events, answers ─┴► witness ◄───────┘
 //! ```
-//! Every choice comes from the seed, so that a seed that breaks a promise breaks it again. For that the
-//! services may not choose by anything else: their selects are biased, their maps are ordered, and time,
-//! randomness and tasks come from outside. `tests` says which seeds run.
+//! Every choice comes from the seed, so that a seed that breaks a promise breaks it again. For that
+//! the services may not choose by anything else: their selects are biased, their maps are ordered,
+//! and time, randomness and tasks come from outside. `tests` says which seeds run.
 
 mod clients;
 mod committed;
@@ -46,8 +46,8 @@ use crate::storage::in_memory::{Disk, Moment};
 
 /// How long clients and faults go on.
 const ACTIVE: Duration = Duration::from_mins(10);
-/// How long everything may take to come to its end after that. The wall clock may have gone back by hours,
-/// and a removal may take a day.
+/// How long everything may take to come to its end after that. The wall clock may have gone back by
+/// hours, and a removal may take a day.
 const END: Duration = Duration::from_hours(30);
 
 /// How many tasks may go on in turn while the time stands still.

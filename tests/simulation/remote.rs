@@ -1,5 +1,5 @@
-//! The way to the host: requests take their time, and can be lost on their way there or back. What was sent
-//! may arrive even if the daemon has died meanwhile.
+//! The way to the host: requests take their time, and can be lost on their way there or back. What
+//! was sent may arrive even if the daemon has died meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;

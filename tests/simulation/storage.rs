@@ -1,5 +1,5 @@
-//! The storage as one life of the daemon uses it: the bystander hears what is asked of it and what becomes of
-//! that, and mistakes can be made.
+//! The storage as one life of the daemon uses it: the bystander hears what is asked of it and what
+//! becomes of that, and mistakes can be made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};

@@ -1,5 +1,5 @@
-//! Which seeds run: a fixed number, one that nobody chose, the one that `OTTER_SEED` names, and those with a
-//! mistake made on purpose, which must be noticed.
+//! Which seeds run: a fixed number, one that nobody chose, the one that `OTTER_SEED` names, and
+//! those with a mistake made on purpose, which must be noticed.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};

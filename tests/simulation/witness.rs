@@ -1,5 +1,5 @@
-//! The bystander: hears of every call, commit, event and answer, sees what really happens on the host, and
-//! holds both against the promises.
+//! The bystander: hears of every call, commit, event and answer, sees what really happens on the
+//! host, and holds both against the promises.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
@@ -201,7 +201,8 @@ impl Witness {
         promises.shown(job, begun, told.unwrap_or(u64::MAX), power, disk);
     }
 
-    /// No address is shown that the guest does not have in this run, if the picture knows all of the machine.
+    /// No address is shown that the guest does not have in this run, if the picture knows all of
+    /// the machine.
     pub fn check_addresses(&self, picture: &Picture) {
         let mut seen = self.seen();
         let Seen { promises, machines, .. } = &mut *seen;

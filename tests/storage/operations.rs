@@ -1,5 +1,5 @@
-//! Calls of a storage for the property of its conformance: of few jobs, leases, machines, keys and tokens, so that
-//! they meet.
+//! Calls of a storage for the property of its conformance: of few jobs, leases, machines, keys and
+//! tokens, so that they meet.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

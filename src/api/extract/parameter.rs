@@ -1,4 +1,5 @@
-//! The values of query parameters that are more than a text, and what is wrong with a text that is none.
+//! The values of query parameters that are more than a text, and what is wrong with a text that is
+//! none.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -25,8 +26,8 @@ pub trait Parameter: Sized {
     fn from_text(text: &str) -> Result<Self, Invalid>;
 }
 
-/// Why a text is not the parameter that is wanted: the code of the problem, and the sentence for people
-/// without its subject, which is the parameter's name.
+/// Why a text is not the parameter that is wanted: the code of the problem, and the sentence for
+/// people without its subject, which is the parameter's name.
 #[derive(Debug, thiserror::Error)]
 #[error("{code} {rest}")]
 pub struct Invalid {
@@ -105,7 +106,8 @@ impl Parameter for Limit {
     }
 }
 
-/// Each type, the code of its problem, whether an empty text has the problem `empty`, and how it is read.
+/// Each type, the code of its problem, whether an empty text has the problem `empty`, and how it is
+/// read.
 macro_rules! parameters {
     ($($name:ty, $code:literal, $empty:literal, $read:expr;)*) => { $(
         impl Parameter for $name {

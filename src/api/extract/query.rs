@@ -1,5 +1,5 @@
-//! Query parameters: the struct that documents those of an operation is the one that serde reads them into.
-//! The problem of a query names the parameter and the nearest right way.
+//! Query parameters: the struct that documents those of an operation is the one that serde reads
+//! them into. The problem of a query names the parameter and the nearest right way.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -66,8 +66,8 @@ impl Values {
     /// Reads the parameters of an operation.
     ///
     /// # Errors
-    /// `unknown-parameter` for another parameter, and for one that is repeated; `invalid-request` for a
-    /// wrong value.
+    /// `unknown-parameter` for another parameter, and for one that is repeated; `invalid-request`
+    /// for a wrong value.
     pub fn read<A: Parameters, B: Parameters>(&self) -> Result<Query<A, B>, Failure> {
         let documented = [A::into_params(|| None), B::into_params(|| None)].concat();
         let mut given = serde_json::Map::new();

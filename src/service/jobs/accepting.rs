@@ -24,8 +24,8 @@ use crate::service::storage_watch::{store_failure, write_failure};
 use crate::storage::{IdempotencyKey, KeyOwner};
 
 impl Jobs {
-    /// Claims a key for a call that is to start a job: once no other call has it, looks up which job it
-    /// started.
+    /// Claims a key for a call that is to start a job: once no other call has it, looks up which
+    /// job it started.
     ///
     /// # Errors
     /// `idempotency-mismatch` if it was used for another request; the store's.
@@ -33,14 +33,15 @@ impl Jobs {
         self.0.keys.claim(key, KeyOwner::job).await
     }
 
-    /// Accepts a job: when this returns it is on disk and has exactly one end. A caller that goes away
-    /// meanwhile changes nothing.
+    /// Accepts a job: when this returns it is on disk and has exactly one end. A caller that goes
+    /// away meanwhile changes nothing.
     ///
     /// # Errors
     /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`;
     /// `forbidden` for a change of a protected snapshot, or of one that is not the runner's.
     pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
-        // Contained and not awaited in place: a caller that hangs up must not leave a place half taken.
+        // Contained and not awaited in place: a caller that hangs up must not leave a place half
+        // taken.
         let accepted = self.0.parts.supervisor.contain("accept", self.clone().accept(new)).join();
         accepted
             .await
@@ -107,8 +108,8 @@ impl Jobs {
         Ok(id)
     }
 
-    /// Refuses a job whose change of the machine's snapshots is not allowed. Returns whether the job
-    /// needs its override; then its warnings record the override.
+    /// Refuses a job whose change of the machine's snapshots is not allowed. Returns whether the
+    /// job needs its override; then its warnings record the override.
     async fn admit_snapshots(
         &self,
         job: &mut Job,

@@ -27,7 +27,8 @@ use crate::storage::{JobFilter, StorageError};
 /// How long a caller that cancels waits for the job's end to be committed.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// So many of the last jobs that ended `unknown` are looked through at the start for tasks that still run.
+/// So many of the last jobs that ended `unknown` are looked through at the start for tasks that
+/// still run.
 const LEFTOVERS: u32 = 100;
 
 /// So many runs of a job may fail, by a panic or by a commit that can never succeed. Then the job
@@ -87,9 +88,9 @@ impl Jobs {
         Ok(count)
     }
 
-    /// Asks to cancel a job: one that waits ends at once, of one that runs the host is asked to cancel the task,
-    /// and it may still succeed. Repeatable; the audit names the first who asked. The job as it is then; none where
-    /// there is no such job.
+    /// Asks to cancel a job: one that waits ends at once, of one that runs the host is asked to
+    /// cancel the task, and it may still succeed. Repeatable; the audit names the first who asked.
+    /// The job as it is then; none where there is no such job.
     ///
     /// # Errors
     /// As [`Jobs::get`].
@@ -99,7 +100,8 @@ impl Jobs {
             if self.queues().withdraw(&target, id) {
                 self.no_expiry(&live.job);
                 self.end_queued(id, &target, |driver, now| driver.cancel_queued(by, now));
-                // A disk that takes no commits must not hold up the caller: the job ends when it can be committed.
+                // A disk that takes no commits must not hold up the caller: the job ends when it
+                // can be committed.
                 tokio::select! {
                     biased;
                     ended = self.ended(id) => return ended,
@@ -110,7 +112,8 @@ impl Jobs {
             fail_point!("cancel");
             self.0.board.interrupt(id, Interrupt::Cancel(by));
             if let Some(mut changes) = changes {
-                // The wish is shown as soon as the job has taken it; one that is being read back takes it later.
+                // The wish is shown as soon as the job has taken it; one that is being read back
+                // takes it later.
                 let taken = |live: &Live| live.job.cancel_requested_at.is_some() || live.job.state.is_end();
                 tokio::select! {
                     biased;
@@ -133,8 +136,8 @@ impl Jobs {
         }
     }
 
-    /// Tells that a job came to or left a queue: the machine shows another active job, and those that wait another
-    /// position.
+    /// Tells that a job came to or left a queue: the machine shows another active job, and those
+    /// that wait another position.
     pub(super) fn queue_moved(&self, target: &TargetId) {
         let waiting = self.queues().waiting_on(target);
         let live = waiting.into_iter().filter_map(|id| self.0.board.get(id));
@@ -150,8 +153,8 @@ impl Jobs {
         self.0.board.interrupt(killed.job, Interrupt::Cancel(by));
     }
 
-    /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back from the disk
-    /// and taken up where it was committed, [`MOST_FAILED_RUNS`] times at most.
+    /// Runs a job in a task of its own. A panic in it is judged like a crash: the job is read back
+    /// from the disk and taken up where it was committed, [`MOST_FAILED_RUNS`] times at most.
     fn spawn(&self, target: TargetId, id: JobId, first: Option<Effect>) {
         let outer = self.clone();
         // Followed by nobody: the job's own record says how it went.
@@ -335,7 +338,8 @@ impl Jobs {
         }
     }
 
-    /// A job that ended `unknown` may leave its task behind: its machine is not free until that has ended too.
+    /// A job that ended `unknown` may leave its task behind: its machine is not free until that has
+    /// ended too.
     fn mind_leftover(&self, job: &Job) {
         let left = job.host_task.clone().zip(job.machine_id().cloned());
         let Some((task, machine)) = left.filter(|_| job.state == JobState::Unknown) else { return };

@@ -24,8 +24,9 @@ impl Jobs {
         Ok(stored.map(JobView::ended))
     }
 
-    /// Waits until a job ended. Cheap: nothing is polled, and the store is read only for a job that had ended
-    /// before. None where there is no such job; a job that has not ended where the daemon stops first.
+    /// Waits until a job ended. Cheap: nothing is polled, and the store is read only for a job that
+    /// had ended before. None where there is no such job; a job that has not ended where the daemon
+    /// stops first.
     ///
     /// # Errors
     /// The store's.
@@ -103,8 +104,9 @@ impl Jobs {
         self.queues().counts()
     }
 
-    /// Whether a task of the host works on a machine, or may, that is not the running job's own: one that outlived its
-    /// job, one that a job waits for, or one whose call was lost and is being judged.
+    /// Whether a task of the host works on a machine, or may, that is not the running job's own:
+    /// one that outlived its job, one that a job waits for, or one whose call was lost and is being
+    /// judged.
     #[must_use]
     pub fn finds_host_busy(&self, machine: &MachineId, active: Option<JobId>) -> bool {
         self.leftovers().contains_key(machine)

@@ -53,8 +53,8 @@ impl Tables {
         self.delete_oldest(|row| row.total_bytes.checked_add(max_bytes).is_some_and(|bytes| bytes <= total))
     }
 
-    /// Deletes facts, but never the last one. The storage looks at 500 of the oldest at a time, and stops once
-    /// it keeps any of these.
+    /// Deletes facts, but never the last one. The storage looks at 500 of the oldest at a time, and
+    /// stops once it keeps any of these.
     fn delete_oldest(&mut self, is_old: impl Fn(&AuditRow) -> bool) -> u64 {
         let last = self.audit.last_key_value().map(|(id, _)| *id);
         let mut deleted = 0;

@@ -1,11 +1,13 @@
-//! A storage in memory whose disk can be full, and whose daemon can crash at each moment of a commit.
+//! A storage in memory whose disk can be full, and whose daemon can crash at each moment of a
+//! commit.
 //!
 //! ```text
 //! a write ─► waiting ──(time of a commit)──► committed ──(time of an answer)──► its caller hears of it
 //!               │ crash: a prefix of these is committed,      │ crash: it stays,
 //!               ▼ the others are lost                         ▼ and its caller never hears of it
 //! ```
-//! It has no thread, no randomness and no order by chance: the same calls at the same times give the same answers.
+//! It has no thread, no randomness and no order by chance: the same calls at the same times give
+//! the same answers.
 
 mod audit;
 mod jobs;
@@ -48,7 +50,8 @@ const FULL: &str = "database or disk is full";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Read,
-    /// From the first write that waits to the commit. Writes that come meanwhile wait for the next commit.
+    /// From the first write that waits to the commit. Writes that come meanwhile wait for the next
+    /// commit.
     Commit,
     /// From the commit to its answer.
     Answer,
@@ -74,8 +77,8 @@ pub struct Disk(Arc<Mutex<Inner>>);
 
 struct Inner {
     committed: Tables,
-    /// The writes that are not committed, in the order in which they were handed over. Their number is bounded
-    /// by that of the tasks of the daemon.
+    /// The writes that are not committed, in the order in which they were handed over. Their number
+    /// is bounded by that of the tasks of the daemon.
     waiting: VecDeque<Write>,
     latency: Latency,
     is_full: bool,
@@ -114,7 +117,8 @@ impl Disk {
         self.lock().committed.watcher = Some(Box::new(watcher));
     }
 
-    /// Opens what is committed, for a daemon that starts. An earlier handle is as if it had crashed.
+    /// Opens what is committed, for a daemon that starts. An earlier handle is as if it had
+    /// crashed.
     pub fn open(&self, clock: Clock) -> InMemory {
         self.crash(0);
         InMemory { disk: self.clone(), life: self.lock().life, clock }
@@ -130,8 +134,9 @@ impl Disk {
         self.lock().waiting.len()
     }
 
-    /// The daemon dies: of the writes that are not committed, the first `survivors` are, and the others are
-    /// lost. No caller hears of any of them: every call of an open handle fails as `Closed` or never returns.
+    /// The daemon dies: of the writes that are not committed, the first `survivors` are, and the
+    /// others are lost. No caller hears of any of them: every call of an open handle fails as
+    /// `Closed` or never returns.
     pub fn crash(&self, survivors: usize) {
         let mut inner = self.lock();
         if !inner.is_full {
@@ -175,8 +180,8 @@ pub struct InMemory {
 }
 
 impl InMemory {
-    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns. Without it
-    /// running, writes wait. Returns too when the daemon has crashed.
+    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns.
+    /// Without it running, writes wait. Returns too when the daemon has crashed.
     pub async fn run(&self, stop: CancellationToken) {
         while let Ok((waiting, is_closed, work)) = self.state() {
             if waiting > 0 {
@@ -237,7 +242,8 @@ impl InMemory {
         if inner.life == self.life { Ok(inner) } else { Err(StorageError::Closed) }
     }
 
-    /// Hands a write over, and waits for its answer. A write that fails must leave the tables as they are.
+    /// Hands a write over, and waits for its answer. A write that fails must leave the tables as
+    /// they are.
     async fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut Tables) -> Result<T, StorageError> + Send + 'static,

@@ -1,4 +1,5 @@
-//! What is committed. The rules of each table are in the file of its name; a write that fails changes nothing.
+//! What is committed. The rules of each table are in the file of its name; a write that fails
+//! changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
