@@ -15,6 +15,8 @@ mod whole_otter;
 mod world_stage;
 mod wrong;
 
+pub use wrong::without_capabilities;
+
 use std::time::Duration;
 
 #[cfg(feature = "interop")]

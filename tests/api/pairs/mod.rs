@@ -84,6 +84,7 @@ const RECIPES: &[Recipe] = &[
         &["get_machine_properties"],
         |pairs| Box::pin(refusals::of_a_read(pairs)),
     ),
+    of(&["not-supported"], &["get_machine_properties"], |pairs| Box::pin(refusals::of_a_backend(pairs))),
     of(&["host-unreachable"], &["wait_for_job"], |pairs| Box::pin(gone::with_the_host(pairs))),
     of(&["invalid-power-state", "wait-timeout"], &["wait_for_machine"], |pairs| {
         Box::pin(request::plain(pairs))

@@ -3,7 +3,8 @@
 use otter::simulator::{Disruption, Fault};
 
 use super::{Pair, Verdict, by_a_deadline, outcome, plan, side_by_side};
-use crate::harness::Lab;
+use crate::conformance::without_capabilities;
+use crate::harness::{Lab, Plan};
 
 /// Everything that changes a machine.
 const CHANGES: [&str; 8] = [
@@ -33,6 +34,12 @@ pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
         lab.control().clear_disruptions();
     }
     verdicts
+}
+
+/// A backend that can do none of what only some can.
+pub async fn of_a_backend(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with(Plan { between: without_capabilities, ..plan(&pairs, |_| {}) }).await;
+    side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
 /// A read that goes to the host.
