@@ -532,7 +532,7 @@ fn within_limits(book: &Book, lease: &Lease, limits: TokenLimits) -> Result<(), 
 }
 
 /// The machines that a step would give to somebody.
-pub fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
+fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
         let held_before = before.get(lease.id).is_some_and(|open| open.lease.grants == lease.grants);
         lease.state.holds() && !held_before

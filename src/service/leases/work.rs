@@ -169,7 +169,7 @@ impl Desk {
 
 /// The key of the one job of a grant, however often that job is asked for.
 #[must_use]
-pub fn key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
+fn key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
     let what = if state == LeaseState::Preparing { "prepare" } else { "release" };
     IdempotencyKey {
         caller: "otter".to_owned(),
@@ -183,7 +183,7 @@ pub fn key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
 
 /// What a lease's job came to; none where it has not ended.
 #[must_use]
-pub fn outcome(job: &Job) -> Option<Result<(), Failure>> {
+fn outcome(job: &Job) -> Option<Result<(), Failure>> {
     match (job.state, &job.error) {
         (JobState::Succeeded, _) => Some(Ok(())),
         (state, Some(failure)) if state.is_end() => Some(Err(failure.clone().of_job(job.id))),
@@ -199,7 +199,7 @@ pub fn outcome(job: &Job) -> Option<Result<(), Failure>> {
 ///
 /// # Errors
 /// Where the machine has no such snapshot.
-pub fn request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
+fn request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
     let bound = |wanted: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
         let Some(wanted) = wanted else { return Ok(None) };
         let snapshot = machines::snapshot(machine, wanted)?;
