@@ -81,7 +81,7 @@ impl Identity {
     }
 }
 
-/// Accepts until told to stop; then every connection ends at once, one that was upgraded too.
+/// Accepts until `stop` is cancelled. Then every connection ends at once, upgraded ones too.
 pub async fn serve(
     listener: TcpListener,
     acceptor: TlsAcceptor,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::domain::ids::JobId;
 
-/// A failure of the storage. Except for `Closed`, nothing of the write that failed is to be read.
+/// A failure of the storage. Except for `Closed`, a read shows nothing of the write that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
     /// The disk is full or failing, or something else holds the database. The same write may
@@ -21,7 +21,7 @@ pub enum StorageError {
     /// that is there.
     #[error("the database refused a statement")]
     Contradiction(#[source] Arc<dyn Error + Send + Sync>),
-    /// Something that is stored, or is to be stored, has no meaning to this otter.
+    /// This otter cannot make sense of something that is stored, or cannot store it.
     #[error("the stored {what} cannot be read")]
     Unreadable {
         /// What it is and its name: `job 0190…`.

@@ -277,7 +277,7 @@ fn check(truth: &Truth, world: &World) -> Result<()> {
     })
 }
 
-/// Whether a machine is told as it is, in all that cases make happen.
+/// Whether a machine is shown as it is, in all that cases change.
 fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
     let power = match is.power {
         PowerState::On => Some(power::PowerState::On),

@@ -25,7 +25,7 @@ use super::watched::Watched;
 
 /// How long a caller waits for a session that was just lost.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Facts that wait to be told; senders wait if there are more.
+/// Facts that wait for the observer; senders wait if there are more.
 const TELLS: usize = 64;
 /// How often evidence is read again if other tasks have come meanwhile.
 const TRIES: usize = 4;

@@ -24,7 +24,7 @@ const REFUSED: Duration = Duration::from_mins(15);
 /// How long after a failed login the next is tried, if nothing happens on the host.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A fact that was read directly, to be told in order with all others.
+/// A fact that was read directly, for the observer, in order with all others.
 pub struct Tell {
     pub fact: Fact,
     pub told: oneshot::Sender<()>,
@@ -222,7 +222,7 @@ impl<'b> Session<'b> {
     }
 }
 
-/// Waits while nothing can be told: whoever wants something told is let go.
+/// Waits while there is no connection. Senders of facts are let go.
 async fn drop_tells(inbox: &mut mpsc::Receiver<Tell>, future: impl Future<Output = ()>) {
     tokio::pin!(future);
     loop {

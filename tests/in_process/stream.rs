@@ -16,7 +16,7 @@ use super::translation;
 pub struct Stream {
     /// The revision of the world up to which changes were noticed. `None` before the whole picture.
     noticed: Option<u64>,
-    /// What changed and is not told yet.
+    /// What changed and the observer does not know yet.
     pending: BTreeSet<Moref>,
     /// The machines and datastores that the observer knows.
     known: BTreeSet<Moref>,
@@ -29,7 +29,7 @@ pub struct Set {
 }
 
 impl Stream {
-    /// Notes what changed. Gives the revision of the world if all up to it was told.
+    /// Notes what changed. Gives the revision of the world if the observer knows all up to it.
     pub fn notice(&mut self, world: &World, followers: &Followers) -> Option<u64> {
         let unread = followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));
         self.pending.extend(unread);
@@ -91,7 +91,7 @@ impl Stream {
         Set { facts: Facts { complete: true, changes }, tasks: Vec::new() }
     }
 
-    /// What an observer is told of a machine or a datastore. Nothing if it came and went unseen.
+    /// The fact about a machine or a datastore. `None` if it came and went unseen.
     fn read(&mut self, world: &World, object: Moref) -> Option<Fact> {
         let id = object.id.clone();
         let there = if object.kind == "VirtualMachine" {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::hooks::{Hooks, Interruption, Request};
 use super::{InProcess, Plan, Planned, SimulatedHost};
 
-/// Notes all that it is told.
+/// Notes all that it observes.
 #[derive(Default)]
 struct Log(Mutex<Vec<String>>);
 
@@ -236,7 +236,7 @@ async fn a_session_outlives_a_cut_and_an_outage_and_the_whole_picture_is_told_ag
     assert_eq!(running.host.login_attempts(), 2);
 }
 
-/// Numbers from one seed choose how long things take, and in what order they are told.
+/// Numbers from one seed choose how long things take, and in what order they are observed.
 struct Chosen {
     clock: Clock,
     seed: Mutex<u64>,
@@ -266,7 +266,7 @@ impl Hooks for Chosen {
     }
 }
 
-/// What is told in a run of this seed.
+/// What is observed in a run of this seed.
 async fn run(seed: u64) -> Vec<String> {
     let hooks = |clock: &Clock| -> Arc<dyn Hooks> {
         Arc::new(Chosen { clock: clock.clone(), seed: Mutex::new(seed) })

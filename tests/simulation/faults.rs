@@ -36,7 +36,7 @@ pub struct Temper {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mishap {
     Crash,
-    /// The daemon is told to stop, and starts again.
+    /// The daemon gets a signal to stop, and starts again.
     Stop,
     /// hostd restarts: its tasks are forgotten, and what runs goes on or not.
     HostdRestarts,

@@ -69,7 +69,7 @@ pub const fn wanted_power(request: &JobRequest) -> Option<PowerState> {
 }
 
 impl History {
-    /// Of a job that is to be inserted now.
+    /// For a job that is inserted now.
     pub fn new(job: &Job, now: Duration) -> Self {
         let left = Duration::try_from(job.deadline_at.duration_since(job.created_at)).unwrap();
         Self {

@@ -168,7 +168,7 @@ fn pools() -> Pools {
     Pools([("ci".to_owned(), pool)].into())
 }
 
-/// Whoever reads all events, and what each is about.
+/// The reader of all events, and what each is about.
 async fn read(run: Arc<Run>, services: Services, feed: Feed) {
     let mut follower = feed.follow(EventFilter::default());
     let anybody = Caller::new("reader", Role::Admin);

@@ -309,7 +309,7 @@ impl Run {
         }
     }
 
-    /// The daemon is told to stop, and is killed if it takes too long.
+    /// The daemon gets a signal to stop, and is killed if it takes too long.
     pub fn stop(self: &Arc<Self>) {
         let Some(services) = self.services() else { return };
         services.supervisor.stop();

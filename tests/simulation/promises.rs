@@ -65,7 +65,7 @@ impl Promises {
         }
     }
 
-    /// otter is told that it is committed.
+    /// otter hears that it is committed.
     pub fn accepted(&mut self, job: JobId, now: Duration) {
         if let Some(history) = self.histories.get_mut(&job) {
             history.accepted_at.get_or_insert(now);
@@ -240,7 +240,7 @@ impl Promises {
         }
     }
 
-    /// Whoever follows a task is told this of it.
+    /// The followers of a task see this of it.
     pub fn task_told(&mut self, task: &TaskId, status: &TaskStatus) {
         let Some((job, _)) = self.tasks.get(task.backend_text()).copied() else { return };
         match status {

@@ -65,7 +65,7 @@ impl Hypervisor for Remote {
         answered.await.unwrap_or_else(|_| Err(CallError::Lost(cut())))
     }
 
-    /// Tells the bystander too what whoever follows is told.
+    /// Passes the status of a task to its follower and to the witness.
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let mut status = self.backend.follow(task).await;
         let first = status.borrow().clone();
@@ -128,7 +128,7 @@ async fn travel(
     run.pause().await;
     let temper = run.temper();
     if run.random().percent(temper.lost_before) {
-        // It may arrive after otter was told that it is lost.
+        // It may arrive after otter learned that it is lost.
         if run.random().percent(30) {
             let (run, backend) = (Arc::clone(run), Arc::clone(backend));
             let (machine, call) = (machine.clone(), call.clone());
@@ -194,7 +194,7 @@ impl Hooks for Latencies {
     }
 }
 
-/// What is told goes on to the inventory.
+/// Passes facts on to the inventory, and notes them.
 struct Told {
     run: Arc<Run>,
     observer: Arc<dyn Observer>,

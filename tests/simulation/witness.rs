@@ -189,7 +189,7 @@ impl Witness {
         self.seen().promises.count()
     }
 
-    /// A reader who began to read at `begun` is shown this job, beside this picture.
+    /// A reader who began to read at `begun` sees this job together with this picture.
     pub fn shown(&self, job: &Job, begun: u64, picture: &Picture) {
         let mut seen = self.seen();
         let Seen { disk, promises, machines, .. } = &mut *seen;

@@ -166,7 +166,7 @@ impl<'a> Editor<'a> {
                 _ => {}
             }
         }
-        // In the order of lists: what is told of them has an order that repeats.
+        // In the order of lists, so that changes are published in an order that repeats.
         for record in &self.before.machines {
             let id = &record.machine.id;
             if !machines.contains(id) {

@@ -60,7 +60,7 @@ impl Jobs {
         let mut job = admit(new, JobId::new(clock.uuid()), now.wall, &self.0.parts.settings.deadlines)?;
         let (id, kind, target) = (job.id, job.kind(), job.target.id());
         self.queues().reserve(&target, id, lane(kind)).map_err(|full| queue_full(full, &record.machine))?;
-        // With its place taken: whoever leases the machine from now on sees it.
+        // The job has its place, so a lease of the machine that is granted from now on sees it.
         let admitted = self.0.parts.gate.admit(&record.machine, &right);
         // A caller without a right to the machine gets that refusal first.
         let answered = |admission| has_question(&record.machine, &job.request).map(|()| admission);
@@ -80,7 +80,7 @@ impl Jobs {
             }
         };
         let due = now.due(job.deadline_at);
-        // Shown before it is committed: whoever learns its id from the disk finds it here.
+        // Shown before it is committed: a reader who learns its id from the disk finds it here.
         self.0.board.add(Driver::queued(job.clone(), self.rules()), due);
         // The job has its place already: two calls at the same moment count each other.
         if let Some(most) = right.caller.limits.queued_jobs

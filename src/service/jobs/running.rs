@@ -90,7 +90,7 @@ impl Jobs {
 
     /// Asks to cancel a job: one that waits ends at once, of one that runs the host is asked to
     /// cancel the task, and it may still succeed. Repeatable; the audit names the first who asked.
-    /// The job as it is then; none where there is no such job.
+    /// The job as it is then. `None` if there is no such job.
     ///
     /// # Errors
     /// As [`Jobs::get`].

@@ -12,7 +12,7 @@ use crate::service::storage_watch::store_failure;
 use crate::storage::{JobCursor, JobFilter};
 
 impl Jobs {
-    /// A job as it is now; none where there is no such job.
+    /// A job as it is now. `None` if there is no such job.
     ///
     /// # Errors
     /// The store's, for a job that ended.

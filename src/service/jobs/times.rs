@@ -18,7 +18,7 @@ use crate::storage::StorageError;
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 impl Jobs {
-    /// Ends queued jobs at their deadlines. Runs until told to stop.
+    /// Ends queued jobs at their deadlines. Runs until `stop` is cancelled.
     pub async fn expire(self, stop: CancellationToken) {
         loop {
             let next = self.expiries().first().cloned();

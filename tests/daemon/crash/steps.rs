@@ -40,12 +40,12 @@ steps! {
     AcceptCommitted = "accept-committed",
     Start = "start",
     StartCommitted = "start-committed",
-    /// The machine is to be read before a call; it was read.
+    /// Before the machine is read ahead of a call, and after that.
     Examine = "examine",
     Examined = "examined",
     Intent = "intent",
     IntentCommitted = "intent-committed",
-    /// The host is to be called; it answered.
+    /// Before the host is called, and after its answer.
     Call = "call",
     Answered = "answered",
     Task = "task",
@@ -57,11 +57,11 @@ steps! {
     /// A call of several is done, or proven not to have run.
     CallDone = "step-done",
     CallDoneCommitted = "step-done-committed",
-    /// A running job is to be cancelled.
+    /// Before a running job is cancelled.
     Cancel = "cancel",
-    /// The host is to be asked to cancel its task.
+    /// Before the host is asked to cancel its task.
     CancelTask = "cancel-task",
-    /// The machine is to be read after a loss.
+    /// Before the machine is read after a loss.
     Judge = "judge",
     /// It is given time to settle.
     Settle = "settle",

@@ -68,7 +68,7 @@ pub enum Committed<'a> {
     Leases(&'a SaveLeases),
 }
 
-/// Is told each commit of a job or of leases, whether its caller hears of it or not.
+/// Observes each commit of a job or of leases, whether its caller hears of it or not.
 pub type Watcher = Box<dyn FnMut(Committed<'_>) + Send>;
 
 /// What outlives a crash. Clones share it.
@@ -112,7 +112,7 @@ impl Disk {
         })))
     }
 
-    /// Has this told each commit from now on.
+    /// Lets this watcher observe each commit from now on.
     pub fn watch(&self, watcher: impl FnMut(Committed<'_>) + Send + 'static) {
         self.lock().committed.watcher = Some(Box::new(watcher));
     }
