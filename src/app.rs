@@ -1,4 +1,5 @@
-//! The composition root: settings → a bound application → its run. The only file that names every room.
+//! The composition root: settings → a bound application → its run. The only file that names every
+//! room.
 
 mod checks;
 pub mod lease_key;
@@ -83,13 +84,14 @@ pub struct Simulated {
     pub fingerprint: String,
 }
 
-/// The settings that a configuration makes. A simulated host takes the place of `[esx]`, and its state is kept in
-/// memory unless a directory is named.
+/// The settings that a configuration makes. A simulated host takes the place of `[esx]`, and its
+/// state is kept in memory unless a directory is named.
 ///
 /// # Errors
 /// What is missing or cannot be.
 pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<Settings> {
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings } = config;
+    let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings } =
+        config;
     let state_dir = match &simulated {
         Some(_) => state.dir.clone(),
         None => Some(state.directory().to_owned()),
@@ -101,13 +103,15 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
             built_in.push("golden*".to_owned());
         }
         let mut options = EsxOptions::new(url, "root", SecretString::from("otter"));
-        options.verify = Verify::Fingerprint(fingerprint.parse().context("the simulator's fingerprint")?);
+        options.verify =
+            Verify::Fingerprint(fingerprint.parse().context("the simulator's fingerprint")?);
         options
     } else {
         let Host { url, username, password } = esx.host()?;
         let mut options = EsxOptions::new(url, username, password);
         options.verify = esx.verify;
-        options.headers = esx.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+        options.headers =
+            esx.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         options
     };
     options.connect_timeout = esx.connect_timeout;
@@ -116,7 +120,10 @@ pub fn settings(config: Config, simulated: Option<Simulated>) -> anyhow::Result<
     let config::Deadlines { power, guest, create, revert, remove, prepare } = jobs.deadlines;
     Ok(Settings {
         listen: http.listen,
-        tls: http.tls_certificate.zip(http.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+        tls: http
+            .tls_certificate
+            .zip(http.tls_key)
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
         state_dir,
         guest_settle: esx.guest_settle,
         protection: Protection {
@@ -222,7 +229,11 @@ impl App {
     ///
     /// # Errors
     /// As [`App::bind`], and those of the backend.
-    pub async fn bind_with(backend: impl Backend, settings: Settings, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn bind_with(
+        backend: impl Backend,
+        settings: Settings,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
         let checked = check(&settings).await?;
         checked.log(settings.state_dir.as_deref());
         let Checked { tls, in_the_clear, warnings: _, state: _ } = checked;
@@ -272,7 +283,11 @@ impl App {
             settings: jobs,
             metrics: metrics.clone(),
             gate: Arc::clone(&holds) as _,
-            snapshots: Arc::new(SnapshotProtection::new(snapshots, Arc::clone(&pools), Arc::clone(&storage))),
+            snapshots: Arc::new(SnapshotProtection::new(
+                snapshots,
+                Arc::clone(&pools),
+                Arc::clone(&storage),
+            )),
         });
         let patterns = Arc::new(PatternWatch::new(
             MachinePatterns::new(&protection.protected, &pools),
@@ -344,13 +359,16 @@ impl App {
         self.supervisor.clone()
     }
 
-    /// Has the host's password read anew like this on SIGHUP: the next login uses it, and a refused account is tried
-    /// again.
-    pub fn renew_password_by<E>(&self, read: impl Fn() -> Result<SecretString, E> + Send + Sync + 'static)
-    where
+    /// Has the host's password read anew like this on SIGHUP: the next login uses it, and a refused
+    /// account is tried again.
+    pub fn renew_password_by<E>(
+        &self,
+        read: impl Fn() -> Result<SecretString, E> + Send + Sync + 'static,
+    ) where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let (host, audit) = (Arc::clone(self.services.hosts.only()), Arc::clone(&self.services.audit));
+        let (host, audit) =
+            (Arc::clone(self.services.hosts.only()), Arc::clone(&self.services.audit));
         self.supervisor.on_reload("the password of the host", move || {
             let renewed = read().map(|password| host.renew_password(password));
             audit.reloaded(AuditAction::PasswordReloaded, renewed.is_ok());
@@ -371,7 +389,8 @@ impl App {
     /// Where the jobs cannot be read back.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Ending> {
         let router = self.router();
-        let Self { clock, supervisor, store, services, listener, http, metrics: _, retention } = self;
+        let Self { clock, supervisor, store, services, listener, http, metrics: _, retention } =
+            self;
         let (purged, purged_by): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before it, because it counts refused calls until then.
@@ -386,8 +405,11 @@ impl App {
             }
             storing.await
         });
-        let taken_up =
-            services.jobs.recover().await.context("the jobs of the last run cannot be read back")?;
+        let taken_up = services
+            .jobs
+            .recover()
+            .await
+            .context("the jobs of the last run cannot be read back")?;
         if taken_up > 0 {
             tracing::info!(jobs = taken_up, "took up the jobs that had not ended");
         }
@@ -395,8 +417,9 @@ impl App {
         let host = Arc::clone(services.hosts.only());
         supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
         let (inventory, hosts) = (Arc::clone(&services.inventory), services.hosts.clone());
-        supervisor
-            .spawn("guest addresses", |stop| async move { inventory.confirm_guests(hosts, stop).await });
+        supervisor.spawn("guest addresses", |stop| async move {
+            inventory.confirm_guests(hosts, stop).await
+        });
         let callers = Arc::clone(&services.callers);
         if is_shared {
             supervisor.spawn("tokens", |stop| callers.follow(stop));
@@ -415,7 +438,8 @@ impl App {
     }
 }
 
-/// Binds the address. On TCP it serves TLS if there are files for it, which are read again on SIGHUP.
+/// Binds the address. On TCP it serves TLS if there are files for it, which are read again on
+/// SIGHUP.
 async fn bound(
     listen: &Listen,
     tls: Option<Tls>,
@@ -426,9 +450,9 @@ async fn bound(
         Listen::Tcp(address) => {
             Listener::tcp(*address).await.with_context(|| format!("cannot listen on {address}"))?
         }
-        Listen::Unix(path) => {
-            Listener::unix(path).await.with_context(|| format!("cannot listen on unix:{}", path.display()))?
-        }
+        Listen::Unix(path) => Listener::unix(path)
+            .await
+            .with_context(|| format!("cannot listen on unix:{}", path.display()))?,
     };
     let Some(tls) = tls else { return Ok(listener) };
     let (again, audit) = (tls.clone(), Arc::clone(audit));
@@ -441,7 +465,10 @@ async fn bound(
 }
 
 /// Makes the backend that settings ask for: another hypervisor is another one of these.
-pub trait Backend: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {}
+pub trait Backend:
+    FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>
+{
+}
 
 impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>> Backend for F {}
 
@@ -449,7 +476,11 @@ impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor
 ///
 /// # Errors
 /// If the settings of the host cannot work.
-pub fn vim25(settings: &Settings, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>> {
+pub fn vim25(
+    settings: &Settings,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<dyn Hypervisor>> {
     let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), metrics.clone())
         .context("the host's settings are wrong")?;
     Ok(Arc::new(hypervisor))
@@ -471,7 +502,8 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         let picture = services.inventory.picture();
         levels.machines.set(number(picture.machines.len()));
         levels.datastores.set(number(picture.datastores.len()));
-        let age = services.inventory.updated_at().map(|at| clock.now().duration_since(at).as_secs_f64());
+        let age =
+            services.inventory.updated_at().map(|at| clock.now().duration_since(at).as_secs_f64());
         levels.inventory_age.set(age.unwrap_or(f64::NAN));
         Levels::count(&levels.events, services.feed.published());
         Levels::count(&levels.store_transactions, store.transactions());

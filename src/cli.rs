@@ -1,8 +1,9 @@
-//! The commands: `serve`, `run`, `token`, `simulate`, `check-config`, `doctor`, `openapi`, `completions`. Each reads what it is told and
-//! starts a room.
+//! The commands: `serve`, `run`, `token`, `simulate`, `check-config`, `doctor`, `openapi`,
+//! `completions`. Each reads what it is told and starts a room.
 //!
-//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration (`EX_CONFIG`); those of `run`
-//! are its own. What `check-config` refuses it refuses with the code of `serve`.
+//! Exit codes: 0 as asked, 1 a failure, 2 a wrong command line, 78 a wrong configuration
+//! (`EX_CONFIG`); those of `run` are its own. What `check-config` refuses it refuses with the code
+//! of `serve`.
 
 mod check_host;
 mod doctor;
@@ -44,7 +45,8 @@ pub struct Command {
 enum Verb {
     /// Serve a host's machines over HTTP.
     Serve(Serve),
-    /// Take a machine, run a command, and give the machine back however that ends: a machine in CI, in one command.
+    /// Take a machine, run a command, and give the machine back however that ends: a machine in CI,
+    /// in one command.
     Run(Box<RunCommand>),
     /// Make, list, rotate and revoke the tokens that callers are told apart by.
     Token(TokenCommand),
@@ -52,14 +54,16 @@ enum Verb {
     Store(StoreCommand),
     /// Run a simulated ESX by itself, for otter or any other vim25 client.
     Simulate(Simulate),
-    /// Check the configuration as `serve` does: read it, and look at the files, the state directory and the address.
-    /// Nothing is made or changed.
+    /// Check the configuration as `serve` does: read it, and look at the files, the state directory
+    /// and the address. Nothing is made or changed.
     CheckConfig(CheckConfig),
-    /// Connect to the host as `serve` would, once, and say in plain words what works and what does not.
+    /// Connect to the host as `serve` would, once, and say in plain words what works and what does
+    /// not.
     Doctor(Sources),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {
-        /// In the words of this version of OpenAPI; the document is written in 3.1, and 3.0 is made of it.
+        /// In the words of this version of OpenAPI; the document is written in 3.1, and 3.0 is made
+        /// of it.
         #[arg(long, value_enum, value_name = "VERSION", default_value = "3.1")]
         version: OpenapiVersion,
     },
@@ -81,8 +85,8 @@ enum OpenapiVersion {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// Serve an embedded, simulated ESX in place of a real one. The state is kept in memory unless a state
-    /// directory is named.
+    /// Serve an embedded, simulated ESX in place of a real one. The state is kept in memory unless
+    /// a state directory is named.
     #[arg(long)]
     simulate: bool,
     #[command(flatten)]
@@ -141,7 +145,8 @@ struct Simulate {
     admin: Option<SocketAddr>,
     #[command(flatten)]
     scenario: ScenarioArgs,
-    /// How long tasks and guests take, of the usual tenth of a real host's time: 0.1 is ten times as fast.
+    /// How long tasks and guests take, of the usual tenth of a real host's time: 0.1 is ten times
+    /// as fast.
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = pace)]
     pace: f64,
     /// The account's name.
@@ -156,7 +161,8 @@ impl Command {
     /// Reads the command line of the process.
     ///
     /// # Errors
-    /// What to exit with, where there is nothing to do but what it was told by now: a wrong line, or a question for help.
+    /// What to exit with, where there is nothing to do but what it was told by now: a wrong line,
+    /// or a question for help.
     pub fn from_command_line() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
             // Nobody reading it changes nothing.
@@ -206,7 +212,8 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
 async fn serve(serve: Serve) -> anyhow::Result<ExitCode> {
     let Serve { simulate, scenario, sources } = serve;
     if !simulate && scenario.is_given() {
-        let wrong = "--scenario and --machines say what is simulated: they go with --simulate alone\n";
+        let wrong =
+            "--scenario and --machines say what is simulated: they go with --simulate alone\n";
         Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
         return Ok(ExitCode::from(2));
     }
@@ -368,7 +375,8 @@ fn install_log(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the environment allows escape sequences on a terminal: `NO_COLOR` is not set, or empty (<https://no-color.org>).
+/// Whether the environment allows escape sequences on a terminal: `NO_COLOR` is not set, or empty
+/// (<https://no-color.org>).
 fn allows_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

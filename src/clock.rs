@@ -1,4 +1,5 @@
-//! Time and randomness, injected: tests step them, and the direct ways are forbidden by `.clippy.toml`.
+//! Time and randomness, injected: tests step them, and the direct ways are forbidden by
+//! `.clippy.toml`.
 #![expect(clippy::disallowed_methods, reason = "the one place where the real clock is read")]
 
 use std::fmt::Debug;
@@ -81,7 +82,9 @@ impl Clock {
     pub fn elapsed(&self) -> Duration {
         match &*self.0 {
             Source::System { started } => started.elapsed(),
-            Source::Stepped { now, .. } => now.lock().unwrap_or_else(PoisonError::into_inner).elapsed,
+            Source::Stepped { now, .. } => {
+                now.lock().unwrap_or_else(PoisonError::into_inner).elapsed
+            }
             Source::Other(time) => time.elapsed(),
         }
     }

@@ -1,4 +1,5 @@
-//! otter: a REST daemon in front of a VMware ESX host. The binary is a thin shell around this library.
+//! otter: a REST daemon in front of a VMware ESX host. The binary is a thin shell around this
+//! library.
 
 // The sample records of the tests are included by unit tests too, and name this crate.
 #[cfg(test)]

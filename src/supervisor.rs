@@ -8,8 +8,8 @@
 //!                                                                ▼             ▼
 //!                                                              last: the rooms that the others needed (the store)
 //! ```
-//! A room task that ends before it was asked to, in whatever way, ends the daemon, and the exit code says so.
-//! A contained task, such as a job, may panic: whoever started it is told.
+//! A room task that ends before it was asked to, in whatever way, ends the daemon, and the exit
+//! code says so. A contained task, such as a job, may panic: whoever started it is told.
 
 mod signals;
 #[cfg(test)]
@@ -124,9 +124,13 @@ impl fmt::Display for TaskFailure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { task, how } = self;
         match how {
-            HowItEnded::Returned => write!(formatter, "the task {task} ended although nothing asked it to"),
+            HowItEnded::Returned => {
+                write!(formatter, "the task {task} ended although nothing asked it to")
+            }
             HowItEnded::Failed(error) => write!(formatter, "the task {task} failed: {error}"),
-            HowItEnded::Panicked(message) => write!(formatter, "the task {task} panicked: {message}"),
+            HowItEnded::Panicked(message) => {
+                write!(formatter, "the task {task} panicked: {message}")
+            }
             HowItEnded::Dropped => write!(formatter, "the task {task} did not stop in time"),
         }
     }
@@ -183,7 +187,12 @@ impl Supervisor {
     /// A supervisor that gives its tasks this long to stop.
     #[must_use]
     pub fn new(clock: Clock, grace: Duration) -> Self {
-        Self::with(clock, grace, Box::new(sd_notify::notify), Box::new(|task| drop(tokio::spawn(task))))
+        Self::with(
+            clock,
+            grace,
+            Box::new(sd_notify::notify),
+            Box::new(|task| drop(tokio::spawn(task))),
+        )
     }
 
     /// The same, whose tasks `spawn` runs. It tells the service manager nothing.
@@ -208,7 +217,8 @@ impl Supervisor {
         }))
     }
 
-    /// Starts a room's task, without which the daemon cannot live. It is given a token that tells it to finish.
+    /// Starts a room's task, without which the daemon cannot live. It is given a token that tells
+    /// it to finish.
     pub fn spawn<F>(&self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output: TaskResult> + Send + 'static,
@@ -224,8 +234,8 @@ impl Supervisor {
         self.spawn_in(&self.0.last, name, task);
     }
 
-    /// Starts a task that may fail by itself. It is waited for at the end; what it should know of the shutdown
-    /// it learns from [`Supervisor::stopping`].
+    /// Starts a task that may fail by itself. It is waited for at the end; what it should know of
+    /// the shutdown it learns from [`Supervisor::stopping`].
     pub fn contain<T, F>(&self, name: &'static str, task: F) -> Contained<T>
     where
         T: Send + 'static,
@@ -272,7 +282,11 @@ impl Supervisor {
         handler: impl Fn() -> Result<(), E> + Send + Sync + 'static,
     ) {
         let handler = Arc::new(move || handler().map_err(Into::into));
-        self.0.reloads.lock().unwrap_or_else(PoisonError::into_inner).push(Reload { name, handler });
+        self.0
+            .reloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Reload { name, handler });
     }
 
     /// Tells the service manager that the daemon serves.
@@ -328,7 +342,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits for a stage, but no longer than [`LAST_GRACE`]: a task that never yields cannot be dropped.
+    /// Waits for a stage, but no longer than [`LAST_GRACE`]: a task that never yields cannot be
+    /// dropped.
     async fn wait(&self, stage: &Stage) {
         tokio::select! {
             biased;
@@ -337,8 +352,12 @@ impl Supervisor {
         }
     }
 
-    fn spawn_in<F>(&self, stage: &Stage, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
-    where
+    fn spawn_in<F>(
+        &self,
+        stage: &Stage,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) where
         F: Future<Output: TaskResult> + Send + 'static,
     {
         let supervisor = self.clone();

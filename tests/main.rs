@@ -1,4 +1,5 @@
-//! The one binary of integration tests. `harness` tells how to write one; the folders say what they are about.
+//! The one binary of integration tests. `harness` tells how to write one; the folders say what they
+//! are about.
 #![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;

@@ -40,7 +40,10 @@ const FEATURES: &[&str] = &[
 
 /// The routes of this file.
 pub fn routes() -> Routes {
-    Routes::default().role(Role::Viewer, routes!(about)).open(routes!(healthz)).open(routes!(readyz))
+    Routes::default()
+        .role(Role::Viewer, routes!(about))
+        .open(routes!(healthz))
+        .open(routes!(readyz))
 }
 
 /// What this otter is, and how it stands with its host.
@@ -56,10 +59,12 @@ pub struct About {
     pub host: Option<AboutHost>,
     pub session: AboutSession,
     pub inventory: AboutInventory,
-    /// The id of the machine that otter itself runs in, where that is on this host. It is protected.
+    /// The id of the machine that otter itself runs in, where that is on this host. It is
+    /// protected.
     #[schema(required)]
     pub self_machine: Option<String>,
-    /// How callers are told apart: `none` where otter serves this machine alone and everybody is an admin.
+    /// How callers are told apart: `none` where otter serves this machine alone and everybody is an
+    /// admin.
     #[schema(extensions(("x-extensible-enum" = json!(["none", "token"]))))]
     pub authentication: String,
     /// Who makes this call.
@@ -166,7 +171,8 @@ pub async fn about(
     }
     if api.settings().in_the_clear {
         warnings.push(
-            "Tokens and answers travel in the clear: set http.tls_certificate and http.tls_key.".to_owned(),
+            "Tokens and answers travel in the clear: set http.tls_certificate and http.tls_key."
+                .to_owned(),
         );
     }
     warnings.extend(services.storage.refusal().map(|failure| failure.detail));
@@ -188,7 +194,10 @@ pub async fn about(
         },
         self_machine: services.machines.self_machine(&caller.scope).map(|id| id.to_string()),
         authentication: if services.callers.need_tokens() { "token" } else { "none" }.to_owned(),
-        caller: AboutCaller { name: caller.name.to_string(), role: caller.role.as_str().to_owned() },
+        caller: AboutCaller {
+            name: caller.name.to_string(),
+            role: caller.role.as_str().to_owned(),
+        },
         tls_verified: api.settings().tls_verified,
         warnings,
     };
@@ -210,8 +219,9 @@ pub async fn healthz(State(api): State<Api>, _: Query<NoParameters>) -> Result<R
 
 /// Whether otter is ready
 ///
-/// 200 once the inventory was loaded: reads work from then on, whatever the host does. 503 while the store cannot write,
-/// since no job or lease is accepted then. With `host=true` also the session must be up. The problem says what is wrong.
+/// 200 once the inventory was loaded: reads work from then on, whatever the host does. 503 while
+/// the store cannot write, since no job or lease is accepted then. With `host=true` also the
+/// session must be up. The problem says what is wrong.
 #[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "about", params(ReadyQuery),
     responses(
         (status = 200, description = "It is ready", body = Health),
@@ -230,10 +240,13 @@ pub async fn readyz(
     if host {
         let failure = match &session {
             SessionState::Connected => None,
-            SessionState::Connecting => {
-                Some(Failure::new(FailureKind::HostUnreachable, "The host has not been reached yet."))
+            SessionState::Connecting => Some(Failure::new(
+                FailureKind::HostUnreachable,
+                "The host has not been reached yet.",
+            )),
+            SessionState::Away { reason } => {
+                Some(Failure::new(FailureKind::HostUnreachable, reason.clone()))
             }
-            SessionState::Away { reason } => Some(Failure::new(FailureKind::HostUnreachable, reason.clone())),
             SessionState::LoginRefused { reason } => {
                 Some(Failure::new(FailureKind::HostLoginRefused, reason.clone()))
             }
@@ -244,8 +257,10 @@ pub async fn readyz(
     }
     api.services().machines.picture()?;
     if session == SessionState::Connecting {
-        // No machine is granted before the session is up: a caller could be refused one that is free.
-        let detail = "The host has just been read, and its session is not up yet; try again in a moment.";
+        // No machine is granted before the session is up: a caller could be refused one that is
+        // free.
+        let detail =
+            "The host has just been read, and its session is not up yet; try again in a moment.";
         return Err(Failure::new(FailureKind::InventoryLoading, detail).into());
     }
     Ok(ok(&api))

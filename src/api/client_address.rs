@@ -28,9 +28,11 @@ pub fn client_address(
     trusted_proxies: &[Network],
 ) -> Option<IpAddr> {
     let Some(Peer::Tcp(peer)) = peer else { return None };
-    let is_trusted = |address: IpAddr| trusted_proxies.iter().any(|network| network.contains(address));
+    let is_trusted =
+        |address: IpAddr| trusted_proxies.iter().any(|network| network.contains(address));
     let mut address = peer.to_canonical();
-    let lines = headers.get_all(X_FORWARDED_FOR).into_iter().map(|line| line.to_str().unwrap_or(""));
+    let lines =
+        headers.get_all(X_FORWARDED_FOR).into_iter().map(|line| line.to_str().unwrap_or(""));
     let reported: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
     for report in reported.into_iter().rev() {
         if !is_trusted(address) {

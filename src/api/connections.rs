@@ -5,9 +5,9 @@
 //!               │  head read   answer sent
 //!               └──► asked to close: the oldest idle one goes when the limit is reached
 //! ```
-//! A connection is idle while no request is in flight on it: before the first head is complete, and between
-//! an answer and the next head. If none is idle, the new one waits until one is, or ends. One that was upgraded is
-//! busy until it ends.
+//! A connection is idle while no request is in flight on it: before the first head is complete, and
+//! between an answer and the next head. If none is idle, the new one waits until one is, or ends.
+//! One that was upgraded is busy until it ends.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -69,8 +69,8 @@ pub enum Way {
     Waited,
 }
 
-/// How many connections may be open in a process that may have this many open files. Half of a very small
-/// number are kept for other files.
+/// How many connections may be open in a process that may have this many open files. Half of a very
+/// small number are kept for other files.
 #[must_use]
 pub fn within_open_files(limit: u64) -> usize {
     usize::try_from(limit - RESERVED_FILES.min(limit / 2)).unwrap_or(usize::MAX)
@@ -187,7 +187,8 @@ impl Drop for Place {
 pub struct InFlight(Arc<Place>);
 
 impl InFlight {
-    /// Marks the connection as busy for as long as it is open: the answer says that it goes on as something else.
+    /// Marks the connection as busy for as long as it is open: the answer says that it goes on as
+    /// something else.
     pub fn upgrade(&self) {
         self.0.is_upgraded.store(true, Ordering::Relaxed);
     }
@@ -261,7 +262,10 @@ mod tests {
         assert!(!is_told_to_close(&second));
         let mut new = Box::pin(connections.enter());
         assert!(new.as_mut().now_or_never().is_none(), "the place is not free yet");
-        assert_eq!([&first, &second, &third].map(|place| is_told_to_close(place)), [false, true, false]);
+        assert_eq!(
+            [&first, &second, &third].map(|place| is_told_to_close(place)),
+            [false, true, false]
+        );
         assert!(second.begin().is_none(), "nothing begins on a connection that closes");
         drop(second);
         assert_eq!(new.await.how, Way::IdleClosed);

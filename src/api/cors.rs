@@ -1,15 +1,16 @@
 //! Answers to browsers before they let a page of another server call otter: CORS, as the Fetch
 //! standard has it. Only origins that the configuration lists get such answers.
 //!
-//! A page shows who it is by a token in `Authorization`, so credentials of the browser (cookies, client
-//! certificates) are never allowed.
+//! A page shows who it is by a token in `Authorization`, so credentials of the browser (cookies,
+//! client certificates) are never allowed.
 
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
+    VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
@@ -60,8 +61,8 @@ impl Cors {
         self.lists(&origin).then(|| ListedOrigin(value.clone()))
     }
 
-    /// Tells the browser that the page of this origin may read an answer. `None` if the origin is not
-    /// listed or there is none; then the answer only tells caches that it could differ.
+    /// Tells the browser that the page of this origin may read an answer. `None` if the origin is
+    /// not listed or there is none; then the answer only tells caches that it could differ.
     pub fn mark(&self, origin: Option<ListedOrigin>, response: &mut Response) {
         if self.allowed_origins.is_empty() {
             return;
@@ -70,13 +71,14 @@ impl Cors {
         headers.append(VARY, HeaderValue::from_static("origin"));
         if let Some(ListedOrigin(origin)) = origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
+            headers
+                .insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
         }
     }
 }
 
-/// The answer to the question that a browser asks before it sends a call that no form could. It depends
-/// on no route and on no token: the call itself is answered as any other.
+/// The answer to the question that a browser asks before it sends a call that no form could. It
+/// depends on no route and on no token: the call itself is answered as any other.
 #[must_use]
 pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response> {
     if *method != Method::OPTIONS || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {

@@ -24,7 +24,9 @@ use crate::service::machines::{empty, shorten};
 
 /// The routes of this file.
 pub fn routes() -> Routes {
-    Routes::default().role(Role::Viewer, routes!(list_datastores)).role(Role::Viewer, routes!(get_datastore))
+    Routes::default()
+        .role(Role::Viewer, routes!(list_datastores))
+        .role(Role::Viewer, routes!(get_datastore))
 }
 
 /// Where machines keep their files.
@@ -110,8 +112,10 @@ pub async fn get_datastore(
     let version = api.services().feed.version();
     let picture = api.services().machines.picture()?;
     let datastore = picture.datastore(&id).ok_or_else(|| {
-        let detail =
-            format!("There is no datastore {}. List them: GET /v1/datastores", shorten(&id.to_string()));
+        let detail = format!(
+            "There is no datastore {}. List them: GET /v1/datastores",
+            shorten(&id.to_string())
+        );
         Failure::new(FailureKind::NotFound, detail)
     })?;
     Ok(respond::object(&api, &version, &Datastore::of(&api, &caller.scope, datastore)))

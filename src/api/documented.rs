@@ -1,4 +1,5 @@
-//! What many operations share in the document: path segments, the parameters of starting calls, problems.
+//! What many operations share in the document: path segments, the parameters of starting calls,
+//! problems.
 
 use utoipa::{IntoParams, IntoResponses};
 
@@ -36,7 +37,8 @@ pub struct JobPath {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct StartHeaders {
-    /// At most 255 characters: a repeat with the same key and request gets the first one's job, and starts no second.
+    /// At most 255 characters: a repeat with the same key and request gets the first one's job, and
+    /// starts no second.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
     /// At most 512 characters, kept with the job: a CI job's address, say.

@@ -1,4 +1,5 @@
-//! Reading requests strictly: query parameters, bodies and headers, each mistake told with the nearest right way.
+//! Reading requests strictly: query parameters, bodies and headers, each mistake told with the
+//! nearest right way.
 
 mod json;
 mod parameter;
@@ -50,8 +51,9 @@ impl FromRequestParts<Api> for Segments {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let Path((first, second)) =
-            Path::<(String, String)>::from_request_parts(parts, api).await.map_err(|_| undecodable_path())?;
+        let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, api)
+            .await
+            .map_err(|_| undecodable_path())?;
         Ok(Self(first, second))
     }
 }
@@ -81,7 +83,8 @@ impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<Api> for Body<T>
             if required.is_empty() {
                 return Ok(Self { value: T::default(), bytes });
             }
-            let detail = format!("There is no body; a JSON object with {} is wanted.", required.join(", "));
+            let detail =
+                format!("There is no body; a JSON object with {} is wanted.", required.join(", "));
             return Err(failure_in_body("", "missing", detail).into());
         }
         // The content type was checked together with the whole request.
@@ -97,7 +100,10 @@ async fn read_limited(mut body: axum::body::Body, limit: usize) -> Result<Bytes,
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
-            Failure::new(FailureKind::InvalidRequest, "The connection broke before the whole body had come.")
+            Failure::new(
+                FailureKind::InvalidRequest,
+                "The connection broke before the whole body had come.",
+            )
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > limit {
@@ -118,7 +124,10 @@ pub fn header<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&
     let Some(value) = values.next() else { return Ok(None) };
     let wrong = |code, detail: String| failure_at(FailureKind::InvalidRequest, name, code, detail);
     if values.next().is_some() {
-        return Err(wrong("repeated", format!("The header {name} stands there twice; send it once.")));
+        return Err(wrong(
+            "repeated",
+            format!("The header {name} stands there twice; send it once."),
+        ));
     }
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| wrong("not-utf-8", format!("The header {name} is not UTF-8.")))?;
@@ -208,7 +217,8 @@ fn nearest<'k>(given: &str, known: &'k [String]) -> Option<&'k String> {
     if given.len() > 64 {
         return None;
     }
-    let (distance, word) = known.iter().map(|word| (strsim::damerau_levenshtein(given, word), word)).min()?;
+    let (distance, word) =
+        known.iter().map(|word| (strsim::damerau_levenshtein(given, word), word)).min()?;
     (distance <= word.len().div_ceil(2)).then_some(word)
 }
 

@@ -56,7 +56,8 @@ pub struct Edge {
 /// Puts every layer around the routes. The first named is the innermost.
 pub fn around(router: Router, edge: Edge) -> Router {
     // A compressor would hold events back; a stream of SSE is among the defaults.
-    let compressible = DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON));
+    let compressible =
+        DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON));
     router
         .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(compressible))
         .layer(from_fn(conditional))
@@ -119,7 +120,8 @@ async fn run(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// What a request is counted as: by the pattern of its route, for paths are as many as callers make up.
+/// What a request is counted as: by the pattern of its route, for paths are as many as callers make
+/// up.
 fn operation(method: &Method, route: Option<&MatchedPath>) -> Cow<'static, str> {
     const METHODS: [Method; 7] = [
         Method::GET,
@@ -146,7 +148,8 @@ fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
         response.extensions_mut().insert(caller.clone());
     }
     for (name, value) in original.headers() {
-        if name != CONTENT_LENGTH && name != CONTENT_TYPE && !response.headers().contains_key(name) {
+        if name != CONTENT_LENGTH && name != CONTENT_TYPE && !response.headers().contains_key(name)
+        {
             response.headers_mut().insert(name, value.clone());
         }
     }
@@ -169,14 +172,17 @@ async fn conditional(request: Request, next: Next) -> Response {
     let readable = matches!(*request.method(), Method::GET | Method::HEAD);
     let known = request.headers().get(IF_NONE_MATCH).cloned();
     let mut response = next.run(request).await;
-    let Some(tag) = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned) else {
+    let Some(tag) =
+        response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned)
+    else {
         return response;
     };
     if response.headers().contains_key(CONTENT_ENCODING) && !tag.starts_with("W/") {
         set(&mut response, ETAG, &format!("W/{tag}"));
     }
-    let matches =
-        known.and_then(|known| known.to_str().map(|known| has_tag(known, &tag)).ok()).unwrap_or(false);
+    let matches = known
+        .and_then(|known| known.to_str().map(|known| has_tag(known, &tag)).ok())
+        .unwrap_or(false);
     if readable && matches && response.status() == StatusCode::OK {
         let headers: HeaderMap = response
             .headers()
@@ -235,7 +241,8 @@ mod tests {
     async fn a_panic_is_a_500_that_shows_its_request_id_alone() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let log =
+            tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
         let _log = tracing::subscriber::set_default(log);
         let routes = Router::new()
             .route("/panic", get(async || -> &'static str { panic!("hunter2") }))
@@ -257,13 +264,18 @@ mod tests {
         };
         let routes = around(routes, edge);
         let ask = async |path: &str| {
-            let request = Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
+            let request =
+                Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
             let (head, body) = routes.clone().oneshot(request).await.unwrap().into_parts();
             (head, body.collect().await.unwrap().to_bytes())
         };
         let (head, body) = ask("/panic").await;
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((head.status.as_u16(), &problem["code"]), (500, &"internal".into()), "{problem}");
+        assert_eq!(
+            (head.status.as_u16(), &problem["code"]),
+            (500, &"internal".into()),
+            "{problem}"
+        );
         assert_eq!(head.headers["content-type"], "application/problem+json");
         let id = head.headers["x-request-id"].to_str().unwrap();
         assert_eq!(problem["request_id"], id);

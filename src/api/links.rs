@@ -26,7 +26,11 @@ pub fn lease(id: LeaseId) -> String {
 
 /// The links that a lease carries.
 #[must_use]
-pub fn of_lease(id: LeaseId, on: Option<&MachineId>, work: Option<JobId>) -> BTreeMap<String, String> {
+pub fn of_lease(
+    id: LeaseId,
+    on: Option<&MachineId>,
+    work: Option<JobId>,
+) -> BTreeMap<String, String> {
     let lease = lease(id);
     let mut links = BTreeMap::from([
         ("wait".to_owned(), format!("{lease}/wait")),
@@ -42,7 +46,8 @@ pub fn of_lease(id: LeaseId, on: Option<&MachineId>, work: Option<JobId>) -> BTr
 #[must_use]
 pub fn of_job(id: JobId, on: Option<&MachineId>) -> BTreeMap<String, String> {
     let job = job(id);
-    let mut links = BTreeMap::from([("wait".to_owned(), format!("{job}/wait")), ("self".to_owned(), job)]);
+    let mut links =
+        BTreeMap::from([("wait".to_owned(), format!("{job}/wait")), ("self".to_owned(), job)]);
     links.extend(on.map(|on| ("machine".to_owned(), machine(on))));
     links
 }

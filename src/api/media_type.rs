@@ -1,6 +1,7 @@
 //! The header `Content-Type`: whether a body is JSON in UTF-8 (RFC 9110, section 8.3).
 
-/// Whether this is `application/json`. Parameters are ignored, except that a `charset` must be `utf-8`.
+/// Whether this is `application/json`. Parameters are ignored, except that a `charset` must be
+/// `utf-8`.
 #[must_use]
 pub fn is_json(content_type: &str) -> bool {
     let (media_type, parameters) =

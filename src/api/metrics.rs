@@ -25,8 +25,10 @@ async fn metrics(
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     if caller.scope.is_restricted() {
-        let detail =
-            format!("{} is restricted to some machines, and the metrics count all of them.", caller.name);
+        let detail = format!(
+            "{} is restricted to some machines, and the metrics count all of them.",
+            caller.name
+        );
         return Err(Failure::new(FailureKind::Forbidden, detail).into());
     }
     let waits = api.settings().max_waits.saturating_sub(api.waits().available_permits());

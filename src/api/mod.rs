@@ -1,4 +1,5 @@
-//! HTTP: one table of routes, wire types beside their handlers, and the layers that every answer passes.
+//! HTTP: one table of routes, wire types beside their handlers, and the layers that every answer
+//! passes.
 
 mod about;
 mod access_log;
@@ -144,8 +145,10 @@ impl Api {
     /// Everything that is served, behind every layer.
     pub fn router(self) -> Router {
         let (router, access, _) = routes().into_parts();
-        let router =
-            router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(self.clone());
+        let router = router
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(self.clone());
         let guard = Guard::new(Arc::clone(&self.services().callers), access);
         let edge = layers::Edge {
             clock: self.clock().clone(),
@@ -160,7 +163,8 @@ impl Api {
             access_log: self.settings().access_log,
         };
         // Around all of them: who is refused at the door may hold a lease all the same.
-        layers::around(router, edge).layer(axum::middleware::from_fn_with_state(self, right::tell_expiry))
+        layers::around(router, edge)
+            .layer(axum::middleware::from_fn_with_state(self, right::tell_expiry))
     }
 
     pub(crate) fn services(&self) -> &Services {
@@ -219,11 +223,15 @@ async fn unknown_path() -> ApiError {
 }
 
 async fn wrong_method() -> ApiError {
-    Failure::new(FailureKind::MethodNotAllowed, "The path exists, but not with this method; see Allow.")
-        .into()
+    Failure::new(
+        FailureKind::MethodNotAllowed,
+        "The path exists, but not with this method; see Allow.",
+    )
+    .into()
 }
 
-/// Reads that go past the picture to the host: a few at a time, a few more wait, the rest are refused.
+/// Reads that go past the picture to the host: a few at a time, a few more wait, the rest are
+/// refused.
 pub(crate) struct DirectReads {
     running: Semaphore,
     admitted: Semaphore,

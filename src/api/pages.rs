@@ -1,4 +1,5 @@
-//! The document and the pages that people read: `/openapi.json`, `/openapi-3.0.json`, `/docs`, `/problems`.
+//! The document and the pages that people read: `/openapi.json`, `/openapi-3.0.json`, `/docs`,
+//! `/problems`.
 
 use std::sync::LazyLock;
 
@@ -42,7 +43,10 @@ pub fn routes() -> Routes {
         .page(None, "/problems/{code}", get(problem_page))
 }
 
-async fn problem_page(Segment(code): Segment, _: Query<NoParameters>) -> Result<Response, ApiError> {
+async fn problem_page(
+    Segment(code): Segment,
+    _: Query<NoParameters>,
+) -> Result<Response, ApiError> {
     let pages = problem::pages();
     let found = pages.iter().find(|page| page.code == code).ok_or_else(|| {
         Failure::new(

@@ -1,5 +1,5 @@
-//! Pages of lists. A cursor is the point behind the last item of a page, for one list under the filters of
-//! one call: a list under other filters has other items behind that point.
+//! Pages of lists. A cursor is the point behind the last item of a page, for one list under the
+//! filters of one call: a list under other filters has other items behind that point.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -84,7 +84,8 @@ impl<Q: Parameters> FromRequestParts<Api> for Paged<Q> {
 
 impl Cursors {
     fn new(list: &str, values: &Values, given: Option<String>) -> Self {
-        let filters: Vec<_> = values.iter().filter(|(name, _)| !["limit", "cursor"].contains(name)).collect();
+        let filters: Vec<_> =
+            values.iter().filter(|(name, _)| !["limit", "cursor"].contains(name)).collect();
         let filters = match filters.as_slice() {
             [] => String::new(),
             filters => hex::encode(&Sha256::digest(serde_json::json!(filters).to_string())[..12]),
@@ -131,8 +132,9 @@ impl FromStr for Key {
     }
 }
 
-/// Cuts a page out of a whole list, whose items are in the order of their keys. The point of a cursor is the
-/// key of the last item shown, so items that come and go meanwhile neither repeat nor hide others.
+/// Cuts a page out of a whole list, whose items are in the order of their keys. The point of a
+/// cursor is the key of the last item shown, so items that come and go meanwhile neither repeat nor
+/// hide others.
 ///
 /// # Errors
 /// As [`Cursors::point`].
@@ -143,7 +145,8 @@ pub fn page<T>(
     limit: Option<u32>,
 ) -> Result<Page<T>, Failure> {
     let after: Option<Key> = cursors.point()?;
-    let mut rest = items.into_iter().filter(|item| after.as_ref().is_none_or(|after| key(item) > *after));
+    let mut rest =
+        items.into_iter().filter(|item| after.as_ref().is_none_or(|after| key(item) > *after));
     let Some(limit) = limit else {
         return Ok(Page { items: rest.collect(), next: None });
     };
@@ -154,6 +157,7 @@ pub fn page<T>(
 }
 
 fn invalid_cursor() -> Failure {
-    let detail = "The cursor is not one that this list gave under these filters; start again without one.";
+    let detail =
+        "The cursor is not one that this list gave under these filters; start again without one.";
     failure_at(FailureKind::InvalidCursor, "cursor", "invalid-cursor", detail.to_owned())
 }

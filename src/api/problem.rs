@@ -1,4 +1,5 @@
-//! Failures on the wire: RFC 9457 problem details, and the one table that says what each kind means over HTTP.
+//! Failures on the wire: RFC 9457 problem details, and the one table that says what each kind means
+//! over HTTP.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,7 +58,8 @@ use FailureKind as Kind;
 use StatusCode as Status;
 
 // Kept as it is: a table is read across.
-/// One code, one status. 502, 503 and 504 are only for what may go away by itself: curl and proxies repeat those.
+/// One code, one status. 502, 503 and 504 are only for what may go away by itself: curl and proxies
+/// repeat those.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     row(Kind::InvalidRequest, Status::BAD_REQUEST, Retry::No, "The request is not valid",
@@ -286,8 +288,17 @@ impl Problem {
     #[must_use]
     pub fn of(failure: &Failure, request_id: Option<&str>) -> Self {
         let row = find(failure.kind);
-        let Failure { kind, detail, fault, machine, job, lease, candidates, errors, retry_after: _ } =
-            failure;
+        let Failure {
+            kind,
+            detail,
+            fault,
+            machine,
+            job,
+            lease,
+            candidates,
+            errors,
+            retry_after: _,
+        } = failure;
         let internal = *kind == FailureKind::Internal;
         let shown = |yes: bool| yes && !internal;
         let mut links = BTreeMap::new();
@@ -344,7 +355,8 @@ impl HostFault {
     }
 }
 
-/// A handler's failure on its way out. The outermost layer, which knows the request's id, makes the problem of it.
+/// A handler's failure on its way out. The outermost layer, which knows the request's id, makes the
+/// problem of it.
 #[derive(Debug)]
 pub struct ApiError(pub Failure);
 
@@ -369,7 +381,8 @@ pub struct Failed(pub std::sync::Arc<Failure>);
 /// The `Retry-After` of failures that pass at an unknown time.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The answer for a failure: status, `Retry-After` where a retry helps, and the problem as its body.
+/// The answer for a failure: status, `Retry-After` where a retry helps, and the problem as its
+/// body.
 #[must_use]
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let row = find(failure.kind);
@@ -379,10 +392,13 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let mut response = (row.status, body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    let soon =
-        matches!(row.status, Status::TOO_MANY_REQUESTS | Status::SERVICE_UNAVAILABLE | Status::BAD_GATEWAY);
+    let soon = matches!(
+        row.status,
+        Status::TOO_MANY_REQUESTS | Status::SERVICE_UNAVAILABLE | Status::BAD_GATEWAY
+    );
     if soon {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds(failure.retry_after.unwrap_or(RETRY))));
+        headers
+            .insert(RETRY_AFTER, HeaderValue::from(seconds(failure.retry_after.unwrap_or(RETRY))));
     }
     response
 }
@@ -418,7 +434,8 @@ fn codes() -> Vec<&'static str> {
 }
 
 fn find(kind: FailureKind) -> &'static Row {
-    // A test holds the table to one row for each kind; the last resort is the row of internal faults.
+    // A test holds the table to one row for each kind; the last resort is the row of internal
+    // faults.
     let internal = || TABLE.iter().find(|row| row.kind == FailureKind::Internal);
     TABLE.iter().find(|row| row.kind == kind).or_else(internal).unwrap_or(&TABLE[0])
 }

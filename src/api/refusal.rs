@@ -1,8 +1,8 @@
 //! Gives hyper's bare refusals a body.
 //!
-//! hyper answers an address or headers beyond its own limits, and what it cannot parse, with an empty 400, 414 or
-//! 431 of its own making, which no layer sees. This wraps the connection and puts a problem in their place. What is
-//! written once the connection was upgraded passes as it is.
+//! hyper answers an address or headers beyond its own limits, and what it cannot parse, with an
+//! empty 400, 414 or 431 of its own making, which no layer sees. This wraps the connection and puts
+//! a problem in their place. What is written once the connection was upgraded passes as it is.
 
 use std::io;
 use std::pin::Pin;
@@ -91,27 +91,33 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Refusals<C> {
     }
 }
 
-/// Our answer in place of a bare refusal. Answers of otter's own always carry a request id, so nothing else is taken
-/// for one.
+/// Our answer in place of a bare refusal. Answers of otter's own always carry a request id, so
+/// nothing else is taken for one.
 fn replacement(bytes: &[u8], clock: &Clock) -> Option<Vec<u8>> {
     let (kind, detail) = match bytes.get(..13)? {
         b"HTTP/1.1 414 " => (
             FailureKind::UriTooLong,
             "The path and query are longer than otter reads. Use ids in place of names.",
         ),
-        b"HTTP/1.1 431 " => {
-            (FailureKind::HeadersTooLarge, "There are more headers, or longer ones, than otter reads.")
+        b"HTTP/1.1 431 " => (
+            FailureKind::HeadersTooLarge,
+            "There are more headers, or longer ones, than otter reads.",
+        ),
+        b"HTTP/1.1 400 " => {
+            (FailureKind::InvalidRequest, "This is not HTTP/1.1 as RFC 9112 has it.")
         }
-        b"HTTP/1.1 400 " => (FailureKind::InvalidRequest, "This is not HTTP/1.1 as RFC 9112 has it."),
         _ => return None,
     };
     let head = std::str::from_utf8(bytes).ok()?.to_ascii_lowercase();
-    if !head.ends_with("\r\n\r\n") || !head.contains("content-length: 0\r\n") || head.contains("x-request-id")
+    if !head.ends_with("\r\n\r\n")
+        || !head.contains("content-length: 0\r\n")
+        || head.contains("x-request-id")
     {
         return None;
     }
     let id = clock.uuid().to_string();
-    let body = serde_json::to_string(&problem::Problem::of(&Failure::new(kind, detail), Some(&id))).ok()?;
+    let body = serde_json::to_string(&problem::Problem::of(&Failure::new(kind, detail), Some(&id)))
+        .ok()?;
     let status = problem::status(kind);
     Some(
         format!(

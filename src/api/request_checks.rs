@@ -1,12 +1,13 @@
-//! What every request must satisfy before a route sees it: its sizes, the `Host` that it names, that no
-//! other web page sent it, and that its body is plain JSON.
+//! What every request must satisfy before a route sees it: its sizes, the `Host` that it names,
+//! that no other web page sent it, and that its body is plain JSON.
 //!
 //! Without tokens every caller is an admin. Then otter must also refuse a page that reaches it
 //! under a name of its own (DNS rebinding), and a proxy that brings callers from other machines.
 
 use axum::extract::Request;
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, ORIGIN, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -39,8 +40,8 @@ impl RequestChecks {
     /// Checks the whole request. `needs_token` says whether tokens identify callers.
     ///
     /// # Errors
-    /// `uri-too-long`, `headers-too-large`, `invalid-request` for the `Host`, `forbidden` for a foreign
-    /// host, a proxy or another web page, `unsupported-media-type`.
+    /// `uri-too-long`, `headers-too-large`, `invalid-request` for the `Host`, `forbidden` for a
+    /// foreign host, a proxy or another web page, `unsupported-media-type`.
     pub fn check(&self, request: &Request, needs_token: bool) -> Result<(), Failure> {
         check_size(request)?;
         let host = host_of(request)?;
@@ -63,9 +64,13 @@ impl RequestChecks {
             let given = String::from_utf8_lossy(given.as_bytes());
             let origin: Option<WebOrigin> = given.parse().ok();
             let is_listed = origin.as_ref().is_some_and(|origin| self.cors.lists(origin));
-            let is_own = origin.zip(host).is_some_and(|(origin, host)| origin.is_of(host, self.scheme));
+            let is_own =
+                origin.zip(host).is_some_and(|(origin, host)| origin.is_of(host, self.scheme));
             if !is_listed && !is_own {
-                return Err(foreign_page(&format!("A web page of {} sent this request", shorten(&given))));
+                return Err(foreign_page(&format!(
+                    "A web page of {} sent this request",
+                    shorten(&given)
+                )));
             }
             is_allowed |= is_listed;
         }
@@ -77,8 +82,9 @@ impl RequestChecks {
             None => Ok(()),
             Some(site) => {
                 let site = shorten(&String::from_utf8_lossy(site.as_bytes()));
-                let detail =
-                    format!("A web page of another server sent this request (Sec-Fetch-Site: {site})");
+                let detail = format!(
+                    "A web page of another server sent this request (Sec-Fetch-Site: {site})"
+                );
                 Err(foreign_page(&detail))
             }
         }
@@ -131,19 +137,21 @@ fn check_size(request: &Request) -> Result<(), Failure> {
 /// The `Host`, which must be there once and be well-formed. Load balancers probe the health with
 /// HTTP/1.0, which does not require it: only there it may be absent.
 fn host_of(request: &Request) -> Result<Option<Authority>, Failure> {
-    let wrong =
-        |code: &'static str, detail: String| failure_at(FailureKind::InvalidRequest, "host", code, detail);
+    let wrong = |code: &'static str, detail: String| {
+        failure_at(FailureKind::InvalidRequest, "host", code, detail)
+    };
     // An absolute address names its host too, and goes before the header (RFC 9112, section 3.2.2).
     if let Some(given) = request.uri().authority()
         && given.as_str().parse::<Authority>().is_err()
     {
-        let detail = format!("The address names the host {}, which is not one.", shorten(given.as_str()));
+        let detail =
+            format!("The address names the host {}, which is not one.", shorten(given.as_str()));
         return Err(wrong("malformed", detail));
     }
     let mut given = request.headers().get_all(HOST).iter();
     let Some(host) = given.next() else {
-        let is_probe =
-            request.version() == Version::HTTP_10 && matches!(request.uri().path(), "/healthz" | "/readyz");
+        let is_probe = request.version() == Version::HTTP_10
+            && matches!(request.uri().path(), "/healthz" | "/readyz");
         if is_probe {
             return Ok(None);
         }
@@ -153,9 +161,9 @@ fn host_of(request: &Request) -> Result<Option<Authority>, Failure> {
         return Err(wrong("repeated", "The header Host is there twice; send it once.".to_owned()));
     }
     let host = String::from_utf8_lossy(host.as_bytes());
-    host.parse()
-        .map(Some)
-        .map_err(|error| wrong("malformed", format!("The header Host is {}: {error}.", shorten(&host))))
+    host.parse().map(Some).map_err(|error| {
+        wrong("malformed", format!("The header Host is {}: {error}.", shorten(&host)))
+    })
 }
 
 fn check_is_loopback(request: &Request, host: Option<&Authority>) -> Result<(), Failure> {
@@ -170,7 +178,8 @@ fn check_is_loopback(request: &Request, host: Option<&Authority>) -> Result<(), 
 
 /// A proxy makes every caller appear to come from this machine, and thus to be an admin.
 fn check_is_direct(headers: &HeaderMap) -> Result<(), Failure> {
-    let is_of_proxy = |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with("x-forwarded-");
+    let is_of_proxy =
+        |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with("x-forwarded-");
     let Some(name) = headers.keys().find(|name| is_of_proxy(name)) else { return Ok(()) };
     let detail = format!(
         "The request came through a proxy (it carries {name}), and without tokens every caller of the \
@@ -202,7 +211,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
         return Ok(());
     };
     let given = String::from_utf8_lossy(other.as_bytes());
-    let (is_form, given) = (given.starts_with("application/x-www-form-urlencoded"), shorten(&given));
+    let (is_form, given) =
+        (given.starts_with("application/x-www-form-urlencoded"), shorten(&given));
     let detail = if has_body(headers) {
         let hint = if is_form { " (curl: write --json in place of -d)" } else { "" };
         format!("The body is declared as {given}, and otter reads application/json in UTF-8{hint}.")

@@ -22,7 +22,12 @@ pub fn object<T: Serialize>(api: &Api, version: &Version, object: &T) -> Respons
 }
 
 /// A list, with a weak entity tag that does not count the version.
-pub fn list<T: Serialize>(api: &Api, version: &Version, items: &[T], next: Option<String>) -> Response {
+pub fn list<T: Serialize>(
+    api: &Api,
+    version: &Version,
+    items: &[T],
+    next: Option<String>,
+) -> Response {
     #[derive(Serialize)]
     struct List<'a> {
         items: &'a serde_json::value::RawValue,

@@ -23,8 +23,8 @@ const MAX_REASON: usize = 512;
 /// The right of a caller: its role, the lease that it shows, and the reason of an override.
 ///
 /// # Errors
-/// `invalid-request` for a malformed or doubled header, `machine-leased` for a wrong secret, `forbidden` for an override
-/// by who may not.
+/// `invalid-request` for a malformed or doubled header, `machine-leased` for a wrong secret,
+/// `forbidden` for an override by who may not.
 pub fn read(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Right, Failure> {
     let pass = lease(api, headers)?.map_or(Pass::Nothing, Pass::Lease);
     let override_reason = override_reason(caller, headers)?;
@@ -44,8 +44,14 @@ pub fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<St
     }
     let length = reason.chars().count();
     if reason.trim().is_empty() || length > MAX_REASON {
-        let detail = format!("The header Otter-Override is the reason, of 1 to {MAX_REASON} characters.");
-        return Err(failure_at(FailureKind::InvalidRequest, "otter-override", "out-of-range", detail));
+        let detail =
+            format!("The header Otter-Override is the reason, of 1 to {MAX_REASON} characters.");
+        return Err(failure_at(
+            FailureKind::InvalidRequest,
+            "otter-override",
+            "out-of-range",
+            detail,
+        ));
     }
     Ok(Some(reason.to_owned()))
 }
@@ -57,7 +63,8 @@ pub fn override_reason(caller: &Caller, headers: &HeaderMap) -> Result<Option<St
 pub fn lease(api: &Api, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure> {
     let Some(given) = header(headers, "otter-lease")? else { return Ok(None) };
     let malformed = || {
-        let detail = "The header Otter-Lease is <id>.<secret>, as the answer of POST /v1/leases gave them.";
+        let detail =
+            "The header Otter-Lease is <id>.<secret>, as the answer of POST /v1/leases gave them.";
         failure_at(FailureKind::InvalidRequest, "otter-lease", "not-a-lease", detail.to_owned())
     };
     let (id, secret) = given.split_once('.').ok_or_else(malformed)?;

@@ -1,5 +1,5 @@
-//! Who may call what. A route is registered together with what it asks of its caller: the document shows that,
-//! and the layer in front of the routes checks it.
+//! Who may call what. A route is registered together with what it asks of its caller: the document
+//! shows that, and the layer in front of the routes checks it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -53,14 +53,17 @@ impl Routes {
     pub fn of(mut document: OpenApi) -> Self {
         let description = "A token made by `otter token create`: `Authorization: Bearer otter_…`. None is asked \
                            for where otter has none.";
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build();
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(description))
+            .build();
         let components = document.components.get_or_insert_with(Components::new);
         components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
         Self { router: OpenApiRouter::with_openapi(document), access: AccessTable::new() }
     }
 
-    /// Adds operations for callers of this role, and of those that may do more. A runner may change only
-    /// machines that it holds, which the lease decides.
+    /// Adds operations for callers of this role, and of those that may do more. A runner may change
+    /// only machines that it holds, which the lease decides.
     pub fn role(self, least: Role, operations: UtoipaMethodRouter<Api>) -> Self {
         self.operations(Access::From(least), operations)
     }
@@ -70,7 +73,8 @@ impl Routes {
         self.operations(Access::Open, operations)
     }
 
-    /// Adds a path to read that the document does not have, for callers of this role; for everybody if `None`.
+    /// Adds a path to read that the document does not have, for callers of this role; for everybody
+    /// if `None`.
     pub fn page(mut self, least: Option<Role>, path: &str, get: MethodRouter<Api>) -> Self {
         self.access
             .entry(path.to_owned())
@@ -93,7 +97,11 @@ impl Routes {
         (router, self.access, document)
     }
 
-    fn operations(mut self, access: Access, (schemas, mut paths, methods): UtoipaMethodRouter<Api>) -> Self {
+    fn operations(
+        mut self,
+        access: Access,
+        (schemas, mut paths, methods): UtoipaMethodRouter<Api>,
+    ) -> Self {
         for (path, item) in &mut paths.paths {
             let table = self.access.entry(path.clone()).or_default();
             for (method, operation) in operations_of(item) {
@@ -132,7 +140,9 @@ fn document(operation: &mut Operation, access: Access) {
             vec![token, SecurityRequirement::default()]
         }
     });
-    if let Some(codes) = extensions.get_mut("x-otter-problems").and_then(|codes| codes.as_array_mut()) {
+    if let Some(codes) =
+        extensions.get_mut("x-otter-problems").and_then(|codes| codes.as_array_mut())
+    {
         added.retain(|code| !codes.iter().any(|listed| listed == code));
         codes.extend(added.into_iter().map(Into::into));
     }
@@ -158,8 +168,11 @@ impl Guard {
     }
 
     fn access(&self, method: &Method, route: Option<&MatchedPath>) -> Access {
-        let asked = route.and_then(|route| self.access.get(route.as_str())).map_or(&[][..], Vec::as_slice);
-        let of = |method: &Method| asked.iter().find(|(known, _)| known == method).map(|(_, access)| *access);
+        let asked =
+            route.and_then(|route| self.access.get(route.as_str())).map_or(&[][..], Vec::as_slice);
+        let of = |method: &Method| {
+            asked.iter().find(|(known, _)| known == method).map(|(_, access)| *access)
+        };
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         // What is answered with 404 or 405 tells nobody what there is without a token.
         of(method).unwrap_or_else(|| match of(&Method::GET) {
@@ -258,10 +271,9 @@ fn ended_with(response: Response, end: impl Future<Output = ()> + Send + 'static
 /// # Errors
 /// `internal` where the request passed no guard.
 pub fn caller_of(extensions: &http::Extensions) -> Result<Caller, Failure> {
-    extensions
-        .get::<Caller>()
-        .cloned()
-        .ok_or_else(|| Failure::new(FailureKind::Internal, "a call that needs a caller passed no guard"))
+    extensions.get::<Caller>().cloned().ok_or_else(|| {
+        Failure::new(FailureKind::Internal, "a call that needs a caller passed no guard")
+    })
 }
 
 /// RFC 6750, section 2.1.
@@ -272,8 +284,16 @@ fn token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     if given.next().is_some() {
         return Err(malformed("There are two Authorization headers; send one."));
     }
-    let wanted = "The Authorization header is not Bearer and a token: Authorization: Bearer otter_…";
-    let (scheme, token) =
-        value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(|| malformed(wanted))?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(Some(token.trim())) } else { Err(malformed(wanted)) }
+    let wanted =
+        "The Authorization header is not Bearer and a token: Authorization: Bearer otter_…";
+    let (scheme, token) = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .ok_or_else(|| malformed(wanted))?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(Some(token.trim()))
+    } else {
+        Err(malformed(wanted))
+    }
 }

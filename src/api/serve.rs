@@ -1,5 +1,5 @@
-//! Accepting connections: HTTP/1.1 over TCP, TLS or a Unix socket, with limits on what a slow or hostile
-//! client can cost.
+//! Accepting connections: HTTP/1.1 over TCP, TLS or a Unix socket, with limits on what a slow or
+//! hostile client can cost.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,11 +32,12 @@ use crate::clock::Clock;
 use crate::held_stream::HeldStream;
 use crate::supervisor::Supervisor;
 
-/// How long a client may take, once the daemon stops, for the rest of its request and for taking its answer.
+/// How long a client may take, once the daemon stops, for the rest of its request and for taking
+/// its answer.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// How long a reader may take nothing at all of its answer: it would keep the answer in memory, and a stream its
-/// place, for ever. What the system's buffers hold it need not take.
+/// How long a reader may take nothing at all of its answer: it would keep the answer in memory, and
+/// a stream its place, for ever. What the system's buffers hold it need not take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The least time between two warnings of one kind.
@@ -72,11 +73,12 @@ impl Listener {
         }
     }
 
-    /// Binds a Unix socket. One that a dead daemon left is replaced; one that is answered on is not, nor is anything
-    /// else that stands there.
+    /// Binds a Unix socket. One that a dead daemon left is replaced; one that is answered on is
+    /// not, nor is anything else that stands there.
     ///
     /// # Errors
-    /// The system's; `AddrInUse` where somebody listens there, `AlreadyExists` where it is no socket.
+    /// The system's; `AddrInUse` where somebody listens there, `AlreadyExists` where it is no
+    /// socket.
     pub async fn unix(path: &Path) -> io::Result<Self> {
         Self::may_stand_at(path)?;
         if tokio::fs::symlink_metadata(path).await.is_ok() {
@@ -88,20 +90,23 @@ impl Listener {
         UnixListener::bind(path).map(|listener| Self::Unix(listener, path.to_owned()))
     }
 
-    /// Checks that a Unix socket can be made at a path: the system takes one as long, its directory exists, and
-    /// nothing but a socket stands there.
+    /// Checks that a Unix socket can be made at a path: the system takes one as long, its directory
+    /// exists, and nothing but a socket stands there.
     ///
     /// # Errors
     /// What is in the way.
     pub fn may_stand_at(path: &Path) -> io::Result<()> {
         if SocketAddress::from_pathname(path).is_err() {
-            let error =
-                format!("its path has {} bytes, which is too long for a socket", path.as_os_str().len());
+            let error = format!(
+                "its path has {} bytes, which is too long for a socket",
+                path.as_os_str().len()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         match std::fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                let error = "there is a file of this name that is not a socket; it is left as it is";
+                let error =
+                    "there is a file of this name that is not a socket; it is left as it is";
                 Err(io::Error::new(io::ErrorKind::AlreadyExists, error))
             }
             Ok(_) => Ok(()),
@@ -110,13 +115,13 @@ impl Listener {
                     let error = format!("there is no directory {}", parent.display());
                     Err(io::Error::new(io::ErrorKind::NotFound, error))
                 }
-                Some(parent) => {
-                    rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+                Some(parent) => rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK)
+                    .map_err(|error| {
                         let kind = io::Error::from(error).kind();
-                        let error = format!("no socket can be made in {}: {error}", parent.display());
+                        let error =
+                            format!("no socket can be made in {}: {error}", parent.display());
                         io::Error::new(kind, error)
-                    })
-                }
+                    }),
                 None => Ok(()),
             },
         }
@@ -144,8 +149,9 @@ impl Listener {
     }
 }
 
-/// Serves until told to stop; then lets the answers under way finish. A connection that was upgraded counts as open
-/// until its stream is dropped; if its user does not stop by itself, the stream fails.
+/// Serves until told to stop; then lets the answers under way finish. A connection that was
+/// upgraded counts as open until its stream is dropped; if its user does not stop by itself, the
+/// stream fails.
 pub async fn serve(
     listener: Listener,
     router: Router,
@@ -165,7 +171,8 @@ pub async fn serve(
         let (connection, peer) = match accepted {
             Ok(connection) => connection,
             Err(error) => {
-                // Out of file descriptors, or the peer left before it was accepted: the next may work.
+                // Out of file descriptors, or the peer left before it was accepted: the next may
+                // work.
                 warnings.not_accepted(&error);
                 clock.sleep(Duration::from_millis(50)).await;
                 continue;
@@ -195,7 +202,10 @@ pub async fn serve(
                     one(connection, &place, peer, router, timeout, clock, stop).await;
                 }
                 Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "a handshake of TLS failed");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "a handshake of TLS failed"
+                    );
                 }
             }
             drop(place);
@@ -329,7 +339,9 @@ async fn accept(listener: &Listener) -> io::Result<(Accepted, Peer)> {
 async fn secure(accepted: Accepted) -> io::Result<Box<dyn Stream>> {
     match accepted {
         Accepted::Plain(stream) => Ok(stream),
-        Accepted::Tls(stream, tls) if speaks_tls(&stream).await? => Ok(Box::new(tls.accept(stream).await?)),
+        Accepted::Tls(stream, tls) if speaks_tls(&stream).await? => {
+            Ok(Box::new(tls.accept(stream).await?))
+        }
         Accepted::Tls(stream, _) => {
             say_that_this_is_https(stream).await?;
             Err(io::Error::new(io::ErrorKind::InvalidData, "the client speaks HTTP without TLS"))

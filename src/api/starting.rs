@@ -47,7 +47,8 @@ const MAX_REFERENCE: usize = 512;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StartQuery {
-    /// Asks for the outcome: 200 once it succeeded, its problem where it did not, and a problem when the time is up.
+    /// Asks for the outcome: 200 once it succeeded, its problem where it did not, and a problem
+    /// when the time is up.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
     /// How long the job may take, its queueing included: `1s` to `168h`.
@@ -93,7 +94,8 @@ enum Prepared {
     New(Box<NewJob>),
 }
 
-/// A starting call with its body: what a handler of one takes. `Q` are the parameters that it has of its own.
+/// A starting call with its body: what a handler of one takes. `Q` are the parameters that it has
+/// of its own.
 pub struct Start<T, Q = NoParameters> {
     pub starting: Starting,
     pub body: T,
@@ -119,7 +121,8 @@ where
 
 impl Parameter for Deadline {
     fn from_text(text: &str) -> Result<Self, Invalid> {
-        const RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+        const RANGE: RangeInclusive<Duration> =
+            Duration::from_secs(1)..=Duration::from_hours(7 * 24);
         let deadline = Duration::from_text(text)?;
         if RANGE.contains(&deadline) {
             Ok(Self(deadline))
@@ -164,8 +167,8 @@ impl Starting {
     /// asked. A repeated call is answered without a plan.
     ///
     /// # Errors
-    /// Those of `plan` and of [`Jobs::start`](crate::service::jobs::Jobs::start); `idempotency-mismatch`;
-    /// `too-many-waits`, with nothing started.
+    /// Those of `plan` and of [`Jobs::start`](crate::service::jobs::Jobs::start);
+    /// `idempotency-mismatch`; `too-many-waits`, with nothing started.
     pub async fn start(
         self,
         api: &Api,
@@ -177,8 +180,8 @@ impl Starting {
         self.answer(api, started, place).await
     }
 
-    /// Starts the job that `plan` asks for, if this call does not repeat an earlier one. A call that
-    /// is to wait for it takes its [`Place`] before.
+    /// Starts the job that `plan` asks for, if this call does not repeat an earlier one. A call
+    /// that is to wait for it takes its [`Place`] before.
     ///
     /// # Errors
     /// As [`Starting::start`].
@@ -204,7 +207,9 @@ impl Starting {
         if let Some(key) = &self.key {
             match api.services().jobs.claim(key.clone()).await? {
                 Claimed::New(new) => claim = Some(new),
-                Claimed::Used(job) if self.sees(api, job).await? => return Ok(Prepared::Replay(job)),
+                Claimed::Used(job) if self.sees(api, job).await? => {
+                    return Ok(Prepared::Replay(job));
+                }
                 Claimed::Used(_) => used_unseen = Some(key),
             }
         }
@@ -232,13 +237,16 @@ impl Starting {
         let job = api.services().jobs.start(new).await?;
         // A caller that shows the lease itself overrides nothing of it.
         if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
-            api.services().leases.overridden(&record.machine, &self.right.caller.name, reason).await;
+            api.services()
+                .leases
+                .overridden(&record.machine, &self.right.caller.name, reason)
+                .await;
         }
         Ok(Started::New(job))
     }
 
-    /// Waits for the job and answers with what it brought about, by `show`. A call that does not say how long it may
-    /// block does so for as long as any may.
+    /// Waits for the job and answers with what it brought about, by `show`. A call that does not
+    /// say how long it may block does so for as long as any may.
     ///
     /// # Errors
     /// Those of `show`; the job's own are an answer.
@@ -278,9 +286,11 @@ impl Starting {
         let mut response = match place {
             None => self.accepted(api, id, &self.current(api, id).await?),
             Some((how, place)) => {
-                // A problem is an answer like any other: it says how long was waited, and whether it is a replay.
+                // A problem is an answer like any other: it says how long was waited, and whether
+                // it is a replay.
                 let awaited = self.awaited(api, id, how, place).await;
-                let mut response = awaited.unwrap_or_else(|failure| ApiError(failure).into_response());
+                let mut response =
+                    awaited.unwrap_or_else(|failure| ApiError(failure).into_response());
                 how.mark(&mut response);
                 response
             }
@@ -291,7 +301,13 @@ impl Starting {
         Ok(response)
     }
 
-    async fn awaited(&self, api: &Api, id: JobId, how: Wait, place: Place) -> Result<Response, Failure> {
+    async fn awaited(
+        &self,
+        api: &Api,
+        id: JobId,
+        how: Wait,
+        place: Place,
+    ) -> Result<Response, Failure> {
         match (self.end_of(api, id, how.time(), place).await?, how) {
             ((ended, None), _) => outcome(api, &self.version, &ended),
             ((view, Some(_)), Wait::Preferred(_)) => Ok(self.accepted(api, id, &view)),
@@ -448,7 +464,8 @@ fn bounded(
     if (least..=most).contains(&length) {
         return Ok(Some(text.to_owned()));
     }
-    let detail = format!("The header {name} has {length} characters; from {least} to {most} are wanted.");
+    let detail =
+        format!("The header {name} has {length} characters; from {least} to {most} are wanted.");
     Err(failure_at(FailureKind::InvalidRequest, name, "out-of-range", detail))
 }
 

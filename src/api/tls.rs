@@ -70,7 +70,10 @@ impl Tls {
     ///
     /// # Errors
     /// The client's.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, connection: S) -> io::Result<TlsStream<S>> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        connection: S,
+    ) -> io::Result<TlsStream<S>> {
         TlsAcceptor::from(self.config.load_full()).accept(connection).await
     }
 }
@@ -81,19 +84,21 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, TlsFilesError> {
     if std::fs::read_to_string(key).is_ok_and(|text| has_passphrase(&text)) {
         return Err(TlsFilesError::Passphrase(key.clone()));
     }
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| TlsFilesError::Key(key.clone(), error))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(TlsFilesError::Setup)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|error| TlsFilesError::Pair(certificate.clone(), key.clone(), error))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| TlsFilesError::Key(key.clone(), error))?;
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(TlsFilesError::Setup)?
+            .with_no_client_auth()
+            .with_single_cert(chain, private)
+            .map_err(|error| TlsFilesError::Pair(certificate.clone(), key.clone(), error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// Whether the text of a key in PEM says that it is encrypted, in its label or in the header of the older form.
+/// Whether the text of a key in PEM says that it is encrypted, in its label or in the header of the
+/// older form.
 fn has_passphrase(text: &str) -> bool {
     let encrypted = |line: &str| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED");
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.lines().any(encrypted)
@@ -101,7 +106,8 @@ fn has_passphrase(text: &str) -> bool {
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
     let unreadable = |error| TlsFilesError::Certificate(file.to_owned(), error);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(unreadable)?.collect();
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(file).map_err(unreadable)?.collect();
     let chain = chain.map_err(unreadable)?;
     if chain.is_empty() { Err(TlsFilesError::NoCertificate(file.to_owned())) } else { Ok(chain) }
 }

@@ -52,7 +52,8 @@ impl WaitQuery {
 }
 
 impl Wait {
-    /// Reads `?wait=` and `Prefer`; the parameter wins. Longer times than `http.max_wait` are cut to it.
+    /// Reads `?wait=` and `Prefer`; the parameter wins. Longer times than `http.max_wait` are cut
+    /// to it.
     pub fn read(api: &Api, wait: Option<Duration>, headers: &HeaderMap) -> Option<Self> {
         let longest = api.settings().max_wait;
         if let Some(wait) = wait {
@@ -71,7 +72,8 @@ impl Wait {
         }
     }
 
-    /// Says in the answer, a problem too, how long the call was to block, and that the preference was honoured.
+    /// Says in the answer, a problem too, how long the call was to block, and that the preference
+    /// was honoured.
     pub fn mark(self, response: &mut Response) {
         let seconds = format!("{}s", self.time().as_secs());
         set(response, OTTER_WAIT, &seconds);
@@ -86,20 +88,27 @@ impl Wait {
 pub struct Place(OwnedSemaphorePermit);
 
 impl Place {
-    /// Takes a place. A call that starts something takes it first: a refusal then means that nothing was started,
-    /// and may be repeated.
+    /// Takes a place. A call that starts something takes it first: a refusal then means that
+    /// nothing was started, and may be repeated.
     ///
     /// # Errors
     /// `too-many-waits` where too many wait already.
     pub fn take(api: &Api) -> Result<Self, Failure> {
         api.waits().try_acquire_owned().map(Self).map_err(|_| {
-            let detail = "Too many calls wait at once; try again in a moment, or ask without waiting.";
+            let detail =
+                "Too many calls wait at once; try again in a moment, or ask without waiting.";
             Failure::new(FailureKind::TooManyWaits, detail)
         })
     }
 
-    /// Waits for `work`, at most this long. Nothing is polled; a caller that hangs up drops the future and the place.
-    pub async fn wait<T>(self, api: &Api, time: Duration, work: impl Future<Output = T>) -> Waited<T> {
+    /// Waits for `work`, at most this long. Nothing is polled; a caller that hangs up drops the
+    /// future and the place.
+    pub async fn wait<T>(
+        self,
+        api: &Api,
+        time: Duration,
+        work: impl Future<Output = T>,
+    ) -> Waited<T> {
         let Self(_held) = self;
         tokio::select! {
             biased;
@@ -114,7 +123,11 @@ impl Place {
 ///
 /// # Errors
 /// As [`Place::take`].
-pub async fn wait<T>(api: &Api, time: Duration, work: impl Future<Output = T>) -> Result<Waited<T>, Failure> {
+pub async fn wait<T>(
+    api: &Api,
+    time: Duration,
+    work: impl Future<Output = T>,
+) -> Result<Waited<T>, Failure> {
     Ok(Place::take(api)?.wait(api, time, work).await)
 }
 
@@ -135,8 +148,13 @@ mod tests {
     #[test]
     fn preferences_are_read_and_odd_ones_ignored() {
         assert_eq!(preferred_wait("wait=30"), Some(Duration::from_secs(30)));
-        assert_eq!(preferred_wait("respond-async, Wait=\"5\"; foo=bar"), Some(Duration::from_secs(5)));
-        for odd in ["", "wait", "wait=", "wait=-1", "wait=soon", "respond-async", "handling=lenient"] {
+        assert_eq!(
+            preferred_wait("respond-async, Wait=\"5\"; foo=bar"),
+            Some(Duration::from_secs(5))
+        );
+        for odd in
+            ["", "wait", "wait=", "wait=-1", "wait=soon", "respond-async", "handling=lenient"]
+        {
             assert_eq!(preferred_wait(odd), None, "{odd}");
         }
     }

@@ -28,7 +28,8 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Logs the warnings, and where the state is kept. Warns of a directory or database that is new.
+    /// Logs the warnings, and where the state is kept. Warns of a directory or database that is
+    /// new.
     pub fn log(&self, state_dir: Option<&Path>) {
         for warning in &self.warnings {
             tracing::warn!("{warning}");
@@ -52,8 +53,9 @@ impl Checked {
     }
 }
 
-/// Checks all that can be checked without starting: the host's settings, the TLS files, the state directory, its
-/// database and its key, the address to listen on, and that there is a token if other machines reach it.
+/// Checks all that can be checked without starting: the host's settings, the TLS files, the state
+/// directory, its database and its key, the address to listen on, and that there is a token if
+/// other machines reach it.
 ///
 /// # Errors
 /// Everything that keeps otter from starting, each with what to do.
@@ -93,7 +95,11 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
             sound(is_own(*address));
             if !address.ip().is_loopback() {
                 let has_tokens = state.as_ref().is_some_and(|state| state.has_tokens_in_force);
-                sound(if has_tokens { Ok(()) } else { Err(no_token(*address, state_dir.as_deref())) });
+                sound(if has_tokens {
+                    Ok(())
+                } else {
+                    Err(no_token(*address, state_dir.as_deref()))
+                });
                 in_the_clear = tls.is_none();
             }
             if in_the_clear {
@@ -103,14 +109,16 @@ pub async fn check(settings: &Settings) -> anyhow::Result<Checked> {
             }
         }
         Listen::Unix(path) => sound(
-            Listener::may_stand_at(path).with_context(|| format!("cannot listen on unix:{}", path.display())),
+            Listener::may_stand_at(path)
+                .with_context(|| format!("cannot listen on unix:{}", path.display())),
         ),
     }
     match problems.len() {
         0 => Ok(Checked { tls: loaded, in_the_clear, warnings, state }),
         1 => Err(problems.remove(0)),
         count => {
-            let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem:#}")).collect();
+            let lines: Vec<String> =
+                problems.iter().map(|problem| format!("\n  {problem:#}")).collect();
             Err(anyhow!("{count} things keep otter from starting:{}", lines.concat()))
         }
     }
@@ -126,8 +134,9 @@ pub async fn check_with_state(settings: &Settings) -> anyhow::Result<Checked> {
     let existing = checked.state.map(|state| state.existing);
     let Some(directory) = settings.state_dir.as_deref() else { return Ok(checked) };
     if matches!(existing, Some(Existing::Directory | Existing::Database)) {
-        let open = open_to_others(directory)
-            .with_context(|| format!("the state directory {} cannot be read", directory.display()))?;
+        let open = open_to_others(directory).with_context(|| {
+            format!("the state directory {} cannot be read", directory.display())
+        })?;
         checked.warnings.extend(open.into_iter().map(|(path, mode)| {
             format!("other users can reach {} (mode {mode:04o}): serve tightens it", path.display())
         }));
@@ -165,8 +174,11 @@ fn no_token(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
         ),
         Some(directory) => {
             let path = directory.display();
-            let make_directory =
-                if directory.exists() { String::new() } else { format!("install -d -m 700 {path} && ") };
+            let make_directory = if directory.exists() {
+                String::new()
+            } else {
+                format!("install -d -m 700 {path} && ")
+            };
             anyhow!(
                 "other machines reach {address}, and there is no token to tell callers apart. Make one: \
                  {make_directory}otter token create --name NAME --role operator --state-dir {path}"

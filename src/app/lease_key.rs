@@ -27,7 +27,11 @@ pub enum LeaseKeyError {
 /// # Errors
 /// A file that cannot be read or made, that is damaged, or that is missing although there are
 /// leases.
-pub fn open(state_dir: Option<&Path>, has_leases: bool, clock: &Clock) -> Result<Secrets, LeaseKeyError> {
+pub fn open(
+    state_dir: Option<&Path>,
+    has_leases: bool,
+    clock: &Clock,
+) -> Result<Secrets, LeaseKeyError> {
     let key = match state_dir {
         Some(directory) => match key::require(directory, has_leases)? {
             Some(key) => key,
@@ -85,7 +89,10 @@ mod tests {
         assert!(matches!(refused, Err(LeaseKeyError::Key(KeyError::Missing { .. }))));
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
         let made = Secrets::new(make(state.path(), &clock).unwrap());
-        assert!(matches!(make(state.path(), &clock), Err(LeaseKeyError::Key(KeyError::Exists { .. }))));
+        assert!(matches!(
+            make(state.path(), &clock),
+            Err(LeaseKeyError::Key(KeyError::Exists { .. }))
+        ));
         let lease = LeaseId::new(Uuid::from_u128(1));
         let opened = open(Some(state.path()), true, &clock).unwrap();
         assert_eq!(opened.of(lease), made.of(lease));

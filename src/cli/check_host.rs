@@ -78,7 +78,9 @@ async fn machines_are_read(
                 }
             }
             SessionState::Away { reason } => bail!("the host cannot be reached: {reason}"),
-            SessionState::LoginRefused { reason } => bail!("the host refuses the account: {reason}"),
+            SessionState::LoginRefused { reason } => {
+                bail!("the host refuses the account: {reason}")
+            }
         }
         changes.more().await;
     }

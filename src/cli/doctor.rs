@@ -1,4 +1,5 @@
-//! `otter doctor`: the findings on the way to the host, a line each. It exits 0 only if all is well.
+//! `otter doctor`: the findings on the way to the host, a line each. It exits 0 only if all is
+//! well.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -12,9 +13,13 @@ use crate::esx::{Finding, diagnose};
 pub async fn doctor(sources: Sources) -> anyhow::Result<ExitCode> {
     let options = app::settings(sources.load()?, None)?.esx;
     let terminal = std::io::stdout().is_terminal() && allows_colour();
-    let well = diagnose(&options, &Clock::system(), &mut |finding| say(&line(&finding, terminal))).await?;
-    let verdict =
-        if well { "All is well.\n" } else { "Not all is well. What could not be reached was not checked.\n" };
+    let well =
+        diagnose(&options, &Clock::system(), &mut |finding| say(&line(&finding, terminal))).await?;
+    let verdict = if well {
+        "All is well.\n"
+    } else {
+        "Not all is well. What could not be reached was not checked.\n"
+    };
     say(verdict);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

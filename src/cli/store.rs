@@ -1,5 +1,5 @@
-//! `otter store`: backs up, restores, checks and compacts the state directory. None of its commands makes or migrates a
-//! database.
+//! `otter store`: backs up, restores, checks and compacts the state directory. None of its commands
+//! makes or migrates a database.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,16 +22,18 @@ pub struct StoreCommand {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Write the database and the key of leases' secrets into one archive. A daemon may run meanwhile.
+    /// Write the database and the key of leases' secrets into one archive. A daemon may run
+    /// meanwhile.
     Backup {
-        /// The archive, which must not exist yet. It holds secrets: keep it as safe as the state directory.
+        /// The archive, which must not exist yet. It holds secrets: keep it as safe as the state
+        /// directory.
         #[arg(value_name = "FILE", value_parser = archive_file())]
         file: PathBuf,
         #[command(flatten)]
         sources: Sources,
     },
-    /// Make a state directory of an archive. Jobs and leases that had not ended when it was made end: the host is not
-    /// called for them.
+    /// Make a state directory of an archive. Jobs and leases that had not ended when it was made
+    /// end: the host is not called for them.
     Restore {
         /// An archive that `otter store backup` wrote.
         #[arg(value_name = "FILE", value_parser = archive_file())]
@@ -39,18 +41,20 @@ enum Verb {
         #[command(flatten)]
         sources: Sources,
     },
-    /// Read everything that is stored and say what is damaged or missing; the exit code is 1 if anything is. Nothing is
-    /// changed.
+    /// Read everything that is stored and say what is damaged or missing; the exit code is 1 if
+    /// anything is. Nothing is changed.
     Check {
         #[command(flatten)]
         sources: Sources,
     },
-    /// Give back the room that deleted jobs and leases left in the database. No daemon may run meanwhile.
+    /// Give back the room that deleted jobs and leases left in the database. No daemon may run
+    /// meanwhile.
     Compact {
         #[command(flatten)]
         sources: Sources,
     },
-    /// Make a new key for the secrets of leases if the old one is lost. The secrets of open leases are void then.
+    /// Make a new key for the secrets of leases if the old one is lost. The secrets of open leases
+    /// are void then.
     NewKey {
         #[command(flatten)]
         sources: Sources,
@@ -79,7 +83,8 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
         bail!("say where to restore to: otter store restore {} --state-dir DIR", file.display());
     };
     let restored = store::restore(&file, &directory, Clock::system().now()).await?;
-    let Restored { manifest, cancelled_jobs, unknown_jobs, revoked_leases, quarantined_machines } = restored;
+    let Restored { manifest, cancelled_jobs, unknown_jobs, revoked_leases, quarantined_machines } =
+        restored;
     say(&format!(
         "{} is the store as it was at {:.0}.\n\
          jobs cancelled: {cancelled_jobs}, jobs unknown: {unknown_jobs}, leases revoked: {revoked_leases}, machines \
@@ -94,7 +99,8 @@ async fn restore(file: PathBuf, sources: &Sources) -> anyhow::Result<ExitCode> {
 
 async fn check(sources: &Sources) -> anyhow::Result<ExitCode> {
     let state = sources.load()?.state;
-    let Checked { jobs, leases, tokens, problems, key_problem } = store::check(state.directory()).await?;
+    let Checked { jobs, leases, tokens, problems, key_problem } =
+        store::check(state.directory()).await?;
     for problem in problems.iter().chain(&key_problem) {
         eprintln!("otter: {problem}");
     }
@@ -131,10 +137,13 @@ async fn new_key(sources: &Sources) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The path of an archive. `-` often means a standard stream, through which otter passes no archive.
+/// The path of an archive. `-` often means a standard stream, through which otter passes no
+/// archive.
 fn archive_file() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.to_str() {
-        Some("-") => Err("an archive is a file and is not passed through a standard stream: name the file"),
+        Some("-") => {
+            Err("an archive is a file and is not passed through a standard stream: name the file")
+        }
         _ => Ok(path),
     })
 }

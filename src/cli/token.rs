@@ -1,4 +1,5 @@
-//! `otter token`: makes, lists, rotates and revokes tokens in the state directory, also while a daemon runs there.
+//! `otter token`: makes, lists, rotates and revokes tokens in the state directory, also while a
+//! daemon runs there.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -144,7 +145,9 @@ pub async fn token(command: TokenCommand) -> anyhow::Result<ExitCode> {
     match command.verb {
         Verb::Create(wanted) => create(wanted).await,
         Verb::List { json, sources } => list(json, &sources).await,
-        Verb::Rotate { name, expires, sources } => rotate(&name.into_name(), expires, &sources).await,
+        Verb::Rotate { name, expires, sources } => {
+            rotate(&name.into_name(), expires, &sources).await
+        }
         Verb::Revoke { name, sources } => revoke(&name.into_name(), &sources).await,
     }
 }
@@ -166,7 +169,9 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
     let (name, role) = (name.into_name(), Role::from(role));
     let scope = Scope::new(machines, pool);
     if scope.is_restricted() && role == Role::Admin {
-        bail!("an admin acts on every machine: leave out --machines and --pool, or choose another role");
+        bail!(
+            "an admin acts on every machine: leave out --machines and --pool, or choose another role"
+        );
     }
     let config = sources.load()?;
     let pools = sources.config.is_some().then_some(&config.pools);
@@ -187,7 +192,8 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
         ..StoredToken::new(TokenId::new(clock.uuid()), &name, role, token.digest(), now)
     };
     let store = beside_or_new(&config.state).await?;
-    let inserted = with_writer(&store, async |store| Ok(store.insert_token(&stored).await?)).await?;
+    let inserted =
+        with_writer(&store, async |store| Ok(store.insert_token(&stored).await?)).await?;
     if !inserted {
         bail!(
             "there is a token named {name}: choose another name, or give that token a new secret: \
@@ -197,11 +203,18 @@ async fn create(wanted: Create) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         eprintln!("otter: warning: {}", printable(&warning));
     }
-    eprintln!("A token for {name}, {role}{}. It is shown this once:", printable(&stored.restrictions()));
+    eprintln!(
+        "A token for {name}, {role}{}. It is shown this once:",
+        printable(&stored.restrictions())
+    );
     show_token(&token)
 }
 
-async fn rotate(name: &str, expires: Option<Duration>, sources: &Sources) -> anyhow::Result<ExitCode> {
+async fn rotate(
+    name: &str,
+    expires: Option<Duration>,
+    sources: &Sources,
+) -> anyhow::Result<ExitCode> {
     let clock = Clock::system();
     let token = new_token(&clock)?;
     let now = clock.now();
@@ -209,7 +222,9 @@ async fn rotate(name: &str, expires: Option<Duration>, sources: &Sources) -> any
     let store = beside(sources).await?;
     with_writer(&store, async |store| {
         let tokens = store.tokens().await?;
-        let Some(known) = tokens.iter().find(|known| known.name == name && known.revoked_at.is_none()) else {
+        let Some(known) =
+            tokens.iter().find(|known| known.name == name && known.revoked_at.is_none())
+        else {
             bail!("no token named {name} is in force: otter token list");
         };
         if expires_at.is_none() && known.expires_at.is_some_and(|at| at <= now) {
@@ -230,8 +245,12 @@ async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
     let tokens = beside(sources).await?.tokens().await?;
     let now = Clock::system().now();
     if json {
-        let listed: Vec<ListedToken> = tokens.iter().map(|token| ListedToken::of(token, now)).collect();
-        say(&format!("{}\n", serde_json::to_string_pretty(&listed).context("the list cannot be written")?));
+        let listed: Vec<ListedToken> =
+            tokens.iter().map(|token| ListedToken::of(token, now)).collect();
+        say(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&listed).context("the list cannot be written")?
+        ));
         return Ok(ExitCode::SUCCESS);
     }
     if tokens.is_empty() {
@@ -239,7 +258,8 @@ async fn list(json: bool, sources: &Sources) -> anyhow::Result<ExitCode> {
     }
     for token in tokens {
         let restrictions = token.restrictions();
-        let StoredToken { name, role, created_at, expires_at, last_used_at, revoked_at, .. } = token;
+        let StoredToken { name, role, created_at, expires_at, last_used_at, revoked_at, .. } =
+            token;
         let dated = [
             (expires_at.is_some_and(|at| at <= now), "expired", expires_at),
             (last_used_at.is_some(), "last used", last_used_at),
@@ -344,7 +364,9 @@ fn new_token(clock: &Clock) -> anyhow::Result<Token> {
 /// Prints only the token on the standard output, which a shell can redirect into a file.
 fn show_token(token: &Token) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", token.text()).and_then(|()| out.flush()).context("the token cannot be shown")?;
+    writeln!(out, "{}", token.text())
+        .and_then(|()| out.flush())
+        .context("the token cannot be shown")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -393,7 +415,8 @@ fn name(text: &str) -> Result<String, String> {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.@".contains(character);
     if is_reserved_name(text) {
         return Err(
-            "otter uses this name for itself or for callers without a token; choose another".to_owned()
+            "otter uses this name for itself or for callers without a token; choose another"
+                .to_owned(),
         );
     }
     match text.len() {
@@ -431,11 +454,18 @@ fn filled(text: &str) -> Result<String, String> {
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {
-    if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
-        return Err("the time counts from now on, so it must be positive, for example 90d".to_owned());
+    if text
+        .strip_prefix('-')
+        .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    {
+        return Err(
+            "the time counts from now on, so it must be positive, for example 90d".to_owned()
+        );
     }
     match duration::parse(text) {
-        Ok(lifetime) if lifetime.is_zero() => Err("a token that expires at once is of no use".to_owned()),
+        Ok(lifetime) if lifetime.is_zero() => {
+            Err("a token that expires at once is of no use".to_owned())
+        }
         Ok(lifetime) => Ok(lifetime),
         Err(error) => Err(error.to_string()),
     }

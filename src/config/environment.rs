@@ -50,7 +50,8 @@ pub fn judge(name: &str, value: &str) -> Option<Unread> {
     let nearest = nearest(name);
     if name.starts_with("OTTER_ESX_") {
         let known = VARIABLES.join(", ");
-        let message = format!("nothing reads this variable; did you mean {nearest}? There are {known}");
+        let message =
+            format!("nothing reads this variable; did you mean {nearest}? There are {known}");
         return Some(Unread::OfTheHost(message));
     }
     let hint = if name.starts_with("OTTER_LOG") {
@@ -58,7 +59,8 @@ pub fn judge(name: &str, value: &str) -> Option<Unread> {
     } else {
         ""
     };
-    let message = format!("{name} is ignored: nothing reads this variable; the nearest is {nearest}{hint}");
+    let message =
+        format!("{name} is ignored: nothing reads this variable; the nearest is {nearest}{hint}");
     Some(Unread::Other(message))
 }
 
@@ -68,9 +70,10 @@ fn nearest(name: &str) -> &'static str {
     nearest.unwrap_or(VARIABLES[0])
 }
 
-/// Whether Kubernetes sets this in each container of a namespace in which a service has the name `otter` or begins
-/// with `otter-`: `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT[_<NAME>]`, `<SERVICE>_PORT` with an address in
-/// it, and `<SERVICE>_PORT_<NUMBER>_<PROTOCOL>[_PROTO|_PORT|_ADDR]`.
+/// Whether Kubernetes sets this in each container of a namespace in which a service has the name
+/// `otter` or begins with `otter-`: `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT[_<NAME>]`,
+/// `<SERVICE>_PORT` with an address in it, and
+/// `<SERVICE>_PORT_<NUMBER>_<PROTOCOL>[_PROTO|_PORT|_ADDR]`.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let has_scheme = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     if name.ends_with("_SERVICE_HOST") || (name.ends_with("_PORT") && has_scheme) {

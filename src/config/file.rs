@@ -14,7 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
 use super::sections::{
-    Audit, Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, Snapshots, State,
+    Audit, Config, Deadlines, Draft, Esx, Http, Jobs, Leases, Log, Machines, Password, Snapshots,
+    State,
 };
 use super::values;
 use crate::domain::duration;
@@ -29,7 +30,10 @@ const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 pub struct Read {
     pub problems: Vec<Problem>,
     /// The full path of every key that is read from a file.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares them with the annotated file"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "a test compares them with the annotated file")
+    )]
     pub known: Vec<String>,
 }
 
@@ -38,7 +42,11 @@ pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
     let source = Source { text, path, problems: RefCell::default(), known: RefCell::default() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        source.problem(error.span().map(|span| span.start), "", format!("not TOML: {}", error.message()));
+        source.problem(
+            error.span().map(|span| span.start),
+            "",
+            format!("not TOML: {}", error.message()),
+        );
     }
     if errors.is_empty() {
         sections(Table::new(&source, String::new(), Some(root.get_ref())), draft);
@@ -48,8 +56,19 @@ pub fn read(text: &str, path: &Path, draft: &mut Draft) -> Read {
 
 fn sections(mut root: Table<'_>, draft: &mut Draft) {
     // Warnings are found once the whole configuration is known.
-    let Config { esx, http, machines, snapshots, jobs, leases, pools, audit, state, log, warnings: _ } =
-        &mut draft.config;
+    let Config {
+        esx,
+        http,
+        machines,
+        snapshots,
+        jobs,
+        leases,
+        pools,
+        audit,
+        state,
+        log,
+        warnings: _,
+    } = &mut draft.config;
     esx_section(root.table("esx"), esx, &mut draft.password);
 
     let Http {
@@ -74,7 +93,8 @@ fn sections(mut root: Table<'_>, draft: &mut Draft) {
         } else {
             ("tls_certificate", "http.tls_key")
         };
-        table.problem(given, format!("{missing} is missing: a certificate and its key go together"));
+        table
+            .problem(given, format!("{missing} is missing: a certificate and its key go together"));
     }
     table.set("max_wait", max_wait, timeout);
     table.set("max_waits", max_waits, count);
@@ -201,7 +221,8 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     } = esx;
     table.set("url", url, |value| values::host_url(text(value)?).map(Some));
     table.set("username", username, |value| values::not_empty(text(value)?).map(Some));
-    let given = table.take("password", |value| values::not_empty(text(value)?).map(SecretString::from));
+    let given =
+        table.take("password", |value| values::not_empty(text(value)?).map(SecretString::from));
     let file = table.take("password_file", some_path);
     match (given, file.flatten()) {
         (None, None) => {}
@@ -209,7 +230,9 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
         (None, Some(file)) => {
             *password = Password::InFile { file, named_by: "esx.password_file".to_owned() };
         }
-        (Some(_), Some(_)) => table.problem("password", "esx.password_file is set too: one of them must go"),
+        (Some(_), Some(_)) => {
+            table.problem("password", "esx.password_file is set too: one of them must go")
+        }
     }
     let mut inner = table.table("headers");
     headers.extend(inner.take_all(header));
@@ -309,7 +332,9 @@ impl<'a> Table<'a> {
         for (key, (offset, value)) in std::mem::take(&mut self.entries) {
             match read(key, value.get_ref()) {
                 Ok(value) => all.push(value),
-                Err(message) => self.source.problem(Some(offset), &format!("{}{key}", self.prefix), message),
+                Err(message) => {
+                    self.source.problem(Some(offset), &format!("{}{key}", self.prefix), message)
+                }
             }
         }
         all
@@ -345,7 +370,10 @@ impl<'a> Table<'a> {
             let path = format!("{}{key}", self.prefix);
             match value.get_ref() {
                 DeValue::Table(table) => {
-                    all.push((key.to_owned(), Self::new(self.source, format!("{path}."), Some(table))));
+                    all.push((
+                        key.to_owned(),
+                        Self::new(self.source, format!("{path}."), Some(table)),
+                    ));
                 }
                 other => {
                     let message = format!("a section is wanted, [{path}], not {}", kind(other));
@@ -357,7 +385,11 @@ impl<'a> Table<'a> {
     }
 
     fn problem(&self, key: &str, message: impl Into<String>) {
-        self.source.problem(self.taken.get(key).copied(), &format!("{}{key}", self.prefix), message);
+        self.source.problem(
+            self.taken.get(key).copied(),
+            &format!("{}{key}", self.prefix),
+            message,
+        );
     }
 
     /// What was not taken is known to nobody.
@@ -410,7 +442,8 @@ fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
 }
 
 fn parsed_list<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<Vec<T>, String> {
-    let parse = |text: String| values::parsed(&text).map_err(|message| format!("{text:?}: {message}"));
+    let parse =
+        |text: String| values::parsed(&text).map_err(|message| format!("{text:?}: {message}"));
     texts(value)?.into_iter().map(parse).collect()
 }
 
@@ -450,7 +483,10 @@ fn any_duration(value: &DeValue<'_>) -> Result<Duration, String> {
         // As elsewhere, a bare number is seconds.
         DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
         other => {
-            return Err(format!("a duration is wanted, such as \"30s\" or \"1h30m\", not {}", kind(other)));
+            return Err(format!(
+                "a duration is wanted, such as \"30s\" or \"1h30m\", not {}",
+                kind(other)
+            ));
         }
     };
     duration::parse(text).map_err(|error| error.to_string())
@@ -466,13 +502,18 @@ fn timeout(value: &DeValue<'_>) -> Result<Duration, String> {
 
 fn deadline(value: &DeValue<'_>) -> Result<Duration, String> {
     let deadline = any_duration(value)?;
-    if DEADLINES.contains(&deadline) { Ok(deadline) } else { Err("a deadline is from 1s to 7d".to_owned()) }
+    if DEADLINES.contains(&deadline) {
+        Ok(deadline)
+    } else {
+        Err("a deadline is from 1s to 7d".to_owned())
+    }
 }
 
 /// A header's value may be a secret, and so is in no message.
 fn header(name: &str, value: &DeValue<'_>) -> Result<(http::HeaderName, SecretString), String> {
     let name = name.parse().map_err(|_| "this cannot be the name of a header".to_owned())?;
     let value = text(value)?;
-    http::HeaderValue::from_str(value).map_err(|_| "its value cannot be that of a header".to_owned())?;
+    http::HeaderValue::from_str(value)
+        .map_err(|_| "its value cannot be that of a header".to_owned())?;
     Ok((name, SecretString::from(value)))
 }

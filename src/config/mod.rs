@@ -1,10 +1,11 @@
-//! The configuration: a file, over it the environment, over that the command line; checked whole before
-//! anything starts.
+//! The configuration: a file, over it the environment, over that the command line; checked whole
+//! before anything starts.
 //!
 //! ```text
 //! defaults ─► file (TOML) ─► environment (OTTER_…) ─► flags ─► secrets read from their files ─► Config
 //! ```
-//! Everything that is wrong is told at once. An unknown key is an error. `config/otter.toml` shows every key.
+//! Everything that is wrong is told at once. An unknown key is an error. `config/otter.toml` shows
+//! every key.
 
 mod environment;
 mod file;
@@ -46,8 +47,8 @@ pub const BYTE_ORDER_MARK: char = '\u{feff}';
 const LONGEST_PASSWORD_FILE: usize = 64 * 1024;
 
 impl Config {
-    /// Loads the configuration. `environment` is the process's, or what stands in for it; an empty variable
-    /// counts as none.
+    /// Loads the configuration. `environment` is the process's, or what stands in for it; an empty
+    /// variable counts as none.
     ///
     /// # Errors
     /// Everything that is wrong, with where and what is wanted.
@@ -74,8 +75,9 @@ impl Config {
             ("--log-format", log_format),
         ]
         .map(|(name, value)| (name, value.as_deref()));
-        let variables = VARIABLES
-            .map(|name| (name, environment.get(name).map(String::as_str).filter(|value| !value.is_empty())));
+        let variables = VARIABLES.map(|name| {
+            (name, environment.get(name).map(String::as_str).filter(|value| !value.is_empty()))
+        });
         if let [.., (_, Some(_)), (_, Some(_))] = variables {
             let [.., (name, _), (other, _)] = variables;
             problems.push(Problem::of(name, format!("{other} is set too: one of them must go")));
@@ -101,7 +103,8 @@ impl Config {
                 if environment.get("OTTER_ESX_PASSWORD").is_none_or(String::is_empty)
                     && let Some(path) = path
                 {
-                    warnings.extend(open_to_all(path, "the configuration with the host's password"));
+                    warnings
+                        .extend(open_to_all(path, "the configuration with the host's password"));
                 }
                 Some(password)
             }
@@ -176,13 +179,16 @@ fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), Strin
     let Config { esx, http, state, log, .. } = &mut draft.config;
     match name {
         "OTTER_LISTEN" | "--listen" => http.listen = values::parsed(value)?,
-        "OTTER_STATE_DIR" | "--state-dir" => state.dir = Some(PathBuf::from(values::not_empty(value)?)),
+        "OTTER_STATE_DIR" | "--state-dir" => {
+            state.dir = Some(PathBuf::from(values::not_empty(value)?))
+        }
         "OTTER_ESX_URL" => esx.url = Some(values::host_url(value)?),
         "OTTER_ESX_USERNAME" => esx.username = Some(value.to_owned()),
         "OTTER_ESX_VERIFY" => esx.verify = values::parsed(value)?,
         "OTTER_ESX_PASSWORD" => draft.password = Password::Given(SecretString::from(value)),
         "OTTER_ESX_PASSWORD_FILE" => {
-            draft.password = Password::InFile { file: PathBuf::from(value), named_by: name.to_owned() };
+            draft.password =
+                Password::InFile { file: PathBuf::from(value), named_by: name.to_owned() };
         }
         "--log-level" => log.level = values::log_level(value)?,
         "--log-format" => log.format = values::parsed(value)?,
@@ -196,7 +202,8 @@ fn password_in(file: &Path) -> Result<SecretString, String> {
     let text = std::fs::read_to_string(file).map_err(|error| unreadable(&error))?;
     // Some editors begin a file with this mark. It is never part of a password.
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
-    let password = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let password =
+        text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if password.is_empty() {
         return Err("the file is empty, and should hold the password".to_owned());
     }

@@ -9,7 +9,8 @@ pub struct Problem {
     pub file: Option<PathBuf>,
     /// Counted from 1.
     pub line: Option<usize>,
-    /// The full path of a key, such as `esx.verify`, or the name of a variable or flag; empty for a whole file.
+    /// The full path of a key, such as `esx.verify`, or the name of a variable or flag; empty for a
+    /// whole file.
     pub at: String,
     /// What is wrong, what is wanted. Never shows a secret.
     pub message: String,

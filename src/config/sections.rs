@@ -272,13 +272,27 @@ impl Esx {
     /// # Errors
     /// Names each setting that is missing, and every way to give it.
     pub fn host(&self) -> Result<Host, ConfigError> {
-        if let (Some(url), Some(username), Some(password)) = (&self.url, &self.username, &self.password) {
-            return Ok(Host { url: url.clone(), username: username.clone(), password: password.clone() });
+        if let (Some(url), Some(username), Some(password)) =
+            (&self.url, &self.username, &self.password)
+        {
+            return Ok(Host {
+                url: url.clone(),
+                username: username.clone(),
+                password: password.clone(),
+            });
         }
         let missing = |at: &str, absent: bool, how: &str| absent.then(|| Problem::of(at, how));
         let problems = [
-            missing("esx.url", self.url.is_none(), "is missing: set it, or OTTER_ESX_URL, to https://<host>"),
-            missing("esx.username", self.username.is_none(), "is missing: set it, or OTTER_ESX_USERNAME"),
+            missing(
+                "esx.url",
+                self.url.is_none(),
+                "is missing: set it, or OTTER_ESX_URL, to https://<host>",
+            ),
+            missing(
+                "esx.username",
+                self.username.is_none(),
+                "is missing: set it, or OTTER_ESX_USERNAME",
+            ),
             missing(
                 "esx.password",
                 self.password.is_none(),

@@ -110,7 +110,9 @@ fn shown() -> BTreeSet<String> {
 
 fn key_of(line: &str) -> Option<&str> {
     let (key, _) = line.split_once(" = ")?;
-    key.chars().all(|character| character.is_ascii_lowercase() || "_-".contains(character)).then_some(key)
+    key.chars()
+        .all(|character| character.is_ascii_lowercase() || "_-".contains(character))
+        .then_some(key)
 }
 
 #[test]
@@ -149,20 +151,26 @@ fn the_environment_goes_over_the_file_and_flags_over_both() {
 
 #[test]
 fn an_empty_variable_is_none() {
-    let config = load("", &[("OTTER_LISTEN", ""), ("OTTER_ESX_PASSWORD", "")], &Flags::default()).unwrap();
+    let config =
+        load("", &[("OTTER_LISTEN", ""), ("OTTER_ESX_PASSWORD", "")], &Flags::default()).unwrap();
     assert_eq!(config.http.listen, Listen::default());
     assert_eq!(password(&config), None);
 }
 
 #[test]
 fn passwords_come_from_files_too() {
-    for (content, expected) in [("secret", "secret"), ("secret\n", "secret"), (" se cret\r\n", " se cret")] {
+    for (content, expected) in
+        [("secret", "secret"), ("secret\n", "secret"), (" se cret\r\n", " se cret")]
+    {
         let secret = file(content);
         let path = secret.path().display().to_string();
         let config = loaded(&format!("[esx]\npassword_file = {path:?}"));
         assert_eq!(password(&config), Some(expected));
-        let config =
-            load("[esx]\npassword = 'other'", &[("OTTER_ESX_PASSWORD_FILE", &path)], &Flags::default());
+        let config = load(
+            "[esx]\npassword = 'other'",
+            &[("OTTER_ESX_PASSWORD_FILE", &path)],
+            &Flags::default(),
+        );
         assert_eq!(password(&config.unwrap()), Some(expected));
     }
 }
@@ -175,8 +183,11 @@ fn a_password_file_that_is_none_is_refused() {
     );
     for (content, message) in [("\n", "is empty"), ("", "is empty"), ("a\nb\n", "in one line")] {
         let secret = file(content);
-        let error =
-            load("", &[("OTTER_ESX_PASSWORD_FILE", &secret.path().display().to_string())], &Flags::default());
+        let error = load(
+            "",
+            &[("OTTER_ESX_PASSWORD_FILE", &secret.path().display().to_string())],
+            &Flags::default(),
+        );
         let told = told(&error.unwrap_err());
         assert!(told[0].starts_with("OTTER_ESX_PASSWORD_FILE: "), "{told:?}");
         assert!(told[0].contains(message), "{told:?}");
@@ -189,8 +200,11 @@ fn two_passwords_are_one_too_many() {
         wrong("[esx]\npassword = 'a'\npassword_file = '/b'"),
         ["2: esx.password: esx.password_file is set too: one of them must go"]
     );
-    let both = [("OTTER_ESX_PASSWORD", "a"), ("OTTER_ESX_PASSWORD_FILE", file("b").path().to_str().unwrap())]
-        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let both = [
+        ("OTTER_ESX_PASSWORD", "a"),
+        ("OTTER_ESX_PASSWORD_FILE", file("b").path().to_str().unwrap()),
+    ]
+    .map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let error = Config::load(None, &BTreeMap::from(both), &Flags::default()).unwrap_err();
     assert_eq!(
         told(&error)[0],
@@ -201,7 +215,9 @@ fn two_passwords_are_one_too_many() {
 #[test]
 fn an_unknown_key_is_told_with_the_nearest() {
     assert_eq!(
-        wrong("[http]\nlisten_on = '127.0.0.1:1'\n[jobs.deadlines]\npwoer = '1m'\n[esxi]\nurl = 'x'"),
+        wrong(
+            "[http]\nlisten_on = '127.0.0.1:1'\n[jobs.deadlines]\npwoer = '1m'\n[esxi]\nurl = 'x'"
+        ),
         [
             "2: http.listen_on: there is no such key; did you mean http.listen?",
             "4: jobs.deadlines.pwoer: there is no such key; did you mean jobs.deadlines.power?",
@@ -233,15 +249,24 @@ fn a_wrong_type_says_what_is_wanted() {
             "2: http.max_wait: a duration is wanted, such as \"30s\" or \"1h30m\", not true or false",
         ),
         ("[http]\nmax_wait = '0s'", "2: http.max_wait: more than no time at all is wanted"),
-        ("[esx]\nsettle = '5x'", "2: esx.settle: \"x\" is not a unit of time: the units are d, h, m and s"),
+        (
+            "[esx]\nsettle = '5x'",
+            "2: esx.settle: \"x\" is not a unit of time: the units are d, h, m and s",
+        ),
         (
             "[esx]\nverify = 1",
             "2: esx.verify: true, false, \"ca:<file>\" or \"sha256:<fingerprint>\" is wanted, not an integer",
         ),
-        ("[esx]\nverify = 'yes'", "2: esx.verify: true, false, ca:<file> or sha256:<fingerprint> is wanted"),
+        (
+            "[esx]\nverify = 'yes'",
+            "2: esx.verify: true, false, ca:<file> or sha256:<fingerprint> is wanted",
+        ),
         ("[esx.headers]\nx = 1", "2: esx.headers.x: a text in quotes is wanted, not an integer"),
         ("[esx.headers]\n'a b' = 'x'", "2: esx.headers.a b: this cannot be the name of a header"),
-        ("[machines]\nprotected = 'a'", "2: machines.protected: a list of texts is wanted, not a text"),
+        (
+            "[machines]\nprotected = 'a'",
+            "2: machines.protected: a list of texts is wanted, not a text",
+        ),
         (
             "[machines]\nprotected = ['a', 1]",
             "2: machines.protected: a list of texts is wanted, and an integer is in it",
@@ -268,7 +293,14 @@ fn all_problems_are_told_at_once() {
     let at: Vec<_> = error.problems.iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(
         at,
-        ["esx.url", "esx.typo", "http.listen", "http.body_limit", "OTTER_ESX_VERIFY", "--log-level"]
+        [
+            "esx.url",
+            "esx.typo",
+            "http.listen",
+            "http.body_limit",
+            "OTTER_ESX_VERIFY",
+            "--log-level"
+        ]
     );
     assert!(error.to_string().starts_with("the configuration cannot be used\n  "), "{error}");
 }
@@ -316,7 +348,8 @@ fn what_a_login_needs_is_asked_for() {
     let error = loaded("[esx]\nusername = 'root'").esx.host().unwrap_err();
     let at: Vec<_> = error.problems.iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(at, ["esx.url", "esx.password"]);
-    let host = loaded("[esx]\nurl = 'https://esx'\nusername = 'root'\npassword = 'x'").esx.host().unwrap();
+    let host =
+        loaded("[esx]\nurl = 'https://esx'\nusername = 'root'\npassword = 'x'").esx.host().unwrap();
     assert_eq!((host.url.as_str(), host.username.as_str()), ("https://esx/sdk", "root"));
 }
 
@@ -354,7 +387,10 @@ fn levels_of_the_log() {
 #[test]
 fn durations_may_be_bare_seconds() {
     let config = loaded("[http]\nmax_wait = 45\n[esx]\nsettle = '0s'");
-    assert_eq!((config.http.max_wait, config.esx.settle), (Duration::from_secs(45), Duration::ZERO));
+    assert_eq!(
+        (config.http.max_wait, config.esx.settle),
+        (Duration::from_secs(45), Duration::ZERO)
+    );
 }
 
 proptest! {
@@ -380,7 +416,10 @@ release = { power = "keep", snapshot = "base" }
     let pool = &config.pools["qubes"];
     assert_eq!(pool.machines, ["qubes-*", "17"]);
     let prepare = pool.prepare.as_ref().unwrap();
-    assert_eq!((prepare.until, prepare.settle), (Some(Readiness::Address), Some(Duration::from_secs(90))));
+    assert_eq!(
+        (prepare.until, prepare.settle),
+        (Some(Readiness::Address), Some(Duration::from_secs(90)))
+    );
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
     assert_eq!(config.pools["plain"], Pool::default());
     let told = wrong("[pools.qubes]\nmachine = []\nprepare = { power = \"up\" }\n");

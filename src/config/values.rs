@@ -96,8 +96,8 @@ pub fn host_url(text: &str) -> Result<String, String> {
     host_url::normalize(text).map_err(|error| error.to_string())
 }
 
-/// A level, or the directives of `tracing_subscriber`. A lone word that is no level would be taken for the name
-/// of a module, and silence the rest.
+/// A level, or the directives of `tracing_subscriber`. A lone word that is no level would be taken
+/// for the name of a module, and silence the rest.
 pub fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let lone = !text.contains(['=', ',', '[']);

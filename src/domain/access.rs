@@ -78,7 +78,8 @@ pub enum Authority {
 /// Names that otter uses for itself, and for callers without a token. No new token can have one.
 const RESERVED_NAMES: [&str; 2] = ["otter", "anonymous"];
 
-/// Whether otter uses this name for itself or for callers without a token, in any case of its letters.
+/// Whether otter uses this name for itself or for callers without a token, in any case of its
+/// letters.
 #[must_use]
 pub fn is_reserved_name(name: &str) -> bool {
     RESERVED_NAMES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
@@ -111,7 +112,8 @@ pub enum TokenStanding {
 #[derive(Clone, Debug)]
 pub struct Token(SecretString);
 
-/// What is kept of a token: the SHA-256 of its text. The text holds 256 random bits, so that nothing slower is needed.
+/// What is kept of a token: the SHA-256 of its text. The text holds 256 random bits, so that
+/// nothing slower is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
@@ -141,7 +143,11 @@ impl Token {
             return Err(InvalidToken);
         }
         let (random, given) = rest.split_at(RANDOM);
-        if checksum(random) == given { Ok(Self(SecretString::from(text))) } else { Err(InvalidToken) }
+        if checksum(random) == given {
+            Ok(Self(SecretString::from(text)))
+        } else {
+            Err(InvalidToken)
+        }
     }
 
     /// Its text, to be shown once.

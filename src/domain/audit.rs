@@ -1,7 +1,8 @@
-//! One fact for the audit and the log: who did what, to which machine, lease or job, and how it came out.
+//! One fact for the audit and the log: who did what, to which machine, lease or job, and how it
+//! came out.
 //!
-//! Every fact is built here or from the parts here, once; the row of the audit and the line of the log
-//! are both made of it. A fact never holds a secret.
+//! Every fact is built here or from the parts here, once; the row of the audit and the line of the
+//! log are both made of it. A fact never holds a secret.
 
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ words! {
         LeaseEnded = "lease.ended",
         MachineQuarantined = "machine.quarantined",
         QuarantineCleared = "machine.quarantine_cleared",
-        /// An operator's `Otter-Override` let a job through that would have been refused without it.
+        /// An operator's `Otter-Override` let a job through that would have been refused without
+        /// it.
         MachineOverridden = "machine.overridden",
         RequestRefused = "request.refused",
         TokenCreated = "token.created",
@@ -72,7 +74,8 @@ words! {
         TokensReloaded = "tokens.reloaded",
         CertificateReloaded = "certificate.reloaded",
         PasswordReloaded = "password.reloaded",
-        /// The state was restored from a backup. Facts that are younger than the backup are missing.
+        /// The state was restored from a backup. Facts that are younger than the backup are
+        /// missing.
         StoreRestored = "store.restored",
     }
 }
@@ -130,8 +133,8 @@ impl From<LeaseState> for AuditOutcome {
 pub struct AuditRecord {
     pub at: Timestamp,
     pub action: AuditAction,
-    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if a call was refused
-    /// that showed no valid token, or before its token was read.
+    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if a call was
+    /// refused that showed no valid token, or before its token was read.
     pub actor: Option<String>,
     /// The client's address; `other` for refused calls from more addresses than are counted apart.
     pub address: Option<String>,
@@ -204,8 +207,8 @@ impl AuditRecord {
         Self { duration, ..record }.because_of(job.error.as_ref())
     }
 
-    /// A job was accepted only because of an operator's `Otter-Override`, for this reason. `holder` is the
-    /// lease that holds the machine.
+    /// A job was accepted only because of an operator's `Otter-Override`, for this reason. `holder`
+    /// is the lease that holds the machine.
     #[must_use]
     pub fn machine_overridden(job: &Job, holder: Option<LeaseId>, reason: &str) -> Self {
         let record = Self::new(job.created_at, AuditAction::MachineOverridden, AuditOutcome::Done);
@@ -302,7 +305,8 @@ mod tests {
 
     #[test]
     fn a_long_detail_is_cut_between_characters() {
-        let record = AuditRecord::new(Timestamp::UNIX_EPOCH, AuditAction::JobEnded, AuditOutcome::Failed);
+        let record =
+            AuditRecord::new(Timestamp::UNIX_EPOCH, AuditAction::JobEnded, AuditOutcome::Failed);
         let detail = record.with_detail("ß".repeat(5_000)).detail.unwrap();
         assert_eq!(detail.chars().count(), MAX_DETAIL + 1);
     }

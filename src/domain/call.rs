@@ -17,7 +17,8 @@ pub enum HostCall {
     Suspend,
     /// `ShutdownGuest`: asks the guest; no task, the end is seen in the power state.
     ShutdownGuest,
-    /// `RebootGuest`: asks the guest; no task, the end is seen in the guest tools that go and come back.
+    /// `RebootGuest`: asks the guest; no task, the end is seen in the guest tools that go and come
+    /// back.
     RebootGuest,
     /// `AnswerVM`; no task. The choice is the key of one.
     Answer { question: QuestionId, choice: String },
@@ -131,7 +132,8 @@ pub struct Evidence {
     /// Whether the guest's tools run.
     pub tools_running: bool,
     pub question: Option<QuestionId>,
-    /// When the host itself started, in its own words: compared for equality and never with our clock.
+    /// When the host itself started, in its own words: compared for equality and never with our
+    /// clock.
     pub host_boot_time: Option<String>,
     /// The machine's `recentTask` list: running and lately ended tasks.
     pub recent_tasks: Vec<RecentTask>,
@@ -142,7 +144,8 @@ pub struct Evidence {
 pub struct SeenSnapshot {
     pub id: SnapshotId,
     pub parent: Option<SnapshotId>,
-    /// Unescaped. Empty in what was recorded before a call, as is the description: there the ids count.
+    /// Unescaped. Empty in what was recorded before a call, as is the description: there the ids
+    /// count.
     pub name: String,
     pub description: String,
 }
@@ -185,14 +188,16 @@ impl Evidence {
     pub fn descendants(&self, id: &SnapshotId) -> Vec<SnapshotId> {
         let mut below: Vec<SnapshotId> = Vec::new();
         for snapshot in &self.snapshots {
-            if snapshot.parent.as_ref().is_some_and(|parent| parent == id || below.contains(parent)) {
+            if snapshot.parent.as_ref().is_some_and(|parent| parent == id || below.contains(parent))
+            {
                 below.push(snapshot.id.clone());
             }
         }
         below
     }
 
-    /// What of it is worth recording before a call: names and descriptions can be long and prove nothing.
+    /// What of it is worth recording before a call: names and descriptions can be long and prove
+    /// nothing.
     #[must_use]
     pub fn to_record(mut self) -> Self {
         for snapshot in &mut self.snapshots {

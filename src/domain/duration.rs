@@ -15,9 +15,14 @@ pub enum InvalidDuration {
     Empty,
     #[error("a duration cannot be negative")]
     Negative,
-    #[error("a duration is whole numbers with units, such as 30s, 10m or 1h30m; {0:?} is no number")]
+    #[error(
+        "a duration is whole numbers with units, such as 30s, 10m or 1h30m; {0:?} is no number"
+    )]
     NotANumber(String),
-    #[error("{unit:?} is not a unit of time{}: the units are d, h, m and s", in_letters(number, unit))]
+    #[error(
+        "{unit:?} is not a unit of time{}: the units are d, h, m and s",
+        in_letters(number, unit)
+    )]
     UnknownUnit {
         /// What stands before it.
         number: String,
@@ -48,9 +53,12 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         if number.is_empty() {
             return Err(InvalidDuration::NotANumber(rest.to_owned()));
         }
-        let letters = behind.find(|character: char| !character.is_alphabetic()).unwrap_or(behind.len());
-        let unknown =
-            |unit: &str| InvalidDuration::UnknownUnit { number: number.to_owned(), unit: unit.to_owned() };
+        let letters =
+            behind.find(|character: char| !character.is_alphabetic()).unwrap_or(behind.len());
+        let unknown = |unit: &str| InvalidDuration::UnknownUnit {
+            number: number.to_owned(),
+            unit: unit.to_owned(),
+        };
         let scale = match behind.chars().next() {
             None if rest.len() == text.len() => 1,
             None => return Err(InvalidDuration::MissingUnit),
@@ -144,9 +152,14 @@ mod tests {
 
     #[test]
     fn only_the_units_that_are_needed_are_written() {
-        for (seconds, text) in
-            [(0, "0s"), (45, "45s"), (60, "1m"), (90, "1m30s"), (93_784, "1d2h3m4s"), (604_800, "7d")]
-        {
+        for (seconds, text) in [
+            (0, "0s"),
+            (45, "45s"),
+            (60, "1m"),
+            (90, "1m30s"),
+            (93_784, "1d2h3m4s"),
+            (604_800, "7d"),
+        ] {
             assert_eq!(format(Duration::from_secs(seconds)), text);
         }
         assert_eq!(format(Duration::from_millis(1_999)), "1s");

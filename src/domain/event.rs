@@ -1,5 +1,6 @@
-//! An event: what changed of all that callers can see, and when. It names the object; what that is like is read when
-//! the event is sent, so that no reader is shown an older state after a newer one.
+//! An event: what changed of all that callers can see, and when. It names the object; what that is
+//! like is read when the event is sent, so that no reader is shown an older state after a newer
+//! one.
 
 use std::sync::Arc;
 
@@ -88,7 +89,8 @@ pub enum EventType {
     Bye,
 }
 
-/// Which events are wanted, by identity alone: whether one fits never changes while its object lives.
+/// Which events are wanted, by identity alone: whether one fits never changes while its object
+/// lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
     /// Empty: all.
@@ -150,7 +152,10 @@ impl Subject {
             | Self::SnapshotRemoved(machine, _) => Some(machine),
             Self::Job { machine, .. } | Self::Lease { machine, .. } => machine.as_ref(),
             Self::Placement(change) => Some(&change.machine),
-            Self::Datastore(_) | Self::DatastoreCount(_) | Self::DatastoreRemoved(_) | Self::Session => None,
+            Self::Datastore(_)
+            | Self::DatastoreCount(_)
+            | Self::DatastoreRemoved(_)
+            | Self::Session => None,
         }
     }
 
@@ -159,7 +164,9 @@ impl Subject {
     pub fn weight(&self) -> usize {
         let kept = match self {
             Self::Machine(id) | Self::MachineRemoved(id) => id.size(),
-            Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => machine.size() + id.size(),
+            Self::Snapshot(machine, id) | Self::SnapshotRemoved(machine, id) => {
+                machine.size() + id.size()
+            }
             Self::Job { machine, reference, ended, .. } => {
                 machine.as_ref().map_or(0, MachineId::size)
                     + reference.as_ref().map_or(0, |reference| reference.len())
@@ -169,7 +176,9 @@ impl Subject {
                 machine.as_ref().map_or(0, MachineId::size)
                     + reference.as_ref().map_or(0, |reference| reference.len())
             }
-            Self::Datastore(id) | Self::DatastoreCount(id) | Self::DatastoreRemoved(id) => id.size(),
+            Self::Datastore(id) | Self::DatastoreCount(id) | Self::DatastoreRemoved(id) => {
+                id.size()
+            }
             Self::Session => 0,
             Self::Placement(change) => weight_of_placement(change),
         };
@@ -183,17 +192,21 @@ fn weight_of_placement(change: &PlacementChange) -> usize {
         let datastores = placement.datastores.iter().map(|id| size_of::<DatastoreId>() + id.size());
         placement.name.len() + pools + datastores.sum::<usize>()
     };
-    let snapshots: usize = change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.size()).sum();
+    let snapshots: usize =
+        change.snapshots.iter().map(|id| size_of::<SnapshotId>() + id.size()).sum();
     let placements: usize = [&change.before, &change.after].into_iter().flatten().map(of).sum();
     size_of::<PlacementChange>() + placements + snapshots
 }
 
 fn weight_of_job(job: &Job) -> usize {
     const TEXTS: usize = 512;
-    let steps: usize = job.steps.iter().map(|step| TEXTS + step.detail.as_ref().map_or(0, String::len)).sum();
+    let steps: usize =
+        job.steps.iter().map(|step| TEXTS + step.detail.as_ref().map_or(0, String::len)).sum();
     let warnings: usize = job.warnings.iter().map(String::len).sum();
     let error = job.error.as_ref().map_or(0, |failure| {
-        TEXTS + failure.detail.len() + failure.fault.as_ref().map_or(0, |fault| TEXTS + fault.message.len())
+        TEXTS
+            + failure.detail.len()
+            + failure.fault.as_ref().map_or(0, |fault| TEXTS + fault.message.len())
     });
     size_of::<Job>() + TEXTS + steps + warnings + error
 }
@@ -294,7 +307,8 @@ mod tests {
             lease: None,
             ended: None,
         };
-        let snapshot = Subject::Snapshot(machine.clone(), SnapshotId::from_backend("16-snapshot-1"));
+        let snapshot =
+            Subject::Snapshot(machine.clone(), SnapshotId::from_backend("16-snapshot-1"));
         let of_host = Subject::Job {
             id: JobId::new(Uuid::from_u128(2)),
             machine: None,

@@ -1,6 +1,7 @@
 //! What can go wrong, by kind: the vocabulary in which rooms tell each other of failures.
 //!
-//! A kind says nothing of HTTP: one table in `api::problem` turns each into a code, a status and advice.
+//! A kind says nothing of HTTP: one table in `api::problem` turns each into a code, a status and
+//! advice.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -109,7 +110,8 @@ pub struct Fault {
     pub details: BTreeMap<String, String>,
 }
 
-/// Something that went wrong, told so that a person knows what happened, to which object, and what to do.
+/// Something that went wrong, told so that a person knows what happened, to which object, and what
+/// to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,

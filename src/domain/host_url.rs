@@ -24,8 +24,8 @@ impl InvalidHostUrl {
     }
 }
 
-/// Completes an address to `https://host[:port]/sdk`. Without TLS the password would be readable on its way, so
-/// `http` is for this machine alone.
+/// Completes an address to `https://host[:port]/sdk`. Without TLS the password would be readable on
+/// its way, so `http` is for this machine alone.
 pub fn normalize(text: &str) -> Result<String, InvalidHostUrl> {
     let text = text.trim();
     let wrong = |why| InvalidHostUrl::new(text, why);
@@ -113,9 +113,14 @@ mod tests {
 
     #[test]
     fn a_password_in_it_is_not_shown() {
-        for given in ["https://root:secret@esx", "https://root:sec@ret@esx", "https://root:secret/@esx"] {
+        for given in
+            ["https://root:secret@esx", "https://root:sec@ret@esx", "https://root:secret/@esx"]
+        {
             let error = normalize(given).unwrap_err().to_string();
-            assert!(!error.contains("secret") && !error.contains("ret@") && error.contains("esx"), "{error}");
+            assert!(
+                !error.contains("secret") && !error.contains("ret@") && error.contains("esx"),
+                "{error}"
+            );
         }
     }
 

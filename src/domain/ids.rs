@@ -1,4 +1,5 @@
-//! The identifiers of the field, one type for each, so that a machine's moid is never taken for a task's.
+//! The identifiers of the field, one type for each, so that a machine's moid is never taken for a
+//! task's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,9 +12,9 @@ use uuid::Uuid;
 #[error("empty")]
 pub struct EmptyId;
 
-/// Declares a newtype around the text by which a backend knows something; clones share the text. Only backends make
-/// and read such a text, and the store brings it back. To everybody else it is opaque: it is compared and shown, and
-/// read from what a caller or the configuration wrote.
+/// Declares a newtype around the text by which a backend knows something; clones share the text.
+/// Only backends make and read such a text, and the store brings it back. To everybody else it is
+/// opaque: it is compared and shown, and read from what a caller or the configuration wrote.
 macro_rules! reference {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -63,8 +64,9 @@ macro_rules! reference {
 }
 
 reference!(
-    /// A machine's moid: the value of its `VirtualMachine` moref. Hosts use an id again after the machine is
-    /// gone, so whatever outlives a moment binds a [`MachineIdentity`](super::machine::MachineIdentity).
+    /// A machine's moid: the value of its `VirtualMachine` moref. Hosts use an id again after the
+    /// machine is gone, so whatever outlives a moment binds a
+    /// [`MachineIdentity`](super::machine::MachineIdentity).
     MachineId
 );
 reference!(

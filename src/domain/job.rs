@@ -1,11 +1,12 @@
-//! A job: one tracked operation on a machine, a datastore or the host, from its acceptance to its one end.
+//! A job: one tracked operation on a machine, a datastore or the host, from its acceptance to its
+//! one end.
 //!
 //! ```text
 //! queued ──► running ──► succeeded | failed | cancelled | unknown
 //!    └──────────────────► failed (deadline, machine gone) | cancelled
 //! ```
-//! An end is never taken back. `unknown` is an end: the host may or may not have done it, and looking proves
-//! nothing more.
+//! An end is never taken back. `unknown` is an end: the host may or may not have done it, and
+//! looking proves nothing more.
 
 use std::fmt;
 use std::time::Duration;
@@ -97,7 +98,8 @@ pub enum JobTarget {
     Host,
 }
 
-/// A target by its id alone, which finds it now: a host uses the id of a machine again once it is gone.
+/// A target by its id alone, which finds it now: a host uses the id of a machine again once it is
+/// gone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetId {
     Machine(MachineId),
@@ -257,7 +259,8 @@ impl JobRequest {
 }
 
 impl JobKind {
-    /// Whether it waits neither for what runs on the machine nor for a question: it is what ends them.
+    /// Whether it waits neither for what runs on the machine nor for a question: it is what ends
+    /// them.
     #[must_use]
     pub const fn is_impatient(self) -> bool {
         matches!(self, Self::MachineKill | Self::MachineAnswer)
@@ -277,8 +280,14 @@ pub enum JobState {
 
 impl JobState {
     /// Every state, for filters and documents.
-    pub const ALL: &'static [Self] =
-        &[Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Unknown];
+    pub const ALL: &'static [Self] = &[
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Unknown,
+    ];
 
     /// The word that callers see.
     #[must_use]

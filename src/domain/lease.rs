@@ -1,4 +1,5 @@
-//! A lease: one machine for one holder, for a time. What was asked, what came of it, and how it ended.
+//! A lease: one machine for one holder, for a time. What was asked, what came of it, and how it
+//! ended.
 //!
 //! ```text
 //! queued ──► preparing ──► active ──► releasing ──► released | expired | revoked | failed

@@ -9,7 +9,9 @@ pub struct MacAddress([u8; 6]);
 
 /// The text is no hardware address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a hardware address: six octets of hexadecimal digits, such as 00:50:56:ab:cd:ef, are wanted")]
+#[error(
+    "not a hardware address: six octets of hexadecimal digits, such as 00:50:56:ab:cd:ef, are wanted"
+)]
 pub struct InvalidMacAddress;
 
 impl MacAddress {
@@ -33,9 +35,9 @@ impl fmt::Display for MacAddress {
 impl FromStr for MacAddress {
     type Err = InvalidMacAddress;
 
-    /// Any case. With `:`, `-` or `.` between six octets each may lack its leading zero (`0:50:56:1:2:3`); the
-    /// three groups of four of some switches (`0050.56ab.cdef`) pass too. Without separators the whole is
-    /// left-padded with zeros to twelve digits.
+    /// Any case. With `:`, `-` or `.` between six octets each may lack its leading zero
+    /// (`0:50:56:1:2:3`); the three groups of four of some switches (`0050.56ab.cdef`) pass too.
+    /// Without separators the whole is left-padded with zeros to twelve digits.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let separator = text.chars().find(|character| matches!(character, ':' | '-' | '.'));
         let digits = match separator {
@@ -81,10 +83,15 @@ mod tests {
     /// Six octets and a spelling of them with separators.
     fn separated() -> impl Strategy<Value = ([u8; 6], String)> {
         let separator = prop::sample::select(vec![":", "-", "."]);
-        (any::<[u8; 6]>(), separator, any::<[(bool, bool); 6]>()).prop_map(|(octets, separator, ways)| {
-            let groups = octets.iter().zip(ways).map(|(octet, (short, upper))| spelled(*octet, short, upper));
-            (octets, groups.collect::<Vec<_>>().join(separator))
-        })
+        (any::<[u8; 6]>(), separator, any::<[(bool, bool); 6]>()).prop_map(
+            |(octets, separator, ways)| {
+                let groups = octets
+                    .iter()
+                    .zip(ways)
+                    .map(|(octet, (short, upper))| spelled(*octet, short, upper));
+                (octets, groups.collect::<Vec<_>>().join(separator))
+            },
+        )
     }
 
     #[test]

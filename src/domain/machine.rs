@@ -13,7 +13,8 @@ pub struct Machine {
     pub name: String,
     pub power_state: Option<PowerState>,
     pub template: bool,
-    /// The host's own word: `connected`, `disconnected`, `inaccessible`, `invalid`, `orphaned` or one to come.
+    /// The host's own word: `connected`, `disconnected`, `inaccessible`, `invalid`, `orphaned` or
+    /// one to come.
     pub connection_state: String,
     /// Where its configuration file is, `[datastore1] name/name.vmx`.
     pub path: Option<String>,
@@ -45,12 +46,13 @@ impl Machine {
     }
 }
 
-/// What the guest tools say. Hosts go on repeating an address after the guest that had it is gone, so these
-/// are claims: `service::inventory` decides which of them count.
+/// What the guest tools say. Hosts go on repeating an address after the guest that had it is gone,
+/// so these are claims: `service::inventory` decides which of them count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guest {
     pub tools_running: bool,
-    /// `running`, `starting`, `not_running`, `not_installed`, or `None` where the host says nothing.
+    /// `running`, `starting`, `not_running`, `not_installed`, or `None` where the host says
+    /// nothing.
     pub tools_status: Option<String>,
     /// `guest.ipAddress`: the one that the host prefers.
     pub ip_address: Option<String>,
@@ -130,8 +132,8 @@ impl MachineIdentity {
         }
     }
 
-    /// Whether `other`, read now, is the machine that was meant: the same moid and the same instance UUID, or
-    /// the same path where either UUID is unknown.
+    /// Whether `other`, read now, is the machine that was meant: the same moid and the same
+    /// instance UUID, or the same path where either UUID is unknown.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.id == other.id

@@ -49,14 +49,17 @@ impl MachineReference {
         &self,
         machines: impl Iterator<Item = &'m M> + Clone,
     ) -> Vec<&'m M> {
-        let same =
-            |uuid: Option<&str>, wanted: &str| uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted));
+        let same = |uuid: Option<&str>, wanted: &str| {
+            uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted))
+        };
         match self {
             Self::Id(id) => machines.filter(|machine| machine.id() == id).collect(),
             Self::Name(name) => machines.filter(|machine| machine.name() == name).collect(),
             Self::Uuid(uuid) => {
-                let by_instance: Vec<&M> =
-                    machines.clone().filter(|machine| same(machine.instance_uuid(), uuid)).collect();
+                let by_instance: Vec<&M> = machines
+                    .clone()
+                    .filter(|machine| same(machine.instance_uuid(), uuid))
+                    .collect();
                 if by_instance.is_empty() {
                     machines.filter(|machine| same(machine.bios_uuid(), uuid)).collect()
                 } else {
@@ -177,8 +180,11 @@ mod tests {
             ("mac:00:50:56:00:00:03", vec![]),
         ] {
             let reference: MachineReference = text.parse().unwrap();
-            let found: Vec<&str> =
-                reference.matching(machines.iter()).iter().map(|machine| machine.0.backend_text()).collect();
+            let found: Vec<&str> = reference
+                .matching(machines.iter())
+                .iter()
+                .map(|machine| machine.0.backend_text())
+                .collect();
             assert_eq!(found, ids, "{text}");
         }
     }
@@ -193,7 +199,11 @@ mod tests {
     #[test]
     fn an_empty_or_broken_reference_is_refused() {
         for text in ["", "name:", "uuid:", "mac:"] {
-            assert_eq!(text.parse::<MachineReference>(), Err(InvalidMachineReference::Empty), "{text}");
+            assert_eq!(
+                text.parse::<MachineReference>(),
+                Err(InvalidMachineReference::Empty),
+                "{text}"
+            );
         }
         let broken = Err(InvalidMachineReference::Mac(InvalidMacAddress));
         assert_eq!("mac:zz".parse::<MachineReference>(), broken);

@@ -1,5 +1,5 @@
-//! How names are compared, ordered, escaped on the wire, and matched by patterns; and which characters a
-//! new name may not have.
+//! How names are compared, ordered, escaped on the wire, and matched by patterns; and which
+//! characters a new name may not have.
 
 use std::cmp::Ordering;
 
@@ -27,7 +27,8 @@ pub fn hidden_character(name: &str) -> Option<HiddenCharacter> {
         .or_else(|| surrounding().find(|end| end.is_whitespace()).map(HiddenCharacter::Surrounding))
 }
 
-/// Whether nothing is drawn for this character: the Unicode property `Default_Ignorable_Code_Point`.
+/// Whether nothing is drawn for this character: the Unicode property
+/// `Default_Ignorable_Code_Point`.
 const fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -85,12 +86,14 @@ pub fn escape_vim(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
 }
 
-/// Whether `name` fits a pattern of `*` (any text) and `?` (any one character), the rest to the letter.
+/// Whether `name` fits a pattern of `*` (any text) and `?` (any one character), the rest to the
+/// letter.
 #[must_use]
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    // `star` remembers what follows the last `*`, and how much of the name is behind or in it, to go back to.
+    // `star` remembers what follows the last `*`, and how much of the name is behind or in it, to
+    // go back to.
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {
@@ -171,9 +174,13 @@ mod tests {
 
     #[test]
     fn loosely_means_contained_in_whatever_the_case() {
-        for (name, wanted) in
-            [("sd-Whonix", "WHONIX"), ("ÄÖÜ", "äö"), ("a", ""), ("qubes-4.2", "4.2"), ("ΟΔΟΣ", "οδος")]
-        {
+        for (name, wanted) in [
+            ("sd-Whonix", "WHONIX"),
+            ("ÄÖÜ", "äö"),
+            ("a", ""),
+            ("qubes-4.2", "4.2"),
+            ("ΟΔΟΣ", "οδος"),
+        ] {
             assert!(contains_loosely(name, wanted), "{wanted} in {name}");
         }
         assert!(!contains_loosely("qubes", "qubes-4"));
@@ -202,7 +209,8 @@ mod tests {
 
         #[test]
         fn what_is_cut_out_of_a_name_is_found_in_it(parts: [String; 3], upper: bool) {
-            // Of ß, the ligatures and the last Σ of a word the upper and the lower case are no pairs.
+            // Of ß, the ligatures and the last Σ of a word the upper and the lower case are no
+            // pairs.
             let [before, wanted, behind] = parts.map(|part| {
                 part.chars().filter(|letter| letter.is_ascii() || ('А'..='я').contains(letter)).collect::<String>()
             });

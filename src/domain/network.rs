@@ -60,7 +60,9 @@ mod tests {
         assert!(contains("192.168.0.7", "192.168.0.7"));
         assert!(!contains("192.168.0.7", "192.168.0.8"));
         assert!(!contains("::/0", "1.2.3.4"));
-        for broken in ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/", "ten/8", "::/129"] {
+        for broken in
+            ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/", "ten/8", "::/129"]
+        {
             assert_eq!(broken.parse::<Network>(), Err(InvalidNetwork), "{broken}");
         }
     }

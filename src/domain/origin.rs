@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-/// The id of one request. It is in the header `X-Request-Id` of the answer, in problems and in the log.
+/// The id of one request. It is in the header `X-Request-Id` of the answer, in problems and in the
+/// log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(Uuid);
 
@@ -18,7 +19,8 @@ pub struct RequestOrigin {
     pub request_id: Option<RequestId>,
 }
 
-/// The actor: a token's name, `anonymous`, `otter` or a command of its, and the request of the action.
+/// The actor: a token's name, `anonymous`, `otter` or a command of its, and the request of the
+/// action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     pub name: String,

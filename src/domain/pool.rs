@@ -1,4 +1,5 @@
-//! Pools: which machines belong together, by the configuration and by a line of a machine's annotation.
+//! Pools: which machines belong together, by the configuration and by a line of a machine's
+//! annotation.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,7 +43,8 @@ impl Pools {
     /// The pools of a machine with this id, name and annotation, in order of their names.
     #[must_use]
     pub fn of_named(&self, id: &MachineId, name: &str, annotated: Vec<String>) -> Vec<String> {
-        let configured = self.0.iter().filter(|(_, pool)| pool.has(id, name)).map(|(pool, _)| pool.clone());
+        let configured =
+            self.0.iter().filter(|(_, pool)| pool.has(id, name)).map(|(pool, _)| pool.clone());
         let mut pools: Vec<String> = configured.chain(annotated).collect();
         pools.sort();
         pools.dedup();

@@ -18,8 +18,8 @@ const OTTER: &str = "otter";
 /// The floor of fences after a restore: every later grant gets a higher one.
 ///
 /// The archive knows neither the grants after it was made nor those after an earlier restore of the
-/// same archive. The time of the restore in milliseconds is above both: no machine is granted as often
-/// as once in a millisecond. It is also exact in every JSON reader.
+/// same archive. The time of the restore in milliseconds is above both: no machine is granted as
+/// often as once in a millisecond. It is also exact in every JSON reader.
 ///
 /// # Parameters
 /// - `highest`: the highest fence in the archive, or its floor if that is higher.

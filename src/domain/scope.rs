@@ -1,4 +1,5 @@
-//! Which machines a caller sees and may act on. A machine outside of it does not exist for that caller.
+//! Which machines a caller sees and may act on. A machine outside of it does not exist for that
+//! caller.
 
 use super::names::matches_pattern;
 
@@ -46,7 +47,8 @@ mod tests {
 
     #[test]
     fn a_scope_is_the_union_of_its_patterns_and_its_pools() {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let texts =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert_eq!(Scope::new(vec![], vec![]), Scope::All);
         assert!(Scope::All.contains("anything", &[]) && !Scope::All.is_restricted());
         let scope = Scope::new(texts(&["qubes-*"]), texts(&["nightly"]));

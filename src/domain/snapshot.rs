@@ -15,7 +15,8 @@ pub struct Snapshot {
     pub name: String,
     pub description: String,
     pub created_at: Option<Timestamp>,
-    /// What the machine will be after a revert; a snapshot without memory of a running machine says off.
+    /// What the machine will be after a revert; a snapshot without memory of a running machine says
+    /// off.
     pub power_state: Option<PowerState>,
     pub quiesced: bool,
     pub parent: Option<SnapshotId>,
@@ -43,8 +44,8 @@ impl Snapshots {
         self.items.iter().find(|snapshot| snapshot.id == *id)
     }
 
-    /// The path of each snapshot in the order of `items`: the names from the root on, joined by `/`, where a
-    /// `/` of a name is `%2F` and a `%` is `%25`.
+    /// The path of each snapshot in the order of `items`: the names from the root on, joined by
+    /// `/`, where a `/` of a name is `%2F` and a `%` is `%25`.
     #[must_use]
     pub fn paths(&self) -> Vec<String> {
         let mut by_id: HashMap<&SnapshotId, usize> = HashMap::with_capacity(self.items.len());
@@ -86,7 +87,8 @@ impl Snapshots {
         if let Some(snapshot) = self.items.iter().find(|snapshot| snapshot.id == *wanted) {
             return Ok(snapshot);
         }
-        let named: Vec<&Snapshot> = self.items.iter().filter(|snapshot| snapshot.name == wanted).collect();
+        let named: Vec<&Snapshot> =
+            self.items.iter().filter(|snapshot| snapshot.name == wanted).collect();
         let matching = if named.is_empty() { self.at_path(wanted) } else { named };
         match matching.as_slice() {
             [one] => Ok(one),
@@ -112,7 +114,8 @@ impl Snapshots {
         below
     }
 
-    /// All that have this path, found on one way through the tree: whole paths of a deep one are long.
+    /// All that have this path, found on one way through the tree: whole paths of a deep one are
+    /// long.
     fn at_path(&self, wanted: &str) -> Vec<&Snapshot> {
         // `%2f` and `%2F` are the same escape.
         let wanted = wanted.replace("%2f", "%2F");
@@ -161,7 +164,8 @@ mod tests {
     }
 
     fn tree(of: &[(&str, Option<usize>)]) -> Snapshots {
-        let items = of.iter().enumerate().map(|(id, (name, parent))| snapshot(id, name, *parent)).collect();
+        let items =
+            of.iter().enumerate().map(|(id, (name, parent))| snapshot(id, name, *parent)).collect();
         Snapshots { current: None, items }
     }
 
@@ -170,8 +174,8 @@ mod tests {
         Snapshots { current: None, items }
     }
 
-    /// A forest whose few names come again and again, some of them hostile: with the id of another, with slashes,
-    /// with what looks like an escape.
+    /// A forest whose few names come again and again, some of them hostile: with the id of another,
+    /// with slashes, with what looks like an escape.
     fn any_tree() -> impl Strategy<Value = Snapshots> {
         let name = prop::sample::select(vec!["a", "b", "a/b", "%", "%2F", "a%2fb", "id-1", ""]);
         let item = (name, prop::option::weighted(0.9, any::<prop::sample::Index>()));
@@ -217,7 +221,8 @@ mod tests {
         }
         let ids = ["id-2", "id-3"].map(SnapshotId::from_backend).to_vec();
         assert_eq!(found("kickstart"), Err(SnapshotLookupError::Ambiguous(ids)));
-        for wanted in ["Updated", "kick", "updated/kickstart", "/base", "base/", "base/a/b 100%", "id-7", ""]
+        for wanted in
+            ["Updated", "kick", "updated/kickstart", "/base", "base/", "base/a/b 100%", "id-7", ""]
         {
             assert_eq!(found(wanted), Err(SnapshotLookupError::NotFound), "{wanted}");
         }

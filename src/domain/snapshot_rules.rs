@@ -204,9 +204,8 @@ impl SnapshotRules {
         let paths = tree.paths();
         match change {
             SnapshotChange::Create { name } => self.check_create(authority, name, tree, &paths),
-            SnapshotChange::RemoveAll => {
-                (0..tree.nodes.len()).try_for_each(|at| self.check_covered(authority, tree, &paths, at))
-            }
+            SnapshotChange::RemoveAll => (0..tree.nodes.len())
+                .try_for_each(|at| self.check_covered(authority, tree, &paths, at)),
             SnapshotChange::Remove { snapshot, children } => {
                 let Some(target) = tree.position(snapshot) else { return Ok(()) };
                 self.check_covered(authority, tree, &paths, target)?;
@@ -215,7 +214,9 @@ impl SnapshotRules {
                 }
                 let below = tree.below(snapshot);
                 let covered = (0..tree.nodes.len()).filter(|at| below[*at]);
-                covered.into_iter().try_for_each(|at| self.check_covered(authority, tree, &paths, at))
+                covered
+                    .into_iter()
+                    .try_for_each(|at| self.check_covered(authority, tree, &paths, at))
             }
             SnapshotChange::Rename { snapshot, name } => {
                 let Some(target) = tree.position(snapshot) else { return Ok(()) };
@@ -243,16 +244,18 @@ impl SnapshotRules {
         }
         let parent = tree.current.as_ref().and_then(|current| tree.position(current));
         let segment = path_segment(name);
-        let path = parent.map_or_else(|| segment.clone(), |parent| format!("{}/{segment}", paths[parent]));
+        let path =
+            parent.map_or_else(|| segment.clone(), |parent| format!("{}/{segment}", paths[parent]));
         self.check_new(name, path)
     }
 
     /// Refuses a name or a path that only operators may give.
     fn check_new(&self, name: &str, path: String) -> Result<(), Refusal> {
         match self.protecting(name, &path) {
-            Some(pattern) => {
-                Err(Refusal { path, reason: RefusalReason::BecomesProtected { pattern: pattern.to_owned() } })
-            }
+            Some(pattern) => Err(Refusal {
+                path,
+                reason: RefusalReason::BecomesProtected { pattern: pattern.to_owned() },
+            }),
             None => Ok(()),
         }
     }
@@ -270,7 +273,10 @@ impl SnapshotRules {
         if let Some(pattern) = self.protecting(&node.name, path) {
             return refused(RefusalReason::Protected { pattern: pattern.to_owned() });
         }
-        if authority == Authority::Runner && !self.runners_may_remove && !self.made.contains(&node.id) {
+        if authority == Authority::Runner
+            && !self.runners_may_remove
+            && !self.made.contains(&node.id)
+        {
             return refused(RefusalReason::NotOwn);
         }
         Ok(())
@@ -289,9 +295,12 @@ impl SnapshotRules {
         let below = before.below(&before.nodes[target].id);
         for at in (0..before.nodes.len()).filter(|at| below[*at]) {
             let name = &before.nodes[at].name;
-            let (old, new) = (self.protecting(name, &old_paths[at]), self.protecting(name, &new_paths[at]));
+            let (old, new) =
+                (self.protecting(name, &old_paths[at]), self.protecting(name, &new_paths[at]));
             let reason = match (old, new) {
-                (Some(pattern), None) => RefusalReason::LosesProtection { pattern: pattern.to_owned() },
+                (Some(pattern), None) => {
+                    RefusalReason::LosesProtection { pattern: pattern.to_owned() }
+                }
                 (None, Some(pattern)) if authority == Authority::Runner => {
                     RefusalReason::BecomesProtected { pattern: pattern.to_owned() }
                 }
@@ -343,8 +352,8 @@ impl Refusal {
                  runner may not make a protected snapshot. Nothing was done. Choose another name."
             ),
             RefusalReason::NotOwn => {
-                let lease =
-                    lease.map_or_else(|| "your lease".to_owned(), |lease| format!("the lease {lease}"));
+                let lease = lease
+                    .map_or_else(|| "your lease".to_owned(), |lease| format!("the lease {lease}"));
                 format!(
                     "The snapshot {path} of {machine} was not made under {lease}, so a runner may not {verb} \
                      it. Nothing was done. An operator may, or set snapshots.runners_may_remove."
@@ -385,7 +394,10 @@ mod tests {
         SnapshotRules {
             protected: protected.iter().map(|pattern| (*pattern).to_owned()).collect(),
             runners_may_remove: false,
-            made: made.iter().map(|number| SnapshotId::from_backend(format!("id-{number}"))).collect(),
+            made: made
+                .iter()
+                .map(|number| SnapshotId::from_backend(format!("id-{number}")))
+                .collect(),
         }
     }
 
@@ -441,8 +453,9 @@ mod tests {
         let liberal = SnapshotRules { runners_may_remove: true, ..rules(&["kickstart"], &[]) };
         assert_eq!(remove(5, false, &liberal), None);
         assert_eq!(remove(0, true, &liberal).as_deref(), Some("installed/updated/kickstart"));
-        let all =
-            |rules: &SnapshotRules| named(rules.check(Authority::Runner, SnapshotChange::RemoveAll, &lab));
+        let all = |rules: &SnapshotRules| {
+            named(rules.check(Authority::Runner, SnapshotChange::RemoveAll, &lab))
+        };
         assert_eq!(all(&own).as_deref(), Some("installed"));
         assert_eq!(all(&liberal).as_deref(), Some("installed/updated/kickstart"));
         assert_eq!(all(&rules(&[], &[0, 1, 2, 3, 4, 5])), None);
@@ -467,7 +480,8 @@ mod tests {
     fn only_operators_make_protected_names_and_paths() {
         let (lab, work) = (lab(), SnapshotId::from_backend("id-3"));
         let rules = rules(&["base", "*/work/more%2Fwork/sub", "*/free/more*"], &[3]);
-        let create = |authority, name| named(rules.check(authority, SnapshotChange::Create { name }, &lab));
+        let create =
+            |authority, name| named(rules.check(authority, SnapshotChange::Create { name }, &lab));
         let below = "installed/updated/kickstart/work/more%2Fwork";
         assert_eq!(create(Authority::Runner, "base"), Some(format!("{below}/base")));
         assert_eq!(create(Authority::Runner, "sub"), Some(format!("{below}/sub")));
@@ -477,7 +491,10 @@ mod tests {
             let change = SnapshotChange::Rename { snapshot: &work, name: Some(name) };
             named(rules.check(authority, change, &lab))
         };
-        assert_eq!(rename(Authority::Runner, "base").as_deref(), Some("installed/updated/kickstart/base"));
+        assert_eq!(
+            rename(Authority::Runner, "base").as_deref(),
+            Some("installed/updated/kickstart/base")
+        );
         assert_eq!(rename(Authority::Runner, "free"), Some(below.to_owned()), "a path below it");
         assert_eq!(rename(Authority::Runner, "mine"), None);
         assert_eq!(rename(Authority::Operator, "base"), None);

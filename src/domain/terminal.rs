@@ -1,12 +1,13 @@
-//! Texts that a terminal may show: which characters it would obey instead of showing, and their escapes.
+//! Texts that a terminal may show: which characters it would obey instead of showing, and their
+//! escapes.
 //!
-//! Names come from the host and from callers. A control character in one could clear a screen, forge a
-//! line of a log, or reverse the order of what follows.
+//! Names come from the host and from callers. A control character in one could clear a screen,
+//! forge a line of a log, or reverse the order of what follows.
 
 use std::borrow::Cow;
 
-/// Whether a terminal obeys this character instead of showing it: C0, DEL and C1, the separators of lines
-/// and paragraphs of Unicode, and the marks that change the direction of a text.
+/// Whether a terminal obeys this character instead of showing it: C0, DEL and C1, the separators of
+/// lines and paragraphs of Unicode, and the marks that change the direction of a text.
 #[must_use]
 pub fn is_unprintable(character: char) -> bool {
     character.is_control()
@@ -24,7 +25,8 @@ pub fn first_unprintable(text: &str) -> Option<char> {
     text.chars().find(|character| is_unprintable(*character))
 }
 
-/// The text as one line that is safe to show: each such character is escaped, as in `\n` or `\u{1b}`.
+/// The text as one line that is safe to show: each such character is escaped, as in `\n` or
+/// `\u{1b}`.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_unprintable)

@@ -34,7 +34,9 @@ pub enum VerifyError {
          `openssl s_client -connect <host>:443 </dev/null | openssl x509 -noout -fingerprint -sha256` shows it"
     )]
     OtherDigest(&'static str),
-    #[error("a SHA-256 fingerprint has 64 hexadecimal digits, with or without colons; this has {0}")]
+    #[error(
+        "a SHA-256 fingerprint has 64 hexadecimal digits, with or without colons; this has {0}"
+    )]
     Length(usize),
     #[error("a fingerprint holds only hexadecimal digits, colons and spaces")]
     NotHexadecimal,
@@ -67,8 +69,10 @@ impl FromStr for Fingerprint {
 
     /// 64 hexadecimal digits in either case; colons and white space among them do not count.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits: String =
-            text.chars().filter(|character| *character != ':' && !character.is_whitespace()).collect();
+        let digits: String = text
+            .chars()
+            .filter(|character| *character != ':' && !character.is_whitespace())
+            .collect();
         if !digits.chars().all(|character| character.is_ascii_hexdigit()) {
             return Err(VerifyError::NotHexadecimal);
         }

@@ -1,5 +1,5 @@
-//! How the web names a server: by an authority, as in the header `Host` (`otter.lab:8080`), and by an
-//! origin, as in the header `Origin` (`https://otter.lab`).
+//! How the web names a server: by an authority, as in the header `Host` (`otter.lab:8080`), and by
+//! an origin, as in the header `Origin` (`https://otter.lab`).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -114,7 +114,8 @@ impl FromStr for Authority {
             None => (text, None),
             Some(at) => {
                 let digits = &text[at + 1..];
-                let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+                let is_number =
+                    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
                 let port = digits.parse().ok().filter(|_| is_number).ok_or(InvalidAuthority)?;
                 (&text[..at], Some(port))
             }
@@ -149,7 +150,11 @@ impl fmt::Display for HostName {
 impl fmt::Display for WebOrigin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}://{}", self.scheme.as_str(), self.host)?;
-        if self.port == self.scheme.default_port() { Ok(()) } else { write!(formatter, ":{}", self.port) }
+        if self.port == self.scheme.default_port() {
+            Ok(())
+        } else {
+            write!(formatter, ":{}", self.port)
+        }
     }
 }
 
@@ -159,7 +164,9 @@ mod tests {
 
     #[test]
     fn only_hosts_with_an_optional_port_are_authorities() {
-        for text in ["otter", "otter.lab:8080", "10.0.0.1:80", "[::1]", "[fe80::1]:8080", "my_host-1"] {
+        for text in
+            ["otter", "otter.lab:8080", "10.0.0.1:80", "[::1]", "[fe80::1]:8080", "my_host-1"]
+        {
             assert!(text.parse::<Authority>().is_ok(), "{text}");
         }
         for text in [
@@ -189,12 +196,18 @@ mod tests {
     #[test]
     fn loopback_hosts_are_recognised() {
         let is_loopback = |text: &str| text.parse::<Authority>().unwrap().host.is_loopback();
-        for ours in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.9.1:80", "[::1]:8080", "[::1]"] {
+        for ours in
+            ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.9.1:80", "[::1]:8080", "[::1]"]
+        {
             assert!(is_loopback(ours), "{ours}");
         }
-        for other in
-            ["otter.lab", "localhost.evil.example:80", "10.0.0.1", "[fe80::1]:80", "127.0.0.1.nip.io"]
-        {
+        for other in [
+            "otter.lab",
+            "localhost.evil.example:80",
+            "10.0.0.1",
+            "[fe80::1]:80",
+            "127.0.0.1.nip.io",
+        ] {
             assert!(!is_loopback(other), "{other}");
         }
     }
@@ -214,7 +227,8 @@ mod tests {
             ("http://localhost:8080", "127.0.0.1:8080", Scheme::Http, false),
             ("http://evil.example:8080", "127.0.0.1:8080", Scheme::Http, false),
         ] {
-            let (from, to): (WebOrigin, Authority) = (origin.parse().unwrap(), authority.parse().unwrap());
+            let (from, to): (WebOrigin, Authority) =
+                (origin.parse().unwrap(), authority.parse().unwrap());
             assert_eq!(from.is_of(&to, scheme), is_of, "{origin} {authority}");
         }
     }

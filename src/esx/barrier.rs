@@ -1,5 +1,5 @@
-//! Who waits for the observer to have been told everything. One round trip serves all who asked before it began;
-//! those who come later ride on the next.
+//! Who waits for the observer to have been told everything. One round trip serves all who asked
+//! before it began; those who come later ride on the next.
 
 use tokio::sync::oneshot;
 

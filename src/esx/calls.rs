@@ -1,5 +1,5 @@
-//! The calls that change something. Each is sent once; only a refusal for want of a session, which proves that it
-//! did not run, is followed by a second sending after the login.
+//! The calls that change something. Each is sent once; only a refusal for want of a session, which
+//! proves that it did not run, is followed by a second sending after the login.
 
 use super::reader::denied;
 use super::session::{ExchangeError, Live, Session, Verdict};
@@ -16,8 +16,8 @@ use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind};
 /// Makes the call; `job` is its operation id in the host's log.
 ///
 /// # Errors
-/// [`CallError::Refused`] after a failure to connect, or a fault but those by which a vCenter says that it lost
-/// sight of the host; [`CallError::Lost`] after anything else.
+/// [`CallError::Refused`] after a failure to connect, or a fault but those by which a vCenter says
+/// that it lost sight of the host; [`CallError::Lost`] after anything else.
 pub async fn call(
     session: &Session,
     machine: &MachineId,
@@ -42,7 +42,10 @@ pub async fn call(
         Some(task) => Ok(Accepted::Task(TaskId::from_backend(task.value))),
         None => Err(CallError::Lost(HostError::new(
             HostErrorKind::Protocol,
-            format!("The host took {} of machine {machine} and named no task.", call.kind().as_str()),
+            format!(
+                "The host took {} of machine {machine} and named no task.",
+                call.kind().as_str()
+            ),
         ))),
     }
 }
@@ -62,12 +65,14 @@ fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request 
         HostCall::Answer { question, choice } => {
             request::answer(&object, question.backend_text(), choice, operation)
         }
-        HostCall::CreateSnapshot { name, description, memory, quiesce } => request::create_snapshot(
-            &object,
-            (&escape_vim(name), description),
-            (*memory, *quiesce),
-            operation,
-        ),
+        HostCall::CreateSnapshot { name, description, memory, quiesce } => {
+            request::create_snapshot(
+                &object,
+                (&escape_vim(name), description),
+                (*memory, *quiesce),
+                operation,
+            )
+        }
         HostCall::RevertToSnapshot { snapshot: id, suppress_power_on } => {
             request::revert_to_snapshot(&snapshot(id), *suppress_power_on, Some(operation))
         }
@@ -76,7 +81,12 @@ fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request 
         }
         HostCall::RenameSnapshot { snapshot: id, name, description } => {
             let name = name.as_deref().map(escape_vim);
-            request::rename_snapshot(&snapshot(id), name.as_deref(), description.as_deref(), operation)
+            request::rename_snapshot(
+                &snapshot(id),
+                name.as_deref(),
+                description.as_deref(),
+                operation,
+            )
         }
     }
 }
@@ -107,17 +117,25 @@ async fn authenticated(
     };
     match session.suspect(&live).await.map_err(CallError::Refused)? {
         Verdict::Renewed(live) => again(session, &live, build(), lead).await,
-        Verdict::StillValid if fault.is_not_authenticated() => Err(CallError::Refused(denied(fault, lead))),
+        Verdict::StillValid if fault.is_not_authenticated() => {
+            Err(CallError::Refused(denied(fault, lead)))
+        }
         Verdict::StillValid => Err(judged(ExchangeError::Fault(fault), lead)),
     }
 }
 
-/// Whether the session may be at fault. A machine that is not found is a grave thing to say, so it counts too.
+/// Whether the session may be at fault. A machine that is not found is a grave thing to say, so it
+/// counts too.
 fn is_suspect(fault: &VimFault) -> bool {
     matches!(fault.name.as_str(), "NotAuthenticated" | "SecurityError" | "ManagedObjectNotFound")
 }
 
-async fn again(session: &Session, live: &Live, request: Request, lead: &str) -> Result<Reply, CallError> {
+async fn again(
+    session: &Session,
+    live: &Live,
+    request: Request,
+    lead: &str,
+) -> Result<Reply, CallError> {
     session.send(live, request, Patience::Ordinary).await.map_err(|error| judged(error, lead))
 }
 

@@ -6,8 +6,8 @@
 //!        │                          └── version refused ───┤
 //!        └──── ended: the session is asked for, then built anew, with a login where it is gone
 //! ```
-//! No answer empties the picture unseen: what would remove all machines, or many at once, is believed only after
-//! the session was confirmed and a second read agreed.
+//! No answer empties the picture unseen: what would remove all machines, or many at once, is
+//! believed only after the session was confirmed and a second read agreed.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -106,16 +106,24 @@ impl Collector {
         }
     }
 
-    /// Follows the host on this login until that does not go on, and says why. `synced` is called once, when the
-    /// first whole picture was told.
-    pub async fn serve(&mut self, live: &Arc<Live>, synced: &mut (dyn FnMut() + Send)) -> HostError {
+    /// Follows the host on this login until that does not go on, and says why. `synced` is called
+    /// once, when the first whole picture was told.
+    pub async fn serve(
+        &mut self,
+        live: &Arc<Live>,
+        synced: &mut (dyn FnMut() + Send),
+    ) -> HostError {
         let Err(error) = self.follow(live, synced).await;
         self.barriers.fail(&error.message);
         error
     }
 
     /// Waits for something else than updates while there is no stream: barriers fail at once.
-    pub async fn meanwhile<T>(&mut self, reason: &str, future: impl Future<Output = T> + Send) -> T {
+    pub async fn meanwhile<T>(
+        &mut self,
+        reason: &str,
+        future: impl Future<Output = T> + Send,
+    ) -> T {
         tokio::pin!(future);
         loop {
             tokio::select! {
@@ -136,8 +144,8 @@ impl Collector {
         let built = self.build(live).await?;
         self.followers.list_is_new();
         let mut mirror = Mirror::default();
-        // The version that the last complete set brought, and the one to ask from next: they differ within a
-        // truncated set, whose versions can be used once only.
+        // The version that the last complete set brought, and the one to ask from next: they differ
+        // within a truncated set, whose versions can be used once only.
         let (mut version, mut next) = (String::new(), String::new());
         let (mut from_scratch, mut first, mut cuts, mut idle) = (true, true, 0, 0);
         let mut news: Option<Flight<Result<TaskNews, ExchangeError>>> = None;
@@ -200,14 +208,19 @@ impl Collector {
         }
         let content = &live.content;
         let types = ["VirtualMachine", "Datastore"];
-        let container = request::create_container_view(&content.view_manager, &content.root_folder, &types);
+        let container =
+            request::create_container_view(&content.view_manager, &content.root_folder, &types);
         let machines = self.made(live, container).await.map_err(refused_to_follow)?;
         let tasks = request::create_list_view(&content.view_manager);
         let tasks = self.made(live, tasks).await.map_err(refused_to_follow)?;
-        let mut built = Built { generation: live.generation(), machines, tasks, filters: Vec::new() };
+        let mut built =
+            Built { generation: live.generation(), machines, tasks, filters: Vec::new() };
         let info = [Properties { of_type: "Task", paths: vec!["info"] }];
-        let filter =
-            request::create_filter(&content.property_collector, &info, Selection::View(&built.tasks));
+        let filter = request::create_filter(
+            &content.property_collector,
+            &info,
+            Selection::View(&built.tasks),
+        );
         built.filters.push(self.made(live, filter).await.map_err(refused_to_follow)?);
         loop {
             let properties = self.properties();
@@ -227,10 +240,15 @@ impl Collector {
         self.session.send(live, request, Patience::Ordinary).await
     }
 
-    async fn made(&self, live: &Live, request: request::Request) -> Result<Reference, ExchangeError> {
+    async fn made(
+        &self,
+        live: &Live,
+        request: request::Request,
+    ) -> Result<Reference, ExchangeError> {
         let method = request.method;
         self.make(live, request).await?.reference().ok_or_else(|| {
-            let message = format!("The host {} answered {method} without an object.", self.session.address());
+            let message =
+                format!("The host {} answered {method} without an object.", self.session.address());
             ExchangeError::Broken(HostError::new(HostErrorKind::Protocol, message))
         })
     }
@@ -242,10 +260,12 @@ impl Collector {
         ]
     }
 
-    /// An old host may lack a property. It does without from then on, rather than without everything.
+    /// An old host may lack a property. It does without from then on, rather than without
+    /// everything.
     fn drop_path(&mut self, error: &ExchangeError) -> bool {
         let ExchangeError::Fault(fault) = error else { return false };
-        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty") else {
+        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty")
+        else {
             return false;
         };
         let before = self.machine_paths.len() + self.datastore_paths.len();
@@ -268,7 +288,8 @@ impl Collector {
         const FIRST_REPEAT: Duration = Duration::from_millis(100);
         const LAST_REPEAT: Duration = Duration::from_secs(5);
         let collector = &live.content.property_collector;
-        let seconds = if at_once { 0 } else { u32::try_from(self.max_wait.as_secs()).unwrap_or(60).max(1) };
+        let seconds =
+            if at_once { 0 } else { u32::try_from(self.max_wait.as_secs()).unwrap_or(60).max(1) };
         let request = request::wait_for_updates(collector, version, seconds, OBJECTS_PER_SET);
         let session = Arc::clone(&self.session);
         let clock = self.clock.clone();
@@ -342,7 +363,8 @@ impl Collector {
         }
     }
 
-    /// Whether the stream goes on from the last complete version; if not, it starts over on the same filters.
+    /// Whether the stream goes on from the last complete version; if not, it starts over on the
+    /// same filters.
     async fn resumes(
         &mut self,
         live: &Live,
@@ -354,22 +376,21 @@ impl Collector {
         if cuts > MAX_CUTS {
             return Err(refused_to_follow(error));
         }
-        let cancelled_by_us =
-            self.last_cancel.is_some_and(|cancel| self.clock.elapsed().saturating_sub(cancel) < OURS);
+        let cancelled_by_us = self
+            .last_cancel
+            .is_some_and(|cancel| self.clock.elapsed().saturating_sub(cancel) < OURS);
         match error {
             error if error.is_fault("InvalidCollectorVersion") => {
                 version.clear();
                 Ok(false)
             }
             error if error.is_fault("RequestCanceled") && cancelled_by_us => Ok(true),
-            ExchangeError::NotSent(error) | ExchangeError::Cut(error) | ExchangeError::Broken(error)
+            ExchangeError::NotSent(error)
+            | ExchangeError::Cut(error)
+            | ExchangeError::Broken(error)
                 if error.kind == HostErrorKind::Unreachable =>
             {
-                if self.session.is_alive(live).await? {
-                    Ok(true)
-                } else {
-                    Err(lost())
-                }
+                if self.session.is_alive(live).await? { Ok(true) } else { Err(lost()) }
             }
             error => {
                 // A path can be refused here too.
@@ -400,7 +421,8 @@ impl Collector {
         }
         self.believe(live, built, mirror).await?;
         let tasks = mirror.take_tasks();
-        let restarted = tasks.iter().filter_map(|(task, info)| self.restarted(mirror, task, info.as_ref()));
+        let restarted =
+            tasks.iter().filter_map(|(task, info)| self.restarted(mirror, task, info.as_ref()));
         // Before the machines: what they show was true after it.
         let mut changes: Vec<Fact> = restarted.collect();
         let mut facts = mirror.take_facts(complete);
@@ -432,7 +454,9 @@ impl Collector {
                 for object in objects {
                     let one = Selection::Objects(std::slice::from_ref(object));
                     match read_once(&self.session, live, &properties, one).await {
-                        Ok(contents) => contents.objects().for_each(|content| mirror.replace(&content)),
+                        Ok(contents) => {
+                            contents.objects().for_each(|content| mirror.replace(&content))
+                        }
                         // Its leaving is told by the stream.
                         Err(error) if error.is_fault("ManagedObjectNotFound") => {}
                         Err(error) => return Err(error),
@@ -469,13 +493,22 @@ impl Collector {
             );
             return Err(HostError::new(HostErrorKind::Protocol, message));
         }
-        tracing::info!(gone = gone.len(), left = there.len(), "the host confirmed that machines are gone");
+        tracing::info!(
+            gone = gone.len(),
+            left = there.len(),
+            "the host confirmed that machines are gone"
+        );
         Ok(())
     }
 
-    fn next_news(&self, live: &Arc<Live>, built: &Built) -> Option<Flight<Result<TaskNews, ExchangeError>>> {
+    fn next_news(
+        &self,
+        live: &Arc<Live>,
+        built: &Built,
+    ) -> Option<Flight<Result<TaskNews, ExchangeError>>> {
         let changes = self.followers.take_changes()?;
-        let (session, live, list) = (Arc::clone(&self.session), Arc::clone(live), built.tasks.clone());
+        let (session, live, list) =
+            (Arc::clone(&self.session), Arc::clone(live), built.tasks.clone());
         Some(Box::pin(async move { list_and_read(&session, &live, &list, changes).await }))
     }
 

@@ -1,10 +1,12 @@
-//! What stands between otter and its host: each part of the way tried once, in order, and told in plain words.
+//! What stands between otter and its host: each part of the way tried once, in order, and told in
+//! plain words.
 //!
 //! ```text
 //! name ─► connection ─► TLS ─► API ─► login ─► licence, inventory, rights, sessions ─► logout
 //!   └──────────┴─────────┴──────┴───────┴─ a failure here ends it: what follows cannot be tried
 //! ```
-//! A host whose certificate is not the wanted one is never shown the password, and a refused login is never repeated.
+//! A host whose certificate is not the wanted one is never shown the password, and a refused login
+//! is never repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -73,7 +75,8 @@ pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, Host
     let endpoint = Endpoint::of(&url)?;
     let Endpoint { host, port, .. } = &endpoint;
     tls::handshake(&endpoint, &Verify::Off, options.connect_timeout).await.map_err(|error| {
-        unreachable(format!("No TLS with the host {host}:{port}: {}.", tls::reason(&error))).caused_by(error)
+        unreachable(format!("No TLS with the host {host}:{port}: {}.", tls::reason(&error)))
+            .caused_by(error)
     })
 }
 
@@ -98,7 +101,9 @@ impl Report<'_> {
     fn add(&mut self, check: &'static str, checked: Checked) {
         let finding = match checked {
             Ok(found) => Finding { check, good: true, found, advice: None },
-            Err(Wrong { found, advice }) => Finding { check, good: false, found, advice: Some(advice) },
+            Err(Wrong { found, advice }) => {
+                Finding { check, good: false, found, advice: Some(advice) }
+            }
         };
         self.well &= finding.good;
         (self.tell)(finding);
@@ -141,15 +146,21 @@ fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Wrong> {
     Ok((endpoint, format!("The host's API is at {url}.")))
 }
 
-async fn resolve(options: &EsxOptions, endpoint: &Endpoint) -> Result<(Vec<SocketAddr>, String), Wrong> {
+async fn resolve(
+    options: &EsxOptions,
+    endpoint: &Endpoint,
+) -> Result<(Vec<SocketAddr>, String), Wrong> {
     let Endpoint { host, port, .. } = endpoint;
-    let advice =
-        "Correct the name in esx.url, add it to the DNS or to /etc/hosts, or use the host's IP address.";
-    let found =
-        tokio::time::timeout(options.connect_timeout, tokio::net::lookup_host((host.as_str(), *port)));
+    let advice = "Correct the name in esx.url, add it to the DNS or to /etc/hosts, or use the host's IP address.";
+    let found = tokio::time::timeout(
+        options.connect_timeout,
+        tokio::net::lookup_host((host.as_str(), *port)),
+    );
     let addresses: Vec<SocketAddr> = match found.await {
         Err(_) => return Err(wrong(format!("The name {host} was not resolved in time."), advice)),
-        Ok(Err(error)) => return Err(wrong(format!("The name {host} cannot be resolved: {error}."), advice)),
+        Ok(Err(error)) => {
+            return Err(wrong(format!("The name {host} cannot be resolved: {error}."), advice));
+        }
         Ok(Ok(addresses)) => addresses.collect(),
     };
     if addresses.is_empty() {
@@ -193,15 +204,20 @@ async fn connect(
     Err(wrong(format!("No connection to {address}: {error}."), advice))
 }
 
-/// Whether to go on, and what is said. Only a host that is the wanted one, or where none is wanted, is gone on with.
+/// Whether to go on, and what is said. Only a host that is the wanted one, or where none is wanted,
+/// is gone on with.
 async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checked) {
     if !endpoint.is_tls {
-        return (true, Ok("Not used: esx.url says http, which is taken for this machine alone.".to_owned()));
+        return (
+            true,
+            Ok("Not used: esx.url says http, which is taken for this machine alone.".to_owned()),
+        );
     }
     let seen = match shown_fingerprint(options).await {
         Ok(seen) => seen,
         Err(error) => {
-            let advice = "What listens there does not speak TLS: check the port in esx.url (443 as a rule).";
+            let advice =
+                "What listens there does not speak TLS: check the port in esx.url (443 as a rule).";
             return (false, Err(wrong(error.message, advice)));
         }
     };
@@ -231,7 +247,9 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checke
         (_, Some(reason)) => (
             false,
             Err(wrong(
-                format!("The certificate is not accepted: {reason}. The host showed sha256:{seen}."),
+                format!(
+                    "The certificate is not accepted: {reason}. The host showed sha256:{seen}."
+                ),
                 pin,
             )),
         ),
@@ -368,7 +386,9 @@ impl About<'_> {
                     .properties
                     .iter()
                     .filter(|(path, _)| *path == "effectiveRole")
-                    .flat_map(|(_, value)| value.children().filter_map(number).collect::<Vec<i32>>())
+                    .flat_map(|(_, value)| {
+                        value.children().filter_map(number).collect::<Vec<i32>>()
+                    })
                     .collect(),
             })
             .collect())
@@ -388,18 +408,26 @@ impl About<'_> {
         let hidden = machines.iter().filter(|machine| !machine.readable).count();
         if machines.is_empty() {
             return Err(wrong(
-                format!("No machine is visible ({} can be seen).", counted(datastores, "datastore")),
+                format!(
+                    "No machine is visible ({} can be seen).",
+                    counted(datastores, "datastore")
+                ),
                 format!("Either the host has none, or the account may not see them. {see}"),
             ));
         }
         if hidden > 0 {
-            return Err(wrong(format!("{hidden} of {} machines cannot be read.", machines.len()), see));
+            return Err(wrong(
+                format!("{hidden} of {} machines cannot be read.", machines.len()),
+                see,
+            ));
         }
-        let (machines, datastores) = (counted(machines.len(), "machine"), counted(datastores, "datastore"));
+        let (machines, datastores) =
+            (counted(machines.len(), "machine"), counted(datastores, "datastore"));
         Ok(format!("The account sees {machines} and {datastores}."))
     }
 
-    /// What the account's roles on the machines leave out. There may be no way to know; then otter finds out later.
+    /// What the account's roles on the machines leave out. There may be no way to know; then otter
+    /// finds out later.
     async fn rights(&self, machines: &Machines) -> Checked {
         let machines = match machines {
             Ok(machines) if machines.is_empty() => {
@@ -409,8 +437,10 @@ impl About<'_> {
             Err(error) => return Err(wrong(error.message.clone(), "See the inventory.")),
         };
         if machines.iter().all(|machine| machine.roles.is_empty()) {
-            return Ok("The host does not tell the account's rights; what it lacks shows when it is used."
-                .to_owned());
+            return Ok(
+                "The host does not tell the account's rights; what it lacks shows when it is used."
+                    .to_owned(),
+            );
         }
         let known = self.roles().await;
         let mut lacking: BTreeMap<&str, usize> = BTreeMap::new();
@@ -441,9 +471,14 @@ impl About<'_> {
             return Ok("The account may do all that otter does, on every machine.".to_owned());
         }
         let most = lacking.values().max().copied().unwrap_or_default();
-        let names: Vec<&str> = PRIVILEGES.into_iter().filter(|name| lacking.contains_key(name)).collect();
+        let names: Vec<&str> =
+            PRIVILEGES.into_iter().filter(|name| lacking.contains_key(name)).collect();
         Err(wrong(
-            format!("On {most} of {} machines the account lacks {}.", machines.len(), names.join(", ")),
+            format!(
+                "On {most} of {} machines the account lacks {}.",
+                machines.len(),
+                names.join(", ")
+            ),
             "Give its role these privileges, or the account another role; what lacks them is refused with \
              forbidden-by-host.",
         ))
@@ -451,13 +486,16 @@ impl About<'_> {
 
     /// The privileges of each role, as far as they can be read.
     async fn roles(&self) -> BTreeMap<i32, Vec<String>> {
-        let Some(manager) = &self.live.content.authorization_manager else { return BTreeMap::new() };
+        let Some(manager) = &self.live.content.authorization_manager else {
+            return BTreeMap::new();
+        };
         let Ok(contents) = self.read(manager, "roleList").await else { return BTreeMap::new() };
         first_value(&contents, "roleList")
             .into_iter()
             .flat_map(Element::children)
             .filter_map(|role| {
-                let privileges = role.children_named("privilege").map(|name| name.text().to_owned());
+                let privileges =
+                    role.children_named("privilege").map(|name| name.text().to_owned());
                 Some((number(role.child("roleId")?)?, privileges.collect()))
             })
             .collect()
@@ -474,7 +512,9 @@ impl About<'_> {
             Err(_) => Vec::new(),
         };
         if sessions.is_empty() {
-            return Ok("The account may not list the host's sessions; that is well enough.".to_owned());
+            return Ok(
+                "The account may not list the host's sessions; that is well enough.".to_owned()
+            );
         }
         let ours = sessions.iter().filter(|agent| agent.starts_with("otter/")).count();
         let said = format!(
@@ -482,8 +522,7 @@ impl About<'_> {
             counted(sessions.len(), "session")
         );
         if sessions.len() >= MANY_SESSIONS {
-            let advice =
-                "Hosts hold some hundreds and then refuse every login: find the script that never logs out.";
+            let advice = "Hosts hold some hundreds and then refuse every login: find the script that never logs out.";
             return Err(wrong(said, advice));
         }
         Ok(said)
@@ -491,13 +530,19 @@ impl About<'_> {
 
     async fn read(&self, object: &Reference, path: &str) -> Result<Contents, HostError> {
         let properties = [Properties { of_type: &object.kind, paths: vec![path] }];
-        let contents =
-            read_once(self.session, self.live, &properties, Selection::Objects(std::slice::from_ref(object)))
-                .await
-                .map_err(|error| error.into_error(&format!("The host refused to tell {path}")))?;
+        let contents = read_once(
+            self.session,
+            self.live,
+            &properties,
+            Selection::Objects(std::slice::from_ref(object)),
+        )
+        .await
+        .map_err(|error| error.into_error(&format!("The host refused to tell {path}")))?;
         let refused = contents.objects().flat_map(|object| object.missing).next();
         match refused {
-            Some(missing) => Err(missing.fault.into_error(&format!("The host refused to tell {path}"))),
+            Some(missing) => {
+                Err(missing.fault.into_error(&format!("The host refused to tell {path}")))
+            }
             None => Ok(contents),
         }
     }
@@ -506,7 +551,8 @@ impl About<'_> {
     async fn below_root(&self, of_type: &str, paths: &[&str]) -> Result<Contents, HostError> {
         let lead = "The host refused to show its inventory";
         let content = &self.live.content;
-        let view = request::create_container_view(&content.view_manager, &content.root_folder, &[of_type]);
+        let view =
+            request::create_container_view(&content.view_manager, &content.root_folder, &[of_type]);
         let reply = self
             .session
             .send(self.live, view, Patience::Ordinary)

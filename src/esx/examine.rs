@@ -1,4 +1,5 @@
-//! Reading a machine past the picture: as evidence of what became of a call, for the guest's addresses, and raw.
+//! Reading a machine past the picture: as evidence of what became of a call, for the guest's
+//! addresses, and raw.
 
 use serde_json::{Map, Value};
 
@@ -31,16 +32,18 @@ const PATHS: [&str; 9] = [
 /// How often the tasks are read anew where others came meanwhile.
 const TRIES: usize = 4;
 
-/// Reads a machine with its recent tasks and its host's boot time. The tasks are read before what is said of the machine,
-/// so that one that is seen to have ended has left its mark on what is seen of the machine.
+/// Reads a machine with its recent tasks and its host's boot time. The tasks are read before what
+/// is said of the machine, so that one that is seen to have ended has left its mark on what is seen
+/// of the machine.
 ///
 /// # Errors
 /// `NotFound` where there is no such machine; what the host or the way to it says.
 pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence, HostError> {
     let (object, what) = (reference(machine), format!("machine {machine}"));
     let read = || read_object(session, &object, &PATHS, &what);
-    let tasks_of =
-        |contents: &Contents| first_value(contents, "recentTask").map(references).unwrap_or_default();
+    let tasks_of = |contents: &Contents| {
+        first_value(contents, "recentTask").map(references).unwrap_or_default()
+    };
     let mut contents = read().await?;
     let mut recent_tasks = Vec::new();
     for _ in 0..TRIES {
@@ -58,7 +61,8 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
         }
     }
     let value = |path| first_value(&contents, path);
-    let text = |path| value(path).map(Element::text).filter(|text| !text.is_empty()).map(str::to_owned);
+    let text =
+        |path| value(path).map(Element::text).filter(|text| !text.is_empty()).map(str::to_owned);
     let Snapshots { current, items } = value("snapshot").map(snapshots).unwrap_or_default();
     let identity = MachineIdentity {
         id: machine.clone(),
@@ -115,7 +119,8 @@ pub async fn properties(
     machine: &MachineId,
     paths: &[String],
 ) -> Result<Map<String, Value>, HostError> {
-    let mut values: Map<String, Value> = paths.iter().map(|path| (path.clone(), Value::Null)).collect();
+    let mut values: Map<String, Value> =
+        paths.iter().map(|path| (path.clone(), Value::Null)).collect();
     if values.is_empty() {
         return Ok(values);
     }
@@ -139,8 +144,16 @@ pub async fn properties(
 }
 
 fn seen_snapshot(snapshot: Snapshot) -> SeenSnapshot {
-    let Snapshot { id, name, description, parent, created_at: _, power_state: _, quiesced: _, children: _ } =
-        snapshot;
+    let Snapshot {
+        id,
+        name,
+        description,
+        parent,
+        created_at: _,
+        power_state: _,
+        quiesced: _,
+        children: _,
+    } = snapshot;
     SeenSnapshot { id, parent, name, description }
 }
 
@@ -150,11 +163,12 @@ fn reference(machine: &MachineId) -> Reference {
 
 /// None where the host has forgotten the task meanwhile.
 async fn recent_task(session: &Session, task: &Reference) -> Result<Option<RecentTask>, HostError> {
-    let contents = match read_object(session, task, &["info"], &format!("task {}", task.value)).await {
-        Ok(contents) => contents,
-        Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let contents =
+        match read_object(session, task, &["info"], &format!("task {}", task.value)).await {
+            Ok(contents) => contents,
+            Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
     let Some(info) = first_value(&contents, "info").map(TaskInfo::read) else { return Ok(None) };
     let live = session.ready().await?;
     Ok(Some(RecentTask {
@@ -167,7 +181,9 @@ async fn recent_task(session: &Session, task: &Reference) -> Result<Option<Recen
 
 async fn boot_time(session: &Session, host: &Reference) -> Result<Option<String>, HostError> {
     let contents =
-        match read_object(session, host, &["runtime.bootTime"], &format!("host {}", host.value)).await {
+        match read_object(session, host, &["runtime.bootTime"], &format!("host {}", host.value))
+            .await
+        {
             Ok(contents) => contents,
             Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

@@ -1,5 +1,6 @@
-//! Keeps the session: connects, has the collector serve on it, and after each end connects again, ever more slowly
-//! while that does not hold. A refused account is left alone for long. Logs out at the end.
+//! Keeps the session: connects, has the collector serve on it, and after each end connects again,
+//! ever more slowly while that does not hold. A refused account is left alone for long. Logs out at
+//! the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,10 +54,24 @@ impl Keeper {
         login_backoff: Duration,
         collector: Collector,
     ) -> Self {
-        let status =
-            SessionStatus { state: SessionState::Connecting, since: clock.now(), logins: 0, product: None };
-        let teller = Teller { observer, clock: clock.clone(), metrics: session.metrics().clone(), status };
-        Self { session, clock, login_backoff, collector, teller, generation: 0, live: None, failures: 0 }
+        let status = SessionStatus {
+            state: SessionState::Connecting,
+            since: clock.now(),
+            logins: 0,
+            product: None,
+        };
+        let teller =
+            Teller { observer, clock: clock.clone(), metrics: session.metrics().clone(), status };
+        Self {
+            session,
+            clock,
+            login_backoff,
+            collector,
+            teller,
+            generation: 0,
+            live: None,
+            failures: 0,
+        }
     }
 
     /// Goes on until it is stopped.
@@ -91,12 +106,15 @@ impl Keeper {
         let pause = pause_after(self.failures);
         let reason = match &self.teller.status.state {
             SessionState::Away { reason } | SessionState::LoginRefused { reason } => reason.clone(),
-            SessionState::Connecting | SessionState::Connected => "The host is not connected yet.".to_owned(),
+            SessionState::Connecting | SessionState::Connected => {
+                "The host is not connected yet.".to_owned()
+            }
         };
         if !pause.is_zero() {
             self.collector.meanwhile(&reason, self.clock.sleep(pause)).await;
         }
-        let (session, known, next) = (Arc::clone(&self.session), self.live.clone(), self.generation + 1);
+        let (session, known, next) =
+            (Arc::clone(&self.session), self.live.clone(), self.generation + 1);
         // Before the login reads it, so that none which comes meanwhile is missed.
         let passwords = self.session.passwords();
         let connecting = async move {
@@ -131,7 +149,8 @@ impl Keeper {
         let error = collector
             .serve(&live, &mut || {
                 since = Some(clock.elapsed());
-                let product = teller.status.product.as_ref().map(|product| product.full_name.as_str());
+                let product =
+                    teller.status.product.as_ref().map(|product| product.full_name.as_str());
                 tracing::info!(product, logins = teller.status.logins, "the host is connected");
                 teller.tell(SessionState::Connected);
             })
@@ -148,7 +167,11 @@ impl Keeper {
         self.teller.tell(SessionState::Away { reason: error.message.clone() });
     }
 
-    async fn refused(&mut self, mut error: HostError, mut passwords: watch::Receiver<SecretString>) {
+    async fn refused(
+        &mut self,
+        mut error: HostError,
+        mut passwords: watch::Receiver<SecretString>,
+    ) {
         let minutes = self.login_backoff.as_secs().div_ceil(60);
         error.message = format!(
             "{} Correct the user name or password; otter tries again in {minutes} minutes only (or on SIGHUP), because \

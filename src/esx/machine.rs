@@ -1,17 +1,21 @@
-//! From raw properties to the domain: which paths are asked for, and what each means for a machine or a
-//! datastore. Nothing fails here: an odd or absent value costs its own field, never the object.
+//! From raw properties to the domain: which paths are asked for, and what each means for a machine
+//! or a datastore. Nothing fails here: an odd or absent value costs its own field, never the
+//! object.
 
 use super::soap::Reference;
 use super::soap::property::{boolean, number, references, text, timestamp};
 use super::soap::xml::Element;
 use crate::domain::datastore::Datastore;
 use crate::domain::ids::{DatastoreId, MachineId, QuestionId, SnapshotId};
-use crate::domain::machine::{Choice, Guest, Machine, NetworkCard, Question, SerialBacking, SerialPort};
+use crate::domain::machine::{
+    Choice, Guest, Machine, NetworkCard, Question, SerialBacking, SerialPort,
+};
 use crate::domain::names::unescape_vim;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 
-/// What is followed of each machine: leaves, for `config` and `summary` whole would flood the stream.
+/// What is followed of each machine: leaves, for `config` and `summary` whole would flood the
+/// stream.
 pub const MACHINE_PATHS: &[&str] = &[
     "name",
     "config.template",
@@ -104,8 +108,10 @@ impl MachineRecord {
             "summary.storage.committed" => self.committed = value.and_then(number),
             "datastore" => {
                 let morefs = value.map(references).unwrap_or_default();
-                self.datastores =
-                    morefs.into_iter().map(|moref| DatastoreId::from_backend(moref.value)).collect();
+                self.datastores = morefs
+                    .into_iter()
+                    .map(|moref| DatastoreId::from_backend(moref.value))
+                    .collect();
             }
             path => return self.guest.assign(path, value),
         }
@@ -169,7 +175,8 @@ impl MachineRecord {
 }
 
 impl GuestRecord {
-    /// What a direct read of the guest asks for. The name has always a value, so that the answer is never empty.
+    /// What a direct read of the guest asks for. The name has always a value, so that the answer is
+    /// never empty.
     pub const PATHS: &'static [&'static str] = &[
         "name",
         "guest.ipAddress",
@@ -195,15 +202,20 @@ impl GuestRecord {
     /// What the tools claim now.
     #[must_use]
     pub fn guest(&self) -> Guest {
-        let Self { ip_address, card_addresses, running_status, tools_status, version_status } = self;
+        let Self { ip_address, card_addresses, running_status, tools_status, version_status } =
+            self;
         let installed = version_status.as_deref() != Some("guestToolsNotInstalled")
             && tools_status.as_deref() != Some("toolsNotInstalled");
         // `toolsStatus` is deprecated, and all that there is on old hosts.
         let status = match (running_status.as_deref(), tools_status.as_deref()) {
-            (Some("guestToolsRunning"), _) | (None, Some("toolsOk" | "toolsOld")) => Some("running"),
+            (Some("guestToolsRunning"), _) | (None, Some("toolsOk" | "toolsOld")) => {
+                Some("running")
+            }
             (Some("guestToolsExecutingScripts"), _) => Some("starting"),
             (Some("guestToolsNotRunning") | None, _) if !installed => Some("not_installed"),
-            (Some("guestToolsNotRunning"), _) | (None, Some("toolsNotRunning")) => Some("not_running"),
+            (Some("guestToolsNotRunning"), _) | (None, Some("toolsNotRunning")) => {
+                Some("not_running")
+            }
             _ => None,
         };
         let mut ip_addresses: Vec<String> = Vec::with_capacity(card_addresses.len() + 1);
@@ -270,8 +282,15 @@ impl DatastoreRecord {
     #[must_use]
     pub fn datastore(&self, id: &DatastoreId) -> Datastore {
         let Self { name, summary, machine_count } = self;
-        let DatastoreSummary { name: summary_name, kind, capacity, free, uncommitted, accessible, url } =
-            summary;
+        let DatastoreSummary {
+            name: summary_name,
+            kind,
+            capacity,
+            free,
+            uncommitted,
+            accessible,
+            url,
+        } = summary;
         let name = name.as_deref().or(summary_name.as_deref());
         Datastore {
             id: id.clone(),
@@ -302,7 +321,8 @@ pub fn power_state(element: Element<'_>) -> Option<PowerState> {
 #[must_use]
 pub fn question(element: Element<'_>) -> Option<Question> {
     let choices = element.child("choice");
-    let default: Option<usize> = choices.and_then(|choice| choice.child("defaultIndex")).and_then(number);
+    let default: Option<usize> =
+        choices.and_then(|choice| choice.child("defaultIndex")).and_then(number);
     let choices = choices
         .into_iter()
         .flat_map(|choice| choice.children_named("choiceInfo").collect::<Vec<_>>())
@@ -330,8 +350,8 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
         info.children_named("rootSnapshotList").map(|root| (root, None)).collect();
     open.reverse();
     while let Some((tree, parent)) = open.pop() {
-        let Some(id) =
-            Reference::in_child(tree, "snapshot").map(|moref| SnapshotId::from_backend(moref.value))
+        let Some(id) = Reference::in_child(tree, "snapshot")
+            .map(|moref| SnapshotId::from_backend(moref.value))
         else {
             continue;
         };
@@ -349,8 +369,8 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
         });
         open.extend(below.into_iter().rev().map(|child| (child, Some(id.clone()))));
     }
-    let current =
-        Reference::in_child(info, "currentSnapshot").map(|moref| SnapshotId::from_backend(moref.value));
+    let current = Reference::in_child(info, "currentSnapshot")
+        .map(|moref| SnapshotId::from_backend(moref.value));
     // govmomi's simulator goes on naming one that it removed.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
@@ -360,8 +380,16 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
 fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     let address = device.child("macAddress");
     let class = device.type_name().unwrap_or_default();
-    let known =
-        ["E1000", "E1000e", "PCNet32", "Vmxnet", "Vmxnet2", "Vmxnet3", "SriovEthernetCard", "EthernetCard"];
+    let known = [
+        "E1000",
+        "E1000e",
+        "PCNet32",
+        "Vmxnet",
+        "Vmxnet2",
+        "Vmxnet3",
+        "SriovEthernetCard",
+        "EthernetCard",
+    ];
     let short = class.strip_prefix("Virtual").unwrap_or(class);
     if address.is_none() && !known.contains(&short) {
         return None;
@@ -397,14 +425,20 @@ fn serial_port(device: Element<'_>) -> Option<SerialPort> {
     let backing = if let Some(name) = field("pipeName") {
         SerialBacking::Pipe { name, endpoint: field("endpoint") }
     } else if let Some(service_uri) = field("serviceURI") {
-        SerialBacking::Network { service_uri, direction: field("direction"), proxy_uri: field("proxyURI") }
+        SerialBacking::Network {
+            service_uri,
+            direction: field("direction"),
+            proxy_uri: field("proxyURI"),
+        }
     } else if let Some(path) = field("fileName") {
         SerialBacking::File { path }
     } else {
         SerialBacking::Device { name: field("deviceName") }
     };
-    let number = label.strip_prefix("Serial port ").and_then(|number| number.trim().parse::<u32>().ok());
-    let linux_device = number.and_then(|number| number.checked_sub(1)).map(|index| format!("ttyS{index}"));
+    let number =
+        label.strip_prefix("Serial port ").and_then(|number| number.trim().parse::<u32>().ok());
+    let linux_device =
+        number.and_then(|number| number.checked_sub(1)).map(|index| format!("ttyS{index}"));
     Some(SerialPort { key, label, backing, linux_device })
 }
 
@@ -419,9 +453,12 @@ fn card_addresses(cards: Element<'_>) -> Vec<String> {
         match card.child("ipConfig") {
             Some(config) => {
                 for address in config.children_named("ipAddress") {
-                    let unusable =
-                        matches!(address.child_text("state"), Some("invalid" | "inaccessible" | "duplicate"));
-                    addresses.extend(address.child("ipAddress").and_then(text).filter(|_| !unusable));
+                    let unusable = matches!(
+                        address.child_text("state"),
+                        Some("invalid" | "inaccessible" | "duplicate")
+                    );
+                    addresses
+                        .extend(address.child("ipAddress").and_then(text).filter(|_| !unusable));
                 }
             }
             None => addresses.extend(card.children_named("ipAddress").filter_map(text)),
@@ -440,7 +477,8 @@ mod tests {
     fn record(properties: &[(&str, &str)]) -> MachineRecord {
         let mut record = MachineRecord::default();
         for (path, inside) in properties {
-            let document = Document::parse(format!("<val {XSI}>{inside}</val>").as_bytes()).unwrap();
+            let document =
+                Document::parse(format!("<val {XSI}>{inside}</val>").as_bytes()).unwrap();
             assert!(record.assign(path, Some(document.root())), "{path}");
         }
         record
@@ -455,11 +493,17 @@ mod tests {
         let document = Document::parse(b"<val/>").unwrap();
         for path in MACHINE_PATHS {
             let mut record = MachineRecord::default();
-            assert!(record.assign(path, Some(document.root())) && record.assign(path, None), "{path}");
+            assert!(
+                record.assign(path, Some(document.root())) && record.assign(path, None),
+                "{path}"
+            );
         }
         for path in DATASTORE_PATHS {
             let mut record = DatastoreRecord::default();
-            assert!(record.assign(path, Some(document.root())) && record.assign(path, None), "{path}");
+            assert!(
+                record.assign(path, Some(document.root())) && record.assign(path, None),
+                "{path}"
+            );
         }
         assert!(!MachineRecord::default().assign("snapshot.currentSnapshot", None));
     }
@@ -468,7 +512,10 @@ mod tests {
     fn a_machine_of_which_nothing_is_known_is_still_one() {
         let machine = machine(&[]);
         assert_eq!((machine.name.as_str(), machine.connection_state.as_str()), ("16", "unknown"));
-        assert_eq!((machine.power_state, machine.cpu_count, machine.guest.tools_status), (None, None, None));
+        assert_eq!(
+            (machine.power_state, machine.cpu_count, machine.guest.tools_status),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -481,7 +528,10 @@ mod tests {
             ("summary.storage.committed", "9007199254740993"),
         ]);
         assert_eq!(machine.name, "a/b%\\%zz");
-        assert_eq!((machine.power_state, machine.cpu_count, machine.memory_bytes), (None, None, None));
+        assert_eq!(
+            (machine.power_state, machine.cpu_count, machine.memory_bytes),
+            (None, None, None)
+        );
         assert_eq!(machine.storage_bytes, Some(9_007_199_254_740_993));
     }
 
@@ -506,10 +556,16 @@ mod tests {
         assert_eq!(known.mac_address.unwrap().to_string(), "00:50:56:ab:cd:ef");
         assert_eq!((to_come.kind.as_str(), to_come.mac_address), ("tocome", None));
         let [pipe, network, bare] = machine.serial_ports.as_slice() else { panic!("{machine:?}") };
-        assert_eq!(pipe.backing, SerialBacking::Pipe { name: "/p".into(), endpoint: Some("server".into()) });
+        assert_eq!(
+            pipe.backing,
+            SerialBacking::Pipe { name: "/p".into(), endpoint: Some("server".into()) }
+        );
         assert_eq!(pipe.linux_device.as_deref(), Some("ttyS0"));
         assert!(matches!(network.backing, SerialBacking::Network { .. }));
-        assert_eq!((&bare.backing, &bare.linux_device), (&SerialBacking::Device { name: None }, &None));
+        assert_eq!(
+            (&bare.backing, &bare.linux_device),
+            (&SerialBacking::Device { name: None }, &None)
+        );
     }
 
     #[test]
@@ -518,7 +574,12 @@ mod tests {
             (Some("guestToolsRunning"), None, None, Some("running")),
             (Some("guestToolsExecutingScripts"), None, None, Some("starting")),
             (Some("guestToolsNotRunning"), None, None, Some("not_running")),
-            (Some("guestToolsNotRunning"), None, Some("guestToolsNotInstalled"), Some("not_installed")),
+            (
+                Some("guestToolsNotRunning"),
+                None,
+                Some("guestToolsNotInstalled"),
+                Some("not_installed"),
+            ),
             (None, Some("toolsOld"), None, Some("running")),
             (None, Some("toolsNotInstalled"), None, Some("not_installed")),
             (None, Some("toolsNotRunning"), None, Some("not_running")),

@@ -1,8 +1,8 @@
-//! What the host said last of every object in the filters, and what of it is not yet told. Pure: it takes updates
-//! and gives facts.
+//! What the host said last of every object in the filters, and what of it is not yet told. Pure: it
+//! takes updates and gives facts.
 //!
-//! A change that is named as it was asked for is applied. Whatever else a host names (a path below `snapshot`, one
-//! element of a list) marks the object to be read again whole; nothing is ignored.
+//! A change that is named as it was asked for is applied. Whatever else a host names (a path below
+//! `snapshot`, one element of a list) marks the object to be read again whole; nothing is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,9 @@ impl Mirror {
                 self.unclear.insert(object.clone());
             }
         }
-        self.note_missing(update.missing.iter().any(|missing| missing.fault.is_not_authenticated()));
+        self.note_missing(
+            update.missing.iter().any(|missing| missing.fault.is_not_authenticated()),
+        );
         for change in &update.changes {
             let understood = match change.value {
                 ChangedValue::Assigned(value) => self.assign(object, change.path, Some(value)),
@@ -67,7 +69,9 @@ impl Mirror {
     /// Takes an object as it was read whole.
     pub fn replace(&mut self, content: &ObjectContent<'_>) {
         self.begin(&content.object);
-        self.note_missing(content.missing.iter().any(|missing| missing.fault.is_not_authenticated()));
+        self.note_missing(
+            content.missing.iter().any(|missing| missing.fault.is_not_authenticated()),
+        );
         for (path, value) in &content.properties {
             self.assign(&content.object, path, Some(*value));
         }
@@ -114,15 +118,23 @@ impl Mirror {
         let touched = std::mem::take(&mut self.touched);
         let removed = std::mem::take(&mut self.removed);
         let changes = if complete {
-            let machines =
-                self.machines.iter().map(|(id, record)| Fact::Machine(Box::new(record.machine(id))));
-            let datastores =
-                self.datastores.iter().map(|(id, record)| Fact::Datastore(Box::new(record.datastore(id))));
+            let machines = self
+                .machines
+                .iter()
+                .map(|(id, record)| Fact::Machine(Box::new(record.machine(id))));
+            let datastores = self
+                .datastores
+                .iter()
+                .map(|(id, record)| Fact::Datastore(Box::new(record.datastore(id))));
             datastores.chain(machines).collect()
         } else {
             let removed = removed.iter().filter_map(|object| match object.kind.as_str() {
-                "VirtualMachine" => Some(Fact::MachineRemoved(MachineId::from_backend(&object.value))),
-                "Datastore" => Some(Fact::DatastoreRemoved(DatastoreId::from_backend(&object.value))),
+                "VirtualMachine" => {
+                    Some(Fact::MachineRemoved(MachineId::from_backend(&object.value)))
+                }
+                "Datastore" => {
+                    Some(Fact::DatastoreRemoved(DatastoreId::from_backend(&object.value)))
+                }
                 _ => None,
             });
             removed.chain(touched.iter().filter_map(|object| self.fact(object))).collect()
@@ -167,10 +179,12 @@ impl Mirror {
         self.removed.remove(object);
         match object.kind.as_str() {
             "VirtualMachine" => {
-                self.machines.insert(MachineId::from_backend(&object.value), MachineRecord::default());
+                self.machines
+                    .insert(MachineId::from_backend(&object.value), MachineRecord::default());
             }
             "Datastore" => {
-                self.datastores.insert(DatastoreId::from_backend(&object.value), DatastoreRecord::default());
+                self.datastores
+                    .insert(DatastoreId::from_backend(&object.value), DatastoreRecord::default());
             }
             _ => {}
         }
@@ -180,8 +194,12 @@ impl Mirror {
         self.touched.remove(object);
         self.unclear.remove(object);
         let known = match object.kind.as_str() {
-            "VirtualMachine" => self.machines.remove(&MachineId::from_backend(&object.value)).is_some(),
-            "Datastore" => self.datastores.remove(&DatastoreId::from_backend(&object.value)).is_some(),
+            "VirtualMachine" => {
+                self.machines.remove(&MachineId::from_backend(&object.value)).is_some()
+            }
+            "Datastore" => {
+                self.datastores.remove(&DatastoreId::from_backend(&object.value)).is_some()
+            }
             _ => false,
         };
         if known {

@@ -1,7 +1,8 @@
 //! The vim25 backend: a standalone ESX and a vCenter alike, over SOAP.
 //!
-//! `soap` turns values into bytes and back; `transport` carries them; `session` logs in; `collector` follows the
-//! host and tells facts; `calls` and `examine` go the other way. `diagnosis` looks for what is wrong, for people.
+//! `soap` turns values into bytes and back; `transport` carries them; `session` logs in;
+//! `collector` follows the host and tells facts; `calls` and `examine` go the other way.
+//! `diagnosis` looks for what is wrong, for people.
 
 mod barrier;
 mod calls;
@@ -73,7 +74,11 @@ impl EsxHypervisor {
     ///
     /// # Errors
     /// As [`EsxHypervisor::new`].
-    pub fn measured(options: &EsxOptions, clock: Clock, metrics: Metrics) -> Result<Self, OptionsError> {
+    pub fn measured(
+        options: &EsxOptions,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, OptionsError> {
         options.check()?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
         Ok(Self {
@@ -94,10 +99,18 @@ impl EsxHypervisor {
 
 #[async_trait]
 impl Hypervisor for EsxHypervisor {
-    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
-        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
-            HostError::new(HostErrorKind::Rejected, "The host is followed already; run is called once.")
-        })?;
+    async fn run(
+        &self,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Result<(), HostError> {
+        let inbox =
+            self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
+                HostError::new(
+                    HostErrorKind::Rejected,
+                    "The host is followed already; run is called once.",
+                )
+            })?;
         let collector = Collector::new(
             Arc::clone(&self.session),
             Arc::clone(&observer),
@@ -107,12 +120,19 @@ impl Hypervisor for EsxHypervisor {
             inbox,
         );
         let session = Arc::clone(&self.session);
-        Keeper::new(session, observer, self.clock.clone(), self.login_backoff, collector).keep(stop).await;
+        Keeper::new(session, observer, self.clock.clone(), self.login_backoff, collector)
+            .keep(stop)
+            .await;
         self.followers.close();
         Ok(())
     }
 
-    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError> {
+    async fn call(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        job: JobId,
+    ) -> Result<Accepted, CallError> {
         calls::call(&self.session, machine, call, job).await
     }
 
@@ -162,5 +182,8 @@ impl Hypervisor for EsxHypervisor {
 }
 
 fn stopped() -> HostError {
-    HostError::new(HostErrorKind::Unreachable, "otter no longer talks to the host: it is shutting down.")
+    HostError::new(
+        HostErrorKind::Unreachable,
+        "otter no longer talks to the host: it is shutting down.",
+    )
 }

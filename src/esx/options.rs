@@ -1,4 +1,5 @@
-//! What the backend is told: where the host is, who we are there, and how its certificate is judged.
+//! What the backend is told: where the host is, who we are there, and how its certificate is
+//! judged.
 
 use std::time::Duration;
 
@@ -33,7 +34,11 @@ pub struct EsxOptions {
 
 impl EsxOptions {
     /// A host with the usual time-outs, its certificate judged by the system's roots.
-    pub fn new(url: impl Into<String>, username: impl Into<String>, password: SecretString) -> Self {
+    pub fn new(
+        url: impl Into<String>,
+        username: impl Into<String>,
+        password: SecretString,
+    ) -> Self {
         let HostLimits { connect_timeout, read_timeout, answer_limit } = HostLimits::default();
         Self {
             url: url.into(),
@@ -49,7 +54,8 @@ impl EsxOptions {
         }
     }
 
-    /// Finds what can never work without asking the host: the URL, the headers, the CA file, the limits.
+    /// Finds what can never work without asking the host: the URL, the headers, the CA file, the
+    /// limits.
     ///
     /// # Errors
     /// The first thing that is wrong, told for people.
@@ -61,7 +67,8 @@ impl EsxOptions {
         for (name, value) in &self.headers {
             header(name, value)?;
         }
-        if self.connect_timeout.is_zero() || self.read_timeout.is_zero() || self.max_wait.is_zero() {
+        if self.connect_timeout.is_zero() || self.read_timeout.is_zero() || self.max_wait.is_zero()
+        {
             return Err(OptionsError::NoTime);
         }
         if self.answer_limit < 64 << 10 {
@@ -97,10 +104,20 @@ pub(super) fn service_url(text: &str) -> Result<Url, InvalidHostUrl> {
 }
 
 /// A header as it can be sent, marked so that nothing prints its value.
-pub(super) fn header(name: &str, value: &SecretString) -> Result<(HeaderName, HeaderValue), OptionsError> {
+pub(super) fn header(
+    name: &str,
+    value: &SecretString,
+) -> Result<(HeaderName, HeaderValue), OptionsError> {
     /// What the protocol itself sets.
-    const OURS: [&str; 7] =
-        ["cookie", "soapaction", "content-type", "content-length", "host", "transfer-encoding", "connection"];
+    const OURS: [&str; 7] = [
+        "cookie",
+        "soapaction",
+        "content-type",
+        "content-length",
+        "host",
+        "transfer-encoding",
+        "connection",
+    ];
     let wrong = |why| OptionsError::Header(name.to_owned(), why);
     let header_name: HeaderName = name.parse().map_err(|_| wrong("its name is not valid"))?;
     if OURS.contains(&header_name.as_str()) {

@@ -1,5 +1,5 @@
-//! Reading properties directly, past the stream of updates. A read that looks like a lost session's (an empty
-//! answer among them) is repeated once after the session was seen to.
+//! Reading properties directly, past the stream of updates. A read that looks like a lost session's
+//! (an empty answer among them) is repeated once after the session was seen to.
 
 use super::session::{ExchangeError, Live, Session, Verdict};
 use super::soap::property::{ObjectContent, object_contents};
@@ -27,7 +27,9 @@ impl Contents {
     pub fn looks_unauthenticated(&self) -> bool {
         let mut objects = self.objects().peekable();
         objects.peek().is_none()
-            || objects.any(|object| object.missing.iter().any(|missing| missing.fault.is_not_authenticated()))
+            || objects.any(|object| {
+                object.missing.iter().any(|missing| missing.fault.is_not_authenticated())
+            })
     }
 }
 
@@ -46,7 +48,8 @@ pub async fn read_once(
     let mut parts = Vec::new();
     loop {
         let reply = session.send_repeatable(live, request).await?;
-        let token = reply.returned().and_then(|result| result.child_text("token")).map(str::to_owned);
+        let token =
+            reply.returned().and_then(|result| result.child_text("token")).map(str::to_owned);
         parts.push(reply);
         match token {
             Some(token) if parts.len() < MAX_PARTS => {
@@ -54,7 +57,10 @@ pub async fn read_once(
             }
             Some(_) => {
                 let message = format!("The host {} does not end its answer.", session.address());
-                return Err(ExchangeError::Broken(HostError::new(HostErrorKind::Protocol, message)));
+                return Err(ExchangeError::Broken(HostError::new(
+                    HostErrorKind::Protocol,
+                    message,
+                )));
             }
             None => return Ok(Contents(parts)),
         }
@@ -64,7 +70,8 @@ pub async fn read_once(
 /// Reads properties of one object; `what` names it in errors.
 ///
 /// # Errors
-/// `NotFound` where the host says that there is no such object; whatever else the host or the way to it says.
+/// `NotFound` where the host says that there is no such object; whatever else the host or the way
+/// to it says.
 pub async fn read_object(
     session: &Session,
     object: &Reference,
@@ -111,8 +118,8 @@ pub fn first_value<'c>(contents: &'c Contents, path: &str) -> Option<Element<'c>
 pub fn denied(fault: VimFault, lead: &str) -> HostError {
     let mut error = fault.into_error(lead);
     error.kind = HostErrorKind::Forbidden;
-    error
-        .message
-        .push_str(" The session is alive, so the account of the host lacks a right, such as System.View.");
+    error.message.push_str(
+        " The session is alive, so the account of the host lacks a right, such as System.View.",
+    );
     error
 }

@@ -5,8 +5,8 @@
 //!      └──────────────────┬──────────────────┘
 //!                      refused ──► LoginRefused ──(login_backoff)──► tried once more
 //! ```
-//! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. Callers that meet a lost session report
-//! it and wait for its verdict, so that a hundred of them cause one login.
+//! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. Callers that meet a lost
+//! session report it and wait for its verdict, so that a hundred of them cause one login.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,15 +29,16 @@ use crate::telemetry::metrics::Metrics;
 
 /// The API versions that otter speaks, the newest first.
 const VERSIONS: [&str; 24] = [
-    "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0", "7.0.2.1",
-    "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1", "6.7", "6.5", "6.0",
-    "5.5", "5.1", "5.0", "4.1",
+    "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0",
+    "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1",
+    "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1",
 ];
 
 /// Spoken by every host from 6.5 on, and asked of one that does not say what it speaks.
 const USUAL_VERSION: &str = "6.5";
 
-/// While an outage is this young, callers wait for its end: a lost session is usually back within a second.
+/// While an outage is this young, callers wait for its end: a lost session is usually back within a
+/// second.
 const SHORT_OUTAGE: Duration = Duration::from_secs(10);
 
 /// The session, shared by all who call the host.
@@ -165,7 +166,9 @@ impl Session {
                 Link::Down { kind, reason, since } => {
                     let age = self.clock.elapsed().saturating_sub(*since);
                     match SHORT_OUTAGE.checked_sub(age) {
-                        Some(left) if !left.is_zero() && *kind != HostErrorKind::LoginRefused => left,
+                        Some(left) if !left.is_zero() && *kind != HostErrorKind::LoginRefused => {
+                            left
+                        }
                         _ => return Err(HostError::new(*kind, reason.clone())),
                     }
                 }
@@ -192,11 +195,16 @@ impl Session {
         Ok(reply)
     }
 
-    /// Makes one call that may as well run twice: where its connection breaks, it is sent once more.
+    /// Makes one call that may as well run twice: where its connection breaks, it is sent once
+    /// more.
     ///
     /// # Errors
     /// As [`Session::send`].
-    pub async fn send_repeatable(&self, live: &Live, request: Request) -> Result<Reply, ExchangeError> {
+    pub async fn send_repeatable(
+        &self,
+        live: &Live,
+        request: Request,
+    ) -> Result<Reply, ExchangeError> {
         match self.send(live, request.clone(), Patience::Ordinary).await {
             Err(ExchangeError::Cut(_)) => self.send(live, request, Patience::Ordinary).await,
             answer => answer,
@@ -223,7 +231,9 @@ impl Session {
                         Link::Up(now) if now.generation > live.generation => {
                             return Ok(Verdict::Renewed(Arc::clone(now)));
                         }
-                        Link::Up(_) if state.confirmations > confirmations => return Ok(Verdict::StillValid),
+                        Link::Up(_) if state.confirmations > confirmations => {
+                            return Ok(Verdict::StillValid);
+                        }
                         Link::Down { kind: kind @ HostErrorKind::LoginRefused, reason, .. } => {
                             return Err(HostError::new(*kind, reason.clone()));
                         }
@@ -273,7 +283,9 @@ impl Session {
                 })
             })),
             Err(ExchangeError::Fault(fault)) if fault.may_be_lost_session() => Ok(false),
-            Err(error) => Err(error.into_error("The host refused to say whether the session is alive")),
+            Err(error) => {
+                Err(error.into_error("The host refused to say whether the session is alive"))
+            }
         }
     }
 
@@ -335,7 +347,8 @@ impl Session {
             .await
             .map_err(|error| error.into_error("The host refused to say what it is"))?;
         let content = reply.returned().and_then(ServiceContent::read).ok_or_else(|| {
-            let message = format!("What answers at {} does not say that it is a vim25 host.", self.address());
+            let message =
+                format!("What answers at {} does not say that it is a vim25 host.", self.address());
             HostError::new(HostErrorKind::Protocol, message)
         })?;
         Ok((version, content))
@@ -351,18 +364,23 @@ impl Session {
         content: ServiceContent,
         generation: u64,
     ) -> Result<Live, ConnectError> {
-        let login =
-            request::login(&content.session_manager, &self.username, self.password.borrow().expose_secret());
+        let login = request::login(
+            &content.session_manager,
+            &self.username,
+            self.password.borrow().expose_secret(),
+        );
         let (reply, cookie) = self
             .exchange(version, None, login, Patience::Ordinary)
             .await
             .map_err(|error| self.refused(error))?;
         let cookie = cookie.ok_or_else(|| {
-            let message = format!("The host {} accepted the login and gave no session.", self.address());
+            let message =
+                format!("The host {} accepted the login and gave no session.", self.address());
             ConnectError::Failed(HostError::new(HostErrorKind::Protocol, message))
         })?;
         let said = reply.returned().and_then(|session| session.child_text("userName"));
-        let users = std::iter::once(self.username.as_str()).chain(said).map(str::to_owned).collect();
+        let users =
+            std::iter::once(self.username.as_str()).chain(said).map(str::to_owned).collect();
         Ok(Live { content, generation, version, cookie, users })
     }
 
@@ -435,10 +453,15 @@ impl Session {
         let HttpAnswer { status, body, cookie } =
             self.transport.post(envelope, version, cookie, patience).await?;
         let judged = if body.len() > LARGE_ANSWER {
-            tokio::task::spawn_blocking(move || judge(status, &body, method)).await.map_err(|error| {
-                let message = format!("The answer of the host {} could not be read.", self.address());
-                ExchangeError::Broken(HostError::new(HostErrorKind::Protocol, message).caused_by(error))
-            })?
+            tokio::task::spawn_blocking(move || judge(status, &body, method)).await.map_err(
+                |error| {
+                    let message =
+                        format!("The answer of the host {} could not be read.", self.address());
+                    ExchangeError::Broken(
+                        HostError::new(HostErrorKind::Protocol, message).caused_by(error),
+                    )
+                },
+            )?
         } else {
             judge(status, &body, method)
         };
@@ -449,12 +472,13 @@ impl Session {
         }
     }
 
-    /// What a failed login means. Any fault that names a reason counts as a refusal: five wrong tries lock an
-    /// account of ESX.
+    /// What a failed login means. Any fault that names a reason counts as a refusal: five wrong
+    /// tries lock an account of ESX.
     fn refused(&self, error: ExchangeError) -> ConnectError {
         match error {
             ExchangeError::Fault(fault) if !fault.name.is_empty() && !fault.may_have_run() => {
-                let lead = format!("The host {} refused the account {}", self.address(), self.username);
+                let lead =
+                    format!("The host {} refused the account {}", self.address(), self.username);
                 let mut error = fault.into_error(&lead);
                 error.kind = HostErrorKind::LoginRefused;
                 ConnectError::Refused(error)
@@ -543,7 +567,10 @@ fn closed(reason: &str) -> HostError {
 /// What is said where the host no longer knows the session.
 #[must_use]
 pub fn lost() -> HostError {
-    HostError::new(HostErrorKind::NotAuthenticated, "The host ended the session; otter logs in again.")
+    HostError::new(
+        HostErrorKind::NotAuthenticated,
+        "The host ended the session; otter logs in again.",
+    )
 }
 
 fn not_answered(address: &str, error: AnswerError) -> HostError {
@@ -564,7 +591,11 @@ fn choose_version(body: &[u8]) -> &'static str {
         if namespace.child_text("name").map(str::trim) == Some("urn:vim25") {
             let prior = namespace.child("priorVersions").into_iter().flat_map(Element::children);
             offered.extend(
-                namespace.child("version").into_iter().chain(prior).map(|version| version.text().trim()),
+                namespace
+                    .child("version")
+                    .into_iter()
+                    .chain(prior)
+                    .map(|version| version.text().trim()),
             );
         }
     }

@@ -72,7 +72,9 @@ impl TaskInfo {
             "VirtualMachine.removeAllSnapshots" | "VirtualMachine.RemoveAllSnapshots" => {
                 Some(CallKind::RemoveAllSnapshots)
             }
-            "vm.Snapshot.rename" | "VirtualMachineSnapshot.rename" => Some(CallKind::RenameSnapshot),
+            "vm.Snapshot.rename" | "VirtualMachineSnapshot.rename" => {
+                Some(CallKind::RenameSnapshot)
+            }
             "vm.Snapshot.revert"
             | "VirtualMachineSnapshot.revert"
             | "VirtualMachineSnapshot.revertToSnapshot" => Some(CallKind::RevertToSnapshot),
@@ -84,11 +86,13 @@ impl TaskInfo {
     #[must_use]
     pub fn restarts_guest(&self) -> bool {
         self.state == TaskState::Success
-            && (matches!(self.call(), Some(CallKind::PowerOn | CallKind::Reset | CallKind::RevertToSnapshot))
-                || matches!(
-                    self.description_id.as_str(),
-                    "VirtualMachine.revertToCurrentSnapshot" | "VirtualMachine.revertSnapshot"
-                ))
+            && (matches!(
+                self.call(),
+                Some(CallKind::PowerOn | CallKind::Reset | CallKind::RevertToSnapshot)
+            ) || matches!(
+                self.description_id.as_str(),
+                "VirtualMachine.revertToCurrentSnapshot" | "VirtualMachine.revertSnapshot"
+            ))
     }
 
     fn status(&self) -> TaskStatus {
@@ -159,8 +163,10 @@ impl Followers {
         if book.closed {
             return new().subscribe();
         }
-        let followed =
-            book.followed.entry(task.clone()).or_insert_with(|| Followed { sender: new(), listed: false });
+        let followed = book
+            .followed
+            .entry(task.clone())
+            .or_insert_with(|| Followed { sender: new(), listed: false });
         let receiver = followed.sender.subscribe();
         drop(book);
         self.added.notify_one();
@@ -172,8 +178,8 @@ impl Followers {
         self.added.notified().await;
     }
 
-    /// What to change on the host's list; afterwards it counts as changed. Nothing where nothing is to be
-    /// added and the leftovers are few.
+    /// What to change on the host's list; afterwards it counts as changed. Nothing where nothing is
+    /// to be added and the leftovers are few.
     #[must_use]
     pub fn take_changes(&self) -> Option<ListChanges> {
         /// Leftovers cost the host little; so many are worth a call of their own.
@@ -229,7 +235,8 @@ impl Followers {
         self.book().followed.contains_key(task)
     }
 
-    /// Tells those who follow a task where it is; an end is told once. A percentage that falls is left out.
+    /// Tells those who follow a task where it is; an end is told once. A percentage that falls is
+    /// left out.
     pub fn tell(&self, task: &TaskId, info: &TaskInfo) {
         if info.state == TaskState::Running {
             if let Some(followed) = self.book().followed.get(task) {
@@ -278,7 +285,9 @@ mod tests {
     use crate::esx::soap::xml::Document;
 
     fn info(inside: &str) -> TaskInfo {
-        let text = format!(r#"<info xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">{inside}</info>"#);
+        let text = format!(
+            r#"<info xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">{inside}</info>"#
+        );
         TaskInfo::read(Document::parse(text.as_bytes()).unwrap().root())
     }
 
@@ -307,8 +316,12 @@ mod tests {
         );
         let TaskStatus::Succeeded { snapshot } = made.status() else { panic!() };
         assert_eq!(snapshot, Some(SnapshotId::from_backend("s")));
-        assert_eq!(info("<state>to-come</state><progress>250</progress>").state, TaskState::Running);
-        let TaskStatus::Failed(error) = info("<state>error</state><cancelled>true</cancelled>").status()
+        assert_eq!(
+            info("<state>to-come</state><progress>250</progress>").state,
+            TaskState::Running
+        );
+        let TaskStatus::Failed(error) =
+            info("<state>error</state><cancelled>true</cancelled>").status()
         else {
             panic!()
         };
@@ -322,11 +335,16 @@ mod tests {
         let kept = followers.follow(&first);
         let dropped = followers.follow(&second);
         let changes = followers.take_changes().unwrap();
-        assert_eq!(changes, ListChanges { add: vec![first.clone(), second.clone()], remove: vec![] });
+        assert_eq!(
+            changes,
+            ListChanges { add: vec![first.clone(), second.clone()], remove: vec![] }
+        );
         assert_eq!(followers.take_changes(), None);
         drop(dropped);
         followers.tell(&first, &info("<state>success</state>"));
-        assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }) && !followers.follows(&first));
+        assert!(
+            matches!(*kept.borrow(), TaskStatus::Succeeded { .. }) && !followers.follows(&first)
+        );
         // An end is never taken back.
         followers.tell(&first, &info("<state>running</state>"));
         assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }));
@@ -334,12 +352,18 @@ mod tests {
         let mut last = followers.follow(&third);
         let mut changes = followers.take_changes().unwrap();
         changes.remove.sort();
-        assert_eq!(changes, ListChanges { add: vec![third.clone()], remove: vec![first, second.clone()] });
+        assert_eq!(
+            changes,
+            ListChanges { add: vec![third.clone()], remove: vec![first, second.clone()] }
+        );
         // Hosts' percentages can go back; what is told does not.
         for (told, shown) in [("40", 40), ("30", 40), ("", 40), ("60", 60)] {
-            followers.tell(&third, &info(&format!("<state>running</state><progress>{told}</progress>")));
+            followers
+                .tell(&third, &info(&format!("<state>running</state><progress>{told}</progress>")));
             let now = last.borrow_and_update().clone();
-            assert!(matches!(now, TaskStatus::Running { progress: Some(percent) } if percent == shown));
+            assert!(
+                matches!(now, TaskStatus::Running { progress: Some(percent) } if percent == shown)
+            );
         }
         followers.close();
         assert!(last.has_changed().is_err() && followers.follow(&second).has_changed().is_err());

@@ -13,8 +13,9 @@ const TASKS_PER_READ: usize = 50;
 /// What a direct read said of tasks; none where the host does not know one.
 pub type TaskNews = Vec<(TaskId, Option<TaskInfo>)>;
 
-/// Puts tasks on the host's list of those that it reports on, then reads each once: it may have ended before, and
-/// not every host tells the first state of what is added during a wait. None for a task that the host does not know.
+/// Puts tasks on the host's list of those that it reports on, then reads each once: it may have
+/// ended before, and not every host tells the first state of what is added during a wait. None for
+/// a task that the host does not know.
 pub async fn list_and_read(
     session: &Session,
     live: &Live,
@@ -24,7 +25,8 @@ pub async fn list_and_read(
     let reference = |task: &TaskId| Reference::new("Task", task.backend_text());
     let add: Vec<Reference> = changes.add.iter().map(reference).collect();
     let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
-    // Some hosts name what they do not know in the answer, some refuse the whole call: then one by one.
+    // Some hosts name what they do not know in the answer, some refuse the whole call: then one by
+    // one.
     if !modify_list(session, live, list, &add, &remove).await? {
         for task in &remove {
             modify_list(session, live, list, &[], std::slice::from_ref(task)).await?;
@@ -40,7 +42,9 @@ pub async fn list_and_read(
             None => {
                 for task in tasks {
                     let read = read_tasks(session, live, std::slice::from_ref(task)).await?;
-                    news.extend(read.unwrap_or_else(|| vec![(TaskId::from_backend(&task.value), None)]));
+                    news.extend(
+                        read.unwrap_or_else(|| vec![(TaskId::from_backend(&task.value), None)]),
+                    );
                 }
             }
         }
@@ -54,7 +58,8 @@ pub async fn list_and_read(
     Ok(news)
 }
 
-/// `ModifyListView`. False where the host does not know a task; an error where it is the list that it does not know.
+/// `ModifyListView`. False where the host does not know a task; an error where it is the list that
+/// it does not know.
 async fn modify_list(
     session: &Session,
     live: &Live,
@@ -66,7 +71,8 @@ async fn modify_list(
     match session.send_repeatable(live, request).await {
         Ok(_) => Ok(true),
         Err(ExchangeError::Fault(fault))
-            if fault.name == "ManagedObjectNotFound" && fault.details.get("obj") != Some(&list.value) =>
+            if fault.name == "ManagedObjectNotFound"
+                && fault.details.get("obj") != Some(&list.value) =>
         {
             Ok(false)
         }
@@ -87,7 +93,10 @@ async fn read_tasks(
                 .objects()
                 .map(|object| {
                     let info = object.properties.iter().find(|(path, _)| *path == "info");
-                    (TaskId::from_backend(object.object.value), info.map(|(_, info)| TaskInfo::read(*info)))
+                    (
+                        TaskId::from_backend(object.object.value),
+                        info.map(|(_, info)| TaskInfo::read(*info)),
+                    )
                 })
                 .collect();
             Ok((news.len() == tasks.len()).then_some(news))

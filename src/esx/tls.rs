@@ -1,8 +1,9 @@
-//! How the host's certificate is judged. A pinned fingerprint replaces every check of the chain (name, dates,
-//! issuer) but not the handshake's signature: whoever answers must own the key of that certificate.
+//! How the host's certificate is judged. A pinned fingerprint replaces every check of the chain
+//! (name, dates, issuer) but not the handshake's signature: whoever answers must own the key of
+//! that certificate.
 //!
-//! The key is taken out of the certificate here and not by webpki, which reads X.509 v3 alone: factory
-//! certificates may be v1.
+//! The key is taken out of the certificate here and not by webpki, which reads X.509 v3 alone:
+//! factory certificates may be v1.
 
 use std::fmt;
 use std::io;
@@ -16,7 +17,8 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use sha2::{Digest, Sha256};
 
@@ -53,7 +55,9 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
     let builder = match verify {
         Verify::SystemRoots => builder.with_root_certificates(system_roots()?),
         Verify::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
-        Verify::Fingerprint(pin) => builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin))),
+        Verify::Fingerprint(pin) => {
+            builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin)))
+        }
         Verify::Off => builder.dangerous().with_custom_certificate_verifier(pinned(None)),
     };
     Ok(builder.with_no_client_auth())
@@ -94,11 +98,17 @@ impl Endpoint {
 /// One handshake, judged so, within `timeout`; gives the fingerprint of the certificate.
 ///
 /// # Errors
-/// Where there is no connection or no TLS, or the certificate is refused: [`reason`] finds the words.
-pub async fn handshake(endpoint: &Endpoint, verify: &Verify, timeout: Duration) -> io::Result<Fingerprint> {
+/// Where there is no connection or no TLS, or the certificate is refused: [`reason`] finds the
+/// words.
+pub async fn handshake(
+    endpoint: &Endpoint,
+    verify: &Verify,
+    timeout: Duration,
+) -> io::Result<Fingerprint> {
     let config = client_config(verify).map_err(io::Error::other)?;
     let shown = async {
-        let stream = tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let stream =
+            tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(endpoint.name.clone(), stream).await?;
         let certificates = stream.get_ref().1.peer_certificates();
@@ -107,9 +117,9 @@ pub async fn handshake(endpoint: &Endpoint, verify: &Verify, timeout: Duration) 
             .map(|certificate| fingerprint(certificate))
             .ok_or_else(|| io::Error::other("no certificate was shown"))
     };
-    tokio::time::timeout(timeout, shown)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "not within the time allowed")))
+    tokio::time::timeout(timeout, shown).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "not within the time allowed"))
+    })
 }
 
 /// Why a handshake failed, in the words that say the most, without a full stop.
@@ -129,13 +139,16 @@ pub fn reason(error: &io::Error) -> String {
 pub fn certificate_reason(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer => "nobody that is trusted has signed it".to_owned(),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired".to_owned()
+        }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its time has not begun yet".to_owned()
         }
         CertificateError::BadSignature => "a signature of it is wrong".to_owned(),
         CertificateError::Other(other) if is_of_authority(other) => {
-            "it is the certificate of an authority (CA), which is not taken for that of a server".to_owned()
+            "it is the certificate of an authority (CA), which is not taken for that of a server"
+                .to_owned()
         }
         CertificateError::Other(other) => other.0.to_string(),
         other => other.to_string(),
@@ -182,8 +195,8 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 
 fn roots_of(file: &PathBuf) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    let certificates =
-        CertificateDer::pem_file_iter(file).map_err(|error| TlsError::CaFile(file.clone(), error))?;
+    let certificates = CertificateDer::pem_file_iter(file)
+        .map_err(|error| TlsError::CaFile(file.clone(), error))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| TlsError::CaFile(file.clone(), error))?;
         roots.add(certificate).map_err(|error| TlsError::Root(file.clone(), error))?;
@@ -210,8 +223,8 @@ impl PinnedVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         if self.pin.is_none() {
-            // Whoever may show any certificate has its key; and keys too weak to be checked (RSA of 1,024 bits) are
-            // met in the field.
+            // Whoever may show any certificate has its key; and keys too weak to be checked (RSA of
+            // 1,024 bits) are met in the field.
             return Ok(HandshakeSignatureValid::assertion());
         }
         let key = public_key(certificate)
@@ -313,8 +326,8 @@ impl PublicKey<'_> {
     }
 }
 
-/// The key of a certificate of any version: `TBSCertificate` is [version] serial signature issuer validity
-/// subject subjectPublicKeyInfo ….
+/// The key of a certificate of any version: `TBSCertificate` is [version] serial signature issuer
+/// validity subject subjectPublicKeyInfo ….
 fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;

@@ -1,5 +1,5 @@
-//! HTTP to the host: one client with its TLS, time-outs and size limit. It follows no redirect, repeats nothing
-//! by itself, and takes no proxy from the environment.
+//! HTTP to the host: one client with its TLS, time-outs and size limit. It follows no redirect,
+//! repeats nothing by itself, and takes no proxy from the environment.
 
 use std::error::Error;
 use std::time::Duration;
@@ -141,7 +141,10 @@ impl Transport {
         self.exchange(self.client.get(self.versions.clone()).timeout(self.read_timeout)).await
     }
 
-    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<HttpAnswer, TransportError> {
+    async fn exchange(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<HttpAnswer, TransportError> {
         let mut answer = request.send().await.map_err(|error| self.failed(error))?;
         let status = answer.status().as_u16();
         let cookie = session_cookie(answer.headers());

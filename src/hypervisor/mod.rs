@@ -1,7 +1,8 @@
 //! The seam: what otter asks of a hypervisor, as a trait with a written contract.
 //!
-//! Commands go down through [`Hypervisor`]; facts come up through [`Observer`]. A backend keeps one session
-//! and one stream of updates whatever the load, and is the only one that changes the picture.
+//! Commands go down through [`Hypervisor`]; facts come up through [`Observer`]. A backend keeps one
+//! session and one stream of updates whatever the load, and is the only one that changes the
+//! picture.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,53 +29,68 @@ use crate::domain::machine::Machine;
 /// What it says here is tried on every backend by `tests/conformance`.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
-    /// Connects, keeps the session, and tells `observer` everything until `stop` is cancelled; then logs out
-    /// and returns. Outages are not errors: they are told as [`SessionStatus`] and waited out. A login that
-    /// was refused is not repeated in a loop.
+    /// Connects, keeps the session, and tells `observer` everything until `stop` is cancelled; then
+    /// logs out and returns. Outages are not errors: they are told as [`SessionStatus`] and waited
+    /// out. A login that was refused is not repeated in a loop.
     ///
     /// Each time that the host is reached, the whole picture is told as one complete set, and then
-    /// [`SessionState::Connected`]; so after a loss what went meanwhile is gone from the picture too. From then on
-    /// each change is told, whoever made it, and each removal.
+    /// [`SessionState::Connected`]; so after a loss what went meanwhile is gone from the picture
+    /// too. From then on each change is told, whoever made it, and each removal.
     ///
-    /// It is called once. Once it has returned, every other method fails without waiting, and those who follow a
-    /// task are let go: their receivers are closed.
-    ///
-    /// # Errors
-    /// Only what no waiting can mend, such as a configuration that cannot work, or a second call of it.
-    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError>;
-
-    /// Makes one changing call, at most once: there is no retry inside, but for a call that was refused
-    /// because the session was gone, which proves that it did not run. `job` goes along as the operation id,
-    /// so that the host's own log can be searched for it.
-    ///
-    /// A machine that is in the wanted state already, one that something else works on, or a snapshot that is not
-    /// there, can show as a refusal or as the failure of the task: the kind of the error is the same.
+    /// It is called once. Once it has returned, every other method fails without waiting, and those
+    /// who follow a task are let go: their receivers are closed.
     ///
     /// # Errors
-    /// [`CallError::Refused`] only where it is proven that the call did not run; else [`CallError::Lost`].
-    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError>;
+    /// Only what no waiting can mend, such as a configuration that cannot work, or a second call of
+    /// it.
+    async fn run(
+        &self,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Result<(), HostError>;
 
-    /// Follows a task to its end on the one stream of updates; nothing is polled. Dropping the receiver ends
-    /// it. The first value may be [`TaskStatus::Running`] without progress.
+    /// Makes one changing call, at most once: there is no retry inside, but for a call that was
+    /// refused because the session was gone, which proves that it did not run. `job` goes along as
+    /// the operation id, so that the host's own log can be searched for it.
     ///
-    /// It can begin at any moment, after the end too, and goes on over a lost session. Anybody's task can be
-    /// followed, and by several. The percentage never falls, whatever the host says. An end is told once and is
-    /// the last value; a task that the host does not know is [`TaskStatus::Vanished`] at once. A
-    /// [`Fact::GuestRestarted`] that belongs to it is told before its end.
+    /// A machine that is in the wanted state already, one that something else works on, or a
+    /// snapshot that is not there, can show as a refusal or as the failure of the task: the kind of
+    /// the error is the same.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] only where it is proven that the call did not run; else
+    /// [`CallError::Lost`].
+    async fn call(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        job: JobId,
+    ) -> Result<Accepted, CallError>;
+
+    /// Follows a task to its end on the one stream of updates; nothing is polled. Dropping the
+    /// receiver ends it. The first value may be [`TaskStatus::Running`] without progress.
+    ///
+    /// It can begin at any moment, after the end too, and goes on over a lost session. Anybody's
+    /// task can be followed, and by several. The percentage never falls, whatever the host says. An
+    /// end is told once and is the last value; a task that the host does not know is
+    /// [`TaskStatus::Vanished`] at once. A [`Fact::GuestRestarted`] that belongs to it is told
+    /// before its end.
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus>;
 
-    /// Asks the host to cancel a task. That is a request: the task may still succeed. One that was cancelled fails
-    /// as `Cancelled`.
+    /// Asks the host to cancel a task. That is a request: the task may still succeed. One that was
+    /// cancelled fails as `Cancelled`.
     ///
     /// # Errors
-    /// `NotSupported` where the task cannot be cancelled, `InvalidState` where it has ended, `NotFound`.
+    /// `NotSupported` where the task cannot be cancelled, `InvalidState` where it has ended,
+    /// `NotFound`.
     async fn cancel(&self, task: &TaskId) -> Result<(), HostError>;
 
-    /// Returns once the observer was told everything that the host knew when this was called. Callers share
-    /// one round trip.
+    /// Returns once the observer was told everything that the host knew when this was called.
+    /// Callers share one round trip.
     ///
     /// # Errors
-    /// `Unreachable` where there is no session, or it is lost before that; call again once it is back.
+    /// `Unreachable` where there is no session, or it is lost before that; call again once it is
+    /// back.
     async fn barrier(&self) -> Result<(), HostError>;
 
     /// Reads a machine directly from the host, past the picture, its recent tasks among it.
@@ -95,12 +111,13 @@ pub trait Hypervisor: Send + Sync {
         &[]
     }
 
-    /// Reads raw properties of a machine by their vim25 paths, as JSON: one entry for each path that was asked
-    /// for, null where it has no value. A backend of another kind serves those that it has an equal of.
+    /// Reads raw properties of a machine by their vim25 paths, as JSON: one entry for each path
+    /// that was asked for, null where it has no value. A backend of another kind serves those that
+    /// it has an equal of.
     ///
     /// # Errors
-    /// `NotSupported` without [`Capability::Properties`]; `InvalidProperty` for a path that the type does not have;
-    /// and as [`Hypervisor::examine`].
+    /// `NotSupported` without [`Capability::Properties`]; `InvalidProperty` for a path that the
+    /// type does not have; and as [`Hypervisor::examine`].
     async fn properties(
         &self,
         _machine: &MachineId,
@@ -109,8 +126,9 @@ pub trait Hypervisor: Send + Sync {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no raw properties."))
     }
 
-    /// The operator gave a password anew, perhaps the same: the next login uses it, and a refused account is tried again
-    /// at once. The session that there is goes on. Nothing to a backend without a password.
+    /// The operator gave a password anew, perhaps the same: the next login uses it, and a refused
+    /// account is tried again at once. The session that there is goes on. Nothing to a backend
+    /// without a password.
     fn renew_password(&self, _password: SecretString) {}
 }
 
@@ -133,7 +151,8 @@ pub trait Observer: Send + Sync {
 /// The facts of one update set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// Whether this is the whole picture: what it does not name is gone. Otherwise only changes, at least one.
+    /// Whether this is the whole picture: what it does not name is gone. Otherwise only changes, at
+    /// least one.
     pub complete: bool,
     pub changes: Vec<Fact>,
 }
@@ -146,10 +165,11 @@ pub enum Fact {
     MachineRemoved(MachineId),
     Datastore(Box<Datastore>),
     DatastoreRemoved(DatastoreId),
-    /// A task that starts the guest anew (power on, reset, revert) and that somebody follows ended well, even where
-    /// no property changed: addresses from before it no longer count.
+    /// A task that starts the guest anew (power on, reset, revert) and that somebody follows ended
+    /// well, even where no property changed: addresses from before it no longer count.
     GuestRestarted(MachineId),
-    /// A direct read of the guest. Where the tools run, the address that it shows is the guest's own.
+    /// A direct read of the guest. Where the tools run, the address that it shows is the guest's
+    /// own.
     GuestConfirmed {
         machine: MachineId,
         tools_running: bool,
@@ -185,7 +205,8 @@ pub struct SessionStatus {
     pub state: SessionState,
     /// Since when it is in this state, by our clock.
     pub since: Timestamp,
-    /// How many logins have succeeded since the start; an outage that the session outlived adds none.
+    /// How many logins have succeeded since the start; an outage that the session outlived adds
+    /// none.
     pub logins: u64,
     /// What the last answer said; kept while the host is away.
     pub product: Option<HostProduct>,
@@ -323,7 +344,10 @@ impl HostError {
 
     /// Adds the cause, for the log.
     #[must_use]
-    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         self.source = Some(source.into());
         self
     }

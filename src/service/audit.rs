@@ -20,9 +20,9 @@ use crate::telemetry;
 /// Refusals are counted for this long before they are written.
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The number of sources of refusals that are counted separately, of callers with a token and of callers
-/// without one. Each has its own number, so that a flood without tokens does not hide what tokens do. The
-/// further addresses of a caller are counted together.
+/// The number of sources of refusals that are counted separately, of callers with a token and of
+/// callers without one. Each has its own number, so that a flood without tokens does not hide what
+/// tokens do. The further addresses of a caller are counted together.
 const MAX_SOURCES: usize = 256;
 
 /// The number of facts that wait for a store that refuses them. Further facts are only logged.
@@ -90,18 +90,23 @@ impl Audit {
         };
         let first = {
             let mut pending = self.pending();
-            if !pending.refused.contains_key(&source) && pending.sources_like(&source) >= MAX_SOURCES {
+            if !pending.refused.contains_key(&source)
+                && pending.sources_like(&source) >= MAX_SOURCES
+            {
                 source.from = From::Other;
             }
             if let Some(counted) = pending.refused.get_mut(&source) {
                 counted.count += 1;
                 return;
             }
-            let mut record =
-                AuditRecord::new(self.clock.now(), AuditAction::RequestRefused, AuditOutcome::Refused)
-                    .from_request(*origin)
-                    .with_detail(*operation)
-                    .because_of(Some(failure));
+            let mut record = AuditRecord::new(
+                self.clock.now(),
+                AuditAction::RequestRefused,
+                AuditOutcome::Refused,
+            )
+            .from_request(*origin)
+            .with_detail(*operation)
+            .because_of(Some(failure));
             record.actor.clone_from(&source.actor);
             record.machine.clone_from(&failure.machine);
             record.lease = failure.lease;
@@ -166,7 +171,8 @@ impl Audit {
             let mut pending = self.pending();
             if minute_over {
                 let counted = std::mem::take(&mut pending.refused).into_values();
-                let counted: Vec<AuditRecord> = counted.map(|record| self.counted(record)).collect();
+                let counted: Vec<AuditRecord> =
+                    counted.map(|record| self.counted(record)).collect();
                 pending.keep(counted);
             }
             std::mem::take(&mut pending.records)
@@ -187,7 +193,8 @@ impl Audit {
         if record.count == 1 {
             return AuditRecord { at: first_at, ..record };
         }
-        let record = record.with_detail(format!("{detail} (first at {first_at}, and more like it)"));
+        let record =
+            record.with_detail(format!("{detail} (first at {first_at}, and more like it)"));
         telemetry::audit::log(&record);
         record
     }
@@ -195,7 +202,11 @@ impl Audit {
     fn keep_for_later(&self, records: Vec<AuditRecord>, error: &StorageError) {
         let dropped = self.pending().keep(records);
         let error = error as &dyn std::error::Error;
-        tracing::warn!(error, dropped, "the audit of refused calls and settings cannot be written now");
+        tracing::warn!(
+            error,
+            dropped,
+            "the audit of refused calls and settings cannot be written now"
+        );
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -239,7 +250,10 @@ mod tests {
         let store = Store::in_memory().await.unwrap();
         let writer = store.clone();
         tokio::spawn(async move { writer.run(CancellationToken::new()).await });
-        (Arc::new(Audit::new(Arc::new(store.clone()), Clock::stepped(Timestamp::UNIX_EPOCH))), store)
+        (
+            Arc::new(Audit::new(Arc::new(store.clone()), Clock::stepped(Timestamp::UNIX_EPOCH))),
+            store,
+        )
     }
 
     async fn rows(store: &Store) -> Vec<(String, Option<String>, u64)> {
@@ -296,7 +310,8 @@ mod tests {
         audit.write(true).await;
         let rows = rows(&store).await;
         assert_eq!(rows.len(), 2 * MAX_SOURCES + 3);
-        let row = |address: &str, actor: &str, count| (address.to_owned(), Some(actor.to_owned()), count);
+        let row =
+            |address: &str, actor: &str, count| (address.to_owned(), Some(actor.to_owned()), count);
         assert!(rows.contains(&row("0.0.3.232", "ci", 2)), "before the flood of the token");
         assert!(rows.contains(&row(OTHER, "boss", 1)) && rows.contains(&row(OTHER, "stolen", 101)));
         assert!(rows.contains(&(OTHER.to_owned(), None, 100)));

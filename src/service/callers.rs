@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::Limiter;
 use crate::clock::Clock;
-use crate::domain::access::{Role, Token, TokenDigest, TokenLimits, TokenStanding, is_reserved_name};
+use crate::domain::access::{
+    Role, Token, TokenDigest, TokenLimits, TokenStanding, is_reserved_name,
+};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::TokenId;
@@ -207,7 +209,8 @@ impl Callers {
     /// Who calls with this text as the token.
     ///
     /// # Errors
-    /// `unauthenticated` if a token is needed and this is none, or none that is in force. It never says which.
+    /// `unauthenticated` if a token is needed and this is none, or none that is in force. It never
+    /// says which.
     pub fn identify(&self, token: Option<&str>) -> Result<Caller, Failure> {
         let Found { caller, token } = self.find(token)?;
         if let Some(FoundToken { id, digest, .. }) = token {
@@ -272,7 +275,8 @@ impl Callers {
                     troubled = false;
                     if known != **self.known.load() {
                         let now = self.clock.now();
-                        let record = AuditRecord::new(now, AuditAction::TokensReloaded, AuditOutcome::Done);
+                        let record =
+                            AuditRecord::new(now, AuditAction::TokensReloaded, AuditOutcome::Done);
                         let detail = format!("{} in force", known.valid.len());
                         // The process that changed the tokens has audited the change.
                         telemetry::audit::log(&record.by(&Actor::otter()).with_detail(detail));
@@ -309,7 +313,9 @@ impl Callers {
             return Ok(Found { caller: Caller::new(ANYBODY, Role::Admin), token: None });
         }
         let Some(token) = token else {
-            return Err(unauthenticated("This otter asks for a token: send Authorization: Bearer otter_…"));
+            return Err(unauthenticated(
+                "This otter asks for a token: send Authorization: Bearer otter_…",
+            ));
         };
         let refused = || {
             unauthenticated(
@@ -325,7 +331,8 @@ impl Callers {
 
     fn note_use(&self, last: TokenUse) {
         let mut uses = self.uses();
-        let noted = uses.entry(last.id).or_insert(Use { last, is_written: false, written_at: None });
+        let noted =
+            uses.entry(last.id).or_insert(Use { last, is_written: false, written_at: None });
         (noted.last, noted.is_written) = (last, false);
     }
 
@@ -333,7 +340,8 @@ impl Callers {
     async fn write_uses(&self) {
         let now = self.clock.elapsed();
         let is_due = |noted: &Use| {
-            !noted.is_written && noted.written_at.is_none_or(|at| now.saturating_sub(at) >= WRITE_USE)
+            !noted.is_written
+                && noted.written_at.is_none_or(|at| now.saturating_sub(at) >= WRITE_USE)
         };
         let due: Vec<TokenUse> =
             self.uses().values().filter(|noted| is_due(noted)).map(|noted| noted.last).collect();
@@ -372,7 +380,8 @@ impl Known {
 impl KnownToken {
     fn of(token: StoredToken) -> Self {
         let StoredToken { id, name, role, digest, scope, limits, expires_at, .. } = token;
-        let caller = Caller { token: Some(id), scope: Arc::new(scope), limits, ..Caller::new(&name, role) };
+        let caller =
+            Caller { token: Some(id), scope: Arc::new(scope), limits, ..Caller::new(&name, role) };
         Self { id, digest, expires_at, caller }
     }
 
@@ -406,10 +415,14 @@ mod tests {
 
     async fn make(store: &Store, clock: &Clock, name: &str, role: Role) -> Token {
         let token = Token::new(&clock.random().unwrap());
-        let stored = StoredToken::new(TokenId::new(clock.uuid()), name, role, token.digest(), clock.now());
+        let stored =
+            StoredToken::new(TokenId::new(clock.uuid()), name, role, token.digest(), clock.now());
         assert!(store.insert_token(&stored).await.unwrap());
         assert!(
-            !store.insert_token(&StoredToken { id: TokenId::new(clock.uuid()), ..stored }).await.unwrap(),
+            !store
+                .insert_token(&StoredToken { id: TokenId::new(clock.uuid()), ..stored })
+                .await
+                .unwrap(),
             "in force"
         );
         token
@@ -459,8 +472,13 @@ mod tests {
         let store = store().await;
         let token = Token::new(&clock.random().unwrap());
         let expires_at = clock.now() + jiff::SignedDuration::from_secs(60);
-        let plain =
-            StoredToken::new(TokenId::new(clock.uuid()), "ci", Role::Runner, token.digest(), clock.now());
+        let plain = StoredToken::new(
+            TokenId::new(clock.uuid()),
+            "ci",
+            Role::Runner,
+            token.digest(),
+            clock.now(),
+        );
         let stored = StoredToken { expires_at: Some(expires_at), ..plain };
         assert!(store.insert_token(&stored).await.unwrap());
         let callers = Callers::load(Arc::new(store), clock.clone()).await.unwrap();
@@ -470,7 +488,11 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         let unknown = Token::new(&[9; 32]);
         let refused = callers.identify(Some(token.text())).unwrap_err();
-        assert_eq!(refused, callers.identify(Some(unknown.text())).unwrap_err(), "as a revoked one");
+        assert_eq!(
+            refused,
+            callers.identify(Some(unknown.text())).unwrap_err(),
+            "as a revoked one"
+        );
         assert!(callers.need_tokens() && !callers.has_tokens_in_force());
     }
 
@@ -478,8 +500,13 @@ mod tests {
     async fn a_rotated_token_keeps_all_but_its_secret() {
         let (store, clock) = (store().await, Clock::system());
         let old = Token::new(&clock.random().unwrap());
-        let plain =
-            StoredToken::new(TokenId::new(clock.uuid()), "ci", Role::Runner, old.digest(), clock.now());
+        let plain = StoredToken::new(
+            TokenId::new(clock.uuid()),
+            "ci",
+            Role::Runner,
+            old.digest(),
+            clock.now(),
+        );
         let stored = StoredToken {
             scope: Scope::new(vec!["qubes-*".to_owned()], vec![]),
             limits: TokenLimits { streams: Some(3), ..TokenLimits::default() },

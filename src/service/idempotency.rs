@@ -70,7 +70,8 @@ impl Keys {
         let claim = Claims::claim(&self.claims, key).await;
         fail_point!("key");
         let key = claim.key();
-        let Some(kept) = self.store.find_key(key).await.map_err(|error| store_failure(&error))? else {
+        let Some(kept) = self.store.find_key(key).await.map_err(|error| store_failure(&error))?
+        else {
             return Ok(Claimed::New(claim));
         };
         let first = Some(kept.owner).filter(|_| kept.fingerprint_matches).and_then(started);
@@ -127,6 +128,7 @@ fn scope(key: &IdempotencyKey) -> Scope {
 /// The failure of a key that was used for another request.
 #[must_use]
 pub fn mismatch(key: &str) -> Failure {
-    let detail = format!("The Idempotency-Key {key:?} was used before for another request; use a new key.");
+    let detail =
+        format!("The Idempotency-Key {key:?} was used before for another request; use a new key.");
     Failure::new(FailureKind::IdempotencyMismatch, detail)
 }

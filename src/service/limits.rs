@@ -1,6 +1,7 @@
 //! Counts what each token uses of its limits: requests in a second and open streams.
 //!
-//! Requests are counted by a token bucket that holds those of one second, by the clock that does not jump.
+//! Requests are counted by a token bucket that holds those of one second, by the clock that does
+//! not jump.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,11 +38,17 @@ impl Limiter {
     ///
     /// # Errors
     /// `too-many-requests`
-    pub fn request(&self, token: &Arc<str>, limits: &TokenLimits, now: Duration) -> Result<(), Failure> {
+    pub fn request(
+        &self,
+        token: &Arc<str>,
+        limits: &TokenLimits,
+        now: Duration,
+    ) -> Result<(), Failure> {
         let Some(most) = limits.requests_per_second else { return Ok(()) };
         let most_in_bucket = f64::from(most);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = buckets.entry(Arc::clone(token)).or_insert(Bucket { left: most_in_bucket, at: now });
+        let bucket =
+            buckets.entry(Arc::clone(token)).or_insert(Bucket { left: most_in_bucket, at: now });
         let refilled = now.saturating_sub(bucket.at).as_secs_f64() * most_in_bucket;
         let left = (bucket.left + refilled).min(most_in_bucket);
         *bucket = Bucket { left, at: now };
@@ -54,11 +61,16 @@ impl Limiter {
         Ok(())
     }
 
-    /// Counts a stream of a token for as long as the answer is kept. `None` if the caller has no limit.
+    /// Counts a stream of a token for as long as the answer is kept. `None` if the caller has no
+    /// limit.
     ///
     /// # Errors
     /// `too-many-requests`
-    pub fn stream(&self, token: &Arc<str>, limits: &TokenLimits) -> Result<Option<CountedStream>, Failure> {
+    pub fn stream(
+        &self,
+        token: &Arc<str>,
+        limits: &TokenLimits,
+    ) -> Result<Option<CountedStream>, Failure> {
         let Some(most) = limits.streams else { return Ok(None) };
         let mut streams = lock(&self.streams);
         let open = streams.entry(Arc::clone(token)).or_default();
@@ -112,8 +124,9 @@ mod tests {
     fn requests_are_refused_over_the_limit_and_come_back_with_time() {
         let limiter = Limiter::default();
         let limits = TokenLimits { requests_per_second: Some(2), ..TokenLimits::default() };
-        let at =
-            |milliseconds| limiter.request(&token(), &limits, Duration::from_millis(milliseconds)).is_ok();
+        let at = |milliseconds| {
+            limiter.request(&token(), &limits, Duration::from_millis(milliseconds)).is_ok()
+        };
         assert!(at(0) && at(0));
         let refused = limiter.request(&token(), &limits, Duration::ZERO).unwrap_err();
         assert_eq!(refused.kind, FailureKind::TooManyRequests);
@@ -130,7 +143,10 @@ mod tests {
         let limiter = Limiter::default();
         let limits = TokenLimits { streams: Some(1), ..TokenLimits::default() };
         let open = limiter.stream(&token(), &limits).unwrap();
-        assert_eq!(limiter.stream(&token(), &limits).unwrap_err().kind, FailureKind::TooManyRequests);
+        assert_eq!(
+            limiter.stream(&token(), &limits).unwrap_err().kind,
+            FailureKind::TooManyRequests
+        );
         drop(open);
         assert!(limiter.stream(&token(), &limits).unwrap().is_some());
         assert!(limiter.stream(&token(), &TokenLimits::default()).unwrap().is_none());

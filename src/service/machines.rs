@@ -1,4 +1,5 @@
-//! Finding machines, and what otter adds to the host's word on each: who may touch it, and whether it is free.
+//! Finding machines, and what otter adds to the host's word on each: who may touch it, and whether
+//! it is free.
 
 mod known;
 
@@ -148,17 +149,21 @@ impl Machines {
         let views = picture
             .machines
             .iter()
-            .filter(|record| wanted.as_ref().is_none_or(|wanted| record.sort_name().contains(wanted)))
+            .filter(|record| {
+                wanted.as_ref().is_none_or(|wanted| record.sort_name().contains(wanted))
+            })
             .filter(|record| self.visibility.has_machine(scope, &record.machine))
             .map(|record| self.view(record, active.get(&record.machine.id).copied()));
         Ok(views.filter(|view| filter.fits(view)).collect())
     }
 
-    /// The machine of a scope that a path or a body names: an id, `name:<exact>`, `uuid:<instance, then BIOS>` or
-    /// `mac:<…>`. A machine outside of the scope is answered like one that does not exist.
+    /// The machine of a scope that a path or a body names: an id, `name:<exact>`, `uuid:<instance,
+    /// then BIOS>` or `mac:<…>`. A machine outside of the scope is answered like one that does not
+    /// exist.
     ///
     /// # Errors
-    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken reference.
+    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken
+    /// reference.
     pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
         self.one(scope, &parsed(reference)?, reference)
     }
@@ -167,7 +172,11 @@ impl Machines {
     ///
     /// # Errors
     /// `not-found`; `ambiguous-name` with the candidates.
-    pub fn referenced(&self, scope: &Scope, reference: &MachineReference) -> Result<MachineView, Failure> {
+    pub fn referenced(
+        &self,
+        scope: &Scope,
+        reference: &MachineReference,
+    ) -> Result<MachineView, Failure> {
         self.one(scope, reference, &reference.to_string())
     }
 
@@ -201,7 +210,8 @@ impl Machines {
             "machines.protected of otter's configuration names it"
         };
         let detail = format!("{} is protected: {why}. Nothing was done.", machine.name);
-        Err(Failure::new(FailureKind::SelfProtection, detail).of_machine(&machine.id, &machine.name))
+        Err(Failure::new(FailureKind::SelfProtection, detail)
+            .of_machine(&machine.id, &machine.name))
     }
 
     /// The machine of this id as it is now, if it is in the scope.
@@ -222,7 +232,11 @@ impl Machines {
     ///
     /// # Errors
     /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
-    pub fn snapshot<'m>(&self, view: &'m MachineView, wanted: &str) -> Result<&'m Snapshot, Failure> {
+    pub fn snapshot<'m>(
+        &self,
+        view: &'m MachineView,
+        wanted: &str,
+    ) -> Result<&'m Snapshot, Failure> {
         snapshot(&view.record.machine, wanted)
     }
 
@@ -231,7 +245,12 @@ impl Machines {
     /// # Errors
     /// `machine-gone` if the machine vanishes from the host or leaves the scope,
     /// `invalid-power-state` if the machine cannot reach the state.
-    pub async fn until(&self, scope: &Scope, id: &MachineId, until: &Until) -> Result<MachineView, Failure> {
+    pub async fn until(
+        &self,
+        scope: &Scope,
+        id: &MachineId,
+        until: &Until,
+    ) -> Result<MachineView, Failure> {
         let mut changes = self.inventory.watch(id);
         let mut name = String::new();
         loop {
@@ -245,9 +264,12 @@ impl Machines {
             }
             let off = view.record.machine.power_state == Some(PowerState::Off);
             if matches!(until, Until::Address(_)) && off && view.active_job.is_none() {
-                let detail =
-                    format!("{name} is off and no job is about to change that, so no address will come.");
-                return Err(Failure::new(FailureKind::InvalidPowerState, detail).of_machine(id, &name));
+                let detail = format!(
+                    "{name} is off and no job is about to change that, so no address will come."
+                );
+                return Err(
+                    Failure::new(FailureKind::InvalidPowerState, detail).of_machine(id, &name)
+                );
             }
             if changes.changed().await.is_err() {
                 // The watcher is made anew where it was swept away between two changes.
@@ -267,7 +289,10 @@ impl Machines {
         let visible = |record: &MachineRecord| self.visibility.has_machine(scope, &record.machine);
         let matching = matching(&picture, &visible, reference);
         match matching.as_slice() {
-            [] => Err(Failure::new(FailureKind::NotFound, nobody(&picture, &visible, reference, as_written))),
+            [] => Err(Failure::new(
+                FailureKind::NotFound,
+                nobody(&picture, &visible, reference, as_written),
+            )),
             [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
             several => Err(ambiguous(as_written, several)),
         }
@@ -307,8 +332,9 @@ impl Machines {
 impl MachineFilter {
     fn fits(&self, view: &MachineView) -> bool {
         let machine = &view.record.machine;
-        let has_mac =
-            |mac: MacAddress| machine.network_cards.iter().any(|card| card.mac_address == Some(mac));
+        let has_mac = |mac: MacAddress| {
+            machine.network_cards.iter().any(|card| card.mac_address == Some(mac))
+        };
         self.mac.is_none_or(has_mac)
             && self.power_state.is_none_or(|state| machine.power_state == Some(state))
             && self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
@@ -346,11 +372,14 @@ impl Until {
             Self::PowerState(state) => machine.power_state == Some(*state),
             Self::Address(None) => view.record.ip_address().is_some(),
             Self::Address(Some(network)) => {
-                let within =
-                    |address: &String| address.parse().is_ok_and(|address| network.contains(address));
+                let within = |address: &String| {
+                    address.parse().is_ok_and(|address| network.contains(address))
+                };
                 view.record.ip_addresses().iter().any(within)
             }
-            Self::Tools => machine.guest.tools_running && machine.power_state == Some(PowerState::On),
+            Self::Tools => {
+                machine.guest.tools_running && machine.power_state == Some(PowerState::On)
+            }
             Self::Question => machine.question.is_some(),
             Self::NoQuestion => machine.question.is_none(),
             Self::Free => view.not_free_because.is_empty(),
@@ -385,8 +414,8 @@ pub fn snapshot<'m>(machine: &'m Machine, wanted: &str) -> Result<&'m Snapshot, 
                 machine.name,
                 shorten(wanted)
             );
-            let mut failure =
-                Failure::new(FailureKind::AmbiguousName, detail).of_machine(&machine.id, &machine.name);
+            let mut failure = Failure::new(FailureKind::AmbiguousName, detail)
+                .of_machine(&machine.id, &machine.name);
             let paths = machine.snapshots.paths();
             let path = |id: &SnapshotId| {
                 let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
@@ -431,12 +460,14 @@ fn matching(
     if let MachineReference::Id(id) = reference {
         return picture.machine(id).filter(|record| visible(record)).cloned().into_iter().collect();
     }
-    let machines = picture.machines.iter().filter(|record| visible(record)).map(|record| &record.machine);
+    let machines =
+        picture.machines.iter().filter(|record| visible(record)).map(|record| &record.machine);
     let found = reference.matching(machines);
     found.into_iter().filter_map(|machine| picture.machine(&machine.id)).cloned().collect()
 }
 
-/// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be told.
+/// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be
+/// told.
 fn nobody(
     picture: &PictureGuard,
     visible: Visible<'_>,
@@ -457,7 +488,8 @@ fn nobody(
 /// The failure of a name that several machines go by.
 #[must_use]
 pub fn ambiguous(reference: &str, several: &[Arc<MachineRecord>]) -> Failure {
-    let detail = format!("{} machines go by {}; name one by its id.", several.len(), shorten(reference));
+    let detail =
+        format!("{} machines go by {}; name one by its id.", several.len(), shorten(reference));
     let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
     let candidate =
         |record: &Arc<MachineRecord>| (record.machine.id.to_string(), record.machine.name.clone());
@@ -467,7 +499,11 @@ pub fn ambiguous(reference: &str, several: &[Arc<MachineRecord>]) -> Failure {
 
 /// The failure of a hardware address that is none.
 #[must_use]
-pub fn invalid_mac(parameter: &str, given: &str, error: &crate::domain::mac::InvalidMacAddress) -> Failure {
+pub fn invalid_mac(
+    parameter: &str,
+    given: &str,
+    error: &crate::domain::mac::InvalidMacAddress,
+) -> Failure {
     let detail = format!("{} is {error}.", shorten(given));
     Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
         pointer: None,

@@ -45,7 +45,8 @@ impl MachinePatterns {
     /// How many patterns of each setting match no machine.
     #[must_use]
     pub fn counts(&self, unmatched: &BTreeSet<UnmatchedPattern>) -> BTreeMap<Arc<str>, usize> {
-        let count = |setting: &Arc<str>| unmatched.iter().filter(|found| found.setting == *setting).count();
+        let count =
+            |setting: &Arc<str>| unmatched.iter().filter(|found| found.setting == *setting).count();
         self.0.keys().map(|setting| (Arc::clone(setting), count(setting))).collect()
     }
 
@@ -56,7 +57,10 @@ impl MachinePatterns {
         let mut unmatched = BTreeSet::new();
         for (setting, patterns) in &self.0 {
             for pattern in patterns.iter().filter(|pattern| !matches(pattern)) {
-                unmatched.insert(UnmatchedPattern { setting: Arc::clone(setting), pattern: pattern.clone() });
+                unmatched.insert(UnmatchedPattern {
+                    setting: Arc::clone(setting),
+                    pattern: pattern.clone(),
+                });
             }
         }
         unmatched
@@ -107,7 +111,9 @@ impl PatternWatch {
             changes.skip();
             let machines = self.machines();
             if machines.is_some() && machines != known {
-                let now = machines.as_ref().map_or_else(BTreeSet::new, |all| self.patterns.unmatched(all));
+                let now = machines
+                    .as_ref()
+                    .map_or_else(BTreeSet::new, |all| self.patterns.unmatched(all));
                 tell(&told, &now);
                 (known, told) = (machines, now);
             }
@@ -144,7 +150,8 @@ mod tests {
 
     #[test]
     fn patterns_and_ids_that_match_no_machine_are_found_by_setting() {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let texts =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let pool = Pool { machines: texts(&["qubes-*", "40"]), ..Pool::default() };
         let pools = Pools([("qubes".to_owned(), pool)].into());
         let patterns = MachinePatterns::new(&texts(&["golden-*", "7", "golden-debain-*"]), &pools);
@@ -154,7 +161,10 @@ mod tests {
         let found: Vec<(&str, &str)> =
             unmatched.iter().map(|found| (&*found.setting, found.pattern.as_str())).collect();
         let pool = "pools.qubes.machines";
-        assert_eq!(found, [("machines.protected", "golden-debain-*"), (pool, "40"), (pool, "qubes-*")]);
+        assert_eq!(
+            found,
+            [("machines.protected", "golden-debain-*"), (pool, "40"), (pool, "qubes-*")]
+        );
         let counts = patterns.counts(&unmatched);
         assert_eq!(counts, BTreeMap::from([("machines.protected".into(), 1), (pool.into(), 2)]));
         assert_eq!(patterns.counts(&BTreeSet::new()).values().sum::<usize>(), 0);

@@ -11,7 +11,12 @@ use crate::fail_points::fail_point;
 use crate::storage::{PurgedAudit, Retention, Storage};
 
 /// Deletes until it is stopped.
-pub async fn run(store: Arc<dyn Storage>, clock: Clock, retention: Retention, stop: CancellationToken) {
+pub async fn run(
+    store: Arc<dyn Storage>,
+    clock: Clock,
+    retention: Retention,
+    stop: CancellationToken,
+) {
     fail_point!("retention");
     let mut minutes: u32 = 0;
     loop {
@@ -43,7 +48,11 @@ async fn purge_audit(store: &dyn Storage, clock: &Clock, retention: &Retention) 
         Ok(PurgedAudit { by_bytes: 0, .. }) => {}
         Ok(PurgedAudit { by_bytes, .. }) => {
             let max_bytes = retention.audit.max_bytes;
-            tracing::warn!(rows = by_bytes, max_bytes, "the oldest of the audit gave way to audit.max_bytes");
+            tracing::warn!(
+                rows = by_bytes,
+                max_bytes,
+                "the oldest of the audit gave way to audit.max_bytes"
+            );
         }
         Err(error) => {
             let error = &error as &dyn std::error::Error;

@@ -30,16 +30,24 @@ pub struct SnapshotProtection {
 
 impl SnapshotProtection {
     #[must_use]
-    pub const fn new(settings: SnapshotSettings, pools: Arc<Pools>, store: Arc<dyn Storage>) -> Self {
+    pub const fn new(
+        settings: SnapshotSettings,
+        pools: Arc<Pools>,
+        store: Arc<dyn Storage>,
+    ) -> Self {
         Self { settings, pools, store }
     }
 
-    /// The rules that hold for a job. `machine` is the machine as the inventory shows it; if it is not
-    /// there, the patterns of every pool count. The store is read only for the job of a runner.
+    /// The rules that hold for a job. `machine` is the machine as the inventory shows it; if it is
+    /// not there, the patterns of every pool count. The store is read only for the job of a runner.
     ///
     /// # Errors
     /// The store's.
-    pub async fn rules(&self, job: &Job, machine: Option<&Machine>) -> Result<SnapshotRules, StorageError> {
+    pub async fn rules(
+        &self,
+        job: &Job,
+        machine: Option<&Machine>,
+    ) -> Result<SnapshotRules, StorageError> {
         if SnapshotChange::of(&job.request).is_none() {
             return Ok(SnapshotRules::default());
         }
@@ -84,8 +92,14 @@ pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<()
 
 /// The recorded text of a job's override, if the job would be refused without it.
 #[must_use]
-pub fn overridden(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree, reason: &str) -> Option<String> {
-    let change = SnapshotChange::of(&job.request).filter(|_| job.authority == Authority::Override)?;
+pub fn overridden(
+    job: &Job,
+    rules: &SnapshotRules,
+    tree: &SnapshotTree,
+    reason: &str,
+) -> Option<String> {
+    let change =
+        SnapshotChange::of(&job.request).filter(|_| job.authority == Authority::Override)?;
     let refusal = rules.check(Authority::Operator, change, tree).err()?;
     let (by, path) = (&job.requested_by, &refusal.path);
     Some(format!("{by} overrode the protection of the snapshot {path}: {reason}"))

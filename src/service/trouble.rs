@@ -51,7 +51,9 @@ impl Trouble {
 #[must_use]
 pub const fn failure_kind(kind: HostErrorKind) -> FailureKind {
     match kind {
-        HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated => FailureKind::HostUnreachable,
+        HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated => {
+            FailureKind::HostUnreachable
+        }
         HostErrorKind::LoginRefused => FailureKind::HostLoginRefused,
         HostErrorKind::Protocol => FailureKind::HostProtocol,
         HostErrorKind::NotFound => FailureKind::NotFound,

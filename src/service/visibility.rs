@@ -1,4 +1,5 @@
-//! What exists for a caller: its scope compared with machines, and with the jobs and leases of machines.
+//! What exists for a caller: its scope compared with machines, and with the jobs and leases of
+//! machines.
 
 use std::sync::Arc;
 
@@ -47,8 +48,8 @@ impl Visibility {
         all.filter(|record| self.has_machine(scope, &record.machine)).cloned().collect()
     }
 
-    /// Whether a caller sees a job: if it sees the job's machine. A job on anything else is seen by callers that see
-    /// everything.
+    /// Whether a caller sees a job: if it sees the job's machine. A job on anything else is seen by
+    /// callers that see everything.
     #[must_use]
     pub fn shows_job(&self, caller: &Caller, job: &Job) -> bool {
         match job.target.machine() {
@@ -57,7 +58,8 @@ impl Visibility {
         }
     }
 
-    /// Whether a caller sees a lease: if it sees the lease's machine; before a grant, if it asked for it.
+    /// Whether a caller sees a lease: if it sees the lease's machine; before a grant, if it asked
+    /// for it.
     #[must_use]
     pub fn shows_lease(&self, caller: &Caller, lease: &Lease) -> bool {
         if !caller.scope.is_restricted() {
@@ -74,8 +76,9 @@ impl Visibility {
     /// Whether a pool has a machine in a scope.
     #[must_use]
     pub fn has_pool(&self, scope: &Scope, pool: &str) -> bool {
-        let is_of_pool =
-            |record: &Arc<MachineRecord>| self.pools.of(&record.machine).iter().any(|name| name == pool);
+        let is_of_pool = |record: &Arc<MachineRecord>| {
+            self.pools.of(&record.machine).iter().any(|name| name == pool)
+        };
         !scope.is_restricted() || self.machines(scope).iter().any(is_of_pool)
     }
 
@@ -85,7 +88,8 @@ impl Visibility {
         if !scope.is_restricted() {
             return datastore.machine_count;
         }
-        let has_files = |record: &&Arc<MachineRecord>| record.machine.datastores.contains(&datastore.id);
+        let has_files =
+            |record: &&Arc<MachineRecord>| record.machine.datastores.contains(&datastore.id);
         let machines = self.machines(scope);
         u32::try_from(machines.iter().filter(has_files).count()).unwrap_or(u32::MAX)
     }
@@ -104,7 +108,9 @@ impl Visibility {
         }
         let picture = self.inventory.picture();
         let record = picture.machine(&machine.id);
-        if let Some(record) = record.filter(|record| machine.agrees_with(&record.machine.identity())) {
+        if let Some(record) =
+            record.filter(|record| machine.agrees_with(&record.machine.identity()))
+        {
             return self.has_machine(scope, &record.machine);
         }
         let last_pool = last_pool.map(str::to_owned).into_iter().collect();

@@ -1,4 +1,5 @@
-//! The admin endpoint: a hand on the simulated host from outside, as JSON over HTTP on a loopback port of its own.
+//! The admin endpoint: a hand on the simulated host from outside, as JSON over HTTP on a loopback
+//! port of its own.
 //!
 //! ```text
 //! GET /calls                     what was called, by method and by operation
@@ -31,7 +32,9 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
         .route("/world", get(world))
         .route("/faults", post(plan).delete(forget))
         .route("/{what}", post(happen))
-        .fallback(|| async { answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"})) })
+        .fallback(|| async {
+            answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"}))
+        })
         .with_state(control);
     // A caller that hangs must not hold up the end: what is under way then is dropped.
     let _: Option<_> = stop.run_until_cancelled(axum::serve(listener, router).into_future()).await;

@@ -1,4 +1,5 @@
-//! What the simulator tells is what vim25 declares: fields in their order, of their types, none required missing.
+//! What the simulator tells is what vim25 declares: fields in their order, of their types, none
+//! required missing.
 
 use std::time::Duration;
 
@@ -26,12 +27,15 @@ fn every_property_of_every_object_is_as_declared() {
     }
     let sessions = Sessions::new("root", "otter".into(), None, 1);
     let look = Look { world: &world, sessions: &sessions, session: None };
-    let mut objects = properties::contained(&world, &Moref::new("Folder", "ha-folder-root"), &[], true);
+    let mut objects =
+        properties::contained(&world, &Moref::new("Folder", "ha-folder-root"), &[], true);
     objects.push(Moref::new("Folder", "ha-folder-root"));
     objects.extend(world.tasks().map(world::Task::moref));
     for machine in world.machines() {
         let snapshots = machine.snapshots.iter();
-        objects.extend(snapshots.map(|snapshot| Moref::new("VirtualMachineSnapshot", snapshot.id.clone())));
+        objects.extend(
+            snapshots.map(|snapshot| Moref::new("VirtualMachineSnapshot", snapshot.id.clone())),
+        );
     }
     for (kind, id) in [
         ("ServiceInstance", "ServiceInstance"),
@@ -89,8 +93,8 @@ fn check(value: &Value, declared: &str, at: &str, wrong: &mut Vec<String>) {
         Value::Time(_) => "dateTime",
         Value::Word(type_name, _) => type_name,
     };
-    let text_like =
-        matches!(declared, "TypeName" | "MethodName" | "PropertyPath" | "anyURI") && told == "string";
+    let text_like = matches!(declared, "TypeName" | "MethodName" | "PropertyPath" | "anyURI")
+        && told == "string";
     if declared != "anyType" && !text_like && !schema::is_a(told, declared) {
         wrong.push(format!("{at} is {told}, not {declared}"));
     }
@@ -129,7 +133,9 @@ fn a_scenario_says_where_it_is_wrong() {
             "[[datastores]]\nid = \"d\"\nname = \"d\"\ncapacity_gb = 1\nfree_gb = 1\n[[machines]]\nid = \"1\"\n\
              name = \"m\"\ndatastore = \"d\"\n{machine}"
         );
-        Scenario::from_toml(&text).map(|scenario| scenario.machines.len()).map_err(|error| error.to_string())
+        Scenario::from_toml(&text)
+            .map(|scenario| scenario.machines.len())
+            .map_err(|error| error.to_string())
     };
     assert_eq!(with(""), Ok(1));
     let wrong = |machine: &str, path: &str| {
@@ -140,7 +146,10 @@ fn a_scenario_says_where_it_is_wrong() {
     wrong("nmae = 1", "nmae");
     wrong("power = \"of\"", "machines[0].power");
     wrong("serial_ports = [{}]", "machines[0].serial_ports[0]");
-    wrong("snapshots = [{ number = 1, name = \"a\", parent = 7 }]", "machines[0].snapshots[0].parent");
+    wrong(
+        "snapshots = [{ number = 1, name = \"a\", parent = 7 }]",
+        "machines[0].snapshots[0].parent",
+    );
     wrong("[[machines]]\nid = \"1\"\nname = \"n\"\ndatastore = \"d\"", "machines[1].id");
     assert!(Scenario::from_toml("a = [").is_err());
     let many = Scenario::generated(1_000);

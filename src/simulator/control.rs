@@ -31,7 +31,9 @@ impl State {
             Event::ReadOnlyLicence(read_only) => self.world.rules.read_only_licence = read_only,
             Event::ReadOnlyAccount(read_only) => self.world.rules.read_only_account = read_only,
             Event::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
-            Event::Question { machine, question, pending: true } => self.world.ask(&machine, *question),
+            Event::Question { machine, question, pending: true } => {
+                self.world.ask(&machine, *question)
+            }
             Event::Question { machine, question, pending: false } => {
                 if let Some(machine) = self.world.machine_mut(&machine) {
                     machine.question_at_power_on = Some(*question);
@@ -120,7 +122,8 @@ impl Control {
         self.at_once(|_| (), Some(event));
     }
 
-    /// Changes the world and lets something happen to the host, with no moment between for anybody to look.
+    /// Changes the world and lets something happen to the host, with no moment between for anybody
+    /// to look.
     pub fn at_once<T>(&self, change: impl FnOnce(&mut World) -> T, event: Option<Event>) -> T {
         let result = {
             let mut state = self.shared.lock();
@@ -170,9 +173,16 @@ impl Control {
         self.disrupt(method, 0, Some(1), what)
     }
 
-    /// Plans a disruption of `times` calls of a method (`None`: of all) after `skip` more went well.
+    /// Plans a disruption of `times` calls of a method (`None`: of all) after `skip` more went
+    /// well.
     #[expect(clippy::must_use_candidate, reason = "few ask whether it came to pass")]
-    pub fn disrupt(&self, method: &str, skip: u64, times: Option<u64>, what: Disruption) -> Planned {
+    pub fn disrupt(
+        &self,
+        method: &str,
+        skip: u64,
+        times: Option<u64>,
+        what: Disruption,
+    ) -> Planned {
         self.shared.lock().faults.plan(method, skip, times, what)
     }
 
@@ -211,7 +221,8 @@ impl Control {
         self.happen(Event::ReadOnlyAccount(read_only));
     }
 
-    /// hostd restarts: connections, sessions, views, filters and tasks are gone; machines are as they were.
+    /// hostd restarts: connections, sessions, views, filters and tasks are gone; machines are as
+    /// they were.
     pub fn restart_hostd(&self, how: Restart) {
         self.happen(Event::RestartHostd(how));
     }
@@ -221,7 +232,8 @@ impl Control {
         self.happen(Event::Resume);
     }
 
-    /// The whole host restarts: every machine is off, the boot time is new, and hostd is back at once.
+    /// The whole host restarts: every machine is off, the boot time is new, and hostd is back at
+    /// once.
     pub fn reboot_host(&self) {
         self.happen(Event::RebootHost);
     }
@@ -274,7 +286,8 @@ impl Control {
         self.mutate(World::step_guests)
     }
 
-    /// Returns once this is so; it is asked anew after each call and each change. The caller bounds it.
+    /// Returns once this is so; it is asked anew after each call and each change. The caller bounds
+    /// it.
     pub async fn until(&self, mut so: impl FnMut(&Self) -> bool) {
         let mut changes = self.shared.changes();
         loop {

@@ -1,4 +1,5 @@
-//! Collectors of events: a filter over the host's history, its latest page, and a place to read on from.
+//! Collectors of events: a filter over the host's history, its latest page, and a place to read on
+//! from.
 //!
 //! ```text
 //! oldest ── … ──┊── … ── newest      ReadNextEvents goes right from the place ┊, ReadPreviousEvents left
@@ -78,8 +79,13 @@ impl EventCollector {
     /// `ReadPreviousEvents`: towards the oldest, newest first.
     pub fn read_previous<'w>(&mut self, world: &'w World, most: usize) -> Vec<&'w HostEvent> {
         let place = self.place;
-        let read: Vec<_> =
-            self.filter.matching(world).rev().filter(|event| event.key < place).take(most).collect();
+        let read: Vec<_> = self
+            .filter
+            .matching(world)
+            .rev()
+            .filter(|event| event.key < place)
+            .take(most)
+            .collect();
         if let Some(last) = read.last() {
             self.place = last.key;
         }
@@ -108,7 +114,8 @@ impl EventFilter {
         let entity = match spec.child("entity") {
             None => None,
             Some(by_entity) => {
-                let entity = by_entity.child("entity").ok_or_else(|| Fault::invalid_argument("entity"))?;
+                let entity =
+                    by_entity.child("entity").ok_or_else(|| Fault::invalid_argument("entity"))?;
                 let recursion = match by_entity.child_text("recursion") {
                     Some("self") => Recursion::Itself,
                     Some("children") => Recursion::Children,
@@ -119,15 +126,19 @@ impl EventFilter {
             }
         };
         let users = spec.child("userName").map(|users| {
-            let list = users.children_named("userList").map(|user| user.text().to_owned()).collect();
+            let list =
+                users.children_named("userList").map(|user| user.text().to_owned()).collect();
             (users.child_text("systemUser").is_some_and(soap::is_true), list)
         });
         let chain = match spec.child_text("eventChainId").map(str::trim) {
             None | Some("") => None,
-            Some(text) => Some(text.parse().map_err(|_| Fault::invalid_argument("filter.eventChainId"))?),
+            Some(text) => {
+                Some(text.parse().map_err(|_| Fault::invalid_argument("filter.eventChainId"))?)
+            }
         };
         // `eventTypeId` may name a type with its package.
-        let ids = texts("eventTypeId").map(|id| id.rsplit('.').next().unwrap_or_default().to_owned());
+        let ids =
+            texts("eventTypeId").map(|id| id.rsplit('.').next().unwrap_or_default().to_owned());
         Ok(Self {
             entity,
             after: time(spec, "beginTime")?,
@@ -136,7 +147,10 @@ impl EventFilter {
             chain,
             categories: texts("category").collect(),
             types: texts("type").chain(ids).collect(),
-            most: spec.child_text("maxCount").map(|text| page_size(text, "filter.maxCount")).transpose()?,
+            most: spec
+                .child_text("maxCount")
+                .map(|text| page_size(text, "filter.maxCount"))
+                .transpose()?,
         })
     }
 
@@ -149,7 +163,9 @@ impl EventFilter {
         });
         let has_time = self.after.is_some() || self.before.is_some();
         let time = has_time.then(|| {
-            Object::new("EventFilterSpecByTime").with("beginTime", self.after).with("endTime", self.before)
+            Object::new("EventFilterSpecByTime")
+                .with("beginTime", self.after)
+                .with("endTime", self.before)
         });
         let users = self.users.as_ref().map(|(system, users)| {
             Object::new("EventFilterSpecByUsername")
@@ -175,14 +191,19 @@ impl EventFilter {
         let kind = properties::event_type(event);
         let category = properties::event_category(event);
         let by_user = |(system, users): &(bool, Vec<String>)| {
-            if event.user.is_empty() { *system } else { users.is_empty() || users.contains(&event.user) }
+            if event.user.is_empty() {
+                *system
+            } else {
+                users.is_empty() || users.contains(&event.user)
+            }
         };
         self.entity.as_ref().is_none_or(|(entity, recursion)| concerns(event, entity, *recursion))
             && self.after.is_none_or(|after| event.at >= after)
             && self.before.is_none_or(|before| event.at <= before)
             && self.users.as_ref().is_none_or(by_user)
             && self.chain.is_none_or(|chain| event.chain == chain)
-            && (self.categories.is_empty() || self.categories.iter().any(|wanted| wanted == category))
+            && (self.categories.is_empty()
+                || self.categories.iter().any(|wanted| wanted == category))
             && (self.types.is_empty() || self.types.iter().any(|wanted| schema::is_a(kind, wanted)))
     }
 }
@@ -206,10 +227,17 @@ pub fn page_size(text: &str, parameter: &str) -> Result<usize, Fault> {
         .ok_or_else(|| Fault::invalid_argument(parameter))
 }
 
-/// Whether an event is about an entity, or about what is in it. What is about no machine is the root's.
+/// Whether an event is about an entity, or about what is in it. What is about no machine is the
+/// root's.
 fn concerns(event: &HostEvent, entity: &Moref, recursion: Recursion) -> bool {
-    const HOLD_MACHINES: [&str; 6] =
-        ["ha-folder-root", "ha-datacenter", "ha-folder-vm", "ha-compute-res", "ha-host", "ha-root-pool"];
+    const HOLD_MACHINES: [&str; 6] = [
+        "ha-folder-root",
+        "ha-datacenter",
+        "ha-folder-vm",
+        "ha-compute-res",
+        "ha-host",
+        "ha-root-pool",
+    ];
     let is_itself = match &event.machine {
         Some(machine) => entity.kind == "VirtualMachine" && entity.id == machine.id,
         None => entity.id == "ha-folder-root",

@@ -5,7 +5,8 @@ use super::value::{IntoValue, Moref, Object, Value, word};
 /// A fault: its type, what it tells people, and its own fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// Empty for an error that hosts answer without detail, such as a request that cannot be parsed.
+    /// Empty for an error that hosts answer without detail, such as a request that cannot be
+    /// parsed.
     pub type_name: &'static str,
     pub message: String,
     pub fields: Vec<(&'static str, Value)>,
@@ -40,7 +41,10 @@ impl Fault {
 
     #[must_use]
     pub fn invalid_login() -> Self {
-        Self::new("InvalidLogin", "Cannot complete login due to an incorrect user name or password.")
+        Self::new(
+            "InvalidLogin",
+            "Cannot complete login due to an incorrect user name or password.",
+        )
     }
 
     #[must_use]
@@ -61,7 +65,8 @@ impl Fault {
             "suspended" => "Suspended",
             other => other,
         };
-        let message = format!("The attempted operation cannot be performed in the current state ({told}).");
+        let message =
+            format!("The attempted operation cannot be performed in the current state ({told}).");
         Self::new("InvalidPowerState", message)
             .with("requestedState", requested.map(|state| word("VirtualMachinePowerState", state)))
             .with("existingState", word("VirtualMachinePowerState", existing))
@@ -112,13 +117,16 @@ impl Fault {
 
     #[must_use]
     pub fn invalid_property(name: &str) -> Self {
-        Self::new("InvalidProperty", format!("The property {name} does not exist.")).with("name", name)
+        Self::new("InvalidProperty", format!("The property {name} does not exist."))
+            .with("name", name)
     }
 
     #[must_use]
     pub fn method_not_found(receiver: &Moref, method: &str) -> Self {
-        let message =
-            format!("Unable to resolve WSDL method name {method} for {}:{}", receiver.kind, receiver.id);
+        let message = format!(
+            "Unable to resolve WSDL method name {method} for {}:{}",
+            receiver.kind, receiver.id
+        );
         Self::new("MethodNotFound", message).with("receiver", receiver).with("method", method)
     }
 

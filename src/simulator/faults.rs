@@ -33,9 +33,11 @@ pub enum Disruption {
     Delay(Duration),
     /// Something happens to the host just before the method runs.
     Event(Event),
-    /// A test's hand does something just before the method runs, or before what is to happen to the call instead.
+    /// A test's hand does something just before the method runs, or before what is to happen to the
+    /// call instead.
     Hand(Hand, Option<Box<Disruption>>),
-    /// The method runs, or not, and its answer is held back; the connection is closed once this is cancelled.
+    /// The method runs, or not, and its answer is held back; the connection is closed once this is
+    /// cancelled.
     CloseWhen { run: bool, cancelled: CancellationToken },
 }
 
@@ -54,7 +56,8 @@ impl fmt::Debug for Hand {
 /// How hostd answers while it is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comeback {
-    /// Connections are closed as soon as they are made, until [`Control::resume`](super::Control::resume).
+    /// Connections are closed as soon as they are made, until
+    /// [`Control::resume`](super::Control::resume).
     Refuse,
     /// The proxy answers 503, until [`Control::resume`](super::Control::resume).
     Unavailable,
@@ -117,7 +120,8 @@ pub enum SessionLoss {
     /// `NotAuthenticated`, HTTP 500; a pending wait the same.
     #[default]
     Fault,
-    /// Reads are answered with every property in the `missingSet`; a pending wait is `RequestCanceled`.
+    /// Reads are answered with every property in the `missingSet`; a pending wait is
+    /// `RequestCanceled`.
     MissingSet,
     /// Reads are answered with nothing at all; a pending wait is `RequestCanceled`.
     EmptyAnswer,
@@ -161,9 +165,21 @@ struct Plan {
 
 impl Faults {
     /// Plans a disruption of `times` calls of a method after `skip` others; `*` is every method.
-    pub fn plan(&mut self, method: &str, skip: u64, times: Option<u64>, what: Disruption) -> Planned {
+    pub fn plan(
+        &mut self,
+        method: &str,
+        skip: u64,
+        times: Option<u64>,
+        what: Disruption,
+    ) -> Planned {
         let delivered = Arc::new(AtomicU64::new(0));
-        let plan = Plan { method: method.to_owned(), skip, times, what, delivered: Arc::clone(&delivered) };
+        let plan = Plan {
+            method: method.to_owned(),
+            skip,
+            times,
+            what,
+            delivered: Arc::clone(&delivered),
+        };
         self.plans.push(plan);
         Planned { delivered }
     }
@@ -211,7 +227,8 @@ impl Calls {
     pub fn note(&mut self, method: &str, operation_id: Option<&str>) {
         *self.by_method.entry(method.to_owned()).or_default() += 1;
         if let Some(operation_id) = operation_id
-            && (self.by_operation.len() < OPERATIONS || self.by_operation.contains_key(operation_id))
+            && (self.by_operation.len() < OPERATIONS
+                || self.by_operation.contains_key(operation_id))
         {
             self.by_operation.entry(operation_id.to_owned()).or_default().push(method.to_owned());
         }
@@ -247,7 +264,10 @@ impl Calls {
             }
             counts
         };
-        self.by_operation.iter().map(|(operation, methods)| (operation.clone(), counted(methods))).collect()
+        self.by_operation
+            .iter()
+            .map(|(operation, methods)| (operation.clone(), counted(methods)))
+            .collect()
     }
 
     pub fn of_operation(&self, operation_id: &str) -> Vec<String> {

@@ -1,5 +1,5 @@
-//! What can be made to go wrong, in words: the entries of `[[faults]]` in a scenario, and what the admin endpoint
-//! takes. Read strictly, and checked against what vim25 has.
+//! What can be made to go wrong, in words: the entries of `[[faults]]` in a scenario, and what the
+//! admin endpoint takes. Read strictly, and checked against what vim25 has.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -141,7 +141,9 @@ impl MishapEntry {
         let Self { method, skip, times, what } = self;
         match (method, what.check()?) {
             (None, Disruption::Event(event)) => Ok(Mishap::Now(event)),
-            (None, _) => Err("this happens to a call: a method, or * for any, is wanted".to_owned()),
+            (None, _) => {
+                Err("this happens to a call: a method, or * for any, is wanted".to_owned())
+            }
             (Some(method), what) => {
                 if method != "*" {
                     known_method(&method)?;
@@ -191,7 +193,11 @@ impl What {
             }
             Self::Question { machine, ask } => {
                 let (question, pending) = ask.convert();
-                Disruption::Event(Event::Question { machine, question: Box::new(question), pending })
+                Disruption::Event(Event::Question {
+                    machine,
+                    question: Box::new(question),
+                    pending,
+                })
             }
         })
     }
@@ -201,7 +207,9 @@ impl FaultWords {
     /// The fault, with every field that its type must have.
     fn check(self) -> Result<Fault, String> {
         let WholeFault { type_name, message, mut fields } = match self {
-            Self::Type(type_name) => WholeFault { type_name, message: None, fields: BTreeMap::new() },
+            Self::Type(type_name) => {
+                WholeFault { type_name, message: None, fields: BTreeMap::new() }
+            }
             Self::Whole(whole) => whole,
         };
         let name = schema::name(&type_name)
@@ -314,8 +322,14 @@ mod tests {
             (r#"{"method": "*", "what": {"delay": {"seconds": 1}}}"#, "seconds"),
             (r#"{"method": "*", "what": {"fault": "NoSuchFault"}}"#, "NoSuchFault"),
             (r#"{"method": "*", "what": {"fault": "TaskInProgress"}}"#, "task"),
-            (r#"{"method": "*", "what": {"fault": {"type": "NoPermission", "fields": {"x": "y"}}}}"#, "x"),
-            (r#"{"what": {"fail-next-task": {"task": "Login", "fault": "NoDiskSpace"}}}"#, "no task"),
+            (
+                r#"{"method": "*", "what": {"fault": {"type": "NoPermission", "fields": {"x": "y"}}}}"#,
+                "x",
+            ),
+            (
+                r#"{"what": {"fail-next-task": {"task": "Login", "fault": "NoDiskSpace"}}}"#,
+                "no task",
+            ),
             (r#"{"method": "*", "what": {"answer": {"status": 99}}}"#, "99"),
         ] {
             let error = read(entry).expect_err(entry);

@@ -58,19 +58,22 @@ use world::{Moment, World};
 pub struct SimulatorOptions {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where the admin endpoint listens, if it is to; on loopback alone, for it asks for no password.
+    /// Where the admin endpoint listens, if it is to; on loopback alone, for it asks for no
+    /// password.
     pub admin: Option<SocketAddr>,
     pub scenario: Scenario,
     pub pace: Pace,
     pub clock: Clock,
     pub username: String,
     pub password: SecretString,
-    /// Is called with the method and the body of each answer. The method is empty if the request is not readable.
+    /// Is called with the method and the body of each answer. The method is empty if the request is
+    /// not readable.
     pub on_answer: Option<fn(&str, &str)>,
 }
 
 impl SimulatorOptions {
-    /// A scenario on a free port of loopback, some ten times as fast as a real host, with the account `root` / `otter`.
+    /// A scenario on a free port of loopback, some ten times as fast as a real host, with the
+    /// account `root` / `otter`.
     #[must_use]
     pub fn new(scenario: Scenario, clock: Clock) -> Self {
         Self {
@@ -91,7 +94,9 @@ impl SimulatorOptions {
 pub enum SimulatorError {
     #[error("the simulator cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error("the admin endpoint asks for no password, so it listens on loopback alone; {0} is not there")]
+    #[error(
+        "the admin endpoint asks for no password, so it listens on loopback alone; {0} is not there"
+    )]
     AdminNotOnLoopback(SocketAddr),
     #[error("the simulator's certificate could not be made")]
     Certificate(#[source] rcgen::Error),
@@ -112,8 +117,16 @@ pub struct Simulator {
 impl Simulator {
     /// Listens, and serves from then on.
     pub async fn start(options: SimulatorOptions) -> Result<Self, SimulatorError> {
-        let SimulatorOptions { listen, admin, scenario, pace, clock, username, password, on_answer } =
-            options;
+        let SimulatorOptions {
+            listen,
+            admin,
+            scenario,
+            pace,
+            clock,
+            username,
+            password,
+            on_answer,
+        } = options;
         let identity = server::Identity::make(&scenario.host.certificate_names)?;
         if let Some(elsewhere) = admin.filter(|address| !address.ip().is_loopback()) {
             return Err(SimulatorError::AdminNotOnLoopback(elsewhere));

@@ -9,7 +9,8 @@ use super::Shared;
 /// How time goes for tasks and guests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// By the clock. 1.0 is the pace of [`Operation::duration`](super::world::Operation::duration); 0.0 is at once.
+    /// By the clock. 1.0 is the pace of [`Operation::duration`](super::world::Operation::duration);
+    /// 0.0 is at once.
     Auto { scale: f64 },
     /// Only by [`Control::step_tasks`](super::Control::step_tasks) and its kin.
     Stepped,

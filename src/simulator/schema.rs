@@ -1,7 +1,8 @@
-//! What vim25 declares: fields in their order on the wire, base types, and the parameters of methods.
+//! What vim25 declares: fields in their order on the wire, base types, and the parameters of
+//! methods.
 //!
-//! Read once from `schema.txt`. It decides where an element needs `xsi:type`, which property paths exist, which
-//! types a `PropertySpec` means, and whether a request is one that a host would take.
+//! Read once from `schema.txt`. It decides where an element needs `xsi:type`, which property paths
+//! exist, which types a `PropertySpec` means, and whether a request is one that a host would take.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -56,7 +57,8 @@ struct Schema {
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("schema.txt")));
 
-/// The fields of a type, those of its bases first; `None` for a type that the simulator knows by name only.
+/// The fields of a type, those of its bases first; `None` for a type that the simulator knows by
+/// name only.
 #[must_use]
 pub fn fields(type_name: &str) -> Option<&'static [Field]> {
     SCHEMA.types.get(type_name).map(|known| known.fields.as_slice())
@@ -107,7 +109,8 @@ pub fn is_a(type_name: &str, base: &str) -> bool {
     }
 }
 
-/// Whether a property path exists on a managed type. Below a type that is known by name only every path does.
+/// Whether a property path exists on a managed type. Below a type that is known by name only every
+/// path does.
 #[must_use]
 pub fn path_exists(managed_type: &str, path: &str) -> bool {
     let mut at = managed_type;
@@ -229,7 +232,8 @@ mod tests {
 
     #[test]
     fn bases_come_first_and_subclasses_are_known() {
-        let names: Vec<&str> = fields("VirtualE1000").unwrap().iter().map(|field| field.name).collect();
+        let names: Vec<&str> =
+            fields("VirtualE1000").unwrap().iter().map(|field| field.name).collect();
         let at = |name| names.iter().position(|known| *known == name).unwrap();
         assert!(at("key") < at("macAddress"));
         assert!(is_a("VirtualMachine", "ManagedEntity") && is_a("VirtualE1000", "VirtualDevice"));
@@ -250,7 +254,9 @@ mod tests {
         ] {
             assert!(path_exists("VirtualMachine", path), "{path}");
         }
-        for path in ["nmae", "config.hardware.devices", "name.first", "runtime.powerState.x", "info"] {
+        for path in
+            ["nmae", "config.hardware.devices", "name.first", "runtime.powerState.x", "info"]
+        {
             assert!(!path_exists("VirtualMachine", path), "{path}");
         }
     }

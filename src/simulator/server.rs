@@ -32,7 +32,8 @@ use crate::held_stream::HeldStream;
 
 /// A request larger than this is refused; a list of 100,000 tasks fits.
 const MAX_REQUEST: usize = 16 << 20;
-/// How long a client may take for its handshake, and idle connections are kept; hosts close earlier.
+/// How long a client may take for its handshake, and idle connections are kept; hosts close
+/// earlier.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_hours(1);
 
@@ -40,8 +41,9 @@ const COOKIE_NAME: &str = "vmware_soap_session";
 
 /// The versions of the API that are spoken, newest first.
 const PRIOR_VERSIONS: &[&str] = &[
-    "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.9.1", "6.8.7", "6.7.3", "6.7.2",
-    "6.7.1", "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5", "2.0",
+    "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.9.1", "6.8.7", "6.7.3",
+    "6.7.2", "6.7.1", "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5",
+    "2.0",
 ];
 
 /// What the host shows in the handshake.
@@ -52,7 +54,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes a key and a self-signed certificate, as a fresh host does. TLS 1.2, as ESX 7 speaks it.
+    /// Makes a key and a self-signed certificate, as a fresh host does. TLS 1.2, as ESX 7 speaks
+    /// it.
     pub fn make(names: &[String]) -> Result<Self, SimulatorError> {
         let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
         let mut params =
@@ -117,7 +120,8 @@ async fn serve_with<A>(
             (state.away, state.generation.clone())
         };
         if away == Some(Comeback::Refuse) {
-            // The nearest to a refused connection that keeps the port: it is closed before any handshake.
+            // The nearest to a refused connection that keeps the port: it is closed before any
+            // handshake.
             continue;
         }
         // Without it, small answers wait for the client's acknowledgement.
@@ -161,7 +165,9 @@ async fn serve_connection<S>(
         + Send
         + 'static,
 {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+        return;
+    };
     let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service(service);
     // How a connection ends is the client's or a plan's doing; neither is an error here.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -195,8 +201,7 @@ async fn answer(
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
         }
         (&Method::GET | &Method::HEAD, "/") => {
-            let text =
-                "<html><head><title>ESX, simulated</title></head><body>The API is at /sdk.</body></html>";
+            let text = "<html><head><title>ESX, simulated</title></head><body>The API is at /sdk.</body></html>";
             Ok(respond(StatusCode::OK, "text/html", text.to_owned()))
         }
         _ => Ok(respond(
@@ -251,7 +256,9 @@ async fn call(
     match disruption {
         // The hands are done.
         None | Some(Disruption::Hand(..)) => Ok(run().await),
-        Some(Disruption::Fault(fault)) => Ok(respond_soap(shared, &request.method, Err(fault), None)),
+        Some(Disruption::Fault(fault)) => {
+            Ok(respond_soap(shared, &request.method, Err(fault), None))
+        }
         Some(Disruption::CloseBeforeRunning) => Err(Cut),
         Some(Disruption::CloseAfterRunning) => {
             run().await;
@@ -302,7 +309,8 @@ fn respond_soap(
         on_answer(method, &body);
     }
     let mut response = respond(status, "text/xml; charset=utf-8", body);
-    let cookie = cookie.map(|cookie| format!("{COOKIE_NAME}=\"{cookie}\"; Path=/; HttpOnly; Secure;"));
+    let cookie =
+        cookie.map(|cookie| format!("{COOKIE_NAME}=\"{cookie}\"; Path=/; HttpOnly; Secure;"));
     if let Some(Ok(cookie)) = cookie.map(HeaderValue::try_from) {
         response.headers_mut().insert(SET_COOKIE, cookie);
     }
@@ -365,7 +373,11 @@ mod tests {
     use crate::simulator::{Scenario, Simulator, SimulatorOptions};
 
     /// Answers each request with 101, and sends back what then comes.
-    async fn echo(_: Arc<Shared>, _: String, mut request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+    async fn echo(
+        _: Arc<Shared>,
+        _: String,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Cut> {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
@@ -380,13 +392,20 @@ mod tests {
     #[tokio::test]
     async fn an_upgraded_connection_lasts_until_the_host_goes() {
         let simulator =
-            Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system())).await.unwrap();
+            Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
+                .await
+                .unwrap();
         let identity = Identity::make(&["localhost".to_owned()]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shared, stop) = (Arc::clone(&simulator.control().shared), CancellationToken::new());
-        let serving =
-            tokio::spawn(serve_with(listener, identity.acceptor, Arc::clone(&shared), stop.clone(), echo));
+        let serving = tokio::spawn(serve_with(
+            listener,
+            identity.acceptor,
+            Arc::clone(&shared),
+            stop.clone(),
+            echo,
+        ));
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(identity.pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -400,7 +419,8 @@ mod tests {
             let stream = TcpStream::connect(address).await.unwrap();
             let name = ServerName::try_from("localhost").unwrap();
             let mut stream = client.connect(name, stream).await.unwrap();
-            let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            let request =
+                b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
             stream.write_all(request).await.unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {

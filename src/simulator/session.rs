@@ -75,7 +75,12 @@ pub struct LoginOutcome {
 }
 
 impl Sessions {
-    pub fn new(username: &str, password: SecretString, idle_after: Option<Duration>, limit: usize) -> Self {
+    pub fn new(
+        username: &str,
+        password: SecretString,
+        idle_after: Option<Duration>,
+        limit: usize,
+    ) -> Self {
         Self {
             username: username.to_owned(),
             password,
@@ -105,8 +110,9 @@ impl Sessions {
             sessions.burned.insert(cookie.clone());
             LoginOutcome { cookie: cookie.clone(), result: Err(Fault::invalid_login()) }
         };
-        let on_a_used_cookie =
-            caller.cookie.is_some_and(|old| self.burned.contains(old) || self.by_cookie.contains_key(old));
+        let on_a_used_cookie = caller
+            .cookie
+            .is_some_and(|old| self.burned.contains(old) || self.by_cookie.contains_key(old));
         if on_a_used_cookie || self.refuse_logins || now.elapsed < self.locked_until {
             return refused(self);
         }
@@ -146,8 +152,12 @@ impl Sessions {
     /// Drops sessions that were idle too long, and gives them.
     pub fn expire(&mut self, now: Moment) -> Vec<Session> {
         let Some(idle_after) = self.idle_after else { return Vec::new() };
-        let is_idle = |session: &Session| session.waits == 0 && now.elapsed >= session.active + idle_after;
-        self.by_cookie.extract_if(|_, session| is_idle(session)).map(|(_, session)| session).collect()
+        let is_idle =
+            |session: &Session| session.waits == 0 && now.elapsed >= session.active + idle_after;
+        self.by_cookie
+            .extract_if(|_, session| is_idle(session))
+            .map(|(_, session)| session)
+            .collect()
     }
 
     /// Drops every session.
@@ -203,9 +213,14 @@ impl Sessions {
             let found = self.by_cookie.iter().find(|(_, session)| session.key == *key);
             match found.map(|(cookie, _)| cookie.clone()) {
                 None => {
-                    return Err(Fault::new("NotFound", "The object or item referred to could not be found."));
+                    return Err(Fault::new(
+                        "NotFound",
+                        "The object or item referred to could not be found.",
+                    ));
                 }
-                Some(cookie) if own == Some(&cookie) => return Err(Fault::invalid_argument("sessionId")),
+                Some(cookie) if own == Some(&cookie) => {
+                    return Err(Fault::invalid_argument("sessionId"));
+                }
                 Some(cookie) => ended.extend(self.by_cookie.remove(&cookie)),
             }
         }
@@ -356,9 +371,13 @@ impl LookingSession for Session {
     fn property(&self, world: &World, object: &Moref, name: &str) -> Option<Value> {
         let id = object.id.as_str();
         match (object.kind, name) {
-            ("ContainerView" | "ListView", "view") => Some(references(self.view(id)?.objects(world))),
+            ("ContainerView" | "ListView", "view") => {
+                Some(references(self.view(id)?.objects(world)))
+            }
             ("ContainerView" | "ListView", other) => self.view(id)?.property(other),
-            ("EventHistoryCollector", "filter") => Some(Value::Object(self.history(id)?.filter.object())),
+            ("EventHistoryCollector", "filter") => {
+                Some(Value::Object(self.history(id)?.filter.object()))
+            }
             ("EventHistoryCollector", "latestPage") => {
                 Some(properties::events(world, self.history(id)?.latest(world)))
             }

@@ -20,20 +20,22 @@ pub struct Request {
 impl Request {
     /// Reads a request and checks it as a host does: known children, in their order, none missing.
     pub fn read(body: &[u8]) -> Result<Self, Fault> {
-        let document =
-            Document::parse(body).map_err(|error| Fault::unreadable(format!("XML error: {error}")))?;
+        let document = Document::parse(body)
+            .map_err(|error| Fault::unreadable(format!("XML error: {error}")))?;
         let root = document.root();
         if !root.is(ENVELOPE, "Envelope") {
             return Err(Fault::unreadable("The request is no SOAP envelope."));
         }
         let operation_id = root.descend(&["Header", "operationID"]).map(|id| id.text().to_owned());
-        let call = body_of(&document).ok_or_else(|| Fault::unreadable("The SOAP body is empty."))?;
+        let call =
+            body_of(&document).ok_or_else(|| Fault::unreadable("The SOAP body is empty."))?;
         let method = call.name().to_owned();
         if !call.namespace().starts_with("urn:") {
             return Err(Fault::unreadable(format!("Unknown namespace of the method {method}.")));
         }
         let target = call.children().next().filter(|first| first.name() == "_this");
-        let target = target.ok_or_else(|| Fault::unreadable("_this is not the first parameter."))?;
+        let target =
+            target.ok_or_else(|| Fault::unreadable("_this is not the first parameter."))?;
         let target = read_moref(target)?;
         if let Some(declared) = schema::method(&method) {
             if !schema::is_a(target.kind, declared.target) {
@@ -146,7 +148,10 @@ fn check_required(holder: &str, fields: &[Field]) -> Result<(), Fault> {
 }
 
 /// The answer to a method, whose body `write` fills with `returnval`s.
-pub fn answer(method: &str, write: impl FnOnce(&mut Writer) -> Result<(), Fault>) -> Result<String, Fault> {
+pub fn answer(
+    method: &str,
+    write: impl FnOnce(&mut Writer) -> Result<(), Fault>,
+) -> Result<String, Fault> {
     let mut writer = envelope();
     writer.start(&format!("{method}Response"), &[("xmlns", "urn:vim25")]);
     write(&mut writer)?;

@@ -120,7 +120,8 @@ impl Value {
         }
     }
 
-    /// Writes it as the element `name` in a place that declares this type; a list becomes its items.
+    /// Writes it as the element `name` in a place that declares this type; a list becomes its
+    /// items.
     pub fn write_as(&self, writer: &mut Writer, name: &str, declared: &str) {
         match self {
             Self::List(_, items) => {
@@ -138,7 +139,9 @@ impl Value {
                 object.write_fields(writer);
                 writer.end();
             }
-            Self::Reference(moref) if declared == "anyType" || declared == "ManagedObjectReference" => {
+            Self::Reference(moref)
+                if declared == "anyType" || declared == "ManagedObjectReference" =>
+            {
                 let attributes = [("type", moref.kind), ("xsi:type", "ManagedObjectReference")];
                 writer.leaf(name, &attributes, &moref.id);
             }
@@ -167,7 +170,9 @@ impl Value {
             Self::Boolean(truth) => ("xsd:boolean", truth.to_string()),
             Self::Time(time) => ("xsd:dateTime", date_time(*time)),
             Self::Word(type_name, word) => (*type_name, word.clone()),
-            Self::Reference(_) | Self::Object(_) | Self::List(..) | Self::Forest(_) => ("", String::new()),
+            Self::Reference(_) | Self::Object(_) | Self::List(..) | Self::Forest(_) => {
+                ("", String::new())
+            }
         };
         (type_name.to_owned(), text)
     }

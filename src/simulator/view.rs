@@ -22,7 +22,9 @@ impl View {
     /// What it shows now.
     pub fn objects(&self, world: &World) -> Vec<Moref> {
         match self {
-            Self::Container { container, types, recursive } => contained(world, container, types, *recursive),
+            Self::Container { container, types, recursive } => {
+                contained(world, container, types, *recursive)
+            }
             Self::List(objects) => objects.clone(),
         }
     }
@@ -30,7 +32,9 @@ impl View {
     /// A property other than `view`.
     pub fn property(&self, name: &str) -> Option<Value> {
         match (self, name) {
-            (Self::Container { container, .. }, "container") => Some(Value::Reference(container.clone())),
+            (Self::Container { container, .. }, "container") => {
+                Some(Value::Reference(container.clone()))
+            }
             (Self::Container { types, .. }, "type") => Some(texts(types.clone())),
             (Self::Container { recursive, .. }, "recursive") => Some(Value::Boolean(*recursive)),
             _ => None,

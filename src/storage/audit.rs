@@ -62,7 +62,8 @@ impl FromStr for AuditCursor {
     type Err = InvalidAuditCursor;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = text.strip_prefix("audit_").and_then(|id| id.parse().ok()).ok_or(InvalidAuditCursor)?;
+        let id =
+            text.strip_prefix("audit_").and_then(|id| id.parse().ok()).ok_or(InvalidAuditCursor)?;
         // A number has several spellings. A cursor must have the one that otter gave out.
         let cursor = Self(id);
         if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidAuditCursor) }

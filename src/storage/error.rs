@@ -39,7 +39,10 @@ pub enum StorageError {
 
 impl StorageError {
     /// This cannot be read, for this reason.
-    pub fn unreadable(what: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn unreadable(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         Self::Unreadable { what: what.into(), source: Arc::from(source.into()) }
     }
 

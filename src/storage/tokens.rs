@@ -31,7 +31,13 @@ pub struct StoredToken {
 impl StoredToken {
     /// A new token without restrictions.
     #[must_use]
-    pub fn new(id: TokenId, name: &str, role: Role, digest: TokenDigest, created_at: Timestamp) -> Self {
+    pub fn new(
+        id: TokenId,
+        name: &str,
+        role: Role,
+        digest: TokenDigest,
+        created_at: Timestamp,
+    ) -> Self {
         Self {
             id,
             name: name.to_owned(),
@@ -52,7 +58,8 @@ impl StoredToken {
     #[must_use]
     pub fn restrictions(&self) -> String {
         let mut parts = Vec::new();
-        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = self.limits;
+        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } =
+            self.limits;
         for (limit, what) in [
             (leases, "leases"),
             (queued_leases, "queued leases"),
@@ -66,7 +73,8 @@ impl StoredToken {
         // The scope can be long, and the audit cuts the end of a long text.
         if let Scope::Selected { machines, pools } = &self.scope {
             let machines = machines.iter().map(|machine| format!("machines {machine}"));
-            let all: Vec<String> = machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
+            let all: Vec<String> =
+                machines.chain(pools.iter().map(|pool| format!("pool {pool}"))).collect();
             parts.push(format!("only {}", all.join(", ")));
         }
         parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
@@ -76,7 +84,9 @@ impl StoredToken {
     #[must_use]
     pub fn fact(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
         let detail = format!("{}, {}{}", self.name, self.role, self.restrictions());
-        AuditRecord::new(at, action, AuditOutcome::Done).by(&Actor::token_command()).with_detail(detail)
+        AuditRecord::new(at, action, AuditOutcome::Done)
+            .by(&Actor::token_command())
+            .with_detail(detail)
     }
 }
 

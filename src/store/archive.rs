@@ -92,7 +92,11 @@ pub fn write(
     };
     builder.append_data(&mut header(text.len() as u64), MANIFEST, text.as_slice())?;
     for (member, (name, path)) in manifest.members.iter().zip(sources.into_iter().flatten()) {
-        builder.append_data(&mut header(member.bytes), name, File::open(path)?.take(member.bytes))?;
+        builder.append_data(
+            &mut header(member.bytes),
+            name,
+            File::open(path)?.take(member.bytes),
+        )?;
     }
     builder.into_inner()?.sync_all()?;
     Ok(manifest)
@@ -105,7 +109,8 @@ pub fn manifest(archive: &Path) -> Result<Manifest, ArchiveError> {
     read_manifest(&mut entries)
 }
 
-/// Puts the members of an archive into a directory under these names, each checked against the manifest.
+/// Puts the members of an archive into a directory under these names, each checked against the
+/// manifest.
 ///
 /// # Parameters
 /// - `name_of`: the file that a member becomes, by the member's name.
@@ -152,7 +157,11 @@ fn read_manifest(entries: &mut tar::Entries<'_, File>) -> Result<Manifest, Archi
     let mut text = Vec::new();
     entry.take(MANIFEST_LIMIT).read_to_end(&mut text).map_err(ArchiveError::Unreadable)?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(ArchiveError::Manifest)?;
-    if manifest.format == FORMAT { Ok(manifest) } else { Err(ArchiveError::Format(manifest.format)) }
+    if manifest.format == FORMAT {
+        Ok(manifest)
+    } else {
+        Err(ArchiveError::Format(manifest.format))
+    }
 }
 
 fn name_in(entry: &tar::Entry<'_, File>) -> Result<String, ArchiveError> {

@@ -31,14 +31,20 @@ impl Write for AppendAudit {
 }
 
 /// Adds facts to the transaction of their change.
-pub async fn append(transaction: &mut Transaction<'_>, records: &[AuditRecord]) -> Result<(), sqlx::Error> {
+pub async fn append(
+    transaction: &mut Transaction<'_>,
+    records: &[AuditRecord],
+) -> Result<(), sqlx::Error> {
     for record in records {
         append_one(transaction, record).await?;
     }
     Ok(())
 }
 
-async fn append_one(transaction: &mut Transaction<'_>, record: &AuditRecord) -> Result<(), sqlx::Error> {
+async fn append_one(
+    transaction: &mut Transaction<'_>,
+    record: &AuditRecord,
+) -> Result<(), sqlx::Error> {
     let AuditRecord {
         at,
         action,
@@ -107,7 +113,8 @@ pub async fn list(
     limit: u32,
 ) -> Result<AuditPage, StorageError> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM audit WHERE 1 = 1");
-    let AuditFilter { actions, outcomes, actor, machine, lease, job, reference, since, until } = filter;
+    let AuditFilter { actions, outcomes, actor, machine, lease, job, reference, since, until } =
+        filter;
     one_of(&mut query, " AND action IN (", actions.iter().map(|action| action.as_str()));
     one_of(&mut query, " AND outcome IN (", outcomes.iter().map(|outcome| outcome.as_str()));
     let columns = [
@@ -172,29 +179,38 @@ fn read(row: &SqliteRow) -> Result<AuditEntry, sqlx::Error> {
             actor: row.try_get("actor")?,
             address: row.try_get("address")?,
             request_id: id(row, "request_id", RequestId::new)?,
-            machine: machine.map(|id| (MachineId::from_backend(id), machine_name.unwrap_or_default())),
+            machine: machine
+                .map(|id| (MachineId::from_backend(id), machine_name.unwrap_or_default())),
             lease: id(row, "lease", LeaseId::new)?,
             job: id(row, "job", JobId::new)?,
             reference: row.try_get("reference")?,
-            outcome: AuditOutcome::parse(row.try_get("outcome")?).ok_or_else(|| damaged("outcome"))?,
+            outcome: AuditOutcome::parse(row.try_get("outcome")?)
+                .ok_or_else(|| damaged("outcome"))?,
             code: row
                 .try_get::<Option<&str>, _>("code")?
                 .map(|code| FailureKind::parse(code).ok_or_else(|| damaged("code")))
                 .transpose()?,
-            duration: duration.map(|duration| Duration::from_millis(u64::try_from(duration).unwrap_or(0))),
+            duration: duration
+                .map(|duration| Duration::from_millis(u64::try_from(duration).unwrap_or(0))),
             detail: row.try_get("detail")?,
             count: u64::try_from(count).unwrap_or_default(),
         },
     })
 }
 
-fn id<T>(row: &SqliteRow, column: &str, make: impl Fn(uuid::Uuid) -> T) -> Result<Option<T>, sqlx::Error> {
+fn id<T>(
+    row: &SqliteRow,
+    column: &str,
+    make: impl Fn(uuid::Uuid) -> T,
+) -> Result<Option<T>, sqlx::Error> {
     let text: Option<&str> = row.try_get(column)?;
     text.map(|text| text.parse().map(&make).map_err(|_| damaged(column))).transpose()
 }
 
 fn damaged(column: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("a row of the audit has a {column} that otter did not write").into())
+    sqlx::Error::Decode(
+        format!("a row of the audit has a {column} that otter did not write").into(),
+    )
 }
 
 #[cfg(test)]
@@ -209,8 +225,8 @@ mod tests {
     use crate::domain::lease::LeaseState;
     use crate::domain::origin::{Actor, RequestOrigin};
     use crate::storage::{
-        AuditRetention, IdempotencyKey, InvalidAuditCursor, LeaseChange, PurgedAudit, SaveLeases, Storage,
-        StoredToken,
+        AuditRetention, IdempotencyKey, InvalidAuditCursor, LeaseChange, PurgedAudit, SaveLeases,
+        Storage, StoredToken,
     };
     use crate::store::Store;
     use crate::store::samples::{ended, lease, queued, start};
@@ -290,7 +306,10 @@ mod tests {
             Actor { name: name.to_owned(), origin: RequestOrigin { address, request_id } }
         };
         for job in [&waiting, &running] {
-            store.insert_job(&Job { state: JobState::Queued, ..job.clone() }, None, None).await.unwrap();
+            store
+                .insert_job(&Job { state: JobState::Queued, ..job.clone() }, None, None)
+                .await
+                .unwrap();
         }
         store.update_job(&running).await.unwrap();
         running.request_cancel(actor("boss", 7), start());
@@ -314,7 +333,8 @@ mod tests {
                 JobEnded
             ]
         );
-        let cancelled = all(&store).await.into_iter().filter(|fact| fact.action == JobCancelRequested);
+        let cancelled =
+            all(&store).await.into_iter().filter(|fact| fact.action == JobCancelRequested);
         let told: Vec<_> = cancelled.map(|fact| (fact.actor, fact.request_id, fact.job)).collect();
         let expected = [(7, queued(2).id), (9, queued(1).id)].map(|(number, job)| {
             let Actor { name, origin } = actor("boss", number);
@@ -331,7 +351,8 @@ mod tests {
             vec![LeaseChange::new(lease, Some("uuid:one".to_owned()))]
         };
         let save = async |number| {
-            let step = SaveLeases { leases: held(number), audit: vec![full()], ..SaveLeases::default() };
+            let step =
+                SaveLeases { leases: held(number), audit: vec![full()], ..SaveLeases::default() };
             store.save_leases(step).await
         };
         save(1).await.unwrap();
@@ -339,7 +360,8 @@ mod tests {
         save(2).await.unwrap_err();
         assert_eq!(all(&store).await.len(), 1);
         let mut connection = store.0.writer_connection().await;
-        let refuse = "CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END";
+        let refuse =
+            "CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END";
         sqlx::query(refuse).execute(&mut *connection).await.unwrap();
         drop(connection);
         store.insert_job(&queued(1), None, None).await.unwrap_err();
@@ -371,7 +393,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_old_goes_and_the_newest_stays() {
         let store = started().await;
-        let record = |second: i64| AuditRecord { at: start() + SignedDuration::from_secs(second), ..full() };
+        let record =
+            |second: i64| AuditRecord { at: start() + SignedDuration::from_secs(second), ..full() };
         store.append_audit((0..1_200).map(record).collect()).await.unwrap();
         let hour = AuditRetention { time: Duration::from_hours(1), ..AuditRetention::default() };
         let now = start() + Duration::from_hours(1) + Duration::from_secs(1_100);
@@ -397,9 +420,14 @@ mod tests {
         assert_eq!(purged.by_age, 0);
         let left = all(&store).await;
         assert_eq!(u64::try_from(left.len()).unwrap(), 1_110 - purged.by_bytes);
-        let long = left.iter().filter(|record| record.detail.as_ref().unwrap().len() == 1_000).count();
+        let long =
+            left.iter().filter(|record| record.detail.as_ref().unwrap().len() == 1_000).count();
         assert!((7..=10).contains(&long) && left.len() == long + 10, "{long} of {}", left.len());
-        assert_eq!(store.purge_audit(start(), &small).await.unwrap(), PurgedAudit::default(), "enough");
+        assert_eq!(
+            store.purge_audit(start(), &small).await.unwrap(),
+            PurgedAudit::default(),
+            "enough"
+        );
     }
 
     #[test]

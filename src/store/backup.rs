@@ -19,10 +19,14 @@ use super::{StoreError, key, schema, sqlite_errors, upkeep};
 /// Writes the archive into a new file that only its owner may read.
 ///
 /// # Errors
-/// `FileExists` if there is such a file; `ArchiveNotWritten` if it cannot be written, for example because
-/// the disk is full; `Key` if the key is damaged, or missing although there are leases; those of opening
-/// a database.
-pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<Manifest, StoreError> {
+/// `FileExists` if there is such a file; `ArchiveNotWritten` if it cannot be written, for example
+/// because the disk is full; `Key` if the key is damaged, or missing although there are leases;
+/// those of opening a database.
+pub async fn backup(
+    state_dir: &Path,
+    archive: &Path,
+    now: Timestamp,
+) -> Result<Manifest, StoreError> {
     let database = open::existing(state_dir)?;
     let mut connection = open::read_only(state_dir, &database).await?;
     migrate::require_current(&mut connection, state_dir, &database).await?;
@@ -46,8 +50,8 @@ pub async fn backup(state_dir: &Path, archive: &Path, now: Timestamp) -> Result<
     })?;
     // An error of this connection does not matter any more.
     drop(connection.close().await);
-    let manifest =
-        archive::write(&file, &copy, key.as_deref(), schema::current(), now).map_err(not_written)?;
+    let manifest = archive::write(&file, &copy, key.as_deref(), schema::current(), now)
+        .map_err(not_written)?;
     sync_parent(archive).map_err(not_written)?;
     undo.keep();
     Ok(manifest)

@@ -70,7 +70,10 @@ async fn filled(directory: &Path) {
             ..KeptMachine::default()
         };
         let machines = [(machine, kept)].into();
-        store.save_leases(SaveLeases { leases: vec![row], machines, ..SaveLeases::default() }).await.unwrap();
+        store
+            .save_leases(SaveLeases { leases: vec![row], machines, ..SaveLeases::default() })
+            .await
+            .unwrap();
     }
     let token = StoredToken::new(
         TokenId::new(uuid::Uuid::from_u128(1)),
@@ -112,8 +115,13 @@ async fn a_restored_store_has_no_old_work() {
     let target = elsewhere.path().join("restored");
     let now = start() + SignedDuration::from_hours(5);
     let restored = restore(&archive, &target, now).await.unwrap();
-    let Restored { manifest: _, cancelled_jobs, unknown_jobs, revoked_leases, quarantined_machines } =
-        restored;
+    let Restored {
+        manifest: _,
+        cancelled_jobs,
+        unknown_jobs,
+        revoked_leases,
+        quarantined_machines,
+    } = restored;
     assert_eq!((cancelled_jobs, unknown_jobs, revoked_leases, quarantined_machines), (1, 1, 3, 2));
     assert_eq!(std::fs::read(target.join(SECRET_KEY)).unwrap(), KEY);
     assert_eq!(mode(&target), 0o700);
@@ -123,7 +131,8 @@ async fn a_restored_store_has_no_old_work() {
 
     let store = Store::open(&target).await.unwrap();
     assert!(
-        store.unfinished_jobs().await.unwrap().is_empty() && store.open_leases().await.unwrap().is_empty()
+        store.unfinished_jobs().await.unwrap().is_empty()
+            && store.open_leases().await.unwrap().is_empty()
     );
     let job = async |n| store.job(queued(n).id).await.unwrap().unwrap();
     let (cancelled, unknown, succeeded) = (job(1).await, job(2).await, job(3).await);
@@ -152,7 +161,8 @@ async fn a_restored_store_has_no_old_work() {
         assert_eq!(reason, expected);
     }
     assert_eq!(store.tokens().await.unwrap().len(), 1);
-    let newest = store.audit(&AuditFilter::default(), None, 1).await.unwrap().items.remove(0).record;
+    let newest =
+        store.audit(&AuditFilter::default(), None, 1).await.unwrap().items.remove(0).record;
     assert_eq!((newest.action, newest.at), (AuditAction::StoreRestored, now));
     assert_eq!(newest.actor.as_deref(), Some("otter store"));
     assert_eq!(newest.detail.as_deref(), Some("from the backup of 2026-03-01T12:00:00Z"));
@@ -275,11 +285,13 @@ async fn a_backup_replaces_no_file_and_needs_a_database_and_its_key() {
 async fn a_check_finds_what_is_damaged_and_changes_nothing() {
     let state = TempDir::new().unwrap();
     filled(state.path()).await;
-    let Checked { jobs, leases, tokens, problems, key_problem } = check(state.path()).await.unwrap();
+    let Checked { jobs, leases, tokens, problems, key_problem } =
+        check(state.path()).await.unwrap();
     assert_eq!((jobs, leases, tokens, problems, key_problem), (3, 4, 1, Vec::new(), None));
     change(state.path(), "UPDATE jobs SET document = '{' WHERE state = 'succeeded'").await;
     change(state.path(), "UPDATE leases SET document_version = 9 WHERE state = 'released'").await;
-    change(state.path(), "UPDATE kept_machines SET quarantine = 'x' WHERE quarantine IS NOT NULL").await;
+    change(state.path(), "UPDATE kept_machines SET quarantine = 'x' WHERE quarantine IS NOT NULL")
+        .await;
     change(state.path(), "UPDATE tokens SET digest = 'short'").await;
     change(
         state.path(),

@@ -35,7 +35,11 @@ impl Origin {
         match &job.request {
             JobRequest::CreateSnapshot { .. } => {
                 let snapshot = job.result.as_ref()?.snapshot.as_ref()?.to_string();
-                Some(Self::Made { machine, snapshot, lease: job.lease.map(|lease| lease.to_string()) })
+                Some(Self::Made {
+                    machine,
+                    snapshot,
+                    lease: job.lease.map(|lease| lease.to_string()),
+                })
             }
             JobRequest::RemoveSnapshot { snapshot, .. } => {
                 Some(Self::Removed { machine, snapshot: snapshot.to_string() })
@@ -52,7 +56,8 @@ impl Origin {
                 // A host may use the id of a removed snapshot again, so the old row is wrong now.
                 forget(transaction, machine, snapshot).await?;
                 let Some(lease) = lease else { return Ok(()) };
-                let insert = "INSERT INTO created_snapshots (machine, snapshot, lease) VALUES ($1, $2, $3)";
+                let insert =
+                    "INSERT INTO created_snapshots (machine, snapshot, lease) VALUES ($1, $2, $3)";
                 sqlx::query(insert)
                     .bind(machine)
                     .bind(snapshot)
@@ -72,7 +77,11 @@ impl Origin {
     }
 }
 
-async fn forget(transaction: &mut Transaction<'_>, machine: &str, snapshot: &str) -> Result<(), sqlx::Error> {
+async fn forget(
+    transaction: &mut Transaction<'_>,
+    machine: &str,
+    snapshot: &str,
+) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM created_snapshots WHERE machine = $1 AND snapshot = $2")
         .bind(machine)
         .bind(snapshot)
@@ -87,12 +96,15 @@ pub async fn made_under(
     machine: &MachineIdentity,
     lease: LeaseId,
 ) -> Result<BTreeSet<SnapshotId>, StorageError> {
-    let rows = sqlx::query("SELECT snapshot FROM created_snapshots WHERE machine = $1 AND lease = $2")
-        .bind(machine.key())
-        .bind(lease.to_string())
-        .fetch_all(reader.statement())
-        .await?;
-    rows.iter().map(|row| Ok(SnapshotId::from_backend(row.try_get::<String, _>("snapshot")?))).collect()
+    let rows =
+        sqlx::query("SELECT snapshot FROM created_snapshots WHERE machine = $1 AND lease = $2")
+            .bind(machine.key())
+            .bind(lease.to_string())
+            .fetch_all(reader.statement())
+            .await?;
+    rows.iter()
+        .map(|row| Ok(SnapshotId::from_backend(row.try_get::<String, _>("snapshot")?)))
+        .collect()
 }
 
 /// Deletes the rows of leases that are no longer kept.

@@ -1,4 +1,5 @@
-//! What can go wrong between otter and its state directory, worded for the operator who has to mend it.
+//! What can go wrong between otter and its state directory, worded for the operator who has to mend
+//! it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -51,7 +51,8 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     let mut connection = connect(path, &file).await?;
     let refused = |source| refusal(path, &file, source);
     migrate::require_known(&mut connection, path, &file).await?;
-    let mut has_rows = async |table, rows| has_rows(&mut connection, table, rows).await.map_err(refused);
+    let mut has_rows =
+        async |table, rows| has_rows(&mut connection, table, rows).await.map_err(refused);
     let has_leases = has_rows("leases", "SELECT EXISTS (SELECT 1 FROM leases)").await?;
     let in_force = "SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)";
     let has_tokens_in_force = has_rows("tokens", in_force).await?;
@@ -82,14 +83,18 @@ pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
 
 /// Opens a database to look at it. This makes no other file.
 async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
-    // Without a log the file is the whole database, and reading it must neither make files nor change them.
-    let is_whole = std::fs::metadata(directory.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
+    // Without a log the file is the whole database, and reading it must neither make files nor
+    // change them.
+    let is_whole =
+        std::fs::metadata(directory.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
     let options = SqliteConnectOptions::new()
         .filename(file)
         .read_only(true)
         .immutable(is_whole)
         .busy_timeout(BUSY_TIMEOUT);
-    SqliteConnection::connect_with(&options).await.map_err(|source| refusal(directory, file, source))
+    SqliteConnection::connect_with(&options)
+        .await
+        .map_err(|source| refusal(directory, file, source))
 }
 
 /// Refuses what a start cannot open for writing; nothing there is fine.
@@ -103,16 +108,18 @@ fn require_writable(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The answer of a statement that asks for rows of a table; false if the schema is older than the table.
+/// The answer of a statement that asks for rows of a table; false if the schema is older than the
+/// table.
 async fn has_rows(
     connection: &mut SqliteConnection,
     table: &str,
     rows: &'static str,
 ) -> Result<bool, sqlx::Error> {
-    let exists: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1)")
-            .bind(table)
-            .fetch_one(&mut *connection)
-            .await?;
+    let exists: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1)",
+    )
+    .bind(table)
+    .fetch_one(&mut *connection)
+    .await?;
     Ok(exists && sqlx::query_scalar(rows).fetch_one(connection).await?)
 }

@@ -1,5 +1,5 @@
-//! The fence floor: every grant gets a higher fence, also on a machine that the store does not know.
-//! It covers fences that were given but are no longer in the store. It never falls.
+//! The fence floor: every grant gets a higher fence, also on a machine that the store does not
+//! know. It covers fences that were given but are no longer in the store. It never falls.
 
 use async_trait::async_trait;
 
@@ -28,7 +28,8 @@ impl Write for RaiseFenceFloor {
 
 /// The floor; 0 if it was never raised.
 pub async fn fence_floor(reader: &mut Reader<'_>) -> Result<u64, StorageError> {
-    let fence: Option<i64> =
-        sqlx::query_scalar("SELECT fence FROM fence_floor").fetch_optional(reader.statement()).await?;
+    let fence: Option<i64> = sqlx::query_scalar("SELECT fence FROM fence_floor")
+        .fetch_optional(reader.statement())
+        .await?;
     Ok(fence.and_then(|fence| u64::try_from(fence).ok()).unwrap_or_default())
 }

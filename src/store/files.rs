@@ -19,7 +19,8 @@ pub const PRIVATE_FILE: u32 = 0o600;
 
 /// Makes a file that must not exist yet, for its owner alone.
 pub fn create(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
     // An odd umask takes the owner's own permissions away.
     file.set_permissions(Permissions::from_mode(PRIVATE_FILE))?;
     Ok(file)
@@ -40,7 +41,9 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
 
 /// Whether both files exist and hold the same bytes.
 pub fn are_equal(one: &Path, other: &Path) -> io::Result<bool> {
-    let (Some(one), Some(other)) = (open_if_there(one)?, open_if_there(other)?) else { return Ok(false) };
+    let (Some(one), Some(other)) = (open_if_there(one)?, open_if_there(other)?) else {
+        return Ok(false);
+    };
     if one.metadata()?.len() != other.metadata()?.len() {
         return Ok(false);
     }

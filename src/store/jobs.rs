@@ -117,9 +117,11 @@ enum Transition {
 impl UpdateJob {
     pub fn of(job: &Job) -> Result<Self, StorageError> {
         // Later updates of a running job have steps or an intent, so the stored job is not read.
-        let may_start = job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
+        let may_start =
+            job.state == JobState::Running && job.steps.is_empty() && job.intent.is_none();
         let start = may_start.then(|| (AuditRecord::job_started(job), Transition::Start));
-        let cancel = AuditRecord::job_cancel_requested(job).map(|record| (record, Transition::CancelRequest));
+        let cancel = AuditRecord::job_cancel_requested(job)
+            .map(|record| (record, Transition::CancelRequest));
         let end = job.state.is_end().then(|| (AuditRecord::job_ended(job), Transition::End));
         let facts = start.into_iter().chain(cancel).chain(end).collect();
         Ok(Self { id: job.id, row: Row::of(job)?, facts, origin: Origin::of(job) })
@@ -144,7 +146,9 @@ impl UpdateJob {
         };
         let is_new = |transition: &Transition| match transition {
             Transition::Start => stored.as_ref().is_some_and(|job| job.state == JobState::Queued),
-            Transition::CancelRequest => stored.as_ref().is_some_and(|job| job.cancel_requested_at.is_none()),
+            Transition::CancelRequest => {
+                stored.as_ref().is_some_and(|job| job.cancel_requested_at.is_none())
+            }
             Transition::End => true,
         };
         let new = self.facts.iter().filter(|(_, transition)| is_new(transition));
@@ -277,5 +281,6 @@ pub fn read(row: &SqliteRow) -> Result<Job, StorageError> {
     let id: String = row.try_get("id")?;
     let version: i64 = row.try_get("document_version")?;
     let text: &str = row.try_get("document")?;
-    document::decode(version, text).map_err(|source| StorageError::unreadable(format!("job {id}"), source))
+    document::decode(version, text)
+        .map_err(|source| StorageError::unreadable(format!("job {id}"), source))
 }

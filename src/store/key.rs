@@ -1,5 +1,5 @@
-//! The key file of the state directory. The secrets of leases are made from its key, so it must not be
-//! replaced silently while there are leases.
+//! The key file of the state directory. The secrets of leases are made from its key, so it must not
+//! be replaced silently while there are leases.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Idempotency keys of the calls that started jobs or asked for leases, as rows of a table for each.
+//! Idempotency keys of the calls that started jobs or asked for leases, as rows of a table for
+//! each.
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -18,7 +19,10 @@ const INSERT_OF_JOB: &str = "INSERT INTO idempotency_keys (caller, method, path,
 const INSERT_OF_LEASE: &str = "INSERT INTO lease_keys (caller, method, path, key, fingerprint, lease, created_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-pub async fn find(reader: &mut Reader<'_>, key: &IdempotencyKey) -> Result<Option<KeptKey>, sqlx::Error> {
+pub async fn find(
+    reader: &mut Reader<'_>,
+    key: &IdempotencyKey,
+) -> Result<Option<KeptKey>, sqlx::Error> {
     let IdempotencyKey { caller, method, path, key: name, fingerprint: _, created_at: _ } = key;
     let select = sqlx::query(FIND).bind(caller).bind(method).bind(path).bind(name);
     let row = select.fetch_optional(reader.statement()).await?;

@@ -46,7 +46,10 @@ impl Row {
             holder: lease.holder.clone(),
             reference: lease.reference.clone(),
             created_at: microseconds(lease.created_at),
-            ended_at: lease.state.is_end().then(|| microseconds(lease.ended_at.unwrap_or(lease.noted_at))),
+            ended_at: lease
+                .state
+                .is_end()
+                .then(|| microseconds(lease.ended_at.unwrap_or(lease.noted_at))),
             held,
             document,
         })
@@ -149,7 +152,8 @@ impl Write for Step {
 }
 
 async fn save(transaction: &mut Transaction<'_>, row: &Row) -> Result<(), sqlx::Error> {
-    let Row { id, state, machine, pool, holder, reference, created_at, ended_at, held, document } = row;
+    let Row { id, state, machine, pool, holder, reference, created_at, ended_at, held, document } =
+        row;
     sqlx::query(
         "INSERT INTO leases (id, arrival, state, machine, pool, holder, reference, created_at, ended_at, held, \
          document_version, document) \
@@ -173,7 +177,8 @@ async fn save(transaction: &mut Transaction<'_>, row: &Row) -> Result<(), sqlx::
     Ok(())
 }
 
-/// Every lease that has not ended, in order of arrival. Times and ids do not give that order: the clock may have jumped.
+/// Every lease that has not ended, in order of arrival. Times and ids do not give that order: the
+/// clock may have jumped.
 pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY arrival",
@@ -198,8 +203,9 @@ pub async fn list(
     after: Option<&Lease>,
     limit: u32,
 ) -> Result<Vec<Lease>, StorageError> {
-    let mut query =
-        QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM leases WHERE 1 = 1");
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT id, document_version, document FROM leases WHERE 1 = 1",
+    );
     let LeaseFilter { states, machine, pool, holder, reference } = filter;
     if !states.is_empty() {
         query.push(" AND state IN (");
@@ -231,11 +237,14 @@ pub async fn list(
 }
 
 /// Everything that is kept of machines.
-pub async fn machines(reader: &mut Reader<'_>) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
-    let rows =
-        sqlx::query("SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines")
-            .fetch_all(reader.statement())
-            .await?;
+pub async fn machines(
+    reader: &mut Reader<'_>,
+) -> Result<BTreeMap<String, KeptMachine>, StorageError> {
+    let rows = sqlx::query(
+        "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines",
+    )
+    .fetch_all(reader.statement())
+    .await?;
     rows.iter().map(read_machine).collect()
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! copy otter.db to otter.db.before-<schema> ─► foreign keys off ─► begin ─► migrations ─► foreign_key_check ─► commit
 //! ```
-//! Foreign keys are off because dropping a table that is rebuilt would delete the rows that refer to it.
+//! Foreign keys are off because dropping a table that is rebuilt would delete the rows that refer
+//! to it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -38,8 +39,8 @@ pub async fn require_known(
     refuse_newer(&applied(connection, directory, file).await?, file)
 }
 
-/// Brings the database in `file` up to date, all migrations in one transaction. If there is anything to do, the
-/// database is first copied to `otter.db.before-<schema>` in `directory`.
+/// Brings the database in `file` up to date, all migrations in one transaction. If there is
+/// anything to do, the database is first copied to `otter.db.before-<schema>` in `directory`.
 pub async fn migrate_with_copy(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -73,7 +74,9 @@ pub async fn migrate(
         MigrateError::VersionMissing(migration) => {
             StoreError::NewerDatabase { path: file.to_owned(), migration }
         }
-        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => refused(source),
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
+            refused(source)
+        }
         source => StoreError::Migrate { path: file.to_owned(), source },
     })?;
     if let Some(what) = dangling(&mut transaction).await.map_err(refused)? {
@@ -87,7 +90,9 @@ pub async fn migrate(
 pub async fn dangling(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
     let found: Option<(String, Option<i64>, String, i64)> =
         sqlx::query_as("PRAGMA foreign_key_check").fetch_optional(connection).await?;
-    Ok(found.map(|(table, _, parent, _)| format!("a row of {table} refers to one of {parent} that is gone")))
+    Ok(found.map(|(table, _, parent, _)| {
+        format!("a row of {table} refers to one of {parent} that is gone")
+    }))
 }
 
 /// The migrations that a database has had; none if it is not otter's, or is empty.
@@ -97,11 +102,12 @@ async fn applied(
     file: &Path,
 ) -> Result<BTreeSet<i64>, StoreError> {
     let refused = |source| refusal(directory, file, source);
-    let table: Option<i64> =
-        sqlx::query_scalar("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'")
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(refused)?;
+    let table: Option<i64> = sqlx::query_scalar(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'",
+    )
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(refused)?;
     if table.is_none() {
         return Ok(BTreeSet::new());
     }
@@ -122,13 +128,15 @@ fn is_pending(applied: &BTreeSet<i64>) -> bool {
 
 fn refuse_newer(applied: &BTreeSet<i64>, file: &Path) -> Result<(), StoreError> {
     match applied.iter().rev().find(|version| !MIGRATIONS.version_exists(**version)) {
-        Some(migration) => Err(StoreError::NewerDatabase { path: file.to_owned(), migration: *migration }),
+        Some(migration) => {
+            Err(StoreError::NewerDatabase { path: file.to_owned(), migration: *migration })
+        }
         None => Ok(()),
     }
 }
 
-/// Copies the database as it is to `otter.db.before-<schema>`. A copy of the same schema from an earlier migration that
-/// holds something else is kept as `otter.db.before-<schema>.old`.
+/// Copies the database as it is to `otter.db.before-<schema>`. A copy of the same schema from an
+/// earlier migration that holds something else is kept as `otter.db.before-<schema>.old`.
 async fn keep_copy(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -150,7 +158,9 @@ async fn keep_copy(
     if copy.exists() {
         std::fs::rename(&copy, &old).map_err(not_writable)?;
     }
-    std::fs::rename(&new, &copy).and_then(|()| files::sync_directory(directory)).map_err(not_writable)?;
+    std::fs::rename(&new, &copy)
+        .and_then(|()| files::sync_directory(directory))
+        .map_err(not_writable)?;
     Ok(copy)
 }
 
@@ -170,6 +180,10 @@ pub async fn copy_into(connection: &mut SqliteConnection, copy: &Path) -> Result
             "the path of the copy is not UTF-8",
         ))
     })?;
-    sqlx::query("VACUUM INTO $1").bind(text).execute(connection).await.map_err(CopyError::Database)?;
+    sqlx::query("VACUUM INTO $1")
+        .bind(text)
+        .execute(connection)
+        .await
+        .map_err(CopyError::Database)?;
     file.sync_all().map_err(CopyError::File)
 }

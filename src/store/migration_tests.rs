@@ -80,7 +80,8 @@ async fn fill_jobs(connection: &mut SqliteConnection) {
 
 /// The document of a job on a machine as the first versions of otter wrote it.
 fn version_1(job: &Job) -> String {
-    let mut fields: Map<String, Value> = serde_json::from_str(&document::encode(job).unwrap()).unwrap();
+    let mut fields: Map<String, Value> =
+        serde_json::from_str(&document::encode(job).unwrap()).unwrap();
     let mut machine = fields.remove("target").unwrap();
     assert_eq!(machine.as_object_mut().unwrap().remove("kind").unwrap(), "machine");
     let name = fields.remove("target_name").unwrap();
@@ -88,7 +89,13 @@ fn version_1(job: &Job) -> String {
     serde_json::to_string(&fields).unwrap()
 }
 
-async fn insert_key(connection: &mut SqliteConnection, table: &str, column: &str, path: &str, id: &str) {
+async fn insert_key(
+    connection: &mut SqliteConnection,
+    table: &str,
+    column: &str,
+    path: &str,
+    id: &str,
+) {
     let IdempotencyKey { caller, method, path, key, fingerprint, created_at } = key(path);
     run(
         connection,
@@ -179,7 +186,11 @@ async fn assert_whole(store: &Store, schema: i64) {
     let second = ended(queued(2), JobState::Succeeded, start());
     assert_eq!(store.job(second.id).await.unwrap(), Some(second.clone()), "schema {schema}");
     let of_machine = JobFilter { machine: queued(1).machine_id().cloned(), ..JobFilter::default() };
-    assert_eq!(store.jobs(&of_machine, None, 10).await.unwrap().items, [queued(1)], "schema {schema}");
+    assert_eq!(
+        store.jobs(&of_machine, None, 10).await.unwrap().items,
+        [queued(1)],
+        "schema {schema}"
+    );
     let found = store.find_key(&key("/jobs")).await.unwrap().map(|kept| kept.owner);
     assert_eq!(found, Some(KeyOwner::Job(second.id)), "schema {schema}");
     if schema >= WITH_TOKENS {
@@ -190,7 +201,8 @@ async fn assert_whole(store: &Store, schema: i64) {
         assert_eq!(tokens[0].digest.0, [1; 32]);
     }
     if schema >= WITH_LEASES {
-        let open: Vec<_> = store.open_leases().await.unwrap().iter().map(|lease| lease.id).collect();
+        let open: Vec<_> =
+            store.open_leases().await.unwrap().iter().map(|lease| lease.id).collect();
         let expected = [9, 4, 2].map(|n| lease(n, LeaseState::Queued, None).id);
         assert_eq!(open, expected, "in order of arrival, schema {schema}");
         let released = lease(7, LeaseState::Released, Some(start()));
@@ -223,8 +235,12 @@ async fn a_filled_database_of_every_schema_is_migrated_whole_and_copied_before()
         // It is a whole database of the earlier schema, which can be opened in its place.
         let again = TempDir::new().unwrap();
         std::fs::copy(&copy, again.path().join("otter.db")).unwrap();
-        let error = Store::beside(again.path()).await.err().expect("the copy has an earlier schema");
-        assert!(matches!(error, StoreError::OlderDatabase { found, .. } if found == schema), "{error}");
+        let error =
+            Store::beside(again.path()).await.err().expect("the copy has an earlier schema");
+        assert!(
+            matches!(error, StoreError::OlderDatabase { found, .. } if found == schema),
+            "{error}"
+        );
         assert_whole(&Store::open(again.path()).await.unwrap(), schema).await;
     }
 }
@@ -245,7 +261,8 @@ async fn a_copy_of_an_earlier_migration_is_kept_if_it_holds_something_else() {
     migrated_again().await;
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");
     assert_eq!(std::fs::read(file("otter.db.before-3")).unwrap().len(), first.len());
-    // A start that is repeated, for example after a crash, copies the same database again and loses nothing.
+    // A start that is repeated, for example after a crash, copies the same database again and loses
+    // nothing.
     let store = Store::open(directory.path()).await.unwrap();
     drop(store);
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");
@@ -292,7 +309,9 @@ async fn only_the_daemon_makes_or_migrates_a_database() {
     assert!(matches!(error, StoreError::NoStateDirectory { .. }) && !missing.exists(), "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     filled(directory.path(), 3).await;
-    for opened in [Store::beside(directory.path()).await, Store::beside_or_new(directory.path()).await] {
+    for opened in
+        [Store::beside(directory.path()).await, Store::beside_or_new(directory.path()).await]
+    {
         let error = opened.err().expect("its schema is another");
         assert!(error.to_string().contains("has schema 3"), "{error}");
     }

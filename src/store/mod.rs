@@ -4,8 +4,8 @@
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
 //! reads  ──pool of read-only connections─────────────────────────────────────►    (WAL)
 //! ```
-//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is kept to what PostgreSQL
-//! understands too.
+//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is kept to what
+//! PostgreSQL understands too.
 
 mod archive;
 mod audit;
@@ -93,25 +93,26 @@ impl Inner {
 /// Where reads come from.
 enum Readers {
     Pool(SqlitePool),
-    /// The one connection that an in-memory database lives in. No pool: its time-outs would fire under a
-    /// clock that tests step.
+    /// The one connection that an in-memory database lives in. No pool: its time-outs would fire
+    /// under a clock that tests step.
     Writer(Arc<Mutex<SqliteConnection>>),
 }
 
 impl Store {
-    /// Opens the database `otter.db` in this directory, makes both where they are missing (the directory
-    /// private to its owner), brings the database up to date, and locks the directory for as long as the
-    /// store lives.
+    /// Opens the database `otter.db` in this directory, makes both where they are missing (the
+    /// directory private to its owner), brings the database up to date, and locks the directory for
+    /// as long as the store lives.
     pub async fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let open::Opened { writer, readers, lock } = open::open(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), Some(lock)))
     }
 
-    /// Opens the same database beside the daemon that holds the lock, which sees what is changed within a second.
+    /// Opens the same database beside the daemon that holds the lock, which sees what is changed
+    /// within a second.
     ///
     /// # Errors
-    /// `NoDatabase` if there is none, since nothing is made; `OlderDatabase` or `NewerDatabase` if its schema is not
-    /// this otter's, since a daemon may be using it.
+    /// `NoDatabase` if there is none, since nothing is made; `OlderDatabase` or `NewerDatabase` if
+    /// its schema is not this otter's, since a daemon may be using it.
     pub async fn beside(state_dir: &Path) -> Result<Self, StoreError> {
         let (writer, readers) = open::beside(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), None))
@@ -131,8 +132,8 @@ impl Store {
         examine::examine(state_dir).await
     }
 
-    /// Reads the whole database of this directory without changing it, as [`Store::open`] does before
-    /// it uses it. Returns the names of the tokens in force.
+    /// Reads the whole database of this directory without changing it, as [`Store::open`] does
+    /// before it uses it. Returns the names of the tokens in force.
     ///
     /// # Errors
     /// `Damaged` or `NotADatabase` if it is damaged.
@@ -158,8 +159,8 @@ impl Store {
         }))
     }
 
-    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns. Without it
-    /// running, writes wait.
+    /// Commits writes until `stop` is cancelled, then those that were accepted before, and returns.
+    /// Without it running, writes wait.
     ///
     /// # Errors
     /// `WriterTaken` where it was called before.
@@ -206,7 +207,9 @@ impl Store {
     async fn read(&self) -> Result<Reader<'_>, StorageError> {
         let connection = match &self.0.readers {
             Readers::Pool(pool) => ReadConnection::Pooled(pool.acquire().await?),
-            Readers::Writer(connection) => ReadConnection::Shared(Arc::clone(connection).lock_owned().await),
+            Readers::Writer(connection) => {
+                ReadConnection::Shared(Arc::clone(connection).lock_owned().await)
+            }
         };
         Ok(Reader { connection, statements: &self.0.statements })
     }

@@ -6,7 +6,8 @@
 //!                    └─ is missing: make otter.db.new whole, then rename it to otter.db
 //! no lock: otter.db exists ─► read it through ─► its schema is this otter's ─► writer, readers
 //! ```
-//! A half-made otter.db never exists: an empty or short one was damaged later. A file that is refused stays as it was.
+//! A half-made otter.db never exists: an empty or short one was damaged later. A file that is
+//! refused stays as it was.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -80,7 +81,11 @@ pub async fn make_if_missing(directory: &Path) -> Result<(), StoreError> {
 /// The database of a directory, which must exist.
 pub fn existing(directory: &Path) -> Result<PathBuf, StoreError> {
     let file = directory.join(DATABASE);
-    if file.exists() { Ok(file) } else { Err(StoreError::NoDatabase { directory: directory.to_owned() }) }
+    if file.exists() {
+        Ok(file)
+    } else {
+        Err(StoreError::NoDatabase { directory: directory.to_owned() })
+    }
 }
 
 /// Opens a database for writing, after reading it through.
@@ -91,7 +96,8 @@ pub async fn whole(directory: &Path, file: &Path) -> Result<SqliteConnection, St
 
 /// Opens a database only to read it.
 pub async fn read_only(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
-    let options = SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
+    let options =
+        SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(BUSY_TIMEOUT);
     connect(directory, file, &options).await
 }
 
@@ -105,7 +111,10 @@ async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError
         .max_connections(READERS)
         .acquire_timeout(READER_TIMEOUT)
         .connect_with(quiet(
-            SqliteConnectOptions::new().filename(file).busy_timeout(BUSY_TIMEOUT).pragma("query_only", "on"),
+            SqliteConnectOptions::new()
+                .filename(file)
+                .busy_timeout(BUSY_TIMEOUT)
+                .pragma("query_only", "on"),
         ))
         .await
         .map_err(|source| refusal(directory, file, source))
@@ -135,8 +144,8 @@ async fn connect(
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// Reads the whole database, so that damage is told now and not by a wrong answer later. By a connection that cannot
-/// write, since even looking would else fold the log into the file.
+/// Reads the whole database, so that damage is told now and not by a wrong answer later. By a
+/// connection that cannot write, since even looking would else fold the log into the file.
 async fn check(directory: &Path, file: &Path) -> Result<(), StoreError> {
     require_content(file)?;
     let mut connection = read_only(directory, file).await?;
@@ -197,7 +206,9 @@ async fn make(directory: &Path, file: &Path) -> Result<(), StoreError> {
     let mut connection = connect(directory, file, &options(&new)).await?;
     migrate::migrate(&mut connection, directory, file).await?;
     connection.close().await.map_err(|source| refusal(directory, file, source))?;
-    std::fs::rename(&new, file).and_then(|()| files::sync_directory(directory)).map_err(not_writable)
+    std::fs::rename(&new, file)
+        .and_then(|()| files::sync_directory(directory))
+        .map_err(not_writable)
 }
 
 pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
@@ -208,8 +219,8 @@ pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
     Ok(connection)
 }
 
-/// The lock is the operating system's and goes with the process, however that ends. The file holds the
-/// process's id, only to say it to whoever finds it locked.
+/// The lock is the operating system's and goes with the process, however that ends. The file holds
+/// the process's id, only to say it to whoever finds it locked.
 pub fn lock(directory: &Path) -> Result<File, StoreError> {
     let not_writable = |source| StoreError::not_writable(directory, source);
     let mut file = OpenOptions::new()
@@ -224,7 +235,8 @@ pub fn lock(directory: &Path) -> Result<File, StoreError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            let pid = file.read_to_string(&mut holder).ok().and_then(|_| holder.trim().parse().ok());
+            let pid =
+                file.read_to_string(&mut holder).ok().and_then(|_| holder.trim().parse().ok());
             return Err(StoreError::Locked { path: directory.to_owned(), pid });
         }
         Err(TryLockError::Error(source)) => return Err(not_writable(source)),

@@ -1,9 +1,9 @@
 //! Deletes ended jobs and leases, old keys, and the oldest part of the audit, once their time is
 //! over or they take more room than allowed.
 //!
-//! What has a key that is kept is kept too, and so is the key of what has no end yet: the call that started it, made
-//! again, must find it. What is kept of machines (fences,
-//! quarantines) is deleted by the leases, which have it in memory.
+//! What has a key that is kept is kept too, and so is the key of what has no end yet: the call that
+//! started it, made again, must find it. What is kept of machines (fences, quarantines) is deleted
+//! by the leases, which have it in memory.
 
 use std::time::Duration;
 
@@ -19,7 +19,11 @@ use crate::storage::{AuditRetention, Keep, Purged, PurgedAudit, Retention, Stora
 /// Rows deleted in one commit; others get in between.
 const PORTION: i64 = 500;
 
-pub async fn purge(store: &Store, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError> {
+pub async fn purge(
+    store: &Store,
+    now: Timestamp,
+    retention: &Retention,
+) -> Result<Purged, StorageError> {
     let Retention { jobs, leases, keys, audit: _ } = retention;
     let (jobs, keys_of_jobs) = purge_records(store, &JOBS, now, jobs, *keys).await?;
     let (leases, keys_of_leases) = purge_records(store, &LEASES, now, leases, *keys).await?;
@@ -222,7 +226,11 @@ impl Write for DeleteAudit {
                 bytes,
             ),
         };
-        let done = sqlx::query(statement).bind(bound).bind(PORTION).execute(transaction.statement()).await?;
+        let done = sqlx::query(statement)
+            .bind(bound)
+            .bind(PORTION)
+            .execute(transaction.statement())
+            .await?;
         Ok(done.rows_affected())
     }
 }
@@ -265,7 +273,8 @@ mod tests {
 
     async fn save(store: &Store, lease: &Lease, key: Option<&str>) {
         let machine = format!("uuid:{}", lease.id);
-        let kept = KeptMachine { fence: 7, last_lease_end: lease.ended_at, ..KeptMachine::default() };
+        let kept =
+            KeptMachine { fence: 7, last_lease_end: lease.ended_at, ..KeptMachine::default() };
         let row = LeaseChange::new(lease.clone(), Some(machine.clone()));
         let key = key.map(|name| (self::key(name), lease.id));
         let machines = BTreeMap::from([(machine, kept)]);
@@ -304,13 +313,15 @@ mod tests {
         let machines = BTreeMap::from([("id:9".to_owned(), aside)]);
         store.save_leases(SaveLeases { machines, ..SaveLeases::default() }).await.unwrap();
         let machines = store.kept_machines().await.unwrap();
-        let month = Retention { leases: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
+        let month =
+            Retention { leases: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
         let purged = |leases| Purged { leases, ..Purged::default() };
         let now = after(5) + month.leases.time;
         assert_eq!(store.purge(now, &month).await.unwrap(), purged(5));
         let years = now + Duration::from_hours(24 * 3_650);
         assert_eq!(store.purge(years, &month).await.unwrap(), purged(2));
-        let few = Retention { leases: Keep { at_least: 1, at_most: 2, ..Keep::default() }, ..month };
+        let few =
+            Retention { leases: Keep { at_least: 1, at_most: 2, ..Keep::default() }, ..month };
         assert_eq!(store.purge(start(), &few).await.unwrap(), purged(1), "never more than so many");
         let left = left(&store).await;
         assert_eq!(left.len(), usize::try_from(open + 2).unwrap());
@@ -331,7 +342,11 @@ mod tests {
         let at_once = Keep { time: Duration::ZERO, at_least: 0, ..Keep::default() };
         let retention = Retention { leases: at_once, ..Retention::default() };
         let early = start() + Duration::from_hours(23);
-        assert_eq!(store.purge(early, &retention).await.unwrap(), Purged::default(), "it stays for its key");
+        assert_eq!(
+            store.purge(early, &retention).await.unwrap(),
+            Purged::default(),
+            "it stays for its key"
+        );
         assert_eq!(
             store.find_key(&key("done")).await.unwrap().map(|kept| kept.owner),
             Some(KeyOwner::Lease(done.id))

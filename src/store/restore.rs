@@ -1,4 +1,5 @@
-//! `otter store restore`: an archive becomes a state directory whose daemon calls no host for old work.
+//! `otter store restore`: an archive becomes a state directory whose daemon calls no host for old
+//! work.
 //!
 //! ```text
 //! lock the empty directory ─► members, checked against the manifest ─► check the database, migrate it
@@ -45,9 +46,13 @@ pub struct Restored {
 /// Makes a state directory of an archive.
 ///
 /// # Errors
-/// `Locked` if an otter uses the directory, `NotEmpty` if anything is in it, `Archive` if the archive is damaged,
-/// `NewerArchive` if its schema is newer than this otter's.
-pub async fn restore(archive: &Path, state_dir: &Path, now: Timestamp) -> Result<Restored, StoreError> {
+/// `Locked` if an otter uses the directory, `NotEmpty` if anything is in it, `Archive` if the
+/// archive is damaged, `NewerArchive` if its schema is newer than this otter's.
+pub async fn restore(
+    archive: &Path,
+    state_dir: &Path,
+    now: Timestamp,
+) -> Result<Restored, StoreError> {
     let unusable = |source| StoreError::Archive { path: archive.to_owned(), source };
     let schema = archive::manifest(archive).map_err(unusable)?.schema;
     if schema > schema::current() {
@@ -85,8 +90,8 @@ pub async fn restore(archive: &Path, state_dir: &Path, now: Timestamp) -> Result
 fn lock_empty(directory: &Path, undo: &mut Undo) -> Result<std::fs::File, StoreError> {
     let lock = directory.join(LOCK);
     let locked = if lock.exists() { Some(open::lock(directory)?) } else { None };
-    let entries =
-        std::fs::read_dir(directory).map_err(|source| StoreError::not_writable(directory, source))?;
+    let entries = std::fs::read_dir(directory)
+        .map_err(|source| StoreError::not_writable(directory, source))?;
     if entries.flatten().any(|entry| entry.file_name() != LOCK) {
         return Err(StoreError::NotEmpty { path: directory.to_owned() });
     }
@@ -98,18 +103,28 @@ fn lock_empty(directory: &Path, undo: &mut Undo) -> Result<std::fs::File, StoreE
 }
 
 /// Checks the database, brings it up to date, and ends all work in it that had not ended.
-async fn end_old_work(state_dir: &Path, manifest: Manifest, now: Timestamp) -> Result<Restored, StoreError> {
+async fn end_old_work(
+    state_dir: &Path,
+    manifest: Manifest,
+    now: Timestamp,
+) -> Result<Restored, StoreError> {
     let file = state_dir.join(UNFINISHED);
     let mut connection = open::alone(state_dir, &file).await?;
-    let problems =
-        upkeep::damage(&mut connection).await.map_err(|source| refusal(state_dir, &file, source))?;
+    let problems = upkeep::damage(&mut connection)
+        .await
+        .map_err(|source| refusal(state_dir, &file, source))?;
     if let Some(what) = problems.into_iter().next() {
         return Err(StoreError::Damaged { path: file, what });
     }
     migrate::migrate(&mut connection, state_dir, &file).await?;
     let mut transaction = connection.begin().await?;
-    let mut restored =
-        Restored { manifest, cancelled_jobs: 0, unknown_jobs: 0, revoked_leases: 0, quarantined_machines: 0 };
+    let mut restored = Restored {
+        manifest,
+        cancelled_jobs: 0,
+        unknown_jobs: 0,
+        revoked_leases: 0,
+        quarantined_machines: 0,
+    };
     end_jobs(&mut transaction, now, &mut restored).await?;
     end_leases(&mut transaction, now, &mut restored).await?;
     raise_fences(&mut transaction, now).await?;
@@ -124,9 +139,10 @@ async fn end_jobs(
     now: Timestamp,
     restored: &mut Restored,
 ) -> Result<(), StoreError> {
-    let rows = sqlx::query("SELECT id, document_version, document FROM jobs WHERE ended_at IS NULL")
-        .fetch_all(&mut *connection)
-        .await?;
+    let rows =
+        sqlx::query("SELECT id, document_version, document FROM jobs WHERE ended_at IS NULL")
+            .fetch_all(&mut *connection)
+            .await?;
     let statements = AtomicU64::new(0);
     for row in &rows {
         let mut job = jobs::read(row)?;
@@ -146,15 +162,18 @@ async fn end_leases(
     now: Timestamp,
     restored: &mut Restored,
 ) -> Result<(), StoreError> {
-    let rows =
-        sqlx::query("SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines")
-            .fetch_all(&mut *connection)
-            .await?;
+    let rows = sqlx::query(
+        "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
     let mut machines: BTreeMap<String, KeptMachine> =
         rows.iter().map(leases::read_machine).collect::<Result<_, _>>()?;
-    let rows = sqlx::query("SELECT id, held, document_version, document FROM leases WHERE ended_at IS NULL")
-        .fetch_all(&mut *connection)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT id, held, document_version, document FROM leases WHERE ended_at IS NULL",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
     let mut ended = Vec::with_capacity(rows.len());
     let mut audit = Vec::new();
     for row in &rows {
@@ -226,7 +245,8 @@ impl Drop for Undo {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
             // A file that stays is harmless, and the cause of the failure was already reported.
-            let _ = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+            let _ =
+                if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
         }
     }
 }

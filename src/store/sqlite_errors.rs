@@ -19,7 +19,9 @@ const SQLITE_IOERR_SHORT_READ: i32 = SQLITE_IOERR | (2 << 8);
 /// The meaning of an SQLite error for the process that opens this file.
 pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
     match extended_code(&source).map(primary_code) {
-        Some(SQLITE_NOTADB | SQLITE_CORRUPT) => StoreError::NotADatabase { path: file.to_owned(), source },
+        Some(SQLITE_NOTADB | SQLITE_CORRUPT) => {
+            StoreError::NotADatabase { path: file.to_owned(), source }
+        }
         Some(SQLITE_READONLY | SQLITE_CANTOPEN | SQLITE_IOERR | SQLITE_FULL) => {
             StoreError::NotWritable { path: directory.to_owned(), source: source.into() }
         }

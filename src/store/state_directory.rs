@@ -20,11 +20,14 @@ const STICKY: u32 = 0o1000;
 /// # Errors
 /// What is in the way, and what to do.
 pub fn directory(path: &Path) -> Result<bool, StoreError> {
-    let failed = |source: std::io::Error| StoreError::CreateDirectory { path: path.to_owned(), source };
+    let failed =
+        |source: std::io::Error| StoreError::CreateDirectory { path: path.to_owned(), source };
     let writable = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     match std::fs::metadata(path) {
         Ok(found) if !found.is_dir() => Err(StoreError::NotADirectory { path: path.to_owned() }),
-        Ok(found) if is_shared(&found) => Err(StoreError::SharedDirectory { path: path.to_owned() }),
+        Ok(found) if is_shared(&found) => {
+            Err(StoreError::SharedDirectory { path: path.to_owned() })
+        }
         Ok(_) => rustix::fs::access(path, writable)
             .map(|()| true)
             .map_err(|error| StoreError::not_writable(path, error.into())),
@@ -42,17 +45,16 @@ pub fn directory(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes the state directory if it is missing, for its owner alone. Its parent must exist: a parent that is missing is
-/// more likely a typing error, or a disk that is not mounted.
+/// Makes the state directory if it is missing, for its owner alone. Its parent must exist: a parent
+/// that is missing is more likely a typing error, or a disk that is not mounted.
 pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
     if self::directory(directory)? {
         return Ok(());
     }
     let failed = |source| StoreError::CreateDirectory { path: directory.to_owned(), source };
     match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(directory) {
-        Ok(()) => {
-            std::fs::set_permissions(directory, Permissions::from_mode(PRIVATE_DIRECTORY)).map_err(failed)
-        }
+        Ok(()) => std::fs::set_permissions(directory, Permissions::from_mode(PRIVATE_DIRECTORY))
+            .map_err(failed),
         // Another command made it at this moment.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(failed(error)),

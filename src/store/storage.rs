@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    Store, audit, created_snapshots, fence_floor, jobs, keys, last_seen, leases, purge, tokens, upkeep,
+    Store, audit, created_snapshots, fence_floor, jobs, keys, last_seen, leases, purge, tokens,
+    upkeep,
 };
 use crate::domain::access::TokenDigest;
 use crate::domain::audit::AuditRecord;
@@ -16,9 +17,9 @@ use crate::domain::job::Job;
 use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter, JobPage,
-    KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases, Storage, StorageError,
-    StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
+    JobPage, KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
+    Storage, StorageError, StoredToken, TokenUse,
 };
 
 #[async_trait]
@@ -29,7 +30,13 @@ impl Storage for Store {
         key: Option<&IdempotencyKey>,
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError> {
-        self.write(jobs::InsertJob { id: job.id, row: jobs::Row::of(job)?, key: key.cloned(), audit }).await
+        self.write(jobs::InsertJob {
+            id: job.id,
+            row: jobs::Row::of(job)?,
+            key: key.cloned(),
+            audit,
+        })
+        .await
     }
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {

@@ -17,8 +17,8 @@ use super::{Readers, Store, StoreError, document};
 use crate::domain::ids::{DatastoreId, MachineId};
 use crate::domain::job::{Job, JobKind, JobRequest, JobState, JobTarget};
 use crate::storage::{
-    AuditFilter, IdempotencyKey, JobCursor, JobFilter, Keep, KeptKey, KeyOwner, Purged, Retention, Storage,
-    StorageError,
+    AuditFilter, IdempotencyKey, JobCursor, JobFilter, Keep, KeptKey, KeyOwner, Purged, Retention,
+    Storage, StorageError,
 };
 
 /// Starts the writer of a store.
@@ -63,7 +63,8 @@ async fn refused(directory: &Path) -> StoreError {
 
 /// A second connection, beside the store's own.
 async fn beside(directory: &Path) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(directory.join("otter.db")).foreign_keys(true);
+    let options =
+        SqliteConnectOptions::new().filename(directory.join("otter.db")).foreign_keys(true);
     SqliteConnection::connect_with(&options).await.unwrap()
 }
 
@@ -173,7 +174,8 @@ async fn an_end_is_never_taken_back() {
     let succeeded = ended(job.clone(), JobState::Succeeded, after(5));
     store.update_job(&succeeded).await.unwrap();
     for state in JobState::ALL {
-        let error = store.update_job(&Job { state: *state, ..succeeded.clone() }).await.unwrap_err();
+        let error =
+            store.update_job(&Job { state: *state, ..succeeded.clone() }).await.unwrap_err();
         assert!(matches!(error, StorageError::AlreadyEnded(id) if id == job.id), "{error}");
     }
     assert_eq!(store.job(job.id).await.unwrap(), Some(succeeded));
@@ -204,7 +206,9 @@ async fn the_same_key_at_the_same_moment_starts_one_job_only() {
     let mut calls = JoinSet::new();
     for n in 0..50 {
         let store = store.clone();
-        calls.spawn(async move { (n, store.insert_job(&queued(n), Some(&key("a", 1)), None).await) });
+        calls.spawn(
+            async move { (n, store.insert_job(&queued(n), Some(&key("a", 1)), None).await) },
+        );
     }
     let answers = calls.join_all().await;
     let unfinished = store.unfinished_jobs().await.unwrap();
@@ -367,7 +371,9 @@ async fn the_last_page_has_no_next() {
 fn other_texts_are_no_cursors() {
     let cursor = JobCursor::behind(&queued(1)).to_string();
     assert!(cursor.parse::<JobCursor>().is_ok());
-    for text in ["", "_", "1", "1_2", &format!("+{cursor}"), &cursor.to_uppercase().replace('0', "O")] {
+    for text in
+        ["", "_", "1", "1_2", &format!("+{cursor}"), &cursor.to_uppercase().replace('0', "O")]
+    {
         assert!(text.parse::<JobCursor>().is_err(), "{text}");
     }
 }
@@ -411,7 +417,10 @@ async fn each_filter_leaves_what_it_names() {
 async fn old_jobs_go_but_the_last_ones_stay() {
     let store = in_memory().await;
     for n in 0..10 {
-        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None, None).await.unwrap();
+        store
+            .insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None, None)
+            .await
+            .unwrap();
     }
     store.insert_job(&queued(10), None, None).await.unwrap();
     let month = Retention { jobs: Keep { at_least: 3, ..Keep::default() }, ..Retention::default() };
@@ -430,10 +439,15 @@ async fn there_are_never_too_many_jobs() {
     let store = in_memory().await;
     for n in 0..1_200 {
         // In one transaction each they would be slow on disk; in memory they are not.
-        store.insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None, None).await.unwrap();
+        store
+            .insert_job(&ended(queued(n), JobState::Succeeded, after(n.into())), None, None)
+            .await
+            .unwrap();
     }
-    let retention =
-        Retention { jobs: Keep { at_least: 10, at_most: 100, ..Keep::default() }, ..Retention::default() };
+    let retention = Retention {
+        jobs: Keep { at_least: 10, at_most: 100, ..Keep::default() },
+        ..Retention::default()
+    };
     assert_eq!(
         store.purge(after(1_200), &retention).await.unwrap(),
         Purged { jobs: 1_100, keys: 0, leases: 0 }
@@ -451,9 +465,15 @@ async fn a_key_is_kept_for_a_day_and_while_its_job_has_no_end() {
     let retention = Retention { jobs: at_once, ..Retention::default() };
     let early = start() + Duration::from_hours(23);
     // The job is old enough to go, and stays for its key.
-    assert_eq!(store.purge(early, &retention).await.unwrap(), Purged { jobs: 0, keys: 0, leases: 0 });
+    assert_eq!(
+        store.purge(early, &retention).await.unwrap(),
+        Purged { jobs: 0, keys: 0, leases: 0 }
+    );
     let late = start() + Duration::from_hours(25);
-    assert_eq!(store.purge(late, &retention).await.unwrap(), Purged { jobs: 1, keys: 1, leases: 0 });
+    assert_eq!(
+        store.purge(late, &retention).await.unwrap(),
+        Purged { jobs: 1, keys: 1, leases: 0 }
+    );
     assert!(store.find_key(&key("running", 1)).await.unwrap().is_some());
     assert!(store.find_key(&key("done", 1)).await.unwrap().is_none());
 }
@@ -616,7 +636,10 @@ async fn a_damaged_database_is_refused_and_left_alone() {
         assert_eq!(std::fs::read(&file).unwrap(), bytes, "{what}");
     }
     std::fs::write(&file, &whole).unwrap();
-    assert_eq!(Store::open(directory.path()).await.unwrap().unfinished_jobs().await.unwrap().len(), 50);
+    assert_eq!(
+        Store::open(directory.path()).await.unwrap().unfinished_jobs().await.unwrap().len(),
+        50
+    );
 }
 
 #[tokio::test]

@@ -35,7 +35,8 @@ impl Write for InsertToken {
             last_used_at,
             revoked_at,
         } = &self.0;
-        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } = limits;
+        let TokenLimits { leases, queued_leases, queued_jobs, streams, requests_per_second } =
+            limits;
         let (machines, pools) = match scope {
             Scope::All => (None, None),
             Scope::Selected { machines, pools } => (Some(to_json(machines)), Some(to_json(pools))),
@@ -101,7 +102,8 @@ impl Write for RotateToken {
         .await?;
         let rotated = rotated.rows_affected() > 0;
         if rotated {
-            let fact = fact_of(transaction, &self.name, self.now, AuditAction::TokenRotated).await?;
+            let fact =
+                fact_of(transaction, &self.name, self.now, AuditAction::TokenRotated).await?;
             audit::append(transaction, &[fact]).await?;
         }
         Ok(rotated)
@@ -120,11 +122,12 @@ impl Write for RevokeToken {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
         let fact = fact_of(transaction, &self.name, self.now, AuditAction::TokenRevoked).await?;
-        let revoked = sqlx::query("UPDATE tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL")
-            .bind(&self.name)
-            .bind(microseconds(self.now))
-            .execute(transaction.statement())
-            .await?;
+        let revoked =
+            sqlx::query("UPDATE tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at IS NULL")
+                .bind(&self.name)
+                .bind(microseconds(self.now))
+                .execute(transaction.statement())
+                .await?;
         let revoked = revoked.rows_affected() > 0;
         if revoked {
             audit::append(transaction, &[fact]).await?;
@@ -153,7 +156,8 @@ impl Write for MarkTokensUsed {
     }
 }
 
-/// A change of the token of this name that is not revoked. A row that cannot be read does not prevent it.
+/// A change of the token of this name that is not revoked. A row that cannot be read does not
+/// prevent it.
 async fn fact_of(
     transaction: &mut Transaction<'_>,
     name: &str,
@@ -188,8 +192,9 @@ pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StorageErr
 
 fn read(row: &SqliteRow) -> Result<StoredToken, StorageError> {
     let name: String = row.try_get("name")?;
-    let unreadable =
-        |column| StorageError::unreadable(format!("token {name}"), format!("its {column} is damaged"));
+    let unreadable = |column| {
+        StorageError::unreadable(format!("token {name}"), format!("its {column} is damaged"))
+    };
     let time = |column| -> Result<Option<Timestamp>, StorageError> {
         let microseconds: Option<i64> = row.try_get(column)?;
         microseconds.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(column))
@@ -201,7 +206,9 @@ fn read(row: &SqliteRow) -> Result<StoredToken, StorageError> {
     let texts = |column| -> Result<Vec<String>, StorageError> {
         let texts: Option<&str> = row.try_get(column)?;
         // An unreadable restriction must never become no restriction.
-        texts.map_or(Ok(Vec::new()), |texts| serde_json::from_str(texts).map_err(|_| unreadable(column)))
+        texts.map_or(Ok(Vec::new()), |texts| {
+            serde_json::from_str(texts).map_err(|_| unreadable(column))
+        })
     };
     let digest: &str = row.try_get("digest")?;
     let mut bytes = [0; 32];

@@ -13,13 +13,16 @@ use tokio::sync::Mutex;
 use super::files::DATABASE;
 use super::open;
 use super::sqlite_errors::refusal;
-use super::{ReadConnection, Reader, StoreError, jobs, key, leases, migrate, state_directory, tokens};
+use super::{
+    ReadConnection, Reader, StoreError, jobs, key, leases, migrate, state_directory, tokens,
+};
 use crate::storage::StorageError;
 
 /// The data that a check reads.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
 const LEASES: &str = "SELECT id, document_version, document FROM leases";
-const MACHINES: &str = "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines";
+const MACHINES: &str =
+    "SELECT machine, fence, last_lease_end, quarantine, absent_since FROM kept_machines";
 
 /// A check lists at most this many problems.
 const MOST_PROBLEMS: usize = 50;
@@ -58,11 +61,13 @@ pub async fn check(state_dir: &Path) -> Result<Checked, StoreError> {
     checked.key_problem = key::require(state_dir, has_leases).err().map(|error| told(&error));
     let problems = &mut checked.problems;
     checked.jobs = read_each(&mut connection, JOBS, jobs::read, problems).await.map_err(refused)?;
-    checked.leases = read_each(&mut connection, LEASES, leases::read, problems).await.map_err(refused)?;
+    checked.leases =
+        read_each(&mut connection, LEASES, leases::read, problems).await.map_err(refused)?;
     read_each(&mut connection, MACHINES, leases::read_machine, problems).await.map_err(refused)?;
     let connection = Arc::new(Mutex::new(connection)).lock_owned().await;
     let statements = AtomicU64::new(0);
-    let mut reader = Reader { connection: ReadConnection::Shared(connection), statements: &statements };
+    let mut reader =
+        Reader { connection: ReadConnection::Shared(connection), statements: &statements };
     match tokens::all(&mut reader).await {
         Ok(tokens) => checked.tokens = tokens.len(),
         Err(error) => problems.push(told(&error)),
@@ -83,7 +88,10 @@ pub async fn compact(state_dir: &Path) -> Result<Compacted, StoreError> {
     migrate::require_current(&mut connection, state_dir, &file).await?;
     let before = size(state_dir);
     sqlx::query("VACUUM").execute(&mut connection).await.map_err(refused)?;
-    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await.map_err(refused)?;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute(&mut connection)
+        .await
+        .map_err(refused)?;
     connection.close().await.map_err(refused)?;
     Ok(Compacted { before, after: size(state_dir) })
 }

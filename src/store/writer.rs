@@ -1,12 +1,13 @@
-//! The one writer: takes writes from a bounded channel and commits together whatever waits, so that one sync
-//! of the disk serves many.
+//! The one writer: takes writes from a bounded channel and commits together whatever waits, so that
+//! one sync of the disk serves many.
 //!
 //! ```text
 //! wait for a write ─► begin ─► apply it and those behind it ─► commit ─► tell each caller
 //!                                  │ a statement fails: roll back, then each write by itself,
 //!                                  ▼ so that only the faulty one is refused
 //! ```
-//! A disk that is full or fails refuses commits until it is well again; the log says when that begins and ends.
+//! A disk that is full or fails refuses commits until it is well again; the log says when that
+//! begins and ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -31,8 +32,8 @@ const GROUP: usize = 256;
 pub trait Write: Send + Sync + 'static {
     type Output: Send + 'static;
 
-    /// Runs the statements; may be called again after a rollback. An `Err` rolls the whole transaction back:
-    /// refusals that leave it sound belong into the output.
+    /// Runs the statements; may be called again after a rollback. An `Err` rolls the whole
+    /// transaction back: refusals that leave it sound belong into the output.
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error>;
 }
 
@@ -69,7 +70,11 @@ impl Writer {
     }
 
     /// Hands a write to the writer; `reply` hears of it once it is committed.
-    pub async fn send<W: Write>(&self, write: W, reply: Reply<W::Output>) -> Result<(), StorageError> {
+    pub async fn send<W: Write>(
+        &self,
+        write: W,
+        reply: Reply<W::Output>,
+    ) -> Result<(), StorageError> {
         let request = Request { write, output: None, reply };
         self.sender.send(Box::new(request)).await.map_err(|_| StorageError::Closed)
     }
@@ -155,7 +160,8 @@ async fn fold_log(store: &Store) {
         }
         return;
     }
-    let folded = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await;
+    let folded =
+        sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await;
     match folded {
         Ok((0_i64, _, _)) => {}
         Ok((_, in_log, folded)) => {
@@ -167,7 +173,9 @@ async fn fold_log(store: &Store) {
                  copy that file with otter.db"
             );
         }
-        Err(error) => tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db"),
+        Err(error) => {
+            tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db")
+        }
     }
 }
 
@@ -180,8 +188,9 @@ async fn commit(store: &Store, group: &mut Vec<Box<dyn Waiting>>) {
         }
         Err(Aborted::Statement(_)) if group.len() > 1 => {
             for mut request in group.drain(..) {
-                let alone =
-                    transaction(store, std::slice::from_mut(&mut request)).await.map_err(Aborted::cause);
+                let alone = transaction(store, std::slice::from_mut(&mut request))
+                    .await
+                    .map_err(Aborted::cause);
                 note(store, 1, alone.as_ref().err());
                 request.settle(alone);
             }
@@ -238,8 +247,8 @@ impl Aborted {
 
 /// One transaction with these writes in it; whatever fails, nothing of it stays.
 ///
-/// In plain statements: where the disk is full or fails `SQLite` ends a transaction by itself, and sqlx, which counts
-/// their depth, would never begin another.
+/// In plain statements: where the disk is full or fails `SQLite` ends a transaction by itself, and
+/// sqlx, which counts their depth, would never begin another.
 async fn transaction(store: &Store, group: &mut [Box<dyn Waiting>]) -> Result<(), Aborted> {
     let inner = &store.0;
     let mut connection = inner.writer.connection.lock().await;
@@ -266,6 +275,9 @@ async fn try_transaction(
     run_plain(connection, "COMMIT").await.map_err(Aborted::Commit)
 }
 
-async fn run_plain(connection: &mut SqliteConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+async fn run_plain(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
     sqlx::query(statement).execute(connection).await.map(drop)
 }

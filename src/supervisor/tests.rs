@@ -29,8 +29,12 @@ fn running(tasks: impl FnOnce(&Supervisor)) -> Fixture {
         log.lock().unwrap().push(first);
         Ok(())
     };
-    let supervisor =
-        Supervisor::with(clock.clone(), GRACE, Box::new(notify), Box::new(|task| drop(tokio::spawn(task))));
+    let supervisor = Supervisor::with(
+        clock.clone(),
+        GRACE,
+        Box::new(notify),
+        Box::new(|task| drop(tokio::spawn(task))),
+    );
     tasks(&supervisor);
     let (sender, signals) = Signals::from_sender();
     let runner = supervisor.clone();
@@ -91,7 +95,8 @@ async fn a_room_task_that_panics_ends_the_daemon() {
         });
     });
     let ending = daemon.ending.await.unwrap();
-    let failure = TaskFailure { task: "collector", how: HowItEnded::Panicked("no luck".to_owned()) };
+    let failure =
+        TaskFailure { task: "collector", how: HowItEnded::Panicked("no luck".to_owned()) };
     assert_eq!(failure.to_string(), "the task collector panicked: no luck");
     assert_eq!(ending.cause, Cause::Task(failure.clone()));
     assert_eq!(ending.failures, [failure]);
@@ -189,7 +194,8 @@ async fn a_contained_panic_is_told_to_who_started_it_and_harms_nobody() {
     assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
 }
 
-/// True, in a way that the compiler does not see through: code behind a plain `panic!` would be unreachable.
+/// True, in a way that the compiler does not see through: code behind a plain `panic!` would be
+/// unreachable.
 fn daemon_is_up() -> bool {
     std::hint::black_box(true)
 }

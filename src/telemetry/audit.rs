@@ -1,4 +1,5 @@
-//! The log line of an audited fact, under the target `otter::audit`: every part is a field of its own.
+//! The log line of an audited fact, under the target `otter::audit`: every part is a field of its
+//! own.
 
 use crate::domain::audit::AuditRecord;
 use crate::domain::failure::FailureKind;
@@ -21,7 +22,8 @@ pub fn log(record: &AuditRecord) {
         detail,
         count,
     } = record;
-    let (machine, machine_name) = machine.as_ref().map(|(id, name)| (id.to_string(), name.as_str())).unzip();
+    let (machine, machine_name) =
+        machine.as_ref().map(|(id, name)| (id.to_string(), name.as_str())).unzip();
     tracing::info!(
         target: "otter::audit",
         action = action.as_str(),

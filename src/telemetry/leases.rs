@@ -45,8 +45,15 @@ impl LeaseMetrics {
             release_failures: Counter::default(),
             machines_quarantined: Gauge::default(),
         };
-        let Self { open, waited, held, ended, prepare_failures, release_failures, machines_quarantined } =
-            &metrics;
+        let Self {
+            open,
+            waited,
+            held,
+            ended,
+            prepare_failures,
+            release_failures,
+            machines_quarantined,
+        } = &metrics;
         table.register("leases_open", "Leases that have not ended, by state", open.clone());
         table.register_with_unit(
             "lease_wait",

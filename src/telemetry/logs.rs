@@ -1,7 +1,8 @@
 //! Log lines, written to stderr: for people on a terminal, else one JSON object a line.
 //!
-//! Secrets stay out in two ways: ours live in `secrecy` types, which show themselves as `[REDACTED]`; and the
-//! crates that see requests and cookies in the clear are never heard below `info`, whatever the level.
+//! Secrets stay out in two ways: ours live in `secrecy` types, which show themselves as
+//! `[REDACTED]`; and the crates that see requests and cookies in the clear are never heard below
+//! `info`, whatever the level.
 
 use std::{fmt, io};
 
@@ -18,7 +19,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 use crate::domain::terminal::printable;
 
 /// Crates whose finer events may show headers and bodies.
-const WIRE_CRATES: [&str; 7] = ["axum", "h2", "hyper", "hyper_util", "reqwest", "rustls", "tower_http"];
+const WIRE_CRATES: [&str; 7] =
+    ["axum", "h2", "hyper", "hyper_util", "reqwest", "rustls", "tower_http"];
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +40,18 @@ pub enum LogsError {
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Has everything that the process logs from now on written to stderr. `level` is a level, or directives as
-/// of `EnvFilter`.
+/// Has everything that the process logs from now on written to stderr. `level` is a level, or
+/// directives as of `EnvFilter`.
 pub fn install(level: &str, style: Style) -> Result<(), LogsError> {
     let subscriber = subscriber(level, style, io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(LogsError::Installed)
 }
 
-fn subscriber<W>(level: &str, style: Style, writer: W) -> Result<impl Subscriber + Send + Sync, LogsError>
+fn subscriber<W>(
+    level: &str,
+    style: Style,
+    writer: W,
+) -> Result<impl Subscriber + Send + Sync, LogsError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {

@@ -1,8 +1,9 @@
-//! The numbers at `/metrics`: one registry, whose every name stands once, with its help, in [`Metrics::default`] and, for
-//! leases, in [`super::leases`].
+//! The numbers at `/metrics`: one registry, whose every name stands once, with its help, in
+//! [`Metrics::default`] and, for leases, in [`super::leases`].
 //!
-//! What happens is counted where it happens; what merely is (a queue's length) is read just before it is told. Labels
-//! hold words of otter's own and of its configuration, never what a caller sent: there are only so many of them.
+//! What happens is counted where it happens; what merely is (a queue's length) is read just before
+//! it is told. Labels hold words of otter's own and of its configuration, never what a caller sent:
+//! there are only so many of them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -112,7 +113,8 @@ impl Default for Metrics {
         let jobs_accepted = Family::default();
         let jobs_ended = Family::new_with_constructor(job_times);
         let soap = Family::new_with_constructor(latencies);
-        let (session_up, logins, outage) = (Gauge::default(), Counter::default(), Counter::default());
+        let (session_up, logins, outage) =
+            (Gauge::default(), Counter::default(), Counter::default());
         let (streams_open, stream_resets) = (Gauge::default(), Family::default());
         let levels = Levels::default();
         let Levels {
@@ -171,7 +173,11 @@ impl Default for Metrics {
         );
         table.register("waits_open", "Calls that block", waits);
         table.register("events", "Events that were published", events);
-        table.register("event_streams_open", "Streams of events that are being read", streams_open.clone());
+        table.register(
+            "event_streams_open",
+            "Streams of events that are being read",
+            streams_open.clone(),
+        );
         table.register(
             "event_stream_resets",
             "Readers that were told to read anew, by what was the matter: what they wanted to go on from is gone, or they are too slow",
@@ -183,7 +189,11 @@ impl Default for Metrics {
             store_transactions,
         );
         table.register("store_statements", "Statements that the database ran", store_statements);
-        table.register("store_refusals", "Writes that the disk or the database refused", store_refusals);
+        table.register(
+            "store_refusals",
+            "Writes that the disk or the database refused",
+            store_refusals,
+        );
         table.register(
             "store_failing",
             "1 while the last commit was refused: no job is accepted, none ends",
@@ -386,7 +396,10 @@ mod tests {
         assert_eq!((types, helps), (28, 28), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, wanted) in [
-            ("otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}", "1"),
+            (
+                "otter_http_request_seconds_count{operation=\"GET /v1/machines\",status=\"2xx\"}",
+                "1",
+            ),
             ("otter_jobs_accepted_total{kind=\"machine.power_on\"}", "1"),
             ("otter_job_seconds_count{kind=\"machine.power_on\",state=\"failed\"}", "1"),
             ("otter_leases_open{state=\"active\"}", "3"),

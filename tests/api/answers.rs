@@ -54,7 +54,8 @@ async fn a_compressed_answer_is_the_same_with_a_weak_tag() {
     let path = "/v1/machines/16";
     let plain = lab.get(path).await.expect(200);
     let strong = plain.header("etag").unwrap();
-    for (encoding, magic) in [("gzip", &[0x1f, 0x8b][..]), ("zstd", &[0x28, 0xb5, 0x2f, 0xfd][..])] {
+    for (encoding, magic) in [("gzip", &[0x1f, 0x8b][..]), ("zstd", &[0x28, 0xb5, 0x2f, 0xfd][..])]
+    {
         let packed = lab.get_with(path, &[("accept-encoding", encoding)]).await.expect(200);
         assert_eq!(packed.header("content-encoding"), Some(encoding));
         assert_eq!(packed.header("etag"), Some(format!("W/{strong}").as_str()));
@@ -76,12 +77,18 @@ async fn answers_are_stale_while_the_host_is_away_and_not_else() {
     assert_eq!(lab.get("/v1/machines").await.expect(200).header("otter-stale"), None);
     lab.get("/readyz?host=true").await.expect(200);
     lab.control().restart_hostd(Restart { away: Some(Comeback::Refuse), ..Restart::default() });
-    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503).await;
+    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503)
+        .await;
     let problem = lab.get("/readyz?host=true").await.problem(503, "host-unreachable");
     assert!(!problem.str("detail").is_empty());
     lab.get("/readyz").await.expect(200);
-    for path in ["/v1/machines", "/v1/machines/16", "/v1/datastores", "/v1/jobs", "/v1/machines/16/snapshots"]
-    {
+    for path in [
+        "/v1/machines",
+        "/v1/machines/16",
+        "/v1/datastores",
+        "/v1/jobs",
+        "/v1/machines/16/snapshots",
+    ] {
         let answer = lab.get(path).await.expect(200);
         answer.header("otter-stale").unwrap().parse::<u64>().unwrap();
     }
@@ -90,7 +97,8 @@ async fn answers_are_stale_while_the_host_is_away_and_not_else() {
     assert!(about.json["session"]["reason"].is_string());
     lab.get("/v1/machines/16/properties?path=name").await.problem(503, "host-unreachable");
     lab.control().resume();
-    eventually("the host to be back", async || lab.get("/readyz?host=true").await.status == 200).await;
+    eventually("the host to be back", async || lab.get("/readyz?host=true").await.status == 200)
+        .await;
     assert_eq!(lab.get("/v1/machines").await.expect(200).header("otter-stale"), None);
 }
 
@@ -114,7 +122,9 @@ async fn reads_are_refused_until_the_inventory_is_loaded() {
         ..plan
     })
     .await;
-    for path in ["/v1/machines", "/v1/machines/16", "/v1/machines/find", "/v1/datastores", "/readyz"] {
+    for path in
+        ["/v1/machines", "/v1/machines/16", "/v1/machines/find", "/v1/datastores", "/readyz"]
+    {
         lab.get(path).await.problem(503, "inventory-loading").header("retry-after").unwrap();
     }
     eventually("the login to be refused", async || {

@@ -1,5 +1,5 @@
-//! `GET /v1/audit`: what is audited of jobs, leases, quarantines, overrides, tokens and refused calls, who may
-//! read it, and how it is searched.
+//! `GET /v1/audit`: what is audited of jobs, leases, quarantines, overrides, tokens and refused
+//! calls, who may read it, and how it is searched.
 
 use std::time::Duration;
 
@@ -71,10 +71,16 @@ async fn a_job_is_audited_from_its_acceptance_to_its_end() {
         assert_eq!(fact["actor"], "anonymous");
         assert_eq!(fact["address"], "127.0.0.1");
         assert_eq!(fact["request_id"].as_str(), done.header("x-request-id"));
-        assert_eq!((&fact["machine"], &fact["machine_name"]), (&done.json["machine"], &json!(MACHINE)));
+        assert_eq!(
+            (&fact["machine"], &fact["machine_name"]),
+            (&done.json["machine"], &json!(MACHINE))
+        );
         assert_eq!(fact["reference"], "https://ci.example/runs/7");
         assert_eq!(fact["detail"], "machine.power_on");
-        assert_eq!((&fact["lease"], &fact["code"], &fact["count"]), (&Value::Null, &Value::Null, &json!(1)));
+        assert_eq!(
+            (&fact["lease"], &fact["code"], &fact["count"]),
+            (&Value::Null, &Value::Null, &json!(1))
+        );
     }
     assert!(found[0]["duration_ms"].is_null() && found[2]["duration_ms"].is_u64(), "{found:?}");
     assert_eq!(found[2]["at"], done.json["finished_at"]);
@@ -116,19 +122,28 @@ async fn the_audit_names_who_cancelled_a_job_and_who_killed_it() {
 
     let restarting = post("operator", &power, json!({"action": "on"})).await.expect(202);
     guarded.lab.task_of("32").await;
-    let killed = post("admin", "/v1/machines/kill", json!({"name": "ci-runner-2"})).await.expect(202);
+    let killed =
+        post("admin", "/v1/machines/kill", json!({"name": "ci-runner-2"})).await.expect(202);
     ended(&restarting).await;
     let read = guarded.request("admin", Method::GET, "/v1/audit?action=job.cancel_requested");
     let found = facts(Answer::of(read).await);
     assert_eq!(column(&found, "job"), [queued.str("id"), running.str("id"), restarting.str("id")]);
-    let requests = [&of_queued, &of_running, &killed].map(|answer| answer.header("x-request-id").unwrap());
+    let requests =
+        [&of_queued, &of_running, &killed].map(|answer| answer.header("x-request-id").unwrap());
     assert_eq!(column(&found, "request_id"), requests);
     for fact in &found {
         assert_eq!((&fact["actor"], &fact["outcome"]), (&json!("admin"), &json!("done")), "{fact}");
-        assert_eq!((&fact["address"], &fact["machine"]), (&json!("127.0.0.1"), &json!("32")), "{fact}");
+        assert_eq!(
+            (&fact["address"], &fact["machine"]),
+            (&json!("127.0.0.1"), &json!("32")),
+            "{fact}"
+        );
         assert_eq!(fact["machine_name"], "ci-runner-2");
     }
-    assert_eq!(column(&found, "detail"), ["machine.power_off", "machine.power_on", "machine.power_on"]);
+    assert_eq!(
+        column(&found, "detail"),
+        ["machine.power_off", "machine.power_on", "machine.power_on"]
+    );
     let path = format!("/v1/audit?job={}", queued.str("id"));
     let of_job = facts(Answer::of(guarded.request("admin", Method::GET, &path)).await);
     assert_eq!(column(&of_job, "action"), ["job.accepted", "job.cancel_requested", "job.ended"]);
@@ -142,12 +157,16 @@ async fn the_end_of_a_lease_cancels_its_jobs_as_otter() {
     let lease = lab.post("/v1/leases", body).await.expect(201);
     let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
     let power = machine("ci-runner-2", "/power");
-    let job = lab.post_with(&power, json!({"action": "on"}), &[("otter-lease", &shown)]).await.expect(202);
+    let job = lab
+        .post_with(&power, json!({"action": "on"}), &[("otter-lease", &shown)])
+        .await
+        .expect(202);
     lab.task_of("32").await;
     let path = format!("/v1/leases/{}", lease.str("id"));
     Answer::of(lab.request(Method::DELETE, &path).header("otter-lease", &shown)).await.expect(200);
     assert_eq!(lab.ended(&job.json).await["state"], "cancelled");
-    let found = audit(&lab, &format!("lease={}&action=job.cancel_requested", lease.str("id"))).await;
+    let found =
+        audit(&lab, &format!("lease={}&action=job.cancel_requested", lease.str("id"))).await;
     assert_eq!(column(&found, "job"), [job.str("id")]);
     assert_eq!((&found[0]["actor"], &found[0]["request_id"]), (&json!("otter"), &Value::Null));
 }
@@ -174,20 +193,32 @@ async fn each_transition_of_a_lease_is_audited() {
     let of_lease: Vec<Value> = found.iter().filter(|fact| fact["job"].is_null()).cloned().collect();
     assert_eq!(
         column(&of_lease, "action"),
-        ["lease.queued", "lease.granted", "lease.active", "lease.renewed", "lease.releasing", "lease.ended"]
+        [
+            "lease.queued",
+            "lease.granted",
+            "lease.active",
+            "lease.renewed",
+            "lease.releasing",
+            "lease.ended"
+        ]
     );
     assert_eq!(
         column(&of_lease, "outcome"),
         ["queued", "preparing", "active", "active", "releasing", "released"]
     );
-    assert!(of_lease.iter().all(|fact| fact["reference"] == "run-7" && fact["actor"] == "anonymous"));
+    assert!(
+        of_lease.iter().all(|fact| fact["reference"] == "run-7" && fact["actor"] == "anonymous")
+    );
     assert_eq!(of_lease[0]["machine"], Value::Null, "it waits for one");
     assert!(of_lease[1..].iter().all(|fact| fact["machine_name"] == MACHINE), "{of_lease:?}");
     assert_eq!(of_lease[1]["detail"], "fence 1");
     for asker in &of_lease[..3] {
         assert_eq!(asker["request_id"].as_str(), asked.header("x-request-id"));
     }
-    assert!(of_lease[3]["request_id"].is_string() && of_lease[3]["request_id"] != of_lease[0]["request_id"]);
+    assert!(
+        of_lease[3]["request_id"].is_string()
+            && of_lease[3]["request_id"] != of_lease[0]["request_id"]
+    );
     assert!(of_lease[2]["duration_ms"].is_u64() && of_lease[5]["duration_ms"].is_u64());
     // Its jobs are otter's own, and among the facts of the lease.
     let jobs: Vec<Value> = found.iter().filter(|fact| fact["job"].is_string()).cloned().collect();
@@ -221,9 +252,12 @@ async fn a_lease_whose_time_is_over_is_audited_as_ended_by_otter() {
 async fn quarantines_and_a_failed_preparation_are_audited() {
     let lab = Lab::start().await;
     let path = machine(MACHINE, "/quarantine");
-    let set =
-        Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"}))).await.expect(200);
-    Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"}))).await.expect(200);
+    let set = Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"})))
+        .await
+        .expect(200);
+    Answer::of(lab.request(Method::PUT, &path).json(&json!({"reason": "its disk"})))
+        .await
+        .expect(200);
     let cleared = Answer::of(lab.request(Method::DELETE, &path)).await.expect(200);
     let found = audit(&lab, "action=machine.quarantined,machine.quarantine_cleared").await;
     assert_eq!(
@@ -233,7 +267,9 @@ async fn quarantines_and_a_failed_preparation_are_audited() {
     assert_eq!(found[0]["detail"], "its disk");
     assert_eq!(found[0]["request_id"].as_str(), set.header("x-request-id"));
     assert_eq!(found[2]["request_id"].as_str(), cleared.header("x-request-id"));
-    assert!(found.iter().all(|fact| fact["machine_name"] == MACHINE && fact["machine"].is_string()));
+    assert!(
+        found.iter().all(|fact| fact["machine_name"] == MACHINE && fact["machine"].is_string())
+    );
     assert!(found.iter().all(|fact| fact["actor"] == "anonymous" && fact["outcome"] == "done"));
 
     lab.control().fail_next_task("PowerOnVM_Task", Fault::new("NoDiskSpace", "Full."));
@@ -253,12 +289,14 @@ async fn quarantines_and_a_failed_preparation_are_audited() {
 async fn an_override_is_audited_with_the_job_that_it_allowed() {
     let guarded = Guarded::start().await;
     let body = json!({"select": {"name": MACHINE}, "ttl": "10m"});
-    let lease =
-        Answer::of(guarded.request("runner", Method::POST, "/v1/leases").json(&body)).await.expect(201);
+    let lease = Answer::of(guarded.request("runner", Method::POST, "/v1/leases").json(&body))
+        .await
+        .expect(201);
     let on = guarded.request("operator", Method::POST, &machine(MACHINE, "/power?wait=15s"));
     let on = on.header("otter-override", "the holder is ill").json(&json!({"action": "on"}));
     let job = Answer::of(on).await.expect(200);
-    let read = guarded.request("admin", Method::GET, "/v1/audit?actor=operator&action=machine.overridden");
+    let read =
+        guarded.request("admin", Method::GET, "/v1/audit?actor=operator&action=machine.overridden");
     let found = facts(Answer::of(read).await);
     assert_eq!(column(&found, "detail"), ["machine.power_on: the holder is ill"]);
     assert_eq!((&found[0]["job"], &found[0]["machine_name"]), (&job.json["id"], &json!(MACHINE)));
@@ -274,7 +312,8 @@ async fn an_override_is_audited_with_the_job_that_it_allowed() {
 
 #[tokio::test]
 async fn an_override_that_was_not_needed_is_not_audited() {
-    let settings = |settings: &mut Settings| settings.snapshots.protected = vec!["precious".to_owned()];
+    let settings =
+        |settings: &mut Settings| settings.snapshots.protected = vec!["precious".to_owned()];
     let lab = Lab::with(Plan { settings, ..Plan::default() }).await;
     let over = ("otter-override", "perhaps");
     let power = machine(MACHINE, "/power?wait=15s");
@@ -289,7 +328,8 @@ async fn an_override_that_was_not_needed_is_not_audited() {
     assert!(audit(&lab, "action=machine.overridden").await.is_empty());
     // The lease does not allow this change of a protected snapshot, but the override does.
     let snapshots = machine(MACHINE, "/snapshots?wait=15s");
-    let made = lab.post_with(&snapshots, json!({"name": "precious"}), &with_lease).await.expect(200);
+    let made =
+        lab.post_with(&snapshots, json!({"name": "precious"}), &with_lease).await.expect(200);
     assert!(audit(&lab, "action=machine.overridden").await.is_empty(), "an operator may make one");
     let path = format!("{}?wait=15s", machine(MACHINE, "/snapshots/precious"));
     let removed = lab.request(Method::DELETE, &path).header("otter-override", "the disk is full");
@@ -325,12 +365,19 @@ async fn a_call_over_the_limit_of_its_token_is_audited_with_the_token() {
     let read = async || facts(Answer::of(guarded.request("admin", Method::GET, path)).await);
     let mut found = Vec::new();
     eventually("the refusal to be written", async || {
-        found = read().await.into_iter().filter(|fact| fact["code"] == "too-many-requests").collect();
+        found =
+            read().await.into_iter().filter(|fact| fact["code"] == "too-many-requests").collect();
         !found.is_empty()
     })
     .await;
-    assert_eq!((column(&found, "actor"), column(&found, "address")), (vec!["busy"], vec!["127.0.0.1"]));
-    assert!(column(&found, "detail")[0].starts_with("GET /v1/jobs: The token busy may"), "{found:?}");
+    assert_eq!(
+        (column(&found, "actor"), column(&found, "address")),
+        (vec!["busy"], vec!["127.0.0.1"])
+    );
+    assert!(
+        column(&found, "detail")[0].starts_with("GET /v1/jobs: The token busy may"),
+        "{found:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,17 +388,23 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
         let path = format!("/v1/audit?action=request.refused{query}");
         facts(Answer::of(guarded.request("admin", Method::GET, &path)).await)
     };
-    let first =
-        Answer::of(guarded.lab.request(Method::GET, "/v1/jobs")).await.problem(401, "unauthenticated");
+    let first = Answer::of(guarded.lab.request(Method::GET, "/v1/jobs"))
+        .await
+        .problem(401, "unauthenticated");
     for _ in 0..4 {
-        Answer::of(guarded.lab.request(Method::GET, "/v1/machines")).await.problem(401, "unauthenticated");
+        Answer::of(guarded.lab.request(Method::GET, "/v1/machines"))
+            .await
+            .problem(401, "unauthenticated");
     }
     let power = machine(MACHINE, "/power");
     let on = || json!({"action": "on"});
-    let refused = guarded.request("viewer", Method::POST, &power).header("otter-reference", "run-7");
+    let refused =
+        guarded.request("viewer", Method::POST, &power).header("otter-reference", "run-7");
     Answer::of(refused.json(&on())).await.problem(403, "forbidden");
     let lease = json!({"select": {"name": MACHINE}, "ttl": "10m"});
-    Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&lease)).await.expect(201);
+    Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&lease))
+        .await
+        .expect(201);
     Answer::of(guarded.request("runner", Method::POST, &power).json(&on()))
         .await
         .problem(423, "machine-leased");
@@ -361,7 +414,9 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
     eventually("the minute to be written", async || !read("").await.is_empty()).await;
     let found = read("&until=2026-03-01T12:30:00Z&since=2026-03-01T12:00:00Z").await;
     assert_eq!(found.len(), 3, "{found:?}");
-    let of = |code: &str| found.iter().find(|fact| fact["code"] == code).unwrap_or_else(|| panic!("{code}"));
+    let of = |code: &str| {
+        found.iter().find(|fact| fact["code"] == code).unwrap_or_else(|| panic!("{code}"))
+    };
     let unknown = of("unauthenticated");
     assert_eq!((&unknown["count"], &unknown["actor"]), (&json!(5), &Value::Null));
     assert_eq!(unknown["address"], "127.0.0.1");
@@ -383,8 +438,9 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
-    let settings =
-        |settings: &mut Settings| settings.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let settings = |settings: &mut Settings| {
+        settings.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]
+    };
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
     let guarded = Guarded::with(Plan { settings, clock: clock.clone(), ..Plan::default() }).await;
     // The client wrote the first address itself.
@@ -410,13 +466,16 @@ async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_no_admin_does_not_read_the_audit() {
     let guarded = Guarded::start().await;
-    for (role, said) in [("viewer", "a viewer"), ("runner", "a runner"), ("operator", "an operator")] {
+    for (role, said) in
+        [("viewer", "a viewer"), ("runner", "a runner"), ("operator", "an operator")]
+    {
         let read = guarded.request(role, Method::GET, "/v1/audit");
         let refused = Answer::of(read).await.problem(403, "forbidden");
         let expected = format!("{role} is {said} and this needs an admin:");
         assert!(refused.str("detail").starts_with(&expected), "{}", refused.text);
     }
-    let tokens = guarded.request("admin", Method::GET, "/v1/audit?action=token.created,token.revoked");
+    let tokens =
+        guarded.request("admin", Method::GET, "/v1/audit?action=token.created,token.revoked");
     let found = facts(Answer::of(tokens).await);
     assert_eq!(column(&found, "actor"), ["otter token"; 6]);
     assert_eq!(
@@ -451,7 +510,8 @@ async fn the_audit_is_filtered_and_paged() {
     assert_eq!(references("reference=b").await, ["b", "b", "b"]);
     assert_eq!(references("outcome=queued,running&reference=c").await, ["c", "c"]);
     assert_eq!(references("actor=anonymous").await.len(), 9);
-    for nothing in ["actor=ci", "since=2100-01-01T00:00:00Z", "until=2020-01-01T00:00:00Z", "outcome=unknown"]
+    for nothing in
+        ["actor=ci", "since=2100-01-01T00:00:00Z", "until=2020-01-01T00:00:00Z", "outcome=unknown"]
     {
         assert!(audit(&lab, nothing).await.is_empty(), "{nothing}");
     }

@@ -63,7 +63,10 @@ async fn a_key_is_text_of_one_to_255_characters() {
     for right in ["k".to_owned(), "k".repeat(255), "ü".repeat(255), "🦦 %00 \"'".to_owned()] {
         let first = power_with(&lab, key, right.as_bytes()).await.expect(202);
         let again = power_with(&lab, key, right.as_bytes()).await.expect(202);
-        assert_eq!((again.str("id"), again.header("idempotent-replayed")), (first.str("id"), Some("true")));
+        assert_eq!(
+            (again.str("id"), again.header("idempotent-replayed")),
+            (first.str("id"), Some("true"))
+        );
     }
 }
 
@@ -72,14 +75,21 @@ async fn a_last_event_id_of_elsewhere_is_a_gap_and_garbage_is_refused() {
     let lab = Lab::start().await;
     let place = "last-event-id";
     let epoch = lab.get("/v1/machines").await.str("version").split_once('-').unwrap().0.to_owned();
-    for garbage in
-        ["-7", &epoch, &format!("{epoch}-"), &format!("{epoch}-7 "), &format!("{epoch}-7,{epoch}-8")]
-    {
+    for garbage in [
+        "-7",
+        &epoch,
+        &format!("{epoch}-"),
+        &format!("{epoch}-7 "),
+        &format!("{epoch}-7,{epoch}-8"),
+    ] {
         let answer = lab.get_with("/v1/events?wait=0s", &[(place, &format!("x{garbage}"))]).await;
         answer.problem(400, "invalid-request").points_at(place, "not-a-version");
     }
     let twice = [(place, "0123456789ab-7"), (place, "0123456789ab-8")];
-    lab.get_with("/v1/events", &twice).await.problem(400, "invalid-request").points_at(place, "repeated");
+    lab.get_with("/v1/events", &twice)
+        .await
+        .problem(400, "invalid-request")
+        .points_at(place, "repeated");
     let mixed = [(place, "0123456789ab-7")];
     lab.get_with("/v1/events?since=x", &mixed)
         .await

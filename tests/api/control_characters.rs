@@ -7,14 +7,20 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Host, HostKind, Lab, encode, machine};
 
 /// One of C0, DEL, C1, a separator of lines, and marks that change the direction.
-const HOSTILE: [&str; 7] = ["\u{1b}[2J", "\n", "\u{7f}", "\u{9b}31m", "\u{2028}", "\u{202e}", "\u{2066}"];
+const HOSTILE: [&str; 7] =
+    ["\u{1b}[2J", "\n", "\u{7f}", "\u{9b}31m", "\u{2028}", "\u{202e}", "\u{2066}"];
 
 /// Asserts that an answer is a refusal that points at this part.
 fn refused(answer: Answer, pointer: &Value, parameter: &Value) {
     let problem = answer.problem(400, "invalid-request");
     let error = &problem.json["errors"][0];
     let wanted = (pointer, parameter, &json!("control-character"));
-    assert_eq!((&error["pointer"], &error["parameter"], &error["code"]), wanted, "{}", problem.text);
+    assert_eq!(
+        (&error["pointer"], &error["parameter"], &error["code"]),
+        wanted,
+        "{}",
+        problem.text
+    );
     assert!(problem.str("detail").contains("U+"), "{}", problem.text);
 }
 

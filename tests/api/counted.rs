@@ -65,7 +65,10 @@ async fn a_thousand_jobs_use_one_login_and_one_view_of_machines() {
     assert_eq!(lab.control().calls("CreateContainerView"), 1);
     assert!(lab.control().pending_waits() <= 1);
     assert_eq!(lab.get("/v1/about").await.expect(200).json["session"]["logins"], 1);
-    assert_eq!(lab.get("/v1/jobs?limit=1000&state=succeeded").await.expect(200).items("id").len(), 1_000);
+    assert_eq!(
+        lab.get("/v1/jobs?limit=1000&state=succeeded").await.expect(200).items("id").len(),
+        1_000
+    );
 }
 
 #[tokio::test]
@@ -86,7 +89,8 @@ async fn ten_thousand_that_wait_cost_the_store_nothing_and_all_are_answered() {
         "/v1/machines/31/wait?until=power_state:off&wait=60s".to_owned(),
         "/v1/machines/31/wait?until=no_job&wait=60s".to_owned(),
     ];
-    let mut waits: Vec<_> = (0..10_000).map(|n| Box::pin(lab.status(&paths[n % paths.len()]))).collect();
+    let mut waits: Vec<_> =
+        (0..10_000).map(|n| Box::pin(lab.status(&paths[n % paths.len()]))).collect();
     let queries = lab.store.queries();
     // Each is polled once, and so waits.
     for wait in &mut waits {

@@ -31,7 +31,8 @@ async fn pages_and_ids_with_slashes_work() {
     let lab = Lab::start().await;
     let first = lab.get("/v1/datastores?limit=2").await.expect(200);
     assert_eq!(first.items("name"), ["datastore1", "isos"]);
-    let rest = lab.get(&format!("/v1/datastores?limit=2&cursor={}", first.str("next"))).await.expect(200);
+    let rest =
+        lab.get(&format!("/v1/datastores?limit=2&cursor={}", first.str("next"))).await.expect(200);
     assert_eq!(rest.items("name"), ["scratch"]);
     assert!(rest.json["next"].is_null());
     let isos = lab.get("/v1/datastores/10.0.0.5%3A%2Fexport%2Fisos").await.expect(200);
@@ -46,5 +47,6 @@ async fn what_the_host_says_anew_shows() {
     let lab = Lab::start().await;
     let id = "61aa04c2-98d1f3e0-2b14-0050569c0002";
     lab.control().mutate(|world| world.datastore_mut(id).unwrap().free_bytes = 7);
-    lab.until(&format!("/v1/datastores/{id}"), |datastore| datastore["free_bytes"] == json!(7)).await;
+    lab.until(&format!("/v1/datastores/{id}"), |datastore| datastore["free_bytes"] == json!(7))
+        .await;
 }

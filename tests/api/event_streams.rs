@@ -10,9 +10,17 @@ use crate::harness::{Events, Lab, NDJSON, Plan, Told, Wire, eventually};
 async fn garbage_is_refused() {
     let lab = Lab::start().await;
     let long = "9".repeat(5_000);
-    for garbage in
-        ["", "7", "now", "0123456789ab-", "0123456789ab--1", "0123456789AB-1", "%00", "%F0%9F%A6%A6", &long]
-    {
+    for garbage in [
+        "",
+        "7",
+        "now",
+        "0123456789ab-",
+        "0123456789ab--1",
+        "0123456789AB-1",
+        "%00",
+        "%F0%9F%A6%A6",
+        &long,
+    ] {
         let problem = lab.get(&format!("/v1/events?since={garbage}")).await;
         problem.problem(400, "invalid-request").points_at("since", "not-a-version");
     }
@@ -32,7 +40,10 @@ async fn garbage_is_refused() {
         ("reference=", "reference", "empty"),
         ("lease=", "lease", "empty"),
     ] {
-        lab.get(&format!("/v1/events?{query}")).await.problem(400, "invalid-request").points_at(place, code);
+        lab.get(&format!("/v1/events?{query}"))
+            .await
+            .problem(400, "invalid-request")
+            .points_at(place, code);
     }
     lab.get("/v1/events?state=on").await.problem(400, "unknown-parameter");
     lab.get("/v1/events?machine=name:none-such").await.problem(404, "not-found");
@@ -67,14 +78,18 @@ async fn wait_bounds_a_stream_which_ends_in_bye() {
     let bye = all.last().unwrap();
     assert_eq!(bye.id.as_deref(), Some(lab.get("/v1/machines").await.str("version")));
     // Longer waits are cut to the longest, and said.
-    let answer =
-        lab.request(reqwest::Method::GET, "/v1/events?wait=1h&types=job.changed").send().await.unwrap();
+    let answer = lab
+        .request(reqwest::Method::GET, "/v1/events?wait=1h&types=job.changed")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.headers()["otter-wait"], "1s");
     let body = answer.text().await.unwrap();
     assert!(body.contains("event: bye"), "{body}");
     // From the bye it goes on without a gap.
     lab.annotate("22", "after");
-    let mut again = Events::open_with(&lab, "?machine=22", &[("last-event-id", bye.version())]).await;
+    let mut again =
+        Events::open_with(&lab, "?machine=22", &[("last-event-id", bye.version())]).await;
     assert_eq!(again.event().await.json["object"]["annotation"], "after");
 }
 

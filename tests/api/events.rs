@@ -1,4 +1,5 @@
-//! `GET /v1/events`: nothing missed, nothing repeated beyond need, and a word to whoever is too late.
+//! `GET /v1/events`: nothing missed, nothing repeated beyond need, and a word to whoever is too
+//! late.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -56,11 +57,14 @@ impl Model {
     fn differs(&self, other: &Self) -> Vec<String> {
         let keys = self.0.keys().chain(other.0.keys());
         let different = keys.filter(|key| self.0.get(key) != other.0.get(key));
-        different.map(|key| format!("{key:?}: {:?} or {:?}", self.0.get(key), other.0.get(key))).collect()
+        different
+            .map(|key| format!("{key:?}: {:?} or {:?}", self.0.get(key), other.0.get(key)))
+            .collect()
     }
 }
 
-/// Many changes of every kind at once: annotations, renames, machines and snapshots that come and go, jobs.
+/// Many changes of every kind at once: annotations, renames, machines and snapshots that come and
+/// go, jobs.
 async fn churn(lab: &Lab) {
     for round in 0..12 {
         lab.control().mutate(|world| {
@@ -103,8 +107,12 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
     };
     let (mut clients, ()) = tokio::join!(clients, churn(&lab));
     // Nothing changes any more once the machine is shown without its last job.
-    lab.until_seen(lab.machine(lab.cast.running).await["id"].as_str().unwrap(), "active_job", json!(null))
-        .await;
+    lab.until_seen(
+        lab.machine(lab.cast.running).await["id"].as_str().unwrap(),
+        "active_job",
+        json!(null),
+    )
+    .await;
     let mut marks = Events::open(&lab, "?machine=16&types=machine.changed").await;
     for (client, (model, events)) in clients.iter_mut().enumerate() {
         let mut differs = Vec::new();
@@ -113,7 +121,8 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
         for round in 0..20 {
             let mark = format!("mark {round} for client {client}");
             lab.annotate("16", &mark);
-            let marked = marks.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
+            let marked =
+                marks.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
             let last = marked.last().unwrap().version();
             while events.version != last {
                 let told = events.next().await.expect("no end before the last event");
@@ -134,10 +143,13 @@ async fn listing_then_streaming_has_no_gap_under_churn() {
 async fn versions_only_grow_and_each_event_is_told_once() {
     let lab = Lab::start().await;
     let mut events = Events::open(&lab, "").await;
-    let mut second = Events::open_with(&lab, &format!("?since={}", events.version), &[NDJSON]).await;
+    let mut second =
+        Events::open_with(&lab, &format!("?since={}", events.version), &[NDJSON]).await;
     churn(&lab).await;
     lab.annotate("16", "the end");
-    let so = |told: &Told| told.is("machine.changed", "16") && told.json["object"]["annotation"] == "the end";
+    let so = |told: &Told| {
+        told.is("machine.changed", "16") && told.json["object"]["annotation"] == "the end"
+    };
     let number = |told: &Told| told.version().rsplit_once('-').unwrap().1.parse::<u64>().unwrap();
     let all = events.until(so).await;
     let numbers: Vec<u64> = all.iter().map(number).collect();
@@ -147,7 +159,8 @@ async fn versions_only_grow_and_each_event_is_told_once() {
     let of = |told: &Told| ["at", "type", "id"].map(|field| told.json[field].clone());
     let told: BTreeMap<&str, _> = all.iter().map(|told| (told.version(), of(told))).collect();
     let again = second.until(so).await;
-    let common: Vec<&Told> = again.iter().filter(|again| told.contains_key(again.version())).collect();
+    let common: Vec<&Told> =
+        again.iter().filter(|again| told.contains_key(again.version())).collect();
     assert!(common.len() > all.len() / 2, "{} of {}", common.len(), all.len());
     for again in common {
         assert_eq!(told[again.version()], of(again));
@@ -164,9 +177,13 @@ async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() 
     let first = events.event().await;
     assert!(first.is("job.changed", job_id), "{first:?}");
     events
-        .until(|told| told.is("machine.changed", &id) && told.json["object"]["active_job"] == job["id"])
+        .until(|told| {
+            told.is("machine.changed", &id) && told.json["object"]["active_job"] == job["id"]
+        })
         .await;
-    events.until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "running").await;
+    events
+        .until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "running")
+        .await;
     lab.on_the_host(&job).await;
     // Two more wait; the last is told again when its place in the queue moves.
     let second = lab.power(lab.cast.running, "on").await;
@@ -175,18 +192,26 @@ async fn a_job_is_told_from_its_acceptance_to_its_end_and_its_machine_with_it() 
     assert_eq!(told.last().unwrap().json["object"]["position"], 1);
     let third = lab.power(lab.cast.running, "off").await;
     let third_id = third["id"].as_str().unwrap();
-    events.until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 2).await;
+    events
+        .until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 2)
+        .await;
     let task = lab.task_of(&id).await;
     lab.control().finish_task(&task);
-    events.until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "succeeded").await;
-    events.until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 1).await;
+    events
+        .until(|told| told.is("job.changed", job_id) && told.json["object"]["state"] == "succeeded")
+        .await;
+    events
+        .until(|told| told.is("job.changed", third_id) && told.json["object"]["position"] == 1)
+        .await;
     for job in [&second, &third] {
         lab.on_the_host(job).await;
         let task = lab.task_of(&id).await;
         lab.control().finish_task(&task);
     }
     let all = events
-        .until(|told| told.is("machine.changed", &id) && told.json["object"]["active_job"].is_null())
+        .until(|told| {
+            told.is("machine.changed", &id) && told.json["object"]["active_job"].is_null()
+        })
         .await;
     let ended = all.iter().rposition(|told| told.is("job.changed", third_id)).unwrap();
     assert_eq!(all[ended].json["object"], lab.ended(&third).await);
@@ -253,7 +278,9 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     for round in 0..ROUNDS {
         let text = format!("{round} {large}");
         lab.annotate("16", &text);
-        let so = |told: &Told| told.is("machine.changed", "16") && told.json["object"]["annotation"] == text;
+        let so = |told: &Told| {
+            told.is("machine.changed", "16") && told.json["object"]["annotation"] == text
+        };
         let seen = quick.until(so).await;
         assert!(seen.iter().all(|told| told.kind() != "reset"));
     }
@@ -261,10 +288,17 @@ async fn a_slow_reader_gets_reset_and_not_silence() {
     let kinds: Vec<&str> = all.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     let (last, before) = kinds.split_last().unwrap();
     assert_eq!(*last, "reset", "{kinds:?}");
-    assert!(before.len() < ROUNDS && before.iter().all(|kind| *kind == "machine.changed"), "{kinds:?}");
+    assert!(
+        before.len() < ROUNDS && before.iter().all(|kind| *kind == "machine.changed"),
+        "{kinds:?}"
+    );
     assert!(all.ends_with("\r\n0\r\n\r\n"), "it ends, and well");
-    let metrics = lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("otter_event_stream_resets_total{reason=\"too_slow\"} 1"), "{metrics}");
+    let metrics =
+        lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    assert!(
+        metrics.contains("otter_event_stream_resets_total{reason=\"too_slow\"} 1"),
+        "{metrics}"
+    );
     // From the version in it the reader goes on.
     let reset = all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
     let mut again = Events::open_with(&lab, "", &[("last-event-id", reset)]).await;
@@ -311,11 +345,16 @@ async fn initial_keeps_to_the_filters() {
         let all = events.rest().await;
         let kinds: Vec<&str> = all.iter().rev().take(2).map(Told::kind).collect();
         assert_eq!(kinds, ["bye", "synced"]);
-        all[..all.len() - 2].iter().map(|told| (told.kind().to_owned(), told.json["id"].clone())).collect()
+        all[..all.len() - 2]
+            .iter()
+            .map(|told| (told.kind().to_owned(), told.json["id"].clone()))
+            .collect()
     };
     let of_machine = snapshot("machine=16").await;
     assert_eq!(of_machine[0], ("machine.changed".to_owned(), json!("16")));
-    assert!(of_machine.len() > 3 && of_machine[1..].iter().all(|(kind, _)| kind == "snapshot.changed"));
+    assert!(
+        of_machine.len() > 3 && of_machine[1..].iter().all(|(kind, _)| kind == "snapshot.changed")
+    );
     let datastores = snapshot("types=datastore.changed").await;
     assert!(datastores.len() > 1 && datastores.iter().all(|(kind, _)| kind == "datastore.changed"));
     let ended = lab.get("/v1/jobs").await.json["items"][0]["id"].clone();
@@ -345,7 +384,8 @@ async fn a_stream_resumes_where_it_broke() {
         // The header wins; and what can be resumed needs no objects first.
         (format!("?machine=22&initial=true&since={}", "0123456789ab-7"), Some(one.version())),
     ] {
-        let headers: Vec<(&str, &str)> = header.into_iter().map(|id| ("last-event-id", id)).collect();
+        let headers: Vec<(&str, &str)> =
+            header.into_iter().map(|id| ("last-event-id", id)).collect();
         let mut again = Events::open_with(&lab, &query, &headers).await;
         let two = again.event().await;
         assert!(two.is("machine.changed", "22") && two.version() != one.version(), "{two:?}");
@@ -364,7 +404,8 @@ async fn a_stream_resumes_where_it_broke() {
 async fn another_epoch_and_what_was_never_given_are_reset_within_the_stream() {
     let lab = Lab::start().await;
     let epoch = lab.get("/v1/machines").await.str("version").split_once('-').unwrap().0.to_owned();
-    for foreign in ["0123456789ab-7", &format!("{epoch}-999999999"), &format!("{epoch}-18446744073709551615")]
+    for foreign in
+        ["0123456789ab-7", &format!("{epoch}-999999999"), &format!("{epoch}-18446744073709551615")]
     {
         let mut events = Events::open(&lab, &format!("?machine=22&since={foreign}")).await;
         let reset = events.event().await;
@@ -390,9 +431,12 @@ async fn filters_choose_by_identity() {
     let target = lab.machine(lab.cast.running).await["id"].as_str().unwrap().to_owned();
     let since = lab.get("/v1/machines").await.str("version").to_owned();
     let power = |action: &str, reference: &'static str| {
-        let (path, body) = (machine(lab.cast.running, "/power?wait=30s"), json!({"action": action}));
+        let (path, body) =
+            (machine(lab.cast.running, "/power?wait=30s"), json!({"action": action}));
         let lab = &lab;
-        async move { lab.post_with(&path, body, &[("otter-reference", reference)]).await.expect(200).json }
+        async move {
+            lab.post_with(&path, body, &[("otter-reference", reference)]).await.expect(200).json
+        }
     };
     let first = power("off", "ci/1").await;
     let second = power("on", "ci/2").await;
@@ -401,7 +445,10 @@ async fn filters_choose_by_identity() {
     let told = async |query: &str| -> Vec<(String, Value)> {
         let all = Events::open(&lab, &format!("?since={since}&wait=0s&{query}")).await.rest().await;
         assert_eq!(all.last().unwrap().kind(), "bye");
-        all[..all.len() - 1].iter().map(|told| (told.kind().to_owned(), told.json["id"].clone())).collect()
+        all[..all.len() - 1]
+            .iter()
+            .map(|told| (told.kind().to_owned(), told.json["id"].clone()))
+            .collect()
     };
     let of = |job: &Value| ("job.changed".to_owned(), job["id"].clone());
     for (query, job) in [
@@ -410,15 +457,22 @@ async fn filters_choose_by_identity() {
         (format!("types=job.changed&machine={target}&reference=ci/2"), &second),
     ] {
         let events = told(&query).await;
-        assert!(events.len() > 2 && events.iter().all(|event| *event == of(job)), "{query}: {events:?}");
+        assert!(
+            events.len() > 2 && events.iter().all(|event| *event == of(job)),
+            "{query}: {events:?}"
+        );
     }
     let of_machine =
-        told(&format!("machine={}", crate::harness::encode(&format!("name:{}", lab.cast.running)))).await;
+        told(&format!("machine={}", crate::harness::encode(&format!("name:{}", lab.cast.running))))
+            .await;
     assert!(
         of_machine.contains(&of(&first))
             && of_machine.contains(&("machine.changed".to_owned(), json!(target)))
     );
-    assert!(of_machine.iter().all(|(kind, id)| kind == "job.changed" || *id == target), "{of_machine:?}");
+    assert!(
+        of_machine.iter().all(|(kind, id)| kind == "job.changed" || *id == target),
+        "{of_machine:?}"
+    );
     assert_eq!(told("machine=16&types=job.changed").await, []);
     lab.get("/v1/events?machine=none-such").await.problem(404, "not-found");
     let wanted = json!({"select": {"machine": "32"}, "ttl": "5m"});
@@ -443,15 +497,20 @@ async fn what_vanishes_is_told_and_so_is_the_session() {
         world.remove_datastore(&id)
     });
     events.until(|told| told.kind() == "datastore.removed").await;
-    // Whatever stood at the removed machine is gone from the stream too, and nothing shows it again.
+    // Whatever stood at the removed machine is gone from the stream too, and nothing shows it
+    // again.
     lab.control().restart_hostd(otter::simulator::Restart {
         away: Some(otter::simulator::Comeback::Refuse),
         drop_running: false,
     });
-    events.until(|told| told.kind() == "session.changed" && told.json["object"]["state"] == "away").await;
+    events
+        .until(|told| told.kind() == "session.changed" && told.json["object"]["state"] == "away")
+        .await;
     lab.control().resume();
     events
-        .until(|told| told.kind() == "session.changed" && told.json["object"]["state"] == "connected")
+        .until(|told| {
+            told.kind() == "session.changed" && told.json["object"]["state"] == "connected"
+        })
         .await;
 }
 

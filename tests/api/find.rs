@@ -50,7 +50,8 @@ async fn a_mac_of_two_machines_is_a_conflict_unless_told_otherwise() {
         world.machine_mut("22").unwrap().network_cards[0].mac_address = mac.to_owned();
     });
     lab.until("/v1/machines/22", |machine| machine["network_cards"][0]["mac_address"] == mac).await;
-    let problem = lab.get(&format!("/v1/machines/find?mac={mac}")).await.problem(409, "ambiguous-name");
+    let problem =
+        lab.get(&format!("/v1/machines/find?mac={mac}")).await.problem(409, "ambiguous-name");
     assert_eq!(problem.json["candidates"].as_array().unwrap().len(), 2);
     let found = lab.get(&format!("/v1/machines/find?mac={mac}&unique=false")).await.expect(200);
     assert_eq!((found.str("id"), found.header("otter-matches")), ("21", Some("2")));
@@ -95,7 +96,10 @@ async fn a_broken_mac_is_refused() {
         let problem = lab.get(&format!("/v1/machines/mac:{broken}")).await;
         problem.problem(400, "invalid-request").points_at("machine", "invalid-mac");
     }
-    lab.get("/v1/machines/find?mac=").await.problem(400, "invalid-request").points_at("mac", "empty");
+    lab.get("/v1/machines/find?mac=")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("mac", "empty");
 }
 
 #[tokio::test]

@@ -78,12 +78,16 @@ on_every_host! {
 async fn a_key_outlives_its_machine() {
     let lab = Lab::start().await;
     let key = [("idempotency-key", "k")];
-    let first =
-        lab.post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key).await.expect(200);
+    let first = lab
+        .post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key)
+        .await
+        .expect(200);
     lab.control().mutate(|world| world.remove_machine("31"));
     lab.until_gone("31").await;
-    let again =
-        lab.post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key).await.expect(200);
+    let again = lab
+        .post_with("/v1/machines/31/power?wait=30s", json!({"action": "off"}), &key)
+        .await
+        .expect(200);
     assert_eq!(again.json, first.json);
 }
 
@@ -103,7 +107,8 @@ async fn keys_and_references_are_bounded() {
     let problem = lab.post_with(path, json!({"action": "off"}), &twice).await;
     problem.problem(400, "invalid-request").points_at("idempotency-key", "repeated");
     let longest = [("idempotency-key", "k".repeat(255)), ("otter-reference", "ü".repeat(512))];
-    let headers: Vec<(&str, &str)> = longest.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let headers: Vec<(&str, &str)> =
+        longest.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let job = lab.post_with(path, json!({"action": "off"}), &headers).await.expect(202);
     assert_eq!(job.str("reference"), "ü".repeat(512));
 }

@@ -1,5 +1,5 @@
-//! A job means the machine that it was accepted for, whatever has its moid later. On our simulator alone: machines
-//! come and go there.
+//! A job means the machine that it was accepted for, whatever has its moid later. On our simulator
+//! alone: machines come and go there.
 
 use serde_json::json;
 
@@ -54,7 +54,10 @@ async fn a_machine_that_is_renamed_is_still_itself() {
     lab.ended(&running).await;
     lab.control().finish_task(&lab.on_the_host(&queued).await);
     let done = lab.ended(&queued).await;
-    assert_eq!((&done["state"], &done["machine_name"]), (&json!("succeeded"), &json!("ci-runner-1")));
+    assert_eq!(
+        (&done["state"], &done["machine_name"]),
+        (&json!("succeeded"), &json!("ci-runner-1"))
+    );
 }
 
 #[tokio::test]
@@ -62,12 +65,14 @@ async fn a_snapshot_is_bound_when_the_job_is_accepted() {
     let lab = Lab::stepped().await;
     let holding = lab.power("qubes-4.2-sdw-prod", "off").await;
     let task = lab.on_the_host(&holding).await;
-    let revert = lab.post("/v1/machines/17/revert", json!({"snapshot": "kickstart"})).await.expect(202).json;
+    let revert =
+        lab.post("/v1/machines/17/revert", json!({"snapshot": "kickstart"})).await.expect(202).json;
     let bound = revert["request"]["snapshot"].clone();
     assert_eq!(revert["request"]["snapshot_path"], "installed/kickstart");
     lab.control().mutate(|world| {
         let machine = world.machine_mut("17").unwrap();
-        let names: Vec<String> = machine.snapshots.iter().map(|snapshot| snapshot.name.clone()).collect();
+        let names: Vec<String> =
+            machine.snapshots.iter().map(|snapshot| snapshot.name.clone()).collect();
         for (snapshot, name) in machine.snapshots.iter_mut().zip(names.iter().rev()) {
             snapshot.name.clone_from(name);
         }
@@ -83,7 +88,8 @@ async fn a_snapshot_removed_before_the_turn_fails_the_job() {
     let lab = Lab::stepped().await;
     let holding = lab.power("qubes-4.2-sdw-prod", "off").await;
     let task = lab.on_the_host(&holding).await;
-    let revert = lab.post("/v1/machines/17/revert", json!({"snapshot": "logged in"})).await.expect(202).json;
+    let revert =
+        lab.post("/v1/machines/17/revert", json!({"snapshot": "logged in"})).await.expect(202).json;
     let id = revert["request"]["snapshot"].as_str().unwrap().to_owned();
     lab.control().mutate(|world| {
         world.machine_mut("17").unwrap().remove_snapshot(&id, false);

@@ -11,7 +11,12 @@ use crate::harness::{Answer, Lab, encode};
 
 const POWER: &str = "/v1/machines/31/power";
 
-async fn send(lab: &Lab, path: &str, content_type: Option<&str>, body: impl Into<reqwest::Body>) -> Answer {
+async fn send(
+    lab: &Lab,
+    path: &str,
+    content_type: Option<&str>,
+    body: impl Into<reqwest::Body>,
+) -> Answer {
     let request = lab.request(Method::POST, path).body(body);
     Answer::of(match content_type {
         Some(content_type) => request.header("content-type", content_type),
@@ -63,7 +68,8 @@ async fn a_trailing_or_doubled_slash_makes_another_path() {
     ] {
         let answer = lab.get(path).await;
         assert!(
-            answer.status == 404 || (answer.status == 400 && answer.json["errors"][0]["code"] == "empty"),
+            answer.status == 404
+                || (answer.status == 400 && answer.json["errors"][0]["code"] == "empty"),
             "{path}: {}",
             answer.text
         );
@@ -83,7 +89,8 @@ async fn a_wrong_method_is_told_the_right_ones() {
         (Method::PATCH, "/healthz", "GET,HEAD"),
         (Method::POST, "/docs", "GET,HEAD"),
     ] {
-        let problem = Answer::of(lab.request(method, path)).await.problem(405, "method-not-allowed");
+        let problem =
+            Answer::of(lab.request(method, path)).await.problem(405, "method-not-allowed");
         assert_eq!(problem.header("allow"), Some(allowed), "{path}");
     }
 }
@@ -111,7 +118,10 @@ async fn a_wait_is_a_duration() {
             format!("/v1/jobs/{id}/wait?wait={wait}"),
             format!("/v1/machines/31/wait?until=free&wait={wait}"),
         ] {
-            lab.get(&path).await.problem(400, "invalid-request").points_at("wait", "not-a-duration");
+            lab.get(&path)
+                .await
+                .problem(400, "invalid-request")
+                .points_at("wait", "not-a-duration");
         }
         let problem = lab.post(&format!("{POWER}?wait={wait}"), json!({"action": "on"})).await;
         problem.problem(400, "invalid-request").points_at("wait", "not-a-duration");
@@ -181,16 +191,26 @@ async fn a_mistyped_parameter_is_told_the_nearest() {
         ("/v1/machines?Limit=5", "Limit", "Did you mean limit?"),
         ("/healthz?x", "x", "None is."),
     ] {
-        let problem = lab.get(path).await.problem(400, "unknown-parameter").points_at(wrong, "unknown");
+        let problem =
+            lab.get(path).await.problem(400, "unknown-parameter").points_at(wrong, "unknown");
         assert!(problem.str("detail").contains(nearest), "{}", problem.text);
     }
     lab.get("/v1/machines?limit=1&limit=2")
         .await
         .problem(400, "unknown-parameter")
         .points_at("limit", "repeated");
-    lab.get("/v1/machines?name=%FF").await.problem(400, "invalid-request").points_at("name", "not-decodable");
-    lab.get("/v1/machines?name=%2").await.problem(400, "invalid-request").points_at("name", "not-decodable");
-    lab.get("/v1/machines?free=yes").await.problem(400, "invalid-request").points_at("free", "not-a-boolean");
+    lab.get("/v1/machines?name=%FF")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("name", "not-decodable");
+    lab.get("/v1/machines?name=%2")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("name", "not-decodable");
+    lab.get("/v1/machines?free=yes")
+        .await
+        .problem(400, "invalid-request")
+        .points_at("free", "not-a-boolean");
     lab.get("/v1/machines?power_state=onn")
         .await
         .problem(400, "invalid-request")
@@ -264,7 +284,9 @@ async fn empty_names_are_refused_everywhere() {
         .await
         .problem(400, "invalid-request")
         .points_at("/name", "empty");
-    lab.post("/v1/machines/16/revert", json!({"snapshot": ""})).await.problem(400, "invalid-request");
+    lab.post("/v1/machines/16/revert", json!({"snapshot": ""}))
+        .await
+        .problem(400, "invalid-request");
 }
 
 #[tokio::test]
@@ -363,14 +385,22 @@ async fn what_has_no_body_declares_none_but_json() {
         (Method::DELETE, "/v1/machines/16/snapshots/installed"),
         (Method::DELETE, "/v1/machines/16/quarantine"),
     ] {
-        for content_type in
-            ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", ""]
-        {
+        for content_type in [
+            "application/x-www-form-urlencoded",
+            "text/plain",
+            "multipart/form-data; boundary=x",
+            "",
+        ] {
             let request = lab.request(method.clone(), path).header("content-type", content_type);
             let refused = Answer::of(request.header("content-length", "0")).await;
             let refused = refused.problem(415, "unsupported-media-type");
             let is_of_curl = content_type.contains("form-url");
-            assert_eq!(refused.str("detail").contains("drop curl's -d"), is_of_curl, "{}", refused.text);
+            assert_eq!(
+                refused.str("detail").contains("drop curl's -d"),
+                is_of_curl,
+                "{}",
+                refused.text
+            );
         }
     }
     let unchanged = lab.get("/v1/machines/16").await.expect(200);
@@ -403,7 +433,8 @@ async fn a_body_too_large_is_not_read() {
     let large = format!("{{\"action\": \"{}\"}}", "x".repeat(1 << 20));
     send(&lab, POWER, Some("application/json"), large).await.problem(413, "payload-too-large");
     let fits = format!("{{\"action\": \"{}\"}}", "x".repeat((1 << 20) - 100));
-    let problem = send(&lab, POWER, Some("application/json"), fits).await.problem(400, "invalid-request");
+    let problem =
+        send(&lab, POWER, Some("application/json"), fits).await.problem(400, "invalid-request");
     assert!(problem.text.len() < 2_000, "an error repeats no megabyte");
 }
 
@@ -427,17 +458,27 @@ async fn names_of_any_kind_are_no_trouble() {
         long.as_str(),
     ] {
         let encoded = encode(name).replace("..", "%2E%2E");
-        let problem = lab.get(&format!("/v1/machines/name:{encoded}")).await.problem(404, "not-found");
+        let problem =
+            lab.get(&format!("/v1/machines/name:{encoded}")).await.problem(404, "not-found");
         assert!(problem.text.len() < 2_000);
-        assert!(lab.get(&format!("/v1/machines?name={encoded}%01")).await.expect(200).items("id").is_empty());
+        assert!(
+            lab.get(&format!("/v1/machines?name={encoded}%01"))
+                .await
+                .expect(200)
+                .items("id")
+                .is_empty()
+        );
         lab.get(&format!("/v1/machines/16/snapshots/x{encoded}")).await.problem(404, "not-found");
-        lab.post("/v1/machines/kill", json!({"name": format!("{name}?")})).await.problem(404, "not-found");
+        lab.post("/v1/machines/kill", json!({"name": format!("{name}?")}))
+            .await
+            .problem(404, "not-found");
         lab.post("/v1/machines/16/revert", json!({"snapshot": format!("{name}?")}))
             .await
             .problem(404, "not-found");
     }
     let longer = "🦦".repeat(100_000);
-    let problem = lab.post("/v1/machines/kill", json!({"name": longer})).await.problem(404, "not-found");
+    let problem =
+        lab.post("/v1/machines/kill", json!({"name": longer})).await.problem(404, "not-found");
     assert!(problem.text.len() < 2_000);
     lab.get("/v1/machines/%FF").await.problem(400, "invalid-request");
 }
@@ -478,10 +519,14 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
     let at = "/v1/machines/16/snapshots";
     let mut path = format!("{at}/installed");
     for name in ["a/b", "a%2fb", "%2F", "100%", "..", "x\\y", "name:16", "🦦"] {
-        let renamed = Answer::of(lab.request(Method::PATCH, &path).json(&json!({"name": name}))).await;
+        let renamed =
+            Answer::of(lab.request(Method::PATCH, &path).json(&json!({"name": name}))).await;
         assert_eq!(renamed.expect(200).str("name"), name);
         // Clients take two dots out of an address, however they are escaped.
-        path = format!("{at}/{}", if name == ".." { "16-snapshot-1".to_owned() } else { encode(name) });
+        path = format!(
+            "{at}/{}",
+            if name == ".." { "16-snapshot-1".to_owned() } else { encode(name) }
+        );
         assert_eq!(lab.get(&path).await.expect(200).str("name"), name);
         let made = lab.post(&format!("{at}?wait=10s"), json!({"name": name})).await.expect(200);
         let id = made.json["result"]["snapshot"].as_str().unwrap();
@@ -504,11 +549,17 @@ async fn a_snapshot_is_called_what_it_was_given_and_no_more_than_fits() {
 async fn an_answer_to_a_question_that_the_machine_does_not_wait_on_is_refused_at_once() {
     let lab = Lab::start().await;
     let path = "/v1/machines/51/answer?wait=10s";
-    let other = lab.post(path, json!({"question": "18", "choice": "0"})).await.problem(404, "not-found");
-    assert!(other.str("detail").contains("waits on the question 19, not on \"18\""), "{}", other.text);
+    let other =
+        lab.post(path, json!({"question": "18", "choice": "0"})).await.problem(404, "not-found");
+    assert!(
+        other.str("detail").contains("waits on the question 19, not on \"18\""),
+        "{}",
+        other.text
+    );
     lab.post(path, json!({"question": "19", "choice": "0"})).await.expect(200);
     lab.until("/v1/machines/51", |machine| machine["question"].is_null()).await;
-    for (question, choice) in [("19", "0"), ("18", "0"), ("19", "no such choice"), ("🦦", "\u{1}")] {
+    for (question, choice) in [("19", "0"), ("18", "0"), ("19", "no such choice"), ("🦦", "\u{1}")]
+    {
         let answer = lab.post(path, json!({"question": question, "choice": choice})).await;
         let answer = answer.problem(404, "not-found");
         assert_eq!(answer.json["errors"][0]["pointer"], "/question", "{}", answer.text);

@@ -149,6 +149,10 @@ async fn a_machine_with_a_question_takes_no_job_but_a_kill() {
     let problem = lab.post("/v1/machines/51/power", json!({"action": "on"})).await;
     let problem = problem.problem(409, "question-pending");
     assert!(problem.str("detail").contains("moved or copied"));
-    let kill = lab.post("/v1/machines/kill?wait=10s", json!({"name": "qubes-copied"})).await.expect(200);
-    assert_eq!((kill.str("state"), &kill.json["result"]["power_state"]), ("succeeded", &json!("off")));
+    let kill =
+        lab.post("/v1/machines/kill?wait=10s", json!({"name": "qubes-copied"})).await.expect(200);
+    assert_eq!(
+        (kill.str("state"), &kill.json["result"]["power_state"]),
+        ("succeeded", &json!("off"))
+    );
 }

@@ -109,11 +109,14 @@ async fn a_snapshot_is_renamed_and_described() {
     patch(&lab, &by_id, json!({"name": "50% a/b"})).await.expect(200);
     assert_eq!(lab.control().calls("RenameSnapshot"), calls, "it is called so already");
     patch(&lab, &by_id, json!({})).await.problem(400, "invalid-request");
-    patch(&lab, "/v1/machines/16/snapshots/none", json!({"name": "x"})).await.problem(404, "not-found");
+    patch(&lab, "/v1/machines/16/snapshots/none", json!({"name": "x"}))
+        .await
+        .problem(404, "not-found");
     let jobs = lab.get("/v1/jobs?kind=snapshot.rename").await.expect(200);
     assert_eq!(jobs.json["items"].as_array().unwrap().len(), 3);
     lab.control().set_read_only_licence(true);
-    let problem = patch(&lab, &by_id, json!({"name": "x"})).await.problem(422, "license-restricted");
+    let problem =
+        patch(&lab, &by_id, json!({"name": "x"})).await.problem(422, "license-restricted");
     assert!(problem.json["job"].is_string());
 }
 
@@ -138,8 +141,10 @@ async fn names_and_descriptions_out_of_bounds_are_refused() {
     assert_eq!(lab.get("/v1/jobs").await.expect(200).json["items"], json!([]));
     let longest = "ü".repeat(80);
     let job = lab.post(&format!("{at}?wait=10s"), json!({"name": longest})).await.expect(200);
-    let made =
-        lab.get(&format!("{at}/{}", job.json["result"]["snapshot"].as_str().unwrap())).await.expect(200);
+    let made = lab
+        .get(&format!("{at}/{}", job.json["result"]["snapshot"].as_str().unwrap()))
+        .await
+        .expect(200);
     assert_eq!(made.str("name"), longest);
 }
 
@@ -149,14 +154,17 @@ async fn names_that_look_like_others_are_refused() {
     let lab = Lab::start().await;
     let at = "/v1/machines/16/snapshots";
     let obeyed = "\u{1b}\u{85}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}";
-    let invisible =
-        "\u{ad}\u{200b}\u{200c}\u{200d}\u{2060}\u{2064}\u{feff}\u{34f}\u{115f}\u{3164}\u{fe0f}\u{e0041}";
+    let invisible = "\u{ad}\u{200b}\u{200c}\u{200d}\u{2060}\u{2064}\u{feff}\u{34f}\u{115f}\u{3164}\u{fe0f}\u{e0041}";
     let hidden = obeyed.chars().map(|character| (character, "control-character"));
-    for (hidden, wrong) in hidden.chain(invisible.chars().map(|character| (character, "invisible-character")))
+    for (hidden, wrong) in
+        hidden.chain(invisible.chars().map(|character| (character, "invisible-character")))
     {
         let code = format!("U+{:04X}", u32::from(hidden));
-        for name in [format!("kick{hidden}start"), format!("{hidden}kickstart"), format!("kickstart{hidden}")]
-        {
+        for name in [
+            format!("kick{hidden}start"),
+            format!("{hidden}kickstart"),
+            format!("kickstart{hidden}"),
+        ] {
             for answer in [
                 lab.post(at, json!({"name": name})).await,
                 patch(&lab, &format!("{at}/installed"), json!({"name": name})).await,
@@ -210,7 +218,8 @@ async fn a_name_of_the_host_that_looks_like_another_is_worked_with() {
 async fn a_snapshot_whose_answer_was_lost_is_found() {
     let lab = Lab::start().await;
     lab.control().disrupt_next("CreateSnapshot_Task", Disruption::CloseAfterRunning);
-    let job = lab.post("/v1/machines/16/snapshots?wait=10s", json!({"name": "new"})).await.expect(200);
+    let job =
+        lab.post("/v1/machines/16/snapshots?wait=10s", json!({"name": "new"})).await.expect(200);
     let id = job.json["result"]["snapshot"].as_str().unwrap();
     lab.get(&format!("/v1/machines/16/snapshots/{id}")).await.expect(200);
     assert_eq!(lab.control().calls("CreateSnapshot_Task"), 1);
@@ -227,17 +236,26 @@ async fn a_guest_that_hangs_has_the_plug_pulled() {
     let name = "ci-runner-1";
     lab.control().mutate(|world| world.machine_mut("31").unwrap().guest.tools_running = true);
     lab.until_seen("31", "tools_status", json!("running")).await;
-    let job = lab.post(&machine(name, "/power"), json!({"action": "shutdown", "force_after": "1s"})).await;
+    let job = lab
+        .post(&machine(name, "/power"), json!({"action": "shutdown", "force_after": "1s"}))
+        .await;
     let job = job.expect(202).json;
     assert_eq!(job["request"]["force_after"], "1s");
     let task = lab.task_of("31").await;
     lab.control().finish_task(&task);
     let ended = lab.ended(&job).await;
-    let steps: Vec<_> =
-        ended["steps"].as_array().unwrap().iter().map(|step| (&step["name"], &step["state"])).collect();
+    let steps: Vec<_> = ended["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (&step["name"], &step["state"]))
+        .collect();
     let wanted = [json!("shutdown"), json!("failed"), json!("power_off"), json!("succeeded")];
     assert_eq!(steps, [(&wanted[0], &wanted[1]), (&wanted[2], &wanted[3])]);
-    assert_eq!((&ended["state"], &ended["result"]["power_state"]), (&json!("succeeded"), &json!("off")));
+    assert_eq!(
+        (&ended["state"], &ended["result"]["power_state"]),
+        (&json!("succeeded"), &json!("off"))
+    );
     assert_eq!(lab.control().calls("ShutdownGuest"), 1);
 }
 
@@ -246,7 +264,8 @@ async fn without_tools_the_plug_is_pulled_at_once_or_nothing_is_done() {
     let lab = Lab::start().await;
     // A Qubes machine has none.
     let name = "qubes-4.2-sdw-prod";
-    let problem = act(&lab, name, json!({"action": "shutdown"})).await.problem(409, "tools-unavailable");
+    let problem =
+        act(&lab, name, json!({"action": "shutdown"})).await.problem(409, "tools-unavailable");
     assert_eq!(problem.json["fault"]["type"], "ToolsUnavailable");
     act(&lab, name, json!({"action": "reboot"})).await.problem(409, "tools-unavailable");
     let job = act(&lab, name, json!({"action": "shutdown", "force_after": "5m"})).await.expect(200);
@@ -265,7 +284,8 @@ async fn force_after_is_held_to_its_action_and_the_deadline() {
         lab.post(&path, body).await.problem(400, "invalid-request").points_at("/force_after", code);
     }
     let body = json!({"action": "shutdown", "force_after": "2m"});
-    let refused = lab.post(&format!("{path}?deadline=1m"), body).await.problem(400, "invalid-request");
+    let refused =
+        lab.post(&format!("{path}?deadline=1m"), body).await.problem(400, "invalid-request");
     refused.points_at("/force_after", "not-reached");
     assert_eq!(lab.control().calls("ShutdownGuest"), 0);
 }
@@ -305,17 +325,23 @@ fn question() -> Question {
 #[tokio::test]
 async fn an_answer_passes_the_job_that_it_unblocks() {
     let lab = Lab::start().await;
-    lab.control().mutate(|world| world.machine_mut("32").unwrap().question_at_power_on = Some(question()));
+    lab.control()
+        .mutate(|world| world.machine_mut("32").unwrap().question_at_power_on = Some(question()));
     let starting = lab.power("ci-runner-2", "on").await;
     lab.get("/v1/machines/32/wait?until=question&wait=10s").await.expect(200);
     let path = "/v1/machines/32/answer?wait=10s";
-    let wrong =
-        lab.post(path, json!({"question": "19", "choice": "1"})).await.problem(400, "invalid-request");
+    let wrong = lab
+        .post(path, json!({"question": "19", "choice": "1"}))
+        .await
+        .problem(400, "invalid-request");
     wrong.points_at("/choice", "not-one-of");
     lab.post(path, json!({"question": "", "choice": "1"})).await.problem(400, "invalid-request");
     lab.post(path, json!({"question": "18", "choice": "4"})).await.problem(404, "not-found");
     let answer = lab.post(path, json!({"question": "19", "choice": "4"})).await.expect(200);
-    assert_eq!((answer.str("kind"), &answer.json["request"]["choice"]), ("machine.answer", &json!("4")));
+    assert_eq!(
+        (answer.str("kind"), &answer.json["request"]["choice"]),
+        ("machine.answer", &json!("4"))
+    );
     assert_eq!(lab.machine("ci-runner-2").await["question"], json!(null));
     assert_eq!(lab.ended(&starting).await["state"], "succeeded");
     lab.post(path, json!({"question": "19", "choice": "4"})).await.problem(404, "not-found");
@@ -328,7 +354,10 @@ async fn a_queued_job_is_cancelled_at_once_and_a_running_one_by_its_task() {
     let queued = lab.power("ci-runner-2", "off").await;
     lab.on_the_host(&running).await;
     let answer = cancel(&lab, &queued).await.expect(202);
-    assert_eq!((answer.str("state"), &answer.json["error"]["code"]), ("cancelled", &json!("job-cancelled")));
+    assert_eq!(
+        (answer.str("state"), &answer.json["error"]["code"]),
+        ("cancelled", &json!("job-cancelled"))
+    );
     assert_eq!(cancel(&lab, &queued).await.expect(200).json, answer.json);
     let answer = cancel(&lab, &running).await.expect(202);
     assert!(answer.json["cancel_requested_at"].is_string());

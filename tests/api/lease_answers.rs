@@ -9,7 +9,8 @@ use crate::harness::{Answer, Lab};
 const MACHINE: &str = "16";
 
 async fn keyed(lab: &Lab, key: &str, body: &Value) -> Answer {
-    Answer::of(lab.request(Method::POST, "/v1/leases").header("idempotency-key", key).json(body)).await
+    Answer::of(lab.request(Method::POST, "/v1/leases").header("idempotency-key", key).json(body))
+        .await
 }
 
 #[tokio::test]
@@ -39,10 +40,16 @@ async fn of_calls_at_one_moment_with_one_key_all_but_one_are_repeats() {
     let body = json!({"select": {"name": "qubes"}, "ttl": "10m"});
     let calls = (0..20).map(|_| keyed(&lab, "same", &body));
     let answers = futures_util::future::join_all(calls).await;
-    let repeats =
-        answers.iter().filter(|answer| answer.header("idempotent-replayed") == Some("true")).count();
+    let repeats = answers
+        .iter()
+        .filter(|answer| answer.header("idempotent-replayed") == Some("true"))
+        .count();
     assert_eq!(repeats, answers.len() - 1);
-    assert!(answers.iter().all(|answer| answer.status == 201 && answer.json["id"] == answers[0].json["id"]));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.status == 201 && answer.json["id"] == answers[0].json["id"])
+    );
 }
 
 #[tokio::test]

@@ -74,7 +74,8 @@ async fn a_foreign_host_is_forbidden() {
         "127.0.0.1.nip.io",
     ] {
         for path in ["/v1/machines", "/healthz", "/docs", "/none"] {
-            let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            let request =
+                format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
             raw(lab.address, request).await.problem(403, "forbidden");
         }
     }
@@ -82,8 +83,7 @@ async fn a_foreign_host_is_forbidden() {
         let request = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         raw(lab.address, request).await.expect(200);
     }
-    let absolute =
-        "GET http://evil.example/v1/machines HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let absolute = "GET http://evil.example/v1/machines HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     raw(lab.address, absolute).await.problem(403, "forbidden");
 }
 
@@ -114,17 +114,21 @@ async fn a_request_names_its_host_once() {
     // A load balancer sends such a probe.
     for path in ["/healthz", "/readyz", "/readyz?host=true"] {
         ask(&format!("GET {path} HTTP/1.0"), "").await.expect(200);
-        ask(&format!("GET {path} HTTP/1.0"), "host: evil.example\r\n").await.problem(403, "forbidden");
+        ask(&format!("GET {path} HTTP/1.0"), "host: evil.example\r\n")
+            .await
+            .problem(403, "forbidden");
     }
     ask("GET /v1/machines HTTP/1.0", "").await.problem(400, "invalid-request");
 }
 
 #[tokio::test]
 async fn slow_headers_end_the_connection_and_others_are_served() {
-    let lab = Lab::tuned(|settings| settings.http.header_timeout = Duration::from_millis(200)).await;
+    let lab =
+        Lab::tuned(|settings| settings.http.header_timeout = Duration::from_millis(200)).await;
     let mut slow = Wire::to(lab.address).await;
     slow.send(b"GET /healthz HTTP/1.1\r\nhost: local").await;
-    // Each on a connection of its own: one that is idle for so long is closed too, perhaps just as it is used again.
+    // Each on a connection of its own: one that is idle for so long is closed too, perhaps just as
+    // it is used again.
     let served = async || {
         let mut other = Wire::to(lab.address).await;
         other.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
@@ -132,7 +136,11 @@ async fn slow_headers_end_the_connection_and_others_are_served() {
     };
     served().await;
     let rest = slow.until_closed().await;
-    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{:?}", String::from_utf8_lossy(&rest));
+    assert!(
+        rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"),
+        "{:?}",
+        String::from_utf8_lossy(&rest)
+    );
     served().await;
 }
 

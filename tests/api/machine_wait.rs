@@ -64,7 +64,9 @@ async fn an_address_comes_after_a_start_and_a_network_chooses() {
     assert_eq!(machine.str("ip_address"), "10.0.0.32");
     lab.get("/v1/machines/32/wait?until=tools&wait=15s").await.expect(200);
     lab.get("/v1/machines/32/wait?until=ip&cidr=fe80::/10&wait=15s").await.expect(200);
-    lab.get("/v1/machines/32/wait?until=ip&cidr=192.168.0.0/16&wait=0").await.problem(504, "wait-timeout");
+    lab.get("/v1/machines/32/wait?until=ip&cidr=192.168.0.0/16&wait=0")
+        .await
+        .problem(504, "wait-timeout");
     lab.ended(&job).await;
     lab.powered("ci-runner-2", "off").await;
     let off = lab.machine("ci-runner-2").await;
@@ -76,9 +78,10 @@ async fn a_question_is_waited_for_and_its_end() {
     let lab = Lab::start().await;
     let asked = lab.get("/v1/machines/51/wait?until=question&wait=0").await.expect(200);
     assert_eq!(asked.json["question"]["id"], "19");
-    let (gone, answered) = tokio::join!(lab.get("/v1/machines/51/wait?until=no_question&wait=10s"), async {
-        lab.control().mutate(|world| world.answer("51", "19", "0"))
-    });
+    let (gone, answered) =
+        tokio::join!(lab.get("/v1/machines/51/wait?until=no_question&wait=10s"), async {
+            lab.control().mutate(|world| world.answer("51", "19", "0"))
+        });
     answered.unwrap();
     assert_eq!(gone.expect(200).json["question"], json!(null));
 }

@@ -118,7 +118,8 @@ on_every_host! {
     }
 }
 
-/// Ours alone: govmomi's machines share an instance UUID with nothing, and its BIOS UUIDs are all different.
+/// Ours alone: govmomi's machines share an instance UUID with nothing, and its BIOS UUIDs are all
+/// different.
 #[tokio::test]
 async fn a_uuid_is_an_instance_first_and_a_bios_then() {
     let lab = Lab::start().await;
@@ -156,8 +157,9 @@ async fn names_and_ids_of_any_characters_are_named_percent_encoded() {
     lab.control().mutate(|world| world.add_machine(odd));
     lab.until_seen(&id, "name", json!(name)).await;
     assert_eq!(lab.get(&machine(&name, "")).await.expect(200).str("id"), id);
-    let job =
-        lab.post(&format!("/v1/machines/{}/power?wait=30s", encode(&id)), json!({"action": "on"})).await;
+    let job = lab
+        .post(&format!("/v1/machines/{}/power?wait=30s", encode(&id)), json!({"action": "on"}))
+        .await;
     let job = job.expect(200);
     assert_eq!(job.str("machine"), id);
     let link = job.json["links"]["machine"].as_str().unwrap();
@@ -179,9 +181,16 @@ async fn machines_of_every_state_are_listed() {
     let lost = lab.machine("qubes-lost").await;
     assert_eq!(lost["connection_state"], "inaccessible");
     assert_eq!(lost["free"], false);
-    for unknown in
-        ["path", "guest_os", "uuid", "bios_uuid", "annotation", "cpu_count", "memory_bytes", "ip_address"]
-    {
+    for unknown in [
+        "path",
+        "guest_os",
+        "uuid",
+        "bios_uuid",
+        "annotation",
+        "cpu_count",
+        "memory_bytes",
+        "ip_address",
+    ] {
         assert!(lost[unknown].is_null(), "{unknown}: {lost}");
     }
     let copied = lab.machine("qubes-copied").await;
@@ -215,11 +224,21 @@ async fn a_machine_is_told_whole() {
     assert_eq!(staging["network_cards"][0]["mac_address"], "00:0c:29:4a:10:16");
     let ports = staging["serial_ports"].as_array().unwrap();
     assert_eq!(
-        (&ports[0]["type"], &ports[0]["pipe_name"], &ports[0]["endpoint"], &ports[0]["linux_device"]),
+        (
+            &ports[0]["type"],
+            &ports[0]["pipe_name"],
+            &ports[0]["endpoint"],
+            &ports[0]["linux_device"]
+        ),
         (&json!("pipe"), &json!("/tmp/qubes-staging-dom0"), &json!("server"), &json!("ttyS0"))
     );
     assert_eq!(
-        (&ports[1]["type"], &ports[1]["service_uri"], &ports[1]["direction"], &ports[1]["linux_device"]),
+        (
+            &ports[1]["type"],
+            &ports[1]["service_uri"],
+            &ports[1]["direction"],
+            &ports[1]["linux_device"]
+        ),
         (&json!("network"), &json!("telnet://0.0.0.0:20016"), &json!("server"), &json!("ttyS1"))
     );
     assert_eq!(staging["snapshot_count"], 5);
@@ -249,5 +268,9 @@ async fn paging_goes_on_where_it_was_while_machines_come_and_go() {
     lab.control().mutate(|world| world.remove_machine(&last));
     lab.until_gone(&last).await;
     let rest = lab.get(&format!("/v1/machines?cursor={}", first.str("next"))).await.expect(200);
-    assert_eq!(rest.items("id").len(), 13 - 5, "the cursor's own machine is gone, and nothing else is lost");
+    assert_eq!(
+        rest.items("id").len(),
+        13 - 5,
+        "the cursor's own machine is gone, and nothing else is lost"
+    );
 }

@@ -46,8 +46,10 @@ async fn until_longer(lab: &Lab, name: &str, than: f64) {
 #[tokio::test]
 async fn requests_are_counted_by_route_and_status() {
     let lab = Lab::start().await;
-    let found = "otter_http_request_seconds_count{operation=\"GET /v1/machines/{machine}\",status=\"2xx\"}";
-    let missed = "otter_http_request_seconds_count{operation=\"GET /v1/machines/{machine}\",status=\"4xx\"}";
+    let found =
+        "otter_http_request_seconds_count{operation=\"GET /v1/machines/{machine}\",status=\"2xx\"}";
+    let missed =
+        "otter_http_request_seconds_count{operation=\"GET /v1/machines/{machine}\",status=\"4xx\"}";
     let unknown = "otter_http_request_seconds_count{operation=\"unknown\",status=\"4xx\"}";
     let before = Told::by(&lab).await;
     lab.get("/v1/machines/16").await.expect(200);
@@ -66,8 +68,9 @@ async fn requests_are_counted_by_route_and_status() {
 async fn jobs_are_counted_by_kind_and_end() {
     let lab = Lab::stepped().await;
     let accepted = "otter_jobs_accepted_total{kind=\"machine.power_on\"}";
-    let ended =
-        |state: &str| format!("otter_job_seconds_count{{kind=\"machine.power_on\",state=\"{state}\"}}");
+    let ended = |state: &str| {
+        format!("otter_job_seconds_count{{kind=\"machine.power_on\",state=\"{state}\"}}")
+    };
     assert_eq!(Told::by(&lab).await.of(accepted), 0);
     let job = lab.power("qubes-4.2-sdw-staging", "on").await;
     let task = lab.on_the_host(&job).await;
@@ -116,7 +119,10 @@ async fn the_store_and_the_host_are_counted() {
 async fn the_inventory_is_counted() {
     let lab = Lab::start().await;
     let before = Told::by(&lab).await;
-    assert_eq!((before.of("otter_inventory_machines"), before.of("otter_inventory_datastores")), (13, 3));
+    assert_eq!(
+        (before.of("otter_inventory_machines"), before.of("otter_inventory_datastores")),
+        (13, 3)
+    );
     lab.control().mutate(|world| world.remove_machine("22"));
     until(&lab, "otter_inventory_machines", 12).await;
     lab.control().mutate(|world| world.remove_datastore("61aa04c2-98d1f3e0-2b14-0050569c0002"));
@@ -143,7 +149,8 @@ async fn outages_and_logins_are_counted() {
 async fn open_waits_are_counted() {
     let lab = Lab::start().await;
     assert_eq!(Told::by(&lab).await.of("otter_waits_open"), 0);
-    let waiting = lab.request(reqwest::Method::GET, "/v1/machines/16/wait?until=power_state:on&wait=1m");
+    let waiting =
+        lab.request(reqwest::Method::GET, "/v1/machines/16/wait?until=power_state:on&wait=1m");
     let waiting = tokio::spawn(waiting.send());
     until(&lab, "otter_waits_open", 1).await;
     lab.power("qubes-4.2-sdw-staging", "on").await;
@@ -154,7 +161,8 @@ async fn open_waits_are_counted() {
 #[tokio::test]
 async fn events_and_their_readers_are_counted() {
     let lab = Lab::start().await;
-    let (open, gone) = ("otter_event_streams_open", "otter_event_stream_resets_total{reason=\"gone\"}");
+    let (open, gone) =
+        ("otter_event_streams_open", "otter_event_stream_resets_total{reason=\"gone\"}");
     let before = Told::by(&lab).await;
     assert_eq!((before.of(open), before.of(gone)), (0, 0));
     let mut stream = Events::open(&lab, "").await;
@@ -234,9 +242,11 @@ async fn leases_are_counted_by_state_and_end_and_timed() {
 
 #[tokio::test]
 async fn waiters_that_nobody_asks_about_are_counted() {
-    let lab = Lab::tuned(|settings| settings.leases.abandon_after = Duration::from_millis(100)).await;
+    let lab =
+        Lab::tuned(|settings| settings.leases.abandon_after = Duration::from_millis(100)).await;
     for queue_for in ["1s", "10m"] {
-        lease(&lab, json!({"select": {"machine": "16"}, "ttl": "30m", "queue_for": queue_for})).await;
+        lease(&lab, json!({"select": {"machine": "16"}, "ttl": "30m", "queue_for": queue_for}))
+            .await;
     }
     until(&lab, &ended("abandoned"), 1).await;
     until(&lab, &open("queued"), 0).await;
@@ -283,7 +293,9 @@ async fn failed_preparations_and_releases_and_machines_set_aside_are_counted() {
 async fn no_secret_is_told() {
     let lab = Lab::start().await;
     let headers = [("Idempotency-Key", "hunter2"), ("Otter-Reference", "hunter3")];
-    lab.post_with("/v1/machines/16/power?wait=30s", json!({"action": "on"}), &headers).await.expect(200);
+    lab.post_with("/v1/machines/16/power?wait=30s", json!({"action": "on"}), &headers)
+        .await
+        .expect(200);
     let body = json!({"select": {"machine": "18"}, "ttl": "1h", "holder": "hunter4"});
     let lease = lab.post_with("/v1/leases", body, &headers).await.expect(201).json;
     let told = Told::by(&lab).await.0;

@@ -64,8 +64,14 @@ async fn with_a_key_a_job_that_goes_on_is_504_to_be_repeated() {
     );
     lab.control().finish_task(&lab.task_of("31").await);
     let path = "/v1/machines/31/power?wait=30s";
-    let done = lab.post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")]).await.expect(200);
-    assert_eq!((done.str("id"), done.header("idempotent-replayed")), (problem.str("job"), Some("true")));
+    let done = lab
+        .post_with(path, json!({"action": "off"}), &[("idempotency-key", "k")])
+        .await
+        .expect(200);
+    assert_eq!(
+        (done.str("id"), done.header("idempotent-replayed")),
+        (problem.str("job"), Some("true"))
+    );
 }
 
 #[tokio::test]
@@ -76,20 +82,23 @@ async fn the_wait_of_a_job_that_goes_on_is_504_with_where_to_go_on() {
     let problem = lab.get(&path).await.problem(504, "wait-timeout");
     assert_eq!(problem.str("retry"), "same-key");
     assert_eq!(problem.json["job"], job["id"]);
-    let looked = lab.get(&format!("/v1/jobs/{}?wait=0s", job["id"].as_str().unwrap())).await.expect(200);
+    let looked =
+        lab.get(&format!("/v1/jobs/{}?wait=0s", job["id"].as_str().unwrap())).await.expect(200);
     assert!(looked.json["finished_at"].is_null());
 }
 
 #[tokio::test]
 async fn a_preference_that_did_not_come_true_is_202() {
     let lab = Lab::stepped().await;
-    let accepted =
-        lab.post_with("/v1/machines/31/power", json!({"action": "off"}), &[("prefer", "wait=0")]).await;
+    let accepted = lab
+        .post_with("/v1/machines/31/power", json!({"action": "off"}), &[("prefer", "wait=0")])
+        .await;
     let accepted = accepted.expect(202);
     assert_eq!(accepted.header("preference-applied"), Some("wait=0"));
     assert!(accepted.header("location").is_some());
-    let ignored =
-        lab.post_with("/v1/machines/32/power", json!({"action": "off"}), &[("prefer", "wait=soon")]).await;
+    let ignored = lab
+        .post_with("/v1/machines/32/power", json!({"action": "off"}), &[("prefer", "wait=soon")])
+        .await;
     assert_eq!(ignored.expect(202).header("preference-applied"), None);
 }
 
@@ -97,13 +106,15 @@ async fn a_preference_that_did_not_come_true_is_202() {
 async fn the_parameter_goes_before_the_preference() {
     let lab = Lab::stepped().await;
     let headers = [("prefer", "wait=30")];
-    let problem = lab.post_with("/v1/machines/31/power?wait=0", json!({"action": "off"}), &headers).await;
+    let problem =
+        lab.post_with("/v1/machines/31/power?wait=0", json!({"action": "off"}), &headers).await;
     assert_eq!(problem.problem(409, "job-still-running").header("preference-applied"), None);
 }
 
 #[tokio::test]
 async fn a_long_wait_is_cut_and_said() {
-    let lab = Lab::tuned(|settings| settings.http.max_wait = std::time::Duration::from_secs(20)).await;
+    let lab =
+        Lab::tuned(|settings| settings.http.max_wait = std::time::Duration::from_secs(20)).await;
     let done = lab.post("/v1/machines/31/power?wait=1h", json!({"action": "on"})).await.expect(200);
     assert_eq!(done.header("otter-wait"), Some("20s"));
     let id = done.str("id");
@@ -120,8 +131,16 @@ async fn a_long_wait_is_cut_and_said() {
 async fn a_task_that_fails_is_told_in_the_hosts_words() {
     let lab = Lab::start().await;
     for (fault, status, code) in [
-        (Fault::new("InsufficientMemoryResourcesFault", "No memory is left."), 507, "insufficient-resources"),
-        (Fault::new("FileLocked", "Unable to access file since it is locked."), 422, "host-rejected"),
+        (
+            Fault::new("InsufficientMemoryResourcesFault", "No memory is left."),
+            507,
+            "insufficient-resources",
+        ),
+        (
+            Fault::new("FileLocked", "Unable to access file since it is locked."),
+            422,
+            "host-rejected",
+        ),
         (Fault::restricted_version(), 422, "license-restricted"),
         (
             Fault::new("NoPermission", "Permission to perform this operation was denied."),
@@ -171,7 +190,8 @@ async fn a_daemon_that_stops_tells_those_who_wait() {
     let probe = "/v1/machines/31/wait?until=question&wait=0";
     let wait = || tokio::spawn(Answer::of(lab.request(reqwest::Method::GET, &path)));
     let mut waiting = wait();
-    // There is one place. A probe that had it when the caller came made it go away; else the caller has it now.
+    // There is one place. A probe that had it when the caller came made it go away; else the caller
+    // has it now.
     eventually("the caller to wait", async || {
         if waiting.is_finished() {
             waiting = wait();
@@ -184,5 +204,8 @@ async fn a_daemon_that_stops_tells_those_who_wait() {
     refused.header("retry-after").unwrap();
     assert_eq!(lab.stop().await.exit_code(), 0);
     let problem = waiting.await.unwrap().problem(503, "shutting-down");
-    assert_eq!((problem.str("retry"), problem.json["job"].clone()), ("same-key", job["id"].clone()));
+    assert_eq!(
+        (problem.str("retry"), problem.json["job"].clone()),
+        ("same-key", job["id"].clone())
+    );
 }

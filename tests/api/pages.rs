@@ -41,7 +41,8 @@ async fn each_part_of_the_document_is_a_feature() {
 
 #[tokio::test]
 async fn about_names_the_machine_that_otter_runs_in() {
-    let lab = Lab::tuned(|settings| settings.protection.own_name = Some("ci-runner-1".to_owned())).await;
+    let lab =
+        Lab::tuned(|settings| settings.protection.own_name = Some("ci-runner-1".to_owned())).await;
     assert_eq!(lab.get("/v1/about").await.expect(200).str("self_machine"), "31");
     let own = lab.machine("ci-runner-1").await;
     assert_eq!(own["not_free_because"], json!(["powered_on", "self", "protected"]));
@@ -83,7 +84,9 @@ async fn pages_for_people_are_html_that_loads_nothing() {
         assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
         let policy = page.header("content-security-policy").unwrap();
         assert!(policy.contains("default-src 'none'"), "{policy}");
-        assert!(page.text.starts_with("<!DOCTYPE html>") || page.text.starts_with("<!doctype html>"));
+        assert!(
+            page.text.starts_with("<!DOCTYPE html>") || page.text.starts_with("<!doctype html>")
+        );
     }
     lab.get("/problems/none-such").await.problem(404, "not-found");
 }

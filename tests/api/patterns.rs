@@ -11,7 +11,8 @@ use crate::harness::{Lab, eventually};
 /// The warnings of `/v1/about` about patterns.
 async fn warned(lab: &Lab) -> Vec<String> {
     let about = lab.get("/v1/about").await.expect(200).json;
-    let warnings = about["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap());
+    let warnings =
+        about["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap());
     warnings.filter(|warning| warning.contains("matches no machine")).map(str::to_owned).collect()
 }
 
@@ -25,7 +26,8 @@ async fn counted(lab: &Lab, setting: &str) -> String {
 #[tokio::test]
 async fn a_pattern_that_matches_no_machine_is_told_as_long_as_that_is_so() {
     let settings = |settings: &mut Settings| {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let texts =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         settings.protection.protected = texts(&["golden-*", "golden-debain-*", "16"]);
         let pool = Pool { machines: texts(&["ci-runner-1", "99"]), ..Pool::default() };
         settings.pools = Pools([("runners".to_owned(), pool)].into());
@@ -38,7 +40,8 @@ async fn a_pattern_that_matches_no_machine_is_told_as_long_as_that_is_so() {
     assert_eq!(counted(&lab, "machines.protected").await, "1");
     assert_eq!(counted(&lab, "pools.runners.machines").await, "1");
 
-    lab.control().mutate(|world| "golden-debain-1".clone_into(&mut world.machine_mut("16").unwrap().name));
+    lab.control()
+        .mutate(|world| "golden-debain-1".clone_into(&mut world.machine_mut("16").unwrap().name));
     lab.until_seen("16", "name", json!("golden-debain-1")).await;
     assert_eq!(warned(&lab).await, warnings[1..]);
     lab.control().mutate(|world| world.remove_machine("31"));

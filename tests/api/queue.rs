@@ -1,5 +1,5 @@
-//! One job at a time on a machine, in order of arrival; kills before them; limits and deadlines. On our simulator
-//! alone: tasks are held where they are.
+//! One job at a time on a machine, in order of arrival; kills before them; limits and deadlines. On
+//! our simulator alone: tasks are held where they are.
 
 use std::time::Duration;
 
@@ -28,7 +28,10 @@ async fn jobs_of_a_machine_run_one_by_one_in_order_of_arrival() {
     for (place, job) in jobs.iter().enumerate().skip(1) {
         let job = look(&lab, job).await;
         assert_eq!((&job["state"], &job["position"]), (&json!("queued"), &json!(place)));
-        assert_eq!((&job["blocked_by"]["kind"], &job["blocked_by"]["id"]), (&json!("job"), &jobs[0]["id"]));
+        assert_eq!(
+            (&job["blocked_by"]["kind"], &job["blocked_by"]["id"]),
+            (&json!("job"), &jobs[0]["id"])
+        );
         assert_eq!(job["host_task"], json!(null));
     }
     let machine = lab.machine("ci-runner-1").await;
@@ -85,7 +88,8 @@ async fn a_full_queue_refuses_and_says_when_to_come_again() {
     lab.on_the_host(&running).await;
     lab.power("ci-runner-1", "on").await;
     lab.power("ci-runner-1", "off").await;
-    let problem = lab.post("/v1/machines/31/power", json!({"action": "on"})).await.problem(429, "queue-full");
+    let problem =
+        lab.post("/v1/machines/31/power", json!({"action": "on"})).await.problem(429, "queue-full");
     assert_eq!((problem.str("retry"), problem.str("machine")), ("after", "31"));
     problem.header("retry-after").unwrap().parse::<u64>().unwrap();
     lab.power("ci-runner-2", "on").await;
@@ -104,11 +108,14 @@ async fn all_queues_together_have_a_limit() {
 #[tokio::test]
 async fn a_foreign_task_is_waited_for() {
     let lab = Lab::stepped().await;
-    let foreign =
-        lab.control().mutate(|world| world.start_task("31", Operation::Reset, "colleague").unwrap().id);
+    let foreign = lab
+        .control()
+        .mutate(|world| world.start_task("31", Operation::Reset, "colleague").unwrap().id);
     let job = lab.power("ci-runner-1", "off").await;
-    eventually("the job to be blocked", async || look(&lab, &job).await["blocked_by"]["kind"] == "host_task")
-        .await;
+    eventually("the job to be blocked", async || {
+        look(&lab, &job).await["blocked_by"]["kind"] == "host_task"
+    })
+    .await;
     assert_eq!(look(&lab, &job).await["blocked_by"]["id"], json!(foreign));
     lab.control().finish_task(&foreign);
     lab.control().finish_task(&lab.on_the_host(&job).await);
@@ -154,7 +161,8 @@ async fn a_queued_job_past_its_deadline_never_starts() {
     let lab = Lab::stepped().await;
     let running = lab.power("ci-runner-1", "off").await;
     let task = lab.on_the_host(&running).await;
-    let late = lab.post("/v1/machines/31/power?deadline=1s&wait=10s", json!({"action": "reset"})).await;
+    let late =
+        lab.post("/v1/machines/31/power?deadline=1s&wait=10s", json!({"action": "reset"})).await;
     let late = late.problem(504, "deadline-exceeded");
     let job = lab.get(late.json["links"]["job"].as_str().unwrap()).await.expect(200);
     assert_eq!(
@@ -169,7 +177,8 @@ async fn a_queued_job_past_its_deadline_never_starts() {
 #[tokio::test]
 async fn a_running_job_past_its_deadline_is_cancelled_on_the_host() {
     let lab = Lab::stepped().await;
-    let problem = lab.post("/v1/machines/32/power?deadline=1s&wait=10s", json!({"action": "on"})).await;
+    let problem =
+        lab.post("/v1/machines/32/power?deadline=1s&wait=10s", json!({"action": "on"})).await;
     problem.problem(504, "deadline-exceeded");
     assert_eq!(lab.control().calls("CancelTask"), 1);
     assert_eq!(lab.machine("ci-runner-2").await["power_state"], "off");
@@ -182,15 +191,20 @@ async fn jobs_are_taken_on_trust_while_an_outage_is_short() {
     let away = Restart { away: Some(Comeback::Unavailable), ..Restart::default() };
     let lab = Lab::start().await;
     lab.control().restart_hostd(away);
-    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503).await;
+    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503)
+        .await;
     let job = lab.power("ci-runner-1", "off").await;
-    eventually("the job to wait", async || look(&lab, &job).await["blocked_by"]["kind"] == "host_away").await;
+    eventually("the job to wait", async || {
+        look(&lab, &job).await["blocked_by"]["kind"] == "host_away"
+    })
+    .await;
     lab.control().resume();
     assert_eq!(lab.ended(&job).await["state"], "succeeded");
 
     let lab = Lab::tuned(|settings| settings.jobs.outage_grace = Duration::ZERO).await;
     lab.control().restart_hostd(away);
-    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503).await;
+    eventually("the host to be away", async || lab.get("/readyz?host=true").await.status == 503)
+        .await;
     let problem = lab.post("/v1/machines/31/power", json!({"action": "off"})).await;
     problem.problem(503, "host-unreachable").header("retry-after").unwrap();
 }

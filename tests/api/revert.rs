@@ -74,7 +74,10 @@ async fn a_snapshot_with_memory_leaves_the_machine_running() {
     assert_eq!(job["result"]["power_state"], "off");
     assert_eq!(lab.machine("qubes-4.2-sdw-prod").await["power_state"], "off");
     let job = revert(&lab, "17", json!({"snapshot": "logged in", "power_on": true})).await;
-    assert_eq!((&job["result"]["power_state"], job["steps"].as_array().unwrap().len()), (&json!("on"), 1));
+    assert_eq!(
+        (&job["result"]["power_state"], job["steps"].as_array().unwrap().len()),
+        (&json!("on"), 1)
+    );
 }
 
 #[tokio::test]
@@ -84,7 +87,8 @@ async fn a_snapshot_without_memory_leaves_the_machine_off() {
     assert_eq!(job["result"]["power_state"], "off");
     let job = revert(&lab, "17", json!({"snapshot": "kickstart", "power_on": true})).await;
     assert_eq!(job["result"]["power_state"], "on");
-    let steps: Vec<&Value> = job["steps"].as_array().unwrap().iter().map(|step| &step["name"]).collect();
+    let steps: Vec<&Value> =
+        job["steps"].as_array().unwrap().iter().map(|step| &step["name"]).collect();
     assert_eq!(steps, ["revert", "power_on"]);
     let job = revert(&lab, "17", json!({"snapshot": "kickstart", "power_on": false})).await;
     assert_eq!(job["result"]["power_state"], "off");
@@ -99,9 +103,13 @@ async fn an_ambiguous_snapshot_is_refused_with_the_paths() {
     assert_eq!(problem.json["candidates"][1]["name"], "installed/updated-rc/kickstart");
     let job = revert(&lab, "16", json!({"snapshot": "installed/updated-rc/kickstart"})).await;
     assert_eq!(job["result"]["snapshot"], problem.json["candidates"][1]["id"]);
-    let path = format!("/v1/machines/18/snapshots/{}/revert?wait=30s", encode("clean%2Fempty/kickstart"));
+    let path =
+        format!("/v1/machines/18/snapshots/{}/revert?wait=30s", encode("clean%2Fempty/kickstart"));
     let job = lab.post(&path, json!({"power_on": false})).await.expect(200);
     assert_eq!(job.json["request"]["snapshot_path"], "clean%2Fempty/kickstart");
     let job = revert(&lab, "18", json!({"snapshot": "clean/empty"})).await;
-    assert_eq!(job["request"]["snapshot_path"], "clean%2Fempty", "an exact name goes before a path");
+    assert_eq!(
+        job["request"]["snapshot_path"], "clean%2Fempty",
+        "an exact name goes before a path"
+    );
 }

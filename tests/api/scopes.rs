@@ -18,7 +18,8 @@ async fn guarded() -> Guarded {
     let settings = |settings: &mut Settings| {
         let pool = |pattern: &str| Pool { machines: vec![pattern.to_owned()], ..Pool::default() };
         settings.pools = Pools(
-            [("qubes".to_owned(), pool("qubes-*")), ("runners".to_owned(), pool("ci-runner-*"))].into(),
+            [("qubes".to_owned(), pool("qubes-*")), ("runners".to_owned(), pool("ci-runner-*"))]
+                .into(),
         );
     };
     Guarded::with(Plan { settings, ..Plan::default() }).await
@@ -54,7 +55,8 @@ impl<'a> Restricted<'a> {
     }
 
     async fn stream(&self, query: &str) -> Events {
-        Events::open_with(self.lab, query, &[("authorization", &format!("Bearer {}", self.token))]).await
+        Events::open_with(self.lab, query, &[("authorization", &format!("Bearer {}", self.token))])
+            .await
     }
 }
 
@@ -76,7 +78,9 @@ async fn job_on(guarded: &Guarded, name: &str) -> String {
 
 async fn lease_on(guarded: &Guarded, name: &str) -> String {
     let request = guarded.request("operator", Method::POST, "/v1/leases");
-    let lease = Answer::of(request.json(&json!({"select": {"name": name}, "ttl": "30m"}))).await.expect(201);
+    let lease = Answer::of(request.json(&json!({"select": {"name": name}, "ttl": "30m"})))
+        .await
+        .expect(201);
     lease.str("id").to_owned()
 }
 
@@ -92,8 +96,14 @@ async fn every_operation_answers_for_a_machine_out_of_scope_as_for_none() {
     let mut held = 0;
     for (operation, _) in Operation::all(&document) {
         let path = operation.path();
-        let by_name =
-            ["kill_machine", "create_lease", "find_machine", "list_jobs", "list_leases", "stream_events"];
+        let by_name = [
+            "kill_machine",
+            "create_lease",
+            "find_machine",
+            "list_jobs",
+            "list_leases",
+            "stream_events",
+        ];
         // Objects in the scope of each caller, objects outside of it, and objects that do not
         // exist.
         let subjects = if path.contains("{job}") {
@@ -108,18 +118,30 @@ async fn every_operation_answers_for_a_machine_out_of_scope_as_for_none() {
         let [own, other, missing] = &subjects;
         for (caller, own, other) in [(&qubes, own, other), (&runners, other, own)] {
             let ask = async |subject: &str| {
-                let call =
-                    operation.call(subject).header("authorization", format!("Bearer {}", caller.token));
+                let call = operation
+                    .call(subject)
+                    .header("authorization", format!("Bearer {}", caller.token));
                 let call = if path.ends_with("/wait") { call.asking("wait=0s") } else { call };
-                let call = if operation.id == "stream_events" { call.asking("wait=0s") } else { call };
+                let call =
+                    if operation.id == "stream_events" { call.asking("wait=0s") } else { call };
                 call.send(caller.lab).await
             };
             let (refused, unknown) = (ask(other).await, ask(missing).await);
-            assert_eq!(without(&refused, other), without(&unknown, missing), "{} of {other}", operation.id);
+            assert_eq!(
+                without(&refused, other),
+                without(&unknown, missing),
+                "{} of {other}",
+                operation.id
+            );
             assert!(matches!(refused.status, 404 | 409), "{}: {}", operation.id, refused.text);
             if operation.id != "stream_events" {
                 let shown = ask(own).await;
-                assert_ne!(without(&shown, own), without(&unknown, missing), "{} of {own}", operation.id);
+                assert_ne!(
+                    without(&shown, own),
+                    without(&unknown, missing),
+                    "{} of {own}",
+                    operation.id
+                );
             }
             held += 1;
         }
@@ -140,14 +162,18 @@ async fn no_way_to_name_a_machine_out_of_scope_tells_that_it_exists() {
     ] {
         for rest in ["", "/snapshots", "/snapshots/kickstart"] {
             let refused = qubes.get(&format!("/v1/machines/{other}{rest}")).await;
-            let unknown = qubes.get(&format!("/v1/machines/{missing}{rest}")).await.problem(404, "not-found");
+            let unknown =
+                qubes.get(&format!("/v1/machines/{missing}{rest}")).await.problem(404, "not-found");
             assert_eq!(without(&refused, other), without(&unknown, missing));
         }
     }
     // Both machines of a name are in one scope, and only candidates of the scope are shown.
     let one = Scope::new(vec!["qubes-scratch".to_owned()], vec![]);
     let scratch = Restricted::new(&guarded, "scratch", Role::Viewer, one).await;
-    let found = scratch.get("/v1/machines/find?name=qubes&unique=true").await.problem(409, "ambiguous-name");
+    let found = scratch
+        .get("/v1/machines/find?name=qubes&unique=true")
+        .await
+        .problem(409, "ambiguous-name");
     assert_eq!(found.json["candidates"].as_array().unwrap().len(), 2);
 }
 
@@ -165,7 +191,11 @@ async fn lists_counts_and_finds_show_the_scope_alone() {
     assert_eq!((found.str("name"), found.header("otter-matches")), ("ci-runner-1", Some("3")));
     for list in ["/v1/jobs", "/v1/leases", "/v1/jobs?limit=1", "/v1/leases?limit=1"] {
         let page = runners.get(list).await.expect(200);
-        assert_eq!((page.items("machine_name"), &page.json["next"]), (vec![RUNNER], &Value::Null), "{list}");
+        assert_eq!(
+            (page.items("machine_name"), &page.json["next"]),
+            (vec![RUNNER], &Value::Null),
+            "{list}"
+        );
     }
     let pools = runners.get("/v1/pools").await.expect(200);
     assert_eq!(pools.items("name"), ["runners"]);
@@ -174,20 +204,30 @@ async fn lists_counts_and_finds_show_the_scope_alone() {
         (&json!(3), &json!(1))
     );
     let about = runners.get("/v1/about").await.expect(200).json;
-    assert_eq!((&about["inventory"]["machine_count"], &about["self_machine"]), (&json!(3), &Value::Null));
+    assert_eq!(
+        (&about["inventory"]["machine_count"], &about["self_machine"]),
+        (&json!(3), &Value::Null)
+    );
     let count = |answer: &Answer| -> u64 {
         let items = answer.json["items"].as_array().unwrap();
         items.iter().map(|datastore| datastore["machine_count"].as_u64().unwrap()).sum()
     };
-    let all = Answer::of(guarded.request("viewer", Method::GET, "/v1/datastores")).await.expect(200);
+    let all =
+        Answer::of(guarded.request("viewer", Method::GET, "/v1/datastores")).await.expect(200);
     let visible = runners.get("/v1/datastores").await.expect(200);
-    assert!(0 < count(&visible) && count(&visible) < count(&all), "{} of {}", count(&visible), count(&all));
+    assert!(
+        0 < count(&visible) && count(&visible) < count(&all),
+        "{} of {}",
+        count(&visible),
+        count(&all)
+    );
     let metrics = runners.lab.request(Method::GET, "/metrics").bearer_auth(&runners.token);
     let refused = metrics.send().await.unwrap();
     assert_eq!(refused.status().as_u16(), 403);
     // A cursor behind a lease out of scope is like one behind a lease that is forgotten.
     lease_on(&guarded, "qubes-4.3-nightly").await;
-    let page = Answer::of(guarded.request("viewer", Method::GET, "/v1/leases?limit=1")).await.expect(200);
+    let page =
+        Answer::of(guarded.request("viewer", Method::GET, "/v1/leases?limit=1")).await.expect(200);
     assert_eq!(page.items("machine_name"), ["qubes-4.3-nightly"]);
     let page = runners.get(&format!("/v1/leases?cursor={}", page.str("next"))).await.expect(200);
     assert_eq!(page.json["items"], json!([]));
@@ -202,9 +242,11 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
     let first = ask(any.clone()).await.expect(201).json;
     assert_eq!(first["machine_name"], STAGING);
     ask(any.clone()).await.problem(409, "no-free-machine");
-    for (part, other, missing) in
-        [("machine", "32", "92"), ("pool", "runners", "walkers"), ("name", "ci-runner", "ci-walker")]
-    {
+    for (part, other, missing) in [
+        ("machine", "32", "92"),
+        ("pool", "runners", "walkers"),
+        ("name", "ci-runner", "ci-walker"),
+    ] {
         let body = |text: &str| json!({"select": {(part): text}, "ttl": "30m", "queue_for": "10m"});
         let (refused, unknown) = (ask(body(other)).await, ask(body(missing)).await);
         let refused = refused.problem(409, "no-free-machine");
@@ -213,7 +255,8 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
     let queued = json!({"select": {"name": "-"}, "ttl": "30m", "queue_for": "10m"});
     // Another caller waits before: the position counts only leases that the caller sees.
     let held = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let before = Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&held)).await;
+    let before =
+        Answer::of(guarded.request("operator", Method::POST, "/v1/leases").json(&held)).await;
     let before = before.expect(202).json;
     let waiting = ask(queued).await.expect(202).json;
     assert_eq!((&before["position"], &waiting["position"]), (&json!(0), &json!(0)));
@@ -225,10 +268,15 @@ async fn a_lease_gets_no_machine_out_of_its_scope_and_waits_for_one_in_it() {
     one.get(&unseen).await.problem(404, "not-found");
     Answer::of(guarded.request("operator", Method::DELETE, &unseen)).await.expect(200);
     let path = format!("/v1/leases/{}", waiting["id"].as_str().unwrap());
-    assert_eq!(one.get(&path).await.expect(200).json["state"], "queued", "although other machines are free");
+    assert_eq!(
+        one.get(&path).await.expect(200).json["state"],
+        "queued",
+        "although other machines are free"
+    );
     let shown = format!("{}.{}", first["id"].as_str().unwrap(), first["secret"].as_str().unwrap());
-    let end =
-        one.lab.request(Method::DELETE, &format!("/v1/leases/{}?wait=20s", first["id"].as_str().unwrap()));
+    let end = one
+        .lab
+        .request(Method::DELETE, &format!("/v1/leases/{}?wait=20s", first["id"].as_str().unwrap()));
     Answer::of(end.bearer_auth(&one.token).header("otter-lease", shown)).await.expect(200);
     let granted = one.get(&format!("{path}/wait?wait=20s")).await.expect(200).json;
     assert_eq!(granted["machine_name"], STAGING);
@@ -239,12 +287,18 @@ async fn what_leaves_the_scope_is_removed_in_its_streams_and_what_enters_is_chan
     let guarded = guarded().await;
     let runners = Restricted::new(&guarded, "runners", Role::Viewer, machines("ci-runner-*")).await;
     let rename = |id: &str, name: &str| {
-        guarded.lab.control().mutate(|world| name.clone_into(&mut world.machine_mut(id).unwrap().name));
+        guarded
+            .lab
+            .control()
+            .mutate(|world| name.clone_into(&mut world.machine_mut(id).unwrap().name));
     };
     let mut first = runners.stream("?initial=true").await;
     let told = first.until(|told| told.kind() == "synced").await;
-    let machines: Vec<&Value> =
-        told.iter().filter(|told| told.kind() == "machine.changed").map(|told| &told.json["id"]).collect();
+    let machines: Vec<&Value> = told
+        .iter()
+        .filter(|told| told.kind() == "machine.changed")
+        .map(|told| &told.json["id"])
+        .collect();
     assert_eq!(machines, ["31", "32", "33"]);
     assert!(
         !told.iter().any(|told| told.kind() == "snapshot.changed" && told.json["object"]["machine"] == "16")
@@ -304,7 +358,8 @@ async fn a_stream_reports_a_datastore_only_if_the_caller_sees_it_changed() {
         let path = format!("/v1/datastores/{}", encode(&datastore));
         runners.get(&path).await.expect(200).json["machine_count"].as_u64().unwrap()
     };
-    let count = |told: &[Value]| told.last().map(|datastore| datastore["machine_count"].as_u64().unwrap());
+    let count =
+        |told: &[Value]| told.last().map(|datastore| datastore["machine_count"].as_u64().unwrap());
     let before = shown().await;
 
     // A machine out of the scope comes and goes.
@@ -348,7 +403,8 @@ async fn a_stream_reports_a_datastore_only_if_the_caller_sees_it_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_shows_no_job_of_a_machine_that_left_the_scope() {
     let guarded = guarded().await;
-    let runners = Restricted::new(&guarded, "runners", Role::Operator, machines("ci-runner-*")).await;
+    let runners =
+        Restricted::new(&guarded, "runners", Role::Operator, machines("ci-runner-*")).await;
     let ask = |path: &'static str| {
         let request = runners.lab.request(Method::POST, path).bearer_auth(&runners.token);
         Answer::of(request.header("idempotency-key", "k").json(&json!({"action": "off"})))
@@ -356,14 +412,22 @@ async fn a_repeat_shows_no_job_of_a_machine_that_left_the_scope() {
     let job = ask("/v1/machines/32/power?wait=20s").await.expect(200).json;
     let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
     runners.get(&path).await.expect(200);
-    guarded.lab.control().mutate(|world| "hidden".clone_into(&mut world.machine_mut("32").unwrap().name));
-    eventually("the machine to leave the scope", async || runners.get("/v1/machines/32").await.status == 404)
-        .await;
+    guarded
+        .lab
+        .control()
+        .mutate(|world| "hidden".clone_into(&mut world.machine_mut("32").unwrap().name));
+    eventually("the machine to leave the scope", async || {
+        runners.get("/v1/machines/32").await.status == 404
+    })
+    .await;
     ask("/v1/machines/32/power?wait=20s").await.problem(404, "not-found");
     for rest in ["", "/wait?wait=0s"] {
         runners.get(&format!("{path}{rest}")).await.problem(404, "not-found");
     }
-    runners.call(Method::POST, &format!("{path}/cancel"), json!({})).await.problem(404, "not-found");
+    runners
+        .call(Method::POST, &format!("{path}/cancel"), json!({}))
+        .await
+        .problem(404, "not-found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,7 +443,9 @@ async fn a_token_has_no_more_leases_jobs_and_streams_than_its_limits_allow() {
     ask(STAGING).await.expect(201);
     ask(STAGING).await.expect(202);
     let refused = ask(STAGING).await.problem(429, "too-many-requests");
-    assert!(refused.header("retry-after").is_some() && refused.str("detail").contains("2 open leases"));
+    assert!(
+        refused.header("retry-after").is_some() && refused.str("detail").contains("2 open leases")
+    );
     // The limit does not apply to another token.
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let other = guarded.request("operator", Method::POST, "/v1/leases").json(&body);
@@ -417,7 +483,8 @@ async fn a_call_over_the_limit_of_requests_is_told_when_the_next_may_come() {
 async fn a_token_has_no_more_queued_leases_and_jobs_than_its_limits_allow() {
     let stepped = Plan { pace: otter::simulator::Pace::Stepped, ..Plan::default() };
     let guarded = Guarded::with(stepped).await;
-    let limits = TokenLimits { queued_leases: Some(1), queued_jobs: Some(1), ..TokenLimits::default() };
+    let limits =
+        TokenLimits { queued_leases: Some(1), queued_jobs: Some(1), ..TokenLimits::default() };
     let token = guarded.restricted("few", Role::Operator, Scope::All, limits).await;
     let few = Restricted { lab: &guarded.lab, token };
     let on = |name: &str| {
@@ -438,5 +505,8 @@ async fn a_token_has_no_more_queued_leases_and_jobs_than_its_limits_allow() {
     ask().await.expect(201);
     ask().await.expect(202);
     let refused = ask().await.problem(429, "queue-full");
-    assert!(refused.header("retry-after").is_some() && refused.str("detail").contains("1 queued leases"));
+    assert!(
+        refused.header("retry-after").is_some()
+            && refused.str("detail").contains("1 queued leases")
+    );
 }

@@ -117,7 +117,8 @@ impl Caller<'_> {
     }
 
     async fn give_back(&mut self) {
-        let path = format!("/v1/leases/{}?wait=14s", self.lease.as_ref().unwrap()["id"].as_str().unwrap());
+        let path =
+            format!("/v1/leases/{}?wait=14s", self.lease.as_ref().unwrap()["id"].as_str().unwrap());
         Answer::of(self.request(Method::DELETE, &path)).await.expect(200);
         self.lease = None;
     }
@@ -133,7 +134,8 @@ impl Caller<'_> {
     /// The names of the machine's snapshots as otter shows them.
     async fn names(&self) -> Vec<String> {
         let list = self.get(&on("/snapshots")).await;
-        let names = list["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap());
+        let names =
+            list["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap());
         names.map(str::to_owned).collect()
     }
 
@@ -197,7 +199,13 @@ impl Caller<'_> {
         (top, target)
     }
 
-    async fn attempt(&self, change: Change, kind: Kind, ids: &(String, String), over: bool) -> Answer {
+    async fn attempt(
+        &self,
+        change: Change,
+        kind: Kind,
+        ids: &(String, String),
+        over: bool,
+    ) -> Answer {
         let (top, target) = ids;
         let of = |id: &str, rest: &str| on(&format!("/snapshots/{}{rest}", encode(id)));
         let (method, path, body) = match change {
@@ -206,10 +214,16 @@ impl Caller<'_> {
                 (Method::POST, on("/snapshots?wait=14s"), json!({"name": name}))
             }
             Change::Rename => (Method::PATCH, of(target, ""), json!({"name": "renamed"})),
-            Change::RenameToProtected => (Method::PATCH, of(target, ""), json!({"name": PROTECTED})),
-            Change::Describe => (Method::PATCH, of(target, ""), json!({"description": "described"})),
+            Change::RenameToProtected => {
+                (Method::PATCH, of(target, ""), json!({"name": PROTECTED}))
+            }
+            Change::Describe => {
+                (Method::PATCH, of(target, ""), json!({"description": "described"}))
+            }
             Change::Remove => (Method::DELETE, of(target, "?wait=14s"), Value::Null),
-            Change::RemoveChildren => (Method::DELETE, of(top, "?children=true&wait=14s"), Value::Null),
+            Change::RemoveChildren => {
+                (Method::DELETE, of(top, "?children=true&wait=14s"), Value::Null)
+            }
             Change::RemoveAll => (Method::DELETE, on("/snapshots?all=true&wait=14s"), Value::Null),
         };
         let mut request = self.request(method, &path);
@@ -254,7 +268,12 @@ impl Caller<'_> {
             }
             return;
         }
-        assert_eq!((answer.status, answer.str("code")), (403, "forbidden"), "{cell}: {}", answer.text);
+        assert_eq!(
+            (answer.status, answer.str("code")),
+            (403, "forbidden"),
+            "{cell}: {}",
+            answer.text
+        );
         if self.role != "viewer" && !(self.role == "runner" && over) {
             let named = if change == Change::RenameToProtected && kind == Kind::Own {
                 PROTECTED
@@ -324,9 +343,11 @@ async fn runners_remove_foreign_snapshots_if_it_is_configured_but_never_protecte
             SnapshotSettings { protected: vec![PROTECTED.to_owned()], runners_may_remove: true };
     };
     let guarded = Guarded::with(Plan { settings, ..Plan::default() }).await;
-    let mut caller = Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
+    let mut caller =
+        Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
     for kind in KINDS {
-        for change in [Change::Rename, Change::Describe, Change::RemoveChildren, Change::RemoveAll] {
+        for change in [Change::Rename, Change::Describe, Change::RemoveChildren, Change::RemoveAll]
+        {
             let ids = caller.stage(kind).await;
             let answer = caller.attempt(change, kind, &ids, false).await;
             let wanted = if kind == Kind::Protected { 403 } else { 200 };
@@ -356,9 +377,11 @@ async fn patterns_of_paths_and_of_pools_protect_and_reverts_go_on() {
         );
     };
     let guarded = Guarded::with(Plan { settings, ..Plan::default() }).await;
-    let mut runner = Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
+    let mut runner =
+        Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "runner", lease: None };
     let removal = |path: &str| on(&format!("/snapshots/{}?wait=14s", encode(path)));
-    let operator = Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "operator", lease: None };
+    let operator =
+        Caller { lab: &guarded.lab, guarded: Some(&guarded), role: "operator", lease: None };
     for protected in ["installed/updated-rc/kickstart", "installed/updated"] {
         let answer = Answer::of(operator.request(Method::DELETE, &removal(protected))).await;
         let detail = answer.problem(403, "forbidden");
@@ -414,7 +437,8 @@ async fn an_override_of_a_protection_is_recorded_in_the_job_and_works_beside_a_l
     let read = caller.get(&format!("/v1/leases/{}", lease["id"].as_str().unwrap())).await;
     assert_eq!(read["warnings"], json!([]));
     // An override that was not needed leaves no trace.
-    let over = caller.request(Method::POST, &on("/snapshots?wait=14s")).json(&json!({"name": "free"}));
+    let over =
+        caller.request(Method::POST, &on("/snapshots?wait=14s")).json(&json!({"name": "free"}));
     let job = Answer::of(over.header("otter-override", "perhaps")).await.expect(200).json;
     assert_eq!(job["warnings"], json!([]));
 }
@@ -427,7 +451,8 @@ enum Race {
     MachineJoinsPool,
 }
 
-const RACES: [Race; 3] = [Race::ForeignSnapshotAppears, Race::OwnBecomesProtected, Race::MachineJoinsPool];
+const RACES: [Race; 3] =
+    [Race::ForeignSnapshotAppears, Race::OwnBecomesProtected, Race::MachineJoinsPool];
 
 /// The removals of `own` and what is below it, and the host calls that they make.
 const REMOVALS: [(&str, &str); 2] = [
@@ -487,7 +512,8 @@ async fn a_lost_removal_is_not_repeated_if_it_would_remove_what_it_no_longer_may
     }
 }
 
-/// The host call of a removal is lost and had no effect. The race happens meanwhile, if there is one.
+/// The host call of a removal is lost and had no effect. The race happens meanwhile, if there is
+/// one.
 async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str) {
     let lab = &guarded.lab;
     let mut runner = Caller { lab, guarded: Some(guarded), role: "runner", lease: None };
@@ -500,10 +526,12 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     runner.take().await;
     let own = runner.make("own").await;
     runner.make("own below").await;
-    let hand = Hand::new(move |control| race.into_iter().for_each(|race| race.happens(control, &own)));
+    let hand =
+        Hand::new(move |control| race.into_iter().for_each(|race| race.happens(control, &own)));
     let lost = Disruption::Hand(hand, Some(Box::new(Disruption::CloseBeforeRunning)));
     lab.control().disrupt_next(call, lost);
-    let removal = Answer::of(runner.request(Method::DELETE, &on(&format!("{path}&wait=14s")))).await;
+    let removal =
+        Answer::of(runner.request(Method::DELETE, &on(&format!("{path}&wait=14s")))).await;
     let Some(race) = race else {
         removal.expect(200);
         assert_eq!(lab.control().calls(call), 2, "{path}: a lost removal is repeated");
@@ -511,7 +539,8 @@ async fn hold_loss(guarded: &Guarded, race: Option<Race>, path: &str, call: &str
     };
     let detail = removal.problem(409, "outcome-unknown").str("detail").to_owned();
     assert_eq!(lab.control().calls(call), 1, "{race:?} {path}: {detail}");
-    // The judgement itself never repeats a removal that would take a later snapshot, no matter who made it.
+    // The judgement itself never repeats a removal that would take a later snapshot, no matter who
+    // made it.
     if race == Race::ForeignSnapshotAppears {
         assert!(detail.contains("would take snapshots that came later"), "{path}: {detail}");
     } else {

@@ -52,9 +52,11 @@ on_every_host! {
 #[tokio::test]
 async fn a_name_of_several_is_ambiguous_with_the_paths() {
     let lab = Lab::start().await;
-    let problem = lab.get("/v1/machines/16/snapshots/kickstart").await.problem(409, "ambiguous-name");
+    let problem =
+        lab.get("/v1/machines/16/snapshots/kickstart").await.problem(409, "ambiguous-name");
     let candidates = problem.json["candidates"].as_array().unwrap();
-    let names: Vec<&str> = candidates.iter().map(|candidate| candidate["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        candidates.iter().map(|candidate| candidate["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["installed/updated/kickstart", "installed/updated-rc/kickstart"]);
     for candidate in candidates {
         let path = encode(candidate["name"].as_str().unwrap());
@@ -82,7 +84,8 @@ async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
     lab.until("/v1/machines/18/snapshots", |list| list["items"][0]["name"] == "100%/2F").await;
     let renamed = lab.get("/v1/machines/18/snapshots").await.expect(200);
     assert_eq!(renamed.items("path")[1], "100%25%2F2F/kickstart");
-    let found = lab.get(&format!("/v1/machines/18/snapshots/{}", encode("100%25%2F2F/kickstart"))).await;
+    let found =
+        lab.get(&format!("/v1/machines/18/snapshots/{}", encode("100%25%2F2F/kickstart"))).await;
     assert_eq!(found.expect(200).json["id"], renamed.json["items"][1]["id"]);
 }
 
@@ -91,8 +94,9 @@ async fn a_slash_and_a_percent_of_a_name_are_escaped_in_paths() {
 async fn one_name_twice_in_a_branch_is_told_apart_by_path() {
     let lab = Lab::start().await;
     lab.get("/v1/machines/18/snapshots/kickstart").await.problem(409, "ambiguous-name");
-    let deeper =
-        lab.get(&format!("/v1/machines/18/snapshots/{}", encode("clean%2Fempty/kickstart/kickstart"))).await;
+    let deeper = lab
+        .get(&format!("/v1/machines/18/snapshots/{}", encode("clean%2Fempty/kickstart/kickstart")))
+        .await;
     assert_eq!(deeper.expect(200).json["current"], true);
 }
 
@@ -106,7 +110,8 @@ async fn a_snapshot_is_told_whole() {
     assert_eq!(snapshot.json["quiesced"], false);
     assert_eq!(snapshot.json["children"], json!([]));
     assert_eq!(snapshot.json["current"], false);
-    let described =
-        lab.get(&format!("/v1/machines/16/snapshots/{}", encode("installed/updated/kickstart"))).await;
+    let described = lab
+        .get(&format!("/v1/machines/16/snapshots/{}", encode("installed/updated/kickstart")))
+        .await;
     assert_eq!(described.expect(200).str("description"), "Reverted to before each run");
 }

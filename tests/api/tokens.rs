@@ -1,4 +1,5 @@
-//! Tokens: every operation × every kind of caller, against the table that the document shows; and what a token is.
+//! Tokens: every operation × every kind of caller, against the table that the document shows; and
+//! what a token is.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,10 @@ impl Guarded {
         assert!(beside.revoke_token("revoked", Clock::system().now()).await.unwrap());
         let lab = Lab::kept(state.path(), plan).await;
         let guarded = Self { lab, tokens, beside, _state: state };
-        eventually("the inventory to load", async || guarded.lab.get("/readyz").await.status == 200).await;
+        eventually("the inventory to load", async || {
+            guarded.lab.get("/readyz").await.status == 200
+        })
+        .await;
         guarded
     }
 
@@ -62,7 +66,13 @@ impl Guarded {
     }
 
     /// A token with restrictions, once it is known.
-    pub async fn restricted(&self, name: &str, role: Role, scope: Scope, limits: TokenLimits) -> String {
+    pub async fn restricted(
+        &self,
+        name: &str,
+        role: Role,
+        scope: Scope,
+        limits: TokenLimits,
+    ) -> String {
         let (stored, token) = unrestricted(name, role);
         let stored = StoredToken { scope, limits, ..stored };
         assert!(self.beside.insert_token(&stored).await.unwrap());
@@ -86,7 +96,9 @@ impl Guarded {
     pub async fn rotated(&self, name: &str, expires_at: Option<jiff::Timestamp>) -> String {
         let clock = Clock::system();
         let token = Token::new(&clock.random().unwrap());
-        assert!(self.beside.rotate_token(name, token.digest(), clock.now(), expires_at).await.unwrap());
+        assert!(
+            self.beside.rotate_token(name, token.digest(), clock.now(), expires_at).await.unwrap()
+        );
         token.text().to_owned()
     }
 
@@ -97,7 +109,9 @@ impl Guarded {
 
     /// A call of somebody in this role, to shape further.
     pub fn request(&self, role: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.lab.request(method, path).header("authorization", format!("Bearer {}", self.tokens[role]))
+        self.lab
+            .request(method, path)
+            .header("authorization", format!("Bearer {}", self.tokens[role]))
     }
 
     async fn as_role(&self, role: &str, method: &Method, path: &str) -> Answer {
@@ -114,7 +128,8 @@ async fn make(store: &Store, name: &str, role: Role) -> String {
 fn unrestricted(name: &str, role: Role) -> (StoredToken, String) {
     let clock = Clock::system();
     let token = Token::new(&clock.random().unwrap());
-    let stored = StoredToken::new(TokenId::new(clock.uuid()), name, role, token.digest(), clock.now());
+    let stored =
+        StoredToken::new(TokenId::new(clock.uuid()), name, role, token.digest(), clock.now());
     (stored, token.text().to_owned())
 }
 
@@ -147,9 +162,11 @@ async fn every_operation_asks_for_the_role_that_the_document_names() {
                 "stream_events" => "/v1/events?wait=0s".to_owned(),
                 _ => example(path),
             };
-            for authorization in
-                [None, Some("Bearer otter_"), Some(&*format!("Bearer {}", guarded.tokens["revoked"]))]
-            {
+            for authorization in [
+                None,
+                Some("Bearer otter_"),
+                Some(&*format!("Bearer {}", guarded.tokens["revoked"])),
+            ] {
                 let answer = guarded.ask(&method, &path, authorization).await;
                 assert_eq!(answer.status == 401, !open, "{id} {authorization:?}: {}", answer.text);
                 if !open {
@@ -166,9 +183,12 @@ async fn every_operation_asks_for_the_role_that_the_document_names() {
             }
         }
     }
-    for (path, least) in
-        [("/metrics", Some(Role::Viewer)), ("/docs", None), ("/problems", None), ("/openapi-3.0.json", None)]
-    {
+    for (path, least) in [
+        ("/metrics", Some(Role::Viewer)),
+        ("/docs", None),
+        ("/problems", None),
+        ("/openapi-3.0.json", None),
+    ] {
         let status = guarded.lab.request(Method::GET, path).send().await.unwrap().status().as_u16();
         assert_eq!(status, if least.is_some() { 401 } else { 200 }, "{path}");
     }
@@ -197,11 +217,14 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
         let answer = answer.problem(401, "unauthenticated");
         assert!(!answer.text.contains(&good[6..20]), "a token is not told back: {}", answer.text);
     }
-    let bytes =
-        guarded.lab.request(Method::GET, "/v1/machines").header("authorization", &b"Bearer \xff\xfe"[..]);
+    let bytes = guarded
+        .lab
+        .request(Method::GET, "/v1/machines")
+        .header("authorization", &b"Bearer \xff\xfe"[..]);
     Answer::of(bytes).await.problem(401, "unauthenticated");
     let words = format!("Bearer {}é", &good[..good.len() - 2]);
-    let words = guarded.lab.request(Method::GET, "/v1/machines").header("authorization", words.as_bytes());
+    let words =
+        guarded.lab.request(Method::GET, "/v1/machines").header("authorization", words.as_bytes());
     Answer::of(words).await.problem(401, "unauthenticated");
     let twice = guarded.lab.request(Method::GET, "/v1/machines");
     let bearer = format!("Bearer {good}");
@@ -211,8 +234,14 @@ async fn what_is_no_token_is_unauthenticated_and_says_how() {
     // Nobody without a token learns what there is.
     guarded.ask(&Method::GET, "/v1/nowhere", None).await.problem(401, "unauthenticated");
     guarded.as_role("viewer", &Method::GET, "/v1/nowhere").await.problem(404, "not-found");
-    guarded.as_role("viewer", &Method::PUT, "/v1/machines").await.problem(405, "method-not-allowed");
-    assert_eq!(guarded.as_role("viewer", &Method::GET, "/v1/about").await.json["authentication"], "token");
+    guarded
+        .as_role("viewer", &Method::PUT, "/v1/machines")
+        .await
+        .problem(405, "method-not-allowed");
+    assert_eq!(
+        guarded.as_role("viewer", &Method::GET, "/v1/about").await.json["authentication"],
+        "token"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,8 +283,11 @@ async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
     let cancel = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
     guarded.as_role("runner", &Method::POST, &cancel).await.problem(403, "forbidden");
     guarded.as_role("operator", &Method::POST, &cancel).await.expect(200);
-    let mine: Value =
-        guarded.as_role("viewer", &Method::GET, "/v1/jobs?requested_by=admin").await.expect(200).json;
+    let mine: Value = guarded
+        .as_role("viewer", &Method::GET, "/v1/jobs?requested_by=admin")
+        .await
+        .expect(200)
+        .json;
     assert_eq!(mine["items"].as_array().unwrap().len(), 1);
 }
 
@@ -263,12 +295,15 @@ async fn a_job_is_its_callers_and_a_runner_changes_only_what_it_holds() {
 async fn who_is_refused_with_a_lease_in_hand_hears_when_it_ends() {
     let guarded = Guarded::start().await;
     let taken = guarded.request("runner", Method::POST, "/v1/leases");
-    let lease =
-        Answer::of(taken.json(&json!({"select": {"machine": "16"}, "ttl": "30m"}))).await.expect(201).json;
+    let lease = Answer::of(taken.json(&json!({"select": {"machine": "16"}, "ttl": "30m"})))
+        .await
+        .expect(201)
+        .json;
     let shown = format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
     let nobody = guarded.lab.request(Method::GET, "/v1/machines");
-    let viewer =
-        guarded.request("viewer", Method::POST, "/v1/machines/16/power").json(&json!({"action": "on"}));
+    let viewer = guarded
+        .request("viewer", Method::POST, "/v1/machines/16/power")
+        .json(&json!({"action": "on"}));
     let too_long = guarded.request("runner", Method::GET, &format!("/v1/{}", "x".repeat(20_000)));
     for (call, status) in [(nobody, 401), (viewer, 403), (too_long, 414)] {
         let refused = Answer::of(call.header("otter-lease", &shown)).await.expect(status);

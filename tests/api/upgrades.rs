@@ -38,14 +38,22 @@ impl Server {
         let router = Router::new().route("/echo", get(echo)).route("/plain", get(async || "plain"));
         let settings = HttpSettings { max_connections, ..settings("https://127.0.0.1:1").http };
         let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(10));
-        let task = tokio::spawn(serve(listener, router, settings, clock.clone(), supervisor, stop.clone()));
+        let task = tokio::spawn(serve(
+            listener,
+            router,
+            settings,
+            clock.clone(),
+            supervisor,
+            stop.clone(),
+        ));
         Self { address, clock, stop, task }
     }
 
     /// A connection after its 101.
     async fn upgraded(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = "GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+        let request =
+            "GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

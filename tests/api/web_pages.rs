@@ -48,8 +48,9 @@ async fn a_page_of_another_server_changes_nothing() {
         ];
         for (method, path, body) in calls {
             let request = lab.request(method, path);
-            let request =
-                headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let request = headers
+                .iter()
+                .fold(request, |request, (name, value)| request.header(*name, *value));
             let request = body.iter().fold(request, reqwest::RequestBuilder::json);
             let refused = Answer::of(request).await.problem(403, "forbidden");
             assert!(refused.str("detail").contains("http.allowed_origins"), "{}", refused.text);
@@ -60,7 +61,9 @@ async fn a_page_of_another_server_changes_nothing() {
         assert_eq!(read.header("access-control-allow-origin"), None);
     }
     nothing_happened(&lab).await;
-    for headers in [&[("origin", own.as_str())][..], &[("origin", &own), ("sec-fetch-site", "same-origin")]] {
+    for headers in
+        [&[("origin", own.as_str())][..], &[("origin", &own), ("sec-fetch-site", "same-origin")]]
+    {
         lab.post_with(REVERT, json!({}), headers).await.expect(202);
     }
     lab.post_with(REVERT, json!({}), &[("sec-fetch-site", "none")]).await.expect(202);
@@ -97,13 +100,18 @@ async fn listed_origins_may_change_things() {
     })
     .await;
     let from = async |origin: &str| {
-        lab.post_with(REVERT, json!({}), &[("origin", origin), ("sec-fetch-site", "cross-site")]).await
+        lab.post_with(REVERT, json!({}), &[("origin", origin), ("sec-fetch-site", "cross-site")])
+            .await
     };
-    for other in ["http://lab.example", "https://lab.example:8443", "https://lab.example.evil", "null"] {
+    for other in
+        ["http://lab.example", "https://lab.example:8443", "https://lab.example.evil", "null"]
+    {
         from(other).await.problem(403, "forbidden");
     }
     // Without an origin the page of the request is unknown.
-    lab.post_with(REVERT, json!({}), &[("sec-fetch-site", "cross-site")]).await.problem(403, "forbidden");
+    lab.post_with(REVERT, json!({}), &[("sec-fetch-site", "cross-site")])
+        .await
+        .problem(403, "forbidden");
     from("https://lab.example").await.expect(202);
 }
 
@@ -114,7 +122,11 @@ async fn listing() -> Lab {
     Lab::tuned(|settings| settings.http.allowed_origins = vec![LISTED.parse().unwrap()]).await
 }
 
-fn preflight(lab: &Lab, path: &str, headers: &[(&str, &str)]) -> impl Future<Output = Answer> + use<> {
+fn preflight(
+    lab: &Lab,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> impl Future<Output = Answer> + use<> {
     let request = lab.request(Method::OPTIONS, path);
     Answer::of(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
 }
@@ -156,7 +168,8 @@ async fn the_preflight_of_a_listed_page_is_answered() {
 async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
     let lab = listing().await;
     let asks = [("origin", LISTED), ("access-control-request-method", "POST")];
-    let allowed = lists(&preflight(&lab, REVERT, &asks).await.expect(204), "access-control-allow-headers");
+    let allowed =
+        lists(&preflight(&lab, REVERT, &asks).await.expect(204), "access-control-allow-headers");
     let read = lab.get_with("/v1/machines", &[("origin", LISTED)]).await.expect(200);
     let exposed = lists(&read, "access-control-expose-headers");
     let document = lab.get("/openapi.json").await.expect(200).json;
@@ -167,8 +180,11 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
             let name = parameter["name"].as_str().unwrap().to_lowercase();
             assert!(parameter["in"] != "header" || allowed.contains(&name), "{name}");
         }
-        for response in operation["responses"].as_object().into_iter().flat_map(|all| all.values()) {
-            for name in response["headers"].as_object().into_iter().flat_map(|headers| headers.keys()) {
+        for response in operation["responses"].as_object().into_iter().flat_map(|all| all.values())
+        {
+            for name in
+                response["headers"].as_object().into_iter().flat_map(|headers| headers.keys())
+            {
                 assert!(exposed.contains(&name.to_lowercase()), "{name}");
             }
         }
@@ -178,24 +194,38 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
     }
     // What answers really carry, of which the document names only some.
     let revert = [("origin", LISTED), ("prefer", "wait=10"), ("idempotency-key", "k")];
-    let find = lab.get_with("/v1/machines/find?name=qubes", &[("origin", LISTED)]).await.expect(200);
+    let find =
+        lab.get_with("/v1/machines/find?name=qubes", &[("origin", LISTED)]).await.expect(200);
     let started = lab.post_with(REVERT, json!({}), &[("origin", LISTED)]).await.expect(202);
     let waited = lab.post_with(REVERT, json!({}), &revert).await.expect(200);
     let again = lab.post_with(REVERT, json!({}), &revert).await.expect(200);
     // A stream is not held to the document.
-    let events =
-        lab.request(Method::GET, "/v1/events?wait=0s").header("origin", LISTED).send().await.unwrap();
+    let events = lab
+        .request(Method::GET, "/v1/events?wait=0s")
+        .header("origin", LISTED)
+        .send()
+        .await
+        .unwrap();
     let events = Answer::from_parts(events.status().as_u16(), events.headers().clone(), Vec::new());
-    let refused = lab.get_with("/v1/machines/none", &[("origin", LISTED)]).await.problem(404, "not-found");
-    let transport =
-        ["date", "connection", "transfer-encoding", "vary", "x-content-type-options", "x-accel-buffering"];
+    let refused =
+        lab.get_with("/v1/machines/none", &[("origin", LISTED)]).await.problem(404, "not-found");
+    let transport = [
+        "date",
+        "connection",
+        "transfer-encoding",
+        "vary",
+        "x-content-type-options",
+        "x-accel-buffering",
+    ];
     let safelisted = ["cache-control", "content-length", "content-type"];
     for answer in [read, find, started, waited, again, events, refused] {
         assert_eq!(answer.header("access-control-allow-origin"), Some(LISTED));
         assert!(lists(&answer, "vary").contains(&"origin".to_owned()));
         for name in answer.headers.keys().map(reqwest::header::HeaderName::as_str) {
             let known = transport.contains(&name) || safelisted.contains(&name);
-            let known = known || name.starts_with("access-control-") || exposed.iter().any(|one| one == name);
+            let known = known
+                || name.starts_with("access-control-")
+                || exposed.iter().any(|one| one == name);
             assert!(known, "a page cannot read {name}");
         }
     }
@@ -204,7 +234,8 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
 #[tokio::test]
 async fn pages_that_are_not_listed_learn_nothing() {
     let (listing, closed) = (listing().await, Lab::start().await);
-    let (own, own_of_closed) = (format!("http://{}", listing.address), format!("http://{}", closed.address));
+    let (own, own_of_closed) =
+        (format!("http://{}", listing.address), format!("http://{}", closed.address));
     for (lab, own) in [(&listing, &own), (&closed, &own_of_closed)] {
         for origin in [
             "http://lab.example",
@@ -274,10 +305,12 @@ async fn a_token_makes_no_exception_for_other_pages() {
 #[tokio::test]
 async fn without_tokens_a_request_through_a_proxy_is_refused() {
     let lab = Lab::start().await;
-    let names = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-x"];
+    let names =
+        ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-x"];
     for name in names {
         for path in ["/v1/machines", "/healthz", "/docs"] {
-            let refused = lab.get_with(path, &[(name, "for=10.0.0.1")]).await.problem(403, "forbidden");
+            let refused =
+                lab.get_with(path, &[(name, "for=10.0.0.1")]).await.problem(403, "forbidden");
             assert!(refused.str("detail").contains("otter token create"), "{}", refused.text);
         }
         lab.post_with(REVERT, json!({}), &[(name, "x")]).await.problem(403, "forbidden");

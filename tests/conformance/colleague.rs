@@ -1,4 +1,5 @@
-//! Somebody else with an account on a host of vim25: a few calls in bare SOAP, which share nothing with the backend.
+//! Somebody else with an account on a host of vim25: a few calls in bare SOAP, which share nothing
+//! with the backend.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use otter::domain::ids::{MachineId, SnapshotId};
@@ -39,8 +40,9 @@ impl Colleague {
             property_collector: String::new(),
             key: String::new(),
         };
-        let content =
-            colleague.call("RetrieveServiceContent", ("ServiceInstance", "ServiceInstance"), "").await?;
+        let content = colleague
+            .call("RetrieveServiceContent", ("ServiceInstance", "ServiceInstance"), "")
+            .await?;
         colleague.session_manager =
             inside(&content, "sessionManager").context("no session manager")?.to_owned();
         colleague.property_collector =
@@ -56,15 +58,22 @@ impl Colleague {
     pub async fn end_other_sessions(&mut self) -> Result<()> {
         let manager = self.session_manager.clone();
         let list = self.property(("SessionManager", &manager), "sessionList").await?;
-        let keys = list.split("<key>").skip(1).filter_map(|rest| rest.split_once('<')).map(|(key, _)| key);
+        let keys =
+            list.split("<key>").skip(1).filter_map(|rest| rest.split_once('<')).map(|(key, _)| key);
         let others: Vec<_> = keys.filter(|key| *key != self.key).collect();
         ensure!(!others.is_empty(), "nobody else is logged in");
         let others = format!("<sessionId>{}</sessionId>", others.join("</sessionId><sessionId>"));
         self.call("TerminateSession", ("SessionManager", &manager), &others).await.map(drop)
     }
 
-    /// Does something to a machine that has a task, and gives the reference that the task resulted in.
-    pub async fn task(&mut self, method: &str, of: (&str, &str), parameters: &str) -> Result<Option<String>> {
+    /// Does something to a machine that has a task, and gives the reference that the task resulted
+    /// in.
+    pub async fn task(
+        &mut self,
+        method: &str,
+        of: (&str, &str),
+        parameters: &str,
+    ) -> Result<Option<String>> {
         let answer = self.call(method, of, parameters).await?;
         let task = inside(&answer, "returnval").context("no task")?.to_owned();
         let info = self.property(("Task", &task), "info").await?;
@@ -75,15 +84,19 @@ impl Colleague {
     /// The value of a property, as it is written.
     pub async fn property(&mut self, of: (&str, &str), path: &str) -> Result<String> {
         let answer = self.read(of, path).await?;
-        inside(&answer, "val").map(str::to_owned).with_context(|| format!("{of:?} has no {path}: {answer}"))
+        inside(&answer, "val")
+            .map(str::to_owned)
+            .with_context(|| format!("{of:?} has no {path}: {answer}"))
     }
 
-    /// The machines in the folder of this one, as they are: what others make happen to them, read directly.
+    /// The machines in the folder of this one, as they are: what others make happen to them, read
+    /// directly.
     pub async fn machines_beside(&mut self, machine: &MachineId) -> Result<Vec<Seen>> {
         let folder = self.property(("VirtualMachine", machine.backend_text()), "parent").await?;
         let children = self.read(("Folder", &folder), "childEntity").await?;
         let text = |child: Element<'_>| child.text().to_owned();
-        let ids: Vec<String> = with_value(&children, |value| Some(value.children().map(text).collect()))?;
+        let ids: Vec<String> =
+            with_value(&children, |value| Some(value.children().map(text).collect()))?;
         let mut seen = Vec::new();
         for id in ids {
             let of = ("VirtualMachine", id.as_str());
@@ -110,7 +123,12 @@ impl Colleague {
         self.call("RetrievePropertiesEx", ("PropertyCollector", &collector), &specification).await
     }
 
-    async fn call(&mut self, method: &str, (kind, id): (&str, &str), parameters: &str) -> Result<String> {
+    async fn call(
+        &mut self,
+        method: &str,
+        (kind, id): (&str, &str),
+        parameters: &str,
+    ) -> Result<String> {
         let body = format!(
             "<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
              xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>\
@@ -141,7 +159,8 @@ pub struct Seen {
 
 /// Takes the value out of the answer to a read; the default where it is unset.
 fn with_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option<T>) -> Result<T> {
-    let document = Document::parse(answer.as_bytes()).map_err(|error| anyhow!("{error:?}: {answer}"))?;
+    let document =
+        Document::parse(answer.as_bytes()).map_err(|error| anyhow!("{error:?}: {answer}"))?;
     let path = ["Body", "RetrievePropertiesExResponse", "returnval", "objects", "propSet", "val"];
     Ok(document.root().descend(&path).and_then(take).unwrap_or_default())
 }
@@ -205,7 +224,9 @@ pub const fn lacks(ability: Ability) -> Option<&'static str> {
         Ability::Reboot => "its host cannot be restarted",
         Ability::PowerChecks => "it suspends what is off",
         Ability::DatastoreNews => "it tells nobody that a datastore changed",
-        Ability::Arrivals => "it tells of a machine that it is still making, and then no more of it",
+        Ability::Arrivals => {
+            "it tells of a machine that it is still making, and then no more of it"
+        }
         Ability::Removals | Ability::LoseSession | Ability::GoAway | Ability::Cut => return None,
     })
 }

@@ -1,4 +1,5 @@
-//! The vim25 backend in front of govmomi's simulator, over a wire that can be cut; a colleague is the hand on the host.
+//! The vim25 backend in front of govmomi's simulator, over a wire that can be cut; a colleague is
+//! the hand on the host.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,8 +58,10 @@ impl Bench for GovmomiBench {
         let clock = Clock::system();
         let host = Host::start(self.0, &Plan::default(), &clock).await;
         let url = host.url();
-        let address =
-            url.strip_prefix("https://").and_then(|rest| rest.strip_suffix("/sdk")).context("a URL")?;
+        let address = url
+            .strip_prefix("https://")
+            .and_then(|rest| rest.strip_suffix("/sdk"))
+            .context("a URL")?;
         let proxy = Proxy::to(address.parse()?).await?;
         let options = newcomer::options(&format!("https://{}", proxy.address));
         let backend = Arc::new(EsxHypervisor::new(&options, clock)?);
@@ -76,7 +79,10 @@ impl Bench for GovmomiBench {
         let with_tools = running.clone();
         let cast = Cast { running, stopped, reverted, with_tools, steady };
         let colleague = Mutex::new(colleague);
-        Ok(Set { backend, stage: Box::new(GovmomiStage { _host: host, proxy, colleague, cast, first }) })
+        Ok(Set {
+            backend,
+            stage: Box::new(GovmomiStage { _host: host, proxy, colleague, cast, first }),
+        })
     }
 }
 
@@ -90,7 +96,12 @@ struct GovmomiStage {
 }
 
 impl GovmomiStage {
-    async fn task(&self, method: &str, machine: &MachineId, parameters: &str) -> Result<Option<String>> {
+    async fn task(
+        &self,
+        method: &str,
+        machine: &MachineId,
+        parameters: &str,
+    ) -> Result<Option<String>> {
         let of = ("VirtualMachine", machine.backend_text());
         self.colleague.lock().await.task(method, of, parameters).await
     }
@@ -106,14 +117,16 @@ impl Stage for GovmomiStage {
         lacks(ability)
     }
 
-    /// What was there at first, as the colleague sees it now. A newcomer would do harm: the host tells of changes to
-    /// whoever came last alone.
+    /// What was there at first, as the colleague sees it now. A newcomer would do harm: the host
+    /// tells of changes to whoever came last alone.
     async fn truth(&self) -> Result<Truth> {
         let seen = self.colleague.lock().await.machines_beside(&self.cast.steady).await?;
-        let mut truth = Truth { machines: BTreeMap::new(), datastores: self.first.datastores.clone() };
+        let mut truth =
+            Truth { machines: BTreeMap::new(), datastores: self.first.datastores.clone() };
         for Seen { id, name, power_state, snapshots } in seen {
             let machine = self.first.machines.get(&id).context("a machine that came")?;
-            let now = Machine { name, power_state: Some(power_state), snapshots, ..machine.clone() };
+            let now =
+                Machine { name, power_state: Some(power_state), snapshots, ..machine.clone() };
             truth.machines.insert(id, now);
         }
         Ok(truth)
@@ -129,7 +142,8 @@ impl Stage for GovmomiStage {
     }
 
     async fn take_snapshot(&self, machine: &MachineId, name: &str) -> Result<SnapshotId> {
-        let parameters = format!("<name>{name}</name><memory>false</memory><quiesce>false</quiesce>");
+        let parameters =
+            format!("<name>{name}</name><memory>false</memory><quiesce>false</quiesce>");
         let made = self.task("CreateSnapshot_Task", machine, &parameters).await?;
         made.map(SnapshotId::from_backend).context("no snapshot")
     }

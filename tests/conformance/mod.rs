@@ -1,5 +1,5 @@
-//! The suite of what any backend must do, on the vim25 backend in front of each host of the tests and on the backend in
-//! this process. `wrong` shows that the suite finds a wrong backend.
+//! The suite of what any backend must do, on the vim25 backend in front of each host of the tests
+//! and on the backend in this process. `wrong` shows that the suite finds a wrong backend.
 
 #[cfg(feature = "interop")]
 mod colleague;

@@ -1,4 +1,5 @@
-//! The truth about a host, as somebody sees it who comes new: a backend of its own that reads everything once.
+//! The truth about a host, as somebody sees it who comes new: a backend of its own that reads
+//! everything once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,9 @@ pub fn options(url: &str) -> EsxOptions {
 pub async fn truth(url: &str) -> Result<Truth> {
     let backend = EsxHypervisor::new(&options(url), Clock::system())?;
     let (watching, stop) = (Arc::new(Watching::default()), CancellationToken::new());
-    let connected = watching
-        .until(|picture| (picture.status()?.state == SessionState::Connected).then(|| picture.all.clone()));
+    let connected = watching.until(|picture| {
+        (picture.status()?.state == SessionState::Connected).then(|| picture.all.clone())
+    });
     let seen = async {
         let truth = tokio::time::timeout(Duration::from_secs(15), connected).await;
         stop.cancel();

@@ -1,5 +1,5 @@
-//! A wire between a backend and a host that can be cut. It takes the TLS off on its way, so that it is the call that is
-//! meant which is cut, and not whatever else the backend says at that moment.
+//! A wire between a backend and a host that can be cut. It takes the TLS off on its way, so that it
+//! is the call that is meant which is cut, and not whatever else the backend says at that moment.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -152,10 +152,11 @@ impl Drop for Proxy {
 fn acceptor() -> Result<TlsAcceptor> {
     let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![own.cert.der().clone()], key)
-        .context("a certificate")?;
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .context("a certificate")?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

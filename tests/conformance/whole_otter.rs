@@ -1,5 +1,5 @@
-//! A whole otter in front of the host in this process: nothing above the seam knows which hypervisor it is. The
-//! scenarios of `on_every_host` run on it too.
+//! A whole otter in front of the host in this process: nothing above the seam knows which
+//! hypervisor it is. The scenarios of `on_every_host` run on it too.
 
 use std::time::Duration;
 
@@ -17,14 +17,20 @@ async fn it_lists_powers_reverts_and_shows_what_it_did() {
     let list = lab.get("/v1/machines").await.expect(200);
     assert_eq!(list.items("id").len(), lab.cast.machines);
     let about = lab.get("/v1/about").await.expect(200);
-    assert_eq!(about.json["host"]["product"], "a simulated ESXi 7.0.3 in this process", "{about:?}");
+    assert_eq!(
+        about.json["host"]["product"], "a simulated ESXi 7.0.3 in this process",
+        "{about:?}"
+    );
 
     let job = lab.powered(off, "on").await;
     assert_eq!((&job["state"], &job["result"]["changed"]), (&json!("succeeded"), &json!(true)));
     assert_eq!(lab.machine(off).await["power_state"], "on");
     assert_eq!(lab.powered(off, "on").await["result"]["changed"], false);
 
-    let made = lab.post(&machine(reverted, "/snapshots?wait=10s"), json!({"name": "used"})).await.expect(200);
+    let made = lab
+        .post(&machine(reverted, "/snapshots?wait=10s"), json!({"name": "used"}))
+        .await
+        .expect(200);
     let revert = json!({"snapshot": lab.cast.path, "power_on": true});
     let job = lab.post(&machine(reverted, "/revert?wait=10s"), revert).await.expect(200);
     let seen = lab.machine(reverted).await;

@@ -42,7 +42,8 @@ pub fn scenario() -> Scenario {
     let mut scenario = Scenario::generated(5);
     let reverted = &mut scenario.machines[3];
     let (above, at) = (reverted.current_snapshot.clone(), reverted.created_at);
-    reverted.current_snapshot = Some(reverted.add_snapshot(above.as_deref(), "last", PowerState::Off, at));
+    reverted.current_snapshot =
+        Some(reverted.add_snapshot(above.as_deref(), "last", PowerState::Off, at));
     for place in [0, 2] {
         scenario.machines[place].power = PowerState::On;
     }
@@ -66,7 +67,10 @@ impl<H: Hand> WorldStage<H> {
         result.expect("a hand changes the world once")
     }
 
-    fn change<T: Send>(&self, change: impl FnOnce(&mut World) -> Result<T, Fault> + Send) -> Result<T> {
+    fn change<T: Send>(
+        &self,
+        change: impl FnOnce(&mut World) -> Result<T, Fault> + Send,
+    ) -> Result<T> {
         self.mutate(change).map_err(|fault| anyhow!("{fault:?}"))
     }
 
@@ -80,8 +84,13 @@ impl<H: Hand> WorldStage<H> {
         })
     }
 
-    fn change_machine(&self, machine: &MachineId, change: impl FnOnce(&mut Machine) + Send) -> Result<()> {
-        self.mutate(|world| world.machine_mut(machine.backend_text()).map(change)).context("no such machine")
+    fn change_machine(
+        &self,
+        machine: &MachineId,
+        change: impl FnOnce(&mut Machine) + Send,
+    ) -> Result<()> {
+        self.mutate(|world| world.machine_mut(machine.backend_text()).map(change))
+            .context("no such machine")
     }
 
     fn running_tasks(&self, each: fn(&mut World, &str)) {
@@ -108,8 +117,9 @@ impl<H: Hand> Stage for WorldStage<H> {
             let truth = self.hand.truth().await?;
             let is_right = self.mutate(|world| {
                 let changed = world.changed_since(before).context("too much changed")?;
-                let moved =
-                    changed.iter().any(|object| matches!(object.kind, "VirtualMachine" | "Datastore"));
+                let moved = changed
+                    .iter()
+                    .any(|object| matches!(object.kind, "VirtualMachine" | "Datastore"));
                 if moved { Ok(false) } else { check(&truth, world).map(|()| true) }
             })?;
             if is_right {
@@ -120,7 +130,8 @@ impl<H: Hand> Stage for WorldStage<H> {
     }
 
     async fn power(&self, machine: &MachineId, on: bool) -> Result<()> {
-        self.by_somebody(machine, if on { Operation::PowerOn } else { Operation::PowerOff }).map(drop)
+        self.by_somebody(machine, if on { Operation::PowerOn } else { Operation::PowerOff })
+            .map(drop)
     }
 
     async fn rename(&self, machine: &MachineId, name: &str) -> Result<()> {
@@ -156,12 +167,15 @@ impl<H: Hand> Stage for WorldStage<H> {
     }
 
     async fn remove_machine(&self, machine: &MachineId) -> Result<()> {
-        self.mutate(|world| world.remove_machine(machine.backend_text())).context("no such machine").map(drop)
+        self.mutate(|world| world.remove_machine(machine.backend_text()))
+            .context("no such machine")
+            .map(drop)
     }
 
     async fn start_task(&self, machine: &MachineId) -> Result<TaskId> {
-        let task = self
-            .change(|world| world.start_task(machine.backend_text(), Operation::PowerOn, "somebody else"))?;
+        let task = self.change(|world| {
+            world.start_task(machine.backend_text(), Operation::PowerOn, "somebody else")
+        })?;
         Ok(TaskId::from_backend(task.id))
     }
 
@@ -245,7 +259,9 @@ impl<H: Hand> Stage for WorldStage<H> {
         let fault = match kind {
             HostErrorKind::Busy => Fault::task_in_progress("haTask-7"),
             HostErrorKind::InvalidPowerState => Fault::invalid_power_state(None, "poweredOn"),
-            HostErrorKind::InsufficientResources => Fault::new("InsufficientResourcesFault", "Not enough."),
+            HostErrorKind::InsufficientResources => {
+                Fault::new("InsufficientResourcesFault", "Not enough.")
+            }
             HostErrorKind::Forbidden => Fault::new("NoPermission", "Permission was denied.")
                 .with("object", Moref::new("Folder", "ha-folder-vm"))
                 .with("privilegeId", "VirtualMachine.State.CreateSnapshot"),
@@ -270,8 +286,10 @@ fn check(truth: &Truth, world: &World) -> Result<()> {
     ensure!(world.machines().count() == truth.machines.len(), "it has {:?}", truth.machines.keys());
     ensure!(world.datastores().count() == truth.datastores.len(), "it misses datastores");
     world.machines().try_for_each(|machine| {
-        let seen =
-            truth.machines.get(&MachineId::from_backend(&machine.id)).context("a machine is missed")?;
+        let seen = truth
+            .machines
+            .get(&MachineId::from_backend(&machine.id))
+            .context("a machine is missed")?;
         ensure!(is_as(seen, machine), "there is {machine:#?}, and the truth is {seen:#?}");
         Ok(())
     })
@@ -308,7 +326,8 @@ fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
         && seen.annotation.as_deref().unwrap_or_default() == is.annotation
         && seen.guest.tools_running == is.guest.tools_running
         && seen.guest.ip_address == is.guest.told_address
-        && seen.snapshots.current.as_ref().map(SnapshotId::backend_text) == is.current_snapshot.as_deref()
+        && seen.snapshots.current.as_ref().map(SnapshotId::backend_text)
+            == is.current_snapshot.as_deref()
         && seen_snapshots == snapshots
         && seen.question.as_ref().map(|question| question.id.backend_text())
             == is.question.as_ref().map(|question| question.id.as_str())

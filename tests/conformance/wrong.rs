@@ -1,5 +1,5 @@
-//! The suite can fail: the backend in process behind a wrapper that makes one mistake, which the suite has to notice by
-//! the case that is about it.
+//! The suite can fail: the backend in process behind a wrapper that makes one mistake, which the
+//! suite has to notice by the case that is about it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,7 +161,11 @@ impl Wrong {
 
 #[async_trait]
 impl Hypervisor for Wrong {
-    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+    async fn run(
+        &self,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Result<(), HostError> {
         let first = self.runs.fetch_add(1, Ordering::SeqCst) == 0;
         if !first && self.is(M::SecondRunIsTaken) {
             return Ok(());
@@ -176,10 +180,19 @@ impl Hypervisor for Wrong {
         self.inner.run(Arc::new(wrong), stop).await
     }
 
-    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError> {
+    async fn call(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        job: JobId,
+    ) -> Result<Accepted, CallError> {
         match self.inner.call(machine, call, job).await {
-            Err(CallError::Lost(error)) if self.is(M::LostIsToldAsRefused) => Err(CallError::Refused(error)),
-            Err(CallError::Refused(error)) if self.is(M::RefusedIsToldAsLost) => Err(CallError::Lost(error)),
+            Err(CallError::Lost(error)) if self.is(M::LostIsToldAsRefused) => {
+                Err(CallError::Refused(error))
+            }
+            Err(CallError::Refused(error)) if self.is(M::RefusedIsToldAsLost) => {
+                Err(CallError::Lost(error))
+            }
             Err(CallError::Lost(error)) if self.is(M::LostCallIsMadeAgain) => {
                 // Once what it did is done, so that it is taken.
                 tokio::task::yield_now().await;
@@ -303,7 +316,10 @@ impl Hypervisor for Wrong {
         paths: &[String],
     ) -> Result<Map<String, Value>, HostError> {
         match self.inner.properties(machine, paths).await {
-            Err(error) if error.kind == HostErrorKind::InvalidProperty && self.is(M::UnknownPathIsNull) => {
+            Err(error)
+                if error.kind == HostErrorKind::InvalidProperty
+                    && self.is(M::UnknownPathIsNull) =>
+            {
                 Ok(paths.iter().map(|path| (path.clone(), Value::Null)).collect())
             }
             other => other,
@@ -357,8 +373,12 @@ impl Observer for WrongObserver {
         passed.whole_sets += usize::from(facts.complete);
         let resync = facts.complete && passed.whole_sets > 1;
         match self.mistake {
-            M::RemovalIsNotTold => facts.changes.retain(|fact| !matches!(fact, Fact::MachineRemoved(_))),
-            M::RestartIsNotTold => facts.changes.retain(|fact| !matches!(fact, Fact::GuestRestarted(_))),
+            M::RemovalIsNotTold => {
+                facts.changes.retain(|fact| !matches!(fact, Fact::MachineRemoved(_)))
+            }
+            M::RestartIsNotTold => {
+                facts.changes.retain(|fact| !matches!(fact, Fact::GuestRestarted(_)))
+            }
             M::MachineIsLeftOut if facts.complete => drop(facts.changes.pop()),
             M::MachineIsInvented if !facts.complete => {
                 let machine = facts.changes.iter().find_map(|fact| match fact {
@@ -389,7 +409,8 @@ impl Observer for WrongObserver {
 
     fn session(&self, status: SessionStatus) {
         let away = matches!(status.state, SessionState::Away { .. });
-        if self.mistake == M::ConnectedBeforeThePicture && status.state == SessionState::Connecting {
+        if self.mistake == M::ConnectedBeforeThePicture && status.state == SessionState::Connecting
+        {
             self.inner.session(status.clone());
             let product = otter::hypervisor::HostProduct {
                 full_name: "early".to_owned(),
@@ -399,7 +420,12 @@ impl Observer for WrongObserver {
                 api_version: String::new(),
             };
             let state = SessionState::Connected;
-            self.inner.session(SessionStatus { state, logins: 1, product: Some(product), ..status });
+            self.inner.session(SessionStatus {
+                state,
+                logins: 1,
+                product: Some(product),
+                ..status
+            });
             return;
         }
         if away && self.mistake == M::OutageEmptiesThePicture {

@@ -11,7 +11,8 @@ const CONFIG: &str = "[log]\naccess = true\n[http]\ntrusted_proxies = ['127.0.0.
 #[tokio::test]
 async fn each_request_has_a_line_without_secrets() {
     let directory = tempfile::tempdir().unwrap();
-    let [log, config, state] = ["log", "otter.toml", "state"].map(|name| directory.path().join(name));
+    let [log, config, state] =
+        ["log", "otter.toml", "state"].map(|name| directory.path().join(name));
     std::fs::write(&config, CONFIG).unwrap();
     std::fs::create_dir(&state).unwrap();
     let (config, state) = (config.to_str().unwrap(), state.to_str().unwrap());
@@ -20,12 +21,14 @@ async fn each_request_has_a_line_without_secrets() {
     assert_eq!(code, Some(0), "{told}");
     let token = told.split_whitespace().find(|word| word.starts_with("otter_")).unwrap().to_owned();
 
-    let daemon = Daemon::logging(&log, &["--simulate", "--config", config, "--state-dir", state], &[]).await;
+    let daemon =
+        Daemon::logging(&log, &["--simulate", "--config", config, "--state-dir", state], &[]).await;
     eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
     let as_ci = |method: Method, path: &str| daemon.request(method, path).bearer_auth(&token);
     let read = Answer::of(as_ci(Method::GET, "/v1/machines?name=hidden-text")).await.expect(200);
     let body = json!({"select": {"name": "sdw-staging"}, "ttl": "1m"});
-    let proxied = as_ci(Method::POST, "/v1/leases").header("x-forwarded-for", "10.9.9.9, 203.0.113.9");
+    let proxied =
+        as_ci(Method::POST, "/v1/leases").header("x-forwarded-for", "10.9.9.9, 203.0.113.9");
     let lease = Answer::of(proxied.json(&body)).await.expect(201);
     let (id, secret) = (lease.str("id"), lease.str("secret"));
     let path = format!("/v1/leases/{id}");
@@ -51,7 +54,11 @@ async fn each_request_has_a_line_without_secrets() {
         let [line] = of_answer[..] else { panic!("{path}: one line is due, not {of_answer:?}") };
         let seen = (line["caller"].as_str(), line["address"].as_str(), line["method"].as_str());
         assert_eq!(seen, (caller, Some(address), Some(method)), "{line}");
-        assert_eq!((line["path"].as_str(), line["status"].as_u64()), (Some(path), Some(status)), "{line}");
+        assert_eq!(
+            (line["path"].as_str(), line["status"].as_u64()),
+            (Some(path), Some(status)),
+            "{line}"
+        );
         assert!(line["milliseconds"].is_u64() && line["level"] == "INFO", "{line}");
     }
     let text = std::fs::read_to_string(&log).unwrap();

@@ -29,7 +29,8 @@ async fn host() -> Simulator {
 fn serve(host: &Simulator, state: &Path, log: &Path) -> Command {
     let password = state.with_extension("password");
     std::fs::write(&password, PASSWORD).unwrap();
-    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
     let config = state.with_extension("toml");
     std::fs::write(&config, "[esx]\nsettle = \"1s\"\n").unwrap();
     let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
@@ -47,7 +48,8 @@ fn serve(host: &Simulator, state: &Path, log: &Path) -> Command {
 }
 
 async fn ready(daemon: &Daemon) {
-    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
+        .await;
 }
 
 /// The audited facts of a log, in order.
@@ -84,13 +86,22 @@ async fn a_crash_leaves_a_change_and_its_fact_or_neither() {
         ready(&daemon).await;
         let path = format!("/v1/machines/{MACHINE}/power");
         // It may die before it answers.
-        drop(daemon.request(reqwest::Method::POST, &path).json(&json!({"action": "on"})).send().await);
+        drop(
+            daemon
+                .request(reqwest::Method::POST, &path)
+                .json(&json!({"action": "on"}))
+                .send()
+                .await,
+        );
         assert!(!daemon.ended().await.success(), "{step}");
         for (kept, query) in [
             (jobs, "SELECT COUNT(*) FROM jobs"),
             (jobs, "SELECT COUNT(*) FROM audit WHERE action = 'job.accepted'"),
             (started, "SELECT COUNT(*) FROM audit WHERE action = 'job.started'"),
-            (i64::from(started == 1 && ended == 0), "SELECT COUNT(*) FROM jobs WHERE state = 'running'"),
+            (
+                i64::from(started == 1 && ended == 0),
+                "SELECT COUNT(*) FROM jobs WHERE state = 'running'",
+            ),
             (ended, "SELECT COUNT(*) FROM jobs WHERE ended_at IS NOT NULL"),
             (ended, "SELECT COUNT(*) FROM audit WHERE action = 'job.ended'"),
         ] {
@@ -114,7 +125,10 @@ async fn the_log_tells_of_a_job_who_asked_and_how_it_ended() {
     assert_eq!(actions, ["job.accepted", "job.started", "job.ended"]);
     for line in &lines {
         assert_eq!((&line["level"], &line["actor"]), (&json!("INFO"), &json!("anonymous")));
-        assert_eq!((&line["address"], &line["reference"]), (&json!("127.0.0.1"), &json!("run \"7\"")));
+        assert_eq!(
+            (&line["address"], &line["reference"]),
+            (&json!("127.0.0.1"), &json!("run \"7\""))
+        );
         assert_eq!(line["request_id"].as_str(), done.header("x-request-id"));
         assert_eq!((&line["job"], &line["machine"]), (&done.json["id"], &json!(MACHINE)));
         assert_eq!(line["machine_name"], done.json["machine_name"]);
@@ -149,7 +163,8 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     let (state, log) = (directory.path().join("state"), directory.path().join("log"));
     std::fs::create_dir(&state).unwrap();
     let make = |name: &str, role: &str| {
-        let mut command = otter(&["token", "create", "--name", name, "--role", role, "--state-dir"]);
+        let mut command =
+            otter(&["token", "create", "--name", name, "--role", role, "--state-dir"]);
         let made = command.arg(&state).output().unwrap();
         assert!(made.status.success(), "{made:?}");
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
@@ -160,13 +175,16 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     let daemon = Daemon::attempt(command).await.expect("a daemon");
     ready(&daemon).await;
     let call = |method: &str, path: &str, token: &str| {
-        daemon.request(method.parse().unwrap(), path).header("authorization", format!("Bearer {token}"))
+        daemon
+            .request(method.parse().unwrap(), path)
+            .header("authorization", format!("Bearer {token}"))
     };
     let body = json!({"select": {"machine": MACHINE}, "ttl": "10m"});
     let lease = Answer::of(call("POST", "/v1/leases", &runner).json(&body)).await.expect(201);
     let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
     let power = format!("/v1/machines/{MACHINE}/power?wait=15s");
-    let on = call("POST", &power, &runner).header("otter-lease", &shown).json(&json!({"action": "on"}));
+    let on =
+        call("POST", &power, &runner).header("otter-lease", &shown).json(&json!({"action": "on"}));
     Answer::of(on).await.expect(200);
     // Refused: a token that was misspelt, another lease's secret, and a role that does not suffice.
     let last = if runner.ends_with('0') { "1" } else { "0" };
@@ -184,23 +202,34 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     Answer::of(call("DELETE", &path, &runner).header("otter-lease", &shown)).await.expect(200);
     daemon.signal(Signal::HUP);
     eventually("the password to be read again", async || {
-        let audit = Answer::of(call("GET", "/v1/audit?action=password.reloaded", &admin)).await.expect(200);
+        let audit =
+            Answer::of(call("GET", "/v1/audit?action=password.reloaded", &admin)).await.expect(200);
         !audit.items("id").is_empty()
     })
     .await;
     // The counts of refused calls are written at the stop.
     assert!(daemon.terminate().await.success());
-    let daemon = Daemon::attempt(serve(&host, &state, &directory.path().join("log.2"))).await.unwrap();
+    let daemon =
+        Daemon::attempt(serve(&host, &state, &directory.path().join("log.2"))).await.unwrap();
     let again = daemon.request(reqwest::Method::GET, "/v1/audit?limit=1000");
-    let audit = Answer::of(again.header("authorization", format!("Bearer {admin}"))).await.expect(200);
+    let audit =
+        Answer::of(again.header("authorization", format!("Bearer {admin}"))).await.expect(200);
     let actions = audit.items("action");
-    for expected in ["token.created", "lease.ended", "job.ended", "request.refused", "password.reloaded"] {
+    for expected in
+        ["token.created", "lease.ended", "job.ended", "request.refused", "password.reloaded"]
+    {
         assert!(actions.contains(&expected), "{expected} in {actions:?}");
     }
-    assert_eq!(actions.iter().filter(|action| **action == "request.refused").count(), 3, "{}", audit.text);
+    assert_eq!(
+        actions.iter().filter(|action| **action == "request.refused").count(),
+        3,
+        "{}",
+        audit.text
+    );
     let log = std::fs::read_to_string(&log).unwrap();
     let digest = |token: &str| token["otter_".len()..][..64].to_owned();
-    for secret in [digest(&admin), digest(&runner), lease.str("secret").to_owned(), "ab".repeat(32)] {
+    for secret in [digest(&admin), digest(&runner), lease.str("secret").to_owned(), "ab".repeat(32)]
+    {
         assert!(!audit.text.contains(&secret) && !log.contains(&secret), "{secret}");
     }
     assert!(!audit.text.contains("Bearer") && !log.contains("Bearer"));
@@ -211,21 +240,27 @@ async fn token_changes_are_audited_with_what_the_token_may_do() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().to_str().unwrap();
     let token = |arguments: &[&str]| {
-        let done = otter(&[&["token"], arguments, &["--state-dir", state]].concat()).output().unwrap();
+        let done =
+            otter(&[&["token"], arguments, &["--state-dir", state]].concat()).output().unwrap();
         assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     };
     // The first one is made while no daemon runs.
     let admin = token(&["create", "--name", "boss", "--role", "admin"]);
     let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
-    let created = ["create", "--name", "ci", "--role", "runner", "--machines", "sd-*", "--pool", "nightly"];
+    let created =
+        ["create", "--name", "ci", "--role", "runner", "--machines", "sd-*", "--pool", "nightly"];
     let limited = ["--max-leases", "4", "--max-requests-per-second", "50", "--expires", "90d"];
     token(&[&created[..], &limited].concat());
     token(&["rotate", "ci", "--expires", "180d"]);
     token(&["revoke", "--name", "ci"]);
-    let read = daemon.request(reqwest::Method::GET, "/v1/audit?actor=otter+token").bearer_auth(&admin);
+    let read =
+        daemon.request(reqwest::Method::GET, "/v1/audit?actor=otter+token").bearer_auth(&admin);
     let audit = Answer::of(read).await.expect(200);
-    assert_eq!(audit.items("action"), ["token.revoked", "token.rotated", "token.created", "token.created"]);
+    assert_eq!(
+        audit.items("action"),
+        ["token.revoked", "token.rotated", "token.created", "token.created"]
+    );
     let details = audit.items("detail");
     assert_eq!(details[3], "boss, admin");
     let expiries = details[..3].iter().map(|detail| {

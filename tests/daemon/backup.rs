@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Answer, Daemon, PATIENCE, eventually, otter, said};
 
-/// Machines of the lab that are off: one with jobs, one that is leased, one whose leases come and go.
+/// Machines of the lab that are off: one with jobs, one that is leased, one whose leases come and
+/// go.
 const BUSY: &str = "16";
 const LEASED: &str = "18";
 const CHURNED: &str = "32";
@@ -48,7 +49,8 @@ async fn churn(daemon: Arc<Daemon>, stop: CancellationToken) -> usize {
         let lease = daemon.post("/v1/leases", asked).await.json;
         let (id, secret) = (lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap());
         let path = format!("/v1/leases/{id}?wait=10s");
-        let back = daemon.request(Method::DELETE, &path).header("otter-lease", format!("{id}.{secret}"));
+        let back =
+            daemon.request(Method::DELETE, &path).header("otter-lease", format!("{id}.{secret}"));
         Answer::of(back).await.expect(200);
         rounds += 1;
     }
@@ -73,7 +75,9 @@ impl Work {
         let power = format!("/v1/machines/{BUSY}/power");
         let running = id(&daemon.post(&power, json!({"action": "on"})).await.expect(202));
         let queued = id(&daemon.post(&power, json!({"action": "off"})).await.expect(202));
-        tokio::time::timeout(PATIENCE, host.control().until_called("PowerOnVM_Task", 1)).await.unwrap();
+        tokio::time::timeout(PATIENCE, host.control().until_called("PowerOnVM_Task", 1))
+            .await
+            .unwrap();
         eventually("the task to be on disk", async || {
             !daemon.get(&format!("/v1/jobs/{running}")).await.json["host_task"].is_null()
         })
@@ -96,8 +100,10 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let work = Work::begin(&host, &daemon).await;
     let stop = CancellationToken::new();
     let churning = tokio::spawn(churn(Arc::clone(&daemon), stop.clone()));
-    eventually("leases to come and go", async || daemon.metric("otter_store_transactions_total").await > 20)
-        .await;
+    eventually("leases to come and go", async || {
+        daemon.metric("otter_store_transactions_total").await > 20
+    })
+    .await;
     succeeds(store("backup", Some(&archive), &state)).await;
     succeeds(store("check", None, &state)).await;
     let (code, text) = said(store("compact", None, &state)).await;
@@ -119,24 +125,39 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     succeeds(store("check", None, &restored)).await;
     let before = changing(&host);
     let daemon = Daemon::before(&host, &restored).await;
-    eventually("the session to be up", async || daemon.get("/readyz?host=true").await.status == 200).await;
+    eventually("the session to be up", async || {
+        daemon.get("/readyz?host=true").await.status == 200
+    })
+    .await;
     let job = async |id: &str| daemon.get(&format!("/v1/jobs/{id}")).await.expect(200).json;
     assert_eq!(job(&work.running).await["state"], "unknown");
     assert_eq!(job(&work.queued).await["state"], "cancelled");
     for lease in [work.active["id"].as_str().unwrap(), &work.waiting] {
         let lease = daemon.get(&format!("/v1/leases/{lease}")).await.expect(200).json;
-        assert_eq!((&lease["state"], &lease["end"]["reason"]), (&json!("revoked"), &json!("revoked")));
+        assert_eq!(
+            (&lease["state"], &lease["end"]["reason"]),
+            (&json!("revoked"), &json!("revoked"))
+        );
     }
     let machine = daemon.get(&format!("/v1/machines/{LEASED}")).await.expect(200).json;
-    assert_eq!((&machine["quarantine"]["reason"], &machine["lease"]), (&json!("restored"), &Value::Null));
+    assert_eq!(
+        (&machine["quarantine"]["reason"], &machine["lease"]),
+        (&json!("restored"), &Value::Null)
+    );
     let listed = daemon.get("/v1/jobs?state=queued,running").await.expect(200).json;
     assert_eq!(listed["items"], json!([]));
 
     // The audit has a row for each end.
     let ended = async |of: &str, action: &str| {
         let facts = daemon.get(&format!("/v1/audit?{of}&action={action}")).await.expect(200).json;
-        let [fact] = facts["items"].as_array().unwrap().as_slice() else { panic!("one row: {facts}") };
-        (fact["outcome"].as_str().unwrap().to_owned(), fact["actor"].clone(), fact["detail"].clone())
+        let [fact] = facts["items"].as_array().unwrap().as_slice() else {
+            panic!("one row: {facts}")
+        };
+        (
+            fact["outcome"].as_str().unwrap().to_owned(),
+            fact["actor"].clone(),
+            fact["detail"].clone(),
+        )
     };
     let restored_from = json!("the state was restored from a backup");
     for lease in [work.active["id"].as_str().unwrap(), &work.waiting] {
@@ -156,7 +177,9 @@ async fn a_backup_under_load_is_restored_and_calls_no_host_for_old_work() {
     let again = daemon.post("/v1/leases", again).await.expect(201).json;
     let fence = work.active["fence"].as_u64().unwrap();
     assert!(again["fence"].as_u64() > Some(fence + 1_000_000), "{again}");
-    let views = |calls: Vec<(String, u64)>| calls.into_iter().filter(|(method, _)| method.ends_with("_Task"));
+    let views = |calls: Vec<(String, u64)>| {
+        calls.into_iter().filter(|(method, _)| method.ends_with("_Task"))
+    };
     assert!(views(changing(&host)).eq(views(before)), "{:?}", changing(&host));
     assert!(daemon.terminate().await.success());
 }
@@ -199,7 +222,9 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
     std::fs::create_dir(&state).unwrap();
     let mut create = Command::new("sh");
     create.args(["-c", "umask 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")]);
-    create.args(["token", "create", "--name", "ci", "--role", "operator", "--state-dir"]).arg(&state);
+    create
+        .args(["token", "create", "--name", "ci", "--role", "operator", "--state-dir"])
+        .arg(&state);
     create.env_remove("OTTER_STATE_DIR");
     let (code, text) = said(create).await;
     assert_eq!(code, Some(0), "{text}");
@@ -214,16 +239,21 @@ async fn the_state_is_private_whatever_the_umask_and_whoever_made_it() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(loose)).unwrap();
     }
     let log = directory.path().join("log");
-    let mut serve = otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    let mut serve =
+        otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--log-format", "json"]);
     serve.arg("--state-dir").arg(&state).stderr(std::fs::File::create(&log).unwrap());
     let daemon = Daemon::attempt(serve).await.expect("a daemon");
     assert_eq!(reachable(&state), Vec::<PathBuf>::new());
     assert!(daemon.terminate().await.success());
     let log = std::fs::read_to_string(&log).unwrap();
-    let warned: Vec<_> = log.lines().filter(|line| line.contains("its permissions are tightened")).collect();
+    let warned: Vec<_> =
+        log.lines().filter(|line| line.contains("its permissions are tightened")).collect();
     assert_eq!(warned.len(), 3, "{log}");
     for name in ["state\"", "otter.db\"", "secret.key\""] {
-        assert!(warned.iter().any(|line| line.contains(name) && line.contains("WARN")), "{name}: {log}");
+        assert!(
+            warned.iter().any(|line| line.contains(name) && line.contains("WARN")),
+            "{name}: {log}"
+        );
     }
 }
 
@@ -245,7 +275,10 @@ async fn a_start_without_the_key_of_its_leases_is_refused_until_there_is_one() {
     assert!(!key.exists());
     let (code, text) = said(store("check", None, &state)).await;
     assert!(code == Some(1) && text.contains("secret.key is missing"), "{text}");
-    assert!(text.contains("otter store new-key") && text.contains("The database is whole"), "{text}");
+    assert!(
+        text.contains("otter store new-key") && text.contains("The database is whole"),
+        "{text}"
+    );
     assert!(!text.contains("damaged"), "{text}");
 
     let renewed = async |daemon: &Daemon| {
@@ -274,15 +307,23 @@ async fn a_backup_that_cannot_be_written_names_the_archive() {
     let archive = elsewhere.path().join("otter.tar");
     // The limit of a file's size stands for a full disk. It leaves room for less than the database.
     let mut limited = Command::new("sh");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")]);
+    limited.args([
+        "-c",
+        "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_otter"),
+    ]);
     limited.args(["store", "backup"]).arg(&archive).arg("--state-dir").arg(state.path());
     limited.env_remove("OTTER_STATE_DIR");
     let missing = elsewhere.path().join("missing/otter.tar");
-    for (command, archive) in [(limited, &archive), (store("backup", Some(&missing), state.path()), &missing)]
+    for (command, archive) in
+        [(limited, &archive), (store("backup", Some(&missing), state.path()), &missing)]
     {
         let (code, text) = said(command).await;
         assert_eq!(code, Some(1), "{text}");
-        assert!(text.contains(&format!("the archive {} cannot be written", archive.display())), "{text}");
+        assert!(
+            text.contains(&format!("the archive {} cannot be written", archive.display())),
+            "{text}"
+        );
         assert!(!text.contains(&state.path().display().to_string()), "{text}");
     }
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);

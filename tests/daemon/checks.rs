@@ -76,12 +76,14 @@ async fn check_config_refuses_what_serve_refuses() {
     let text = place.refused("", &["--state-dir", &file, "--listen", "127.0.0.1:0"]).await;
     assert!(text.contains("is a file") && text.contains("--state-dir"), "{text}");
 
-    // An address that other machines reach, without a token; and one that is none of this machine's.
+    // An address that other machines reach, without a token; and one that is none of this
+    // machine's.
     let text = place.refused("", &["--state-dir", &state, "--listen", "0.0.0.0:0"]).await;
     assert!(text.contains("otter token create") && text.contains(&state), "{text}");
     let text = place.refused("", &["--state-dir", &state, "--listen", "192.0.2.1:0"]).await;
     assert!(text.contains("192.0.2.1"), "{text}");
-    let text = place.refused("listen = \"unix:/nowhere/otter.sock\"", &["--state-dir", &state]).await;
+    let text =
+        place.refused("listen = \"unix:/nowhere/otter.sock\"", &["--state-dir", &state]).await;
     assert!(text.contains("no directory /nowhere"), "{text}");
 
     // Both commands report all problems at once.
@@ -96,7 +98,8 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     let state = place.text("state");
     let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
     let daemon = Daemon::start(&["--simulate", "--state-dir", &state], &[]).await;
-    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
+        .await;
     let asked = serde_json::json!({"select": {"machine": "18"}, "ttl": "30m"});
     daemon.post("/v1/leases", asked).await.expect(201);
     assert!(daemon.terminate().await.success());
@@ -105,7 +108,10 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     let (key, kept) = (place.path("state/secret.key"), place.path("kept.key"));
     std::fs::rename(&key, &kept).unwrap();
     let text = place.refused("", &arguments).await;
-    assert!(text.contains("secret.key is missing") && text.contains("otter store new-key"), "{text}");
+    assert!(
+        text.contains("secret.key is missing") && text.contains("otter store new-key"),
+        "{text}"
+    );
     assert!(!key.exists());
     std::fs::write(&key, "").unwrap();
     let text = place.refused("", &arguments).await;
@@ -131,7 +137,9 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     // The remains of a database, and of a restore.
     let database = place.path("state/otter.db");
     std::fs::rename(&database, place.path("kept")).unwrap();
-    for (name, told) in [("otter.db-wal", "without its database"), ("otter.db.restoring", "was cut short")] {
+    for (name, told) in
+        [("otter.db-wal", "without its database"), ("otter.db.restoring", "was cut short")]
+    {
         let file = place.write(&format!("state/{name}"), "", 0o600);
         let text = place.refused("", &arguments).await;
         assert!(text.contains(told), "{text}");
@@ -154,7 +162,8 @@ async fn check_config_refuses_a_state_directory_that_serve_cannot_use() {
     // A link to a directory that does not exist, for example on a disk that is not mounted.
     let link = place.path("link");
     std::os::unix::fs::symlink(place.path("unmounted"), &link).unwrap();
-    let text = place.refused("", &["--state-dir", &place.text("link"), "--listen", "127.0.0.1:0"]).await;
+    let text =
+        place.refused("", &["--state-dir", &place.text("link"), "--listen", "127.0.0.1:0"]).await;
     assert!(text.contains("link to") && text.contains(&place.text("unmounted")), "{text}");
 
     // The system takes no socket of so long a path.
@@ -172,11 +181,13 @@ async fn a_start_warns_of_a_state_directory_or_database_that_is_new() {
         let arguments = ["--simulate", "--state-dir", &state, "--log-format", "json"];
         let daemon = Daemon::logging(&log, &arguments, &[]).await;
         assert!(daemon.terminate().await.success());
-        let found = ["the state directory is new", "the state directory has no database"].map(|message| {
-            let text = std::fs::read_to_string(&log).unwrap();
-            let lines = text.lines().filter(|line| line.contains(message) && line.contains("WARN"));
-            lines.filter(|line| line.contains(&format!("\"directory\":\"{state}\""))).count()
-        });
+        let found =
+            ["the state directory is new", "the state directory has no database"].map(|message| {
+                let text = std::fs::read_to_string(&log).unwrap();
+                let lines =
+                    text.lines().filter(|line| line.contains(message) && line.contains("WARN"));
+                lines.filter(|line| line.contains(&format!("\"directory\":\"{state}\""))).count()
+            });
         (found[0], found[1])
     };
     assert_eq!(start().await, (1, 0));
@@ -201,19 +212,28 @@ async fn check_config_makes_nothing_and_says_what_would_be_made() {
     std::fs::create_dir(&state).unwrap();
     let (code, text) = said(place.command("check-config", "", &["--state-dir", &state])).await;
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains(&format!("{state}, which has no database yet: serve makes one")), "{text}");
+    assert!(
+        text.contains(&format!("{state}, which has no database yet: serve makes one")),
+        "{text}"
+    );
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
 
     // With a token in it the address may be open.
-    let made = otter(&["token", "create", "--name", "ci", "--role", "runner", "--state-dir", &state])
-        .output()
-        .unwrap();
+    let made =
+        otter(&["token", "create", "--name", "ci", "--role", "runner", "--state-dir", &state])
+            .output()
+            .unwrap();
     assert!(made.status.success(), "{made:?}");
     let open = ["--state-dir", state.as_str(), "--listen", "0.0.0.0:0"];
     let (code, text) = said(place.command("check-config", "", &open)).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("otter: warning: tokens come to 0.0.0.0:0 in the clear"), "{text}");
-    assert!(otter(&["token", "revoke", "--name", "ci", "--state-dir", &state]).status().unwrap().success());
+    assert!(
+        otter(&["token", "revoke", "--name", "ci", "--state-dir", &state])
+            .status()
+            .unwrap()
+            .success()
+    );
     let (code, text) = said(place.command("check-config", "", &open)).await;
     assert_eq!(code, Some(1), "{text}");
 }
@@ -225,8 +245,11 @@ async fn files_with_secrets_that_all_may_read_are_a_warning_of_both() {
     place.write("otter.pem", &made.cert.pem(), 0o644);
     place.write("otter.key", &made.signing_key.serialize_pem(), 0o644);
     place.write("password", "otter\n", 0o644);
-    let http =
-        format!("tls_certificate = {:?}\ntls_key = {:?}", place.text("otter.pem"), place.text("otter.key"));
+    let http = format!(
+        "tls_certificate = {:?}\ntls_key = {:?}",
+        place.text("otter.pem"),
+        place.text("otter.key")
+    );
     let state = place.text("state");
     let arguments = ["--state-dir", state.as_str(), "--listen", "127.0.0.1:0"];
     let (code, checked) = said(place.command("check-config", &http, &arguments)).await;
@@ -239,7 +262,10 @@ async fn files_with_secrets_that_all_may_read_are_a_warning_of_both() {
     let logged = std::fs::read_to_string(log).unwrap();
     for said in [&checked, &logged] {
         assert!(
-            said.contains(&format!("the password file, {}, can be read by", place.text("password"))),
+            said.contains(&format!(
+                "the password file, {}, can be read by",
+                place.text("password")
+            )),
             "{said}"
         );
         assert!(said.contains(&format!("chmod o= {}", place.text("otter.key"))), "{said}");
@@ -270,15 +296,21 @@ async fn variables_that_nothing_reads_are_told_apart() {
         ("OTTER_PORT", "tcp://10.96.0.8:8080"),
         ("OTTER_PORT_8080_TCP_PROTO", "tcp"),
     ];
-    let of_a_run =
-        [("OTTER_URL", "http://127.0.0.1:8080"), ("OTTER_TOKEN", "otter_x"), ("OTTER_MACHINE_IP", "")];
+    let of_a_run = [
+        ("OTTER_URL", "http://127.0.0.1:8080"),
+        ("OTTER_TOKEN", "otter_x"),
+        ("OTTER_MACHINE_IP", ""),
+    ];
     let (code, text) = check(&[&kubernetes[..], &of_a_run[..]].concat()).await;
     assert!(code == Some(0) && !text.contains("OTTER_"), "{text}");
     let (code, text) = check(&[("OTTER_STATEDIR", "/srv/otter"), ("OTTER_LOG", "debug")]).await;
     assert_eq!(code, Some(0), "{text}");
-    for wanted in
-        ["warning: OTTER_STATEDIR is ignored", "OTTER_STATE_DIR", "OTTER_LOG is ignored", "--log-level"]
-    {
+    for wanted in [
+        "warning: OTTER_STATEDIR is ignored",
+        "OTTER_STATE_DIR",
+        "OTTER_LOG is ignored",
+        "--log-level",
+    ] {
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
     let (code, text) = check(&[("OTTER_A\u{1b}[31m", "1")]).await;
@@ -359,7 +391,10 @@ async fn localhost_is_taken_and_other_names_are_refused_with_what_to_write() {
     assert!(daemon.terminate().await.success());
     let (code, text) = said(otter(&["serve", "--simulate", "--listen", "otter.lab:9105"])).await;
     assert_eq!(code, Some(78), "{text}");
-    assert!(text.contains("of names only localhost is taken") && text.contains("127.0.0.1:8080"), "{text}");
+    assert!(
+        text.contains("of names only localhost is taken") && text.contains("127.0.0.1:8080"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -375,8 +410,11 @@ async fn a_key_with_a_passphrase_is_told_with_how_to_take_it_off() {
     let place = Place::new();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     place.write("otter.pem", &made.cert.pem(), 0o644);
-    let http =
-        format!("tls_certificate = {:?}\ntls_key = {:?}", place.text("otter.pem"), place.text("otter.key"));
+    let http = format!(
+        "tls_certificate = {:?}\ntls_key = {:?}",
+        place.text("otter.pem"),
+        place.text("otter.key")
+    );
     let state = place.text("state");
     for key in [
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
@@ -422,7 +460,8 @@ async fn no_color_keeps_escape_sequences_out_of_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("otter.toml");
     std::fs::write(&file, "[http]\nlisten = \"192.0.2.1:0\"\n").unwrap();
-    let line = format!("{} serve --simulate --config {}", env!("CARGO_BIN_EXE_otter"), file.display());
+    let line =
+        format!("{} serve --simulate --config {}", env!("CARGO_BIN_EXE_otter"), file.display());
     let on_a_terminal = async |no_color: &str| {
         let mut script = Command::new("script");
         script.args(["-qec", &line, "/dev/null"]).env("NO_COLOR", no_color);

@@ -1,7 +1,9 @@
 //! `otter doctor`: each thing that it can find wrong, and that it finds nothing where nothing is.
 
 use otter::clock::Clock;
-use otter::simulator::{Comeback, Disruption, Fault, Restart, Scenario, Simulator, SimulatorOptions};
+use otter::simulator::{
+    Comeback, Disruption, Fault, Restart, Scenario, Simulator, SimulatorOptions,
+};
 
 use crate::harness::{otter, record, said};
 
@@ -34,12 +36,14 @@ impl Visit {
     /// With the host's fingerprint pinned, and more.
     async fn to(host: &Simulator, more: &[(&str, &str)]) -> Self {
         let (url, pin) = (host.url(), format!("sha256:{}", host.fingerprint()));
-        let mut variables = vec![("OTTER_ESX_URL", url.as_str()), ("OTTER_ESX_VERIFY", pin.as_str())];
+        let mut variables =
+            vec![("OTTER_ESX_URL", url.as_str()), ("OTTER_ESX_VERIFY", pin.as_str())];
         variables.extend(more);
         Self::with(&variables).await
     }
 
-    /// Everything before this check is well, this one is not, and its line says all of this. Gives the line.
+    /// Everything before this check is well, this one is not, and its line says all of this. Gives
+    /// the line.
     fn finds(&self, check: &str, words: &[&str]) -> &str {
         let line = self.text.lines().find(|line| line.starts_with("FAILED")).unwrap_or(&self.text);
         assert_eq!(line.split_whitespace().nth(1), Some(check), "{}", self.text);
@@ -51,14 +55,25 @@ impl Visit {
     }
 
     fn checks(&self) -> Vec<&str> {
-        let lines = self.text.lines().filter(|line| line.starts_with("ok ") || line.starts_with("FAILED"));
+        let lines =
+            self.text.lines().filter(|line| line.starts_with("ok ") || line.starts_with("FAILED"));
         lines.filter_map(|line| line.split_whitespace().nth(1)).collect()
     }
 }
 
 /// All that is checked, in order.
-const ALL: [&str; 10] =
-    ["address", "name", "connection", "tls", "api", "login", "licence", "inventory", "rights", "sessions"];
+const ALL: [&str; 10] = [
+    "address",
+    "name",
+    "connection",
+    "tls",
+    "api",
+    "login",
+    "licence",
+    "inventory",
+    "rights",
+    "sessions",
+];
 
 #[tokio::test]
 async fn where_all_is_well_it_says_so() {
@@ -153,7 +168,8 @@ async fn a_server_that_is_no_host() {
 #[tokio::test]
 async fn a_host_whose_hostd_is_away() {
     let host = lab().await;
-    host.control().restart_hostd(Restart { away: Some(Comeback::Unavailable), drop_running: false });
+    host.control()
+        .restart_hostd(Restart { away: Some(Comeback::Unavailable), drop_running: false });
     Visit::to(&host, &[]).await.finds("api", &["503", "hostd"]);
 }
 
@@ -186,7 +202,8 @@ async fn an_account_that_may_only_look() {
     let host = lab().await;
     host.control().set_read_only_account(true);
     let visit = Visit::to(&host, &[]).await;
-    let line = visit.finds("rights", &["13 of 13", "VirtualMachine.Interact.PowerOn", "RevertToSnapshot"]);
+    let line =
+        visit.finds("rights", &["13 of 13", "VirtualMachine.Interact.PowerOn", "RevertToSnapshot"]);
     assert!(!line.contains("System.View"), "{line}");
 }
 
@@ -208,7 +225,8 @@ async fn an_inventory_that_is_refused() {
 #[tokio::test]
 async fn what_cannot_be_read_is_not_guessed() {
     let host = lab().await;
-    // The reads after the login: the licence, the machines, the roles, the datastores, the sessions.
+    // The reads after the login: the licence, the machines, the roles, the datastores, the
+    // sessions.
     let fault = Fault::new("NoPermission", "Permission to perform this operation was denied.");
     host.control().disrupt("RetrievePropertiesEx", 0, Some(1), Disruption::Fault(fault.clone()));
     host.control().disrupt("RetrievePropertiesEx", 2, None, Disruption::Fault(fault));

@@ -1,8 +1,10 @@
-//! What comes and goes leaves nothing behind: a soak of the real binary against a simulated host in its own process.
+//! What comes and goes leaves nothing behind: a soak of the real binary against a simulated host in
+//! its own process.
 //!
-//! Round by round sessions expire, hostd restarts, machines change, jobs run, and waits and streams hang up. Once all
-//! is quiet, memory, open files, and what the host holds of otter's are as they were after the first rounds.
-//! `OTTER_SOAK_SECONDS` says how long it goes on; `tests/leaks` runs it for ten minutes.
+//! Round by round sessions expire, hostd restarts, machines change, jobs run, and waits and streams
+//! hang up. Once all is quiet, memory, open files, and what the host holds of otter's are as they
+//! were after the first rounds. `OTTER_SOAK_SECONDS` says how long it goes on; `tests/leaks` runs
+//! it for ten minutes.
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +23,14 @@ const WARMING: f64 = 0.3;
 const HANGING_UP: usize = 25;
 /// What may be more at the end: connections to the host come and go.
 const FILES: usize = 6;
-/// What may be more at the end, in bytes: the events that are kept for readers who resume, which have a bound of their
-/// own, and what the allocator keeps.
+/// What may be more at the end, in bytes: the events that are kept for readers who resume, which
+/// have a bound of their own, and what the allocator keeps.
 const MEMORY: u64 = 32 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_and_goes_leaves_nothing_behind() {
-    let seconds = std::env::var("OTTER_SOAK_SECONDS").map_or(SECONDS, |given| given.parse().unwrap());
+    let seconds =
+        std::env::var("OTTER_SOAK_SECONDS").map_or(SECONDS, |given| given.parse().unwrap());
     let soak = Duration::from_secs(seconds);
     let lab = Soaked::start().await;
     let (started, mut losses, mut rounds) = (now(), Losses::default(), 0);
@@ -63,8 +66,8 @@ struct Soaked {
     _state: tempfile::TempDir,
 }
 
-/// When the session is lost: a few times in a row, then not until otter takes it for a good one again (a minute), for
-/// the more often it is lost, the longer otter waits before it logs in again.
+/// When the session is lost: a few times in a row, then not until otter takes it for a good one
+/// again (a minute), for the more often it is lost, the longer otter waits before it logs in again.
 #[derive(Default)]
 struct Losses {
     in_a_row: usize,
@@ -119,7 +122,14 @@ impl Soaked {
         std::fs::write(&config, "[esx]\nsettle = \"1s\"\nguest_settle = \"1s\"\n").unwrap();
         let (config, directory) = (config.to_str().unwrap(), state.path().join("state"));
         let daemon = Daemon::start(
-            &["--config", config, "--state-dir", directory.to_str().unwrap(), "--log-level", "error"],
+            &[
+                "--config",
+                config,
+                "--state-dir",
+                directory.to_str().unwrap(),
+                "--log-level",
+                "error",
+            ],
             &[
                 ("OTTER_ESX_URL", host.url.as_str()),
                 ("OTTER_ESX_USERNAME", "root"),
@@ -128,7 +138,10 @@ impl Soaked {
             ],
         )
         .await;
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         Self { host, daemon, client, _state: state }
     }
@@ -149,8 +162,10 @@ impl Soaked {
         let logins = self.logins().await;
         self.host.order(loss, &json!({})).await;
         eventually("another login", async || self.logins().await > logins).await;
-        eventually("the session to be back", async || self.get("/readyz?host=true").await.status == 200)
-            .await;
+        eventually("the session to be back", async || {
+            self.get("/readyz?host=true").await.status == 200
+        })
+        .await;
     }
 
     /// Waits and streams, open until what this gives is dropped.
@@ -161,7 +176,8 @@ impl Soaked {
             // It is there, blocks, and goes without a word.
             let _ = tokio::time::timeout(Duration::from_millis(5), wait.send()).await;
             let query = ["", "?initial=true"][number % 2];
-            let stream = self.request(Method::GET, &format!("/v1/events{query}")).send().await.unwrap();
+            let stream =
+                self.request(Method::GET, &format!("/v1/events{query}")).send().await.unwrap();
             assert_eq!(stream.status().as_u16(), 200);
             streams.push(stream);
         }
@@ -191,8 +207,12 @@ impl Soaked {
 
     async fn powered(&self, machine: usize) {
         for action in ["on", "off"] {
-            self.outcome(Method::POST, &format!("/v1/machines/{machine}/power"), json!({"action": action}))
-                .await;
+            self.outcome(
+                Method::POST,
+                &format!("/v1/machines/{machine}/power"),
+                json!({"action": action}),
+            )
+            .await;
         }
     }
 
@@ -226,8 +246,10 @@ impl Soaked {
         })
         .await;
         let running = "/v1/jobs?state=queued,running";
-        eventually("no job to run", async || self.get(running).await.expect(200).items("id").is_empty())
-            .await;
+        eventually("no job to run", async || {
+            self.get(running).await.expect(200).items("id").is_empty()
+        })
+        .await;
         Measure {
             memory: self.daemon.resident(),
             files: self.daemon.open_files(),

@@ -1,5 +1,6 @@
-//! Leases over the end of a daemon, by `SIGKILL` and by `SIGTERM`, with one in each state: what was promised to their
-//! holders stands, and what was under way is brought to its end by the next daemon.
+//! Leases over the end of a daemon, by `SIGKILL` and by `SIGTERM`, with one in each state: what was
+//! promised to their holders stands, and what was under way is brought to its end by the next
+//! daemon.
 
 use jiff::{SignedDuration, Timestamp};
 use otter::clock::Clock;
@@ -12,7 +13,8 @@ use crate::harness::{Answer, Daemon, HostProcess, eventually, pause};
 /// After a start no lease ends sooner than this.
 const GRACE: SignedDuration = SignedDuration::from_secs(2);
 
-/// How far times may be apart that are told to the second, of a time that is written every so often.
+/// How far times may be apart that are told to the second, of a time that is written every so
+/// often.
 const ABOUT: SignedDuration = SignedDuration::from_secs(2);
 
 struct House {
@@ -36,7 +38,10 @@ impl House {
         let mut command = self.host.serve(&path("otter.toml"), &path("state"));
         command.stderr(log);
         let daemon = Daemon::attempt(command).await.expect("a daemon that says where it listens");
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         daemon
     }
 }
@@ -57,7 +62,13 @@ impl Held {
     }
 
     /// A call with it.
-    async fn call(&self, daemon: &Daemon, method: Method, path: &str, body: Option<Value>) -> Answer {
+    async fn call(
+        &self,
+        daemon: &Daemon,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
         let request = daemon.request(method, path).header("otter-lease", &self.shown);
         Answer::of(body.iter().fold(request, reqwest::RequestBuilder::json)).await
     }
@@ -106,15 +117,15 @@ async fn over(signal: Signal) {
     let releasing = asked(&daemon, &wanted(3, "10m")).await;
     releasing.power(&daemon, 3, "on").await;
     let preparing = wanted(2, "10m");
-    let preparing =
-        json!({"prepare": {"power": "on", "settle": "2s"}, "select": preparing["select"], "ttl": "10m"});
+    let preparing = json!({"prepare": {"power": "on", "settle": "2s"}, "select": preparing["select"], "ttl": "10m"});
     let preparing = asked(&daemon, &preparing).await;
     let slow = json!({"method": "PowerOffVM_Task", "what": {"delay": {"ms": 1_000}}});
     house.host.order("/faults", &slow).await;
     releasing.call(&daemon, Method::DELETE, &releasing.path(""), None).await.expect(200);
     let short = asked(&daemon, &wanted(4, "2s")).await;
     let before = active.now(&daemon).await;
-    for (lease, state) in [(&preparing, "preparing"), (&releasing, "releasing"), (&short, "active")] {
+    for (lease, state) in [(&preparing, "preparing"), (&releasing, "releasing"), (&short, "active")]
+    {
         assert_eq!(lease.now(&daemon).await["state"], state);
     }
     let runs_out = time(&short.now(&daemon).await["expires_at"]);
@@ -135,7 +146,12 @@ async fn over(signal: Signal) {
     let now = active.now(&daemon).await;
     assert_eq!((&now["state"], &now["fence"]), (&json!("active"), &json!(1)));
     let moved = time(&now["expires_at"]).duration_since(time(&before["expires_at"]));
-    assert!(moved.abs() <= ABOUT, "it ends at {} and not at {}", now["expires_at"], before["expires_at"]);
+    assert!(
+        moved.abs() <= ABOUT,
+        "it ends at {} and not at {}",
+        now["expires_at"],
+        before["expires_at"]
+    );
     for (place, lease) in queued.iter().enumerate() {
         let now = lease.now(&daemon).await;
         assert_eq!((&now["state"], &now["position"]), (&json!("queued"), &json!(place)));
@@ -146,13 +162,19 @@ async fn over(signal: Signal) {
     active.power(&daemon, 1, "off").await;
 
     let prepared = daemon.get(&preparing.path("/wait?wait=14s")).await.expect(200).json;
-    assert_eq!((&prepared["state"], &prepared["fence"]), (&json!("active"), &json!(1)), "{prepared}");
+    assert_eq!(
+        (&prepared["state"], &prepared["fence"]),
+        (&json!("active"), &json!(1)),
+        "{prepared}"
+    );
     assert_eq!(daemon.get("/v1/machines/2").await.json["power_state"], "on");
     preparing.power(&daemon, 2, "off").await;
-    eventually("the release to end", async || releasing.now(&daemon).await["state"] == "released").await;
+    eventually("the release to end", async || releasing.now(&daemon).await["state"] == "released")
+        .await;
     free_again(&daemon, &releasing, 3).await;
 
-    eventually("the time to run out", async || short.now(&daemon).await["state"] == "expired").await;
+    eventually("the time to run out", async || short.now(&daemon).await["state"] == "expired")
+        .await;
     let ended = short.now(&daemon).await;
     let graced = time(&ended["end"]["at"]).duration_since(started);
     assert!(graced >= GRACE, "it ended {graced} after the start: {ended}");

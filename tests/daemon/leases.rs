@@ -1,4 +1,5 @@
-//! Leases over restarts: whatever was under way is taken up, nothing is forgotten, and nobody else gets the machine.
+//! Leases over restarts: whatever was under way is taken up, nothing is forgotten, and nobody else
+//! gets the machine.
 
 use otter::clock::Clock;
 use otter::simulator::world::{Choice, PowerState, Question};
@@ -60,8 +61,9 @@ async fn a_lease_its_secret_its_quarantines_and_its_fence_outlive_the_daemon() {
     with_lease(&daemon, Method::DELETE, &path(&first, "?wait=10s"), &first).await.expect(200);
     let lease = take(&daemon, json!({"holder": "nightly"})).await;
     assert_eq!(lease["fence"], 2);
-    let aside =
-        daemon.request(Method::PUT, "/v1/machines/18/quarantine").json(&json!({"reason": "its disk"}));
+    let aside = daemon
+        .request(Method::PUT, "/v1/machines/18/quarantine")
+        .json(&json!({"reason": "its disk"}));
     Answer::of(aside).await.expect(200);
     let queued = json!({"select": {"machine": MACHINE}, "ttl": "30m", "queue_for": "10m"});
     let queued = daemon.post("/v1/leases", queued).await.expect(202).json;
@@ -88,11 +90,13 @@ async fn a_release_that_was_under_way_is_taken_up_and_proven() {
     let daemon = Daemon::before(&host, &state).await;
     let lease = take(&daemon, json!({})).await;
     host.control().mutate(|world| world.machine_mut(MACHINE).unwrap().power = PowerState::On);
-    eventually("the machine to be on", async || machine(&daemon).await["power_state"] == "on").await;
+    eventually("the machine to be on", async || machine(&daemon).await["power_state"] == "on")
+        .await;
     with_lease(&daemon, Method::DELETE, &path(&lease, ""), &lease).await.expect(200);
     let task = running_task(&host).await;
     eventually("the task to be on disk", async || {
-        let job = daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
+        let job =
+            daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
         daemon.get(&format!("/v1/jobs/{job}")).await.json["host_task"].is_string()
     })
     .await;
@@ -144,7 +148,8 @@ async fn a_release_that_waits_for_an_answer_goes_on_waiting_after_a_restart() {
     eventually("the question", async || !machine(&daemon).await["question"].is_null()).await;
     with_lease(&daemon, Method::DELETE, &path(&lease, ""), &lease).await.expect(200);
     eventually("the release to wait", async || {
-        let job = daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
+        let job =
+            daemon.get(&path(&lease, "")).await.json["job"].as_str().unwrap_or_default().to_owned();
         daemon.get(&format!("/v1/jobs/{job}")).await.json["blocked_by"]["kind"] == "question"
     })
     .await;
@@ -172,7 +177,8 @@ async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
     let lease = take(&daemon, json!({"prepare": prepare})).await;
     let task = running_task(&host).await;
     eventually("the task to be on disk", async || {
-        let jobs = daemon.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.json;
+        let jobs =
+            daemon.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.json;
         jobs["items"][0]["host_task"].is_string()
     })
     .await;
@@ -188,7 +194,8 @@ async fn a_preparation_that_was_under_way_is_taken_up_and_is_done_once() {
     assert_eq!(machine(&daemon).await["power_state"], "on");
     let jobs = daemon.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.json;
     assert_eq!(jobs["items"].as_array().unwrap().len(), 1, "{jobs}");
-    let calls = ["RevertToSnapshot_Task", "PowerOnVM_Task"].map(|method| host.control().calls(method));
+    let calls =
+        ["RevertToSnapshot_Task", "PowerOnVM_Task"].map(|method| host.control().calls(method));
     assert_eq!(calls, [1, 1]);
     assert!(daemon.terminate().await.success());
 }

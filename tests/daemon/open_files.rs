@@ -72,15 +72,19 @@ async fn idle_connections_make_room_for_new_ones() {
 
     // The oldest idle ones went; the youngest are still there.
     let mut byte = [0];
-    let first = tokio::time::timeout(PATIENCE, open[0].read(&mut byte)).await.expect("it to be closed");
+    let first =
+        tokio::time::timeout(PATIENCE, open[0].read(&mut byte)).await.expect("it to be closed");
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
     let last = open.last_mut().unwrap();
-    last.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    last.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut rest = Vec::new();
     tokio::time::timeout(PATIENCE, last.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&rest).contains("HTTP/1.1 200"), "the youngest is served");
     let warnings =
-        lines_of(&log, "the limit of connections is reached: idle ones are closed for new ones").len();
+        lines_of(&log, "the limit of connections is reached: idle ones are closed for new ones")
+            .len();
     assert!((1..=2).contains(&warnings), "{warnings} warnings within about a minute");
     assert_eq!(lines_of(&log, "a connection could not be accepted").len(), 0);
 }

@@ -11,7 +11,9 @@ use crate::harness::{Daemon, eventually, otter, said};
 const CONFIG: &str = "[machines]\nprotected = [\"golden-debain-*\", \"golden-*\"]\n[pools.qubes]\nmachines = [\"16\", \"404\"]\n";
 
 async fn lab() -> Simulator {
-    Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system())).await.unwrap()
+    Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
+        .await
+        .unwrap()
 }
 
 /// A command with this configuration, in front of this host.
@@ -32,19 +34,24 @@ async fn the_log_warns_of_patterns_that_match_no_machine_whenever_that_changes()
     let state = path("state");
     let arguments =
         ["--listen", "127.0.0.1:0", "--log-format", "json", "--state-dir", state.to_str().unwrap()];
-    let mut serve = command("serve", &arguments, &path("otter.toml"), &host.url(), &host.fingerprint());
+    let mut serve =
+        command("serve", &arguments, &path("otter.toml"), &host.url(), &host.fingerprint());
     serve.stderr(std::fs::File::create(path("log")).unwrap());
     let _daemon = Daemon::attempt(serve).await.expect("a daemon that says where it listens");
     let told = |pattern: &str, level: &str| {
         let log = std::fs::read_to_string(path("log")).unwrap();
         let of_it = |line: &&str| {
-            line.contains(&format!("\"pattern\":\"{pattern}\"")) && line.contains(&format!("\"{level}\""))
+            line.contains(&format!("\"pattern\":\"{pattern}\""))
+                && line.contains(&format!("\"{level}\""))
         };
         log.lines().filter(of_it).count()
     };
-    eventually("the warnings", async || told("golden-debain-*", "WARN") == 1 && told("404", "WARN") == 1)
-        .await;
-    host.control().mutate(|world| "golden-debain-1".clone_into(&mut world.machine_mut("16").unwrap().name));
+    eventually("the warnings", async || {
+        told("golden-debain-*", "WARN") == 1 && told("404", "WARN") == 1
+    })
+    .await;
+    host.control()
+        .mutate(|world| "golden-debain-1".clone_into(&mut world.machine_mut("16").unwrap().name));
     eventually("the change to be told", async || told("golden-debain-*", "INFO") == 1).await;
     host.control().mutate(|world| world.remove_machine("16"));
     eventually("the removal to be told", async || {
@@ -69,7 +76,8 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
     }
     assert!(text.ends_with("The configuration is good.\n"), "{text}");
     eventually("it to log out", async || host.control().sessions() == 0).await;
-    // No process listens on the discard port. Nothing is called good if the host or the password is not.
+    // No process listens on the discard port. Nothing is called good if the host or the password is
+    // not.
     let (code, text) = said(check("https://127.0.0.1:9")).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the host cannot be reached") && !text.contains("is good"), "{text}");
@@ -84,7 +92,10 @@ async fn check_config_asks_the_host_for_what_patterns_match() {
 async fn what_a_simulation_protects_by_itself_is_no_warning() {
     for arguments in [&["--simulate"][..], &["--simulate", "--machines", "3"]] {
         let daemon = Daemon::start(arguments, &[]).await;
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         let about = daemon.get("/v1/about").await.expect(200).json;
         assert!(!about["warnings"].to_string().contains("matches no machine"), "{about}");
     }

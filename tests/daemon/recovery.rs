@@ -1,4 +1,5 @@
-//! `SIGKILL` in mid-job, case by case: what was under way is followed or judged. `crash` does the same at random.
+//! `SIGKILL` in mid-job, case by case: what was under way is followed or judged. `crash` does the
+//! same at random.
 
 use otter::clock::Clock;
 use otter::simulator::{Disruption, Pace, Scenario, Simulator, SimulatorOptions};
@@ -21,17 +22,22 @@ async fn a_job_whose_task_runs_on_is_followed_to_its_end() {
     let daemon = Daemon::before(&host, &state).await;
     let revert = format!("/v1/machines/{MACHINE}/revert");
     let job = daemon.post(&revert, json!({"power_on": true})).await.expect(202);
-    let waiting =
-        daemon.post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"})).await.expect(202);
-    let (job, waiting) =
-        (job.json["id"].as_str().unwrap().to_owned(), waiting.json["id"].as_str().unwrap().to_owned());
+    let waiting = daemon
+        .post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"}))
+        .await
+        .expect(202);
+    let (job, waiting) = (
+        job.json["id"].as_str().unwrap().to_owned(),
+        waiting.json["id"].as_str().unwrap().to_owned(),
+    );
     eventually("the task to be on disk", async || {
         daemon.get(&format!("/v1/jobs/{job}")).await.json["host_task"].is_string()
     })
     .await;
     daemon.kill();
 
-    let task = tokio::time::timeout(crate::harness::PATIENCE, host.control().until_task()).await.unwrap();
+    let task =
+        tokio::time::timeout(crate::harness::PATIENCE, host.control().until_task()).await.unwrap();
     host.control().finish_task(&task);
     let daemon = Daemon::before(&host, &state).await;
     // The power-on after the revert, and the power-off of the job that waited, are new tasks.
@@ -62,14 +68,17 @@ async fn a_call_whose_answer_never_came_is_judged() {
         .as_str()
         .unwrap()
         .to_owned();
-    let job =
-        daemon.post(&format!("/v1/machines/{machine}/power"), json!({"action": "reset"})).await.expect(202);
+    let job = daemon
+        .post(&format!("/v1/machines/{machine}/power"), json!({"action": "reset"}))
+        .await
+        .expect(202);
     let job = job.json["id"].as_str().unwrap().to_owned();
     eventually("the call to be made", async || lost.delivered() == 1).await;
     daemon.kill();
 
     let daemon = Daemon::before(&host, &state).await;
-    let ended = daemon.get(&format!("/v1/jobs/{job}/wait?wait=20s")).await.problem(409, "outcome-unknown");
+    let ended =
+        daemon.get(&format!("/v1/jobs/{job}/wait?wait=20s")).await.problem(409, "outcome-unknown");
     assert_eq!(ended.json["job"], job.as_str());
     assert_eq!(host.control().calls("ResetVM_Task"), 1, "a reset is never sent again");
     assert!(daemon.terminate().await.success());
@@ -79,10 +88,13 @@ async fn a_call_whose_answer_never_came_is_judged() {
 async fn a_wish_to_cancel_that_was_taken_is_not_forgotten() {
     let (host, state) = (host().await, tempfile::tempdir().unwrap());
     let state = state.path().join("state");
-    let lost = host.control().disrupt_next("PowerOnVM_Task", Disruption::NeverAnswer { run: false });
+    let lost =
+        host.control().disrupt_next("PowerOnVM_Task", Disruption::NeverAnswer { run: false });
     let daemon = Daemon::before(&host, &state).await;
-    let job =
-        daemon.post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "on"})).await.expect(202);
+    let job = daemon
+        .post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "on"}))
+        .await
+        .expect(202);
     let job = job.str("id").to_owned();
     eventually("the call to be made", async || lost.delivered() == 1).await;
     // While the call hangs there is no task to cancel.

@@ -1,4 +1,5 @@
-//! What signals do to the binary: SIGTERM drains, a second one ends at once, SIGHUP reads the password anew.
+//! What signals do to the binary: SIGTERM drains, a second one ends at once, SIGHUP reads the
+//! password anew.
 
 use otter::clock::Clock;
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
@@ -41,7 +42,10 @@ impl HalfSent {
     async fn finish(mut self) -> String {
         self.stream.write_all(self.body.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        tokio::time::timeout(PATIENCE, self.stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, self.stream.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
         answer
     }
 }
@@ -54,7 +58,10 @@ async fn until_asked(host: &Simulator, times: u64) {
 
 /// Waits until nobody is let in any more.
 async fn until_closed(daemon: &Daemon) {
-    eventually("the door to be closed", async || TcpStream::connect(daemon.address()).await.is_err()).await;
+    eventually("the door to be closed", async || {
+        TcpStream::connect(daemon.address()).await.is_err()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,9 +81,11 @@ async fn sigterm_drains() {
         .request(Method::POST, "/v1/machines/22/power?wait=5m")
         .header("Idempotency-Key", "one")
         .json(&power("on"));
-    let waiting = [outcome, job_shown, machine, keyless, keyed].map(|call| tokio::spawn(Answer::of(call)));
+    let waiting =
+        [outcome, job_shown, machine, keyless, keyed].map(|call| tokio::spawn(Answer::of(call)));
     eventually("all to wait", async || {
-        let told = daemon.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        let told =
+            daemon.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
         told.contains("otter_waits_open 5\n")
     })
     .await;
@@ -190,7 +199,8 @@ async fn an_account_that_was_unlocked_is_tried_again_on_sighup() {
     host.control().refuse_logins(true);
     let daemon = with_password_file(&host, &file).await;
     eventually("the refusal", async || host.control().calls("Login") == 1).await;
-    let refused = async || daemon.get("/readyz?host=true").await.json["code"] == "host-login-refused";
+    let refused =
+        async || daemon.get("/readyz?host=true").await.json["code"] == "host-login-refused";
     eventually("the refusal to be told", refused).await;
     host.control().refuse_logins(false);
     daemon.signal(Signal::HUP);
@@ -208,8 +218,10 @@ async fn the_service_manager_is_told_of_the_start_of_reloads_and_of_the_end() {
     let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
     let told = async || {
         let mut message = vec![0; 4096];
-        let read =
-            tokio::time::timeout(PATIENCE, socket.recv(&mut message)).await.expect("a message").unwrap();
+        let read = tokio::time::timeout(PATIENCE, socket.recv(&mut message))
+            .await
+            .expect("a message")
+            .unwrap();
         String::from_utf8(message[..read].to_vec()).unwrap()
     };
     let daemon = Daemon::start(&["--simulate"], &[("NOTIFY_SOCKET", path.to_str().unwrap())]).await;

@@ -32,7 +32,10 @@ impl House {
         let path = |name: &str| self.directory.path().join(name);
         let daemon = Daemon::attempt(self.host.serve(&path("otter.toml"), &path("state"))).await;
         let daemon = daemon.expect("a daemon that says where it listens");
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         daemon
     }
 

@@ -23,7 +23,10 @@ async fn a_room_that_dies_ends_the_daemon_with_a_failure() {
     command.env("FAILPOINTS", "retention=panic");
     let (code, text) = said(command).await;
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("otter: the task retention panicked: failpoint retention panic"), "{text}");
+    assert!(
+        text.contains("otter: the task retention panicked: failpoint retention panic"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -48,7 +51,8 @@ fn reqwest_over(socket: &std::path::Path) -> impl AsyncFn(&str) -> Option<String
     async move |path: &str| {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::UnixStream::connect(&socket).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await.ok()?;
@@ -78,7 +82,8 @@ async fn wrong_configuration_files_are_told_by_place() {
     for (name, content, wanted) in cases {
         let file = directory.path().join(name);
         std::fs::write(&file, content).unwrap();
-        let (code, text) = said(otter(&["serve", "--simulate", "--config", file.to_str().unwrap()])).await;
+        let (code, text) =
+            said(otter(&["serve", "--simulate", "--config", file.to_str().unwrap()])).await;
         assert_eq!(code, EX_CONFIG, "{name}: {text}");
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
@@ -99,8 +104,17 @@ async fn elsewhere_than_on_loopback_it_asks_for_a_token_first() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(&format!("--state-dir {state}")), "{text}");
     // As the message says.
-    let (_, made) =
-        said(otter(&["token", "create", "--name", "ci", "--role", "operator", "--state-dir", state])).await;
+    let (_, made) = said(otter(&[
+        "token",
+        "create",
+        "--name",
+        "ci",
+        "--role",
+        "operator",
+        "--state-dir",
+        state,
+    ]))
+    .await;
     let token = made.lines().find(|line| line.starts_with("otter_")).unwrap();
     let daemon = Daemon::at("0.0.0.0:0", &["--simulate", "--state-dir", state], &[]).await;
     let about = daemon.request(reqwest::Method::GET, "/v1/about").bearer_auth(token);
@@ -115,7 +129,8 @@ async fn a_state_directory_serves_one_daemon_at_a_time() {
     let path = state.path().to_str().unwrap().to_owned();
     let daemon = Daemon::start(&["--simulate", "--state-dir", &path], &[]).await;
     let (code, text) =
-        said(otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir", &path])).await;
+        said(otter(&["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir", &path]))
+            .await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(&path) && text.contains("another"), "{text}");
     assert!(daemon.terminate().await.success());
@@ -165,15 +180,19 @@ async fn completions_are_printed_for_every_shell() {
 
 #[tokio::test]
 async fn the_simulator_takes_orders_on_loopback() {
-    let (code, text) = said(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"])).await;
+    let (code, text) =
+        said(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"])).await;
     assert!(code == Some(1) && text.contains("loopback"), "{text}");
 
     let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
     let url = tokio::task::spawn_blocking(move || {
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout)).map_while(Result::ok);
-        lines.find_map(|line| line.trim().strip_prefix("admin").map(|url| url.trim().to_owned())).unwrap()
+        let mut lines =
+            std::io::BufRead::lines(std::io::BufReader::new(stdout)).map_while(Result::ok);
+        lines
+            .find_map(|line| line.trim().strip_prefix("admin").map(|url| url.trim().to_owned()))
+            .unwrap()
     });
     let url = tokio::time::timeout(crate::harness::PATIENCE, url).await.unwrap().unwrap();
     // Another test may have installed it before.

@@ -1,7 +1,8 @@
-//! A disk that is full or gone read-only, and a database that is damaged: refusals that say so, nothing done that is not
-//! on disk, no wrong answer, and all goes on when the disk is well again.
+//! A disk that is full or gone read-only, and a database that is damaged: refusals that say so,
+//! nothing done that is not on disk, no wrong answer, and all goes on when the disk is well again.
 //!
-//! The limit of a process's file sizes stands for the disk: what is written beyond it fails, whoever one is.
+//! The limit of a process's file sizes stands for the disk: what is written beyond it fails,
+//! whoever one is.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -59,7 +60,10 @@ impl Limited {
             .env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()))
             .stderr(piped_to(&log));
         let daemon = Daemon::attempt(command).await.expect("a daemon");
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         Self { daemon, log }
     }
 
@@ -83,15 +87,26 @@ impl Limited {
     }
 
     async fn metric(&self, name: &str) -> u64 {
-        let text =
-            self.daemon.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        let text = self
+            .daemon
+            .request(reqwest::Method::GET, "/metrics")
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
     }
 
     /// How many lines of the log say this.
     fn logged(&self, words: &str) -> usize {
-        std::fs::read_to_string(&self.log).unwrap().lines().filter(|line| line.contains(words)).count()
+        std::fs::read_to_string(&self.log)
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains(words))
+            .count()
     }
 }
 
@@ -101,7 +116,9 @@ fn ignoring_limits() -> Command {
     command
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter")])
         .stdin(Stdio::null());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTTER_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTTER_"))
+    {
         command.env_remove(name);
     }
     command
@@ -128,12 +145,16 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     let running = id(&otter.power(MACHINE, "on").await.expect(202));
     let waiting = id(&otter.power(MACHINE, "off").await.expect(202));
     otter.until(&running, "phase", "waiting for the host's task").await;
-    eventually("the task to be on disk", async || !otter.job(&running).await["host_task"].is_null()).await;
+    eventually("the task to be on disk", async || {
+        !otter.job(&running).await["host_task"].is_null()
+    })
+    .await;
     let calls = host.control().all_calls();
 
     otter.fill(true);
     for _ in 0..3 {
-        let key = otter.daemon.request(reqwest::Method::POST, &format!("/v1/machines/{OTHER}/power"));
+        let key =
+            otter.daemon.request(reqwest::Method::POST, &format!("/v1/machines/{OTHER}/power"));
         let key = key.header("idempotency-key", "full").json(&json!({"action": "on"}));
         Answer::of(key).await.problem(503, "storage-unavailable");
     }
@@ -141,7 +162,8 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     assert_eq!(jobs.json["items"].as_array().unwrap().len(), 2, "{}", jobs.text);
     otter.daemon.get(&format!("/v1/machines/{MACHINE}")).await.expect(200);
     assert!(
-        otter.daemon.get(&format!("/v1/machines/{OTHER}")).await.expect(200).json["active_job"].is_null()
+        otter.daemon.get(&format!("/v1/machines/{OTHER}")).await.expect(200).json["active_job"]
+            .is_null()
     );
 
     finish_task(&host).await;
@@ -151,9 +173,14 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     .await;
     let shown = otter.daemon.get(&format!("/v1/jobs/{running}?wait=1s")).await.expect(200);
     assert_eq!(shown.json["state"], "running", "no end that is not on disk");
-    otter.daemon.get(&format!("/v1/jobs/{running}/wait?wait=1s")).await.problem(504, "wait-timeout");
+    otter
+        .daemon
+        .get(&format!("/v1/jobs/{running}/wait?wait=1s"))
+        .await
+        .problem(504, "wait-timeout");
     // It is answered, however long the disk takes.
-    let cancelled = otter.daemon.post(&format!("/v1/jobs/{waiting}/cancel"), json!({})).await.expect(202);
+    let cancelled =
+        otter.daemon.post(&format!("/v1/jobs/{waiting}/cancel"), json!({})).await.expect(202);
     assert_eq!(cancelled.json["state"], "queued", "{}", cancelled.text);
     assert_eq!(otter.metric("otter_store_failing").await, 1);
     assert!(otter.metric("otter_store_refusals_total").await >= 4);
@@ -169,7 +196,11 @@ async fn while_the_disk_is_full_nothing_begins_and_nothing_ends() {
     Answer::of(keyed).await.expect(202);
     assert_eq!(otter.logged("the database refuses commits"), 1);
     assert_eq!(otter.logged("the database takes commits again"), 1);
-    assert_eq!(otter.logged(&format!("\"job\":\"{running}\",\"error\"")), 1, "once, not with each try");
+    assert_eq!(
+        otter.logged(&format!("\"job\":\"{running}\",\"error\"")),
+        1,
+        "once, not with each try"
+    );
     assert!(otter.daemon.terminate().await.success());
 }
 
@@ -220,10 +251,14 @@ async fn a_call_waits_until_its_intent_is_on_disk() {
             .unwrap();
     });
     let job = id(&otter.power(MACHINE, "on").await.expect(202));
-    eventually("the job to wait", async || otter.job(&job).await["blocked_by"]["kind"] == "host_task").await;
+    eventually("the job to wait", async || {
+        otter.job(&job).await["blocked_by"]["kind"] == "host_task"
+    })
+    .await;
     otter.fill(true);
     finish_task(&host).await;
-    eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1).await;
+    eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1)
+        .await;
     assert_eq!(host.control().calls("PowerOnVM_Task"), 0);
 
     // Killed there, it is as if it had not got so far.
@@ -242,14 +277,18 @@ async fn a_second_signal_ends_it_while_the_disk_is_full() {
     let state = directory.path().join("state");
     let otter = Limited::start(&host, &state).await;
     let job = id(&otter.power(MACHINE, "on").await.expect(202));
-    eventually("the task to be on disk", async || !otter.job(&job).await["host_task"].is_null()).await;
+    eventually("the task to be on disk", async || !otter.job(&job).await["host_task"].is_null())
+        .await;
     otter.fill(true);
     finish_task(&host).await;
-    eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1).await;
+    eventually("the commit to be refused", async || otter.metric("otter_store_failing").await == 1)
+        .await;
     // The first waits for the commit as long as the grace lasts.
     otter.daemon.signal(Signal::TERM);
-    eventually("the door to be closed", async || TcpStream::connect(otter.daemon.address()).await.is_err())
-        .await;
+    eventually("the door to be closed", async || {
+        TcpStream::connect(otter.daemon.address()).await.is_err()
+    })
+    .await;
     otter.daemon.signal(Signal::TERM);
     otter.daemon.ended().await;
 
@@ -279,14 +318,19 @@ async fn a_start_without_a_place_to_write_is_refused() {
         .args(["serve", "--simulate", "--listen", "127.0.0.1:0", "--state-dir"])
         .arg(&state);
     let (code, text) = said(command).await;
-    assert!(code == Some(1) && text.contains(state.to_str().unwrap()) && text.contains("full"), "{text}");
+    assert!(
+        code == Some(1) && text.contains(state.to_str().unwrap()) && text.contains("full"),
+        "{text}"
+    );
 }
 
 /// A state directory with a job in it, and the job.
 async fn with_a_job(host: &Simulator, state: &Path) -> String {
     let daemon = Daemon::before(host, state).await;
-    let job =
-        daemon.post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"})).await.expect(202);
+    let job = daemon
+        .post(&format!("/v1/machines/{MACHINE}/power"), json!({"action": "off"}))
+        .await
+        .expect(202);
     let job = id(&job);
     daemon.get(&format!("/v1/jobs/{job}/wait?wait=10s")).await.expect(200);
     assert!(daemon.terminate().await.success());
@@ -306,7 +350,10 @@ async fn a_start_with_a_store_that_refuses_writes_serves_reads() {
         sqlx::query(statement).execute(&database).await.unwrap();
         database.close().await;
     };
-    change("CREATE TRIGGER refuse BEFORE INSERT ON last_seen BEGIN SELECT RAISE(ABORT, 'full'); END").await;
+    change(
+        "CREATE TRIGGER refuse BEFORE INSERT ON last_seen BEGIN SELECT RAISE(ABORT, 'full'); END",
+    )
+    .await;
     let daemon = Daemon::not_ready(&host, &state, "").await;
     let loaded = async || daemon.get("/v1/machines").await.status == 200;
     eventually("the inventory to be loaded", loaded).await;
@@ -338,7 +385,8 @@ async fn a_damaged_database_is_refused_and_left_as_it_is() {
     assert_eq!(daemon.get("/v1/jobs").await.expect(200).json["items"].as_array().unwrap().len(), 1);
 }
 
-/// What cannot be read is a 500, what can be is right; nothing is said to be missing that was accepted.
+/// What cannot be read is a 500, what can be is right; nothing is said to be missing that was
+/// accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
     let (host, directory) = (host().await, tempfile::tempdir().unwrap());
@@ -350,12 +398,15 @@ async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
     bytes[4_096..].fill(0xa5);
     std::fs::write(&file, bytes).unwrap();
 
-    for path in [format!("/v1/jobs/{old}"), "/v1/jobs".to_owned(), format!("/v1/jobs/{old}/wait?wait=1s")] {
+    for path in
+        [format!("/v1/jobs/{old}"), "/v1/jobs".to_owned(), format!("/v1/jobs/{old}/wait?wait=1s")]
+    {
         let answer = daemon.get(&path).await;
         let right = answer.status == 200 && answer.text.contains(&old);
         assert!(right || answer.status == 500, "{path}: {} {}", answer.status, answer.text);
     }
-    let started = daemon.post(&format!("/v1/machines/{OTHER}/power"), json!({"action": "off"})).await;
+    let started =
+        daemon.post(&format!("/v1/machines/{OTHER}/power"), json!({"action": "off"})).await;
     assert!(matches!(started.status, 202 | 500 | 503), "{}", started.text);
     daemon.get(&format!("/v1/machines/{OTHER}")).await.expect(200);
     daemon.get("/healthz").await.expect(200);
@@ -369,11 +420,13 @@ async fn a_database_that_is_damaged_meanwhile_gives_no_wrong_answers() {
 async fn a_step_of_a_lease_that_the_store_refuses_is_taken_once_it_can_be() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state");
-    let host =
-        Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system())).await.unwrap();
+    let host = Simulator::start(SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system()))
+        .await
+        .unwrap();
     let daemon = Daemon::before(&host, &state).await;
-    let database =
-        SqlitePool::connect(&format!("sqlite://{}", state.join("otter.db").display())).await.unwrap();
+    let database = SqlitePool::connect(&format!("sqlite://{}", state.join("otter.db").display()))
+        .await
+        .unwrap();
     let statement = async |text: &'static str| sqlx::query(text).execute(&database).await.unwrap();
     let refusals = async || daemon.metric("otter_store_refusals_total").await;
 

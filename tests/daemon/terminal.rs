@@ -28,18 +28,22 @@ async fn a_hostile_name_of_a_machine_is_escaped_by_run_doctor_and_the_log() {
     assert_ne!(lab, renamed);
     std::fs::write(path("lab.toml"), renamed).unwrap();
     std::fs::write(path("otter.toml"), "").unwrap();
-    let host = HostProcess::start(&["--scenario", path("lab.toml").to_str().unwrap(), "--pace", "0.1"]).await;
+    let host =
+        HostProcess::start(&["--scenario", path("lab.toml").to_str().unwrap(), "--pace", "0.1"])
+            .await;
     let mut serve = host.serve(&path("otter.toml"), &path("state"));
     // The last of two counts.
     serve.args(["--log-level", "info"]);
     let arguments: Vec<_> = serve.get_args().map(std::ffi::OsStr::to_owned).collect();
-    let human =
-        arguments.iter().map(|argument| if argument == "json" { "human".into() } else { argument.clone() });
+    let human = arguments
+        .iter()
+        .map(|argument| if argument == "json" { "human".into() } else { argument.clone() });
     let mut human_serve = otter(&[]);
     human_serve.args(human).envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
     human_serve.stderr(std::fs::File::create(path("log")).unwrap());
     let daemon = Daemon::attempt(human_serve).await.expect("a daemon that says where it listens");
-    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
+        .await;
 
     let url = format!("http://{}", daemon.address());
     let run = otter(&["run", "--url", &url, "--name", "evil", "--", "true"]);
@@ -77,7 +81,8 @@ async fn hostile_names_of_tokens_and_of_keys_are_escaped() {
     let clock = Clock::system();
     let digest = Token::new(&clock.random().unwrap()).digest();
     let name = "evil\u{1b}[2J\n-token";
-    let stored = StoredToken::new(TokenId::new(clock.uuid()), name, Role::Viewer, digest, clock.now());
+    let stored =
+        StoredToken::new(TokenId::new(clock.uuid()), name, Role::Viewer, digest, clock.now());
     assert!(store.insert_token(&stored).await.unwrap());
     let (_, listed) = said(otter(&["token", "list", "--state-dir", state.to_str().unwrap()])).await;
     assert!(listed.contains("evil\\u{1b}[2J\\n-token"), "{listed}");

@@ -25,13 +25,19 @@ async fn tokens_are_made_listed_and_revoked_and_shown_once() {
     let made = String::from_utf8(output.stdout).unwrap();
     assert!(made.starts_with("otter_") && made.lines().count() == 1, "{made}");
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("ci") && told.contains("runner") && !told.contains(made.trim()), "{told}");
+    assert!(
+        told.contains("ci") && told.contains("runner") && !told.contains(made.trim()),
+        "{told}"
+    );
 
     let (code, text) = said(token(state, &["create", "--name", "ci", "--role", "viewer"])).await;
     assert_eq!(code, Some(1));
     assert!(text.contains("otter token revoke --name ci"), "{text}");
     let (_, listed) = said(token(state, &["list"])).await;
-    assert!(listed.contains("ci") && listed.contains("runner") && !listed.contains("otter_"), "{listed}");
+    assert!(
+        listed.contains("ci") && listed.contains("runner") && !listed.contains("otter_"),
+        "{listed}"
+    );
     assert!(token(state, &["revoke", "--name", "ci"]).output().unwrap().status.success());
     let (code, text) = said(token(state, &["revoke", "--name", "ci"])).await;
     assert_eq!(code, Some(1), "{text}");
@@ -125,7 +131,10 @@ async fn a_token_is_made_with_restrictions_which_the_list_shows() {
     let (code, told) = said(token(state, &restricted)).await;
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("only machines qubes-*, machines sd-*, pool nightly"), "{told}");
-    assert_eq!(said(token(state, &["create", "--name", "free", "--role", "viewer"])).await.0, Some(0));
+    assert_eq!(
+        said(token(state, &["create", "--name", "free", "--role", "viewer"])).await.0,
+        Some(0)
+    );
     let listed = token(state, &["list", "--json"]).output().unwrap();
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed[0]["scope"], json!({"machines": ["qubes-*", "sd-*"], "pools": ["nightly"]}));
@@ -134,7 +143,10 @@ async fn a_token_is_made_with_restrictions_which_the_list_shows() {
     assert_eq!(listed[0]["limits"], limits);
     let time = |field: &str| listed[0][field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(time("expires_at").duration_since(time("created_at")).as_hours(), 90 * 24);
-    assert_eq!((&listed[0]["state"], &listed[0]["last_used_at"]), (&json!("in_force"), &Value::Null));
+    assert_eq!(
+        (&listed[0]["state"], &listed[0]["last_used_at"]),
+        (&json!("in_force"), &Value::Null)
+    );
     assert_eq!((&listed[1]["scope"], &listed[1]["expires_at"]), (&Value::Null, &Value::Null));
     for (wrong, code, complaint) in [
         (&["--name", "boss", "--role", "admin", "--pool", "nightly"][..], 1, "every machine"),
@@ -159,7 +171,9 @@ async fn every_verb_takes_the_name_as_an_argument_or_as_an_option() {
     let state = state.path().to_str().unwrap();
     let run = async |arguments: &[&str]| said(token(state, arguments)).await;
     for (name, how) in [("plain", &["plain"][..]), ("named", &["--name", "named"])] {
-        for (verb, rest) in [("create", &["--role", "runner"][..]), ("rotate", &[]), ("revoke", &[])] {
+        for (verb, rest) in
+            [("create", &["--role", "runner"][..]), ("rotate", &[]), ("revoke", &[])]
+        {
             let (code, text) = run(&[&[verb], how, rest].concat()).await;
             assert_eq!(code, Some(0), "{verb} {how:?}: {text}");
             assert!(text.contains(name), "{verb} {how:?}: {text}");
@@ -195,7 +209,8 @@ async fn a_scope_that_is_probably_a_mistake_is_a_warning() {
     assert_eq!(warnings("sound", &sound).await, [""; 0]);
     // Without a configuration nobody knows the pools.
     assert_eq!(warnings("unknown", &["--pool", "qubse"]).await, [""; 0]);
-    let [pool] = &warnings("pool", &[&["--pool", "qubse"][..], &with_config].concat()).await[..] else {
+    let [pool] = &warnings("pool", &[&["--pool", "qubse"][..], &with_config].concat()).await[..]
+    else {
         panic!("one warning");
     };
     assert!(pool.contains("--pool qubse: the configuration has no pool of this name"), "{pool}");
@@ -211,14 +226,21 @@ async fn each_change_of_a_token_is_audited() {
     let state = state.path().to_str().unwrap();
     let admin = token(state, &["create", "boss", "--role", "admin"]).output().unwrap();
     let admin = String::from_utf8(admin.stdout).unwrap().trim().to_owned();
-    for arguments in [&["create", "ci", "--role", "runner"][..], &["rotate", "ci"], &["revoke", "ci"]] {
+    for arguments in
+        [&["create", "ci", "--role", "runner"][..], &["rotate", "ci"], &["revoke", "ci"]]
+    {
         assert_eq!(said(token(state, arguments)).await.0, Some(0), "{arguments:?}");
     }
     let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
-    let audit = daemon.request(Method::GET, "/v1/audit?action=token.created,token.rotated,token.revoked");
+    let audit =
+        daemon.request(Method::GET, "/v1/audit?action=token.created,token.rotated,token.revoked");
     let audit = Answer::of(audit.bearer_auth(admin)).await.expect(200).json;
     let facts = audit["items"].as_array().unwrap().iter().map(|fact| {
-        assert_eq!((&fact["actor"], &fact["outcome"]), (&json!("otter token"), &json!("done")), "{fact}");
+        assert_eq!(
+            (&fact["actor"], &fact["outcome"]),
+            (&json!("otter token"), &json!("done")),
+            "{fact}"
+        );
         (fact["action"].as_str().unwrap(), fact["detail"].as_str().unwrap())
     });
     let expected = [
@@ -243,7 +265,8 @@ async fn a_token_with_a_reserved_name_is_a_warning_until_it_is_revoked() {
     let url = format!("sqlite://{}", directory.path().join("otter.db").display());
     let database = sqlx::SqlitePool::connect(&url).await.unwrap();
     for (name, earlier) in ["one", "other"].iter().zip(reserved) {
-        let rename = sqlx::query("UPDATE tokens SET name = $2 WHERE name = $1").bind(name).bind(earlier);
+        let rename =
+            sqlx::query("UPDATE tokens SET name = $2 WHERE name = $1").bind(name).bind(earlier);
         rename.execute(&database).await.unwrap();
     }
     database.close().await;
@@ -252,7 +275,8 @@ async fn a_token_with_a_reserved_name_is_a_warning_until_it_is_revoked() {
         let arguments = ["--simulate", "--state-dir", state, "--log-format", "json"];
         let daemon = Daemon::logging(&log, &arguments, &[]).await;
         assert!(daemon.terminate().await.success());
-        let message = "otter uses the name of this token for itself: make one of another name and revoke it";
+        let message =
+            "otter uses the name of this token for itself: make one of another name and revoke it";
         let lines = lines_of(&log, message).into_iter();
         lines.map(|line| (line["level"].clone(), line["token"].clone())).collect::<Vec<_>>()
     };
@@ -273,7 +297,8 @@ async fn a_rotated_token_has_another_secret_and_the_old_one_is_refused() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
-    let create = ["create", "--name", "ci", "--role", "viewer", "--machines", "qubes-*", "--expires", "90d"];
+    let create =
+        ["create", "--name", "ci", "--role", "viewer", "--machines", "qubes-*", "--expires", "90d"];
     let old = shown(&create);
     let listed = || serde_json::from_str::<Value>(&shown(&["list", "--json"])).unwrap()[0].clone();
     let before = listed();
@@ -284,10 +309,14 @@ async fn a_rotated_token_has_another_secret_and_the_old_one_is_refused() {
         client.get(url).bearer_auth(secret).send().await.unwrap().status().as_u16()
     };
     assert_eq!(status(&old).await, 200);
-    crate::harness::eventually("the use to be written", async || !listed()["last_used_at"].is_null()).await;
+    crate::harness::eventually("the use to be written", async || {
+        !listed()["last_used_at"].is_null()
+    })
+    .await;
     let new = shown(&["rotate", "ci"]);
     assert!(new.starts_with("otter_") && new != old, "{new}");
-    crate::harness::eventually("the old secret to be refused", async || status(&old).await == 401).await;
+    crate::harness::eventually("the old secret to be refused", async || status(&old).await == 401)
+        .await;
     assert_eq!(status(&new).await, 200);
     let after = listed();
     for field in ["name", "role", "scope", "limits", "created_at", "expires_at"] {
@@ -320,7 +349,10 @@ async fn a_token_that_is_no_longer_in_force_ends_its_waits_and_streams() {
                 (answer.status().as_u16(), answer.text().await.unwrap())
             })
         };
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         let stream = call("/v1/events?initial=true");
         let wait = call("/v1/machines/16/wait?until=power_state:on&wait=5m");
         let verb: &[&str] = match end {
@@ -338,7 +370,8 @@ async fn a_token_that_is_no_longer_in_force_ends_its_waits_and_streams() {
             .await;
             assert!(token(state, verb).output().unwrap().status.success());
         }
-        let (status, text) = tokio::time::timeout(PATIENCE, wait).await.expect("the wait ends").unwrap();
+        let (status, text) =
+            tokio::time::timeout(PATIENCE, wait).await.expect("the wait ends").unwrap();
         assert!(status == 401 && text.contains("unauthenticated"), "{end}: {status} {text}");
         let ended = tokio::time::timeout(PATIENCE, stream).await.expect("the stream ends").unwrap();
         assert!(matches!(ended.0, 200 | 401), "{end}: {}", ended.0);
@@ -358,14 +391,21 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     };
     let certificate = certify();
     let config = path("otter.toml");
-    let text =
-        format!("[http]\ntls_certificate = {:?}\ntls_key = {:?}\n", path("otter.pem"), path("otter.key"));
+    let text = format!(
+        "[http]\ntls_certificate = {:?}\ntls_key = {:?}\n",
+        path("otter.pem"),
+        path("otter.key")
+    );
     std::fs::write(&config, text).unwrap();
     let arguments = ["--simulate", "--config", config.to_str().unwrap(), "--log-format", "json"];
     let daemon = Daemon::logging(&path("log"), &arguments, &[]).await;
     let port = daemon.address().rsplit(':').next().unwrap().to_owned();
     let health = async |trusted: &reqwest::Certificate| {
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([trusted.clone()]).build().unwrap();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([trusted.clone()])
+            .build()
+            .unwrap();
         let answer = client.get(format!("https://localhost:{port}/healthz")).send().await.ok()?;
         answer.json::<Value>().await.ok()
     };
@@ -373,20 +413,28 @@ async fn tls_is_served_with_the_files_and_again_with_new_ones() {
     let renewed = certify();
     assert!(health(&renewed).await.is_none());
     daemon.signal(rustix::process::Signal::HUP);
-    crate::harness::eventually("the new certificate", async || health(&renewed).await.is_some()).await;
+    crate::harness::eventually("the new certificate", async || health(&renewed).await.is_some())
+        .await;
     // A certificate that cannot be read leaves the old one in use. The audit has both.
     std::fs::write(path("otter.pem"), "no certificate").unwrap();
     daemon.signal(rustix::process::Signal::HUP);
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([renewed.clone()]).build().unwrap();
+    let client =
+        reqwest::Client::builder().no_proxy().tls_certs_only([renewed.clone()]).build().unwrap();
     let mut facts = Value::Null;
     crate::harness::eventually("both reloads to be audited", async || {
         let url = format!("https://localhost:{port}/v1/audit?action=certificate.reloaded");
-        facts = client.get(url).send().await.unwrap().json::<Value>().await.unwrap()["items"].take();
+        facts =
+            client.get(url).send().await.unwrap().json::<Value>().await.unwrap()["items"].take();
         facts.as_array().unwrap().len() == 2
     })
     .await;
-    let outcomes = [0, 1].map(|place| (facts[place]["outcome"].as_str(), facts[place]["actor"].as_str()));
-    assert_eq!(outcomes, [(Some("failed"), Some("otter")), (Some("done"), Some("otter"))], "{facts}");
+    let outcomes =
+        [0, 1].map(|place| (facts[place]["outcome"].as_str(), facts[place]["actor"].as_str()));
+    assert_eq!(
+        outcomes,
+        [(Some("failed"), Some("otter")), (Some("done"), Some("otter"))],
+        "{facts}"
+    );
     assert_eq!(health(&renewed).await.unwrap()["status"], "ok");
     let logged: Vec<Value> = std::fs::read_to_string(path("log"))
         .unwrap()
@@ -409,12 +457,17 @@ async fn a_certificate_without_its_key_is_a_wrong_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("otter.toml");
     std::fs::write(&config, "[http]\ntls_certificate = \"/etc/otter/otter.pem\"\n").unwrap();
-    let (code, text) = said(otter(&["serve", "--simulate", "--config", config.to_str().unwrap()])).await;
+    let (code, text) =
+        said(otter(&["serve", "--simulate", "--config", config.to_str().unwrap()])).await;
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("http.tls_key is missing"), "{text}");
-    std::fs::write(&config, "[http]\ntls_certificate = \"/nowhere.pem\"\ntls_key = \"/nowhere.key\"\n")
-        .unwrap();
-    let (code, text) = said(otter(&["serve", "--simulate", "--config", config.to_str().unwrap()])).await;
+    std::fs::write(
+        &config,
+        "[http]\ntls_certificate = \"/nowhere.pem\"\ntls_key = \"/nowhere.key\"\n",
+    )
+    .unwrap();
+    let (code, text) =
+        said(otter(&["serve", "--simulate", "--config", config.to_str().unwrap()])).await;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("/nowhere.pem"), "{text}");
 }

@@ -25,7 +25,10 @@ impl House {
         let mut command = self.host.serve(&path("otter.toml"), &path("state"));
         command.stderr(std::process::Stdio::null());
         let daemon = Daemon::attempt(command).await.expect("a daemon that says where it listens");
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         daemon
     }
 
@@ -86,8 +89,10 @@ async fn a_queued_lease_of_a_restricted_token_gets_a_machine_of_its_scope_after_
     assert_eq!(later["machine_name"], first);
     assert_eq!(read(&daemon, &ci, &queued).await["state"], "queued");
     give_back(&daemon, &boss, &held[1]).await;
-    eventually("the lease to be granted", async || read(&daemon, &ci, &queued).await["state"] == "active")
-        .await;
+    eventually("the lease to be granted", async || {
+        read(&daemon, &ci, &queued).await["state"] == "active"
+    })
+    .await;
     assert_eq!(read(&daemon, &ci, &queued).await["machine_name"], own);
     assert!(daemon.terminate().await.success());
 }

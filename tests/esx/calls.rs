@@ -40,7 +40,9 @@ async fn each_call_does_what_it_says_and_carries_its_job() {
         (revert, PowerState::Off),
     ] {
         let job = running.job();
-        let Accepted::Task(task) = running.esx.call(&id, &call, job).await.unwrap() else { panic!() };
+        let Accepted::Task(task) = running.esx.call(&id, &call, job).await.unwrap() else {
+            panic!()
+        };
         assert!(matches!(end_of(&running, &task).await, TaskStatus::Succeeded { .. }), "{call:?}");
         running.esx.barrier().await.unwrap();
         assert_eq!(running.watching.picture().machines[&id].power_state, Some(state), "{call:?}");
@@ -123,14 +125,21 @@ async fn only_a_fault_or_no_connection_proves_that_a_call_did_not_run() {
             let planned = simulator.control().disrupt_next("ResetVM_Task", what);
             let error = running.esx.call(&id, &HostCall::Reset, running.job()).await.unwrap_err();
             assert_eq!(planned.delivered(), 1);
-            assert_eq!(simulator.control().calls("ResetVM_Task"), before + 1, "{told} was sent again");
+            assert_eq!(
+                simulator.control().calls("ResetVM_Task"),
+                before + 1,
+                "{told} was sent again"
+            );
             match error {
                 CallError::Refused(error) if proven => {
                     assert_eq!(error.kind, kind, "{told}");
-                    let task = (kind == HostErrorKind::Busy).then(|| TaskId::from_backend("haTask-7"));
+                    let task =
+                        (kind == HostErrorKind::Busy).then(|| TaskId::from_backend("haTask-7"));
                     assert_eq!(error.blocking_task, task);
                 }
-                CallError::Lost(error) if !proven => assert_eq!(error.kind, kind, "{told}: {error}"),
+                CallError::Lost(error) if !proven => {
+                    assert_eq!(error.kind, kind, "{told}: {error}")
+                }
                 other => panic!("{told}: {other:?}"),
             }
         }
@@ -164,7 +173,8 @@ async fn tasks_are_followed_through_progress_to_failure_and_oblivion() {
     control.step_tasks();
     // The first step has no progress yet.
     control.step_tasks();
-    let progress = status.wait_for(|status| matches!(status, TaskStatus::Running { progress: Some(_) }));
+    let progress =
+        status.wait_for(|status| matches!(status, TaskStatus::Running { progress: Some(_) }));
     drop(soon("progress", progress).await.unwrap());
     control.finish_task(task.backend_text());
     assert!(matches!(end_of(&running, &task).await, TaskStatus::Succeeded { .. }));
@@ -182,7 +192,10 @@ async fn tasks_are_followed_through_progress_to_failure_and_oblivion() {
     control.vanish_tasks();
     let end = status.wait_for(|status| matches!(status, TaskStatus::Vanished));
     drop(soon("the task is forgotten", end).await.unwrap());
-    assert!(matches!(end_of(&running, &TaskId::from_backend("haTask-none")).await, TaskStatus::Vanished));
+    assert!(matches!(
+        end_of(&running, &TaskId::from_backend("haTask-none")).await,
+        TaskStatus::Vanished
+    ));
     let error = running.esx.cancel(&TaskId::from_backend("haTask-none")).await.unwrap_err();
     assert_eq!(error.kind, HostErrorKind::NotFound);
     running.stop().await;

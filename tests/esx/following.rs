@@ -34,11 +34,14 @@ async fn a_barrier_shows_what_was_true_before_it() {
     let id = moid(&scenario, 2);
     for round in 0..50 {
         let text = format!("round {round}");
-        simulator
-            .control()
-            .mutate(|world| world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&text));
+        simulator.control().mutate(|world| {
+            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&text)
+        });
         running.esx.barrier().await.unwrap();
-        assert_eq!(running.watching.picture().machines[&id].annotation.as_deref(), Some(text.as_str()));
+        assert_eq!(
+            running.watching.picture().machines[&id].annotation.as_deref(),
+            Some(text.as_str())
+        );
     }
     running.stop().await;
 }
@@ -52,8 +55,11 @@ async fn many_tasks_are_followed_on_one_stream_without_polling() {
     let (simulator, running) = paced(scenario.clone(), Pace::Stepped).await;
     let mut followed = Vec::new();
     for place in 0..60 {
-        let accepted =
-            running.esx.call(&moid(&scenario, place), &HostCall::PowerOn, running.job()).await.unwrap();
+        let accepted = running
+            .esx
+            .call(&moid(&scenario, place), &HostCall::PowerOn, running.job())
+            .await
+            .unwrap();
         let Accepted::Task(task) = accepted else { panic!() };
         followed.push((task.clone(), running.esx.follow(&task).await));
     }
@@ -80,7 +86,10 @@ async fn a_refused_version_starts_over_on_the_same_session() {
     let fault = Fault::new("InvalidCollectorVersion", "");
     simulator.control().disrupt_next("WaitForUpdatesEx", Disruption::Fault(fault));
     running.esx.barrier().await.unwrap();
-    running.watching.until("a second whole picture", |picture| (picture.syncs == 2).then_some(())).await;
+    running
+        .watching
+        .until("a second whole picture", |picture| (picture.syncs == 2).then_some(()))
+        .await;
     let picture = running.watching.picture();
     assert_eq!((picture.machines.len(), picture.statuses.last().unwrap().logins), (5, 1));
     running.stop().await;
@@ -91,12 +100,14 @@ async fn a_wait_that_is_cut_goes_on_without_a_new_picture() {
     let scenario = Scenario::generated(5);
     let (simulator, running) = lab(scenario.clone()).await;
     let id = moid(&scenario, 0);
-    for what in [Disruption::CloseBeforeRunning, Disruption::CloseAfterRunning, Disruption::CloseMidAnswer] {
+    for what in
+        [Disruption::CloseBeforeRunning, Disruption::CloseAfterRunning, Disruption::CloseMidAnswer]
+    {
         let told = format!("{what:?}");
         let planned = simulator.control().disrupt_next("WaitForUpdatesEx", what);
-        simulator
-            .control()
-            .mutate(|world| world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&told));
+        simulator.control().mutate(|world| {
+            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&told)
+        });
         running.esx.barrier().await.unwrap();
         running.esx.barrier().await.unwrap();
         let picture = running.watching.picture();

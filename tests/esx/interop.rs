@@ -44,7 +44,9 @@ async fn scenario(kind: HostKind) {
     assert_eq!(machine.power_state, Some(PowerState::On), "{machine:?}");
     assert!(machine.path.as_deref().unwrap().contains(".vmx"));
     assert!(machine.memory_bytes.unwrap() > 0 && !machine.network_cards.is_empty(), "{machine:?}");
-    for (call, state) in [(HostCall::PowerOff, PowerState::Off), (HostCall::PowerOn, PowerState::On)] {
+    for (call, state) in
+        [(HostCall::PowerOff, PowerState::Off), (HostCall::PowerOn, PowerState::On)]
+    {
         let accepted = running.esx.call(&machine.id, &call, running.job()).await.unwrap();
         let Accepted::Task(task) = accepted else { panic!() };
         assert!(matches!(ended(&running, &task).await, TaskStatus::Succeeded { .. }));
@@ -64,13 +66,15 @@ async fn scenario(kind: HostKind) {
     assert_eq!(evidence.power_state, Some(PowerState::On));
     assert!(evidence.host_boot_time.is_some());
     assert!(evidence.recent_tasks.iter().all(|task| task.call != Some(CallKind::Reset)));
-    let paths = ["runtime.powerState".to_owned(), "snapshot".to_owned(), "config.version".to_owned()];
+    let paths =
+        ["runtime.powerState".to_owned(), "snapshot".to_owned(), "config.version".to_owned()];
     let values = running.esx.properties(&machine.id, &paths).await.unwrap();
     assert_eq!(
         (&values["runtime.powerState"], &values["snapshot"]),
         (&"poweredOn".into(), &serde_json::Value::Null)
     );
-    let error = running.esx.properties(&machine.id, &["config.nonsense".to_owned()]).await.unwrap_err();
+    let error =
+        running.esx.properties(&machine.id, &["config.nonsense".to_owned()]).await.unwrap_err();
     assert_eq!(error.kind, HostErrorKind::InvalidProperty, "{error:?}");
     running.esx.confirm_guest(&machine.id).await.unwrap();
     let gone = otter::domain::ids::MachineId::from_backend("vm-99999");

@@ -24,7 +24,10 @@ async fn a_thousand_machines_come_in_pages_and_changes_are_pushed() {
     assert_eq!(picture.machines[&first].annotation.as_deref(), Some("changed"));
     assert!(!picture.machines.contains_key(&second));
     assert_eq!((picture.machines.len(), picture.syncs), (999, 1));
-    assert!(simulator.control().calls("WaitForUpdatesEx") > 10, "the first picture came in one answer");
+    assert!(
+        simulator.control().calls("WaitForUpdatesEx") > 10,
+        "the first picture came in one answer"
+    );
     assert_eq!(simulator.control().calls("RetrievePropertiesEx"), 0);
     running.stop().await;
     assert_eq!(simulator.control().sessions(), 0, "no logout");
@@ -48,9 +51,13 @@ async fn the_lab_is_seen_as_it_is() {
             }
             assert_eq!(shown.instance_uuid.as_ref(), Some(&machine.instance_uuid));
             assert_eq!(shown.path.as_ref(), Some(&machine.path));
-            assert_eq!(shown.memory_bytes, u64::try_from(machine.memory_mb).ok().map(|mb| mb << 20));
+            assert_eq!(
+                shown.memory_bytes,
+                u64::try_from(machine.memory_mb).ok().map(|mb| mb << 20)
+            );
             assert_eq!(shown.template, machine.template);
-            let macs = |all: Vec<String>| all.iter().map(|mac| mac.to_lowercase()).collect::<Vec<_>>();
+            let macs =
+                |all: Vec<String>| all.iter().map(|mac| mac.to_lowercase()).collect::<Vec<_>>();
             assert_eq!(
                 shown
                     .network_cards
@@ -62,7 +69,10 @@ async fn the_lab_is_seen_as_it_is() {
             assert_eq!(shown.serial_ports.len(), machine.serial_ports.len());
             for (shown, port) in shown.serial_ports.iter().zip(&machine.serial_ports) {
                 match (&shown.backing, &port.backing) {
-                    (SerialBacking::Pipe { name, .. }, world::SerialBacking::Pipe { name: own, .. }) => {
+                    (
+                        SerialBacking::Pipe { name, .. },
+                        world::SerialBacking::Pipe { name: own, .. },
+                    ) => {
                         assert_eq!(name, own);
                     }
                     (
@@ -122,8 +132,12 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
     let mut parent: Option<String> = None;
     for depth in 0..2_000 {
         let name = format!("level {depth}");
-        parent =
-            Some(scenario.machines[0].add_snapshot(parent.as_deref(), &name, world::PowerState::Off, at));
+        parent = Some(scenario.machines[0].add_snapshot(
+            parent.as_deref(),
+            &name,
+            world::PowerState::Off,
+            at,
+        ));
     }
     scenario.machines[0].current_snapshot.clone_from(&parent);
     let (simulator, running) = lab(scenario.clone()).await;
@@ -137,7 +151,10 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
         assert_eq!(snapshots.current.as_ref().map(ToString::to_string), parent);
         assert!(added.windows(2).all(|pair| pair[1].parent.as_ref() == Some(&pair[0].id)));
     }
-    assert_eq!(running.esx.examine(&id).await.unwrap().current_snapshot.map(|id| id.to_string()), parent);
+    assert_eq!(
+        running.esx.examine(&id).await.unwrap().current_snapshot.map(|id| id.to_string()),
+        parent
+    );
     let json = running.esx.properties(&id, &["snapshot".to_owned()]).await.unwrap();
     assert!(json["snapshot"].to_string().contains("(cut: "));
     simulator.control().mutate(|world| {

@@ -10,8 +10,12 @@ use otter::simulator::{Comeback, Disruption, Fault, Pace, Restart, Scenario, Ses
 
 use super::support::{Running, lab, moid, options, paced, simulator, soon};
 
-const FACES: [SessionLoss; 4] =
-    [SessionLoss::Fault, SessionLoss::MissingSet, SessionLoss::EmptyAnswer, SessionLoss::NoCollector];
+const FACES: [SessionLoss; 4] = [
+    SessionLoss::Fault,
+    SessionLoss::MissingSet,
+    SessionLoss::EmptyAnswer,
+    SessionLoss::NoCollector,
+];
 
 #[tokio::test]
 async fn no_face_of_a_lost_session_empties_the_picture() {
@@ -22,9 +26,9 @@ async fn no_face_of_a_lost_session_empties_the_picture() {
         simulator.control().expire_sessions();
         running.watching.connected(2).await;
         let id = moid(&scenario, 3);
-        simulator
-            .control()
-            .mutate(|world| world.machine_mut(id.backend_text()).unwrap().annotation = "after".to_owned());
+        simulator.control().mutate(|world| {
+            world.machine_mut(id.backend_text()).unwrap().annotation = "after".to_owned()
+        });
         running.esx.barrier().await.unwrap();
         let picture = running.watching.picture();
         assert_eq!((picture.machines.len(), picture.smallest), (20, Some(20)), "{face:?}");
@@ -43,7 +47,8 @@ async fn direct_reads_and_calls_survive_each_face() {
         let id = moid(&scenario, 0);
         simulator.control().set_session_loss(face);
         simulator.control().expire_sessions();
-        let evidence = running.esx.examine(&id).await.unwrap_or_else(|error| panic!("{face:?}: {error}"));
+        let evidence =
+            running.esx.examine(&id).await.unwrap_or_else(|error| panic!("{face:?}: {error}"));
         assert!(evidence.identity.instance_uuid.is_some(), "{face:?}");
         simulator.control().expire_sessions();
         let values = running.esx.properties(&id, &["name".to_owned()]).await.unwrap();
@@ -98,7 +103,9 @@ async fn a_refused_login_is_not_repeated_until_its_time() {
     let id = moid(&Scenario::generated(2), 0);
     for _ in 0..20 {
         let error = running.esx.call(&id, &HostCall::PowerOn, running.job()).await.unwrap_err();
-        assert!(matches!(error, CallError::Refused(error) if error.kind == HostErrorKind::LoginRefused));
+        assert!(
+            matches!(error, CallError::Refused(error) if error.kind == HostErrorKind::LoginRefused)
+        );
         assert_eq!(running.esx.examine(&id).await.unwrap_err().kind, HostErrorKind::LoginRefused);
         assert_eq!(running.esx.barrier().await.unwrap_err().kind, HostErrorKind::Unreachable);
     }
@@ -119,9 +126,14 @@ async fn a_password_that_was_changed_meanwhile_is_tried_once() {
     simulator.control().refuse_logins(true);
     simulator.control().expire_sessions();
     for place in 0..4 {
-        let error =
-            running.esx.call(&moid(&scenario, place), &HostCall::Reset, running.job()).await.unwrap_err();
-        assert!(matches!(error, CallError::Refused(error) if error.kind == HostErrorKind::LoginRefused));
+        let error = running
+            .esx
+            .call(&moid(&scenario, place), &HostCall::Reset, running.job())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, CallError::Refused(error) if error.kind == HostErrorKind::LoginRefused)
+        );
     }
     let picture = running.watching.picture();
     assert!(matches!(picture.statuses.last().unwrap().state, SessionState::LoginRefused { .. }));
@@ -140,14 +152,19 @@ async fn a_restart_of_hostd_is_waited_out() {
             running
                 .watching
                 .until("away", |picture| {
-                    matches!(picture.statuses.last()?.state, SessionState::Away { .. }).then_some(())
+                    matches!(picture.statuses.last()?.state, SessionState::Away { .. })
+                        .then_some(())
                 })
                 .await;
             simulator.control().resume();
         }
         running.watching.connected(2).await;
         let picture = running.watching.picture();
-        assert_eq!((picture.machines.len(), picture.smallest, picture.syncs), (10, Some(10), 2), "{away:?}");
+        assert_eq!(
+            (picture.machines.len(), picture.smallest, picture.syncs),
+            (10, Some(10), 2),
+            "{away:?}"
+        );
         running.stop().await;
     }
 }
@@ -161,7 +178,9 @@ async fn a_followed_task_outlives_the_session_and_vanishes_with_hostd() {
     let (simulator, running) = paced(scenario.clone(), Pace::Stepped).await;
     let start = async |place| {
         let id = moid(&scenario, place);
-        let Ok(Accepted::Task(task)) = running.esx.call(&id, &HostCall::PowerOn, running.job()).await else {
+        let Ok(Accepted::Task(task)) =
+            running.esx.call(&id, &HostCall::PowerOn, running.job()).await
+        else {
             panic!()
         };
         (running.esx.follow(&task).await, task)
@@ -189,7 +208,10 @@ async fn an_empty_host_is_believed_after_a_second_look() {
             world.remove_machine(&id);
         }
     });
-    running.watching.until("no machines", |picture| picture.machines.is_empty().then_some(())).await;
+    running
+        .watching
+        .until("no machines", |picture| picture.machines.is_empty().then_some(()))
+        .await;
     assert!(simulator.control().calls("RetrievePropertiesEx") >= 2);
     assert_eq!(running.watching.picture().statuses.last().unwrap().logins, 1);
     running.stop().await;
@@ -208,7 +230,12 @@ async fn an_account_without_rights_is_told_so_and_does_not_log_in_for_ever() {
     let scenario = Scenario::generated(2);
     let (simulator, running) = lab(scenario.clone()).await;
     let id = moid(&scenario, 0);
-    simulator.control().disrupt("PowerOnVM_Task", 0, None, Disruption::Fault(Fault::not_authenticated()));
+    simulator.control().disrupt(
+        "PowerOnVM_Task",
+        0,
+        None,
+        Disruption::Fault(Fault::not_authenticated()),
+    );
     for _ in 0..5 {
         let error = running.esx.call(&id, &HostCall::PowerOn, running.job()).await.unwrap_err();
         let CallError::Refused(error) = error else { panic!("{error:?}") };
@@ -222,9 +249,11 @@ async fn an_account_without_rights_is_told_so_and_does_not_log_in_for_ever() {
 
 #[tokio::test]
 async fn an_unexpected_cancel_of_the_wait_is_no_lost_session_and_no_loss() {
-    for fault in
-        [Fault::request_canceled(), Fault::new("SecurityError", ""), Fault::new("SomethingToCome", "")]
-    {
+    for fault in [
+        Fault::request_canceled(),
+        Fault::new("SecurityError", ""),
+        Fault::new("SomethingToCome", ""),
+    ] {
         let scenario = Scenario::generated(8);
         let (simulator, running) = lab(scenario).await;
         simulator.control().disrupt_next("WaitForUpdatesEx", Disruption::Fault(fault));

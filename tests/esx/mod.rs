@@ -1,4 +1,5 @@
-//! The vim25 backend, through its seam: against the simulator, and against servers that answer oddly.
+//! The vim25 backend, through its seam: against the simulator, and against servers that answer
+//! oddly.
 
 mod calls;
 mod following;

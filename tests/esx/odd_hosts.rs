@@ -81,7 +81,8 @@ impl Scripted {
 
 async fn answer(State(host): State<Scripted>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let header =
+        |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let body = String::from_utf8(body.to_vec()).unwrap();
     let method = match parts.uri.path() {
@@ -144,7 +145,10 @@ fn envelope(content: &str) -> String {
 }
 
 fn ok(method: &str, inside: &str) -> Answer {
-    Answer::new(200, envelope(&format!("<{method}Response xmlns=\"urn:vim25\">{inside}</{method}Response>")))
+    Answer::new(
+        200,
+        envelope(&format!("<{method}Response xmlns=\"urn:vim25\">{inside}</{method}Response>")),
+    )
 }
 
 fn fault(name: &str, fields: &str) -> Answer {
@@ -188,7 +192,9 @@ fn usual(method: &str, body: &str) -> Answer {
 }
 
 fn updates(version: &str, objects: &str) -> Answer {
-    let set = format!("<returnval><version>{version}</version><filterSet>{objects}</filterSet></returnval>");
+    let set = format!(
+        "<returnval><version>{version}</version><filterSet>{objects}</filterSet></returnval>"
+    );
     ok("WaitForUpdatesEx", &set)
 }
 
@@ -216,7 +222,8 @@ async fn away(running: &Running) -> String {
 #[tokio::test]
 async fn the_cookie_is_kept_as_it_came_and_not_that_of_a_failed_login() {
     let host = Scripted::default();
-    let refused = fault("InvalidLogin", "").header("set-cookie", "vmware_soap_session=\"bad\"; Path=/");
+    let refused =
+        fault("InvalidLogin", "").header("set-cookie", "vmware_soap_session=\"bad\"; Path=/");
     host.script("Login", [refused]);
     let mut options = host.serve().await;
     options.login_backoff = Duration::from_millis(20);
@@ -226,9 +233,9 @@ async fn the_cookie_is_kept_as_it_came_and_not_that_of_a_failed_login() {
     let logins = host.seen("Login");
     assert_eq!(logins.len(), 2);
     assert!(
-        logins
-            .iter()
-            .all(|login| login.cookie.is_none() && login.body.contains("<password>otter</password>"))
+        logins.iter().all(
+            |login| login.cookie.is_none() && login.body.contains("<password>otter</password>")
+        )
     );
     for filter in host.seen("CreateFilter") {
         assert_eq!(filter.cookie.as_deref(), Some("vmware_soap_session=\"abc\""));
@@ -245,12 +252,24 @@ async fn what_does_not_speak_vim25_is_said_to_be_so() {
     let cases: [(&'static str, Answer, &str); 8] = [
         ("RetrieveServiceContent", html(), "HTTP status 200 without a SOAP answer"),
         ("RetrieveServiceContent", Answer::new(200, "not XML"), "cannot be read"),
-        ("RetrieveServiceContent", Answer::new(302, "").header("location", "/elsewhere"), "HTTP status 302"),
+        (
+            "RetrieveServiceContent",
+            Answer::new(302, "").header("location", "/elsewhere"),
+            "HTTP status 302",
+        ),
         ("RetrieveServiceContent", Answer::new(503, "no healthy upstream"), "HTTP status 503"),
-        ("RetrieveServiceContent", ok("RetrieveServiceContent", ""), "does not say that it is a vim25 host"),
+        (
+            "RetrieveServiceContent",
+            ok("RetrieveServiceContent", ""),
+            "does not say that it is a vim25 host",
+        ),
         ("/sdk/vimServiceVersions.xml", Answer::new(503, ""), "HTTP status 503"),
         ("Login", no_session(), "gave no session"),
-        ("WaitForUpdatesEx", Answer::new(200, &envelope("<WaitForUpdatesExResponse>")[..]), "cannot be read"),
+        (
+            "WaitForUpdatesEx",
+            Answer::new(200, &envelope("<WaitForUpdatesExResponse>")[..]),
+            "cannot be read",
+        ),
     ];
     for (method, answer, reason) in cases {
         let host = Scripted::default();
@@ -290,23 +309,30 @@ async fn an_old_host_does_without_a_property_that_it_lacks() {
     running.watching.connected(1).await;
     let filters = host.seen("CreateFilter");
     assert_eq!(filters.len(), 3);
-    assert!(filters[1].body.contains("nestedHVEnabled") && !filters[2].body.contains("nestedHVEnabled"));
+    assert!(
+        filters[1].body.contains("nestedHVEnabled") && !filters[2].body.contains("nestedHVEnabled")
+    );
     running.stop().await;
 }
 
 #[tokio::test]
 async fn changes_below_what_was_asked_for_are_read_again() {
-    for path in ["snapshot.currentSnapshot", "config.hardware.device[4000].connectable", "to.come"] {
+    for path in ["snapshot.currentSnapshot", "config.hardware.device[4000].connectable", "to.come"]
+    {
         let host = Scripted::default();
         host.script(
             "WaitForUpdatesEx",
-            [updates("1", &machine("enter", "1", "named")), updates("2", &changed("modify", "1", path, "x"))],
+            [
+                updates("1", &machine("enter", "1", "named")),
+                updates("2", &changed("modify", "1", path, "x")),
+            ],
         );
         let running = Running::start(&host.serve().await);
         running
             .watching
             .until("read again", |picture| {
-                (picture.machines.get(&MachineId::from_backend("1"))?.name == "read again").then_some(())
+                (picture.machines.get(&MachineId::from_backend("1"))?.name == "read again")
+                    .then_some(())
             })
             .await;
         assert!(host.seen("RetrievePropertiesEx")[0].body.contains("<pathSet>snapshot</pathSet>"));
@@ -344,7 +370,10 @@ async fn truncated_sets_are_told_as_one() {
     assert_eq!((picture.machines.len(), picture.smallest, picture.syncs), (3, Some(3), 1));
     let versions: Vec<String> =
         host.seen("WaitForUpdatesEx").into_iter().map(|seen| seen.body).take(3).collect();
-    assert!(versions[1].contains("<version>t1</version>") && versions[2].contains("<version>t2</version>"));
+    assert!(
+        versions[1].contains("<version>t1</version>")
+            && versions[2].contains("<version>t2</version>")
+    );
     running.stop().await;
 }
 

@@ -16,7 +16,9 @@ use otter::domain::ids::{DatastoreId, JobId, MachineId};
 use otter::domain::machine::Machine;
 use otter::domain::verify::Verify;
 use otter::esx::{EsxHypervisor, EsxOptions};
-use otter::hypervisor::{Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus};
+use otter::hypervisor::{
+    Fact, Facts, HostError, Hypervisor, Observer, SessionState, SessionStatus,
+};
 use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
 use crate::harness::record;
@@ -139,7 +141,8 @@ impl Running {
 
     pub fn start_at(options: &EsxOptions, clock: Clock) -> Self {
         let esx = Arc::new(EsxHypervisor::new(options, clock.clone()).unwrap());
-        let watching = Arc::new(Watching { picture: Mutex::default(), changed: watch::Sender::new(0) });
+        let watching =
+            Arc::new(Watching { picture: Mutex::default(), changed: watch::Sender::new(0) });
         let stop = CancellationToken::new();
         let task = tokio::spawn({
             let (esx, watching, stop) = (Arc::clone(&esx), Arc::clone(&watching), stop.clone());

@@ -105,7 +105,11 @@ async fn a_pin_takes_certificates_of_version_one_but_not_a_borrowed_one() {
 }
 
 /// Shows this certificate, whatever key it has, and answers every request with 418.
-async fn serve(certificate: &[u8], key: &[u8], version: &'static SupportedProtocolVersion) -> String {
+async fn serve(
+    certificate: &[u8],
+    key: &[u8],
+    version: &'static SupportedProtocolVersion,
+) -> String {
     #[derive(Debug)]
     struct Show(Arc<CertifiedKey>);
     impl ResolvesServerCert for Show {
@@ -115,12 +119,14 @@ async fn serve(certificate: &[u8], key: &[u8], version: &'static SupportedProtoc
     }
     let key = PrivateKeyDer::try_from(key.to_vec()).unwrap();
     let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
-    let show = Show(Arc::new(CertifiedKey::new(vec![CertificateDer::from(certificate.to_vec())], key)));
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(show));
+    let show =
+        Show(Arc::new(CertifiedKey::new(vec![CertificateDer::from(certificate.to_vec())], key)));
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(show));
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -131,7 +137,9 @@ async fn serve(certificate: &[u8], key: &[u8], version: &'static SupportedProtoc
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let _ = stream.read(&mut [0; 4096]).await;
                 let _ = stream
-                    .write_all(b"HTTP/1.1 418 Teapot\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                    .write_all(
+                        b"HTTP/1.1 418 Teapot\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+                    )
                     .await;
                 let _ = stream.shutdown().await;
             });
@@ -140,8 +148,8 @@ async fn serve(certificate: &[u8], key: &[u8], version: &'static SupportedProtoc
     format!("https://{address}")
 }
 
-/// The certificate without its version and extensions, as X.509 v1 is. Its own signature is not valid any more,
-/// which a pin does not look at.
+/// The certificate without its version and extensions, as X.509 v1 is. Its own signature is not
+/// valid any more, which a pin does not look at.
 fn without_version_three(certificate: &[u8]) -> Vec<u8> {
     let (whole, _) = value(certificate);
     let (body, after_body) = value(whole);

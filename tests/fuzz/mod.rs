@@ -1,5 +1,6 @@
-//! The properties hold of the corpus: the inputs that a fuzzer begins with, and those that once broke a property.
-//! The fuzzer's targets are a package of their own in this folder; `tests/fuzz/run` runs them.
+//! The properties hold of the corpus: the inputs that a fuzzer begins with, and those that once
+//! broke a property. The fuzzer's targets are a package of their own in this folder;
+//! `tests/fuzz/run` runs them.
 
 mod properties;
 
@@ -31,7 +32,10 @@ fn every_property_has_its_target() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
     for (name, _) in PROPERTIES {
-        assert!(manifest.contains(&format!("name = \"{name}\"\npath = \"targets/{name}.rs\"")), "{name}");
+        assert!(
+            manifest.contains(&format!("name = \"{name}\"\npath = \"targets/{name}.rs\"")),
+            "{name}"
+        );
         let target = std::fs::read_to_string(folder.join(format!("targets/{name}.rs"))).unwrap();
         assert!(target.contains(&format!("otter_fuzz::{name}(data)")), "{name}");
     }

@@ -1,7 +1,7 @@
 //! What must hold of every text and document from outside. A property panics if it does not hold.
 //!
-//! The fuzz targets give a property the inputs that a fuzzer invents. The ordinary tests give it the inputs
-//! of its corpus.
+//! The fuzz targets give a property the inputs that a fuzzer invents. The ordinary tests give it
+//! the inputs of its corpus.
 
 use std::path::Path;
 use std::time::Duration;
@@ -35,7 +35,8 @@ pub const PROPERTIES: [Property; 7] = [
     ("resume_ids", resume_ids),
 ];
 
-/// An answer is a result, a fault or an error, and a result can be told as JSON. The first byte chooses the status.
+/// An answer is a result, a fault or an error, and a result can be told as JSON. The first byte
+/// chooses the status.
 pub fn soap_answers(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else { return };
     let status = [200, 500, 503, 404][usize::from(choice % 4)];
@@ -59,7 +60,8 @@ pub fn soap_answers(bytes: &[u8]) {
     }
 }
 
-/// Changes told one set after another make the picture that all of it told at once makes. Sets are parted by NUL.
+/// Changes told one set after another make the picture that all of it told at once makes. Sets are
+/// parted by NUL.
 pub fn update_sets(bytes: &[u8]) {
     const SETTLE: Duration = Duration::from_secs(30);
     let (mut mirror, mut picture, mut unclear) = (Mirror::default(), Picture::default(), false);
@@ -112,7 +114,10 @@ pub fn cursors(bytes: &[u8]) {
         if let (Some(next), Some(shown)) = (next, first.items.first()) {
             let second = cursors(next).and_then(|next| page(&next, items, key, None).ok());
             let second = second.map(|page| page.items).unwrap_or_default();
-            assert!(!second.is_empty() && !second.contains(shown), "a page goes on behind the last");
+            assert!(
+                !second.is_empty() && !second.contains(shown),
+                "a page goes on behind the last"
+            );
         }
     }
 }

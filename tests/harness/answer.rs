@@ -49,14 +49,28 @@ impl Answer {
     /// Asserts that it is a problem of this status and code, complete and of its media type.
     #[track_caller]
     pub fn problem(self, status: u16, code: &str) -> Self {
-        assert_eq!((self.status, self.json["code"].as_str()), (status, Some(code)), "{}", self.text);
+        assert_eq!(
+            (self.status, self.json["code"].as_str()),
+            (status, Some(code)),
+            "{}",
+            self.text
+        );
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         assert_eq!(self.json["type"], format!("/problems/{code}"));
         assert_eq!(self.json["status"], status);
         assert_eq!(self.json["request_id"].as_str(), self.header("x-request-id"));
-        for field in
-            ["title", "detail", "retry", "errors", "candidates", "machine", "job", "lease", "links", "fault"]
-        {
+        for field in [
+            "title",
+            "detail",
+            "retry",
+            "errors",
+            "candidates",
+            "machine",
+            "job",
+            "lease",
+            "links",
+            "fault",
+        ] {
             assert!(self.json.get(field).is_some(), "{field} is missing: {}", self.text);
         }
         self
@@ -66,9 +80,9 @@ impl Answer {
     #[track_caller]
     pub fn points_at(self, place: &str, code: &str) -> Self {
         let errors = self.json["errors"].as_array().unwrap();
-        let hit = errors
-            .iter()
-            .any(|error| (error["pointer"] == place || error["parameter"] == place) && error["code"] == code);
+        let hit = errors.iter().any(|error| {
+            (error["pointer"] == place || error["parameter"] == place) && error["code"] == code
+        });
         assert!(hit, "{place} {code}: {}", self.text);
         self
     }
@@ -82,7 +96,8 @@ impl Answer {
     /// A field of each item of a list.
     #[track_caller]
     pub fn items(&self, field: &str) -> Vec<&str> {
-        let items = self.json["items"].as_array().unwrap_or_else(|| panic!("no list: {}", self.text));
+        let items =
+            self.json["items"].as_array().unwrap_or_else(|| panic!("no list: {}", self.text));
         items.iter().map(|item| item[field].as_str().unwrap()).collect()
     }
 

@@ -19,8 +19,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the binary with these arguments and variables beside `serve`, on a free port, and waits until it
-    /// says where it listens.
+    /// Starts the binary with these arguments and variables beside `serve`, on a free port, and
+    /// waits until it says where it listens.
     pub async fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::at("127.0.0.1:0", arguments, variables).await
     }
@@ -40,7 +40,8 @@ impl Daemon {
         Self::attempt(command).await.expect("a daemon that says where it listens")
     }
 
-    /// Starts a command that is a daemon in the end; none where it ended before it said where it listens.
+    /// Starts a command that is a daemon in the end; none where it ended before it said where it
+    /// listens.
     pub async fn attempt(mut command: Command) -> Option<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
@@ -49,10 +50,11 @@ impl Daemon {
             BufReader::new(stdout).read_line(&mut line).unwrap();
             line
         });
-        let line = tokio::time::timeout(PATIENCE, first_line).await.expect("the daemon to start").unwrap();
-        let address = line
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("http://").or_else(|| word.strip_prefix("https://")));
+        let line =
+            tokio::time::timeout(PATIENCE, first_line).await.expect("the daemon to start").unwrap();
+        let address = line.split_whitespace().find_map(|word| {
+            word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"))
+        });
         let Some(address) = address else {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -70,14 +72,18 @@ impl Daemon {
     /// The same with more in its configuration.
     pub async fn configured(host: &otter::simulator::Simulator, state: &Path, more: &str) -> Self {
         let daemon = Self::not_ready(host, state, more).await;
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         daemon
     }
 
     /// The same, as soon as it listens.
     pub async fn not_ready(host: &otter::simulator::Simulator, state: &Path, more: &str) -> Self {
         let config = state.with_extension("toml");
-        std::fs::write(&config, format!("[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n{more}")).unwrap();
+        std::fs::write(&config, format!("[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n{more}"))
+            .unwrap();
         let pin = format!("sha256:{}", host.fingerprint());
         let (config, state) = (config.to_str().unwrap(), state.to_str().unwrap());
         let url = host.url();
@@ -116,8 +122,10 @@ impl Daemon {
     /// The memory that it holds, in bytes.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let kilobytes =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")).unwrap();
+        let kilobytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
+            .unwrap();
         kilobytes.trim().parse::<u64>().unwrap() * 1024
     }
 
@@ -128,7 +136,8 @@ impl Daemon {
 
     /// A figure of its metrics, such as `otter_waits_open`.
     pub async fn metric(&self, name: &str) -> u64 {
-        let told = self.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        let told =
+            self.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
         let figure = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         figure.unwrap_or_else(|| panic!("no {name} in {told}")).parse().unwrap()
     }
@@ -137,16 +146,20 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Stops it, until SIGCONT. Its threads stop one after the other, and the last may still answer.
+    /// Stops it, until SIGCONT. Its threads stop one after the other, and the last may still
+    /// answer.
     pub async fn hold(&self) {
         self.signal(Signal::STOP);
         let threads = format!("/proc/{}/task", self.id().as_raw_pid());
         let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
             // One that has ended does nothing either.
             let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
-            stat.map_or(true, |stat| stat.rsplit_once(')').is_some_and(|(_, after)| after.starts_with(" T")))
+            stat.map_or(true, |stat| {
+                stat.rsplit_once(')').is_some_and(|(_, after)| after.starts_with(" T"))
+            })
         };
-        eventually("it to be stopped", async || std::fs::read_dir(&threads).unwrap().all(stopped)).await;
+        eventually("it to be stopped", async || std::fs::read_dir(&threads).unwrap().all(stopped))
+            .await;
     }
 
     /// Its process.

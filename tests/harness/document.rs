@@ -1,6 +1,6 @@
-//! Holds every answer to the served document: its status and media type documented, its body of the schema (required
-//! keys present, no undocumented key, types and words right), its problem's code among those that the operation lists,
-//! and the headers that every answer has.
+//! Holds every answer to the served document: its status and media type documented, its body of the
+//! schema (required keys present, no undocumented key, types and words right), its problem's code
+//! among those that the operation lists, and the headers that every answer has.
 
 use std::sync::LazyLock;
 
@@ -21,7 +21,11 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{}", told());
     }
     if answer.status == 304 {
-        assert!(answer.bytes.is_empty() && answer.header("etag").is_some(), "no good 304: {}", told());
+        assert!(
+            answer.bytes.is_empty() && answer.header("etag").is_some(),
+            "no good 304: {}",
+            told()
+        );
         return;
     }
     // There is nothing to read in these; all else of them is as of any answer.
@@ -37,10 +41,12 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     let responses = &operation["responses"];
     let response = responses.get(&status).or_else(|| responses.get(&class));
     let Some(response) = response else { panic!("the status is not documented: {}", told()) };
-    let content = response["content"].as_object().unwrap_or_else(|| panic!("no content: {}", told()));
+    let content =
+        response["content"].as_object().unwrap_or_else(|| panic!("no content: {}", told()));
     let Some(schema) = content.get(media_type) else { panic!("not of its media type: {}", told()) };
     if !unread {
-        fits(&answer.json, &schema["schema"], "").unwrap_or_else(|wrong| panic!("{wrong} of {}", told()));
+        fits(&answer.json, &schema["schema"], "")
+            .unwrap_or_else(|wrong| panic!("{wrong} of {}", told()));
     }
     if answer.status >= 400 {
         if unread {
@@ -48,7 +54,8 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
         }
         assert_eq!(answer.json["status"], answer.status, "{}", told());
         let code = answer.json["code"].as_str().unwrap();
-        let listed = operation["x-otter-problems"].as_array().unwrap().iter().any(|known| known == code);
+        let listed =
+            operation["x-otter-problems"].as_array().unwrap().iter().any(|known| known == code);
         assert!(listed, "{code} is not among the operation's problems: {}", told());
     } else if path.starts_with("/v1/") {
         assert!(answer.header("otter-version").is_some(), "no Otter-Version: {}", told());
@@ -74,7 +81,8 @@ pub fn check_event(event: &Value) {
         return;
     }
     holds(event, "Event");
-    let known = &DOCUMENT["components"]["schemas"]["Event"]["properties"]["type"]["x-extensible-enum"];
+    let known =
+        &DOCUMENT["components"]["schemas"]["Event"]["properties"]["type"]["x-extensible-enum"];
     assert!(known.as_array().unwrap().iter().any(|known| known == kind), "{event}");
     let schema = match kind {
         "machine.changed" => "Machine",
@@ -99,7 +107,10 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
     let fits = |template: &str| {
         let wanted: Vec<&str> = template.split('/').collect();
         wanted.len() == given.len()
-            && wanted.iter().zip(&given).all(|(wanted, given)| wanted.starts_with('{') || wanted == given)
+            && wanted
+                .iter()
+                .zip(&given)
+                .all(|(wanted, given)| wanted.starts_with('{') || wanted == given)
     };
     let paths = DOCUMENT["paths"].as_object()?;
     let matching = paths.iter().filter(|(template, _)| fits(template));
@@ -109,15 +120,20 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
 
 fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
-        let target =
-            DOCUMENT.pointer(reference.trim_start_matches('#')).expect("a reference that leads somewhere");
+        let target = DOCUMENT
+            .pointer(reference.trim_start_matches('#'))
+            .expect("a reference that leads somewhere");
         return fits(value, target, at);
     }
     for key in ["oneOf", "anyOf"] {
         if let Some(alternatives) = schema[key].as_array() {
             let tried: Vec<_> = alternatives.iter().map(|schema| fits(value, schema, at)).collect();
             if tried.iter().all(Result::is_err) {
-                return Err(tried.into_iter().filter_map(Result::err).collect::<Vec<_>>().join(", or "));
+                return Err(tried
+                    .into_iter()
+                    .filter_map(Result::err)
+                    .collect::<Vec<_>>()
+                    .join(", or "));
             }
         }
     }
@@ -168,7 +184,9 @@ fn fits(value: &Value, schema: &Value, at: &str) -> Result<(), String> {
         }
     }
     if let Some(object) = value.as_object() {
-        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        for required in
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str)
+        {
             if !object.contains_key(required) {
                 return Err(format!("{at}/{required} is missing"));
             }

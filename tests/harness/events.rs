@@ -58,10 +58,12 @@ impl Events {
     /// The same with headers; `Accept` chooses the form.
     pub async fn open_with(lab: &Lab, query: &str, headers: &[(&str, &str)]) -> Self {
         let request = lab.request(Method::GET, &format!("/v1/events{query}"));
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let response = request.timeout(Duration::from_mins(5)).send().await.unwrap();
-        let header =
-            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let header = |name: &str| {
+            response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+        };
         assert_eq!(response.status().as_u16(), 200);
         assert_eq!(header("x-accel-buffering").as_deref(), Some("no"));
         assert_eq!(header("content-encoding"), None);
@@ -76,13 +78,15 @@ impl Events {
         let end: &[u8] = if self.ndjson { b"\n" } else { b"\n\n" };
         loop {
             let from = self.searched.saturating_sub(end.len());
-            if let Some(at) = self.buffer[from..].windows(end.len()).position(|bytes| bytes == end) {
+            if let Some(at) = self.buffer[from..].windows(end.len()).position(|bytes| bytes == end)
+            {
                 let block: Vec<u8> = self.buffer.drain(..from + at + end.len()).collect();
                 self.searched = 0;
                 return Some(read(&String::from_utf8(block).unwrap(), self.ndjson));
             }
             self.searched = self.buffer.len();
-            let piece = timeout(PATIENCE, self.response.chunk()).await.expect("a word of the stream");
+            let piece =
+                timeout(PATIENCE, self.response.chunk()).await.expect("a word of the stream");
             let Some(piece) = piece.expect("a stream that ends well") else {
                 assert!(self.buffer.is_empty(), "half an event");
                 return None;
@@ -135,7 +139,10 @@ fn read(block: &str, ndjson: bool) -> Told {
         Told { id: None, json: serde_json::from_str(block).unwrap() }
     } else {
         let field = |name: &str| {
-            block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
+            block
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                .map(str::to_owned)
         };
         let id = field("id");
         match field("data") {

@@ -1,8 +1,9 @@
-//! The hosts that otter is tested against: our own simulator, govmomi's as an ESX and as a vCenter, and one in this
-//! process that speaks no vim25.
+//! The hosts that otter is tested against: our own simulator, govmomi's as an ESX and as a vCenter,
+//! and one in this process that speaks no vim25.
 //!
-//! Each has a [`Cast`]: machines of known properties, so that one scenario runs alike on all of them. What govmomi's
-//! lacks (what a revert does to the power, questions, tools) is tested on ours alone; each such test says so.
+//! Each has a [`Cast`]: machines of known properties, so that one scenario runs alike on all of
+//! them. What govmomi's lacks (what a revert does to the power, questions, tools) is tested on ours
+//! alone; each such test says so.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +18,10 @@ use super::{PATIENCE, Plan, record};
 
 /// Which host a lab is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "interop"), expect(dead_code, reason = "the peers are built by tests/run alone"))]
+#[cfg_attr(
+    not(feature = "interop"),
+    expect(dead_code, reason = "the peers are built by tests/run alone")
+)]
 pub enum HostKind {
     /// Our own simulator, after the plan's scenario.
     Ours,
@@ -95,7 +99,8 @@ impl Host {
         match kind {
             HostKind::Ours => {
                 let options = SimulatorOptions::new(plan.scenario.clone(), clock.clone());
-                let options = SimulatorOptions { pace: plan.pace, on_answer: Some(record), ..options };
+                let options =
+                    SimulatorOptions { pace: plan.pace, on_answer: Some(record), ..options };
                 Self::Ours(Simulator::start(options).await.unwrap())
             }
             HostKind::GovmomiEsx => Self::Peer(Peer::start("esx").await),
@@ -154,8 +159,10 @@ impl Peer {
             BufReader::new(stdout).read_line(&mut line).unwrap();
             line
         });
-        let line = tokio::time::timeout(PATIENCE, first_line).await.expect("the peer to start").unwrap();
-        let url = line.trim().strip_prefix("URL ").expect("the peer to say where it listens").to_owned();
+        let line =
+            tokio::time::timeout(PATIENCE, first_line).await.expect("the peer to start").unwrap();
+        let url =
+            line.trim().strip_prefix("URL ").expect("the peer to say where it listens").to_owned();
         Self { process, url }
     }
 }

@@ -1,9 +1,10 @@
 //! How to test otter through its public face.
 //!
-//! [`Lab::start`] runs a whole otter in this process, on free ports, in front of a host. `lab.get("/v1/machines")`
-//! and its kin call it over real HTTP and give an [`Answer`] to assert on, which was held to the served document
-//! already; `lab.control()` is the hand on the simulated host. [`on_every_host`] runs a scenario against each host.
-//! Nothing sleeps to be right: tests wait for events, bounded by [`PATIENCE`].
+//! [`Lab::start`] runs a whole otter in this process, on free ports, in front of a host.
+//! `lab.get("/v1/machines")` and its kin call it over real HTTP and give an [`Answer`] to assert
+//! on, which was held to the served document already; `lab.control()` is the hand on the simulated
+//! host. [`on_every_host`] runs a scenario against each host. Nothing sleeps to be right: tests
+//! wait for events, bounded by [`PATIENCE`].
 
 mod answer;
 mod daemon;
@@ -194,8 +195,10 @@ impl Lab {
 
     /// The status of a GET that goes past the socket, where sockets are not what is counted.
     pub async fn status(&self, path: &str) -> u16 {
-        let request =
-            http::Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
+        let request = http::Request::get(path)
+            .header("host", "localhost")
+            .body(axum::body::Body::empty())
+            .unwrap();
         tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap().status().as_u16()
     }
 
@@ -237,7 +240,8 @@ impl Lab {
 
     /// Waits until a field of a machine is shown so.
     pub async fn until_seen(&self, id: &str, field: &str, value: Value) {
-        self.until(&format!("/v1/machines/{}", encode(id)), |machine| machine[field] == value).await;
+        self.until(&format!("/v1/machines/{}", encode(id)), |machine| machine[field] == value)
+            .await;
     }
 
     /// Waits until a machine is no longer shown.
@@ -248,7 +252,10 @@ impl Lab {
 
     /// Starts a power job and gives it as it was accepted.
     pub async fn power(&self, name: &str, action: &str) -> Value {
-        self.post(&machine(name, "/power"), serde_json::json!({"action": action})).await.expect(202).json
+        self.post(&machine(name, "/power"), serde_json::json!({"action": action}))
+            .await
+            .expect(202)
+            .json
     }
 
     /// Powers a machine, and waits until it is done.
@@ -291,14 +298,18 @@ impl Lab {
 
     /// Sets the annotation of a machine of our simulator: one change.
     pub fn annotate(&self, id: &str, text: &str) {
-        self.control().mutate(|world| text.clone_into(&mut world.machine_mut(id).unwrap().annotation));
+        self.control()
+            .mutate(|world| text.clone_into(&mut world.machine_mut(id).unwrap().annotation));
     }
 
     /// Stops as SIGTERM does, and tells how it went.
     pub async fn stop(self) -> Ending {
         self.signals.send(Signal::Terminate).await.unwrap();
-        let ending =
-            tokio::time::timeout(PATIENCE, self.running).await.expect("the daemon to stop").unwrap().unwrap();
+        let ending = tokio::time::timeout(PATIENCE, self.running)
+            .await
+            .expect("the daemon to stop")
+            .unwrap()
+            .unwrap();
         self.host.stop().await;
         ending
     }

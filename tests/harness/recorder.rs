@@ -1,8 +1,9 @@
-//! Keeps the answers of the simulator for a stricter reader than otter. `tests/run` gives them to pyvmomi.
+//! Keeps the answers of the simulator for a stricter reader than otter. `tests/run` gives them to
+//! pyvmomi.
 //!
-//! It does so only if `OTTER_RECORD_ANSWERS` names a directory. It keeps an answer as `<method>-<shape>.xml` if no
-//! earlier answer has one of its parts: an element at a place, a type, a word. The unit tests of the simulator
-//! include this file.
+//! It does so only if `OTTER_RECORD_ANSWERS` names a directory. It keeps an answer as
+//! `<method>-<shape>.xml` if no earlier answer has one of its parts: an element at a place, a type,
+//! a word. The unit tests of the simulator include this file.
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

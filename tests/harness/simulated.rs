@@ -1,4 +1,5 @@
-//! `otter simulate` as a process of its own: a host that outlives whatever daemon is killed before it.
+//! `otter simulate` as a process of its own: a host that outlives whatever daemon is killed before
+//! it.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -30,7 +31,8 @@ impl HostProcess {
     /// Starts it on free ports, with these arguments beside.
     pub async fn start(arguments: &[&str]) -> Self {
         let mut command = otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let said = tokio::task::spawn_blocking(move || {
             BufReader::new(stdout).lines().take(4).map(Result::unwrap).collect::<Vec<_>>()
@@ -46,11 +48,17 @@ impl HostProcess {
         Self { child, url, pin: word("fingerprint"), admin: word("admin"), client: super::client() }
     }
 
-    /// `otter serve` before it on a free port, with this configuration and its state in this directory.
+    /// `otter serve` before it on a free port, with this configuration and its state in this
+    /// directory.
     pub fn serve(&self, config: &Path, state: &Path) -> Command {
         let mut command = otter(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
         command
-            .args(["--config".as_ref(), config.as_os_str(), "--state-dir".as_ref(), state.as_os_str()])
+            .args([
+                "--config".as_ref(),
+                config.as_os_str(),
+                "--state-dir".as_ref(),
+                state.as_os_str(),
+            ])
             .env("OTTER_ESX_URL", &self.url)
             .env("OTTER_ESX_VERIFY", &self.pin)
             .env("OTTER_ESX_USERNAME", "root")
@@ -77,7 +85,8 @@ impl HostProcess {
 
     /// Has something happen, or go wrong later.
     pub async fn order(&self, path: &str, how: &Value) {
-        let answer = self.client.post(format!("{}{path}", self.admin)).json(how).send().await.unwrap();
+        let answer =
+            self.client.post(format!("{}{path}", self.admin)).json(how).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 200, "{path} {how}: {}", answer.text().await.unwrap());
     }
 
@@ -88,8 +97,12 @@ impl HostProcess {
     }
 
     async fn ask(&self, path: &str) -> Value {
-        let answer =
-            self.client.get(format!("{}{path}", self.admin)).send().await.expect("an answer of the host");
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.admin))
+            .send()
+            .await
+            .expect("an answer of the host");
         answer.json().await.expect("an answer of the host in JSON")
     }
 }

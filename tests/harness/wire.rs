@@ -22,7 +22,8 @@ impl Wire {
 
     /// Sends bytes; the other side may have closed already.
     pub async fn send(&mut self, bytes: &[u8]) {
-        let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the bytes to be taken");
+        let _ =
+            timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the bytes to be taken");
         self.sent.extend_from_slice(bytes);
     }
 
@@ -30,12 +31,14 @@ impl Wire {
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         // A reset after the answer is an end as well.
-        let _ =
-            timeout(PATIENCE, self.stream.read_to_end(&mut all)).await.expect("the connection to be closed");
+        let _ = timeout(PATIENCE, self.stream.read_to_end(&mut all))
+            .await
+            .expect("the connection to be closed");
         all
     }
 
-    /// The one answer of a connection that is closed after it, held to the document as every answer is.
+    /// The one answer of a connection that is closed after it, held to the document as every answer
+    /// is.
     pub async fn answer(&mut self) -> Answer {
         let all = self.until_closed().await;
         let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
@@ -44,7 +47,8 @@ impl Wire {
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let mut headers = HeaderMap::new();
         for (name, value) in lines.map(|line| line.split_once(": ").unwrap()) {
-            headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+            headers
+                .append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
         }
         let answer = Answer::from_parts(status, headers, all[end + 4..].to_vec());
         let (method, path) = self.asked().unwrap_or_default();

@@ -24,7 +24,8 @@ struct Sources {
 
 impl Sources {
     fn new(sources: &[(PathBuf, String)]) -> Self {
-        let mut all = Sources { files: BTreeMap::new(), imports: BTreeMap::new(), mentions: Vec::new() };
+        let mut all =
+            Sources { files: BTreeMap::new(), imports: BTreeMap::new(), mentions: Vec::new() };
         for (file, text) in sources {
             let path = file.to_str().unwrap().to_owned();
             let mut module = module(file);
@@ -57,7 +58,8 @@ impl Sources {
             if let Some((definer, item)) = self.definition(mention, &[], 0)
                 && !is_same_or_below(definer, file)
             {
-                let items = all.entry(file.clone()).or_default().entry(definer.to_owned()).or_default();
+                let items =
+                    all.entry(file.clone()).or_default().entry(definer.to_owned()).or_default();
                 items.entry(item).or_insert(mention.line);
             }
         }
@@ -66,7 +68,12 @@ impl Sources {
 
     /// The file that defines the item at the path of `mention` and `rest`, and the item's name.
     /// There is none for a module, for a local name and for what another crate defines.
-    fn definition(&self, mention: &Mention, rest: &[String], depth: usize) -> Option<(&str, String)> {
+    fn definition(
+        &self,
+        mention: &Mention,
+        rest: &[String],
+        depth: usize,
+    ) -> Option<(&str, String)> {
         // A `use` that leads back to itself imports from a crate of that name.
         if depth > 8 {
             return None;
@@ -143,8 +150,12 @@ fn causes(dependencies: &Dependencies, circle: &[&str]) -> String {
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     let dependencies = Sources::new(&super::sources()).dependencies();
-    let found: String = circles(&dependencies).iter().map(|circle| causes(&dependencies, circle)).collect();
-    assert!(found.is_empty(), "files import each other in a circle:\n{found}see tests/house/circles.rs");
+    let found: String =
+        circles(&dependencies).iter().map(|circle| causes(&dependencies, circle)).collect();
+    assert!(
+        found.is_empty(),
+        "files import each other in a circle:\n{found}see tests/house/circles.rs"
+    );
 }
 
 /// The circles of files with these texts.

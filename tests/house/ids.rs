@@ -44,7 +44,8 @@ fn who_looks_into_an_id_is_found() {
         (makes, "MachineId::from_backend(format!(\"vm-{number}\"))"),
         (reads, "id.backend_text().starts_with(\"haTask\")"),
     ] {
-        for file in ["service/machines.rs", "api/links.rs", "domain/event.rs", "hypervisor/mod.rs"] {
+        for file in ["service/machines.rs", "api/links.rs", "domain/event.rs", "hypervisor/mod.rs"]
+        {
             assert_eq!(violations(Path::new(file), text), [format!("{file}:2: {line}")]);
         }
         for file in ["esx/calls.rs", "store/jobs.rs", "service/jobs/tests/mod.rs"] {

@@ -1,5 +1,6 @@
-//! Who may import whom. Commands go down: api → service → {hypervisor, storage} → domain; facts come up through the
-//! seam. What a room may name is here in full; a room without a rule is refused.
+//! Who may import whom. Commands go down: api → service → {hypervisor, storage} → domain; facts
+//! come up through the seam. What a room may name is here in full; a room without a rule is
+//! refused.
 
 use std::path::Path;
 
@@ -42,7 +43,15 @@ const RULES: &[Rule] = &[
     },
     Rule {
         room: "service",
-        may: &["hypervisor", "storage", "domain", "clock", "supervisor", "telemetry", "fail_points"],
+        may: &[
+            "hypervisor",
+            "storage",
+            "domain",
+            "clock",
+            "supervisor",
+            "telemetry",
+            "fail_points",
+        ],
     },
     Rule { room: "hypervisor", may: &["domain"] },
     // What is audited is logged once it is committed.
@@ -81,7 +90,8 @@ fn violations(file: &Path, text: &str) -> Vec<String> {
     };
     let module: Vec<&str> = module.iter().map(String::as_str).collect();
     let is_allowed = |named: &Named| {
-        let in_tests = OVER_STORAGE.contains(&room) && named.scope.iter().any(|part| part == "tests");
+        let in_tests =
+            OVER_STORAGE.contains(&room) && named.scope.iter().any(|part| part == "tests");
         let also = if in_tests { IN_TESTS } else { &[] };
         may.iter().chain(also).any(|allowed| is_within(&named.path, allowed))
     };
@@ -151,9 +161,15 @@ fn each_rule_catches_who_breaks_it() {
 #[test]
 fn what_is_allowed_passes() {
     for (file, text) in [
-        ("api/mod.rs", "use crate::service::Service; use crate::storage::JobFilter; use self::problem;"),
+        (
+            "api/mod.rs",
+            "use crate::service::Service; use crate::storage::JobFilter; use self::problem;",
+        ),
         ("api/machines/list.rs", "use super::super::problem; mod tests { use super::*; }"),
-        ("service/mod.rs", "use crate::{storage::Storage, hypervisor::Hypervisor, domain::job::Job};"),
+        (
+            "service/mod.rs",
+            "use crate::{storage::Storage, hypervisor::Hypervisor, domain::job::Job};",
+        ),
         ("service/audit.rs", "mod tests { use crate::store::Store; }"),
         ("service/jobs/tests/fake.rs", "use crate::store::Store;"),
         ("simulator/soap.rs", "use crate::esx::soap::xml::{Document, Writer};"),
@@ -175,7 +191,11 @@ fn every_room_has_a_rule_that_names_rooms_that_are() {
     for rule in RULES {
         for allowed in rule.may {
             let room = allowed.split("::").next().unwrap();
-            assert!(rooms.contains(&room) || WIRING.contains(&room), "{} may name {allowed}", rule.room);
+            assert!(
+                rooms.contains(&room) || WIRING.contains(&room),
+                "{} may name {allowed}",
+                rule.room
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The paths of the crate that a source file names: `crate::…`, `super::…` and, in the binary, `otter::…`, with
-//! the groups of `use` taken apart. Comments, texts and macros' names are passed over.
+//! The paths of the crate that a source file names: `crate::…`, `super::…` and, in the binary,
+//! `otter::…`, with the groups of `use` taken apart. Comments, texts and macros' names are passed
+//! over.
 
 /// One path from the root of the crate on, and the line that it is in.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,8 +45,13 @@ pub struct Import {
 pub fn mentions(module: &[&str], text: &str) -> Vec<Mention> {
     let module: Vec<String> = module.iter().map(|part| (*part).to_owned()).collect();
     // The module that each open brace is in: inline modules make `super` mean something else.
-    let mut reader =
-        Reader { tokens: tokens(text), at: 0, scopes: vec![module], import: None, found: Vec::new() };
+    let mut reader = Reader {
+        tokens: tokens(text),
+        at: 0,
+        scopes: vec![module],
+        import: None,
+        found: Vec::new(),
+    };
     while let Some(token) = reader.next() {
         let scope = reader.scopes.last().unwrap().clone();
         match token.as_str() {
@@ -155,7 +161,10 @@ impl Reader {
 fn tokens(text: &str) -> Vec<(String, usize)> {
     let characters: Vec<char> = text.chars().collect();
     let starts = |at: usize, wanted: &str| {
-        wanted.chars().enumerate().all(|(offset, wanted)| characters.get(at + offset) == Some(&wanted))
+        wanted
+            .chars()
+            .enumerate()
+            .all(|(offset, wanted)| characters.get(at + offset) == Some(&wanted))
     };
     let mut tokens = Vec::new();
     let (mut at, mut line) = (0, 1);
@@ -247,7 +256,8 @@ mod tests {
 
     #[test]
     fn paths_are_found_wherever_they_are() {
-        let text = "use crate::a::b; fn f(x: &crate::c::D<'_>) -> Result<crate::e::F, ()> { crate::g!() }";
+        let text =
+            "use crate::a::b; fn f(x: &crate::c::D<'_>) -> Result<crate::e::F, ()> { crate::g!() }";
         assert_eq!(paths(&["x"], text), ["a::b", "c::D", "e::F", "g"]);
     }
 
@@ -277,6 +287,9 @@ mod tests {
     #[test]
     fn lines_are_counted() {
         let found = named(&["x"], "//! a\n\nconst B: &str = \"\n\";\nuse crate::c;\n");
-        assert_eq!(found, [Named { path: vec!["c".to_owned()], line: 5, scope: vec!["x".to_owned()] }]);
+        assert_eq!(
+            found,
+            [Named { path: vec!["c".to_owned()], line: 5, scope: vec!["x".to_owned()] }]
+        );
     }
 }

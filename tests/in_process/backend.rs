@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::hypervisor::{
-    Accepted, CallError, Capability, Fact, HostError, HostErrorKind, Hypervisor, Observer, TaskStatus,
+    Accepted, CallError, Capability, Fact, HostError, HostErrorKind, Hypervisor, Observer,
+    TaskStatus,
 };
 use otter::simulator::Fault;
 use otter::simulator::world::World;
@@ -97,10 +98,12 @@ impl InProcess {
         act: impl Fn(&mut World) -> Result<T, Fault> + Send + Sync,
     ) -> Result<T, Failed> {
         let link = &self.shared.link;
-        let connection = self.connection(|link| !link.may_be_back_soon()).await.map_err(Failed::NotSent)?;
+        let connection =
+            self.connection(|link| !link.may_be_back_soon()).await.map_err(Failed::NotSent)?;
         match self.send_once(connection, request, lead, &act).await {
             Err(Failed::NotSent(error)) if error.kind == HostErrorKind::NotAuthenticated => {
-                let renewed = self.connection(|link| !link.may_be_back_soon() && !link.is_on(connection));
+                let renewed =
+                    self.connection(|link| !link.may_be_back_soon() && !link.is_on(connection));
                 let renewed = renewed.await.map_err(Failed::NotSent)?;
                 if link.get().is_on(connection) {
                     return Err(Failed::NotSent(error));
@@ -112,7 +115,10 @@ impl InProcess {
     }
 
     /// The connection as soon as this holds of the link, or as it is when nobody waits longer.
-    async fn connection(&self, settled: impl Fn(&Link) -> bool + Send) -> Result<Connection, HostError> {
+    async fn connection(
+        &self,
+        settled: impl Fn(&Link) -> bool + Send,
+    ) -> Result<Connection, HostError> {
         let link = &self.shared.link;
         tokio::select! {
             biased;
@@ -157,10 +163,18 @@ impl InProcess {
 
 #[async_trait]
 impl Hypervisor for InProcess {
-    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
-        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
-            HostError::new(HostErrorKind::Rejected, "The host is followed already; run is called once.")
-        })?;
+    async fn run(
+        &self,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Result<(), HostError> {
+        let inbox =
+            self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
+                HostError::new(
+                    HostErrorKind::Rejected,
+                    "The host is followed already; run is called once.",
+                )
+            })?;
         tokio::select! {
             biased;
             () = Session::new(&self.shared, observer, inbox).keep(stop) => Ok(()),
@@ -168,7 +182,12 @@ impl Hypervisor for InProcess {
         }
     }
 
-    async fn call(&self, machine: &MachineId, call: &HostCall, _: JobId) -> Result<Accepted, CallError> {
+    async fn call(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        _: JobId,
+    ) -> Result<Accepted, CallError> {
         let lead = format!("The host refused {} of machine {machine}", call.kind().as_str());
         let sent = self.send(Request::Call(machine, call), &lead, |world| {
             translation::call(world, machine, call, translation::US)
@@ -186,7 +205,8 @@ impl Hypervisor for InProcess {
 
     async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
         let lead = format!("The host refused to cancel the task {task}");
-        let sent = self.send(Request::Cancel(task), &lead, |world| world.cancel_task(task.backend_text()));
+        let sent =
+            self.send(Request::Cancel(task), &lead, |world| world.cancel_task(task.backend_text()));
         sent.await.map_err(Failed::into_error)
     }
 
@@ -280,5 +300,8 @@ fn interrupted(what: Interruption, lead: &str) -> Failed {
 
 /// The backend has stopped.
 pub fn stopped() -> HostError {
-    HostError::new(HostErrorKind::Unreachable, "otter no longer talks to the host: it is shutting down.")
+    HostError::new(
+        HostErrorKind::Unreachable,
+        "otter no longer talks to the host: it is shutting down.",
+    )
 }

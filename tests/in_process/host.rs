@@ -248,7 +248,10 @@ impl State {
             return Err(cut());
         }
         if !self.sessions.contains(&connection.ticket) {
-            return Err(HostError::new(HostErrorKind::NotAuthenticated, "The host ended the session."));
+            return Err(HostError::new(
+                HostErrorKind::NotAuthenticated,
+                "The host ended the session.",
+            ));
         }
         Ok(())
     }

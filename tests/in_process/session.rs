@@ -9,7 +9,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otter::hypervisor::{Fact, Facts, HostError, HostErrorKind, Observer, SessionState, SessionStatus};
+use otter::hypervisor::{
+    Fact, Facts, HostError, HostErrorKind, Observer, SessionState, SessionStatus,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -79,9 +81,14 @@ pub struct Session<'b> {
 }
 
 impl<'b> Session<'b> {
-    pub fn new(shared: &'b Shared, observer: Arc<dyn Observer>, inbox: mpsc::Receiver<Tell>) -> Self {
+    pub fn new(
+        shared: &'b Shared,
+        observer: Arc<dyn Observer>,
+        inbox: mpsc::Receiver<Tell>,
+    ) -> Self {
         let since = shared.host.clock().now();
-        let status = SessionStatus { state: SessionState::Connecting, since, logins: 0, product: None };
+        let status =
+            SessionStatus { state: SessionState::Connecting, since, logins: 0, product: None };
         Self { shared, observer, inbox, status, ticket: None }
     }
 
@@ -142,7 +149,9 @@ impl<'b> Session<'b> {
     /// Goes on with the session that there is, or logs in.
     async fn connect(&mut self) -> Result<Connection, HostError> {
         let Shared { host, hooks, password, .. } = self.shared;
-        if let Some(connection) = self.ticket.map(|ticket| host.reconnect(ticket)).transpose()?.flatten() {
+        if let Some(connection) =
+            self.ticket.map(|ticket| host.reconnect(ticket)).transpose()?.flatten()
+        {
             return Ok(connection);
         }
         hooks.before_request(Request::LogIn).await.map_err(login_failed)?;
@@ -173,7 +182,8 @@ impl<'b> Session<'b> {
                 continue;
             }
             let is_behind = |wanted: u64| !link.get().has_told(wanted);
-            let (begins, is_awaited) = (stream.begins(), |wanted: &u64, _| is_behind(*wanted).then_some(()));
+            let (begins, is_awaited) =
+                (stream.begins(), |wanted: &u64, _| is_behind(*wanted).then_some(()));
             tokio::select! {
                 biased;
                 () = wanted.until(is_awaited), if !begins => {}

@@ -31,7 +31,8 @@ pub struct Set {
 impl Stream {
     /// Notes what changed. Gives the revision of the world if the observer knows all up to it.
     pub fn notice(&mut self, world: &World, followers: &Followers) -> Option<u64> {
-        let unread = followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));
+        let unread =
+            followers.take_unread().into_iter().map(|task| Moref::new("Task", task.backend_text()));
         self.pending.extend(unread);
         let changed = self.noticed.and_then(|revision| world.changed_since(revision));
         let Some(changed) = changed else {
@@ -70,7 +71,8 @@ impl Stream {
             std::mem::swap(&mut now, &mut later);
         }
         self.pending = later;
-        let mut set = Set { facts: Facts { complete: false, changes: Vec::new() }, tasks: Vec::new() };
+        let mut set =
+            Set { facts: Facts { complete: false, changes: Vec::new() }, tasks: Vec::new() };
         for object in now {
             if object.kind == "Task" {
                 self.read_task(world, &object, &mut set);
@@ -87,7 +89,8 @@ impl Stream {
         let datastores = world.datastores().map(|datastore| Moref::new("Datastore", &datastore.id));
         let machines = world.machines().map(|machine| Moref::new("VirtualMachine", &machine.id));
         self.known = datastores.chain(machines).collect();
-        let changes = self.known.clone().into_iter().filter_map(|object| self.read(world, object)).collect();
+        let changes =
+            self.known.clone().into_iter().filter_map(|object| self.read(world, object)).collect();
         Set { facts: Facts { complete: true, changes }, tasks: Vec::new() }
     }
 
@@ -115,7 +118,9 @@ impl Stream {
             Some(task) => {
                 let machine = Moref::new("VirtualMachine", &task.machine);
                 if translation::restarts_guest(task) && self.known.contains(&machine) {
-                    set.facts.changes.push(Fact::GuestRestarted(MachineId::from_backend(&task.machine)));
+                    set.facts
+                        .changes
+                        .push(Fact::GuestRestarted(MachineId::from_backend(&task.machine)));
                 }
                 translation::status(task)
             }

@@ -9,8 +9,8 @@ use otter::domain::call::HostCall;
 use otter::domain::ids::{JobId, MachineId};
 use otter::domain::power::PowerState;
 use otter::hypervisor::{
-    Accepted, CallError, Fact, Facts, HostErrorKind, Hypervisor, Observer, SessionState, SessionStatus,
-    TaskStatus,
+    Accepted, CallError, Fact, Facts, HostErrorKind, Hypervisor, Observer, SessionState,
+    SessionStatus, TaskStatus,
 };
 use otter::simulator::{Fault, Moref, Pace, Scenario};
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,8 @@ struct Running {
 impl Running {
     async fn with(hooks: impl FnOnce(&Clock) -> Arc<dyn Hooks>) -> Self {
         let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
-        let host = SimulatedHost::new(&Scenario::generated(3), Pace::Auto { scale: 1.0 }, clock.clone());
+        let host =
+            SimulatedHost::new(&Scenario::generated(3), Pace::Auto { scale: 1.0 }, clock.clone());
         let backend = Arc::new(InProcess::new(host.clone()).with_hooks(hooks(&clock)));
         let (log, stop) = (Arc::new(Log::default()), CancellationToken::new());
         let running = (Arc::clone(&backend), Arc::clone(&log), stop.clone());
@@ -95,7 +96,9 @@ impl Running {
     }
 
     async fn call(&self, call: HostCall) -> Result<Accepted, CallError> {
-        self.backend.call(&MachineId::from_backend("2"), &call, JobId::new(Uuid::from_u128(1))).await
+        self.backend
+            .call(&MachineId::from_backend("2"), &call, JobId::new(Uuid::from_u128(1)))
+            .await
     }
 
     fn power(&self) -> otter::simulator::world::PowerState {
@@ -134,7 +137,10 @@ async fn a_call_is_lost_where_nobody_can_know_whether_it_ran() {
     ] {
         planned.plan(plan.clone());
         let lost = running.call(HostCall::PowerOn).await;
-        assert!(matches!(&lost, Err(CallError::Lost(error)) if error.kind == kind), "{plan:?}: {lost:?}");
+        assert!(
+            matches!(&lost, Err(CallError::Lost(error)) if error.kind == kind),
+            "{plan:?}: {lost:?}"
+        );
         running.passes(Duration::from_secs(2)).await;
         assert_eq!(running.power() == otter::simulator::world::PowerState::On, ran, "{plan:?}");
         if ran {
@@ -150,10 +156,14 @@ async fn a_refusal_is_proven() {
     let running = Running::with(|_| Arc::clone(&planned) as _).await;
     planned.plan(Plan::Fault(Fault::task_in_progress("haTask-7")));
     let refused = running.call(HostCall::PowerOn).await;
-    assert!(matches!(&refused, Err(CallError::Refused(error)) if error.kind == HostErrorKind::Busy));
+    assert!(
+        matches!(&refused, Err(CallError::Refused(error)) if error.kind == HostErrorKind::Busy)
+    );
     running.host.set_reachable(false);
     let refused = running.call(HostCall::PowerOn).await;
-    assert!(matches!(&refused, Err(CallError::Refused(error)) if error.kind == HostErrorKind::Unreachable));
+    assert!(
+        matches!(&refused, Err(CallError::Refused(error)) if error.kind == HostErrorKind::Unreachable)
+    );
     running.passes(Duration::from_secs(2)).await;
     assert_eq!(running.power(), otter::simulator::world::PowerState::Off);
 }
@@ -207,7 +217,11 @@ async fn a_request_under_way_is_lost_with_its_connection() {
         let backend = Arc::clone(&running.backend);
         let call = tokio::spawn(async move {
             backend
-                .call(&MachineId::from_backend("2"), &HostCall::PowerOn, JobId::new(Uuid::from_u128(1)))
+                .call(
+                    &MachineId::from_backend("2"),
+                    &HostCall::PowerOn,
+                    JobId::new(Uuid::from_u128(1)),
+                )
                 .await
         });
         running.passes(Duration::from_millis(time_before_cut)).await;
@@ -245,7 +259,8 @@ struct Chosen {
 impl Chosen {
     fn next(&self) -> u64 {
         let mut seed = self.seed.lock().unwrap_or_else(PoisonError::into_inner);
-        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *seed =
+            seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *seed >> 33
     }
 }
@@ -273,7 +288,9 @@ async fn run(seed: u64) -> Vec<String> {
     };
     let running = Running::with(hooks).await;
     let mut callers = Vec::new();
-    for (machine, call) in [("1", HostCall::PowerOn), ("2", HostCall::PowerOn), ("3", HostCall::Reset)] {
+    for (machine, call) in
+        [("1", HostCall::PowerOn), ("2", HostCall::PowerOn), ("3", HostCall::Reset)]
+    {
         let (backend, log) = (Arc::clone(&running.backend), Arc::clone(&running.log));
         callers.push(tokio::spawn(async move {
             let machine = MachineId::from_backend(machine);
@@ -282,7 +299,8 @@ async fn run(seed: u64) -> Vec<String> {
                 log.note(format!("{machine} {round}: {called:?}"));
                 let Ok(Accepted::Task(task)) = called else { continue };
                 let mut status = backend.follow(&task).await;
-                let ended = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
+                let ended =
+                    status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
                 let ended = ended.map(|status| status.clone());
                 log.note(format!("{machine} {round}: {ended:?}"));
                 let read = backend.examine(&machine).await.map(|evidence| evidence.power_state);

@@ -1,5 +1,6 @@
-//! From the simulated world to what the vim25 backend tells of it: facts for the picture, evidence for a job, faults as
-//! errors; and from a call to what it does in the world. A test reads the same world over the wire and compares.
+//! From the simulated world to what the vim25 backend tells of it: facts for the picture, evidence
+//! for a job, faults as errors; and from a call to what it does in the world. A test reads the same
+//! world over the wire and compares.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,7 +110,12 @@ pub fn existing<'w>(world: &'w World, id: &MachineId) -> Result<&'w world::Machi
 }
 
 /// Does what a call asks for, or starts it.
-pub fn call(world: &mut World, machine: &MachineId, call: &HostCall, user: &str) -> Result<Accepted, Fault> {
+pub fn call(
+    world: &mut World,
+    machine: &MachineId,
+    call: &HostCall,
+    user: &str,
+) -> Result<Accepted, Fault> {
     let id = machine.backend_text();
     let operation = match call.clone() {
         HostCall::ShutdownGuest => return world.shut_down_guest(id).map(|()| Accepted::Done),
@@ -130,16 +136,18 @@ pub fn call(world: &mut World, machine: &MachineId, call: &HostCall, user: &str)
         HostCall::CreateSnapshot { name, description, memory, quiesce } => {
             Operation::CreateSnapshot { name, description, memory, quiesce }
         }
-        HostCall::RevertToSnapshot { snapshot, suppress_power_on } => {
-            Operation::RevertToSnapshot { snapshot: snapshot.backend_text().to_owned(), suppress_power_on }
-        }
+        HostCall::RevertToSnapshot { snapshot, suppress_power_on } => Operation::RevertToSnapshot {
+            snapshot: snapshot.backend_text().to_owned(),
+            suppress_power_on,
+        },
         HostCall::RemoveSnapshot { snapshot, children } => {
             Operation::RemoveSnapshot { snapshot: snapshot.backend_text().to_owned(), children }
         }
     };
     // Over the wire these two name the snapshot alone.
     let target = match &operation {
-        Operation::RevertToSnapshot { snapshot, .. } | Operation::RemoveSnapshot { snapshot, .. } => {
+        Operation::RevertToSnapshot { snapshot, .. }
+        | Operation::RemoveSnapshot { snapshot, .. } => {
             let owner = world.machine_of_snapshot(snapshot).map(|owner| owner.id.clone());
             let moref = Moref::new("VirtualMachineSnapshot", snapshot);
             owner.ok_or_else(|| Fault::not_found(&moref))?
@@ -149,8 +157,8 @@ pub fn call(world: &mut World, machine: &MachineId, call: &HostCall, user: &str)
     Ok(Accepted::Task(TaskId::from_backend(world.start_task(&target, operation, user)?.id)))
 }
 
-/// What a job reads of a machine before and after a call, without its recent tasks; and the ids of those, which are read
-/// in a request of their own.
+/// What a job reads of a machine before and after a call, without its recent tasks; and the ids of
+/// those, which are read in a request of their own.
 pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>), Fault> {
     let read = machine(existing(world, id)?);
     let seen = |snapshot: Snapshot| {
@@ -158,7 +166,11 @@ pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>)
         SeenSnapshot { id, parent, name, description }
     };
     let evidence = Evidence {
-        identity: MachineIdentity { id: read.id, instance_uuid: read.instance_uuid, path: read.path },
+        identity: MachineIdentity {
+            id: read.id,
+            instance_uuid: read.instance_uuid,
+            path: read.path,
+        },
         power_state: read.power_state,
         current_snapshot: read.snapshots.current,
         snapshots: read.snapshots.items.into_iter().map(seen).collect(),
@@ -185,9 +197,9 @@ pub fn recent_tasks(world: &World, tasks: &[String]) -> Vec<RecentTask> {
 /// Where a task is.
 pub fn status(task: &world::Task) -> TaskStatus {
     match task.state {
-        TaskState::Queued | TaskState::Running => {
-            TaskStatus::Running { progress: task.progress.and_then(|percent| u8::try_from(percent).ok()) }
-        }
+        TaskState::Queued | TaskState::Running => TaskStatus::Running {
+            progress: task.progress.and_then(|percent| u8::try_from(percent).ok()),
+        },
         TaskState::Success => TaskStatus::Succeeded { snapshot: made_snapshot(task) },
         TaskState::Error => {
             let fault = task.error.clone().unwrap_or_else(|| Fault::new("", ""));
@@ -226,13 +238,18 @@ pub fn error(fault: &Fault, lead: &str) -> HostError {
         Value::Reference(moref) => Some(moref.id.clone()),
         _ => None,
     };
-    let details =
-        fault.fields.iter().filter_map(|(name, value)| Some(((*name).to_owned(), text(value)?))).collect();
-    let fault = VimFault { name: fault.type_name.to_owned(), message: fault.message.clone(), details };
+    let details = fault
+        .fields
+        .iter()
+        .filter_map(|(name, value)| Some(((*name).to_owned(), text(value)?)))
+        .collect();
+    let fault =
+        VimFault { name: fault.type_name.to_owned(), message: fault.message.clone(), details };
     fault.into_error(lead)
 }
 
-/// The value at a vim25 path of a machine. `None` if it has no such property, as far as tests ask for them.
+/// The value at a vim25 path of a machine. `None` if it has no such property, as far as tests ask
+/// for them.
 pub fn property(machine: &Machine, path: &str) -> Option<serde_json::Value> {
     let power = machine.power_state.map(|state| match state {
         PowerState::On => "poweredOn",
@@ -278,7 +295,8 @@ fn snapshots(machine: &world::Machine) -> Snapshots {
     for snapshot in &machine.snapshots {
         below.entry(snapshot.parent.as_deref()).or_default().push(snapshot);
     }
-    let mut open: Vec<&world::Snapshot> = below.get(&None).into_iter().flatten().rev().copied().collect();
+    let mut open: Vec<&world::Snapshot> =
+        below.get(&None).into_iter().flatten().rev().copied().collect();
     let mut items = Vec::with_capacity(machine.snapshots.len());
     while let Some(snapshot) = open.pop() {
         let children = below.get(&Some(snapshot.id.as_str())).cloned().unwrap_or_default();
@@ -294,8 +312,11 @@ fn snapshots(machine: &world::Machine) -> Snapshots {
         });
         open.extend(children.into_iter().rev());
     }
-    let current =
-        machine.current_snapshot.as_ref().filter(|_| !items.is_empty()).map(SnapshotId::from_backend);
+    let current = machine
+        .current_snapshot
+        .as_ref()
+        .filter(|_| !items.is_empty())
+        .map(SnapshotId::from_backend);
     Snapshots { current, items }
 }
 
@@ -330,9 +351,11 @@ fn serial_port(at: usize, port: &world::SerialPort) -> SerialPort {
         world::SerialBacking::Pipe { name, endpoint } => {
             SerialBacking::Pipe { name, endpoint: Some(endpoint) }
         }
-        world::SerialBacking::Uri { service, direction, proxy } => {
-            SerialBacking::Network { service_uri: service, direction: Some(direction), proxy_uri: proxy }
-        }
+        world::SerialBacking::Uri { service, direction, proxy } => SerialBacking::Network {
+            service_uri: service,
+            direction: Some(direction),
+            proxy_uri: proxy,
+        },
         world::SerialBacking::File { path } => SerialBacking::File { path },
         world::SerialBacking::Device { name } => SerialBacking::Device { name: Some(name) },
     };

@@ -1,5 +1,5 @@
-//! The translation is right: the vim25 backend reads the same world over the wire and finds the same machines,
-//! datastores, evidence and guests.
+//! The translation is right: the vim25 backend reads the same world over the wire and finds the
+//! same machines, datastores, evidence and guests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,8 @@ async fn the_backend_reads_what_the_translation_tells() {
     let mut options = EsxOptions::new(simulator.url(), "root", SecretString::from("otter"));
     options.verify = Verify::Off;
     let esx = Arc::new(EsxHypervisor::new(&options, clock.clone()).unwrap());
-    let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
+    let inventory =
+        Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
     let stop = CancellationToken::new();
     let running = tokio::spawn({
         let (esx, observer, stop) = (Arc::clone(&esx), Arc::clone(&inventory), stop.clone());
@@ -45,7 +46,8 @@ async fn the_backend_reads_what_the_translation_tells() {
         let machines: Vec<_> = world.machines().map(translation::machine).collect();
         let datastores: Vec<_> =
             world.datastores().map(|datastore| translation::datastore(world, datastore)).collect();
-        let evidence: Vec<_> = world.machines().map(|machine| whole_evidence(world, &machine.id)).collect();
+        let evidence: Vec<_> =
+            world.machines().map(|machine| whole_evidence(world, &machine.id)).collect();
         (machines, datastores, evidence)
     });
     assert_eq!(picture.machines.len(), machines.len());
@@ -66,7 +68,8 @@ fn stir(world: &mut World) {
     for (at, id) in ids.iter().enumerate() {
         let user = if at % 2 == 0 { translation::US } else { "somebody" };
         let (name, description) = (format!("snapshot {at}"), "made".to_owned());
-        let create = Operation::CreateSnapshot { name, description, memory: at % 3 == 0, quiesce: true };
+        let create =
+            Operation::CreateSnapshot { name, description, memory: at % 3 == 0, quiesce: true };
         for operation in [create, Operation::PowerOn, Operation::Reset] {
             if let Ok(task) = world.start_task(id, operation, user) {
                 world.finish_task(&task.id);

@@ -1,6 +1,6 @@
 //! A real browser shows a page of another server. The page tries to change machines of an otter
-//! without tokens: nothing happens, and the page reads nothing. A page whose origin the configuration
-//! lists works with otter as any client does.
+//! without tokens: nothing happens, and the page reads nothing. A page whose origin the
+//! configuration lists works with otter as any client does.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -70,7 +70,8 @@ function socket() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_server_changes_and_reads_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let [log, config, profile] = ["log", "otter.toml", "profile"].map(|name| directory.path().join(name));
+    let [log, config, profile] =
+        ["log", "otter.toml", "profile"].map(|name| directory.path().join(name));
     std::fs::write(&config, "[log]\naccess = true\n").unwrap();
     let arguments = ["--simulate", "--config", config.to_str().unwrap()];
     let daemon = Daemon::logging(&log, &arguments, &[]).await;
@@ -102,10 +103,18 @@ async fn a_page_of_another_server_changes_and_reads_nothing() {
         of_page.map(|line| &line["status"]).collect()
     };
     let revert = "/v1/machines/16/revert";
-    assert_eq!(statuses("POST", revert), vec![&json!(403); 4], "the form, and three without a question");
+    assert_eq!(
+        statuses("POST", revert),
+        vec![&json!(403); 4],
+        "the form, and three without a question"
+    );
     assert_eq!(statuses("OPTIONS", revert), [&json!(405)], "the browser asks before it sends JSON");
     assert_eq!(statuses("DELETE", "/v1/machines/16/snapshots"), Vec::<&Value>::new());
-    assert_eq!(statuses("GET", "/v1/machines"), vec![&json!(200); 2], "read, and kept from the page");
+    assert_eq!(
+        statuses("GET", "/v1/machines"),
+        vec![&json!(200); 2],
+        "read, and kept from the page"
+    );
     assert!(statuses("GET", "/v1/machines/16").contains(&&json!(403)), "the WebSocket");
     assert_eq!(daemon.get("/v1/jobs").await.expect(200).json["items"], json!([]));
     assert_eq!(daemon.get("/v1/machines/16").await.expect(200).json, before);
@@ -164,8 +173,15 @@ async fn a_listed_page_works_with_otter_and_others_do_not() {
     };
 
     visit(&other, "other").await;
-    assert_eq!(other.said(), "change TypeError\nagain TypeError\nread TypeError\nrefused TypeError");
-    assert_eq!((statuses("POST"), statuses("DELETE")), (vec![], vec![]), "the browser sends none of it");
+    assert_eq!(
+        other.said(),
+        "change TypeError\nagain TypeError\nread TypeError\nrefused TypeError"
+    );
+    assert_eq!(
+        (statuses("POST"), statuses("DELETE")),
+        (vec![], vec![]),
+        "the browser sends none of it"
+    );
     let asked = statuses("OPTIONS");
     assert!(!asked.is_empty() && asked.iter().all(|status| *status == 401), "{asked:?}");
 
@@ -205,7 +221,8 @@ impl Site {
         let tell = async move |text: String| {
             tell.send_replace(Some(text));
         };
-        let routes = Router::new().route("/", get(page)).route("/end", get(end)).route("/said", post(tell));
+        let routes =
+            Router::new().route("/", get(page)).route("/end", get(end)).route("/said", post(tell));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, routes).await });

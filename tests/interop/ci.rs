@@ -1,5 +1,5 @@
-//! The examples of `deploy/ci`: the shell one by its ways to end, and the lines of the two others as their CI runs them. And
-//! `otter run` at a terminal.
+//! The examples of `deploy/ci`: the shell one by its ways to end, and the lines of the two others
+//! as their CI runs them. And `otter run` at a terminal.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -29,16 +29,24 @@ impl Job {
     fn before(daemon: Daemon) -> Self {
         let files = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(files.path().join("deploy")).unwrap();
-        std::os::unix::fs::symlink(repository().join("deploy/ci"), files.path().join("deploy/ci")).unwrap();
+        std::os::unix::fs::symlink(repository().join("deploy/ci"), files.path().join("deploy/ci"))
+            .unwrap();
         Self { daemon, files }
     }
 
     /// A command of the job, in a shell.
     fn shell(&self, shell: &[&str], script: &str) -> Command {
         let mut command = Command::new(shell[0]);
-        command.args(&shell[1..]).arg("-c").arg(script).current_dir(self.files.path()).stdin(Stdio::null());
+        command
+            .args(&shell[1..])
+            .arg("-c")
+            .arg(script)
+            .current_dir(self.files.path())
+            .stdin(Stdio::null());
         alone(&mut command);
-        command.env("OTTER_URL", format!("http://{}", self.daemon.address())).env("OTTER_SELECT", SELECT);
+        command
+            .env("OTTER_URL", format!("http://{}", self.daemon.address()))
+            .env("OTTER_SELECT", SELECT);
         command
     }
 
@@ -75,10 +83,15 @@ async fn with_shell(
     variables: &[(&str, &str)],
     then: impl AsyncFnOnce(Pid),
 ) -> (Option<i32>, String) {
-    // A shell cannot trap what was ignored when it began, as SIGINT is in whatever a script starts beside itself.
+    // A shell cannot trap what was ignored when it began, as SIGINT is in whatever a script starts
+    // beside itself.
     let heeding = ["env", "--default-signal=INT,TERM", "sh"];
     let mut shell = job.shell(&heeding, &format!("{called} run sh -c \"$SCRIPT\""));
-    shell.env("SCRIPT", script).envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
+        .env("SCRIPT", script)
+        .envs(variables.iter().copied())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let child = shell.spawn().unwrap();
     let id = Pid::from_child(&child);
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
@@ -90,8 +103,10 @@ async fn with_shell(
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_exits_as_its_command_does() {
     let job = Job::start().await;
-    let prepare = [("OTTER_PREPARE", r#"{"snapshot": "installed/updated/kickstart", "power": "on"}"#)];
-    let script = "echo \"$OTTER_MACHINE_ID $OTTER_MACHINE_NAME [$OTTER_MACHINE_IP] ${#OTTER_LEASE}\"";
+    let prepare =
+        [("OTTER_PREPARE", r#"{"snapshot": "installed/updated/kickstart", "power": "on"}"#)];
+    let script =
+        "echo \"$OTTER_MACHINE_ID $OTTER_MACHINE_NAME [$OTTER_MACHINE_IP] ${#OTTER_LEASE}\"";
     let (code, said) = with_otter_sh(&job, script, &prepare, async |_| {}).await;
     assert_eq!((code, said.as_str()), (Some(0), "16 qubes-4.2-sdw-staging [] 101\n"));
     job.is_as_before().await;
@@ -145,9 +160,14 @@ async fn the_shell_example_renews_and_notices_a_loss() {
     let script = format!("while [ ! -e {} ]; do sleep 0.1; done", go.display());
     let (code, said) = with_otter_sh(&job, &script, &ttl, async |_| {
         let renewed = async || {
-            let times = |lease: &Value, field: &str| lease[field].as_str()?.parse::<jiff::Timestamp>().ok();
+            let times =
+                |lease: &Value, field: &str| lease[field].as_str()?.parse::<jiff::Timestamp>().ok();
             let held = |lease: &Value| {
-                Some(times(lease, "expires_at")?.duration_since(times(lease, "active_at")?).as_secs())
+                Some(
+                    times(lease, "expires_at")?
+                        .duration_since(times(lease, "active_at")?)
+                        .as_secs(),
+                )
             };
             job.holders().await.first().and_then(held).is_some_and(|seconds| seconds > 4)
         };
@@ -163,10 +183,15 @@ async fn the_shell_example_renews_and_notices_a_loss() {
         with_otter_sh(&job, &format!("echo >{}; sleep 600", ready.display()), &ttl, async |_| {
             eventually("the command to run", async || ready.exists()).await;
             let id = job.holders().await[0]["id"].as_str().unwrap().to_owned();
-            Answer::of(job.daemon.request(Method::DELETE, &format!("/v1/leases/{id}"))).await.expect(200);
+            Answer::of(job.daemon.request(Method::DELETE, &format!("/v1/leases/{id}")))
+                .await
+                .expect(200);
         })
         .await;
-    assert_eq!((code, said.as_str()), (Some(74), "otter.sh: the lease is lost, so the command is ended\n"));
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(74), "otter.sh: the lease is lost, so the command is ended\n")
+    );
     job.is_as_before().await;
 }
 
@@ -207,8 +232,11 @@ async fn the_shell_example_says_why_otter_does_not_answer() {
         std::fs::write(path(&format!("{name}.pem")), made.cert.pem()).unwrap();
         std::fs::write(path(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
     }
-    let text =
-        format!("[http]\ntls_certificate = {:?}\ntls_key = {:?}\n", path("otter.pem"), path("otter.key"));
+    let text = format!(
+        "[http]\ntls_certificate = {:?}\ntls_key = {:?}\n",
+        path("otter.pem"),
+        path("otter.key")
+    );
     std::fs::write(path("otter.toml"), text).unwrap();
     let daemon = Daemon::start(&["--simulate", "--config", &path("otter.toml")], &[]).await;
     let right = format!("https://localhost:{}", daemon.address().rsplit(':').next().unwrap());
@@ -266,7 +294,8 @@ async fn the_shell_example_prints_each_value_in_one_line() {
     std::fs::write(scenario.path(), lab.replace(plain, odd)).unwrap();
     let arguments = ["--simulate", "--scenario", scenario.path().to_str().unwrap()];
     let job = Job::before(Daemon::start(&arguments, &[]).await);
-    let free = async || job.daemon.get("/v1/machines/18/wait?until=free&wait=10s").await.status == 200;
+    let free =
+        async || job.daemon.get("/v1/machines/18/wait?until=free&wait=10s").await.status == 200;
     eventually("the inventory to be loaded", free).await;
     let shell = |verb: &str| {
         let mut shell = job.shell(&["sh"], &format!("exec deploy/ci/otter.sh {verb}"));
@@ -276,7 +305,8 @@ async fn the_shell_example_prints_each_value_in_one_line() {
     let taken = shell("take").await;
     let printed = String::from_utf8(taken.stdout).unwrap();
     assert!(taken.status.success(), "{printed}");
-    let names: Vec<&str> = printed.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let names: Vec<&str> =
+        printed.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     let expected = ["OTTER_LEASE", "OTTER_MACHINE_ID", "OTTER_MACHINE_NAME", "OTTER_MACHINE_IP"];
     assert_eq!(names, expected, "{printed}");
     let name = "OTTER_MACHINE_NAME=odd\u{fffd}PATH=/nowhere\u{fffd}[31m\n";
@@ -337,7 +367,10 @@ impl Guarded {
             token("--name root --role admin"),
         ];
         let daemon = Daemon::start(&["--simulate", "--state-dir", state], &[]).await;
-        eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+        eventually("the inventory to be loaded", async || {
+            daemon.get("/readyz").await.status == 200
+        })
+        .await;
         Self { job: Job::before(daemon), tokens, _state: directory }
     }
 
@@ -371,13 +404,19 @@ async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs(
     let id = foreign["id"].as_str().unwrap();
     let (code, said) = guarded.otter_sh("give-back", 0).await;
     assert_eq!(code, Some(64), "{said}");
-    assert!(said.contains(&format!("the lease {id} was taken by other, and this token is ci")), "{said}");
-    assert_eq!(guarded.states(holder).await, ["active"], "nothing was taken, and nothing given back");
+    assert!(
+        said.contains(&format!("the lease {id} was taken by other, and this token is ci")),
+        "{said}"
+    );
+    assert_eq!(
+        guarded.states(holder).await,
+        ["active"],
+        "nothing was taken, and nothing given back"
+    );
 
     let (code, said) = guarded.otter_sh("take", 0).await;
     assert_eq!(code, Some(0), "{said}");
-    let newer =
-        json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder, "queue_for": "10m"});
+    let newer = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "holder": holder, "queue_for": "10m"});
     let newer = guarded.call(Method::POST, 1, "/v1/leases", Some(newer)).await.expect(202).json;
     // A newer one that has ended does not hide the own lease either.
     let path = format!("/v1/leases/{}?reason=test", newer["id"].as_str().unwrap());
@@ -386,13 +425,18 @@ async fn the_shell_example_gives_back_its_own_lease_whatever_others_call_theirs(
     assert_eq!((code, said.as_str()), (Some(0), ""));
     let states = guarded.states(holder).await;
     assert!(states[2] == "active" && states[1].starts_with("releas"), "{states:?}");
-    assert_eq!(guarded.otter_sh("give-back", 0).await, (Some(0), String::new()), "again it is nothing to do");
+    assert_eq!(
+        guarded.otter_sh("give-back", 0).await,
+        (Some(0), String::new()),
+        "again it is nothing to do"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_example_waits_while_a_limit_of_its_token_is_reached() {
     let guarded = Guarded::start().await;
-    let first = json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "release": {"power": "off"}});
+    let first =
+        json!({"select": {"name": "4.3-nightly"}, "ttl": "10m", "release": {"power": "off"}});
     let first = guarded.call(Method::POST, 0, "/v1/leases", Some(first)).await.expect(201).json;
     let job = &guarded.job;
     let token = ("OTTER_TOKEN", guarded.tokens[0].as_str());
@@ -467,7 +511,8 @@ async fn the_steps_for_github_actions_give_the_machine_back_whatever_ends_first(
     std::fs::write(job.file("test.sh"), "#!/bin/sh\necho \"$OTTER_MACHINE_NAME\"\n").unwrap();
     succeeds(job.shell(&["sh"], "chmod +x test.sh")).await;
     let environment = job.file("environment");
-    let taken = String::from_utf8(succeeds(run("take a machine", &environment)).await.stdout).unwrap();
+    let taken =
+        String::from_utf8(succeeds(run("take a machine", &environment)).await.stdout).unwrap();
     let set = std::fs::read_to_string(&environment).unwrap();
     let secret = set.lines().find_map(|line| line.strip_prefix("OTTER_LEASE=")).unwrap();
     assert_eq!(taken, format!("::add-mask::{secret}\n"), "masked before anything is printed");
@@ -507,10 +552,14 @@ async fn the_script_for_gitlab_gives_the_machine_back_whatever_ends_first() {
         shell
     };
     // The test fails, and after_script still runs.
-    std::fs::write(job.file("test.sh"), "#!/bin/sh\necho \"$OTTER_MACHINE_NAME\"; exit 7\n").unwrap();
+    std::fs::write(job.file("test.sh"), "#!/bin/sh\necho \"$OTTER_MACHINE_NAME\"; exit 7\n")
+        .unwrap();
     succeeds(job.shell(&["sh"], "chmod +x test.sh")).await;
     let ended = output(run("script"), PATIENCE).await;
-    assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(7), &b"qubes-4.2-sdw-staging\n"[..]));
+    assert_eq!(
+        (ended.status.code(), ended.stdout.as_slice()),
+        (Some(7), &b"qubes-4.2-sdw-staging\n"[..])
+    );
     assert_eq!(job.holders().await.len(), 1);
     succeeds(run("after_script")).await;
     job.is_as_before().await;

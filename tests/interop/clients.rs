@@ -1,5 +1,5 @@
-//! Clients that generators of four languages make of the committed document: each one's round trip before otter on
-//! a simulated host, and `openapi/README.md`, which shows lines of them.
+//! Clients that generators of four languages make of the committed document: each one's round trip
+//! before otter on a simulated host, and `openapi/README.md`, which shows lines of them.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,7 +33,8 @@ async fn round_trip(language: &str) {
         "OTTER_CLIENTS does not name the folder of generated clients. Run tests/run, which makes them",
     );
     let daemon = Daemon::start(&["--simulate", "--log-level", "error"], &[]).await;
-    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
+        .await;
     let mut command = Command::new(Path::new(&clients).join(language).join("round-trip"));
     command.arg(format!("http://{}", daemon.address())).stdin(Stdio::null());
     succeeds(command).await;
@@ -51,10 +52,17 @@ fn the_page_shows_lines_of_the_round_trips() {
         let path = repository().join("tests/interop/clients").join(language).join(program);
         let program = std::fs::read_to_string(path).unwrap();
         let known: Vec<&str> = program.lines().map(str::trim).collect();
-        let shown =
-            page.split(&format!("\n```{language}\n")).nth(1).and_then(|rest| rest.split("\n```").next());
+        let shown = page
+            .split(&format!("\n```{language}\n"))
+            .nth(1)
+            .and_then(|rest| rest.split("\n```").next());
         let shown = shown.unwrap_or_else(|| panic!("the page shows nothing of {language}"));
-        let unknown: Vec<&str> = shown.lines().filter(|line| !known.contains(&line.trim())).collect();
-        assert!(unknown.is_empty(), "no lines of the round trip in {language}:\n{}", unknown.join("\n"));
+        let unknown: Vec<&str> =
+            shown.lines().filter(|line| !known.contains(&line.trim())).collect();
+        assert!(
+            unknown.is_empty(),
+            "no lines of the round trip in {language}:\n{}",
+            unknown.join("\n")
+        );
     }
 }

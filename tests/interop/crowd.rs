@@ -1,5 +1,6 @@
-//! Ten thousand that wait, a thousand streams of which half are never read, and clients as slow as can be, all from
-//! another process (`crowd.py`): memory stays bounded, others are served meanwhile, and nothing is left behind.
+//! Ten thousand that wait, a thousand streams of which half are never read, and clients as slow as
+//! can be, all from another process (`crowd.py`): memory stays bounded, others are served
+//! meanwhile, and nothing is left behind.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -33,7 +34,8 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
     std::fs::write(&config, "[http]\nheader_timeout = \"5s\"\nbody_timeout = \"5s\"\n").unwrap();
     let arguments = ["--simulate", "--machines", "40", "--config", config.to_str().unwrap()];
     let daemon = Daemon::start(&arguments, &[]).await;
-    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200).await;
+    eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
+        .await;
     let (memory, open) = (daemon.resident(), daemon.open_files());
 
     let all_there = AtomicBool::new(false);
@@ -45,10 +47,14 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
             crowd.args([WAITS, STREAMS, SLOW].map(|number| number.to_string()));
             crowd
         });
-        let ready =
-            crowd.says_within(Duration::from_mins(2), "ready", |line| line.starts_with("ready")).await;
+        let ready = crowd
+            .says_within(Duration::from_mins(2), "ready", |line| line.starts_with("ready"))
+            .await;
         all_there.store(true, Ordering::Relaxed);
-        assert_eq!(ready, format!("ready {{\"streams\": {STREAMS}, \"waits\": {WAITS}, \"slow\": {SLOW}}}"));
+        assert_eq!(
+            ready,
+            format!("ready {{\"streams\": {STREAMS}, \"waits\": {WAITS}, \"slow\": {SLOW}}}")
+        );
         crowd
     };
     let others = async {
@@ -73,7 +79,8 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
         }
     }
     let crowded = daemon.resident();
-    // Those that send too slowly are shown the door; those that wait, and those that only do not read, are not yet.
+    // Those that send too slowly are shown the door; those that wait, and those that only do not
+    // read, are not yet.
     let staying = WAITS + STREAMS + SLOW / 3;
     eventually("the slow to be gone", async || daemon.open_files() < open + staying + 10).await;
     assert_eq!(daemon.metric("otter_waits_open").await, blocked);
@@ -81,7 +88,10 @@ async fn a_crowd_costs_bounded_memory_and_holds_nobody_up() {
     drop(crowd);
     eventually("all to be gone", async || daemon.open_files() < open + 10).await;
     eventually("what they held to be gone", async || {
-        let held = [daemon.metric("otter_waits_open").await, daemon.metric("otter_event_streams_open").await];
+        let held = [
+            daemon.metric("otter_waits_open").await,
+            daemon.metric("otter_event_streams_open").await,
+        ];
         held == [0, 0]
     })
     .await;

@@ -90,7 +90,8 @@ async fn its_exit_code_tells_the_truth() {
         let wrong = walked.unwrap_or_else(|_| Some("panicked, as said above".to_owned()))?;
         Some(format!("{}: {wrong}", row.what))
     });
-    let wrong: Vec<String> = futures_util::future::join_all(rows).await.into_iter().flatten().collect();
+    let wrong: Vec<String> =
+        futures_util::future::join_all(rows).await.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -110,10 +111,9 @@ impl Row {
         }
         let (output, ()) = tokio::join!(output(curl, PATIENCE), self.scene.goes_on(&lab));
         let jobs = lab.get("/v1/jobs").await.expect(200);
-        let states =
-            jobs.json["items"].as_array().unwrap().iter().map(|job| {
-                if job["finished_at"].is_null() { GOES_ON } else { job["state"].as_str().unwrap() }
-            });
+        let states = jobs.json["items"].as_array().unwrap().iter().map(|job| {
+            if job["finished_at"].is_null() { GOES_ON } else { job["state"].as_str().unwrap() }
+        });
         let seen = (output.status.code(), states.collect::<Vec<_>>());
         let calls = lab.control().calls("PowerOnVM_Task");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -125,9 +125,13 @@ impl Row {
 
 impl Scene {
     async fn lab(self) -> Lab {
-        let pace =
-            if matches!(self, Self::Slow | Self::SlowAtFirst) { Pace::Stepped } else { Plan::default().pace };
-        let settings = |settings: &mut otter::app::Settings| settings.jobs.outage_grace = Duration::ZERO;
+        let pace = if matches!(self, Self::Slow | Self::SlowAtFirst) {
+            Pace::Stepped
+        } else {
+            Plan::default().pace
+        };
+        let settings =
+            |settings: &mut otter::app::Settings| settings.jobs.outage_grace = Duration::ZERO;
         let lab = Lab::with(Plan { pace, settings, ..Plan::default() }).await;
         match self {
             Self::Quick | Self::Slow | Self::SlowAtFirst => {}
@@ -161,8 +165,14 @@ impl Scene {
 /// Waits until curl was answered with a 5xx, which it repeats.
 async fn told_to_repeat(lab: &Lab) {
     eventually("curl to be told to repeat", async || {
-        let metrics =
-            lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+        let metrics = lab
+            .request(reqwest::Method::GET, "/metrics")
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
         ["POST /v1/machines/{machine}/power", "GET /v1/jobs/{job}/wait"].iter().any(|operation| {
             metrics.contains(&format!(
                 "otter_http_request_seconds_count{{operation=\"{operation}\",status=\"5xx\"}}"

@@ -1,4 +1,5 @@
-//! The guide for CI jobs, from top to bottom: its commands, its readers of events, and that nothing is left out.
+//! The guide for CI jobs, from top to bottom: its commands, its readers of events, and that nothing
+//! is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -31,23 +32,33 @@ async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
     let remarks = page.remarks();
     for operation in operations().iter().map(String::as_str).chain(BESIDE) {
         let named = remarks.iter().any(|remark| {
-            remark.strip_prefix(operation).is_some_and(|rest| rest.is_empty() || !rest.starts_with('/'))
+            remark
+                .strip_prefix(operation)
+                .is_some_and(|rest| rest.is_empty() || !rest.starts_with('/'))
         });
         assert!(named || BESIDE.contains(&operation), "the list of endpoints lacks {operation}");
-        assert!(called.contains(operation), "no curl line succeeds in {operation}: only {called:#?}");
+        assert!(
+            called.contains(operation),
+            "no curl line succeeds in {operation}: only {called:#?}"
+        );
     }
 }
 
-/// What the guide says of its script: where a thing was not done it tells why, and fails; the test does not begin.
+/// What the guide says of its script: where a thing was not done it tells why, and fails; the test
+/// does not begin.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_script_of_the_guide_fails_where_a_step_does() {
     let page = Page::read("GUIDE.md");
     let daemon = simulating().await;
     let there = page.script().replace("127.0.0.1:8080", daemon.address());
     let ambiguous = there.replace("installed/updated/kickstart", "kickstart");
-    let gone = page.script().replace("127.0.0.1:8080", "127.0.0.1:1").replace("--retry 5", "--retry 0");
+    let gone =
+        page.script().replace("127.0.0.1:8080", "127.0.0.1:1").replace("--retry 5", "--retry 0");
     for (script, reason) in [
-        (ambiguous, "ambiguous-name: 2 snapshots of qubes-4.2-sdw-staging are called \"kickstart\""),
+        (
+            ambiguous,
+            "ambiguous-name: 2 snapshots of qubes-4.2-sdw-staging are called \"kickstart\"",
+        ),
         (gone, "no answer: is otter there?"),
     ] {
         let mut shell = Command::new("bash");
@@ -55,7 +66,11 @@ async fn the_script_of_the_guide_fails_where_a_step_does() {
         alone(&mut shell);
         let output = output(shell, PATIENCE).await;
         let complaint = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{complaint}");
+        assert_eq!(
+            (output.status.code(), output.stdout.as_slice()),
+            (Some(1), &b""[..]),
+            "{complaint}"
+        );
         assert!(complaint.starts_with(reason), "{complaint}");
     }
 }
@@ -91,7 +106,8 @@ async fn the_reader_in_python_tells_what_changes_and_resumes_after_a_break() {
     follows_changes(python).await;
 }
 
-/// Runs a reader through a change, a restart of otter, which begins a new stream, and another change.
+/// Runs a reader through a change, a restart of otter, which begins a new stream, and another
+/// change.
 async fn follows_changes(mut reader: Command) {
     let daemon = simulating().await;
     let address = daemon.address().to_owned();
@@ -116,7 +132,10 @@ async fn sees_a_change(reader: &mut Program, daemon: &Daemon) {
 async fn curl_tells_a_connection_that_breaks_from_one_that_cannot_be_made() {
     assert_eq!(exit_of_curl_after(None).await, Some(7));
     assert_eq!(exit_of_curl_after(Some("")).await, Some(52));
-    assert_eq!(exit_of_curl_after(Some("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")).await, Some(18));
+    assert_eq!(
+        exit_of_curl_after(Some("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")).await,
+        Some(18)
+    );
 }
 
 /// What curl exits with where somebody answers this and hangs up, or nobody listens.
@@ -143,8 +162,14 @@ async fn exit_of_curl_after(answer: Option<&'static str>) -> Option<i32> {
 
 /// How often each operation succeeded, by the daemon's own count.
 async fn successes(daemon: &Daemon) -> BTreeMap<String, u64> {
-    let metrics =
-        daemon.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = daemon
+        .request(reqwest::Method::GET, "/metrics")
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     let counts = metrics.lines().filter_map(|line| {
         let line = line.strip_prefix("otter_http_request_seconds_count{operation=\"")?;
         let (operation, count) = line.split_once("\",status=\"2xx\"} ")?;

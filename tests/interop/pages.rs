@@ -6,7 +6,8 @@
 //!  ```bash      a script: exits 0
 //!  ```sh, ```python with /v1/events in it: a reader, which runs until it is stopped
 //! ```
-//! What is compared: every character, but UUIDs, times (RFC 3339) and versions of the stream, which need only be there.
+//! What is compared: every character, but UUIDs, times (RFC 3339) and versions of the stream, which
+//! need only be there.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -54,7 +55,8 @@ impl Page {
 
     /// The reader of events in this language.
     pub fn reader(&self, language: &str) -> &str {
-        let mut readers = self.blocks().filter(|(fence, text)| *fence == language && is_reader(text));
+        let mut readers =
+            self.blocks().filter(|(fence, text)| *fence == language && is_reader(text));
         let (_, reader) = readers.next().expect("a reader");
         assert!(readers.next().is_none(), "one reader for each language");
         reader
@@ -63,25 +65,31 @@ impl Page {
     /// The remarks of the blocks that are run.
     pub fn remarks(&self) -> Vec<&str> {
         let consoles = self.blocks().filter(|(fence, _)| *fence == "console");
-        consoles.flat_map(|(_, text)| text.lines().filter_map(|line| line.strip_prefix("# "))).collect()
+        consoles
+            .flat_map(|(_, text)| text.lines().filter_map(|line| line.strip_prefix("# ")))
+            .collect()
     }
 
     /// Fails if a curl line with an address stands where nothing runs it.
     pub fn has_no_idle_curl(&self) {
-        let run = |(fence, text): &(&str, &str)| matches!(*fence, "console" | "bash") || is_reader(text);
+        let run =
+            |(fence, text): &(&str, &str)| matches!(*fence, "console" | "bash") || is_reader(text);
         let all = curls(&self.text);
         let ran: usize = self.blocks().filter(run).map(|(_, text)| curls(text)).sum();
         assert!(all > 0 && all == ran, "{all} curl lines, of which {ran} are run");
     }
 
-    /// Runs the page with these addresses in place of its own, and fails where it prints something else than it shows.
+    /// Runs the page with these addresses in place of its own, and fails where it prints something
+    /// else than it shows.
     pub async fn run(&self, addresses: &[(&str, &str)]) {
         let here = |text: &str| {
             addresses.iter().fold(text.to_owned(), |text, (shown, real)| text.replace(shown, real))
         };
         let steps = self.steps();
-        let script: Vec<String> =
-            steps.iter().map(|step| format!("{}\nprintf '\\n{MARK}%s\\n' $?", here(&step.command))).collect();
+        let script: Vec<String> = steps
+            .iter()
+            .map(|step| format!("{}\nprintf '\\n{MARK}%s\\n' $?", here(&step.command)))
+            .collect();
         let mut shell = Command::new("bash");
         shell.arg("-c").arg(format!("exec 2>&1\n{}", script.join("\n"))).stdin(Stdio::null());
         alone(&mut shell);
@@ -89,7 +97,8 @@ impl Page {
         let files = tempfile::tempdir().unwrap();
         let otter = Path::new(env!("CARGO_BIN_EXE_otter")).parent().unwrap().to_owned();
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths([otter].into_iter().chain(std::env::split_paths(&path))).unwrap();
+        let path =
+            std::env::join_paths([otter].into_iter().chain(std::env::split_paths(&path))).unwrap();
         shell.env("PATH", path).current_dir(files.path());
         let said = String::from_utf8(succeeds_within(shell, PATIENCE).await.stdout).unwrap();
         let mut said = said.split(MARK);
@@ -99,8 +108,10 @@ impl Page {
             let Some((exit, next)) = said.next().and_then(|rest| rest.split_once('\n')) else {
                 panic!("the shell ended within {}", step.command);
             };
-            let fits =
-                step.expected.as_ref().is_none_or(|expected| settled(&here(expected)) == settled(&printed));
+            let fits = step
+                .expected
+                .as_ref()
+                .is_none_or(|expected| settled(&here(expected)) == settled(&printed));
             if exit != "0" || !fits {
                 wrong.push(format!("$ {}\n{}\nexit {exit}", step.command, printed.trim_end()));
             }
@@ -207,7 +218,8 @@ fn only_uuids_times_and_versions_may_differ() {
     assert_ne!(settled(one), settled(&other.replace("\"n\":1", "\"n\":2")));
     assert_eq!(settled("made at 2026-11-25T02:39:15.5Z."), "made at <time>.");
     assert_ne!(settled(one), settled(&other.replace("2027-01-01T00:00:00Z", "now")));
-    for plain in ["16-snapshot-3", "5f2c7a10-0c8e1b2a-7d31-0050569c0001", "00:50:56:3f:00:31", "504", "a  b"]
+    for plain in
+        ["16-snapshot-3", "5f2c7a10-0c8e1b2a-7d31-0050569c0001", "00:50:56:3f:00:31", "504", "a  b"]
     {
         assert_eq!(settled(plain), plain);
     }

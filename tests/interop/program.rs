@@ -27,7 +27,11 @@ pub struct Program {
 impl Program {
     pub fn start(mut command: Command) -> Self {
         // A group of its own, so that the members of a shell's pipeline end with it.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel(UNHEARD);

@@ -14,5 +14,6 @@ async fn each_command_of_the_readme_does_what_it_says() {
     let mut simulator =
         Program::start(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]));
     let admin = simulator.says("where it takes orders", |line| line.starts_with(ADMIN)).await;
-    page.run(&[("127.0.0.1:8080", daemon.address()), ("127.0.0.1:8444", &admin[ADMIN.len()..])]).await;
+    page.run(&[("127.0.0.1:8080", daemon.address()), ("127.0.0.1:8444", &admin[ADMIN.len()..])])
+        .await;
 }

@@ -1,7 +1,8 @@
-//! otter as schemathesis finds it by its served document: every check, every phase, every operation.
+//! otter as schemathesis finds it by its served document: every check, every phase, every
+//! operation.
 //!
-//! The same requests come each time; `OTTER_SCHEMATHESIS_SEED=<number>` makes others. What it may not hold against
-//! otter is in `schemathesis/hooks.py`, each with its reason.
+//! The same requests come each time; `OTTER_SCHEMATHESIS_SEED=<number>` makes others. What it may
+//! not hold against otter is in `schemathesis/hooks.py`, each with its reason.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -14,7 +15,8 @@ use crate::harness::{Lab, Plan};
 
 /// How many examples an operation is tried with at least, where there is anything to choose.
 const EXAMPLES: u64 = 100;
-/// How many it is told to make: it leaves out what it made before, and some are of no path that there is.
+/// How many it is told to make: it leaves out what it made before, and some are of no path that
+/// there is.
 const ASKED_FOR: u64 = 150;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +38,10 @@ async fn schemathesis_finds_nothing() {
         let requests = tried.get(&operation).copied().unwrap_or_default();
         println!("{requests:5} {operation}");
         // What takes nothing is the same each time.
-        assert!(requests >= if parameters { EXAMPLES } else { 1 }, "{operation} was tried {requests} times");
+        assert!(
+            requests >= if parameters { EXAMPLES } else { 1 },
+            "{operation} was tried {requests} times"
+        );
     }
 }
 
@@ -65,10 +70,13 @@ async fn attack(lab: &Lab, arguments: &[&str]) {
 
 /// How many requests came of each operation, as otter itself counts them.
 async fn tried(lab: &Lab) -> BTreeMap<String, u64> {
-    let metrics = lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics =
+        lab.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
     let mut tried = BTreeMap::new();
     for line in metrics.lines() {
-        let Some(rest) = line.strip_prefix("otter_http_request_seconds_count{operation=\"") else { continue };
+        let Some(rest) = line.strip_prefix("otter_http_request_seconds_count{operation=\"") else {
+            continue;
+        };
         let (operation, rest) = rest.split_once('"').unwrap();
         let count: u64 = rest.rsplit(' ').next().unwrap().parse().unwrap();
         *tried.entry(operation.to_owned()).or_default() += count;
@@ -81,12 +89,15 @@ fn operations() -> Vec<(String, bool)> {
     let document = otter::api::openapi();
     let paths = document["paths"].as_object().unwrap();
     let operations = paths.iter().flat_map(|(path, item)| {
-        item.as_object().unwrap().iter().filter(|(_, operation)| operation.get("responses").is_some()).map(
-            move |(method, operation)| {
-                let takes = operation.get("parameters").is_some() || operation.get("requestBody").is_some();
+        item.as_object()
+            .unwrap()
+            .iter()
+            .filter(|(_, operation)| operation.get("responses").is_some())
+            .map(move |(method, operation)| {
+                let takes =
+                    operation.get("parameters").is_some() || operation.get("requestBody").is_some();
                 (format!("{} {path}", method.to_uppercase()), takes)
-            },
-        )
+            })
     });
     operations.collect()
 }

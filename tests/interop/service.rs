@@ -1,4 +1,5 @@
-//! `deploy/otter.service` as systemd reads it: it holds the service in, and it has what the README says.
+//! `deploy/otter.service` as systemd reads it: it holds the service in, and it has what the README
+//! says.
 
 use std::process::Command;
 
@@ -8,8 +9,11 @@ use super::{repository, succeeds};
 fn unit(directory: &std::path::Path) -> std::path::PathBuf {
     let text = std::fs::read_to_string(repository().join("deploy/otter.service")).unwrap();
     let file = directory.join("otter.service");
-    std::fs::write(&file, text.replace("/usr/bin/otter ", concat!(env!("CARGO_BIN_EXE_otter"), " ")))
-        .unwrap();
+    std::fs::write(
+        &file,
+        text.replace("/usr/bin/otter ", concat!(env!("CARGO_BIN_EXE_otter"), " ")),
+    )
+    .unwrap();
     file
 }
 
@@ -30,7 +34,8 @@ async fn the_exposure_of_the_unit_is_at_most_two() {
     security.args(["security", "--offline=true", "--no-pager"]);
     security.arg(repository().join("deploy/otter.service"));
     let told = String::from_utf8(succeeds(security).await.stdout).unwrap();
-    let level = told.lines().find_map(|line| line.split_once("Overall exposure level for otter.service: "));
+    let level =
+        told.lines().find_map(|line| line.split_once("Overall exposure level for otter.service: "));
     let level = level.and_then(|(_, rest)| rest.split_whitespace().next()).expect("a level");
     assert!(level.parse::<f64>().unwrap() <= 2.0, "{told}");
 }

@@ -40,8 +40,11 @@ fn scenario() -> Scenario {
     let mut scenario = Scenario::generated(3);
     for machine in &mut scenario.machines {
         machine.power = PowerState::On;
-        machine.guest =
-            Guest { tools_installed: true, address: Some("10.0.0.5".to_owned()), ..Guest::without_tools() };
+        machine.guest = Guest {
+            tools_installed: true,
+            address: Some("10.0.0.5".to_owned()),
+            ..Guest::without_tools()
+        };
     }
     scenario
 }
@@ -60,7 +63,8 @@ async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a
     let restarted = ["1", "2", "3"].map(|id| Fact::GuestRestarted(MachineId::from_backend(id)));
     inventory.observe(Facts { complete: false, changes: restarted.to_vec() });
     let task = tokio::spawn({
-        let (inventory, backend, stop) = (Arc::clone(&inventory), Arc::clone(&backend), stop.clone());
+        let (inventory, backend, stop) =
+            (Arc::clone(&inventory), Arc::clone(&backend), stop.clone());
         async move { inventory.confirm_guests(Hosts::one(backend), stop).await }
     });
     let mut changes = inventory.watch(&MachineId::from_backend("3"));

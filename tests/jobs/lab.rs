@@ -44,12 +44,14 @@ impl Lab {
         let store = Store::in_memory().await.unwrap();
         let writer = store.clone();
         tokio::spawn(async move { writer.run(CancellationToken::new()).await });
-        let inventory = Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
+        let inventory =
+            Arc::new(Inventory::new(clock.clone(), Feed::new(&clock), Duration::from_secs(30)));
         let host = SimulatedHost::new(&Scenario::generated(machines), Pace::Stepped, clock.clone());
         let script = Arc::new(Script::new(host.clone()));
         let backend = Arc::new(InProcess::new(host).with_hooks(Arc::clone(&script) as _));
         let stop = CancellationToken::new();
-        let (running, observer, stopped) = (Arc::clone(&backend), Arc::clone(&inventory), stop.clone());
+        let (running, observer, stopped) =
+            (Arc::clone(&backend), Arc::clone(&inventory), stop.clone());
         tokio::spawn(async move { running.run(observer, stopped).await });
         inventory.connected().await;
         let (supervisor, jobs) = engine(&clock, &store, &backend, &inventory);

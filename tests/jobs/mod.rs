@@ -1,4 +1,5 @@
-//! The whole engine over the backend in this process and a store in memory, on time that is stepped.
+//! The whole engine over the backend in this process and a store in memory, on time that is
+//! stepped.
 
 mod lab;
 mod script;
@@ -80,7 +81,8 @@ async fn ten_thousand_waiters_wake_at_once_and_none_asks_the_store() {
             let (started, waits) = tokio::sync::oneshot::channel();
             let waiter = tokio::spawn(async move {
                 let mut end = pin!(jobs.ended(id));
-                let first = std::future::poll_fn(|context| Poll::Ready(end.as_mut().poll(context))).await;
+                let first =
+                    std::future::poll_fn(|context| Poll::Ready(end.as_mut().poll(context))).await;
                 assert!(first.is_pending());
                 started.send(()).unwrap();
                 end.await.unwrap().unwrap().job.state
@@ -312,7 +314,8 @@ async fn a_kill_passes_the_queue_and_cancels_what_runs() {
     assert_eq!(lab.end(create).await.job.state, JobState::Cancelled);
     assert_eq!(lab.end(queued).await.job.state, SUCCEEDED);
     let calls: Vec<CallKind> = lab.host.calls().into_iter().map(|(_, call)| call.kind()).collect();
-    let wanted = [CallKind::PowerOn, CallKind::CreateSnapshot, CallKind::PowerOff, CallKind::PowerOn];
+    let wanted =
+        [CallKind::PowerOn, CallKind::CreateSnapshot, CallKind::PowerOff, CallKind::PowerOn];
     assert_eq!(calls, wanted);
 }
 
@@ -346,7 +349,8 @@ async fn after_a_restart_a_kill_cancels_what_runs_beside_it_again() {
     let create = lab.start(1, create()).await;
     lab.host.called(2).await;
     lab.stop().await;
-    // The kill was committed and running when the daemon died, and the wish to cancel was not on the disk.
+    // The kill was committed and running when the daemon died, and the wish to cancel was not on
+    // the disk.
     let mut kill = stored(&lab, create).await;
     kill.id = JobId::new(lab.clock.uuid());
     (kill.request, kill.host_task, kill.intent) = (JobRequest::Kill, None, None);
@@ -501,8 +505,14 @@ async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() 
         tokio::task::yield_now().await;
     }
     assert_eq!(lab.host.examinations(), 1);
-    let shown =
-        lab.inventory.picture().machine(&MachineId::from_backend("1")).unwrap().machine.question.clone();
+    let shown = lab
+        .inventory
+        .picture()
+        .machine(&MachineId::from_backend("1"))
+        .unwrap()
+        .machine
+        .question
+        .clone();
     assert_eq!(shown, None);
     lab.host.ask(false);
     assert_eq!(lab.end_in_time(id).await.job.state, SUCCEEDED);

@@ -52,7 +52,12 @@ struct State {
 
 impl Script {
     pub fn new(host: SimulatedHost) -> Self {
-        Self { host, state: Mutex::default(), released: Notify::new(), called: watch::Sender::new(0) }
+        Self {
+            host,
+            state: Mutex::default(),
+            released: Notify::new(),
+            called: watch::Sender::new(0),
+        }
     }
 
     /// The next calls are answered like this.
@@ -88,7 +93,8 @@ impl Script {
     /// Ends what is held.
     pub fn release(&self) {
         self.released.notify_waiters();
-        self.host.mutate(|world| world.running_tasks().iter().for_each(|task| world.finish_task(task)));
+        self.host
+            .mutate(|world| world.running_tasks().iter().for_each(|task| world.finish_task(task)));
     }
 
     /// Whether a direct read of a machine shows a question, which no update shows.
@@ -110,7 +116,10 @@ impl Script {
                 }
                 let method = running.operation.method();
                 if fails {
-                    world.fail_next_task(method, Fault::new("SystemError", "The host does not answer."));
+                    world.fail_next_task(
+                        method,
+                        Fault::new("SystemError", "The host does not answer."),
+                    );
                 }
                 world.finish_task(&task);
             }
@@ -170,7 +179,8 @@ impl Hooks for Script {
         if let Request::Examine(machine) = request
             && self.lock().asks
         {
-            self.host.mutate(|world| world.machine_mut(machine.backend_text()).unwrap().question = None);
+            self.host
+                .mutate(|world| world.machine_mut(machine.backend_text()).unwrap().question = None);
         }
         let Request::Call(machine, _) = request else { return Ok(()) };
         let released = self.released.notified();

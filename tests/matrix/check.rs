@@ -1,5 +1,6 @@
-//! What must hold in every cell, whatever its fault: one end that never changes, told alike by polls and events; no
-//! more sendings than the table allows; reads that went on; a picture equal to the host; and an end that is true of it.
+//! What must hold in every cell, whatever its fault: one end that never changes, told alike by
+//! polls and events; no more sendings than the table allows; reads that went on; a picture equal to
+//! the host; and an end that is true of it.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,8 @@ pub async fn check(mut play: Play<'_>, proof: Proof) -> Result<String, String> {
     sends_are_few(&play, &ended)?;
     truth(&play, &state)?;
     if state == "succeeded" {
-        // Who reads after the end reads what it did: the world stands still, so the picture has no time to catch up.
+        // Who reads after the end reads what it did: the world stands still, so the picture has no
+        // time to catch up.
         shown_at_once(&play).await?;
     }
     quiet(&mut play).await?;
@@ -46,7 +48,10 @@ pub fn end_is_right(ended: &Value, expected: &Expected) -> Result<(), String> {
     let code = ended["error"]["code"].as_str();
     let right = expected.ends.contains(&(state, code));
     if !right {
-        return Err(format!("it ended {state} {code:?}, where {:?} is right: {ended}", expected.ends));
+        return Err(format!(
+            "it ended {state} {code:?}, where {:?} is right: {ended}",
+            expected.ends
+        ));
     }
     let consistent = (state == "succeeded") == ended["error"].is_null()
         && (state == "succeeded") != ended["result"].is_null();
@@ -91,7 +96,9 @@ pub fn truth(play: &Play<'_>, state: &str) -> Result<(), String> {
         return Ok(());
     }
     play.control().look(|world| {
-        let Some(now) = world.machine(&play.id) else { return Err("the machine is gone".to_owned()) };
+        let Some(now) = world.machine(&play.id) else {
+            return Err("the machine is gone".to_owned());
+        };
         let kind = play.cell.kind;
         let (done, undone) = (done(kind, &play.before, now), undone(kind, &play.before, now));
         let holds = match (state, play.expected.left) {
@@ -134,7 +141,8 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
         Kind::RevertOff | Kind::RevertOffPower => current("awake") && now.power == PowerState::Off,
         Kind::Remove => has("middle") == 0 && now.snapshots.len() == before.snapshots.len() - 1,
         Kind::RemoveChildren => {
-            (has("middle"), has("leaf")) == (0, 0) && now.snapshots.len() == before.snapshots.len() - 2
+            (has("middle"), has("leaf")) == (0, 0)
+                && now.snapshots.len() == before.snapshots.len() - 2
         }
         Kind::RemoveAll => now.snapshots.is_empty(),
         Kind::Rename => (has("middle"), has("renamed")) == (0, 1),
@@ -143,12 +151,17 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
 
 /// Whether nothing of it is so.
 fn undone(kind: Kind, before: &Machine, now: &Machine) -> bool {
-    let ids =
-        |machine: &Machine| machine.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<Vec<_>>();
+    let ids = |machine: &Machine| {
+        machine.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<Vec<_>>()
+    };
     match kind {
         Kind::Reset | Kind::Reboot => now.run == before.run || now.power != PowerState::On,
-        Kind::Create | Kind::Remove | Kind::RemoveChildren | Kind::RemoveAll => ids(now) == ids(before),
-        Kind::Revert | Kind::RevertOn | Kind::RevertOff => now.current_snapshot == before.current_snapshot,
+        Kind::Create | Kind::Remove | Kind::RemoveChildren | Kind::RemoveAll => {
+            ids(now) == ids(before)
+        }
+        Kind::Revert | Kind::RevertOn | Kind::RevertOff => {
+            now.current_snapshot == before.current_snapshot
+        }
         _ => !done(kind, before, now),
     }
 }
@@ -216,7 +229,8 @@ async fn shown_at_once(play: &Play<'_>) -> Result<(), String> {
     for field in ["free", "not_free_because"] {
         shown[field] = machine[field].clone();
     }
-    let differences = difference("", &machine, &shown) + &difference("/snapshots", &snapshots, &listed);
+    let differences =
+        difference("", &machine, &shown) + &difference("/snapshots", &snapshots, &listed);
     if differences.is_empty() {
         return Ok(());
     }
@@ -261,7 +275,8 @@ pub fn host(world: &World) -> Value {
     let datastores: Vec<Value> = datastores
         .into_iter()
         .map(|datastore| {
-            let on_it = world.machines().filter(|machine| machine.datastore == datastore.id).count();
+            let on_it =
+                world.machines().filter(|machine| machine.datastore == datastore.id).count();
             json!({
                 "id": datastore.id,
                 "name": datastore.name,
@@ -282,8 +297,9 @@ fn machine_of(machine: &Machine) -> Value {
     let on = machine.power == PowerState::On;
     // An address that is still told of a guest that is gone, or not up yet, is never shown.
     let told = machine.guest.told_address.as_ref().filter(|_| on && machine.guest.tools_running);
-    let addresses: Vec<&String> = told
-        .map_or_else(Vec::new, |told| std::iter::once(told).chain(&machine.guest.more_addresses).collect());
+    let addresses: Vec<&String> = told.map_or_else(Vec::new, |told| {
+        std::iter::once(told).chain(&machine.guest.more_addresses).collect()
+    });
     let mut reasons = Vec::new();
     match machine.power {
         PowerState::On => reasons.push("powered_on"),
@@ -362,7 +378,8 @@ fn snapshots_of(machine: &Machine) -> Value {
     let mut ordered: Vec<Value> = Vec::new();
     let mut left: Vec<Option<&str>> = vec![None];
     while let Some(parent) = left.pop() {
-        let below = machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == parent);
+        let below =
+            machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == parent);
         let below: Vec<_> = below.collect();
         if let Some(id) = parent
             && let Some(snapshot) = machine.snapshot(id)
@@ -401,7 +418,8 @@ pub fn difference(at: &str, wanted: &Value, shown: &Value) -> String {
         (Value::Object(one), Value::Object(two)) => {
             let keys: std::collections::BTreeSet<&String> = one.keys().chain(two.keys()).collect();
             let each = keys.into_iter().map(|key| {
-                let (one, two) = (one.get(key).unwrap_or(&Value::Null), two.get(key).unwrap_or(&Value::Null));
+                let (one, two) =
+                    (one.get(key).unwrap_or(&Value::Null), two.get(key).unwrap_or(&Value::Null));
                 difference(&format!("{at}/{key}"), one, two)
             });
             each.collect()
@@ -419,8 +437,11 @@ pub fn difference(at: &str, wanted: &Value, shown: &Value) -> String {
 async fn events_agree(bench: &mut Bench, job: &str, ended: &Value) -> Result<(), String> {
     let mark = bench.nudge();
     let told = bench.events.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
-    let states: Vec<&Value> =
-        told.iter().filter(|told| told.is("job.changed", job)).map(|told| &told.json["object"]).collect();
+    let states: Vec<&Value> = told
+        .iter()
+        .filter(|told| told.is("job.changed", job))
+        .map(|told| &told.json["object"])
+        .collect();
     let first_end = states.iter().position(|state| is_end(state));
     match first_end {
         None => Err(format!("the stream told no end of {job}")),

@@ -1,5 +1,5 @@
-//! The fault matrix: every kind of job, at every step of it, under every fault. `table` says what is right, `stage`
-//! lets it happen, `check` holds otter to it.
+//! The fault matrix: every kind of job, at every step of it, under every fault. `table` says what
+//! is right, `stage` lets it happen, `check` holds otter to it.
 
 mod check;
 mod lease;
@@ -71,7 +71,8 @@ impl Playable for Cell {
 
 /// Cells by how they are played.
 fn sorted<C: Playable>(cells: Vec<Told<C>>) -> Vec<Group<C>> {
-    let (hasty, calm): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(cell, _)| cell.waits_for_time_outs());
+    let (hasty, calm): (Vec<_>, Vec<_>) =
+        cells.into_iter().partition(|(cell, _)| cell.waits_for_time_outs());
     vec![(hasty, Tune::of(stage::hasty), HASTY_BENCHES), (calm, Tune::of(stage::settings), BENCHES)]
 }
 
@@ -92,7 +93,8 @@ fn play_on<C: Playable>(groups: Vec<Group<C>>) -> BTreeMap<C, Result<String, Str
                         results.lock().unwrap().insert(cell, result);
                     }
                 };
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 tokio::task::LocalSet::new().block_on(&runtime, work);
             }));
         }
@@ -133,8 +135,8 @@ async fn play<C: Playable>(
     }
 }
 
-/// Plays the cells that can be, prints what came of them and why the others cannot be, and fails for one that is wrong.
-/// `OTTER_MATRIX` chooses cells whose name contains it.
+/// Plays the cells that can be, prints what came of them and why the others cannot be, and fails
+/// for one that is wrong. `OTTER_MATRIX` chooses cells whose name contains it.
 fn report<C: Playable>(mut cells: Vec<Told<C>>, reasons: &BTreeMap<&'static str, usize>) {
     if let Ok(part) = std::env::var("OTTER_MATRIX") {
         cells.retain(|(cell, _)| cell.name().contains(&part));
@@ -153,7 +155,13 @@ fn report<C: Playable>(mut cells: Vec<Told<C>>, reasons: &BTreeMap<&'static str,
     for (reason, count) in reasons {
         println!("{count:>5}  {reason}");
     }
-    assert!(wrong.is_empty(), "{} of {} cells are wrong:\n{}", wrong.len(), results.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} cells are wrong:\n{}",
+        wrong.len(),
+        results.len(),
+        wrong.join("\n")
+    );
 }
 
 /// The whole matrix.
@@ -172,7 +180,10 @@ fn every_cell_ends_as_the_table_says() {
 /// A mistake on purpose behind the host.
 macro_rules! mistaken {
     ($mistake:ident) => {
-        Tune { settings: stage::hasty, between: |host| Arc::new(Mistaken::new(host, Mistake::$mistake)) }
+        Tune {
+            settings: stage::hasty,
+            between: |host| Arc::new(Mistaken::new(host, Mistake::$mistake)),
+        }
     };
 }
 

@@ -1,6 +1,6 @@
-//! Plays one cell of the table before a whole otter: starts the job, lets the fault strike at the step, mends the host,
-//! and sees the job to its end. Time stands still for otter and the host but for the ticks given here, and no task or
-//! guest moves by itself.
+//! Plays one cell of the table before a whole otter: starts the job, lets the fault strike at the
+//! step, mends the host, and sees the job to its end. Time stands still for otter and the host but
+//! for the ticks given here, and no task or guest moves by itself.
 
 mod lease;
 mod strike;
@@ -85,7 +85,8 @@ impl Bench {
         let plan = Plan { scenario, pace: Pace::Stepped, settings, clock: clock.clone(), between };
         let lab = Lab::with(plan).await;
         let events =
-            Events::open_with(&lab, "?types=job.changed,machine.changed,lease.changed", &[NDJSON]).await;
+            Events::open_with(&lab, "?types=job.changed,machine.changed,lease.changed", &[NDJSON])
+                .await;
         let control = lab.control().clone();
         // On, its tools at work and its address told.
         let template = control.look(|world| world.machine(MARKER).unwrap().clone());
@@ -94,7 +95,8 @@ impl Bench {
 
     /// A GET without a socket between.
     pub async fn read(&self, path: &str) -> (StatusCode, HeaderMap, Value) {
-        let request = Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
+        let request =
+            Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
         let response = tower::ServiceExt::oneshot(self.lab.router.clone(), request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -134,7 +136,10 @@ impl Bench {
     pub async fn place(&mut self, machine: &Machine) -> Result<(), String> {
         self.control.mutate(|world| world.add_machine(machine.clone()));
         let path = format!("/v1/machines/{}", machine.id);
-        self.until("the machine to be shown", async |bench| bench.read(&path).await.0 == StatusCode::OK).await
+        self.until("the machine to be shown", async |bench| {
+            bench.read(&path).await.0 == StatusCode::OK
+        })
+        .await
     }
 
     /// Takes the machines of a cell away and leaves the host as it was.
@@ -147,7 +152,9 @@ impl Bench {
             }
         });
         self.until("the machines to go", async |bench| {
-            bench.read("/v1/machines").await.2["items"].as_array().is_some_and(|items| items.len() == 1)
+            bench.read("/v1/machines").await.2["items"]
+                .as_array()
+                .is_some_and(|items| items.len() == 1)
         })
         .await?;
         // What comes next is a new trouble, and not the same one again.
@@ -183,8 +190,9 @@ impl Bench {
         Ok(found)
     }
 
-    /// Moves time on, and gives otter and the host a moment to do what is due. A moment that took far longer than
-    /// it should was taken from them too, by whatever else keeps the machine busy: they get another.
+    /// Moves time on, and gives otter and the host a moment to do what is due. A moment that took
+    /// far longer than it should was taken from them too, by whatever else keeps the machine busy:
+    /// they get another.
     pub async fn tick(&self) {
         self.clock.advance(TICK);
         let real = Clock::system();
@@ -311,7 +319,11 @@ impl<'b> Play<'b> {
     }
 
     /// Lets time pass until it is so.
-    pub async fn until(&mut self, what: &str, mut so: impl FnMut(&Self) -> bool) -> Result<(), String> {
+    pub async fn until(
+        &mut self,
+        what: &str,
+        mut so: impl FnMut(&Self) -> bool,
+    ) -> Result<(), String> {
         let patience = Clock::system();
         while !so(self) {
             if patience.elapsed() > PATIENCE {
@@ -341,7 +353,10 @@ impl<'b> Play<'b> {
     /// Brings the host back where it is away.
     async fn mend(&mut self) -> Result<(), String> {
         match self.cell.fault {
-            Fault::HostRestarted | Fault::HostRestartedIdle | Fault::HostRebooted | Fault::GoneInOutage => {
+            Fault::HostRestarted
+            | Fault::HostRestartedIdle
+            | Fault::HostRebooted
+            | Fault::GoneInOutage => {
                 self.until("reads to say how old they are", |play| play.stale).await?;
                 self.ticks(2).await;
                 self.control().resume();
@@ -381,7 +396,9 @@ impl<'b> Play<'b> {
             if self.cell.kind.of_guest() && self.sees_the_guest() {
                 self.control().step_guests();
             }
-            if self.cell.fault == Fault::QuestionAnswered && self.seen()["blocked_by"]["kind"] == "question" {
+            if self.cell.fault == Fault::QuestionAnswered
+                && self.seen()["blocked_by"]["kind"] == "question"
+            {
                 let id = self.id.clone();
                 // It may be answered already.
                 let _ = self.control().mutate(|world| world.answer(&id, "q-1", "2"));
@@ -394,10 +411,12 @@ impl<'b> Play<'b> {
         Ok(())
     }
 
-    /// Whether otter shows the guest's tools as they are and waits for news: what a guest does unseen proves nothing.
+    /// Whether otter shows the guest's tools as they are and waits for news: what a guest does
+    /// unseen proves nothing.
     fn sees_the_guest(&self) -> bool {
-        let runs =
-            self.control().look(|world| world.machine(&self.id).map(|machine| machine.guest.tools_running));
+        let runs = self
+            .control()
+            .look(|world| world.machine(&self.id).map(|machine| machine.guest.tools_running));
         self.control().pending_waits() > 0 && runs == Some(self.tools_shown)
     }
 
@@ -409,7 +428,8 @@ impl<'b> Play<'b> {
         let id = self.id.clone();
         let on = |rest: &str| format!("/v1/machines/{id}{rest}");
         let snapshot = |name: &str| {
-            let found = self.before.snapshots.iter().find(|snapshot| snapshot.name == name).unwrap();
+            let found =
+                self.before.snapshots.iter().find(|snapshot| snapshot.name == name).unwrap();
             on(&format!("/snapshots/{}", encode(&found.id)))
         };
         let power = |body: Value| (Method::POST, on("/power"), Some(body));
@@ -426,12 +446,18 @@ impl<'b> Play<'b> {
             Kind::Reset => power(json!({"action": "reset"})),
             Kind::Suspend => power(json!({"action": "suspend"})),
             Kind::Shutdown => power(json!({"action": "shutdown"})),
-            Kind::ForcedAsk | Kind::ForcedPlug => power(json!({"action": "shutdown", "force_after": "5s"})),
-            Kind::Reboot => power(json!({"action": "reboot"})),
-            Kind::Kill => {
-                (Method::POST, "/v1/machines/kill".to_owned(), Some(json!({"name": self.before.name})))
+            Kind::ForcedAsk | Kind::ForcedPlug => {
+                power(json!({"action": "shutdown", "force_after": "5s"}))
             }
-            Kind::Answer => (Method::POST, on("/answer"), Some(json!({"question": "q-1", "choice": "2"}))),
+            Kind::Reboot => power(json!({"action": "reboot"})),
+            Kind::Kill => (
+                Method::POST,
+                "/v1/machines/kill".to_owned(),
+                Some(json!({"name": self.before.name})),
+            ),
+            Kind::Answer => {
+                (Method::POST, on("/answer"), Some(json!({"question": "q-1", "choice": "2"})))
+            }
             Kind::Create => (Method::POST, on("/snapshots"), Some(json!({"name": "made"}))),
             Kind::Revert => revert("middle", None),
             Kind::RevertOn | Kind::RevertOnPower => revert("middle", Some(true)),
@@ -462,7 +488,8 @@ impl<'b> Play<'b> {
 
     fn running_task(&self) -> Option<String> {
         self.control().look(|world| {
-            let mut mine = world.tasks().filter(|task| task.machine == self.id && !task.state.is_end());
+            let mut mine =
+                world.tasks().filter(|task| task.machine == self.id && !task.state.is_end());
             mine.next().map(|task| task.id.clone())
         })
     }

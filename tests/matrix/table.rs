@@ -1,6 +1,6 @@
-//! The fault matrix as a table: which end is right for each kind of job, step of it and fault, and how often the host
-//! may be asked. Written from the contract (design, section 4) and from what vim25 says of itself, never from the code
-//! that judges.
+//! The fault matrix as a table: which end is right for each kind of job, step of it and fault, and
+//! how often the host may be asked. Written from the contract (design, section 4) and from what
+//! vim25 says of itself, never from the code that judges.
 //!
 //! ```text
 //! kind × step × fault ── plight() ──► what can be known of the call ── verdict() ──► end, sendings, what is left
@@ -187,7 +187,9 @@ impl Kind {
     pub const fn method(self) -> &'static str {
         match self {
             Self::PowerOn | Self::RevertOnPower => "PowerOnVM_Task",
-            Self::PowerOff | Self::Kill | Self::ForcedPlug | Self::RevertOffPower => "PowerOffVM_Task",
+            Self::PowerOff | Self::Kill | Self::ForcedPlug | Self::RevertOffPower => {
+                "PowerOffVM_Task"
+            }
             Self::Reset => "ResetVM_Task",
             Self::Suspend => "SuspendVM_Task",
             Self::Shutdown | Self::ForcedAsk => "ShutdownGuest",
@@ -288,7 +290,9 @@ impl Cell {
 
     /// What can be known of its call, or why it cannot be.
     pub fn plight(self) -> Result<Plight, &'static str> {
-        if self.kind.at_once() && matches!(self.step, Step::Accepted | Step::Progress | Step::Unreported) {
+        if self.kind.at_once()
+            && matches!(self.step, Step::Accepted | Step::Progress | Step::Unreported)
+        {
             return Err("the answer of the call is its end");
         }
         if self.kind.goes_on() && self.step == Step::ResultRead {
@@ -297,11 +301,14 @@ impl Cell {
         if matches!(self.kind, Kind::Shutdown | Kind::ForcedAsk) && self.step == Step::Progress {
             return Err("a guest that shuts down tells no progress");
         }
-        let no_task = matches!(self.fault, Fault::TaskFailed | Fault::TaskVanished | Fault::PowerStateInTask);
+        let no_task =
+            matches!(self.fault, Fault::TaskFailed | Fault::TaskVanished | Fault::PowerStateInTask);
         if no_task && !self.kind.has_task() {
             return Err("it has no task");
         }
-        if self.kind == Kind::Answer && matches!(self.fault, Fault::QuestionAnswered | Fault::QuestionLeft) {
+        if self.kind == Kind::Answer
+            && matches!(self.fault, Fault::QuestionAnswered | Fault::QuestionLeft)
+        {
             return Err("it is the answer to one");
         }
         if self.fault == Fault::HostRestartedIdle && !self.kind.has_task() {
@@ -332,17 +339,24 @@ impl Cell {
             | Fault::Unavailable
             | Fault::QuestionAnswered => Plight::Well,
             Fault::HostRebooted => Plight::OffBefore,
-            Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => Plight::Gone(0),
+            Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
+                Plight::Gone(0)
+            }
             Fault::QuestionLeft if self.kind.waits_for_questions() => {
                 Plight::Asks { sent: false, holds: false }
             }
             Fault::QuestionLeft => Plight::Well,
             Fault::Licence => Plight::Refused("license-restricted", 1),
-            Fault::HostRestartedIdle | Fault::TaskFailed | Fault::TaskVanished | Fault::PowerStateInTask => {
+            Fault::HostRestartedIdle
+            | Fault::TaskFailed
+            | Fault::TaskVanished
+            | Fault::PowerStateInTask => {
                 return Err("there is no task yet");
             }
             Fault::SlowUndone => return Err("a read does nothing: late is late"),
-            Fault::PowerStateInCall => return Err("before the call the state is read, not refused"),
+            Fault::PowerStateInCall => {
+                return Err("before the call the state is read, not refused");
+            }
         })
     }
 
@@ -355,7 +369,9 @@ impl Cell {
             Fault::Deleted | Fault::Reregistered => Plight::Gone(1),
             Fault::MoidReused if self.kind.of_snapshot() => Plight::Gone(1),
             Fault::MoidReused => {
-                return Err("vim25 names a machine by its moid alone: a call on its way cannot tell");
+                return Err(
+                    "vim25 names a machine by its moid alone: a call on its way cannot tell",
+                );
             }
             Fault::Licence => Plight::Refused("license-restricted", 1),
             Fault::PowerStateInCall => Plight::PowerTold,
@@ -366,7 +382,10 @@ impl Cell {
             | Fault::SlowUndone
             | Fault::Garbage
             | Fault::Unavailable => return Err("a call without an answer is the next step"),
-            Fault::HostRestartedIdle | Fault::TaskFailed | Fault::TaskVanished | Fault::PowerStateInTask => {
+            Fault::HostRestartedIdle
+            | Fault::TaskFailed
+            | Fault::TaskVanished
+            | Fault::PowerStateInTask => {
                 return Err("there is no task yet");
             }
             Fault::QuestionAnswered | Fault::QuestionLeft => {
@@ -377,7 +396,9 @@ impl Cell {
 
     fn unanswered(self) -> Result<Plight, &'static str> {
         Ok(match self.fault {
-            Fault::CutBefore | Fault::SlowUndone | Fault::Garbage | Fault::Unavailable => Plight::Nothing,
+            Fault::CutBefore | Fault::SlowUndone | Fault::Garbage | Fault::Unavailable => {
+                Plight::Nothing
+            }
             Fault::SessionExpired
             | Fault::AccountRefused
             | Fault::CutMid
@@ -440,7 +461,9 @@ impl Cell {
             | Fault::Deleted
             | Fault::Reregistered
             | Fault::MoidReused => Plight::GoneAfter,
-            Fault::HostRestarted | Fault::TaskVanished | Fault::QuestionLeft | Fault::Licence => Plight::Well,
+            Fault::HostRestarted | Fault::TaskVanished | Fault::QuestionLeft | Fault::Licence => {
+                Plight::Well
+            }
             _ => return self.ended_well(),
         })
     }
@@ -459,7 +482,9 @@ impl Cell {
 
     fn ended_well(self) -> Result<Plight, &'static str> {
         match self.fault {
-            Fault::TaskFailed | Fault::PowerStateInTask => Err("a task that ended well fails no more"),
+            Fault::TaskFailed | Fault::PowerStateInTask => {
+                Err("a task that ended well fails no more")
+            }
             Fault::HostRestartedIdle => Err("nothing is left to stop"),
             _ => self.on_the_stream(),
         }
@@ -484,7 +509,8 @@ impl Cell {
         };
         let succeeded = |sends| end("succeeded", None, sends);
         let unknown = |sends| end("unknown", Some("outcome-unknown"), sends);
-        // A guest that was asked may still obey, so that no failure of the plug proves that nothing was done.
+        // A guest that was asked may still obey, so that no failure of the plug proves that nothing
+        // was done.
         let failed = |code, sends| match kind {
             Kind::ForcedPlug => unknown(sends),
             _ => Expected {
@@ -496,7 +522,8 @@ impl Cell {
             },
         };
         // The revert was done; the power after it could not be.
-        let half = |code, sends| Expected { left: Left::FirstOnly, ..end("failed", Some(code), sends) };
+        let half =
+            |code, sends| Expected { left: Left::FirstOnly, ..end("failed", Some(code), sends) };
         let whatever = |expected| Expected { left: Left::Whatever, ..expected };
         // Asked again, within the limit of three times more.
         let again = || Expected { sends: (2, 4), ..succeeded(2) };
@@ -540,9 +567,11 @@ impl Cell {
                 Kind::Create => end("failed", Some("host-unreachable"), 1),
             },
             Plight::RebootedAfter => match kind {
-                Kind::PowerOn | Kind::RevertOnPower | Kind::Revert | Kind::RevertOn | Kind::RevertOff => {
-                    again()
-                }
+                Kind::PowerOn
+                | Kind::RevertOnPower
+                | Kind::Revert
+                | Kind::RevertOn
+                | Kind::RevertOff => again(),
                 Kind::Reset => unknown(1),
                 _ => succeeded(1),
             },
@@ -553,7 +582,9 @@ impl Cell {
                 | Kind::ForcedAsk
                 | Kind::ForcedPlug
                 | Kind::RevertOffPower => succeeded(0),
-                Kind::Reset | Kind::Suspend | Kind::Reboot => end("failed", Some("invalid-power-state"), 0),
+                Kind::Reset | Kind::Suspend | Kind::Reboot => {
+                    end("failed", Some("invalid-power-state"), 0)
+                }
                 // The question went with the run that asked it.
                 Kind::Answer => whatever(end("failed", Some("host-rejected"), 1)),
                 _ => succeeded(1),

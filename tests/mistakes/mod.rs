@@ -12,7 +12,8 @@ use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::domain::machine::{Guest, Machine};
 use otter::domain::power::PowerState;
 use otter::hypervisor::{
-    Accepted, CallError, Capability, Fact, Facts, HostError, Hypervisor, Observer, SessionStatus, TaskStatus,
+    Accepted, CallError, Capability, Fact, Facts, HostError, Hypervisor, Observer, SessionStatus,
+    TaskStatus,
 };
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -45,7 +46,11 @@ impl Mistaken {
 
 #[async_trait]
 impl Hypervisor for Mistaken {
-    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+    async fn run(
+        &self,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Result<(), HostError> {
         let observer = Arc::new(MistakenObserver {
             inner: observer,
             mistake: self.mistake,
@@ -55,7 +60,12 @@ impl Hypervisor for Mistaken {
         self.inner.run(observer, stop).await
     }
 
-    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError> {
+    async fn call(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        job: JobId,
+    ) -> Result<Accepted, CallError> {
         let first = self.inner.call(machine, call, job).await;
         let again = self.mistake == Mistake::ResetSentAgain
             && matches!((&first, call), (Err(CallError::Lost(_)), HostCall::Reset));

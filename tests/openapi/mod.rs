@@ -1,4 +1,5 @@
-//! The OpenAPI document as it is served: it keeps the rules of [`lint`], and the committed copies are equal to it.
+//! The OpenAPI document as it is served: it keeps the rules of [`lint`], and the committed copies
+//! are equal to it.
 
 mod lint;
 mod walk;
@@ -25,6 +26,9 @@ fn the_committed_documents_are_the_served_ones() {
     ] {
         let committed: serde_json::Value = serde_json::from_str(committed).unwrap();
         let same = committed == served;
-        assert!(same, "openapi/{name} is stale; refresh it: cargo run -- openapi{flag} >openapi/{name}");
+        assert!(
+            same,
+            "openapi/{name} is stale; refresh it: cargo run -- openapi{flag} >openapi/{name}"
+        );
     }
 }

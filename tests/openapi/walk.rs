@@ -1,4 +1,5 @@
-//! Reading an OpenAPI document: its operations and its schemas, each with the JSON pointer that leads to it.
+//! Reading an OpenAPI document: its operations and its schemas, each with the JSON pointer that
+//! leads to it.
 
 use std::collections::BTreeSet;
 
@@ -53,14 +54,17 @@ impl<'a> Place<'a> {
         };
         match self.value {
             Value::Object(map) => map.iter().map(|(key, value)| step(key.clone(), value)).collect(),
-            Value::Array(list) => {
-                list.iter().enumerate().map(|(index, value)| step(index.to_string(), value)).collect()
-            }
+            Value::Array(list) => list
+                .iter()
+                .enumerate()
+                .map(|(index, value)| step(index.to_string(), value))
+                .collect(),
             _ => Vec::new(),
         }
     }
 
-    /// Where the `$ref` of this object leads; itself where it has none; nothing where that is nowhere.
+    /// Where the `$ref` of this object leads; itself where it has none; nothing where that is
+    /// nowhere.
     pub fn resolved(&self) -> Option<Self> {
         let mut place = self.clone();
         // A reference may lead to a reference, but a circle of nothing else leads nowhere.
@@ -106,11 +110,13 @@ pub fn operations(document: &Value) -> Vec<Operation<'_>> {
     let mut operations = Vec::new();
     for (path, item) in Place::root(document).entries("paths") {
         for (_, place) in METHODS.iter().filter_map(|method| Some((method, item.get(method)?))) {
-            let parameters = item.entries("parameters").into_iter().chain(place.entries("parameters"));
+            let parameters =
+                item.entries("parameters").into_iter().chain(place.entries("parameters"));
             let parameters = parameters.filter_map(|(_, parameter)| parameter.resolved()).collect();
             let responses = place.entries("responses").into_iter();
-            let responses =
-                responses.filter_map(|(status, response)| Some((status, response.resolved()?))).collect();
+            let responses = responses
+                .filter_map(|(status, response)| Some((status, response.resolved()?)))
+                .collect();
             operations.push(Operation { path: path.clone(), place, parameters, responses });
         }
     }
@@ -119,7 +125,10 @@ pub fn operations(document: &Value) -> Vec<Operation<'_>> {
 
 /// The schemas of a body, one for each media type.
 pub fn content_schemas<'a>(body: &Place<'a>) -> Vec<Place<'a>> {
-    body.entries("content").into_iter().filter_map(|(_, media_type)| media_type.get("schema")).collect()
+    body.entries("content")
+        .into_iter()
+        .filter_map(|(_, media_type)| media_type.get("schema"))
+        .collect()
 }
 
 /// Every schema that these lead to, themselves among them, each once.
@@ -143,7 +152,8 @@ pub fn reachable<'a>(roots: impl IntoIterator<Item = Place<'a>>) -> Vec<Place<'a
 
 /// The schemas directly inside of one; references are not followed.
 pub fn subschemas<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
-    const MANY: &[&str] = &["properties", "patternProperties", "allOf", "anyOf", "oneOf", "prefixItems"];
+    const MANY: &[&str] =
+        &["properties", "patternProperties", "allOf", "anyOf", "oneOf", "prefixItems"];
     const ONE: &[&str] = &["items", "additionalProperties", "propertyNames", "not"];
     let many = MANY.iter().flat_map(|key| schema.entries(key)).map(|(_, place)| place);
     let one = ONE.iter().filter_map(|key| schema.get(key));

@@ -109,7 +109,8 @@ impl Client {
         let override_reason = post.override_reason.clone();
         let right = Right { caller: self.caller.clone(), pass, override_reason };
         let of = post.clone();
-        let started = self.run.ask(move |services| async move { start(&services, of, right).await }).await;
+        let started =
+            self.run.ask(move |services| async move { start(&services, of, right).await }).await;
         self.run.witness.trace(|| format!("{} hears {started:?}", self.caller.name));
         self.is_unanswered = started.is_none() && post.key.is_some();
         if let Some(Ok((job, is_repeated))) = started {
@@ -130,13 +131,19 @@ impl Client {
         let machine = self.some_machine()?;
         let hasty = self.run.temper().hasty;
         let request = self.random(|random| some_request(random, &machine));
-        let deadline =
-            self.random(|random| random.percent(hasty).then(|| Duration::from_secs(6 + random.below(60))));
+        let deadline = self.random(|random| {
+            random.percent(hasty).then(|| Duration::from_secs(6 + random.below(60)))
+        });
         Some(self.with_right(machine.id, request, deadline))
     }
 
     /// The request with or without a key, and by some right.
-    fn with_right(&self, machine: MachineId, request: JobRequest, deadline: Option<Duration>) -> Post {
+    fn with_right(
+        &self,
+        machine: MachineId,
+        request: JobRequest,
+        deadline: Option<Duration>,
+    ) -> Post {
         let key = self.random(|random| {
             // Now and then a key is used for several calls.
             random.percent(60).then(|| {
@@ -155,7 +162,8 @@ impl Client {
             fingerprint,
             created_at: self.run.clock.now(),
         });
-        let lease = self.random(|random| random.pick(&self.leases).copied().filter(|_| random.percent(60)));
+        let lease =
+            self.random(|random| random.pick(&self.leases).copied().filter(|_| random.percent(60)));
         let is_override = lease.is_none() && self.random(|random| random.percent(5));
         let override_reason = is_override.then(|| "must be".to_owned());
         let held = lease.and_then(|lease| {
@@ -173,7 +181,8 @@ impl Client {
             Some((machine.id.clone(), JobRequest::Answer { question: question.id.clone(), choice }))
         };
         let picture = services.inventory.picture();
-        let asking: Vec<_> = picture.machines.iter().filter_map(|record| asking(&record.machine)).collect();
+        let asking: Vec<_> =
+            picture.machines.iter().filter_map(|record| asking(&record.machine)).collect();
         if let Some((machine, request)) = self.random(|random| random.pick(&asking).cloned()) {
             let post = self.with_right(machine, request, None);
             self.post(post, false).await;

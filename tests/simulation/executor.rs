@@ -211,7 +211,8 @@ impl Time for Handle {
     fn random(&self) -> [u8; 32] {
         let mut state = self.state();
         let mut bits = [0; 32];
-        bits.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&state.bits.next().to_le_bytes()));
+        bits.chunks_mut(8)
+            .for_each(|chunk| chunk.copy_from_slice(&state.bits.next().to_le_bytes()));
         bits
     }
 
@@ -264,7 +265,8 @@ fn a_seed_chooses_the_order_and_the_same_seed_chooses_the_same() {
         let mut executor = Executor::new(&mut Random::new(seed));
         let (sender, _) = tokio::sync::watch::channel(());
         for number in 0..8 {
-            let (handle, told, mut woken) = (executor.handle(), Arc::clone(&told), sender.subscribe());
+            let (handle, told, mut woken) =
+                (executor.handle(), Arc::clone(&told), sender.subscribe());
             executor.handle().spawn(Owner::World, async move {
                 woken.changed().await.unwrap();
                 told.lock().unwrap().push((number, handle.true_time(), handle.uuid()));

@@ -86,7 +86,9 @@ impl Mishap {
 impl Temper {
     /// Some runs are calm, some have one kind of trouble, some have all.
     pub fn new(random: &mut Random) -> Self {
-        let some = |random: &mut Random, most: u64| if random.percent(50) { random.below(most) } else { 0 };
+        let some = |random: &mut Random, most: u64| {
+            if random.percent(50) { random.below(most) } else { 0 }
+        };
         let faults = match random.below(4) {
             0 => Vec::new(),
             1 => random.pick(&Mishap::ALL).copied().into_iter().collect(),
@@ -157,8 +159,12 @@ fn happen(run: &Arc<Run>, mishap: Mishap) {
         }
         Mishap::TasksForgotten => forget_tasks(run),
         Mishap::TaskFails => {
-            let methods =
-                ["PowerOnVM_Task", "PowerOffVM_Task", "RevertToSnapshot_Task", "CreateSnapshot_Task"];
+            let methods = [
+                "PowerOnVM_Task",
+                "PowerOffVM_Task",
+                "RevertToSnapshot_Task",
+                "CreateSnapshot_Task",
+            ];
             let method = *run.random().pick(&methods).unwrap();
             let fault = Fault::new("FileLocked", "Unable to access file.");
             run.host.mutate(|world| world.fail_next_task(method, fault));

@@ -1,5 +1,5 @@
-//! What a bystander knows of one job, and what follows: when its success is true, and when it may be
-//! unknown.
+//! What a bystander knows of one job, and what follows: when its success is true, and when it may
+//! be unknown.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ pub struct History {
     pub asked_at: Duration,
     /// When it is over by the time that never jumps, as long as the daemon lives.
     pub due_at: Duration,
-    /// The daemon died, and the wall clock may have jumped meanwhile: the deadline is where nobody knows.
+    /// The daemon died, and the wall clock may have jumped meanwhile: the deadline is where nobody
+    /// knows.
     pub due_unknown: bool,
     /// When otter was told that it is on disk: at the latest then it waits in its queue.
     pub accepted_at: Option<Duration>,
@@ -40,7 +41,8 @@ pub struct History {
     pub deeds: Vec<(CallKind, u64)>,
     /// An answer, a task or the daemon's own memory of a call was lost.
     pub lost: bool,
-    /// The answer to a call was lost, or the daemon died with one: its task was perhaps never known.
+    /// The answer to a call was lost, or the daemon died with one: its task was perhaps never
+    /// known.
     pub unseen: bool,
     /// The host forgot its tasks meanwhile.
     pub forgotten: bool,
@@ -58,7 +60,9 @@ pub struct History {
 /// What a machine is after such a job, if nobody else does anything to it.
 pub const fn wanted_power(request: &JobRequest) -> Option<PowerState> {
     match request {
-        JobRequest::PowerOn | JobRequest::Revert { power_on: Some(true), .. } => Some(PowerState::On),
+        JobRequest::PowerOn | JobRequest::Revert { power_on: Some(true), .. } => {
+            Some(PowerState::On)
+        }
         JobRequest::PowerOff
         | JobRequest::Kill
         | JobRequest::Shutdown { .. }
@@ -133,7 +137,9 @@ impl History {
             }
             JobRequest::Revert { power_on, .. } => {
                 self.did(CallKind::RevertToSnapshot)
-                    && power_on.is_none_or(|on| self.was(if on { PowerState::On } else { PowerState::Off }))
+                    && power_on.is_none_or(|on| {
+                        self.was(if on { PowerState::On } else { PowerState::Off })
+                    })
             }
             JobRequest::Prepare { snapshot, power, .. } => {
                 (snapshot.is_none() || self.did(CallKind::RevertToSnapshot))
@@ -165,7 +171,8 @@ impl History {
             }
             JobKind::MachineReboot => self.lost || self.others,
             JobKind::MachineReset | JobKind::SnapshotCreate | JobKind::MachineAnswer => self.lost,
-            // Not asked again, or asked again in vain: looking at the machine proves nothing of the first time.
+            // Not asked again, or asked again in vain: looking at the machine proves nothing of the
+            // first time.
             JobKind::SnapshotRevert
             | JobKind::SnapshotRemove
             | JobKind::SnapshotRemoveAll

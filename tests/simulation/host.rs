@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use otter::clock::Clock;
-use otter::simulator::world::{Choice, Guest, Machine, NetworkCard, Operation, PowerState, Question, World};
+use otter::simulator::world::{
+    Choice, Guest, Machine, NetworkCard, Operation, PowerState, Question, World,
+};
 use otter::simulator::{Fault, Pace, Scenario};
 
 use super::random::Random;

@@ -37,7 +37,9 @@ impl Client {
             && self.random(|random| random.percent(50))
         {
             // Now and then by mistake for something else.
-            if let Some(key) = asking.key.as_mut().filter(|_| self.random(|random| random.percent(5))) {
+            if let Some(key) =
+                asking.key.as_mut().filter(|_| self.random(|random| random.percent(5)))
+            {
                 key.fingerprint[0] ^= 1;
             }
             return self.ask_for(asking).await;
@@ -46,7 +48,8 @@ impl Client {
         if self.random(|random| random.percent(70)) {
             self.look_at_own().await;
         }
-        let (mine, what) = self.random(|random| (random.pick(&self.leases).copied(), random.below(12)));
+        let (mine, what) =
+            self.random(|random| (random.pick(&self.leases).copied(), random.below(12)));
         match (what, mine) {
             (0..=4, _) | (5..=9, None) => {
                 let new = self.some_lease();
@@ -55,7 +58,8 @@ impl Client {
             (5 | 6, Some(id)) => self.renew(id).await,
             (7..=9, Some(id)) => self.end(id, EndReason::Released).await,
             (10, _) => {
-                let all: Vec<LeaseId> = self.run.witness.seen().disk.leases.keys().copied().collect();
+                let all: Vec<LeaseId> =
+                    self.run.witness.seen().disk.leases.keys().copied().collect();
                 if let Some(id) = self.random(|random| random.pick(&all).copied()) {
                     self.end(id, EndReason::Revoked).await;
                 }
@@ -71,7 +75,8 @@ impl Client {
         });
         self.asking = Some(new.clone()).filter(|new| new.key.is_some());
         let (caller, key) = (self.caller.clone(), new.key.clone());
-        let asked = self.run.ask(move |services| async move { services.leases.ask(&caller, new).await });
+        let asked =
+            self.run.ask(move |services| async move { services.leases.ask(&caller, new).await });
         let Some(asked) = asked.await else { return };
         self.asking = None;
         let lease = match asked {
@@ -81,7 +86,10 @@ impl Client {
                 view.lease.id
             }
             Err(failure) => {
-                return self.run.witness.trace(|| format!("{} hears {:?}", self.caller.name, failure.kind));
+                return self
+                    .run
+                    .witness
+                    .trace(|| format!("{} hears {:?}", self.caller.name, failure.kind));
             }
         };
         self.run.witness.trace(|| format!("{} hears of {lease}", self.caller.name));
@@ -105,7 +113,9 @@ impl Client {
                 } else {
                     services.leases.get_for(&caller, id).await
                 };
-                ended.extend(view.ok().flatten().filter(|view| view.lease.state.is_end()).map(|_| id));
+                ended.extend(
+                    view.ok().flatten().filter(|view| view.lease.state.is_end()).map(|_| id),
+                );
             }
             ended
         });
@@ -116,21 +126,25 @@ impl Client {
     }
 
     async fn renew(&self, id: LeaseId) {
-        let ttl =
-            self.random(|random| random.percent(50).then(|| Duration::from_secs(1 + random.below(200))));
+        let ttl = self.random(|random| {
+            random.percent(50).then(|| Duration::from_secs(1 + random.below(200)))
+        });
         let caller = self.caller.clone();
-        let renewed =
-            self.run.ask(move |services| async move { services.leases.renew(&caller, id, ttl).await });
+        let renewed = self
+            .run
+            .ask(move |services| async move { services.leases.renew(&caller, id, ttl).await });
         let renewed = renewed.await.is_some_and(|renewed| renewed.is_ok());
-        self.run.witness.trace(|| format!("{} renews {id} by {ttl:?}: {renewed}", self.caller.name));
+        self.run
+            .witness
+            .trace(|| format!("{} renews {id} by {ttl:?}: {renewed}", self.caller.name));
     }
 
     async fn end(&self, id: LeaseId, reason: EndReason) {
         self.run.witness.trace(|| format!("{} ends {id}: {reason:?}", self.caller.name));
         let caller = self.caller.clone();
-        let ended = self
-            .run
-            .ask(move |services| async move { services.leases.end(&caller, id, reason, None).await.is_ok() });
+        let ended = self.run.ask(move |services| async move {
+            services.leases.end(&caller, id, reason, None).await.is_ok()
+        });
         ended.await;
     }
 
@@ -170,7 +184,9 @@ impl Client {
 fn some_lease(random: &mut Random) -> NewLease {
     let select = match random.below(4) {
         0 => Select {
-            machine: Some(MachineReference::Id(MachineId::from_backend((16 + random.below(4)).to_string()))),
+            machine: Some(MachineReference::Id(MachineId::from_backend(
+                (16 + random.below(4)).to_string(),
+            ))),
             ..Select::default()
         },
         1 => Select { name: Some("machine-1".to_owned()), ..Select::default() },

@@ -96,7 +96,8 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
     let hypervisor = run.host_of_services(Arc::new(Remote::new(run, life, &inventory)));
     let hosts = Hosts::one(Arc::clone(&hypervisor));
     let callers = Arc::new(Callers::load(Arc::clone(&store), clock.clone()).await?);
-    let (holds, pools, metrics) = (Arc::new(Holds::default()), Arc::new(pools()), Metrics::default());
+    let (holds, pools, metrics) =
+        (Arc::new(Holds::default()), Arc::new(pools()), Metrics::default());
     let snapshots = SnapshotSettings::default();
     let snapshots = SnapshotProtection::new(snapshots, Arc::clone(&pools), Arc::clone(&store));
     let jobs = Jobs::new(JobsParts {
@@ -145,7 +146,9 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
     let Services { jobs, leases, inventory, supervisor, .. } = services.clone();
     let (host, observer) = (hypervisor, Arc::clone(&inventory) as Arc<dyn Observer>);
     supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
-    supervisor.spawn("guest addresses", |stop| async move { inventory.confirm_guests(hosts, stop).await });
+    supervisor.spawn("guest addresses", |stop| async move {
+        inventory.confirm_guests(hosts, stop).await
+    });
     supervisor.spawn("leases", |stop| leases.run(stop));
     supervisor.spawn("deadlines", |stop| jobs.clone().expire(stop));
     let jobs = services.jobs.clone();

@@ -53,7 +53,9 @@ impl Run {
     /// The host of the services.
     pub fn host_of_services(&self, host: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor> {
         match self.mistake {
-            Some(Mistake::OfHost(mistake)) => Arc::new(crate::mistakes::Mistaken::new(host, mistake)),
+            Some(Mistake::OfHost(mistake)) => {
+                Arc::new(crate::mistakes::Mistaken::new(host, mistake))
+            }
             _ => host,
         }
     }
@@ -84,7 +86,8 @@ impl Run {
     /// Which job is said to be that of a key.
     pub fn confused_job(&self, key: &IdempotencyKey, disk: &Committed) -> Option<JobId> {
         let is_release = key.method == "LEASE" && key.key.starts_with("release");
-        let succeeded = |job: &&Job| job.kind() == JobKind::LeaseRelease && job.state == JobState::Succeeded;
+        let succeeded =
+            |job: &&Job| job.kind() == JobKind::LeaseRelease && job.state == JobState::Succeeded;
         let other = disk.jobs.values().find(succeeded)?;
         (is_release && self.makes(Mistake::FreeBeforeProven)).then_some(other.id)
     }

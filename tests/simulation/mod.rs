@@ -138,7 +138,12 @@ enum Phase {
 }
 
 impl Run {
-    fn new(mut random: Random, handle: Handle, mistake: Option<Mistake>, is_tracing: bool) -> Arc<Self> {
+    fn new(
+        mut random: Random,
+        handle: Handle,
+        mistake: Option<Mistake>,
+        is_tracing: bool,
+    ) -> Arc<Self> {
         let temper = Temper::new(&mut random);
         let clock = Clock::from_time(handle.clone());
         let witness = Arc::new(Witness::new(handle.clone(), is_tracing));
@@ -236,8 +241,11 @@ impl Run {
         for record in &picture.machines {
             let view = services.machines.get(&record.machine.id);
             let is_kept = |reason: &&str| matches!(*reason, "leased" | "job");
-            if let Some(reason) = view.and_then(|view| view.not_free_because.into_iter().find(is_kept)) {
-                self.witness.break_promise(format!("{} is not free: {reason}", record.machine.name));
+            if let Some(reason) =
+                view.and_then(|view| view.not_free_because.into_iter().find(is_kept))
+            {
+                self.witness
+                    .break_promise(format!("{} is not free: {reason}", record.machine.name));
             }
         }
     }

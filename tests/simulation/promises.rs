@@ -1,5 +1,5 @@
-//! The promises about jobs as invariants. It is told whatever happens, knows what really happened, and
-//! says what was broken.
+//! The promises about jobs as invariants. It is told whatever happens, knows what really happened,
+//! and says what was broken.
 //!
 //! ```text
 //! commits, calls, answers, what is shown ──►  History of each job  ◄── deeds: what the host really did
@@ -74,16 +74,22 @@ impl Promises {
 
     /// A caller was told that this job was accepted.
     pub fn answered(&mut self, key: Option<Scope>, job: JobId, disk: &Committed) {
-        self.require(disk.job(job).is_some(), || format!("job {job} was accepted and is not on disk"));
+        self.require(disk.job(job).is_some(), || {
+            format!("job {job} was accepted and is not on disk")
+        });
         if let Some(scope) = key {
             let first = *self.keys.entry(scope.clone()).or_insert(job);
-            self.require(first == job, || format!("the key {} gave {first} and then {job}", scope.3));
+            self.require(first == job, || {
+                format!("the key {} gave {first} and then {job}", scope.3)
+            });
         }
     }
 
     /// The storage was asked to save what a job has become.
     pub fn saving(&mut self, job: &Job, now: Duration) {
-        if let Some(history) = self.histories.get_mut(&job.id).filter(|_| job.state == JobState::Running) {
+        if let Some(history) =
+            self.histories.get_mut(&job.id).filter(|_| job.state == JobState::Running)
+        {
             history.turn_at.get_or_insert(now);
         }
     }
@@ -121,8 +127,9 @@ impl Promises {
         self.require(!before.state.is_end(), || format!("the end of {} was written over", job.id));
         if before.state == JobState::Queued && job.state == JobState::Running {
             self.check_order(job, now, disk);
-            let runs =
-                |other: &&Job| other.target.id() == job.target.id() && other.state == JobState::Running;
+            let runs = |other: &&Job| {
+                other.target.id() == job.target.id() && other.state == JobState::Running
+            };
             let beside = disk.jobs.values().filter(runs).map(|other| other.id).collect();
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.beside = beside;
@@ -138,7 +145,9 @@ impl Promises {
             let alive = job.kind() == JobKind::MachineKill
                 && job.state == JobState::Succeeded
                 && power == Some(PowerState::On);
-            self.require(!alive || strangers, || format!("{} killed its machine, and it is on", job.id));
+            self.require(!alive || strangers, || {
+                format!("{} killed its machine, and it is on", job.id)
+            });
             let is_cancelled = self.is_cancelled(job, disk);
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.cancel_asked |= is_cancelled;
@@ -151,8 +160,8 @@ impl Promises {
         }
     }
 
-    /// One job at a time on a machine, in order of arrival; a kill passes all, an answer those that are no
-    /// answers. Of two that come at the same time either may be the first.
+    /// One job at a time on a machine, in order of arrival; a kill passes all, an answer those that
+    /// are no answers. Of two that come at the same time either may be the first.
     fn check_order(&mut self, job: &Job, now: Duration, disk: &Committed) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let own = lane(job.kind());
@@ -164,14 +173,17 @@ impl Promises {
             }
             let Some(theirs) = self.histories.get(&other.id) else { continue };
             let withdrawn = theirs.may_be_overdue(now) || self.is_cancelled(other, disk);
-            let waits_since = |time: Duration| theirs.accepted_at.is_some_and(|at| at < time) && !withdrawn;
+            let waits_since =
+                |time: Duration| theirs.accepted_at.is_some_and(|at| at < time) && !withdrawn;
             let runs = other.state == JobState::Running;
             let lane = lane(other.kind());
             let same = lane == own && (runs || waits_since(asked_at));
-            let kill_first = own == Lane::Ordinary && lane == Lane::Kill && (runs || waits_since(turn_at));
+            let kill_first =
+                own == Lane::Ordinary && lane == Lane::Kill && (runs || waits_since(turn_at));
             if same || kill_first {
                 let state = other.state.as_str();
-                wrong = Some(format!("{} began although {} was {state} before it", job.id, other.id));
+                wrong =
+                    Some(format!("{} began although {} was {state} before it", job.id, other.id));
             }
         }
         if let Some(wrong) = wrong {
@@ -183,14 +195,20 @@ impl Promises {
     pub fn sent(&mut self, id: JobId, call: &HostCall, disk: &Committed) {
         let committed = disk.job(id);
         let intent = committed.and_then(|job| job.intent.as_ref()).map(|intent| &intent.call);
-        let right = intent == Some(call) && committed.is_some_and(|job| job.state == JobState::Running);
-        self.require(right, || format!("{id}: {:?} was called without a committed intent", call.kind()));
+        let right =
+            intent == Some(call) && committed.is_some_and(|job| job.state == JobState::Running);
+        self.require(right, || {
+            format!("{id}: {:?} was called without a committed intent", call.kind())
+        });
         let Some(history) = self.histories.get_mut(&id) else { return };
         let kind = call.kind();
         let before = history.unproven.iter().filter(|sent| **sent == kind).count();
         let once = matches!(
             kind,
-            CallKind::Reset | CallKind::ShutdownGuest | CallKind::RebootGuest | CallKind::CreateSnapshot
+            CallKind::Reset
+                | CallKind::ShutdownGuest
+                | CallKind::RebootGuest
+                | CallKind::CreateSnapshot
         );
         let most = if once { 0 } else { usize::try_from(MAX_ASKS).unwrap_or_default() - 1 };
         history.unproven.push(kind);
@@ -209,7 +227,8 @@ impl Promises {
         self.changed_by(&machine, Some(id));
         if call.kind() == CallKind::Answer {
             // Whatever hung on the question goes on, be it known to anybody or not.
-            for history in self.histories.values_mut().filter(|history| history.machine == machine) {
+            for history in self.histories.values_mut().filter(|history| history.machine == machine)
+            {
                 history.strangers = true;
             }
         }
@@ -271,7 +290,8 @@ impl Promises {
 
     /// The host forgot its tasks.
     pub fn tasks_forgotten(&mut self) {
-        for history in self.histories.values_mut().filter(|history| history.started && history.end.is_none())
+        for history in
+            self.histories.values_mut().filter(|history| history.started && history.end.is_none())
         {
             history.lost = true;
             history.forgotten = true;
@@ -319,17 +339,28 @@ impl Promises {
         }
     }
 
-    /// A reader who began to read at `begun` was shown the job. `told`: up to which revision of the host the
-    /// picture shows its machine, and `power` as what.
-    pub fn shown(&mut self, job: &Job, begun: u64, told: u64, power: Option<PowerState>, disk: &Committed) {
+    /// A reader who began to read at `begun` was shown the job. `told`: up to which revision of the
+    /// host the picture shows its machine, and `power` as what.
+    pub fn shown(
+        &mut self,
+        job: &Job,
+        begun: u64,
+        told: u64,
+        power: Option<PowerState>,
+        disk: &Committed,
+    ) {
         let id = job.id;
         let count = self.count();
         let Some(history) = self.histories.get_mut(&id) else { return };
         let seen_before = history.end_seen_at;
         let end = history.end.clone();
         let others = history.others;
-        let unseen: Vec<CallKind> =
-            history.deeds.iter().filter(|(_, revision)| *revision > told).map(|(call, _)| *call).collect();
+        let unseen: Vec<CallKind> = history
+            .deeds
+            .iter()
+            .filter(|(_, revision)| *revision > told)
+            .map(|(call, _)| *call)
+            .collect();
         if !job.state.is_end() {
             let taken_back = seen_before.is_some_and(|seen| seen < begun);
             self.require(!taken_back, || format!("the end of {id} was taken back"));
@@ -346,12 +377,17 @@ impl Promises {
         });
         if seen_before.is_none() && job.state == JobState::Succeeded && job.warnings.is_empty() {
             self.require(unseen.is_empty(), || {
-                format!("the end of {id} was seen before the picture showed what it did: {unseen:?}")
+                format!(
+                    "the end of {id} was seen before the picture showed what it did: {unseen:?}"
+                )
             });
             // None: there is no picture yet after a restart.
             let wanted = wanted_power(&job.request).filter(|_| !others && power.is_some());
             self.require(wanted.is_none_or(|wanted| Some(wanted) == power), || {
-                format!("{id} ({}) succeeded, and its machine is shown as {power:?}", job.kind().as_str())
+                format!(
+                    "{id} ({}) succeeded, and its machine is shown as {power:?}",
+                    job.kind().as_str()
+                )
             });
         }
     }
@@ -383,7 +419,9 @@ impl Promises {
         // What a host has forgotten and goes on with, nobody can see, kill or wait for.
         let visible = call == CallKind::PowerOn && !history.forgotten;
         let killed = visible && self.killed_beside(&machine, id);
-        self.require(!killed, || format!("{id} powered its machine on after a kill beside it had succeeded"));
+        self.require(!killed, || {
+            format!("{id} powered its machine on after a kill beside it had succeeded")
+        });
         self.require(!once || times <= 1, || format!("{id}: {call:?} was done {times} times"));
         if let Some(job) = end {
             self.check_untold(&job);
@@ -393,7 +431,8 @@ impl Promises {
     /// Whether a kill of this machine succeeded while this job ran.
     fn killed_beside(&self, machine: &str, job: JobId) -> bool {
         let beside = |history: &History| {
-            let succeeded = history.end.as_ref().is_some_and(|end| end.state == JobState::Succeeded);
+            let succeeded =
+                history.end.as_ref().is_some_and(|end| end.state == JobState::Succeeded);
             history.kind == JobKind::MachineKill && history.machine == machine && succeeded
         };
         self.histories
@@ -415,7 +454,9 @@ impl Promises {
         match job.state {
             JobState::Succeeded => {
                 let truth = history.bears_out(job);
-                self.require(truth, || format!("{id} ({}) succeeded, and that is not true", kind.as_str()));
+                self.require(truth, || {
+                    format!("{id} ({}) succeeded, and that is not true", kind.as_str())
+                });
             }
             JobState::Cancelled => {
                 let asked = history.cancel_asked;
@@ -442,11 +483,14 @@ impl Promises {
         }
         let Some(history) = self.histories.get(&job.id) else { return };
         let told = |kind: CallKind| {
-            job.steps.iter().any(|step| step.name == kind.as_str() && step.state == StepState::Succeeded)
+            job.steps
+                .iter()
+                .any(|step| step.name == kind.as_str() && step.state == StepState::Succeeded)
         };
         let untold: Vec<CallKind> =
             history.deeds.iter().map(|(kind, _)| *kind).filter(|kind| !told(*kind)).collect();
-        // A host that forgot its tasks may be at it with nothing to see, long after the machine seemed settled.
+        // A host that forgot its tasks may be at it with nothing to see, long after the machine
+        // seemed settled.
         let blind = history.lost && (history.others || history.forgotten && history.unseen);
         self.require(untold.is_empty() || blind, || {
             let why = job.error.as_ref().map_or("", |error| error.detail.as_str());

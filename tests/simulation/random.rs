@@ -1,4 +1,5 @@
-//! One stream of random numbers from one seed: the same seed gives the same numbers on every machine.
+//! One stream of random numbers from one seed: the same seed gives the same numbers on every
+//! machine.
 
 use std::time::Duration;
 

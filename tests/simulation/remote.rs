@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::hypervisor::{
-    Accepted, CallError, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionStatus, TaskStatus,
+    Accepted, CallError, Facts, HostError, HostErrorKind, Hypervisor, Observer, SessionStatus,
+    TaskStatus,
 };
 use otter::service::inventory::Inventory;
 use otter::simulator::Moref;
@@ -39,13 +40,22 @@ impl Remote {
 
 #[async_trait]
 impl Hypervisor for Remote {
-    async fn run(&self, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), HostError> {
+    async fn run(
+        &self,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Result<(), HostError> {
         let run = Arc::clone(&self.run);
         let told = Told { run, observer, inventory: Arc::clone(&self.inventory) };
         self.backend.run(Arc::new(told), stop).await
     }
 
-    async fn call(&self, machine: &MachineId, call: &HostCall, job: JobId) -> Result<Accepted, CallError> {
+    async fn call(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+        job: JobId,
+    ) -> Result<Accepted, CallError> {
         self.run.witness.sent(job, machine, call);
         let (reply, answered) = oneshot::channel();
         let (run, backend, life) = (Arc::clone(&self.run), Arc::clone(&self.backend), self.life);
@@ -182,7 +192,11 @@ impl Hooks for Latencies {
         run.pause().await;
         let unreadable = run.temper().unreadable;
         let is_read = matches!(request, Request::Examine(_) | Request::ConfirmGuest(_));
-        if is_read && run.random().percent(unreadable) { Err(Interruption::Unreadable) } else { Ok(()) }
+        if is_read && run.random().percent(unreadable) {
+            Err(Interruption::Unreadable)
+        } else {
+            Ok(())
+        }
     }
 
     async fn before_update(&self) {
@@ -204,7 +218,8 @@ struct Told {
 impl Observer for Told {
     fn observe(&self, facts: Facts) {
         self.run.witness.trace(|| {
-            let told = facts.changes.iter().map(|fact| format!("{fact:?}").chars().take(300).collect());
+            let told =
+                facts.changes.iter().map(|fact| format!("{fact:?}").chars().take(300).collect());
             let told: Vec<String> = told.collect();
             format!("the inventory is told {}: {}", facts.complete, told.join(", "))
         });

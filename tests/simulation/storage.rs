@@ -17,9 +17,9 @@ use otter::domain::scope::Scope;
 use otter::service::leases::fit::{Candidate, wants};
 use otter::service::machines::{MachineFilter, Machines};
 use otter::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter, JobPage,
-    KeptKey, KeptMachine, KeyOwner, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases, Storage,
-    StorageError, StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
+    JobPage, KeptKey, KeptMachine, KeyOwner, LeaseFilter, Purged, PurgedAudit, Retention,
+    SaveLeases, Storage, StorageError, StoredToken, TokenUse,
 };
 
 use super::Run;
@@ -56,12 +56,19 @@ impl Mounted {
     fn candidates(&self, step: &SaveLeases) -> Vec<Candidate> {
         let Some(machines) = self.machines.get() else { return Vec::new() };
         let seen = self.run.witness.seen();
-        let leases = step.leases.iter().map(|change| &*change.lease).chain(seen.disk.leases.values());
+        let leases =
+            step.leases.iter().map(|change| &*change.lease).chain(seen.disk.leases.values());
         let wanted: BTreeSet<&String> = leases.flat_map(wants).collect();
         let views = machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.record.machine;
-            Candidate::of(machine, view.pools.clone(), true, view.protected || machine.template, &wanted)
+            Candidate::of(
+                machine,
+                view.pools.clone(),
+                true,
+                view.protected || machine.template,
+                &wanted,
+            )
         });
         candidates.collect()
     }
@@ -126,7 +133,9 @@ impl Storage for Mounted {
     async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeptKey>, StorageError> {
         let found = self.storage.find_key(key).await?;
         let confused = self.run.confused_job(key, &self.run.witness.seen().disk);
-        Ok(confused.map(|job| KeptKey { owner: KeyOwner::Job(job), fingerprint_matches: true }).or(found))
+        Ok(confused
+            .map(|job| KeptKey { owner: KeyOwner::Job(job), fingerprint_matches: true })
+            .or(found))
     }
 
     async fn snapshots_made_under(

@@ -1,5 +1,5 @@
-//! The promises about leases as invariants. It is told each commit and all that readers are shown, and
-//! says what was broken.
+//! The promises about leases as invariants. It is told each commit and all that readers are shown,
+//! and says what was broken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,7 +31,8 @@ pub struct Tenancy {
     keys: BTreeMap<Scope, LeaseId>,
     /// When a lease ends at the earliest and at the latest, and since when that counts.
     times: BTreeMap<LeaseId, Time>,
-    /// The machines that a release has made what they were to be, and nobody touched since: the key, off, the snapshot.
+    /// The machines that a release has made what they were to be, and nobody touched since: the
+    /// key, off, the snapshot.
     made: BTreeMap<String, (MachineKey, bool, Option<String>)>,
     /// The machines that nobody touched since a job looked at them.
     untouched: BTreeSet<String>,
@@ -113,7 +114,9 @@ impl Tenancy {
 
     /// A caller was told that this is the lease it asked for.
     pub fn answered(&mut self, key: Option<Scope>, lease: LeaseId, disk: &Committed) {
-        self.require(disk.leases.contains_key(&lease), || format!("the lease {lease} is not on disk"));
+        self.require(disk.leases.contains_key(&lease), || {
+            format!("the lease {lease} is not on disk")
+        });
         if let Some(key) = key {
             self.keyed(&key, lease);
         }
@@ -121,7 +124,9 @@ impl Tenancy {
 
     fn keyed(&mut self, key: &Scope, lease: LeaseId) {
         let first = *self.keys.entry(key.clone()).or_insert(lease);
-        self.require(first == lease, || format!("the key {} gave the lease {first} and then {lease}", key.3));
+        self.require(first == lease, || {
+            format!("the key {} gave the lease {first} and then {lease}", key.3)
+        });
     }
 
     fn granted(&mut self, lease: &Lease, candidates: &[Candidate], disk: &Committed) {
@@ -133,8 +138,9 @@ impl Tenancy {
         self.require(fence > last, || format!("the fence of {key:?} went from {last} to {fence}"));
         let candidate = candidates.iter().find(|candidate| candidate.identity == *machine);
         let earlier = disk.arrivals.iter().take_while(|id| **id != lease.id);
-        let waiting =
-            earlier.filter_map(|id| disk.leases.get(id)).filter(|other| other.state == LeaseState::Queued);
+        let waiting = earlier
+            .filter_map(|id| disk.leases.get(id))
+            .filter(|other| other.state == LeaseState::Queued);
         let fitting = |other: &&Lease, machine| {
             Selection::new(other, candidates).includes(machine) && has_snapshots(other, machine)
         };
@@ -176,9 +182,14 @@ impl Tenancy {
     fn time(&mut self, lease: &Lease, at: Duration, was: Option<&Lease>) {
         let left = lease.time.lease;
         if lease.state == LeaseState::Active {
-            let time = self.times.entry(lease.id).or_insert(Time { earliest: at + left, latest: at + left });
+            let time = self
+                .times
+                .entry(lease.id)
+                .or_insert(Time { earliest: at + left, latest: at + left });
             let (earliest, latest) = (time.earliest, time.latest);
-            if was.is_none_or(|was| was.state != LeaseState::Active) || at + left > earliest + ROUNDING {
+            if was.is_none_or(|was| was.state != LeaseState::Active)
+                || at + left > earliest + ROUNDING
+            {
                 *time = Time { earliest: at + left, latest: (at + left).max(latest) };
             }
             self.require(at + left + ROUNDING >= earliest, || {
@@ -187,7 +198,9 @@ impl Tenancy {
         }
         let expired = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::Expired);
         if expired && was.is_some_and(|was| was.state == LeaseState::Active) {
-            let Some(Time { earliest, latest }) = self.times.get(&lease.id).copied() else { return };
+            let Some(Time { earliest, latest }) = self.times.get(&lease.id).copied() else {
+                return;
+            };
             self.require(at + ROUNDING >= earliest, || {
                 format!("the lease {} expired before its time", lease.id)
             });
@@ -224,15 +237,20 @@ impl Tenancy {
     pub fn sent(&mut self, id: JobId, disk: &Committed) {
         let Some(job) = disk.job(id) else { return };
         let key = MachineKey::of(job.target.machine().unwrap());
-        // Under another id the machine is gone for its holder, and the lease is over once that can be stored.
+        // Under another id the machine is gone for its holder, and the lease is over once that can
+        // be stored.
         let of = |lease: &&Lease| {
             lease.state.holds()
-                && lease.machine.as_ref().is_some_and(|held| held.agrees_with(job.target.machine().unwrap()))
+                && lease
+                    .machine
+                    .as_ref()
+                    .is_some_and(|held| held.agrees_with(job.target.machine().unwrap()))
         };
         let holder = disk.leases.values().find(of).map(|lease| lease.id);
         let gone = job.lease.and_then(|lease| disk.leases.get(&lease)?.end.as_ref());
         let gone = gone.is_some_and(|end| end.reason == EndReason::MachineGone);
-        // A release may outlive its lease if its machine vanished for a while: nobody gets the machine then.
+        // A release may outlive its lease if its machine vanished for a while: nobody gets the
+        // machine then.
         let is_aside = disk.machines.get(&key.0).is_some_and(|kept| kept.quarantine.is_some());
         let outlives = holder.is_none() && job.kind() == JobKind::LeaseRelease && is_aside;
         let may = job.lease == holder || job.authority == Authority::Override || gone || outlives;
@@ -250,17 +268,16 @@ impl Tenancy {
         self.untouched.insert(machine.backend_text().to_owned());
     }
 
-    /// A release is on disk as done: if nobody touched its machine since it looked, that is what the release
-    /// was to make.
+    /// A release is on disk as done: if nobody touched its machine since it looked, that is what
+    /// the release was to make.
     pub fn job_written(&mut self, before: &Job, job: &Job, world: &World, disk: &Committed) {
         if before.state == JobState::Queued
             && job.kind() == JobKind::LeaseRelease
             && job.state == JobState::Running
         {
-            let beside = disk
-                .jobs
-                .values()
-                .find(|other| other.lease == job.lease && other.id != job.id && !other.state.is_end());
+            let beside = disk.jobs.values().find(|other| {
+                other.lease == job.lease && other.id != job.id && !other.state.is_end()
+            });
             let beside = beside.map(|job| job.id);
             self.require(beside.is_none(), || {
                 format!("{beside:?} of the same lease goes on beside its release {}", job.id)
@@ -293,9 +310,13 @@ impl Tenancy {
                 continue;
             };
             let as_made = (!off || machine.power == PowerState::Off)
-                && snapshot.as_ref().is_none_or(|wanted| machine.current_snapshot.as_ref() == Some(wanted));
+                && snapshot
+                    .as_ref()
+                    .is_none_or(|wanted| machine.current_snapshot.as_ref() == Some(wanted));
             if !as_made {
-                wrong = Some(format!("{key:?} was handed out, and is not what its release was to make"));
+                wrong = Some(format!(
+                    "{key:?} was handed out, and is not what its release was to make"
+                ));
             }
         }
         self.require(wrong.is_none(), || wrong.unwrap_or_default());

@@ -78,7 +78,11 @@ fn the_same_seed_is_the_same_run() {
         let [first, second] = [0, 1].map(|_| run(seed, None, true));
         let differs = first.trace.iter().zip(&second.trace).find(|(first, second)| first != second);
         assert_eq!(differs, None, "seed {seed}");
-        assert_eq!((first.trace.len(), first.broken), (second.trace.len(), second.broken), "seed {seed}");
+        assert_eq!(
+            (first.trace.len(), first.broken),
+            (second.trace.len(), second.broken),
+            "seed {seed}"
+        );
     }
 }
 
@@ -111,7 +115,12 @@ fn mistakes_are_noticed() {
         (Mistake::FreeBeforeProven, 200, "was not proven"),
         (Mistake::ExpiryByWallClock, 200, "before its time"),
     ] {
-        let found = |seed: &u64| broken(*seed, Some(mistake)).is_some_and(|broken| broken.contains(noticed));
-        assert!((0..seeds).any(|seed| found(&seed)), "{mistake:?} was not noticed in {seeds} seeds");
+        let found = |seed: &u64| {
+            broken(*seed, Some(mistake)).is_some_and(|broken| broken.contains(noticed))
+        };
+        assert!(
+            (0..seeds).any(|seed| found(&seed)),
+            "{mistake:?} was not noticed in {seeds} seeds"
+        );
     }
 }

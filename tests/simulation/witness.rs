@@ -144,7 +144,8 @@ impl Witness {
         let mut seen = self.seen();
         let Seen { disk, promises, tenancy, machines, .. } = &mut *seen;
         let Some(before) = disk.update(job) else { return };
-        let power = machines.get(job.machine_id().unwrap().backend_text()).and_then(|truth| truth.power);
+        let power =
+            machines.get(job.machine_id().unwrap().backend_text()).and_then(|truth| truth.power);
         promises.updated(&before, job, power, self.handle.true_time(), disk);
         tenancy.job_written(&before, job, world, disk);
     }
@@ -155,7 +156,10 @@ impl Witness {
             self.trace(|| {
                 let machine = lease.machine.as_ref().map(|machine| machine.id.backend_text());
                 let (state, fence) = (lease.state.as_str(), lease.fence);
-                format!("the lease {} is on disk as {state} ({machine:?}, fence {fence:?})", lease.id)
+                format!(
+                    "the lease {} is on disk as {state} ({machine:?}, fence {fence:?})",
+                    lease.id
+                )
             });
         }
         let mut seen = self.seen();
@@ -196,7 +200,8 @@ impl Witness {
         let id = job.machine_id().unwrap();
         let record = picture.machine(id).filter(|_| picture.loaded);
         // Before the picture is loaded nobody is shown a machine.
-        let told = record.and_then(|record| Some(machines.get(id.backend_text())?.told(&record.machine)));
+        let told =
+            record.and_then(|record| Some(machines.get(id.backend_text())?.told(&record.machine)));
         let power = record.and_then(|record| record.machine.power_state);
         promises.shown(job, begun, told.unwrap_or(u64::MAX), power, disk);
     }
@@ -208,8 +213,11 @@ impl Witness {
         let Seen { promises, machines, .. } = &mut *seen;
         for record in &picture.machines {
             let id = record.machine.id.backend_text();
-            let (Some(address), Some(truth)) = (record.ip_address(), machines.get(id)) else { continue };
-            if truth.told(&record.machine) == u64::MAX && truth.address.as_deref() != Some(address) {
+            let (Some(address), Some(truth)) = (record.ip_address(), machines.get(id)) else {
+                continue;
+            };
+            if truth.told(&record.machine) == u64::MAX && truth.address.as_deref() != Some(address)
+            {
                 promises.break_promise(format!(
                     "{id} is shown with {address}, and its guest has {:?}",
                     truth.address
@@ -252,6 +260,7 @@ pub fn difference(picture: &Picture, world: &World) -> Option<String> {
     world.machines().map(in_process::machine).find_map(|is| {
         let shown = picture.machine(&is.id).map(|record| &record.machine);
         let id = &is.id;
-        (shown != Some(&is)).then(|| format!("the picture has {id} as {shown:?}, the host as {is:?}"))
+        (shown != Some(&is))
+            .then(|| format!("the picture has {id} as {shown:?}, the host as {is:?}"))
     })
 }

@@ -52,7 +52,11 @@ async fn calls_are_told_by_method_and_operation() {
     admin.power_on().await.unwrap();
     let (_, told) = admin.get("/calls").await;
     assert_eq!(told["operations"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 2}));
-    assert_eq!(told["taken"]["op-PowerOnVM_Task"], json!({"PowerOnVM_Task": 1}), "the other one runs");
+    assert_eq!(
+        told["taken"]["op-PowerOnVM_Task"],
+        json!({"PowerOnVM_Task": 1}),
+        "the other one runs"
+    );
 }
 
 #[tokio::test]
@@ -70,7 +74,10 @@ async fn the_world_is_told_as_it_is() {
         (&json!("16-snapshot-3"), &json!("16-snapshot-2"))
     );
     let tasks = told["tasks"].as_object().unwrap();
-    assert!(tasks.iter().any(|(id, state)| id.starts_with("haTask-16-") && state == "success"), "{tasks:?}");
+    assert!(
+        tasks.iter().any(|(id, state)| id.starts_with("haTask-16-") && state == "success"),
+        "{tasks:?}"
+    );
 }
 
 #[tokio::test]
@@ -94,7 +101,10 @@ async fn faults_are_planned_and_forgotten() {
         {"method": "PowerOnVM_Task", "times": 0, "what": {"answer": {"status": 502, "body": "<html>"}}},
     ]);
     assert_eq!(admin.post("/faults", plan).await, (200, json!({"planned": 3})));
-    assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("InsufficientResourcesFault"));
+    assert_eq!(
+        admin.power_on().await.unwrap().fault().as_deref(),
+        Some("InsufficientResourcesFault")
+    );
     assert!(admin.power_on().await.is_err());
     assert_eq!(admin.power_on().await.unwrap().status, 502);
     let forgotten = admin.client.delete(format!("{}/faults", admin.url)).send().await.unwrap();
@@ -116,7 +126,10 @@ async fn events_happen_at_once() {
     assert_eq!(admin.power_on().await.unwrap().fault().as_deref(), Some("NoPermission"));
     done("/account", json!({"read_only": false})).await;
     done("/fail-next-task", json!({"task": "PowerOnVM_Task", "fault": "NoDiskSpace"})).await;
-    assert_eq!(admin.lab.run_task("PowerOnVM_Task", "16", "").await.1.as_deref(), Some("NoDiskSpace"));
+    assert_eq!(
+        admin.lab.run_task("PowerOnVM_Task", "16", "").await.1.as_deref(),
+        Some("NoDiskSpace")
+    );
     admin.power_on().await.unwrap();
     done("/vanish-tasks", json!({})).await;
     assert!(control.look(|world| world.tasks().all(|task| !task.known)));
@@ -127,14 +140,20 @@ async fn events_happen_at_once() {
     done("/expire-sessions", json!({})).await;
     assert_eq!(control.sessions(), 0);
     done("/refuse-logins", json!({})).await;
-    assert_eq!(admin.lab.login("root", "otter").await.unwrap().fault().as_deref(), Some("InvalidLogin"));
+    assert_eq!(
+        admin.lab.login("root", "otter").await.unwrap().fault().as_deref(),
+        Some("InvalidLogin")
+    );
     done("/refuse-logins", json!({"refuse": false})).await;
     done("/restart-hostd", json!({"away": "unavailable"})).await;
     assert_eq!(admin.lab.login("root", "otter").await.unwrap().status, 503);
     done("/resume", json!({})).await;
     assert_eq!(admin.lab.login("root", "otter").await.unwrap().status, 200);
     done("/reboot-host", json!({})).await;
-    assert!(control.look(|world| world.machines().all(|machine| machine.power != world::PowerState::On)));
+    assert!(
+        control
+            .look(|world| world.machines().all(|machine| machine.power != world::PowerState::On))
+    );
 }
 
 #[tokio::test]
@@ -148,7 +167,10 @@ async fn what_is_not_understood_is_refused() {
         ("/close-before", json!({}), "method"),
     ] {
         let (status, told) = admin.post(path, body).await;
-        assert!(status == 400 && told["error"].as_str().unwrap().contains(wanted), "{path}: {told}");
+        assert!(
+            status == 400 && told["error"].as_str().unwrap().contains(wanted),
+            "{path}: {told}"
+        );
     }
     assert_eq!(admin.lab.control().sessions(), 1, "of a list with an error in it nothing is done");
     assert_eq!(admin.get("/a/b").await.0, 404);
@@ -174,12 +196,20 @@ async fn a_scenario_holds_the_same_words() {
     lab.log_in().await;
     let call = async || lab.call("PowerOnVM_Task", "VirtualMachine", "16", "").await.fault();
     assert_eq!(call().await.as_deref(), Some("RestrictedVersion"));
-    assert_eq!(call().await.as_deref(), Some("NotAuthenticated"), "the sessions went just before it");
+    assert_eq!(
+        call().await.as_deref(),
+        Some("NotAuthenticated"),
+        "the sessions went just before it"
+    );
 
     let wrong = |entry: &str| {
         let text = format!("{}\n[[faults]]\n{entry}\n", include_str!("../../config/lab.toml"));
         Scenario::from_toml(&text).unwrap_err().to_string()
     };
-    assert!(wrong("what = \"explode\"").contains("faults[0].what"), "{}", wrong("what = \"explode\""));
+    assert!(
+        wrong("what = \"explode\"").contains("faults[0].what"),
+        "{}",
+        wrong("what = \"explode\"")
+    );
     assert!(wrong("what = \"close-before\"").contains("faults[0]"));
 }

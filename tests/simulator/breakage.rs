@@ -31,7 +31,8 @@ async fn calls_are_disrupted_once_each_and_counted() {
         assert_eq!(lab.run_task("PowerOffVM_Task", "16", "").await.0, "success");
     }
 
-    let html = Disruption::Answer { status: 503, content_type: "text/html", body: "<html>".to_owned() };
+    let html =
+        Disruption::Answer { status: 503, content_type: "text/html", body: "<html>".to_owned() };
     control.disrupt_next("PowerOnVM_Task", html);
     assert_eq!(call(&lab).await.unwrap().status, 503);
     control.disrupt_next("*", Disruption::EmptyAnswer);
@@ -55,7 +56,10 @@ async fn tasks_fail_and_vanish() {
     assert_eq!(lab.power_state("16").await, "poweredOff");
     let task = lab.start_task("PowerOnVM_Task", "16", "").await;
     lab.control().vanish_tasks();
-    assert_eq!(lab.fetch("Task", &task, "info").await.fault().as_deref(), Some("ManagedObjectNotFound"));
+    assert_eq!(
+        lab.fetch("Task", &task, "info").await.fault().as_deref(),
+        Some("ManagedObjectNotFound")
+    );
     lab.control().finish_task(&task);
     assert_eq!(lab.power_state("16").await, "poweredOn");
 }
@@ -70,7 +74,8 @@ async fn hostd_restarts_and_forgets_all_but_the_machines() {
         lab.control().restart_hostd(Restart { away: Some(Comeback::Refuse), drop_running: true });
     };
     let parameters = format!("<version>{version}</version>");
-    let wait = lab.send("WaitForUpdatesEx", "PropertyCollector", "ha-property-collector", &parameters);
+    let wait =
+        lab.send("WaitForUpdatesEx", "PropertyCollector", "ha-property-collector", &parameters);
     let (cut, ()) = soon(async { tokio::join!(wait, restart) }).await;
     assert!(cut.is_err());
     assert!(call(&lab).await.is_err());
@@ -100,8 +105,12 @@ async fn answers_are_compressed_when_asked() {
     let envelope = "<e:Envelope xmlns:e=\"http://schemas.xmlsoap.org/soap/envelope/\"><e:Body>\
                     <RetrieveServiceContent xmlns=\"urn:vim25\"><_this type=\"ServiceInstance\">ServiceInstance</_this>\
                     </RetrieveServiceContent></e:Body></e:Envelope>";
-    let response = client.header("Accept-Encoding", "gzip, deflate").body(envelope).send().await.unwrap();
+    let response =
+        client.header("Accept-Encoding", "gzip, deflate").body(envelope).send().await.unwrap();
     assert_eq!(response.headers()["content-encoding"], "gzip");
     assert_eq!(lab.post(envelope.to_owned()).await.unwrap().encoding, None);
-    assert_eq!(lab.client.get(lab.simulator.url() + "/nowhere").send().await.unwrap().status(), 404);
+    assert_eq!(
+        lab.client.get(lab.simulator.url() + "/nowhere").send().await.unwrap().status(),
+        404
+    );
 }

@@ -8,7 +8,8 @@ const BEFORE: [&str; 3] = ["TaskEvent", "VmStartingEvent", "VmMessageEvent"];
 impl Lab {
     async fn collect(&self, filter: &str) -> String {
         let filter = format!("<filter>{filter}</filter>");
-        let reply = self.call("CreateCollectorForEvents", "EventManager", "ha-eventmgr", &filter).await;
+        let reply =
+            self.call("CreateCollectorForEvents", "EventManager", "ha-eventmgr", &filter).await;
         reply.returned().text().to_owned()
     }
 
@@ -75,7 +76,9 @@ async fn a_filter_is_by_entity_type_chain_and_user() {
     lab.run_task("PowerOnVM_Task", "16", "").await;
     lab.run_task("PowerOnVM_Task", "32", "").await;
     let of = |kind: &str, id: &str, recursion: &str| {
-        format!("<entity><entity type=\"{kind}\">{id}</entity><recursion>{recursion}</recursion></entity>")
+        format!(
+            "<entity><entity type=\"{kind}\">{id}</entity><recursion>{recursion}</recursion></entity>"
+        )
     };
     let machine = ["TaskEvent", "VmStartingEvent", "VmPoweredOnEvent"];
     assert_eq!(lab.query(&of("VirtualMachine", "16", "self")).await, machine);
@@ -86,7 +89,9 @@ async fn a_filter_is_by_entity_type_chain_and_user() {
     assert_eq!(lab.query("<type>VmEvent</type>").await.len(), 6);
     assert_eq!(lab.query("<eventTypeId>vim.event.VmPoweredOnEvent</eventTypeId>").await.len(), 2);
     assert_eq!(
-        lab.query("<userName><systemUser>false</systemUser><userList>eve</userList></userName>").await.len(),
+        lab.query("<userName><systemUser>false</systemUser><userList>eve</userList></userName>")
+            .await
+            .len(),
         0
     );
     assert_eq!(lab.query("<maxCount>2</maxCount>").await.len(), 2);
@@ -105,8 +110,14 @@ async fn a_collector_is_read_both_ways_from_its_place() {
     lab.run_task("PowerOnVM_Task", "16", "").await;
     let collector = lab.collect("").await;
     assert_eq!(lab.read("ReadNextEvents", &collector, 3).await, BEFORE);
-    assert_eq!(lab.read("ReadNextEvents", &collector, 2).await, ["UserLoginSessionEvent", "TaskEvent"]);
-    assert_eq!(lab.read("ReadNextEvents", &collector, 9).await, ["VmStartingEvent", "VmPoweredOnEvent"]);
+    assert_eq!(
+        lab.read("ReadNextEvents", &collector, 2).await,
+        ["UserLoginSessionEvent", "TaskEvent"]
+    );
+    assert_eq!(
+        lab.read("ReadNextEvents", &collector, 9).await,
+        ["VmStartingEvent", "VmPoweredOnEvent"]
+    );
     assert_eq!(lab.read("ReadNextEvents", &collector, 9).await, [""; 0]);
     assert_eq!(lab.read("ReadPreviousEvents", &collector, 1).await, ["VmPoweredOnEvent"]);
     let on = |method| lab.call(method, "EventHistoryCollector", &collector, "");
@@ -128,7 +139,9 @@ async fn the_latest_page_is_pushed_and_bounded() {
     let lab = Lab::stepped().await;
     let collector = lab.collect("<type>VmEvent</type>").await;
     let size = "<maxCount>3</maxCount>";
-    assert!(lab.call("SetCollectorPageSize", "EventHistoryCollector", &collector, size).await.is_void());
+    assert!(
+        lab.call("SetCollectorPageSize", "EventHistoryCollector", &collector, size).await.is_void()
+    );
     let parameters = format!(
         "<spec><propSet><type>EventHistoryCollector</type><pathSet>latestPage</pathSet></propSet><objectSet>\
          <obj type=\"EventHistoryCollector\">{collector}</obj></objectSet></spec><partialUpdates>false</partialUpdates>"
@@ -161,7 +174,9 @@ async fn the_history_ends_somewhere_and_with_hostd() {
     for _ in 0..32 {
         lab.collect("").await;
     }
-    let full = lab.call("CreateCollectorForEvents", "EventManager", "ha-eventmgr", "<filter></filter>").await;
+    let full = lab
+        .call("CreateCollectorForEvents", "EventManager", "ha-eventmgr", "<filter></filter>")
+        .await;
     assert_eq!(full.fault().as_deref(), Some("InvalidState"));
     lab.control().restart_hostd(Restart::default());
     lab.cookie = None;

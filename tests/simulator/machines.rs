@@ -17,7 +17,8 @@ async fn power_follows_the_rules_of_the_host() {
     let task = lab.start_task("ResetVM_Task", "16", "").await;
     let second = lab.call("PowerOffVM_Task", "VirtualMachine", "16", "").await;
     assert_eq!(second.fault().as_deref(), Some("TaskInProgress"));
-    let detail = second.document.root().descend(&["Body", "Fault", "detail", "TaskInProgressFault", "task"]);
+    let detail =
+        second.document.root().descend(&["Body", "Fault", "detail", "TaskInProgressFault", "task"]);
     assert_eq!(detail.unwrap().text(), task);
     let cancel = lab.call("CancelTask", "Task", &task, "").await;
     assert_eq!(cancel.fault().as_deref(), Some("NotSupported"));
@@ -33,16 +34,25 @@ async fn power_follows_the_rules_of_the_host() {
 #[tokio::test]
 async fn a_revert_leaves_the_power_that_the_snapshot_recorded() {
     let lab = Lab::stepped().await;
-    let snapshot = |memory: bool| format!("<name>s</name><memory>{memory}</memory><quiesce>false</quiesce>");
+    let snapshot =
+        |memory: bool| format!("<name>s</name><memory>{memory}</memory><quiesce>false</quiesce>");
     assert_eq!(lab.run_task("PowerOnVM_Task", "21", "").await.0, "success");
     let mut made = Vec::new();
     for memory in [false, true] {
         let task = lab.start_task("CreateSnapshot_Task", "21", &snapshot(memory)).await;
         assert_eq!(lab.finish(&task).await.0, "success");
-        made.push(lab.fetch("Task", &task, "info").await.returned().child_text("result").unwrap().to_owned());
+        made.push(
+            lab.fetch("Task", &task, "info")
+                .await
+                .returned()
+                .child_text("result")
+                .unwrap()
+                .to_owned(),
+        );
     }
     let revert = async |snapshot: &str, parameters: &str| {
-        let reply = lab.call("RevertToSnapshot_Task", "VirtualMachineSnapshot", snapshot, parameters).await;
+        let reply =
+            lab.call("RevertToSnapshot_Task", "VirtualMachineSnapshot", snapshot, parameters).await;
         let task = reply.returned().text().to_owned();
         assert!(task.contains("-vim.vm.Snapshot.revert-"));
         assert_eq!(lab.finish(&task).await.0, "success");
@@ -97,7 +107,8 @@ async fn a_question_holds_the_power_on_until_it_is_answered() {
     lab.control().finish_task(&task);
     assert_eq!(lab.power_state("51").await, "poweredOff");
     let answer = async |question: &str, key: &str| {
-        let parameters = format!("<questionId>{question}</questionId><answerChoice>{key}</answerChoice>");
+        let parameters =
+            format!("<questionId>{question}</questionId><answerChoice>{key}</answerChoice>");
         lab.call("AnswerVM", "VirtualMachine", "51", &parameters).await
     };
     assert_eq!(answer("19", "2").await.fault().as_deref(), Some("InvalidArgument"));

@@ -15,8 +15,8 @@ use otter::clock::Clock;
 use otter::esx::soap::xml::{Document, Element};
 use otter::simulator::world;
 use otter::simulator::{
-    Comeback, Control, Disruption, Fault, Pace, Restart, Scenario, SessionLoss, Simulator, SimulatorError,
-    SimulatorOptions,
+    Comeback, Control, Disruption, Fault, Pace, Restart, Scenario, SessionLoss, Simulator,
+    SimulatorError, SimulatorOptions,
 };
 
 use crate::harness::record;
@@ -58,10 +58,13 @@ impl Lab {
         let simulator = Simulator::start(options).await.unwrap();
         // Another test may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let certificate = reqwest::Certificate::from_pem(simulator.certificate_pem().as_bytes()).unwrap();
+        let certificate =
+            reqwest::Certificate::from_pem(simulator.certificate_pem().as_bytes()).unwrap();
         // A kept connection may die while a call is on its way; these tests are about answers.
-        let client =
-            reqwest::Client::builder().tls_certs_only([certificate]).pool_max_idle_per_host(0).no_gzip();
+        let client = reqwest::Client::builder()
+            .tls_certs_only([certificate])
+            .pool_max_idle_per_host(0)
+            .no_gzip();
         let client = client.build().unwrap();
         Self { simulator, clock, client, cookie: None }
     }
@@ -86,7 +89,13 @@ impl Lab {
         self.send(method, kind, id, parameters).await.unwrap()
     }
 
-    async fn send(&self, method: &str, kind: &str, id: &str, parameters: &str) -> reqwest::Result<Reply> {
+    async fn send(
+        &self,
+        method: &str,
+        kind: &str,
+        id: &str,
+        parameters: &str,
+    ) -> reqwest::Result<Reply> {
         let envelope = format!(
             "<e:Envelope xmlns:e=\"http://schemas.xmlsoap.org/soap/envelope/\" \
              xmlns:i=\"http://www.w3.org/2001/XMLSchema-instance\"><e:Header><operationID>op-{method}</operationID>\
@@ -103,12 +112,15 @@ impl Lab {
         }
         let response = request.send().await?;
         let status = response.status().as_u16();
-        let header =
-            |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let cookie = header("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned());
+        let header = |name| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let cookie =
+            header("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned());
         let encoding = header("content-encoding");
         let body = response.bytes().await?;
-        let document = Document::parse(&body).unwrap_or_else(|_| Document::parse(b"<none/>").unwrap());
+        let document =
+            Document::parse(&body).unwrap_or_else(|_| Document::parse(b"<none/>").unwrap());
         Ok(Reply { status, cookie, encoding, document })
     }
 
@@ -118,7 +130,12 @@ impl Lab {
     }
 
     /// Starts a task on a machine, lets it end, and gives its state and its fault.
-    async fn run_task(&self, method: &str, machine: &str, parameters: &str) -> (String, Option<String>) {
+    async fn run_task(
+        &self,
+        method: &str,
+        machine: &str,
+        parameters: &str,
+    ) -> (String, Option<String>) {
         let task = self.start_task(method, machine, parameters).await;
         self.finish(&task).await
     }
@@ -127,7 +144,8 @@ impl Lab {
         self.control().finish_task(task);
         let reply = self.fetch("Task", task, "info").await;
         let info = reply.returned();
-        let fault = info.descend(&["error", "fault"]).and_then(Element::type_name).map(str::to_owned);
+        let fault =
+            info.descend(&["error", "fault"]).and_then(Element::type_name).map(str::to_owned);
         (info.child_text("state").unwrap().to_owned(), fault)
     }
 
@@ -144,24 +162,34 @@ impl Lab {
     async fn watch_machines(&self, paths: &[&str]) -> String {
         let parameters = "<container type=\"Folder\">ha-folder-root</container><type>VirtualMachine</type>\
                           <recursive>true</recursive>";
-        let reply = self.call("CreateContainerView", "ViewManager", "ViewManager", parameters).await;
+        let reply =
+            self.call("CreateContainerView", "ViewManager", "ViewManager", parameters).await;
         let view = reply.returned().text().to_owned();
         self.watch("ContainerView", &view, "VirtualMachine", paths, false).await
     }
 
-    async fn watch(&self, view_kind: &str, view: &str, kind: &str, paths: &[&str], partial: bool) -> String {
+    async fn watch(
+        &self,
+        view_kind: &str,
+        view: &str,
+        kind: &str,
+        paths: &[&str],
+        partial: bool,
+    ) -> String {
         let parameters = format!(
             "<spec>{}</spec><partialUpdates>{partial}</partialUpdates>",
             spec(view_kind, view, kind, paths)
         );
-        let reply =
-            self.call("CreateFilter", "PropertyCollector", "ha-property-collector", &parameters).await;
+        let reply = self
+            .call("CreateFilter", "PropertyCollector", "ha-property-collector", &parameters)
+            .await;
         reply.returned().text().to_owned()
     }
 
     async fn updates(&self, version: &str, options: &str) -> Reply {
         let parameters = format!("<version>{version}</version><options>{options}</options>");
-        self.call("WaitForUpdatesEx", "PropertyCollector", "ha-property-collector", &parameters).await
+        self.call("WaitForUpdatesEx", "PropertyCollector", "ha-property-collector", &parameters)
+            .await
     }
 
     /// What is new, without waiting.
@@ -197,7 +225,10 @@ impl Reply {
     /// Kind and id of each object of an update set, in order.
     fn objects(&self) -> Vec<(String, String)> {
         let text = |object: Element<'_>, name| object.child_text(name).unwrap().to_owned();
-        self.object_sets().into_iter().map(|object| (text(object, "kind"), text(object, "obj"))).collect()
+        self.object_sets()
+            .into_iter()
+            .map(|object| (text(object, "kind"), text(object, "obj")))
+            .collect()
     }
 
     fn object_sets(&self) -> Vec<Element<'_>> {
@@ -212,7 +243,9 @@ impl Reply {
             .into_iter()
             .filter(|object| object.child_text("obj") == Some(id))
             .flat_map(|object| object.children().filter(|child| child.name() == "changeSet"))
-            .map(|change| (text(change, "name").unwrap(), text(change, "op").unwrap(), text(change, "val")))
+            .map(|change| {
+                (text(change, "name").unwrap(), text(change, "op").unwrap(), text(change, "val"))
+            })
             .collect()
     }
 }

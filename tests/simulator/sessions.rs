@@ -12,7 +12,8 @@ async fn the_service_is_told_without_a_session_and_nothing_else() {
     assert_eq!(content.child_text("sessionManager"), Some("ha-sessionmgr"));
     let read = "<specSet><propSet><type>SessionManager</type><pathSet>currentSession</pathSet></propSet>\
                 <objectSet><obj type=\"SessionManager\">ha-sessionmgr</obj></objectSet></specSet><options/>";
-    let reply = lab.call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", read).await;
+    let reply =
+        lab.call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", read).await;
     assert!(reply.returned().descend(&["objects", "propSet"]).is_none());
     let reply = lab.fetch("VirtualMachine", "16", "name").await;
     assert_eq!((reply.status, reply.fault().as_deref()), (500, Some("NotAuthenticated")));
@@ -64,7 +65,10 @@ async fn sessions_end_when_idle_but_not_while_they_wait() {
     assert!(reply.is_void());
     assert_eq!(lab.power_state("16").await, "poweredOff");
     lab.clock.advance(Duration::from_mins(30));
-    assert_eq!(lab.fetch("VirtualMachine", "16", "name").await.fault().as_deref(), Some("NotAuthenticated"));
+    assert_eq!(
+        lab.fetch("VirtualMachine", "16", "name").await.fault().as_deref(),
+        Some("NotAuthenticated")
+    );
 }
 
 #[tokio::test]
@@ -78,11 +82,16 @@ async fn logging_out_and_being_thrown_out_end_a_session() {
     let own = lab.call("TerminateSession", "SessionManager", "ha-sessionmgr", &terminate).await;
     assert_eq!(own.fault().as_deref(), Some("InvalidArgument"));
     let second = std::mem::replace(&mut lab.cookie, first);
-    assert!(lab.call("TerminateSession", "SessionManager", "ha-sessionmgr", &terminate).await.is_void());
+    assert!(
+        lab.call("TerminateSession", "SessionManager", "ha-sessionmgr", &terminate).await.is_void()
+    );
     assert_eq!(lab.control().sessions(), 1);
     assert!(lab.call("Logout", "SessionManager", "ha-sessionmgr", "").await.is_void());
     lab.cookie = second;
-    assert_eq!(lab.fetch("VirtualMachine", "16", "name").await.fault().as_deref(), Some("NotAuthenticated"));
+    assert_eq!(
+        lab.fetch("VirtualMachine", "16", "name").await.fault().as_deref(),
+        Some("NotAuthenticated")
+    );
     assert_eq!(lab.control().sessions(), 0);
 }
 
@@ -94,7 +103,8 @@ async fn a_lost_session_shows_in_each_of_its_ways() {
         "<propSet><type>VirtualMachine</type><pathSet>name</pathSet></propSet><objectSet>\
          <obj type=\"VirtualMachine\">16</obj></objectSet>"
     });
-    let ask = || lab.call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", &read);
+    let ask =
+        || lab.call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", &read);
     assert_eq!(ask().await.fault().as_deref(), Some("NotAuthenticated"));
     lab.control().set_session_loss(SessionLoss::EmptyAnswer);
     assert!(ask().await.is_void());

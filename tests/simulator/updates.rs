@@ -5,8 +5,14 @@ use super::*;
 #[tokio::test]
 async fn the_first_set_has_everything_and_the_next_only_what_changed() {
     let lab = Lab::stepped().await;
-    lab.watch_machines(&["name", "runtime.powerState", "config.hardware.device", "snapshot", "recentTask"])
-        .await;
+    lab.watch_machines(&[
+        "name",
+        "runtime.powerState",
+        "config.hardware.device",
+        "snapshot",
+        "recentTask",
+    ])
+    .await;
     let first = lab.news("").await;
     assert_eq!(first.objects().len(), 13);
     assert!(first.objects().iter().all(|(kind, _)| kind == "enter"));
@@ -42,8 +48,12 @@ async fn a_wait_ends_as_soon_as_there_is_something() {
 #[tokio::test]
 async fn a_new_filter_is_told_on_the_pending_wait_and_a_list_of_tasks_grows() {
     let lab = Lab::stepped().await;
-    let list =
-        lab.call("CreateListView", "ViewManager", "ViewManager", "").await.returned().text().to_owned();
+    let list = lab
+        .call("CreateListView", "ViewManager", "ViewManager", "")
+        .await
+        .returned()
+        .text()
+        .to_owned();
     lab.watch("ListView", &list, "Task", &["info"], false).await;
     let task = lab.start_task("PowerOffVM_Task", "17", "").await;
     let add = async {
@@ -114,7 +124,10 @@ async fn machines_come_go_and_lose_their_configuration() {
     let expected: Vec<_> = expected.map(|(kind, id)| (kind.to_owned(), id.to_owned())).to_vec();
     assert_eq!(second.objects(), expected);
     let unset = [("config.annotation", "indirectRemove"), ("snapshot", "assign")];
-    assert_eq!(second.changes("21"), unset.map(|(name, op)| (name.to_owned(), op.to_owned(), None)));
+    assert_eq!(
+        second.changes("21"),
+        unset.map(|(name, op)| (name.to_owned(), op.to_owned(), None))
+    );
 }
 
 #[tokio::test]
@@ -136,8 +149,12 @@ async fn a_moid_that_is_used_again_leaves_and_enters() {
 async fn partial_updates_name_what_changed_below() {
     let lab = Lab::stepped().await;
     let list = "<obj type=\"VirtualMachine\">16</obj>";
-    let list =
-        lab.call("CreateListView", "ViewManager", "ViewManager", list).await.returned().text().to_owned();
+    let list = lab
+        .call("CreateListView", "ViewManager", "ViewManager", list)
+        .await
+        .returned()
+        .text()
+        .to_owned();
     lab.watch("ListView", &list, "VirtualMachine", &["runtime"], true).await;
     let version = lab.news("").await.version();
     lab.control().mutate(|world| {
@@ -146,7 +163,8 @@ async fn partial_updates_name_what_changed_below() {
         machine.suspended_at = None;
     });
     let news = lab.news(&version).await;
-    let change = ("runtime.powerState".to_owned(), "assign".to_owned(), Some("hibernated".to_owned()));
+    let change =
+        ("runtime.powerState".to_owned(), "assign".to_owned(), Some("hibernated".to_owned()));
     assert_eq!(news.changes("16"), [change]);
 }
 
@@ -166,8 +184,12 @@ async fn a_wait_is_cancelled_and_nonsense_refused() {
     assert_eq!(again.fault().as_deref(), Some("ManagedObjectNotFound"));
     let negative = lab.updates(&version, "<maxWaitSeconds>-1</maxWaitSeconds>").await;
     assert_eq!(negative.fault().as_deref(), Some("InvalidArgument"));
-    let wrong =
-        format!("<specSet>{}</specSet><options/>", spec("ContainerView", "x", "VirtualMachine", &["nmae"]));
-    let wrong = lab.call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", &wrong).await;
+    let wrong = format!(
+        "<specSet>{}</specSet><options/>",
+        spec("ContainerView", "x", "VirtualMachine", &["nmae"])
+    );
+    let wrong = lab
+        .call("RetrievePropertiesEx", "PropertyCollector", "ha-property-collector", &wrong)
+        .await;
     assert_eq!(wrong.fault().as_deref(), Some("InvalidProperty"));
 }

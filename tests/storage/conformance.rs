@@ -49,7 +49,8 @@ async fn compare(
     operations: &[Operation],
 ) -> Result<(), TestCaseError> {
     for operation in operations {
-        let (expected, found) = (operation.perform(reference).await, operation.perform(subject).await);
+        let (expected, found) =
+            (operation.perform(reference).await, operation.perform(subject).await);
         prop_assert_eq!(found, expected, "{:?}", operation);
         let (expected, found) = (contents(reference).await, contents(subject).await);
         prop_assert_eq!(found, expected, "after {:?}", operation);

@@ -106,7 +106,11 @@ async fn writes_are_committed_in_order_and_those_that_wait_together() {
     let first = lab.insert(3).await;
     let later = [lab.insert(1).await, lab.insert(2).await];
     lab.pass(COMMIT).await;
-    assert_eq!(lab.jobs().await, ids([3]), "those that came during the commit wait for the next one");
+    assert_eq!(
+        lab.jobs().await,
+        ids([3]),
+        "those that came during the commit wait for the next one"
+    );
     lab.pass(ANSWER).await;
     assert!(first.is_finished());
     lab.pass(COMMIT).await;
@@ -223,7 +227,8 @@ async fn an_end_is_kept_over_a_crash() {
     let lab = Lab::new();
     let insert = lab.insert(1).await;
     let done = ended(queued(1), JobState::Succeeded, start());
-    let update = |storage: InMemory, job| tokio::spawn(async move { storage.update_job(&job).await });
+    let update =
+        |storage: InMemory, job| tokio::spawn(async move { storage.update_job(&job).await });
     let end = update(lab.storage.clone(), done.clone());
     settle().await;
     let lab = lab.crash(2).await;

@@ -19,8 +19,8 @@ use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState, JobTarge
 use otter::domain::lease::{Lease, LeaseState, Quarantine};
 use otter::domain::scope::Scope;
 use otter::storage::{
-    AuditFilter, AuditRetention, IdempotencyKey, JobFilter, Keep, KeptMachine, LeaseChange, LeaseFilter,
-    Retention, SaveLeases, Storage, StorageError, StoredToken, TokenUse,
+    AuditFilter, AuditRetention, IdempotencyKey, JobFilter, Keep, KeptMachine, LeaseChange,
+    LeaseFilter, Retention, SaveLeases, Storage, StorageError, StoredToken, TokenUse,
 };
 
 use super::samples::{any_job, any_time, identity, lease, queued, start};
@@ -94,7 +94,9 @@ impl Operation {
             }
             Self::MarkTokensUsed(uses) => told(&storage.mark_tokens_used(uses).await),
             Self::Purge { now, retention } => told(&storage.purge(now, &retention).await),
-            Self::PurgeAudit { now, retention } => told(&storage.purge_audit(now, &retention).await),
+            Self::PurgeAudit { now, retention } => {
+                told(&storage.purge_audit(now, &retention).await)
+            }
             Self::NoteSeen(now) => told(&storage.note_seen(now).await),
             Self::ListJobs { filter, page } => told(&jobs(storage, &filter, page).await),
             Self::ListLeases { filter, page } => told(&leases(storage, &filter, page).await),
@@ -103,7 +105,9 @@ impl Operation {
             Self::ReadOne(n) => {
                 let (job, lease) = (queued(n), lease(n, LeaseState::Queued, None));
                 let made = storage.snapshots_made_under(&identity(n), lease.id).await;
-                told(&storage.job(job.id).await) + &told(&storage.lease(lease.id).await) + &told(&made)
+                told(&storage.job(job.id).await)
+                    + &told(&storage.lease(lease.id).await)
+                    + &told(&made)
             }
         }
     }
@@ -132,7 +136,11 @@ pub async fn contents(storage: &dyn Storage) -> Vec<String> {
     shown
 }
 
-async fn jobs(storage: &dyn Storage, filter: &JobFilter, page: u32) -> Result<Vec<Vec<Job>>, StorageError> {
+async fn jobs(
+    storage: &dyn Storage,
+    filter: &JobFilter,
+    page: u32,
+) -> Result<Vec<Vec<Job>>, StorageError> {
     let mut pages = Vec::new();
     let mut after = None;
     loop {
@@ -157,7 +165,11 @@ async fn leases(
     Ok(pages)
 }
 
-async fn audit(storage: &dyn Storage, filter: &AuditFilter, page: u32) -> Result<Vec<String>, StorageError> {
+async fn audit(
+    storage: &dyn Storage,
+    filter: &AuditFilter,
+    page: u32,
+) -> Result<Vec<String>, StorageError> {
     let mut pages = Vec::new();
     let mut after = None;
     loop {
@@ -248,20 +260,22 @@ fn name() -> impl Strategy<Value = String> {
 fn known_job() -> BoxedStrategy<Box<Job>> {
     let ends = (near(), option::of(near()), any::<bool>());
     (0..JOBS, any_job(), near(), ends, reference(), name())
-        .prop_map(|(n, any, created_at, (updated_at, finished_at, is_near), reference, requested_by)| {
-            let Job { id, target, .. } = queued(n);
-            // Its id is written as that of a machine.
-            let datastore = JobTarget::Datastore(DatastoreId::from_backend("0"));
-            let target = if n == 3 { datastore } else { target };
-            let lease = (n % 2 == 0).then(|| lease(n % LEASES, LeaseState::Queued, None).id);
-            let mut job = Job { id, target, lease, created_at, reference, requested_by, ..any };
-            if is_near {
-                // With times at the ends of all time, every job would be old.
-                (job.updated_at, job.finished_at) = (updated_at, finished_at);
-            }
-            add_what_is_not_kept(&mut job);
-            Box::new(job)
-        })
+        .prop_map(
+            |(n, any, created_at, (updated_at, finished_at, is_near), reference, requested_by)| {
+                let Job { id, target, .. } = queued(n);
+                // Its id is written as that of a machine.
+                let datastore = JobTarget::Datastore(DatastoreId::from_backend("0"));
+                let target = if n == 3 { datastore } else { target };
+                let lease = (n % 2 == 0).then(|| lease(n % LEASES, LeaseState::Queued, None).id);
+                let mut job = Job { id, target, lease, created_at, reference, requested_by, ..any };
+                if is_near {
+                    // With times at the ends of all time, every job would be old.
+                    (job.updated_at, job.finished_at) = (updated_at, finished_at);
+                }
+                add_what_is_not_kept(&mut job);
+                Box::new(job)
+            },
+        )
         .boxed()
 }
 
@@ -321,19 +335,27 @@ fn record() -> BoxedStrategy<AuditRecord> {
     let of = (0..JOBS, 0..LEASES, option::of(name()), reference(), option::of(any::<String>()));
     let numbers = (option::of(any::<Duration>()), any::<u64>());
     (any_time(), select(AuditAction::ALL), select(AuditOutcome::ALL), of, numbers)
-        .prop_map(|(at, action, outcome, (job, of_lease, actor, reference, detail), (duration, count))| {
-            AuditRecord {
-                actor,
-                machine: (job > 1).then(|| (identity(job).id, "sd-staging".to_owned())),
-                lease: (of_lease > 1).then(|| lease(of_lease, LeaseState::Queued, None).id),
-                job: (job > 2).then(|| queued(job).id),
-                reference,
-                duration,
-                detail,
-                count,
-                ..AuditRecord::new(at, action, outcome)
-            }
-        })
+        .prop_map(
+            |(
+                at,
+                action,
+                outcome,
+                (job, of_lease, actor, reference, detail),
+                (duration, count),
+            )| {
+                AuditRecord {
+                    actor,
+                    machine: (job > 1).then(|| (identity(job).id, "sd-staging".to_owned())),
+                    lease: (of_lease > 1).then(|| lease(of_lease, LeaseState::Queued, None).id),
+                    job: (job > 2).then(|| queued(job).id),
+                    reference,
+                    duration,
+                    detail,
+                    count,
+                    ..AuditRecord::new(at, action, outcome)
+                }
+            },
+        )
         .boxed()
 }
 
@@ -352,13 +374,14 @@ fn step() -> BoxedStrategy<SaveLeases> {
             let lease = Lease { created_at, reference, ttl, ..lease(n, state, ended_at) };
             (n, LeaseChange::new(lease, machine))
         });
-    let kept = (any::<u64>(), option::of(any_time()), option::of(quarantine()), option::of(any_time()))
-        .prop_map(|(fence, last_lease_end, quarantine, absent_since)| KeptMachine {
-            fence,
-            last_lease_end,
-            quarantine,
-            absent_since,
-        });
+    let kept =
+        (any::<u64>(), option::of(any_time()), option::of(quarantine()), option::of(any_time()))
+            .prop_map(|(fence, last_lease_end, quarantine, absent_since)| KeptMachine {
+                fence,
+                last_lease_end,
+                quarantine,
+                absent_since,
+            });
     (
         vec(change, 0..3),
         proptest::collection::btree_map(machine(), kept, 0..2),
@@ -404,8 +427,13 @@ fn token() -> BoxedStrategy<StoredToken> {
         Just(Scope::All),
         (texts(), texts()).prop_map(|(machines, pools)| Scope::Selected { machines, pools }),
     ];
-    let times =
-        (near(), option::of(any_time()), option::of(any_time()), option::of(any_time()), option::of(near()));
+    let times = (
+        near(),
+        option::of(any_time()),
+        option::of(any_time()),
+        option::of(any_time()),
+        option::of(near()),
+    );
     (
         token_id(),
         name(),
@@ -442,7 +470,10 @@ fn retention() -> impl Strategy<Value = Retention> {
 }
 
 fn audit_retention() -> impl Strategy<Value = AuditRetention> {
-    (select(vec![0, 10_000]), select(vec![0, 800, 1_000, 1_300, 1_600, 2_000, 3_000, 5_000, u64::MAX]))
+    (
+        select(vec![0, 10_000]),
+        select(vec![0, 800, 1_000, 1_300, 1_600, 2_000, 3_000, 5_000, u64::MAX]),
+    )
         .prop_map(|(days, max_bytes)| AuditRetention { time: DAY * days, max_bytes })
 }
 
@@ -486,20 +517,27 @@ fn lease_filter() -> impl Strategy<Value = LeaseFilter> {
 }
 
 fn audit_filter() -> impl Strategy<Value = AuditFilter> {
-    let of =
-        (option::of(name()), option::of(machine()), option::of(0..LEASES), option::of(0..JOBS), reference());
+    let of = (
+        option::of(name()),
+        option::of(machine()),
+        option::of(0..LEASES),
+        option::of(0..JOBS),
+        reference(),
+    );
     let times = (option::of(near()), option::of(near()));
     (vec(select(AuditAction::ALL), 0..8), vec(select(AuditOutcome::ALL), 0..5), of, times).prop_map(
-        |(actions, outcomes, (actor, machine, of_lease, job, reference), (since, until))| AuditFilter {
-            actions,
-            outcomes,
-            actor,
-            machine,
-            lease: of_lease.map(|n| lease(n, LeaseState::Queued, None).id),
-            job: job.map(|n| queued(n).id),
-            reference,
-            since,
-            until,
+        |(actions, outcomes, (actor, machine, of_lease, job, reference), (since, until))| {
+            AuditFilter {
+                actions,
+                outcomes,
+                actor,
+                machine,
+                lease: of_lease.map(|n| lease(n, LeaseState::Queued, None).id),
+                job: job.map(|n| queued(n).id),
+                reference,
+                since,
+                until,
+            }
         },
     )
 }

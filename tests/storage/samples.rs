@@ -1,5 +1,5 @@
-//! Jobs and leases: plain ones, and arbitrary jobs with every field and variant. The unit tests of the
-//! store include this file too.
+//! Jobs and leases: plain ones, and arbitrary jobs with every field and variant. The unit tests of
+//! the store include this file too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,9 +12,15 @@ use uuid::Uuid;
 use otter::domain::access::Authority;
 use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SeenSnapshot};
 use otter::domain::failure::{Failure, FailureKind, Fault, InputError};
-use otter::domain::ids::{DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId};
-use otter::domain::job::{Intent, Job, JobRequest, JobResult, JobState, JobTarget, Step, StepState};
-use otter::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft};
+use otter::domain::ids::{
+    DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId,
+};
+use otter::domain::job::{
+    Intent, Job, JobRequest, JobResult, JobState, JobTarget, Step, StepState,
+};
+use otter::domain::lease::{
+    EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft,
+};
 use otter::domain::machine::MachineIdentity;
 use otter::domain::origin::{Actor, RequestId, RequestOrigin};
 use otter::domain::power::PowerState;
@@ -69,7 +75,9 @@ pub fn identity(n: u32) -> MachineIdentity {
 pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
     let reason = EndReason::ALL.iter().copied().find(|reason| reason.state() == state);
     Lease {
-        id: LeaseId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
+        id: LeaseId::new(Uuid::from_u128(
+            0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n),
+        )),
         state,
         select: Select { pool: Some("qubes".to_owned()), ..Select::default() },
         scope: Scope::new(vec!["sd-*".to_owned()], vec!["qubes".to_owned()]),
@@ -149,7 +157,17 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         |(
             (id, state, target, target_name, request, phase, steps),
             (cancel_requested, created_at, updated_at, started_at, finished_at, deadline_at),
-            ((requested_by, origin), reference, lease, authority, result, warnings, error, host_task, intent),
+            (
+                (requested_by, origin),
+                reference,
+                lease,
+                authority,
+                result,
+                warnings,
+                error,
+                host_task,
+                intent,
+            ),
         )| Job {
             id: JobId::new(Uuid::from_u128(id)),
             state,
@@ -213,10 +231,8 @@ fn any_target() -> impl Strategy<Value = JobTarget> {
 }
 
 fn any_identity() -> impl Strategy<Value = MachineIdentity> {
-    any::<(String, Option<String>, Option<String>)>().prop_map(|(id, instance_uuid, path)| MachineIdentity {
-        id: MachineId::from_backend(id),
-        instance_uuid,
-        path,
+    any::<(String, Option<String>, Option<String>)>().prop_map(|(id, instance_uuid, path)| {
+        MachineIdentity { id: MachineId::from_backend(id), instance_uuid, path }
     })
 }
 
@@ -246,17 +262,17 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
         any::<(String, String, bool, bool)>().prop_map(|(name, description, memory, quiesce)| {
             JobRequest::CreateSnapshot { name, description, memory, quiesce }
         }),
-        (any_snapshot(), any::<String>(), any::<bool>())
-            .prop_map(|(snapshot, path, children)| JobRequest::RemoveSnapshot { snapshot, path, children }),
+        (any_snapshot(), any::<String>(), any::<bool>()).prop_map(|(snapshot, path, children)| {
+            JobRequest::RemoveSnapshot { snapshot, path, children }
+        }),
         Just(JobRequest::RemoveAllSnapshots),
-        (any_snapshot(), any::<String>(), any::<Option<String>>(), any::<Option<String>>()).prop_map(
-            |(snapshot, path, name, description)| JobRequest::RenameSnapshot {
+        (any_snapshot(), any::<String>(), any::<Option<String>>(), any::<Option<String>>())
+            .prop_map(|(snapshot, path, name, description)| JobRequest::RenameSnapshot {
                 snapshot,
                 path,
                 name,
                 description
-            }
-        ),
+            }),
         (any_snapshot(), any::<String>(), any::<Option<bool>>())
             .prop_map(|(snapshot, path, power_on)| JobRequest::Revert { snapshot, path, power_on }),
         (
@@ -294,7 +310,12 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 fn any_result() -> impl Strategy<Value = JobResult> {
-    (any::<bool>(), option::of(any_snapshot()), option::of(any_power_state()), any::<Option<String>>())
+    (
+        any::<bool>(),
+        option::of(any_snapshot()),
+        option::of(any_power_state()),
+        any::<Option<String>>(),
+    )
         .prop_map(|(changed, snapshot, power_state, ip_address)| JobResult {
             changed,
             snapshot,
@@ -316,7 +337,9 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         proptest::sample::select(FailureKind::ALL),
         any::<String>(),
         option::of(fault),
-        option::of(any::<(String, String)>().prop_map(|(id, name)| (MachineId::from_backend(id), name))),
+        option::of(
+            any::<(String, String)>().prop_map(|(id, name)| (MachineId::from_backend(id), name)),
+        ),
         option::of(any::<u128>().prop_map(|id| JobId::new(Uuid::from_u128(id)))),
         option::of(any::<u128>().prop_map(|id| LeaseId::new(Uuid::from_u128(id)))),
         any::<Vec<(String, String)>>(),
@@ -354,13 +377,21 @@ fn any_intent() -> impl Strategy<Value = Intent> {
             .prop_map(|(snapshot, children)| HostCall::RemoveSnapshot { snapshot, children }),
         Just(HostCall::RemoveAllSnapshots),
         (any_snapshot(), any::<Option<String>>(), any::<Option<String>>()).prop_map(
-            |(snapshot, name, description)| HostCall::RenameSnapshot { snapshot, name, description }
+            |(snapshot, name, description)| HostCall::RenameSnapshot {
+                snapshot,
+                name,
+                description
+            }
         ),
         (any_snapshot(), any::<bool>()).prop_map(|(snapshot, suppress_power_on)| {
             HostCall::RevertToSnapshot { snapshot, suppress_power_on }
         }),
     ];
-    (call, any_evidence(), any::<u32>()).prop_map(|(call, before, asked)| Intent { call, before, asked })
+    (call, any_evidence(), any::<u32>()).prop_map(|(call, before, asked)| Intent {
+        call,
+        before,
+        asked,
+    })
 }
 
 fn any_evidence() -> impl Strategy<Value = Evidence> {
@@ -372,7 +403,12 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
         description: String::new(),
     });
     let task = (any::<String>(), option::of(call), any::<bool>(), any::<bool>()).prop_map(
-        |(id, call, by_us, running)| RecentTask { id: TaskId::from_backend(id), call, by_us, running },
+        |(id, call, by_us, running)| RecentTask {
+            id: TaskId::from_backend(id),
+            call,
+            by_us,
+            running,
+        },
     );
     (
         any_identity(),

@@ -61,8 +61,9 @@ pub struct AuditQuery {
 
 /// Read the audit
 ///
-/// Who did what, newest first, by pages of 100 unless `limit` is given: jobs, leases, quarantines, overrides,
-/// tokens, settings and refused calls. Facts are kept as long as `audit.retention_days` and `audit.max_bytes` allow. It holds no secrets.
+/// Who did what, newest first, by pages of 100 unless `limit` is given: jobs, leases, quarantines,
+/// overrides, tokens, settings and refused calls. Facts are kept as long as `audit.retention_days`
+/// and `audit.max_bytes` allow. It holds no secrets.
 #[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "audit", params(AuditQuery, PageQuery),
     responses(
         (status = 200, description = "A page of the audit", body = AuditList),
@@ -82,7 +83,8 @@ pub async fn list_audit(
 }
 
 async fn filter(api: &Api, caller: &Caller, wanted: AuditQuery) -> Result<AuditFilter, Failure> {
-    let AuditQuery { action, actor, machine, lease, job, reference, since, until, outcome } = wanted;
+    let AuditQuery { action, actor, machine, lease, job, reference, since, until, outcome } =
+        wanted;
     let machine = match machine {
         Some(Parsed(reference)) => Some(named_machine(api, &reference).await?),
         None => None,
@@ -107,7 +109,8 @@ async fn filter(api: &Api, caller: &Caller, wanted: AuditQuery) -> Result<AuditF
     })
 }
 
-/// The machine that a filter names: one of the host, or the id of one that is gone and whose facts are kept.
+/// The machine that a filter names: one of the host, or the id of one that is gone and whose facts
+/// are kept.
 async fn named_machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
     // Only admins read the audit, and an admin is never restricted.
     let failure = match api.services().machines.resolve(&Scope::All, reference) {

@@ -24,7 +24,13 @@ impl Request {
 
     /// Audits the answer if it refuses the call because a token, a right, a lease or a place is
     /// missing.
-    pub fn audit(&self, audit: &Audit, operation: &str, caller: Option<&Caller>, failure: &Failure) {
+    pub fn audit(
+        &self,
+        audit: &Audit,
+        operation: &str,
+        caller: Option<&Caller>,
+        failure: &Failure,
+    ) {
         // This problem comes from a job that ended, and the job's end is audited already.
         if failure.job.is_some() || !is_refusal(status(failure.kind)) {
             return;
@@ -42,6 +48,9 @@ impl Request {
 fn is_refusal(status: StatusCode) -> bool {
     matches!(
         status,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::LOCKED | StatusCode::TOO_MANY_REQUESTS
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::LOCKED
+            | StatusCode::TOO_MANY_REQUESTS
     )
 }

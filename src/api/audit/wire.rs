@@ -22,13 +22,13 @@ pub struct AuditEntry {
         "token.revoked", "token.rotated", "tokens.reloaded", "certificate.reloaded", "password.reloaded",
         "store.restored"]))))]
     pub action: String,
-    /// The name of the caller's token; `anonymous` if otter has no tokens, `otter` for what it does by
-    /// itself, `otter token` and `otter store` for the commands. Null if a call was refused that showed no
-    /// valid token, or before its token was read.
+    /// The name of the caller's token; `anonymous` if otter has no tokens, `otter` for what it does
+    /// by itself, `otter token` and `otter store` for the commands. Null if a call was refused that
+    /// showed no valid token, or before its token was read.
     #[schema(required, example = "ci")]
     pub actor: Option<String>,
-    /// The caller's address; `other` for refused calls from more addresses than are counted apart. Null
-    /// on a Unix socket and where no request was made.
+    /// The caller's address; `other` for refused calls from more addresses than are counted apart.
+    /// Null on a Unix socket and where no request was made.
     #[schema(required, example = "192.0.2.7")]
     pub address: Option<String>,
     /// The `X-Request-Id` of the call.
@@ -56,15 +56,16 @@ pub struct AuditEntry {
     /// The code of the problem, if it is one.
     #[schema(required, example = "forbidden")]
     pub code: Option<String>,
-    /// For a job that started or ended, the time since its acceptance; for a lease that was granted or
-    /// became active, since it was asked for; for one that is released or ended, since it became active.
+    /// For a job that started or ended, the time since its acceptance; for a lease that was granted
+    /// or became active, since it was asked for; for one that is released or ended, since it became
+    /// active.
     #[schema(required)]
     pub duration_ms: Option<u64>,
     /// For people: the kind of a job, why a lease ended, the reason of a quarantine.
     #[schema(required, example = "snapshot.revert")]
     pub detail: Option<String>,
-    /// How many facts this one stands for. Refused calls of one caller, address and code are counted for
-    /// a minute; the other fields are those of the first.
+    /// How many facts this one stands for. Refused calls of one caller, address and code are
+    /// counted for a minute; the other fields are those of the first.
     pub count: u64,
 }
 
@@ -135,7 +136,8 @@ mod tests {
             schemas["AuditEntry"]["properties"][field]["x-extensible-enum"].clone()
         };
         let actions: Vec<&str> = AuditAction::ALL.iter().map(|action| action.as_str()).collect();
-        let outcomes: Vec<&str> = AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
+        let outcomes: Vec<&str> =
+            AuditOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
         assert_eq!(listed("action"), serde_json::json!(actions));
         assert_eq!(listed("outcome"), serde_json::json!(outcomes));
     }

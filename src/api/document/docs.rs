@@ -1,5 +1,5 @@
-//! `/docs`: the OpenAPI document to read and to copy from, in any browser, without the internet. The page fetches
-//! `openapi.json` from beside itself.
+//! `/docs`: the OpenAPI document to read and to copy from, in any browser, without the internet.
+//! The page fetches `openapi.json` from beside itself.
 
 use std::sync::LazyLock;
 
@@ -21,7 +21,8 @@ mod tests {
     #[test]
     fn the_page_asks_nobody_else() {
         let html = &page().html;
-        for outside in ["http://", "https://", "src=", "@import", "onclick", "style=", "innerHTML"] {
+        for outside in ["http://", "https://", "src=", "@import", "onclick", "style=", "innerHTML"]
+        {
             assert!(!html.contains(outside), "{outside}");
         }
         assert_eq!(html.matches("</script").count(), 1);

@@ -1,5 +1,5 @@
-//! The frame of otter's own pages: one HTML file that needs nothing else, and a content security policy under which
-//! nothing but its own style and script runs.
+//! The frame of otter's own pages: one HTML file that needs nothing else, and a content security
+//! policy under which nothing but its own style and script runs.
 
 use std::fmt::Write as _;
 

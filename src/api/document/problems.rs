@@ -1,5 +1,5 @@
-//! The pages under `/problems/`: what each code of a problem means and what to do about it. The `type` of a problem
-//! leads here. The table of them is `api::problem`'s.
+//! The pages under `/problems/`: what each code of a problem means and what to do about it. The
+//! `type` of a problem leads here. The table of them is `api::problem`'s.
 
 use std::fmt::Write as _;
 
@@ -45,11 +45,15 @@ pub fn catalogue(problems: &[ProblemPage]) -> Page {
 pub fn one(problem: &ProblemPage) -> Page {
     let &ProblemPage { code, status, title, retry, meaning, what_to_do } = problem;
     let again = match retry {
-        "no" => "The same request would fail again, or do the thing twice: do not repeat it blindly.",
+        "no" => {
+            "The same request would fail again, or do the thing twice: do not repeat it blindly."
+        }
         "after" => {
             "It may go away by itself: try again after the <code>Retry-After</code> of the answer, or later."
         }
-        "same-key" => "Repeat the request with the same <code>Idempotency-Key</code>: nothing is done twice.",
+        "same-key" => {
+            "Repeat the request with the same <code>Idempotency-Key</code>: nothing is done twice."
+        }
         _ => "",
     };
     let (code, title, retry) = (escape(code), escape(title), escape(retry));
@@ -109,11 +113,9 @@ mod tests {
     #[test]
     fn the_catalogue_leads_to_each_page() {
         let html = catalogue(&[BUSY, ProblemPage { code: "not-found", status: 404, ..BUSY }]).html;
-        assert!(
-            html.contains(
-                "<a href=\"/problems/machine-busy\"><code>machine-busy</code></a></td><td>409</td>"
-            )
-        );
+        assert!(html.contains(
+            "<a href=\"/problems/machine-busy\"><code>machine-busy</code></a></td><td>409</td>"
+        ));
         assert!(html.contains("<a href=\"/problems/not-found\">"));
     }
 }

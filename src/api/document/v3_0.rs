@@ -1,8 +1,9 @@
 //! The mechanical OpenAPI 3.0.3 form of the 3.1 document, for generators that know no newer one.
 //!
-//! Schemas of 3.1 are JSON Schema 2020-12; those of 3.0 are a dialect that lacks `null`, lists of types, `const` and
-//! more. What has a counterpart becomes it; what has none is left out, which only widens what a schema accepts.
-//! Generators of that age take `application/json` alone for JSON, so that an answer of another name gets this one too.
+//! Schemas of 3.1 are JSON Schema 2020-12; those of 3.0 are a dialect that lacks `null`, lists of
+//! types, `const` and more. What has a counterpart becomes it; what has none is left out, which
+//! only widens what a schema accepts. Generators of that age take `application/json` alone for
+//! JSON, so that an answer of another name gets this one too.
 
 use serde_json::{Map, Value, json};
 
@@ -115,9 +116,11 @@ fn response(response: &mut Object) {
     with_object(response, "content", plain_json);
 }
 
-/// JSON of any name (`application/problem+json`) by its plain name too: by others it stays bytes to them.
+/// JSON of any name (`application/problem+json`) by its plain name too: by others it stays bytes to
+/// them.
 fn plain_json(content: &mut Object) {
-    let named = content.iter().find(|(name, _)| name.ends_with("+json")).map(|(_, value)| value.clone());
+    let named =
+        content.iter().find(|(name, _)| name.ends_with("+json")).map(|(_, value)| value.clone());
     if let Some(value) = named {
         content.entry("application/json").or_insert(value);
     }
@@ -161,8 +164,12 @@ fn schema(value: &mut Value) {
             alternatives(object, "oneOf");
             alternatives(object, "anyOf");
             types(object);
-            exclusive_bound(object, "exclusiveMinimum", "minimum", |exclusive, bound| exclusive >= bound);
-            exclusive_bound(object, "exclusiveMaximum", "maximum", |exclusive, bound| exclusive <= bound);
+            exclusive_bound(object, "exclusiveMinimum", "minimum", |exclusive, bound| {
+                exclusive >= bound
+            });
+            exclusive_bound(object, "exclusiveMaximum", "maximum", |exclusive, bound| {
+                exclusive <= bound
+            });
             examples(object);
             content(object);
             pattern_properties(object);
@@ -223,11 +230,12 @@ fn constant(object: &mut Object) {
     }
 }
 
-/// Takes the null out of a union. One alternative left is no union any more: a reference goes into `allOf`, an
-/// inline schema into its parent, whose own words win.
+/// Takes the null out of a union. One alternative left is no union any more: a reference goes into
+/// `allOf`, an inline schema into its parent, whose own words win.
 fn alternatives(object: &mut Object, key: &str) {
     let Some(Value::Array(values)) = object.get(key) else { return };
-    let mut others: Vec<Value> = values.iter().filter(|value| !is_null_type(value)).cloned().collect();
+    let mut others: Vec<Value> =
+        values.iter().filter(|value| !is_null_type(value)).cloned().collect();
     if others.len() == values.len() {
         return;
     }
@@ -258,7 +266,8 @@ fn types(object: &mut Object) {
         Some(name) => vec![name.clone()],
         None => return,
     };
-    let (nulls, others): (Vec<Value>, Vec<Value>) = names.into_iter().partition(|name| name == "null");
+    let (nulls, others): (Vec<Value>, Vec<Value>) =
+        names.into_iter().partition(|name| name == "null");
     if !nulls.is_empty() {
         object.insert("nullable".to_owned(), json!(true));
     }
@@ -272,7 +281,8 @@ fn types(object: &mut Object) {
             object.insert("type".to_owned(), one.clone());
         }
         several => {
-            let several: Vec<Value> = several.iter().map(|name| typed(name, !nulls.is_empty())).collect();
+            let several: Vec<Value> =
+                several.iter().map(|name| typed(name, !nulls.is_empty())).collect();
             object.remove("type");
             if object.contains_key("anyOf") {
                 push(object, "allOf", json!({ "anyOf": several }));
@@ -297,8 +307,14 @@ fn typed(name: &Value, nullable: bool) -> Value {
     schema
 }
 
-/// An exclusive bound is a number in 3.1 and a flag beside the bound in 3.0. Of two bounds the stricter stays.
-fn exclusive_bound(object: &mut Object, exclusive: &str, bound: &str, stricter: fn(f64, f64) -> bool) {
+/// An exclusive bound is a number in 3.1 and a flag beside the bound in 3.0. Of two bounds the
+/// stricter stays.
+fn exclusive_bound(
+    object: &mut Object,
+    exclusive: &str,
+    bound: &str,
+    stricter: fn(f64, f64) -> bool,
+) {
     let Some(value) = object.get(exclusive).and_then(Value::as_f64) else { return };
     let number = object.remove(exclusive);
     if object.get(bound).and_then(Value::as_f64).is_none_or(|bound| stricter(value, bound)) {
@@ -371,8 +387,12 @@ fn with_object(parent: &mut Object, key: &str, change: impl FnOnce(&mut Object))
 /// Changes each object of a map or a list.
 fn for_each(parent: &mut Object, key: &str, change: fn(&mut Object)) {
     match parent.get_mut(key) {
-        Some(Value::Object(map)) => map.values_mut().filter_map(Value::as_object_mut).for_each(change),
-        Some(Value::Array(list)) => list.iter_mut().filter_map(Value::as_object_mut).for_each(change),
+        Some(Value::Object(map)) => {
+            map.values_mut().filter_map(Value::as_object_mut).for_each(change)
+        }
+        Some(Value::Array(list)) => {
+            list.iter_mut().filter_map(Value::as_object_mut).for_each(change)
+        }
         _ => {}
     }
 }
@@ -463,7 +483,11 @@ mod tests {
                 json!({ "minimum": 5, "maximum": 9, "exclusiveMaximum": true }),
             ),
             ("examples", json!({ "examples": ["a", "b"] }), json!({ "example": "a" })),
-            ("an example wins", json!({ "examples": ["a"], "example": "b" }), json!({ "example": "b" })),
+            (
+                "an example wins",
+                json!({ "examples": ["a"], "example": "b" }),
+                json!({ "example": "b" }),
+            ),
             ("no examples", json!({ "examples": [] }), json!({})),
             (
                 "text in base64",
@@ -506,7 +530,11 @@ mod tests {
                 json!({ "type": "array", "prefixItems": [{ "type": "string" }] }),
                 json!({ "type": "array", "items": { "anyOf": [{ "type": "string" }, {}] } }),
             ),
-            ("a list of anything", json!({ "type": "array" }), json!({ "type": "array", "items": {} })),
+            (
+                "a list of anything",
+                json!({ "type": "array" }),
+                json!({ "type": "array", "items": {} }),
+            ),
             ("anything", json!(true), json!({})),
             ("nothing", json!(false), json!({ "not": {} })),
             (
@@ -615,7 +643,8 @@ mod tests {
 
     #[test]
     fn a_licence_expression_has_no_page() {
-        let document = json!({ "info": { "license": { "name": "n", "identifier": "MIT OR Apache-2.0" } } });
+        let document =
+            json!({ "info": { "license": { "name": "n", "identifier": "MIT OR Apache-2.0" } } });
         assert_eq!(convert(&document)["info"]["license"], json!({ "name": "n" }));
     }
 }

@@ -47,17 +47,20 @@ pub fn routes() -> Routes {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
-    /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it the stream begins now.
+    /// The version to go on from: a list's `version`, an event's, or `Otter-Version`. Without it
+    /// the stream begins now.
     #[param(value_type = Option<String>)]
     since: Option<Parsed<Version>>,
-    /// First every object (of jobs those that have not ended, or all of the `job` or `reference` that is named), then
-    /// `synced`, then what changes. Left out where `since` or `Last-Event-ID` can be resumed.
+    /// First every object (of jobs those that have not ended, or all of the `job` or `reference`
+    /// that is named), then `synced`, then what changes. Left out where `since` or `Last-Event-ID`
+    /// can be resumed.
     #[param(value_type = Option<bool>)]
     initial: Option<Parsed<bool>>,
     /// How long the stream goes on: `30s`, `10m`. It ends in `bye`. Without it, it goes on.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
-    /// Types, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye` always come.
+    /// Types, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye` always
+    /// come.
     #[param(value_type = Option<String>)]
     types: Option<Parsed<Vec<EventType>>>,
     /// Only of this machine, its snapshots and its jobs: an id, `name:…`, `uuid:…` or `mac:…`.
@@ -86,13 +89,15 @@ pub struct EventsHeaders {
 
 /// Stream events
 ///
-/// Server-sent events, or with `Accept: application/x-ndjson` one JSON object a line. List, then stream from the list's
-/// `version` (that of its first page): nothing is missed. Or ask with `initial=true`.
+/// Server-sent events, or with `Accept: application/x-ndjson` one JSON object a line. List, then
+/// stream from the list's `version` (that of its first page): nothing is missed. Or ask with
+/// `initial=true`.
 ///
-/// An event says that its object changed; the object is whole, as it is when it is sent. A bookmark comes now and then
-/// (`id:` alone; in NDJSON `{"type":"bookmark","version":…}`): resume from the last version that was seen. `reset`
-/// says that there is a gap: read anew what is there; the stream goes on from its version. After a `reset` for a reader
-/// that is too slow it ends. It ends in `bye` when `wait` is over, and when otter stops.
+/// An event says that its object changed; the object is whole, as it is when it is sent. A bookmark
+/// comes now and then (`id:` alone; in NDJSON `{"type":"bookmark","version":…}`): resume from the
+/// last version that was seen. `reset` says that there is a gap: read anew what is there; the
+/// stream goes on from its version. After a `reset` for a reader that is too slow it ends. It ends
+/// in `bye` when `wait` is over, and when otter stops.
 #[utoipa::path(get, path = "/v1/events", operation_id = "stream_events", tag = "events",
     params(EventsQuery, EventsHeaders),
     responses(
@@ -183,9 +188,13 @@ mod tests {
         assert!(ndjson(&["application/x-ndjson"]));
         assert!(ndjson(&["text/html, Application/X-NDJSON;q=0.9"]));
         assert!(ndjson(&["text/html", "application/x-ndjson, text/event-stream"]));
-        for other in
-            ["", "*/*", "text/event-stream", "text/event-stream, application/x-ndjson", "application/json"]
-        {
+        for other in [
+            "",
+            "*/*",
+            "text/event-stream",
+            "text/event-stream, application/x-ndjson",
+            "application/json",
+        ] {
             assert!(!ndjson(&[other]), "{other}");
         }
         assert!(!ndjson(&[]));

@@ -1,4 +1,5 @@
-//! The objects of events, as GET shows them: that of one event, as it is now, and every one for `initial=true`.
+//! The objects of events, as GET shows them: that of one event, as it is now, and every one for
+//! `initial=true`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -51,7 +52,11 @@ pub async fn of_event(
     Ok(object.map(|object| (subject.event_type(), object)).into_iter().collect())
 }
 
-async fn object_of(api: &Api, caller: &Caller, subject: &Subject) -> Result<Option<Shown>, Failure> {
+async fn object_of(
+    api: &Api,
+    caller: &Caller,
+    subject: &Subject,
+) -> Result<Option<Shown>, Failure> {
     let services = api.services();
     let (scope, machines) = (&caller.scope, &services.machines);
     let sees = |view: &JobView| machines.visibility().shows_job(caller, &view.job);
@@ -101,19 +106,23 @@ fn of_placement(
     let machines = &api.services().machines;
     let visibility = machines.visibility();
     let seen = |placement: &Option<Placement>| {
-        placement.clone().filter(|placement| visibility.had_machine(&caller.scope, machine, placement))
+        placement
+            .clone()
+            .filter(|placement| visibility.had_machine(&caller.scope, machine, placement))
     };
     let (was, is) = (seen(before), seen(after));
     let mut told: Vec<(EventType, Shown)> = match (&was, &is) {
         (Some(_), None) => {
-            let snapshots = snapshots.iter().map(|id| (EventType::SnapshotRemoved, gone(id.to_string())));
+            let snapshots =
+                snapshots.iter().map(|id| (EventType::SnapshotRemoved, gone(id.to_string())));
             snapshots.chain([(EventType::MachineRemoved, gone(machine.to_string()))]).collect()
         }
         (None, Some(_)) if before.is_some() => {
             let view = machines.get_in(&caller.scope, machine);
             let snapshots = view.iter().flat_map(Snapshot::all);
-            let shown =
-                snapshots.map(|snapshot| (EventType::SnapshotChanged, shown(snapshot.id.clone(), &snapshot)));
+            let shown = snapshots.map(|snapshot| {
+                (EventType::SnapshotChanged, shown(snapshot.id.clone(), &snapshot))
+            });
             shown.collect()
         }
         _ => Vec::new(),
@@ -158,8 +167,9 @@ fn raw<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(object).ok()
 }
 
-/// Every object that a filter wants: the session, datastores, machines with their snapshots, leases and jobs that have
-/// not ended; where a job or a reference is named, its jobs whatever their state.
+/// Every object that a filter wants: the session, datastores, machines with their snapshots, leases
+/// and jobs that have not ended; where a job or a reference is named, its jobs whatever their
+/// state.
 pub struct Objects {
     caller: Caller,
     filter: EventFilter,
@@ -214,8 +224,10 @@ impl Objects {
         }
         for datastore in self.datastores.by_ref() {
             if self.filter.fits(&Subject::Datastore(datastore.id.clone())) {
-                let object =
-                    shown(datastore.id.to_string(), &DatastoreView::of(api, &self.caller.scope, &datastore));
+                let object = shown(
+                    datastore.id.to_string(),
+                    &DatastoreView::of(api, &self.caller.scope, &datastore),
+                );
                 return Ok(Some((EventType::DatastoreChanged, object)));
             }
         }
@@ -227,7 +239,10 @@ impl Objects {
             self.snapshots = self.snapshots_of(&view).into_iter();
             let id = &view.record.machine.id;
             if self.filter.fits(&Subject::Machine(id.clone())) {
-                return Ok(Some((EventType::MachineChanged, shown(id.to_string(), &Machine::of(&view)))));
+                return Ok(Some((
+                    EventType::MachineChanged,
+                    shown(id.to_string(), &Machine::of(&view)),
+                )));
             }
         }
         for view in self.leases.by_ref() {

@@ -1,12 +1,13 @@
-//! One stream of events, made piece by piece as its reader takes them: nothing is made ahead, and no lock is held
-//! while an object is written.
+//! One stream of events, made piece by piece as its reader takes them: nothing is made ahead, and
+//! no lock is held while an object is written.
 //!
 //! ```text
 //!  reset? ──► objects ──► synced ──► live ──► bye (wait is over, otter stops)
 //!    └───────────────────────────────►│  └──► reset (the reader is too slow)
 //!  bookmark: now and then while live
 //! ```
-//! Until `synced` no server-sent event has an `id:`: who connects again before that is to begin anew.
+//! Until `synced` no server-sent event has an `id:`: who connects again before that is to begin
+//! anew.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -136,7 +137,8 @@ impl Stream {
             match self.follower.read() {
                 Next::Event(event) => {
                     let filter = self.follower.filter();
-                    let mut told = objects::of_event(&self.api, &self.caller, filter, &event.subject).await?;
+                    let mut told =
+                        objects::of_event(&self.api, &self.caller, filter, &event.subject).await?;
                     let last = told.pop();
                     // A reader that resumes before the last of several events gets all of them
                     // again.

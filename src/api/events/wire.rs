@@ -38,7 +38,10 @@ pub struct Event {
 /// The object as GET shows it, whole, as it was when this was sent: a Machine, Snapshot, Datastore,
 /// Job, Lease, or the session of `/v1/about`, as the event's type says.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "documents the object; a union of what it may be would break generators")]
+#[expect(
+    dead_code,
+    reason = "documents the object; a union of what it may be would break generators"
+)]
 pub struct EventObject(BTreeMap<String, Value>);
 
 /// How a stream is written.
@@ -63,7 +66,8 @@ impl Event {
 }
 
 impl Form {
-    /// Writes an event. `resumable` says that a reader who saw this may go on from its version alone.
+    /// Writes an event. `resumable` says that a reader who saw this may go on from its version
+    /// alone.
     pub fn event(self, out: &mut String, event: &Event, resumable: bool) {
         // Plain structs with text keys always serialise, and to one line.
         let json = serde_json::to_string(event).unwrap_or_default();

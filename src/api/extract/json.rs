@@ -1,4 +1,5 @@
-//! A body of JSON, read strictly: what is unknown, missing, null or there twice is told by its place, however deep.
+//! A body of JSON, read strictly: what is unknown, missing, null or there twice is told by its
+//! place, however deep.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -38,15 +39,18 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
     }
     let known = known_fields(&T::schema());
     if let Some(unknown) = object.keys().find(|key| !known.contains(key)) {
-        let detail = format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
+        let detail =
+            format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
         return Err(failure_in_body(&pointer(unknown), "unknown-field", detail));
     }
-    if let Some(missing) = required_fields(&T::schema()).into_iter().find(|field| !object.contains_key(field))
+    if let Some(missing) =
+        required_fields(&T::schema()).into_iter().find(|field| !object.contains_key(field))
     {
         let detail = format!("The field {missing} is missing.");
         return Err(failure_in_body(&pointer(&missing), "missing", detail));
     }
-    // No field of a request is nullable: a null is a variable that came out empty, and means something to nobody.
+    // No field of a request is nullable: a null is a variable that came out empty, and means
+    // something to nobody.
     if let Some(null) = null_field(&value) {
         let field = null.trim_start_matches('/').replace('/', ".");
         let detail = format!("The field {field} is null; give it a value, or leave it out.");
@@ -58,8 +62,11 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
         let inner = error.inner().to_string();
         match unknown_field(&inner) {
             Some((unknown, known)) => {
-                let detail =
-                    format!("The field {} is not known.{}", shorten(unknown), suggestion(unknown, &known));
+                let detail = format!(
+                    "The field {} is not known.{}",
+                    shorten(unknown),
+                    suggestion(unknown, &known)
+                );
                 failure_in_body(&at, "unknown-field", detail)
             }
             None => failure_in_body(&at, "wrong-type", format!("{at}: {inner}.")),
@@ -100,7 +107,9 @@ pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
 ///
 /// # Errors
 /// As [`duration_text`].
-pub fn some_duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub fn some_duration_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     duration_text(deserializer).map(Some)
 }
 
@@ -120,7 +129,8 @@ fn unknown_field(error: &str) -> Option<(&str, Vec<String>)> {
     Some((unknown, rest.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
 }
 
-/// Where a field stands twice in an object, however deep: the one would be acted on and the other overlooked.
+/// Where a field stands twice in an object, however deep: the one would be acted on and the other
+/// overlooked.
 fn repeated_field(object: &str) -> Option<String> {
     struct Repeated(Option<String>);
 

@@ -57,7 +57,8 @@ impl Invalid {
     /// A word that is none of those known.
     pub fn word(text: &str, words: &[&str]) -> Self {
         let known: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let near = nearest(text, &known).map(|word| format!(" Did you mean {word}?")).unwrap_or_default();
+        let near =
+            nearest(text, &known).map(|word| format!(" Did you mean {word}?")).unwrap_or_default();
         let rest = format!("is {}; one of {} is wanted.{near}", shorten(text), words.join(", "));
         Self { code: "not-one-of", rest }
     }

@@ -72,18 +72,30 @@ impl Values {
         let documented = [A::into_params(|| None), B::into_params(|| None)].concat();
         let mut given = serde_json::Map::new();
         for (name, values) in &self.0 {
-            let Some(parameter) = documented.iter().find(|parameter| parameter.name == *name) else {
-                let known: Vec<_> = documented.iter().map(|parameter| parameter.name.clone()).collect();
+            let Some(parameter) = documented.iter().find(|parameter| parameter.name == *name)
+            else {
+                let known: Vec<_> =
+                    documented.iter().map(|parameter| parameter.name.clone()).collect();
                 let near = suggestion(name, &known);
                 let detail = format!("The parameter {} is not known here.{near}", shorten(name));
-                return Err(failure_at(FailureKind::UnknownParameter, &shown(name), "unknown", detail));
+                return Err(failure_at(
+                    FailureKind::UnknownParameter,
+                    &shown(name),
+                    "unknown",
+                    detail,
+                ));
             };
             let value = match (&parameter.schema, values.as_slice()) {
                 (Some(RefOr::T(Schema::Array(_))), all) => json!(all),
                 (_, [only]) => json!(only),
                 _ => {
                     let detail = format!("The parameter {name} stands there twice; give it once.");
-                    return Err(failure_at(FailureKind::UnknownParameter, name, "repeated", detail));
+                    return Err(failure_at(
+                        FailureKind::UnknownParameter,
+                        name,
+                        "repeated",
+                        detail,
+                    ));
                 }
             };
             given.insert(name.clone(), value);
@@ -112,7 +124,8 @@ fn decode(name: &str, text: &str) -> Result<String, Failure> {
     let is_escape = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(Cow::into_owned);
     decoded.ok().filter(|_| text.split('%').skip(1).all(is_escape)).ok_or_else(|| {
-        let detail = "The query is not UTF-8 once its percent-escapes are decoded, or an escape is broken.";
+        let detail =
+            "The query is not UTF-8 once its percent-escapes are decoded, or an escape is broken.";
         failure_at(FailureKind::InvalidRequest, &shown(name), "not-decodable", detail.to_owned())
     })
 }

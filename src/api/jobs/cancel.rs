@@ -15,8 +15,9 @@ use crate::service::callers::Caller;
 
 /// Ask to cancel a job
 ///
-/// A request, which may be repeated. A job that waits is cancelled at once; of one that runs the host is asked to
-/// cancel the task where it allows that, and the job may still succeed. One that has ended stays as it is.
+/// A request, which may be repeated. A job that waits is cancelled at once; of one that runs the
+/// host is asked to cancel the task where it allows that, and the job may still succeed. One that
+/// has ended stays as it is.
 #[utoipa::path(post, path = "/v1/jobs/{job}/cancel", operation_id = "cancel_job", tag = "jobs",
     params(JobPath),
     responses(

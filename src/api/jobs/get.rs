@@ -28,8 +28,8 @@ pub struct JobQuery {
 
 /// Look at a job
 ///
-/// Always 200 with the job as it is, whatever became of it. With `wait` it blocks until the job ended or the time
-/// is up.
+/// Always 200 with the job as it is, whatever became of it. With `wait` it blocks until the job
+/// ended or the time is up.
 #[utoipa::path(get, path = "/v1/jobs/{job}", operation_id = "get_job", tag = "jobs",
     params(JobPath, JobQuery),
     responses(
@@ -56,7 +56,8 @@ pub async fn get_job(
     };
     let version = api.services().feed.version();
     let view = match waited {
-        // What was waited for is at hand: thousands that wait must not ask the store for it at once.
+        // What was waited for is at hand: thousands that wait must not ask the store for it at
+        // once.
         Waited::Done(ended) => ended?,
         Waited::TimeUp | Waited::ShuttingDown => jobs.get(id).await?,
     };

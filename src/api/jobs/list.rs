@@ -47,7 +47,8 @@ pub struct JobsQuery {
 
 /// List jobs
 ///
-/// Newest first, by pages of 100 unless `limit` is given. otter keeps ended jobs for 30 days, and the last 10,000 for longer.
+/// Newest first, by pages of 100 unless `limit` is given. otter keeps ended jobs for 30 days, and
+/// the last 10,000 for longer.
 #[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(JobsQuery, PageQuery),
     responses(
         (status = 200, description = "A page of jobs", body = JobList),
@@ -62,8 +63,14 @@ pub async fn list_jobs(
     let JobsQuery { state, machine, kind, requested_by, reference, lease } = filter;
     let machine = named_machine(&api, &caller, machine).await?;
     let lease = named_lease(&api, &caller, lease.map(Parsed::value)).await?;
-    let filter =
-        JobFilter { states: values(state), machine, kinds: values(kind), requested_by, reference, lease };
+    let filter = JobFilter {
+        states: values(state),
+        machine,
+        kinds: values(kind),
+        requested_by,
+        reference,
+        lease,
+    };
     let limit = limit.unwrap_or(PAGE);
     let version = api.services().feed.version();
     let visibility = api.services().machines.visibility();

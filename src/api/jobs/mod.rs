@@ -40,7 +40,12 @@ fn job_id(text: &str) -> Result<JobId, Failure> {
 ///
 /// # Errors
 /// `not-found` if there is no such job, or its machine is not in the caller's scope.
-pub fn visible(api: &Api, caller: &Caller, view: Option<JobView>, text: &str) -> Result<JobView, Failure> {
+pub fn visible(
+    api: &Api,
+    caller: &Caller,
+    view: Option<JobView>,
+    text: &str,
+) -> Result<JobView, Failure> {
     let visibility = api.services().machines.visibility();
     view.filter(|view| visibility.shows_job(caller, &view.job)).ok_or_else(|| unknown_job(text))
 }
@@ -49,7 +54,11 @@ pub fn visible(api: &Api, caller: &Caller, view: Option<JobView>, text: &str) ->
 ///
 /// # Errors
 /// `not-found` if no such job exists for the caller; the store's.
-pub async fn named_job(api: &Api, caller: &Caller, id: Option<JobId>) -> Result<Option<JobId>, Failure> {
+pub async fn named_job(
+    api: &Api,
+    caller: &Caller,
+    id: Option<JobId>,
+) -> Result<Option<JobId>, Failure> {
     let Some(id) = id else { return Ok(None) };
     visible(api, caller, api.services().jobs.get(id).await?, &id.to_string())?;
     Ok(Some(id))
@@ -67,6 +76,7 @@ pub async fn is_any_kept(api: &Api, caller: &Caller, filter: &JobFilter) -> Resu
 }
 
 fn unknown_job(text: &str) -> Failure {
-    let detail = format!("There is no job {}. Ended jobs are kept for a while: GET /v1/jobs", shorten(text));
+    let detail =
+        format!("There is no job {}. Ended jobs are kept for a while: GET /v1/jobs", shorten(text));
     Failure::new(FailureKind::NotFound, detail)
 }

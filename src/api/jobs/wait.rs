@@ -20,8 +20,8 @@ use crate::service::callers::Caller;
 
 /// Wait for the outcome of a job
 ///
-/// 200 with the job if it succeeded; else its problem with that problem's status. 504 `wait-timeout` where the time
-/// is up first: the job goes on, wait again.
+/// 200 with the job if it succeeded; else its problem with that problem's status. 504
+/// `wait-timeout` where the time is up first: the job goes on, wait again.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
     params(JobPath, WaitQuery),
     responses(
@@ -48,7 +48,12 @@ pub async fn wait_for_job(
     Ok(response)
 }
 
-async fn outcome_within(api: &Api, caller: &Caller, id: JobId, time: Duration) -> Result<Response, Failure> {
+async fn outcome_within(
+    api: &Api,
+    caller: &Caller,
+    id: JobId,
+    time: Duration,
+) -> Result<Response, Failure> {
     let version = api.services().feed.version();
     let (jobs, text) = (&api.services().jobs, id.to_string());
     if caller.scope.is_restricted() {

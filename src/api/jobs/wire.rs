@@ -128,7 +128,8 @@ pub struct JobRequestView {
     /// The key of the choice that it is answered with.
     #[schema(required)]
     pub choice: Option<String>,
-    /// What the power is to be before a lease is active; after a lease, null where it is left as it is.
+    /// What the power is to be before a lease is active; after a lease, null where it is left as it
+    /// is.
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
     /// What is waited for before a lease is active: `power_state:on`, `ip` or `tools`.
@@ -285,9 +286,11 @@ impl JobRequestView {
             JobRequest::Shutdown { force_after } => {
                 Self { force_after: force_after.map(duration::format), ..nothing }
             }
-            JobRequest::Answer { question, choice } => {
-                Self { question: Some(question.to_string()), choice: Some(choice.clone()), ..nothing }
-            }
+            JobRequest::Answer { question, choice } => Self {
+                question: Some(question.to_string()),
+                choice: Some(choice.clone()),
+                ..nothing
+            },
             JobRequest::CreateSnapshot { name, description, memory, quiesce } => Self {
                 name: Some(name.clone()),
                 description: Some(description.clone()),

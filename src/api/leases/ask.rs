@@ -13,7 +13,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::wire::{Lease, PrepareRequest, ReleaseRequest, SelectRequest};
 use crate::api::documented::Problems;
 use crate::api::extract::{
-    Body, NoParameters, Query, check_printable_field, duration_text, failure_in_body, some_duration_text,
+    Body, NoParameters, Query, check_printable_field, duration_text, failure_in_body,
+    some_duration_text,
 };
 use crate::api::problem::ApiError;
 use crate::api::starting::{IDEMPOTENT_REPLAYED, key_of, reference_of};
@@ -56,7 +57,8 @@ pub struct LeaseRequest {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct AskHeaders {
-    /// At most 255 characters: a repeat with the same key and request gets the first one's lease, its secret included.
+    /// At most 255 characters: a repeat with the same key and request gets the first one's lease,
+    /// its secret included.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
     /// At most 512 characters, kept with the lease: a CI job's address, say.
@@ -69,8 +71,9 @@ const MAX_HOLDER: usize = 255;
 
 /// Take a machine
 ///
-/// Picks one free machine that fits, the one whose last lease ended longest ago, and answers at once: 201 with the lease,
-/// which is `preparing` or `active`, or with `queue_for` 202 while it waits. Wait for it with `GET …/wait`.
+/// Picks one free machine that fits, the one whose last lease ended longest ago, and answers at
+/// once: 201 with the lease, which is `preparing` or `active`, or with `queue_for` 202 while it
+/// waits. Wait for it with `GET …/wait`.
 #[utoipa::path(post, path = "/v1/leases", operation_id = "create_lease", tag = "leases",
     params(AskHeaders),
     request_body = LeaseRequest,
@@ -186,8 +189,10 @@ fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {
     });
     let until = until.map(|word| {
         Readiness::parse(&word).ok_or_else(|| {
-            let detail =
-                format!("prepare.until is {}; power_state:on, ip or tools is wanted.", shorten(&word));
+            let detail = format!(
+                "prepare.until is {}; power_state:on, ip or tools is wanted.",
+                shorten(&word)
+            );
             failure_in_body("/prepare/until", "not-one-of", detail)
         })
     });
@@ -198,7 +203,8 @@ fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {
         settle: settle.map(|text| time("/prepare/settle", &text)).transpose()?,
     };
     if prepare.until.is_some() && prepare.power == Some(PowerState::Off) {
-        let detail = "prepare.until waits for a machine that is on, and prepare.power is off.".to_owned();
+        let detail =
+            "prepare.until waits for a machine that is on, and prepare.power is off.".to_owned();
         return Err(failure_in_body("/prepare/until", "not-applicable", detail));
     }
     Ok(prepare)

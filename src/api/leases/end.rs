@@ -53,8 +53,8 @@ const MAX_REASON: usize = 512;
 
 /// Give a machine back
 ///
-/// With its own `Otter-Lease` the holder gives it back; without it an operator takes it. The machine is free once it was
-/// released and that was seen. Again it is the same answer.
+/// With its own `Otter-Lease` the holder gives it back; without it an operator takes it. The
+/// machine is free once it was released and that was seen. Again it is the same answer.
 #[utoipa::path(delete, path = "/v1/leases/{lease}", operation_id = "end_lease", tag = "leases",
     params(LeasePath, EndQuery, EndHeaders),
     responses(
@@ -74,7 +74,9 @@ pub async fn end_lease(
     let reason = reason.map(Parsed::value);
     if reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON) {
         let detail = format!("reason is longer than {MAX_REASON} characters.");
-        return Err(failure_at(FailureKind::InvalidRequest, "reason", "out-of-range", detail).into());
+        return Err(
+            failure_at(FailureKind::InvalidRequest, "reason", "out-of-range", detail).into()
+        );
     }
     reason.as_deref().map_or(Ok(()), |reason| check_printable_parameter("reason", reason))?;
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
@@ -86,7 +88,9 @@ pub async fn end_lease(
     }
     let end = if own { EndReason::Released } else { EndReason::Revoked };
     let view = api.services().leases.end(&caller, id, end, reason.or(override_reason)).await?;
-    let Some(time) = wait else { return Ok(respond::object(&api, &version, &Lease::of(&view, None))) };
+    let Some(time) = wait else {
+        return Ok(respond::object(&api, &version, &Lease::of(&view, None)));
+    };
     let mut response = match until(&api, &caller, id, time, LeaseState::is_end).await {
         Ok(view) => respond::object(&api, &version, &Lease::of(&view, None)),
         Err(failure) => ApiError(failure).into_response(),

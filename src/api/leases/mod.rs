@@ -59,8 +59,8 @@ fn lease_id(text: &str) -> Result<LeaseId, Failure> {
     text.parse().map_err(|_| unknown_lease(text))
 }
 
-/// The lease that jobs, events and the audit are filtered by. A lease that is gone is still known by
-/// its id while jobs of it are kept.
+/// The lease that jobs, events and the audit are filtered by. A lease that is gone is still known
+/// by its id while jobs of it are kept.
 ///
 /// # Errors
 /// `not-found` if no such lease exists for the caller; the store's.
@@ -71,8 +71,8 @@ pub async fn named_lease(
 ) -> Result<Option<LeaseId>, Failure> {
     let Some(id) = id else { return Ok(None) };
     let of_lease = JobFilter { lease: Some(id), ..JobFilter::default() };
-    let is_known =
-        api.services().leases.exists_for(caller, id).await? || is_any_kept(api, caller, &of_lease).await?;
+    let is_known = api.services().leases.exists_for(caller, id).await?
+        || is_any_kept(api, caller, &of_lease).await?;
     if is_known { Ok(Some(id)) } else { Err(unknown_lease(&id.to_string())) }
 }
 

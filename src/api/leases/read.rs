@@ -84,7 +84,9 @@ pub async fn list_leases(
 
 /// Refuses a pool that does not exist, unless leases of it are still kept.
 async fn require_pool(api: &Api, caller: &Caller, pool: &str) -> Result<(), Failure> {
-    let Err(failure) = api.services().machines.require_pool(&caller.scope, pool) else { return Ok(()) };
+    let Err(failure) = api.services().machines.require_pool(&caller.scope, pool) else {
+        return Ok(());
+    };
     let of_pool = LeaseFilter { pool: Some(pool.to_owned()), ..LeaseFilter::default() };
     if api.services().leases.list(caller, &of_pool, None, 1).await?.is_empty() {
         Err(failure)
@@ -110,13 +112,15 @@ pub async fn get_lease(
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
     let version = api.services().feed.version();
-    let view = api.services().leases.get_for(&caller, id).await?.ok_or_else(|| unknown_lease(&text))?;
+    let view =
+        api.services().leases.get_for(&caller, id).await?.ok_or_else(|| unknown_lease(&text))?;
     Ok(respond::object(&api, &version, &Lease::of(&view, None)))
 }
 
 /// List pools
 ///
-/// Machines that belong together, by the configuration or by a line `otter.pool: <name>` in a machine's annotation.
+/// Machines that belong together, by the configuration or by a line `otter.pool: <name>` in a
+/// machine's annotation.
 #[utoipa::path(get, path = "/v1/pools", operation_id = "list_pools", tag = "leases",
     responses(
         (status = 200, description = "Every pool", body = PoolList),

@@ -30,7 +30,8 @@ pub struct RenewRequest {
 
 /// Renew a lease
 ///
-/// Its time begins anew, within what all renewals together may come to (`max_expires_at`). A renewal never shortens it.
+/// Its time begins anew, within what all renewals together may come to (`max_expires_at`). A
+/// renewal never shortens it.
 #[utoipa::path(post, path = "/v1/leases/{lease}/renew", operation_id = "renew_lease", tag = "leases",
     params(LeasePath, LeaseHeader),
     request_body = RenewRequest,
@@ -59,11 +60,17 @@ pub async fn renew_lease(
     Ok(respond::object(&api, &version, &Lease::of(&view, None)))
 }
 
-/// Whether a caller shows that the lease is its own: by its secret. An operator may act on any. True where it did.
+/// Whether a caller shows that the lease is its own: by its secret. An operator may act on any.
+/// True where it did.
 ///
 /// # Errors
 /// `machine-leased` for another lease's secret, `forbidden` for none.
-pub fn may_act_on(api: &Api, caller: &Caller, headers: &HeaderMap, id: LeaseId) -> Result<bool, Failure> {
+pub fn may_act_on(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    id: LeaseId,
+) -> Result<bool, Failure> {
     match right::lease(api, headers)? {
         Some(shown) if shown == id => Ok(true),
         Some(shown) => {
@@ -73,7 +80,8 @@ pub fn may_act_on(api: &Api, caller: &Caller, headers: &HeaderMap, id: LeaseId) 
         None if caller.role >= Role::Operator => Ok(false),
         None => {
             let role = caller.role.with_article();
-            let detail = format!("{} is {role}; show that the lease is yours: Otter-Lease.", caller.name);
+            let detail =
+                format!("{} is {role}; show that the lease is yours: Otter-Lease.", caller.name);
             Err(Failure::new(FailureKind::Forbidden, detail).of_lease(id))
         }
     }

@@ -19,8 +19,8 @@ use crate::service::leases::LeaseView;
 
 /// Wait for a lease
 ///
-/// 200 with the lease once it is active; its problem as soon as it ends. 504 `wait-timeout` where the time is up first: it
-/// goes on, wait again.
+/// 200 with the lease once it is active; its problem as soon as it ends. 504 `wait-timeout` where
+/// the time is up first: it goes on, wait again.
 #[utoipa::path(get, path = "/v1/leases/{lease}/wait", operation_id = "wait_for_lease", tag = "leases",
     params(LeasePath, WaitQuery),
     responses(
@@ -73,7 +73,9 @@ pub async fn until(
             }
             (view, FailureKind::ShuttingDown)
         }
-        Waited::TimeUp => (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::WaitTimeout),
+        Waited::TimeUp => {
+            (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::WaitTimeout)
+        }
         Waited::ShuttingDown => {
             (leases.get_for(caller, id).await?.ok_or_else(missing)?, FailureKind::ShuttingDown)
         }
@@ -91,7 +93,8 @@ fn failed(view: &LeaseView) -> Failure {
         _ => FailureKind::LeaseFailed,
     };
     let why = lease.error.as_ref().map(|error| format!(" {}", error.detail)).unwrap_or_default();
-    let by = end.map(|end| format!(" ({}, by {})", end.reason.as_str(), end.by)).unwrap_or_default();
+    let by =
+        end.map(|end| format!(" ({}, by {})", end.reason.as_str(), end.by)).unwrap_or_default();
     let detail = format!("The lease is {}{by}.{why}", lease.state.as_str());
     let fault = lease.error.as_ref().and_then(|error| error.fault.clone());
     Failure::new(kind, detail).of_lease(lease.id).with_fault(fault)

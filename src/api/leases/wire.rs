@@ -55,7 +55,8 @@ pub struct Lease {
     /// How far it can be renewed.
     #[schema(required)]
     pub max_expires_at: Option<Timestamp>,
-    /// Grows with each grant of the machine: what is written with an older one is of an earlier holder.
+    /// Grows with each grant of the machine: what is written with an older one is of an earlier
+    /// holder.
     #[schema(required)]
     pub fence: Option<u64>,
     /// What is done to the machine before it is active.
@@ -66,8 +67,8 @@ pub struct Lease {
     /// The job that prepares or releases its machine, now or last.
     #[schema(required)]
     pub job: Option<String>,
-    /// What changes of the machine are made with: `Otter-Lease: <id>.<secret>`. In the answer of the POST alone, and of
-    /// its repeat with the same `Idempotency-Key`.
+    /// What changes of the machine are made with: `Otter-Lease: <id>.<secret>`. In the answer of
+    /// the POST alone, and of its repeat with the same `Idempotency-Key`.
     #[schema(required)]
     pub secret: Option<String>,
     /// What happened, in short.
@@ -347,7 +348,10 @@ impl LeasePrepare {
 impl LeaseRelease {
     fn of(release: &lease::Release) -> Self {
         let lease::Release { keep_power, snapshot } = release;
-        Self { power: if *keep_power { "keep" } else { "off" }.to_owned(), snapshot: snapshot.clone() }
+        Self {
+            power: if *keep_power { "keep" } else { "off" }.to_owned(),
+            snapshot: snapshot.clone(),
+        }
     }
 }
 

@@ -31,8 +31,9 @@ pub struct AnswerRequest {
 
 /// Answer the question of a machine
 ///
-/// Starts a job that does not queue behind the one which it unblocks. A question that the machine does not wait on is
-/// `not-found`; one that goes while the answer is on its way is refused by the host.
+/// Starts a job that does not queue behind the one which it unblocks. A question that the machine
+/// does not wait on is `not-found`; one that goes while the answer is on its way is refused by the
+/// host.
 #[utoipa::path(post, path = "/v1/machines/{machine}/answer", operation_id = "answer_machine", tag = "machines",
     params(
         MachinePath,
@@ -53,7 +54,8 @@ pub async fn answer_machine(
 ) -> Result<Response, ApiError> {
     let AnswerRequest { question, choice } = body;
     let empty = |pointer| {
-        let detail = "Name the question by its id, and the choice by its key; neither can be empty.";
+        let detail =
+            "Name the question by its id, and the choice by its key; neither can be empty.";
         failure_in_body(pointer, "empty", detail.to_owned())
     };
     let question: QuestionId = question.parse().map_err(|EmptyId| empty("/question"))?;
@@ -68,8 +70,8 @@ pub async fn answer_machine(
     Ok(started.await?)
 }
 
-/// Refuses a choice that the question does not have. Whether the machine waits on this question is checked once the
-/// caller's right to the machine is.
+/// Refuses a choice that the question does not have. Whether the machine waits on this question is
+/// checked once the caller's right to the machine is.
 fn check_choice(machine: &Machine, question: &QuestionId, choice: &str) -> Result<(), Failure> {
     let Some(asked) = machine.question.as_ref().filter(|asked| asked.id == *question) else {
         return Ok(());
@@ -79,6 +81,7 @@ fn check_choice(machine: &Machine, question: &QuestionId, choice: &str) -> Resul
     }
     let known: Vec<String> =
         asked.choices.iter().map(|known| format!("{} ({})", known.key, known.summary)).collect();
-    let detail = format!("choice is {}; write the key of one of {}.", shorten(choice), known.join(", "));
+    let detail =
+        format!("choice is {}; write the key of one of {}.", shorten(choice), known.join(", "));
     Err(failure_in_body("/choice", "not-one-of", detail).of_machine(&machine.id, &machine.name))
 }

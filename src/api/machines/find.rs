@@ -25,15 +25,16 @@ const OTTER_MATCHES: HeaderName = HeaderName::from_static("otter-matches");
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UniqueQuery {
-    /// Several that fit are a 409. True where nothing is said and `mac` is given: copied machines share addresses.
+    /// Several that fit are a 409. True where nothing is said and `mac` is given: copied machines
+    /// share addresses.
     #[param(value_type = Option<bool>)]
     unique: Option<Parsed<bool>>,
 }
 
 /// Find a machine
 ///
-/// The first in the order of lists; `Otter-Matches` says how many fit. It only looks: to take a free machine that
-/// nobody else gets, use a lease.
+/// The first in the order of lists; `Otter-Matches` says how many fit. It only looks: to take a
+/// free machine that nobody else gets, use a lease.
 #[utoipa::path(get, path = "/v1/machines/find", operation_id = "find_machine", tag = "machines", params(MachinesQuery, UniqueQuery),
     responses(
         (status = 200, description = "The first machine that fits", body = Machine,
@@ -51,9 +52,11 @@ pub async fn find_machine(
     let version = api.services().feed.version();
     let machines = api.services().machines.list(&caller.scope, &filter)?;
     let Some(first) = machines.first() else {
-        return Err(
-            Failure::new(FailureKind::NotFound, "No machine fits. List them: GET /v1/machines").into()
-        );
+        return Err(Failure::new(
+            FailureKind::NotFound,
+            "No machine fits. List them: GET /v1/machines",
+        )
+        .into());
     };
     if unique && machines.len() > 1 {
         let several: Vec<_> = machines.iter().map(|view| Arc::clone(&view.record)).collect();

@@ -24,8 +24,9 @@ pub struct KillRequest {
 
 /// Kill a machine
 ///
-/// Powers it off before all that is queued and without waiting for the job that runs, which is asked to cancel. A
-/// pending question does not stop it. Several machines of that name are a 409 that lists them.
+/// Powers it off before all that is queued and without waiting for the job that runs, which is
+/// asked to cancel. A pending question does not stop it. Several machines of that name are a 409
+/// that lists them.
 #[utoipa::path(post, path = "/v1/machines/kill", operation_id = "kill_machine", tag = "machines",
     params(
         StartHeaders,

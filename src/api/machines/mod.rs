@@ -49,9 +49,15 @@ pub fn routes() -> Routes {
         .role(Role::Runner, routes!(answer::answer_machine))
         .role(Role::Operator, routes!(quarantine::quarantine_machine, quarantine::clear_quarantine))
         .role(Role::Viewer, routes!(snapshots::list_snapshots))
-        .role(Role::Runner, routes!(snapshot_create::create_snapshot, snapshot_remove::remove_all_snapshots))
+        .role(
+            Role::Runner,
+            routes!(snapshot_create::create_snapshot, snapshot_remove::remove_all_snapshots),
+        )
         .role(Role::Viewer, routes!(snapshots::get_snapshot))
-        .role(Role::Runner, routes!(snapshot_rename::rename_snapshot, snapshot_remove::remove_snapshot))
+        .role(
+            Role::Runner,
+            routes!(snapshot_rename::rename_snapshot, snapshot_remove::remove_snapshot),
+        )
         .role(Role::Runner, routes!(revert::revert_to_snapshot))
 }
 
@@ -97,8 +103,8 @@ impl MachinesQuery {
     }
 }
 
-/// The machine that jobs, leases and events are filtered by. A machine that is gone is still known by its id while jobs or
-/// leases of it are kept.
+/// The machine that jobs, leases and events are filtered by. A machine that is gone is still known
+/// by its id while jobs or leases of it are kept.
 ///
 /// # Errors
 /// `not-found`, `ambiguous-name`, `inventory-loading`, `invalid-request` for a broken reference.
@@ -120,7 +126,9 @@ pub async fn named_machine(
 /// Whether a job or a lease of a machine is kept.
 async fn is_kept(api: &Api, caller: &Caller, id: &MachineId) -> Result<bool, Failure> {
     let machine = Some(id.clone());
-    if is_any_kept(api, caller, &JobFilter { machine: machine.clone(), ..JobFilter::default() }).await? {
+    if is_any_kept(api, caller, &JobFilter { machine: machine.clone(), ..JobFilter::default() })
+        .await?
+    {
         return Ok(true);
     }
     let of_lease = LeaseFilter { machine, ..LeaseFilter::default() };

@@ -22,12 +22,12 @@ use crate::service::machines::shorten;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PowerRequest {
-    /// `on`; `off` and `reset`, which are hard, like pulling the plug; `suspend`; `shutdown` and `reboot`, which the
-    /// guest does by itself and needs its tools for.
+    /// `on`; `off` and `reset`, which are hard, like pulling the plug; `suspend`; `shutdown` and
+    /// `reboot`, which the guest does by itself and needs its tools for.
     #[schema(example = "on", extensions(("x-extensible-enum" = json!(ACTIONS))))]
     action: String,
-    /// With `shutdown`: how long the guest may take before the plug is pulled, `90s`. It is pulled at once where no
-    /// tools run.
+    /// With `shutdown`: how long the guest may take before the plug is pulled, `90s`. It is pulled
+    /// at once where no tools run.
     #[schema(nullable = false, example = "90s")]
     #[serde(default, deserialize_with = "some_duration_text")]
     force_after: Option<String>,
@@ -37,8 +37,9 @@ const ACTIONS: [&str; 6] = ["on", "off", "reset", "suspend", "shutdown", "reboot
 
 /// Change the power of a machine
 ///
-/// Starts a job. A machine that is in the wanted state already makes it succeed with `result.changed` false. A
-/// shutdown ends when the machine is off; a reboot when the guest tools went and came back.
+/// Starts a job. A machine that is in the wanted state already makes it succeed with
+/// `result.changed` false. A shutdown ends when the machine is off; a reboot when the guest tools
+/// went and came back.
 #[utoipa::path(post, path = "/v1/machines/{machine}/power", operation_id = "power_machine", tag = "machines",
     params(
         MachinePath,
@@ -71,7 +72,8 @@ pub async fn power_machine(
         "shutdown" => JobRequest::Shutdown { force_after },
         "reboot" => JobRequest::Reboot,
         other => {
-            let detail = format!("action is {}; one of {} is wanted.", shorten(other), ACTIONS.join(", "));
+            let detail =
+                format!("action is {}; one of {} is wanted.", shorten(other), ACTIONS.join(", "));
             return Err(failure_in_body("/action", "not-one-of", detail).into());
         }
     };

@@ -36,8 +36,8 @@ pub struct MachineProperties(BTreeMap<String, Value>);
 
 /// Raw properties of a machine
 ///
-/// Any vim25 property as JSON, read from the host: a map of each path asked for to its value, null where it has none.
-/// For operators; it can show secrets of the guest.
+/// Any vim25 property as JSON, read from the host: a map of each path asked for to its value, null
+/// where it has none. For operators; it can show secrets of the guest.
 #[utoipa::path(get, path = "/v1/machines/{machine}/properties", operation_id = "get_machine_properties", tag = "machines",
     params(MachinePath, PropertiesQuery),
     responses(
@@ -64,15 +64,19 @@ pub async fn get_properties(
     let read = host.properties(&machine.id, &paths).await;
     let properties = read.map_err(|error| match error.kind {
         HostErrorKind::InvalidProperty => {
-            let detail =
-                format!("The host does not know one of these properties of a machine: {}.", paths.join(", "));
+            let detail = format!(
+                "The host does not know one of these properties of a machine: {}.",
+                paths.join(", ")
+            );
             failure_at(FailureKind::InvalidRequest, "path", "unknown-property", detail)
         }
-        HostErrorKind::NotFound => {
-            Failure::new(FailureKind::MachineGone, "The machine was removed from the host meanwhile.")
-        }
+        HostErrorKind::NotFound => Failure::new(
+            FailureKind::MachineGone,
+            "The machine was removed from the host meanwhile.",
+        ),
         _ => Trouble::from(&error).failure(),
     });
-    let properties = properties.map_err(|failure| failure.of_machine(&machine.id, &machine.name))?;
+    let properties =
+        properties.map_err(|failure| failure.of_machine(&machine.id, &machine.name))?;
     Ok(respond::object(&api, &version, &properties))
 }

@@ -8,7 +8,9 @@ use utoipa::ToSchema;
 
 use super::wire::Machine;
 use crate::api::documented::{MachinePath, Problems};
-use crate::api::extract::{Body, NoParameters, Query, Segment, check_printable_field, failure_in_body};
+use crate::api::extract::{
+    Body, NoParameters, Query, Segment, check_printable_field, failure_in_body,
+};
 use crate::api::problem::ApiError;
 use crate::api::{Api, respond};
 use crate::domain::ids::MachineId;
@@ -29,7 +31,8 @@ const MAX_REASON: usize = 512;
 
 /// Set a machine aside
 ///
-/// It is never granted until this is taken back. Otter does so by itself where a preparation or a release failed.
+/// It is never granted until this is taken back. Otter does so by itself where a preparation or a
+/// release failed.
 #[utoipa::path(put, path = "/v1/machines/{machine}/quarantine", operation_id = "quarantine_machine", tag = "machines",
     params(MachinePath),
     request_body = QuarantineRequest,

@@ -1,4 +1,5 @@
-//! `POST /v1/machines/{machine}/revert` and `POST /v1/machines/{machine}/snapshots/{snapshot}/revert`
+//! `POST /v1/machines/{machine}/revert` and `POST
+//! /v1/machines/{machine}/snapshots/{snapshot}/revert`
 
 use axum::extract::State;
 use axum::response::Response;
@@ -6,7 +7,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::Api;
-use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders};
+use crate::api::documented::{
+    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
+};
 use crate::api::extract::{Segment, Segments, failure_in_body};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
@@ -19,7 +22,8 @@ use crate::service::machines::MachineView;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevertRequest {
-    /// The snapshot's id, else exact name, else path `a/b/c`; the current one where nothing is said.
+    /// The snapshot's id, else exact name, else path `a/b/c`; the current one where nothing is
+    /// said.
     #[schema(nullable = false, example = "base/updated/kickstart")]
     snapshot: Option<String>,
     /// True: on afterwards. False: off afterwards. Left out: as ESX does.
@@ -38,7 +42,8 @@ pub struct RevertToSnapshotRequest {
 
 /// Revert a machine
 ///
-/// Starts a job that puts the machine back to a snapshot. The snapshot is bound now, whatever is renamed later.
+/// Starts a job that puts the machine back to a snapshot. The snapshot is bound now, whatever is
+/// renamed later.
 #[utoipa::path(post, path = "/v1/machines/{machine}/revert", operation_id = "revert_machine", tag = "snapshots",
     params(
         MachinePath,
@@ -115,5 +120,9 @@ fn bind(
             Failure::new(FailureKind::NotFound, detail).of_machine(&machine.id, &machine.name)
         })?,
     };
-    Ok(JobRequest::Revert { snapshot: snapshot.id.clone(), path: snapshots.path(snapshot), power_on })
+    Ok(JobRequest::Revert {
+        snapshot: snapshot.id.clone(),
+        path: snapshots.path(snapshot),
+        power_on,
+    })
 }

@@ -24,15 +24,16 @@ const LONGEST_DESCRIPTION: usize = 8_192;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshotRequest {
-    /// At most 80 characters, none of them invisible, and no white space around. Others may have the
-    /// same name.
+    /// At most 80 characters, none of them invisible, and no white space around. Others may have
+    /// the same name.
     #[schema(example = "kickstart", min_length = 1, max_length = 80)]
     name: String,
     /// At most 8,192 characters.
     #[serde(default)]
     #[schema(nullable = false, max_length = 8192)]
     description: Option<String>,
-    /// Whether to keep the memory of a machine that runs: a revert leaves it running then. Without, it is off.
+    /// Whether to keep the memory of a machine that runs: a revert leaves it running then. Without,
+    /// it is off.
     #[serde(default)]
     memory: bool,
     /// Whether the guest tools are to bring the disks to rest first.
@@ -119,11 +120,14 @@ pub fn check_description(description: &str) -> Result<(), Failure> {
     if length > LONGEST_DESCRIPTION {
         return wrong(
             "too-long",
-            format!("The description has {length} characters; {LONGEST_DESCRIPTION} are taken at most."),
+            format!(
+                "The description has {length} characters; {LONGEST_DESCRIPTION} are taken at most."
+            ),
         );
     }
     // XML has no way to say the others.
-    let unsayable = |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
+    let unsayable =
+        |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
     if description.chars().any(unsayable) {
         return wrong("control-character", "The description holds control characters.".to_owned());
     }

@@ -1,4 +1,5 @@
-//! `DELETE /v1/machines/{machine}/snapshots?all=true` and `DELETE /v1/machines/{machine}/snapshots/{snapshot}`
+//! `DELETE /v1/machines/{machine}/snapshots?all=true` and `DELETE
+//! /v1/machines/{machine}/snapshots/{snapshot}`
 
 use axum::extract::State;
 use axum::response::Response;
@@ -6,7 +7,9 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::api::Api;
-use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders};
+use crate::api::documented::{
+    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
+};
 use crate::api::extract::{NoFields, Parsed, Segment, Segments, failure_at};
 use crate::api::jobs::wire::Job;
 use crate::api::problem::ApiError;
@@ -54,7 +57,8 @@ pub async fn remove_all_snapshots(
     Start { starting, query: RemoveAllQuery { all }, .. }: Start<NoFields, RemoveAllQuery>,
 ) -> Result<Response, ApiError> {
     if !all.is_some_and(Parsed::value) {
-        let detail = "This removes every snapshot of the machine; say all=true if that is meant.".to_owned();
+        let detail =
+            "This removes every snapshot of the machine; say all=true if that is meant.".to_owned();
         return Err(failure_at(FailureKind::InvalidRequest, "all", "missing", detail).into());
     }
     let request = JobRequest::RemoveAllSnapshots;
@@ -63,7 +67,8 @@ pub async fn remove_all_snapshots(
 
 /// Remove a snapshot
 ///
-/// Starts a job; the machine stays as it is now. What is below the snapshot moves up, or goes too with `children`.
+/// Starts a job; the machine stays as it is now. What is below the snapshot moves up, or goes too
+/// with `children`.
 #[utoipa::path(delete, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "remove_snapshot", tag = "snapshots",
     params(
         MachinePath,

@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 
 use super::snapshot_create::{check_description, check_name};
 use super::wire::Snapshot;
-use crate::api::documented::{MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders};
+use crate::api::documented::{
+    MINDS_QUESTION, MachinePath, Problems, START, SnapshotPath, StartHeaders,
+};
 use crate::api::extract::{Segments, failure_in_body};
 use crate::api::problem::ApiError;
 use crate::api::starting::{Start, StartQuery};
@@ -23,7 +25,8 @@ use crate::service::jobs::JobView;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenameSnapshotRequest {
-    /// At most 80 characters, none of them invisible, and no white space around; left out, it stays.
+    /// At most 80 characters, none of them invisible, and no white space around; left out, it
+    /// stays.
     #[schema(nullable = false, example = "kickstart", min_length = 1, max_length = 80)]
     name: Option<String>,
     /// At most 8,192 characters; left out, it stays.
@@ -33,8 +36,8 @@ pub struct RenameSnapshotRequest {
 
 /// Rename or re-describe a snapshot
 ///
-/// Runs as a job, which queues like any, and is waited for: `wait`, or as long as calls may block. If the time is up
-/// the job goes on.
+/// Runs as a job, which queues like any, and is waited for: `wait`, or as long as calls may block.
+/// If the time is up the job goes on.
 #[utoipa::path(patch, path = "/v1/machines/{machine}/snapshots/{snapshot}", operation_id = "rename_snapshot", tag = "snapshots",
     params(
         MachinePath,
@@ -84,7 +87,12 @@ fn show(api: &Api, version: &Version, job: &JobView) -> Result<Response, Failure
     })
 }
 
-fn look(api: &Api, version: &Version, machine: &MachineId, snapshot: &SnapshotId) -> Option<Response> {
+fn look(
+    api: &Api,
+    version: &Version,
+    machine: &MachineId,
+    snapshot: &SnapshotId,
+) -> Option<Response> {
     let view = api.services().machines.get(machine)?;
     let snapshot = view.record.machine.snapshots.get(snapshot)?;
     Some(respond::object(api, version, &Snapshot::one(&view, snapshot)))

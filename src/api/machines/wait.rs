@@ -22,8 +22,8 @@ use crate::service::machines::Until;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UntilQuery {
-    /// `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`, `question`, `no_question`, `free`
-    /// or `no_job`.
+    /// `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`, `question`,
+    /// `no_question`, `free` or `no_job`.
     #[param(value_type = String)]
     until: Option<Parsed<Condition>>,
     /// With `until=ip`: only an address within this network counts, such as `10.0.0.0/8`.
@@ -48,8 +48,8 @@ const CONDITIONS: [(&str, Until); 9] = [
 
 /// Wait for a machine
 ///
-/// Blocks until what is asked for holds, and answers with the machine. 504 `wait-timeout` where the time is up first.
-/// 409 at once where it cannot come true.
+/// Blocks until what is asked for holds, and answers with the machine. 504 `wait-timeout` where the
+/// time is up first. 409 at once where it cannot come true.
 #[utoipa::path(get, path = "/v1/machines/{machine}/wait", operation_id = "wait_for_machine", tag = "machines",
     params(MachinePath, UntilQuery, WaitQuery),
     responses(
@@ -67,7 +67,8 @@ pub async fn wait_for_machine(
     let (Condition(word, until), time) = (wanted.condition()?, wait_for.time(&api));
     let machine = api.services().machines.resolve(&caller.scope, &reference)?;
     let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
-    // Before the machine is looked at: changes that the answer does not show must not count as seen.
+    // Before the machine is looked at: changes that the answer does not show must not count as
+    // seen.
     let version = api.services().feed.version();
     let ended = wait(&api, time, api.services().machines.until(&caller.scope, &id, &until)).await?;
     let answered = match ended {
@@ -99,14 +100,21 @@ impl Parameter for Condition {
 
 impl UntilQuery {
     fn condition(self) -> Result<Condition, Failure> {
-        let invalid = |name, code, detail| Err(failure_at(FailureKind::InvalidRequest, name, code, detail));
+        let invalid =
+            |name, code, detail| Err(failure_at(FailureKind::InvalidRequest, name, code, detail));
         let Some(Parsed(Condition(word, until))) = self.until else {
             let words = CONDITIONS.map(|(word, _)| word).join(", ");
-            return invalid("until", "missing", format!("until is missing; one of {words} is wanted."));
+            return invalid(
+                "until",
+                "missing",
+                format!("until is missing; one of {words} is wanted."),
+            );
         };
         match (until, self.cidr) {
             (until, None) => Ok(Condition(word, until)),
-            (Until::Address(_), Some(Parsed(network))) => Ok(Condition(word, Until::Address(Some(network)))),
+            (Until::Address(_), Some(Parsed(network))) => {
+                Ok(Condition(word, Until::Address(Some(network))))
+            }
             _ => invalid("cidr", "not-with-this", "cidr goes with until=ip alone.".to_owned()),
         }
     }

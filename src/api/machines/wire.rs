@@ -48,7 +48,8 @@ pub struct Machine {
     pub storage_bytes: Option<u64>,
     #[schema(required)]
     pub nested_virtualization: Option<bool>,
-    /// The guest's preferred address, where it is the guest's of now: never one from before the last start or revert.
+    /// The guest's preferred address, where it is the guest's of now: never one from before the
+    /// last start or revert.
     #[schema(required)]
     pub ip_address: Option<String>,
     /// All of its addresses, by the same rule.
@@ -196,7 +197,8 @@ pub struct Snapshot {
     pub description: String,
     #[schema(required)]
     pub created_at: Option<Timestamp>,
-    /// What the machine is after a revert; a snapshot of a running machine without its memory says off.
+    /// What the machine is after a revert; a snapshot of a running machine without its memory says
+    /// off.
     #[schema(required)]
     pub power_state: Option<PowerStateName>,
     pub quiesced: bool,
@@ -225,7 +227,15 @@ impl Machine {
     /// A machine as callers see it.
     #[must_use]
     pub fn of(view: &MachineView) -> Self {
-        let MachineView { record, protected, active_job, pools, lease, quarantine, not_free_because } = view;
+        let MachineView {
+            record,
+            protected,
+            active_job,
+            pools,
+            lease,
+            quarantine,
+            not_free_because,
+        } = view;
         let machine::Machine {
             id,
             name,
@@ -380,7 +390,11 @@ impl Question {
                 default: *default,
             }
         };
-        Self { id: id.to_string(), text: text.clone(), choices: choices.iter().map(choice).collect() }
+        Self {
+            id: id.to_string(),
+            text: text.clone(),
+            choices: choices.iter().map(choice).collect(),
+        }
     }
 }
 
@@ -390,7 +404,12 @@ impl Snapshot {
     pub fn all(view: &MachineView) -> Vec<Self> {
         let snapshots = &view.record.machine.snapshots;
         let paths = snapshots.paths();
-        snapshots.items.iter().zip(paths).map(|(snapshot, path)| Self::of(view, snapshot, path)).collect()
+        snapshots
+            .items
+            .iter()
+            .zip(paths)
+            .map(|(snapshot, path)| Self::of(view, snapshot, path))
+            .collect()
     }
 
     /// One snapshot of a machine.
@@ -401,8 +420,16 @@ impl Snapshot {
     }
 
     fn of(view: &MachineView, snapshot: &snapshot::Snapshot, path: String) -> Self {
-        let snapshot::Snapshot { id, name, description, created_at, power_state, quiesced, parent, children } =
-            snapshot;
+        let snapshot::Snapshot {
+            id,
+            name,
+            description,
+            created_at,
+            power_state,
+            quiesced,
+            parent,
+            children,
+        } = snapshot;
         let machine = &view.record.machine;
         Self {
             id: id.to_string(),

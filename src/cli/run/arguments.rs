@@ -14,7 +14,8 @@ use crate::domain::verify::Fingerprint;
 #[command(after_help = super::exit::help())]
 #[command(group(clap::ArgGroup::new("select").required(true).multiple(true).args(["pool", "machine", "name", "mac"])))]
 pub struct RunCommand {
-    /// Where otter is: `http://…`, `https://…` or `unix:/path`. Else `OTTER_URL` says. No proxy is asked.
+    /// Where otter is: `http://…`, `https://…` or `unix:/path`. Else `OTTER_URL` says. No proxy is
+    /// asked.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// A machine of this pool; of all that is said of the machine, all must fit.
@@ -29,8 +30,8 @@ pub struct RunCommand {
     /// The machine with this hardware address.
     #[arg(long, value_name = "MAC")]
     mac: Option<String>,
-    /// Revert it to this snapshot first: an id, name or path. What is said of how it is to be made ready replaces what
-    /// the pool says.
+    /// Revert it to this snapshot first: an id, name or path. What is said of how it is to be made
+    /// ready replaces what the pool says.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Then have it on, or off.
@@ -42,11 +43,12 @@ pub struct RunCommand {
     /// Then wait this long.
     #[arg(long, value_name = "TIME", value_parser = time)]
     settle: Option<Duration>,
-    /// How long the machine is held without a word from here. It is renewed while the command runs; where `otter run`
-    /// is killed or cut off, the machine comes back after this time.
+    /// How long the machine is held without a word from here. It is renewed while the command runs;
+    /// where `otter run` is killed or cut off, the machine comes back after this time.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
     pub ttl: Duration,
-    /// How long to wait if no machine is free, or if a limit of the token is reached. Without it, one must be free now.
+    /// How long to wait if no machine is free, or if a limit of the token is reached. Without it,
+    /// one must be free now.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub queue_for: Option<Duration>,
     /// What becomes of the power in the end; else as the pool says, or off.
@@ -76,8 +78,8 @@ pub struct RunCommand {
     /// How long the command has to end by itself, once it was told to.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub kill_after: Duration,
-    /// How long otter is tried where it does not answer, before the command runs and after it. While it runs, otter is
-    /// tried until the time of the lease is over.
+    /// How long otter is tried where it does not answer, before the command runs and after it.
+    /// While it runs, otter is tried until the time of the lease is over.
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time)]
     pub retry_for: Duration,
     /// Say nothing but what goes wrong.
@@ -91,12 +93,18 @@ pub struct RunCommand {
 impl RunCommand {
     /// The body of `POST /v1/leases`.
     pub fn request(&self) -> Value {
-        let Self { pool, machine, name, mac, snapshot, power, until, settle, ttl, queue_for, .. } = self;
+        let Self {
+            pool, machine, name, mac, snapshot, power, until, settle, ttl, queue_for, ..
+        } = self;
         let Self { release_power, release_snapshot, holder, .. } = self;
         let text = |value: &Option<String>| value.clone().map(Value::from);
         let time = |value: Duration| Value::from(duration::format(value));
-        let select =
-            [("pool", text(pool)), ("machine", text(machine)), ("name", text(name)), ("mac", text(mac))];
+        let select = [
+            ("pool", text(pool)),
+            ("machine", text(machine)),
+            ("name", text(name)),
+            ("mac", text(mac)),
+        ];
         let prepare = [
             ("snapshot", text(snapshot)),
             ("power", text(power)),

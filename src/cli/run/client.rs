@@ -1,5 +1,5 @@
-//! HTTP to otter: one client with its trust, token, time-outs and size limit. It follows no redirect, asks no proxy, and
-//! repeats nothing by itself.
+//! HTTP to otter: one client with its trust, token, time-outs and size limit. It follows no
+//! redirect, asks no proxy, and repeats nothing by itself.
 
 use std::error::Error;
 use std::time::Duration;
@@ -85,7 +85,11 @@ impl Client {
     ///
     /// # Errors
     /// `Usage` where the address, a file or the token is wrong.
-    pub async fn new(command: &RunCommand, url: &str, token: Option<SecretString>) -> Result<Self, Failure> {
+    pub async fn new(
+        command: &RunCommand,
+        url: &str,
+        token: Option<SecretString>,
+    ) -> Result<Self, Failure> {
         let wrong = |why: String| Failure::new(Exit::Usage, why);
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("otter-run/", env!("CARGO_PKG_VERSION")))
@@ -94,7 +98,8 @@ impl Client {
             .no_proxy()
             .http1_only()
             .connect_timeout(CONNECT)
-            // otter drops idle connections when it stops, and a request that meets that moment is lost.
+            // otter drops idle connections when it stops, and a request that meets that moment is
+            // lost.
             .pool_idle_timeout(Duration::from_secs(10));
         let mut base = url.trim_end_matches('/').to_owned();
         if let Some(path) = url.strip_prefix("unix:") {
@@ -130,7 +135,8 @@ impl Client {
             let trust = client_config(&verify).map_err(|error| wrong(chain(&error)))?;
             builder = builder.tls_backend_preconfigured(trust);
         } else {
-            // Without TLS nothing has to be trusted; the library still wants to be told how it would be done.
+            // Without TLS nothing has to be trusted; the library still wants to be told how it
+            // would be done.
             let _ = rustls::crypto::ring::default_provider().install_default();
             builder = builder.tls_certs_only([]);
         }
@@ -149,8 +155,9 @@ impl Client {
         };
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret().trim()));
-            let mut value = value
-                .map_err(|_| wrong("the token cannot be sent: it should be one word, otter_…".to_owned()))?;
+            let mut value = value.map_err(|_| {
+                wrong("the token cannot be sent: it should be one word, otter_…".to_owned())
+            })?;
             value.set_sensitive(true);
             builder = builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]));
         }
@@ -186,9 +193,11 @@ impl Client {
     /// # Errors
     /// Where there is none in time.
     pub async fn answer(request: RequestBuilder, within: Duration) -> Result<Answer, Unanswered> {
-        let mut response = request.timeout(within).send().await.map_err(|error| unanswered(&error))?;
+        let mut response =
+            request.timeout(within).send().await.map_err(|error| unanswered(&error))?;
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-        let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
+        let date =
+            date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
         let retry_after = retry_after(response.headers());
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(&error))? {
@@ -316,9 +325,9 @@ fn unanswered(error: &reqwest::Error) -> Unanswered {
             "this port does not speak HTTP: write {other_scheme} if it serves TLS"
         )),
         None if error.is_timeout() => Unanswered::for_now("no answer came in time"),
-        None => {
-            Unanswered::for_now(causes(error).last().map_or_else(|| error.to_string(), ToString::to_string))
-        }
+        None => Unanswered::for_now(
+            causes(error).last().map_or_else(|| error.to_string(), ToString::to_string),
+        ),
     }
 }
 
@@ -335,10 +344,13 @@ enum Cause<'e> {
 impl<'e> Cause<'e> {
     fn of(error: &'e (dyn Error + 'static)) -> Option<Self> {
         match error.downcast_ref::<rustls::Error>() {
-            Some(rustls::Error::InvalidCertificate(certificate)) => Some(Self::Certificate(certificate)),
+            Some(rustls::Error::InvalidCertificate(certificate)) => {
+                Some(Self::Certificate(certificate))
+            }
             Some(rustls::Error::InvalidMessage(_)) => Some(Self::NoTls),
             _ => {
-                let parse = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+                let parse =
+                    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
                 parse.then_some(Self::NoHttp)
             }
         }
@@ -380,7 +392,10 @@ fn is_from_tls_port(response: &Response, body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_lowercase();
     let says_so = text.contains("https") || text.contains("ssl");
     let is_json = serde_json::from_slice::<Value>(body).is_ok();
-    response.url().scheme() == "http" && response.status() == StatusCode::BAD_REQUEST && says_so && !is_json
+    response.url().scheme() == "http"
+        && response.status() == StatusCode::BAD_REQUEST
+        && says_so
+        && !is_json
 }
 
 /// The seconds of `Retry-After`. Its other form, a date, is not otter's.

@@ -1,4 +1,5 @@
-//! The command of a run: a process group of its own, which has the terminal while it runs, if there is one.
+//! The command of a run: a process group of its own, which has the terminal while it runs, if there
+//! is one.
 //!
 //! ```text
 //! started ──► runs ──► ended
@@ -75,7 +76,8 @@ impl Running {
         let _ = kill_process_group(self.group, Signal::KILL);
     }
 
-    /// Where the command was stopped from the terminal, stops too, so that the shell gets the terminal.
+    /// Where the command was stopped from the terminal, stops too, so that the shell gets the
+    /// terminal.
     fn stop_along(&self) {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         let stopped = waitid(WaitId::Pid(self.group), options).ok().flatten();

@@ -1,8 +1,10 @@
-//! What `otter run` exits with where it is not the command's own status: one table, which the help shows.
+//! What `otter run` exits with where it is not the command's own status: one table, which the help
+//! shows.
 
 use std::fmt::Write;
 
-/// Why the command did not run, or not to its end. The numbers are those of `sysexits.h` that come nearest.
+/// Why the command did not run, or not to its end. The numbers are those of `sysexits.h` that come
+/// nearest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Usage,
@@ -54,7 +56,9 @@ impl Exit {
             }
             Self::Unavailable => "otter cannot be reached, is not trusted, or fails",
             Self::Internal => "a fault of `otter run` itself",
-            Self::NotReady => "no machine could be made ready as asked: a revert failed, it got no address",
+            Self::NotReady => {
+                "no machine could be made ready as asked: a revert failed, it got no address"
+            }
             Self::LeaseLost => {
                 "the lease was lost: revoked, run out, its machine gone; the command was ended"
             }

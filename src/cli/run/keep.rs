@@ -7,7 +7,8 @@
 //!    └────────────────────────────┤
 //!                                 └── 423, 404, time over, or an event says so ─► lost
 //! ```
-//! What is left is counted on a clock that does not jump, and from what otter's own clock says: the two are never compared.
+//! What is left is counted on a clock that does not jump, and from what otter's own clock says: the
+//! two are never compared.
 
 use std::time::Duration;
 
@@ -34,23 +35,39 @@ pub struct Term {
 }
 
 impl Term {
-    /// The term that an answer tells, which was asked for at `asked`; `ttl` is the longest it can be.
+    /// The term that an answer tells, which was asked for at `asked`; `ttl` is the longest it can
+    /// be.
     pub fn of(view: &LeaseView, answer: &Answer, asked: Duration, ttl: Duration) -> Self {
-        let told = view.expires_at.zip(answer.date).map(|(end, now)| end.duration_since(now).unsigned_abs());
+        let told = view
+            .expires_at
+            .zip(answer.date)
+            .map(|(end, now)| end.duration_since(now).unsigned_abs());
         let last = view.expires_at.is_some() && view.expires_at >= view.max_expires_at;
         Self { end: asked + told.map_or(ttl, |told| told.min(ttl)), last }
     }
 }
 
 /// Holds the lease for as long as this is awaited. Comes back once it is lost, and says why.
-pub async fn keep(desk: &Desk, lease: &Lease, term: Term, ttl: Duration, mut progress: Progress) -> String {
+pub async fn keep(
+    desk: &Desk,
+    lease: &Lease,
+    term: Term,
+    ttl: Duration,
+    mut progress: Progress,
+) -> String {
     tokio::select! {
         why = renew(desk, lease, term, ttl, &mut progress) => why,
         why = hear(desk, lease) => why,
     }
 }
 
-async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progress: &mut Progress) -> String {
+async fn renew(
+    desk: &Desk,
+    lease: &Lease,
+    mut term: Term,
+    ttl: Duration,
+    progress: &mut Progress,
+) -> String {
     let path = format!("/leases/{}/renew", lease.id);
     let mut failed: Option<Failed> = None;
     loop {
@@ -73,22 +90,22 @@ async fn renew(desk: &Desk, lease: &Lease, mut term: Term, ttl: Duration, progre
         let request = desk.client.with_lease(Method::POST, &path, &lease.shown).json(&json!({}));
         let left = term.end.saturating_sub(asked);
         let (why, retry_after) = match Client::answer(request, left.min(ANSWER)).await {
-            Ok(answer) if answer.status == 200 => {
-                match answer.read::<LeaseView>() {
-                    Ok(view) => {
-                        term = Term::of(&view, &answer, asked, ttl);
-                        if failed.take().is_some() {
-                            progress.note("the lease is renewed again");
-                        }
-                        if term.last {
-                            progress.warn("the lease cannot be renewed any further: its machine is taken back in the end");
-                        }
-                        continue;
+            Ok(answer) if answer.status == 200 => match answer.read::<LeaseView>() {
+                Ok(view) => {
+                    term = Term::of(&view, &answer, asked, ttl);
+                    if failed.take().is_some() {
+                        progress.note("the lease is renewed again");
                     }
-                    Err(failure) => (failure.message, None),
+                    if term.last {
+                        progress.warn("the lease cannot be renewed any further: its machine is taken back in the end");
+                    }
+                    continue;
                 }
+                Err(failure) => (failure.message, None),
+            },
+            Ok(answer) if matches!(answer.status.as_u16(), 404 | 423) => {
+                return answer.failure().message;
             }
-            Ok(answer) if matches!(answer.status.as_u16(), 404 | 423) => return answer.failure().message,
             Ok(answer) => (answer.failure().message, answer.retry_after),
             Err(Unanswered { why, retry_after, .. }) => (why, retry_after),
         };
@@ -116,12 +133,13 @@ impl Failed {
     }
 }
 
-/// Follows what becomes of the lease. A stream that is not to be had is opened again; the renewals hear of an end too,
-/// only later.
+/// Follows what becomes of the lease. A stream that is not to be had is opened again; the renewals
+/// hear of an end too, only later.
 async fn hear(desk: &Desk, lease: &Lease) -> String {
     let path = format!("/events?types=lease.changed&lease={}", lease.id);
     loop {
-        let request = desk.client.request(Method::GET, &path).header("accept", "application/x-ndjson");
+        let request =
+            desk.client.request(Method::GET, &path).header("accept", "application/x-ndjson");
         let mut pause = REOPEN;
         match Client::stream(request).await {
             Err(Unanswered { retry_after: Some(time), .. }) => pause = time.max(SHORTEST),
@@ -155,7 +173,11 @@ async fn why_ended(desk: &Desk, lease: &Lease) -> Option<String> {
     let look = desk.client.request(Method::GET, &format!("/leases/{}", lease.id));
     let answer = Client::answer(look, ANSWER).await.ok()?;
     match answer.status.as_u16() {
-        200 => answer.read::<LeaseView>().ok().filter(|view| !view.is_active()).map(|view| view.why_ended()),
+        200 => answer
+            .read::<LeaseView>()
+            .ok()
+            .filter(|view| !view.is_active())
+            .map(|view| view.why_ended()),
         404 => Some(answer.failure().message),
         _ => None,
     }

@@ -1,4 +1,5 @@
-//! The lease of a run: asked for, waited for, given back, each tried again where an answer was lost.
+//! The lease of a run: asked for, waited for, given back, each tried again where an answer was
+//! lost.
 //!
 //! ```text
 //! ask ─► queued ─► preparing ─► active ─► the command ─► give back
@@ -146,8 +147,11 @@ impl Desk {
         let key = format!("otter-run/{}", self.clock.uuid());
         let body = command.request();
         let request = || {
-            let request =
-                self.client.request(Method::POST, "/leases").json(&body).header("idempotency-key", &key);
+            let request = self
+                .client
+                .request(Method::POST, "/leases")
+                .json(&body)
+                .header("idempotency-key", &key);
             match &command.reference {
                 Some(reference) => request.header("otter-reference", reference),
                 None => request,
@@ -173,7 +177,8 @@ impl Desk {
         Ok(view)
     }
 
-    /// Waits until the lease is active, and shows what goes on meanwhile. Gives it as it is then, and otter's own time.
+    /// Waits until the lease is active, and shows what goes on meanwhile. Gives it as it is then,
+    /// and otter's own time.
     ///
     /// # Errors
     /// How it ended instead, or that otter does not answer.
@@ -252,10 +257,15 @@ impl Desk {
     ///
     /// # Errors
     /// What otter says against it, or that it does not answer.
-    pub async fn give_back(&self, lease: &Lease, progress: &mut Progress) -> Result<GivenBack, Failure> {
+    pub async fn give_back(
+        &self,
+        lease: &Lease,
+        progress: &mut Progress,
+    ) -> Result<GivenBack, Failure> {
         let ask = async |path: &str, blocks: Duration, progress: &mut Progress| {
             let request = || self.client.with_lease(Method::DELETE, path, &lease.shown);
-            let passes = |answer: &Answer| answer.code() != "wait-timeout" && passes(answer, progress);
+            let passes =
+                |answer: &Answer| answer.code() != "wait-timeout" && passes(answer, progress);
             self.heard(request, blocks, passes).await
         };
         let path = format!("/leases/{}", lease.id);
@@ -313,7 +323,8 @@ impl Desk {
             _ => None,
         };
         let phase = job.as_ref().map(|job| job.phase.as_str()).filter(|phase| !phase.is_empty());
-        let text = phase.map_or_else(|| view.going_on(), |phase| format!("{}: {phase}", view.going_on()));
+        let text =
+            phase.map_or_else(|| view.going_on(), |phase| format!("{}: {phase}", view.going_on()));
         progress.show(&text, job.and_then(|job| job.progress));
         Ok(())
     }
@@ -361,7 +372,8 @@ impl Desk {
 fn passes(answer: &Answer, progress: &mut Progress) -> bool {
     let passes = answer.may_pass();
     if passes && answer.retry_after.is_some() {
-        progress.show(&format!("otter says to try again later, {}", answer.failure().message), None);
+        progress
+            .show(&format!("otter says to try again later, {}", answer.failure().message), None);
     }
     passes
 }
@@ -371,7 +383,9 @@ impl LeaseView {
     pub fn going_on(&self) -> String {
         let name = self.machine_name.as_deref().unwrap_or("a machine");
         match (self.state.as_str(), self.position) {
-            ("queued", Some(position @ 1..)) => format!("waits for a machine, {position} before it"),
+            ("queued", Some(position @ 1..)) => {
+                format!("waits for a machine, {position} before it")
+            }
             ("queued", _) => "waits for a machine, the next in line".to_owned(),
             ("preparing", _) => format!("{name} is made ready"),
             (state, _) => format!("{name} is {state}"),
@@ -419,5 +433,8 @@ impl LeaseView {
 }
 
 fn gone() -> Failure {
-    Failure::new(Exit::LeaseLost, "otter does not know the lease any more: was it started without its state?")
+    Failure::new(
+        Exit::LeaseLost,
+        "otter does not know the lease any more: was it started without its state?",
+    )
 }

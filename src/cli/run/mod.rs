@@ -1,4 +1,5 @@
-//! `otter run`: takes a machine through a daemon, runs a command, and gives the machine back however that ends.
+//! `otter run`: takes a machine through a daemon, runs a command, and gives the machine back
+//! however that ends.
 //!
 //! ```text
 //! ask ─► wait ─► run the command ─► give back ─► exit with the command's status
@@ -78,7 +79,8 @@ async fn whole(command: &RunCommand) -> u8 {
     };
     // Outside of what may panic.
     let lease = OnceCell::new();
-    let worked = AssertUnwindSafe(work(command, &desk, &lease, &mut signals, &mut progress)).catch_unwind();
+    let worked =
+        AssertUnwindSafe(work(command, &desk, &lease, &mut signals, &mut progress)).catch_unwind();
     let code = match worked.await {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => fails(&mut progress, failure),
@@ -102,8 +104,9 @@ async fn desk(command: &RunCommand, progress: &mut Progress) -> Result<Desk, Fai
     let url = address(command)?;
     let token = told("OTTER_TOKEN").map(SecretString::from);
     let has_token = token.is_some() || command.token_file.is_some();
-    let local =
-        ["http://127.", "http://localhost", "http://[::1]"].iter().any(|local| url.starts_with(local));
+    let local = ["http://127.", "http://localhost", "http://[::1]"]
+        .iter()
+        .any(|local| url.starts_with(local));
     if has_token && url.starts_with("http:") && !local {
         progress.warn(&format!("{url} has no TLS: the token and the lease can be read on the way"));
     }
@@ -115,7 +118,9 @@ async fn desk(command: &RunCommand, progress: &mut Progress) -> Result<Desk, Fai
 fn address(command: &RunCommand) -> Result<String, Failure> {
     let told = || std::env::var("OTTER_URL").ok().filter(|url| !url.is_empty());
     let url = command.url.clone().or_else(told);
-    url.ok_or_else(|| Failure::new(Exit::Usage, "say where otter is: --url, or OTTER_URL in the environment"))
+    url.ok_or_else(|| {
+        Failure::new(Exit::Usage, "say where otter is: --url, or OTTER_URL in the environment")
+    })
 }
 
 /// All but the giving back. The lease is put where it is found however this ends.
@@ -172,7 +177,8 @@ async fn work(
         to_run.env_remove("OTTER_TOKEN");
     }
     let running = Running::start(to_run).map_err(|error| {
-        let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NoCommand } else { Exit::CannotRun };
+        let exit =
+            if error.kind() == io::ErrorKind::NotFound { Exit::NoCommand } else { Exit::CannotRun };
         Failure::new(exit, format!("{}: {error}", command.command[0].display()))
     })?;
     see_through(command, desk, lease, term, running, signals, progress).await
@@ -227,7 +233,9 @@ async fn see_through(
     match (lost, status) {
         (Some(_), _) => Ok(Exit::LeaseLost.code()),
         (None, Ok(status)) => Ok(command::code(status)),
-        (None, Err(error)) => Err(Failure::new(Exit::Internal, format!("the command is lost: {error}"))),
+        (None, Err(error)) => {
+            Err(Failure::new(Exit::Internal, format!("the command is lost: {error}")))
+        }
     }
 }
 
@@ -259,13 +267,20 @@ impl Ending {
     async fn due(self, clock: &Clock) {
         match self {
             Self::Not => std::future::pending().await,
-            Self::Told(time) | Self::Killed(time) => clock.sleep(time.saturating_sub(clock.elapsed())).await,
+            Self::Told(time) | Self::Killed(time) => {
+                clock.sleep(time.saturating_sub(clock.elapsed())).await
+            }
         }
     }
 }
 
 /// Gives the machine back. What to exit with where a signal cut that short.
-async fn give_back(desk: &Desk, lease: &Lease, signals: &mut Heard, progress: &mut Progress) -> Option<u8> {
+async fn give_back(
+    desk: &Desk,
+    lease: &Lease,
+    signals: &mut Heard,
+    progress: &mut Progress,
+) -> Option<u8> {
     let mut waiting = Progress::new(progress.is_quiet());
     let giving = desk.give_back(lease, &mut waiting);
     tokio::pin!(giving);

@@ -1,4 +1,5 @@
-//! What `otter run` says, on the standard error: on a terminal one line that is drawn again, else a line for each change.
+//! What `otter run` says, on the standard error: on a terminal one line that is drawn again, else a
+//! line for each change.
 
 use std::io::{IsTerminal, Write};
 
@@ -51,8 +52,8 @@ impl Progress {
             return;
         }
         if self.terminal {
-            let width =
-                rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+            let width = rustix::termios::tcgetwinsize(std::io::stderr())
+                .map_or(0, |size| usize::from(size.ws_col));
             let width = if width == 0 { USUAL_WIDTH } else { width };
             write(&format!("\r\u{1b}[K{}", text.chars().take(width - 1).collect::<String>()));
             self.open = true;

@@ -1,5 +1,6 @@
-//! Faults of vim25: what the host said, and which kind of failure that is. The most exact type decides, for
-//! `NotAuthenticated` extends `NoPermission` and `InvalidPowerState` extends `InvalidState`.
+//! Faults of vim25: what the host said, and which kind of failure that is. The most exact type
+//! decides, for `NotAuthenticated` extends `NoPermission` and `InvalidPowerState` extends
+//! `InvalidState`.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +48,8 @@ impl VimFault {
         self.name == "NotAuthenticated"
     }
 
-    /// Whether a lost session can look like this: then the session is to be asked for. vim25.md, section 2.
+    /// Whether a lost session can look like this: then the session is to be asked for. vim25.md,
+    /// section 2.
     #[must_use]
     pub fn may_be_lost_session(&self) -> bool {
         matches!(
@@ -82,7 +84,9 @@ impl VimFault {
             "RestrictedVersion" => HostErrorKind::LicenseRestricted,
             "ToolsUnavailable" => HostErrorKind::ToolsUnavailable,
             "NotSupported" | "MethodNotFound" | "NotImplemented" => HostErrorKind::NotSupported,
-            "HostCommunication" | "HostNotConnected" | "HostNotReachable" => HostErrorKind::Unreachable,
+            "HostCommunication" | "HostNotConnected" | "HostNotReachable" => {
+                HostErrorKind::Unreachable
+            }
             name if name.starts_with("Insufficient") => HostErrorKind::InsufficientResources,
             _ => HostErrorKind::Rejected,
         }
@@ -198,11 +202,13 @@ mod tests {
     #[test]
     fn the_faults_after_which_a_call_may_have_run_say_so() {
         for name in ["HostCommunication", "HostNotConnected", "HostNotReachable", "SystemError"] {
-            let error = soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
+            let error =
+                soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
             assert!(error.outcome_uncertain, "{name}");
         }
         for name in ["InvalidPowerState", "TaskInProgress", "SomethingToCome"] {
-            let error = soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
+            let error =
+                soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
             assert!(!error.outcome_uncertain, "{name}");
         }
     }
@@ -220,8 +226,9 @@ mod tests {
         assert_eq!((fault.name.as_str(), fault.message.as_str()), ("TaskInProgress", "Said so."));
         assert_eq!(fault.details["faultMessage"], "More.");
         assert_eq!(fault.details.len(), 2);
-        let denied =
-            soap(r#"<x i:type="NoPermission"><privilegeId>VirtualMachine.Interact</privilegeId></x>"#);
+        let denied = soap(
+            r#"<x i:type="NoPermission"><privilegeId>VirtualMachine.Interact</privilegeId></x>"#,
+        );
         assert!(denied.into_error("it").message.contains("privilege VirtualMachine.Interact"));
     }
 
@@ -240,6 +247,9 @@ mod tests {
             <localizedMessage>Is on.</localizedMessage></error>"#;
         let fault = VimFault::from_localized(Document::parse(text.as_bytes()).unwrap().root());
         assert_eq!(fault.details["existingState"], "poweredOn");
-        assert_eq!((fault.kind(), fault.message.as_str()), (HostErrorKind::InvalidPowerState, "Is on."));
+        assert_eq!(
+            (fault.kind(), fault.message.as_str()),
+            (HostErrorKind::InvalidPowerState, "Is on.")
+        );
     }
 }

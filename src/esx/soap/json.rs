@@ -1,8 +1,8 @@
 //! Any value of vim25 as JSON, for people who look at raw properties.
 //!
-//! Only what the answer itself types becomes a number or a boolean; a plain field is a string, for its type
-//! stands in the WSDL alone. References are `{"type", "value"}`, `ArrayOf…` are arrays, objects carry their
-//! type as `_type`.
+//! Only what the answer itself types becomes a number or a boolean; a plain field is a string, for
+//! its type stands in the WSDL alone. References are `{"type", "value"}`, `ArrayOf…` are arrays,
+//! objects carry their type as `_type`.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,9 @@ pub fn value(element: Element<'_>) -> Value {
 
 fn at_depth(element: Element<'_>, depth: usize) -> Value {
     if depth >= MAX_DEPTH {
-        return Value::String(format!("(cut: nested deeper than {MAX_DEPTH} levels; ask for a path below)"));
+        return Value::String(format!(
+            "(cut: nested deeper than {MAX_DEPTH} levels; ask for a path below)"
+        ));
     }
     let type_name = element.type_name();
     if type_name.is_some_and(|name| name.starts_with("ArrayOf")) {

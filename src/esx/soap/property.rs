@@ -1,4 +1,5 @@
-//! What the property collector answers with: contents of objects, sets of updates, and the values in them.
+//! What the property collector answers with: contents of objects, sets of updates, and the values
+//! in them.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -152,15 +153,14 @@ pub fn text(element: Element<'_>) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// `xsd:dateTime`, with or without fraction and offset; without one it is taken as UTC. To the microsecond: callers
-/// are told six digits at most.
+/// `xsd:dateTime`, with or without fraction and offset; without one it is taken as UTC. To the
+/// microsecond: callers are told six digits at most.
 #[must_use]
 pub fn timestamp(element: Element<'_>) -> Option<Timestamp> {
     let text = element.text().trim();
-    let time: Timestamp = text
-        .parse()
-        .ok()
-        .or_else(|| Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp()))?;
+    let time: Timestamp = text.parse().ok().or_else(|| {
+        Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    })?;
     Timestamp::from_microsecond(time.as_microsecond()).ok()
 }
 
@@ -193,7 +193,9 @@ mod tests {
         assert_eq!((set.version, set.truncated, set.objects.len()), ("7", true, 2));
         let [entered, left] = set.objects.as_slice() else { panic!() };
         assert_eq!(entered.object, Reference::new("VirtualMachine", "1"));
-        assert!(matches!(entered.changes[0].value, ChangedValue::Assigned(value) if value.text() == "a"));
+        assert!(
+            matches!(entered.changes[0].value, ChangedValue::Assigned(value) if value.text() == "a")
+        );
         assert!(matches!(entered.changes[1].value, ChangedValue::Unset));
         assert!(matches!(entered.changes[2].value, ChangedValue::Unset));
         assert!(matches!(entered.changes[3].value, ChangedValue::Unclear));

@@ -1,5 +1,5 @@
-//! Requests of vim25 as envelopes. Children stand in the order of the WSDL, for hostd rejects any other, and
-//! abstract types carry their `xsi:type`.
+//! Requests of vim25 as envelopes. Children stand in the order of the WSDL, for hostd rejects any
+//! other, and abstract types carry their `xsi:type`.
 
 use std::fmt;
 
@@ -60,7 +60,11 @@ pub fn logout(session_manager: &Reference) -> Request {
 
 /// `CreateContainerView` of everything of these types below `container`.
 #[must_use]
-pub fn create_container_view(view_manager: &Reference, container: &Reference, types: &[&str]) -> Request {
+pub fn create_container_view(
+    view_manager: &Reference,
+    container: &Reference,
+    types: &[&str],
+) -> Request {
     let mut call = Call::new("CreateContainerView", view_manager, None);
     call.reference("container", container);
     for kind in types {
@@ -97,7 +101,11 @@ pub fn destroy_view(view: &Reference) -> Request {
 
 /// `CreateFilter` with whole values only (`partialUpdates=false`).
 #[must_use]
-pub fn create_filter(collector: &Reference, properties: &[Properties<'_>], of: Selection<'_>) -> Request {
+pub fn create_filter(
+    collector: &Reference,
+    properties: &[Properties<'_>],
+    of: Selection<'_>,
+) -> Request {
     let mut call = Call::new("CreateFilter", collector, None);
     call.filter_spec("spec", properties, of).text("partialUpdates", "false");
     call.finish()
@@ -171,7 +179,8 @@ pub fn revert_to_snapshot(
     call.finish()
 }
 
-/// `CreateSnapshot_Task` of a machine: name (escaped) and description, with the memory and with a quiet guest or not.
+/// `CreateSnapshot_Task` of a machine: name (escaped) and description, with the memory and with a
+/// quiet guest or not.
 #[must_use]
 pub fn create_snapshot(
     machine: &Reference,
@@ -259,7 +268,12 @@ impl Call {
         self
     }
 
-    fn filter_spec(&mut self, name: &str, properties: &[Properties<'_>], of: Selection<'_>) -> &mut Self {
+    fn filter_spec(
+        &mut self,
+        name: &str,
+        properties: &[Properties<'_>],
+        of: Selection<'_>,
+    ) -> &mut Self {
         self.writer.start(name, &[]);
         for Properties { of_type, paths } in properties {
             self.writer.start("propSet", &[]);
@@ -281,7 +295,10 @@ impl Call {
                 self.writer.start("objectSet", &[]);
                 self.reference("obj", view).text("skip", "true");
                 self.writer.start("selectSet", &[("xsi:type", "TraversalSpec")]);
-                self.text("name", "view").text("type", &view.kind).text("path", "view").text("skip", "false");
+                self.text("name", "view")
+                    .text("type", &view.kind)
+                    .text("path", "view")
+                    .text("skip", "false");
                 self.writer.end().end();
             }
         }
@@ -315,7 +332,8 @@ mod tests {
     fn children_stand_in_the_order_of_the_wsdl() {
         let collector = Reference::new("PropertyCollector", "pc");
         let view = Reference::new("ContainerView", "v");
-        let properties = [Properties { of_type: "VirtualMachine", paths: vec!["name", "snapshot"] }];
+        let properties =
+            [Properties { of_type: "VirtualMachine", paths: vec!["name", "snapshot"] }];
         let request = create_filter(&collector, &properties, Selection::View(&view));
         let document = Document::parse(request.envelope.as_bytes()).unwrap();
         let call = document.root().descend(&["Body", "CreateFilter"]).unwrap();

@@ -11,7 +11,8 @@ pub struct Reply(Document);
 /// Bytes that are no answer of vim25.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// Whatever speaks HTTP there speaks for an absent host: nobody knows what became of the request.
+    /// Whatever speaks HTTP there speaks for an absent host: nobody knows what became of the
+    /// request.
     #[error("HTTP status {0} without a SOAP answer: the host's service is down or starting")]
     Unavailable(u16),
     #[error("HTTP status {0} without a SOAP answer")]
@@ -26,7 +27,11 @@ pub enum AnswerError {
 ///
 /// # Errors
 /// [`AnswerError`] where there is neither a result nor a fault.
-pub fn judge(status: u16, body: &[u8], method: &'static str) -> Result<Result<Reply, VimFault>, AnswerError> {
+pub fn judge(
+    status: u16,
+    body: &[u8],
+    method: &'static str,
+) -> Result<Result<Reply, VimFault>, AnswerError> {
     let document = match Document::parse(body) {
         Ok(document) => document,
         Err(error) if status == 200 => return Err(AnswerError::Unreadable(status, error)),
@@ -103,7 +108,8 @@ mod tests {
         assert_eq!(reply.reference(), Some(Reference::new("Task", "t")));
         let body = envelope(r#"<LogoutResponse xmlns="urn:vim25"/>"#);
         assert!(judge(200, &body, "Logout").unwrap().unwrap().returned().is_none());
-        let fault = envelope("<e:Fault><faultcode>x</faultcode><faultstring>no</faultstring></e:Fault>");
+        let fault =
+            envelope("<e:Fault><faultcode>x</faultcode><faultstring>no</faultstring></e:Fault>");
         for status in [200, 500, 503] {
             assert_eq!(judge(status, &fault, "Logout").unwrap().unwrap_err().message, "no");
         }
@@ -124,7 +130,10 @@ mod tests {
             }
         }
         assert!(matches!(judge(200, html, "Login"), Err(AnswerError::NotSoap(200))));
-        assert!(matches!(judge(200, b"", "Login"), Err(AnswerError::Unreadable(200, XmlError::Empty))));
+        assert!(matches!(
+            judge(200, b"", "Login"),
+            Err(AnswerError::Unreadable(200, XmlError::Empty))
+        ));
         let whole = envelope(r#"<LoginResponse xmlns="urn:vim25"><returnval/></LoginResponse>"#);
         for end in 0..whole.len() - 1 {
             assert!(judge(200, &whole[..end], "Login").is_err(), "cut at {end}");
@@ -140,7 +149,8 @@ mod tests {
             let _ = judge(status, &bytes, "Login");
         }
 
-        /// Answers that were damaged on the way are read or refused, and whatever is read can be looked at.
+        /// Answers that were damaged on the way are read or refused, and whatever is read can be
+        /// looked at.
         #[test]
         fn damaged_answers_do_not_make_it_panic(at in 0_usize..900, byte in proptest::num::u8::ANY, cut in 0_usize..900) {
             let mut body = envelope(

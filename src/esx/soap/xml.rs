@@ -1,9 +1,10 @@
-//! XML as vim25 uses it: bytes to a tree with namespaces resolved, and a writer. Pure, bounded, never recursive.
+//! XML as vim25 uses it: bytes to a tree with namespaces resolved, and a writer. Pure, bounded,
+//! never recursive.
 //!
-//! The tree is an arena, so that neither reading nor dropping a document uses the stack: snapshot trees nest
-//! thousands deep. No entity is ever expanded but the five of XML itself, and a document type is refused.
-//! Characters that XML forbids become U+FFFD: hosts do send them, and one bad annotation must not cost the
-//! whole answer.
+//! The tree is an arena, so that neither reading nor dropping a document uses the stack: snapshot
+//! trees nest thousands deep. No entity is ever expanded but the five of XML itself, and a document
+//! type is refused. Characters that XML forbids become U+FFFD: hosts do send them, and one bad
+//! annotation must not cost the whole answer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -254,8 +255,8 @@ impl Builder {
             next_sibling: None,
         };
         for attribute in start.attributes().with_checks(false) {
-            let attribute =
-                attribute.map_err(|error| XmlError::Malformed(quick_xml::Error::InvalidAttr(error)))?;
+            let attribute = attribute
+                .map_err(|error| XmlError::Malformed(quick_xml::Error::InvalidAttr(error)))?;
             if attribute.key.as_namespace_binding().is_some() {
                 continue;
             }
@@ -277,7 +278,8 @@ impl Builder {
             }
         }
         // MAX_ELEMENTS is far below what an u32 holds.
-        let index = u32::try_from(self.document.nodes.len()).map_err(|_| XmlError::TooManyElements)?;
+        let index =
+            u32::try_from(self.document.nodes.len()).map_err(|_| XmlError::TooManyElements)?;
         self.document.nodes.push(node);
         if let Some(parent) = parent {
             let before = self.document.nodes[parent as usize].last_child.replace(index);
@@ -329,7 +331,8 @@ fn malformed_or_truncated(error: quick_xml::Error) -> XmlError {
 fn check_encoding(declaration: &quick_xml::events::BytesDecl<'_>) -> Result<(), XmlError> {
     match declaration.encoding() {
         Some(Ok(encoding))
-            if !encoding.eq_ignore_ascii_case("utf-8") && !encoding.eq_ignore_ascii_case("us-ascii") =>
+            if !encoding.eq_ignore_ascii_case("utf-8")
+                && !encoding.eq_ignore_ascii_case("us-ascii") =>
         {
             Err(XmlError::Encoding(encoding.chars().map(allowed).take(40).collect()))
         }
@@ -375,7 +378,9 @@ fn resolve(reference: &str) -> Result<char, XmlError> {
 /// The character itself, or U+FFFD where XML 1.0 forbids it.
 const fn allowed(character: char) -> char {
     match character {
-        '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => character,
+        '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => {
+            character
+        }
         _ => char::REPLACEMENT_CHARACTER,
     }
 }
@@ -476,7 +481,10 @@ mod tests {
         let val = document.root().child("val").unwrap();
         assert!(document.root().is("urn:soap", "E"));
         assert!(val.is("urn:vim25", "val"));
-        assert_eq!((val.type_name(), val.type_namespace()), (Some("VirtualMachine"), Some("urn:vim25")));
+        assert_eq!(
+            (val.type_name(), val.type_namespace()),
+            (Some("VirtualMachine"), Some("urn:vim25"))
+        );
         assert_eq!((val.attribute("type"), val.text()), (Some("VirtualMachine"), "16"));
     }
 
@@ -529,7 +537,11 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let mut writer = Writer::new();
-        writer.start("a", &[("k", "\"<&>'")]).leaf("b", &[], "1 < 2 & \r\n\u{1}").leaf("c", &[], "");
+        writer.start("a", &[("k", "\"<&>'")]).leaf("b", &[], "1 < 2 & \r\n\u{1}").leaf(
+            "c",
+            &[],
+            "",
+        );
         let document = parse(&writer.finish()).unwrap();
         assert_eq!(document.root().attribute("k"), Some("\"<&>'"));
         assert_eq!(document.root().child_text("b"), Some("1 < 2 & \r\n\u{fffd}"));

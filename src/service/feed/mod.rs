@@ -1,11 +1,13 @@
-//! The stream of everything that callers can see change: numbered, kept for a while, followed by any number of readers.
+//! The stream of everything that callers can see change: numbered, kept for a while, followed by
+//! any number of readers.
 //!
 //! ```text
 //! collector, jobs ── publish ──► ring of the last events ──► follower (cursor, filter) ──► one stream
 //!                                   └─ the newest number wakes those who wait; nothing polls
 //! ```
-//! A follower holds nothing but its cursor, so a slow one costs nothing, and one that falls behind is told so.
-//! Whoever changes something publishes it once the change can be read. The epoch is new with every start.
+//! A follower holds nothing but its cursor, so a slow one costs nothing, and one that falls behind
+//! is told so. Whoever changes something publishes it once the change can be read. The epoch is new
+//! with every start.
 
 mod ring;
 
@@ -23,7 +25,8 @@ use crate::domain::event::{Event, EventFilter, Subject};
 pub struct FeedSettings {
     /// How many events are kept.
     pub events: usize,
-    /// How many bytes of memory they may take, about; reached only where ids and faults are very long.
+    /// How many bytes of memory they may take, about; reached only where ids and faults are very
+    /// long.
     pub bytes: usize,
     /// How many events may wait for a reader that follows.
     pub waiting: usize,
@@ -113,11 +116,14 @@ impl Feed {
             ring.push(Event { at, subject });
         }
         // While the ring is held, so that the number never goes back.
-        self.0.newest.send_if_modified(|newest| std::mem::replace(newest, ring.newest()) != ring.newest());
+        self.0
+            .newest
+            .send_if_modified(|newest| std::mem::replace(newest, ring.newest()) != ring.newest());
     }
 
-    /// Where the stream is. Read it before what it is to describe: a list may then show a change that its
-    /// version does not count yet, which streaming from there repeats, but it never misses one.
+    /// Where the stream is. Read it before what it is to describe: a list may then show a change
+    /// that its version does not count yet, which streaming from there repeats, but it never misses
+    /// one.
     #[must_use]
     pub fn version(&self) -> Version {
         self.at(*self.0.newest.borrow())
@@ -147,11 +153,12 @@ impl Feed {
 }
 
 impl Follower {
-    /// Goes back to where a reader was. False, and still at now, where events after it are gone or it is of another
-    /// epoch.
+    /// Goes back to where a reader was. False, and still at now, where events after it are gone or
+    /// it is of another epoch.
     #[must_use]
     pub fn resume(&mut self, since: &Version) -> bool {
-        let there = since.epoch == self.feed.0.epoch && self.feed.ring().after(since.sequence).is_some();
+        let there =
+            since.epoch == self.feed.0.epoch && self.feed.ring().after(since.sequence).is_some();
         if there {
             self.cursor = since.sequence;
         }
@@ -224,8 +231,8 @@ impl std::str::FromStr for Version {
     fn from_str(text: &str) -> Result<Self, InvalidVersion> {
         const EPOCH: usize = 12;
         let (epoch, digits) = text.split_once('-').ok_or(InvalidVersion)?;
-        let is_epoch =
-            epoch.len() == EPOCH && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_epoch = epoch.len() == EPOCH
+            && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let sequence = digits.parse().map_err(|_| InvalidVersion)?;
         let version = Self { epoch: epoch.to_owned(), sequence };
         // As it was given: no sign, no leading zero.

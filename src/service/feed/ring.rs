@@ -39,7 +39,8 @@ impl Ring {
         self.newest
     }
 
-    /// The events after this one, each with its number; none where some of them are gone, or it has not been yet.
+    /// The events after this one, each with its number; none where some of them are gone, or it has
+    /// not been yet.
     pub fn after(&self, number: u64) -> Option<impl Iterator<Item = (u64, &Event)>> {
         let waiting = usize::try_from(self.newest.checked_sub(number)?).ok()?;
         let skipped = self.events.len().checked_sub(waiting)?;
@@ -61,8 +62,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of everything ever pushed: what is kept is its end, in order, within both bounds, and a
-        /// reader at any number gets all that it misses or is told that it cannot.
+        /// Against a list of everything ever pushed: what is kept is its end, in order, within both
+        /// bounds, and a reader at any number gets all that it misses or is told that it cannot.
         #[test]
         fn the_ring_keeps_the_end_of_the_list(
             ids in prop::collection::vec("[a-z]{0,40}", 0..60),

@@ -1,4 +1,5 @@
-//! Which of a guest's addresses count. Hosts go on repeating an address after the guest that had it is gone.
+//! Which of a guest's addresses count. Hosts go on repeating an address after the guest that had it
+//! is gone.
 //!
 //! ```text
 //!             restart (start, revert, reset)
@@ -6,8 +7,8 @@
 //!      ▲                                          │                                            │
 //!      └── an address arrives, or the tools start ┘◄── tools run and show the same address ────┘
 //! ```
-//! A machine that is not on has no address at all; one whose tools stop is doubted until they are back, and an address that
-//! arrives while no tools run counts for nothing.
+//! A machine that is not on has no address at all; one whose tools stop is doubted until they are
+//! back, and an address that arrives while no tools run counts for nothing.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::domain::snapshot::Snapshots;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Belief {
     Believed,
-    /// Not trusted; at `confirm_at` (the clock's elapsed time) a direct read may settle it. `None`: nothing
-    /// to read for, only an arrival or the tools can.
+    /// Not trusted; at `confirm_at` (the clock's elapsed time) a direct read may settle it. `None`:
+    /// nothing to read for, only an arrival or the tools can.
     Doubted {
         confirm_at: Option<Duration>,
     },
@@ -39,17 +40,25 @@ impl Belief {
 
     /// After an update that turned `before` into `after`.
     #[must_use]
-    pub fn after_update(self, before: &Machine, after: &Machine, now: Duration, settle: Duration) -> Self {
+    pub fn after_update(
+        self,
+        before: &Machine,
+        after: &Machine,
+        now: Duration,
+        settle: Duration,
+    ) -> Self {
         if after.power_state != Some(PowerState::On) {
             return Self::Doubted { confirm_at: None };
         }
-        if before.power_state != after.power_state || reverted(&before.snapshots, &after.snapshots) {
+        if before.power_state != after.power_state || reverted(&before.snapshots, &after.snapshots)
+        {
             return Self::doubted_from(now, settle);
         }
         let tools_started = !before.guest.tools_running && after.guest.tools_running;
         let tools_stopped = before.guest.tools_running && !after.guest.tools_running;
         // While no tools run, whatever address is told is of a guest that is gone.
-        let no_tools = matches!(after.guest.tools_status.as_deref(), Some("not_running" | "not_installed"));
+        let no_tools =
+            matches!(after.guest.tools_status.as_deref(), Some("not_running" | "not_installed"));
         let arrived = !no_tools
             && after.guest.ip_address.is_some()
             && (before.guest.ip_address != after.guest.ip_address
@@ -61,12 +70,18 @@ impl Belief {
         }
     }
 
-    /// After a gap in which anything may have happened: the machine as it was known, and as it was read whole. What
-    /// was doubted before it is not believed because of it.
+    /// After a gap in which anything may have happened: the machine as it was known, and as it was
+    /// read whole. What was doubted before it is not believed because of it.
     #[must_use]
-    pub fn after_gap(self, before: &Machine, after: &Machine, now: Duration, settle: Duration) -> Self {
-        let seems_untouched =
-            before.power_state == after.power_state && !reverted(&before.snapshots, &after.snapshots);
+    pub fn after_gap(
+        self,
+        before: &Machine,
+        after: &Machine,
+        now: Duration,
+        settle: Duration,
+    ) -> Self {
+        let seems_untouched = before.power_state == after.power_state
+            && !reverted(&before.snapshots, &after.snapshots);
         if self == Self::Believed && seems_untouched {
             return Self::at_first(after, now, settle);
         }
@@ -101,7 +116,11 @@ impl Belief {
             Self::Doubted { confirm_at: Some(at) } if at <= now => {
                 let same = address.is_some() && address == machine.guest.ip_address.as_deref();
                 let on = machine.power_state == Some(PowerState::On);
-                if tools_running && same && on { Self::Believed } else { Self::Doubted { confirm_at: None } }
+                if tools_running && same && on {
+                    Self::Believed
+                } else {
+                    Self::Doubted { confirm_at: None }
+                }
             }
             other => other,
         }
@@ -121,8 +140,8 @@ impl Belief {
     }
 }
 
-/// Whether the current snapshot moved by a revert. Taking one makes a new snapshot current, and removing one
-/// makes its parent current: neither touches the guest.
+/// Whether the current snapshot moved by a revert. Taking one makes a new snapshot current, and
+/// removing one makes its parent current: neither touches the guest.
 fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
     if before.current == after.current {
         return false;
@@ -166,7 +185,10 @@ mod tests {
 
     #[test]
     fn at_first_load_running_tools_are_believed() {
-        assert_eq!(Belief::at_first(&running(true, Some("10.0.0.5")), NOW, SETTLE), Belief::Believed);
+        assert_eq!(
+            Belief::at_first(&running(true, Some("10.0.0.5")), NOW, SETTLE),
+            Belief::Believed
+        );
         assert_eq!(Belief::at_first(&running(false, Some("10.0.0.5")), NOW, SETTLE), DOUBTED);
         assert_eq!(
             Belief::at_first(&off(Some("10.0.0.5")), NOW, SETTLE),
@@ -177,16 +199,23 @@ mod tests {
     #[test]
     fn a_start_doubts_and_an_arrival_or_the_tools_restore() {
         let stale = Some("10.0.0.5");
-        let started = Belief::Believed.after_update(&off(stale), &running(true, stale), NOW, SETTLE);
+        let started =
+            Belief::Believed.after_update(&off(stale), &running(true, stale), NOW, SETTLE);
         assert_eq!(started, DOUBTED);
         let same = started.after_update(&running(true, stale), &running(true, stale), NOW, SETTLE);
         assert_eq!(same, DOUBTED, "an unchanged address is no arrival");
-        let arrived =
-            started.after_update(&running(true, stale), &running(true, Some("10.0.0.6")), NOW, SETTLE);
+        let arrived = started.after_update(
+            &running(true, stale),
+            &running(true, Some("10.0.0.6")),
+            NOW,
+            SETTLE,
+        );
         assert_eq!(arrived, Belief::Believed);
-        let tools = started.after_update(&running(false, stale), &running(true, stale), NOW, SETTLE);
+        let tools =
+            started.after_update(&running(false, stale), &running(true, stale), NOW, SETTLE);
         assert_eq!(tools, Belief::Believed);
-        let cleared = started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
+        let cleared =
+            started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
         assert_eq!(cleared, DOUBTED, "a vanished address is no arrival");
         let mut second = running(true, stale);
         second.guest.ip_addresses.push("fe80::1".to_owned());
@@ -201,8 +230,12 @@ mod tests {
             machine.guest.tools_status = Some("not_running".to_owned());
             machine
         };
-        let arrived =
-            DOUBTED.after_update(&without_tools(None), &without_tools(Some("10.0.0.5")), NOW, SETTLE);
+        let arrived = DOUBTED.after_update(
+            &without_tools(None),
+            &without_tools(Some("10.0.0.5")),
+            NOW,
+            SETTLE,
+        );
         assert_eq!(arrived, DOUBTED);
     }
 
@@ -217,7 +250,10 @@ mod tests {
         let on = running(true, Some("10.0.0.5"));
         let gone = Belief::Doubted { confirm_at: None };
         assert_eq!(Belief::Believed.after_update(&on, &off(Some("10.0.0.5")), NOW, SETTLE), gone);
-        assert_eq!(Belief::Believed.after_update(&on, &running(false, Some("10.0.0.5")), NOW, SETTLE), gone);
+        assert_eq!(
+            Belief::Believed.after_update(&on, &running(false, Some("10.0.0.5")), NOW, SETTLE),
+            gone
+        );
     }
 
     #[test]
@@ -235,11 +271,22 @@ mod tests {
     fn a_direct_read_settles_a_doubt_once_it_is_due() {
         let machine = running(true, Some("10.0.0.5"));
         let due = Duration::from_secs(130);
-        assert_eq!(DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), due), Belief::Believed);
-        assert_eq!(DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), NOW), DOUBTED, "too early");
+        assert_eq!(
+            DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), due),
+            Belief::Believed
+        );
+        assert_eq!(
+            DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), NOW),
+            DOUBTED,
+            "too early"
+        );
         let no = Belief::Doubted { confirm_at: None };
         assert_eq!(DOUBTED.after_confirmation(&machine, false, Some("10.0.0.5"), due), no);
-        assert_eq!(DOUBTED.after_confirmation(&machine, true, Some("10.0.0.6"), due), no, "another address");
+        assert_eq!(
+            DOUBTED.after_confirmation(&machine, true, Some("10.0.0.6"), due),
+            no,
+            "another address"
+        );
     }
 
     #[test]
@@ -259,7 +306,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_believed_before_a_gap_is_believed_after_it_where_nothing_happened_and_the_tools_run() {
+    fn what_was_believed_before_a_gap_is_believed_after_it_where_nothing_happened_and_the_tools_run()
+     {
         let on = || running(true, Some("10.0.0.5"));
         let before = with_snapshots(on(), &["a", "b"], "b");
         let reverted = with_snapshots(on(), &["a", "b"], "a");

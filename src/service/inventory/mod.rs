@@ -1,4 +1,5 @@
-//! The live picture: what the host pushed, kept in memory, read by everybody, changed by the collector alone.
+//! The live picture: what the host pushed, kept in memory, read by everybody, changed by the
+//! collector alone.
 
 mod address;
 mod picture;
@@ -54,8 +55,12 @@ impl Inventory {
     /// An empty picture of a host that was never reached. `guest_settle` is `esx.guest_settle`.
     #[must_use]
     pub fn new(clock: Clock, feed: Feed, guest_settle: Duration) -> Self {
-        let status =
-            SessionStatus { state: SessionState::Connecting, since: clock.now(), logins: 0, product: None };
+        let status = SessionStatus {
+            state: SessionState::Connecting,
+            since: clock.now(),
+            logins: 0,
+            product: None,
+        };
         let session = watch::Sender::new(Observed { status, at: clock.elapsed() });
         Self {
             clock,
@@ -115,7 +120,8 @@ impl Inventory {
         watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
-    /// Tells, and wakes those who watch a machine, that something beside the host's word on it changed.
+    /// Tells, and wakes those who watch a machine, that something beside the host's word on it
+    /// changed.
     pub fn wake_watchers(&self, machine: &MachineId) {
         if self.picture.load().picture.machine(machine).is_some() {
             self.feed.publish([Subject::Machine(machine.clone())]);
@@ -123,8 +129,8 @@ impl Inventory {
         self.wake(&[Change::Machine(machine.clone())]);
     }
 
-    /// Reads guests directly whose address is doubted and for whom nothing came by itself. Runs until told to
-    /// stop.
+    /// Reads guests directly whose address is doubted and for whom nothing came by itself. Runs
+    /// until told to stop.
     pub async fn confirm_guests(&self, hosts: Hosts, stop: CancellationToken) {
         let confirm = async {
             loop {
@@ -142,9 +148,10 @@ impl Inventory {
                     self.clock.sleep(Duration::from_secs(5)).await;
                     continue;
                 }
-                let soonest = self.picture().machines.iter().filter_map(|record| record.confirm_at()).min();
-                let wait =
-                    soonest.map_or(Duration::from_hours(1), |at| at.saturating_sub(self.clock.elapsed()));
+                let soonest =
+                    self.picture().machines.iter().filter_map(|record| record.confirm_at()).min();
+                let wait = soonest
+                    .map_or(Duration::from_hours(1), |at| at.saturating_sub(self.clock.elapsed()));
                 tokio::select! {
                     biased;
                     () = self.confirmations.notified() => {}
@@ -216,7 +223,12 @@ fn placement_change(before: &Picture, after: &Picture, change: &Change) -> Optio
     }
     let snapshots = known.into_iter().flat_map(|known| &known.machine.snapshots.items);
     let snapshots = snapshots.map(|snapshot| snapshot.id.clone()).collect();
-    Some(Subject::Placement(Arc::new(PlacementChange { machine: id.clone(), before, after, snapshots })))
+    Some(Subject::Placement(Arc::new(PlacementChange {
+        machine: id.clone(),
+        before,
+        after,
+        snapshots,
+    })))
 }
 
 impl Observer for Inventory {

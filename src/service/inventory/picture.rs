@@ -1,4 +1,5 @@
-//! The live picture of the host as an immutable value, and how facts turn one picture into the next. Pure.
+//! The live picture of the host as an immutable value, and how facts turn one picture into the
+//! next. Pure.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -90,15 +91,17 @@ impl MachineRecord {
         self.belief == Belief::Believed && self.machine.power_state == Some(PowerState::On)
     }
 
-    /// How often the guest's tools were seen to stop: whoever remembers it knows later whether they went meanwhile.
+    /// How often the guest's tools were seen to stop: whoever remembers it knows later whether they
+    /// went meanwhile.
     #[must_use]
     pub const fn tools_stops(&self) -> u64 {
         self.tools_stops
     }
 
     fn new(machine: Machine, belief: Belief, before: Option<&Self>) -> Self {
-        let stopped =
-            before.is_some_and(|before| before.machine.guest.tools_running && !machine.guest.tools_running);
+        let stopped = before.is_some_and(|before| {
+            before.machine.guest.tools_running && !machine.guest.tools_running
+        });
         let tools_stops = before.map_or(0, |before| before.tools_stops) + u64::from(stopped);
         let sort_name = machine.name.to_lowercase();
         Self { machine, belief, tools_stops, sort_name }
@@ -118,7 +121,8 @@ impl Picture {
         self.datastores.iter().find(|datastore| datastore.id == *id)
     }
 
-    /// The next picture, and what differs. `now` is the clock's elapsed time, `settle` is `esx.guest_settle`.
+    /// The next picture, and what differs. `now` is the clock's elapsed time, `settle` is
+    /// `esx.guest_settle`.
     #[must_use]
     pub fn apply(&self, facts: Facts, now: Duration, settle: Duration) -> (Self, Vec<Change>) {
         let mut next = Editor::new(self, now, settle);
@@ -146,8 +150,11 @@ struct Editor<'a> {
 
 impl<'a> Editor<'a> {
     fn new(before: &'a Picture, now: Duration, settle: Duration) -> Self {
-        let machines =
-            before.machines.iter().map(|record| (record.machine.id.clone(), Arc::clone(record))).collect();
+        let machines = before
+            .machines
+            .iter()
+            .map(|record| (record.machine.id.clone(), Arc::clone(record)))
+            .collect();
         let datastores = before.datastores.clone();
         Self { before, now, settle, machines, touched: Vec::new(), datastores }
     }
@@ -185,7 +192,9 @@ impl<'a> Editor<'a> {
                     Some(known) if complete => {
                         known.belief.after_gap(&known.machine, &machine, self.now, self.settle)
                     }
-                    Some(known) => known.belief.after_update(&known.machine, &machine, self.now, self.settle),
+                    Some(known) => {
+                        known.belief.after_update(&known.machine, &machine, self.now, self.settle)
+                    }
                     None => Belief::at_first(&machine, self.now, self.settle),
                 };
                 let record = MachineRecord::new(*machine, belief, known.map(Arc::as_ref));
@@ -254,7 +263,8 @@ impl<'a> Editor<'a> {
         } else {
             in_order(self.machines.into_values().collect())
         };
-        self.datastores.sort_by_cached_key(|datastore| (datastore.name.to_lowercase(), datastore.id.clone()));
+        self.datastores
+            .sort_by_cached_key(|datastore| (datastore.name.to_lowercase(), datastore.id.clone()));
         let loaded = self.before.loaded || complete;
         (Picture { loaded, machines, datastores: self.datastores, places }, changes)
     }
@@ -263,9 +273,14 @@ impl<'a> Editor<'a> {
 fn in_order(
     mut machines: Vec<Arc<MachineRecord>>,
 ) -> (Vec<Arc<MachineRecord>>, Arc<HashMap<MachineId, usize>>) {
-    machines.sort_by(|a, b| a.sort_name.cmp(&b.sort_name).then_with(|| a.machine.id.cmp(&b.machine.id)));
-    let places =
-        machines.iter().enumerate().map(|(place, record)| (record.machine.id.clone(), place)).collect();
+    machines.sort_by(|a, b| {
+        a.sort_name.cmp(&b.sort_name).then_with(|| a.machine.id.cmp(&b.machine.id))
+    });
+    let places = machines
+        .iter()
+        .enumerate()
+        .map(|(place, record)| (record.machine.id.clone(), place))
+        .collect();
     (machines, Arc::new(places))
 }
 
@@ -295,8 +310,8 @@ fn compare_machine(
             .collect();
         let new_ids: HashSet<_> = new.items.iter().map(|snapshot| &snapshot.id).collect();
         for (snapshot, path) in new.items.iter().zip(&new_paths) {
-            let current_moved =
-                (old.current.as_ref() == Some(&snapshot.id)) != (new.current.as_ref() == Some(&snapshot.id));
+            let current_moved = (old.current.as_ref() == Some(&snapshot.id))
+                != (new.current.as_ref() == Some(&snapshot.id));
             if old_by_id.get(&snapshot.id) != Some(&(snapshot, path)) || current_moved {
                 changes.push(Change::Snapshot(id.clone(), snapshot.id.clone()));
             }
@@ -314,7 +329,11 @@ fn compare_machine(
     }
 }
 
-fn compare_datastores(before: &[Arc<Datastore>], after: &[Arc<Datastore>], changes: &mut Vec<Change>) {
+fn compare_datastores(
+    before: &[Arc<Datastore>],
+    after: &[Arc<Datastore>],
+    changes: &mut Vec<Change>,
+) {
     for datastore in after {
         let id = datastore.id.clone();
         match before.iter().find(|known| known.id == id) {

@@ -1,5 +1,5 @@
-//! The picture against a model: random streams of facts, and what a naive map says of them; and the inventory's
-//! own bookkeeping.
+//! The picture against a model: random streams of facts, and what a naive map says of them; and the
+//! inventory's own bookkeeping.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,7 +115,8 @@ proptest! {
 fn a_picture_is_loaded_by_a_whole_read_only() {
     let (changed, _) = Picture::default().apply(Facts::default(), Duration::ZERO, SETTLE);
     assert!(!changed.loaded);
-    let (whole, _) = changed.apply(Facts { complete: true, changes: Vec::new() }, Duration::ZERO, SETTLE);
+    let (whole, _) =
+        changed.apply(Facts { complete: true, changes: Vec::new() }, Duration::ZERO, SETTLE);
     assert!(whole.loaded);
 }
 

@@ -43,9 +43,9 @@ impl Jobs {
         // Contained and not awaited in place: a caller that hangs up must not leave a place half
         // taken.
         let accepted = self.0.parts.supervisor.contain("accept", self.clone().accept(new)).join();
-        accepted
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "accepting the job panicked")))
+        accepted.await.unwrap_or_else(|_| {
+            Err(Failure::new(FailureKind::Internal, "accepting the job panicked"))
+        })
     }
 
     async fn accept(self, new: NewJob) -> Result<JobId, Failure> {
@@ -57,9 +57,12 @@ impl Jobs {
         let (record, claim, right) = (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
         let clock = &self.0.parts.clock;
         let now = Moment::now(clock);
-        let mut job = admit(new, JobId::new(clock.uuid()), now.wall, &self.0.parts.settings.deadlines)?;
+        let mut job =
+            admit(new, JobId::new(clock.uuid()), now.wall, &self.0.parts.settings.deadlines)?;
         let (id, kind, target) = (job.id, job.kind(), job.target.id());
-        self.queues().reserve(&target, id, lane(kind)).map_err(|full| queue_full(full, &record.machine))?;
+        self.queues()
+            .reserve(&target, id, lane(kind))
+            .map_err(|full| queue_full(full, &record.machine))?;
         // The job has its place, so a lease of the machine that is granted from now on sees it.
         let admitted = self.0.parts.gate.admit(&record.machine, &right);
         // A caller without a right to the machine gets that refusal first.
@@ -72,13 +75,14 @@ impl Jobs {
             }
         };
         job.lease = admission.lease();
-        let overrides_protection = match self.admit_snapshots(&mut job, &record.machine, &right).await {
-            Ok(overrides_protection) => overrides_protection,
-            Err(failure) => {
-                self.refuse(&target, id);
-                return Err(failure);
-            }
-        };
+        let overrides_protection =
+            match self.admit_snapshots(&mut job, &record.machine, &right).await {
+                Ok(overrides_protection) => overrides_protection,
+                Err(failure) => {
+                    self.refuse(&target, id);
+                    return Err(failure);
+                }
+            };
         let due = now.due(job.deadline_at);
         // Shown before it is committed: a reader who learns its id from the disk finds it here.
         self.0.board.add(Driver::queued(job.clone(), self.rules()), due);
@@ -152,7 +156,11 @@ impl Jobs {
             return Err(Failure::new(FailureKind::ShuttingDown, detail));
         }
         let Some(away) = self.0.parts.inventory.away_for() else { return Ok(()) };
-        bear_outage(self.0.parts.inventory.session().state, away, self.0.parts.settings.outage_grace)
+        bear_outage(
+            self.0.parts.inventory.session().state,
+            away,
+            self.0.parts.settings.outage_grace,
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! Which jobs are taken, and what a taken one is at first. Pure; the keys and the places in the queues are not its own.
+//! Which jobs are taken, and what a taken one is at first. Pure; the keys and the places in the
+//! queues are not its own.
 
 use std::time::Duration;
 
@@ -18,7 +19,12 @@ use crate::service::machines::shorten;
 ///
 /// # Errors
 /// `question-pending`; `invalid-request` where the plug would be pulled after the deadline.
-pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> Result<Job, Failure> {
+pub fn admit(
+    new: NewJob,
+    id: JobId,
+    now: Timestamp,
+    deadlines: &Deadlines,
+) -> Result<Job, Failure> {
     let NewJob { machine, request, right, reference, deadline, key: _ } = new;
     let record = &machine.machine;
     let kind = request.kind();
@@ -29,7 +35,9 @@ pub fn admit(new: NewJob, id: JobId, now: Timestamp, deadlines: &Deadlines) -> R
             "{} waits on a question ({}); answer it first: {}",
             record.name, question.id, question.text
         );
-        return Err(Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name));
+        return Err(
+            Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name)
+        );
     }
     let deadline = deadline.unwrap_or(deadlines.of(kind));
     if let JobRequest::Shutdown { force_after: Some(after) } = request
@@ -129,7 +137,9 @@ pub fn bear_outage(state: SessionState, away: Duration, grace: Duration) -> Resu
 /// Why a job finds no place.
 pub fn queue_full(full: Full, machine: &Machine) -> Failure {
     let detail = match full {
-        Full::Machine => format!("Too many jobs wait for {}; try again once some have ended.", machine.name),
+        Full::Machine => {
+            format!("Too many jobs wait for {}; try again once some have ended.", machine.name)
+        }
         Full::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
     };
     Failure::new(FailureKind::QueueFull, detail).of_machine(&machine.id, &machine.name)

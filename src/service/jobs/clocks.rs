@@ -110,8 +110,11 @@ mod tests {
 
     #[test]
     fn downtime_is_never_negative() {
-        let job =
-            || Job { updated_at: after(10), deadline_at: after(600), ..samples::job(JobRequest::PowerOn) };
+        let job = || Job {
+            updated_at: after(10),
+            deadline_at: after(600),
+            ..samples::job(JobRequest::PowerOn)
+        };
         let left = |last_seen: Option<i64>, now: i64| {
             let mut job = job();
             count_downtime(&mut job, last_seen.map(after), after(now));

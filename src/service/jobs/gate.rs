@@ -37,7 +37,8 @@ pub enum Admission {
     Overriding(LeaseId),
 }
 
-/// Says whether a job may be accepted. Asked once the job has its place in the queue: from then on a grant sees it.
+/// Says whether a job may be accepted. Asked once the job has its place in the queue: from then on
+/// a grant sees it.
 pub trait Gate: Send + Sync {
     /// Lets a job through to its machine.
     ///

@@ -1,10 +1,11 @@
 //! What became of a host call whose answer was lost: a pure function, and this table.
 //!
-//! "Recorded" is what was committed before the call. "Own task" is the one task on the machine that was not
-//! recorded, belongs to no other job, is of the method and was started by our account; it is followed to its
-//! end, whatever the call. Every other new task is foreign, one of another job of otter's included. The driver
-//! judges once the machine was quiet for `esx.settle` (a kill: once that time is over), and a call is sent
-//! [`MAX_ASKS`] times at most, the first included and those not counted that are proven not to have run.
+//! "Recorded" is what was committed before the call. "Own task" is the one task on the machine that
+//! was not recorded, belongs to no other job, is of the method and was started by our account; it
+//! is followed to its end, whatever the call. Every other new task is foreign, one of another job
+//! of otter's included. The driver judges once the machine was quiet for `esx.settle` (a kill: once
+//! that time is over), and a call is sent [`MAX_ASKS`] times at most, the first included and those
+//! not counted that are proven not to have run.
 //!
 //! | call | own task | otherwise |
 //! | --- | --- | --- |
@@ -45,8 +46,8 @@ pub enum Verdict {
     Unknown(&'static str),
 }
 
-/// Judges a lost call by what was recorded before it and what the machine shows now. `known` are the tasks of
-/// otter's other jobs on the machine.
+/// Judges a lost call by what was recorded before it and what the machine shows now. `known` are
+/// the tasks of otter's other jobs on the machine.
 #[must_use]
 pub fn judge(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Verdict {
     if let Some(task) = own_task(intent, now, known) {
@@ -66,13 +67,19 @@ pub fn judge(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Verdict {
         }
         HostCall::ShutdownGuest if now.power_state == Some(PowerState::Off) => Verdict::Succeeded,
         HostCall::ShutdownGuest | HostCall::RebootGuest => Verdict::Wait,
-        HostCall::Answer { question, .. } if now.question.as_ref() == Some(question) => Verdict::AskAgain,
+        HostCall::Answer { question, .. } if now.question.as_ref() == Some(question) => {
+            Verdict::AskAgain
+        }
         HostCall::Answer { .. } => Verdict::Unknown("the question is gone, whoever answered it"),
         HostCall::CreateSnapshot { name, .. } => by_new_snapshot(intent, now, name),
-        HostCall::RemoveSnapshot { snapshot, children } => by_absence(intent, now, snapshot, *children),
+        HostCall::RemoveSnapshot { snapshot, children } => {
+            by_absence(intent, now, snapshot, *children)
+        }
         HostCall::RemoveAllSnapshots => by_absence_of_all(intent, now),
         HostCall::RenameSnapshot { snapshot, name, description } => match now.snapshot(snapshot) {
-            Some(seen) if seen.is_called(name.as_deref(), description.as_deref()) => Verdict::Succeeded,
+            Some(seen) if seen.is_called(name.as_deref(), description.as_deref()) => {
+                Verdict::Succeeded
+            }
             Some(_) => Verdict::AskAgain,
             None => Verdict::Unknown("the snapshot is gone, under whatever name"),
         },
@@ -140,15 +147,16 @@ fn by_absence(intent: &Intent, now: &Evidence, snapshot: &SnapshotId, children: 
             Verdict::Unknown("the snapshot is gone and some of those below it are left")
         }
         false => Verdict::Succeeded,
-        true if children && !now.descendants(snapshot).iter().all(recorded) => {
-            Verdict::Unknown("it was not done, and doing it now would take snapshots that came later")
-        }
+        true if children && !now.descendants(snapshot).iter().all(recorded) => Verdict::Unknown(
+            "it was not done, and doing it now would take snapshots that came later",
+        ),
         true => Verdict::AskAgain,
     }
 }
 
 fn by_absence_of_all(intent: &Intent, now: &Evidence) -> Verdict {
-    let recorded = now.snapshots.iter().filter(|seen| intent.before.snapshot(&seen.id).is_some()).count();
+    let recorded =
+        now.snapshots.iter().filter(|seen| intent.before.snapshot(&seen.id).is_some()).count();
     match recorded {
         0 => Verdict::Succeeded,
         all if all == now.snapshots.len() => Verdict::AskAgain,
@@ -164,7 +172,9 @@ fn by_power_state(intent: &Intent, now: &Evidence, wanted: PowerState, foreign: 
     } else if now.power_state == intent.before.power_state && !foreign {
         Verdict::AskAgain
     } else {
-        Verdict::Unknown("the machine is neither as it was before the call nor as the call was to make it")
+        Verdict::Unknown(
+            "the machine is neither as it was before the call nor as the call was to make it",
+        )
     }
 }
 
@@ -239,7 +249,8 @@ mod tests {
     #[test]
     fn power_calls_in_the_wanted_state_have_succeeded() {
         let on = judge(&intent(HostCall::PowerOn, PowerState::Off), &evidence(PowerState::On), &[]);
-        let off = judge(&intent(HostCall::PowerOff, PowerState::On), &evidence(PowerState::Off), &[]);
+        let off =
+            judge(&intent(HostCall::PowerOff, PowerState::On), &evidence(PowerState::Off), &[]);
         assert_eq!((on, off), (Verdict::Succeeded, Verdict::Succeeded));
     }
 
@@ -272,7 +283,11 @@ mod tests {
 
     #[test]
     fn a_reset_without_its_own_task_is_unknown() {
-        assert!(unknown(&judge(&intent(HostCall::Reset, PowerState::On), &evidence(PowerState::On), &[])));
+        assert!(unknown(&judge(
+            &intent(HostCall::Reset, PowerState::On),
+            &evidence(PowerState::On),
+            &[]
+        )));
     }
 
     #[test]
@@ -307,7 +322,8 @@ mod tests {
             now.host_boot_time = boot.map(str::to_owned);
             now
         };
-        let (ours, twin) = (seen("n", Some("16-snapshot-1"), "new"), seen("m", Some("16-snapshot-1"), "new"));
+        let (ours, twin) =
+            (seen("n", Some("16-snapshot-1"), "new"), seen("m", Some("16-snapshot-1"), "new"));
         assert_eq!(
             judge(&intent, &with(std::slice::from_ref(&ours), None), &[]),
             Verdict::Made(SnapshotId::from_backend("n"))
@@ -315,12 +331,19 @@ mod tests {
         assert!(unknown(&judge(&intent, &with(&[], None), &[])), "it may still come");
         assert!(unknown(&judge(&intent, &with(&[ours, twin], None), &[])), "which of the two?");
         assert!(unknown(&judge(&intent, &with(&[seen("n", None, "new")], None), &[])), "elsewhere");
-        assert!(unknown(&judge(&intent, &with(&[seen("n", Some("16-snapshot-1"), "other")], None), &[])));
+        assert!(unknown(&judge(
+            &intent,
+            &with(&[seen("n", Some("16-snapshot-1"), "other")], None),
+            &[]
+        )));
         let booted = Intent { before: with(&[], Some("1")), ..intent.clone() };
         assert!(matches!(judge(&booted, &with(&[], Some("2")), &[]), Verdict::Failed(_)));
         assert!(unknown(&judge(&booted, &with(&[], Some("1")), &[])), "hostd alone restarted");
         assert!(unknown(&judge(&booted, &with(&[seen("n", None, "new")], Some("2")), &[])));
-        assert!(unknown(&judge(&intent, &with(&[], Some("2")), &[])), "the boot time was not known before");
+        assert!(
+            unknown(&judge(&intent, &with(&[], Some("2")), &[])),
+            "the boot time was not known before"
+        );
     }
 
     #[test]
@@ -334,7 +357,11 @@ mod tests {
         let judged = |call: HostCall, now: &Evidence| {
             judge(&Intent { call, before: before.clone(), asked: 1 }, now, &[])
         };
-        assert_eq!(judged(remove(false), &tree(&[(two, None)])), Verdict::Succeeded, "children move up");
+        assert_eq!(
+            judged(remove(false), &tree(&[(two, None)])),
+            Verdict::Succeeded,
+            "children move up"
+        );
         assert_eq!(judged(remove(true), &tree(&[])), Verdict::Succeeded);
         assert_eq!(judged(remove(true), &tree(&[("late", None)])), Verdict::Succeeded);
         assert!(unknown(&judged(remove(true), &tree(&[(two, None)]))), "a recorded child is left");
@@ -362,7 +389,10 @@ mod tests {
             name: None,
             description: Some("why".to_owned()),
         };
-        assert_eq!(judge(&Intent { call: described, ..intent.clone() }, &now, &[]), Verdict::AskAgain);
+        assert_eq!(
+            judge(&Intent { call: described, ..intent.clone() }, &now, &[]),
+            Verdict::AskAgain
+        );
         now.snapshots.clear();
         assert!(unknown(&judge(&intent, &now, &[])));
     }
@@ -387,7 +417,8 @@ mod tests {
         let intent = intent(HostCall::Reset, PowerState::On);
         now.recent_tasks = vec![task("t-1", CallKind::Reset, false)];
         assert!(unknown(&judge(&intent, &now, &[])), "not ours");
-        now.recent_tasks = vec![task("t-1", CallKind::Reset, true), task("t-2", CallKind::Reset, true)];
+        now.recent_tasks =
+            vec![task("t-1", CallKind::Reset, true), task("t-2", CallKind::Reset, true)];
         assert!(unknown(&judge(&intent, &now, &[])), "which of the two?");
         let recorded = Intent { before: now.clone(), ..intent };
         assert!(unknown(&judge(&recorded, &now, &[])), "both were there before");
@@ -420,27 +451,33 @@ mod tests {
     fn once(call: &HostCall) -> bool {
         matches!(
             call.kind(),
-            CallKind::Reset | CallKind::ShutdownGuest | CallKind::RebootGuest | CallKind::CreateSnapshot
+            CallKind::Reset
+                | CallKind::ShutdownGuest
+                | CallKind::RebootGuest
+                | CallKind::CreateSnapshot
         )
     }
 
     fn any_tasks() -> impl Strategy<Value = Vec<RecentTask>> {
         let kind = prop::option::of(prop::sample::select(CallKind::ALL));
         // A map, since a host names a task once.
-        prop::collection::btree_map(0..6u8, (kind, any::<bool>(), any::<bool>()), 0..4).prop_map(|tasks| {
-            let task = |(id, (call, by_us, running))| RecentTask {
-                id: TaskId::from_backend(format!("t-{id}")),
-                call,
-                by_us,
-                running,
-            };
-            tasks.into_iter().map(task).collect()
-        })
+        prop::collection::btree_map(0..6u8, (kind, any::<bool>(), any::<bool>()), 0..4).prop_map(
+            |tasks| {
+                let task = |(id, (call, by_us, running))| RecentTask {
+                    id: TaskId::from_backend(format!("t-{id}")),
+                    call,
+                    by_us,
+                    running,
+                };
+                tasks.into_iter().map(task).collect()
+            },
+        )
     }
 
     proptest! {
-        /// Whatever the evidence: what cannot be repeated is never sent again, nothing is sent more than `MAX_ASKS` times, success
-        /// is claimed only where it can be seen, and only a new task of ours is followed.
+        /// Whatever the evidence: what cannot be repeated is never sent again, nothing is sent more
+        /// than `MAX_ASKS` times, success is claimed only where it can be seen, and only a new task
+        /// of ours is followed.
         #[test]
         fn the_table_never_promises_too_much(
             call in prop::sample::select(every_call()),

@@ -1,4 +1,5 @@
-//! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of callers.
+//! Jobs: accepted, committed to disk, run to their one end, and waited for by any number of
+//! callers.
 
 mod accepting;
 mod admission;

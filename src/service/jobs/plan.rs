@@ -1,4 +1,5 @@
-//! Which call a job makes next, by what it asks for, what it has done, and how the machine is. Pure; `tests` has the table.
+//! Which call a job makes next, by what it asks for, what it has done, and how the machine is.
+//! Pure; `tests` has the table.
 
 #[cfg(test)]
 mod tests;
@@ -62,19 +63,27 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
                 quiesce: *quiesce,
             })
         }
-        JobRequest::Revert { power_on, .. } if has_done(job, CallKind::RevertToSnapshot) => match power_on {
-            Some(true) => until_power(now, PowerState::On),
-            Some(false) => until_power(now, PowerState::Off),
-            None => Plan::Done,
-        },
-        // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with memory leaves the machine
-        // suspended, and hosts refuse to power that off.
-        JobRequest::Revert { snapshot, power_on: _, path } => with_snapshot(now, snapshot, path, || {
-            HostCall::RevertToSnapshot { snapshot: snapshot.clone(), suppress_power_on: false }
-        }),
-        JobRequest::RemoveSnapshot { snapshot, path, children } => with_snapshot(now, snapshot, path, || {
-            HostCall::RemoveSnapshot { snapshot: snapshot.clone(), children: *children }
-        }),
+        JobRequest::Revert { power_on, .. } if has_done(job, CallKind::RevertToSnapshot) => {
+            match power_on {
+                Some(true) => until_power(now, PowerState::On),
+                Some(false) => until_power(now, PowerState::Off),
+                None => Plan::Done,
+            }
+        }
+        // Off afterwards is a power-off of its own: with its power-on suppressed a snapshot with
+        // memory leaves the machine suspended, and hosts refuse to power that off.
+        JobRequest::Revert { snapshot, power_on: _, path } => {
+            with_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
+                snapshot: snapshot.clone(),
+                suppress_power_on: false,
+            })
+        }
+        JobRequest::RemoveSnapshot { snapshot, path, children } => {
+            with_snapshot(now, snapshot, path, || HostCall::RemoveSnapshot {
+                snapshot: snapshot.clone(),
+                children: *children,
+            })
+        }
         JobRequest::RemoveAllSnapshots if now.snapshots.is_empty() => Plan::Done,
         JobRequest::RemoveAllSnapshots => Plan::Call(HostCall::RemoveAllSnapshots),
         JobRequest::RenameSnapshot { snapshot, name, description, .. }
@@ -103,16 +112,23 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::Prepare { power: Some(wanted), .. } if now.power_state != Some(*wanted) => {
             power_again(job, now, *wanted)
         }
-        JobRequest::Prepare { until: Some(readiness), .. } if !has_waited(job, step_of(*readiness)) => {
+        JobRequest::Prepare { until: Some(readiness), .. }
+            if !has_waited(job, step_of(*readiness)) =>
+        {
             if on {
                 Plan::Await(*readiness)
             } else {
-                let detail = format!("The machine is not on, so {} cannot come.", readiness.as_str());
+                let detail =
+                    format!("The machine is not on, so {} cannot come.", readiness.as_str());
                 Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
             }
         }
-        JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, SETTLE) => Plan::Settle(*time),
-        JobRequest::Release { keep_power: false, .. } if now.power_state != Some(PowerState::Off) => {
+        JobRequest::Prepare { settle: Some(time), .. } if !has_waited(job, SETTLE) => {
+            Plan::Settle(*time)
+        }
+        JobRequest::Release { keep_power: false, .. }
+            if now.power_state != Some(PowerState::Off) =>
+        {
             power_again(job, now, PowerState::Off)
         }
         JobRequest::Prepare { snapshot: Some((snapshot, path)), .. }
@@ -139,7 +155,8 @@ pub const fn step_of(readiness: Readiness) -> &'static str {
     }
 }
 
-/// Whether another call may follow the one that just succeeded, so that the machine must be read again.
+/// Whether another call may follow the one that just succeeded, so that the machine must be read
+/// again.
 #[must_use]
 pub fn may_continue(job: &Job) -> bool {
     if matches!(job.request, JobRequest::Prepare { .. } | JobRequest::Release { .. }) {
@@ -191,7 +208,8 @@ fn power_again(job: &Job, now: &Evidence, wanted: PowerState) -> Plan {
     let plan = until_power(now, wanted);
     let Plan::Call(call) = &plan else { return plan };
     let name = call.kind().as_str();
-    let done = job.steps.iter().filter(|step| step.name == name && step.state == StepState::Succeeded);
+    let done =
+        job.steps.iter().filter(|step| step.name == name && step.state == StepState::Succeeded);
     if done.count() < MAX_ASKS as usize {
         return plan;
     }
@@ -199,7 +217,12 @@ fn power_again(job: &Job, now: &Evidence, wanted: PowerState) -> Plan {
     Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
 }
 
-fn with_snapshot(now: &Evidence, snapshot: &SnapshotId, path: &str, call: impl FnOnce() -> HostCall) -> Plan {
+fn with_snapshot(
+    now: &Evidence,
+    snapshot: &SnapshotId,
+    path: &str,
+    call: impl FnOnce() -> HostCall,
+) -> Plan {
     if now.snapshot(snapshot).is_some() {
         return Plan::Call(call());
     }
@@ -219,7 +242,11 @@ fn has_done(job: &Job, call: CallKind) -> bool {
 /// Whether it was waited for since the last call: what was ready before is not ready after.
 fn has_waited(job: &Job, step: &str) -> bool {
     let waits = [Readiness::On, Readiness::Address, Readiness::Tools].map(step_of);
-    let since = job.steps.iter().rev().take_while(|step| step.name == SETTLE || waits.contains(&&*step.name));
+    let since = job
+        .steps
+        .iter()
+        .rev()
+        .take_while(|step| step.name == SETTLE || waits.contains(&&*step.name));
     since.into_iter().any(|waited| waited.name == step && waited.state == StepState::Succeeded)
 }
 

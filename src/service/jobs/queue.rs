@@ -1,9 +1,9 @@
 //! Who is next on each target of jobs, such as a machine: pure, no I/O, no clock.
 //!
-//! One job at a time per target, in order of arrival; different targets run side by side. A kill goes
-//! before everything that waits and does not wait for what runs; an answer to a question runs beside the job that
-//! it unblocks. A place is taken before the job is committed
-//! to disk and counts at once, so that the limits hold; the job may start when it is [`Place::ready`].
+//! One job at a time per target, in order of arrival; different targets run side by side. A kill
+//! goes before everything that waits and does not wait for what runs; an answer to a question runs
+//! beside the job that it unblocks. A place is taken before the job is committed to disk and counts
+//! at once, so that the limits hold; the job may start when it is [`Place::ready`].
 
 #[cfg(test)]
 mod tests;
@@ -89,14 +89,16 @@ impl Queues {
     /// How many jobs wait, and how many run.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        let run =
-            |queue: &Queue| [queue.running, queue.killing, queue.answering].into_iter().flatten().count();
+        let run = |queue: &Queue| {
+            [queue.running, queue.killing, queue.answering].into_iter().flatten().count()
+        };
         (self.waiting, self.targets.values().map(run).sum())
     }
 
     /// Takes a place for a job that is not yet committed.
     pub fn reserve(&mut self, target: &TargetId, job: JobId, lane: Lane) -> Result<(), Full> {
-        let full = self.targets.get(target).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
+        let full =
+            self.targets.get(target).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
         if full && lane == Lane::Ordinary {
             return Err(Full::Machine);
         }
@@ -135,8 +137,8 @@ impl Queues {
         withdrawn
     }
 
-    /// The next job that may start on this target, which then counts as running. A kill has what runs beside it
-    /// cancelled.
+    /// The next job that may start on this target, which then counts as running. A kill has what
+    /// runs beside it cancelled.
     pub fn next_turn(&mut self, target: &TargetId) -> Option<Turn> {
         let job = self.start_next(target)?;
         Some(Turn { job, cancel: self.beside_kill(target) })
@@ -166,7 +168,8 @@ impl Queues {
         self.tidy(target);
     }
 
-    /// The job that runs on a target, a kill before the one that it ends; else the first that is committed and waits.
+    /// The job that runs on a target, a kill before the one that it ends; else the first that is
+    /// committed and waits.
     #[must_use]
     pub fn active(&self, target: &TargetId) -> Option<JobId> {
         let queue = self.targets.get(target)?;
@@ -205,7 +208,8 @@ impl Queues {
         self.targets.keys().filter_map(|target| Some((target, self.active(target)?)))
     }
 
-    /// How many jobs are before this one in its queue, that which runs included; none where it does not wait.
+    /// How many jobs are before this one in its queue, that which runs included; none where it does
+    /// not wait.
     #[must_use]
     pub fn position(&self, target: &TargetId, job: JobId) -> Option<usize> {
         let queue = self.targets.get(target)?;

@@ -34,6 +34,7 @@ pub fn recover(jobs: Vec<Job>, rules: Rules, queues: &mut Queues) -> Recovered {
             recovered.waiting.push(Driver::queued(job, rules));
         }
     }
-    recovered.cancelled = recovered.targets.iter().filter_map(|target| queues.beside_kill(target)).collect();
+    recovered.cancelled =
+        recovered.targets.iter().filter_map(|target| queues.beside_kill(target)).collect();
     recovered
 }

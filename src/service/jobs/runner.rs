@@ -1,4 +1,5 @@
-//! The shell around a [`Driver`]: does what it asks for, one effect at a time, and tells what became of it.
+//! The shell around a [`Driver`]: does what it asks for, one effect at a time, and tells what
+//! became of it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -69,7 +70,8 @@ pub enum Ran {
 }
 
 impl Runner {
-    /// Drives a job from `first` on. `leave` is called when its end is committed, before anybody hears of it.
+    /// Drives a job from `first` on. `leave` is called when its end is committed, before anybody
+    /// hears of it.
     pub async fn run(
         &self,
         waiting: Waiting,
@@ -85,7 +87,8 @@ impl Runner {
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
         let mut tools_stops = self.tools_stops();
-        // Somebody asked to cancel the job, and a crash would forget it: nobody is told yet that the wish was taken.
+        // Somebody asked to cancel the job, and a crash would forget it: nobody is told yet that
+        // the wish was taken.
         let mut wish_unsaved = false;
         loop {
             if effect == Effect::Finish {
@@ -104,7 +107,8 @@ impl Runner {
             let saves = effect == Effect::Save;
             let mut deadline_unsaved = false;
             let saves_wish = saves && driver.job().cancel_requested_at.is_some();
-            let mut work = pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
+            let mut work =
+                pin!(self.perform(driver.job().clone(), effect.clone(), tools_stops, &live));
             let input = loop {
                 let interrupt = tokio::select! {
                     biased;
@@ -313,7 +317,11 @@ impl Runner {
         let mut pause = Duration::from_millis(100);
         loop {
             let record = self.inventory.picture().machine(&self.machine.id).cloned();
-            let error = match self.snapshots.rules(job, record.as_ref().map(|record| &record.machine)).await {
+            let error = match self
+                .snapshots
+                .rules(job, record.as_ref().map(|record| &record.machine))
+                .await
+            {
                 Ok(rules) => return rules,
                 Err(error) => error,
             };
@@ -351,7 +359,8 @@ impl Runner {
             match now {
                 TaskStatus::Running { progress } => {
                     let elapsed = self.clock.elapsed();
-                    let due = told.is_none_or(|told| elapsed.saturating_sub(told) >= PROGRESS_EVERY);
+                    let due =
+                        told.is_none_or(|told| elapsed.saturating_sub(told) >= PROGRESS_EVERY);
                     if progress.is_some() && due {
                         told = Some(elapsed);
                         live.send_modify(|live| live.progress = progress);
@@ -362,7 +371,11 @@ impl Runner {
                 TaskStatus::Failed(error) => {
                     let trouble = Trouble::from(&*error);
                     let uncertain = trouble.outcome_uncertain && self.is_behind_a_manager();
-                    return if uncertain { TaskEnd::Lost(trouble) } else { TaskEnd::Failed(trouble) };
+                    return if uncertain {
+                        TaskEnd::Lost(trouble)
+                    } else {
+                        TaskEnd::Failed(trouble)
+                    };
                 }
                 TaskStatus::Vanished => return TaskEnd::Vanished,
             }
@@ -413,7 +426,9 @@ impl Runner {
             self.host_back().await;
         }
         loop {
-            let Some(glimpse) = sight::glimpse(&self.inventory.picture(), &self.machine, tools_stops) else {
+            let Some(glimpse) =
+                sight::glimpse(&self.inventory.picture(), &self.machine, tools_stops)
+            else {
                 return Glimpsed::Gone;
             };
             if known != Some(glimpse) {
@@ -460,7 +475,9 @@ impl Runner {
         self.host_back().await;
         let mut seen = false;
         loop {
-            if sight::question(&self.inventory.picture(), &self.machine.id).as_ref() != Some(question) {
+            if sight::question(&self.inventory.picture(), &self.machine.id).as_ref()
+                != Some(question)
+            {
                 // A picture that never showed it must not have the machine read in a spin.
                 if !seen {
                     self.clock.sleep(Duration::from_secs(1)).await;

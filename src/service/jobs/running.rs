@@ -114,7 +114,8 @@ impl Jobs {
             if let Some(mut changes) = changes {
                 // The wish is shown as soon as the job has taken it; one that is being read back
                 // takes it later.
-                let taken = |live: &Live| live.job.cancel_requested_at.is_some() || live.job.state.is_end();
+                let taken =
+                    |live: &Live| live.job.cancel_requested_at.is_some() || live.job.state.is_end();
                 tokio::select! {
                     biased;
                     _ = changes.wait_for(taken) => {}

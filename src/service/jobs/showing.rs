@@ -55,7 +55,12 @@ impl Jobs {
         visible: Option<&(dyn Fn(&Job) -> bool + Sync)>,
     ) -> Result<JobsPage, Failure> {
         let read = async |after| {
-            self.0.parts.store.jobs(filter, after, limit).await.map_err(|error| store_failure(&error))
+            self.0
+                .parts
+                .store
+                .jobs(filter, after, limit)
+                .await
+                .map_err(|error| store_failure(&error))
         };
         let mut page = read(after).await?;
         if let Some(visible) = visible {
@@ -147,7 +152,9 @@ impl Jobs {
         let record = job.machine_id().and_then(|machine| picture.machine(machine));
         // An answer does not wait for the question that it answers.
         let minds = job.kind() != JobKind::MachineAnswer;
-        if let Some(question) = record.and_then(|record| record.machine.question.as_ref()).filter(|_| minds) {
+        if let Some(question) =
+            record.and_then(|record| record.machine.question.as_ref()).filter(|_| minds)
+        {
             return Some(BlockedBy {
                 kind: "question",
                 id: Some(question.id.to_string()),
@@ -162,11 +169,15 @@ impl Jobs {
                 Some(task.to_string()),
                 "Another task of the host works on the machine.".to_owned(),
             ),
-            Blocker::Question(question) => {
-                ("question", Some(question.to_string()), "The machine waits on a question.".to_owned())
-            }
+            Blocker::Question(question) => (
+                "question",
+                Some(question.to_string()),
+                "The machine waits on a question.".to_owned(),
+            ),
             Blocker::HostAway(reason) => ("host_away", None, reason),
-            Blocker::Busy => ("host_task", None, "The host says that the machine is busy.".to_owned()),
+            Blocker::Busy => {
+                ("host_task", None, "The host says that the machine is busy.".to_owned())
+            }
         };
         Some(BlockedBy { kind, id, since, detail })
     }

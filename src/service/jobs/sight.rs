@@ -5,8 +5,8 @@ use crate::domain::ids::{MachineId, QuestionId};
 use crate::domain::machine::MachineIdentity;
 use crate::service::inventory::Picture;
 
-/// The guest of a machine, whose tools had stopped this often before the call; none where the machine that
-/// was meant is not there.
+/// The guest of a machine, whose tools had stopped this often before the call; none where the
+/// machine that was meant is not there.
 #[must_use]
 pub fn glimpse(picture: &Picture, machine: &MachineIdentity, tools_stops: u64) -> Option<Glimpse> {
     let record = picture.machine(&machine.id)?;

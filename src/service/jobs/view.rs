@@ -1,4 +1,5 @@
-//! Jobs that have not ended, in memory: what readers see of them, and whom to wake when they change.
+//! Jobs that have not ended, in memory: what readers see of them, and whom to wake when they
+//! change.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,12 +68,14 @@ impl Live {
 }
 
 impl Live {
-    /// Shows what the driver shows now, but for a wish to cancel that is not committed yet. Whether that is anything new.
+    /// Shows what the driver shows now, but for a wish to cancel that is not committed yet. Whether
+    /// that is anything new.
     pub fn follow(&mut self, driver: &Driver, wish_unsaved: bool) -> bool {
         let mut next = Self::of(driver, None);
         if wish_unsaved {
             let job = driver.job().clone();
-            next.job = Arc::new(Job { cancel_requested_at: None, cancel_requested_by: None, ..job });
+            next.job =
+                Arc::new(Job { cancel_requested_at: None, cancel_requested_by: None, ..job });
         }
         // Between the end and its commit the job still shows as it was.
         if next.job.state.is_end() && !driver.is_finished() {
@@ -80,7 +83,8 @@ impl Live {
         }
         let same_task = next.task.is_some() && next.task == self.task;
         let progress = self.progress.filter(|_| same_task);
-        let changed = *next.job != *self.job || next.blocker != self.blocker || progress != self.progress;
+        let changed =
+            *next.job != *self.job || next.blocker != self.blocker || progress != self.progress;
         *self = Self { progress, ..next };
         changed
     }
@@ -162,7 +166,8 @@ impl Board {
     pub fn shift_deadlines(&self, by: SignedDuration, now: Timestamp) -> Vec<Arc<Job>> {
         let mut entries = self.lock();
         self.jumped.send_modify(|jumped| *jumped = jumped.saturating_add(by));
-        let waiting = entries.values_mut().filter_map(|entry| Some((entry.waiting.as_mut()?, &entry.live)));
+        let waiting =
+            entries.values_mut().filter_map(|entry| Some((entry.waiting.as_mut()?, &entry.live)));
         let moved = waiting.map(|(waiting, live)| {
             waiting.driver.shift_deadline(waiting.jumps.follow(), now);
             let job = Arc::new(waiting.driver.job().clone());
@@ -209,7 +214,8 @@ impl Board {
         }
     }
 
-    /// The job ended and is committed: the store has it from now on. Those who wait have seen its last value.
+    /// The job ended and is committed: the store has it from now on. Those who wait have seen its
+    /// last value.
     pub fn remove(&self, id: JobId) {
         self.lock().remove(&id);
     }
@@ -226,7 +232,8 @@ impl Board {
         self.lock().get(&id).map(|entry| entry.due)
     }
 
-    /// Follows a job; the last value that comes is its end, or none comes where the daemon stops first.
+    /// Follows a job; the last value that comes is its end, or none comes where the daemon stops
+    /// first.
     #[must_use]
     pub fn follow(&self, id: JobId) -> Option<watch::Receiver<Live>> {
         self.lock().get(&id).map(|entry| entry.live.subscribe())
@@ -237,8 +244,9 @@ impl Board {
     pub fn finds_host_busy(&self, id: JobId) -> bool {
         self.lock().get(&id).is_some_and(|entry| {
             let live = entry.live.borrow();
-            let busy =
-                |(blocker, _): &(Blocker, Timestamp)| matches!(blocker, Blocker::HostTask(_) | Blocker::Busy);
+            let busy = |(blocker, _): &(Blocker, Timestamp)| {
+                matches!(blocker, Blocker::HostTask(_) | Blocker::Busy)
+            };
             live.settling || live.blocker.as_ref().is_some_and(busy)
         })
     }
@@ -281,7 +289,8 @@ impl Board {
     pub fn others(&self, machine: &MachineId, job: JobId) -> Others {
         let entries = self.lock();
         let others = entries.iter().filter(|(id, _)| **id != job);
-        let jobs: Vec<Arc<Job>> = others.map(|(_, entry)| Arc::clone(&entry.live.borrow().job)).collect();
+        let jobs: Vec<Arc<Job>> =
+            others.map(|(_, entry)| Arc::clone(&entry.live.borrow().job)).collect();
         Others::of(jobs.iter().map(|job| &**job).filter(|job| job.machine_id() == Some(machine)))
     }
 

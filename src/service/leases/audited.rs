@@ -41,7 +41,8 @@ pub fn records(
         let lease = changes.leases.values().find(|lease| machine_key(lease).as_ref() == Some(key));
         let record = match &kept.quarantine {
             Some(quarantine) => quarantined(quarantine, cause, now),
-            None => AuditRecord::new(now, AuditAction::QuarantineCleared, AuditOutcome::Done).by(cause.actor),
+            None => AuditRecord::new(now, AuditAction::QuarantineCleared, AuditOutcome::Done)
+                .by(cause.actor),
         };
         let record = match lease {
             Some(lease) => record.of_lease(lease),
@@ -50,8 +51,12 @@ pub fn records(
         let machine = machine_of(key).or_else(|| {
             // A lease that was queued again has released the machine.
             let held = changes.leases.keys().filter_map(|id| before.get(*id));
-            let held = held.map(|open| &*open.lease).find(|lease| machine_key(lease).as_ref() == Some(key));
-            held.and_then(|lease| Some((lease.machine.as_ref()?.id.clone(), lease.machine_name.clone()?)))
+            let held = held
+                .map(|open| &*open.lease)
+                .find(|lease| machine_key(lease).as_ref() == Some(key));
+            held.and_then(|lease| {
+                Some((lease.machine.as_ref()?.id.clone(), lease.machine_name.clone()?))
+            })
         });
         records.push(AuditRecord { machine: machine.or(record.machine.clone()), ..record });
     }
@@ -80,7 +85,9 @@ fn transitions(
     if lease.grants > was.map_or(0, |was| was.grants) {
         let record = of(AuditAction::LeaseGranted, AuditOutcome::Preparing, &asker);
         let fence = lease.fence.unwrap_or_default();
-        records.push(AuditRecord { duration: since_asked, ..record }.with_detail(format!("fence {fence}")));
+        records.push(
+            AuditRecord { duration: since_asked, ..record }.with_detail(format!("fence {fence}")),
+        );
     }
     if lease.state == LeaseState::Active && state_before != Some(LeaseState::Active) {
         let record = of(AuditAction::LeaseActive, AuditOutcome::Active, &asker);

@@ -36,15 +36,17 @@ pub fn step(metrics: &Metrics, before: &Book, changes: &Changes) {
     }
 }
 
-/// What counts a step of this book that tells of a failed preparation or release. A machine that is gone has failed no
-/// preparation.
+/// What counts a step of this book that tells of a failed preparation or release. A machine that is
+/// gone has failed no preparation.
 pub fn failure(book: &Book, step: &Stepped) -> Option<fn(&LeaseMetrics)> {
     let is = |id: LeaseId, state| book.get(id).is_some_and(|open| open.lease.state == state);
     match step {
         Stepped::Prepared(id, Err(failure)) => (is(*id, LeaseState::Preparing)
             && failure.kind != FailureKind::MachineGone)
             .then_some(LeaseMetrics::prepare_failed),
-        Stepped::Freed(id, Err(_)) => is(*id, LeaseState::Releasing).then_some(LeaseMetrics::release_failed),
+        Stepped::Freed(id, Err(_)) => {
+            is(*id, LeaseState::Releasing).then_some(LeaseMetrics::release_failed)
+        }
         _ => None,
     }
 }

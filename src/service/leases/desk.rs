@@ -1,5 +1,5 @@
-//! The desk: takes orders one after the other, tries each step of the book on a copy, commits what it changed, and only
-//! then shows it and sets to work.
+//! The desk: takes orders one after the other, tries each step of the book on a copy, commits what
+//! it changed, and only then shows it and sets to work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -79,7 +79,12 @@ impl Desk {
     }
 
     /// Shows what the store has kept.
-    pub fn restore(&self, leases: Vec<Lease>, machines: BTreeMap<MachineKey, Kept>, fence_floor: u64) {
+    pub fn restore(
+        &self,
+        leases: Vec<Lease>,
+        machines: BTreeMap<MachineKey, Kept>,
+        fence_floor: u64,
+    ) {
         let rules = self.parts.rules.clone();
         let book = Book::restored(rules, leases, machines, self.last_seen, self.now());
         self.parts.holds.show(book.with_fence_floor(fence_floor));
@@ -103,20 +108,29 @@ impl Desk {
         step: Stepped,
     ) -> Result<(), Failure> {
         let (reply, answered) = oneshot::channel();
-        let stopped =
-            || Failure::new(FailureKind::ShuttingDown, "otter is shutting down; try again once it is back.");
-        self.orders.send(Order { step, claim, actor, reply: Some(reply) }).await.map_err(|_| stopped())?;
+        let stopped = || {
+            Failure::new(
+                FailureKind::ShuttingDown,
+                "otter is shutting down; try again once it is back.",
+            )
+        };
+        self.orders
+            .send(Order { step, claim, actor, reply: Some(reply) })
+            .await
+            .map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
 
-    /// Notes that somebody asked about a lease. Where the desk is too busy, whoever asks again is noted then.
+    /// Notes that somebody asked about a lease. Where the desk is too busy, whoever asks again is
+    /// noted then.
     pub fn asked(&self, id: LeaseId) {
-        let order = Order { step: Stepped::Asked(id), claim: None, actor: Actor::otter(), reply: None };
+        let order =
+            Order { step: Stepped::Asked(id), claim: None, actor: Actor::otter(), reply: None };
         let _ = self.orders.try_send(order);
     }
 
-    /// Has a step taken that must not be lost: where the store refuses it, it is tried again. False where otter stops
-    /// first; the next start takes up what the step was about.
+    /// Has a step taken that must not be lost: where the store refuses it, it is tried again. False
+    /// where otter stops first; the next start takes up what the step was about.
     pub async fn insist(&self, step: Stepped) -> bool {
         loop {
             match self.order(step.clone()).await {
@@ -136,7 +150,8 @@ impl Desk {
         let Some(mut inbox) = inbox else { return };
         let mut book = desk.parts.holds.shown().book.clone();
         Self::set_to_work(desk, book.unfinished());
-        let types = vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
+        let types =
+            vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
         let mut changes = desk.parts.feed.follow(EventFilter { types, ..EventFilter::default() });
         let mut tokens = desk.parts.callers.changes();
         // A token may have been revoked while otter was down.
@@ -196,8 +211,8 @@ impl Desk {
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
-    /// Refuses a lease that no machine can ever fit, and one for whose preparation and release no machine that fits has
-    /// the snapshots.
+    /// Refuses a lease that no machine can ever fit, and one for whose preparation and release no
+    /// machine that fits has the snapshots.
     ///
     /// # Errors
     /// `no-free-machine` and `not-found`, each with what is missing; `ambiguous-name` if
@@ -224,14 +239,16 @@ impl Desk {
         why.map_or(Ok(()), Err)
     }
 
-    /// Every pool that exists for a caller, by name: with a restricted scope those with a machine in it.
+    /// Every pool that exists for a caller, by name: with a restricted scope those with a machine
+    /// in it.
     pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
         self.parts.machines.picture()?;
         let shown = self.parts.holds.shown();
         let configured = self.parts.pools.0.keys().filter(|_| !caller.scope.is_restricted());
         let mut pools: BTreeMap<String, PoolView> =
             configured.map(|name| (name.clone(), PoolView::empty(name))).collect();
-        let in_scope = |candidate: &Candidate| caller.scope.contains(&candidate.name, &candidate.pools);
+        let in_scope =
+            |candidate: &Candidate| caller.scope.contains(&candidate.name, &candidate.pools);
         for candidate in self.candidates([]).into_iter().filter(in_scope) {
             let held = shown.holder_of(&candidate.identity).is_some();
             let aside = shown
@@ -251,7 +268,8 @@ impl Desk {
             open.lease.state == LeaseState::Queued && visibility.shows_lease(caller, &open.lease)
         };
         for open in shown.book.open().filter(waits) {
-            if let Some(pool) = open.lease.select.pool.as_ref().and_then(|pool| pools.get_mut(pool)) {
+            if let Some(pool) = open.lease.select.pool.as_ref().and_then(|pool| pools.get_mut(pool))
+            {
                 pool.waiting += 1;
             }
         }
@@ -274,7 +292,12 @@ impl Desk {
         then
     }
 
-    async fn taken(&self, book: &mut Book, step: Stepped, actor: &Actor) -> Result<Vec<Then>, Failure> {
+    async fn taken(
+        &self,
+        book: &mut Book,
+        step: Stepped,
+        actor: &Actor,
+    ) -> Result<Vec<Then>, Failure> {
         if let Stepped::Asked(id) = step {
             // Nothing to be kept or shown: those who poll cost no more than this.
             book.asked(id, self.now());
@@ -292,7 +315,8 @@ impl Desk {
             let cause = Cause { actor, renews: None };
             return self.step(book, cause, key, candidates, asked).await;
         }
-        // How a job ended was told once the picture had caught up: a machine that is gone by then fails no preparation.
+        // How a job ended was told once the picture had caught up: a machine that is gone by then
+        // fails no preparation.
         if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
             self.miss(book).await?;
         }
@@ -323,8 +347,9 @@ impl Desk {
             return gone.unwrap_or_default();
         }
         let candidates = self.candidates(book.waiting());
-        let look =
-            |book: &mut Book, now: Now, candidates: &[Candidate]| book.step(Input::Look(candidates), now);
+        let look = |book: &mut Book, now: Now, candidates: &[Candidate]| {
+            book.step(Input::Look(candidates), now)
+        };
         let granted = self.step(book, by_otter(), None, candidates, look).await;
         // If the store refused it, nothing happened; the next change or checkpoint tries again.
         [gone, granted].into_iter().flatten().flatten().collect()
@@ -334,11 +359,13 @@ impl Desk {
     async fn end_refused(&self, book: &mut Book) -> Result<(), Failure> {
         let tokens: BTreeSet<TokenId> = book.waiting().filter_map(|lease| lease.token).collect();
         let standing = |token| (token, self.parts.callers.standing(token));
-        let standings: BTreeMap<TokenId, TokenStanding> = tokens.into_iter().map(standing).collect();
+        let standings: BTreeMap<TokenId, TokenStanding> =
+            tokens.into_iter().map(standing).collect();
         if standings.values().all(|standing| *standing == TokenStanding::InForce) {
             return Ok(());
         }
-        let end = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Tokens(&standings), now);
+        let end =
+            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Tokens(&standings), now);
         self.step(book, by_otter(), None, Vec::new(), end).await.map(drop)
     }
 
@@ -351,7 +378,8 @@ impl Desk {
     /// Finds out which machines are gone.
     async fn miss(&self, book: &mut Book) -> Result<Vec<Then>, Failure> {
         let there = self.machines_there();
-        let miss = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Machines(&there), now);
+        let miss =
+            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Machines(&there), now);
         self.step(book, by_otter(), None, Vec::new(), miss).await
     }
 
@@ -389,18 +417,26 @@ impl Desk {
             return false;
         }
         let there = self.machines_there();
-        let forget = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Forget(&there), now);
+        let forget =
+            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Forget(&there), now);
         self.step(book, by_otter(), None, Vec::new(), forget).await.is_ok()
     }
 
     fn machines_there(&self) -> Vec<MachineIdentity> {
-        self.parts.inventory.picture().machines.iter().map(|record| record.machine.identity()).collect()
+        self.parts
+            .inventory
+            .picture()
+            .machines
+            .iter()
+            .map(|record| record.machine.identity())
+            .collect()
     }
 
     /// Stores and shows the times of the leases by the wall clock as it is now. Returns whether
     /// the store took them.
     async fn clock_jumped(&self, book: &mut Book) -> bool {
-        let jumped = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::ClockJumped, now);
+        let jumped =
+            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::ClockJumped, now);
         self.step(book, by_otter(), None, Vec::new(), jumped).await.is_ok()
     }
 
@@ -450,8 +486,10 @@ impl Desk {
             let machine = lease.machine.as_ref().map(MachineKey::of);
             LeaseChange::new(lease.clone(), machine.map(|machine| machine.0))
         });
-        let machines =
-            changes.machines.iter().map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
+        let machines = changes
+            .machines
+            .iter()
+            .map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
         let step = SaveLeases {
             leases: leases.collect(),
             machines: machines.collect(),
@@ -468,7 +506,8 @@ impl Desk {
         let picture = self.parts.inventory.picture();
         let machine_of = |key: &MachineKey| {
             let machines = picture.machines.iter().map(|record| &record.machine);
-            let found = machines.into_iter().find(|machine| MachineKey::of(&machine.identity()) == *key);
+            let found =
+                machines.into_iter().find(|machine| MachineKey::of(&machine.identity()) == *key);
             found.map(|machine| (machine.id.clone(), machine.name.clone()))
         };
         audited::records(before, changes, cause, self.parts.clock.now(), machine_of)
@@ -483,7 +522,10 @@ impl Desk {
         for (id, lease) in &changes.leases {
             let was = before.get(*id).and_then(|open| open.lease.machine.as_ref());
             machines.extend(
-                [was, lease.machine.as_ref()].into_iter().flatten().map(|machine| machine.id.clone()),
+                [was, lease.machine.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .map(|machine| machine.id.clone()),
             );
         }
         self.parts.feed.publish(changes.leases.values().map(Subject::of_lease));
@@ -493,17 +535,28 @@ impl Desk {
         self.changed.send_replace(());
     }
 
-    /// Every machine, whether it may be granted now, and what it lacks for these leases: none may while the host is away.
+    /// Every machine, whether it may be granted now, and what it lacks for these leases: none may
+    /// while the host is away.
     fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<Candidate> {
         let wanted: BTreeSet<&String> = leases.into_iter().flat_map(wants).collect();
         let connected = self.parts.inventory.session().state == SessionState::Connected;
-        let views = self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
+        let views =
+            self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.record.machine;
             // Of leases and quarantines the book knows itself, and before all others.
             let free = connected
-                && view.not_free_because.iter().all(|reason| matches!(*reason, "leased" | "quarantined"));
-            Candidate::of(machine, view.pools.clone(), free, view.protected || machine.template, &wanted)
+                && view
+                    .not_free_because
+                    .iter()
+                    .all(|reason| matches!(*reason, "leased" | "quarantined"));
+            Candidate::of(
+                machine,
+                view.pools.clone(),
+                free,
+                view.protected || machine.template,
+                &wanted,
+            )
         });
         candidates.collect()
     }
@@ -534,7 +587,8 @@ fn within_limits(book: &Book, lease: &Lease, limits: TokenLimits) -> Result<(), 
 /// The machines that a step would give to somebody.
 fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
-        let held_before = before.get(lease.id).is_some_and(|open| open.lease.grants == lease.grants);
+        let held_before =
+            before.get(lease.id).is_some_and(|open| open.lease.grants == lease.grants);
         lease.state.holds() && !held_before
     });
     new.filter_map(|lease| lease.machine.as_ref().map(|machine| machine.id.clone())).collect()

@@ -226,16 +226,19 @@ mod tests {
             (with(&["windows-*"], &["nightly"]), false),
         ] {
             let machine = candidate();
-            let included = Selection::new(&scope, std::slice::from_ref(&machine)).includes(&machine);
+            let included =
+                Selection::new(&scope, std::slice::from_ref(&machine)).includes(&machine);
             assert_eq!(included, is_got, "{:?}", scope.scope);
         }
     }
 
     #[test]
     fn a_reference_selects_a_machine_only_if_it_is_the_one_in_the_scope() {
-        let other = |id: &str| MachineIdentity { id: MachineId::from_backend(id), ..candidate().identity };
+        let other =
+            |id: &str| MachineIdentity { id: MachineId::from_backend(id), ..candidate().identity };
         let same_name = Candidate { identity: other("17"), pools: Vec::new(), ..candidate() };
-        let named = Select { machine: Some(reference("name:Qubes-4.2 staging")), ..Select::default() };
+        let named =
+            Select { machine: Some(reference("name:Qubes-4.2 staging")), ..Select::default() };
         assert_eq!(selects(&named, &[candidate()]), [true]);
         let both = [candidate(), same_name.clone()];
         assert_eq!(selects(&named, &both), [false, false], "the name is ambiguous");
@@ -251,7 +254,8 @@ mod tests {
     fn the_snapshots_of_the_preparation_and_of_the_release_are_wanted() {
         let plain = lease(1, false, None, crate::service::leases::tests::at(0));
         let with = |prepare: Option<&str>, release: Option<&str>| Lease {
-            prepare: prepare.map(|name| Prepare { snapshot: Some(name.to_owned()), ..Prepare::default() }),
+            prepare: prepare
+                .map(|name| Prepare { snapshot: Some(name.to_owned()), ..Prepare::default() }),
             release: Release { snapshot: release.map(str::to_owned), ..Release::default() },
             ..plain.clone()
         };

@@ -1,7 +1,9 @@
-//! Who holds which machine, to be asked by anybody without waiting; and the gate that every job passes.
+//! Who holds which machine, to be asked by anybody without waiting; and the gate that every job
+//! passes.
 //!
-//! A grant takes its machine here before it looks whether a job is there, and a job takes its place in the queue before
-//! it looks whether the machine is taken: of two that come at one moment one sees the other, and none is overlooked.
+//! A grant takes its machine here before it looks whether a job is there, and a job takes its place
+//! in the queue before it looks whether the machine is taken: of two that come at one moment one
+//! sees the other, and none is overlooked.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,9 +118,8 @@ impl Holds {
         }
         if self.taking().contains(&machine.id) {
             let detail = format!("{} is being leased at this moment.", machine.name);
-            return Err(
-                Failure::new(FailureKind::MachineLeased, detail).of_machine(&machine.id, &machine.name)
-            );
+            return Err(Failure::new(FailureKind::MachineLeased, detail)
+                .of_machine(&machine.id, &machine.name));
         }
         right.caller.may_change(machine)?;
         Ok(Admission::Free)
@@ -145,8 +146,10 @@ impl Shown {
     /// The lease that holds a machine: that very one, and not another which has come to its id.
     #[must_use]
     pub fn holder_of(&self, machine: &MachineIdentity) -> Option<&Open> {
-        let mut holders = self.held.get(&machine.id)?.iter().filter_map(|lease| self.book.get(*lease));
-        holders.find(|open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(machine)))
+        let mut holders =
+            self.held.get(&machine.id)?.iter().filter_map(|lease| self.book.get(*lease));
+        holders
+            .find(|open| open.lease.machine.as_ref().is_some_and(|held| held.agrees_with(machine)))
     }
 
     /// What is kept of a machine.

@@ -5,7 +5,8 @@
 //!                       ▲                                                      │
 //!                       └──────────── how they ended, what changed ◄───────────┘
 //! ```
-//! One task takes the steps, one after the other; whoever reads sees what is committed. `book` is the rules.
+//! One task takes the steps, one after the other; whoever reads sees what is committed. `book` is
+//! the rules.
 
 mod audited;
 pub mod book;
@@ -44,7 +45,9 @@ use crate::domain::access::Role;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
-use crate::domain::lease::{EndReason, Lease, LeaseState, Prepare, Quarantine, Release, Select, Wanted};
+use crate::domain::lease::{
+    EndReason, Lease, LeaseState, Prepare, Quarantine, Release, Select, Wanted,
+};
 use crate::domain::machine::Machine;
 use crate::domain::pool::{Pool, Pools};
 use crate::domain::scope::Scope;
@@ -128,8 +131,10 @@ impl Leases {
     pub async fn load(parts: LeasesParts) -> Result<Self, StorageError> {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let kept = parts.store.kept_machines().await?;
-        let machines: BTreeMap<MachineKey, Kept> =
-            kept.into_iter().map(|(machine, kept)| (MachineKey(machine), Kept::from(kept))).collect();
+        let machines: BTreeMap<MachineKey, Kept> = kept
+            .into_iter()
+            .map(|(machine, kept)| (MachineKey(machine), Kept::from(kept)))
+            .collect();
         let open = parts.store.open_leases().await?;
         let fence_floor = parts.store.fence_floor().await?;
         let last_seen = parts.store.last_seen().await?;
@@ -176,7 +181,11 @@ impl Leases {
     ///
     /// # Errors
     /// The store's.
-    pub async fn get_for(&self, caller: &Caller, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
+    pub async fn get_for(
+        &self,
+        caller: &Caller,
+        id: LeaseId,
+    ) -> Result<Option<LeaseView>, Failure> {
         // A caller that does not see the lease must not keep it waiting.
         if self.0.view(id).is_some_and(|view| self.shown_to(caller, view).is_none()) {
             return Ok(None);
@@ -196,8 +205,8 @@ impl Leases {
         Ok(view.is_some_and(|view| self.shown_to(caller, view).is_some()))
     }
 
-    /// The view as a caller sees it; `None` if the lease does not exist for the caller. A restricted caller's
-    /// position counts only the leases that it sees.
+    /// The view as a caller sees it; `None` if the lease does not exist for the caller. A
+    /// restricted caller's position counts only the leases that it sees.
     #[must_use]
     pub fn shown_to(&self, caller: &Caller, view: LeaseView) -> Option<LeaseView> {
         if !caller.scope.is_restricted() {
@@ -209,12 +218,14 @@ impl Leases {
             return None;
         }
         let counts = |lease: &Lease| visibility.shows_lease(caller, lease);
-        let position =
-            view.position.and_then(|_| parts.holds.shown().book.position_among(view.lease.id, counts));
+        let position = view
+            .position
+            .and_then(|_| parts.holds.shown().book.position_among(view.lease.id, counts));
         Some(LeaseView { position, ..view })
     }
 
-    /// A lease as it is now; none where there is no such lease. Asking counts against its being abandoned.
+    /// A lease as it is now; none where there is no such lease. Asking counts against its being
+    /// abandoned.
     ///
     /// # Errors
     /// The store's.
@@ -225,7 +236,8 @@ impl Leases {
         }
         let mut kept = self.stored(id).await?;
         if kept.as_ref().is_some_and(|lease| !lease.state.is_end()) {
-            // Committed at this very moment: once the desk takes the next order, it is shown, or has ended.
+            // Committed at this very moment: once the desk takes the next order, it is shown, or
+            // has ended.
             self.0.order(Stepped::Asked(id)).await?;
             if let Some(view) = self.0.view(id) {
                 return Ok(Some(view));
@@ -355,7 +367,12 @@ impl Leases {
     ///
     /// # Errors
     /// The store's.
-    pub async fn set_aside(&self, machine: &Machine, reason: String, by: &Caller) -> Result<(), Failure> {
+    pub async fn set_aside(
+        &self,
+        machine: &Machine,
+        reason: String,
+        by: &Caller,
+    ) -> Result<(), Failure> {
         let since = self.0.parts.clock.now();
         let name = by.name.to_string();
         let quarantine = Quarantine { reason, by: name, since, automatic: false, job: None };
@@ -373,9 +390,11 @@ impl Leases {
         self.0.order_by(by.actor(), Stepped::Clear(key, machine.id.clone())).await
     }
 
-    /// Notes in the lease of a machine, if it has one, that an operator acted on it. The audit has the job.
+    /// Notes in the lease of a machine, if it has one, that an operator acted on it. The audit has
+    /// the job.
     pub async fn overridden(&self, machine: &Machine, by: &str, reason: &str) {
-        let holder = self.0.parts.holds.shown().holder_of(&machine.identity()).map(|open| open.lease.id);
+        let holder =
+            self.0.parts.holds.shown().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
             // The job was accepted already, and its acceptance is audited with the reason.
@@ -425,11 +444,16 @@ impl Leases {
         let parts = &self.0.parts;
         let pool = self.pool_of(caller, new.select.pool.as_deref());
         self.allowed(new.ttl, pool)?;
-        let release =
-            new.release.clone().or_else(|| pool.and_then(|pool| pool.release.clone())).unwrap_or_default();
-        let may_keep = caller.role >= Role::Operator || pool.is_some_and(|pool| pool.may_keep_power);
+        let release = new
+            .release
+            .clone()
+            .or_else(|| pool.and_then(|pool| pool.release.clone()))
+            .unwrap_or_default();
+        let may_keep =
+            caller.role >= Role::Operator || pool.is_some_and(|pool| pool.may_keep_power);
         if release.keep_power && !may_keep {
-            let detail = "release.power may be keep only where the pool allows it, or for an operator.";
+            let detail =
+                "release.power may be keep only where the pool allows it, or for an operator.";
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
         Ok(Lease::queued(Wanted {
@@ -454,7 +478,8 @@ impl Leases {
     fn pool_of(&self, caller: &Caller, name: Option<&str>) -> Option<&Pool> {
         let Desk { parts, .. } = &*self.0;
         let visibility = parts.machines.visibility();
-        name.filter(|name| visibility.has_pool(&caller.scope, name)).and_then(|name| parts.pools.get(name))
+        name.filter(|name| visibility.has_pool(&caller.scope, name))
+            .and_then(|name| parts.pools.get(name))
     }
 
     fn allowed(&self, ttl: Duration, pool: Option<&Pool>) -> Result<(), Failure> {
@@ -464,8 +489,11 @@ impl Leases {
         if !ttl.is_zero() && ttl <= longest {
             return Ok(());
         }
-        let detail =
-            format!("ttl is {}; from 1s to {} is allowed.", duration::format(ttl), duration::format(longest));
+        let detail = format!(
+            "ttl is {}; from 1s to {} is allowed.",
+            duration::format(ttl),
+            duration::format(longest)
+        );
         let error = crate::domain::failure::InputError {
             pointer: Some("/ttl".to_owned()),
             parameter: None,

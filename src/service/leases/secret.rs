@@ -1,5 +1,5 @@
-//! The secret of a lease: made from its id by a key that never leaves the state directory, so that it need not be kept
-//! and can be given again to whoever repeats the call that asked for it.
+//! The secret of a lease: made from its id by a key that never leaves the state directory, so that
+//! it need not be kept and can be given again to whoever repeats the call that asked for it.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox};
@@ -48,7 +48,8 @@ mod tests {
     #[test]
     fn a_secret_is_of_one_lease_and_of_one_key() {
         let [one, other] = [1, 2].map(|number| LeaseId::new(Uuid::from_u128(number)));
-        let [secrets, of_another_key] = [1, 2].map(|byte| Secrets::new(SecretBox::new(Box::new([byte; 32]))));
+        let [secrets, of_another_key] =
+            [1, 2].map(|byte| Secrets::new(SecretBox::new(Box::new([byte; 32]))));
         let secret = secrets.of(one);
         assert_eq!(secret.len(), 64);
         assert!(secrets.is_of(one, &secret) && !secrets.is_of(other, &secret));

@@ -39,7 +39,9 @@ impl Stepped {
             Self::Overridden { id, by, reason } => {
                 Input::Overridden { id: *id, by: by.clone(), reason: reason.clone() }
             }
-            Self::SetAside(machine, quarantine, _) => Input::SetAside(machine.clone(), quarantine.clone()),
+            Self::SetAside(machine, quarantine, _) => {
+                Input::SetAside(machine.clone(), quarantine.clone())
+            }
             Self::Clear(machine, _) => Input::Clear(machine.clone()),
         }
     }

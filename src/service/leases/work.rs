@@ -1,4 +1,5 @@
-//! Preparing and releasing: each a job of the engine, started once for each grant, whatever crashes in between.
+//! Preparing and releasing: each a job of the engine, started once for each grant, whatever crashes
+//! in between.
 
 use std::sync::Arc;
 
@@ -33,7 +34,8 @@ impl Desk {
         }
     }
 
-    /// A panic in it is a failure of this lease alone: without a word the lease would stay as it is until the next start.
+    /// A panic in it is a failure of this lease alone: without a word the lease would stay as it is
+    /// until the next start.
     fn take_up(desk: &Arc<Self>, id: LeaseId, state: LeaseState) {
         let (worker, desk) = (Arc::clone(desk), Arc::clone(desk));
         let supervisor = desk.parts.supervisor.clone();
@@ -47,7 +49,8 @@ impl Desk {
             if work.join().await.is_ok() || desk.stop.is_cancelled() {
                 return;
             }
-            let detail = "A fault of otter's own came in between, so nothing is known of the machine.";
+            let detail =
+                "A fault of otter's own came in between, so nothing is known of the machine.";
             let unknown = Err(Failure::new(FailureKind::OutcomeUnknown, detail));
             desk.insist(match state {
                 LeaseState::Preparing => Stepped::Prepared(id, unknown),
@@ -93,7 +96,8 @@ impl Desk {
         }
     }
 
-    /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or otter stops.
+    /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or
+    /// otter stops.
     async fn work(&self, id: LeaseId, while_it_is: LeaseState) -> Option<Result<(), Failure>> {
         let job = loop {
             let lease = self.view(id)?.lease;
@@ -107,11 +111,16 @@ impl Desk {
             });
             let started = match machine {
                 // Not yet read after a start, or gone: then the book hears of that.
-                None => Err(Failure::new(FailureKind::InventoryLoading, "the machine is not in the picture")),
+                None => Err(Failure::new(
+                    FailureKind::InventoryLoading,
+                    "the machine is not in the picture",
+                )),
                 Some(machine) => {
                     // It may have been protected since it was granted.
                     let allowed = self.parts.machines.may_change(&machine);
-                    match allowed.and_then(|()| request(&lease, &machine.record.machine, while_it_is)) {
+                    match allowed
+                        .and_then(|()| request(&lease, &machine.record.machine, while_it_is))
+                    {
                         Ok(request) => self.start(&lease, &machine, request, while_it_is).await,
                         Err(failure) => return Some(Err(failure)),
                     }
@@ -205,7 +214,8 @@ fn request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobReq
         let snapshot = machines::snapshot(machine, wanted)?;
         let snapshots = &machine.snapshots;
         let place = snapshots.items.iter().position(|other| other.id == snapshot.id);
-        let path = place.and_then(|place| snapshots.paths().get(place).cloned()).unwrap_or_default();
+        let path =
+            place.and_then(|place| snapshots.paths().get(place).cloned()).unwrap_or_default();
         Ok(Some((snapshot.id.clone(), path)))
     };
     Ok(match (state, &lease.prepare) {

@@ -13,8 +13,8 @@ use crate::domain::scope::Scope;
 pub const MATCHES_NONE: &str = "matches-none";
 
 impl Machines {
-    /// The names of all pools: those of the configuration, and those in annotations of machines. In a restricted scope
-    /// those that a machine of it is in.
+    /// The names of all pools: those of the configuration, and those in annotations of machines. In
+    /// a restricted scope those that a machine of it is in.
     ///
     /// # Errors
     /// As [`Machines::picture`].
@@ -63,7 +63,11 @@ impl Machines {
     }
 
     /// The part of a request that no machine matches, and why.
-    fn part_without_match(&self, scope: &Scope, select: &Select) -> Result<(&'static str, String), Failure> {
+    fn part_without_match(
+        &self,
+        scope: &Scope,
+        select: &Select,
+    ) -> Result<(&'static str, String), Failure> {
         let Select { machine, name, mac, pool } = select;
         if let Some(pool) = pool {
             let known = self.pool_names(scope)?;
@@ -93,12 +97,16 @@ impl Machines {
             let cards = &view.record.machine.network_cards;
             mac.is_none_or(|mac| cards.iter().any(|card| card.mac_address == Some(mac)))
         };
-        let in_pool = |view: &&MachineView| pool.as_ref().is_none_or(|pool| view.pools.contains(pool));
+        let in_pool =
+            |view: &&MachineView| pool.as_ref().is_none_or(|pool| view.pools.contains(pool));
         let parts: [(&'static str, bool, String); 3] = [
             (
                 "/select/name",
                 views.iter().any(|view| has_name(&view)),
-                format!("no name of a machine contains {}.", shorten(name.as_deref().unwrap_or_default())),
+                format!(
+                    "no name of a machine contains {}.",
+                    shorten(name.as_deref().unwrap_or_default())
+                ),
             ),
             (
                 "/select/mac",
@@ -108,7 +116,10 @@ impl Machines {
             (
                 "/select/pool",
                 views.iter().any(|view| in_pool(&view)),
-                format!("there is no machine in the pool {}.", shorten(pool.as_deref().unwrap_or_default())),
+                format!(
+                    "there is no machine in the pool {}.",
+                    shorten(pool.as_deref().unwrap_or_default())
+                ),
             ),
         ];
         if let Some((pointer, _, why)) = parts.into_iter().find(|(_, matches, _)| !matches) {

@@ -1,7 +1,9 @@
-//! A filter: what it last saw of each object, and at which version of the collector each thing changed.
+//! A filter: what it last saw of each object, and at which version of the collector each thing
+//! changed.
 //!
-//! So any earlier version can be answered from: whatever is newer than it is sent again, which is what a
-//! caller needs whose answer was lost on the way. Only objects that the world says have changed are looked at.
+//! So any earlier version can be answered from: whatever is newer than it is sent again, which is
+//! what a caller needs whose answer was lost on the way. Only objects that the world says have
+//! changed are looked at.
 
 use std::collections::BTreeMap;
 
@@ -99,8 +101,8 @@ impl Filter {
         };
         let before = self.seen.replace(now);
         let mut changed = false;
-        let selection_may_differ =
-            before.is_none_or(|before| before.views != now.views || before.structure != now.structure);
+        let selection_may_differ = before
+            .is_none_or(|before| before.views != now.views || before.structure != now.structure);
         if selection_may_differ {
             let selected = self.spec.select(look)?;
             let stays = |object: &Moref, known: &Known| {
@@ -132,9 +134,12 @@ impl Filter {
         match look.world.changed_since(before.revision) {
             Some(dirty) => {
                 // The pages of event collectors move with the history that the event manager keeps.
-                if before.views != now.views || dirty.iter().any(|object| object.kind == "EventManager") {
+                if before.views != now.views
+                    || dirty.iter().any(|object| object.kind == "EventManager")
+                {
                     let pages = self.objects.iter_mut();
-                    for (object, known) in pages.filter(|(object, _)| object.kind == "EventHistoryCollector")
+                    for (object, known) in
+                        pages.filter(|(object, _)| object.kind == "EventHistoryCollector")
                     {
                         changed |= known.refresh(look, object, version, self.partial);
                     }
@@ -154,14 +159,13 @@ impl Filter {
         Ok(changed)
     }
 
-    /// What is to be told to a caller who knows everything up to a version: leaves first, for an object may
-    /// have left and entered again.
+    /// What is to be told to a caller who knows everything up to a version: leaves first, for an
+    /// object may have left and entered again.
     pub fn pending(&self, since: u64) -> impl Iterator<Item = Pending> + '_ {
-        let left = self
-            .left
-            .iter()
-            .filter(move |left| left.at > since && left.entered <= since)
-            .map(move |left| Pending { object: left.object.clone(), kind: UpdateKind::Leave, since });
+        let left =
+            self.left.iter().filter(move |left| left.at > since && left.entered <= since).map(
+                move |left| Pending { object: left.object.clone(), kind: UpdateKind::Leave, since },
+            );
         let there = self.objects.iter().filter_map(move |(object, known)| {
             let kind = if known.entered > since {
                 UpdateKind::Enter
@@ -189,15 +193,19 @@ impl Filter {
             let entering = pending.kind == UpdateKind::Enter;
             for property in &known.properties {
                 match &property.value {
-                    Ok(Some(value)) if entering => write_change(writer, &property.path, Some(value)),
+                    Ok(Some(value)) if entering => {
+                        write_change(writer, &property.path, Some(value))
+                    }
                     Ok(value) if !entering && property.changed > pending.since => {
                         property.write_modified(writer, value.as_ref(), pending.since);
                     }
                     _ => {}
                 }
             }
-            let missing =
-                known.properties.iter().filter(|property| property.changed > pending.since || entering);
+            let missing = known
+                .properties
+                .iter()
+                .filter(|property| property.changed > pending.since || entering);
             for property in missing {
                 if let Err(fault) = &property.value {
                     write_missing(writer, &property.path, fault);
@@ -219,9 +227,12 @@ impl Filter {
 
 impl Known {
     fn refresh(&mut self, look: Look<'_>, object: &Moref, version: u64, partial: bool) -> bool {
-        let paths: Vec<String> = self.properties.iter().map(|property| property.path.clone()).collect();
+        let paths: Vec<String> =
+            self.properties.iter().map(|property| property.path.clone()).collect();
         let mut changed = false;
-        for (property, (path, value)) in self.properties.iter_mut().zip(evaluate(look, object, &paths)) {
+        for (property, (path, value)) in
+            self.properties.iter_mut().zip(evaluate(look, object, &paths))
+        {
             if property.value == value || is_silent(object.kind, &path) {
                 continue;
             }
@@ -241,8 +252,12 @@ impl Known {
 
 impl Property {
     fn write_modified(&self, writer: &mut Writer, value: Option<&Value>, since: u64) {
-        let parts: Vec<&String> =
-            self.parts.iter().filter(|(_, changed)| **changed > since).map(|(path, _)| path).collect();
+        let parts: Vec<&String> = self
+            .parts
+            .iter()
+            .filter(|(_, changed)| **changed > since)
+            .map(|(path, _)| path)
+            .collect();
         let below: Option<Vec<&str>> =
             parts.iter().map(|path| path.get(self.path.len() + 1..)).collect::<Option<Vec<_>>>();
         match (value, below) {
@@ -262,7 +277,13 @@ fn is_silent(kind: &str, path: &str) -> bool {
 }
 
 /// The deepest paths at which two values differ; a list is one thing.
-fn differences(old: &Value, new: &Value, path: &str, version: u64, into: &mut BTreeMap<String, u64>) {
+fn differences(
+    old: &Value,
+    new: &Value,
+    path: &str,
+    version: u64,
+    into: &mut BTreeMap<String, u64>,
+) {
     let mut open: Vec<(&Value, &Value, String)> = vec![(old, new, path.to_owned())];
     while let Some((old, new, path)) = open.pop() {
         match (old, new) {

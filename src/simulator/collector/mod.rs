@@ -85,8 +85,8 @@ impl Collector {
         self.filters.remove(id).is_some()
     }
 
-    /// What there is to tell to a caller who knows this version, written as the `returnval`. Gives whether
-    /// there was anything; `most` cuts it at this many objects.
+    /// What there is to tell to a caller who knows this version, written as the `returnval`. Gives
+    /// whether there was anything; `most` cuts it at this many objects.
     pub fn updates(
         &mut self,
         look: Look<'_>,
@@ -203,7 +203,11 @@ impl Collector {
     }
 
     /// `RetrieveProperties`: no pages, each object a `returnval` of its own.
-    pub fn retrieve_all(specs: &[FilterSpec], look: Look<'_>, writer: &mut Writer) -> Result<(), Fault> {
+    pub fn retrieve_all(
+        specs: &[FilterSpec],
+        look: Look<'_>,
+        writer: &mut Writer,
+    ) -> Result<(), Fault> {
         for spec in specs {
             let selected = spec.select(look)?;
             if let Some(missing) = selected.missing.first() {

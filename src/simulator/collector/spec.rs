@@ -61,10 +61,13 @@ impl FilterSpec {
                 "propSet" => {
                     let kind = child.child_text("type").unwrap_or_default().to_owned();
                     let all = child.child_text("all").is_some_and(soap::is_true);
-                    let paths: Vec<String> =
-                        child.children_named("pathSet").map(|path| path.text().to_owned()).collect();
+                    let paths: Vec<String> = child
+                        .children_named("pathSet")
+                        .map(|path| path.text().to_owned())
+                        .collect();
                     if schema::fields(&kind).is_some()
-                        && let Some(wrong) = paths.iter().find(|path| !schema::path_exists(&kind, path))
+                        && let Some(wrong) =
+                            paths.iter().find(|path| !schema::path_exists(&kind, path))
                     {
                         return Err(Fault::invalid_property(wrong));
                     }
@@ -88,8 +91,11 @@ impl FilterSpec {
         let mut wanted = false;
         for spec in self.properties.iter().filter(|spec| schema::is_a(kind, &spec.kind)) {
             wanted = true;
-            let all =
-                if spec.all { properties::names(kind).map(str::to_owned).collect() } else { Vec::new() };
+            let all = if spec.all {
+                properties::names(kind).map(str::to_owned).collect()
+            } else {
+                Vec::new()
+            };
             for path in all.into_iter().chain(spec.paths.iter().cloned()) {
                 if !paths.contains(&path) {
                     paths.push(path);
@@ -99,7 +105,8 @@ impl FilterSpec {
         wanted.then_some(paths)
     }
 
-    /// The objects that it reaches now and that are wanted, and those named ones that are not there.
+    /// The objects that it reaches now and that are wanted, and those named ones that are not
+    /// there.
     pub fn select(&self, look: Look<'_>) -> Result<Selected, Fault> {
         let mut selected = Selected::default();
         let mut paths: HashMap<&'static str, Option<Vec<String>>> = HashMap::new();
@@ -110,7 +117,8 @@ impl FilterSpec {
             }
             let mut seen: HashSet<(Moref, usize)> = HashSet::new();
             let mut take = |object: &Moref| {
-                let kind_paths = paths.entry(object.kind).or_insert_with(|| self.paths_of(object.kind));
+                let kind_paths =
+                    paths.entry(object.kind).or_insert_with(|| self.paths_of(object.kind));
                 if kind_paths.is_some() {
                     let at = selected.objects.len();
                     selected.objects.entry(object.clone()).or_insert(at);
@@ -123,7 +131,9 @@ impl FilterSpec {
             while let Some((object, steps)) = open.pop() {
                 for step in steps {
                     let traversal = &spec.traversals[*step];
-                    if !schema::is_a(object.kind, &traversal.kind) || !seen.insert((object.clone(), *step)) {
+                    if !schema::is_a(object.kind, &traversal.kind)
+                        || !seen.insert((object.clone(), *step))
+                    {
                         continue;
                     }
                     for target in follow(look, &object, &traversal.path)? {
@@ -162,11 +172,13 @@ impl Selected {
 
 impl ObjectSpec {
     fn read(element: Element<'_>) -> Result<Self, Fault> {
-        let object = element.child("obj").ok_or_else(|| Fault::invalid_argument("objectSet.obj"))?;
+        let object =
+            element.child("obj").ok_or_else(|| Fault::invalid_argument("objectSet.obj"))?;
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut steps: Vec<Vec<Step>> = Vec::new();
         let mut traversals: Vec<Traversal> = Vec::new();
-        // Each entry is a place in `steps`, 0 for the object itself, and the element that holds its selectSets.
+        // Each entry is a place in `steps`, 0 for the object itself, and the element that holds its
+        // selectSets.
         let mut open: Vec<(usize, Element<'_>)> = vec![(0, element)];
         steps.push(Vec::new());
         while let Some((place, holder)) = open.pop() {
@@ -199,9 +211,9 @@ impl ObjectSpec {
             for step in place {
                 next.push(match step {
                     Step::Known(at) => at,
-                    Step::Named(name) => {
-                        *names.get(&name).ok_or_else(|| Fault::invalid_argument("selectSet.name"))?
-                    }
+                    Step::Named(name) => *names
+                        .get(&name)
+                        .ok_or_else(|| Fault::invalid_argument("selectSet.name"))?,
                 });
             }
             resolved.push(next);

@@ -16,7 +16,8 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
             let mut collector = collector(call)?;
             let world = &call.state.world;
             let most = request.call().descend(&["filter", "maxCount"]);
-            let most = most.map_or(Ok(usize::MAX), |most| page_size(most.text(), "filter.maxCount"))?;
+            let most =
+                most.map_or(Ok(usize::MAX), |most| page_size(most.text(), "filter.maxCount"))?;
             let found = collector.read_next(world, most);
             soap::returns(method, &properties::events(world, found), "Event")
         }
@@ -40,7 +41,8 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         }
         "ResetCollector" => {
             let state = &mut *call.state;
-            let session = state.sessions.get_mut(call.cookie).ok_or_else(Fault::not_authenticated)?;
+            let session =
+                state.sessions.get_mut(call.cookie).ok_or_else(Fault::not_authenticated)?;
             if let Some(collector) = session.history_mut(target) {
                 collector.reset(&state.world);
             }
@@ -49,8 +51,10 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "ReadNextEvents" | "ReadPreviousEvents" => {
             let most = page_size(request.required("maxCount")?, "maxCount")?;
             let state = &mut *call.state;
-            let session = state.sessions.get_mut(call.cookie).ok_or_else(Fault::not_authenticated)?;
-            let collector = session.history_mut(target).ok_or_else(|| Fault::not_found(&request.target))?;
+            let session =
+                state.sessions.get_mut(call.cookie).ok_or_else(Fault::not_authenticated)?;
+            let collector =
+                session.history_mut(target).ok_or_else(|| Fault::not_found(&request.target))?;
             let read = match method {
                 "ReadNextEvents" => collector.read_next(&state.world, most),
                 _ => collector.read_previous(&state.world, most),
@@ -68,7 +72,8 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
 
 /// A collector of what the call filters for.
 fn collector(call: &Call<'_>) -> Result<EventCollector, Fault> {
-    let filter = call.request.call().child("filter").ok_or_else(|| Fault::invalid_argument("filter"))?;
+    let filter =
+        call.request.call().child("filter").ok_or_else(|| Fault::invalid_argument("filter"))?;
     Ok(EventCollector::new(EventFilter::read(filter)?))
 }
 

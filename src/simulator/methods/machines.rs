@@ -21,7 +21,8 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
             note_guest(call, MachineEvent::GuestRebooted)?;
         }
         "AnswerVM" => {
-            let (question, choice) = (request.required("questionId")?, request.required("answerChoice")?);
+            let (question, choice) =
+                (request.required("questionId")?, request.required("answerChoice")?);
             call.state.world.answer(target, question, choice)?;
         }
         "RenameSnapshot" => {
@@ -71,11 +72,14 @@ fn operation(request: &Request) -> Result<Option<Operation>, Fault> {
             memory: request.is_set("memory"),
             quiesce: request.is_set("quiesce"),
         },
-        "RevertToSnapshot_Task" => Operation::RevertToSnapshot { snapshot: target, suppress_power_on },
-        "RevertToCurrentSnapshot_Task" => Operation::RevertToCurrentSnapshot { suppress_power_on },
-        "RemoveSnapshot_Task" => {
-            Operation::RemoveSnapshot { snapshot: target, children: request.is_set("removeChildren") }
+        "RevertToSnapshot_Task" => {
+            Operation::RevertToSnapshot { snapshot: target, suppress_power_on }
         }
+        "RevertToCurrentSnapshot_Task" => Operation::RevertToCurrentSnapshot { suppress_power_on },
+        "RemoveSnapshot_Task" => Operation::RemoveSnapshot {
+            snapshot: target,
+            children: request.is_set("removeChildren"),
+        },
         "RemoveAllSnapshots_Task" => Operation::RemoveAllSnapshots,
         _ => return Ok(None),
     }))

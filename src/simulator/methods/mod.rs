@@ -60,16 +60,22 @@ fn login(shared: &Shared, request: &Request, context: &CallContext) -> Outcome {
     let ids = (shared.clock.uuid(), shared.clock.uuid());
     let mut state = shared.lock();
     let now = state.world.now();
-    let (Ok(user), Ok(password)) = (request.required("userName"), request.required("password")) else {
+    let (Ok(user), Ok(password)) = (request.required("userName"), request.required("password"))
+    else {
         return Outcome { result: Err(Fault::invalid_argument("userName")), cookie: None };
     };
     let password = SecretString::from(password);
-    let caller =
-        Caller { cookie: context.cookie.as_deref(), address: &context.address, agent: &context.agent };
+    let caller = Caller {
+        cookie: context.cookie.as_deref(),
+        address: &context.address,
+        agent: &context.agent,
+    };
     let login = state.sessions.login(&caller, (user, password.expose_secret()), ids, now);
     let refused = Happening::LoginRefused { address: context.address.clone() };
-    let begun =
-        state.sessions.get(Some(&login.cookie)).map(|session| (session.user_session(), session.beginning()));
+    let begun = state
+        .sessions
+        .get(Some(&login.cookie))
+        .map(|session| (session.user_session(), session.beginning()));
     let (result, event) = match (login.result, begun) {
         (Ok(()), Some((session, event))) => {
             (soap::returns("Login", &Value::Object(session), "UserSession"), event)
@@ -110,7 +116,8 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
     }
 }
 
-/// A call of a session on an object that is there. Each group of methods answers `None` to those of others.
+/// A call of a session on an object that is there. Each group of methods answers `None` to those of
+/// others.
 struct Call<'a> {
     state: &'a mut State,
     request: &'a Request,
@@ -146,10 +153,16 @@ fn without_session(state: &mut State, request: &Request) -> Result<String, Fault
             let specs = read_specs(request)?;
             if specs.iter().all(|spec| spec.objects().all(anonymous)) {
                 return soap::answer(method, |writer| match method {
-                    "RetrieveProperties" => Collector::retrieve_all(&specs, look(state, None), writer),
-                    _ => {
-                        Collector::default().retrieve(&specs, look(state, None), None, String::new(), writer)
+                    "RetrieveProperties" => {
+                        Collector::retrieve_all(&specs, look(state, None), writer)
                     }
+                    _ => Collector::default().retrieve(
+                        &specs,
+                        look(state, None),
+                        None,
+                        String::new(),
+                        writer,
+                    ),
                 });
             }
             match state.faults.session_loss {

@@ -17,7 +17,8 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         }
         "RetrievePropertiesEx" => {
             let specs = read_specs(request)?;
-            let page = smaller(number(request, &["options", "maxObjects"])?, call.state.faults.page_limit);
+            let page =
+                smaller(number(request, &["options", "maxObjects"])?, call.state.faults.page_limit);
             with_collector(call.state, cookie, target, |collector, look| {
                 soap::answer(method, |writer| collector.retrieve(&specs, look, page, id, writer))
             })
@@ -30,17 +31,24 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         }
         "CancelRetrievePropertiesEx" => {
             let token = request.required("token")?;
-            with_collector(call.state, cookie, target, |collector, _| collector.cancel_retrieve(token))?;
+            with_collector(call.state, cookie, target, |collector, _| {
+                collector.cancel_retrieve(token)
+            })?;
             soap::void(method)
         }
         "CreateFilter" => {
-            let spec = request.call().child("spec").ok_or_else(|| Fault::invalid_argument("spec"))?;
+            let spec =
+                request.call().child("spec").ok_or_else(|| Fault::invalid_argument("spec"))?;
             let spec = FilterSpec::read(spec)?;
             let partial = request.is_set("partialUpdates");
             with_collector(call.state, cookie, target, |collector, look| {
                 collector.create_filter(id.clone(), spec, partial, look)
             })?;
-            soap::returns(method, &Value::Reference(Moref::new("PropertyFilter", id)), "PropertyFilter")
+            soap::returns(
+                method,
+                &Value::Reference(Moref::new("PropertyFilter", id)),
+                "PropertyFilter",
+            )
         }
         "DestroyPropertyFilter" => {
             call.session()?.remove_filter(target);
@@ -48,7 +56,11 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         }
         "CreatePropertyCollector" => {
             call.session()?.put_collector(&id, Collector::default());
-            soap::returns(method, &Value::Reference(Moref::new("PropertyCollector", id)), "PropertyCollector")
+            soap::returns(
+                method,
+                &Value::Reference(Moref::new("PropertyCollector", id)),
+                "PropertyCollector",
+            )
         }
         "DestroyPropertyCollector" => {
             call.session()?.remove_collector(target);
@@ -64,7 +76,9 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "CheckForUpdates" => {
             let known = request.text("version").unwrap_or_default();
             with_collector(call.state, cookie, target, |collector, look| {
-                soap::answer(method, |writer| collector.updates(look, known, None, writer).map(|_| ()))
+                soap::answer(method, |writer| {
+                    collector.updates(look, known, None, writer).map(|_| ())
+                })
             })
         }
         _ => return Ok(None),

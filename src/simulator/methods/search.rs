@@ -48,9 +48,9 @@ pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
 fn by_inventory_path(world: &World, path: &str) -> Option<Moref> {
     let mut at = Moref::new("Folder", "ha-folder-root");
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {
-        at = properties::children(world, &at)
-            .into_iter()
-            .find(|child| properties::name_of(world, child).is_some_and(|name| same_name(&name, segment)))?;
+        at = properties::children(world, &at).into_iter().find(|child| {
+            properties::name_of(world, child).is_some_and(|name| same_name(&name, segment))
+        })?;
     }
     Some(at)
 }

@@ -15,7 +15,9 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "RetrieveServiceContent" => {
             soap::returns(method, &properties::content(&call.state.world), "ServiceContent")
         }
-        "CurrentTime" => soap::returns(method, &Value::Time(call.state.world.now().wall), "dateTime"),
+        "CurrentTime" => {
+            soap::returns(method, &Value::Time(call.state.world.now().wall), "dateTime")
+        }
         "Fetch" => fetch(call.look(), request),
         "Logout" => {
             let ended = call.state.sessions.logout(call.cookie);
@@ -28,12 +30,14 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
             soap::void(method)
         }
         "AcquireCloneTicket" | "CloneSession" | "SessionIsActive" => Err(Fault::not_implemented()),
-        "FindByUuid" | "FindByInventoryPath" | "FindByDatastorePath" | "FindByIp" | "FindByDnsName" => {
-            match search::find(&call.state.world, request)?.into_iter().next() {
-                Some(found) => soap::returns(method, &Value::Reference(found), "ManagedEntity"),
-                None => soap::void(method),
-            }
-        }
+        "FindByUuid"
+        | "FindByInventoryPath"
+        | "FindByDatastorePath"
+        | "FindByIp"
+        | "FindByDnsName" => match search::find(&call.state.world, request)?.into_iter().next() {
+            Some(found) => soap::returns(method, &Value::Reference(found), "ManagedEntity"),
+            None => soap::void(method),
+        },
         "FindAllByUuid" | "FindAllByIp" | "FindAllByDnsName" => {
             let found = search::find(&call.state.world, request)?;
             soap::returns(method, &references(found), "ManagedEntity")

@@ -20,17 +20,25 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
             }
             let (types, recursive) = (request.texts("type"), request.is_set("recursive"));
             call.session()?.add_view(&id, View::Container { container, types, recursive });
-            soap::returns(method, &Value::Reference(Moref::new("ContainerView", id)), "ContainerView")
+            soap::returns(
+                method,
+                &Value::Reference(Moref::new("ContainerView", id)),
+                "ContainerView",
+            )
         }
         "CreateListView" => {
             let objects = request.morefs("obj")?;
-            if let Some(missing) = objects.iter().find(|object| !properties::exists(call.look(), object)) {
+            if let Some(missing) =
+                objects.iter().find(|object| !properties::exists(call.look(), object))
+            {
                 return Err(Fault::not_found(missing));
             }
             call.session()?.add_view(&id, View::List(objects));
             soap::returns(method, &Value::Reference(Moref::new("ListView", id)), "ListView")
         }
-        "ModifyListView" => change_list(call, &request.morefs("add")?, &request.morefs("remove")?, false),
+        "ModifyListView" => {
+            change_list(call, &request.morefs("add")?, &request.morefs("remove")?, false)
+        }
         "ResetListView" => change_list(call, &request.morefs("obj")?, &[], true),
         "DestroyView" => {
             call.session()?.remove_view(&request.target.id);
@@ -42,7 +50,12 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
 }
 
 /// Changes a list; what could not be found is answered.
-fn change_list(call: &mut Call<'_>, add: &[Moref], remove: &[Moref], reset: bool) -> Result<String, Fault> {
+fn change_list(
+    call: &mut Call<'_>,
+    add: &[Moref],
+    remove: &[Moref],
+    reset: bool,
+) -> Result<String, Fault> {
     let (add, unresolved): (Vec<&Moref>, Vec<&Moref>) =
         add.iter().partition(|object| properties::exists(call.look(), object));
     let list = call.target().id.clone();
@@ -54,5 +67,9 @@ fn change_list(call: &mut Call<'_>, add: &[Moref], remove: &[Moref], reset: bool
             }
         }
     }
-    soap::returns(&call.request.method, &references(unresolved.into_iter().cloned()), "ManagedObject")
+    soap::returns(
+        &call.request.method,
+        &references(unresolved.into_iter().cloned()),
+        "ManagedObject",
+    )
 }

@@ -1,4 +1,5 @@
-//! `WaitForUpdatesEx` and `WaitForUpdates`: block until there is something to tell, without polling.
+//! `WaitForUpdatesEx` and `WaitForUpdates`: block until there is something to tell, without
+//! polling.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,11 @@ use crate::simulator::Shared;
 use crate::simulator::fault::Fault;
 use crate::simulator::soap::{self, Request};
 
-pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext) -> Result<String, Fault> {
+pub async fn run(
+    shared: &Arc<Shared>,
+    request: &Request,
+    context: &CallContext,
+) -> Result<String, Fault> {
     let longest = longest_wait(request)?;
     let deadline = longest.map(|longest| shared.clock.elapsed() + longest);
     let mut changes = shared.changes();
@@ -40,7 +45,8 @@ pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext)
 
 /// `maxWaitSeconds`: 0 is one look, and a negative one is illegal.
 fn longest_wait(request: &Request) -> Result<Option<Duration>, Fault> {
-    let text = request.call().descend(&["options", "maxWaitSeconds"]).map(|element| element.text().trim());
+    let text =
+        request.call().descend(&["options", "maxWaitSeconds"]).map(|element| element.text().trim());
     match text {
         None | Some("") => Ok(None),
         Some(text) => match text.parse() {
@@ -61,7 +67,11 @@ struct Pending<'a> {
 }
 
 impl<'a> Pending<'a> {
-    fn begin(shared: &'a Arc<Shared>, request: &'a Request, context: &'a CallContext) -> Result<Self, Fault> {
+    fn begin(
+        shared: &'a Arc<Shared>,
+        request: &'a Request,
+        context: &'a CallContext,
+    ) -> Result<Self, Fault> {
         let cookie = context.cookie.as_deref();
         let mut state = shared.lock();
         let now = state.world.now();
@@ -75,8 +85,9 @@ impl<'a> Pending<'a> {
             }
             _ => None,
         };
-        let cancelled =
-            with_collector(&mut state, cookie, &request.target.id, |collector, _| Ok(collector.cancelled))?;
+        let cancelled = with_collector(&mut state, cookie, &request.target.id, |collector, _| {
+            Ok(collector.cancelled)
+        })?;
         if let Some(session) = state.sessions.get_mut(cookie) {
             session.waits += 1;
         }
@@ -91,15 +102,19 @@ impl<'a> Pending<'a> {
         }
         let known = self.request.text("version").unwrap_or_default();
         let mut something = false;
-        let answer = with_collector(&mut state, self.cookie, &self.request.target.id, |collector, look| {
-            if collector.cancelled != self.cancelled {
-                return Err(Fault::new("RequestCanceled", "The request was canceled by a user."));
-            }
-            soap::answer(&self.request.method, |writer| {
-                something = collector.updates(look, known, self.most, writer)?;
-                Ok(())
-            })
-        })?;
+        let answer =
+            with_collector(&mut state, self.cookie, &self.request.target.id, |collector, look| {
+                if collector.cancelled != self.cancelled {
+                    return Err(Fault::new(
+                        "RequestCanceled",
+                        "The request was canceled by a user.",
+                    ));
+                }
+                soap::answer(&self.request.method, |writer| {
+                    something = collector.updates(look, known, self.most, writer)?;
+                    Ok(())
+                })
+            })?;
         Ok(something.then_some(answer))
     }
 }

@@ -13,14 +13,18 @@ pub fn of(machine: &Machine) -> Vec<Object> {
             .with("deviceInfo", description(label, label))
             .with("busNumber", bus)
     };
-    let on_pci = [500, 12_000, 1_000].into_iter().chain(machine.network_cards.iter().map(|card| card.key));
+    let on_pci =
+        [500, 12_000, 1_000].into_iter().chain(machine.network_cards.iter().map(|card| card.key));
     let on_sio = machine.serial_ports.iter().map(|port| port.key);
     let mut devices = vec![
         controller("VirtualIDEController", 200, "IDE 0", 0),
         controller("VirtualIDEController", 201, "IDE 1", 1),
-        controller("VirtualPS2Controller", 300, "PS2 controller 0", 0).with("device", keys(vec![600, 700])),
-        controller("VirtualPCIController", 100, "PCI controller 0", 0).with("device", keys(on_pci.collect())),
-        controller("VirtualSIOController", 400, "SIO controller 0", 0).with("device", keys(on_sio.collect())),
+        controller("VirtualPS2Controller", 300, "PS2 controller 0", 0)
+            .with("device", keys(vec![600, 700])),
+        controller("VirtualPCIController", 100, "PCI controller 0", 0)
+            .with("device", keys(on_pci.collect())),
+        controller("VirtualSIOController", 400, "SIO controller 0", 0)
+            .with("device", keys(on_sio.collect())),
         attached("VirtualKeyboard", 600, "Keyboard", None, 300, 0),
         attached("VirtualPointingDevice", 700, "Pointing device", Some(pointing_backing()), 300, 1),
         attached("VirtualMachineVideoCard", 500, "Video card ", None, 100, 0)
@@ -38,9 +42,12 @@ pub fn of(machine: &Machine) -> Vec<Object> {
             .with("scsiCtlrUnitNumber", 7),
         disk(machine),
     ];
-    devices
-        .extend(machine.network_cards.iter().enumerate().map(|(at, card)| network_card(machine, at, card)));
-    devices.extend(machine.serial_ports.iter().enumerate().map(|(at, port)| serial_port(machine, at, port)));
+    devices.extend(
+        machine.network_cards.iter().enumerate().map(|(at, card)| network_card(machine, at, card)),
+    );
+    devices.extend(
+        machine.serial_ports.iter().enumerate().map(|(at, port)| serial_port(machine, at, port)),
+    );
     devices
 }
 
@@ -104,7 +111,10 @@ fn network_card(machine: &Machine, at: usize, card: &NetworkCard) -> Object {
         .with("key", card.key)
         .with("deviceInfo", description(format!("Network adapter {}", at + 1), &card.network))
         .with("backing", backing)
-        .with("connectable", connectable(card.connected && machine.power == PowerState::On, card.connected))
+        .with(
+            "connectable",
+            connectable(card.connected && machine.power == PowerState::On, card.connected),
+        )
         .with("controllerKey", 100)
         .with("unitNumber", card.key - 4_000 + 7)
         .with("addressType", if generated { "generated" } else { "manual" })

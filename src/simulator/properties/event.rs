@@ -26,9 +26,19 @@ const fn kind(
 
 /// Every type of event that this host knows.
 const KINDS: &[Kind] = &[
-    kind("UserLoginSessionEvent", "Login", "info", "User {userName}@{ipAddress} logged in as {userAgent}"),
+    kind(
+        "UserLoginSessionEvent",
+        "Login",
+        "info",
+        "User {userName}@{ipAddress} logged in as {userAgent}",
+    ),
     kind("UserLogoutSessionEvent", "Logout", "info", "User {userName}@{ipAddress} logged out"),
-    kind("BadUsernameSessionEvent", "Refused login", "error", "Cannot log in {userName}@{ipAddress}"),
+    kind(
+        "BadUsernameSessionEvent",
+        "Refused login",
+        "error",
+        "Cannot log in {userName}@{ipAddress}",
+    ),
     kind("TaskEvent", "Task", "info", "Task: {info.descriptionId}"),
     kind("VmStartingEvent", "Machine starts", "info", "{vm.name} on {host.name} is starting"),
     kind("VmPoweredOnEvent", "Machine on", "info", "{vm.name} on {host.name} is powered on"),
@@ -43,9 +53,24 @@ const KINDS: &[Kind] = &[
     ),
     kind("VmSuspendedEvent", "Machine asleep", "info", "{vm.name} on {host.name} is suspended"),
     kind("VmResumingEvent", "Machine waking", "info", "{vm.name} on {host.name} is being resumed"),
-    kind("VmGuestShutdownEvent", "Guest shut down", "info", "The guest of {vm.name} is asked to shut down"),
-    kind("VmGuestRebootEvent", "Guest restarted", "info", "The guest of {vm.name} is asked to restart"),
-    kind("VmMessageEvent", "Message of a machine", "info", "Message on {vm.name} on {host.name}: {message}"),
+    kind(
+        "VmGuestShutdownEvent",
+        "Guest shut down",
+        "info",
+        "The guest of {vm.name} is asked to shut down",
+    ),
+    kind(
+        "VmGuestRebootEvent",
+        "Guest restarted",
+        "info",
+        "The guest of {vm.name} is asked to restart",
+    ),
+    kind(
+        "VmMessageEvent",
+        "Message of a machine",
+        "info",
+        "Message on {vm.name} on {host.name}: {message}",
+    ),
     kind("VmRemovedEvent", "Machine removed", "info", "{vm.name} on {host.name} is removed"),
 ];
 
@@ -96,8 +121,14 @@ pub fn object(world: &World, event: &HostEvent) -> Object {
         .with("chainId", *chain)
         .with("createdTime", *at)
         .with("userName", user)
-        .with("datacenter", place("DatacenterEventArgument", "datacenter", "ha-datacenter", datacenter))
-        .with("computeResource", place("ComputeResourceEventArgument", "computeResource", host, resource))
+        .with(
+            "datacenter",
+            place("DatacenterEventArgument", "datacenter", "ha-datacenter", datacenter),
+        )
+        .with(
+            "computeResource",
+            place("ComputeResourceEventArgument", "computeResource", host, resource),
+        )
         .with("host", place("HostEventArgument", "host", host, Moref::new("HostSystem", "ha-host")))
         .with("vm", machine.as_ref().map(subject))
         .with("fullFormattedMessage", message(world, event));
@@ -154,7 +185,8 @@ fn with_details(object: Object, machine: Option<&Subject>, what: &Happening) -> 
         Happening::LoginRefused { address } => object.with("ipAddress", address),
         Happening::Machine(_) => object.with("template", template),
         Happening::Asked { message_id, text } => {
-            let asked = Object::new("VirtualMachineMessage").with("id", message_id).with("text", text);
+            let asked =
+                Object::new("VirtualMachineMessage").with("id", message_id).with("text", text);
             object
                 .with("template", template)
                 .with("message", text)
@@ -167,17 +199,21 @@ fn with_details(object: Object, machine: Option<&Subject>, what: &Happening) -> 
 /// The format of the type, filled in.
 fn message(world: &World, event: &HostEvent) -> String {
     let format = kind_of(&event.what).map_or("", |kind| kind.format);
-    let mut filled = format.replace("{userName}", &event.user).replace("{host.name}", &world.host.name);
+    let mut filled =
+        format.replace("{userName}", &event.user).replace("{host.name}", &world.host.name);
     if let Some(machine) = &event.machine {
         filled = filled.replace("{vm.name}", &escape_vim(&machine.name));
     }
     match &event.what {
-        Happening::LoggedIn { address, agent, .. } | Happening::LoggedOut { address, agent, .. } => {
+        Happening::LoggedIn { address, agent, .. }
+        | Happening::LoggedOut { address, agent, .. } => {
             filled.replace("{ipAddress}", address).replace("{userAgent}", agent)
         }
         Happening::LoginRefused { address } => filled.replace("{ipAddress}", address),
         Happening::Asked { text, .. } => filled.replace("{message}", text),
-        Happening::Task(task) => filled.replace("{info.descriptionId}", task.operation.description_id()),
+        Happening::Task(task) => {
+            filled.replace("{info.descriptionId}", task.operation.description_id())
+        }
         Happening::Machine(_) => filled,
     }
 }

@@ -55,7 +55,9 @@ fn datacenter(world: &World, name: &str) -> Option<Value> {
         "datastore" => Some(references(datastores(world))),
         "network" => Some(references([Moref::new("Network", NETWORK)])),
         "configuration" => Some(Value::Object(Object::new("DatacenterConfigInfo"))),
-        other => entity_property(other, "ha-datacenter", Some(Moref::new("Folder", "ha-folder-root"))),
+        other => {
+            entity_property(other, "ha-datacenter", Some(Moref::new("Folder", "ha-folder-root")))
+        }
     }
 }
 
@@ -81,7 +83,9 @@ fn compute_resource(world: &World, name: &str) -> Option<Value> {
         "configurationEx" => Some(Value::Object(
             Object::new("ComputeResourceConfigInfo").with("vmSwapPlacement", "vmDirectory"),
         )),
-        other => entity_property(other, &world.host.name, Some(Moref::new("Folder", "ha-folder-host"))),
+        other => {
+            entity_property(other, &world.host.name, Some(Moref::new("Folder", "ha-folder-host")))
+        }
     }
 }
 
@@ -108,7 +112,9 @@ fn resource_pool(world: &World, name: &str) -> Option<Value> {
             .with("limit", -1_i64)
             .with(
                 "shares",
-                Object::new("SharesInfo").with("shares", 9_000).with("level", word("SharesLevel", "custom")),
+                Object::new("SharesInfo")
+                    .with("shares", 9_000)
+                    .with("level", word("SharesLevel", "custom")),
             )
     };
     let config = || {
@@ -129,7 +135,11 @@ fn resource_pool(world: &World, name: &str) -> Option<Value> {
                 .with("config", config())
                 .with("runtime", runtime()),
         )),
-        other => entity_property(other, "Resources", Some(Moref::new("ComputeResource", "ha-compute-res"))),
+        other => entity_property(
+            other,
+            "Resources",
+            Some(Moref::new("ComputeResource", "ha-compute-res")),
+        ),
     }
 }
 
@@ -148,9 +158,11 @@ fn host(world: &World, name: &str) -> Option<Value> {
                 .with("host", Moref::new("HostSystem", "ha-host"))
                 .with("product", service::about(world)),
         )),
-        other => {
-            entity_property(other, &world.host.name, Some(Moref::new("ComputeResource", "ha-compute-res")))
-        }
+        other => entity_property(
+            other,
+            &world.host.name,
+            Some(Moref::new("ComputeResource", "ha-compute-res")),
+        ),
     }
 }
 
@@ -209,7 +221,9 @@ fn network(world: &World, name: &str) -> Option<Value> {
         )),
         "host" => Some(references([Moref::new("HostSystem", "ha-host")])),
         "vm" => Some(machines(world)),
-        other => entity_property(other, "VM Network", Some(Moref::new("Folder", "ha-folder-network"))),
+        other => {
+            entity_property(other, "VM Network", Some(Moref::new("Folder", "ha-folder-network")))
+        }
     }
 }
 
@@ -257,7 +271,11 @@ fn datastore(world: &World, datastore: &Datastore, name: &str) -> Option<Value> 
                 .with("nativeSnapshotSupported", false)
                 .with("topLevelDirectoryCreateSupported", true),
         )),
-        other => entity_property(other, &datastore.name, Some(Moref::new("Folder", "ha-folder-datastore"))),
+        other => entity_property(
+            other,
+            &datastore.name,
+            Some(Moref::new("Folder", "ha-folder-datastore")),
+        ),
     }
 }
 
@@ -279,11 +297,13 @@ fn datastore_info(world: &World, datastore: &Datastore) -> Object {
             .with("capacity", datastore.capacity_bytes)
     };
     if let Some((host, path)) = &datastore.remote {
-        let nas = volume(Object::new("HostNasVolume")).with("remoteHost", host).with("remotePath", path);
+        let nas =
+            volume(Object::new("HostNasVolume")).with("remoteHost", host).with("remotePath", path);
         return with_common(Object::new("NasDatastoreInfo")).with("nas", nas);
     }
-    let extent =
-        Object::new("HostScsiDiskPartition").with("diskName", "t10.ATA_____simulated").with("partition", 8);
+    let extent = Object::new("HostScsiDiskPartition")
+        .with("diskName", "t10.ATA_____simulated")
+        .with("partition", 8);
     let vmfs = volume(Object::new("HostVmfsVolume"))
         .with("blockSizeMb", 1)
         .with("blockSize", 1_024)

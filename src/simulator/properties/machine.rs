@@ -25,14 +25,19 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
         "layoutEx" => machine.is_readable().then(|| Value::Object(layout(world, machine))),
         "storage" => Some(Value::Object(
             Object::new("VirtualMachineStorageInfo")
-                .with("perDatastoreUsage", list("VirtualMachineUsageOnDatastore", vec![usage(machine)]))
+                .with(
+                    "perDatastoreUsage",
+                    list("VirtualMachineUsageOnDatastore", vec![usage(machine)]),
+                )
                 .with("timestamp", world.now().wall),
         )),
         "guestHeartbeatStatus" => Some(word("ManagedEntityStatus", heartbeat(machine))),
         "recentTask" => {
             Some(references(world.recent_tasks(&machine.id).map(super::super::world::Task::moref)))
         }
-        "name" | "parent" => entity_property(name, &machine.name, Some(Moref::new("Folder", "ha-folder-vm"))),
+        "name" | "parent" => {
+            entity_property(name, &machine.name, Some(Moref::new("Folder", "ha-folder-vm")))
+        }
         other => entity_property(other, &machine.name, None),
     }
 }
@@ -43,7 +48,8 @@ pub fn snapshot_property(world: &World, id: &str, name: &str) -> Option<Value> {
         "config" => machine.is_readable().then(|| Value::Object(config(world, machine))),
         "vm" => Some(Value::Reference(Moref::new("VirtualMachine", machine.id.clone()))),
         "childSnapshot" => {
-            let below = machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == Some(id));
+            let below =
+                machine.snapshots.iter().filter(|snapshot| snapshot.parent.as_deref() == Some(id));
             Some(references(below.map(moref_of)))
         }
         "value" => Some(list("CustomFieldValue", Vec::new())),
@@ -138,7 +144,9 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("swapPlacement", "inherit")
         .with(
             "bootOptions",
-            Object::new("VirtualMachineBootOptions").with("bootDelay", 0_i64).with("enterBIOSSetup", false),
+            Object::new("VirtualMachineBootOptions")
+                .with("bootDelay", 0_i64)
+                .with("enterBIOSSetup", false),
         )
         .with("vAssertsEnabled", false)
         .with("changeTrackingEnabled", false)
@@ -152,8 +160,9 @@ fn config(world: &World, machine: &Machine) -> Object {
 
 /// Nothing reserved, no limit, and as many shares as `normal` gives.
 fn allocation(shares: i32) -> Object {
-    let shares =
-        Object::new("SharesInfo").with("shares", shares).with("level", word("SharesLevel", "normal"));
+    let shares = Object::new("SharesInfo")
+        .with("shares", shares)
+        .with("level", word("SharesLevel", "normal"));
     Object::new("ResourceAllocationInfo")
         .with("reservation", 0_i64)
         .with("expandableReservation", false)
@@ -161,7 +170,8 @@ fn allocation(shares: i32) -> Object {
         .with("shares", shares)
 }
 
-/// What can be done with any machine here: all but what VMs of long ago had, and what needs devices that none has.
+/// What can be done with any machine here: all but what VMs of long ago had, and what needs devices
+/// that none has.
 fn capability() -> Object {
     const LACKING: [&str; 8] = [
         "consolePreferencesSupported",
@@ -174,14 +184,17 @@ fn capability() -> Object {
         "seSparseDiskSupported",
     ];
     let declared = schema::fields("VirtualMachineCapability").unwrap_or_default();
-    let told = declared.iter().filter(|field| field.occurs == Occurs::Once && field.type_name == "boolean");
+    let told = declared
+        .iter()
+        .filter(|field| field.occurs == Occurs::Once && field.type_name == "boolean");
     told.fold(Object::new("VirtualMachineCapability"), |object, field| {
         object.with(field.name, !LACKING.contains(&field.name))
     })
 }
 
 fn extra_config(machine: &Machine) -> Vec<Object> {
-    let option = |key: &str, value: &str| Object::new("OptionValue").with("key", key).with("value", value);
+    let option =
+        |key: &str, value: &str| Object::new("OptionValue").with("key", key).with("value", value);
     let mut options = vec![
         option("nvram", &format!("{}.nvram", machine.name)),
         option("svga.present", "TRUE"),
@@ -225,8 +238,9 @@ fn question(question: &Question) -> Object {
     let choice = Object::new("ChoiceOption")
         .with("choiceInfo", list("ElementDescription", choices.collect()))
         .with("defaultIndex", question.default_choice);
-    let message =
-        Object::new("VirtualMachineMessage").with("id", &question.message_id).with("text", &question.text);
+    let message = Object::new("VirtualMachineMessage")
+        .with("id", &question.message_id)
+        .with("text", &question.text);
     Object::new("VirtualMachineQuestionInfo")
         .with("id", &question.id)
         .with("text", format!("{}: {}", question.message_id, question.text))
@@ -323,7 +337,8 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("unshared", machine.disk_bytes)
         .with("timestamp", machine.created_at);
     let on = machine.power == PowerState::On;
-    let uptime = machine.booted_at.map_or(0, |booted| world.now().wall.as_second() - booted.as_second());
+    let uptime =
+        machine.booted_at.map_or(0, |booted| world.now().wall.as_second() - booted.as_second());
     let quick = Object::new("VirtualMachineQuickStats")
         .with("overallCpuUsage", if on { 240 } else { 0 })
         .with("guestMemoryUsage", if on { machine.memory_mb / 8 } else { 0 })
@@ -373,7 +388,12 @@ fn layout(world: &World, machine: &Machine) -> Object {
     ];
     let mut snapshots = Vec::new();
     for (key, snapshot) in (5..).zip(&machine.snapshots) {
-        files.push(file(key, &format!("-Snapshot{}.vmsn", snapshot.number), "snapshotData", 30_000));
+        files.push(file(
+            key,
+            &format!("-Snapshot{}.vmsn", snapshot.number),
+            "snapshotData",
+            30_000,
+        ));
         snapshots.push(
             Object::new("VirtualMachineFileLayoutExSnapshotLayout")
                 .with("key", moref_of(snapshot))
@@ -415,7 +435,8 @@ fn snapshot_info(machine: &Machine) -> Option<Object> {
         let children = below.get(&Some(snapshot.id.as_str())).into_iter().flatten();
         open.extend(children.rev().map(|child| (depth + 1, *child)));
     }
-    let current = machine.current_snapshot.clone().map(|id| Moref::new("VirtualMachineSnapshot", id));
+    let current =
+        machine.current_snapshot.clone().map(|id| Moref::new("VirtualMachineSnapshot", id));
     Some(
         Object::new("VirtualMachineSnapshotInfo")
             .with("currentSnapshot", current)

@@ -1,7 +1,7 @@
 //! What a managed object's properties are at this moment, whole, as typed values.
 //!
-//! Readers descend from a whole top-level property to the path that was asked. Property by property, the
-//! objects of one host:
+//! Readers descend from a whole top-level property to the path that was asked. Property by
+//! property, the objects of one host:
 //!
 //! ```text
 //! ha-folder-root ─ ha-datacenter ─┬ ha-folder-vm ── machines ── snapshots, tasks
@@ -105,9 +105,11 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
             "value" => Some(list("CustomFieldValue", Vec::new())),
             _ => None,
         },
-        "ContainerView" | "ListView" | "EventHistoryCollector" | "PropertyFilter" | "PropertyCollector" => {
-            look.session?.property(look.world, object, name)
-        }
+        "ContainerView"
+        | "ListView"
+        | "EventHistoryCollector"
+        | "PropertyFilter"
+        | "PropertyCollector" => look.session?.property(look.world, object, name),
         "Folder"
         | "Datacenter"
         | "ComputeResource"
@@ -127,7 +129,12 @@ pub fn names(kind: &str) -> impl Iterator<Item = &'static str> {
 
 /// What a container holds, by kind and depth, in the order of the inventory.
 #[must_use]
-pub fn contained(world: &World, container: &Moref, types: &[String], recursive: bool) -> Vec<Moref> {
+pub fn contained(
+    world: &World,
+    container: &Moref,
+    types: &[String],
+    recursive: bool,
+) -> Vec<Moref> {
     let mut found = Vec::new();
     let mut open = vec![container.clone()];
     while let Some(at) = open.pop() {
@@ -146,12 +153,15 @@ pub fn contained(world: &World, container: &Moref, types: &[String], recursive: 
 /// What is right below a container, in the order of the inventory.
 #[must_use]
 pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
-    let of_machines = || world.machines().map(|machine| Moref::new("VirtualMachine", machine.id.clone()));
+    let of_machines =
+        || world.machines().map(|machine| Moref::new("VirtualMachine", machine.id.clone()));
     match parent.id.as_str() {
         "ha-folder-root" => vec![Moref::new("Datacenter", "ha-datacenter")],
-        "ha-datacenter" => ["ha-folder-vm", "ha-folder-host", "ha-folder-datastore", "ha-folder-network"]
-            .map(|id| Moref::new("Folder", id))
-            .to_vec(),
+        "ha-datacenter" => {
+            ["ha-folder-vm", "ha-folder-host", "ha-folder-datastore", "ha-folder-network"]
+                .map(|id| Moref::new("Folder", id))
+                .to_vec()
+        }
         "ha-folder-vm" => of_machines().collect(),
         "ha-folder-host" => vec![Moref::new("ComputeResource", "ha-compute-res")],
         "ha-folder-datastore" => inventory::datastores(world).collect(),

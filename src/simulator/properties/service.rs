@@ -16,8 +16,8 @@ const fn singleton(field: &'static str, kind: &'static str, id: &'static str) ->
     Singleton { kind, id, field }
 }
 
-/// Those of an ESX, by its own names and in the order of `ServiceContent`; it has no alarm, scheduled task,
-/// extension or custom field managers.
+/// Those of an ESX, by its own names and in the order of `ServiceContent`; it has no alarm,
+/// scheduled task, extension or custom field managers.
 pub const SINGLETONS: &[Singleton] = &[
     singleton("", "ServiceInstance", "ServiceInstance"),
     singleton("rootFolder", "Folder", "ha-folder-root"),
@@ -36,7 +36,11 @@ pub const SINGLETONS: &[Singleton] = &[
     singleton("licenseManager", "LicenseManager", "ha-license-manager"),
     singleton("searchIndex", "SearchIndex", "ha-searchindex"),
     singleton("fileManager", "FileManager", "ha-nfc-file-manager"),
-    singleton("datastoreNamespaceManager", "DatastoreNamespaceManager", "ha-datastore-namespace-manager"),
+    singleton(
+        "datastoreNamespaceManager",
+        "DatastoreNamespaceManager",
+        "ha-datastore-namespace-manager",
+    ),
     singleton("virtualDiskManager", "VirtualDiskManager", "ha-vdiskmanager"),
     singleton("ovfManager", "OvfManager", "ha-ovf-manager"),
     singleton("dvSwitchManager", "DistributedVirtualSwitchManager", "ha-dvsmanager"),
@@ -98,9 +102,11 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
         ("TaskManager", "recentTask") => Some(references(world.tasks().map(Task::moref))),
         ("TaskManager" | "EventManager", "maxCollector") => Some(Value::Int(32)),
         ("EventManager", "description") => Some(Value::Object(event::description())),
-        ("EventManager", "latestEvent") => {
-            world.history().events().next_back().map(|newest| Value::Object(event::object(world, newest)))
-        }
+        ("EventManager", "latestEvent") => world
+            .history()
+            .events()
+            .next_back()
+            .map(|newest| Value::Object(event::object(world, newest))),
         ("TaskManager", "description") => Some(Value::Object(task::description())),
         ("ViewManager", "viewList") => {
             Some(references(look.session.into_iter().flat_map(LookingSession::views)))
@@ -108,10 +114,14 @@ pub fn property(look: Look<'_>, object: &Moref, name: &str) -> Option<Value> {
         ("OptionManager", "setting") => Some(list("OptionValue", Vec::new())),
         ("OptionManager", "supportedOption") => Some(list("OptionDef", Vec::new())),
         ("AuthorizationManager", "roleList") => Some(list("AuthorizationRole", roles())),
-        ("LicenseManager", "licenses") => Some(list("LicenseManagerLicenseInfo", vec![licence(world)])),
+        ("LicenseManager", "licenses") => {
+            Some(list("LicenseManagerLicenseInfo", vec![licence(world)]))
+        }
         ("LicenseManager", "licensedEdition") => Some(Value::Text(edition(world).to_owned())),
         ("LicenseManager", "sourceAvailable") => Some(Value::Boolean(true)),
-        ("LicenseManager", "evaluation") => Some(Value::Object(Object::new("LicenseManagerEvaluationInfo"))),
+        ("LicenseManager", "evaluation") => {
+            Some(Value::Object(Object::new("LicenseManagerEvaluationInfo")))
+        }
         _ => None,
     }
 }

@@ -25,7 +25,8 @@ pub fn info(task: &Task) -> Object {
         .with("eventChainId", task.number)
 }
 
-/// `TaskDescription`: what there is to do, in which states it may be, and for which reasons it is done.
+/// `TaskDescription`: what there is to do, in which states it may be, and for which reasons it is
+/// done.
 pub fn description() -> Object {
     const METHODS: [(&str, &str); 10] = [
         ("VirtualMachine.powerOn", "Power on a machine"),
@@ -47,11 +48,17 @@ pub fn description() -> Object {
     Object::new("TaskDescription")
         .with(
             "methodInfo",
-            list("ElementDescription", METHODS.map(|told| element("ElementDescription", told)).to_vec()),
+            list(
+                "ElementDescription",
+                METHODS.map(|told| element("ElementDescription", told)).to_vec(),
+            ),
         )
         .with(
             "state",
-            list("ElementDescription", states.map(|told| element("ElementDescription", told)).to_vec()),
+            list(
+                "ElementDescription",
+                states.map(|told| element("ElementDescription", told)).to_vec(),
+            ),
         )
         .with(
             "reason",

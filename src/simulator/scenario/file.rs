@@ -163,18 +163,23 @@ impl File {
     /// Makes the host of it, or says what is wrong and where.
     pub fn check(self) -> Result<Scenario, ScenarioError> {
         let Self { host, datastores, machines, faults } = self;
-        let datastores: Vec<Datastore> = datastores.into_iter().map(DatastoreEntry::convert).collect();
+        let datastores: Vec<Datastore> =
+            datastores.into_iter().map(DatastoreEntry::convert).collect();
         let mut checked: Vec<Machine> = Vec::with_capacity(machines.len());
         for (at, entry) in machines.into_iter().enumerate() {
             let path = format!("machines[{at}]");
             if checked.iter().any(|known| known.id == entry.id) {
-                return Err(invalid(format!("{path}.id"), format!("the id {:?} is used twice", entry.id)));
+                return Err(invalid(
+                    format!("{path}.id"),
+                    format!("the id {:?} is used twice", entry.id),
+                ));
             }
             checked.push(entry.convert(&path, &datastores)?);
         }
         let mut mishaps = Vec::with_capacity(faults.len());
         for (at, entry) in faults.into_iter().enumerate() {
-            mishaps.push(entry.check().map_err(|message| invalid(format!("faults[{at}]"), message))?);
+            mishaps
+                .push(entry.check().map_err(|message| invalid(format!("faults[{at}]"), message))?);
         }
         Ok(Scenario { host, datastores, machines: checked, faults: mishaps })
     }
@@ -233,7 +238,10 @@ impl MachineEntry {
             question,
         } = self;
         let Some(on) = datastores.iter().find(|known| known.name == datastore) else {
-            return Err(invalid(format!("{path}.datastore"), format!("there is no datastore {datastore:?}")));
+            return Err(invalid(
+                format!("{path}.datastore"),
+                format!("there is no datastore {datastore:?}"),
+            ));
         };
         let directory = directory.unwrap_or_else(|| name.clone());
         let file = name.replace('/', "_");
@@ -251,7 +259,9 @@ impl MachineEntry {
             disk_bytes: disk_gb << 30,
             nested_virtualization,
             bios_uuid: bios_uuid.unwrap_or_else(|| derived_uuid("bios", &id)).to_string(),
-            instance_uuid: instance_uuid.unwrap_or_else(|| derived_uuid("instance", &id)).to_string(),
+            instance_uuid: instance_uuid
+                .unwrap_or_else(|| derived_uuid("instance", &id))
+                .to_string(),
             network_cards: network_cards.into_iter().zip(4000..).map(CardEntry::convert).collect(),
             guest: tools.map_or_else(Guest::without_tools, ToolsEntry::convert),
             ..plain_machine(&id, &name)
@@ -265,7 +275,8 @@ impl MachineEntry {
         }
         if let Some(entry) = question {
             let (question, pending) = entry.convert();
-            let place = if pending { &mut machine.question } else { &mut machine.question_at_power_on };
+            let place =
+                if pending { &mut machine.question } else { &mut machine.question_at_power_on };
             *place = Some(question);
         }
         Ok(machine)
@@ -300,10 +311,14 @@ impl SerialEntry {
         let Self { pipe, endpoint, uri, direction, proxy, file, device } = self;
         match (pipe, uri, file, device) {
             (Some(name), None, None, None) => Ok(SerialBacking::Pipe { name, endpoint }),
-            (None, Some(service), None, None) => Ok(SerialBacking::Uri { service, direction, proxy }),
+            (None, Some(service), None, None) => {
+                Ok(SerialBacking::Uri { service, direction, proxy })
+            }
             (None, None, Some(path), None) => Ok(SerialBacking::File { path }),
             (None, None, None, Some(name)) => Ok(SerialBacking::Device { name }),
-            _ => Err(invalid(path.to_owned(), "one of pipe, uri, file, device is wanted".to_owned())),
+            _ => {
+                Err(invalid(path.to_owned(), "one of pipe, uri, file, device is wanted".to_owned()))
+            }
         }
     }
 }
@@ -329,19 +344,25 @@ impl SnapshotEntry {
         let parent = match parent {
             Some(parent) => {
                 let id = format!("{}-snapshot-{parent}", machine.id);
-                let message = "a parent stands before its children, and there is none of this number";
-                machine.snapshot(&id).ok_or_else(|| invalid(format!("{path}.parent"), message.to_owned()))?;
+                let message =
+                    "a parent stands before its children, and there is none of this number";
+                machine
+                    .snapshot(&id)
+                    .ok_or_else(|| invalid(format!("{path}.parent"), message.to_owned()))?;
                 Some(id)
             }
             None => None,
         };
         if machine.snapshots.iter().any(|known| known.number == number) {
-            return Err(invalid(format!("{path}.number"), format!("the number {number} is used twice")));
+            return Err(invalid(
+                format!("{path}.number"),
+                format!("the number {number} is used twice"),
+            ));
         }
         let at = match created_at {
-            Some(text) => text
-                .parse()
-                .map_err(|error: jiff::Error| invalid(format!("{path}.created_at"), error.to_string()))?,
+            Some(text) => text.parse().map_err(|error: jiff::Error| {
+                invalid(format!("{path}.created_at"), error.to_string())
+            })?,
             None => machine.created_at,
         };
         machine.next_snapshot = number;
@@ -350,7 +371,8 @@ impl SnapshotEntry {
             made.description = description;
             made.quiesced = quiesced;
         }
-        machine.next_snapshot = machine.snapshots.iter().map(|known| known.number).max().unwrap_or(0) + 1;
+        machine.next_snapshot =
+            machine.snapshots.iter().map(|known| known.number).max().unwrap_or(0) + 1;
         if current {
             machine.current_snapshot = Some(id);
         }

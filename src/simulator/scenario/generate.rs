@@ -11,7 +11,8 @@ use crate::simulator::world::{
 };
 
 impl Machine {
-    /// A machine that is off, with nothing on it, for tests to build on. It is on the datastore of this moref.
+    /// A machine that is off, with nothing on it, for tests to build on. It is on the datastore of
+    /// this moref.
     #[must_use]
     pub fn bare(id: &str, name: &str, datastore: &Datastore) -> Self {
         Self {
@@ -81,7 +82,8 @@ pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
     } else {
         machine.nested_virtualization = true;
         machine.memory_mb = 16_384;
-        let pipe = SerialBacking::Pipe { name: format!("/tmp/{name}"), endpoint: "server".to_owned() };
+        let pipe =
+            SerialBacking::Pipe { name: format!("/tmp/{name}"), endpoint: "server".to_owned() };
         machine.serial_ports.push(SerialPort { key: 9000, backing: pipe });
     }
     if number.is_multiple_of(10) {
@@ -89,7 +91,8 @@ pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
     }
     let at = machine.created_at;
     let base = machine.add_snapshot(None, "base", PowerState::Off, at);
-    machine.current_snapshot = Some(machine.add_snapshot(Some(&base), "kickstart", PowerState::Off, at));
+    machine.current_snapshot =
+        Some(machine.add_snapshot(Some(&base), "kickstart", PowerState::Off, at));
     machine
 }
 

@@ -64,16 +64,16 @@ impl Scenario {
 
     /// Reads a scenario from a file.
     pub async fn from_file(path: &Path) -> Result<Self, ScenarioError> {
-        let text = tokio::fs::read_to_string(path)
-            .await
-            .map_err(|source| ScenarioError::Unreadable { path: path.display().to_string(), source })?;
+        let text = tokio::fs::read_to_string(path).await.map_err(|source| {
+            ScenarioError::Unreadable { path: path.display().to_string(), source }
+        })?;
         Self::from_toml(&text)
     }
 
     /// Reads a scenario from its text. An unknown key is an error that names its path.
     pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
-        let reader =
-            toml::Deserializer::parse(text).map_err(|error| ScenarioError::Syntax(error.to_string()))?;
+        let reader = toml::Deserializer::parse(text)
+            .map_err(|error| ScenarioError::Syntax(error.to_string()))?;
         let file: File =
             serde_path_to_error::deserialize(reader).map_err(|error| ScenarioError::Invalid {
                 path: error.path().to_string(),
@@ -82,12 +82,14 @@ impl Scenario {
         file.check()
     }
 
-    /// A host with this many machines: most without tools, every third a runner with an address, each tenth
-    /// running.
+    /// A host with this many machines: most without tools, every third a runner with an address,
+    /// each tenth running.
     #[must_use]
     pub fn generated(machines: usize) -> Self {
-        let datastores = vec![generate::datastore("5f2c7a10-0c8e1b2a-7d31-0050569c0001", "datastore1")];
-        let machines = (1..=machines).map(|number| generate::machine(number, &datastores[0])).collect();
+        let datastores =
+            vec![generate::datastore("5f2c7a10-0c8e1b2a-7d31-0050569c0001", "datastore1")];
+        let machines =
+            (1..=machines).map(|number| generate::machine(number, &datastores[0])).collect();
         Self { host: HostSettings::default(), datastores, machines, faults: Vec::new() }
     }
 

@@ -1,4 +1,5 @@
-//! What guests do by themselves: tools that start late, addresses that come later still and stay too long.
+//! What guests do by themselves: tools that start late, addresses that come later still and stay
+//! too long.
 
 use std::time::Duration;
 
@@ -36,7 +37,8 @@ impl World {
         Ok(())
     }
 
-    /// In the stepped pace: lets every guest do what it would do next. Gives how many did something.
+    /// In the stepped pace: lets every guest do what it would do next. Gives how many did
+    /// something.
     pub fn step_guests(&mut self) -> usize {
         let waiting = std::mem::take(&mut self.waiting);
         let (guests, others): (Vec<_>, Vec<_>) =

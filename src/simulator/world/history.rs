@@ -1,4 +1,5 @@
-//! What has happened on the host, as its event manager tells it: the newest thousand things, oldest first.
+//! What has happened on the host, as its event manager tells it: the newest thousand things, oldest
+//! first.
 //!
 //! hostd keeps this in memory alone, so it is empty after a restart.
 
@@ -17,7 +18,8 @@ const KEPT: usize = 1_000;
 pub struct HostEvent {
     /// Counts events; never used again.
     pub key: i32,
-    /// What the events of one operation have in common: the number of its task, else the event's own key.
+    /// What the events of one operation have in common: the number of its task, else the event's
+    /// own key.
     pub chain: i32,
     pub at: Timestamp,
     /// Empty where the host or a guest did it.
@@ -134,12 +136,19 @@ impl World {
 
     fn note_of_machine(&mut self, id: &str, user: &str, what: Happening) {
         let running = self.running_task(id).map(|task| (task.user.clone(), task.number));
-        let (user, chain) = running.map_or((user.to_owned(), None), |(user, chain)| (user, Some(chain)));
+        let (user, chain) =
+            running.map_or((user.to_owned(), None), |(user, chain)| (user, Some(chain)));
         let subject = self.machine(id).map(Subject::of);
         self.note(user, chain, subject, what);
     }
 
-    fn note(&mut self, user: String, chain: Option<i32>, machine: Option<Subject>, what: Happening) {
+    fn note(
+        &mut self,
+        user: String,
+        chain: Option<i32>,
+        machine: Option<Subject>,
+        what: Happening,
+    ) {
         self.history.last_key += 1;
         let key = self.history.last_key;
         let at = self.now.wall;

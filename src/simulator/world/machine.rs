@@ -216,7 +216,10 @@ mod tests {
     fn children_of_a_removed_snapshot_move_up_and_the_current_one_is_its_parent() {
         let mut machine = machine();
         machine.remove_snapshot("16-snapshot-2", false);
-        assert_eq!(machine.snapshot("16-snapshot-3").unwrap().parent.as_deref(), Some("16-snapshot-1"));
+        assert_eq!(
+            machine.snapshot("16-snapshot-3").unwrap().parent.as_deref(),
+            Some("16-snapshot-1")
+        );
         machine.remove_snapshot("16-snapshot-3", false);
         assert_eq!(machine.current_snapshot.as_deref(), Some("16-snapshot-1"));
     }

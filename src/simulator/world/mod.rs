@@ -1,4 +1,5 @@
-//! The simulated host as a pure state machine: no I/O, no clock of its own; what happens when is an event.
+//! The simulated host as a pure state machine: no I/O, no clock of its own; what happens when is an
+//! event.
 //!
 //! ```text
 //! a call ──► start_task / shut_down_guest / … ──► events (task steps, guest) ──► advance(now) ──► changes
@@ -169,9 +170,11 @@ impl World {
                 break;
             }
             let event = entry.remove();
-            // What follows from an event is counted from when it was due, however late somebody looks.
+            // What follows from an event is counted from when it was due, however late somebody
+            // looks.
             let late = now.elapsed.saturating_sub(due);
-            self.now = Moment { wall: now.wall.checked_sub(late).unwrap_or(now.wall), elapsed: due };
+            self.now =
+                Moment { wall: now.wall.checked_sub(late).unwrap_or(now.wall), elapsed: due };
             self.happen(event);
         }
         self.now = now;

@@ -1,4 +1,5 @@
-//! Power: which state a method wants, what it makes of the machine, and questions that hold a power-on.
+//! Power: which state a method wants, what it makes of the machine, and questions that hold a
+//! power-on.
 
 use super::{Choice, Machine, MachineEvent, Operation, PowerState, Question, World};
 use crate::simulator::fault::Fault;
@@ -105,9 +106,12 @@ impl World {
 
     pub(super) fn check_licence(&self) -> Result<(), Fault> {
         if self.rules.read_only_account {
-            return Err(Fault::new("NoPermission", "Permission to perform this operation was denied.")
-                .with("object", Moref::new("Folder", "ha-folder-vm"))
-                .with("privilegeId", "VirtualMachine.Interact.PowerOn"));
+            return Err(Fault::new(
+                "NoPermission",
+                "Permission to perform this operation was denied.",
+            )
+            .with("object", Moref::new("Folder", "ha-folder-vm"))
+            .with("privilegeId", "VirtualMachine.Interact.PowerOn"));
         }
         if self.rules.read_only_licence { Err(Fault::restricted_version()) } else { Ok(()) }
     }

@@ -14,22 +14,31 @@ const DEEPEST_SNAPSHOT: usize = 32;
 
 impl World {
     /// Starts an operation on a machine for a user, and gives its task.
-    pub fn start_task(&mut self, id: &str, operation: Operation, user: &str) -> Result<Moref, Fault> {
+    pub fn start_task(
+        &mut self,
+        id: &str,
+        operation: Operation,
+        user: &str,
+    ) -> Result<Moref, Fault> {
         self.check_licence()?;
         let machine = self.existing(id)?;
         let (name, template) = (machine.name.clone(), machine.template);
         if !machine.is_readable() {
-            return Err(Fault::new("InvalidState", "The operation is not allowed in the current state."));
+            return Err(Fault::new(
+                "InvalidState",
+                "The operation is not allowed in the current state.",
+            ));
         }
-        if template && matches!(operation, Operation::PowerOn | Operation::Reset | Operation::Suspend) {
+        if template
+            && matches!(operation, Operation::PowerOn | Operation::Reset | Operation::Suspend)
+        {
             return Err(Fault::not_supported());
         }
         if let Operation::CreateSnapshot { name, .. } = &operation
             && (name.is_empty() || name.chars().count() > 80)
         {
-            return Err(
-                Fault::new("InvalidName", format!("The name '{name}' is invalid.")).with("name", name)
-            );
+            return Err(Fault::new("InvalidName", format!("The name '{name}' is invalid."))
+                .with("name", name));
         }
         if let Some(running) = self.running_task(id) {
             return Err(Fault::task_in_progress(&running.id));
@@ -71,9 +80,14 @@ impl World {
 
     /// `CancelTask`
     pub fn cancel_task(&mut self, id: &str) -> Result<(), Fault> {
-        let Some(task) = self.task(id) else { return Err(Fault::not_found(&Moref::new("Task", id))) };
+        let Some(task) = self.task(id) else {
+            return Err(Fault::not_found(&Moref::new("Task", id)));
+        };
         if task.state.is_end() {
-            return Err(Fault::new("InvalidState", "The operation is not allowed in the current state."));
+            return Err(Fault::new(
+                "InvalidState",
+                "The operation is not allowed in the current state.",
+            ));
         }
         if !task.operation.cancelable() {
             return Err(Fault::not_supported());
@@ -101,7 +115,8 @@ impl World {
         self.task_order.iter().filter_map(|id| self.task(id))
     }
 
-    /// Every task, in the order of their ids, those too that go on although hostd has forgotten them.
+    /// Every task, in the order of their ids, those too that go on although hostd has forgotten
+    /// them.
     pub fn every_task(&self) -> impl Iterator<Item = &Task> {
         self.tasks.values()
     }
@@ -128,7 +143,8 @@ impl World {
                 return self.end_task(id, Err(fault));
             }
             let power = self.machine(&machine).map(|machine| machine.power.clone());
-            if let Some(event) = power.and_then(|power| MachineEvent::beginning(&operation, &power)) {
+            if let Some(event) = power.and_then(|power| MachineEvent::beginning(&operation, &power))
+            {
                 self.note_machine(&machine, "", event);
             }
         }
@@ -160,7 +176,8 @@ impl World {
         self.planned_failures.push((method, fault));
     }
 
-    /// hostd was restarted: what it had in memory is gone. What runs goes on unseen, or stops where it is.
+    /// hostd was restarted: what it had in memory is gone. What runs goes on unseen, or stops where
+    /// it is.
     pub fn restart_hostd(&mut self, go_on: bool) {
         self.forget_tasks(go_on);
         self.forget_history();
@@ -248,10 +265,14 @@ impl World {
     /// Half way, a power-on asks what the machine has to ask, and waits.
     fn hold_for_question(&mut self, id: &str, machine: &str, step: usize) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
-        if task.operation != Operation::PowerOn || task.asking != Asking::NotYet || STEPS[step] != Some(50) {
+        if task.operation != Operation::PowerOn
+            || task.asking != Asking::NotYet
+            || STEPS[step] != Some(50)
+        {
             return false;
         }
-        let Some(question) = self.machine(machine).and_then(|machine| machine.question_at_power_on.clone())
+        let Some(question) =
+            self.machine(machine).and_then(|machine| machine.question_at_power_on.clone())
         else {
             return false;
         };
@@ -267,7 +288,8 @@ impl World {
 
     fn check_snapshots(machine: &super::Machine, operation: &Operation) -> Result<(), Fault> {
         match operation {
-            Operation::RevertToSnapshot { snapshot, .. } | Operation::RemoveSnapshot { snapshot, .. }
+            Operation::RevertToSnapshot { snapshot, .. }
+            | Operation::RemoveSnapshot { snapshot, .. }
                 if machine.snapshot(snapshot).is_none() =>
             {
                 Err(Fault::not_found(&Moref::new("VirtualMachineSnapshot", snapshot.clone())))
@@ -288,7 +310,8 @@ impl World {
 
     /// Does what the task was for.
     fn finish(&mut self, machine: &str, operation: &Operation) -> Result<Option<Value>, Fault> {
-        let planned = self.planned_failures.iter().position(|(method, _)| *method == operation.method());
+        let planned =
+            self.planned_failures.iter().position(|(method, _)| *method == operation.method());
         if let Some(at) = planned {
             return Err(self.planned_failures.remove(at).1);
         }

@@ -39,8 +39,17 @@ pub struct InputErrorDocument {
 impl From<&Failure> for FailureDocument {
     fn from(failure: &Failure) -> Self {
         // Of a request that is refused, which is never kept.
-        let Failure { kind, detail, fault, machine, job, lease, candidates, errors, retry_after: _ } =
-            failure;
+        let Failure {
+            kind,
+            detail,
+            fault,
+            machine,
+            job,
+            lease,
+            candidates,
+            errors,
+            retry_after: _,
+        } = failure;
         Self {
             kind: kind.code().to_owned(),
             detail: detail.clone(),
@@ -70,11 +79,16 @@ impl TryFrom<FailureDocument> for Failure {
     type Error = DocumentError;
 
     fn try_from(failure: FailureDocument) -> Result<Self, DocumentError> {
-        let FailureDocument { kind, detail, fault, machine, job, lease, candidates, errors } = failure;
+        let FailureDocument { kind, detail, fault, machine, job, lease, candidates, errors } =
+            failure;
         Ok(Self {
             kind: word("kind of failure", kind, FailureKind::parse)?,
             detail,
-            fault: fault.map(|FaultDocument { name, message, details }| Fault { name, message, details }),
+            fault: fault.map(|FaultDocument { name, message, details }| Fault {
+                name,
+                message,
+                details,
+            }),
             machine: machine.map(|(id, name)| (MachineId::from_backend(id), name)),
             job: job.map(job_id).transpose()?,
             lease: lease.map(lease_id).transpose()?,

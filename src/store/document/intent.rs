@@ -83,7 +83,9 @@ impl From<&Intent> for IntentDocument {
 impl TryFrom<IntentDocument> for Intent {
     type Error = DocumentError;
 
-    fn try_from(IntentDocument { call, before, asked }: IntentDocument) -> Result<Self, DocumentError> {
+    fn try_from(
+        IntentDocument { call, before, asked }: IntentDocument,
+    ) -> Result<Self, DocumentError> {
         Ok(Self { call: call.into(), before: before.try_into()?, asked })
     }
 }
@@ -100,12 +102,14 @@ impl From<&HostCall> for CallDocument {
             HostCall::Answer { question, choice } => {
                 Self::Answer { question: question.to_string(), choice: choice.clone() }
             }
-            HostCall::CreateSnapshot { name, description, memory, quiesce } => Self::CreateSnapshot {
-                name: name.clone(),
-                description: description.clone(),
-                memory: *memory,
-                quiesce: *quiesce,
-            },
+            HostCall::CreateSnapshot { name, description, memory, quiesce } => {
+                Self::CreateSnapshot {
+                    name: name.clone(),
+                    description: description.clone(),
+                    memory: *memory,
+                    quiesce: *quiesce,
+                }
+            }
             HostCall::RevertToSnapshot { snapshot, suppress_power_on } => Self::RevertToSnapshot {
                 snapshot: snapshot.to_string(),
                 suppress_power_on: *suppress_power_on,
@@ -139,15 +143,20 @@ impl From<CallDocument> for HostCall {
                 Self::CreateSnapshot { name, description, memory, quiesce }
             }
             CallDocument::RevertToSnapshot { snapshot, suppress_power_on } => {
-                Self::RevertToSnapshot { snapshot: SnapshotId::from_backend(snapshot), suppress_power_on }
+                Self::RevertToSnapshot {
+                    snapshot: SnapshotId::from_backend(snapshot),
+                    suppress_power_on,
+                }
             }
             CallDocument::RemoveSnapshot { snapshot, children } => {
                 Self::RemoveSnapshot { snapshot: SnapshotId::from_backend(snapshot), children }
             }
             CallDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
-            CallDocument::RenameSnapshot { snapshot, name, description } => {
-                Self::RenameSnapshot { snapshot: SnapshotId::from_backend(snapshot), name, description }
-            }
+            CallDocument::RenameSnapshot { snapshot, name, description } => Self::RenameSnapshot {
+                snapshot: SnapshotId::from_backend(snapshot),
+                name,
+                description,
+            },
         }
     }
 }

@@ -239,7 +239,8 @@ impl TryFrom<JobDocument> for Job {
             intent,
         } = document;
         let (request, lease) = (JobRequest::from(request), lease.map(lease_id).transpose()?);
-        let authority = authority.map_or_else(|| assumed_authority(&request, lease.is_some()), Into::into);
+        let authority =
+            authority.map_or_else(|| assumed_authority(&request, lease.is_some()), Into::into);
         Ok(Self {
             id: job_id(id)?,
             state: word("state of a job", state, JobState::parse)?,
@@ -270,7 +271,8 @@ impl TryFrom<JobDocument> for Job {
 }
 
 impl JobDocument {
-    /// Reads a document of version 1: each is of a job on a machine, which it names in fields of its own.
+    /// Reads a document of version 1: each is of a job on a machine, which it names in fields of
+    /// its own.
     pub fn of_version_1(text: &str) -> Result<Self, serde_json::Error> {
         let mut fields: Map<String, Value> = serde_json::from_str(text)?;
         if let Some(Value::Object(machine)) = fields.get_mut("machine") {
@@ -320,27 +322,33 @@ impl From<&JobRequest> for RequestDocument {
             JobRequest::Answer { question, choice } => {
                 Self::Answer { question: question.to_string(), choice: choice.clone() }
             }
-            JobRequest::CreateSnapshot { name, description, memory, quiesce } => Self::CreateSnapshot {
-                name: name.clone(),
-                description: description.clone(),
-                memory: *memory,
-                quiesce: *quiesce,
-            },
-            JobRequest::Revert { snapshot, path, power_on } => {
-                Self::Revert { snapshot: snapshot.to_string(), path: path.clone(), power_on: *power_on }
+            JobRequest::CreateSnapshot { name, description, memory, quiesce } => {
+                Self::CreateSnapshot {
+                    name: name.clone(),
+                    description: description.clone(),
+                    memory: *memory,
+                    quiesce: *quiesce,
+                }
             }
+            JobRequest::Revert { snapshot, path, power_on } => Self::Revert {
+                snapshot: snapshot.to_string(),
+                path: path.clone(),
+                power_on: *power_on,
+            },
             JobRequest::RemoveSnapshot { snapshot, path, children } => Self::RemoveSnapshot {
                 snapshot: snapshot.to_string(),
                 path: path.clone(),
                 children: *children,
             },
             JobRequest::RemoveAllSnapshots => Self::RemoveAllSnapshots,
-            JobRequest::RenameSnapshot { snapshot, path, name, description } => Self::RenameSnapshot {
-                snapshot: snapshot.to_string(),
-                path: path.clone(),
-                name: name.clone(),
-                description: description.clone(),
-            },
+            JobRequest::RenameSnapshot { snapshot, path, name, description } => {
+                Self::RenameSnapshot {
+                    snapshot: snapshot.to_string(),
+                    path: path.clone(),
+                    name: name.clone(),
+                    description: description.clone(),
+                }
+            }
             JobRequest::Prepare { snapshot, power, until, settle } => Self::Prepare {
                 snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
                 power: power.map(PowerDocument::from),
@@ -452,12 +460,19 @@ impl From<RequestDocument> for JobRequest {
             RequestDocument::Revert { snapshot, path, power_on } => {
                 Self::Revert { snapshot: SnapshotId::from_backend(snapshot), path, power_on }
             }
-            RequestDocument::RemoveSnapshot { snapshot, path, children } => {
-                Self::RemoveSnapshot { snapshot: SnapshotId::from_backend(snapshot), path, children }
-            }
+            RequestDocument::RemoveSnapshot { snapshot, path, children } => Self::RemoveSnapshot {
+                snapshot: SnapshotId::from_backend(snapshot),
+                path,
+                children,
+            },
             RequestDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
             RequestDocument::RenameSnapshot { snapshot, path, name, description } => {
-                Self::RenameSnapshot { snapshot: SnapshotId::from_backend(snapshot), path, name, description }
+                Self::RenameSnapshot {
+                    snapshot: SnapshotId::from_backend(snapshot),
+                    path,
+                    name,
+                    description,
+                }
             }
             RequestDocument::Prepare { snapshot, power, until, settle_ms } => Self::Prepare {
                 snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),

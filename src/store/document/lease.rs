@@ -9,8 +9,8 @@ use super::identity::IdentityDocument;
 use super::origin::OriginDocument;
 use super::{DocumentError, job_id, lease_id, power, time, token_id, word};
 use crate::domain::lease::{
-    EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Release, Select,
-    TimeLeft,
+    EndReason, HistoryEntry, Lease, LeaseEnd, LeaseState, Prepare, Quarantine, Readiness, Release,
+    Select, TimeLeft,
 };
 use crate::domain::scope::Scope;
 
@@ -280,7 +280,8 @@ impl TryFrom<LeaseDocument> for Lease {
 impl From<&Select> for SelectDocument {
     fn from(select: &Select) -> Self {
         let Select { machine, name, mac, pool } = select;
-        let (machine, name, pool) = (machine.as_ref().map(ToString::to_string), name.clone(), pool.clone());
+        let (machine, name, pool) =
+            (machine.as_ref().map(ToString::to_string), name.clone(), pool.clone());
         Self { machine, name, mac: mac.map(|mac| mac.to_string()), pool }
     }
 }
@@ -290,7 +291,8 @@ impl TryFrom<SelectDocument> for Select {
 
     fn try_from(document: SelectDocument) -> Result<Self, DocumentError> {
         let SelectDocument { machine, name, mac, pool } = document;
-        let mac = mac.map(|mac| word("hardware address", mac, |mac| mac.parse().ok())).transpose()?;
+        let mac =
+            mac.map(|mac| word("hardware address", mac, |mac| mac.parse().ok())).transpose()?;
         let machine = machine
             .map(|machine| word("reference to a machine", machine, |machine| machine.parse().ok()))
             .transpose()?;
@@ -390,7 +392,12 @@ impl TryFrom<EndDocument> for LeaseEnd {
 
     fn try_from(document: EndDocument) -> Result<Self, DocumentError> {
         let EndDocument { reason, by, at, detail } = document;
-        Ok(Self { reason: word("end of a lease", reason, EndReason::parse)?, by, at: time(at)?, detail })
+        Ok(Self {
+            reason: word("end of a lease", reason, EndReason::parse)?,
+            by,
+            at: time(at)?,
+            detail,
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The JSON document of a stored job: the store's own types, so that the domain may change freely.
 //!
-//! [`VERSION`] is written beside each document. A field added with `#[serde(default)]` keeps it; anything else
-//! makes a new version, and the old one goes on being readable. Fields that are not known are passed over.
+//! [`VERSION`] is written beside each document. A field added with `#[serde(default)]` keeps it;
+//! anything else makes a new version, and the old one goes on being readable. Fields that are not
+//! known are passed over.
 
 mod failure;
 mod identity;
@@ -13,7 +14,9 @@ mod origin;
 use jiff::Timestamp;
 
 use self::job::JobDocument;
-pub use self::lease::{decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine};
+pub use self::lease::{
+    decode as decode_lease, decode_quarantine, encode as encode_lease, encode_quarantine,
+};
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::job::Job;
 use crate::domain::power::PowerState;

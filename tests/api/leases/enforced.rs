@@ -30,18 +30,24 @@ fn changes() -> Vec<(Method, String, Option<Value>)> {
 fn changed(lab: &Lab) -> BTreeMap<String, u64> {
     let mut calls = lab.control().all_calls();
     calls.retain(|method, _| {
-        method.ends_with("_Task") || ["AnswerVM", "RenameSnapshot", "ShutdownGuest"].contains(&&**method)
+        method.ends_with("_Task")
+            || ["AnswerVM", "RenameSnapshot", "ShutdownGuest"].contains(&&**method)
     });
     calls
 }
 
-async fn call(lab: &Lab, change: &(Method, String, Option<Value>), headers: &[(&str, &str)]) -> Answer {
+async fn call(
+    lab: &Lab,
+    change: &(Method, String, Option<Value>),
+    headers: &[(&str, &str)],
+) -> Answer {
     let (method, path, body) = change;
     let mut request = lab.request(method.clone(), path);
     if let Some(body) = body {
         request = request.json(body);
     }
-    Answer::of(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+    Answer::of(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
+        .await
 }
 
 fn question(lab: &Lab) {
@@ -79,7 +85,12 @@ async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
         }
         let before = changed(&lab);
         let refused = call(&lab, &change, &[]).await.problem(423, "machine-leased");
-        assert_eq!((&refused.json["lease"], refused.str("retry")), (&lease["id"], "no"), "{}", refused.text);
+        assert_eq!(
+            (&refused.json["lease"], refused.str("retry")),
+            (&lease["id"], "no"),
+            "{}",
+            refused.text
+        );
         let told = refused.str("detail");
         assert!(told.contains("nightly 7") && told.contains(expires), "{told}");
         for header in [&foreign, &wrong] {
@@ -94,7 +105,8 @@ async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
 }
 
 #[tokio::test]
-async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_holds_the_machine_now() {
+async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_holds_the_machine_now()
+ {
     let lab = lab().await;
     let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     give_back(&lab, &lease).await;
@@ -178,12 +190,14 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
         assert_eq!(answer.header("otter-lease-expires"), lease["expires_at"].as_str(), "{path}");
     }
     // It is no error to read with a lease that is none.
-    let read = with_lease(&lab, Method::GET, &machine(STAGING, ""), "nonsense", None).await.expect(200);
+    let read =
+        with_lease(&lab, Method::GET, &machine(STAGING, ""), "nonsense", None).await.expect(200);
     assert_eq!(read.header("otter-lease-expires"), None);
 }
 
 #[tokio::test]
-async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_off_and_free_afterwards() {
+async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_off_and_free_afterwards()
+ {
     let lab = lab().await;
     let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     lab.control().mutate(|world| {
@@ -202,7 +216,8 @@ async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_o
     assert_eq!((&free["power_state"], &free["free"]), (&json!("off"), &json!(true)));
 }
 
-/// What a holder leaves in whatever state: its release makes it free, or it is set aside and says why.
+/// What a holder leaves in whatever state: its release makes it free, or it is set aside and says
+/// why.
 #[tokio::test]
 async fn a_machine_that_its_holder_suspended_is_never_free_as_it_is() {
     let lab = lab().await;
@@ -230,7 +245,8 @@ async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
     let queued = ask(&lab, queued).await.expect(202).json;
     // The one that waits first, or it would be granted what the other gives back.
     for lease in [&queued, &preparing] {
-        let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &path(lease, "/wait?wait=14s"))));
+        let waiting =
+            tokio::spawn(Answer::of(lab.request(Method::GET, &path(lease, "/wait?wait=14s"))));
         lab.get(&path(lease, "/wait?wait=0s")).await.problem(504, "wait-timeout");
         let revoke = lab.request(Method::DELETE, &path(lease, "?reason=mine"));
         let revoked = Answer::of(revoke).await.expect(200).json;

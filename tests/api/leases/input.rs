@@ -11,7 +11,8 @@ async fn filters_and_pages_of_leases() {
     let lab = lab().await;
     let mut ids = Vec::new();
     for (number, machine) in ["16", "18", "32"].into_iter().enumerate() {
-        let body = json!({"select": {"machine": machine}, "ttl": "5m", "holder": format!("ci {number}")});
+        let body =
+            json!({"select": {"machine": machine}, "ttl": "5m", "holder": format!("ci {number}")});
         let lease = granted(&lab, body).await;
         ids.push(lease["id"].as_str().unwrap().to_owned());
         if number == 0 {
@@ -25,12 +26,19 @@ async fn filters_and_pages_of_leases() {
     assert_eq!(list("?state=active,released").await.items("id"), ids);
     assert_eq!(list("?holder=ci%201").await.items("id"), ids[1..2]);
     assert_eq!(list("?holder=CI%201").await.items("id").len(), 0, "to the letter");
-    assert_eq!(list("?pool=qubes&state=active").await.items("id"), ids[1..2], "whatever they were asked by");
+    assert_eq!(
+        list("?pool=qubes&state=active").await.items("id"),
+        ids[1..2],
+        "whatever they were asked by"
+    );
     let machine = list("").await.json["items"][0]["machine"].as_str().unwrap().to_owned();
     let of_machine = list(&format!("?machine={machine}")).await;
     assert_eq!(of_machine.items("id")[0], ids[0]);
     let name = list("").await.json["items"][0]["machine_name"].as_str().unwrap().to_owned();
-    assert_eq!(list(&format!("?machine=name:{name}")).await.json["items"], of_machine.json["items"]);
+    assert_eq!(
+        list(&format!("?machine=name:{name}")).await.json["items"],
+        of_machine.json["items"]
+    );
     let first = list("?limit=2").await.json;
     assert_eq!(first["items"].as_array().unwrap().len(), 2);
     let next = first["next"].as_str().unwrap();
@@ -82,7 +90,11 @@ async fn bodies_that_ask_for_what_cannot_be() {
         (with("prepare", json!({"settle": "0s"})), "/prepare/settle", "out-of-range"),
         (with("prepare", json!({"settle": "soon"})), "/prepare/settle", "not-a-duration"),
         (with("prepare", json!({"snapshot": ""})), "/prepare/snapshot", "empty"),
-        (with("prepare", json!({"power": "off", "until": "ip"})), "/prepare/until", "not-applicable"),
+        (
+            with("prepare", json!({"power": "off", "until": "ip"})),
+            "/prepare/until",
+            "not-applicable",
+        ),
         (with("prepare", json!({"snap": "x"})), "/prepare/snap", "unknown-field"),
         (with("release", json!({"snapshot": ""})), "/release/snapshot", "empty"),
         (with("release", json!({"pwoer": "off"})), "/release/pwoer", "unknown-field"),
@@ -104,7 +116,8 @@ async fn bodies_that_ask_for_what_cannot_be() {
     ] {
         ask(&lab, body).await.problem(400, "invalid-request");
     }
-    let text = lab.request(Method::POST, "/v1/leases").header("content-type", "text/plain").body("{}");
+    let text =
+        lab.request(Method::POST, "/v1/leases").header("content-type", "text/plain").body("{}");
     Answer::of(text).await.problem(415, "unsupported-media-type");
     let long = "x".repeat(513);
     lab.post_with("/v1/leases", with("ttl", json!("1m")), &[("otter-reference", &long)])
@@ -140,7 +153,8 @@ async fn bodies_that_ask_for_what_cannot_be() {
         let body = json!({"select": {"machine": broken}, "ttl": "1m", "queue_for": "5m"});
         ask(&lab, body).await.problem(400, "invalid-request").points_at("/select/machine", code);
     }
-    let several = json!({"select": {"machine": "name:qubes-scratch"}, "ttl": "1m", "queue_for": "5m"});
+    let several =
+        json!({"select": {"machine": "name:qubes-scratch"}, "ttl": "1m", "queue_for": "5m"});
     let refused = ask(&lab, several).await.problem(409, "ambiguous-name");
     assert_eq!(refused.json["candidates"].as_array().map(Vec::len), Some(2), "{}", refused.text);
 }
@@ -153,14 +167,19 @@ async fn a_name_that_becomes_ambiguous_while_its_lease_is_queued_waits_until_it_
         lab.control().mutate(|world| name.clone_into(&mut world.machine_mut(id).unwrap().name));
     };
     let first = granted(&lab, json!({"select": {"machine": "16"}, "ttl": "5m"})).await;
-    let body = json!({"select": {"machine": format!("name:{STAGING}")}, "ttl": "5m", "queue_for": "10m"});
+    let body =
+        json!({"select": {"machine": format!("name:{STAGING}")}, "ttl": "5m", "queue_for": "10m"});
     let waits = ask(&lab, body).await.expect(202).json;
     let before = name_of("18");
     rename("18", STAGING);
     lab.until_seen("18", "name", json!(STAGING)).await;
     give_back(&lab, &first).await;
     lab.until_seen("16", "free", json!(true)).await;
-    assert_eq!(lab.get(&path(&waits, "")).await.json["state"], "queued", "two machines go by the name");
+    assert_eq!(
+        lab.get(&path(&waits, "")).await.json["state"],
+        "queued",
+        "two machines go by the name"
+    );
     rename("18", &before);
     lab.until(&path(&waits, ""), |lease| lease["state"] == "active").await;
     assert_eq!(lab.get(&path(&waits, "")).await.json["machine"], "16");
@@ -173,7 +192,8 @@ async fn ends_and_waits_are_read_strictly() {
     let end = async |query: &str, header: &str| {
         with_lease(&lab, Method::DELETE, &path(&lease, query), header, None).await
     };
-    for query in ["?wait=soon", "?wait=-1s", "?wait=", "?reason=", "?resaon=x", "?wait=1s&wait=2s"] {
+    for query in ["?wait=soon", "?wait=-1s", "?wait=", "?reason=", "?resaon=x", "?wait=1s&wait=2s"]
+    {
         assert_eq!(end(query, &shown(&lease)).await.status, 400, "{query}");
     }
     let long = format!("?reason={}", "x".repeat(513));
@@ -187,7 +207,11 @@ async fn ends_and_waits_are_read_strictly() {
         lab.get(&path(&lease, &format!("/wait{query}"))).await.problem(400, "invalid-request");
     }
     lab.get("/v1/leases/01936f5e-8c00-7000-8000-000000000002/wait").await.problem(404, "not-found");
-    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active", "nothing of that ended it");
+    assert_eq!(
+        lab.get(&path(&lease, "")).await.json["state"],
+        "active",
+        "nothing of that ended it"
+    );
     let waited = end("?wait=20s&reason=done", &shown(&lease)).await.expect(200);
     assert!(waited.header("otter-wait").is_some());
     assert_eq!((waited.str("state"), &waited.json["end"]["detail"]), ("released", &json!("done")));
@@ -203,16 +227,24 @@ async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on()
         world.machine_mut("16").unwrap().power = otter::simulator::world::PowerState::On;
     });
     lab.until_seen("16", "power_state", json!("on")).await;
-    let waited = with_lease(&lab, Method::DELETE, &path(&lease, "?wait=0s"), &shown(&lease), None).await;
+    let waited =
+        with_lease(&lab, Method::DELETE, &path(&lease, "?wait=0s"), &shown(&lease), None).await;
     let told = waited.problem(504, "wait-timeout");
     assert_eq!(told.json["lease"], lease["id"]);
     let task = lab.task_of("16").await;
-    assert_eq!(lab.machine(STAGING).await["not_free_because"], json!(["powered_on", "leased", "job"]));
+    assert_eq!(
+        lab.machine(STAGING).await["not_free_because"],
+        json!(["powered_on", "leased", "job"])
+    );
     lab.get(&format!("/v1/machines/find?free=true&name={STAGING}")).await.problem(404, "not-found");
     let free = format!("/v1/machines/name:{STAGING}/wait?until=free&wait=14s");
     let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &free)));
     lab.control().finish_task(&task);
-    assert_eq!(waiting.await.unwrap().expect(200).json["lease"], Value::Null, "free once it is nobody's");
+    assert_eq!(
+        waiting.await.unwrap().expect(200).json["lease"],
+        Value::Null,
+        "free once it is nobody's"
+    );
     lab.until(&path(&lease, ""), |lease| lease["state"] == "released").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }

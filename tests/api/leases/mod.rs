@@ -65,7 +65,13 @@ fn path(lease: &Value, rest: &str) -> String {
     format!("/v1/leases/{}{rest}", lease["id"].as_str().unwrap())
 }
 
-async fn with_lease(lab: &Lab, method: Method, path: &str, lease: &str, body: Option<Value>) -> Answer {
+async fn with_lease(
+    lab: &Lab,
+    method: Method,
+    path: &str,
+    lease: &str,
+    body: Option<Value>,
+) -> Answer {
     let mut request = lab.request(method, path).header("otter-lease", lease);
     if let Some(body) = body {
         request = request.json(&body);
@@ -82,7 +88,8 @@ async fn give_back(lab: &Lab, lease: &Value) -> Value {
 async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
     let lab = lab().await;
     let lease =
-        granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"})).await;
+        granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"}))
+            .await;
     assert_eq!(
         (&lease["state"], &lease["machine_name"], &lease["fence"]),
         (&json!("active"), &json!(STAGING), &json!(1))
@@ -101,27 +108,35 @@ async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
         "{}",
         refused.text
     );
-    let job =
-        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await.expect(200);
+    let job = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
+        .await
+        .expect(200);
     assert_eq!(job.header("otter-lease-expires"), lease["expires_at"].as_str());
     assert_eq!(job.json["lease"], lease["id"]);
-    let jobs = lab.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.expect(200);
+    let jobs =
+        lab.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.expect(200);
     assert_eq!(jobs.json["items"].as_array().unwrap().len(), 1);
 
     let ended = give_back(&lab, &lease).await;
-    assert_eq!((&ended["state"], &ended["end"]["reason"]), (&json!("released"), &json!("released")));
+    assert_eq!(
+        (&ended["state"], &ended["end"]["reason"]),
+        (&json!("released"), &json!("released"))
+    );
     let free = lab.machine(STAGING).await;
     assert_eq!(
         (&free["power_state"], &free["free"], &free["lease"]),
         (&json!("off"), &json!(true), &Value::Null)
     );
-    let again = with_lease(&lab, Method::DELETE, &path(&lease, ""), &shown(&lease), None).await.expect(200);
+    let again =
+        with_lease(&lab, Method::DELETE, &path(&lease, ""), &shown(&lease), None).await.expect(200);
     assert_eq!(again.json["state"], "released", "the same answer");
     // A late call has no effect.
-    let late = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
+    let late =
+        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
     late.problem(423, "lease-ended");
     let renew =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({}))).await;
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({})))
+            .await;
     renew.problem(423, "lease-ended");
     assert_eq!(granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await["fence"], 2);
 }
@@ -133,12 +148,23 @@ async fn a_machine_is_prepared_before_its_lease_is_active() {
     assert_eq!((&lease["state"], &lease["pool"]), (&json!("preparing"), &json!("ready")));
     let active = lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200).json;
     assert_eq!(active["state"], "active");
-    let job = lab.get(&format!("/v1/jobs/{}", active["job"].as_str().unwrap())).await.expect(200).json;
-    let steps: Vec<&str> =
-        job["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect();
-    assert_eq!((&job["kind"], &*steps), (&json!("lease.prepare"), &["revert", "power_on", "settle"][..]));
+    let job =
+        lab.get(&format!("/v1/jobs/{}", active["job"].as_str().unwrap())).await.expect(200).json;
+    let steps: Vec<&str> = job["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        (&job["kind"], &*steps),
+        (&json!("lease.prepare"), &["revert", "power_on", "settle"][..])
+    );
     let seen = lab.machine(STAGING).await;
-    assert_eq!((&seen["power_state"], &seen["current_snapshot"]), (&json!("on"), &job["result"]["snapshot"]));
+    assert_eq!(
+        (&seen["power_state"], &seen["current_snapshot"]),
+        (&json!("on"), &job["result"]["snapshot"])
+    );
     give_back(&lab, &lease).await;
     assert_eq!(lab.machine(STAGING).await["power_state"], "off");
 }
@@ -156,7 +182,9 @@ async fn a_lease_that_is_given_back_while_its_machine_is_prepared_leaves_it_off_
 async fn who_comes_later_waits_in_order_and_gets_the_machine() {
     let lab = lab().await;
     let first = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    ask(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await.problem(409, "no-free-machine");
+    ask(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"}))
+        .await
+        .problem(409, "no-free-machine");
     let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
     let second = ask(&lab, wanted.clone()).await.expect(202).json;
     let third = ask(&lab, wanted).await.expect(202).json;
@@ -164,12 +192,14 @@ async fn who_comes_later_waits_in_order_and_gets_the_machine() {
         (&second["position"], &third["position"], &third["state"]),
         (&json!(0), &json!(1), &json!("queued"))
     );
-    let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &path(&second, "/wait?wait=20s"))));
+    let waiting =
+        tokio::spawn(Answer::of(lab.request(Method::GET, &path(&second, "/wait?wait=20s"))));
     give_back(&lab, &first).await;
     let active = waiting.await.unwrap().expect(200).json;
     assert_eq!((&active["machine_name"], &active["fence"]), (&json!(STAGING), &json!(2)));
     // A deleted waiter is gone at once and blocks nobody.
-    let deleted = lab.request(Method::DELETE, &path(&third, "")).header("otter-lease", shown(&third));
+    let deleted =
+        lab.request(Method::DELETE, &path(&third, "")).header("otter-lease", shown(&third));
     assert_eq!(Answer::of(deleted).await.expect(200).json["state"], "released");
     lab.get(&path(&third, "/wait?wait=1s")).await.problem(409, "lease-failed");
 }
@@ -203,7 +233,10 @@ async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
     let active = lab.get(&path(&behind, "/wait?wait=14s")).await.expect(200).json;
     assert_eq!(active["machine"], "18");
     // Who comes now and fits what is free at once need not queue behind it either.
-    assert_eq!(granted(&lab, json!({"select": {"machine": "32"}, "ttl": "30m"})).await["machine"], "32");
+    assert_eq!(
+        granted(&lab, json!({"select": {"machine": "32"}, "ttl": "30m"})).await["machine"],
+        "32"
+    );
     let still = lab.get(&path(&head, "")).await.json;
     assert_eq!((&still["state"], &still["position"]), (&json!("queued"), &json!(0)));
     give_back(&lab, &holding).await;
@@ -218,10 +251,15 @@ async fn a_lost_answer_is_got_again_by_its_key() {
     let first = lab.post_with("/v1/leases", body.clone(), &key).await.expect(201);
     let again = lab.post_with("/v1/leases", body, &key).await.expect(201);
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
-    assert_eq!((&again.json["id"], &again.json["secret"]), (&first.json["id"], &first.json["secret"]));
-    let other = lab.post_with("/v1/leases", json!({"select": {"name": "x"}, "ttl": "1m"}), &key).await;
+    assert_eq!(
+        (&again.json["id"], &again.json["secret"]),
+        (&first.json["id"], &first.json["secret"])
+    );
+    let other =
+        lab.post_with("/v1/leases", json!({"select": {"name": "x"}, "ttl": "1m"}), &key).await;
     other.problem(422, "idempotency-mismatch");
-    let found = lab.get("/v1/leases?reference=https%3A%2F%2Fci%2F7&state=active").await.expect(200).json;
+    let found =
+        lab.get("/v1/leases?reference=https%3A%2F%2Fci%2F7&state=active").await.expect(200).json;
     assert_eq!(found["items"][0]["id"], first.json["id"]);
     for none in ["state=queued", "holder=nobody", "pool=ready", "machine=16&state=queued"] {
         assert_eq!(
@@ -250,7 +288,8 @@ async fn of_many_who_ask_at_once_no_two_get_one_machine() {
     let different: BTreeSet<&String> = machines.iter().collect();
     assert!(!machines.is_empty() && different.len() == machines.len(), "{machines:?}");
     let pools = lab.get("/v1/pools").await.expect(200).json;
-    let qubes = pools["items"].as_array().unwrap().iter().find(|pool| pool["name"] == "qubes").unwrap();
+    let qubes =
+        pools["items"].as_array().unwrap().iter().find(|pool| pool["name"] == "qubes").unwrap();
     assert_eq!((&qubes["held_count"], &qubes["free_count"]), (&json!(machines.len()), &json!(0)));
 }
 
@@ -269,7 +308,9 @@ async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
         (&seen["quarantine"]["automatic"], &seen["quarantine"]["by"]),
         (&json!(true), &json!("otter"))
     );
-    ask(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await.problem(409, "no-free-machine");
+    ask(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"}))
+        .await
+        .problem(409, "no-free-machine");
     let cleared = lab.request(Method::DELETE, &machine(STAGING, "/quarantine"));
     assert_eq!(Answer::of(cleared).await.expect(200).json["quarantine"], Value::Null);
     granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
@@ -280,10 +321,15 @@ async fn a_failed_release_sets_the_machine_aside() {
     let lab = lab().await;
     let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = machine(STAGING, "/power?wait=20s");
-    with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await.expect(200);
+    with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
+        .await
+        .expect(200);
     lab.control().fail_next_task("PowerOffVM_Task", Fault::new("GenericVmConfigFault", "Stuck."));
     let ended = give_back(&lab, &lease).await;
-    assert_eq!((&ended["state"], ended["warnings"].as_array().unwrap().len()), (&json!("released"), 1));
+    assert_eq!(
+        (&ended["state"], ended["warnings"].as_array().unwrap().len()),
+        (&json!("released"), 1)
+    );
     let seen = lab.machine(STAGING).await;
     assert_eq!(seen["not_free_because"], json!(["powered_on", "quarantined"]));
     assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("Stuck"), "{seen}");
@@ -308,7 +354,10 @@ async fn an_operator_sets_aside_acts_over_and_revokes() {
     assert!(warned["warnings"][0].as_str().unwrap().contains("the lab burns"), "{warned}");
     let revoke = lab.request(Method::DELETE, &path(&lease, "?reason=needed%20now&wait=20s"));
     let revoked = Answer::of(revoke).await.expect(200).json;
-    assert_eq!((&revoked["state"], &revoked["end"]["detail"]), (&json!("revoked"), &json!("needed now")));
+    assert_eq!(
+        (&revoked["state"], &revoked["end"]["detail"]),
+        (&json!("revoked"), &json!("needed now"))
+    );
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }
 
@@ -317,21 +366,24 @@ async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins(
     let lab = Lab::stepped().await;
     let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = machine(STAGING, "/power");
-    let running = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
-        .await
-        .expect(202)
-        .json;
+    let running =
+        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
+            .await
+            .expect(202)
+            .json;
     let task = lab.on_the_host(&running).await;
-    let queued = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "off"})))
-        .await
-        .expect(202)
-        .json;
+    let queued =
+        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "off"})))
+            .await
+            .expect(202)
+            .json;
     let waiting = format!("/v1/jobs/{}/wait?wait=20s", queued["id"].as_str().unwrap());
     let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &waiting)));
     Answer::of(lab.request(Method::DELETE, &path(&lease, ""))).await.expect(200);
     waiting.await.unwrap().problem(409, "job-cancelled");
     assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "releasing");
-    let late = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
+    let late =
+        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
     late.problem(423, "lease-ended");
     lab.control().finish_task(&task);
     let ended = lab.ended(&running).await;
@@ -347,11 +399,16 @@ async fn time_runs_out_and_renewals_hold_it_off() {
     let lab = lab().await;
     let mut stream = Events::open(&lab, "?types=lease.changed").await;
     let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "1s"})).await;
-    let renewed =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({"ttl": "2s"})))
-            .await
-            .expect(200)
-            .json;
+    let renewed = with_lease(
+        &lab,
+        Method::POST,
+        &path(&lease, "/renew"),
+        &shown(&lease),
+        Some(json!({"ttl": "2s"})),
+    )
+    .await
+    .expect(200)
+    .json;
     assert!(renewed["expires_at"].as_str() >= lease["expires_at"].as_str());
     lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
@@ -385,10 +442,13 @@ async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
         back.current_snapshot = None;
         world.add_machine(back);
     });
-    lab.until("/v1/machines/99", |machine| machine["not_free_because"] == json!(["quarantined"])).await;
+    lab.until("/v1/machines/99", |machine| machine["not_free_because"] == json!(["quarantined"]))
+        .await;
     let seen = lab.get("/v1/machines/99").await.json;
     assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("vanished"), "{seen}");
-    ask(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"})).await.problem(409, "no-free-machine");
+    ask(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"}))
+        .await
+        .problem(409, "no-free-machine");
 }
 
 #[tokio::test]
@@ -407,18 +467,28 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
     }
     refused(json!({"select": good, "ttl": "-5m"}), "/ttl", "not-a-duration").await;
     refused(json!({"select": good, "ttl": "soon"}), "/ttl", "not-a-duration").await;
-    refused(json!({"select": good, "ttl": "1m", "queue_for": "x"}), "/queue_for", "not-a-duration").await;
-    refused(json!({"select": good, "ttl": "1m", "prepare": {"power": "up"}}), "/prepare/power", "not-one-of")
+    refused(json!({"select": good, "ttl": "1m", "queue_for": "x"}), "/queue_for", "not-a-duration")
         .await;
+    refused(
+        json!({"select": good, "ttl": "1m", "prepare": {"power": "up"}}),
+        "/prepare/power",
+        "not-one-of",
+    )
+    .await;
     refused(
         json!({"select": good, "ttl": "1m", "prepare": {"until": "soon"}}),
         "/prepare/until",
         "not-one-of",
     )
     .await;
-    refused(json!({"select": good, "ttl": "1m", "release": {"power": "on"}}), "/release/power", "not-one-of")
+    refused(
+        json!({"select": good, "ttl": "1m", "release": {"power": "on"}}),
+        "/release/power",
+        "not-one-of",
+    )
+    .await;
+    refused(json!({"select": good, "ttl": "1m", "priority": 1}), "/priority", "unknown-field")
         .await;
-    refused(json!({"select": good, "ttl": "1m", "priority": 1}), "/priority", "unknown-field").await;
     ask(&lab, json!({"select": {"nam": "x"}, "ttl": "1m"})).await.problem(400, "invalid-request");
     ask(&lab, json!({"ttl": "1m"})).await.problem(400, "invalid-request");
     for never in [
@@ -436,12 +506,20 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
 
     let lease = granted(&lab, json!({"select": good, "ttl": "1m"})).await;
     let on = machine(STAGING, "/power");
-    let call =
-        async |header: &str| with_lease(&lab, Method::POST, &on, header, Some(json!({"action": "on"}))).await;
-    for malformed in
-        ["", "x", "x.y", lease["id"].as_str().unwrap(), &format!("{}.abc", lease["id"].as_str().unwrap())]
-    {
-        call(malformed).await.problem(400, "invalid-request").points_at("otter-lease", "not-a-lease");
+    let call = async |header: &str| {
+        with_lease(&lab, Method::POST, &on, header, Some(json!({"action": "on"}))).await
+    };
+    for malformed in [
+        "",
+        "x",
+        "x.y",
+        lease["id"].as_str().unwrap(),
+        &format!("{}.abc", lease["id"].as_str().unwrap()),
+    ] {
+        call(malformed)
+            .await
+            .problem(400, "invalid-request")
+            .points_at("otter-lease", "not-a-lease");
     }
     let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
     call(&wrong).await.problem(423, "machine-leased");

@@ -1,4 +1,5 @@
-//! Pools, protection and quarantine: what is granted in which order, what never, and what is told of it.
+//! Pools, protection and quarantine: what is granted in which order, what never, and what is told
+//! of it.
 
 use otter::app::Settings;
 use reqwest::Method;
@@ -27,9 +28,14 @@ async fn cleared(lab: &Lab, name: &str) -> Value {
 async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
     let lab = lab().await;
     for id in ["16", "18", "32"] {
-        lab.annotate(id, "What it is for.\n  otter.pool: nightly \notter.pool:other\nsee otter.pool: none");
-        lab.until(&format!("/v1/machines/{id}"), |machine| machine["pools"].as_array().unwrap().len() > 1)
-            .await;
+        lab.annotate(
+            id,
+            "What it is for.\n  otter.pool: nightly \notter.pool:other\nsee otter.pool: none",
+        );
+        lab.until(&format!("/v1/machines/{id}"), |machine| {
+            machine["pools"].as_array().unwrap().len() > 1
+        })
+        .await;
     }
     assert_eq!(lab.machine("ci-runner-2").await["pools"], json!(["nightly", "other"]));
     let listed = lab.get("/v1/machines?pool=nightly").await.expect(200);
@@ -39,9 +45,11 @@ async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
             .map(|what| pool[format!("{what}_count")].as_u64().unwrap())
     };
     assert_eq!(count(&pool(&lab, "nightly").await), [3, 3, 0, 0, 0]);
-    let lease =
-        granted(&lab, json!({"select": {"pool": "nightly", "machine": "name:ci-runner-2"}, "ttl": "5m"}))
-            .await;
+    let lease = granted(
+        &lab,
+        json!({"select": {"pool": "nightly", "machine": "name:ci-runner-2"}, "ttl": "5m"}),
+    )
+    .await;
     assert_eq!((&lease["pool"], &lease["machine"]), (&json!("nightly"), &json!("32")));
     aside(&lab, STAGING, json!({"reason": "its disk"})).await.expect(200);
     granted(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
@@ -81,7 +89,10 @@ async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
     }
     aside(&lab, "none", json!({"reason": "x"})).await.problem(404, "not-found");
     let first = aside(&lab, STAGING, json!({"reason": "one"})).await.expect(200).json;
-    assert_eq!((&first["free"], &first["not_free_because"]), (&json!(false), &json!(["quarantined"])));
+    assert_eq!(
+        (&first["free"], &first["not_free_because"]),
+        (&json!(false), &json!(["quarantined"]))
+    );
     let second = aside(&lab, STAGING, json!({"reason": "two"})).await.expect(200).json;
     assert_eq!(second["quarantine"]["reason"], "two");
     let waiting = json!({"select": {"name": STAGING}, "ttl": "5m", "queue_for": "5m"});
@@ -92,14 +103,19 @@ async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
     // Set aside while it is held, it stays its holder's, and is not granted after.
     aside(&lab, STAGING, json!({"reason": "three"})).await.expect(200);
     let on = machine(STAGING, "/power?wait=20s");
-    with_lease(&lab, Method::POST, &on, &shown(&waiting), Some(json!({"action": "on"}))).await.expect(200);
+    with_lease(&lab, Method::POST, &on, &shown(&waiting), Some(json!({"action": "on"})))
+        .await
+        .expect(200);
     assert_eq!(
         lab.machine(STAGING).await["not_free_because"],
         json!(["powered_on", "leased", "quarantined"])
     );
     assert_eq!(give_back(&lab, &waiting).await["warnings"], json!([]));
     let seen = lab.machine(STAGING).await;
-    assert_eq!((&seen["power_state"], &seen["not_free_because"]), (&json!("off"), &json!(["quarantined"])));
+    assert_eq!(
+        (&seen["power_state"], &seen["not_free_because"]),
+        (&json!("off"), &json!(["quarantined"]))
+    );
 }
 
 #[tokio::test]
@@ -107,7 +123,8 @@ async fn protected_machines_and_templates_are_never_granted_whatever_they_are_as
     let lab = Lab::tuned(|settings: &mut Settings| {
         with_pools(settings);
         // To the letter, and by id.
-        settings.protection.protected = ["golden-*", "QUBES-4.3*", "16"].map(str::to_owned).to_vec();
+        settings.protection.protected =
+            ["golden-*", "QUBES-4.3*", "16"].map(str::to_owned).to_vec();
     })
     .await;
     lab.annotate("42", "otter.pool: gold");
@@ -145,8 +162,11 @@ async fn a_preparation_that_failed_is_made_good_on_another_machine() {
     assert!(warned.len() == 1 && warned[0].as_str().unwrap().contains(STAGING), "{active}");
     let seen = lab.machine(STAGING).await;
     assert_eq!(seen["not_free_because"], json!(["quarantined"]));
-    let job =
-        lab.get(&format!("/v1/jobs/{}", seen["quarantine"]["job"].as_str().unwrap())).await.expect(200).json;
+    let job = lab
+        .get(&format!("/v1/jobs/{}", seen["quarantine"]["job"].as_str().unwrap()))
+        .await
+        .expect(200)
+        .json;
     assert_eq!(
         (&job["kind"], &job["state"], &job["requested_by"]),
         (&json!("lease.prepare"), &json!("failed"), &json!("otter"))
@@ -157,7 +177,8 @@ async fn a_preparation_that_failed_is_made_good_on_another_machine() {
 #[tokio::test]
 async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
     let lab = lab().await;
-    // `updated` is on the first of the two, `clean/empty` on the second; nothing is wrong with the other.
+    // `updated` is on the first of the two, `clean/empty` on the second; nothing is wrong with the
+    // other.
     let wanted = |how: &str, snapshot: &str| {
         let mut body =
             json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m", "queue_for": "1m"});
@@ -208,16 +229,25 @@ async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
     for (select, place, hint) in [
         (json!({"machine": STAGING}), "/select/machine", "write \"name:qubes-4.2-sdw-staging\""),
         (json!({"machine": "mac:02:00:00:00:00:99"}), "/select/machine", "No machine goes by"),
-        (json!({"machine": "name:golden-debian-12"}), "/select/machine", "golden-debian-12 is protected"),
+        (
+            json!({"machine": "name:golden-debian-12"}),
+            "/select/machine",
+            "golden-debian-12 is protected",
+        ),
         (json!({"pool": "nihgtly"}), "/select/pool", "did you mean nightly?"),
         (json!({"pool": "x"}), "/select/pool", "the pools are"),
         (json!({"name": "no-such"}), "/select/name", "no name of a machine contains \"no-such\""),
         (json!({"name": "golden-debian"}), "/select", "golden-debian-12 is protected"),
-        (json!({"mac": "02:00:00:00:00:99"}), "/select/mac", "no machine has this hardware address"),
+        (
+            json!({"mac": "02:00:00:00:00:99"}),
+            "/select/mac",
+            "no machine has this hardware address",
+        ),
         (json!({"pool": "nightly", "name": "sdw-staging"}), "/select", "none matches all"),
     ] {
         let body = json!({"select": select, "ttl": "1m", "queue_for": "10m"});
-        let refused = ask(&lab, body).await.problem(409, "no-free-machine").points_at(place, "matches-none");
+        let refused =
+            ask(&lab, body).await.problem(409, "no-free-machine").points_at(place, "matches-none");
         assert!(refused.str("detail").contains(hint), "{hint} in {}", refused.text);
     }
 }
@@ -228,12 +258,14 @@ async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
     lab.annotate("32", "otter.pool: nightly");
     lab.until("/v1/machines/32", |machine| machine["pools"] == json!(["nightly"])).await;
     for path in ["/v1/machines", "/v1/machines/find", "/v1/leases"] {
-        let refused = lab.get(&format!("{path}?pool=nihgtly")).await.problem(400, "invalid-request");
+        let refused =
+            lab.get(&format!("{path}?pool=nihgtly")).await.problem(400, "invalid-request");
         let refused = refused.points_at("pool", "not-one-of");
         assert!(refused.str("detail").contains("did you mean nightly?"), "{}", refused.text);
         assert_ne!(lab.get(&format!("{path}?pool=nightly")).await.status, 400, "{path}");
     }
-    // A pool that no machine is in any more is still known by the leases of it, and a machine that is gone too.
+    // A pool that no machine is in any more is still known by the leases of it, and a machine that
+    // is gone too.
     let lease = granted(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
     give_back(&lab, &lease).await;
     lab.control().mutate(|world| world.remove_machine("32"));
@@ -250,10 +282,16 @@ async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
 async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
     let lab = lab().await;
     let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
-    let renew =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({"ttl": 1800})))
-            .await;
-    let power = lab.post("/v1/machines/18/power", json!({"action": "shutdown", "force_after": 1800}));
+    let renew = with_lease(
+        &lab,
+        Method::POST,
+        &path(&lease, "/renew"),
+        &shown(&lease),
+        Some(json!({"ttl": 1800})),
+    )
+    .await;
+    let power =
+        lab.post("/v1/machines/18/power", json!({"action": "shutdown", "force_after": 1800}));
     let select = json!({"name": NIGHTLY});
     for (place, answer) in [
         ("/ttl", ask(&lab, json!({"select": select, "ttl": 1800})).await),
@@ -268,6 +306,7 @@ async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
         let refused = answer.problem(400, "invalid-request").points_at(place, "wrong-type");
         assert!(refused.str("detail").contains("write \"30m\" or \"1800\""), "{}", refused.text);
     }
-    let wrong = ask(&lab, json!({"select": select, "ttl": "5min"})).await.problem(400, "invalid-request");
+    let wrong =
+        ask(&lab, json!({"select": select, "ttl": "5min"})).await.problem(400, "invalid-request");
     assert!(wrong.str("detail").contains("write 5m"), "{}", wrong.text);
 }

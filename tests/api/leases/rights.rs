@@ -42,41 +42,64 @@ async fn call(
 async fn a_runner_changes_what_it_holds_and_nothing_else() {
     let guarded = guarded().await;
     let ask = json!({"select": {"name": STAGING}, "ttl": "30m"});
-    call(&guarded, "viewer", Method::POST, "/v1/leases", None, ask.clone()).await.problem(403, "forbidden");
-    let lease = call(&guarded, "runner", Method::POST, "/v1/leases", None, ask).await.expect(201).json;
+    call(&guarded, "viewer", Method::POST, "/v1/leases", None, ask.clone())
+        .await
+        .problem(403, "forbidden");
+    let lease =
+        call(&guarded, "runner", Method::POST, "/v1/leases", None, ask).await.expect(201).json;
     assert_eq!((&lease["requested_by"], &lease["holder"]), (&json!("runner"), &json!("runner")));
     let on = machine(STAGING, "/power?wait=20s");
     let body = json!({"action": "on"});
-    call(&guarded, "runner", Method::POST, &on, None, body.clone()).await.problem(423, "machine-leased");
-    let job = call(&guarded, "runner", Method::POST, &on, Some(&lease), body.clone()).await.expect(200).json;
+    call(&guarded, "runner", Method::POST, &on, None, body.clone())
+        .await
+        .problem(423, "machine-leased");
+    let job = call(&guarded, "runner", Method::POST, &on, Some(&lease), body.clone())
+        .await
+        .expect(200)
+        .json;
     assert_eq!((&job["requested_by"], &job["lease"]), (&json!("runner"), &lease["id"]));
     // An operator needs the lease as well, or a word that is recorded.
-    call(&guarded, "operator", Method::POST, &on, None, body.clone()).await.problem(423, "machine-leased");
+    call(&guarded, "operator", Method::POST, &on, None, body.clone())
+        .await
+        .problem(423, "machine-leased");
     let other = machine("qubes-4.3-nightly", "/power");
-    call(&guarded, "runner", Method::POST, &other, None, body.clone()).await.problem(403, "forbidden");
+    call(&guarded, "runner", Method::POST, &other, None, body.clone())
+        .await
+        .problem(403, "forbidden");
     call(&guarded, "runner", Method::POST, &other, Some(&lease), body.clone())
         .await
         .problem(423, "machine-leased");
-    let over = guarded.request("runner", Method::POST, &on).header("otter-override", "I want").json(&body);
+    let over =
+        guarded.request("runner", Method::POST, &on).header("otter-override", "I want").json(&body);
     Answer::of(over).await.problem(403, "forbidden");
-    let over = guarded.request("operator", Method::POST, &on).header("otter-override", "I must").json(&body);
+    let over = guarded
+        .request("operator", Method::POST, &on)
+        .header("otter-override", "I must")
+        .json(&body);
     assert_eq!(Answer::of(over).await.expect(200).json["requested_by"], "operator");
-    let read =
-        call(&guarded, "viewer", Method::GET, &path(&lease, ""), None, Value::Null).await.expect(200).json;
+    let read = call(&guarded, "viewer", Method::GET, &path(&lease, ""), None, Value::Null)
+        .await
+        .expect(200)
+        .json;
     let warned = read["warnings"][0].as_str().unwrap();
     assert!(warned.contains("operator") && warned.contains("I must"), "{warned}");
     assert_eq!(read["secret"], Value::Null);
 
     let quarantine = machine(STAGING, "/quarantine");
     let why = json!({"reason": "mine"});
-    call(&guarded, "runner", Method::PUT, &quarantine, Some(&lease), why).await.problem(403, "forbidden");
-    call(&guarded, "runner", Method::DELETE, &quarantine, None, Value::Null).await.problem(403, "forbidden");
+    call(&guarded, "runner", Method::PUT, &quarantine, Some(&lease), why)
+        .await
+        .problem(403, "forbidden");
+    call(&guarded, "runner", Method::DELETE, &quarantine, None, Value::Null)
+        .await
+        .problem(403, "forbidden");
     let properties = machine(STAGING, "/properties?path=name");
     call(&guarded, "runner", Method::GET, &properties, Some(&lease), Value::Null)
         .await
         .problem(403, "forbidden");
 
-    // Another runner, or the same without the secret, has no hand in it; the lease itself is a right.
+    // Another runner, or the same without the secret, has no hand in it; the lease itself is a
+    // right.
     let renew = path(&lease, "/renew");
     call(&guarded, "runner", Method::POST, &renew, None, json!({})).await.problem(403, "forbidden");
     call(&guarded, "runner", Method::DELETE, &path(&lease, ""), None, Value::Null)
@@ -86,11 +109,17 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
         .await
         .problem(403, "forbidden");
     call(&guarded, "runner", Method::POST, &renew, Some(&lease), json!({})).await.expect(200);
-    let ended =
-        call(&guarded, "runner", Method::DELETE, &path(&lease, "?wait=20s"), Some(&lease), Value::Null)
-            .await
-            .expect(200)
-            .json;
+    let ended = call(
+        &guarded,
+        "runner",
+        Method::DELETE,
+        &path(&lease, "?wait=20s"),
+        Some(&lease),
+        Value::Null,
+    )
+    .await
+    .expect(200)
+    .json;
     assert_eq!((&ended["state"], &ended["end"]["by"]), (&json!("released"), &json!("runner")));
     call(&guarded, "runner", Method::POST, &on, None, json!({"action": "on"}))
         .await
@@ -101,28 +130,45 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
 async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
     let guarded = guarded().await;
     let ask = |pool: Option<&str>| {
-        let mut body = json!({"select": {"name": STAGING}, "ttl": "30m", "release": {"power": "keep"}});
+        let mut body =
+            json!({"select": {"name": STAGING}, "ttl": "30m", "release": {"power": "keep"}});
         if let Some(pool) = pool {
             body["select"]["pool"] = json!(pool);
         }
         body
     };
     for pool in [None, Some("qubes")] {
-        call(&guarded, "runner", Method::POST, "/v1/leases", None, ask(pool)).await.problem(403, "forbidden");
+        call(&guarded, "runner", Method::POST, "/v1/leases", None, ask(pool))
+            .await
+            .problem(403, "forbidden");
     }
     for (role, pool) in [("runner", Some("kept")), ("operator", None)] {
-        let lease = call(&guarded, role, Method::POST, "/v1/leases", None, ask(pool)).await.expect(201).json;
+        let lease = call(&guarded, role, Method::POST, "/v1/leases", None, ask(pool))
+            .await
+            .expect(201)
+            .json;
         assert_eq!(lease["release"]["power"], "keep");
         let on = machine(STAGING, "/power?wait=20s");
-        call(&guarded, role, Method::POST, &on, Some(&lease), json!({"action": "on"})).await.expect(200);
+        call(&guarded, role, Method::POST, &on, Some(&lease), json!({"action": "on"}))
+            .await
+            .expect(200);
         let end = path(&lease, "?wait=20s");
-        let ended =
-            call(&guarded, role, Method::DELETE, &end, Some(&lease), Value::Null).await.expect(200).json;
+        let ended = call(&guarded, role, Method::DELETE, &end, Some(&lease), Value::Null)
+            .await
+            .expect(200)
+            .json;
         assert_eq!((&ended["state"], &ended["warnings"]), (&json!("released"), &json!([])));
         // As it was left, so it is shown: on, and so not free, and nobody's.
-        let seen = call(&guarded, "viewer", Method::GET, &machine(STAGING, ""), None, Value::Null).await.json;
-        assert_eq!((&seen["not_free_because"], &seen["lease"]), (&json!(["powered_on"]), &Value::Null));
-        call(&guarded, "operator", Method::POST, &on, None, json!({"action": "off"})).await.expect(200);
+        let seen = call(&guarded, "viewer", Method::GET, &machine(STAGING, ""), None, Value::Null)
+            .await
+            .json;
+        assert_eq!(
+            (&seen["not_free_because"], &seen["lease"]),
+            (&json!(["powered_on"]), &Value::Null)
+        );
+        call(&guarded, "operator", Method::POST, &on, None, json!({"action": "off"}))
+            .await
+            .expect(200);
     }
 }
 
@@ -130,7 +176,8 @@ async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
 async fn an_operator_revokes_and_a_key_is_its_callers_own() {
     let guarded = guarded().await;
     let ask = |role: &'static str| {
-        let request = guarded.request(role, Method::POST, "/v1/leases").header("idempotency-key", "k");
+        let request =
+            guarded.request(role, Method::POST, "/v1/leases").header("idempotency-key", "k");
         Answer::of(request.json(&json!({"select": {"pool": "qubes"}, "ttl": "30m"})))
     };
     let mine = ask("runner").await.expect(201).json;
@@ -138,18 +185,21 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
     assert_ne!(mine["id"], theirs["id"]);
     assert_ne!(mine["secret"], theirs["secret"]);
     let revoke = path(&mine, "?reason=maintenance&wait=20s");
-    let revoked =
-        call(&guarded, "operator", Method::DELETE, &revoke, None, Value::Null).await.expect(200).json;
+    let revoked = call(&guarded, "operator", Method::DELETE, &revoke, None, Value::Null)
+        .await
+        .expect(200)
+        .json;
     let end = &revoked["end"];
     assert_eq!(
         (&revoked["state"], &end["by"], &end["detail"]),
         (&json!("revoked"), &json!("operator"), &json!("maintenance"))
     );
     // An ended lease stays as it ended, whoever ends it again.
-    let again = call(&guarded, "runner", Method::DELETE, &path(&mine, ""), Some(&mine), Value::Null)
-        .await
-        .expect(200)
-        .json;
+    let again =
+        call(&guarded, "runner", Method::DELETE, &path(&mine, ""), Some(&mine), Value::Null)
+            .await
+            .expect(200)
+            .json;
     assert_eq!(again, revoked);
     let header = |role, reason| {
         let request = guarded.request(role, Method::DELETE, &path(&theirs, "?wait=14s"));
@@ -158,8 +208,13 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
     header("runner", "mine now").await.problem(403, "forbidden");
     header("admin", " ").await.problem(400, "invalid-request");
     let taken = header("admin", "the lab moves").await.expect(200).json;
-    assert_eq!((&taken["state"], &taken["end"]["detail"]), (&json!("revoked"), &json!("the lab moves")));
+    assert_eq!(
+        (&taken["state"], &taken["end"]["detail"]),
+        (&json!("revoked"), &json!("the lab moves"))
+    );
     // What otter does for a lease is not its holder's to cancel.
     let job = format!("/v1/jobs/{}/cancel", revoked["job"].as_str().unwrap());
-    call(&guarded, "runner", Method::POST, &job, Some(&mine), json!({})).await.problem(403, "forbidden");
+    call(&guarded, "runner", Method::POST, &job, Some(&mine), json!({}))
+        .await
+        .problem(403, "forbidden");
 }

@@ -50,9 +50,12 @@ fn is_lease(lease: &Value, state: &str, null: &str) {
 
 #[tokio::test]
 async fn a_lease_has_every_field_in_every_state() {
-    let lab =
-        Lab::with(Plan { settings: with_pools, pace: otter::simulator::Pace::Stepped, ..Plan::default() })
-            .await;
+    let lab = Lab::with(Plan {
+        settings: with_pools,
+        pace: otter::simulator::Pace::Stepped,
+        ..Plan::default()
+    })
+    .await;
     let mut stream = Events::open(&lab, "?types=lease.changed").await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": {"power": "on"}});
     let preparing = granted(&lab, body).await;
@@ -66,7 +69,8 @@ async fn a_lease_has_every_field_in_every_state() {
         (&preparing["holder"], &preparing["requested_by"]),
         (&json!("anonymous"), &json!("anonymous"))
     );
-    let wanted = json!({"select": {"name": STAGING, "pool": "qubes"}, "ttl": "45", "queue_for": "10m"});
+    let wanted =
+        json!({"select": {"name": STAGING, "pool": "qubes"}, "ttl": "45", "queue_for": "10m"});
     let queued = ask(&lab, wanted).await.expect(202);
     assert_eq!(queued.header("location"), Some(&*path(&queued.json, "")));
     is_lease(
@@ -86,13 +90,20 @@ async fn a_lease_has_every_field_in_every_state() {
     let seen = lab.machine(STAGING).await;
     has(&seen["lease"], "id holder expires_at");
     assert_eq!(seen["pools"], json!(["qubes", "ready"]));
-    let releasing =
-        with_lease(&lab, Method::DELETE, &path(&active, ""), &shown(&preparing), None).await.expect(200).json;
-    is_lease(&releasing, "releasing", "reference position queue_for expires_at max_expires_at secret");
+    let releasing = with_lease(&lab, Method::DELETE, &path(&active, ""), &shown(&preparing), None)
+        .await
+        .expect(200)
+        .json;
+    is_lease(
+        &releasing,
+        "releasing",
+        "reference position queue_for expires_at max_expires_at secret",
+    );
     let list = lab.get("/v1/leases").await.expect(200).json;
     has(&list, "items next version");
     assert_eq!(list["items"][0]["id"], queued.json["id"], "newest first");
-    let dropped = Answer::of(lab.request(Method::DELETE, &path(&queued.json, ""))).await.expect(200).json;
+    let dropped =
+        Answer::of(lab.request(Method::DELETE, &path(&queued.json, ""))).await.expect(200).json;
     is_lease(
         &dropped,
         "revoked",
@@ -104,18 +115,27 @@ async fn a_lease_has_every_field_in_every_state() {
     })
     .await;
     let released = lab.get(&path(&preparing, "")).await.json;
-    is_lease(&released, "released", "reference position queue_for expires_at max_expires_at secret");
+    is_lease(
+        &released,
+        "released",
+        "reference position queue_for expires_at max_expires_at secret",
+    );
     let id = preparing["id"].as_str().unwrap();
-    let told =
-        stream.until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released").await;
+    let told = stream
+        .until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released")
+        .await;
     for told in &told {
         has(&told.json["object"], FIELDS);
     }
     assert_eq!(told.last().unwrap().json["object"], released);
     let pools = lab.get("/v1/pools").await.expect(200).json;
     has(&pools, "items next version");
-    has(&pools["items"][0], "name machine_count free_count held_count quarantined_count waiting_count");
-    let put = lab.request(Method::PUT, &machine(STAGING, "/quarantine")).json(&json!({"reason": "mine"}));
+    has(
+        &pools["items"][0],
+        "name machine_count free_count held_count quarantined_count waiting_count",
+    );
+    let put =
+        lab.request(Method::PUT, &machine(STAGING, "/quarantine")).json(&json!({"reason": "mine"}));
     let aside = Answer::of(put).await.expect(200).json["quarantine"].take();
     has(&aside, "reason by since automatic job");
     assert_eq!(
@@ -137,22 +157,26 @@ async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
     let on = machine(STAGING, "/power?wait=20s");
     let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
     let refused = with_lease(&lab, Method::POST, &on, &wrong, Some(json!({"action": "on"}))).await;
-    let job =
-        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await.expect(200);
+    let job = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
+        .await
+        .expect(200);
     let renewed =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({}))).await;
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({})))
+            .await;
     let mut told = vec![refused.text, job.text, renewed.text];
     for read in [&*path(&lease, ""), "/v1/leases", "/v1/jobs", "/v1/machines", "/metrics"] {
         let answer = lab.request(Method::GET, read).send().await.unwrap();
         told.push(format!("{:?}", answer.headers()));
         told.push(answer.text().await.unwrap());
     }
-    let ended =
-        with_lease(&lab, Method::DELETE, &path(&lease, "?wait=20s"), &shown(&lease), None).await.expect(200);
+    let ended = with_lease(&lab, Method::DELETE, &path(&lease, "?wait=20s"), &shown(&lease), None)
+        .await
+        .expect(200);
     told.push(ended.text);
     let id = lease["id"].as_str().unwrap();
-    let events =
-        stream.until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released").await;
+    let events = stream
+        .until(|told| told.is("lease.changed", id) && told.json["object"]["state"] == "released")
+        .await;
     told.extend(events.iter().map(|told| told.json.to_string()));
     assert!(told.iter().all(|told| !told.contains(&secret)));
     // After its end as well the key has the answer again.

@@ -24,7 +24,10 @@ async fn lab() -> (Lab, Clock) {
 }
 
 async fn renew(lab: &Lab, lease: &Value, body: Value) -> Value {
-    with_lease(lab, Method::POST, &path(lease, "/renew"), &shown(lease), Some(body)).await.expect(200).json
+    with_lease(lab, Method::POST, &path(lease, "/renew"), &shown(lease), Some(body))
+        .await
+        .expect(200)
+        .json
 }
 
 fn soon(lease: &Value) -> usize {
@@ -49,15 +52,24 @@ async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
     clock.advance(MINUTE * 24);
     let told = stream.until(|told| soon(&told.json["object"]) == 1).await;
     let warned = &told.last().unwrap().json["object"];
-    assert_eq!((&warned["state"], &warned["expires_at"]), (&json!("active"), &renewed["expires_at"]));
+    assert_eq!(
+        (&warned["state"], &warned["expires_at"]),
+        (&json!("active"), &renewed["expires_at"])
+    );
     // Renewed, it is warned of anew.
-    assert_eq!(renew(&lab, &lease, json!({"ttl": "10m"})).await["expires_at"], "2026-03-01T12:57:00Z");
+    assert_eq!(
+        renew(&lab, &lease, json!({"ttl": "10m"})).await["expires_at"],
+        "2026-03-01T12:57:00Z"
+    );
     clock.advance(MINUTE * 4 + Duration::from_secs(1));
     stream.until(|told| soon(&told.json["object"]) == 2).await;
     clock.advance(MINUTE * 6);
     lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
     let ended = lab.get(&path(&lease, "")).await.json;
-    assert_eq!((&ended["end"]["reason"], &ended["end"]["by"]), (&json!("expired"), &json!("otter")));
+    assert_eq!(
+        (&ended["end"]["reason"], &ended["end"]["by"]),
+        (&json!("expired"), &json!("otter"))
+    );
     assert_eq!((&ended["expires_at"], &ended["max_expires_at"]), (&Value::Null, &Value::Null));
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }
@@ -76,7 +88,8 @@ async fn renewals_never_shorten_and_end_with_the_total() {
         json!({"tll": "5m"}),
     ] {
         let answer =
-            with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(body)).await;
+            with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(body))
+                .await;
         answer.problem(400, "invalid-request");
     }
     clock.advance(MINUTE * 35);
@@ -101,11 +114,13 @@ async fn time_begins_when_the_lease_is_active() {
         (&json!("preparing"), &Value::Null, &Value::Null)
     );
     let early =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({}))).await;
+        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({})))
+            .await;
     early.problem(423, "lease-ended");
     lab.until(&path(&lease, ""), |lease| !lease["job"].is_null()).await;
     let job = lab.get(&path(&lease, "")).await.json["job"].as_str().unwrap().to_owned();
-    lab.until(&format!("/v1/jobs/{job}"), |job| job["phase"] == "letting the machine come to rest").await;
+    lab.until(&format!("/v1/jobs/{job}"), |job| job["phase"] == "letting the machine come to rest")
+        .await;
     clock.advance(MINUTE * 5);
     lab.until(&path(&lease, ""), |lease| lease["state"] == "active").await;
     let active = lab.get(&path(&lease, "")).await.json;
@@ -151,7 +166,8 @@ async fn checkpoint(lab: &Lab, clock: &Clock) {
 #[tokio::test]
 async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_statement() {
     let (lab, clock) = lab().await;
-    let leases = [STAGING, "qubes-4.3-nightly"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
+    let leases =
+        [STAGING, "qubes-4.3-nightly"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
     for lease in leases {
         granted(&lab, lease).await;
     }

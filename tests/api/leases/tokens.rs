@@ -31,7 +31,8 @@ async fn give_back(guarded: &Guarded, lease: &Value) {
 
 /// A lease that ended because of its token, once it has.
 async fn ended(guarded: &Guarded, lease: &Value, detail: &str) {
-    eventually("the queued lease to end", async || read(guarded, lease).await["state"] != "queued").await;
+    eventually("the queued lease to end", async || read(guarded, lease).await["state"] != "queued")
+        .await;
     let ended = read(guarded, lease).await;
     let end = &ended["end"];
     let expected = (&json!("revoked"), &json!("revoked"), &json!("otter"), &json!(detail));
@@ -43,7 +44,8 @@ async fn ended(guarded: &Guarded, lease: &Value, detail: &str) {
 async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased() {
     let guarded = Guarded::start().await;
     let held = ask(&guarded, guarded.token("operator"), HELD).await.expect(201).json;
-    let token = guarded.restricted("passing", Role::Runner, Scope::All, TokenLimits::default()).await;
+    let token =
+        guarded.restricted("passing", Role::Runner, Scope::All, TokenLimits::default()).await;
     let active = ask(&guarded, &token, OTHER).await.expect(201).json;
     let queued = ask(&guarded, &token, HELD).await.expect(202).json;
     // The new token does not see the machine that the old one waits for.
@@ -51,7 +53,10 @@ async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased(
     let again = guarded.made_again("passing", Role::Runner, narrow).await;
     ended(&guarded, &queued, "The token passing was revoked.").await;
     give_back(&guarded, &held).await;
-    let seen = Answer::of(guarded.request("viewer", Method::GET, "/v1/machines/16")).await.expect(200).json;
+    let seen = Answer::of(guarded.request("viewer", Method::GET, "/v1/machines/16"))
+        .await
+        .expect(200)
+        .json;
     assert_eq!((&seen["free"], &seen["lease"]), (&json!(true), &Value::Null), "{seen}");
     assert_eq!(read(&guarded, &active).await["state"], "active");
     // The new token waits in its own right.

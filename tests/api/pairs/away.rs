@@ -1,4 +1,5 @@
-//! What a host provokes that is not there: never yet, for long, for a moment, or for otter's account.
+//! What a host provokes that is not there: never yet, for long, for a moment, or for otter's
+//! account.
 
 use std::time::Duration;
 
@@ -14,10 +15,14 @@ const AWAY: Restart = Restart { away: Some(Comeback::Unavailable), drop_running:
 /// The inventory was never loaded.
 pub async fn never_reached(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab =
-        Lab::not_ready(plan(&pairs, |settings| settings.esx.password = "wrong".to_owned().into())).await;
+        Lab::not_ready(plan(&pairs, |settings| settings.esx.password = "wrong".to_owned().into()))
+            .await;
     let provoke = async |pair: &Pair| {
         // Readiness without the host, and every object before the events.
-        pair.call().asking(if pair.is_of("get_readiness") { "host=false" } else { "" }).send(&lab).await
+        pair.call()
+            .asking(if pair.is_of("get_readiness") { "host=false" } else { "" })
+            .send(&lab)
+            .await
     };
     side_by_side(pairs, provoke).await
 }
@@ -39,8 +44,8 @@ pub async fn refused(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| pair.call().send(&lab).await).await
 }
 
-/// Jobs are accepted and do not come to their end: a first one of each operation waits for the host, the others for it.
-/// At last otter stops.
+/// Jobs are accepted and do not come to their end: a first one of each operation waits for the
+/// host, the others for it. At last otter stops.
 pub async fn for_a_moment(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with(plan(&pairs, |_| {})).await;
     lab.control().restart_hostd(AWAY);
@@ -53,7 +58,8 @@ pub async fn for_a_moment(pairs: Vec<Pair>) -> Vec<Verdict> {
     let mut verdicts = side_by_side(first, async |pair| provoke(&lab, pair).await).await;
     let mut waiting = Vec::new();
     for pair in &last {
-        let call = if pair.is_of("wait_for_job") { wait_of_a_job(&lab, pair).await } else { keyed(pair) };
+        let call =
+            if pair.is_of("wait_for_job") { wait_of_a_job(&lab, pair).await } else { keyed(pair) };
         waiting.push(call.asking("wait=12s").begin(&lab));
     }
     until_blocked(&lab, waiting.len()).await;
@@ -103,7 +109,8 @@ async fn cancel(lab: &Lab, job: &str) {
 
 /// Starts the job that the others of its operation wait for.
 async fn hold(lab: &Lab, pair: &Pair) {
-    let call = if pair.is_of("wait_for_job") { Call::power(&pair.operation.id) } else { pair.call() };
+    let call =
+        if pair.is_of("wait_for_job") { Call::power(&pair.operation.id) } else { pair.call() };
     call.asking("wait=0s").send(lab).await.problem(409, "job-still-running");
 }
 
@@ -117,5 +124,8 @@ fn keyed(pair: &Pair) -> Call {
 }
 
 async fn until_host_is(lab: &Lab, code: &str) {
-    eventually("the host to be away", async || lab.get("/readyz?host=true").await.json["code"] == code).await;
+    eventually("the host to be away", async || {
+        lab.get("/readyz?host=true").await.json["code"] == code
+    })
+    .await;
 }

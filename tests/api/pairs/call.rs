@@ -30,7 +30,8 @@ impl Operation {
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
                 let Ok(method) = method.to_uppercase().parse() else { continue };
-                let codes = operation["x-otter-problems"].as_array().expect("the codes of every operation");
+                let codes =
+                    operation["x-otter-problems"].as_array().expect("the codes of every operation");
                 let codes = codes.iter().map(|code| code.as_str().unwrap().to_owned());
                 let id = operation["operationId"].as_str().unwrap().to_owned();
                 all.push((Self { id, method, path: path.clone() }, codes.collect()));
@@ -44,7 +45,8 @@ impl Operation {
         &self.path
     }
 
-    /// Calls it upon what has this name: a machine, or by its id a job or a datastore. Whatever must be said is said.
+    /// Calls it upon what has this name: a machine, or by its id a job or a datastore. Whatever
+    /// must be said is said.
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));
         let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
@@ -143,8 +145,10 @@ impl Call {
     }
 
     fn complete(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        let request =
-            self.headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        let request = self
+            .headers
+            .into_iter()
+            .fold(request, |request, (name, value)| request.header(name, value));
         match self.body {
             // A content type that stands there already is kept.
             Some(body) => request.json(&body),

@@ -1,4 +1,5 @@
-//! What goes while somebody counts on it: a machine that is waited for, one that otter still shows, and the host.
+//! What goes while somebody counts on it: a machine that is waited for, one that otter still shows,
+//! and the host.
 
 use otter::simulator::{Disruption, Pace};
 use serde_json::json;
@@ -29,7 +30,8 @@ pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with(plan(&pairs, |_| {})).await;
     let names: Vec<String> = pairs.iter().map(|pair| id_of(&lab, &pair.operation.id)).collect();
     // The wait that is pending is answered with one last change; the next one never is.
-    let silence = lab.control().disrupt("WaitForUpdatesEx", 0, None, Disruption::NeverAnswer { run: false });
+    let silence =
+        lab.control().disrupt("WaitForUpdatesEx", 0, None, Disruption::NeverAnswer { run: false });
     lab.annotate(&names[0], "the last word");
     let silent = lab.control().until(|_| silence.delivered() > 0);
     tokio::time::timeout(PATIENCE, silent).await.expect("no more updates");
@@ -45,7 +47,8 @@ pub async fn unseen(pairs: Vec<Pair>) -> Vec<Verdict> {
     .await
 }
 
-/// The host itself goes while it makes a snapshot: none is there when it is back, and nothing can be under way.
+/// The host itself goes while it makes a snapshot: none is there when it is back, and nothing can
+/// be under way.
 pub async fn with_the_host(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with(Plan { pace: Pace::Stepped, ..plan(&pairs, |_| {}) }).await;
     side_by_side(pairs, async |pair| {

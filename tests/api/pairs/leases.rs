@@ -34,10 +34,13 @@ pub async fn over_a_limit(pairs: Vec<Pair>) -> Vec<Verdict> {
     // Time stands still, so no second request is ever allowed.
     let clock = Clock::stepped(Clock::system().now());
     let lab = Lab::kept(state.path(), Plan { clock, ..Plan::default() }).await;
-    let about = || Answer::of(lab.request(Method::GET, "/v1/about").header("authorization", &bearer));
+    let about =
+        || Answer::of(lab.request(Method::GET, "/v1/about").header("authorization", &bearer));
     about().await.expect(200);
-    side_by_side(pairs, async |pair| pair.call().header("authorization", bearer.clone()).send(&lab).await)
-        .await
+    side_by_side(pairs, async |pair| {
+        pair.call().header("authorization", bearer.clone()).send(&lab).await
+    })
+    .await
 }
 
 async fn token_in(state: &std::path::Path, limits: TokenLimits) -> Token {
@@ -46,7 +49,13 @@ async fn token_in(state: &std::path::Path, limits: TokenLimits) -> Token {
     tokio::spawn(async move { writer.run(tokio_util::sync::CancellationToken::new()).await });
     let clock = Clock::system();
     let token = Token::new(&clock.random().unwrap());
-    let stored = StoredToken::new(TokenId::new(clock.uuid()), "ci", Role::Admin, token.digest(), clock.now());
+    let stored = StoredToken::new(
+        TokenId::new(clock.uuid()),
+        "ci",
+        Role::Admin,
+        token.digest(),
+        clock.now(),
+    );
     assert!(store.insert_token(&StoredToken { limits, ..stored }).await.unwrap());
     token
 }
@@ -66,7 +75,8 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
         let answer = match pair.code.as_str() {
             "machine-leased" if lease_path(&pair) => {
                 let other = take(&lab, "twin", json!({})).await.expect(201).json;
-                let answer = of(&pair, &lease).header("otter-lease", self::shown(&other)).send(&lab).await;
+                let answer =
+                    of(&pair, &lease).header("otter-lease", self::shown(&other)).send(&lab).await;
                 end(&lab, &other).await;
                 answer
             }
@@ -80,7 +90,9 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
                 end(&lab, &lease).await;
                 of(&pair, &lease).send(&lab).await
             }
-            "wait-timeout" if pair.is_of("end_lease") => of(&pair, &lease).asking("wait=0s").send(&lab).await,
+            "wait-timeout" if pair.is_of("end_lease") => {
+                of(&pair, &lease).asking("wait=0s").send(&lab).await
+            }
             other => panic!("there is no way to provoke {other}"),
         };
         end(&lab, &lease).await;
@@ -115,7 +127,10 @@ pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
 /// Nobody may wait for a machine.
 pub async fn no_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with(plan(&pairs, |settings| settings.leases.max_queued = 0)).await;
-    side_by_side(pairs, async |pair| take(&lab, &pair.operation.id, json!({"queue_for": "1m"})).await).await
+    side_by_side(pairs, async |pair| {
+        take(&lab, &pair.operation.id, json!({"queue_for": "1m"})).await
+    })
+    .await
 }
 
 /// No call may block.
@@ -142,7 +157,9 @@ pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
             "ambiguous-name" => {
                 let again = json!({"name": "base"});
                 for _ in 0..2 {
-                    lab.post(&machine(&name, "/snapshots?wait=12s"), again.clone()).await.expect(200);
+                    lab.post(&machine(&name, "/snapshots?wait=12s"), again.clone())
+                        .await
+                        .expect(200);
                 }
                 take(&lab, &name, json!({"prepare": {"snapshot": "base"}})).await
             }
@@ -168,8 +185,10 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
             let waits = pair.is_of("wait_for_lease");
             if waits {
                 // One that is active has nothing to wait for.
-                let queued =
-                    take(&lab, &pair.operation.id, json!({"queue_for": "1m"})).await.expect(202).json;
+                let queued = take(&lab, &pair.operation.id, json!({"queue_for": "1m"}))
+                    .await
+                    .expect(202)
+                    .json;
                 of(pair, &queued)
             } else {
                 of(pair, &lease)
@@ -233,7 +252,9 @@ pub async fn without_storage(pairs: Vec<Pair>) -> Vec<Verdict> {
 
 /// Whether the operation is one upon a lease.
 fn lease_path(pair: &Pair) -> bool {
-    ["get_lease", "wait_for_lease", "renew_lease", "end_lease"].iter().any(|operation| pair.is_of(operation))
+    ["get_lease", "wait_for_lease", "renew_lease", "end_lease"]
+        .iter()
+        .any(|operation| pair.is_of(operation))
 }
 
 /// The pair's operation upon this lease.

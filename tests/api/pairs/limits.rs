@@ -1,4 +1,5 @@
-//! What otter's own limits and its own faults provoke: labs of one limit each, drawn so tight that nothing passes.
+//! What otter's own limits and its own faults provoke: labs of one limit each, drawn so tight that
+//! nothing passes.
 
 use std::time::Duration;
 
@@ -30,11 +31,13 @@ pub async fn no_waits(pairs: Vec<Pair>) -> Vec<Verdict> {
 /// A body is promised and does not come.
 pub async fn slow_bodies(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab =
-        Lab::with(plan(&pairs, |settings| settings.http.body_timeout = Duration::from_millis(100))).await;
+        Lab::with(plan(&pairs, |settings| settings.http.body_timeout = Duration::from_millis(100)))
+            .await;
     let provoke = async |pair: &Pair| {
         let call = pair.call();
         let head = "host: localhost\r\ncontent-type: application/json\r\ncontent-length: 100";
-        raw(lab.address, format!("{} {} HTTP/1.1\r\n{head}\r\n\r\n{{", call.method, call.target())).await
+        raw(lab.address, format!("{} {} HTTP/1.1\r\n{head}\r\n\r\n{{", call.method, call.target()))
+            .await
     };
     side_by_side(pairs, provoke).await
 }

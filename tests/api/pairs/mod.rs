@@ -1,9 +1,9 @@
 //! Every pair of an operation and a code that it lists in `x-otter-problems` is provoked.
 //!
-//! The pairs are those of the served document. [`RECIPES`] says for each code, and where it must for the operation, how
-//! it is brought about; a pair without a recipe fails the test by its name. What comes back must be a problem of that
-//! code, with the status that `api::problem` gives it. Each recipe has a lab of its own for all its pairs, and all run
-//! side by side.
+//! The pairs are those of the served document. [`RECIPES`] says for each code, and where it must
+//! for the operation, how it is brought about; a pair without a recipe fails the test by its name.
+//! What comes back must be a problem of that code, with the status that `api::problem` gives it.
+//! Each recipe has a lab of its own for all its pairs, and all run side by side.
 //!
 //! ```text
 //! /openapi.json ──► pairs ──► recipe of each ──► its lab ──► answers ──► as wanted? ──► the count
@@ -53,11 +53,15 @@ const RECIPES: &[Recipe] = &[
     any(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
     any(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
     of(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
-    any(&["machine-leased", "lease-ended", "lease-failed"], |pairs| Box::pin(leases::by_a_lease(pairs))),
+    any(&["machine-leased", "lease-ended", "lease-failed"], |pairs| {
+        Box::pin(leases::by_a_lease(pairs))
+    }),
     of(&["wait-timeout"], &["wait_for_lease"], |pairs| Box::pin(leases::in_the_queue(pairs))),
     any(&["no-free-machine"], |pairs| Box::pin(leases::in_the_queue(pairs))),
     of(&["queue-full"], &["create_lease"], |pairs| Box::pin(leases::no_queue(pairs))),
-    of(&["too-many-waits"], &["wait_for_lease", "end_lease"], |pairs| Box::pin(leases::no_waits(pairs))),
+    of(&["too-many-waits"], &["wait_for_lease", "end_lease"], |pairs| {
+        Box::pin(leases::no_waits(pairs))
+    }),
     of(
         &["not-found", "ambiguous-name", "idempotency-mismatch"],
         &["create_lease", "get_lease", "wait_for_lease", "renew_lease", "end_lease"],
@@ -78,13 +82,17 @@ const RECIPES: &[Recipe] = &[
     of(&["machine-gone", "shutting-down"], &["wait_for_machine"], |pairs| {
         Box::pin(gone::while_waited_for(pairs))
     }),
-    of(&["too-many-waits"], &["get_machine_properties"], |pairs| Box::pin(limits::direct_reads(pairs))),
+    of(&["too-many-waits"], &["get_machine_properties"], |pairs| {
+        Box::pin(limits::direct_reads(pairs))
+    }),
     of(
         &["forbidden-by-host", "host-protocol", "host-rejected", "host-unreachable"],
         &["get_machine_properties"],
         |pairs| Box::pin(refusals::of_a_read(pairs)),
     ),
-    of(&["not-supported"], &["get_machine_properties"], |pairs| Box::pin(refusals::of_a_backend(pairs))),
+    of(&["not-supported"], &["get_machine_properties"], |pairs| {
+        Box::pin(refusals::of_a_backend(pairs))
+    }),
     of(&["host-unreachable"], &["wait_for_job"], |pairs| Box::pin(gone::with_the_host(pairs))),
     of(&["invalid-power-state", "wait-timeout"], &["wait_for_machine"], |pairs| {
         Box::pin(request::plain(pairs))
@@ -116,7 +124,13 @@ const RECIPES: &[Recipe] = &[
     any(&["host-unreachable"], |pairs| Box::pin(away::for_long(pairs))),
     any(&["host-login-refused"], |pairs| Box::pin(away::refused(pairs))),
     any(
-        &["deadline-exceeded", "job-cancelled", "job-still-running", "shutting-down", "wait-timeout"],
+        &[
+            "deadline-exceeded",
+            "job-cancelled",
+            "job-still-running",
+            "shutting-down",
+            "wait-timeout",
+        ],
         |pairs| Box::pin(away::for_a_moment(pairs)),
     ),
     any(&["machine-gone"], |pairs| Box::pin(gone::unseen(pairs))),
@@ -140,7 +154,11 @@ const fn any(codes: &'static [&'static str], provoke: Provoke) -> Recipe {
     of(codes, &[], provoke)
 }
 
-const fn of(codes: &'static [&'static str], operations: &'static [&'static str], provoke: Provoke) -> Recipe {
+const fn of(
+    codes: &'static [&'static str],
+    operations: &'static [&'static str],
+    provoke: Provoke,
+) -> Recipe {
     Recipe { codes, operations, provoke }
 }
 
@@ -157,9 +175,9 @@ async fn every_pair_of_operation_and_code_is_provoked() {
     }
     for (recipe, pairs) in RECIPES.iter().zip(&by_recipe) {
         let idle = recipe.codes.iter().filter(|code| !pairs.iter().any(|pair| pair.code == **code));
-        wrong.extend(
-            idle.map(|code| format!("{code}: no operation lists it for the recipe of {:?}", recipe.codes)),
-        );
+        wrong.extend(idle.map(|code| {
+            format!("{code}: no operation lists it for the recipe of {:?}", recipe.codes)
+        }));
     }
     let wanted = RECIPES.iter().zip(by_recipe).filter(|(_, pairs)| !pairs.is_empty());
     let verdicts = join_all(wanted.map(|(recipe, pairs)| (recipe.provoke)(pairs))).await.concat();
@@ -196,7 +214,8 @@ async fn served() -> Vec<Pair> {
 
 impl Recipe {
     fn is_for(&self, pair: &Pair) -> bool {
-        let its_own = self.operations.is_empty() || self.operations.contains(&pair.operation.id.as_str());
+        let its_own =
+            self.operations.is_empty() || self.operations.contains(&pair.operation.id.as_str());
         its_own && self.codes.contains(&pair.code.as_str())
     }
 }
@@ -217,7 +236,8 @@ impl Pair {
 
     /// Whether this is the problem that was to be provoked.
     fn judge(&self, answer: Answer) -> Verdict {
-        let kind = FailureKind::parse(&self.code).ok_or_else(|| format!("{}: no such code", self.name()))?;
+        let kind = FailureKind::parse(&self.code)
+            .ok_or_else(|| format!("{}: no such code", self.name()))?;
         let status = problem::status(kind).as_u16();
         if (answer.status, answer.json["code"].as_str()) != (status, Some(&self.code)) {
             return Err(format!(
@@ -246,7 +266,8 @@ async fn outcome(lab: &Lab, pair: &Pair, parameter: &str) -> Answer {
     pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await
 }
 
-/// Something must happen to a job before its deadline: a longer one is given where this computer was too slow for that.
+/// Something must happen to a job before its deadline: a longer one is given where this computer
+/// was too slow for that.
 async fn by_a_deadline(pair: &Pair, provoke: impl AsyncFn(&str) -> Answer) -> Answer {
     for deadline in ["deadline=1s", "deadline=3s"] {
         let answer = provoke(deadline).await;
@@ -259,7 +280,12 @@ async fn by_a_deadline(pair: &Pair, provoke: impl AsyncFn(&str) -> Answer) -> An
 
 /// A lab with a machine for each operation, of its name, and some of other qualities.
 fn plan(pairs: &[Pair], settings: fn(&mut Settings)) -> Plan {
-    Plan { scenario: scenario(pairs), pace: Pace::Auto { scale: 0.05 }, settings, ..Plan::default() }
+    Plan {
+        scenario: scenario(pairs),
+        pace: Pace::Auto { scale: 0.05 },
+        settings,
+        ..Plan::default()
+    }
 }
 
 fn scenario(pairs: &[Pair]) -> Scenario {
@@ -269,13 +295,15 @@ fn scenario(pairs: &[Pair]) -> Scenario {
     names.extend(["golden-image", "twin", "twin", "asking", "asked-later"]);
     // No lease gets a machine that waits on a question, and otter checks the right to the machine
     // before the question.
-    let is_answered = !pairs.iter().any(|pair| matches!(&*pair.code, "machine-leased" | "lease-ended"));
+    let is_answered =
+        !pairs.iter().any(|pair| matches!(&*pair.code, "machine-leased" | "lease-ended"));
     let mut scenario = Scenario::generated(names.len());
     for (machine, name) in scenario.machines.iter_mut().zip(names) {
         name.clone_into(&mut machine.name);
         // Each can be changed by its operation.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
-        machine.question = (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
+        machine.question =
+            (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
     }
     scenario
 }

@@ -18,7 +18,8 @@ const CHANGES: [&str; 8] = [
     "RevertToSnapshot_Task",
 ];
 
-/// Code by code, since a fault hits whoever calls: all operations at once, each on its own machine, which stays as it is.
+/// Code by code, since a fault hits whoever calls: all operations at once, each on its own machine,
+/// which stays as it is.
 pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with(plan(&pairs, |_| {})).await;
     let mut verdicts = Vec::new();
@@ -27,7 +28,9 @@ pub async fn of_a_job(pairs: Vec<Pair>) -> Vec<Verdict> {
             lab.control().disrupt(method, 0, None, disruption(&code));
         }
         let provoke = async |pair: &Pair| match code.as_str() {
-            "machine-busy" => by_a_deadline(pair, async |deadline| outcome(&lab, pair, deadline).await).await,
+            "machine-busy" => {
+                by_a_deadline(pair, async |deadline| outcome(&lab, pair, deadline).await).await
+            }
             _ => outcome(&lab, pair, "").await,
         };
         verdicts.extend(side_by_side(what, provoke).await);
@@ -79,7 +82,8 @@ fn disruption(code: &str) -> Disruption {
 }
 
 fn by_code(pairs: Vec<Pair>) -> Vec<(String, Vec<Pair>)> {
-    let mut codes: std::collections::BTreeMap<String, Vec<Pair>> = std::collections::BTreeMap::new();
+    let mut codes: std::collections::BTreeMap<String, Vec<Pair>> =
+        std::collections::BTreeMap::new();
     for pair in pairs {
         codes.entry(pair.code.clone()).or_default().push(pair);
     }

@@ -26,17 +26,23 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "invalid-cursor" => pair.call().asking("cursor=x"),
         "invalid-power-state" => pair.call().asking("until=ip"),
         "invalid-request" => pair.call().asking("wait=%FF"),
-        "not-found" if pair.operation.call("").target().contains("/jobs/") => pair.operation.call(NO_JOB),
+        "not-found" if pair.operation.call("").target().contains("/jobs/") => {
+            pair.operation.call(NO_JOB)
+        }
         "not-found" => pair.operation.call("none"),
         "payload-too-large" => pair.call().body(json!("x".repeat(1 << 20))),
-        "question-pending" if pair.is_of("wait_for_job") => return asked_meanwhile(lab, pair).await,
+        "question-pending" if pair.is_of("wait_for_job") => {
+            return asked_meanwhile(lab, pair).await;
+        }
         "question-pending" => pair.operation.call("asking"),
         "self-protection" => pair.operation.call("golden-image"),
         "unknown-parameter" => pair.call().asking("nonsense=1"),
         "unsupported-media-type" if pair.call().method == reqwest::Method::GET => {
             pair.call().header("content-encoding", "gzip")
         }
-        "unsupported-media-type" => pair.call().header("content-type", "text/plain").body(json!({})),
+        "unsupported-media-type" => {
+            pair.call().header("content-type", "text/plain").body(json!({}))
+        }
         "uri-too-long" => pair.call().asking(&format!("x={}", "x".repeat(17_000))),
         "wait-timeout" => pair.call().asking("wait=0s"),
         other => panic!("there is no way to provoke {other}"),
@@ -48,7 +54,9 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
 async fn asked_meanwhile(lab: &Lab, pair: &Pair) -> Answer {
     let id = id_of(lab, "asked-later");
     by_a_deadline(pair, async |deadline| {
-        lab.control().mutate(|world| world.machine_mut(&id).unwrap().question_at_power_on = Some(question()));
+        lab.control().mutate(|world| {
+            world.machine_mut(&id).unwrap().question_at_power_on = Some(question())
+        });
         let job = Call::power("asked-later").asking(deadline).send(lab).await.expect(202);
         pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await
     })

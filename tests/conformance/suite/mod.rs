@@ -1,12 +1,12 @@
-//! What any backend must do: the written contract of `otter::hypervisor::Hypervisor` as cases to try on a real backend
-//! in front of a host.
+//! What any backend must do: the written contract of `otter::hypervisor::Hypervisor` as cases to
+//! try on a real backend in front of a host.
 //!
 //! ```text
 //! Bench ──► a fresh host: Stage (what happens on it from outside) + backend ──► Trial ──► each Case ──► Report
 //! ```
-//! A host says what cannot be made to happen on it ([`Stage::lacks`]); a case that needs that is counted as not
-//! applicable, with the host's reason, and never passed over in silence. Whatever a case is about, the whole of what
-//! it was told is held to the rules of [`watching`] in the end.
+//! A host says what cannot be made to happen on it ([`Stage::lacks`]); a case that needs that is
+//! counted as not applicable, with the host's reason, and never passed over in silence. Whatever a
+//! case is about, the whole of what it was told is held to the rules of [`watching`] in the end.
 
 mod cases;
 mod report;
@@ -95,7 +95,8 @@ impl Case {
     }
 }
 
-/// A table of cases: `case_table! { Brisk: a, b needs [Questions]; Held: c; }`, each the name of a function.
+/// A table of cases: `case_table! { Brisk: a, b needs [Questions]; Held: c; }`, each the name of a
+/// function.
 macro_rules! case_table {
     ($($pace:ident: $($name:ident $(needs [$($ability:ident),*])?),* $(,)?);* $(;)?) => {
         pub const CASES: &[$crate::conformance::suite::Case] = &[$($(

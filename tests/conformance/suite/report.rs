@@ -36,7 +36,8 @@ impl Report {
     /// The names of the cases that failed.
     #[must_use]
     pub fn failed(&self) -> Vec<&'static str> {
-        let failed = |(_, outcome): &&(&'static str, Outcome)| matches!(outcome, Outcome::Failed(_));
+        let failed =
+            |(_, outcome): &&(&'static str, Outcome)| matches!(outcome, Outcome::Failed(_));
         self.0.iter().filter(failed).map(|(name, _)| *name).collect()
     }
 }

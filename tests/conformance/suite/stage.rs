@@ -1,5 +1,5 @@
-//! What a host offers to the suite: machines of known parts, the truth about it, and a hand by which things happen
-//! on it from outside, as colleagues, cables and its own administrator do.
+//! What a host offers to the suite: machines of known parts, the truth about it, and a hand by
+//! which things happen on it from outside, as colleagues, cables and its own administrator do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub struct Set {
 pub enum Pace {
     /// By themselves, and soon, as do guests.
     Brisk,
-    /// Only by [`Stage::step_tasks`], [`Stage::finish_tasks`] and [`Stage::step_guests`]; for hosts that do not lack
-    /// [`Ability::Hold`].
+    /// Only by [`Stage::step_tasks`], [`Stage::finish_tasks`] and [`Stage::step_guests`]; for hosts
+    /// that do not lack [`Ability::Hold`].
     Held,
 }
 
@@ -43,7 +43,8 @@ pub enum Ability {
     Removals,
     /// Tasks wait for the stage ([`Pace::Held`]).
     Hold,
-    /// Running tasks can be cancelled; of [`HostCall::PowerOff`](otter::domain::call::HostCall::PowerOff) they cannot.
+    /// Running tasks can be cancelled; of
+    /// [`HostCall::PowerOff`](otter::domain::call::HostCall::PowerOff) they cannot.
     Cancel,
     /// A task fails in its course.
     FailTasks,
@@ -53,7 +54,8 @@ pub enum Ability {
     RecentTasks,
     /// A machine asks a question.
     Questions,
-    /// The guest's tools run where the cast says so, and are missing elsewhere; they tell an address.
+    /// The guest's tools run where the cast says so, and are missing elsewhere; they tell an
+    /// address.
     Tools,
     /// Guests restart when asked.
     GuestReboot,
@@ -94,7 +96,8 @@ pub struct Cast {
     pub running: MachineId,
     /// Off.
     pub stopped: MachineId,
-    /// Has at least three snapshots, each below the one before; the last is the current one. It is off.
+    /// Has at least three snapshots, each below the one before; the last is the current one. It is
+    /// off.
     pub reverted: MachineId,
     /// On, with running tools that tell an address, where the host has [`Ability::Tools`].
     pub with_tools: MachineId,
@@ -109,8 +112,8 @@ pub struct Truth {
     pub datastores: BTreeMap<DatastoreId, Datastore>,
 }
 
-/// The hand on one host. What it does is done on the host when it returns; whether the backend knows is the question.
-/// A host need not have what it [lacks](Self::lacks).
+/// The hand on one host. What it does is done on the host when it returns; whether the backend
+/// knows is the question. A host need not have what it [lacks](Self::lacks).
 #[async_trait]
 pub trait Stage: Send + Sync {
     fn cast(&self) -> Cast;
@@ -173,7 +176,8 @@ pub trait Stage: Send + Sync {
         lacking()
     }
 
-    /// [`Ability::Questions`]: the next power-on of the machine waits for an answer; every choice lets it go on.
+    /// [`Ability::Questions`]: the next power-on of the machine waits for an answer; every choice
+    /// lets it go on.
     async fn ask_at_power_on(&self, _machine: &MachineId) -> anyhow::Result<()> {
         lacking()
     }
@@ -208,12 +212,14 @@ pub trait Stage: Send + Sync {
         SecretString::default()
     }
 
-    /// [`Ability::Cut`]: the next call that takes a snapshot is cut. The suite makes no other call until then.
+    /// [`Ability::Cut`]: the next call that takes a snapshot is cut. The suite makes no other call
+    /// until then.
     async fn cut_next_snapshot(&self, _cut: Cut) -> anyhow::Result<()> {
         lacking()
     }
 
-    /// [`Ability::RefuseCalls`]: the next call that takes a snapshot is refused, for this kind of reason.
+    /// [`Ability::RefuseCalls`]: the next call that takes a snapshot is refused, for this kind of
+    /// reason.
     async fn refuse_next_snapshot(&self, _kind: HostErrorKind) -> anyhow::Result<()> {
         lacking()
     }

@@ -1,4 +1,5 @@
-//! One case on one host: a backend that runs and is connected, and what cases do with it again and again.
+//! One case on one host: a backend that runs and is connected, and what cases do with it again and
+//! again.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +40,8 @@ impl Trial {
         let Set { backend, stage } = set;
         let (watching, stop) = (Arc::new(Watching::default()), CancellationToken::new());
         let run = tokio::spawn({
-            let (backend, watching, stop) = (Arc::clone(&backend), Arc::clone(&watching), stop.clone());
+            let (backend, watching, stop) =
+                (Arc::clone(&backend), Arc::clone(&watching), stop.clone());
             async move { backend.run(watching, stop).await }
         });
         let cast = stage.cast();
@@ -59,7 +61,9 @@ impl Trial {
 
     /// Waits for what must come, within the patience of the suite.
     pub async fn soon<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T> {
-        tokio::time::timeout(self.patience, future).await.map_err(|_| anyhow::anyhow!("never came: {what}"))
+        tokio::time::timeout(self.patience, future)
+            .await
+            .map_err(|_| anyhow::anyhow!("never came: {what}"))
     }
 
     /// Waits until the picture gives something.
@@ -105,15 +109,17 @@ impl Trial {
         self.soon("a barrier", self.backend.barrier()).await?.context("a barrier")
     }
 
-    /// A barrier for when a loss may not have been noticed yet: called again once the session is back.
+    /// A barrier for when a loss may not have been noticed yet: called again once the session is
+    /// back.
     pub async fn barrier_at_last(&self) -> Result<()> {
         let passed = async {
             while let Err(error) = self.backend.barrier().await {
                 if error.kind != HostErrorKind::Unreachable {
                     return Err(error);
                 }
-                let connected =
-                    |picture: &Picture| (picture.status()?.state == SessionState::Connected).then_some(());
+                let connected = |picture: &Picture| {
+                    (picture.status()?.state == SessionState::Connected).then_some(())
+                };
                 self.watching.until(connected).await;
                 tokio::task::yield_now().await;
             }
@@ -122,8 +128,8 @@ impl Trial {
         self.soon("a barrier", passed).await?.context("a barrier")
     }
 
-    /// After a barrier, the whole picture is the truth, no more and no less. Where they differ, the host must have
-    /// stood still meanwhile for that to be wrong.
+    /// After a barrier, the whole picture is the truth, no more and no less. Where they differ, the
+    /// host must have stood still meanwhile for that to be wrong.
     pub async fn agrees(&self) -> Result<Truth> {
         let mut before = None;
         loop {
@@ -138,12 +144,16 @@ impl Trial {
         }
     }
 
-    /// Makes sure that what is known is the truth. What a host does not tell of datastores is left out.
+    /// Makes sure that what is known is the truth. What a host does not tell of datastores is left
+    /// out.
     pub fn compare(&self, known: &Truth, truth: &Truth) -> Result<()> {
         for (id, machine) in &truth.machines {
             match known.machines.get(id) {
                 Some(known) => {
-                    ensure!(known == machine, "the observer knows {known:?}, the truth is {machine:?}");
+                    ensure!(
+                        known == machine,
+                        "the observer knows {known:?}, the truth is {machine:?}"
+                    );
                 }
                 None => bail!("the observer does not know {machine:?}"),
             }
@@ -154,7 +164,11 @@ impl Trial {
         let datastores = |of: &Truth| {
             let as_told = |datastore: &Datastore| {
                 let datastore = datastore.clone();
-                if told { datastore } else { Datastore { machine_count: 0, free_bytes: None, ..datastore } }
+                if told {
+                    datastore
+                } else {
+                    Datastore { machine_count: 0, free_bytes: None, ..datastore }
+                }
             };
             of.datastores.values().map(as_told).collect::<Vec<_>>()
         };
@@ -169,7 +183,11 @@ impl Trial {
     }
 
     /// Makes a call.
-    pub async fn call(&self, machine: &MachineId, call: &HostCall) -> Result<Result<Accepted, CallError>> {
+    pub async fn call(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+    ) -> Result<Result<Accepted, CallError>> {
         self.soon("an answer to a call", self.backend.call(machine, call, self.job())).await
     }
 

@@ -1,10 +1,13 @@
-//! The observer of a trial: keeps a picture as any observer would, notes all that it is told, and holds that to the
-//! rules which are true at every moment:
+//! The observer of a trial: keeps a picture as any observer would, notes all that it is told, and
+//! holds that to the rules which are true at every moment:
 //!
 //! - one call at a time; the first thing told is `Connecting`, with no login;
-//! - the first facts after it, and after each absence, are the whole picture, and only then comes `Connected`;
-//! - logins never fall; who is connected has logged in and says what the host is; who is away says why;
-//! - a set of changes is not empty; what is removed was there; a machine's snapshots are a tree, parents first.
+//! - the first facts after it, and after each absence, are the whole picture, and only then comes
+//!   `Connected`;
+//! - logins never fall; who is connected has logged in and says what the host is; who is away says
+//!   why;
+//! - a set of changes is not empty; what is removed was there; a machine's snapshots are a tree,
+//!   parents first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -51,7 +54,11 @@ pub struct Watching {
 
 impl Default for Watching {
     fn default() -> Self {
-        Self { picture: Mutex::default(), telling: Mutex::default(), changed: watch::Sender::new(0) }
+        Self {
+            picture: Mutex::default(),
+            telling: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
     }
 }
 
@@ -170,7 +177,8 @@ impl Picture {
             }
             Fact::MachineRemoved(id) => {
                 if self.all.machines.remove(&id).is_none() {
-                    self.broken.push(format!("the removal of machine {id}, which was never told of"));
+                    self.broken
+                        .push(format!("the removal of machine {id}, which was never told of"));
                 }
             }
             Fact::Datastore(datastore) => {
@@ -178,7 +186,8 @@ impl Picture {
             }
             Fact::DatastoreRemoved(id) => {
                 if self.all.datastores.remove(&id).is_none() {
-                    self.broken.push(format!("the removal of datastore {id}, which was never told of"));
+                    self.broken
+                        .push(format!("the removal of datastore {id}, which was never told of"));
                 }
             }
             Fact::GuestRestarted(id) => self.told.push(Told::Restarted(id)),
@@ -227,7 +236,12 @@ fn crooked(machine: &Machine) -> Option<String> {
         if let Some(parent) = &snapshot.parent {
             match children.get_mut(parent) {
                 Some(children) => children.push(&snapshot.id),
-                None => return Some(format!("{}: snapshot {} before its parent", machine.name, snapshot.id)),
+                None => {
+                    return Some(format!(
+                        "{}: snapshot {} before its parent",
+                        machine.name, snapshot.id
+                    ));
+                }
             }
         }
         if children.insert(&snapshot.id, Vec::new()).is_some() {
@@ -235,10 +249,9 @@ fn crooked(machine: &Machine) -> Option<String> {
         }
     }
     let as_told = |id: &SnapshotId| machine.snapshots.get(id).map(|snapshot| &snapshot.children);
-    if children
-        .iter()
-        .any(|(id, children)| !as_told(id).is_some_and(|told| told.iter().eq(children.iter().copied())))
-    {
+    if children.iter().any(|(id, children)| {
+        !as_told(id).is_some_and(|told| told.iter().eq(children.iter().copied()))
+    }) {
         return Some(format!("{}: children and parents of snapshots do not agree", machine.name));
     }
     let current = machine.snapshots.current.as_ref();

@@ -1,5 +1,5 @@
-//! The books of a lane, held against the host: how often it was called for each job, what became of its tasks, and
-//! whether otter's picture is the world.
+//! The books of a lane, held against the host: how often it was called for each job, what became of
+//! its tasks, and whether otter's picture is the world.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,8 @@ pub struct Audit {
 }
 
 /// What is never sent again after a loss.
-const SENT_ONCE: [&str; 4] = ["machine.reset", "machine.reboot", "machine.shutdown", "snapshot.create"];
+const SENT_ONCE: [&str; 4] =
+    ["machine.reset", "machine.reboot", "machine.shutdown", "snapshot.create"];
 
 pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_alive: bool) -> Audit {
     let (calls, world) = (host.calls().await, host.world().await);
@@ -32,11 +33,15 @@ pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_ali
         let (id, kind, state) = (text("id"), text("kind"), text("state"));
         *audit.states.entry(state.to_owned()).or_default() += 1;
         let taken = calls["taken"][id].as_object().cloned().unwrap_or_default();
-        let taken: BTreeMap<&str, u64> =
-            taken.iter().map(|(method, count)| (method.as_str(), count.as_u64().unwrap())).collect();
+        let taken: BTreeMap<&str, u64> = taken
+            .iter()
+            .map(|(method, count)| (method.as_str(), count.as_u64().unwrap()))
+            .collect();
         for (method, count) in &taken {
             if *count > allowed(method) {
-                wrong(format!("{method} was sent {count} times for the job {id} ({kind}, {state})"));
+                wrong(format!(
+                    "{method} was sent {count} times for the job {id} ({kind}, {state})"
+                ));
             }
         }
         let made = taken.iter().any(|(method, _)| allowed(method) < u64::MAX);
@@ -45,7 +50,8 @@ pub async fn audit(caller: &Caller, host: &HostProcess, jobs: &[Value], host_ali
         }
         let done = |step: &Value| step["state"] == "succeeded";
         let steps: Vec<&Value> = job["steps"].as_array().unwrap().iter().collect();
-        // Of a job of several calls the last task alone is known, and an earlier one may have gone well.
+        // Of a job of several calls the last task alone is known, and an earlier one may have gone
+        // well.
         if let ([_], Some(task)) = (&steps[..], job["host_task"].as_str()) {
             let ended = world["tasks"][task].as_str().unwrap_or_default();
             let fits = match state {
@@ -94,8 +100,9 @@ fn allowed(method: &str) -> u64 {
 }
 
 fn has_kill_beside(job: &Value, jobs: &[Value]) -> bool {
-    let time =
-        |job: &Value, field: &str| job[field].as_str().unwrap_or_default().parse::<jiff::Timestamp>().ok();
+    let time = |job: &Value, field: &str| {
+        job[field].as_str().unwrap_or_default().parse::<jiff::Timestamp>().ok()
+    };
     jobs.iter().any(|other| {
         other["kind"] == "machine.kill"
             && other["machine"] == job["machine"]
@@ -112,7 +119,9 @@ async fn compare(caller: &Caller, host: &HostProcess) {
         }
     });
     if same.await.is_err() {
-        caller.ledger.wrong(format!("the picture is not the world: {:?}", differences(caller, host).await));
+        caller
+            .ledger
+            .wrong(format!("the picture is not the world: {:?}", differences(caller, host).await));
     }
 }
 
@@ -132,7 +141,9 @@ async fn differences(caller: &Caller, host: &HostProcess) -> Option<Vec<String>>
             "poweredOff" => "off",
             other => other,
         };
-        if machine["power_state"] != power || machine["current_snapshot"] != real["current_snapshot"] {
+        if machine["power_state"] != power
+            || machine["current_snapshot"] != real["current_snapshot"]
+        {
             found.push(format!("the machine {id}"));
         }
         let listed = caller.read(&format!("/v1/machines/{id}/snapshots")).await?;

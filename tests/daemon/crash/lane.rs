@@ -1,4 +1,5 @@
-//! One lane: a simulated host, a state directory, and daemon after daemon that dies before the one and on the other.
+//! One lane: a simulated host, a state directory, and daemon after daemon that dies before the one
+//! and on the other.
 //!
 //! ```text
 //! life: start ─► verify what the last lives left open ─► load ─► death, at random or at a named step
@@ -130,7 +131,8 @@ impl Lane {
             if let Some(lost) = lost {
                 self.live(Death::At(lost, 1)).await;
             }
-            let visits = if rare || attempt > 0 { 1 } else { 1 + u32::try_from(dice.below(4)).unwrap() };
+            let visits =
+                if rare || attempt > 0 { 1 } else { 1 + u32::try_from(dice.below(4)).unwrap() };
             if self.live(Death::At(step, visits)).await {
                 return;
             }
@@ -228,7 +230,9 @@ impl Lane {
             let reader = Reader::open(caller.clone(), self.last_event.take()).await;
             let unfinished = caller.read("/v1/jobs?state=queued,running&limit=1000").await?;
             let reader = tokio::spawn(reader.run());
-            while !caller.read("/v1/jobs?state=queued,running&limit=1").await?["items"].as_array()?.is_empty()
+            while !caller.read("/v1/jobs?state=queued,running&limit=1").await?["items"]
+                .as_array()?
+                .is_empty()
             {
                 pause().await;
             }
@@ -241,11 +245,17 @@ impl Lane {
         self.seen.audit = audit(&caller, &self.host, &jobs, !self.plan.trouble).await;
         assert!(daemon.terminate().await.success());
         let told = timeout(PATIENCE, reader).await.expect("the stream to end").unwrap().ended;
-        for job in unfinished.iter().filter_map(|job| job["id"].as_str()).filter(|job| !told.contains(*job)) {
+        for job in unfinished
+            .iter()
+            .filter_map(|job| job["id"].as_str())
+            .filter(|job| !told.contains(*job))
+        {
             self.ledger.wrong(format!("the stream kept the end of the job {job} to itself"));
         }
         let log = std::fs::read_to_string(self.log()).unwrap();
-        for line in log.lines().filter(|line| line.contains("panicked") || line.contains("\"ERROR\"")) {
+        for line in
+            log.lines().filter(|line| line.contains("panicked") || line.contains("\"ERROR\""))
+        {
             self.ledger.wrong(format!("the log says {line}"));
         }
         self.seen.wrongs = self.ledger.wrongs();
@@ -298,7 +308,8 @@ impl Lane {
         }
     }
 
-    /// Reads where the jobs are that have no end, from a copy: the next daemon is to find what the last one left.
+    /// Reads where the jobs are that have no end, from a copy: the next daemon is to find what the
+    /// last one left.
     async fn note_jobs(&mut self) {
         let copy = tempfile::tempdir().unwrap();
         for file in ["otter.db", "otter.db-wal"] {

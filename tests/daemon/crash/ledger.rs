@@ -1,8 +1,8 @@
 //! What the client of a lane sent and was told, and every way in which otter may not contradict it.
 //!
-//! Each order carries a reference of its own, so that a job whose acceptance nobody heard of is known all the same.
-//! An end that was told is kept, and whatever is told later must agree. Contradictions are collected, not thrown:
-//! some tests want them.
+//! Each order carries a reference of its own, so that a job whose acceptance nobody heard of is
+//! known all the same. An end that was told is kept, and whatever is told later must agree.
+//! Contradictions are collected, not thrown: some tests want them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,7 +114,10 @@ impl Ledger {
         let Some(entry) = book.orders.get_mut(&order.reference) else { return };
         match entry.job.clone() {
             Some(job) => {
-                book.wrong(format!("the key {:?} of the job {job} was answered with {answer}", order.key));
+                book.wrong(format!(
+                    "the key {:?} of the job {job} was answered with {answer}",
+                    order.key
+                ));
             }
             None => entry.refused = true,
         }
@@ -125,7 +128,8 @@ impl Ledger {
         let text = |field: &str| job[field].as_str().unwrap_or_default().to_owned();
         let (id, state) = (text("id"), text("state"));
         let ended = !matches!(state.as_str(), "queued" | "running");
-        let whole = [job["result"].clone(), job["error"]["code"].clone(), job["finished_at"].clone()];
+        let whole =
+            [job["result"].clone(), job["error"]["code"].clone(), job["finished_at"].clone()];
         let mut book = self.book();
         book.now += 1;
         let now = book.now;
@@ -141,7 +145,9 @@ impl Ledger {
                 Some(format!("the end {} of the job {id} was taken back: it is {state}", end.state))
             }
             Some(end) if ended => match &end.whole {
-                _ if end.state != state => Some(format!("the job {id} ended {} and is {state}", end.state)),
+                _ if end.state != state => {
+                    Some(format!("the job {id} ended {} and is {state}", end.state))
+                }
                 Some(told) if *told != whole => {
                     Some(format!("the end of the job {id} was told as {told:?} and is {whole:?}"))
                 }
@@ -156,12 +162,13 @@ impl Ledger {
             }
             _ => None,
         };
-        let forgotten =
-            job["cancel_requested_at"].is_null() && known.to_be_cancelled.is_some_and(|told| asked.0 > told);
+        let forgotten = job["cancel_requested_at"].is_null()
+            && known.to_be_cancelled.is_some_and(|told| asked.0 > told);
         if !job["cancel_requested_at"].is_null() {
             known.to_be_cancelled.get_or_insert(now);
         }
-        let forgotten = forgotten.then(|| format!("the job {id} forgot that it is to be cancelled"));
+        let forgotten =
+            forgotten.then(|| format!("the job {id} forgot that it is to be cancelled"));
         let wrongs: Vec<String> = wrong.into_iter().chain(forgotten).collect();
         book.wrongs.extend(wrongs);
     }
@@ -177,14 +184,16 @@ impl Ledger {
         book.now += 1;
         let now = book.now;
         let known = book.jobs.entry(job.to_owned()).or_default();
-        let end = known.end.get_or_insert_with(|| End { at: now, state: state.to_owned(), whole: None });
+        let end =
+            known.end.get_or_insert_with(|| End { at: now, state: state.to_owned(), whole: None });
         if end.state != state {
             let wrong = format!("the job {job} ended {} and its problem is {code}", end.state);
             book.wrong(wrong);
         }
     }
 
-    /// The jobs to look at after a start: those without an end, and those that have not been looked at since they ended.
+    /// The jobs to look at after a start: those without an end, and those that have not been looked
+    /// at since they ended.
     pub fn to_be_verified(&self, life: u32) -> Vec<String> {
         let book = self.book();
         let stale = |known: &Known| known.end.is_none() || known.seen_in == 0;
@@ -202,7 +211,8 @@ impl Ledger {
     /// The orders with keys that the last lives sent, to be repeated.
     pub fn to_be_repeated(&self, since_life: u32) -> Vec<Order> {
         let book = self.book();
-        let keyed = book.orders.values().filter(|entry| entry.order.key.is_some() && !entry.refused);
+        let keyed =
+            book.orders.values().filter(|entry| entry.order.key.is_some() && !entry.refused);
         keyed.filter(|entry| entry.life >= since_life).map(|entry| entry.order.clone()).collect()
     }
 
@@ -231,7 +241,8 @@ impl Ledger {
             }
         }
         let doubled = by_reference.into_iter().filter(|(_, ids)| ids.len() > 1);
-        let doubled = doubled.map(|(order, ids)| format!("the order {order} made several jobs: {ids:?}"));
+        let doubled =
+            doubled.map(|(order, ids)| format!("the order {order} made several jobs: {ids:?}"));
         let lost = book.jobs.keys().filter(|id| !there.contains(id.as_str()));
         let lost = lost.map(|id| format!("the job {id} was accepted and is lost"));
         let wrongs: Vec<String> = doubled.chain(lost).collect();

@@ -46,7 +46,8 @@ impl Caller {
     pub fn new(address: &str, ledger: &Ledger, life: u32) -> Self {
         // Another test may have installed it before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().gzip(false).timeout(Duration::from_secs(20));
+        let client =
+            reqwest::Client::builder().no_proxy().gzip(false).timeout(Duration::from_secs(20));
         let client = client.build().unwrap();
         Self { client, base: format!("http://{address}"), ledger: ledger.clone(), life }
     }
@@ -56,8 +57,8 @@ impl Caller {
         while self.act(&mut dice, mix).await.is_some() {}
     }
 
-    /// Asks for everything that the last lives left open: no job may be lost, no end taken back, and every key is
-    /// answered with its first job.
+    /// Asks for everything that the last lives left open: no job may be lost, no end taken back,
+    /// and every key is answered with its first job.
     pub async fn verify(&self) -> Option<()> {
         for job in self.ledger.to_be_verified(self.life) {
             self.job(&job).await?;
@@ -96,8 +97,10 @@ impl Caller {
 
     /// A stream of events, from where another left off.
     pub async fn events(&self, since: Option<&str>) -> Option<reqwest::Response> {
-        let request = self.client.get(format!("{}/v1/events", self.base)).timeout(Duration::from_mins(5));
-        let request = since.iter().fold(request, |request, id| request.header("last-event-id", *id));
+        let request =
+            self.client.get(format!("{}/v1/events", self.base)).timeout(Duration::from_mins(5));
+        let request =
+            since.iter().fold(request, |request, id| request.header("last-event-id", *id));
         request.send().await.ok()
     }
 
@@ -114,7 +117,8 @@ impl Caller {
             }
             Mix::Keyed => {
                 let action = if dice.chance(50) { "on" } else { "off" };
-                let order = self.power(machine, json!({"action": action}), Some(self.ledger.fresh("key")));
+                let order =
+                    self.power(machine, json!({"action": action}), Some(self.ledger.fresh("key")));
                 return self.send(&order, Some("5s")).await.map(drop);
             }
             Mix::Guests if dice.chance(60) => return self.move_guest(dice).await,
@@ -131,7 +135,8 @@ impl Caller {
             20..26 => self.repeat(dice).await,
             26..30 => {
                 let name = self.read(&format!("/v1/machines/{machine}")).await?["name"].clone();
-                let order = self.order(Method::POST, "/v1/machines/kill", Some(json!({"name": name})));
+                let order =
+                    self.order(Method::POST, "/v1/machines/kill", Some(json!({"name": name})));
                 self.start(dice, Order { machine: machine.to_string(), ..order }).await
             }
             30..46 => {
@@ -141,7 +146,8 @@ impl Caller {
                     1 => json!({"snapshot": snapshot, "power_on": true}),
                     _ => json!({"snapshot": snapshot, "power_on": false}),
                 };
-                let order = self.order(Method::POST, &format!("/v1/machines/{machine}/revert"), Some(body));
+                let order =
+                    self.order(Method::POST, &format!("/v1/machines/{machine}/revert"), Some(body));
                 self.start(dice, Order { machine: machine.to_string(), ..order }).await
             }
             46..54 => {
@@ -265,7 +271,8 @@ impl Caller {
 
     async fn cancel_job(&self, job: &str) -> Option<()> {
         let asked = self.ledger.ask();
-        let answered = self.ask(self.client.post(format!("{}/v1/jobs/{job}/cancel", self.base))).await?;
+        let answered =
+            self.ask(self.client.post(format!("{}/v1/jobs/{job}/cancel", self.base))).await?;
         match answered.status {
             200 | 202 => self.ledger.shown(asked, &answered.json),
             status => self.ledger.wrong(format!("cancelling {job}: {status} {}", answered.json)),
@@ -283,15 +290,16 @@ impl Caller {
         self.cancel_job(job).await
     }
 
-    /// Asks a guest with tools to shut down or to restart, once it runs. One that is never seen to obey ends its job at
-    /// the deadline.
+    /// Asks a guest with tools to shut down or to restart, once it runs. One that is never seen to
+    /// obey ends its job at the deadline.
     async fn move_guest(&self, dice: &mut Dice) -> Option<()> {
         let machine = 3 * (1 + dice.below(MACHINES / 3));
         self.send(&self.power(machine, json!({"action": "on"}), None), Some("1s")).await?;
         let url = format!("{}/v1/machines/{machine}/wait?until=tools&wait=1s", self.base);
         let answered = self.ask(self.client.get(url)).await?;
         if !matches!(answered.status, 200 | 409 | 503 | 504) {
-            self.ledger.wrong(format!("waiting for the tools: {} {}", answered.status, answered.json));
+            self.ledger
+                .wrong(format!("waiting for the tools: {} {}", answered.status, answered.json));
         }
         let (body, query) = if dice.chance(50) {
             (json!({"action": "shutdown", "force_after": "1s"}), "")
@@ -323,8 +331,9 @@ impl Caller {
         let path = format!("/v1/machines/{machine}/snapshots");
         let snapshots = self.read(&path).await?;
         let made = snapshots["items"].as_array()?.iter();
-        let made =
-            made.filter(|snapshot| snapshot["name"].as_str().is_some_and(|name| name.starts_with("made-")));
+        let made = made.filter(|snapshot| {
+            snapshot["name"].as_str().is_some_and(|name| name.starts_with("made-"))
+        });
         let made: Vec<&str> = made.filter_map(|snapshot| snapshot["id"].as_str()).collect();
         if made.is_empty() {
             let order = self.create(machine, dice);
@@ -335,14 +344,19 @@ impl Caller {
             let order = self.order(Method::DELETE, &path, None);
             Order { query: ["", "children=true"][dice.at(2)].to_owned(), ..order }
         } else {
-            self.order(Method::PATCH, &path, Some(json!({"description": self.ledger.fresh("described")})))
+            self.order(
+                Method::PATCH,
+                &path,
+                Some(json!({"description": self.ledger.fresh("described")})),
+            )
         };
         self.start(dice, Order { machine: machine.to_string(), ..order }).await
     }
 
     fn create(&self, machine: u64, dice: &mut Dice) -> Order {
         let body = json!({"name": self.ledger.fresh("made"), "memory": dice.chance(30)});
-        let order = self.order(Method::POST, &format!("/v1/machines/{machine}/snapshots"), Some(body));
+        let order =
+            self.order(Method::POST, &format!("/v1/machines/{machine}/snapshots"), Some(body));
         Order { machine: machine.to_string(), ..order }
     }
 

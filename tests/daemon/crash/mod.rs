@@ -1,5 +1,6 @@
-//! The real binary before a host that outlives it, killed again and again under a mixed load: no accepted job is lost,
-//! every end stands, nothing is sent more often than it may be, and every key is answered with its first job.
+//! The real binary before a host that outlives it, killed again and again under a mixed load: no
+//! accepted job is lost, every end stands, nothing is sent more often than it may be, and every key
+//! is answered with its first job.
 //!
 //! A round is a kill at random and a kill at a named step (`steps`), which all come in turn.
 //! `tests/soak --rounds N --seed S` makes it longer; the same seed makes the same choices.
@@ -54,10 +55,14 @@ async fn whatever_moment_it_is_killed_at() {
     println!("{rounds} rounds, seed {seed}\n{report}");
     assert!(report.wrongs.is_empty(), "seed {seed}:\n{}", report.wrongs.join("\n"));
     let wanted = u32::try_from((rounds / Step::ALL.len()).min(HITS)).unwrap();
-    let missed: Vec<&str> =
-        Step::ALL.iter().filter(|step| report.hits(**step) < wanted).map(|step| step.name()).collect();
+    let missed: Vec<&str> = Step::ALL
+        .iter()
+        .filter(|step| report.hits(**step) < wanted)
+        .map(|step| step.name())
+        .collect();
     assert!(missed.is_empty(), "hit less than {wanted} times: {missed:?}");
-    // The rest could not be known since somebody cancelled it, or killed the machine, before it could be asked again.
+    // The rest could not be known since somebody cancelled it, or killed the machine, before it
+    // could be asked again.
     let unknown = report.unknown() - report.disturbed;
     assert!(unknown * 50 <= report.jobs, "{unknown} of {} jobs ended unknown", report.jobs);
 }

@@ -1,5 +1,5 @@
-//! The reader of a lane's events: hangs up now and then and resumes, within a life without a gap, across lives with a
-//! `reset` and nothing else.
+//! The reader of a lane's events: hangs up now and then and resumes, within a life without a gap,
+//! across lives with a `reset` and nothing else.
 
 use std::collections::BTreeSet;
 

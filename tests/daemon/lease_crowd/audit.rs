@@ -1,4 +1,5 @@
-//! What must be true of all leases when nobody is left: read from the disk, and from what the last daemon shows.
+//! What must be true of all leases when nobody is left: read from the disk, and from what the last
+//! daemon shows.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,8 @@ impl Audit {
     /// Every lease ended; of each machine the fences grow, and nobody held it while another did.
     pub async fn of(store: &Store) -> Self {
         let mut audit = Self::default();
-        let (mut of_machines, mut last): (BTreeMap<String, Vec<Lease>>, Option<Lease>) = Default::default();
+        let (mut of_machines, mut last): (BTreeMap<String, Vec<Lease>>, Option<Lease>) =
+            Default::default();
         loop {
             let page = store.leases(&LeaseFilter::default(), last.as_ref(), 1_000).await.unwrap();
             let Some(oldest) = page.last() else { break };
@@ -29,7 +31,11 @@ impl Audit {
                 let reason = lease.end.as_ref().map_or("open", |end| end.reason.as_str());
                 *audit.ends.entry(reason).or_default() += 1;
                 if !lease.state.is_end() {
-                    audit.wrong(format!("{} has not ended: it is {}", lease.id, lease.state.as_str()));
+                    audit.wrong(format!(
+                        "{} has not ended: it is {}",
+                        lease.id,
+                        lease.state.as_str()
+                    ));
                 }
                 let waited_in_vain = matches!(reason, "abandoned" | "released");
                 if lease.state == LeaseState::Failed && reason != "abandoned"
@@ -52,17 +58,21 @@ impl Audit {
                 }
                 if one.ended_at.is_none_or(|ended| ended > granted_at(next)) {
                     let (one, next) = (one.id, next.id);
-                    audit.wrong(format!("machine {machine} was held by {one} and {next} at one time"));
+                    audit.wrong(format!(
+                        "machine {machine} was held by {one} and {next} at one time"
+                    ));
                 }
             }
         }
         audit
     }
 
-    /// Every machine is off and free, or set aside with a reason; those that were on from the start are on.
+    /// Every machine is off and free, or set aside with a reason; those that were on from the start
+    /// are on.
     pub fn machines(&mut self, shown: &Value, on_from_the_start: &[&str]) {
         for machine in shown["items"].as_array().unwrap() {
-            let aside = machine["quarantine"]["reason"].as_str().is_some_and(|reason| !reason.is_empty());
+            let aside =
+                machine["quarantine"]["reason"].as_str().is_some_and(|reason| !reason.is_empty());
             self.quarantined += usize::from(aside);
             let free = machine["free"] == true && machine["power_state"] == "off";
             let untouched = on_from_the_start.iter().any(|id| machine["id"] == *id)

@@ -1,5 +1,6 @@
-//! HTTP as a client of the crowd speaks it: a connection for each call, made again until the daemon of the moment
-//! answers. The file `address` names that daemon, and is not there while there is none.
+//! HTTP as a client of the crowd speaks it: a connection for each call, made again until the daemon
+//! of the moment answers. The file `address` names that daemon, and is not there while there is
+//! none.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -40,7 +41,9 @@ impl Line {
         for _ in 0..ATTEMPTS {
             match self.attempt(ask) {
                 // Not loaded yet, or a wait that was too short.
-                Ok(answered) if answered.status != 503 && answered.status != 504 => return answered,
+                Ok(answered) if answered.status != 503 && answered.status != 504 => {
+                    return answered;
+                }
                 Ok(answered) if answered.status == 504 => {}
                 _ => std::thread::sleep(Duration::from_millis(100)),
             }
@@ -74,5 +77,9 @@ impl Line {
 fn whole(answer: &str) -> Option<Answered> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answered { status, head: head.to_ascii_lowercase(), json: serde_json::from_str(body).ok()? })
+    Some(Answered {
+        status,
+        head: head.to_ascii_lowercase(),
+        json: serde_json::from_str(body).ok()?,
+    })
 }

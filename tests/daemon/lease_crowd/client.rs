@@ -1,11 +1,13 @@
-//! One client of the crowd, in a process of its own: the test binary again, asked for this one test. It takes a lease,
-//! sees to it that nobody else has the machine, uses it and gives it back, some times over.
+//! One client of the crowd, in a process of its own: the test binary again, asked for this one
+//! test. It takes a lease, sees to it that nobody else has the machine, uses it and gives it back,
+//! some times over.
 //!
 //! ```text
 //! POST (keyed) ─► wait until active ─► lock file ─► power on (keyed) ─► look ─► renew ─► unlock ─► DELETE
 //! ```
-//! Whoever holds a machine has its lock file, made as one that nobody else has. One that is there already is a killed
-//! client's, and then of a lease that has ended and of an older fence; anything else is wrong, and is noted.
+//! Whoever holds a machine has its lock file, made as one that nobody else has. One that is there
+//! already is a killed client's, and then of a lease that has ended and of an older fence; anything
+//! else is wrong, and is noted.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,11 @@ const CLIENT: &str = "OTTER_TEST_CROWD_CLIENT";
 
 /// Starts a client.
 pub fn start(directory: &Path, name: &str, seed: u64, laps: u64) -> Child {
-    let log = std::fs::File::options().create(true).append(true).open(directory.join("clients.log")).unwrap();
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(directory.join("clients.log"))
+        .unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "daemon::lease_crowd::client::one_of_the_crowd", "--nocapture"])
         .env(CLIENT, format!("{}\n{name}\n{seed}\n{laps}", directory.display()))
@@ -86,8 +92,10 @@ impl Client {
             let again = self.ask(&key, &body);
             if (&again.json["id"], &again.json["secret"]) != (&json!(id), &json!(secret)) {
                 // What it has on its hands now is nobody's.
-                return self
-                    .note("wrong", &format!("the key {key} gave the lease {id}, then {}", again.json));
+                return self.note(
+                    "wrong",
+                    &format!("the key {key} gave the lease {id}, then {}", again.json),
+                );
             }
             if !again.head.contains("idempotent-replayed: true") {
                 self.note("wrong", &format!("the key {key} is answered as new: {}", again.json));
@@ -98,8 +106,7 @@ impl Client {
 
     fn lap(&mut self) -> Result<(), Lost> {
         let key = format!("{}/{}", self.name, self.asked.len());
-        let mut body =
-            json!({"select": {"pool": "lab"}, "ttl": super::TTL, "queue_for": "10m", "holder": self.name});
+        let mut body = json!({"select": {"pool": "lab"}, "ttl": super::TTL, "queue_for": "10m", "holder": self.name});
         if self.dice.chance(30) {
             body["prepare"] = json!({"snapshot": "base/kickstart", "power": "on"});
         }
@@ -177,10 +184,12 @@ impl Client {
 
     /// Makes the lock file of the machine.
     fn lock(&self, active: &Active) {
-        let (lock, own) = (self.lock_of(active), self.directory.join(format!("mine-{}", self.name)));
+        let (lock, own) =
+            (self.lock_of(active), self.directory.join(format!("mine-{}", self.name)));
         std::fs::write(&own, inscription(active)).unwrap();
         while std::fs::hard_link(&own, &lock).is_err() {
-            // Gone meanwhile: its holder was only about to leave, and its lease is not active any more.
+            // Gone meanwhile: its holder was only about to leave, and its lease is not active any
+            // more.
             let Ok(other) = std::fs::read_to_string(&lock) else { continue };
             let words: Vec<&str> = other.split(' ').collect();
             let [id, fence, _] = words[..] else { panic!("{other:?}") };
@@ -228,7 +237,10 @@ impl Client {
     }
 
     fn state(&self, lease: &str) -> String {
-        self.get(format!("/v1/leases/{lease}")).json["state"].as_str().unwrap_or("unknown").to_owned()
+        self.get(format!("/v1/leases/{lease}")).json["state"]
+            .as_str()
+            .unwrap_or("unknown")
+            .to_owned()
     }
 
     fn expect(&self, status: u16, answered: Answered) -> Value {
@@ -240,8 +252,11 @@ impl Client {
 
     /// Adds a line to a file that all share.
     fn note(&self, file: &str, line: &str) {
-        let mut file =
-            std::fs::File::options().create(true).append(true).open(self.directory.join(file)).unwrap();
+        let mut file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.join(file))
+            .unwrap();
         file.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 }

@@ -1,11 +1,13 @@
-//! Two hundred clients on twenty machines, each a process of its own, while clients and the daemon are killed at random:
-//! never two hold one machine, fences grow, every lease ends, and no machine is leaked.
+//! Two hundred clients on twenty machines, each a process of its own, while clients and the daemon
+//! are killed at random: never two hold one machine, fences grow, every lease ends, and no machine
+//! is leaked.
 //!
 //! ```text
 //! 200 × client ─► daemon (killed and started anew) ─► host, a process that outlives them
 //!      └─ killed, and another in its place
 //! ```
-//! `OTTER_CROWD_LAPS` makes it longer, `OTTER_CROWD_SEED` another; `tests/soak` has it for as long as one likes.
+//! `OTTER_CROWD_LAPS` makes it longer, `OTTER_CROWD_SEED` another; `tests/soak` has it for as long
+//! as one likes.
 
 mod audit;
 mod call;
@@ -105,7 +107,11 @@ async fn crowd(plan: Plan) -> Report {
         let daemon = crowd.daemon().await;
         let alone = deaths == plan.deaths;
         // Some die before they have read the host.
-        let life = if crowd.dice.chance(25) { crowd.dice.below(400) } else { 500 + crowd.dice.below(3_000) };
+        let life = if crowd.dice.chance(25) {
+            crowd.dice.below(400)
+        } else {
+            500 + crowd.dice.below(3_000)
+        };
         let until = clock.elapsed() + Duration::from_millis(life);
         while !crowd.has_gone() && (alone || clock.elapsed() < until) {
             crowd.kill_somebody();
@@ -138,7 +144,8 @@ async fn crowd(plan: Plan) -> Report {
         audit.wrong(format!("somebody waits still: {pools}"));
     }
     for (id, machine) in world["machines"].as_object().unwrap() {
-        let shown = machines["items"].as_array().unwrap().iter().find(|shown| shown["id"] == **id).unwrap();
+        let shown =
+            machines["items"].as_array().unwrap().iter().find(|shown| shown["id"] == **id).unwrap();
         let aside = !shown["quarantine"].is_null();
         if machine["power"] != "poweredOff" && !aside && !ON_FROM_THE_START.contains(&id.as_str()) {
             audit.wrong(format!("machine {id} is {} on the host", machine["power"]));
@@ -170,7 +177,8 @@ async fn crowd(plan: Plan) -> Report {
 impl Crowd {
     async fn gathered(plan: Plan) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let host = HostProcess::start(&["--machines", &plan.machines.to_string(), "--pace", "0.05"]).await;
+        let host =
+            HostProcess::start(&["--machines", &plan.machines.to_string(), "--pace", "0.05"]).await;
         std::fs::write(directory.path().join("otter.toml"), CONFIG).unwrap();
         std::fs::create_dir(directory.path().join("locks")).unwrap();
         let mut crowd = Self {
@@ -204,7 +212,8 @@ impl Crowd {
     /// The next daemon, told to all once it listens.
     async fn daemon(&self) -> Daemon {
         let mut command = self.host.serve(&self.path("otter.toml"), &self.path("state"));
-        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         command.stderr(log);
         let daemon = Daemon::attempt(command).await.expect("a daemon that says where it listens");
         std::fs::write(self.path("address.new"), daemon.address()).unwrap();
@@ -247,12 +256,16 @@ impl Crowd {
 
     /// The place of a client that has a lock file.
     fn some_holder(&mut self) -> Option<usize> {
-        let mut locks: Vec<PathBuf> =
-            std::fs::read_dir(self.path("locks")).unwrap().map(|lock| lock.unwrap().path()).collect();
+        let mut locks: Vec<PathBuf> = std::fs::read_dir(self.path("locks"))
+            .unwrap()
+            .map(|lock| lock.unwrap().path())
+            .collect();
         locks.sort();
         let lock = locks.get(self.dice.at(locks.len().max(1)))?;
         let process: u32 = std::fs::read_to_string(lock).ok()?.split(' ').nth(2)?.parse().ok()?;
-        self.clients.iter().position(|client| client.ended.is_none() && client.child.id() == process)
+        self.clients
+            .iter()
+            .position(|client| client.ended.is_none() && client.child.id() == process)
     }
 }
 

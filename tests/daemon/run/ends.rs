@@ -8,14 +8,15 @@ use crate::harness::eventually;
 #[tokio::test]
 async fn the_command_succeeds_and_knows_its_machine() {
     let bench = Bench::start().await;
-    let script =
-        r#"echo "$OTTER_MACHINE_ID $OTTER_MACHINE_NAME [$OTTER_MACHINE_IP] $OTTER_URL"; echo "$OTTER_LEASE""#;
-    let options = "--snapshot installed/updated/kickstart --power on --holder nightly --reference job-7";
+    let script = r#"echo "$OTTER_MACHINE_ID $OTTER_MACHINE_NAME [$OTTER_MACHINE_IP] $OTTER_URL"; echo "$OTTER_LEASE""#;
+    let options =
+        "--snapshot installed/updated/kickstart --power on --holder nightly --reference job-7";
     let ended = bench.run(options, script).ended().await;
     ended.exits(0, &format!("{NAME} is made ready"));
     assert!(ended.complaints.ends_with("otter: the machine is given back\n"), "{ended:?}");
     assert_eq!(ended.said[0], format!("{MACHINE} {NAME} [] {}", bench.url()));
-    let lease = bench.daemon.get("/v1/leases?reference=job-7").await.expect(200).json["items"][0].clone();
+    let lease =
+        bench.daemon.get("/v1/leases?reference=job-7").await.expect(200).json["items"][0].clone();
     let (id, secret) = ended.said[1].split_once('.').unwrap();
     assert!(lease["id"] == id && secret.len() == 64 && lease["holder"] == "nightly", "{lease}");
     assert!(!ended.complaints.contains(secret));

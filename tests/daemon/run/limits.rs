@@ -12,7 +12,8 @@ use crate::harness::{Answer, eventually, otter};
 /// A refusal as otter writes it.
 fn refusal(status: &str, code: &str, retry_after: Option<u32>) -> String {
     let body = format!(r#"{{"code": "{code}", "detail": "Not now.", "retry": "after"}}"#);
-    let retry_after = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+    let retry_after =
+        retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
     format!(
         "HTTP/1.1 {status}\r\n{retry_after}content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -94,8 +95,9 @@ async fn a_limit_does_not_lose_a_lease_that_is_renewed() {
     run.says("ready").await;
     let lease = bench.lease().await;
     let path = format!("/v1/leases/{}", lease["id"].as_str().unwrap());
-    let time =
-        |lease: &Value, field: &str| lease[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let time = |lease: &Value, field: &str| {
+        lease[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
+    };
     let until = time(&lease, "active_at") + jiff::SignedDuration::from_secs(5);
     eventually("it to be renewed", async || {
         time(&bench.daemon.get(&path).await.expect(200).json, "expires_at") > until

@@ -13,9 +13,11 @@ use crate::harness::{Answer, eventually};
 #[tokio::test]
 async fn a_lease_that_an_operator_revokes_ends_the_command() {
     let bench = Bench::start().await;
-    let mut run = bench.run("", "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.02; done");
+    let mut run =
+        bench.run("", "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.02; done");
     run.says("ready").await;
-    let path = format!("/v1/leases/{}?reason=maintenance", bench.lease().await["id"].as_str().unwrap());
+    let path =
+        format!("/v1/leases/{}?reason=maintenance", bench.lease().await["id"].as_str().unwrap());
     Answer::of(bench.daemon.request(Method::DELETE, &path)).await.expect(200);
     let ended = run.ended().await;
     ended.exits(74, "the lease is lost, so the command is ended: the lease ended: revoked");
@@ -53,8 +55,9 @@ async fn a_short_lease_is_renewed_while_its_command_runs() {
     run.says("ready").await;
     let lease = bench.lease().await;
     let path = format!("/v1/leases/{}", lease["id"].as_str().unwrap());
-    let time =
-        |lease: &Value, field: &str| lease[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let time = |lease: &Value, field: &str| {
+        lease[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
+    };
     let until = time(&lease, "active_at") + jiff::SignedDuration::from_secs(3);
     eventually("it to be held for three times its time", async || {
         time(&bench.daemon.get(&path).await.expect(200).json, "expires_at") > until

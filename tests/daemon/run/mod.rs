@@ -1,5 +1,5 @@
-//! `otter run`, the real binary before a real daemon: each way in which it can end. After each the machine is free again
-//! and no lease is left.
+//! `otter run`, the real binary before a real daemon: each way in which it can end. After each the
+//! machine is free again and no lease is left.
 
 mod ends;
 mod limits;
@@ -80,7 +80,13 @@ impl Bench {
     }
 
     /// Runs a command, with otter there, and these variables beside.
-    fn run_at(&self, url: &str, options: &str, command: &[&str], variables: &[(&str, &str)]) -> Run {
+    fn run_at(
+        &self,
+        url: &str,
+        options: &str,
+        command: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Run {
         let mut run = otter(&["run", "--url", url]);
         run.args(options.split_whitespace());
         if !["--pool", "--machine", "--name"].iter().any(|select| options.contains(select)) {
@@ -105,7 +111,10 @@ impl Bench {
 
     /// Waits until the machine is free, and sees that no lease is left.
     async fn is_as_before(&self) {
-        self.daemon.get(&format!("/v1/machines/{MACHINE}/wait?until=free&wait=10s")).await.expect(200);
+        self.daemon
+            .get(&format!("/v1/machines/{MACHINE}/wait?until=free&wait=10s"))
+            .await
+            .expect(200);
         assert_eq!(self.leases("queued,preparing,active,releasing").await, Vec::<Value>::new());
     }
 }
@@ -159,7 +168,9 @@ impl Run {
     async fn ended(mut self) -> Ended {
         let status = timeout(PATIENCE, self.child.wait()).await.expect("it to end").unwrap();
         let mut said = Vec::new();
-        while let Some(line) = timeout(PATIENCE, self.said.next_line()).await.expect("an end").unwrap() {
+        while let Some(line) =
+            timeout(PATIENCE, self.said.next_line()).await.expect("an end").unwrap()
+        {
             said.push(line);
         }
         let complaints = timeout(PATIENCE, self.complaints).await.expect("an end").unwrap();
@@ -173,7 +184,8 @@ impl Ended {
     fn exits(&self, code: i32, complaint: &str) {
         assert!(self.code == Some(code) && self.complaints.contains(complaint), "{self:?}");
         // Both have 64 hexadecimal digits in a row, which nothing else has.
-        let digits = |part: &str| part.len() >= 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let digits =
+            |part: &str| part.len() >= 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
         let secret = |word: &str| word.split(['.', '_']).any(digits);
         assert!(!self.complaints.split_whitespace().any(secret), "a secret: {self:?}");
     }

@@ -89,7 +89,8 @@ async fn what_cannot_be_is_refused_at_once() {
 
 #[tokio::test]
 async fn the_machine_cannot_be_made_ready() {
-    let scenario = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/lab.toml")).unwrap();
+    let scenario =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/lab.toml")).unwrap();
     let broken = tempfile::tempdir().unwrap();
     let file = broken.path().join("broken.toml");
     let fault = "\n[[faults]]\nmethod = \"PowerOnVM_Task\"\ntimes = 0\nwhat = { fault = \"InsufficientResourcesFault\" }\n";
@@ -127,15 +128,22 @@ async fn a_token_decides_who_may() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
     let token = |name: &str, role: &str| {
-        let mut make = otter(&["token", "create", "--name", name, "--role", role, "--state-dir", state]);
+        let mut make =
+            otter(&["token", "create", "--name", name, "--role", role, "--state-dir", state]);
         String::from_utf8(make.output().unwrap().stdout).unwrap()
     };
-    let (runner, viewer, admin) = (token("ci", "runner"), token("eyes", "viewer"), token("root", "admin"));
+    let (runner, viewer, admin) =
+        (token("ci", "runner"), token("eyes", "viewer"), token("root", "admin"));
     let files = tempfile::tempdir().unwrap();
-    std::fs::write(files.path().join("otter.toml"), format!("[pools.one]\nmachines = [\"{NAME}\"]\n"))
-        .unwrap();
-    let bench =
-        Bench { daemon: Bench::daemon("127.0.0.1:0", files.path(), &["--state-dir", state]).await, files };
+    std::fs::write(
+        files.path().join("otter.toml"),
+        format!("[pools.one]\nmachines = [\"{NAME}\"]\n"),
+    )
+    .unwrap();
+    let bench = Bench {
+        daemon: Bench::daemon("127.0.0.1:0", files.path(), &["--state-dir", state]).await,
+        files,
+    };
     let url = bench.url();
     let with = |token: &str| bench.run_at(&url, "", &["echo", "mine"], &[("OTTER_TOKEN", token)]);
     let none = bench.run_at(&url, "", &["echo", "mine"], &[]).ended().await;
@@ -154,7 +162,11 @@ async fn a_token_decides_who_may() {
     let file = bench.file("token");
     std::fs::write(&file, &runner).unwrap();
     let options = format!("--token-file {}", file.display());
-    bench.run_at(&url, &options, &["true"], &[("OTTER_TOKEN", "otter_wrong")]).ended().await.exits(0, "");
+    bench
+        .run_at(&url, &options, &["true"], &[("OTTER_TOKEN", "otter_wrong")])
+        .ended()
+        .await
+        .exits(0, "");
     free().await;
 }
 
@@ -163,7 +175,8 @@ async fn a_token_that_is_revoked_while_its_run_waits_held_no_machine() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
     let token = |arguments: &[&str]| {
-        let output = otter(&["token"]).args(arguments).args(["--state-dir", state]).output().unwrap();
+        let output =
+            otter(&["token"]).args(arguments).args(["--state-dir", state]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
@@ -171,10 +184,15 @@ async fn a_token_that_is_revoked_while_its_run_waits_held_no_machine() {
     let second = token(&["create", "--name", "second", "--role", "runner"]);
     let admin = token(&["create", "--name", "root", "--role", "admin"]);
     let files = tempfile::tempdir().unwrap();
-    std::fs::write(files.path().join("otter.toml"), format!("[pools.one]\nmachines = [\"{NAME}\"]\n"))
-        .unwrap();
-    let bench =
-        Bench { daemon: Bench::daemon("127.0.0.1:0", files.path(), &["--state-dir", state]).await, files };
+    std::fs::write(
+        files.path().join("otter.toml"),
+        format!("[pools.one]\nmachines = [\"{NAME}\"]\n"),
+    )
+    .unwrap();
+    let bench = Bench {
+        daemon: Bench::daemon("127.0.0.1:0", files.path(), &["--state-dir", state]).await,
+        files,
+    };
     let run = |options: &str, token: &str, script: &str| {
         bench.run_at(&bench.url(), options, &["sh", "-c", script], &[("OTTER_TOKEN", token)])
     };
@@ -182,7 +200,8 @@ async fn a_token_that_is_revoked_while_its_run_waits_held_no_machine() {
     holder.says("ready").await;
     let next = run("--queue-for 1m", &second, NEVER);
     eventually("it to wait", async || {
-        let queued = bench.daemon.request(Method::GET, "/v1/leases?state=queued").bearer_auth(&admin);
+        let queued =
+            bench.daemon.request(Method::GET, "/v1/leases?state=queued").bearer_auth(&admin);
         Answer::of(queued).await.expect(200).items("id").len() == 1
     })
     .await;

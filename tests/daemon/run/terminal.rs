@@ -1,4 +1,5 @@
-//! What `otter run` draws on a terminal: one line again and again, but not if `NO_COLOR` forbids escape sequences.
+//! What `otter run` draws on a terminal: one line again and again, but not if `NO_COLOR` forbids
+//! escape sequences.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -17,8 +18,10 @@ async fn at_terminal(bench: &Bench, variables: &[(&str, &str)]) -> String {
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap();
-    let end = OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(name.to_bytes())).unwrap();
-    let mut run = otter(&["run", "--url", &bench.url(), "--pool", "one", "--power", "on", "--", "true"]);
+    let end =
+        OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(name.to_bytes())).unwrap();
+    let mut run =
+        otter(&["run", "--url", &bench.url(), "--pool", "one", "--power", "on", "--", "true"]);
     run.stdout(Stdio::null()).stderr(end).env_remove("NO_COLOR").envs(variables.iter().copied());
     let mut child = run.spawn().unwrap();
     // The terminal is at its end once nobody has it open.
@@ -42,7 +45,10 @@ async fn no_color_forbids_escape_sequences_on_a_terminal() {
     let bench = Bench::start().await;
     for drawing in [&[][..], &[("NO_COLOR", "")]] {
         let shown = at_terminal(&bench, drawing).await;
-        assert!(shown.contains("\r\u{1b}[Kotter: ") && shown.contains("is made ready"), "{shown:?}");
+        assert!(
+            shown.contains("\r\u{1b}[Kotter: ") && shown.contains("is made ready"),
+            "{shown:?}"
+        );
     }
     for forbidding in [&[("NO_COLOR", "1")][..], &[("NO_COLOR", "0"), ("TERM", "xterm-256color")]] {
         let shown = at_terminal(&bench, forbidding).await;

@@ -1,4 +1,5 @@
-//! The ways to the daemon: TLS, with a certificate that is pinned or one of an authority, and a Unix socket.
+//! The ways to the daemon: TLS, with a certificate that is pinned or one of an authority, and a
+//! Unix socket.
 
 use std::path::Path;
 
@@ -8,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Bench, Run};
 use crate::harness::{Daemon, otter};
 
-/// It queues: a run that has ended gave its machine back, and that is free again only a moment later.
+/// It queues: a run that has ended gave its machine back, and that is free again only a moment
+/// later.
 fn run(arguments: &[&str]) -> Run {
     let mut command = otter(&["run", "--name", "sdw-staging", "--queue-for", "10s"]);
     command.args(arguments).args(["--", "echo", "mine"]);
@@ -22,8 +24,11 @@ async fn the_certificate_is_checked() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(path("otter.pem"), made.cert.pem()).unwrap();
     std::fs::write(path("otter.key"), made.signing_key.serialize_pem()).unwrap();
-    let text =
-        format!("[http]\ntls_certificate = {:?}\ntls_key = {:?}\n", path("otter.pem"), path("otter.key"));
+    let text = format!(
+        "[http]\ntls_certificate = {:?}\ntls_key = {:?}\n",
+        path("otter.pem"),
+        path("otter.key")
+    );
     std::fs::write(path("otter.toml"), text).unwrap();
     let daemon = Daemon::start(&["--simulate", "--config", &path("otter.toml")], &[]).await;
     let url = format!("https://localhost:{}", daemon.address().rsplit(':').next().unwrap());
@@ -46,8 +51,11 @@ async fn serving(directory: &Path, is_ca: IsCa) -> Daemon {
     params.is_ca = is_ca;
     std::fs::write(path("otter.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     std::fs::write(path("otter.key"), key.serialize_pem()).unwrap();
-    let text =
-        format!("[http]\ntls_certificate = {:?}\ntls_key = {:?}\n", path("otter.pem"), path("otter.key"));
+    let text = format!(
+        "[http]\ntls_certificate = {:?}\ntls_key = {:?}\n",
+        path("otter.pem"),
+        path("otter.key")
+    );
     std::fs::write(path("otter.toml"), text).unwrap();
     Daemon::start(&["--simulate", "--config", &path("otter.toml")], &[]).await
 }
@@ -80,7 +88,8 @@ async fn a_scheme_that_the_port_does_not_speak_is_told_with_the_right_one() {
     ends_at_once(&["--url", &wrong], &[&plain]).await;
 }
 
-/// Other servers of TLS than otter answer plain HTTP with an alert of TLS, or with a page of their own.
+/// Other servers of TLS than otter answer plain HTTP with an alert of TLS, or with a page of their
+/// own.
 #[tokio::test]
 async fn other_servers_of_tls_are_told_too() {
     for answer in [
@@ -111,11 +120,13 @@ async fn a_certificate_that_is_refused_is_told_with_what_to_do() {
     let other = tempfile::NamedTempFile::new().unwrap();
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, "another authority");
-    std::fs::write(other.path(), params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
+    std::fs::write(other.path(), params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem())
+        .unwrap();
     let daemon = serving(directory.path(), IsCa::NoCa).await;
     let named = format!("https://localhost:{}", port(&daemon));
     let numbered = format!("https://127.0.0.1:{}", port(&daemon));
-    let unknown = ["nobody that is trusted has signed it", "--cacert", "--fingerprint SHA256", "openssl"];
+    let unknown =
+        ["nobody that is trusted has signed it", "--cacert", "--fingerprint SHA256", "openssl"];
     ends_at_once(&["--url", &named, "--cacert", other.path().to_str().unwrap()], &unknown).await;
     let misnamed = ["127.0.0.1", "localhost", "--fingerprint SHA256"];
     ends_at_once(&["--url", &numbered, "--cacert", certificate], &misnamed).await;

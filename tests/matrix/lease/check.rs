@@ -1,5 +1,6 @@
-//! What must hold in every cell of a lease: the job's one end, as in the matrix of jobs; one end of the lease, told alike
-//! by polls and events; and of each machine that it is free and as it was to be, or set aside, and never neither.
+//! What must hold in every cell of a lease: the job's one end, as in the matrix of jobs; one end of
+//! the lease, told alike by polls and events; and of each machine that it is free and as it was to
+//! be, or set aside, and never neither.
 
 use otter::simulator::world::{Machine, PowerState};
 use serde_json::{Value, json};
@@ -14,7 +15,8 @@ use super::table::{LeaseCell, LeaseExpected, LeaseKind, Outcome};
 /// The words of a lease's ends.
 const ENDS: [&str; 4] = ["released", "expired", "revoked", "failed"];
 
-/// Checks a cell whose job was played to its end, sees its lease to its own, and gives what came of it.
+/// Checks a cell whose job was played to its end, sees its lease to its own, and gives what came of
+/// it.
 pub async fn check(
     mut play: Play<'_>,
     proof: Proof,
@@ -58,8 +60,12 @@ pub async fn check(
 
 /// What was waited for was waited for after the last call that could have undone it.
 fn readiness_is_newest(job: &Value) -> Result<(), String> {
-    let steps: Vec<&str> =
-        job["steps"].as_array().into_iter().flatten().filter_map(|step| step["name"].as_str()).collect();
+    let steps: Vec<&str> = job["steps"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|step| step["name"].as_str())
+        .collect();
     let last = |of: &[&str]| steps.iter().rposition(|step| of.contains(step));
     let waits = !job["request"]["until"].is_null() && job["state"] == "succeeded";
     if !waits || last(&["wait_tools", "wait_ip"]) > last(&["revert", "power_on"]) {
@@ -72,7 +78,9 @@ fn answer_questions(play: &Play<'_>) {
     play.control().mutate(|world| {
         let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
         for id in ids {
-            if let Some(machine) = world.machine_mut(&id).filter(|machine| machine.power != PowerState::On) {
+            if let Some(machine) =
+                world.machine_mut(&id).filter(|machine| machine.power != PowerState::On)
+            {
                 machine.question = None;
             }
             // It may ask nothing.
@@ -93,7 +101,8 @@ fn one_end(polls: &[Value]) -> Result<(), String> {
     Err(format!("polls showed {count} ends of the lease: {polls:?}"))
 }
 
-/// What the licence kept from being powered off by the preparation, it keeps from being powered off by the release.
+/// What the licence kept from being powered off by the preparation, it keeps from being powered off
+/// by the release.
 fn keeps_it_on(play: &Play<'_>) -> bool {
     let Leased { kind, by_hand, spare, .. } = play.lease();
     play.cell.fault == Fault::Licence
@@ -112,14 +121,21 @@ fn came_to(
 ) -> Result<(), String> {
     let is = |field: &str, value: &Value| {
         let found = lease.pointer(field).unwrap_or(&Value::Null);
-        if found == value { Ok(()) } else { Err(format!("{field} is {found}, where {value} is right")) }
+        if found == value {
+            Ok(())
+        } else {
+            Err(format!("{field} is {found}, where {value} is right"))
+        }
     };
-    let was_active_on = active.map(|active| active["machine"].as_str().unwrap_or_default().to_owned());
+    let was_active_on =
+        active.map(|active| active["machine"].as_str().unwrap_or_default().to_owned());
     let warnings = lease["warnings"].as_array().map_or(0, Vec::len);
     let (state, reason, on, warned) = match (wanted, &play.lease().spare) {
         (Outcome::Active, _) => ("released", "released", Some(play.id.clone()), 0),
         (Outcome::SetAside, Some(spare)) => ("released", "released", Some(spare.clone()), 1),
-        (Outcome::SetAside, None) => ("failed", "prepare-failed", None, usize::from(keeps_it_on(play))),
+        (Outcome::SetAside, None) => {
+            ("failed", "prepare-failed", None, usize::from(keeps_it_on(play)))
+        }
         (Outcome::Gone, _) => ("failed", "machine-gone", None, 0),
         (Outcome::Free | Outcome::FreeAndTaken, _) => ("released", "released", None, 0),
         (Outcome::NotReleased | Outcome::NotReleasedGone, _) => ("released", "released", None, 1),
@@ -129,7 +145,8 @@ fn came_to(
     if reason == "prepare-failed" {
         is("/end/detail", &job["error"]["detail"])?;
     }
-    // After the job of a preparation may have come one that was active for a moment before its machine was missed.
+    // After the job of a preparation may have come one that was active for a moment before its
+    // machine was missed.
     let gone_late = wanted == Outcome::Gone && job["state"] == "succeeded";
     if was_active_on != on && !gone_late {
         return Err(format!("it was active on {was_active_on:?}, where {on:?} is right"));
@@ -157,12 +174,20 @@ async fn picture_is_the_host(play: &mut Play<'_>) -> Result<(), String> {
         shown == wanted
     });
     same.await.map_err(|_| {
-        format!("after the lease otter shows otherwise than the host is:{}", difference("", &wanted, &shown))
+        format!(
+            "after the lease otter shows otherwise than the host is:{}",
+            difference("", &wanted, &shown)
+        )
     })
 }
 
-/// No lease holds a machine any more: each is free, and off and at the asked snapshot then, or set aside.
-async fn each_machine_has_its_place(play: &Play<'_>, cell: LeaseCell, wanted: Outcome) -> Result<(), String> {
+/// No lease holds a machine any more: each is free, and off and at the asked snapshot then, or set
+/// aside.
+async fn each_machine_has_its_place(
+    play: &Play<'_>,
+    cell: LeaseCell,
+    wanted: Outcome,
+) -> Result<(), String> {
     let machines: Vec<Machine> = play.control().look(|world| world.machines().cloned().collect());
     let names = |machine: &&Machine| machine.name.contains("cell");
     for machine in machines.iter().filter(names) {
@@ -171,13 +196,18 @@ async fn each_machine_has_its_place(play: &Play<'_>, cell: LeaseCell, wanted: Ou
         let meant = machine.instance_uuid == play.before.instance_uuid;
         let right = meant
             && match wanted {
-                Outcome::SetAside | Outcome::Gone | Outcome::NotReleased | Outcome::NotReleasedGone => true,
+                Outcome::SetAside
+                | Outcome::Gone
+                | Outcome::NotReleased
+                | Outcome::NotReleasedGone => true,
                 Outcome::Active | Outcome::Free | Outcome::FreeAndTaken => false,
             };
         if aside != right {
             return Err(format!("it is set aside: {aside}, where {right} is right: {shown}"));
         }
-        if aside && (shown["quarantine"]["automatic"] != true || shown["quarantine"]["by"] != "otter") {
+        if aside
+            && (shown["quarantine"]["automatic"] != true || shown["quarantine"]["by"] != "otter")
+        {
             return Err(format!("it is not set aside by otter: {shown}"));
         }
         if !shown["lease"].is_null() {
@@ -212,14 +242,19 @@ async fn each_machine_has_its_place(play: &Play<'_>, cell: LeaseCell, wanted: Ou
     if tasks.is_empty() { Ok(()) } else { Err(format!("tasks still run: {tasks:?}")) }
 }
 
-/// What the stream told of the lease and of its jobs: one end of each, the same that polls showed, and nothing after it.
+/// What the stream told of the lease and of its jobs: one end of each, the same that polls showed,
+/// and nothing after it.
 async fn events_agree(play: &mut Play<'_>, lease: &Value) -> Result<(), String> {
     let id = play.lease().id.clone();
     let (_, _, jobs) = play.bench.read(&format!("/v1/jobs?lease={id}")).await;
     let mark = play.bench.nudge();
-    let told = play.bench.events.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
+    let told =
+        play.bench.events.until(|told| told.json["object"]["annotation"] == mark.as_str()).await;
     let of = |kind: &str, id: &str| -> Vec<Value> {
-        told.iter().filter(|told| told.is(kind, id)).map(|told| told.json["object"].clone()).collect()
+        told.iter()
+            .filter(|told| told.is(kind, id))
+            .map(|told| told.json["object"].clone())
+            .collect()
     };
     let agrees = |states: &[Value], ended: &Value, is_end: fn(&Value) -> bool| {
         let first = states.iter().position(is_end);
@@ -227,12 +262,18 @@ async fn events_agree(play: &mut Play<'_>, lease: &Value) -> Result<(), String> 
     };
     let states = of("lease.changed", &id);
     if !agrees(&states, lease, ends) {
-        return Err(format!("the stream told another end of the lease than {lease}: {:?}", states.last()));
+        return Err(format!(
+            "the stream told another end of the lease than {lease}: {:?}",
+            states.last()
+        ));
     }
     for job in jobs["items"].as_array().into_iter().flatten() {
         let states = of("job.changed", job["id"].as_str().unwrap_or_default());
         if !agrees(&states, job, is_end) {
-            return Err(format!("the stream told another end of the job than {job}: {:?}", states.last()));
+            return Err(format!(
+                "the stream told another end of the job than {job}: {:?}",
+                states.last()
+            ));
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! The fault matrix of leases: every call and wait of a preparation and of a release, at every step, under every fault.
-//! `table` says what is right, `check` holds otter to it; the stage is that of jobs.
+//! The fault matrix of leases: every call and wait of a preparation and of a release, at every
+//! step, under every fault. `table` says what is right, `check` holds otter to it; the stage is
+//! that of jobs.
 
 mod check;
 pub mod table;

@@ -1,11 +1,13 @@
-//! The fault matrix of leases as a table: what is right for each call and each wait of a preparation and of a release.
+//! The fault matrix of leases as a table: what is right for each call and each wait of a
+//! preparation and of a release.
 //!
 //! ```text
 //! kind × step × fault ── the row of the like job (`super::super::table`), or a row here ──► end of the job, sendings
 //!                                                                                      └──► what comes of the lease
 //! ```
-//! A preparation is made of the calls of a revert and a power job, and of waits; so is a release. What can be known of
-//! such a call is what can be known of it in a job of its own; what follows from it is not.
+//! A preparation is made of the calls of a revert and a power job, and of waits; so is a release.
+//! What can be known of such a call is what can be known of it in a job of its own; what follows
+//! from it is not.
 
 #![expect(clippy::match_same_arms, reason = "a table: a row stands where it is looked for")]
 
@@ -76,7 +78,8 @@ pub struct LeaseExpected {
 pub enum Outcome {
     /// Active on the machine, and given back in the end.
     Active,
-    /// Failed with the step's problem, and the machine is set aside; or active on another, where there is one.
+    /// Failed with the step's problem, and the machine is set aside; or active on another, where
+    /// there is one.
     SetAside,
     /// Failed, the machine is gone; it comes back set aside.
     Gone,
@@ -108,7 +111,10 @@ impl LeaseKind {
     }
 
     pub const fn prepares(self) -> bool {
-        !matches!(self, Self::ReleaseOff | Self::ReleaseRevert | Self::ReleaseRevertOff | Self::ReleaseCheck)
+        !matches!(
+            self,
+            Self::ReleaseOff | Self::ReleaseRevert | Self::ReleaseRevertOff | Self::ReleaseCheck
+        )
     }
 
     /// Whether the fault strikes between and after the calls.
@@ -128,9 +134,10 @@ impl LeaseKind {
     pub const fn snapshot(self) -> Option<&'static str> {
         match self {
             Self::ReleaseOff => None,
-            Self::PrepareOff | Self::ReleaseRevert | Self::ReleaseRevertOff | Self::ReleaseCheck => {
-                Some("awake")
-            }
+            Self::PrepareOff
+            | Self::ReleaseRevert
+            | Self::ReleaseRevertOff
+            | Self::ReleaseCheck => Some("awake"),
             _ => Some("middle"),
         }
     }
@@ -155,7 +162,9 @@ impl Trouble {
     const fn takes_the_machine(self) -> bool {
         matches!(
             self,
-            Self::Of(Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused)
+            Self::Of(
+                Fault::GoneInOutage | Fault::Deleted | Fault::Reregistered | Fault::MoidReused
+            )
         )
     }
 }
@@ -164,7 +173,8 @@ impl LeaseCell {
     /// Every cell, whether it can be or not.
     pub fn all() -> impl Iterator<Item = Self> {
         let troubles = Fault::ALL.iter().map(|fault| Trouble::Of(*fault));
-        let troubles: Vec<_> = troubles.chain(Hand::ALL.iter().map(|hand| Trouble::ByHand(*hand))).collect();
+        let troubles: Vec<_> =
+            troubles.chain(Hand::ALL.iter().map(|hand| Trouble::ByHand(*hand))).collect();
         LeaseKind::ALL.iter().flat_map(move |kind| {
             let troubles = troubles.clone();
             Step::ALL.iter().flat_map(move |step| {
@@ -237,7 +247,10 @@ impl LeaseCell {
 
     /// While nothing is under way on the host, or while it is looked at.
     fn between(self) -> Result<Expected, &'static str> {
-        let waits = matches!(self.kind, LeaseKind::AwaitTools | LeaseKind::AwaitAddress | LeaseKind::Settle);
+        let waits = matches!(
+            self.kind,
+            LeaseKind::AwaitTools | LeaseKind::AwaitAddress | LeaseKind::Settle
+        );
         match self.step {
             Step::Progress if waits => {}
             Step::ResultRead if !waits => {}
@@ -272,7 +285,10 @@ impl LeaseCell {
             // All is done and seen.
             Fault::QuestionLeft if !waits || self.kind == LeaseKind::Settle => succeeded(1),
             Fault::QuestionLeft => asks(1),
-            Fault::HostRestartedIdle | Fault::TaskFailed | Fault::TaskVanished | Fault::PowerStateInTask => {
+            Fault::HostRestartedIdle
+            | Fault::TaskFailed
+            | Fault::TaskVanished
+            | Fault::PowerStateInTask => {
                 return Err("there is no task now");
             }
             Fault::SlowUndone => return Err("a read does nothing: late is late"),
@@ -289,35 +305,57 @@ impl LeaseCell {
             // Whatever the power was, the revert makes it what the snapshot says.
             (K::PrepareRevert, S::Before, Hand::PowersOn) => succeeded(1),
             (K::PrepareRevert, S::Unreported, Hand::PowersOn) => succeeded(1),
-            (K::PrepareRevert | K::ReleaseRevert, S::Before, Hand::RemovesSnapshot) => fails("not-found", 0),
-            (K::PrepareRevert | K::ReleaseRevert, S::AtCall, Hand::RemovesSnapshot) => fails("not-found", 1),
+            (K::PrepareRevert | K::ReleaseRevert, S::Before, Hand::RemovesSnapshot) => {
+                fails("not-found", 0)
+            }
+            (K::PrepareRevert | K::ReleaseRevert, S::AtCall, Hand::RemovesSnapshot) => {
+                fails("not-found", 1)
+            }
             // What it was reverted to cannot be proven any more.
-            (K::PrepareRevert | K::ReleaseRevert, S::Unreported, Hand::RemovesSnapshot) => snapshot_lost(1),
-            (K::PrepareOn | K::PrepareOff | K::ReleaseRevertOff, S::Before, Hand::RemovesSnapshot) => {
+            (K::PrepareRevert | K::ReleaseRevert, S::Unreported, Hand::RemovesSnapshot) => {
                 snapshot_lost(1)
             }
+            (
+                K::PrepareOn | K::PrepareOff | K::ReleaseRevertOff,
+                S::Before,
+                Hand::RemovesSnapshot,
+            ) => snapshot_lost(1),
             (K::AwaitTools | K::AwaitAddress | K::Settle, S::Progress, Hand::RemovesSnapshot) => {
                 snapshot_lost(1)
             }
-            (K::PrepareCheck | K::ReleaseCheck, S::ResultRead, Hand::RemovesSnapshot) => snapshot_lost(1),
-            (K::PrepareEnd, S::ResultRead, Hand::RemovesSnapshot | Hand::PowersOff) => after_all(1),
-            (K::PrepareOff | K::ReleaseRevertOff, S::ResultRead, Hand::RemovesSnapshot) => after_all(1),
-            // Undone, it is done once more.
-            (K::PrepareOn, S::Unreported, Hand::PowersOff) => succeeded(2),
-            (K::AwaitTools | K::AwaitAddress | K::Settle, S::Progress, Hand::PowersOff) => succeeded(2),
-            (K::PrepareCheck, S::ResultRead, Hand::PowersOff) => succeeded(2),
-            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::Unreported, Hand::PowersOn) => {
-                succeeded(2)
+            (K::PrepareCheck | K::ReleaseCheck, S::ResultRead, Hand::RemovesSnapshot) => {
+                snapshot_lost(1)
             }
-            (K::ReleaseCheck, S::ResultRead, Hand::PowersOn) => succeeded(2),
-            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::ResultRead, Hand::PowersOn) => {
+            (K::PrepareEnd, S::ResultRead, Hand::RemovesSnapshot | Hand::PowersOff) => after_all(1),
+            (K::PrepareOff | K::ReleaseRevertOff, S::ResultRead, Hand::RemovesSnapshot) => {
                 after_all(1)
             }
+            // Undone, it is done once more.
+            (K::PrepareOn, S::Unreported, Hand::PowersOff) => succeeded(2),
+            (K::AwaitTools | K::AwaitAddress | K::Settle, S::Progress, Hand::PowersOff) => {
+                succeeded(2)
+            }
+            (K::PrepareCheck, S::ResultRead, Hand::PowersOff) => succeeded(2),
+            (
+                K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff,
+                S::Unreported,
+                Hand::PowersOn,
+            ) => succeeded(2),
+            (K::ReleaseCheck, S::ResultRead, Hand::PowersOn) => succeeded(2),
+            (
+                K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff,
+                S::ResultRead,
+                Hand::PowersOn,
+            ) => after_all(1),
             // It is as wanted already.
             (K::PrepareOn, S::Before, Hand::PowersOn) => succeeded(0),
             (K::PrepareOn, S::AtCall, Hand::PowersOn) => succeeded(1),
-            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::Before, Hand::PowersOff) => succeeded(0),
-            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::AtCall, Hand::PowersOff) => succeeded(1),
+            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::Before, Hand::PowersOff) => {
+                succeeded(0)
+            }
+            (K::PrepareOff | K::ReleaseOff | K::ReleaseRevertOff, S::AtCall, Hand::PowersOff) => {
+                succeeded(1)
+            }
             (K::ReleaseRevert, S::Before | S::Unreported, Hand::PowersOff) => succeeded(1),
             _ => return nothing,
         })
@@ -325,7 +363,12 @@ impl LeaseCell {
 }
 
 fn end(state: &'static str, code: Option<&'static str>, sends: usize) -> Expected {
-    Expected { ends: vec![(state, code)], sends: (sends, sends), by_deadline: false, left: Left::AsTold }
+    Expected {
+        ends: vec![(state, code)],
+        sends: (sends, sends),
+        by_deadline: false,
+        left: Left::AsTold,
+    }
 }
 
 fn succeeded(sends: usize) -> Expected {

@@ -1,5 +1,5 @@
-//! Plays a cell of a lease: what asks for its jobs, what strikes between their calls, and how the lease is seen to its
-//! end once its job has ended.
+//! Plays a cell of a lease: what asks for its jobs, what strikes between their calls, and how the
+//! lease is seen to its end once its job has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,14 +54,18 @@ impl ByHand {
             }
             Hand::RemovesSnapshot => {
                 let Some(machine) = world.machine_mut(id) else { return };
-                let named =
-                    |snapshot: &otter::simulator::world::Snapshot| Some(&*snapshot.name) == self.snapshot;
-                let Some(gone) = machine.snapshots.iter().find(|snapshot| named(snapshot)).cloned() else {
+                let named = |snapshot: &otter::simulator::world::Snapshot| {
+                    Some(&*snapshot.name) == self.snapshot
+                };
+                let Some(gone) = machine.snapshots.iter().find(|snapshot| named(snapshot)).cloned()
+                else {
                     return;
                 };
                 machine.snapshots.retain(|snapshot| snapshot.id != gone.id);
-                for child in
-                    machine.snapshots.iter_mut().filter(|child| child.parent.as_ref() == Some(&gone.id))
+                for child in machine
+                    .snapshots
+                    .iter_mut()
+                    .filter(|child| child.parent.as_ref() == Some(&gone.id))
                 {
                     child.parent.clone_from(&gone.parent);
                 }
@@ -137,7 +141,9 @@ impl<'b> Play<'b> {
             let settle = if leased.kind == LeaseKind::Settle { "5s" } else { "1s" };
             let prepare = match leased.kind {
                 LeaseKind::PrepareOff => json!({"snapshot": "base/awake", "power": "off"}),
-                _ => json!({"snapshot": "base/middle", "power": "on", "until": until, "settle": settle}),
+                _ => {
+                    json!({"snapshot": "base/middle", "power": "on", "until": until, "settle": settle})
+                }
             };
             self.bench.take(leased, &self.before, Some(prepare)).await?;
             "lease.prepare"
@@ -156,7 +162,8 @@ impl<'b> Play<'b> {
     pub(super) async fn look_at_lease(&mut self) {
         // While its job runs it stays as it is.
         let runs = !self.job.is_empty() && !self.ended() && !self.looks.is_multiple_of(4);
-        let Some(leased) = self.leased.as_mut().filter(|leased| !leased.id.is_empty() && !runs) else {
+        let Some(leased) = self.leased.as_mut().filter(|leased| !leased.id.is_empty() && !runs)
+        else {
             return;
         };
         let (status, _, lease) = self.bench.read(&format!("/v1/leases/{}", leased.id)).await;
@@ -167,7 +174,8 @@ impl<'b> Play<'b> {
         }
     }
 
-    /// Whether this list shows every guest as it is: what one does together with its start proves nothing.
+    /// Whether this list shows every guest as it is: what one does together with its start proves
+    /// nothing.
     pub(super) fn shows_guests(&self, list: &Value) -> bool {
         let Some(shown) = list["items"].as_array() else { return false };
         self.control().look(|world| {
@@ -183,12 +191,13 @@ impl<'b> Play<'b> {
         })
     }
 
-    /// Whether no job still follows a task that starts a guest: a start that is told after what the guest did makes that
-    /// an old guest's.
+    /// Whether no job still follows a task that starts a guest: a start that is told after what the
+    /// guest did makes that an old guest's.
     pub(super) async fn knows_the_starts(&self) -> bool {
         let (_, _, jobs) = self.bench.read("/v1/jobs?state=running").await;
         let starts = |step: &Value| {
-            step["state"] == "running" && matches!(step["name"].as_str(), Some("revert" | "power_on"))
+            step["state"] == "running"
+                && matches!(step["name"].as_str(), Some("revert" | "power_on"))
         };
         let mut jobs = jobs["items"].as_array().into_iter().flatten();
         jobs.all(|job| !job["steps"].as_array().into_iter().flatten().any(starts))
@@ -196,14 +205,21 @@ impl<'b> Play<'b> {
 
     /// Lets guests do what they would do next; one that another hand started comes up as any.
     pub(super) fn step_guests(&self) {
-        if !self.in_step || self.control().pending_waits() == 0 || self.control().step_guests() > 0 {
+        if !self.in_step || self.control().pending_waits() == 0 || self.control().step_guests() > 0
+        {
             return;
         }
         let silent = |machine: &Machine| {
-            machine.power == PowerState::On && !machine.guest.tools_running && machine.question.is_none()
+            machine.power == PowerState::On
+                && !machine.guest.tools_running
+                && machine.question.is_none()
         };
         let ids: Vec<String> = self.control().look(|world| {
-            world.machines().filter(|machine| silent(machine)).map(|machine| machine.id.clone()).collect()
+            world
+                .machines()
+                .filter(|machine| silent(machine))
+                .map(|machine| machine.id.clone())
+                .collect()
         });
         for id in ids.iter().filter(|id| *id != super::MARKER) {
             self.control().mutate(|world| {
@@ -273,7 +289,9 @@ impl<'b> Play<'b> {
             self.until(method, |play| {
                 found = play.control().look(|world| {
                     let mine = |task: &&otter::simulator::world::Task| {
-                        task.machine == play.id && !task.state.is_end() && task.operation.method() == method
+                        task.machine == play.id
+                            && !task.state.is_end()
+                            && task.operation.method() == method
                     };
                     world.tasks().find(mine).map(|task| task.id.clone())
                 });
@@ -281,7 +299,8 @@ impl<'b> Play<'b> {
             })
             .await?;
             let task = found.unwrap_or_default();
-            self.until("the task to be known", |play| play.seen()["host_task"] == task.as_str()).await?;
+            self.until("the task to be known", |play| play.seen()["host_task"] == task.as_str())
+                .await?;
             self.control().finish_task(&task);
             // Guests wait until that is shown.
             self.in_step = false;
@@ -289,8 +308,8 @@ impl<'b> Play<'b> {
         Ok(())
     }
 
-    /// The host is well again, and does what it is asked until the lease has come to its end; one that is active is given
-    /// back. Gives the lease as it was when it was active, if it was.
+    /// The host is well again, and does what it is asked until the lease has come to its end; one
+    /// that is active is given back. Gives the lease as it was when it was active, if it was.
     pub async fn lease_to_the_end(&mut self) -> Result<Option<Value>, String> {
         let patience = Clock::system();
         let mut active = None;
@@ -348,7 +367,11 @@ impl Bench {
         let request = self.lab.request(Method::DELETE, &format!("/v1/leases/{}", leased.id));
         let shown = format!("{}.{}", leased.id, leased.secret);
         let answer = Answer::of(request.header("otter-lease", shown)).await;
-        if answer.status == 200 { Ok(()) } else { Err(format!("it was not given back: {}", answer.text)) }
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(format!("it was not given back: {}", answer.text))
+        }
     }
 
     /// The holder has left the machine on.
@@ -366,8 +389,10 @@ impl Bench {
                     machine.clone_from(now);
                 }
             });
-            self.until("the machine to be shown on", async |bench| bench.read(&path).await.2[field] == value)
-                .await?;
+            self.until("the machine to be shown on", async |bench| {
+                bench.read(&path).await.2[field] == value
+            })
+            .await?;
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! How a fault strikes at a step: what is planned for which call, and what happens to the host.
 
 use otter::simulator::world::{Machine, PowerState, World};
-use otter::simulator::{Comeback, Control, Disruption, Event, Fault as HostFault, Hand, Planned, Restart};
+use otter::simulator::{
+    Comeback, Control, Disruption, Event, Fault as HostFault, Hand, Planned, Restart,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::super::table::{Fault, Kind, Step};
@@ -28,7 +30,9 @@ impl Play<'_> {
     pub(super) async fn strike(&mut self) -> Result<Proof, String> {
         let kind = self.cell.kind;
         match self.cell.step {
-            _ if self.leased.as_ref().is_some_and(|leased| leased.kind.is_between()) => self.between().await,
+            _ if self.leased.as_ref().is_some_and(|leased| leased.kind.is_between()) => {
+                self.between().await
+            }
             Step::Before if kind.first().is_none() => {
                 let planned = self.control().disrupt_next("RetrievePropertiesEx", self.at_read());
                 self.start().await?;
@@ -101,7 +105,8 @@ impl Play<'_> {
             _ => None,
         };
         let held = simple.is_none();
-        let what = simple.unwrap_or(Disruption::CloseWhen { run: true, cancelled: released.clone() });
+        let what =
+            simple.unwrap_or(Disruption::CloseWhen { run: true, cancelled: released.clone() });
         let planned = self.control().disrupt_next(method, what);
         self.reach_the_call().await?;
         self.until("the call to be struck", |_| planned.delivered() > 0).await?;
@@ -133,8 +138,10 @@ impl Play<'_> {
     /// The job's first call is taken.
     pub async fn first_call(&mut self) -> Result<(), String> {
         if self.cell.kind == Kind::ForcedPlug {
-            self.until("the guest to be asked", |play| play.seen()["phase"] == "waiting for the guest")
-                .await?;
+            self.until("the guest to be asked", |play| {
+                play.seen()["phase"] == "waiting for the guest"
+            })
+            .await?;
             self.ticks(3).await;
             return Ok(());
         }
@@ -167,14 +174,17 @@ impl Play<'_> {
     pub async fn reach_the_step(&mut self) -> Result<(), String> {
         let kind = self.cell.kind;
         if kind.of_guest() {
-            self.until("the guest to be watched", |play| play.seen()["phase"] == "waiting for the guest")
-                .await?;
+            self.until("the guest to be watched", |play| {
+                play.seen()["phase"] == "waiting for the guest"
+            })
+            .await?;
             self.ticks(3).await;
             if kind == Kind::Reboot && self.cell.step != Step::Accepted {
                 self.control().step_guests();
                 let gone = |play: &Self| {
-                    play.control()
-                        .look(|world| world.machine(&play.id).is_some_and(|m| !m.guest.tools_running))
+                    play.control().look(|world| {
+                        world.machine(&play.id).is_some_and(|m| !m.guest.tools_running)
+                    })
                 };
                 self.until("the tools to go", gone).await?;
                 self.ticks(3).await;
@@ -185,15 +195,19 @@ impl Play<'_> {
         let mine = move |play: &Self| {
             play.control().look(|world| {
                 world.tasks().any(|task| {
-                    task.machine == play.id && !task.state.is_end() && task.operation.method() == method
+                    task.machine == play.id
+                        && !task.state.is_end()
+                        && task.operation.method() == method
                 })
             })
         };
         self.until("the struck task", mine).await?;
         self.task = self.running_task();
         let task = self.task.clone();
-        self.until("the task to be shown", |play| play.seen()["host_task"].as_str() == task.as_deref())
-            .await?;
+        self.until("the task to be shown", |play| {
+            play.seen()["host_task"].as_str() == task.as_deref()
+        })
+        .await?;
         if self.cell.step != Step::Accepted {
             self.control().step_tasks();
             self.control().step_tasks();
@@ -217,8 +231,10 @@ impl Play<'_> {
         if let Some(disruption) = stream {
             let planned = if finish {
                 let hand = self.hand(true);
-                self.control()
-                    .disrupt_next("WaitForUpdatesEx", Disruption::Hand(hand, Some(Box::new(disruption))))
+                self.control().disrupt_next(
+                    "WaitForUpdatesEx",
+                    Disruption::Hand(hand, Some(Box::new(disruption))),
+                )
             } else {
                 self.control().disrupt_next("WaitForUpdatesEx", disruption)
             };
@@ -236,8 +252,9 @@ impl Play<'_> {
         let kind = self.cell.kind;
         if kind.at_once() && self.cell.fault == Fault::SlowDone {
             // Nothing is told any more from before the call on.
-            let planned =
-                self.control().disrupt_next("WaitForUpdatesEx", Disruption::NeverAnswer { run: true });
+            let planned = self
+                .control()
+                .disrupt_next("WaitForUpdatesEx", Disruption::NeverAnswer { run: true });
             self.bench.nudge();
             self.until("the stream to be struck", |_| planned.delivered() > 0).await?;
             self.start().await?;
@@ -293,24 +310,28 @@ impl Play<'_> {
         };
         match self.cell.fault {
             Fault::SessionExpired | Fault::AccountRefused => counted("expire-sessions"),
-            Fault::HostRestarted | Fault::HostRestartedIdle | Fault::HostRebooted | Fault::GoneInOutage => {
-                counted("restart-hostd")
-            }
+            Fault::HostRestarted
+            | Fault::HostRestartedIdle
+            | Fault::HostRebooted
+            | Fault::GoneInOutage => counted("restart-hostd"),
             Fault::TaskVanished => counted("vanish-tasks"),
             Fault::Licence => counted("licence"),
             Fault::QuestionAnswered | Fault::QuestionLeft => counted("question"),
             Fault::TaskFailed | Fault::PowerStateInTask => Proof(Box::new(move |control| {
                 control.look(|world| {
                     world.tasks().any(|task| {
-                        task.machine == id && task.operation.method() == method && task.error.is_some()
+                        task.machine == id
+                            && task.operation.method() == method
+                            && task.error.is_some()
                     })
                 })
             })),
             Fault::Deleted | Fault::Reregistered | Fault::MoidReused => {
                 let uuid = self.before.instance_uuid.clone();
                 Proof(Box::new(move |control| {
-                    control
-                        .look(|world| world.machine(&id).is_none_or(|machine| machine.instance_uuid != uuid))
+                    control.look(|world| {
+                        world.machine(&id).is_none_or(|machine| machine.instance_uuid != uuid)
+                    })
                 }))
             }
             _ => Proof(Box::new(|_| false)),
@@ -401,14 +422,16 @@ impl Play<'_> {
                 }
                 Fault::Licence => control.at_once(finish, Some(Event::ReadOnlyLicence(true))),
                 Fault::TaskFailed => {
-                    let fault = HostFault::new("SnapshotFault", "An error occurred while it was at work.");
+                    let fault =
+                        HostFault::new("SnapshotFault", "An error occurred while it was at work.");
                     control.happen(Event::FailNextTask(cell.kind.method(), fault));
                 }
-                Fault::PowerStateInCall | Fault::PowerStateInTask if minds_power(cell.kind) => control
-                    .mutate(|world| {
+                Fault::PowerStateInCall | Fault::PowerStateInTask if minds_power(cell.kind) => {
+                    control.mutate(|world| {
                         world.rules.refuse_in_call = cell.fault == Fault::PowerStateInCall;
                         bring(world, &id, cell.kind);
-                    }),
+                    })
+                }
                 Fault::PowerStateInTask => {
                     let fault = HostFault::invalid_power_state(Some("poweredOn"), "poweredOff");
                     control.happen(Event::FailNextTask(cell.kind.method(), fault));
@@ -435,7 +458,8 @@ const fn minds_power(kind: Kind) -> bool {
     kind.of_power() || kind.of_guest()
 }
 
-/// Another hand brings the machine into the state that the call is to make, or into one in which it is wrong.
+/// Another hand brings the machine into the state that the call is to make, or into one in which it
+/// is wrong.
 fn bring(world: &mut World, id: &str, kind: Kind) {
     let Some(machine) = world.machine_mut(id) else { return };
     match kind {
@@ -474,7 +498,11 @@ fn other(mut machine: Machine) -> Machine {
 }
 
 fn garbage() -> Disruption {
-    Disruption::Answer { status: 200, content_type: "text/html", body: "<html><p>\u{fffd}</html".to_owned() }
+    Disruption::Answer {
+        status: 200,
+        content_type: "text/html",
+        body: "<html><p>\u{fffd}</html".to_owned(),
+    }
 }
 
 fn unavailable() -> Disruption {

@@ -68,7 +68,10 @@ fn findings(at: &str, value: Value) -> Vec<String> {
         Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
         parent => parent[&key.replace("~1", "/")] = value,
     }
-    lint(&document).into_iter().map(|finding| format!("{} {}", finding.rule, finding.pointer)).collect()
+    lint(&document)
+        .into_iter()
+        .map(|finding| format!("{} {}", finding.rule, finding.pointer))
+        .collect()
 }
 
 #[test]
@@ -84,7 +87,10 @@ fn what_comes_near_to_a_rule_does_not_break_it() {
         // Anything at all is one type.
         (format!("{SCHEMAS}/Job/properties/parent"), json!({})),
         (format!("{SCHEMAS}/Job/properties/parent"), json!({ "oneOf": [{ "type": "string" }] })),
-        (format!("{SCHEMAS}/Job/properties/state"), json!({ "type": "string", "enum": ["queued"] })),
+        (
+            format!("{SCHEMAS}/Job/properties/state"),
+            json!({ "type": "string", "enum": ["queued"] }),
+        ),
         (format!("{SCHEMAS}/DurationText"), json!({ "type": "string" })),
         // A map of plain values.
         (
@@ -122,7 +128,11 @@ fn every_rule_finds_what_breaks_it() {
     let field = format!("{SCHEMAS}/Job/properties/parent");
     let cases = vec![
         ("/info/license".to_owned(), json!(null), vec!["license /info/license".to_owned()]),
-        ("/info/license".to_owned(), json!({ "name": "MIT" }), vec!["license /info/license".to_owned()]),
+        (
+            "/info/license".to_owned(),
+            json!({ "name": "MIT" }),
+            vec!["license /info/license".to_owned()],
+        ),
         (
             "/info/license".to_owned(),
             json!({ "name": " ", "url": "u" }),
@@ -135,12 +145,24 @@ fn every_rule_finds_what_breaks_it() {
             json!({ "get": good().pointer(POST).unwrap() }),
             vec!["operation-id /paths/~1v1~1x/get".to_owned()],
         ),
-        (format!("{POST}/operationId"), json!("powerMachine"), vec![format!("operation-id {POST}")]),
-        (format!("{POST}/operationId"), json!("power__machine"), vec![format!("operation-id {POST}")]),
+        (
+            format!("{POST}/operationId"),
+            json!("powerMachine"),
+            vec![format!("operation-id {POST}")],
+        ),
+        (
+            format!("{POST}/operationId"),
+            json!("power__machine"),
+            vec![format!("operation-id {POST}")],
+        ),
         (format!("{POST}/operationId"), json!(null), vec![format!("operation-id {POST}")]),
         (format!("{POST}/summary"), json!(""), vec![format!("operation-text {POST}")]),
         (format!("{POST}/tags"), json!([]), vec![format!("operation-text {POST}")]),
-        (format!("{parameter}/description"), json!(""), vec![format!("parameter-text {parameter}")]),
+        (
+            format!("{parameter}/description"),
+            json!(""),
+            vec![format!("parameter-text {parameter}")],
+        ),
         (
             format!("{parameter}/name"),
             json!("host"),
@@ -161,8 +183,16 @@ fn every_rule_finds_what_breaks_it() {
             json!({ "oneOf": [{ "type": "null" }, { "type": "string" }] }),
             vec![format!("null-in-parameter {POST}/parameters/0/schema/oneOf/0")],
         ),
-        (format!("{POST}/responses/202"), content(reference("Problem")), vec![format!("one-success {POST}")]),
-        (format!("{POST}/responses/204"), json!({ "description": "d" }), vec![format!("one-success {POST}")]),
+        (
+            format!("{POST}/responses/202"),
+            content(reference("Problem")),
+            vec![format!("one-success {POST}")],
+        ),
+        (
+            format!("{POST}/responses/204"),
+            json!({ "description": "d" }),
+            vec![format!("one-success {POST}")],
+        ),
         (
             format!("{POST}/responses"),
             json!({ "4XX": { "description": "d" }, "5XX": { "description": "d" } }),
@@ -179,8 +209,16 @@ fn every_rule_finds_what_breaks_it() {
             vec![format!("default-response {POST}"), format!("default-response {POST}")],
         ),
         (format!("{POST}/x-otter-problems"), json!([]), vec![format!("problem-codes {POST}")]),
-        (format!("{POST}/x-otter-problems"), json!(["a", "a"]), vec![format!("problem-codes {POST}")]),
-        (format!("{POST}/x-otter-problems"), json!(["not_found"]), vec![format!("problem-codes {POST}")]),
+        (
+            format!("{POST}/x-otter-problems"),
+            json!(["a", "a"]),
+            vec![format!("problem-codes {POST}")],
+        ),
+        (
+            format!("{POST}/x-otter-problems"),
+            json!(["not_found"]),
+            vec![format!("problem-codes {POST}")],
+        ),
         (
             field.clone(),
             json!({ "oneOf": [{ "type": "null" }, { "type": "object" }] }),
@@ -228,7 +266,11 @@ fn every_rule_finds_what_breaks_it() {
             json!({ "oneOf": [reference("Problem")], "discriminator": { "propertyName": "kind" } }),
             vec![format!("tagged-union {field}")],
         ),
-        (field.clone(), json!({ "type": ["string", "integer", "null"] }), vec![format!("union {field}")]),
+        (
+            field.clone(),
+            json!({ "type": ["string", "integer", "null"] }),
+            vec![format!("union {field}")],
+        ),
         (
             field.clone(),
             json!({ "anyOf": [{ "type": "string" }, { "type": "integer" }] }),
@@ -255,7 +297,11 @@ fn every_rule_finds_what_breaks_it() {
             json!({ "type": ["string", "null"] }),
             vec![format!("nullable-request-field {request}")],
         ),
-        (request.clone(), json!({ "enum": ["a", null] }), vec![format!("nullable-request-field {request}")]),
+        (
+            request.clone(),
+            json!({ "enum": ["a", null] }),
+            vec![format!("nullable-request-field {request}")],
+        ),
         (
             format!("{SCHEMAS}/Problem/required"),
             json!(["title"]),
@@ -281,8 +327,12 @@ fn every_rule_finds_what_breaks_it() {
     let mut proven = BTreeSet::new();
     for (at, value, expected) in cases {
         assert_eq!(findings(&at, value.clone()), expected, "{at} {value}");
-        proven
-            .extend(expected.iter().filter_map(|line| line.split_once(' ')).map(|(rule, _)| rule.to_owned()));
+        proven.extend(
+            expected
+                .iter()
+                .filter_map(|line| line.split_once(' '))
+                .map(|(rule, _)| rule.to_owned()),
+        );
     }
     let all: BTreeSet<String> = RULES.iter().map(|rule| rule.name.to_owned()).collect();
     assert_eq!(proven, all, "a rule has no fixture that fails it");

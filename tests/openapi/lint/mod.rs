@@ -1,5 +1,6 @@
-//! Rules that keep the OpenAPI document digestible for generators of clients in several languages. Each names a
-//! construct that breaks one of them, or leaves a reader without an answer, and what to write instead.
+//! Rules that keep the OpenAPI document digestible for generators of clients in several languages.
+//! Each names a construct that breaks one of them, or leaves a reader without an answer, and what
+//! to write instead.
 
 mod fixtures;
 mod operations;
@@ -163,8 +164,11 @@ fn types<'a>(schema: &Place<'a>) -> Vec<&'a str> {
 
 /// Whether null fits by the schema's own words; what it refers to speaks for itself.
 fn admits_null(schema: &Place) -> bool {
-    let listed =
-        schema.value.get("enum").and_then(Value::as_array).is_some_and(|list| list.contains(&Value::Null));
+    let listed = schema
+        .value
+        .get("enum")
+        .and_then(Value::as_array)
+        .is_some_and(|list| list.contains(&Value::Null));
     types(schema).contains(&"null")
         || schema.value.get("nullable") == Some(&Value::Bool(true))
         || schema.value.get("const") == Some(&Value::Null)

@@ -13,7 +13,8 @@ pub(super) fn license(document: &Value) -> Vec<Broken> {
     let said = |license: &Place, key| license.text(key).is_some_and(|text| !text.trim().is_empty());
     match license {
         Some(license)
-            if said(&license, "name") && (said(&license, "url") || said(&license, "identifier")) =>
+            if said(&license, "name")
+                && (said(&license, "url") || said(&license, "identifier")) =>
         {
             Vec::new()
         }
@@ -41,7 +42,9 @@ pub(super) fn operation_id(document: &Value) -> Vec<Broken> {
         match place.text("operationId") {
             None => findings.push(broken(&place, "no operationId")),
             Some(id) if !is_snake_case(id) => findings.push(broken(&place, format!("`{id}`"))),
-            Some(id) if !seen.insert(id) => findings.push(broken(&place, format!("a second `{id}`"))),
+            Some(id) if !seen.insert(id) => {
+                findings.push(broken(&place, format!("a second `{id}`")))
+            }
             Some(_) => {}
         }
     }
@@ -49,8 +52,9 @@ pub(super) fn operation_id(document: &Value) -> Vec<Broken> {
 }
 
 fn is_snake_case(name: &str) -> bool {
-    let words =
-        |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let words = |word: &str| {
+        !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
     name.starts_with(|first: char| first.is_ascii_lowercase()) && name.split('_').all(words)
 }
 
@@ -81,7 +85,8 @@ pub(super) fn parameter_text(document: &Value) -> Vec<Broken> {
             }
         }
         let missing = expected.into_iter();
-        findings.extend(missing.map(|name| broken(&place, format!("`{{{name}}}` is not described"))));
+        findings
+            .extend(missing.map(|name| broken(&place, format!("`{{{name}}}` is not described"))));
     }
     findings
 }
@@ -92,9 +97,11 @@ fn template_names(path: &str) -> impl Iterator<Item = &str> {
 }
 
 pub(super) fn response_text(document: &Value) -> Vec<Broken> {
-    let responses = walk::operations(document).into_iter().flat_map(|operation| operation.responses);
-    let silent = responses
-        .filter(|(_, response)| response.text("description").is_none_or(|text| text.trim().is_empty()));
+    let responses =
+        walk::operations(document).into_iter().flat_map(|operation| operation.responses);
+    let silent = responses.filter(|(_, response)| {
+        response.text("description").is_none_or(|text| text.trim().is_empty())
+    });
     silent.map(|(status, response)| broken(&response, format!("{status} without a word"))).collect()
 }
 

@@ -8,21 +8,30 @@ use super::{Broken, admits_null, broken, types};
 use crate::openapi::walk::{self, Operation, Place};
 
 pub(super) fn null_in_parameter(document: &Value) -> Vec<Broken> {
-    let parameters = walk::operations(document).into_iter().flat_map(|operation| operation.parameters);
+    let parameters =
+        walk::operations(document).into_iter().flat_map(|operation| operation.parameters);
     let schemas = walk::reachable(parameters.filter_map(|parameter| parameter.get("schema")));
-    schemas.iter().filter(|schema| admits_null(schema)).map(|schema| broken(schema, "null")).collect()
+    schemas
+        .iter()
+        .filter(|schema| admits_null(schema))
+        .map(|schema| broken(schema, "null"))
+        .collect()
 }
 
-/// Maps of one type of value, never null, have their place in every language; other objects are structs.
+/// Maps of one type of value, never null, have their place in every language; other objects are
+/// structs.
 pub(super) fn nameless_object(document: &Value) -> Vec<Broken> {
     let bodies = walk::operations(document).into_iter().flat_map(|operation| {
-        let answers = operation.responses.iter().flat_map(|(_, response)| walk::content_schemas(response));
+        let answers =
+            operation.responses.iter().flat_map(|(_, response)| walk::content_schemas(response));
         operation.request_schemas().into_iter().chain(answers).collect::<Vec<_>>()
     });
     let bodies: BTreeSet<String> = bodies.map(|body| body.pointer).collect();
     let nameless = |schema: &Place| {
-        let named =
-            schema.pointer.strip_prefix("/components/schemas/").is_some_and(|name| !name.contains('/'));
+        let named = schema
+            .pointer
+            .strip_prefix("/components/schemas/")
+            .is_some_and(|name| !name.contains('/'));
         let map = schema.has("additionalProperties")
             && !schema.has("properties")
             && !admits_null(schema)
@@ -38,7 +47,8 @@ pub(super) fn nameless_object(document: &Value) -> Vec<Broken> {
 }
 
 pub(super) fn problem_text(document: &Value) -> Vec<Broken> {
-    let responses = walk::operations(document).into_iter().flat_map(|operation| operation.responses);
+    let responses =
+        walk::operations(document).into_iter().flat_map(|operation| operation.responses);
     let content = responses.flat_map(|(_, response)| response.entries("content"));
     let problems = content
         .filter(|(name, _)| name == "application/problem+json")
@@ -98,7 +108,11 @@ fn may_be_closed(pointer: &str) -> bool {
 pub(super) fn nullable_request_field(document: &Value) -> Vec<Broken> {
     let operations = walk::operations(document);
     let schemas = walk::reachable(operations.iter().flat_map(Operation::request_schemas));
-    schemas.iter().filter(|schema| admits_null(schema)).map(|schema| broken(schema, "null")).collect()
+    schemas
+        .iter()
+        .filter(|schema| admits_null(schema))
+        .map(|schema| broken(schema, "null"))
+        .collect()
 }
 
 pub(super) fn optional_answer_field(document: &Value) -> Vec<Broken> {
@@ -108,7 +122,9 @@ pub(super) fn optional_answer_field(document: &Value) -> Vec<Broken> {
         let required = schema.texts("required");
         let properties = schema.entries("properties").into_iter();
         let optional = properties.filter(|(name, _)| !required.contains(&name.as_str()));
-        findings.extend(optional.map(|(name, place)| broken(&place, format!("`{name}` may be left out"))));
+        findings.extend(
+            optional.map(|(name, place)| broken(&place, format!("`{name}` may be left out"))),
+        );
     }
     findings
 }
@@ -133,7 +149,8 @@ pub(super) fn recursive_schema(document: &Value) -> Vec<Broken> {
 
 /// The named schemas that this one refers to, at any depth inside itself.
 fn named_references<'a>(schema: &Place<'a>) -> BTreeSet<&'a str> {
-    let own = schema.text("$ref").and_then(|reference| reference.strip_prefix("#/components/schemas/"));
+    let own =
+        schema.text("$ref").and_then(|reference| reference.strip_prefix("#/components/schemas/"));
     let inner = walk::subschemas(schema).into_iter().flat_map(|inner| named_references(&inner));
     own.into_iter().chain(inner).collect()
 }
@@ -175,7 +192,8 @@ pub(super) fn reserved_schema_name(document: &Value) -> Vec<Broken> {
 
 /// What a schema may be besides null, where it says so by `oneOf` or `anyOf`.
 fn alternatives<'a>(schema: &Place<'a>) -> Vec<Place<'a>> {
-    let all = ["oneOf", "anyOf"].into_iter().flat_map(|key| schema.entries(key)).map(|(_, place)| place);
+    let all =
+        ["oneOf", "anyOf"].into_iter().flat_map(|key| schema.entries(key)).map(|(_, place)| place);
     all.filter(|alternative| types(alternative) != ["null"]).collect()
 }
 

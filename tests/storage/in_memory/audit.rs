@@ -31,9 +31,15 @@ impl Tables {
         }
     }
 
-    pub fn list_audit(&self, filter: &AuditFilter, after: Option<AuditCursor>, limit: usize) -> AuditPage {
+    pub fn list_audit(
+        &self,
+        filter: &AuditFilter,
+        after: Option<AuditCursor>,
+        limit: usize,
+    ) -> AuditPage {
         let before = after.map_or(i64::MAX, |AuditCursor(id)| id);
-        let mut passing = self.audit.range(..before).rev().filter(|(_, row)| passes(filter, &row.record));
+        let mut passing =
+            self.audit.range(..before).rev().filter(|(_, row)| passes(filter, &row.record));
         let items: Vec<AuditEntry> = passing
             .by_ref()
             .take(limit)
@@ -50,7 +56,9 @@ impl Tables {
 
     pub fn purge_audit_by_bytes(&mut self, max_bytes: u64) -> u64 {
         let total = self.audit.last_key_value().map_or(0, |(_, row)| row.total_bytes);
-        self.delete_oldest(|row| row.total_bytes.checked_add(max_bytes).is_some_and(|bytes| bytes <= total))
+        self.delete_oldest(|row| {
+            row.total_bytes.checked_add(max_bytes).is_some_and(|bytes| bytes <= total)
+        })
     }
 
     /// Deletes facts, but never the last one. The storage looks at 500 of the oldest at a time, and
@@ -60,8 +68,10 @@ impl Tables {
         let mut deleted = 0;
         loop {
             let oldest = self.audit.iter().take(500);
-            let old: Vec<i64> =
-                oldest.filter(|(id, row)| Some(**id) != last && is_old(row)).map(|(id, _)| *id).collect();
+            let old: Vec<i64> = oldest
+                .filter(|(id, row)| Some(**id) != last && is_old(row))
+                .map(|(id, _)| *id)
+                .collect();
             for id in &old {
                 self.audit.remove(id);
             }
@@ -74,19 +84,25 @@ impl Tables {
 }
 
 fn to_the_millisecond(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).map_or(i64::MAX.unsigned_abs(), column))
+    Duration::from_millis(
+        u64::try_from(duration.as_millis()).map_or(i64::MAX.unsigned_abs(), column),
+    )
 }
 
 fn bytes(record: &AuditRecord) -> u64 {
-    let AuditRecord { actor, address, request_id, machine, lease, job, reference, detail, .. } = record;
+    let AuditRecord { actor, address, request_id, machine, lease, job, reference, detail, .. } =
+        record;
     let texts = [actor, address, reference, detail].into_iter().flatten().map(String::len);
-    let ids = [request_id.is_some(), lease.is_some(), job.is_some()].into_iter().filter(|is_there| *is_there);
+    let ids = [request_id.is_some(), lease.is_some(), job.is_some()]
+        .into_iter()
+        .filter(|is_there| *is_there);
     let machine = machine.as_ref().map_or(0, |(id, name)| id.size() + name.len());
     (ROW_OVERHEAD + texts.sum::<usize>() + ids.count() * ID + machine) as u64
 }
 
 fn passes(filter: &AuditFilter, record: &AuditRecord) -> bool {
-    let AuditFilter { actions, outcomes, actor, machine, lease, job, reference, since, until } = filter;
+    let AuditFilter { actions, outcomes, actor, machine, lease, job, reference, since, until } =
+        filter;
     let of_machine = record.machine.as_ref().map(|(id, _)| id);
     let at = record.at.as_microsecond();
     (actions.is_empty() || actions.contains(&record.action))

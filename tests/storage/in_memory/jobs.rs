@@ -6,7 +6,9 @@ use otter::domain::audit::AuditRecord;
 use otter::domain::ids::{JobId, LeaseId, SnapshotId};
 use otter::domain::job::{Job, JobRequest, JobState};
 use otter::domain::machine::MachineIdentity;
-use otter::storage::{IdempotencyKey, JobCursor, JobFilter, JobPage, KeptKey, KeyOwner, StorageError};
+use otter::storage::{
+    IdempotencyKey, JobCursor, JobFilter, JobPage, KeptKey, KeyOwner, StorageError,
+};
 use otter::store::document;
 
 use super::tables::{Key, Row, Tables, by_arrival, call, contradiction, next_arrival};
@@ -66,7 +68,10 @@ impl Tables {
     }
 
     fn note_snapshots(&mut self, job: &Job) {
-        let Some(machine) = job.target.machine().filter(|_| job.state == JobState::Succeeded) else { return };
+        let Some(machine) = job.target.machine().filter(|_| job.state == JobState::Succeeded)
+        else {
+            return;
+        };
         let machine = machine.key();
         match &job.request {
             JobRequest::CreateSnapshot { .. } => {
@@ -80,7 +85,9 @@ impl Tables {
             JobRequest::RemoveSnapshot { snapshot, .. } => {
                 self.created_snapshots.remove(&(machine, snapshot.clone()));
             }
-            JobRequest::RemoveAllSnapshots => self.created_snapshots.retain(|(of, _), _| *of != machine),
+            JobRequest::RemoveAllSnapshots => {
+                self.created_snapshots.retain(|(of, _), _| *of != machine)
+            }
             _ => {}
         }
     }
@@ -107,15 +114,24 @@ impl Tables {
 
     pub fn find_key(&self, key: &IdempotencyKey) -> Option<KeptKey> {
         let job = self.keys.get(&call(key)).map(|kept| (KeyOwner::Job(kept.of), kept.fingerprint));
-        let lease = self.lease_keys.get(&call(key)).map(|kept| (KeyOwner::Lease(kept.of), kept.fingerprint));
+        let lease = self
+            .lease_keys
+            .get(&call(key))
+            .map(|kept| (KeyOwner::Lease(kept.of), kept.fingerprint));
         let (owner, fingerprint) = job.or(lease)?;
         Some(KeptKey { owner, fingerprint_matches: fingerprint == key.fingerprint })
     }
 
-    pub fn snapshots_made_under(&self, machine: &MachineIdentity, lease: LeaseId) -> BTreeSet<SnapshotId> {
+    pub fn snapshots_made_under(
+        &self,
+        machine: &MachineIdentity,
+        lease: LeaseId,
+    ) -> BTreeSet<SnapshotId> {
         let machine = machine.key();
-        let made =
-            self.created_snapshots.iter().filter(|((of, _), under)| *of == machine && **under == lease);
+        let made = self
+            .created_snapshots
+            .iter()
+            .filter(|((of, _), under)| *of == machine && **under == lease);
         made.map(|((_, snapshot), _)| snapshot.clone()).collect()
     }
 }

@@ -31,15 +31,19 @@ impl Tables {
             if self.lease_keys.contains_key(&call(key)) {
                 return Err(contradiction("the key is known"));
             }
-            if !self.leases.contains_key(lease) && leases.iter().all(|change| change.lease.id != *lease) {
+            if !self.leases.contains_key(lease)
+                && leases.iter().all(|change| change.lease.id != *lease)
+            {
                 return Err(contradiction("the key is of no lease"));
             }
         }
         self.held = held;
         for LeaseChange { lease, held: _ } in leases {
             let arrival = next_arrival(&self.leases);
-            let row =
-                self.leases.entry(lease.id).or_insert_with(|| Row { arrival, record: (*lease).clone() });
+            let row = self
+                .leases
+                .entry(lease.id)
+                .or_insert_with(|| Row { arrival, record: (*lease).clone() });
             if !row.record.state.is_end() {
                 row.record = (*lease).clone();
             }
@@ -66,7 +70,10 @@ impl Tables {
     }
 
     /// Who holds what after these changes, made one after another.
-    fn held_after(&self, changes: &[LeaseChange]) -> Result<BTreeMap<String, LeaseId>, StorageError> {
+    fn held_after(
+        &self,
+        changes: &[LeaseChange],
+    ) -> Result<BTreeMap<String, LeaseId>, StorageError> {
         let mut all = self.held.clone();
         for LeaseChange { lease, held } in changes {
             if held.is_some() != lease.state.holds() {
@@ -89,7 +96,12 @@ impl Tables {
         self.leases.get(&id).map(|row| read(&row.record))
     }
 
-    pub fn list_leases(&self, filter: &LeaseFilter, after: Option<&Lease>, limit: usize) -> Vec<Lease> {
+    pub fn list_leases(
+        &self,
+        filter: &LeaseFilter,
+        after: Option<&Lease>,
+        limit: usize,
+    ) -> Vec<Lease> {
         let place = |lease: &Lease| (lease.created_at.as_microsecond(), lease.id);
         let mut leases: Vec<&Lease> = self.leases.values().map(|row| &row.record).collect();
         leases.retain(|lease| passes(filter, lease));
@@ -99,7 +111,9 @@ impl Tables {
     }
 
     pub fn open_leases(&self) -> Vec<Lease> {
-        by_arrival(self.leases.values().filter(|row| !row.record.state.is_end())).map(read).collect()
+        by_arrival(self.leases.values().filter(|row| !row.record.state.is_end()))
+            .map(read)
+            .collect()
     }
 
     pub fn has_leases(&self) -> bool {

@@ -33,9 +33,9 @@ use otter::domain::job::Job;
 use otter::domain::lease::Lease;
 use otter::domain::machine::MachineIdentity;
 use otter::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter, JobPage,
-    KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases, Storage, StorageError,
-    StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
+    JobPage, KeptKey, KeptMachine, LeaseFilter, Purged, PurgedAudit, Retention, SaveLeases,
+    Storage, StorageError, StoredToken, TokenUse,
 };
 
 use self::tables::Tables;
@@ -264,7 +264,10 @@ impl InMemory {
         answer.await.map_err(|_| StorageError::Closed)?
     }
 
-    async fn read<T: Send>(&self, read: impl FnOnce(&Tables) -> T + Send) -> Result<T, StorageError> {
+    async fn read<T: Send>(
+        &self,
+        read: impl FnOnce(&Tables) -> T + Send,
+    ) -> Result<T, StorageError> {
         self.spend(Moment::Read).await;
         Ok(read(&self.live()?.committed))
     }
@@ -416,7 +419,8 @@ impl Storage for InMemory {
 
     async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError> {
         let Retention { jobs, leases, keys, audit: _ } = retention.clone();
-        let (jobs, keys_of_jobs) = self.write(move |tables| Ok(tables.purge_jobs(now, &jobs, keys))).await?;
+        let (jobs, keys_of_jobs) =
+            self.write(move |tables| Ok(tables.purge_jobs(now, &jobs, keys))).await?;
         let (leases, keys_of_leases) =
             self.write(move |tables| Ok(tables.purge_leases(now, &leases, keys))).await?;
         Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })

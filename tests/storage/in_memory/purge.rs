@@ -13,13 +13,21 @@ use super::{jobs, leases};
 impl Tables {
     /// How many jobs, and how many of their keys, are deleted.
     pub fn purge_jobs(&mut self, now: Timestamp, keep: &Keep, keys: Duration) -> (u64, u64) {
-        purge(&mut self.jobs, &mut self.keys, jobs::ended_at, ago(now, keep.time), keep, ago(now, keys))
+        purge(
+            &mut self.jobs,
+            &mut self.keys,
+            jobs::ended_at,
+            ago(now, keep.time),
+            keep,
+            ago(now, keys),
+        )
     }
 
     /// How many leases, and how many of their keys, are deleted.
     pub fn purge_leases(&mut self, now: Timestamp, keep: &Keep, keys: Duration) -> (u64, u64) {
         let Self { leases, lease_keys, created_snapshots, .. } = self;
-        let deleted = purge(leases, lease_keys, leases::ended_at, ago(now, keep.time), keep, ago(now, keys));
+        let deleted =
+            purge(leases, lease_keys, leases::ended_at, ago(now, keep.time), keep, ago(now, keys));
         created_snapshots.retain(|_, lease| leases.contains_key(lease));
         deleted
     }
@@ -34,8 +42,9 @@ fn purge<I: Ord + Copy, T>(
     called_before: i64,
 ) -> (u64, u64) {
     let known = keys.len();
-    let has_ended =
-        |rows: &BTreeMap<I, Row<T>>, id: &I| rows.get(id).is_some_and(|row| ended_at(&row.record).is_some());
+    let has_ended = |rows: &BTreeMap<I, Row<T>>, id: &I| {
+        rows.get(id).is_some_and(|row| ended_at(&row.record).is_some())
+    };
     keys.retain(|_, key| key.created_at >= called_before || !has_ended(rows, &key.of));
     let of_keys: BTreeSet<I> = keys.values().map(|key| key.of).collect();
     let mut delete = |kept: u32, before: i64| {

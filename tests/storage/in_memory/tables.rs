@@ -82,7 +82,9 @@ pub fn next_arrival<I, T>(rows: &BTreeMap<I, Row<T>>) -> u64 {
 }
 
 /// Records in the order of their arrival.
-pub fn by_arrival<'a, T: 'a>(rows: impl Iterator<Item = &'a Row<T>>) -> impl Iterator<Item = &'a T> {
+pub fn by_arrival<'a, T: 'a>(
+    rows: impl Iterator<Item = &'a Row<T>>,
+) -> impl Iterator<Item = &'a T> {
     let mut rows: Vec<&Row<T>> = rows.collect();
     rows.sort_by_key(|row| row.arrival);
     rows.into_iter().map(|row| &row.record)

@@ -39,7 +39,12 @@ impl Tables {
         expires_at: Option<Timestamp>,
     ) -> Result<bool, StorageError> {
         let Some(place) = self.in_force(name) else { return Ok(false) };
-        if self.tokens.iter().enumerate().any(|(other, token)| other != place && token.digest == digest) {
+        if self
+            .tokens
+            .iter()
+            .enumerate()
+            .any(|(other, token)| other != place && token.digest == digest)
+        {
             return Err(contradiction("there is a token of this secret"));
         }
         let token = &mut self.tokens[place];
@@ -54,7 +59,8 @@ impl Tables {
 
     pub fn mark_tokens_used(&mut self, uses: &[TokenUse]) {
         for TokenUse { id, digest, at } in uses {
-            let marked = self.tokens.iter_mut().filter(|token| token.id == *id && token.digest == *digest);
+            let marked =
+                self.tokens.iter_mut().filter(|token| token.id == *id && token.digest == *digest);
             marked.for_each(|token| token.last_used_at = Some(to_the_microsecond(*at)));
         }
     }

@@ -1,4 +1,5 @@
-//! Before a call, the call, and its task: what the machine, the host's answer and the task's end lead to.
+//! Before a call, the call, and its task: what the machine, the host's answer and the task's end
+//! lead to.
 
 use jiff::Timestamp;
 
@@ -33,12 +34,14 @@ impl Driver {
             return self.gone(now);
         }
         let plan = plan::next(&self.job, &evidence);
-        // A kill neither waits for what runs nor minds a question: it is what ends both. But a machine that is off
-        // while a task works on it may be about to be on, unless the task hangs on a question.
+        // A kill neither waits for what runs nor minds a question: it is what ends both. But a
+        // machine that is off while a task works on it may be about to be on, unless the task hangs
+        // on a question.
         let patient = !self.job.kind().is_impatient();
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
-        let in_the_way = evidence.recent_tasks.iter().find(|task| task.running && (patient || not_off_yet));
+        let in_the_way =
+            evidence.recent_tasks.iter().find(|task| task.running && (patient || not_off_yet));
         // Nor has it killed what the job beside it is about to power on.
         let about_to_be_on = not_off_yet && others.may_power_on;
         if plan == Plan::Done
@@ -46,7 +49,8 @@ impl Driver {
             && !self.job.steps.is_empty()
             && (patient || in_the_way.is_none())
         {
-            // Too late to be cancelled or to run out of time. A step that still waited was not needed.
+            // Too late to be cancelled or to run out of time. A step that still waited was not
+            // needed.
             self.finish_step(StepState::Skipped, Some(ALREADY), now);
             return self.end(End::Succeeded, now);
         }
@@ -137,7 +141,8 @@ impl Driver {
     pub(super) fn called(&mut self, called: Called, now: Timestamp) -> Effect {
         match called {
             Called::Accepted(Accepted::Task(task)) => {
-                // Of two on one machine the first has come to its end, and the machine was as before it.
+                // Of two on one machine the first has come to its end, and the machine was as
+                // before it.
                 self.vanished = false;
                 self.job.host_task = Some(task.clone());
                 self.phase("waiting for the host's task", now);
@@ -158,14 +163,20 @@ impl Driver {
 
     pub(super) fn task_ended(&mut self, end: TaskEnd, now: Timestamp) -> Effect {
         match end {
-            TaskEnd::Succeeded { snapshot } => match self.job.intent.as_ref().map(|intent| &intent.call) {
-                Some(HostCall::RevertToSnapshot { .. }) if self.after_loss => self.examine(Stage::Verifying),
-                Some(HostCall::CreateSnapshot { .. }) if snapshot.is_none() => self.examine(Stage::Verifying),
-                _ => {
-                    self.made = snapshot;
-                    self.call_succeeded(now)
+            TaskEnd::Succeeded { snapshot } => {
+                match self.job.intent.as_ref().map(|intent| &intent.call) {
+                    Some(HostCall::RevertToSnapshot { .. }) if self.after_loss => {
+                        self.examine(Stage::Verifying)
+                    }
+                    Some(HostCall::CreateSnapshot { .. }) if snapshot.is_none() => {
+                        self.examine(Stage::Verifying)
+                    }
+                    _ => {
+                        self.made = snapshot;
+                        self.call_succeeded(now)
+                    }
                 }
-            },
+            }
             TaskEnd::Lost(trouble) => {
                 self.spend_task();
                 self.lost(trouble, now)
@@ -174,7 +185,8 @@ impl Driver {
             TaskEnd::Vanished => {
                 self.vanished = true;
                 self.phase("the host's task vanished: finding out what happened", now);
-                // Its reference leads nowhere any more; after a restart the call is judged, not followed.
+                // Its reference leads nowhere any more; after a restart the call is judged, not
+                // followed.
                 self.job.host_task = None;
                 self.judge_when_back(RETRY_PAUSE, now)
             }
@@ -201,13 +213,14 @@ impl Driver {
             },
             _ if trouble.is_outage() => self.unreadable(trouble, now),
             HostErrorKind::Cancelled if self.overdue() => {
-                let failure =
-                    self.deadline_failure("The deadline passed, and the host's task was cancelled.");
+                let failure = self
+                    .deadline_failure("The deadline passed, and the host's task was cancelled.");
                 self.end_unsent(End::Failed(failure), now)
             }
-            HostErrorKind::Cancelled if self.job.cancel_requested_at.is_some() => {
-                self.end_unsent(End::Cancelled(self.cancelled_failure().with_fault(trouble.fault)), now)
-            }
+            HostErrorKind::Cancelled if self.job.cancel_requested_at.is_some() => self.end_unsent(
+                End::Cancelled(self.cancelled_failure().with_fault(trouble.fault)),
+                now,
+            ),
             _ => self.end_unsent(End::Failed(self.about(trouble.failure())), now),
         }
     }
@@ -223,7 +236,8 @@ impl Driver {
         let removes = |intent: &&Intent| {
             matches!(intent.call, HostCall::RemoveSnapshot { .. } | HostCall::RemoveAllSnapshots)
         };
-        if let Some(intent) = self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
+        if let Some(intent) =
+            self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
             && judgement::judge(intent, &evidence, &others.tasks) == Verdict::Succeeded
         {
             // What was to be removed went between the look at it and the sending that was refused.
@@ -254,7 +268,8 @@ impl Driver {
     pub(super) fn call_succeeded(&mut self, now: Timestamp) -> Effect {
         self.last_trouble = None;
         if self.job.kind() == JobKind::SnapshotCreate {
-            // Which one was made is on disk with the end alone; a start before that follows the task, or looks, again.
+            // Which one was made is on disk with the end alone; a start before that follows the
+            // task, or looks, again.
             return self.end(End::Succeeded, now);
         }
         self.finish_step(StepState::Succeeded, None, now);
@@ -282,7 +297,8 @@ impl Driver {
     pub(super) fn block(&mut self, blocker: Blocker, effect: Effect, now: Timestamp) -> Effect {
         self.blocker = Some((blocker, now));
         match &mut self.job.intent {
-            // An earlier sending was lost, and what is known of the machine from before it still counts.
+            // An earlier sending was lost, and what is known of the machine from before it still
+            // counts.
             Some(intent) if intent.asked > 1 => {
                 intent.asked -= 1;
                 self.job.host_task = None;

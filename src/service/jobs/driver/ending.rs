@@ -1,4 +1,5 @@
-//! The one end: the picture catches up, the end is committed, and people are told why it was no success.
+//! The one end: the picture catches up, the end is committed, and people are told why it was no
+//! success.
 
 use jiff::Timestamp;
 
@@ -21,7 +22,9 @@ pub(super) enum End {
 impl End {
     fn why(&self) -> &str {
         match self {
-            Self::Failed(failure) | Self::Cancelled(failure) | Self::Unknown(failure) => &failure.detail,
+            Self::Failed(failure) | Self::Cancelled(failure) | Self::Unknown(failure) => {
+                &failure.detail
+            }
             Self::Succeeded => "",
         }
     }
@@ -41,9 +44,10 @@ impl Driver {
         )
     }
 
-    /// Ends the job where the last sending of its call is proven not to have run. An earlier one that was lost may
-    /// have: of most calls the machine itself told that it had not, of these nothing can. Nor of one whose task the host
-    /// forgot: it may still be at it, with no task to see.
+    /// Ends the job where the last sending of its call is proven not to have run. An earlier one
+    /// that was lost may have: of most calls the machine itself told that it had not, of these
+    /// nothing can. Nor of one whose task the host forgot: it may still be at it, with no task to
+    /// see.
     pub(super) fn end_unsent(&mut self, end: End, now: Timestamp) -> Effect {
         let untold = |call: CallKind| {
             matches!(
@@ -55,7 +59,9 @@ impl Driver {
             )
         };
         let call = self.job.intent.as_ref().map(|intent| intent.call.kind());
-        let Some(call) = call.filter(|call| (untold(*call) || self.vanished) && self.asked_before()) else {
+        let Some(call) =
+            call.filter(|call| (untold(*call) || self.vanished) && self.asked_before())
+        else {
             return self.end(end, now);
         };
         let what = call.as_str().replace('_', " ");
@@ -73,14 +79,17 @@ impl Driver {
         self.end(End::Unknown(failure), now)
     }
 
-    /// Ends the job; where the host was called, the picture first catches up with what the call did.
+    /// Ends the job; where the host was called, the picture first catches up with what the call
+    /// did.
     pub(super) fn end(&mut self, end: End, now: Timestamp) -> Effect {
         let end = match end {
             End::Failed(ref failure) | End::Cancelled(ref failure)
                 if plan::guest_may_still_obey(&self.job) =>
             {
-                let detail =
-                    format!("The guest was asked to shut down, and may still do so. {}", failure.detail);
+                let detail = format!(
+                    "The guest was asked to shut down, and may still do so. {}",
+                    failure.detail
+                );
                 let unknown = self.failure(FailureKind::OutcomeUnknown, &detail);
                 End::Unknown(unknown.with_fault(failure.fault.clone()))
             }
@@ -101,8 +110,7 @@ impl Driver {
         match shown {
             Some(_) => self.close(end, shown, now),
             None if self.overdue() => {
-                let warning =
-                    "The machine could not be read again before the deadline; it may show an older state.";
+                let warning = "The machine could not be read again before the deadline; it may show an older state.";
                 self.job.warnings.push(warning.to_owned());
                 self.close(end, None, now)
             }
@@ -134,9 +142,8 @@ impl Driver {
                 changed: self.job.steps.iter().any(|step| step.state == StepState::Succeeded)
                     || plan::guest_may_still_obey(&self.job),
                 snapshot: match &self.job.request {
-                    JobRequest::Revert { snapshot, .. } | JobRequest::RenameSnapshot { snapshot, .. } => {
-                        Some(snapshot.clone())
-                    }
+                    JobRequest::Revert { snapshot, .. }
+                    | JobRequest::RenameSnapshot { snapshot, .. } => Some(snapshot.clone()),
                     JobRequest::Prepare { snapshot, .. } | JobRequest::Release { snapshot, .. } => {
                         snapshot.as_ref().map(|(snapshot, _)| snapshot.clone())
                     }
@@ -175,7 +182,8 @@ impl Driver {
             self.deadline,
             Deadline::Passed { question: true } | Deadline::GraceOver { question: true }
         ) {
-            let detail = "The machine waited on a question until the deadline; answer it, then start again.";
+            let detail =
+                "The machine waited on a question until the deadline; answer it, then start again.";
             return self.failure(FailureKind::QuestionPending, detail);
         }
         self.failure(FailureKind::DeadlineExceeded, detail)

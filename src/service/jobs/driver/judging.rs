@@ -1,4 +1,5 @@
-//! After a loss: waiting for the host and for a quiet machine, then the verdict on the call whose end nobody saw.
+//! After a loss: waiting for the host and for a quiet machine, then the verdict on the call whose
+//! end nobody saw.
 
 use std::time::Duration;
 
@@ -34,7 +35,9 @@ impl Driver {
     pub(super) fn judged(&mut self, quiet: bool, seen: Seen, now: Timestamp) -> Effect {
         let (evidence, others) = match seen {
             Ok(seen) => seen,
-            Err(trouble) if trouble.kind == HostErrorKind::NotFound => return self.gone_unjudged(now),
+            Err(trouble) if trouble.kind == HostErrorKind::NotFound => {
+                return self.gone_unjudged(now);
+            }
             Err(trouble) => {
                 self.blocker = Some((Blocker::HostAway(trouble.message), now));
                 return self.judge_when_back(RETRY_PAUSE, now);
@@ -76,7 +79,8 @@ impl Driver {
                 self.call_succeeded(now)
             }
             Verdict::Failed(why) => {
-                let detail = format!("The answer of the host was lost, and nothing was done: {why}.");
+                let detail =
+                    format!("The answer of the host was lost, and nothing was done: {why}.");
                 let failure = self.failure(FailureKind::HostUnreachable, &detail);
                 self.end(End::Failed(failure), now)
             }
@@ -104,13 +108,16 @@ impl Driver {
                 self.save(Then::Call)
             }
             Verdict::Unknown(why) => self.give_up(
-                &format!("The answer of the host was lost, and what happened cannot be known: {why}."),
+                &format!(
+                    "The answer of the host was lost, and what happened cannot be known: {why}."
+                ),
                 now,
             ),
         }
     }
 
-    /// The followed task says no more about the call than it has said: it is not found and followed again.
+    /// The followed task says no more about the call than it has said: it is not found and followed
+    /// again.
     pub(super) fn spend_task(&mut self) {
         if let (Some(id), Some(intent)) = (self.job.host_task.take(), &mut self.job.intent) {
             let call = Some(intent.call.kind());
@@ -124,7 +131,9 @@ impl Driver {
             (Ok((evidence, _)), HostCall::CreateSnapshot { name, .. }) => {
                 self.made = judgement::made(intent, &evidence, name);
                 if self.made.is_none() {
-                    self.job.warnings.push("The host did not say which snapshot it made.".to_owned());
+                    self.job
+                        .warnings
+                        .push("The host did not say which snapshot it made.".to_owned());
                 }
                 self.call_succeeded(now)
             }
@@ -133,9 +142,8 @@ impl Driver {
             {
                 self.call_succeeded(now)
             }
-            (Ok(_), _) => {
-                self.give_up("The revert's task succeeded, but another snapshot is current now.", now)
-            }
+            (Ok(_), _) => self
+                .give_up("The revert's task succeeded, but another snapshot is current now.", now),
             (Err(trouble), _) if trouble.kind == HostErrorKind::NotFound => self.gone_unjudged(now),
             (Err(trouble), _) => {
                 self.blocker = Some((Blocker::HostAway(trouble.message), now));

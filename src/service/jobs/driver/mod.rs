@@ -7,12 +7,12 @@
 //!       busy, host away, question   └─┼───────────── judge: settle, examine ────────────┘
 //!                                     └─ next call of the same job (power after a revert)
 //! ```
-//! What a guest does by itself (shutdown, reboot) has no task: after the call, or its loss, the guest is watched in
-//! the picture instead.
-//! Each way out leads through the store: the intent is committed before its call, the task's reference as soon
-//! as it is known, the end before anybody hears of it. After a crash [`Driver::resume`] enters this picture
-//! where the committed job says, and a call without a known end is judged like one whose answer was lost.
-//! A refusal proves only that its own sending did not run: after a loss it leads back to judging, or to unknown.
+//! What a guest does by itself (shutdown, reboot) has no task: after the call, or its loss, the
+//! guest is watched in the picture instead. Each way out leads through the store: the intent is
+//! committed before its call, the task's reference as soon as it is known, the end before anybody
+//! hears of it. After a crash [`Driver::resume`] enters this picture where the committed job says,
+//! and a call without a known end is judged like one whose answer was lost. A refusal proves only
+//! that its own sending did not run: after a loss it leads back to judging, or to unknown.
 
 mod calling;
 mod ending;
@@ -28,8 +28,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::ending::End;
 pub use self::vocabulary::{
-    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, Rules, Seen, Shown,
-    TaskEnd,
+    Blocker, Called, Effect, Glimpse, Glimpsed, Input, Interrupt, Others, Reaction, Rules, Seen,
+    Shown, TaskEnd,
 };
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{SnapshotId, TaskId};
@@ -104,7 +104,8 @@ enum Stage {
     Settling {
         quiet: bool,
     },
-    /// Reading the machine after a lost revert's own task succeeded, or for the snapshot that a task did not name.
+    /// Reading the machine after a lost revert's own task succeeded, or for the snapshot that a
+    /// task did not name.
     Verifying,
     Syncing(Box<End>),
     SyncingAway(Box<End>),
@@ -131,7 +132,8 @@ impl Driver {
         Self::at(job, rules, Stage::Queued)
     }
 
-    /// A job that ran when the daemon stopped, and its first effect. A job that waited is [`Driver::queued`].
+    /// A job that ran when the daemon stopped, and its first effect. A job that waited is
+    /// [`Driver::queued`].
     #[must_use]
     pub fn resume(job: Job, rules: Rules) -> (Self, Effect) {
         let mut driver = Self::at(job, rules, Stage::Blocked);
@@ -238,7 +240,9 @@ impl Driver {
             (Stage::Watching, Input::Glimpsed(glimpsed)) => self.glimpsed(glimpsed, now),
             (Stage::Readying(_), Input::Waited) => self.readied(true, now),
             (Stage::Readying(_), Input::Readied(ready)) => self.readied(ready, now),
-            (Stage::Rechecking(trouble), Input::Examined(seen)) => self.rechecked(&trouble, seen, now),
+            (Stage::Rechecking(trouble), Input::Examined(seen)) => {
+                self.rechecked(&trouble, seen, now)
+            }
             (Stage::JudgingAway, Input::Waited) => {
                 self.blocker = None;
                 self.examine(Stage::Judging { quiet: false })
@@ -292,7 +296,8 @@ impl Driver {
                 let failure = self.blocked_failure();
                 Self::instead(self.end(End::Failed(failure), now))
             }
-            // The wish is committed first, so that a crash does not forget it; then the task is cancelled.
+            // The wish is committed first, so that a crash does not forget it; then the task is
+            // cancelled.
             (Stage::Following(task), Interrupt::Cancel(_)) => {
                 let task = task.clone();
                 Self::instead(self.save(Then::Follow(task)))
@@ -304,11 +309,11 @@ impl Driver {
             (Stage::Watching, Interrupt::Cancel(_)) => Self::instead(self.save(Then::Watch)),
             (Stage::Watching, _) => Self::instead(self.give_up(UNSEEN, now)),
             (Stage::Following(_), Interrupt::GraceOver) => {
-                let detail =
-                    "The deadline passed and the host's task could not be stopped; it may still succeed.";
+                let detail = "The deadline passed and the host's task could not be stopped; it may still succeed.";
                 Self::instead(self.give_up(detail, now))
             }
-            // A host that is away is given the grace to come back: then a task of the job can be found and cancelled.
+            // A host that is away is given the grace to come back: then a task of the job can be
+            // found and cancelled.
             (Stage::JudgingAway | Stage::Settling { .. }, Interrupt::GraceOver)
             | (Stage::Settling { .. }, Interrupt::Deadline { .. }) => {
                 Self::instead(self.give_up(UNJUDGED, now))
@@ -354,7 +359,9 @@ impl Driver {
             Then::Call if self.job.cancel_requested_at.is_some() => {
                 self.end_unsent(End::Cancelled(self.cancelled_failure()), now)
             }
-            Then::Call if self.overdue() => self.end_unsent(End::Failed(self.blocked_failure()), now),
+            Then::Call if self.overdue() => {
+                self.end_unsent(End::Failed(self.blocked_failure()), now)
+            }
             Then::Call => match self.job.intent.as_ref().map(|intent| intent.call.clone()) {
                 Some(call) => {
                     self.stage = Stage::Calling;
@@ -369,8 +376,9 @@ impl Driver {
                 *effect
             }
             Then::Follow(task) if self.grace_over() => {
-                let detail =
-                    format!("The deadline passed while the host's task {task} ran; it may still succeed.");
+                let detail = format!(
+                    "The deadline passed while the host's task {task} ran; it may still succeed."
+                );
                 self.give_up(&detail, now)
             }
             Then::Follow(task) => self.follow(task),
@@ -416,14 +424,18 @@ impl Driver {
 fn effect_of(stage: &Stage, job: &Job) -> Effect {
     match stage {
         Stage::Queued | Stage::Saving(_) => Effect::Save,
-        Stage::Beginning | Stage::Rechecking(_) | Stage::Judging { .. } | Stage::Verifying => Effect::Examine,
+        Stage::Beginning | Stage::Rechecking(_) | Stage::Judging { .. } | Stage::Verifying => {
+            Effect::Examine
+        }
         Stage::Calling => {
             job.intent.as_ref().map_or(Effect::Examine, |intent| Effect::Call(intent.call.clone()))
         }
         Stage::Following(task) => Effect::Follow(task.clone()),
         Stage::Readying(Some(readiness)) => Effect::AwaitReady(*readiness),
         Stage::Watching => Effect::Watch { known: None, until: watching::force_at(job) },
-        Stage::Blocked | Stage::JudgingAway | Stage::SyncingAway(_) => Effect::AwaitHost(RETRY_PAUSE),
+        Stage::Blocked | Stage::JudgingAway | Stage::SyncingAway(_) => {
+            Effect::AwaitHost(RETRY_PAUSE)
+        }
         Stage::Readying(None) | Stage::Settling { .. } => Effect::Pause(RETRY_PAUSE),
         Stage::Syncing(_) => Effect::Barrier,
         Stage::Ended => Effect::Finish,

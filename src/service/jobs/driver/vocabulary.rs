@@ -27,10 +27,11 @@ pub enum Effect {
     Follow(TaskId),
     /// Ask the host to cancel the job's own task, and follow it; answer [`Input::TaskEnded`].
     CancelAndFollow(TaskId),
-    /// Look at the guest in the picture once that is whole, and wait until it is other than `known` or it is `until`;
-    /// answer [`Input::Glimpsed`].
+    /// Look at the guest in the picture once that is whole, and wait until it is other than `known`
+    /// or it is `until`; answer [`Input::Glimpsed`].
     Watch { known: Option<Glimpse>, until: Option<Timestamp> },
-    /// Wait this long, and then until the host is there and the picture is whole; answer [`Input::Waited`].
+    /// Wait this long, and then until the host is there and the picture is whole; answer
+    /// [`Input::Waited`].
     AwaitHost(Duration),
     /// Wait until somebody else's task ended, answer [`Input::Waited`].
     AwaitTask(TaskId),
@@ -68,7 +69,8 @@ pub type Seen = Result<(Evidence, Others), Trouble>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others {
     pub tasks: Vec<TaskId>,
-    /// One of them made a call, or is about to, that may yet power the machine on, with no task known to tell.
+    /// One of them made a call, or is about to, that may yet power the machine on, with no task
+    /// known to tell.
     pub may_power_on: bool,
     /// What the job may do to the machine's snapshots.
     pub snapshot_rules: SnapshotRules,

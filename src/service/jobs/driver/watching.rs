@@ -1,10 +1,12 @@
-//! Watching a guest that was asked to shut down or to restart: what the picture shows is all that tells.
+//! Watching a guest that was asked to shut down or to restart: what the picture shows is all that
+//! tells.
 //!
 //! ```text
 //! shutdown: ask ─► off: done      ─ force_after over, or no tools run ─► power off, the job's second call
 //! reboot:   ask ─► tools go ─► tools run: done
 //! ```
-//! A guest is asked once: whether an answer was lost or not, from then on it is watched until the deadline.
+//! A guest is asked once: whether an answer was lost or not, from then on it is watched until the
+//! deadline.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -81,7 +83,8 @@ impl Driver {
     }
 }
 
-/// When the plug is pulled: counted from when the guest was first asked. Never, once the job is to be cancelled.
+/// When the plug is pulled: counted from when the guest was first asked. Never, once the job is to
+/// be cancelled.
 pub(super) fn force_at(job: &Job) -> Option<Timestamp> {
     let JobRequest::Shutdown { force_after: Some(after) } = job.request else { return None };
     let asked = job.steps.iter().find(|step| step.name == CallKind::ShutdownGuest.as_str())?;

@@ -27,7 +27,12 @@ fn revert(power_on: Option<bool>) -> JobRequest {
     JobRequest::Revert { snapshot: base(), path: "base".to_owned(), power_on }
 }
 
-fn prepare(snapshot: bool, power: Option<PowerState>, until: Option<Readiness>, settle: bool) -> JobRequest {
+fn prepare(
+    snapshot: bool,
+    power: Option<PowerState>,
+    until: Option<Readiness>,
+    settle: bool,
+) -> JobRequest {
     let (snapshot, settle) = (snapshot.then(named), settle.then_some(MINUTE));
     JobRequest::Prepare { snapshot, power, until, settle }
 }
@@ -99,7 +104,11 @@ fn power_is_made_what_was_asked_for() {
         (JobRequest::Shutdown { force_after: Some(MINUTE) }, On, Call(HostCall::ShutdownGuest)),
         (JobRequest::Shutdown { force_after: Some(MINUTE) }, Suspended, Call(HostCall::PowerOff)),
     ] {
-        assert_eq!(follows(&request, &[], power), plan, "{request:?} of a machine that is {power:?}");
+        assert_eq!(
+            follows(&request, &[], power),
+            plan,
+            "{request:?} of a machine that is {power:?}"
+        );
     }
     for (request, power) in [
         (JobRequest::Reset, Off),
@@ -116,8 +125,10 @@ fn power_is_made_what_was_asked_for() {
 
 #[test]
 fn a_guest_is_asked_once_to_shut_down() {
-    let (patient, forced) =
-        (JobRequest::Shutdown { force_after: None }, JobRequest::Shutdown { force_after: Some(MINUTE) });
+    let (patient, forced) = (
+        JobRequest::Shutdown { force_after: None },
+        JobRequest::Shutdown { force_after: Some(MINUTE) },
+    );
     for state in [StepState::Succeeded, StepState::Failed, StepState::Skipped] {
         let tried = |request: &JobRequest| after(request.clone(), &[("shutdown", state)]);
         assert_eq!(next(&tried(&forced), &evidence(On)), Call(HostCall::PowerOff), "{state:?}");
@@ -138,7 +149,8 @@ fn a_guest_is_asked_once_to_shut_down() {
 
 #[test]
 fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
-    let answer = JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
+    let answer =
+        JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     let create = JobRequest::CreateSnapshot {
         name: "new".to_owned(),
         description: "why".to_owned(),
@@ -151,9 +163,13 @@ fn a_call_that_says_by_itself_that_it_is_done_is_made_once() {
         memory: true,
         quiesce: false,
     };
-    let answered = HostCall::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
-    let renamed =
-        HostCall::RenameSnapshot { snapshot: base(), name: Some("renamed".to_owned()), description: None };
+    let answered =
+        HostCall::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
+    let renamed = HostCall::RenameSnapshot {
+        snapshot: base(),
+        name: Some("renamed".to_owned()),
+        description: None,
+    };
     for (request, call) in [
         (JobRequest::Reset, HostCall::Reset),
         (JobRequest::Reboot, HostCall::RebootGuest),
@@ -184,7 +200,11 @@ fn what_names_a_snapshot_needs_it() {
         prepare(true, None, None, false),
         release(true, false),
     ] {
-        assert_eq!(refused(&next(&job(request.clone()), &bare)), FailureKind::NotFound, "{request:?}");
+        assert_eq!(
+            refused(&next(&job(request.clone()), &bare)),
+            FailureKind::NotFound,
+            "{request:?}"
+        );
     }
     assert_eq!(next(&job(JobRequest::RemoveAllSnapshots), &bare), Done);
 }
@@ -237,14 +257,20 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
     assert_eq!(follows(&prepare(false, Some(Off), None, false), &[], On), Call(HostCall::PowerOff));
     assert_eq!(follows(&prepare(false, Some(Off), None, false), &[], Off), Done);
     assert_eq!(follows(&prepare(false, None, None, true), &[], Off), Settle(MINUTE));
-    for (readiness, step) in
-        [(Readiness::On, "wait_power"), (Readiness::Address, "wait_ip"), (Readiness::Tools, "wait_tools")]
-    {
+    for (readiness, step) in [
+        (Readiness::On, "wait_power"),
+        (Readiness::Address, "wait_ip"),
+        (Readiness::Tools, "wait_tools"),
+    ] {
         let request = prepare(false, None, Some(readiness), false);
         assert_eq!(follows(&request, &[], On), Await(readiness));
         assert_eq!(follows(&request, &[step], On), Done, "{step}");
         let plan = follows(&request, &[], Off);
-        assert_eq!(refused(&plan), FailureKind::InvalidPowerState, "{step} of a machine that is off");
+        assert_eq!(
+            refused(&plan),
+            FailureKind::InvalidPowerState,
+            "{step} of a machine that is off"
+        );
     }
 }
 
@@ -313,7 +339,10 @@ fn what_somebody_undoes_each_time_is_not_done_for_ever() {
         assert_eq!(refused(&given_up), FailureKind::InvalidPowerState);
         // Only what was done counts, and only of this call.
         let mut steps = well(&vec![name; most - 1]);
-        steps.extend([(name, StepState::Failed), (CallKind::Suspend.as_str(), StepState::Succeeded)]);
+        steps.extend([
+            (name, StepState::Failed),
+            (CallKind::Suspend.as_str(), StepState::Succeeded),
+        ]);
         assert_eq!(next(&after(request, &steps), &evidence(power)), Call(call));
     }
 }

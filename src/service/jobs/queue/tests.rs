@@ -107,9 +107,10 @@ impl Model {
     }
 
     fn next(&self) -> Option<(JobId, Lane)> {
-        let killed =
-            self.running.contains_key(&Lane::Kill) || self.waiting.iter().any(|place| place.1 == Lane::Kill);
-        let firsts = LANES.iter().filter_map(|lane| self.waiting.iter().find(|place| place.1 == *lane));
+        let killed = self.running.contains_key(&Lane::Kill)
+            || self.waiting.iter().any(|place| place.1 == Lane::Kill);
+        let firsts =
+            LANES.iter().filter_map(|lane| self.waiting.iter().find(|place| place.1 == *lane));
         let may = |(_, lane, ready): &&(JobId, Lane, bool)| {
             *ready && !self.running.contains_key(lane) && !(killed && *lane == Lane::Ordinary)
         };
@@ -152,7 +153,8 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let lane = || prop_oneof![4 => Just(Lane::Ordinary), 1 => Just(Lane::Kill), 1 => Just(Lane::Answer)];
+    let lane =
+        || prop_oneof![4 => Just(Lane::Ordinary), 1 => Just(Lane::Kill), 1 => Just(Lane::Answer)];
     prop_oneof![
         3 => lane().prop_map(Step::Arrive),
         1 => (lane(), any::<bool>()).prop_map(|(lane, ran)| Step::Restore(lane, ran)),
@@ -168,7 +170,8 @@ fn some<T: Copy>(index: prop::sample::Index, of: &[T]) -> Option<T> {
 }
 
 proptest! {
-    /// Whatever happens, in whatever order: the queues do and tell what the model says, of a job that is not there too.
+    /// Whatever happens, in whatever order: the queues do and tell what the model says, of a job
+    /// that is not there too.
     #[test]
     fn the_queues_are_what_they_mean(steps in prop::collection::vec((0..3u8, any_step()), 0..80)) {
         let mut queues = Queues::new(PER_MACHINE, IN_ALL);

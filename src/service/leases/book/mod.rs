@@ -1,4 +1,5 @@
-//! Every lease that has not ended, and what is kept of each machine: pure, `step(input, now) → changes and what to do`.
+//! Every lease that has not ended, and what is kept of each machine: pure, `step(input, now) →
+//! changes and what to do`.
 //!
 //! | event | queued | preparing | active | releasing |
 //! | --- | --- | --- | --- | --- |
@@ -20,7 +21,8 @@
 //! | restart | time goes on by the wall clock | its job is taken up | never over before the grace | its job is taken up |
 //! | storage full | nothing happened: the shell drops the step and says so, or tries it again | | | |
 //!
-//! A machine is kept by who it is (instance UUID, else path), never by its reusable moid. Ends are never taken back.
+//! A machine is kept by who it is (instance UUID, else path), never by its reusable moid. Ends are
+//! never taken back.
 
 mod step;
 
@@ -109,7 +111,8 @@ pub struct Book {
 #[derive(Clone, Debug)]
 pub struct Open {
     pub lease: Arc<Lease>,
-    /// Its place in the order of arrival. Ids do not tell: after a restart the wall clock may be behind.
+    /// Its place in the order of arrival. Ids do not tell: after a restart the wall clock may be
+    /// behind.
     arrival: u64,
     /// When, by the clock that does not jump, its time was last noted.
     noted: Duration,
@@ -212,13 +215,17 @@ impl Book {
         now: Now,
     ) -> Self {
         let counts_to = last_seen.map_or(now.wall, |seen| seen.max(now.wall));
-        let mut book = Self { rules, leases: BTreeMap::new(), machines, fence_floor: 0, arrived: 0 };
+        let mut book =
+            Self { rules, leases: BTreeMap::new(), machines, fence_floor: 0, arrived: 0 };
         for mut lease in leases {
-            let gone = Duration::try_from(counts_to.duration_since(lease.noted_at)).unwrap_or_default();
+            let gone =
+                Duration::try_from(counts_to.duration_since(lease.noted_at)).unwrap_or_default();
             let TimeLeft { queue, lease: left, total } = lease.time;
             let after = |left: Duration| left.saturating_sub(gone).max(book.rules.grace);
             lease.time = match lease.state {
-                LeaseState::Queued => TimeLeft { queue: queue.saturating_sub(gone), lease: left, total },
+                LeaseState::Queued => {
+                    TimeLeft { queue: queue.saturating_sub(gone), lease: left, total }
+                }
                 LeaseState::Active => TimeLeft { queue, lease: after(left), total: after(total) },
                 _ => lease.time,
             };
@@ -284,22 +291,28 @@ impl Book {
     #[must_use]
     pub fn position_among(&self, id: LeaseId, counts: impl Fn(&Lease) -> bool) -> Option<usize> {
         let queued = self.queued().into_iter();
-        let counting = |queued: &LeaseId| self.leases.get(queued).is_some_and(|open| counts(&open.lease));
+        let counting =
+            |queued: &LeaseId| self.leases.get(queued).is_some_and(|open| counts(&open.lease));
         queued.filter(counting).position(|queued| queued == id)
     }
 
     /// Who waits, in order of arrival.
     fn queued(&self) -> Vec<LeaseId> {
         let queued = self.leases.values().filter(|open| open.lease.state == LeaseState::Queued);
-        let mut queued: Vec<(u64, LeaseId)> = queued.map(|open| (open.arrival, open.lease.id)).collect();
+        let mut queued: Vec<(u64, LeaseId)> =
+            queued.map(|open| (open.arrival, open.lease.id)).collect();
         queued.sort_unstable();
         queued.into_iter().map(|(_, id)| id).collect()
     }
 
     fn arrive(&mut self, lease: Lease, now: Now) {
         self.arrived += 1;
-        let open =
-            Open { arrival: self.arrived, noted: now.elapsed, asked: now.elapsed, lease: Arc::new(lease) };
+        let open = Open {
+            arrival: self.arrived,
+            noted: now.elapsed,
+            asked: now.elapsed,
+            lease: Arc::new(lease),
+        };
         self.leases.insert(open.lease.id, open);
     }
 
@@ -326,7 +339,10 @@ impl Book {
 
     /// The leases that wait for a machine, in order of their ids.
     pub fn waiting(&self) -> impl Iterator<Item = &Lease> {
-        self.leases.values().map(|open| &*open.lease).filter(|lease| lease.state == LeaseState::Queued)
+        self.leases
+            .values()
+            .map(|open| &*open.lease)
+            .filter(|lease| lease.state == LeaseState::Queued)
     }
 
     /// Whether a lease is queued.
@@ -367,7 +383,8 @@ impl Open {
         matches!(self.lease.state, LeaseState::Queued | LeaseState::Active)
     }
 
-    /// When its time is over, and when all renewals are, to the second: readers see the same until it is renewed.
+    /// When its time is over, and when all renewals are, to the second: readers see the same until
+    /// it is renewed.
     #[must_use]
     pub fn ends(&self) -> Option<(Timestamp, Timestamp)> {
         if self.lease.state != LeaseState::Active {
@@ -387,9 +404,11 @@ impl Open {
         let TimeLeft { queue, lease, total } = self.lease.time;
         match self.lease.state {
             LeaseState::Queued => TimeLeft { queue: queue.saturating_sub(gone), lease, total },
-            LeaseState::Active => {
-                TimeLeft { queue, lease: lease.saturating_sub(gone), total: total.saturating_sub(gone) }
-            }
+            LeaseState::Active => TimeLeft {
+                queue,
+                lease: lease.saturating_sub(gone),
+                total: total.saturating_sub(gone),
+            },
             _ => self.lease.time,
         }
     }

@@ -61,7 +61,8 @@ impl<'b> Step<'b> {
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
         let (id, patient) = (lease.id, lease.queue_for.is_some());
-        let queued = self.book.leases.values().filter(|open| open.lease.state == LeaseState::Queued).count();
+        let queued =
+            self.book.leases.values().filter(|open| open.lease.state == LeaseState::Queued).count();
         if patient && queued >= self.book.rules.max_queued {
             let detail = "Too many leases wait already; try again once some were granted.";
             return Err(Failure::new(FailureKind::QueueFull, detail));
@@ -73,8 +74,7 @@ impl<'b> Step<'b> {
         if state == Some(LeaseState::Queued) && !patient {
             self.book.leases.remove(&id);
             self.changes.leases.remove(&id);
-            let detail =
-                "No machine that fits is free now. Say queue_for to wait for one, or look: GET /v1/machines";
+            let detail = "No machine that fits is free now. Say queue_for to wait for one, or look: GET /v1/machines";
             return Err(Failure::new(FailureKind::NoFreeMachine, detail));
         }
         Ok(())
@@ -84,7 +84,8 @@ impl<'b> Step<'b> {
     fn look(&mut self, candidates: &[Candidate]) {
         let taken: BTreeSet<MachineKey> = self.held().collect();
         let queued = self.book.queued();
-        let aside = |key: &MachineKey| self.book.kept(key).is_some_and(|kept| kept.quarantine.is_some());
+        let aside =
+            |key: &MachineKey| self.book.kept(key).is_some_and(|kept| kept.quarantine.is_some());
         let last_end = |key: &MachineKey| self.book.kept(key).and_then(|kept| kept.last_end);
         let mut free: Vec<(MachineKey, &Candidate)> = candidates
             .iter()
@@ -99,12 +100,14 @@ impl<'b> Step<'b> {
             }
             let Some(open) = self.book.leases.get(&id) else { continue };
             let selection = Selection::new(&open.lease, candidates);
-            let fitting =
-                |machine: &Candidate| selection.includes(machine) && has_snapshots(&open.lease, machine);
+            let fitting = |machine: &Candidate| {
+                selection.includes(machine) && has_snapshots(&open.lease, machine)
+            };
             let chosen = free.iter().position(|(_, candidate)| fitting(candidate));
             if let Some(place) = chosen {
                 let (key, candidate) = free.remove(place);
-                // A copy that was registered with the identity of another is kept as the same machine.
+                // A copy that was registered with the identity of another is kept as the same
+                // machine.
                 free.retain(|(other, _)| *other != key);
                 self.grant(id, candidate);
             }
@@ -130,7 +133,8 @@ impl<'b> Step<'b> {
             lease.note(now.wall, format!("granted {} (fence {fence})", candidate.name));
             lease.state = LeaseState::Preparing;
         });
-        let nothing_to_prepare = self.book.leases.get(&id).is_some_and(|open| open.lease.prepare.is_none());
+        let nothing_to_prepare =
+            self.book.leases.get(&id).is_some_and(|open| open.lease.prepare.is_none());
         if nothing_to_prepare {
             self.activate(id);
         } else {
@@ -160,20 +164,23 @@ impl<'b> Step<'b> {
         }
         let machine = open.lease.machine_name.clone().unwrap_or_default();
         self.set_aside(id, &format!("its preparation failed: {}", failure.detail));
-        let left = self
-            .book
-            .leases
-            .get(&id)
-            .is_some_and(|open| open.lease.queue_for.is_some() && !open.lease.time.queue.is_zero());
+        let left =
+            self.book.leases.get(&id).is_some_and(|open| {
+                open.lease.queue_for.is_some() && !open.lease.time.queue.is_zero()
+            });
         if left {
             self.change(id, |lease, now| {
                 lease.note(
                     now.wall,
-                    format!("{machine} could not be prepared ({}); waiting for another", failure.kind.code()),
+                    format!(
+                        "{machine} could not be prepared ({}); waiting for another",
+                        failure.kind.code()
+                    ),
                 );
                 lease.warn(format!("{machine} could not be prepared: {}", failure.detail));
                 lease.state = LeaseState::Queued;
-                (lease.machine, lease.machine_name, lease.fence, lease.job) = (None, None, None, None);
+                (lease.machine, lease.machine_name, lease.fence, lease.job) =
+                    (None, None, None, None);
             });
             // Nobody had to ask while it was being prepared.
             let now = self.now;
@@ -192,7 +199,10 @@ impl<'b> Step<'b> {
         if let Err(failure) = outcome {
             self.set_aside(id, &format!("its release failed: {}", failure.detail));
             self.change(id, |lease, now| {
-                lease.warn(format!("The release failed, and the machine is set aside: {}", failure.detail));
+                lease.warn(format!(
+                    "The release failed, and the machine is set aside: {}",
+                    failure.detail
+                ));
                 lease.note(now.wall, "release failed; the machine is set aside");
             });
         }
@@ -320,7 +330,8 @@ impl<'b> Step<'b> {
     }
 
     fn renew(&mut self, id: LeaseId, ttl: Option<Duration>) -> Result<(), Failure> {
-        let Some(open) = self.book.leases.get(&id).filter(|open| open.lease.state == LeaseState::Active)
+        let Some(open) =
+            self.book.leases.get(&id).filter(|open| open.lease.state == LeaseState::Active)
         else {
             let detail = "Only a lease that is active can be renewed.";
             return Err(Failure::new(FailureKind::LeaseEnded, detail));
@@ -343,7 +354,8 @@ impl<'b> Step<'b> {
             .leases
             .values()
             .filter(|open| {
-                let over = open.lease.state == LeaseState::Active && self.left(open).lease.is_zero();
+                let over =
+                    open.lease.state == LeaseState::Active && self.left(open).lease.is_zero();
                 over || self.book.due_of(open).is_some_and(|due| due <= elapsed)
             })
             .map(|open| open.lease.id)
@@ -357,7 +369,9 @@ impl<'b> Step<'b> {
                     self.end(id, EndReason::QueueTimeout, otter(), None);
                 }
                 LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
-                LeaseState::Active if left.lease.is_zero() => self.end(id, EndReason::Expired, otter(), None),
+                LeaseState::Active if left.lease.is_zero() => {
+                    self.end(id, EndReason::Expired, otter(), None)
+                }
                 LeaseState::Active => {
                     self.change(id, |lease, now| {
                         lease.warned = true;
@@ -383,8 +397,13 @@ impl<'b> Step<'b> {
         let Some(open) = self.book.leases.get(&id) else { return };
         let Some(machine) = &open.lease.machine else { return };
         let (key, job, since) = (MachineKey::of(machine), open.lease.job, self.now.wall);
-        let quarantine =
-            Quarantine { reason: reason.to_owned(), by: "otter".to_owned(), since, automatic: true, job };
+        let quarantine = Quarantine {
+            reason: reason.to_owned(),
+            by: "otter".to_owned(),
+            since,
+            automatic: true,
+            job,
+        };
         // What an operator said of it stays.
         self.keep(&key, |kept| {
             if kept.quarantine.as_ref().is_none_or(|quarantine| quarantine.automatic) {
@@ -452,7 +471,9 @@ fn why(reason: EndReason, lease: &Lease) -> Failure {
             FailureKind::LeaseFailed,
             "Nobody asked about the lease while it waited, so it was dropped.".to_owned(),
         ),
-        EndReason::MachineGone => (FailureKind::MachineGone, format!("{machine} vanished from the host.")),
+        EndReason::MachineGone => {
+            (FailureKind::MachineGone, format!("{machine} vanished from the host."))
+        }
         _ => (FailureKind::LeaseFailed, "The lease failed.".to_owned()),
     };
     Failure::new(kind, detail)

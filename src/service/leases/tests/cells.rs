@@ -6,7 +6,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use uuid::Uuid;
 
-use super::{MINUTE, all, ask, at, empty, end, failed, id, identity, key, lease, machine, rules, state};
+use super::{
+    MINUTE, all, ask, at, empty, end, failed, id, identity, key, lease, machine, rules, state,
+};
 use crate::domain::access::{Role, TokenStanding};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, MachineId, TokenId};
@@ -104,7 +106,9 @@ fn the_queued_leases_of_a_token_that_admits_nobody_end_and_no_others() {
     };
     ask(1, Some(token(1)), false, &[machine(1, true)]);
     ask(2, Some(token(2)), true, &[machine(2, true)]);
-    for (number, token) in [(3, Some(token(1))), (4, Some(token(2))), (5, Some(token(3))), (6, None)] {
+    for (number, token) in
+        [(3, Some(token(1))), (4, Some(token(2))), (5, Some(token(3))), (6, None)]
+    {
         ask(number, token, false, &[machine(1, false)]);
     }
     let changes = book.step(Input::Tokens(&standings), at(1)).unwrap();
@@ -151,7 +155,10 @@ fn the_time_of_a_lease_runs_from_when_it_is_active_and_its_end_is_warned_of() {
     let over = 600 + 59 * 60;
     book.step(Input::Tick, at(over - 60)).unwrap();
     let expired = book.step(Input::Tick, at(over)).unwrap();
-    assert_eq!((state(&expired, 1), expired.then), (LeaseState::Releasing, vec![Then::Release(id(1))]));
+    assert_eq!(
+        (state(&expired, 1), expired.then),
+        (LeaseState::Releasing, vec![Then::Release(id(1))])
+    );
     let freed = book.step(Input::Freed(id(1), Ok(())), at(over + 5)).unwrap();
     assert_eq!(state(&freed, 1), LeaseState::Expired);
     assert!(book.step(Input::Renew(id(1), None), at(over + 6)).is_err());
@@ -175,7 +182,10 @@ fn a_renewal_takes_no_time_away_and_says_what_is_left() {
     ask(&mut book, 1, false, false, &all(1), at(0)).unwrap();
     for (ttl, left) in [(MINUTE, "25m"), (MINUTE * 40, "40m")] {
         let renewed = book.step(Input::Renew(id(1), Some(ttl)), at(5 * 60)).unwrap();
-        assert_eq!(renewed.leases[&id(1)].history.last().unwrap().what, format!("renewed: {left} left"));
+        assert_eq!(
+            renewed.leases[&id(1)].history.last().unwrap().what,
+            format!("renewed: {left} left")
+        );
     }
     assert_eq!(book.get(id(1)).unwrap().left(Duration::from_mins(5)).lease, MINUTE * 40);
 }
@@ -187,16 +197,25 @@ fn a_failed_preparation_sets_the_machine_aside_and_tries_another_while_there_is_
     let failure = book.step(Input::Prepared(id(1), Err(failed())), at(5)).unwrap();
     assert_eq!(state(&failure, 1), LeaseState::Queued);
     let quarantine = book.kept(&key(1)).unwrap().quarantine.clone().unwrap();
-    assert!(quarantine.automatic && quarantine.reason.contains("as a test wanted"), "{quarantine:?}");
+    assert!(
+        quarantine.automatic && quarantine.reason.contains("as a test wanted"),
+        "{quarantine:?}"
+    );
     let again = book.step(Input::Look(&all(2)), at(6)).unwrap();
     assert_eq!(again.leases[&id(1)].machine_name.as_deref(), Some("qubes-2"));
     book.step(Input::Prepared(id(1), Err(failed())), at(7)).unwrap();
-    assert!(book.step(Input::Look(&all(2)), at(8)).unwrap().leases.is_empty(), "both are set aside");
+    assert!(
+        book.step(Input::Look(&all(2)), at(8)).unwrap().leases.is_empty(),
+        "both are set aside"
+    );
 
     let mut book = empty(rules());
     ask(&mut book, 1, true, false, &all(2), at(0)).unwrap();
     let failure = book.step(Input::Prepared(id(1), Err(failed())), at(5)).unwrap();
-    assert_eq!((state(&failure, 1), &*failure.then), (LeaseState::Releasing, &[Then::Release(id(1))][..]));
+    assert_eq!(
+        (state(&failure, 1), &*failure.then),
+        (LeaseState::Releasing, &[Then::Release(id(1))][..])
+    );
     let freed = book.step(Input::Freed(id(1), Ok(())), at(6)).unwrap();
     let ended = &freed.leases[&id(1)];
     assert_eq!(
@@ -238,7 +257,8 @@ fn what_an_operator_said_of_a_machine_stays() {
 
 #[test]
 fn a_machine_that_vanishes_fails_its_lease_and_comes_back_set_aside() {
-    for gone in [vec![], vec![MachineIdentity { id: MachineId::from_backend("99"), ..identity(1) }]] {
+    for gone in [vec![], vec![MachineIdentity { id: MachineId::from_backend("99"), ..identity(1) }]]
+    {
         for prepare in [false, true] {
             let mut book = empty(rules());
             ask(&mut book, 1, prepare, true, &all(1), at(0)).unwrap();
@@ -268,8 +288,14 @@ fn only_so_many_wait_and_who_does_not_wait_is_not_counted() {
     let mut book = empty(LeaseRules { max_queued: 1, ..rules() });
     let busy = [machine(1, false)];
     ask(&mut book, 1, false, true, &busy, at(0)).unwrap();
-    assert_eq!(ask(&mut book, 2, false, true, &busy, at(1)).unwrap_err().kind, FailureKind::QueueFull);
-    assert_eq!(ask(&mut book, 3, false, false, &busy, at(2)).unwrap_err().kind, FailureKind::NoFreeMachine);
+    assert_eq!(
+        ask(&mut book, 2, false, true, &busy, at(1)).unwrap_err().kind,
+        FailureKind::QueueFull
+    );
+    assert_eq!(
+        ask(&mut book, 3, false, false, &busy, at(2)).unwrap_err().kind,
+        FailureKind::NoFreeMachine
+    );
     // Those who hold a machine wait no more.
     book.step(Input::Look(&all(1)), at(3)).unwrap();
     ask(&mut book, 4, false, true, &busy, at(4)).unwrap();
@@ -313,7 +339,10 @@ fn a_jump_of_the_clock_notes_the_times_of_those_whose_time_runs() {
     let noted = book.step(Input::ClockJumped, at(60)).unwrap();
     assert_eq!(noted.leases.keys().copied().collect::<Vec<_>>(), [id(1), id(3)]);
     let time = |number| noted.leases[&id(number)].time;
-    assert_eq!((time(1).lease, time(1).total, time(3).queue), (MINUTE * 29, MINUTE * 119, MINUTE * 9));
+    assert_eq!(
+        (time(1).lease, time(1).total, time(3).queue),
+        (MINUTE * 29, MINUTE * 119, MINUTE * 9)
+    );
     assert_eq!(noted.leases[&id(1)].noted_at, at(60).wall);
     assert!(book.step(Input::Tick, at(61)).unwrap().leases.is_empty(), "a jump ends no lease");
 }
@@ -326,7 +355,10 @@ fn what_changes_nothing_is_no_change() {
     let working = || Input::Working(id(1), LeaseState::Preparing, job);
     assert_eq!(book.step(working(), at(1)).unwrap().leases.len(), 1);
     assert!(book.step(working(), at(60)).unwrap().leases.is_empty(), "it is the job already");
-    assert!(book.step(Input::Clear(key(1)), at(61)).unwrap().machines.is_empty(), "it is not set aside");
+    assert!(
+        book.step(Input::Clear(key(1)), at(61)).unwrap().machines.is_empty(),
+        "it is not set aside"
+    );
     assert!(book.step(Input::Clear(key(9)), at(62)).unwrap().machines.is_empty());
     assert_eq!(book.kept(&key(9)), None);
 }
@@ -337,7 +369,10 @@ fn the_job_of_a_lease_and_what_an_operator_did_to_it_are_told() {
     let asked = ask(&mut book, 1, true, true, &all(2), at(0)).unwrap();
     let job = JobId::new(Uuid::from_u128(9));
     let working = book.step(Input::Working(id(1), LeaseState::Preparing, job), at(1)).unwrap();
-    assert_eq!((working.leases[&id(1)].job, state(&working, 1)), (Some(job), LeaseState::Preparing));
+    assert_eq!(
+        (working.leases[&id(1)].job, state(&working, 1)),
+        (Some(job), LeaseState::Preparing)
+    );
     let (by, reason) = ("boss".to_owned(), "must be".to_owned());
     let acted = book.step(Input::Overridden { id: id(1), by, reason }, at(2)).unwrap();
     assert_eq!(acted.leases[&id(1)].warnings, ["boss acted on the machine: must be"]);
@@ -393,7 +428,10 @@ fn every_end_of_a_lease_is_the_same_when_it_is_asked_for_again() {
     assert!(again.leases.is_empty() && again.then.is_empty());
     // A preparation that succeeds too late changes nothing.
     assert!(book.step(Input::Prepared(id(1), Ok(())), at(3)).unwrap().leases.is_empty());
-    assert_eq!(state(&book.step(Input::Freed(id(1), Ok(())), at(4)).unwrap(), 1), LeaseState::Released);
+    assert_eq!(
+        state(&book.step(Input::Freed(id(1), Ok(())), at(4)).unwrap(), 1),
+        LeaseState::Released
+    );
 }
 
 #[test]
@@ -403,7 +441,8 @@ fn a_jump_of_the_wall_clock_ends_no_lease_and_moves_the_end_that_is_shown() {
     ask(&mut book, 2, false, true, &[machine(1, false)], at(0)).unwrap();
     let ends = |book: &Book| book.get(id(1)).unwrap().ends().unwrap().0;
     for (seconds, hours) in [(10, 5), (20, -9)] {
-        let jumped = Now { wall: at(seconds).wall + SignedDuration::from_hours(hours), ..at(seconds) };
+        let jumped =
+            Now { wall: at(seconds).wall + SignedDuration::from_hours(hours), ..at(seconds) };
         let changes = book.step(Input::Tick, jumped).unwrap();
         assert!(changes.leases.is_empty(), "{hours} hours end nothing");
         book.step(Input::ClockJumped, jumped).unwrap();
@@ -489,7 +528,10 @@ fn a_machine_that_is_absent_for_long_is_forgotten_and_its_fence_never_comes_agai
     let noted = book.step(Input::Forget(&[identity(3)]), at(60)).unwrap();
     assert_eq!(noted.machines.keys().cloned().collect::<Vec<_>>(), [key(1), key(2)]);
     assert_eq!(noted.machines[&key(1)].absent_since, Some(at(60).wall));
-    assert!(book.step(Input::Forget(&[identity(3)]), at(120)).unwrap().is_empty(), "it is noted once");
+    assert!(
+        book.step(Input::Forget(&[identity(3)]), at(120)).unwrap().is_empty(),
+        "it is noted once"
+    );
     // The third machine comes and goes: its absence begins again.
     book.step(Input::Forget(&[]), at(180)).unwrap();
     book.step(Input::Forget(&[identity(3)]), at(240)).unwrap();
@@ -601,7 +643,8 @@ fn a_machine_without_the_snapshot_is_passed_over() {
     let mut wanted = lease(1, true, Some(MINUTE), at(0));
     wanted.release.snapshot = Some("kickstart".to_owned());
     let bare = Candidate { lacks: BTreeSet::from(["kickstart".to_owned()]), ..machine(1, true) };
-    let granted = book.step(Input::Ask(Box::new(wanted), &[bare, machine(2, true)]), at(0)).unwrap();
+    let granted =
+        book.step(Input::Ask(Box::new(wanted), &[bare, machine(2, true)]), at(0)).unwrap();
     assert_eq!(granted.leases[&id(1)].machine_name.as_deref(), Some("qubes-2"));
 }
 

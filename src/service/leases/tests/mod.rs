@@ -1,4 +1,5 @@
-//! The book, cell by cell of its table, and against what must always hold of it; what both are made of.
+//! The book, cell by cell of its table, and against what must always hold of it; what both are made
+//! of.
 
 mod cells;
 mod model;
@@ -119,5 +120,6 @@ fn ask(
 }
 
 fn end(book: &mut Book, number: u128, reason: EndReason, now: Now) -> Changes {
-    book.step(Input::End { id: id(number), reason, by: "ci".to_owned(), detail: None }, now).unwrap()
+    book.step(Input::End { id: id(number), reason, by: "ci".to_owned(), detail: None }, now)
+        .unwrap()
 }

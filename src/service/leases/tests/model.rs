@@ -122,23 +122,31 @@ impl Model {
             Happening::End { which, revoke } => match self.pick(which) {
                 Some(id) => {
                     let reason = if revoke { EndReason::Revoked } else { EndReason::Released };
-                    step(&mut self.book, Input::End { id, reason, by: "ci".to_owned(), detail: None })
+                    step(
+                        &mut self.book,
+                        Input::End { id, reason, by: "ci".to_owned(), detail: None },
+                    )
                 }
                 None => Ok(Changes::default()),
             },
             Happening::Prepared { which, well } => match self.pick(which) {
-                Some(id) => {
-                    step(&mut self.book, Input::Prepared(id, if well { Ok(()) } else { Err(failed()) }))
-                }
+                Some(id) => step(
+                    &mut self.book,
+                    Input::Prepared(id, if well { Ok(()) } else { Err(failed()) }),
+                ),
                 None => Ok(Changes::default()),
             },
             Happening::Freed { which, well } => match self.pick(which) {
-                Some(id) => step(&mut self.book, Input::Freed(id, if well { Ok(()) } else { Err(failed()) })),
+                Some(id) => step(
+                    &mut self.book,
+                    Input::Freed(id, if well { Ok(()) } else { Err(failed()) }),
+                ),
                 None => Ok(Changes::default()),
             },
             Happening::Vanish(number) => {
                 self.there.remove(&number);
-                let there: Vec<MachineIdentity> = self.there.iter().map(|number| identity(*number)).collect();
+                let there: Vec<MachineIdentity> =
+                    self.there.iter().map(|number| identity(*number)).collect();
                 step(&mut self.book, Input::Machines(&there))
             }
             Happening::Appear(number) => {
@@ -146,7 +154,8 @@ impl Model {
                 Ok(Changes::default())
             }
             Happening::Forget => {
-                let there: Vec<MachineIdentity> = self.there.iter().map(|number| identity(*number)).collect();
+                let there: Vec<MachineIdentity> =
+                    self.there.iter().map(|number| identity(*number)).collect();
                 step(&mut self.book, Input::Forget(&there))
             }
             Happening::SetAside(number) => {
@@ -176,14 +185,16 @@ impl Model {
                 self.book.step(Input::Tick, self.now)
             }
             Happening::Restart(seconds) => {
-                let leases: Vec<Lease> = self.book.open().map(|open| Lease::clone(&open.lease)).collect();
+                let leases: Vec<Lease> =
+                    self.book.open().map(|open| Lease::clone(&open.lease)).collect();
                 let machines: BTreeMap<MachineKey, Kept> = self.book.machines().clone();
                 self.now = Now {
                     wall: self.now.wall + SignedDuration::from_secs(seconds.into()),
                     elapsed: Duration::ZERO,
                 };
                 let floor = self.book.fence_floor();
-                self.book = Book::restored(rules(), leases, machines, None, self.now).with_fence_floor(floor);
+                self.book = Book::restored(rules(), leases, machines, None, self.now)
+                    .with_fence_floor(floor);
                 Ok(Changes::default())
             }
         };
@@ -223,11 +234,15 @@ impl Model {
         for (machine, kept) in self.book.machines().iter().filter(|(_, kept)| kept.fence > 0) {
             let before = self.fences.insert(machine.clone(), kept.fence).unwrap_or(0);
             if kept.fence < before {
-                return Err(format!("the fence of {machine:?} went from {before} to {}", kept.fence));
+                return Err(format!(
+                    "the fence of {machine:?} went from {before} to {}",
+                    kept.fence
+                ));
             }
         }
         for (id, lease) in &changes.leases {
-            let grants_before = lease.state == LeaseState::Preparing || lease.state == LeaseState::Active;
+            let grants_before =
+                lease.state == LeaseState::Preparing || lease.state == LeaseState::Active;
             let fence = lease.fence.unwrap_or_default();
             if grants_before
                 && lease
@@ -243,7 +258,8 @@ impl Model {
         Ok(())
     }
 
-    /// Nothing that waits was passed over while a machine that it could have had went to one who came later.
+    /// Nothing that waits was passed over while a machine that it could have had went to one who
+    /// came later.
     fn fair(&mut self) -> Result<(), String> {
         let candidates = self.candidates();
         let queued: Vec<LeaseId> = self
@@ -254,10 +270,13 @@ impl Model {
             .collect();
         let changes = self.book.step(Input::Look(&candidates), self.now).unwrap_or_default();
         for (place, id) in queued.iter().enumerate() {
-            let passed_over = self.book.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
+            let passed_over =
+                self.book.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
             let Some(open) = passed_over else { continue };
             for later in &queued[place + 1..] {
-                let Some(granted) = changes.leases.get(later).and_then(|lease| lease.machine.clone()) else {
+                let Some(granted) =
+                    changes.leases.get(later).and_then(|lease| lease.machine.clone())
+                else {
                     continue;
                 };
                 let taken = candidates.iter().find(|candidate| candidate.identity == granted);

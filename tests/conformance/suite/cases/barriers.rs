@@ -39,7 +39,8 @@ async fn a_barrier_that_begins_during_another_shows_more(trial: &Trial) -> Resul
                 tokio::spawn(async move { backend.barrier().await })
             })
             .collect();
-        // They are under way, more or less: at no point of theirs may the later one ride on what was read before.
+        // They are under way, more or less: at no point of theirs may the later one ride on what
+        // was read before.
         for _ in 0..round {
             tokio::task::yield_now().await;
         }

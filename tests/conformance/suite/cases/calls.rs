@@ -31,7 +31,12 @@ case_table! {
         what_cannot_be_cancelled_goes_on needs [Hold, Cancel];
 }
 
-async fn becomes(trial: &Trial, machine: &MachineId, call: HostCall, wanted: PowerState) -> Result<()> {
+async fn becomes(
+    trial: &Trial,
+    machine: &MachineId,
+    call: HostCall,
+    wanted: PowerState,
+) -> Result<()> {
     trial.done(machine, &call).await?;
     let seen = trial.machine(machine)?.power_state;
     ensure!(seen == Some(wanted), "after {call:?} it is told as {seen:?}");
@@ -127,9 +132,9 @@ async fn what_is_so_already_is_an_invalid_power_state(trial: &Trial) -> Result<(
             "the host's own words are missing: {error:?}"
         );
     }
-    let restarts = trial
-        .watching
-        .look(|picture| picture.told.iter().filter(|told| matches!(told, Told::Restarted(_))).count());
+    let restarts = trial.watching.look(|picture| {
+        picture.told.iter().filter(|told| matches!(told, Told::Restarted(_))).count()
+    });
     ensure!(restarts == 0, "a power-on that failed told {restarts} restarts");
     trial.agrees().await.map(drop)
 }
@@ -152,7 +157,8 @@ async fn a_machine_that_is_not_there_is_not_found(trial: &Trial) -> Result<()> {
 }
 
 async fn an_answer_to_no_question_is_refused(trial: &Trial) -> Result<()> {
-    let answer = HostCall::Answer { question: QuestionId::from_backend("nothing"), choice: "0".to_owned() };
+    let answer =
+        HostCall::Answer { question: QuestionId::from_backend("nothing"), choice: "0".to_owned() };
     match trial.call(&trial.cast.running, &answer).await? {
         Err(CallError::Refused(_)) => Ok(()),
         other => bail!("an answer to no question gave {other:?}"),
@@ -164,12 +170,18 @@ async fn a_task_can_fail_in_its_course(trial: &Trial) -> Result<()> {
     let task = trial.task(&trial.cast.running, &HostCall::PowerOff).await?;
     match trial.end_of(&task).await? {
         otter::hypervisor::TaskStatus::Failed(error) => {
-            ensure!(error.kind == HostErrorKind::InsufficientResources && error.fault.is_some(), "{error:?}");
+            ensure!(
+                error.kind == HostErrorKind::InsufficientResources && error.fault.is_some(),
+                "{error:?}"
+            );
         }
         end => bail!("it ends as {end:?}"),
     }
     trial.barrier().await?;
-    ensure!(trial.machine(&trial.cast.running)?.power_state == Some(PowerState::On), "it failed, and did it");
+    ensure!(
+        trial.machine(&trial.cast.running)?.power_state == Some(PowerState::On),
+        "it failed, and did it"
+    );
     Ok(())
 }
 
@@ -178,7 +190,10 @@ async fn a_busy_machine_refuses_and_names_its_task(trial: &Trial) -> Result<()> 
     let task = trial.stage.start_task(machine).await?;
     let error = trial.failure(machine, &HostCall::RemoveAllSnapshots).await?;
     ensure!(error.kind == HostErrorKind::Busy, "{error:?}");
-    ensure!(error.blocking_task.as_ref() == Some(&task), "in the way is {task}, and it says {error:?}");
+    ensure!(
+        error.blocking_task.as_ref() == Some(&task),
+        "in the way is {task}, and it says {error:?}"
+    );
     trial.stage.finish_tasks().await?;
     trial.agrees().await.map(drop)
 }
@@ -194,11 +209,21 @@ async fn a_running_task_can_be_cancelled(trial: &Trial) -> Result<()> {
         end => bail!("a cancelled task ends as {end:?}"),
     }
     let again = trial.backend.cancel(&task).await;
-    ensure!(matches!(&again, Err(error) if error.kind == HostErrorKind::InvalidState), "again: {again:?}");
-    let nothing = trial.backend.cancel(&otter::domain::ids::TaskId::from_backend("no-such-task")).await;
-    ensure!(matches!(&nothing, Err(error) if error.kind == HostErrorKind::NotFound), "no task: {nothing:?}");
+    ensure!(
+        matches!(&again, Err(error) if error.kind == HostErrorKind::InvalidState),
+        "again: {again:?}"
+    );
+    let nothing =
+        trial.backend.cancel(&otter::domain::ids::TaskId::from_backend("no-such-task")).await;
+    ensure!(
+        matches!(&nothing, Err(error) if error.kind == HostErrorKind::NotFound),
+        "no task: {nothing:?}"
+    );
     trial.barrier().await?;
-    ensure!(trial.machine(machine)?.power_state == Some(PowerState::Off), "it was cancelled, and is on");
+    ensure!(
+        trial.machine(machine)?.power_state == Some(PowerState::Off),
+        "it was cancelled, and is on"
+    );
     Ok(())
 }
 
@@ -207,10 +232,16 @@ async fn what_cannot_be_cancelled_goes_on(trial: &Trial) -> Result<()> {
     let task = trial.task(machine, &HostCall::PowerOff).await?;
     trial.stage.step_tasks().await?;
     let refused = trial.backend.cancel(&task).await;
-    ensure!(matches!(&refused, Err(error) if error.kind == HostErrorKind::NotSupported), "{refused:?}");
+    ensure!(
+        matches!(&refused, Err(error) if error.kind == HostErrorKind::NotSupported),
+        "{refused:?}"
+    );
     trial.stage.finish_tasks().await?;
     super::super::trial::succeeded(trial.end_of(&task).await?)?;
     trial.barrier().await?;
-    ensure!(trial.machine(machine)?.power_state == Some(PowerState::Off), "it ended well, and is not off");
+    ensure!(
+        trial.machine(machine)?.power_state == Some(PowerState::Off),
+        "it ended well, and is not off"
+    );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Facts: the whole picture first, then every change and every removal, whoever made it; nothing lost or invented.
+//! Facts: the whole picture first, then every change and every removal, whoever made it; nothing
+//! lost or invented.
 
 use anyhow::{Context, Result, bail, ensure};
 use otter::domain::call::HostCall;
@@ -30,7 +31,11 @@ async fn the_first_set_is_the_whole_picture(trial: &Trial) -> Result<()> {
     ensure!(!truth.datastores.is_empty(), "the host has no datastore to tell of");
     let cast = &trial.cast;
     for (id, state) in [(&cast.running, PowerState::On), (&cast.stopped, PowerState::Off)] {
-        ensure!(trial.machine(id)?.power_state == Some(state), "machine {id} is not {}", state.as_str());
+        ensure!(
+            trial.machine(id)?.power_state == Some(state),
+            "machine {id} is not {}",
+            state.as_str()
+        );
     }
     Ok(())
 }
@@ -42,7 +47,11 @@ async fn a_change_by_somebody_else_is_told(trial: &Trial) -> Result<()> {
         let state = if on { PowerState::On } else { PowerState::Off };
         trial.barrier().await?;
         let seen = trial.machine(machine)?.power_state;
-        ensure!(seen == Some(state), "somebody turned it {}, and it is told as {seen:?}", state.as_str());
+        ensure!(
+            seen == Some(state),
+            "somebody turned it {}, and it is told as {seen:?}",
+            state.as_str()
+        );
     }
     ensure!(trial.whole_sets() == 1, "a change is told as a change, not as a whole picture");
     trial.agrees().await.map(drop)
@@ -56,8 +65,9 @@ async fn an_arrival_is_told(trial: &Trial) -> Result<()> {
 }
 
 async fn a_datastore_is_told_with_its_machines(trial: &Trial) -> Result<()> {
-    let machines =
-        |truth: &Truth| truth.datastores.values().map(|datastore| datastore.machine_count).sum::<u32>();
+    let machines = |truth: &Truth| {
+        truth.datastores.values().map(|datastore| datastore.machine_count).sum::<u32>()
+    };
     let before = trial.agrees().await?;
     let added = trial.stage.add_machine("newcomer").await?;
     let with_it = trial.agrees().await?;
@@ -83,14 +93,24 @@ async fn snapshots_by_somebody_else_are_told_as_a_tree(trial: &Trial) -> Result<
     let second = trial.stage.take_snapshot(machine, "second").await?;
     trial.barrier().await?;
     let snapshots = trial.machine(machine)?.snapshots;
-    ensure!(snapshots.current.as_ref() == Some(&second), "the current snapshot is {:?}", snapshots.current);
+    ensure!(
+        snapshots.current.as_ref() == Some(&second),
+        "the current snapshot is {:?}",
+        snapshots.current
+    );
     let seen = snapshots.get(&second).context("the second snapshot")?;
     ensure!((seen.name.as_str(), &seen.parent) == ("second", &Some(first.clone())), "{seen:?}");
-    ensure!(snapshots.get(&first).context("the first snapshot")?.children == [second], "{snapshots:?}");
+    ensure!(
+        snapshots.get(&first).context("the first snapshot")?.children == [second],
+        "{snapshots:?}"
+    );
     trial.stage.remove_snapshots(machine).await?;
     trial.barrier().await?;
     let snapshots = trial.machine(machine)?.snapshots;
-    ensure!(snapshots.items.is_empty() && snapshots.current.is_none(), "they were removed: {snapshots:?}");
+    ensure!(
+        snapshots.items.is_empty() && snapshots.current.is_none(),
+        "they were removed: {snapshots:?}"
+    );
     Ok(())
 }
 
@@ -98,13 +118,20 @@ async fn a_question_is_told_and_is_gone_once_answered(trial: &Trial) -> Result<(
     let machine = &trial.cast.stopped;
     trial.stage.ask_at_power_on(machine).await?;
     let task = trial.task(machine, &HostCall::PowerOn).await?;
-    let asked =
-        |picture: &super::super::watching::Picture| picture.all.machines.get(machine)?.question.clone();
+    let asked = |picture: &super::super::watching::Picture| {
+        picture.all.machines.get(machine)?.question.clone()
+    };
     let question = trial.seen("the question", asked).await?;
-    let Some(choice) = question.choices.first() else { bail!("a question without a choice: {question:?}") };
+    let Some(choice) = question.choices.first() else {
+        bail!("a question without a choice: {question:?}")
+    };
     ensure!(!question.text.is_empty(), "a question without a text");
     let evidence = trial.backend.examine(machine).await?;
-    ensure!(evidence.question.as_ref() == Some(&question.id), "a direct read shows {:?}", evidence.question);
+    ensure!(
+        evidence.question.as_ref() == Some(&question.id),
+        "a direct read shows {:?}",
+        evidence.question
+    );
     let answer = HostCall::Answer { question: question.id.clone(), choice: choice.key.clone() };
     trial.at_once(machine, &answer).await?;
     super::super::trial::succeeded(trial.end_of(&task).await?)?;
@@ -132,8 +159,9 @@ async fn nothing_is_lost_or_invented_while_much_changes(trial: &Trial) -> Result
         let on = round % 2 == 0;
         trial.stage.power(&cast.stopped, on).await?;
         trial.stage.rename(&cast.steady, &format!("round {round}")).await?;
-        let ours =
-            trial.task(&cast.running, &if on { HostCall::PowerOff } else { HostCall::PowerOn }).await?;
+        let ours = trial
+            .task(&cast.running, &if on { HostCall::PowerOff } else { HostCall::PowerOn })
+            .await?;
         trial.stage.take_snapshot(&cast.steady, &format!("snapshot {round}")).await?;
         trial.end_of(&ours).await?;
         trial.agrees().await.with_context(|| format!("after round {round}"))?;

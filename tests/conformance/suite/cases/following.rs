@@ -46,7 +46,8 @@ async fn a_task_that_nobody_knows_has_vanished(trial: &Trial) -> Result<()> {
         ensure!(matches!(end, TaskStatus::Vanished), "a task that was never there ends as {end:?}");
     }
     // It stands in nobody's way.
-    succeeded(trial.end_of(&trial.task(&trial.cast.stopped, &HostCall::PowerOn).await?).await?).map(drop)
+    succeeded(trial.end_of(&trial.task(&trial.cast.stopped, &HostCall::PowerOn).await?).await?)
+        .map(drop)
 }
 
 async fn an_end_is_final(trial: &Trial) -> Result<()> {
@@ -84,7 +85,10 @@ async fn many_tasks_are_followed_at_a_time(trial: &Trial) -> Result<()> {
                 bail!("a snapshot was made, and its task does not say which")
             };
             let current = trial.machine(id)?.snapshots.current;
-            ensure!(current.as_ref() == Some(&snapshot), "{id} got {snapshot}, and has {current:?}");
+            ensure!(
+                current.as_ref() == Some(&snapshot),
+                "{id} got {snapshot}, and has {current:?}"
+            );
         }
     }
     trial.agrees().await.map(drop)
@@ -107,13 +111,17 @@ async fn progress_is_told_and_never_falls(trial: &Trial) -> Result<()> {
         let further = follower.wait_for(|status| {
             matches!(status, TaskStatus::Running { progress: Some(percent) } if Some(*percent) > highest)
         });
-        let TaskStatus::Running { progress } = trial.soon("progress", further).await??.clone() else {
+        let TaskStatus::Running { progress } = trial.soon("progress", further).await??.clone()
+        else {
             bail!("it ended before its time")
         };
         highest = progress;
     }
     trial.barrier().await?;
-    ensure!(trial.machine(machine)?.power_state == Some(PowerState::Off), "it is not at its end yet");
+    ensure!(
+        trial.machine(machine)?.power_state == Some(PowerState::Off),
+        "it is not at its end yet"
+    );
     trial.stage.finish_tasks().await?;
     succeeded(trial.end_at(follower).await?).map(drop)
 }
@@ -126,7 +134,11 @@ async fn a_task_is_followed_from_its_middle(trial: &Trial) -> Result<()> {
     }
     let follower = trial.backend.follow(&task).await;
     trial.barrier().await?;
-    ensure!(matches!(*follower.borrow(), TaskStatus::Running { .. }), "it runs: {:?}", *follower.borrow());
+    ensure!(
+        matches!(*follower.borrow(), TaskStatus::Running { .. }),
+        "it runs: {:?}",
+        *follower.borrow()
+    );
     trial.stage.finish_tasks().await?;
     succeeded(trial.end_at(follower).await?).map(drop)
 }

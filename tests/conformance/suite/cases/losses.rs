@@ -29,7 +29,9 @@ fn take(name: &str) -> HostCall {
 async fn made(trial: &Trial, name: &str) -> Result<usize> {
     trial.barrier_at_last().await?;
     let truth = trial.stage.truth().await?;
-    let Some(machine) = truth.machines.get(&trial.cast.running) else { bail!("the machine is gone") };
+    let Some(machine) = truth.machines.get(&trial.cast.running) else {
+        bail!("the machine is gone")
+    };
     Ok(machine.snapshots.items.iter().filter(|snapshot| snapshot.name == name).count())
 }
 
@@ -103,7 +105,9 @@ async fn a_call_on_a_lost_session_runs_once_after_the_login(trial: &Trial) -> Re
         let sets = trial.whole_sets();
         trial.stage.lose_session().await?;
         match trial.call(&trial.cast.running, &take(name)).await?.map_err(told)? {
-            Accepted::Task(task) => drop(super::super::trial::succeeded(trial.end_of(&task).await?)?),
+            Accepted::Task(task) => {
+                drop(super::super::trial::succeeded(trial.end_of(&task).await?)?)
+            }
             Accepted::Done => bail!("a snapshot has a task"),
         }
         trial.connected_after(sets).await?;

@@ -31,8 +31,16 @@ async fn evidence_is_what_the_machine_is(trial: &Trial) -> Result<()> {
         let evidence = trial.backend.examine(id).await?;
         ensure!(evidence.identity == machine.identity(), "{:?}", evidence.identity);
         ensure!(evidence.power_state == machine.power_state, "{:?}", evidence.power_state);
-        ensure!(evidence.current_snapshot == machine.snapshots.current, "{:?}", evidence.current_snapshot);
-        ensure!(evidence.tools_running == machine.guest.tools_running, "tools: {}", evidence.tools_running);
+        ensure!(
+            evidence.current_snapshot == machine.snapshots.current,
+            "{:?}",
+            evidence.current_snapshot
+        );
+        ensure!(
+            evidence.tools_running == machine.guest.tools_running,
+            "tools: {}",
+            evidence.tools_running
+        );
         ensure!(
             evidence.question == machine.question.as_ref().map(|question| question.id.clone()),
             "a question"
@@ -43,7 +51,11 @@ async fn evidence_is_what_the_machine_is(trial: &Trial) -> Result<()> {
             name: snapshot.name.clone(),
             description: snapshot.description.clone(),
         });
-        ensure!(snapshots.eq(evidence.snapshots.iter().cloned()), "snapshots: {:?}", evidence.snapshots);
+        ensure!(
+            snapshots.eq(evidence.snapshots.iter().cloned()),
+            "snapshots: {:?}",
+            evidence.snapshots
+        );
         ensure!(!evidence.has_running_task(), "nothing runs: {:?}", evidence.recent_tasks);
     }
     Ok(())
@@ -65,8 +77,11 @@ async fn recent_tasks_tell_what_was_called_and_by_whom(trial: &Trial) -> Result<
     trial.end_of(&ours).await?;
     trial.stage.power(machine, false).await?;
     let evidence = trial.backend.examine(machine).await?;
-    let task =
-        evidence.recent_tasks.iter().find(|task| task.id == ours).context("our task is not among them")?;
+    let task = evidence
+        .recent_tasks
+        .iter()
+        .find(|task| task.id == ours)
+        .context("our task is not among them")?;
     ensure!(task.by_us && !task.running && task.call == Some(CallKind::PowerOn), "ours: {task:?}");
     ensure!(
         evidence.recent_tasks.iter().all(|task| task.id == ours || !task.by_us),
@@ -81,12 +96,17 @@ async fn a_running_task_is_among_the_recent_ones(trial: &Trial) -> Result<()> {
     let ours = trial.task(&cast.running, &HostCall::PowerOff).await?;
     let theirs = trial.stage.start_task(&cast.stopped).await?;
     trial.stage.step_tasks().await?;
-    for (machine, id, by_us, call) in
-        [(&cast.running, &ours, true, CallKind::PowerOff), (&cast.stopped, &theirs, false, CallKind::PowerOn)]
-    {
+    for (machine, id, by_us, call) in [
+        (&cast.running, &ours, true, CallKind::PowerOff),
+        (&cast.stopped, &theirs, false, CallKind::PowerOn),
+    ] {
         let evidence = trial.backend.examine(machine).await?;
         ensure!(evidence.has_running_task(), "one runs: {evidence:?}");
-        let task = evidence.recent_tasks.iter().find(|task| task.id == *id).context("the task that runs")?;
+        let task = evidence
+            .recent_tasks
+            .iter()
+            .find(|task| task.id == *id)
+            .context("the task that runs")?;
         ensure!(task.running && task.by_us == by_us && task.call == Some(call), "{task:?}");
     }
     trial.stage.finish_tasks().await?;
@@ -107,14 +127,18 @@ async fn the_boot_time_tells_a_restart_of_the_host(trial: &Trial) -> Result<()> 
     trial.connected_after(sets).await?;
     trial.agrees().await?;
     let after = trial.backend.examine(machine).await?;
-    ensure!(after.host_boot_time.is_some() && after.host_boot_time != before, "{before:?} before and after");
+    ensure!(
+        after.host_boot_time.is_some() && after.host_boot_time != before,
+        "{before:?} before and after"
+    );
     ensure!(after.power_state == Some(PowerState::Off), "every machine is off after it");
     Ok(())
 }
 
 async fn a_guest_is_confirmed_by_the_time_it_returns(trial: &Trial) -> Result<()> {
     let id = &trial.cast.with_tools;
-    let truth = trial.stage.truth().await?.machines.remove(id).context("the cast is not there")?.guest;
+    let truth =
+        trial.stage.truth().await?.machines.remove(id).context("the cast is not there")?.guest;
     trial.soon("a confirmation", trial.backend.confirm_guest(id)).await??;
     let confirmed = trial.watching.look(|picture| {
         picture.told.iter().rev().find_map(|told| match told {

@@ -1,4 +1,5 @@
-//! The session: its states in order, what an absence leaves behind, and that no login is made in vain.
+//! The session: its states in order, what an absence leaves behind, and that no login is made in
+//! vain.
 
 use std::sync::Arc;
 
@@ -29,7 +30,10 @@ async fn a_connection_is_told_once_with_what_the_host_is(trial: &Trial) -> Resul
     let states: Vec<_> = picture.statuses().map(|status| &status.state).collect();
     ensure!(states == [&SessionState::Connecting, &SessionState::Connected], "told: {states:?}");
     let product = picture.status().and_then(|status| status.product.as_ref());
-    ensure!(product.is_some_and(|product| !product.full_name.is_empty()), "the host is {product:?}");
+    ensure!(
+        product.is_some_and(|product| !product.full_name.is_empty()),
+        "the host is {product:?}"
+    );
     let since: Vec<_> = picture.statuses().map(|status| status.since).collect();
     ensure!(since.is_sorted(), "a state begins before the one that it follows: {since:?}");
     Ok(())
@@ -44,7 +48,10 @@ async fn a_lost_session_is_renewed_by_one_login(trial: &Trial) -> Result<()> {
     }
     trial.connected_after(sets).await?;
     let logins = trial.watching.look(|picture| picture.status().map(|status| status.logins));
-    ensure!(logins == Some(2), "thirty callers met one lost session, and there were {logins:?} logins");
+    ensure!(
+        logins == Some(2),
+        "thirty callers met one lost session, and there were {logins:?} logins"
+    );
     trial.agrees().await.map(drop)
 }
 
@@ -88,7 +95,10 @@ async fn a_removal_during_an_absence_shows_after_it(trial: &Trial) -> Result<()>
     trial.stage.come_back().await?;
     trial.connected_after(sets).await?;
     trial.agrees().await?;
-    ensure!(trial.machine(&trial.cast.stopped).is_err(), "it was deleted meanwhile, and is still told of");
+    ensure!(
+        trial.machine(&trial.cast.stopped).is_err(),
+        "it was deleted meanwhile, and is still told of"
+    );
     Ok(())
 }
 
@@ -102,7 +112,10 @@ async fn nothing_hangs_while_the_host_is_away(trial: &Trial) -> Result<()> {
         ensure!(error.kind == HostErrorKind::Unreachable, "a barrier failed as {error:?}");
     }
     let read = trial.soon("a read while the host is away", trial.backend.examine(machine)).await?;
-    ensure!(matches!(&read, Err(error) if error.kind == HostErrorKind::Unreachable), "a read gave {read:?}");
+    ensure!(
+        matches!(&read, Err(error) if error.kind == HostErrorKind::Unreachable),
+        "a read gave {read:?}"
+    );
     match trial.call(machine, &HostCall::PowerOff).await? {
         Err(CallError::Refused(error) | CallError::Lost(error)) => {
             ensure!(error.kind == HostErrorKind::Unreachable, "a call failed as {error:?}");
@@ -127,7 +140,8 @@ async fn a_refused_account_is_told_and_left_alone(trial: &Trial) -> Result<()> {
     };
     trial.seen("that the account is refused", refused).await?;
     for _ in 0..20 {
-        let read = trial.soon("a read with a refused account", backend.examine(&cast.running)).await?;
+        let read =
+            trial.soon("a read with a refused account", backend.examine(&cast.running)).await?;
         ensure!(
             matches!(&read, Err(error) if error.kind == HostErrorKind::LoginRefused),
             "a read gave {read:?}"

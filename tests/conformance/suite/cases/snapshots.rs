@@ -54,14 +54,19 @@ fn chain(trial: &Trial) -> Result<Vec<SnapshotId>> {
     Ok(chain)
 }
 
-async fn a_snapshot_is_made_below_the_current_one_and_named_by_its_task(trial: &Trial) -> Result<()> {
+async fn a_snapshot_is_made_below_the_current_one_and_named_by_its_task(
+    trial: &Trial,
+) -> Result<()> {
     let machine = &trial.cast.reverted;
     let before = snapshots(trial, machine)?;
     let id = made(trial, machine, &create("clean", false)).await?;
     let after = snapshots(trial, machine)?;
     let made = after.get(&id).context("it is not told of")?;
     ensure!((made.name.as_str(), made.description.as_str()) == ("clean", "of clean"), "{made:?}");
-    ensure!(made.parent == before.current && after.current.as_ref() == Some(&id), "{made:?} of {after:?}");
+    ensure!(
+        made.parent == before.current && after.current.as_ref() == Some(&id),
+        "{made:?} of {after:?}"
+    );
     ensure!(before.get(&id).is_none() && after.items.len() == before.items.len() + 1, "{after:?}");
     trial.agrees().await.map(drop)
 }
@@ -81,7 +86,10 @@ async fn a_revert_moves_the_current_snapshot(trial: &Trial) -> Result<()> {
     for id in chain(trial)?.into_iter().rev() {
         trial.done(machine, &revert(&id, false)).await?;
         let current = snapshots(trial, machine)?.current;
-        ensure!(current.as_ref() == Some(&id), "after a revert to {id} the current one is {current:?}");
+        ensure!(
+            current.as_ref() == Some(&id),
+            "after a revert to {id} the current one is {current:?}"
+        );
     }
     trial.agrees().await.map(drop)
 }
@@ -97,18 +105,27 @@ async fn a_revert_leaves_the_power_as_recorded(trial: &Trial) -> Result<()> {
     ] {
         trial.done(machine, &revert(snapshot, suppress)).await?;
         let seen = trial.machine(machine)?;
-        ensure!(seen.power_state == Some(wanted), "reverted to {snapshot}, it is {:?}", seen.power_state);
+        ensure!(
+            seen.power_state == Some(wanted),
+            "reverted to {snapshot}, it is {:?}",
+            seen.power_state
+        );
         let recorded = seen.snapshots.get(snapshot).and_then(|snapshot| snapshot.power_state);
         ensure!(recorded == Some(wanted), "{snapshot} says that it recorded {recorded:?}");
     }
     trial.done(machine, &revert(&with_memory, true)).await?;
-    ensure!(trial.machine(machine)?.power_state != Some(PowerState::On), "its power-on was suppressed");
+    ensure!(
+        trial.machine(machine)?.power_state != Some(PowerState::On),
+        "its power-on was suppressed"
+    );
     Ok(())
 }
 
 async fn a_removed_snapshot_leaves_its_children(trial: &Trial) -> Result<()> {
     let (machine, chain) = (&trial.cast.reverted, chain(trial)?);
-    trial.done(machine, &HostCall::RemoveSnapshot { snapshot: chain[1].clone(), children: false }).await?;
+    trial
+        .done(machine, &HostCall::RemoveSnapshot { snapshot: chain[1].clone(), children: false })
+        .await?;
     let after = snapshots(trial, machine)?;
     ensure!(after.get(&chain[1]).is_none(), "it is still told of");
     let parent = after.get(&chain[2]).context("its child went along")?.parent.clone();
@@ -118,7 +135,9 @@ async fn a_removed_snapshot_leaves_its_children(trial: &Trial) -> Result<()> {
 
 async fn a_branch_is_removed_whole(trial: &Trial) -> Result<()> {
     let (machine, chain) = (&trial.cast.reverted, chain(trial)?);
-    trial.done(machine, &HostCall::RemoveSnapshot { snapshot: chain[1].clone(), children: true }).await?;
+    trial
+        .done(machine, &HostCall::RemoveSnapshot { snapshot: chain[1].clone(), children: true })
+        .await?;
     let after = snapshots(trial, machine)?;
     let left: Vec<_> = chain[1..].iter().filter(|id| after.get(id).is_some()).collect();
     ensure!(left.is_empty() && after.get(&chain[0]).is_some(), "of the branch there is {left:?}");
@@ -148,16 +167,20 @@ async fn a_snapshot_is_renamed(trial: &Trial) -> Result<()> {
         trial.barrier().await?;
         let after = snapshots(trial, machine)?;
         let seen = after.get(&chain[1]).context("it is gone")?;
-        ensure!((seen.name.as_str(), seen.description.as_str()) == wanted, "{call:?} made {seen:?}");
+        ensure!(
+            (seen.name.as_str(), seen.description.as_str()) == wanted,
+            "{call:?} made {seen:?}"
+        );
     }
     Ok(())
 }
 
 async fn a_snapshot_that_is_not_there_is_not_found(trial: &Trial) -> Result<()> {
     let nothing = SnapshotId::from_backend("snapshot-99999");
-    for call in
-        [revert(&nothing, false), HostCall::RemoveSnapshot { snapshot: nothing.clone(), children: false }]
-    {
+    for call in [
+        revert(&nothing, false),
+        HostCall::RemoveSnapshot { snapshot: nothing.clone(), children: false },
+    ] {
         let error = trial.failure(&trial.cast.reverted, &call).await?;
         ensure!(error.kind == HostErrorKind::NotFound, "{call:?}: {error:?}");
     }

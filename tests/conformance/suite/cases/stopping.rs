@@ -31,15 +31,22 @@ async fn is_over(trial: &Trial) -> Result<()> {
     let barrier = trial.soon("a barrier after the end", backend.barrier()).await?;
     let read = trial.soon("a read after the end", backend.examine(machine)).await?;
     let guest = trial.soon("a confirmation after the end", backend.confirm_guest(machine)).await?;
-    let properties =
-        trial.soon("properties after the end", backend.properties(machine, &["name".to_owned()])).await?;
-    let cancel = trial.soon("a cancel after the end", backend.cancel(&TaskId::from_backend("any"))).await?;
+    let properties = trial
+        .soon("properties after the end", backend.properties(machine, &["name".to_owned()]))
+        .await?;
+    let cancel =
+        trial.soon("a cancel after the end", backend.cancel(&TaskId::from_backend("any"))).await?;
     ensure!(
-        barrier.is_err() && read.is_err() && guest.is_err() && properties.is_err() && cancel.is_err(),
+        barrier.is_err()
+            && read.is_err()
+            && guest.is_err()
+            && properties.is_err()
+            && cancel.is_err(),
         "something succeeded after the end"
     );
-    let mut follower =
-        trial.soon("a follower after the end", backend.follow(&TaskId::from_backend("any"))).await?;
+    let mut follower = trial
+        .soon("a follower after the end", backend.follow(&TaskId::from_backend("any")))
+        .await?;
     let over = async { while follower.changed().await.is_ok() {} };
     trial.soon("a follower that is let go", over).await
 }
@@ -116,6 +123,9 @@ async fn a_follower_is_let_go_at_the_end(trial: &Trial) -> Result<()> {
     let over = async { while follower.changed().await.is_ok() {} };
     trial.soon("a follower that is let go", over).await?;
     let last = follower.borrow().clone();
-    ensure!(matches!(last, TaskStatus::Running { .. }), "nobody knows how it ended, and it is {last:?}");
+    ensure!(
+        matches!(last, TaskStatus::Running { .. }),
+        "nobody knows how it ended, and it is {last:?}"
+    );
     is_over(trial).await
 }

@@ -50,7 +50,8 @@ fn end(mut run: Run) -> (JobState, usize, Option<FailureKind>) {
 }
 
 const SUCCEEDED: JobState = JobState::Succeeded;
-const UNKNOWN: (JobState, Option<FailureKind>) = (JobState::Unknown, Some(FailureKind::OutcomeUnknown));
+const UNKNOWN: (JobState, Option<FailureKind>) =
+    (JobState::Unknown, Some(FailureKind::OutcomeUnknown));
 
 fn assert_unknown(run: Run, calls: usize) {
     let (state, called, failure) = end(run);
@@ -282,7 +283,11 @@ fn a_crash_at_every_effect_leaves_every_kind_with_a_true_end() {
                     | JobRequest::Reboot
                     | JobRequest::Shutdown { .. }
             );
-            assert!(!repeated || run.disk.state == SUCCEEDED, "{request:?} at {at}: {:?}", run.disk);
+            assert!(
+                !repeated || run.disk.state == SUCCEEDED,
+                "{request:?} at {at}: {:?}",
+                run.disk
+            );
         }
     }
 }
@@ -342,7 +347,8 @@ fn a_question_until_the_deadline_is_the_reason() {
 
 #[test]
 fn what_a_question_does_not_hold_up_is_not_excused_by_it() {
-    let answer = JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
+    let answer =
+        JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     for request in [JobRequest::Kill, answer] {
         let mut run = Run::begin(request, World { question: true, away: true, ..World::new(On) });
         run = until(run, |effect| matches!(effect, Effect::AwaitHost(_)));
@@ -378,7 +384,8 @@ fn a_kill_asks_at_once_and_again_when_the_foreign_task_ended() {
 fn a_kill_of_a_machine_that_is_about_to_be_on_sees_that_through() {
     let mut world = World::new(Off);
     world.foreign(HostCall::PowerOn, Owner::Stranger, 6);
-    let run = until(Run::begin(JobRequest::Kill, world), |effect| matches!(effect, Effect::AwaitTask(_)));
+    let run =
+        until(Run::begin(JobRequest::Kill, world), |effect| matches!(effect, Effect::AwaitTask(_)));
     assert_eq!(end(run), (SUCCEEDED, 1, None));
 }
 
@@ -432,7 +439,10 @@ fn what_another_did_while_the_job_waited_is_no_change_of_its_own() {
     run.world.set_power(On);
     run.settle(true);
     run.check();
-    assert_eq!(run.disk.steps.iter().map(|step| step.state).collect::<Vec<_>>(), [StepState::Skipped]);
+    assert_eq!(
+        run.disk.steps.iter().map(|step| step.state).collect::<Vec<_>>(),
+        [StepState::Skipped]
+    );
     assert!(run.disk.result.is_some_and(|result| !result.changed));
 }
 
@@ -538,7 +548,12 @@ fn the_picture_of_a_host_that_is_away_is_waited_for_until_the_grace_is_over() {
 
 fn rename() -> JobRequest {
     let (snapshot, path) = (kickstart(), "base/kickstart".to_owned());
-    JobRequest::RenameSnapshot { snapshot, path, name: Some("renamed".to_owned()), description: None }
+    JobRequest::RenameSnapshot {
+        snapshot,
+        path,
+        name: Some("renamed".to_owned()),
+        description: None,
+    }
 }
 
 fn watching(effect: &Effect) -> bool {
@@ -603,9 +618,11 @@ fn a_lost_rename_is_judged_by_the_words() {
 
 #[test]
 fn a_lost_answer_is_given_again_only_to_the_same_question() {
-    let request = || JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
+    let request =
+        || JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() };
     let asks = || World { question: true, ..World::new(Off) };
-    let mut again = until(lost(request(), asks(), false), |effect| matches!(effect, Effect::Call(_)));
+    let mut again =
+        until(lost(request(), asks(), false), |effect| matches!(effect, Effect::Call(_)));
     again.go(0, None);
     assert_eq!(end(again), (SUCCEEDED, 2, None));
     assert_unknown(lost(request(), asks(), true), 1);
@@ -635,18 +652,21 @@ fn a_guest_is_asked_once_and_watched_whether_its_answer_was_lost_or_not() {
 #[test]
 fn the_plug_is_pulled_in_time_or_at_once_where_no_tools_run() {
     let request = || JobRequest::Shutdown { force_after: Some(std::time::Duration::from_mins(1)) };
-    let mut hangs = until(Run::begin(request(), World { guest_hangs: true, ..World::new(On) }), watching);
+    let mut hangs =
+        until(Run::begin(request(), World { guest_hangs: true, ..World::new(On) }), watching);
     hangs.happen(Event::ForceTime);
     hangs.settle(true);
     hangs.check();
-    let steps: Vec<_> = hangs.disk.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
+    let steps: Vec<_> =
+        hangs.disk.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
     assert_eq!(steps, [("shutdown", StepState::Failed), ("power_off", StepState::Succeeded)]);
     let mut without_tools = Run::begin(request(), World { tools: false, ..World::new(On) });
     without_tools.settle(true);
     without_tools.check();
     assert_eq!((without_tools.disk.state, without_tools.calls.len()), (SUCCEEDED, 2));
     // The guest may still obey, so that a plug which cannot be pulled is no failure.
-    let mut refused = until(Run::begin(request(), World { guest_hangs: true, ..World::new(On) }), watching);
+    let mut refused =
+        until(Run::begin(request(), World { guest_hangs: true, ..World::new(On) }), watching);
     refused.happen(Event::ForceTime);
     refused = until(refused, |effect| matches!(effect, Effect::Call(_)));
     refused.happen(Event::Refuse(HostErrorKind::Forbidden));
@@ -678,8 +698,9 @@ fn power_that_is_undone_each_time_is_not_given_for_ever() {
 #[test]
 fn which_snapshot_was_made_is_known_after_a_crash_before_the_end_is_on_disk() {
     for task_known in [true, false] {
-        let mut run =
-            until(calling(create_request(), World::new(Off)), |effect| matches!(effect, Effect::Barrier));
+        let mut run = until(calling(create_request(), World::new(Off)), |effect| {
+            matches!(effect, Effect::Barrier)
+        });
         // The wish is saved, and with it how far the job is.
         run.happen(Event::Cancel);
         if !task_known {

@@ -1,4 +1,5 @@
-//! The driver under test: each row of the judgement table, each interrupt, and random schedules in a model world.
+//! The driver under test: each row of the judgement table, each interrupt, and random schedules in
+//! a model world.
 
 mod cells;
 mod schedules;
@@ -45,7 +46,12 @@ fn others() -> Vec<JobRequest> {
             until: Some(Readiness::Tools),
             settle: Some(Duration::from_mins(1)),
         },
-        JobRequest::Prepare { snapshot: None, power: Some(PowerState::Off), until: None, settle: None },
+        JobRequest::Prepare {
+            snapshot: None,
+            power: Some(PowerState::Off),
+            until: None,
+            settle: None,
+        },
         JobRequest::Release { keep_power: false, snapshot: None },
         JobRequest::Release {
             keep_power: false,

@@ -1,5 +1,5 @@
-//! Random schedules in the model world: whatever is lost, cut, cancelled, restarted or done by others, what a job
-//! says of itself is true.
+//! Random schedules in the model world: whatever is lost, cut, cancelled, restarted or done by
+//! others, what a job says of itself is true.
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -376,10 +376,16 @@ impl Run {
         let before = self.unproven.iter().filter(|kind| **kind == call.kind()).count();
         let once = matches!(
             call.kind(),
-            CallKind::Reset | CallKind::ShutdownGuest | CallKind::RebootGuest | CallKind::CreateSnapshot
+            CallKind::Reset
+                | CallKind::ShutdownGuest
+                | CallKind::RebootGuest
+                | CallKind::CreateSnapshot
         );
         let most = if once { 0 } else { 3 };
-        assert!(before <= most, "{call:?} was sent {before} times before without proof that it did not run");
+        assert!(
+            before <= most,
+            "{call:?} was sent {before} times before without proof that it did not run"
+        );
         self.calls.push(call.clone());
         self.unproven.push(call.kind());
         self.last_call = Some(call.kind());
@@ -421,15 +427,18 @@ impl Run {
         assert!(job.steps.iter().all(|step| step.state != StepState::Running));
         assert_eq!(job.error.is_none(), job.state == JobState::Succeeded);
         let done = |kind: CallKind| {
-            job.steps.iter().any(|step| step.name == kind.as_str() && step.state == StepState::Succeeded)
+            job.steps
+                .iter()
+                .any(|step| step.name == kind.as_str() && step.state == StepState::Succeeded)
         };
         // What the steps do not say was done.
         let untold = self.world.effects.iter().filter(|call| !done(call.kind())).count();
         match job.state {
             JobState::Succeeded => {
                 let seen = |state| self.world.seen.contains(&state);
-                let reverted =
-                    || self.world.effects.iter().any(|call| call.kind() == CallKind::RevertToSnapshot);
+                let reverted = || {
+                    self.world.effects.iter().any(|call| call.kind() == CallKind::RevertToSnapshot)
+                };
                 let took_effect = |kind: CallKind| {
                     self.world.effects.iter().any(|call| call.kind() == kind) || self.foreign
                 };
@@ -457,8 +466,9 @@ impl Run {
                     }
                     JobRequest::Revert { power_on, .. } => {
                         reverted()
-                            && power_on
-                                .is_none_or(|on| seen(if on { PowerState::On } else { PowerState::Off }))
+                            && power_on.is_none_or(|on| {
+                                seen(if on { PowerState::On } else { PowerState::Off })
+                            })
                     }
                 });
             }
@@ -492,7 +502,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         HostErrorKind::InvalidPowerState,
         HostErrorKind::NotFound,
     ]);
-    let unreadable = prop::sample::select(vec![HostErrorKind::Unreachable, HostErrorKind::Forbidden]);
+    let unreadable =
+        prop::sample::select(vec![HostErrorKind::Unreachable, HostErrorKind::Forbidden]);
     let owner = prop::sample::select(vec![Owner::Stranger, Owner::OtherJob]);
     prop_oneof![
         40 => (0..3u8).prop_map(|ticks| Event::Go { ticks }),
@@ -529,7 +540,8 @@ fn any_scenario() -> impl Strategy<Value = Scenario> {
         any::<Option<bool>>().prop_map(revert),
         prop::sample::select(others()),
     ];
-    let state = || prop::sample::select(vec![PowerState::On, PowerState::Off, PowerState::Suspended]);
+    let state =
+        || prop::sample::select(vec![PowerState::On, PowerState::Off, PowerState::Suspended]);
     let world = (state(), state(), any::<bool>(), any::<bool>()).prop_map(
         |(power, snapshot_power, cancelable, refuses_at_once)| World {
             snapshot_power,
@@ -539,13 +551,14 @@ fn any_scenario() -> impl Strategy<Value = Scenario> {
         },
     );
     let events = prop::collection::vec(any_event(), 0..40);
-    (request, world, events, prop::bool::weighted(0.8))
-        .prop_map(|(request, world, events, comes_back)| Scenario { request, world, events, comes_back })
+    (request, world, events, prop::bool::weighted(0.8)).prop_map(
+        |(request, world, events, comes_back)| Scenario { request, world, events, comes_back },
+    )
 }
 
 proptest! {
-    /// One end, committed before it is told; each call by a committed intent, none too often; success, failure and
-    /// cancellation are true; unknown only where something was lost.
+    /// One end, committed before it is told; each call by a committed intent, none too often;
+    /// success, failure and cancellation are true; unknown only where something was lost.
     #[test]
     fn what_a_job_says_of_itself_is_true(scenario in any_scenario()) {
         let Scenario { request, world, events, comes_back } = scenario;

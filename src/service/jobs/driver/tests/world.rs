@@ -1,4 +1,5 @@
-//! A machine and its host, small enough to know the truth: what every call really did, and whether it was seen.
+//! A machine and its host, small enough to know the truth: what every call really did, and whether
+//! it was seen.
 
 use crate::domain::call::{Evidence, HostCall, RecentTask, SeenSnapshot};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
@@ -21,7 +22,8 @@ pub struct World {
     pub tools: bool,
     /// How often the tools stopped.
     pub tools_stops: u32,
-    /// What the guest was asked to do and has not done, and in how many steps it will; it hangs where there are none.
+    /// What the guest was asked to do and has not done, and in how many steps it will; it hangs
+    /// where there are none.
     pub asked_guest: Option<(HostCall, Option<u8>)>,
     /// Guests do not do what they are asked.
     pub guest_hangs: bool,
@@ -154,9 +156,13 @@ impl World {
             }
             _ => {}
         }
-        if let Some(running) = self.tasks.iter().find(|task| task.end.is_none() && !task.forgotten) {
+        if let Some(running) = self.tasks.iter().find(|task| task.end.is_none() && !task.forgotten)
+        {
             let task = Some(running.id.clone()).filter(|_| self.cancelable);
-            return Called::Refused(Trouble { blocking_task: task, ..trouble(HostErrorKind::Busy) });
+            return Called::Refused(Trouble {
+                blocking_task: task,
+                ..trouble(HostErrorKind::Busy)
+            });
         }
         if self.refuses_at_once && !self.fits(call) {
             return Called::Refused(trouble(HostErrorKind::InvalidPowerState));
@@ -246,7 +252,8 @@ impl World {
         }
     }
 
-    /// The host's daemon restarts: it forgets its tasks, and what runs may or may not come to its end.
+    /// The host's daemon restarts: it forgets its tasks, and what runs may or may not come to its
+    /// end.
     pub fn restart(&mut self, finish: bool) {
         if finish {
             for _ in 0..8 {
@@ -283,7 +290,14 @@ impl World {
     fn begin(&mut self, call: HostCall, owner: Owner, ticks: u8) -> TaskId {
         self.next += 1;
         let id = TaskId::from_backend(format!("task-{}", self.next));
-        self.tasks.push(Task { id: id.clone(), call, owner, left: ticks, end: None, forgotten: false });
+        self.tasks.push(Task {
+            id: id.clone(),
+            call,
+            owner,
+            left: ticks,
+            end: None,
+            forgotten: false,
+        });
         id
     }
 
@@ -313,7 +327,9 @@ impl World {
     fn fits(&self, call: &HostCall) -> bool {
         match call {
             HostCall::PowerOn => self.power != PowerState::On,
-            HostCall::PowerOff | HostCall::Reset | HostCall::Suspend => self.power == PowerState::On,
+            HostCall::PowerOff | HostCall::Reset | HostCall::Suspend => {
+                self.power == PowerState::On
+            }
             _ => !self.misses(call),
         }
     }
@@ -357,7 +373,8 @@ impl World {
             HostCall::CreateSnapshot { name, description, .. } => {
                 self.next += 1;
                 let id = SnapshotId::from_backend(format!("made-{}", self.next));
-                let (parent, name, description) = (self.current.clone(), name.clone(), description.clone());
+                let (parent, name, description) =
+                    (self.current.clone(), name.clone(), description.clone());
                 self.snapshots.push(SeenSnapshot { id: id.clone(), parent, name, description });
                 self.current = Some(id.clone());
                 made = Some(id);
@@ -384,7 +401,8 @@ impl World {
             HostCall::RenameSnapshot { snapshot, name, description } => {
                 if let Some(seen) = self.snapshots.iter_mut().find(|seen| seen.id == *snapshot) {
                     seen.name = name.clone().unwrap_or_else(|| seen.name.clone());
-                    seen.description = description.clone().unwrap_or_else(|| seen.description.clone());
+                    seen.description =
+                        description.clone().unwrap_or_else(|| seen.description.clone());
                 }
             }
         }
@@ -410,5 +428,11 @@ pub fn kickstart() -> SnapshotId {
 }
 
 pub fn trouble(kind: HostErrorKind) -> Trouble {
-    Trouble { kind, message: format!("{kind:?}"), fault: None, blocking_task: None, outcome_uncertain: false }
+    Trouble {
+        kind,
+        message: format!("{kind:?}"),
+        fault: None,
+        blocking_task: None,
+        outcome_uncertain: false,
+    }
 }

@@ -23,31 +23,52 @@ async fn main() -> Result<(), Failure> {
     let client = Client::new(&address);
 
     let machines = client.list_machines().send().await?.into_inner();
-    let staging = machines.items.iter().find(|machine| machine.name == "qubes-4.2-sdw-staging").unwrap();
+    let staging =
+        machines.items.iter().find(|machine| machine.name == "qubes-4.2-sdw-staging").unwrap();
     let mac = staging.network_cards[0].mac_address.clone().unwrap();
 
     let found = client.find_machine().mac(&mac).send().await?.into_inner();
-    assert_eq!((&found.id, found.power_state, found.free), (&staging.id, Some(PowerState::Off), true));
+    assert_eq!(
+        (&found.id, found.power_state, found.free),
+        (&staging.id, Some(PowerState::Off), true)
+    );
 
     let snapshots = client.list_snapshots().machine(&found.id).send().await?.into_inner();
     let kickstart = snapshots.items.iter().find(|snapshot| snapshot.path == PATH).unwrap();
 
     let revert = RevertRequest { snapshot: Some(PATH.to_owned()), power_on: None };
-    let job = client.revert_machine().machine(&found.id).body(revert).wait("5m").send().await?.into_inner();
+    let job = client
+        .revert_machine()
+        .machine(&found.id)
+        .body(revert)
+        .wait("5m")
+        .send()
+        .await?
+        .into_inner();
     let result = job.result.as_ref().unwrap();
     assert_eq!(job.state, JobState::Succeeded);
-    assert_eq!((result.snapshot.as_ref(), result.power_state), (Some(&kickstart.id), Some(PowerState::Off)));
+    assert_eq!(
+        (result.snapshot.as_ref(), result.power_state),
+        (Some(&kickstart.id), Some(PowerState::Off))
+    );
 
     let read = client.get_job().job(&job.id).send().await?.into_inner();
-    assert_eq!((&read.id, read.kind.as_str(), read.state), (&job.id, "snapshot.revert", JobState::Succeeded));
+    assert_eq!(
+        (&read.id, read.kind.as_str(), read.state),
+        (&job.id, "snapshot.revert", JobState::Succeeded)
+    );
     assert!(read.finished_at.unwrap() >= read.created_at && read.error.is_none());
 
     let paths = ["config.version", "summary.runtime"].map(str::to_owned);
-    let properties = client.get_machine_properties().machine(&found.id).path(paths.to_vec()).send().await?;
+    let properties =
+        client.get_machine_properties().machine(&found.id).path(paths.to_vec()).send().await?;
     assert!(properties.len() == 2 && paths.iter().all(|path| properties.contains_key(path)));
 
     let problem = refused(client.get_machine().machine("none-such").send().await);
-    assert_eq!((problem.status, problem.code.as_str(), problem.retry.as_str()), (404, "not-found", "no"));
+    assert_eq!(
+        (problem.status, problem.code.as_str(), problem.retry.as_str()),
+        (404, "not-found", "no")
+    );
 
     let ambiguous = RevertRequest { snapshot: Some("kickstart".to_owned()), power_on: None };
     let problem = refused(client.revert_machine().machine(&found.id).body(ambiguous).send().await);
