@@ -418,7 +418,7 @@ impl App {
         supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
         let (inventory, hosts) = (Arc::clone(&services.inventory), services.hosts.clone());
         supervisor.spawn("guest addresses", |stop| async move {
-            inventory.confirm_guests(hosts, stop).await
+            inventory.confirm_guests(hosts, stop).await;
         });
         let callers = Arc::clone(&services.callers);
         if is_shared {

@@ -231,7 +231,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
             *password = Password::InFile { file, named_by: "esx.password_file".to_owned() };
         }
         (Some(_), Some(_)) => {
-            table.problem("password", "esx.password_file is set too: one of them must go")
+            table.problem("password", "esx.password_file is set too: one of them must go");
         }
     }
     let mut inner = table.table("headers");
@@ -333,7 +333,7 @@ impl<'a> Table<'a> {
             match read(key, value.get_ref()) {
                 Ok(value) => all.push(value),
                 Err(message) => {
-                    self.source.problem(Some(offset), &format!("{}{key}", self.prefix), message)
+                    self.source.problem(Some(offset), &format!("{}{key}", self.prefix), message);
                 }
             }
         }

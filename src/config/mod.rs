@@ -180,7 +180,7 @@ fn apply(draft: &mut Draft, name: &'static str, value: &str) -> Result<(), Strin
     match name {
         "OTTER_LISTEN" | "--listen" => http.listen = values::parsed(value)?,
         "OTTER_STATE_DIR" | "--state-dir" => {
-            state.dir = Some(PathBuf::from(values::not_empty(value)?))
+            state.dir = Some(PathBuf::from(values::not_empty(value)?));
         }
         "OTTER_ESX_URL" => esx.url = Some(values::host_url(value)?),
         "OTTER_ESX_USERNAME" => esx.username = Some(value.to_owned()),

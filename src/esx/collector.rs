@@ -455,7 +455,7 @@ impl Collector {
                     let one = Selection::Objects(std::slice::from_ref(object));
                     match read_once(&self.session, live, &properties, one).await {
                         Ok(contents) => {
-                            contents.objects().for_each(|content| mirror.replace(&content))
+                            contents.objects().for_each(|content| mirror.replace(&content));
                         }
                         // Its leaving is told by the stream.
                         Err(error) if error.is_fault("ManagedObjectNotFound") => {}

@@ -32,7 +32,7 @@ impl State {
             Event::ReadOnlyAccount(read_only) => self.world.rules.read_only_account = read_only,
             Event::FailNextTask(method, fault) => self.world.fail_next_task(method, fault),
             Event::Question { machine, question, pending: true } => {
-                self.world.ask(&machine, *question)
+                self.world.ask(&machine, *question);
             }
             Event::Question { machine, question, pending: false } => {
                 if let Some(machine) = self.world.machine_mut(&machine) {

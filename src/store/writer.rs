@@ -174,7 +174,7 @@ async fn fold_log(store: &Store) {
             );
         }
         Err(error) => {
-            tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db")
+            tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db");
         }
     }
 }

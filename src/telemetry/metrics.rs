@@ -105,18 +105,8 @@ struct SoapLabels {
     result: &'static str,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let latencies: fn() -> Histogram = || Histogram::new(LATENCIES);
-        let job_times: fn() -> Histogram = || Histogram::new(JOB_TIMES);
-        let http = Family::new_with_constructor(latencies);
-        let jobs_accepted = Family::default();
-        let jobs_ended = Family::new_with_constructor(job_times);
-        let soap = Family::new_with_constructor(latencies);
-        let (session_up, logins, outage) =
-            (Gauge::default(), Counter::default(), Counter::default());
-        let (streams_open, stream_resets) = (Gauge::default(), Family::default());
-        let levels = Levels::default();
+impl Levels {
+    fn register(&self, table: &mut Registry) {
         let Levels {
             jobs_waiting,
             jobs_running,
@@ -129,9 +119,52 @@ impl Default for Metrics {
             store_statements,
             store_refusals,
             store_failing,
-        } = levels.clone();
+        } = self.clone();
+        table.register("jobs_waiting", "Jobs that wait for their turn", jobs_waiting);
+        table.register("jobs_running", "Jobs that run", jobs_running);
+        table.register("inventory_machines", "Machines in the picture", machines);
+        table.register("inventory_datastores", "Datastores in the picture", datastores);
+        table.register_with_unit(
+            "inventory_age",
+            "Time since the host last told of a change; NaN before it was loaded",
+            Unit::Seconds,
+            inventory_age,
+        );
+        table.register("waits_open", "Calls that block", waits);
+        table.register("events", "Events that were published", events);
+        table.register(
+            "store_transactions",
+            "Transactions that were committed to the disk",
+            store_transactions,
+        );
+        table.register(
+            "store_refusals",
+            "Writes that the disk or the database refused",
+            store_refusals,
+        );
+        table.register(
+            "store_failing",
+            "1 while the last commit was refused: no job is accepted, none ends",
+            store_failing,
+        );
+        table.register("store_statements", "Statements that the database ran", store_statements);
+    }
+}
 
+impl Default for Metrics {
+    fn default() -> Self {
+        let latencies: fn() -> Histogram = || Histogram::new(LATENCIES);
+        let job_times: fn() -> Histogram = || Histogram::new(JOB_TIMES);
+        let http = Family::new_with_constructor(latencies);
+        let jobs_accepted = Family::default();
+        let jobs_ended = Family::new_with_constructor(job_times);
+        let soap = Family::new_with_constructor(latencies);
+        let (session_up, logins, outage) =
+            (Gauge::default(), Counter::default(), Counter::default());
+        let (streams_open, stream_resets) = (Gauge::default(), Family::default());
+        let levels = Levels::default();
         let mut table = Registry::with_prefix("otter");
+        levels.register(&mut table);
         table.register_with_unit(
             "http_request",
             "Requests by operation and class of status, and how long each took, its wait included",
@@ -145,8 +178,6 @@ impl Default for Metrics {
             Unit::Seconds,
             jobs_ended.clone(),
         );
-        table.register("jobs_waiting", "Jobs that wait for their turn", jobs_waiting);
-        table.register("jobs_running", "Jobs that run", jobs_running);
         let leases = LeaseMetrics::registered(&mut table);
         let unmatched_patterns = Family::default();
         table.register(
@@ -163,16 +194,6 @@ impl Default for Metrics {
             Unit::Seconds,
             outage.clone(),
         );
-        table.register("inventory_machines", "Machines in the picture", machines);
-        table.register("inventory_datastores", "Datastores in the picture", datastores);
-        table.register_with_unit(
-            "inventory_age",
-            "Time since the host last told of a change; NaN before it was loaded",
-            Unit::Seconds,
-            inventory_age,
-        );
-        table.register("waits_open", "Calls that block", waits);
-        table.register("events", "Events that were published", events);
         table.register(
             "event_streams_open",
             "Streams of events that are being read",
@@ -182,22 +203,6 @@ impl Default for Metrics {
             "event_stream_resets",
             "Readers that were told to read anew, by what was the matter: what they wanted to go on from is gone, or they are too slow",
             stream_resets.clone(),
-        );
-        table.register(
-            "store_transactions",
-            "Transactions that were committed to the disk",
-            store_transactions,
-        );
-        table.register("store_statements", "Statements that the database ran", store_statements);
-        table.register(
-            "store_refusals",
-            "Writes that the disk or the database refused",
-            store_refusals,
-        );
-        table.register(
-            "store_failing",
-            "1 while the last commit was refused: no job is accepted, none ends",
-            store_failing,
         );
 
         Self(Arc::new(Inner {

@@ -439,7 +439,7 @@ async fn refused_calls_are_counted_and_written_when_their_minute_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_a_fact_has_the_address_that_the_proxy_saw() {
     let settings = |settings: &mut Settings| {
-        settings.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]
+        settings.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     };
     let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
     let guarded = Guarded::with(Plan { settings, clock: clock.clone(), ..Plan::default() }).await;

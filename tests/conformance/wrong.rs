@@ -374,10 +374,10 @@ impl Observer for WrongObserver {
         let resync = facts.complete && passed.whole_sets > 1;
         match self.mistake {
             M::RemovalIsNotTold => {
-                facts.changes.retain(|fact| !matches!(fact, Fact::MachineRemoved(_)))
+                facts.changes.retain(|fact| !matches!(fact, Fact::MachineRemoved(_)));
             }
             M::RestartIsNotTold => {
-                facts.changes.retain(|fact| !matches!(fact, Fact::GuestRestarted(_)))
+                facts.changes.retain(|fact| !matches!(fact, Fact::GuestRestarted(_)));
             }
             M::MachineIsLeftOut if facts.complete => drop(facts.changes.pop()),
             M::MachineIsInvented if !facts.complete => {

@@ -138,7 +138,7 @@ async fn only_a_fault_or_no_connection_proves_that_a_call_did_not_run() {
                     assert_eq!(error.blocking_task, task);
                 }
                 CallError::Lost(error) if !proven => {
-                    assert_eq!(error.kind, kind, "{told}: {error}")
+                    assert_eq!(error.kind, kind, "{told}: {error}");
                 }
                 other => panic!("{told}: {other:?}"),
             }

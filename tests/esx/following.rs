@@ -35,7 +35,7 @@ async fn a_barrier_shows_what_was_true_before_it() {
     for round in 0..50 {
         let text = format!("round {round}");
         simulator.control().mutate(|world| {
-            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&text)
+            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&text);
         });
         running.esx.barrier().await.unwrap();
         assert_eq!(
@@ -106,7 +106,7 @@ async fn a_wait_that_is_cut_goes_on_without_a_new_picture() {
         let told = format!("{what:?}");
         let planned = simulator.control().disrupt_next("WaitForUpdatesEx", what);
         simulator.control().mutate(|world| {
-            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&told)
+            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&told);
         });
         running.esx.barrier().await.unwrap();
         running.esx.barrier().await.unwrap();

@@ -27,7 +27,7 @@ async fn no_face_of_a_lost_session_empties_the_picture() {
         running.watching.connected(2).await;
         let id = moid(&scenario, 3);
         simulator.control().mutate(|world| {
-            world.machine_mut(id.backend_text()).unwrap().annotation = "after".to_owned()
+            world.machine_mut(id.backend_text()).unwrap().annotation = "after".to_owned();
         });
         running.esx.barrier().await.unwrap();
         let picture = running.watching.picture();

@@ -147,7 +147,7 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
     let (host, observer) = (hypervisor, Arc::clone(&inventory) as Arc<dyn Observer>);
     supervisor.spawn("host", |stop| async move { host.run(observer, stop).await });
     supervisor.spawn("guest addresses", |stop| async move {
-        inventory.confirm_guests(hosts, stop).await
+        inventory.confirm_guests(hosts, stop).await;
     });
     supervisor.spawn("leases", |stop| leases.run(stop));
     supervisor.spawn("deadlines", |stop| jobs.clone().expire(stop));

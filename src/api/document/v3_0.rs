@@ -388,10 +388,10 @@ fn with_object(parent: &mut Object, key: &str, change: impl FnOnce(&mut Object))
 fn for_each(parent: &mut Object, key: &str, change: fn(&mut Object)) {
     match parent.get_mut(key) {
         Some(Value::Object(map)) => {
-            map.values_mut().filter_map(Value::as_object_mut).for_each(change)
+            map.values_mut().filter_map(Value::as_object_mut).for_each(change);
         }
         Some(Value::Array(list)) => {
-            list.iter_mut().filter_map(Value::as_object_mut).for_each(change)
+            list.iter_mut().filter_map(Value::as_object_mut).for_each(change);
         }
         _ => {}
     }

@@ -268,7 +268,7 @@ impl Ending {
         match self {
             Self::Not => std::future::pending().await,
             Self::Told(time) | Self::Killed(time) => {
-                clock.sleep(time.saturating_sub(clock.elapsed())).await
+                clock.sleep(time.saturating_sub(clock.elapsed())).await;
             }
         }
     }

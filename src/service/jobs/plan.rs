@@ -100,6 +100,13 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
                 description: description.clone(),
             })
         }
+        JobRequest::Prepare { .. } | JobRequest::Release { .. } => next_for_lease(job, now),
+    }
+}
+
+/// The next call of a job that prepares a machine for a lease or releases it.
+fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
+    match &job.request {
         JobRequest::Prepare { snapshot: Some((snapshot, path)), .. }
         | JobRequest::Release { snapshot: Some((snapshot, path)), .. }
             if !has_done(job, CallKind::RevertToSnapshot) =>
@@ -115,7 +122,7 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::Prepare { until: Some(readiness), .. }
             if !has_waited(job, step_of(*readiness)) =>
         {
-            if on {
+            if now.power_state == Some(PowerState::On) {
                 Plan::Await(*readiness)
             } else {
                 let detail =
@@ -138,7 +145,7 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
             let detail = format!("After the revert to {path} another snapshot is current.");
             Plan::Fail(Failure::new(FailureKind::HostRejected, detail))
         }
-        JobRequest::Prepare { .. } | JobRequest::Release { .. } => Plan::Done,
+        _ => Plan::Done,
     }
 }
 

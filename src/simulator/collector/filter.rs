@@ -194,7 +194,7 @@ impl Filter {
             for property in &known.properties {
                 match &property.value {
                     Ok(Some(value)) if entering => {
-                        write_change(writer, &property.path, Some(value))
+                        write_change(writer, &property.path, Some(value));
                     }
                     Ok(value) if !entering && property.changed > pending.since => {
                         property.write_modified(writer, value.as_ref(), pending.since);

@@ -55,7 +55,7 @@ async fn asked_meanwhile(lab: &Lab, pair: &Pair) -> Answer {
     let id = id_of(lab, "asked-later");
     by_a_deadline(pair, async |deadline| {
         lab.control().mutate(|world| {
-            world.machine_mut(&id).unwrap().question_at_power_on = Some(question())
+            world.machine_mut(&id).unwrap().question_at_power_on = Some(question());
         });
         let job = Call::power("asked-later").asking(deadline).send(lab).await.expect(202);
         pair.operation.call(job.str("id")).asking("wait=12s").send(lab).await

@@ -430,7 +430,7 @@ impl Play<'_> {
                     control.mutate(|world| {
                         world.rules.refuse_in_call = cell.fault == Fault::PowerStateInCall;
                         bring(world, &id, cell.kind);
-                    })
+                    });
                 }
                 Fault::PowerStateInTask => {
                     let fault = HostFault::invalid_power_state(Some("poweredOn"), "poweredOff");

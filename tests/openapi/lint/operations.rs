@@ -43,7 +43,7 @@ pub(super) fn operation_id(document: &Value) -> Vec<Broken> {
             None => findings.push(broken(&place, "no operationId")),
             Some(id) if !is_snake_case(id) => findings.push(broken(&place, format!("`{id}`"))),
             Some(id) if !seen.insert(id) => {
-                findings.push(broken(&place, format!("a second `{id}`")))
+                findings.push(broken(&place, format!("a second `{id}`")));
             }
             Some(_) => {}
         }

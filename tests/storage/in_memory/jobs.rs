@@ -86,7 +86,7 @@ impl Tables {
                 self.created_snapshots.remove(&(machine, snapshot.clone()));
             }
             JobRequest::RemoveAllSnapshots => {
-                self.created_snapshots.retain(|(of, _), _| *of != machine)
+                self.created_snapshots.retain(|(of, _), _| *of != machine);
             }
             _ => {}
         }

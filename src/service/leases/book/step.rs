@@ -370,7 +370,7 @@ impl<'b> Step<'b> {
                 }
                 LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
                 LeaseState::Active if left.lease.is_zero() => {
-                    self.end(id, EndReason::Expired, otter(), None)
+                    self.end(id, EndReason::Expired, otter(), None);
                 }
                 LeaseState::Active => {
                     self.change(id, |lease, now| {

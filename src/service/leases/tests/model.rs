@@ -92,6 +92,7 @@ impl Model {
         (!open.is_empty()).then(|| open[which % open.len()])
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of event")]
     fn happen(&mut self, happening: &Happening) -> Result<(), String> {
         let candidates = self.candidates();
         let now = self.now;

@@ -106,7 +106,7 @@ async fn a_call_on_a_lost_session_runs_once_after_the_login(trial: &Trial) -> Re
         trial.stage.lose_session().await?;
         match trial.call(&trial.cast.running, &take(name)).await?.map_err(told)? {
             Accepted::Task(task) => {
-                drop(super::super::trial::succeeded(trial.end_of(&task).await?)?)
+                drop(super::super::trial::succeeded(trial.end_of(&task).await?)?);
             }
             Accepted::Done => bail!("a snapshot has a task"),
         }
