@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::pages::{Page, alone};
 use super::program::Program;
 use super::{PATIENCE, python, repository, simulating};
-use crate::harness::{Daemon, output};
+use crate::harness::{Daemon, otter, output};
 
 /// What is served beside the operations of the document.
 const BESIDE: [&str; 5] =
@@ -18,11 +18,16 @@ const BESIDE: [&str; 5] =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {
+    const ADMIN: &str = "  admin        http://";
     let page = Page::read("GUIDE.md");
     page.has_no_idle_curl();
     let daemon = simulating().await;
+    let mut simulator =
+        Program::start(otter(&["simulate", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]));
+    let admin = simulator.says("the admin address", |line| line.starts_with(ADMIN)).await;
     let before = successes(&daemon).await;
-    page.run(&[("127.0.0.1:8080", daemon.address())]).await;
+    page.run(&[("127.0.0.1:8080", daemon.address()), ("127.0.0.1:8444", &admin[ADMIN.len()..])])
+        .await;
     let after = successes(&daemon).await;
     let called: BTreeSet<&str> = after
         .iter()
