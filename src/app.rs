@@ -34,8 +34,8 @@ use crate::service::feed::{Feed, FeedSettings};
 use crate::service::hosts::Hosts;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
-use crate::service::leases::book::LeaseRules;
-use crate::service::leases::holds::Holds;
+use crate::service::leases::lease_table::LeaseRules;
+use crate::service::leases::published::PublishedLeases;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::{MachinePatterns, PatternWatch};
@@ -272,7 +272,7 @@ impl App {
         let listener = bound(&listen, tls, &supervisor, &audit).await?;
         let feed = Feed::with(&clock, &feed);
         let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), guest_settle));
-        let (holds, pools) = (Arc::new(Holds::default()), Arc::new(pools));
+        let (published_leases, pools) = (Arc::new(PublishedLeases::default()), Arc::new(pools));
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
             hosts: hosts.clone(),
@@ -282,7 +282,7 @@ impl App {
             supervisor: supervisor.clone(),
             settings: jobs,
             metrics: metrics.clone(),
-            gate: Arc::clone(&holds) as _,
+            gate: Arc::clone(&published_leases) as _,
             snapshots: Arc::new(SnapshotProtection::new(
                 snapshots,
                 Arc::clone(&pools),
@@ -298,7 +298,7 @@ impl App {
             Arc::clone(&inventory),
             jobs.clone(),
             protection,
-            Arc::clone(&holds),
+            Arc::clone(&published_leases),
             Arc::clone(&pools),
         ));
         let leases = Leases::load(LeasesParts {
@@ -309,7 +309,7 @@ impl App {
             inventory: Arc::clone(&inventory),
             jobs: jobs.clone(),
             machines: Arc::clone(&machines),
-            holds,
+            published: published_leases,
             pools,
             rules: leases,
             secrets: lease_key::open(state_dir.as_deref(), store.has_leases().await?, &clock)?,
@@ -495,7 +495,7 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         let (waiting, running) = services.jobs.counts();
         levels.jobs_waiting.set(number(waiting));
         levels.jobs_running.set(number(running));
-        services.leases.measure();
+        services.leases.update_gauges();
         for (setting, count) in services.patterns.counts() {
             metrics.unmatched_patterns(&setting, number(count));
         }

@@ -72,7 +72,7 @@ pub fn lease(api: &Api, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure>
     if secret.len() != 64 || !secret.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(malformed());
     }
-    if api.services().leases.knows(id, secret) {
+    if api.services().leases.is_secret_of(id, secret) {
         return Ok(Some(id));
     }
     let detail = format!("The secret is not that of the lease {id}.");

@@ -239,7 +239,7 @@ impl Starting {
         if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
             api.services()
                 .leases
-                .overridden(&record.machine, &self.right.caller.name, reason)
+                .record_override(&record.machine, &self.right.caller.name, reason)
                 .await;
         }
         Ok(Started::New(job))

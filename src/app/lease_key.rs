@@ -6,7 +6,7 @@ use std::path::Path;
 use secrecy::SecretBox;
 
 use crate::clock::Clock;
-use crate::service::leases::secret::Secrets;
+use crate::service::leases::secret::LeaseSecrets;
 use crate::store::key::{self, Key, KeyError};
 
 /// Why there is no key.
@@ -31,7 +31,7 @@ pub fn open(
     state_dir: Option<&Path>,
     has_leases: bool,
     clock: &Clock,
-) -> Result<Secrets, LeaseKeyError> {
+) -> Result<LeaseSecrets, LeaseKeyError> {
     let key = match state_dir {
         Some(directory) => match key::require(directory, has_leases)? {
             Some(key) => key,
@@ -39,7 +39,7 @@ pub fn open(
         },
         None => random(clock)?,
     };
-    Ok(Secrets::new(key))
+    Ok(LeaseSecrets::new(key))
 }
 
 /// Makes the key of a state directory that has none.
@@ -70,9 +70,9 @@ mod tests {
     fn a_key_is_of_one_state_directory() {
         let (state, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let lease = LeaseId::new(Uuid::from_u128(1));
-        let secret = open(Some(state.path()), false, &clock).unwrap().of(lease);
-        assert_eq!(open(Some(state.path()), false, &clock).unwrap().of(lease), secret);
-        assert!(!open(None, false, &clock).unwrap().is_of(lease, &secret));
+        let secret = open(Some(state.path()), false, &clock).unwrap().secret_of(lease);
+        assert_eq!(open(Some(state.path()), false, &clock).unwrap().secret_of(lease), secret);
+        assert!(!open(None, false, &clock).unwrap().is_secret_of(lease, &secret));
         let mode = std::fs::metadata(state.path().join(SECRET_KEY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(state.path().join(SECRET_KEY), "short").unwrap();
@@ -88,13 +88,13 @@ mod tests {
         let refused = open(Some(state.path()), true, &clock);
         assert!(matches!(refused, Err(LeaseKeyError::Key(KeyError::Missing { .. }))));
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
-        let made = Secrets::new(make(state.path(), &clock).unwrap());
+        let made = LeaseSecrets::new(make(state.path(), &clock).unwrap());
         assert!(matches!(
             make(state.path(), &clock),
             Err(LeaseKeyError::Key(KeyError::Exists { .. }))
         ));
         let lease = LeaseId::new(Uuid::from_u128(1));
         let opened = open(Some(state.path()), true, &clock).unwrap();
-        assert_eq!(opened.of(lease), made.of(lease));
+        assert_eq!(opened.secret_of(lease), made.secret_of(lease));
     }
 }

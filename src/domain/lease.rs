@@ -133,9 +133,9 @@ pub struct Lease {
     pub grants: u32,
     /// What prepares or releases its machine, now or last.
     pub job: Option<JobId>,
-    /// How much was left of the time to queue, and of the lease, at `noted_at`.
-    pub time: TimeLeft,
-    pub noted_at: Timestamp,
+    /// How much was left of the time to queue, and of the lease, at `measured_at`.
+    pub time_left: TimeLeft,
+    pub measured_at: Timestamp,
     /// Whether its holder was told that it ends soon.
     pub warned: bool,
     pub history: Vec<HistoryEntry>,
@@ -148,7 +148,7 @@ pub struct Lease {
 
 /// What is asked for with a lease; the fields are those of [`Lease`].
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct LeaseTerms {
     pub id: LeaseId,
     pub select: Select,
     pub scope: Scope,
@@ -169,8 +169,8 @@ pub struct Wanted {
 impl Lease {
     /// A lease that has just been asked for: it waits, and nothing was granted yet.
     #[must_use]
-    pub fn queued(wanted: Wanted) -> Self {
-        let Wanted {
+    pub fn queued(terms: LeaseTerms) -> Self {
+        let LeaseTerms {
             id,
             select,
             scope,
@@ -185,7 +185,7 @@ impl Lease {
             prepare,
             release,
             created_at,
-        } = wanted;
+        } = terms;
         Self {
             id,
             state: LeaseState::Queued,
@@ -209,8 +209,8 @@ impl Lease {
             fence: None,
             grants: 0,
             job: None,
-            time: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
-            noted_at: created_at,
+            time_left: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
+            measured_at: created_at,
             warned: false,
             history: Vec::new(),
             end: None,
@@ -245,21 +245,21 @@ pub struct Quarantine {
 }
 
 /// So much is kept of what happened to one lease, and as many warnings.
-const HISTORY: usize = 50;
+const MAX_ENTRIES: usize = 50;
 
 impl Lease {
     /// Notes what happened. The first lines and the last are kept.
     pub fn note(&mut self, at: Timestamp, what: impl Into<String>) {
-        if self.history.len() >= HISTORY {
-            self.history.remove(HISTORY / 2);
+        if self.history.len() >= MAX_ENTRIES {
+            self.history.remove(MAX_ENTRIES / 2);
         }
         self.history.push(HistoryEntry { at, what: what.into() });
     }
 
     /// Adds a warning. The first ones and the last are kept.
     pub fn warn(&mut self, what: String) {
-        if self.warnings.len() >= HISTORY {
-            self.warnings.remove(HISTORY / 2);
+        if self.warnings.len() >= MAX_ENTRIES {
+            self.warnings.remove(MAX_ENTRIES / 2);
         }
         self.warnings.push(what);
     }
@@ -307,7 +307,7 @@ impl LeaseState {
 
     /// Whether it has its machine, so that nobody else may.
     #[must_use]
-    pub const fn holds(self) -> bool {
+    pub const fn holds_machine(self) -> bool {
         matches!(self, Self::Preparing | Self::Active | Self::Releasing)
     }
 }
@@ -396,7 +396,7 @@ mod tests {
     fn words_are_read_back() {
         for state in LeaseState::ALL {
             assert_eq!(LeaseState::parse(state.as_str()), Some(*state));
-            assert!(!(state.is_end() && state.holds()));
+            assert!(!(state.is_end() && state.holds_machine()));
         }
         for reason in EndReason::ALL {
             assert_eq!(EndReason::parse(reason.as_str()), Some(*reason));

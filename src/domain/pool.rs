@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::names::matches_pattern;
 
 /// What a line of an annotation begins with that puts the machine into a pool.
-const LINE: &str = "otter.pool:";
+const ANNOTATION_PREFIX: &str = "otter.pool:";
 
 /// The pools of the configuration, by name. Annotations may name others.
 #[derive(Clone, Debug, Default)]
@@ -36,15 +36,24 @@ pub struct Pool {
 impl Pools {
     /// The pools that a machine is in, in order of their names.
     #[must_use]
-    pub fn of(&self, machine: &Machine) -> Vec<String> {
-        self.of_named(&machine.id, &machine.name, annotated(machine.annotation.as_deref()))
+    pub fn for_machine(&self, machine: &Machine) -> Vec<String> {
+        self.for_named_machine(
+            &machine.id,
+            &machine.name,
+            annotated_pools(machine.annotation.as_deref()),
+        )
     }
 
     /// The pools of a machine with this id, name and annotation, in order of their names.
     #[must_use]
-    pub fn of_named(&self, id: &MachineId, name: &str, annotated: Vec<String>) -> Vec<String> {
+    pub fn for_named_machine(
+        &self,
+        id: &MachineId,
+        name: &str,
+        annotated: Vec<String>,
+    ) -> Vec<String> {
         let configured =
-            self.0.iter().filter(|(_, pool)| pool.has(id, name)).map(|(pool, _)| pool.clone());
+            self.0.iter().filter(|(_, pool)| pool.includes(id, name)).map(|(pool, _)| pool.clone());
         let mut pools: Vec<String> = configured.chain(annotated).collect();
         pools.sort();
         pools.dedup();
@@ -59,7 +68,7 @@ impl Pools {
 }
 
 impl Pool {
-    fn has(&self, id: &MachineId, name: &str) -> bool {
+    fn includes(&self, id: &MachineId, name: &str) -> bool {
         let named = |pattern: &String| *id == **pattern || matches_pattern(pattern, name);
         self.machines.iter().any(named)
     }
@@ -67,10 +76,10 @@ impl Pool {
 
 /// The pools that a machine's annotation names.
 #[must_use]
-pub fn annotated(annotation: Option<&str>) -> Vec<String> {
+pub fn annotated_pools(annotation: Option<&str>) -> Vec<String> {
     let lines = annotation.unwrap_or_default().lines();
     lines
-        .filter_map(|line| line.trim().strip_prefix(LINE))
+        .filter_map(|line| line.trim().strip_prefix(ANNOTATION_PREFIX))
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
         .collect()

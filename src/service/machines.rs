@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::inventory::{Inventory, MachineRecord, PictureGuard};
 use super::jobs::Jobs;
-use super::leases::holds::Holds;
+use super::leases::published::PublishedLeases;
 use super::visibility::Visibility;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::{JobId, LeaseId, MachineId, SnapshotId};
@@ -32,7 +32,7 @@ pub struct Machines {
     inventory: Arc<Inventory>,
     jobs: Jobs,
     protection: Protection,
-    holds: Arc<Holds>,
+    leases: Arc<PublishedLeases>,
     pools: Arc<Pools>,
     visibility: Visibility,
 }
@@ -104,11 +104,11 @@ impl Machines {
         inventory: Arc<Inventory>,
         jobs: Jobs,
         protection: Protection,
-        holds: Arc<Holds>,
+        leases: Arc<PublishedLeases>,
         pools: Arc<Pools>,
     ) -> Self {
         let visibility = Visibility::new(Arc::clone(&inventory), Arc::clone(&pools));
-        Self { inventory, jobs, protection, holds, pools, visibility }
+        Self { inventory, jobs, protection, leases, pools, visibility }
     }
 
     /// What exists for a caller.
@@ -302,13 +302,13 @@ impl Machines {
         let is_self = self.protection.is_self(record);
         let protected = is_self || self.protection.covers(record);
         let machine = &record.machine;
-        let shown = self.holds.shown();
-        let lease = shown.holder_of(&machine.identity()).map(|open| Holder {
+        let leases = self.leases.load();
+        let lease = leases.holder_of(&machine.identity()).map(|open| Holder {
             lease: open.lease.id,
             holder: open.lease.holder.clone(),
-            expires_at: open.ends().map(|(at, _)| at),
+            expires_at: open.expiry().map(|(at, _)| at),
         });
-        let quarantine = shown.kept(machine).and_then(|kept| kept.quarantine.clone());
+        let quarantine = leases.ledger(machine).and_then(|ledger| ledger.quarantine.clone());
         let others = [
             ("leased", lease.is_some()),
             ("quarantined", quarantine.is_some()),
@@ -323,7 +323,7 @@ impl Machines {
             .filter(|(_, holds)| *holds)
             .map(|(reason, _)| *reason)
             .collect();
-        let pools = self.pools.of(machine);
+        let pools = self.pools.for_machine(machine);
         let record = Arc::clone(record);
         MachineView { record, protected, active_job, pools, lease, quarantine, not_free_because }
     }

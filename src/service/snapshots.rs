@@ -68,7 +68,7 @@ impl SnapshotProtection {
         let pools = self.pools.0.iter();
         let of_pools: Vec<String> = match machine {
             Some(machine) => {
-                let names = self.pools.of(machine);
+                let names = self.pools.for_machine(machine);
                 let own = pools.filter(|(name, _)| names.contains(name));
                 own.flat_map(|(_, pool)| pool.protected_snapshots.clone()).collect()
             }

@@ -30,14 +30,14 @@ impl Visibility {
     /// Whether a machine is in a scope, as it is now.
     #[must_use]
     pub fn has_machine(&self, scope: &Scope, machine: &Machine) -> bool {
-        !scope.is_restricted() || scope.contains(&machine.name, &self.pools.of(machine))
+        !scope.is_restricted() || scope.contains(&machine.name, &self.pools.for_machine(machine))
     }
 
     /// Whether a machine was in a scope while it was placed like this.
     #[must_use]
     pub fn had_machine(&self, scope: &Scope, id: &MachineId, placement: &Placement) -> bool {
         let Placement { name, annotated_pools, datastores: _ } = placement;
-        scope.contains(name, &self.pools.of_named(id, name, annotated_pools.clone()))
+        scope.contains(name, &self.pools.for_named_machine(id, name, annotated_pools.clone()))
     }
 
     /// Every machine of a scope, in the order of lists.
@@ -77,7 +77,7 @@ impl Visibility {
     #[must_use]
     pub fn has_pool(&self, scope: &Scope, pool: &str) -> bool {
         let is_of_pool = |record: &Arc<MachineRecord>| {
-            self.pools.of(&record.machine).iter().any(|name| name == pool)
+            self.pools.for_machine(&record.machine).iter().any(|name| name == pool)
         };
         !scope.is_restricted() || self.machines(scope).iter().any(is_of_pool)
     }
@@ -114,6 +114,6 @@ impl Visibility {
             return self.has_machine(scope, &record.machine);
         }
         let last_pool = last_pool.map(str::to_owned).into_iter().collect();
-        scope.contains(last_name, &self.pools.of_named(&machine.id, last_name, last_pool))
+        scope.contains(last_name, &self.pools.for_named_machine(&machine.id, last_name, last_pool))
     }
 }

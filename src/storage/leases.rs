@@ -40,7 +40,7 @@ impl LeaseChange {
     #[must_use]
     pub fn new(lease: impl Into<Arc<Lease>>, machine: Option<String>) -> Self {
         let lease = lease.into();
-        let held = machine.filter(|_| lease.state.holds());
+        let held = machine.filter(|_| lease.state.holds_machine());
         Self { lease, held }
     }
 }

@@ -49,7 +49,7 @@ impl Row {
             ended_at: lease
                 .state
                 .is_end()
-                .then(|| microseconds(lease.ended_at.unwrap_or(lease.noted_at))),
+                .then(|| microseconds(lease.ended_at.unwrap_or(lease.measured_at))),
             held,
             document,
         })

@@ -134,7 +134,7 @@ async fn fill_leases(connection: &mut SqliteConnection) {
     ];
     for lease in leases {
         let ended_at = lease.ended_at.map_or("NULL".to_owned(), |at| microseconds(at).to_string());
-        let held = if lease.state.holds() { "'uuid:4'" } else { "NULL" };
+        let held = if lease.state.holds_machine() { "'uuid:4'" } else { "NULL" };
         run(
             connection,
             format!(

@@ -14,7 +14,6 @@ mod identity;
 mod input;
 mod jobs;
 mod kinds;
-mod lease_answers;
 mod leases;
 mod limits;
 mod machine_wait;

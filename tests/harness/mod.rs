@@ -31,7 +31,7 @@ use otter::esx::EsxOptions;
 use otter::hypervisor::Hypervisor;
 use otter::service::feed::FeedSettings;
 use otter::service::jobs::{Deadlines, JobSettings};
-use otter::service::leases::book::LeaseRules;
+use otter::service::leases::lease_table::LeaseRules;
 use otter::service::machines::Protection;
 use otter::service::snapshots::SnapshotSettings;
 use otter::simulator::{Control, Pace, Scenario};

@@ -14,7 +14,7 @@ use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
 use otter::service::jobs::gate::{Pass, Right};
 use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob};
-use otter::service::leases::holds::Holds;
+use otter::service::leases::published::PublishedLeases;
 use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use otter::simulator::{Pace, Scenario};
 use otter::storage::Storage as _;
@@ -180,7 +180,7 @@ fn engine(
             },
         },
         metrics: Metrics::default(),
-        gate: Arc::new(Holds::default()),
+        gate: Arc::new(PublishedLeases::default()),
         snapshots: Arc::new(SnapshotProtection::new(
             SnapshotSettings::default(),
             Arc::default(),

@@ -186,7 +186,7 @@ fn happen(run: &Arc<Run>, mishap: Mishap) {
         }
         Mishap::DiskFull => {
             run.disk.set_full(true);
-            run.witness.seen().tenancy.nothing_is_kept_for(away);
+            run.witness.seen().lease_invariants.nothing_is_kept_for(away);
             let later = Arc::clone(run);
             run.spawn(async move {
                 later.handle.pause(away).await;

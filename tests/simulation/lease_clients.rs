@@ -9,7 +9,7 @@ use otter::domain::lease::{EndReason, LeaseState, Prepare, Readiness, Release, S
 use otter::domain::machine_reference::MachineReference;
 use otter::domain::power::PowerState;
 use otter::service::callers::Caller;
-use otter::service::leases::{Asked, NewLease};
+use otter::service::leases::{NewLease, RequestedLease};
 use otter::storage::IdempotencyKey;
 
 use super::clients::Client;
@@ -75,13 +75,14 @@ impl Client {
         });
         self.asking = Some(new.clone()).filter(|new| new.key.is_some());
         let (caller, key) = (self.caller.clone(), new.key.clone());
-        let asked =
-            self.run.ask(move |services| async move { services.leases.ask(&caller, new).await });
+        let asked = self
+            .run
+            .ask(move |services| async move { services.leases.request(&caller, new).await });
         let Some(asked) = asked.await else { return };
         self.asking = None;
         let lease = match asked {
-            Ok(Asked::Now(view)) => view.lease.id,
-            Ok(Asked::Before(view)) => {
+            Ok(RequestedLease::New(view)) => view.lease.id,
+            Ok(RequestedLease::Existing(view)) => {
                 self.run.repeated.fetch_add(1, Ordering::Relaxed);
                 view.lease.id
             }
@@ -97,8 +98,8 @@ impl Client {
             self.leases.push(lease);
         }
         let mut seen = self.run.witness.seen();
-        let super::witness::Seen { tenancy, disk, .. } = &mut *seen;
-        tenancy.answered(key.as_ref().map(scope), lease, disk);
+        let super::witness::Seen { lease_invariants, disk, .. } = &mut *seen;
+        lease_invariants.answered(key.as_ref().map(scope), lease, disk);
     }
 
     /// Asks how its leases are, or waits for one.
@@ -109,7 +110,7 @@ impl Client {
             let mut ended = Vec::new();
             for id in own {
                 let view = if waits {
-                    services.leases.until(&caller, id, LeaseState::holds).await
+                    services.leases.wait_until(&caller, id, LeaseState::holds_machine).await
                 } else {
                     services.leases.get_for(&caller, id).await
                 };
@@ -157,9 +158,9 @@ impl Client {
         self.run.witness.trace(|| format!("{} is set aside: {is_aside}", machine.machine.name));
         let done = self.run.ask(move |services| async move {
             let done = if is_aside {
-                services.leases.set_aside(&machine.machine, "broken".to_owned(), &caller).await
+                services.leases.quarantine(&machine.machine, "broken".to_owned(), &caller).await
             } else {
-                services.leases.clear(&machine.machine, &caller).await
+                services.leases.clear_quarantine(&machine.machine, &caller).await
             };
             done.is_ok()
         });

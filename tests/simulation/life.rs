@@ -14,9 +14,9 @@ use otter::service::feed::{Feed, Next};
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
 use otter::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
-use otter::service::leases::book::LeaseRules;
-use otter::service::leases::holds::Holds;
-use otter::service::leases::secret::Secrets;
+use otter::service::leases::lease_table::LeaseRules;
+use otter::service::leases::published::PublishedLeases;
+use otter::service::leases::secret::LeaseSecrets;
 use otter::service::leases::{Leases, LeasesParts};
 use otter::service::machines::{Machines, Protection};
 use otter::service::snapshots::{SnapshotProtection, SnapshotSettings};
@@ -68,7 +68,7 @@ pub fn start(run: &Arc<Run>) {
     run.is_alive.store(true, Ordering::Relaxed);
     run.handle.forget_ids();
     run.witness.trace(|| format!("otter starts its life {life}"));
-    run.witness.seen().tenancy.started(run.handle.true_time());
+    run.witness.seen().lease_invariants.started(run.handle.true_time());
     let run = Arc::clone(run);
     run.handle.clone().spawn(Owner::Life(life), async move {
         match serve(&run, life).await {
@@ -96,8 +96,8 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
     let hypervisor = run.host_of_services(Arc::new(Remote::new(run, life, &inventory)));
     let hosts = Hosts::one(Arc::clone(&hypervisor));
     let callers = Arc::new(Callers::load(Arc::clone(&store), clock.clone()).await?);
-    let (holds, pools, metrics) =
-        (Arc::new(Holds::default()), Arc::new(pools()), Metrics::default());
+    let (published_leases, pools, metrics) =
+        (Arc::new(PublishedLeases::default()), Arc::new(pools()), Metrics::default());
     let snapshots = SnapshotSettings::default();
     let snapshots = SnapshotProtection::new(snapshots, Arc::clone(&pools), Arc::clone(&store));
     let jobs = Jobs::new(JobsParts {
@@ -109,7 +109,7 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
         supervisor: supervisor.clone(),
         settings: SETTINGS,
         metrics: metrics.clone(),
-        gate: Arc::clone(&holds) as _,
+        gate: Arc::clone(&published_leases) as _,
         snapshots: Arc::new(snapshots),
     });
     let protection = Protection::default();
@@ -117,7 +117,7 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
         Arc::clone(&inventory),
         jobs.clone(),
         protection,
-        Arc::clone(&holds),
+        Arc::clone(&published_leases),
         Arc::clone(&pools),
     );
     let machines = Arc::new(machines);
@@ -130,10 +130,10 @@ async fn serve(run: &Arc<Run>, life: u32) -> Result<Services, StorageError> {
         inventory: Arc::clone(&inventory),
         jobs: jobs.clone(),
         machines: Arc::clone(&machines),
-        holds,
+        published: published_leases,
         pools,
         rules: LeaseRules { max_total: MAX_TOTAL, ..LeaseRules::default() },
-        secrets: Secrets::new(SecretBox::new(Box::new([0; 32]))),
+        secrets: LeaseSecrets::new(SecretBox::new(Box::new([0; 32]))),
         supervisor: supervisor.clone(),
         metrics,
     })
@@ -194,10 +194,10 @@ async fn read(run: Arc<Run>, services: Services, feed: Feed) {
                     });
                 }
                 Subject::Lease { .. } => {
-                    for view in services.leases.open(&anybody) {
+                    for view in services.leases.open_leases(&anybody) {
                         let mut seen = run.witness.seen();
-                        let super::witness::Seen { tenancy, disk, .. } = &mut *seen;
-                        tenancy.shown(&view.lease, disk);
+                        let super::witness::Seen { lease_invariants, disk, .. } = &mut *seen;
+                        lease_invariants.shown(&view.lease, disk);
                     }
                 }
                 _ => {}

@@ -17,13 +17,13 @@ mod faults;
 mod history;
 mod host;
 mod lease_clients;
+mod lease_invariants;
 mod life;
 mod mistakes;
 mod promises;
 mod random;
 mod remote;
 mod storage;
-mod tenancy;
 mod tests;
 mod witness;
 
@@ -258,7 +258,7 @@ impl Run {
             jobs: seen.disk.jobs.len(),
             unknowns: seen.promises.unknowns,
             leases: seen.disk.leases.len(),
-            grants: seen.tenancy.grants,
+            grants: seen.lease_invariants.grants,
             refused: seen.refused,
             repeated: self.repeated.load(Ordering::Relaxed),
             lives: self.life(),

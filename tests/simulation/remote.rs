@@ -109,7 +109,7 @@ impl Hypervisor for Remote {
 
     async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
         let evidence = self.backend.examine(machine).await?;
-        self.run.witness.seen().tenancy.looked(machine);
+        self.run.witness.seen().lease_invariants.looked(machine);
         Ok(evidence)
     }
 

@@ -14,7 +14,7 @@ use otter::domain::job::Job;
 use otter::domain::lease::Lease;
 use otter::domain::machine::MachineIdentity;
 use otter::domain::scope::Scope;
-use otter::service::leases::fit::{Candidate, wants};
+use otter::service::leases::matching::{CandidateMachine, required_snapshots};
 use otter::service::machines::{MachineFilter, Machines};
 use otter::storage::{
     AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
@@ -53,16 +53,16 @@ impl Mounted {
     }
 
     /// The machines as the leases find them at this moment.
-    fn candidates(&self, step: &SaveLeases) -> Vec<Candidate> {
+    fn candidates(&self, step: &SaveLeases) -> Vec<CandidateMachine> {
         let Some(machines) = self.machines.get() else { return Vec::new() };
         let seen = self.run.witness.seen();
         let leases =
             step.leases.iter().map(|change| &*change.lease).chain(seen.disk.leases.values());
-        let wanted: BTreeSet<&String> = leases.flat_map(wants).collect();
+        let wanted: BTreeSet<&String> = leases.flat_map(required_snapshots).collect();
         let views = machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.record.machine;
-            Candidate::of(
+            CandidateMachine::new(
                 machine,
                 view.pools.clone(),
                 true,

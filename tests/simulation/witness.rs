@@ -12,14 +12,14 @@ use otter::domain::machine::Machine;
 use otter::domain::power::PowerState;
 use otter::hypervisor::Accepted;
 use otter::service::inventory::Picture;
-use otter::service::leases::fit::Candidate;
+use otter::service::leases::matching::CandidateMachine;
 use otter::simulator::world::{TaskState, World};
 use otter::storage::SaveLeases;
 
 use super::committed::Committed;
 use super::executor::Handle;
+use super::lease_invariants::LeaseInvariants;
 use super::promises::Promises;
-use super::tenancy::Tenancy;
 use crate::in_process;
 use crate::storage::in_memory::Committed as Committing;
 
@@ -34,12 +34,12 @@ pub struct Witness {
 pub struct Seen {
     pub disk: Committed,
     pub promises: Promises,
-    pub tenancy: Tenancy,
+    pub lease_invariants: LeaseInvariants,
     pub trace: Vec<String>,
     /// How many writes were refused.
     pub refused: usize,
     /// When the last step of the leases was taken, and among which machines.
-    pub step: (Duration, Vec<Candidate>),
+    pub step: (Duration, Vec<CandidateMachine>),
     /// The tasks of the host that did their work.
     done: BTreeSet<String>,
     machines: BTreeMap<String, Truth>,
@@ -80,13 +80,13 @@ impl Witness {
     /// What was broken first.
     pub fn broken(&self) -> Option<String> {
         let seen = self.seen();
-        seen.promises.broken.clone().or_else(|| seen.tenancy.broken.clone())
+        seen.promises.broken.clone().or_else(|| seen.lease_invariants.broken.clone())
     }
 
     /// Looks at what happened on the host.
     pub fn look(&self, world: &World) {
         let mut seen = self.seen();
-        let Seen { promises, tenancy, done, machines, .. } = &mut *seen;
+        let Seen { promises, lease_invariants, done, machines, .. } = &mut *seen;
         let mut by_task = BTreeSet::new();
         for task in world.every_task().filter(|task| task.state == TaskState::Success) {
             if done.insert(task.id.clone()) {
@@ -119,8 +119,8 @@ impl Witness {
             }
             (truth.power, truth.run, truth.tools_running) = (power, machine.run, tools_running);
         }
-        tenancy.touched(std::mem::take(&mut promises.touched));
-        tenancy.check_made(world);
+        lease_invariants.touched(std::mem::take(&mut promises.touched));
+        lease_invariants.check_made(world);
     }
 
     /// Something is on disk.
@@ -142,12 +142,12 @@ impl Witness {
     fn updated(&self, job: &Job, world: &World) {
         self.trace(|| format!("{} is on disk as {} ({})", job.id, job.state.as_str(), job.phase));
         let mut seen = self.seen();
-        let Seen { disk, promises, tenancy, machines, .. } = &mut *seen;
+        let Seen { disk, promises, lease_invariants, machines, .. } = &mut *seen;
         let Some(before) = disk.update(job) else { return };
         let power =
             machines.get(job.machine_id().unwrap().backend_text()).and_then(|truth| truth.power);
         promises.updated(&before, job, power, self.handle.true_time(), disk);
-        tenancy.job_written(&before, job, world, disk);
+        lease_invariants.job_written(&before, job, world, disk);
     }
 
     fn leases(&self, step: &SaveLeases, world: &World) {
@@ -163,19 +163,19 @@ impl Witness {
             });
         }
         let mut seen = self.seen();
-        let Seen { disk, tenancy, step: (at, candidates), .. } = &mut *seen;
+        let Seen { disk, lease_invariants, step: (at, candidates), .. } = &mut *seen;
         let before = disk.save_leases(step);
-        tenancy.committed((step, *at, candidates), &before, disk);
-        tenancy.check_made(world);
+        lease_invariants.committed((step, *at, candidates), &before, disk);
+        lease_invariants.check_made(world);
     }
 
     /// A call leaves otter.
     pub fn sent(&self, job: JobId, machine: &MachineId, call: &HostCall) {
         self.trace(|| format!("{job} calls {} of {machine}", call.kind().as_str()));
         let mut seen = self.seen();
-        let Seen { disk, promises, tenancy, .. } = &mut *seen;
+        let Seen { disk, promises, lease_invariants, .. } = &mut *seen;
         promises.sent(job, call, disk);
-        tenancy.sent(job, disk);
+        lease_invariants.sent(job, disk);
     }
 
     /// The host took a call.
@@ -231,9 +231,9 @@ impl Witness {
         self.trace(|| "otter dies".to_owned());
         let now = self.handle.true_time();
         let mut seen = self.seen();
-        let Seen { disk, promises, tenancy, .. } = &mut *seen;
+        let Seen { disk, promises, lease_invariants, .. } = &mut *seen;
         promises.crashed(clock_jumps, now, disk);
-        tenancy.crashed(now);
+        lease_invariants.crashed(now);
     }
 }
 

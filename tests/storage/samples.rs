@@ -99,8 +99,8 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         fence: Some(1),
         grants: 1,
         job: None,
-        time: TimeLeft::default(),
-        noted_at: start(),
+        time_left: TimeLeft::default(),
+        measured_at: start(),
         warned: false,
         history: Vec::new(),
         end: ended_at.zip(reason).map(|(at, reason)| LeaseEnd {

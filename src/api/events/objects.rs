@@ -73,7 +73,7 @@ async fn object_of(
             .leases
             .get_for(caller, *id)
             .await?
-            .map(|view| shown(id.to_string(), &WireLease::of(&view, None))),
+            .map(|view| shown(id.to_string(), &WireLease::from_view(&view, None))),
         // A restricted caller learns this from the placement event of the machine.
         Subject::MachineRemoved(id) => (!scope.is_restricted()).then(|| gone(id.to_string())),
         Subject::SnapshotRemoved(machine, id) => {
@@ -200,7 +200,7 @@ impl Objects {
         let datastores = services.machines.picture()?.datastores.clone();
         // What no event of any job would fit needs no look into the store.
         let no_jobs = !filter.wants(EventType::JobChanged);
-        let leases = services.leases.open(caller);
+        let leases = services.leases.open_leases(caller);
         Ok(Self {
             caller: caller.clone(),
             filter: filter.clone(),
@@ -247,7 +247,7 @@ impl Objects {
         }
         for view in self.leases.by_ref() {
             if self.filter.fits(&Subject::of_lease(&view.lease)) {
-                let object = shown(view.lease.id.to_string(), &WireLease::of(&view, None));
+                let object = shown(view.lease.id.to_string(), &WireLease::from_view(&view, None));
                 return Ok(Some((EventType::LeaseChanged, object)));
             }
         }

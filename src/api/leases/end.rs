@@ -9,8 +9,8 @@ use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::renew::may_act_on;
-use super::wait::until;
+use super::renew::authorize;
+use super::wait::wait_until;
 use super::wire::Lease;
 use super::{LeasePath, lease_id, unknown_lease};
 use crate::api::documented::Problems;
@@ -81,7 +81,7 @@ pub async fn end_lease(
     reason.as_deref().map_or(Ok(()), |reason| check_printable_parameter("reason", reason))?;
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let override_reason = right::override_reason(&caller, &headers)?;
-    let own = may_act_on(&api, &caller, &headers, id)?;
+    let own = authorize(&api, &caller, &headers, id)?;
     let version = api.services().feed.version();
     if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
@@ -89,10 +89,10 @@ pub async fn end_lease(
     let end = if own { EndReason::Released } else { EndReason::Revoked };
     let view = api.services().leases.end(&caller, id, end, reason.or(override_reason)).await?;
     let Some(time) = wait else {
-        return Ok(respond::object(&api, &version, &Lease::of(&view, None)));
+        return Ok(respond::object(&api, &version, &Lease::from_view(&view, None)));
     };
-    let mut response = match until(&api, &caller, id, time, LeaseState::is_end).await {
-        Ok(view) => respond::object(&api, &version, &Lease::of(&view, None)),
+    let mut response = match wait_until(&api, &caller, id, time, LeaseState::is_end).await {
+        Ok(view) => respond::object(&api, &version, &Lease::from_view(&view, None)),
         Err(failure) => ApiError(failure).into_response(),
     };
     Wait::Outcome(time).mark(&mut response);

@@ -1,6 +1,6 @@
 //! `/v1/leases` and `/v1/pools`: machines asked for, waited for, held and given back.
 
-mod ask;
+mod create;
 mod end;
 mod read;
 mod renew;
@@ -23,7 +23,7 @@ use crate::storage::JobFilter;
 /// The routes of this folder.
 pub fn routes() -> Routes {
     Routes::default()
-        .role(Role::Runner, routes!(ask::create_lease))
+        .role(Role::Runner, routes!(create::create_lease))
         .role(Role::Viewer, routes!(read::list_leases))
         .role(Role::Viewer, routes!(read::get_lease))
         .role(Role::Runner, routes!(end::end_lease))

@@ -78,7 +78,7 @@ pub async fn list_leases(
     let more = views.len() > limit as usize;
     views.truncate(limit as usize);
     let next = views.last().filter(|_| more).map(|view| cursors.behind(&view.lease.id));
-    let items: Vec<Lease> = views.iter().map(|view| Lease::of(view, None)).collect();
+    let items: Vec<Lease> = views.iter().map(|view| Lease::from_view(view, None)).collect();
     Ok(respond::list(&api, &version, &items, next))
 }
 
@@ -114,7 +114,7 @@ pub async fn get_lease(
     let version = api.services().feed.version();
     let view =
         api.services().leases.get_for(&caller, id).await?.ok_or_else(|| unknown_lease(&text))?;
-    Ok(respond::object(&api, &version, &Lease::of(&view, None)))
+    Ok(respond::object(&api, &version, &Lease::from_view(&view, None)))
 }
 
 /// List pools
@@ -133,6 +133,7 @@ pub async fn list_pools(
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let pools: Vec<Pool> = api.services().leases.pools(&caller)?.iter().map(Pool::of).collect();
+    let pools: Vec<Pool> =
+        api.services().leases.pools(&caller)?.iter().map(Pool::from_view).collect();
     Ok(respond::list(&api, &version, &pools, None))
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::wire::Lease;
-use super::{LeaseHeader, LeasePath, ask, lease_id, unknown_lease};
+use super::{LeaseHeader, LeasePath, create, lease_id, unknown_lease};
 use crate::api::documented::Problems;
 use crate::api::extract::{Body, NoParameters, Query, Segment, some_duration_text};
 use crate::api::problem::ApiError;
@@ -50,14 +50,14 @@ pub async fn renew_lease(
     Body { value: RenewRequest { ttl }, .. }: Body<RenewRequest>,
 ) -> Result<Response, ApiError> {
     let id = lease_id(&text)?;
-    may_act_on(&api, &caller, &headers, id)?;
-    let ttl = ttl.map(|ttl| ask::time("/ttl", &ttl)).transpose()?;
+    authorize(&api, &caller, &headers, id)?;
+    let ttl = ttl.map(|ttl| create::parse_time("/ttl", &ttl)).transpose()?;
     let version = api.services().feed.version();
     if api.services().leases.get_for(&caller, id).await?.is_none() {
         return Err(unknown_lease(&text).into());
     }
     let view = api.services().leases.renew(&caller, id, ttl).await?;
-    Ok(respond::object(&api, &version, &Lease::of(&view, None)))
+    Ok(respond::object(&api, &version, &Lease::from_view(&view, None)))
 }
 
 /// Whether a caller shows that the lease is its own: by its secret. An operator may act on any.
@@ -65,7 +65,7 @@ pub async fn renew_lease(
 ///
 /// # Errors
 /// `machine-leased` for another lease's secret, `forbidden` for none.
-pub fn may_act_on(
+pub fn authorize(
     api: &Api,
     caller: &Caller,
     headers: &HeaderMap,

@@ -39,13 +39,13 @@ pub async fn wait_for_lease(
     let time = query.time(&api);
     let version = api.services().feed.version();
     // One that is being released never comes to be active.
-    let decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);
-    let waited = until(&api, &caller, id, time, decided).await;
+    let is_decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);
+    let waited = wait_until(&api, &caller, id, time, is_decided).await;
     let mut response = match waited {
         Ok(view) if view.lease.state == LeaseState::Active => {
-            respond::object(&api, &version, &Lease::of(&view, None))
+            respond::object(&api, &version, &Lease::from_view(&view, None))
         }
-        Ok(view) => ApiError(failed(&view)).into_response(),
+        Ok(view) => ApiError(failure_of_ended(&view)).into_response(),
         Err(failure) => ApiError(failure).into_response(),
     };
     Wait::Outcome(time).mark(&mut response);
@@ -56,19 +56,19 @@ pub async fn wait_for_lease(
 ///
 /// # Errors
 /// `wait-timeout`, `shutting-down`, `too-many-waits`, `not-found`.
-pub async fn until(
+pub async fn wait_until(
     api: &Api,
     caller: &Caller,
     id: LeaseId,
     time: std::time::Duration,
-    wanted: impl Fn(LeaseState) -> bool + Copy,
+    is_reached: impl Fn(LeaseState) -> bool + Copy,
 ) -> Result<LeaseView, Failure> {
     let leases = &api.services().leases;
     let missing = || unknown_lease(&id.to_string());
-    let (view, kind) = match wait(api, time, leases.until(caller, id, wanted)).await? {
+    let (view, kind) = match wait(api, time, leases.wait_until(caller, id, is_reached)).await? {
         Waited::Done(view) => {
             let view = view?.ok_or_else(missing)?;
-            if wanted(view.lease.state) || view.lease.state.is_end() {
+            if is_reached(view.lease.state) || view.lease.state.is_end() {
                 return Ok(view);
             }
             (view, FailureKind::ShuttingDown)
@@ -85,7 +85,7 @@ pub async fn until(
 }
 
 /// Why a lease that was waited for is not active.
-fn failed(view: &LeaseView) -> Failure {
+fn failure_of_ended(view: &LeaseView) -> Failure {
     let lease = &view.lease;
     let end = lease.end.as_ref();
     let kind = match end.map(|end| end.reason) {

@@ -143,7 +143,7 @@ pub struct LeaseHistory {
 /// How a lease ended.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseEnd {
-    #[schema(extensions(("x-extensible-enum" = json!(reasons()))))]
+    #[schema(extensions(("x-extensible-enum" = json!(end_reasons()))))]
     pub reason: String,
     /// Who ended it.
     pub by: String,
@@ -237,7 +237,7 @@ pub struct ReleaseRequest {
 impl Lease {
     /// A lease as callers see it; with its secret where it is the answer to who asked for it.
     #[must_use]
-    pub fn of(view: &LeaseView, secret: Option<String>) -> Self {
+    pub fn from_view(view: &LeaseView, secret: Option<String>) -> Self {
         let LeaseView { lease, position, expires_at, max_expires_at } = view;
         let lease::Lease {
             id,
@@ -266,8 +266,8 @@ impl Lease {
             grants: _,
             job,
             // Shown as `expires_at`.
-            time: _,
-            noted_at: _,
+            time_left: _,
+            measured_at: _,
             warned: _,
             history,
             end,
@@ -278,10 +278,10 @@ impl Lease {
         } = &**lease;
         Self {
             id: id.to_string(),
-            state: LeaseStateName::of(*state),
+            state: LeaseStateName::from_domain(*state),
             machine: machine.as_ref().map(|machine| machine.id.to_string()),
             machine_name: machine_name.clone(),
-            select: LeaseSelect::of(select),
+            select: LeaseSelect::from_domain(select),
             pool: pool.clone(),
             holder: holder.clone(),
             requested_by: requested_by.clone(),
@@ -294,12 +294,12 @@ impl Lease {
             expires_at: *expires_at,
             max_expires_at: *max_expires_at,
             fence: *fence,
-            prepare: prepare.as_ref().map(LeasePrepare::of),
-            release: LeaseRelease::of(release),
+            prepare: prepare.as_ref().map(LeasePrepare::from_domain),
+            release: LeaseRelease::from_domain(release),
             job: job.map(|job| job.to_string()),
             secret,
-            history: history.iter().map(LeaseHistory::of).collect(),
-            end: end.as_ref().map(LeaseEnd::of),
+            history: history.iter().map(LeaseHistory::from_domain).collect(),
+            end: end.as_ref().map(LeaseEnd::from_domain),
             warnings: warnings.clone(),
             links: links::of_lease(*id, machine.as_ref().map(|machine| &machine.id), *job),
         }
@@ -307,7 +307,7 @@ impl Lease {
 }
 
 impl LeaseStateName {
-    const fn of(state: LeaseState) -> Self {
+    const fn from_domain(state: LeaseState) -> Self {
         match state {
             LeaseState::Queued => Self::Queued,
             LeaseState::Preparing => Self::Preparing,
@@ -322,7 +322,7 @@ impl LeaseStateName {
 }
 
 impl LeaseSelect {
-    fn of(select: &lease::Select) -> Self {
+    fn from_domain(select: &lease::Select) -> Self {
         let lease::Select { machine, name, mac, pool } = select;
         Self {
             machine: machine.as_ref().map(ToString::to_string),
@@ -334,7 +334,7 @@ impl LeaseSelect {
 }
 
 impl LeasePrepare {
-    fn of(prepare: &lease::Prepare) -> Self {
+    fn from_domain(prepare: &lease::Prepare) -> Self {
         let lease::Prepare { snapshot, power, until, settle } = prepare;
         Self {
             snapshot: snapshot.clone(),
@@ -346,7 +346,7 @@ impl LeasePrepare {
 }
 
 impl LeaseRelease {
-    fn of(release: &lease::Release) -> Self {
+    fn from_domain(release: &lease::Release) -> Self {
         let lease::Release { keep_power, snapshot } = release;
         Self {
             power: if *keep_power { "keep" } else { "off" }.to_owned(),
@@ -356,14 +356,14 @@ impl LeaseRelease {
 }
 
 impl LeaseHistory {
-    fn of(entry: &lease::HistoryEntry) -> Self {
+    fn from_domain(entry: &lease::HistoryEntry) -> Self {
         let lease::HistoryEntry { at, what } = entry;
         Self { at: *at, what: what.clone() }
     }
 }
 
 impl LeaseEnd {
-    fn of(end: &lease::LeaseEnd) -> Self {
+    fn from_domain(end: &lease::LeaseEnd) -> Self {
         let lease::LeaseEnd { reason, by, at, detail } = end;
         Self { reason: reason.as_str().to_owned(), by: by.clone(), at: *at, detail: detail.clone() }
     }
@@ -372,7 +372,7 @@ impl LeaseEnd {
 impl Pool {
     /// A pool as callers see it.
     #[must_use]
-    pub fn of(pool: &PoolView) -> Self {
+    pub fn from_view(pool: &PoolView) -> Self {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let PoolView { name, machines, free, held, quarantined, waiting } = pool;
         Self {
@@ -386,6 +386,6 @@ impl Pool {
     }
 }
 
-fn reasons() -> Vec<&'static str> {
+fn end_reasons() -> Vec<&'static str> {
     EndReason::ALL.iter().map(|reason| reason.as_str()).collect()
 }

@@ -55,7 +55,7 @@ pub async fn quarantine_machine(
     }
     check_printable_field("/reason", &reason)?;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    api.services().leases.set_aside(&view.record.machine, reason, &caller).await?;
+    api.services().leases.quarantine(&view.record.machine, reason, &caller).await?;
     show(&api, &caller, &view.record.machine.id)
 }
 
@@ -77,7 +77,7 @@ pub async fn clear_quarantine(
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    api.services().leases.clear(&view.record.machine, &caller).await?;
+    api.services().leases.clear_quarantine(&view.record.machine, &caller).await?;
     show(&api, &caller, &view.record.machine.id)
 }
 

@@ -23,7 +23,7 @@ use super::hosts::Hosts;
 use crate::clock::Clock;
 use crate::domain::event::{Placement, PlacementChange, Subject};
 use crate::domain::ids::MachineId;
-use crate::domain::pool::annotated;
+use crate::domain::pool::annotated_pools;
 use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
 
 /// The picture and the session's state. Reading takes no lock.
@@ -214,7 +214,7 @@ fn placement_change(before: &Picture, after: &Picture, change: &Change) -> Optio
     let known = before.machine(id);
     let placement = |record: &Arc<MachineRecord>| Placement {
         name: record.machine.name.clone(),
-        annotated_pools: annotated(record.machine.annotation.as_deref()),
+        annotated_pools: annotated_pools(record.machine.annotation.as_deref()),
         datastores: record.machine.datastores.clone(),
     };
     let (before, after) = (known.map(placement), after.machine(id).map(placement));

@@ -1,24 +1,25 @@
 //! Leases: a free machine for one caller, never for two, and never leaked.
 //!
 //! ```text
-//! callers ─► orders ─► desk: one step of the book ─► one commit ─► shown ─► prepare and release jobs
+//! callers ─► orders ─► desk: one step of the table ─► one commit ─► shown ─► prepare and release jobs
 //!                       ▲                                                      │
 //!                       └──────────── how they ended, what changed ◄───────────┘
 //! ```
-//! One task takes the steps, one after the other; whoever reads sees what is committed. `book` is
+//! One task takes the steps, one after the other; whoever reads sees what is committed. `table` is
 //! the rules.
 
-mod audited;
-pub mod book;
-mod counted;
-mod desk;
-pub mod fit;
-pub mod holds;
+mod audit_records;
+mod command;
+mod job_authorization;
+mod lease_actor;
+mod lease_jobs;
+pub mod lease_table;
+pub mod matching;
+mod metrics;
+pub mod published;
 pub mod secret;
-mod stepped;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -28,11 +29,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::book::{Kept, LeaseRules, MachineKey};
-use self::desk::Desk;
-use self::holds::Holds;
-use self::secret::Secrets;
-use self::stepped::Stepped;
+use self::command::LeaseCommand;
+use self::lease_actor::LeaseActor;
+use self::lease_table::{LeaseRules, MachineKey, MachineLedger};
+use self::published::PublishedLeases;
+use self::secret::LeaseSecrets;
 use super::callers::{Caller, Callers};
 use super::feed::Feed;
 use super::idempotency::{Claimed, mismatch};
@@ -46,7 +47,7 @@ use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{
-    EndReason, Lease, LeaseState, Prepare, Quarantine, Release, Select, Wanted,
+    EndReason, Lease, LeaseState, LeaseTerms, Prepare, Quarantine, Release, Select,
 };
 use crate::domain::machine::Machine;
 use crate::domain::pool::{Pool, Pools};
@@ -57,7 +58,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// The desk of leases. Clones share it.
 #[derive(Clone)]
-pub struct Leases(Arc<Desk>);
+pub struct Leases(Arc<LeaseActor>);
 
 /// What the desk is built from.
 pub struct LeasesParts {
@@ -68,10 +69,10 @@ pub struct LeasesParts {
     pub inventory: Arc<Inventory>,
     pub jobs: Jobs,
     pub machines: Arc<Machines>,
-    pub holds: Arc<Holds>,
+    pub published: Arc<PublishedLeases>,
     pub pools: Arc<Pools>,
     pub rules: LeaseRules,
-    pub secrets: Secrets,
+    pub secrets: LeaseSecrets,
     pub supervisor: Supervisor,
     pub metrics: Metrics,
 }
@@ -102,10 +103,10 @@ pub struct LeaseView {
 
 /// What came of asking for a lease.
 #[derive(Clone, Debug)]
-pub enum Asked {
-    Now(LeaseView),
+pub enum RequestedLease {
+    New(LeaseView),
     /// The key was used before: the lease of that call.
-    Before(LeaseView),
+    Existing(LeaseView),
 }
 
 /// A pool, and how its machines stand.
@@ -121,7 +122,7 @@ pub struct PoolView {
 }
 
 /// How many orders may wait for the desk; who comes then waits to be let in.
-const ORDERS: usize = 1_024;
+const COMMAND_CAPACITY: usize = 1_024;
 
 impl Leases {
     /// The desk, with all that the store has kept. [`Leases::run`] has to be spawned.
@@ -129,24 +130,24 @@ impl Leases {
     /// # Errors
     /// The store's.
     pub async fn load(parts: LeasesParts) -> Result<Self, StorageError> {
-        let (orders, inbox) = mpsc::channel(ORDERS);
+        let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let kept = parts.store.kept_machines().await?;
-        let machines: BTreeMap<MachineKey, Kept> = kept
+        let ledgers: BTreeMap<MachineKey, MachineLedger> = kept
             .into_iter()
-            .map(|(machine, kept)| (MachineKey(machine), Kept::from(kept)))
+            .map(|(machine, kept)| (MachineKey(machine), MachineLedger::from(kept)))
             .collect();
         let open = parts.store.open_leases().await?;
         let fence_floor = parts.store.fence_floor().await?;
         let last_seen = parts.store.last_seen().await?;
-        let inbox = Mutex::new(Some(inbox));
-        let desk = Desk::new(parts, orders, inbox, watch::Sender::new(()), last_seen);
-        desk.restore(open, machines, fence_floor);
-        Ok(Self(Arc::new(desk)))
+        let receiver = Mutex::new(Some(receiver));
+        let actor = LeaseActor::new(parts, commands, receiver, watch::Sender::new(()), last_seen);
+        actor.restore(open, ledgers, fence_floor);
+        Ok(Self(Arc::new(actor)))
     }
 
     /// Takes the steps, and takes up what was under way. Runs until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        Desk::run(&self.0, stop).await;
+        LeaseActor::run(&self.0, stop).await;
     }
 
     /// Asks for a lease: granted at once, or queued if it has time to.
@@ -154,8 +155,8 @@ impl Leases {
     /// # Errors
     /// `no-free-machine`, `queue-full`, `invalid-request` for what the rules do not allow;
     /// `idempotency-mismatch`, also if the machine of the key's lease has left the caller's scope.
-    pub async fn ask(&self, caller: &Caller, new: NewLease) -> Result<Asked, Failure> {
-        let lease = self.lease_of(caller, &new)?;
+    pub async fn request(&self, caller: &Caller, new: NewLease) -> Result<RequestedLease, Failure> {
+        let lease = self.lease_from_request(caller, &new)?;
         let claim = match new.key.clone() {
             None => None,
             Some(key) => {
@@ -163,17 +164,18 @@ impl Leases {
                 match self.0.keys.claim(key, KeyOwner::lease).await? {
                     Claimed::New(claim) => Some(claim),
                     Claimed::Used(first) => {
-                        let before = self.get(first).await?.ok_or_else(|| unknown(first))?;
-                        let shown = self.shown_to(caller, before).map(Asked::Before);
+                        let before = self.get(first).await?.ok_or_else(|| unknown_lease(first))?;
+                        let shown = self.visible_to(caller, before).map(RequestedLease::Existing);
                         return shown.ok_or_else(|| mismatch(&name));
                     }
                 }
             }
         };
         let id = lease.id;
-        let step = Stepped::Ask { lease: Box::new(lease), key: new.key, limits: caller.limits };
-        self.0.order_with(claim, caller.actor(), step).await?;
-        self.get_for(caller, id).await?.map(Asked::Now).ok_or_else(|| unknown(id))
+        let command =
+            LeaseCommand::Request { lease: Box::new(lease), key: new.key, limits: caller.limits };
+        self.0.submit_with_claim(claim, caller.actor(), command).await?;
+        self.get_for(caller, id).await?.map(RequestedLease::New).ok_or_else(|| unknown_lease(id))
     }
 
     /// A lease as a caller sees it. `None` if it does not exist for the caller. The call shows that
@@ -187,10 +189,10 @@ impl Leases {
         id: LeaseId,
     ) -> Result<Option<LeaseView>, Failure> {
         // A caller that does not see the lease must not keep it waiting.
-        if self.0.view(id).is_some_and(|view| self.shown_to(caller, view).is_none()) {
+        if self.0.view(id).is_some_and(|view| self.visible_to(caller, view).is_none()) {
             return Ok(None);
         }
-        Ok(self.get(id).await?.and_then(|view| self.shown_to(caller, view)))
+        Ok(self.get(id).await?.and_then(|view| self.visible_to(caller, view)))
     }
 
     /// Whether a lease exists for a caller. The call does not count against its being abandoned.
@@ -202,17 +204,17 @@ impl Leases {
             Some(view) => Some(view),
             None => self.stored(id).await?.map(LeaseView::ended),
         };
-        Ok(view.is_some_and(|view| self.shown_to(caller, view).is_some()))
+        Ok(view.is_some_and(|view| self.visible_to(caller, view).is_some()))
     }
 
     /// The view as a caller sees it; `None` if the lease does not exist for the caller. A
     /// restricted caller's position counts only the leases that it sees.
     #[must_use]
-    pub fn shown_to(&self, caller: &Caller, view: LeaseView) -> Option<LeaseView> {
+    pub fn visible_to(&self, caller: &Caller, view: LeaseView) -> Option<LeaseView> {
         if !caller.scope.is_restricted() {
             return Some(view);
         }
-        let Desk { parts, .. } = &*self.0;
+        let LeaseActor { parts, .. } = &*self.0;
         let visibility = parts.machines.visibility();
         if !visibility.shows_lease(caller, &view.lease) {
             return None;
@@ -220,7 +222,7 @@ impl Leases {
         let counts = |lease: &Lease| visibility.shows_lease(caller, lease);
         let position = view
             .position
-            .and_then(|_| parts.holds.shown().book.position_among(view.lease.id, counts));
+            .and_then(|_| parts.published.load().table.position_among(view.lease.id, counts));
         Some(LeaseView { position, ..view })
     }
 
@@ -231,14 +233,14 @@ impl Leases {
     /// The store's.
     async fn get(&self, id: LeaseId) -> Result<Option<LeaseView>, Failure> {
         if let Some(view) = self.0.view(id) {
-            self.0.asked(id);
+            self.0.record_poll(id);
             return Ok(Some(view));
         }
         let mut kept = self.stored(id).await?;
         if kept.as_ref().is_some_and(|lease| !lease.state.is_end()) {
             // Committed at this very moment: once the desk takes the next order, it is shown, or
             // has ended.
-            self.0.order(Stepped::Asked(id)).await?;
+            self.0.submit(LeaseCommand::RecordPoll(id)).await?;
             if let Some(view) = self.0.view(id) {
                 return Ok(Some(view));
             }
@@ -266,7 +268,7 @@ impl Leases {
         let store = &self.0.parts.store;
         let shown = |lease: Lease| {
             let view = self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease));
-            self.shown_to(caller, view)
+            self.visible_to(caller, view)
         };
         let mut after = match after {
             Some(after) => match store.lease(after).await.map_err(failed)? {
@@ -292,10 +294,10 @@ impl Leases {
 
     /// Every lease that has not ended and exists for the caller, in order of arrival.
     #[must_use]
-    pub fn open(&self, caller: &Caller) -> Vec<LeaseView> {
-        let shown = self.0.parts.holds.shown();
-        let views = shown.book.open().filter_map(|open| self.0.view(open.lease.id));
-        views.filter_map(|view| self.shown_to(caller, view)).collect()
+    pub fn open_leases(&self, caller: &Caller) -> Vec<LeaseView> {
+        let shown = self.0.parts.published.load();
+        let views = shown.table.open_leases().filter_map(|open| self.0.view(open.lease.id));
+        views.filter_map(|view| self.visible_to(caller, view)).collect()
     }
 
     /// Waits until a lease reaches the requested state or ends. `None` if no such lease exists for
@@ -304,18 +306,18 @@ impl Leases {
     ///
     /// # Errors
     /// The store's.
-    pub async fn until(
+    pub async fn wait_until(
         &self,
         caller: &Caller,
         id: LeaseId,
-        wanted: impl Fn(LeaseState) -> bool,
+        is_reached: impl Fn(LeaseState) -> bool,
     ) -> Result<Option<LeaseView>, Failure> {
         let mut changes = self.0.changed.subscribe();
         loop {
             changes.mark_unchanged();
             let Some(view) = self.get_for(caller, id).await? else { return Ok(None) };
             let state = view.lease.state;
-            if wanted(state) || state.is_end() {
+            if is_reached(state) || state.is_end() {
                 return Ok(Some(view));
             }
             tokio::select! {
@@ -341,10 +343,10 @@ impl Leases {
         if let Some(ttl) = ttl {
             // The pool that was asked for, as with the lease itself.
             let pool = self.0.view(id).and_then(|view| view.lease.select.pool.clone());
-            self.allowed(ttl, self.pool_of(caller, pool.as_deref()))?;
+            self.check_ttl(ttl, self.visible_pool(caller, pool.as_deref()))?;
         }
-        self.0.order_by(caller.actor(), Stepped::Renew(id, ttl)).await?;
-        self.get_for(caller, id).await?.ok_or_else(|| unknown(id))
+        self.0.submit_as(caller.actor(), LeaseCommand::Renew(id, ttl)).await?;
+        self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))
     }
 
     /// Ends a lease: its holder gives it back, or an operator takes it.
@@ -358,16 +360,16 @@ impl Leases {
         reason: EndReason,
         detail: Option<String>,
     ) -> Result<LeaseView, Failure> {
-        let step = Stepped::End { id, reason, by: caller.name.to_string(), detail };
-        self.0.order_by(caller.actor(), step).await?;
-        self.get_for(caller, id).await?.ok_or_else(|| unknown(id))
+        let command = LeaseCommand::End { id, reason, by: caller.name.to_string(), detail };
+        self.0.submit_as(caller.actor(), command).await?;
+        self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))
     }
 
     /// Sets a machine aside, or changes why.
     ///
     /// # Errors
     /// The store's.
-    pub async fn set_aside(
+    pub async fn quarantine(
         &self,
         machine: &Machine,
         reason: String,
@@ -376,29 +378,29 @@ impl Leases {
         let since = self.0.parts.clock.now();
         let name = by.name.to_string();
         let quarantine = Quarantine { reason, by: name, since, automatic: false, job: None };
-        let key = MachineKey::of(&machine.identity());
-        let step = Stepped::SetAside(key, quarantine, machine.id.clone());
-        self.0.order_by(by.actor(), step).await
+        let key = MachineKey::from_identity(&machine.identity());
+        let command = LeaseCommand::QuarantineMachine(key, quarantine, machine.id.clone());
+        self.0.submit_as(by.actor(), command).await
     }
 
     /// A machine may be granted again.
     ///
     /// # Errors
     /// The store's.
-    pub async fn clear(&self, machine: &Machine, by: &Caller) -> Result<(), Failure> {
-        let key = MachineKey::of(&machine.identity());
-        self.0.order_by(by.actor(), Stepped::Clear(key, machine.id.clone())).await
+    pub async fn clear_quarantine(&self, machine: &Machine, by: &Caller) -> Result<(), Failure> {
+        let key = MachineKey::from_identity(&machine.identity());
+        self.0.submit_as(by.actor(), LeaseCommand::ClearQuarantine(key, machine.id.clone())).await
     }
 
     /// Notes in the lease of a machine, if it has one, that an operator acted on it. The audit has
     /// the job.
-    pub async fn overridden(&self, machine: &Machine, by: &str, reason: &str) {
+    pub async fn record_override(&self, machine: &Machine, by: &str, reason: &str) {
         let holder =
-            self.0.parts.holds.shown().holder_of(&machine.identity()).map(|open| open.lease.id);
+            self.0.parts.published.load().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
             // The job was accepted already, and its acceptance is audited with the reason.
-            let _ = self.0.order(Stepped::Overridden { id, by, reason }).await;
+            let _ = self.0.submit(LeaseCommand::RecordOverride { id, by, reason }).await;
         }
     }
 
@@ -411,15 +413,15 @@ impl Leases {
     }
 
     /// Shows in the metrics how many leases there are, and how many machines are set aside.
-    pub fn measure(&self) {
-        let Desk { parts, .. } = &*self.0;
-        let shown = parts.holds.shown();
-        counted::open(&parts.metrics, &shown.book);
-        let aside = |record: &&Arc<MachineRecord>| {
-            shown.kept(&record.machine).is_some_and(|kept| kept.quarantine.is_some())
+    pub fn update_gauges(&self) {
+        let LeaseActor { parts, .. } = &*self.0;
+        let shown = parts.published.load();
+        metrics::set_open_leases(&parts.metrics, &shown.table);
+        let is_quarantined = |record: &&Arc<MachineRecord>| {
+            shown.ledger(&record.machine).is_some_and(|ledger| ledger.quarantine.is_some())
         };
-        let aside = parts.inventory.picture().machines.iter().filter(aside).count();
-        parts.metrics.leases().aside(aside);
+        let quarantined = parts.inventory.picture().machines.iter().filter(is_quarantined).count();
+        parts.metrics.leases().aside(quarantined);
     }
 
     /// When a lease that is active ends.
@@ -430,20 +432,20 @@ impl Leases {
 
     /// The secret of a lease.
     #[must_use]
-    pub fn secret(&self, id: LeaseId) -> String {
-        self.0.parts.secrets.of(id)
+    pub fn secret_of(&self, id: LeaseId) -> String {
+        self.0.parts.secrets.secret_of(id)
     }
 
     /// Whether this is the secret of a lease.
     #[must_use]
-    pub fn knows(&self, id: LeaseId, secret: &str) -> bool {
-        self.0.parts.secrets.is_of(id, secret)
+    pub fn is_secret_of(&self, id: LeaseId, secret: &str) -> bool {
+        self.0.parts.secrets.is_secret_of(id, secret)
     }
 
-    fn lease_of(&self, caller: &Caller, new: &NewLease) -> Result<Lease, Failure> {
+    fn lease_from_request(&self, caller: &Caller, new: &NewLease) -> Result<Lease, Failure> {
         let parts = &self.0.parts;
-        let pool = self.pool_of(caller, new.select.pool.as_deref());
-        self.allowed(new.ttl, pool)?;
+        let pool = self.visible_pool(caller, new.select.pool.as_deref());
+        self.check_ttl(new.ttl, pool)?;
         let release = new
             .release
             .clone()
@@ -456,7 +458,7 @@ impl Leases {
                 "release.power may be keep only where the pool allows it, or for an operator.";
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
-        Ok(Lease::queued(Wanted {
+        Ok(Lease::queued(LeaseTerms {
             id: LeaseId::new(parts.clock.uuid()),
             select: new.select.clone(),
             scope: Scope::clone(&caller.scope),
@@ -475,17 +477,17 @@ impl Leases {
     }
 
     /// What the configuration says of a pool, if the pool exists for the caller.
-    fn pool_of(&self, caller: &Caller, name: Option<&str>) -> Option<&Pool> {
-        let Desk { parts, .. } = &*self.0;
+    fn visible_pool(&self, caller: &Caller, name: Option<&str>) -> Option<&Pool> {
+        let LeaseActor { parts, .. } = &*self.0;
         let visibility = parts.machines.visibility();
         name.filter(|name| visibility.has_pool(&caller.scope, name))
             .and_then(|name| parts.pools.get(name))
     }
 
-    fn allowed(&self, ttl: Duration, pool: Option<&Pool>) -> Result<(), Failure> {
+    fn check_ttl(&self, ttl: Duration, pool: Option<&Pool>) -> Result<(), Failure> {
         let rules = &self.0.parts.rules;
-        let of_pool = pool.and_then(|pool| pool.max_ttl);
-        let longest = of_pool.unwrap_or(rules.max_ttl).min(rules.max_ttl);
+        let pool_limit = pool.and_then(|pool| pool.max_ttl);
+        let longest = pool_limit.unwrap_or(rules.max_ttl).min(rules.max_ttl);
         if !ttl.is_zero() && ttl <= longest {
             return Ok(());
         }
@@ -512,6 +514,6 @@ impl LeaseView {
     }
 }
 
-fn unknown(id: LeaseId) -> Failure {
+fn unknown_lease(id: LeaseId) -> Failure {
     Failure::new(FailureKind::NotFound, format!("There is no lease {id}."))
 }

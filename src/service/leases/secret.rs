@@ -8,9 +8,9 @@ use sha2::Sha256;
 use crate::domain::ids::LeaseId;
 
 /// Makes and checks secrets.
-pub struct Secrets(SecretBox<[u8; 32]>);
+pub struct LeaseSecrets(SecretBox<[u8; 32]>);
 
-impl Secrets {
+impl LeaseSecrets {
     /// The secrets that this key makes.
     #[must_use]
     pub const fn new(key: SecretBox<[u8; 32]>) -> Self {
@@ -19,13 +19,13 @@ impl Secrets {
 
     /// The secret of a lease, in hexadecimal.
     #[must_use]
-    pub fn of(&self, lease: LeaseId) -> String {
+    pub fn secret_of(&self, lease: LeaseId) -> String {
         self.mac(lease).map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
     }
 
     /// Whether this is the secret of a lease. Takes as long for a wrong one as for the right one.
     #[must_use]
-    pub fn is_of(&self, lease: LeaseId, secret: &str) -> bool {
+    pub fn is_secret_of(&self, lease: LeaseId, secret: &str) -> bool {
         let Ok(given) = hex::decode(secret) else { return false };
         self.mac(lease).is_some_and(|mac| mac.verify_slice(&given).is_ok())
     }
@@ -49,13 +49,13 @@ mod tests {
     fn a_secret_is_of_one_lease_and_of_one_key() {
         let [one, other] = [1, 2].map(|number| LeaseId::new(Uuid::from_u128(number)));
         let [secrets, of_another_key] =
-            [1, 2].map(|byte| Secrets::new(SecretBox::new(Box::new([byte; 32]))));
-        let secret = secrets.of(one);
+            [1, 2].map(|byte| LeaseSecrets::new(SecretBox::new(Box::new([byte; 32]))));
+        let secret = secrets.secret_of(one);
         assert_eq!(secret.len(), 64);
-        assert!(secrets.is_of(one, &secret) && !secrets.is_of(other, &secret));
-        assert!(!of_another_key.is_of(one, &secret));
+        assert!(secrets.is_secret_of(one, &secret) && !secrets.is_secret_of(other, &secret));
+        assert!(!of_another_key.is_secret_of(one, &secret));
         for wrong in ["", "00", "zz", &secret[1..], &format!("{secret}00")] {
-            assert!(!secrets.is_of(one, wrong), "{wrong}");
+            assert!(!secrets.is_secret_of(one, wrong), "{wrong}");
         }
     }
 }

@@ -21,7 +21,7 @@ impl Machines {
     pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
         self.picture()?;
         let machines = self.visibility.machines(scope);
-        let named = machines.iter().flat_map(|record| self.pools.of(&record.machine));
+        let named = machines.iter().flat_map(|record| self.pools.for_machine(&record.machine));
         let configured = self.pools.0.keys().filter(|_| !scope.is_restricted());
         Ok(named.chain(configured.cloned()).collect())
     }

@@ -1,11 +1,12 @@
 //! Leases over HTTP: granted, queued, prepared, enforced, renewed, given back, and never to two.
 
-mod enforced;
-mod input;
+mod expiry;
+mod fields;
+mod invalid_input;
+mod lease_required;
 mod pools;
-mod rights;
-mod shape;
-mod time;
+mod replays_and_waits;
+mod roles;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -48,20 +49,20 @@ fn with_pools(settings: &mut Settings) {
     settings.pools = Pools([("qubes".to_owned(), qubes), ("ready".to_owned(), ready)].into());
 }
 
-async fn ask(lab: &Lab, body: Value) -> Answer {
+async fn request_lease(lab: &Lab, body: Value) -> Answer {
     lab.post("/v1/leases", body).await
 }
 
-async fn granted(lab: &Lab, body: Value) -> Value {
-    ask(lab, body).await.expect(201).json
+async fn granted_lease(lab: &Lab, body: Value) -> Value {
+    request_lease(lab, body).await.expect(201).json
 }
 
 /// The header that shows a lease.
-fn shown(lease: &Value) -> String {
+fn lease_header(lease: &Value) -> String {
     format!("{}.{}", lease["id"].as_str().unwrap(), lease["secret"].as_str().unwrap())
 }
 
-fn path(lease: &Value, rest: &str) -> String {
+fn lease_path(lease: &Value, rest: &str) -> String {
     format!("/v1/leases/{}{rest}", lease["id"].as_str().unwrap())
 }
 
@@ -79,17 +80,19 @@ async fn with_lease(
     Answer::of(request).await
 }
 
-async fn give_back(lab: &Lab, lease: &Value) -> Value {
-    let path = path(lease, "?wait=20s");
-    with_lease(lab, Method::DELETE, &path, &shown(lease), None).await.expect(200).json
+async fn end_lease(lab: &Lab, lease: &Value) -> Value {
+    let path = lease_path(lease, "?wait=20s");
+    with_lease(lab, Method::DELETE, &path, &lease_header(lease), None).await.expect(200).json
 }
 
 #[tokio::test]
 async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
     let lab = lab().await;
-    let lease =
-        granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"}))
-            .await;
+    let lease = granted_lease(
+        &lab,
+        json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"}),
+    )
+    .await;
     assert_eq!(
         (&lease["state"], &lease["machine_name"], &lease["fence"]),
         (&json!("active"), &json!(STAGING), &json!(1))
@@ -98,7 +101,7 @@ async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
     assert_eq!((&seen["free"], &seen["not_free_because"]), (&json!(false), &json!(["leased"])));
     assert_eq!(seen["lease"]["holder"], "nightly 7");
     assert_eq!(seen["lease"]["expires_at"], lease["expires_at"]);
-    let read = lab.get(&path(&lease, "")).await.expect(200).json;
+    let read = lab.get(&lease_path(&lease, "")).await.expect(200).json;
     assert_eq!(read["secret"], Value::Null, "shown to who asked alone");
 
     let on = machine(STAGING, "/power?wait=20s");
@@ -108,16 +111,17 @@ async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
         "{}",
         refused.text
     );
-    let job = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
-        .await
-        .expect(200);
+    let job =
+        with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
+            .await
+            .expect(200);
     assert_eq!(job.header("otter-lease-expires"), lease["expires_at"].as_str());
     assert_eq!(job.json["lease"], lease["id"]);
     let jobs =
         lab.get(&format!("/v1/jobs?lease={}", lease["id"].as_str().unwrap())).await.expect(200);
     assert_eq!(jobs.json["items"].as_array().unwrap().len(), 1);
 
-    let ended = give_back(&lab, &lease).await;
+    let ended = end_lease(&lab, &lease).await;
     assert_eq!(
         (&ended["state"], &ended["end"]["reason"]),
         (&json!("released"), &json!("released"))
@@ -128,25 +132,36 @@ async fn a_machine_is_taken_changed_and_given_back_off_and_free() {
         (&json!("off"), &json!(true), &Value::Null)
     );
     let again =
-        with_lease(&lab, Method::DELETE, &path(&lease, ""), &shown(&lease), None).await.expect(200);
+        with_lease(&lab, Method::DELETE, &lease_path(&lease, ""), &lease_header(&lease), None)
+            .await
+            .expect(200);
     assert_eq!(again.json["state"], "released", "the same answer");
     // A late call has no effect.
     let late =
-        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
-    late.problem(423, "lease-ended");
-    let renew =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({})))
+        with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
             .await;
+    late.problem(423, "lease-ended");
+    let renew = with_lease(
+        &lab,
+        Method::POST,
+        &lease_path(&lease, "/renew"),
+        &lease_header(&lease),
+        Some(json!({})),
+    )
+    .await;
     renew.problem(423, "lease-ended");
-    assert_eq!(granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await["fence"], 2);
+    assert_eq!(
+        granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await["fence"],
+        2
+    );
 }
 
 #[tokio::test]
 async fn a_machine_is_prepared_before_its_lease_is_active() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
     assert_eq!((&lease["state"], &lease["pool"]), (&json!("preparing"), &json!("ready")));
-    let active = lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200).json;
+    let active = lab.get(&lease_path(&lease, "/wait?wait=20s")).await.expect(200).json;
     assert_eq!(active["state"], "active");
     let job =
         lab.get(&format!("/v1/jobs/{}", active["job"].as_str().unwrap())).await.expect(200).json;
@@ -165,82 +180,86 @@ async fn a_machine_is_prepared_before_its_lease_is_active() {
         (&seen["power_state"], &seen["current_snapshot"]),
         (&json!("on"), &job["result"]["snapshot"])
     );
-    give_back(&lab, &lease).await;
+    end_lease(&lab, &lease).await;
     assert_eq!(lab.machine(STAGING).await["power_state"], "off");
 }
 
 #[tokio::test]
 async fn a_lease_that_is_given_back_while_its_machine_is_prepared_leaves_it_off_and_free() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
-    assert_eq!(give_back(&lab, &lease).await["state"], "released");
+    let lease = granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+    assert_eq!(end_lease(&lab, &lease).await["state"], "released");
     assert_eq!(lab.machine(STAGING).await["free"], true);
-    lab.get(&path(&lease, "/wait?wait=1s")).await.problem(409, "lease-failed");
+    lab.get(&lease_path(&lease, "/wait?wait=1s")).await.problem(409, "lease-failed");
 }
 
 #[tokio::test]
 async fn who_comes_later_waits_in_order_and_gets_the_machine() {
     let lab = lab().await;
-    let first = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    ask(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"}))
+    let first = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    request_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"}))
         .await
         .problem(409, "no-free-machine");
     let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let second = ask(&lab, wanted.clone()).await.expect(202).json;
-    let third = ask(&lab, wanted).await.expect(202).json;
+    let second = request_lease(&lab, wanted.clone()).await.expect(202).json;
+    let third = request_lease(&lab, wanted).await.expect(202).json;
     assert_eq!(
         (&second["position"], &third["position"], &third["state"]),
         (&json!(0), &json!(1), &json!("queued"))
     );
     let waiting =
-        tokio::spawn(Answer::of(lab.request(Method::GET, &path(&second, "/wait?wait=20s"))));
-    give_back(&lab, &first).await;
+        tokio::spawn(Answer::of(lab.request(Method::GET, &lease_path(&second, "/wait?wait=20s"))));
+    end_lease(&lab, &first).await;
     let active = waiting.await.unwrap().expect(200).json;
     assert_eq!((&active["machine_name"], &active["fence"]), (&json!(STAGING), &json!(2)));
     // A deleted waiter is gone at once and blocks nobody.
-    let deleted =
-        lab.request(Method::DELETE, &path(&third, "")).header("otter-lease", shown(&third));
+    let deleted = lab
+        .request(Method::DELETE, &lease_path(&third, ""))
+        .header("otter-lease", lease_header(&third));
     assert_eq!(Answer::of(deleted).await.expect(200).json["state"], "released");
-    lab.get(&path(&third, "/wait?wait=1s")).await.problem(409, "lease-failed");
+    lab.get(&lease_path(&third, "/wait?wait=1s")).await.problem(409, "lease-failed");
 }
 
 #[tokio::test]
 async fn a_deleted_waiter_does_not_block_the_queue() {
     let lab = lab().await;
-    let first = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let first = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let wanted = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let deleted = ask(&lab, wanted.clone()).await.expect(202).json;
-    let next = ask(&lab, wanted).await.expect(202).json;
-    assert_eq!(give_back(&lab, &deleted).await["state"], "released");
-    assert_eq!(lab.get(&path(&next, "")).await.json["position"], 0);
-    give_back(&lab, &first).await;
-    let active = lab.get(&path(&next, "/wait?wait=14s")).await.expect(200).json;
+    let deleted = request_lease(&lab, wanted.clone()).await.expect(202).json;
+    let next = request_lease(&lab, wanted).await.expect(202).json;
+    assert_eq!(end_lease(&lab, &deleted).await["state"], "released");
+    assert_eq!(lab.get(&lease_path(&next, "")).await.json["position"], 0);
+    end_lease(&lab, &first).await;
+    let active = lab.get(&lease_path(&next, "/wait?wait=14s")).await.expect(200).json;
     assert_eq!((&active["machine_name"], &active["fence"]), (&json!(STAGING), &json!(2)));
 }
 
 #[tokio::test]
 async fn a_head_that_fits_nothing_now_does_not_block_the_others() {
     let lab = lab().await;
-    let holding = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let other = granted(&lab, json!({"select": {"machine": "18"}, "ttl": "30m"})).await;
+    let holding = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let other = granted_lease(&lab, json!({"select": {"machine": "18"}, "ttl": "30m"})).await;
     let queued = async |machine: &str| {
         let wanted = json!({"select": {"machine": machine}, "ttl": "30m", "queue_for": "10m"});
-        ask(&lab, wanted).await.expect(202).json
+        request_lease(&lab, wanted).await.expect(202).json
     };
     let head = queued("16").await;
     let behind = queued("18").await;
-    give_back(&lab, &other).await;
-    let active = lab.get(&path(&behind, "/wait?wait=14s")).await.expect(200).json;
+    end_lease(&lab, &other).await;
+    let active = lab.get(&lease_path(&behind, "/wait?wait=14s")).await.expect(200).json;
     assert_eq!(active["machine"], "18");
     // Who comes now and fits what is free at once need not queue behind it either.
     assert_eq!(
-        granted(&lab, json!({"select": {"machine": "32"}, "ttl": "30m"})).await["machine"],
+        granted_lease(&lab, json!({"select": {"machine": "32"}, "ttl": "30m"})).await["machine"],
         "32"
     );
-    let still = lab.get(&path(&head, "")).await.json;
+    let still = lab.get(&lease_path(&head, "")).await.json;
     assert_eq!((&still["state"], &still["position"]), (&json!("queued"), &json!(0)));
-    give_back(&lab, &holding).await;
-    assert_eq!(lab.get(&path(&head, "/wait?wait=14s")).await.expect(200).json["machine"], "16");
+    end_lease(&lab, &holding).await;
+    assert_eq!(
+        lab.get(&lease_path(&head, "/wait?wait=14s")).await.expect(200).json["machine"],
+        "16"
+    );
 }
 
 #[tokio::test]
@@ -297,35 +316,35 @@ async fn of_many_who_ask_at_once_no_two_get_one_machine() {
 async fn a_failed_preparation_sets_the_machine_aside_and_fails_the_lease() {
     let lab = lab().await;
     lab.control().fail_next_task("RevertToSnapshot_Task", Fault::new("NoDiskSpace", "Full."));
-    let lease = granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
-    let failed = lab.get(&path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
+    let lease = granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+    let failed = lab.get(&lease_path(&lease, "/wait?wait=20s")).await.problem(409, "lease-failed");
     assert!(failed.str("detail").contains("prepare-failed"), "{}", failed.text);
     assert_eq!(failed.json["fault"]["type"], "NoDiskSpace");
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
     let seen = lab.machine(STAGING).await;
     assert_eq!(seen["not_free_because"], json!(["quarantined"]));
     assert_eq!(
         (&seen["quarantine"]["automatic"], &seen["quarantine"]["by"]),
         (&json!(true), &json!("otter"))
     );
-    ask(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"}))
+    request_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"}))
         .await
         .problem(409, "no-free-machine");
     let cleared = lab.request(Method::DELETE, &machine(STAGING, "/quarantine"));
     assert_eq!(Answer::of(cleared).await.expect(200).json["quarantine"], Value::Null);
-    granted(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
+    granted_lease(&lab, json!({"select": {"pool": "ready"}, "ttl": "1h"})).await;
 }
 
 #[tokio::test]
 async fn a_failed_release_sets_the_machine_aside() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = machine(STAGING, "/power?wait=20s");
-    with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
+    with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
         .await
         .expect(200);
     lab.control().fail_next_task("PowerOffVM_Task", Fault::new("GenericVmConfigFault", "Stuck."));
-    let ended = give_back(&lab, &lease).await;
+    let ended = end_lease(&lab, &lease).await;
     assert_eq!(
         (&ended["state"], ended["warnings"].as_array().unwrap().len()),
         (&json!("released"), 1)
@@ -342,17 +361,17 @@ async fn an_operator_sets_aside_acts_over_and_revokes() {
         .request(Method::PUT, &machine("qubes-4.3-nightly", "/quarantine"))
         .json(&json!({"reason": "its disk"}));
     assert_eq!(Answer::of(put).await.expect(200).json["quarantine"]["reason"], "its disk");
-    ask(&lab, json!({"select": {"name": "qubes-4.3-nightly"}, "ttl": "5m"}))
+    request_lease(&lab, json!({"select": {"name": "qubes-4.3-nightly"}, "ttl": "5m"}))
         .await
         .problem(409, "no-free-machine");
 
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = machine(STAGING, "/power?wait=20s");
     let over = [("otter-override", "the lab burns")];
     lab.post_with(&on, json!({"action": "on"}), &over).await.expect(200);
-    let warned = lab.get(&path(&lease, "")).await.expect(200).json;
+    let warned = lab.get(&lease_path(&lease, "")).await.expect(200).json;
     assert!(warned["warnings"][0].as_str().unwrap().contains("the lab burns"), "{warned}");
-    let revoke = lab.request(Method::DELETE, &path(&lease, "?reason=needed%20now&wait=20s"));
+    let revoke = lab.request(Method::DELETE, &lease_path(&lease, "?reason=needed%20now&wait=20s"));
     let revoked = Answer::of(revoke).await.expect(200).json;
     assert_eq!(
         (&revoked["state"], &revoked["end"]["detail"]),
@@ -364,33 +383,34 @@ async fn an_operator_sets_aside_acts_over_and_revokes() {
 #[tokio::test]
 async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins() {
     let lab = Lab::stepped().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = machine(STAGING, "/power");
     let running =
-        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
+        with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
             .await
             .expect(202)
             .json;
     let task = lab.on_the_host(&running).await;
     let queued =
-        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "off"})))
+        with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "off"})))
             .await
             .expect(202)
             .json;
     let waiting = format!("/v1/jobs/{}/wait?wait=20s", queued["id"].as_str().unwrap());
     let waiting = tokio::spawn(Answer::of(lab.request(Method::GET, &waiting)));
-    Answer::of(lab.request(Method::DELETE, &path(&lease, ""))).await.expect(200);
+    Answer::of(lab.request(Method::DELETE, &lease_path(&lease, ""))).await.expect(200);
     waiting.await.unwrap().problem(409, "job-cancelled");
-    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "releasing");
+    assert_eq!(lab.get(&lease_path(&lease, "")).await.json["state"], "releasing");
     let late =
-        with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"}))).await;
+        with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
+            .await;
     late.problem(423, "lease-ended");
     lab.control().finish_task(&task);
     let ended = lab.ended(&running).await;
     assert!(ended["state"] == "succeeded" || ended["state"] == "cancelled", "{ended}");
     let off = if ended["state"] == "succeeded" { Some(lab.task_of("16").await) } else { None };
     off.inspect(|task| lab.control().finish_task(task));
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "revoked").await;
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "revoked").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }
 
@@ -398,19 +418,19 @@ async fn a_revoke_ends_the_old_holders_jobs_and_waits_before_the_release_begins(
 async fn time_runs_out_and_renewals_hold_it_off() {
     let lab = lab().await;
     let mut stream = Events::open(&lab, "?types=lease.changed").await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "1s"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1s"})).await;
     let renewed = with_lease(
         &lab,
         Method::POST,
-        &path(&lease, "/renew"),
-        &shown(&lease),
+        &lease_path(&lease, "/renew"),
+        &lease_header(&lease),
         Some(json!({"ttl": "2s"})),
     )
     .await
     .expect(200)
     .json;
     assert!(renewed["expires_at"].as_str() >= lease["expires_at"].as_str());
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
     let id = lease["id"].as_str().unwrap();
     let told = stream.until(|told| told.json["object"]["state"] == "expired").await;
@@ -426,14 +446,14 @@ async fn time_runs_out_and_renewals_hold_it_off() {
 #[tokio::test]
 async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let kept = lab.control().mutate(|world| {
         let kept = world.machine("16").unwrap().clone();
         world.remove_machine("16");
         kept
     });
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "failed").await;
-    assert_eq!(lab.get(&path(&lease, "")).await.json["end"]["reason"], "machine-gone");
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "failed").await;
+    assert_eq!(lab.get(&lease_path(&lease, "")).await.json["end"]["reason"], "machine-gone");
     // Under another id it is still that machine.
     lab.control().mutate(|world| {
         let mut back = kept;
@@ -446,7 +466,7 @@ async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
         .await;
     let seen = lab.get("/v1/machines/99").await.json;
     assert!(seen["quarantine"]["reason"].as_str().unwrap().contains("vanished"), "{seen}");
-    ask(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"}))
+    request_lease(&lab, json!({"select": {"machine": "99"}, "ttl": "1m"}))
         .await
         .problem(409, "no-free-machine");
 }
@@ -455,7 +475,7 @@ async fn a_machine_that_vanishes_ends_its_lease_and_comes_back_set_aside() {
 async fn what_cannot_be_is_refused_at_once_and_by_place() {
     let lab = lab().await;
     let refused = async |body: Value, place: &str, code: &str| {
-        ask(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
+        request_lease(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
     };
     let good = json!({"name": STAGING});
     refused(json!({"select": {}, "ttl": "1m"}), "/select", "empty").await;
@@ -489,22 +509,24 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
     .await;
     refused(json!({"select": good, "ttl": "1m", "priority": 1}), "/priority", "unknown-field")
         .await;
-    ask(&lab, json!({"select": {"nam": "x"}, "ttl": "1m"})).await.problem(400, "invalid-request");
-    ask(&lab, json!({"ttl": "1m"})).await.problem(400, "invalid-request");
+    request_lease(&lab, json!({"select": {"nam": "x"}, "ttl": "1m"}))
+        .await
+        .problem(400, "invalid-request");
+    request_lease(&lab, json!({"ttl": "1m"})).await.problem(400, "invalid-request");
     for never in [
         json!({"name": "windows-95"}),
         json!({"pool": "none"}),
         json!({"machine": "999"}),
         json!({"name": "golden-debian-12"}),
     ] {
-        ask(&lab, json!({"select": never, "ttl": "1m", "queue_for": "10m"}))
+        request_lease(&lab, json!({"select": never, "ttl": "1m", "queue_for": "10m"}))
             .await
             .problem(409, "no-free-machine");
     }
     let missing = json!({"select": good, "ttl": "1m", "prepare": {"snapshot": "no such"}});
-    ask(&lab, missing).await.problem(404, "not-found");
+    request_lease(&lab, missing).await.problem(404, "not-found");
 
-    let lease = granted(&lab, json!({"select": good, "ttl": "1m"})).await;
+    let lease = granted_lease(&lab, json!({"select": good, "ttl": "1m"})).await;
     let on = machine(STAGING, "/power");
     let call = async |header: &str| {
         with_lease(&lab, Method::POST, &on, header, Some(json!({"action": "on"}))).await
@@ -525,17 +547,17 @@ async fn what_cannot_be_is_refused_at_once_and_by_place() {
     call(&wrong).await.problem(423, "machine-leased");
     let twice = lab
         .request(Method::POST, &on)
-        .header("otter-lease", shown(&lease))
-        .header("otter-lease", shown(&lease));
+        .header("otter-lease", lease_header(&lease))
+        .header("otter-lease", lease_header(&lease));
     Answer::of(twice.json(&json!({"action": "on"}))).await.problem(400, "invalid-request");
-    let foreign = granted(&lab, json!({"select": {"pool": "qubes"}, "ttl": "1m"})).await;
-    call(&shown(&foreign)).await.problem(423, "machine-leased");
+    let foreign = granted_lease(&lab, json!({"select": {"pool": "qubes"}, "ttl": "1m"})).await;
+    call(&lease_header(&foreign)).await.problem(423, "machine-leased");
     lab.get("/v1/leases/nonsense").await.problem(404, "not-found");
     lab.get("/v1/leases?cursor=x").await.problem(400, "invalid-cursor");
     let keep = json!({"select": good, "ttl": "1m", "release": {"power": "keep"}});
-    ask(&lab, keep).await.problem(409, "no-free-machine");
+    request_lease(&lab, keep).await.problem(409, "no-free-machine");
     eventually("the lease to be there still", async || {
-        lab.get(&path(&lease, "")).await.json["state"] == "active"
+        lab.get(&lease_path(&lease, "")).await.json["state"] == "active"
     })
     .await;
 }

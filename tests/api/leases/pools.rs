@@ -5,7 +5,10 @@ use otter::app::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{STAGING, ask, give_back, granted, lab, path, shown, with_lease, with_pools};
+use super::{
+    STAGING, end_lease, granted_lease, lab, lease_header, lease_path, request_lease, with_lease,
+    with_pools,
+};
 use crate::harness::{Answer, Lab, machine};
 
 const NIGHTLY: &str = "qubes-4.3-nightly";
@@ -45,20 +48,24 @@ async fn a_line_of_the_annotation_puts_a_machine_into_a_pool_and_pools_count() {
             .map(|what| pool[format!("{what}_count")].as_u64().unwrap())
     };
     assert_eq!(count(&pool(&lab, "nightly").await), [3, 3, 0, 0, 0]);
-    let lease = granted(
+    let lease = granted_lease(
         &lab,
         json!({"select": {"pool": "nightly", "machine": "name:ci-runner-2"}, "ttl": "5m"}),
     )
     .await;
     assert_eq!((&lease["pool"], &lease["machine"]), (&json!("nightly"), &json!("32")));
     aside(&lab, STAGING, json!({"reason": "its disk"})).await.expect(200);
-    granted(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
+    granted_lease(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
     let waiting = json!({"select": {"pool": "nightly"}, "ttl": "5m", "queue_for": "5m"});
-    ask(&lab, waiting).await.expect(202);
+    request_lease(&lab, waiting).await.expect(202);
     assert_eq!(count(&pool(&lab, "nightly").await), [3, 0, 2, 1, 1]);
     lab.annotate("32", "");
     lab.until("/v1/machines/32", |machine| machine["pools"] == json!([])).await;
-    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active", "it stays its holder's");
+    assert_eq!(
+        lab.get(&lease_path(&lease, "")).await.json["state"],
+        "active",
+        "it stays its holder's"
+    );
     assert_eq!(count(&pool(&lab, "nightly").await), [2, 0, 1, 1, 1]);
 }
 
@@ -68,9 +75,9 @@ async fn the_machine_whose_last_lease_ended_longest_ago_is_granted_first() {
     let wanted = json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m"});
     let mut names = Vec::new();
     for _ in 0..4 {
-        let lease = granted(&lab, wanted.clone()).await;
+        let lease = granted_lease(&lab, wanted.clone()).await;
         names.push(lease["machine_name"].as_str().unwrap().to_owned());
-        give_back(&lab, &lease).await;
+        end_lease(&lab, &lease).await;
     }
     assert_eq!(names, [STAGING, NIGHTLY, STAGING, NIGHTLY]);
 }
@@ -96,21 +103,21 @@ async fn what_is_set_aside_is_not_granted_until_it_is_taken_back() {
     let second = aside(&lab, STAGING, json!({"reason": "two"})).await.expect(200).json;
     assert_eq!(second["quarantine"]["reason"], "two");
     let waiting = json!({"select": {"name": STAGING}, "ttl": "5m", "queue_for": "5m"});
-    let waiting = ask(&lab, waiting).await.expect(202).json;
+    let waiting = request_lease(&lab, waiting).await.expect(202).json;
     assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null);
     assert_eq!(cleared(&lab, STAGING).await["quarantine"], Value::Null, "the same answer");
-    lab.until(&path(&waiting, ""), |lease| lease["state"] == "active").await;
+    lab.until(&lease_path(&waiting, ""), |lease| lease["state"] == "active").await;
     // Set aside while it is held, it stays its holder's, and is not granted after.
     aside(&lab, STAGING, json!({"reason": "three"})).await.expect(200);
     let on = machine(STAGING, "/power?wait=20s");
-    with_lease(&lab, Method::POST, &on, &shown(&waiting), Some(json!({"action": "on"})))
+    with_lease(&lab, Method::POST, &on, &lease_header(&waiting), Some(json!({"action": "on"})))
         .await
         .expect(200);
     assert_eq!(
         lab.machine(STAGING).await["not_free_because"],
         json!(["powered_on", "leased", "quarantined"])
     );
-    assert_eq!(give_back(&lab, &waiting).await["warnings"], json!([]));
+    assert_eq!(end_lease(&lab, &waiting).await["warnings"], json!([]));
     let seen = lab.machine(STAGING).await;
     assert_eq!(
         (&seen["power_state"], &seen["not_free_because"]),
@@ -141,11 +148,11 @@ async fn protected_machines_and_templates_are_never_granted_whatever_they_are_as
         json!({"machine": "43"}),
     ] {
         let body = json!({"select": never, "ttl": "1m", "queue_for": "10m"});
-        ask(&lab, body).await.problem(409, "no-free-machine");
+        request_lease(&lab, body).await.problem(409, "no-free-machine");
     }
     let gold = pool(&lab, "gold").await;
     assert_eq!((&gold["machine_count"], &gold["free_count"]), (&json!(2), &json!(0)));
-    granted(&lab, json!({"select": {"name": NIGHTLY}, "ttl": "1m"})).await;
+    granted_lease(&lab, json!({"select": {"name": NIGHTLY}, "ttl": "1m"})).await;
 }
 
 #[tokio::test]
@@ -154,9 +161,9 @@ async fn a_preparation_that_failed_is_made_good_on_another_machine() {
     let fault = otter::simulator::Fault::new("NoDiskSpace", "Full.");
     lab.control().fail_next_task("PowerOnVM_Task", fault);
     let body = json!({"select": {"name": "qubes-4", "pool": "qubes"}, "ttl": "5m", "queue_for": "1m", "prepare": {"power": "on"}});
-    let lease = granted(&lab, body).await;
+    let lease = granted_lease(&lab, body).await;
     assert_eq!(lease["machine_name"], STAGING);
-    let active = lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200).json;
+    let active = lab.get(&lease_path(&lease, "/wait?wait=20s")).await.expect(200).json;
     assert_eq!((&active["machine_name"], &active["state"]), (&json!(NIGHTLY), &json!("active")));
     let warned = active["warnings"].as_array().unwrap();
     assert!(warned.len() == 1 && warned[0].as_str().unwrap().contains(STAGING), "{active}");
@@ -191,13 +198,13 @@ async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
         ("release", "clean/empty", "18"),
         ("release", "updated", "16"),
     ] {
-        let lease = granted(&lab, wanted(how, snapshot)).await;
+        let lease = granted_lease(&lab, wanted(how, snapshot)).await;
         assert_eq!(lease["machine"], id, "{how} {snapshot}");
-        lab.get(&path(&lease, "/wait?wait=20s")).await.expect(200);
-        give_back(&lab, &lease).await;
+        lab.get(&lease_path(&lease, "/wait?wait=20s")).await.expect(200);
+        end_lease(&lab, &lease).await;
     }
     for how in ["prepare", "release"] {
-        ask(&lab, wanted(how, "no such")).await.problem(404, "not-found");
+        request_lease(&lab, wanted(how, "no such")).await.problem(404, "not-found");
     }
     for machine in [STAGING, NIGHTLY] {
         assert_eq!(lab.machine(machine).await["free"], true);
@@ -208,16 +215,23 @@ async fn only_a_machine_that_has_the_asked_snapshots_is_granted() {
 async fn the_limit_of_a_pool_is_that_of_who_asks_for_the_pool() {
     let lab = lab().await;
     for (select, longest) in [(json!({"pool": "qubes"}), "2h"), (json!({"name": STAGING}), "3h")] {
-        let lease = granted(&lab, json!({"select": select, "ttl": longest})).await;
+        let lease = granted_lease(&lab, json!({"select": select, "ttl": longest})).await;
         let renew = async |ttl: &str| {
             let body = Some(json!({"ttl": ttl}));
-            with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), body).await
+            with_lease(
+                &lab,
+                Method::POST,
+                &lease_path(&lease, "/renew"),
+                &lease_header(&lease),
+                body,
+            )
+            .await
         };
         renew(longest).await.expect(200);
         if longest == "2h" {
             renew("3h").await.problem(400, "invalid-request").points_at("/ttl", "out-of-range");
         }
-        give_back(&lab, &lease).await;
+        end_lease(&lab, &lease).await;
     }
 }
 
@@ -246,8 +260,10 @@ async fn a_lease_that_no_machine_fits_says_which_part_and_what_to_write() {
         (json!({"pool": "nightly", "name": "sdw-staging"}), "/select", "none matches all"),
     ] {
         let body = json!({"select": select, "ttl": "1m", "queue_for": "10m"});
-        let refused =
-            ask(&lab, body).await.problem(409, "no-free-machine").points_at(place, "matches-none");
+        let refused = request_lease(&lab, body)
+            .await
+            .problem(409, "no-free-machine")
+            .points_at(place, "matches-none");
         assert!(refused.str("detail").contains(hint), "{hint} in {}", refused.text);
     }
 }
@@ -266,8 +282,8 @@ async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
     }
     // A pool that no machine is in any more is still known by the leases of it, and a machine that
     // is gone too.
-    let lease = granted(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
-    give_back(&lab, &lease).await;
+    let lease = granted_lease(&lab, json!({"select": {"pool": "nightly"}, "ttl": "5m"})).await;
+    end_lease(&lab, &lease).await;
     lab.control().mutate(|world| world.remove_machine("32"));
     lab.until_gone("32").await;
     for filter in ["pool=nightly", "machine=32"] {
@@ -281,12 +297,12 @@ async fn an_unknown_pool_in_a_filter_is_refused_with_those_that_exist() {
 #[tokio::test]
 async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
     let renew = with_lease(
         &lab,
         Method::POST,
-        &path(&lease, "/renew"),
-        &shown(&lease),
+        &lease_path(&lease, "/renew"),
+        &lease_header(&lease),
         Some(json!({"ttl": 1800})),
     )
     .await;
@@ -294,11 +310,18 @@ async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
         lab.post("/v1/machines/18/power", json!({"action": "shutdown", "force_after": 1800}));
     let select = json!({"name": NIGHTLY});
     for (place, answer) in [
-        ("/ttl", ask(&lab, json!({"select": select, "ttl": 1800})).await),
-        ("/queue_for", ask(&lab, json!({"select": select, "ttl": "5m", "queue_for": 1800})).await),
+        ("/ttl", request_lease(&lab, json!({"select": select, "ttl": 1800})).await),
+        (
+            "/queue_for",
+            request_lease(&lab, json!({"select": select, "ttl": "5m", "queue_for": 1800})).await,
+        ),
         (
             "/prepare/settle",
-            ask(&lab, json!({"select": select, "ttl": "5m", "prepare": {"settle": 1800}})).await,
+            request_lease(
+                &lab,
+                json!({"select": select, "ttl": "5m", "prepare": {"settle": 1800}}),
+            )
+            .await,
         ),
         ("/ttl", renew),
         ("/force_after", power.await),
@@ -306,7 +329,8 @@ async fn a_duration_that_is_a_number_is_told_how_to_write_it() {
         let refused = answer.problem(400, "invalid-request").points_at(place, "wrong-type");
         assert!(refused.str("detail").contains("write \"30m\" or \"1800\""), "{}", refused.text);
     }
-    let wrong =
-        ask(&lab, json!({"select": select, "ttl": "5min"})).await.problem(400, "invalid-request");
+    let wrong = request_lease(&lab, json!({"select": select, "ttl": "5min"}))
+        .await
+        .problem(400, "invalid-request");
     assert!(wrong.str("detail").contains("write 5m"), "{}", wrong.text);
 }

@@ -6,7 +6,7 @@ use otter::domain::scope::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{path, shown};
+use super::{lease_header, lease_path};
 use crate::api::tokens::Guarded;
 use crate::harness::{Answer, eventually};
 
@@ -14,19 +14,19 @@ use crate::harness::{Answer, eventually};
 const HELD: &str = "16";
 const OTHER: &str = "32";
 
-async fn ask(guarded: &Guarded, token: &str, machine: &str) -> Answer {
+async fn request_lease(guarded: &Guarded, token: &str, machine: &str) -> Answer {
     let body = json!({"select": {"machine": machine}, "ttl": "30m", "queue_for": "10m"});
     Answer::of(guarded.lab.request(Method::POST, "/v1/leases").bearer_auth(token).json(&body)).await
 }
 
 async fn read(guarded: &Guarded, lease: &Value) -> Value {
-    let call = guarded.request("viewer", Method::GET, &path(lease, ""));
+    let call = guarded.request("viewer", Method::GET, &lease_path(lease, ""));
     Answer::of(call).await.expect(200).json
 }
 
-async fn give_back(guarded: &Guarded, lease: &Value) {
-    let call = guarded.request("operator", Method::DELETE, &path(lease, "?wait=14s"));
-    Answer::of(call.header("otter-lease", shown(lease))).await.expect(200);
+async fn end_lease(guarded: &Guarded, lease: &Value) {
+    let call = guarded.request("operator", Method::DELETE, &lease_path(lease, "?wait=14s"));
+    Answer::of(call.header("otter-lease", lease_header(lease))).await.expect(200);
 }
 
 /// A lease that ended because of its token, once it has.
@@ -43,16 +43,16 @@ async fn ended(guarded: &Guarded, lease: &Value, detail: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased() {
     let guarded = Guarded::start().await;
-    let held = ask(&guarded, guarded.token("operator"), HELD).await.expect(201).json;
+    let held = request_lease(&guarded, guarded.token("operator"), HELD).await.expect(201).json;
     let token =
         guarded.restricted("passing", Role::Runner, Scope::All, TokenLimits::default()).await;
-    let active = ask(&guarded, &token, OTHER).await.expect(201).json;
-    let queued = ask(&guarded, &token, HELD).await.expect(202).json;
+    let active = request_lease(&guarded, &token, OTHER).await.expect(201).json;
+    let queued = request_lease(&guarded, &token, HELD).await.expect(202).json;
     // The new token does not see the machine that the old one waits for.
     let narrow = Scope::new(vec!["ci-runner-*".to_owned()], vec![]);
     let again = guarded.made_again("passing", Role::Runner, narrow).await;
     ended(&guarded, &queued, "The token passing was revoked.").await;
-    give_back(&guarded, &held).await;
+    end_lease(&guarded, &held).await;
     let seen = Answer::of(guarded.request("viewer", Method::GET, "/v1/machines/16"))
         .await
         .expect(200)
@@ -60,20 +60,21 @@ async fn a_queued_lease_of_a_revoked_token_ends_and_a_held_machine_stays_leased(
     assert_eq!((&seen["free"], &seen["lease"]), (&json!(true), &Value::Null), "{seen}");
     assert_eq!(read(&guarded, &active).await["state"], "active");
     // The new token waits in its own right.
-    let own = ask(&guarded, &again, OTHER).await.expect(202).json;
-    give_back(&guarded, &active).await;
-    let granted = Answer::of(guarded.request("viewer", Method::GET, &path(&own, "/wait?wait=14s")));
+    let own = request_lease(&guarded, &again, OTHER).await.expect(202).json;
+    end_lease(&guarded, &active).await;
+    let granted =
+        Answer::of(guarded.request("viewer", Method::GET, &lease_path(&own, "/wait?wait=14s")));
     assert_eq!(granted.await.expect(200).json["machine"], OTHER);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queued_lease_outlives_a_rotation_of_its_token_and_ends_when_the_token_expires() {
     let guarded = Guarded::start().await;
-    ask(&guarded, guarded.token("operator"), HELD).await.expect(201);
+    request_lease(&guarded, guarded.token("operator"), HELD).await.expect(201);
     let old = guarded.restricted("passing", Role::Runner, Scope::All, TokenLimits::default()).await;
-    let queued = ask(&guarded, &old, HELD).await.expect(202).json;
+    let queued = request_lease(&guarded, &old, HELD).await.expect(202).json;
     let status = async |token: &str| {
-        let call = guarded.lab.request(Method::GET, &path(&queued, "")).bearer_auth(token);
+        let call = guarded.lab.request(Method::GET, &lease_path(&queued, "")).bearer_auth(token);
         call.send().await.unwrap().status().as_u16()
     };
     let new = guarded.rotated("passing", None).await;

@@ -13,7 +13,7 @@ use super::tables::{
 
 /// The end of a lease, in microseconds.
 pub fn ended_at(lease: &Lease) -> Option<i64> {
-    lease.state.is_end().then(|| lease.ended_at.unwrap_or(lease.noted_at).as_microsecond())
+    lease.state.is_end().then(|| lease.ended_at.unwrap_or(lease.measured_at).as_microsecond())
 }
 
 /// A lease as it is read back: its document does not keep everything.
@@ -76,7 +76,7 @@ impl Tables {
     ) -> Result<BTreeMap<String, LeaseId>, StorageError> {
         let mut all = self.held.clone();
         for LeaseChange { lease, held } in changes {
-            if held.is_some() != lease.state.holds() {
+            if held.is_some() != lease.state.holds_machine() {
                 return Err(contradiction("a lease in this state holds a machine, or holds none"));
             }
             if self.leases.get(&lease.id).is_some_and(|row| row.record.state.is_end()) {

@@ -1,8 +1,8 @@
-//! The book, cell by cell of its table, and against what must always hold of it; what both are made
+//! The table, cell by cell of its table, and against what must always hold of it; what both are made
 //! of.
 
-mod cells;
-mod model;
+mod random_histories;
+mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,14 +10,15 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::book::{Book, Changes, Input, LeaseRules, MachineKey, Now};
-use super::fit::Candidate;
+use super::lease_table::{LeaseInput, LeaseRules, LeaseTable, MachineKey, TableChanges};
+use super::matching::CandidateMachine;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{LeaseId, MachineId};
-use crate::domain::lease::{EndReason, Lease, LeaseState, Prepare, Release, Select, Wanted};
+use crate::domain::lease::{EndReason, Lease, LeaseState, LeaseTerms, Prepare, Release, Select};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::scope::Scope;
+use crate::service::jobs::clocks::Moment;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -32,9 +33,9 @@ fn rules() -> LeaseRules {
     }
 }
 
-pub fn at(seconds: u64) -> Now {
+pub fn at(seconds: u64) -> Moment {
     let start: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
-    Now {
+    Moment {
         wall: start + SignedDuration::from_secs(i64::try_from(seconds).unwrap()),
         elapsed: Duration::from_secs(seconds),
     }
@@ -49,23 +50,23 @@ fn identity(number: u32) -> MachineIdentity {
 }
 
 fn key(number: u32) -> MachineKey {
-    MachineKey::of(&identity(number))
+    MachineKey::from_identity(&identity(number))
 }
 
-fn machine(number: u32, free: bool) -> Candidate {
-    Candidate {
+fn machine(number: u32, free: bool) -> CandidateMachine {
+    CandidateMachine {
         identity: identity(number),
         name: format!("qubes-{number}"),
         bios_uuid: None,
         macs: Vec::new(),
         pools: vec![if number.is_multiple_of(2) { "even" } else { "odd" }.to_owned()],
         free,
-        never: false,
-        lacks: BTreeSet::new(),
+        excluded: false,
+        missing_snapshots: BTreeSet::new(),
     }
 }
 
-fn all(count: u32) -> Vec<Candidate> {
+fn all(count: u32) -> Vec<CandidateMachine> {
     (1..=count).map(|number| machine(number, true)).collect()
 }
 
@@ -73,8 +74,8 @@ fn id(number: u128) -> LeaseId {
     LeaseId::new(Uuid::from_u128(number))
 }
 
-pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now) -> Lease {
-    Lease::queued(Wanted {
+pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Moment) -> Lease {
+    Lease::queued(LeaseTerms {
         id: id(number),
         select: Select { name: Some("qubes".to_owned()), ..Select::default() },
         scope: Scope::All,
@@ -92,8 +93,8 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Now)
     })
 }
 
-fn empty(rules: LeaseRules) -> Book {
-    Book::restored(rules, [], BTreeMap::new(), None, at(0))
+fn empty(rules: LeaseRules) -> LeaseTable {
+    LeaseTable::from_stored(rules, [], BTreeMap::new(), None, at(0))
 }
 
 fn failed() -> Failure {
@@ -101,25 +102,29 @@ fn failed() -> Failure {
 }
 
 /// What a step left of a lease, ended or not.
-fn state(changes: &Changes, number: u128) -> LeaseState {
+fn state(changes: &TableChanges, number: u128) -> LeaseState {
     changes.leases[&id(number)].state
 }
 
 fn ask(
-    book: &mut Book,
+    table: &mut LeaseTable,
     number: u128,
     prepare: bool,
     queue: bool,
-    candidates: &[Candidate],
-    now: Now,
-) -> Result<Changes, Failure> {
-    book.step(
-        Input::Ask(Box::new(lease(number, prepare, queue.then_some(MINUTE * 10), now)), candidates),
+    candidates: &[CandidateMachine],
+    now: Moment,
+) -> Result<TableChanges, Failure> {
+    table.apply(
+        LeaseInput::Request(
+            Box::new(lease(number, prepare, queue.then_some(MINUTE * 10), now)),
+            candidates,
+        ),
         now,
     )
 }
 
-fn end(book: &mut Book, number: u128, reason: EndReason, now: Now) -> Changes {
-    book.step(Input::End { id: id(number), reason, by: "ci".to_owned(), detail: None }, now)
+fn end(table: &mut LeaseTable, number: u128, reason: EndReason, now: Moment) -> TableChanges {
+    table
+        .apply(LeaseInput::End { id: id(number), reason, by: "ci".to_owned(), detail: None }, now)
         .unwrap()
 }

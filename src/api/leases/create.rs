@@ -25,7 +25,7 @@ use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
 use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
 use crate::domain::power::PowerState;
 use crate::service::callers::Caller;
-use crate::service::leases::{Asked, NewLease};
+use crate::service::leases::{NewLease, RequestedLease};
 use crate::service::machines::shorten;
 
 /// A machine that is asked for.
@@ -56,7 +56,7 @@ pub struct LeaseRequest {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
-pub struct AskHeaders {
+pub struct CreateHeaders {
     /// At most 255 characters: a repeat with the same key and request gets the first one's lease,
     /// its secret included.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
@@ -75,7 +75,7 @@ const MAX_HOLDER: usize = 255;
 /// once: 201 with the lease, which is `preparing` or `active`, or with `queue_for` 202 while it
 /// waits. Wait for it with `GET …/wait`.
 #[utoipa::path(post, path = "/v1/leases", operation_id = "create_lease", tag = "leases",
-    params(AskHeaders),
+    params(CreateHeaders),
     request_body = LeaseRequest,
     responses(
         (status = 201, description = "A machine was granted", body = Lease),
@@ -96,18 +96,18 @@ pub async fn create_lease(
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
     let key = key_of(&api, &caller, &method, &uri, &headers, &bytes)?;
-    let new = NewLease { key, reference: reference_of(&headers)?, ..read(value)? };
-    let (view, before) = match api.services().leases.ask(&caller, new).await? {
-        Asked::Now(view) => (view, false),
-        Asked::Before(view) => (view, true),
+    let new = NewLease { key, reference: reference_of(&headers)?, ..new_lease(value)? };
+    let (view, is_replay) = match api.services().leases.request(&caller, new).await? {
+        RequestedLease::New(view) => (view, false),
+        RequestedLease::Existing(view) => (view, true),
     };
-    let lease = Lease::of(&view, Some(api.services().leases.secret(view.lease.id)));
+    let lease = Lease::from_view(&view, Some(api.services().leases.secret_of(view.lease.id)));
     let mut response = respond::object(&api, &version, &lease);
-    *response.status_mut() = status(view.lease.state);
+    *response.status_mut() = status_for(view.lease.state);
     // It shows the lease's secret.
     respond::set(&mut response, CACHE_CONTROL, "no-store");
     respond::set(&mut response, LOCATION, &links::lease(view.lease.id));
-    if before {
+    if is_replay {
         respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
     }
     if view.lease.state == LeaseState::Queued {
@@ -116,34 +116,34 @@ pub async fn create_lease(
     Ok(response)
 }
 
-const fn status(state: LeaseState) -> StatusCode {
+const fn status_for(state: LeaseState) -> StatusCode {
     match state {
         LeaseState::Queued => StatusCode::ACCEPTED,
         _ => StatusCode::CREATED,
     }
 }
 
-fn read(request: LeaseRequest) -> Result<NewLease, Failure> {
+fn new_lease(request: LeaseRequest) -> Result<NewLease, Failure> {
     let LeaseRequest { select, holder, ttl, queue_for, prepare, release } = request;
-    let holder = holder.map(|holder| filled("/holder", holder)).transpose()?;
+    let holder = holder.map(|holder| non_empty("/holder", holder)).transpose()?;
     if holder.as_ref().is_some_and(|holder| holder.chars().count() > MAX_HOLDER) {
         let detail = format!("holder is longer than {MAX_HOLDER} characters.");
         return Err(failure_in_body("/holder", "out-of-range", detail));
     }
     holder.as_deref().map_or(Ok(()), |holder| check_printable_field("/holder", holder))?;
     Ok(NewLease {
-        select: selected(select)?,
+        select: parse_select(select)?,
         holder,
-        ttl: time("/ttl", &ttl)?,
-        queue_for: queue_for.map(|text| time("/queue_for", &text)).transpose()?,
-        prepare: prepare.map(prepared).transpose()?,
-        release: release.map(released).transpose()?,
+        ttl: parse_time("/ttl", &ttl)?,
+        queue_for: queue_for.map(|text| parse_time("/queue_for", &text)).transpose()?,
+        prepare: prepare.map(parse_prepare).transpose()?,
+        release: release.map(parse_release).transpose()?,
         reference: None,
         key: None,
     })
 }
 
-fn selected(request: SelectRequest) -> Result<Select, Failure> {
+fn parse_select(request: SelectRequest) -> Result<Select, Failure> {
     let SelectRequest { machine, name, mac, pool } = request;
     let mac = mac.map(|mac| {
         mac.parse().map_err(|error| {
@@ -152,10 +152,10 @@ fn selected(request: SelectRequest) -> Result<Select, Failure> {
         })
     });
     let select = Select {
-        machine: machine.map(|machine| reference(&machine)).transpose()?,
-        name: name.map(|name| filled("/select/name", name)).transpose()?,
+        machine: machine.map(|machine| parse_reference(&machine)).transpose()?,
+        name: name.map(|name| non_empty("/select/name", name)).transpose()?,
         mac: mac.transpose()?,
-        pool: pool.map(|pool| filled("/select/pool", pool)).transpose()?,
+        pool: pool.map(|pool| non_empty("/select/pool", pool)).transpose()?,
     };
     if select.is_empty() {
         let detail = "select is empty; say machine, name, mac or pool.".to_owned();
@@ -164,7 +164,7 @@ fn selected(request: SelectRequest) -> Result<Select, Failure> {
     Ok(select)
 }
 
-fn reference(text: &str) -> Result<MachineReference, Failure> {
+fn parse_reference(text: &str) -> Result<MachineReference, Failure> {
     text.parse().map_err(|error| match error {
         InvalidMachineReference::Empty => {
             let detail = "select.machine is empty; name a machine.".to_owned();
@@ -177,7 +177,7 @@ fn reference(text: &str) -> Result<MachineReference, Failure> {
     })
 }
 
-fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {
+fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     let PrepareRequest { snapshot, power, until, settle } = request;
     let power = power.map(|word| match word.as_str() {
         "on" => Ok(PowerState::On),
@@ -197,10 +197,10 @@ fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {
         })
     });
     let prepare = Prepare {
-        snapshot: snapshot.map(|snapshot| filled("/prepare/snapshot", snapshot)).transpose()?,
+        snapshot: snapshot.map(|snapshot| non_empty("/prepare/snapshot", snapshot)).transpose()?,
         power: power.transpose()?,
         until: until.transpose()?,
-        settle: settle.map(|text| time("/prepare/settle", &text)).transpose()?,
+        settle: settle.map(|text| parse_time("/prepare/settle", &text)).transpose()?,
     };
     if prepare.until.is_some() && prepare.power == Some(PowerState::Off) {
         let detail =
@@ -210,7 +210,7 @@ fn prepared(request: PrepareRequest) -> Result<Prepare, Failure> {
     Ok(prepare)
 }
 
-fn released(request: ReleaseRequest) -> Result<Release, Failure> {
+fn parse_release(request: ReleaseRequest) -> Result<Release, Failure> {
     let ReleaseRequest { power, snapshot } = request;
     let keep_power = match power.as_deref() {
         None | Some("off") => false,
@@ -220,11 +220,11 @@ fn released(request: ReleaseRequest) -> Result<Release, Failure> {
             return Err(failure_in_body("/release/power", "not-one-of", detail));
         }
     };
-    let snapshot = snapshot.map(|snapshot| filled("/release/snapshot", snapshot)).transpose()?;
+    let snapshot = snapshot.map(|snapshot| non_empty("/release/snapshot", snapshot)).transpose()?;
     Ok(Release { keep_power, snapshot })
 }
 
-pub(super) fn time(pointer: &str, text: &str) -> Result<Duration, Failure> {
+pub(super) fn parse_time(pointer: &str, text: &str) -> Result<Duration, Failure> {
     let name = pointer.trim_start_matches('/').replace('/', ".");
     let time = duration::parse(text).map_err(|error| {
         failure_in_body(pointer, "not-a-duration", format!("{name} is {}: {error}.", shorten(text)))
@@ -235,7 +235,7 @@ pub(super) fn time(pointer: &str, text: &str) -> Result<Duration, Failure> {
     Ok(time)
 }
 
-fn filled(pointer: &str, text: String) -> Result<String, Failure> {
+fn non_empty(pointer: &str, text: String) -> Result<String, Failure> {
     if text.is_empty() {
         let name = pointer.trim_start_matches('/').replace('/', ".");
         return Err(failure_in_body(pointer, "empty", format!("{name} is empty.")));

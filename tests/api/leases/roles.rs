@@ -5,7 +5,7 @@ use otter::domain::pool::Pools;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{STAGING, path, shown, with_pools};
+use super::{STAGING, lease_header, lease_path, with_pools};
 use crate::api::tokens::Guarded;
 use crate::harness::{Answer, Plan, machine};
 
@@ -30,7 +30,7 @@ async fn call(
 ) -> Answer {
     let mut request = guarded.request(role, method, path);
     if let Some(lease) = lease {
-        request = request.header("otter-lease", shown(lease));
+        request = request.header("otter-lease", lease_header(lease));
     }
     if !body.is_null() {
         request = request.json(&body);
@@ -77,7 +77,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
         .header("otter-override", "I must")
         .json(&body);
     assert_eq!(Answer::of(over).await.expect(200).json["requested_by"], "operator");
-    let read = call(&guarded, "viewer", Method::GET, &path(&lease, ""), None, Value::Null)
+    let read = call(&guarded, "viewer", Method::GET, &lease_path(&lease, ""), None, Value::Null)
         .await
         .expect(200)
         .json;
@@ -100,12 +100,12 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
 
     // Another runner, or the same without the secret, has no hand in it; the lease itself is a
     // right.
-    let renew = path(&lease, "/renew");
+    let renew = lease_path(&lease, "/renew");
     call(&guarded, "runner", Method::POST, &renew, None, json!({})).await.problem(403, "forbidden");
-    call(&guarded, "runner", Method::DELETE, &path(&lease, ""), None, Value::Null)
+    call(&guarded, "runner", Method::DELETE, &lease_path(&lease, ""), None, Value::Null)
         .await
         .problem(403, "forbidden");
-    call(&guarded, "viewer", Method::DELETE, &path(&lease, ""), Some(&lease), Value::Null)
+    call(&guarded, "viewer", Method::DELETE, &lease_path(&lease, ""), Some(&lease), Value::Null)
         .await
         .problem(403, "forbidden");
     call(&guarded, "runner", Method::POST, &renew, Some(&lease), json!({})).await.expect(200);
@@ -113,7 +113,7 @@ async fn a_runner_changes_what_it_holds_and_nothing_else() {
         &guarded,
         "runner",
         Method::DELETE,
-        &path(&lease, "?wait=20s"),
+        &lease_path(&lease, "?wait=20s"),
         Some(&lease),
         Value::Null,
     )
@@ -152,7 +152,7 @@ async fn a_machine_is_left_on_only_by_leave_of_its_pool_or_for_an_operator() {
         call(&guarded, role, Method::POST, &on, Some(&lease), json!({"action": "on"}))
             .await
             .expect(200);
-        let end = path(&lease, "?wait=20s");
+        let end = lease_path(&lease, "?wait=20s");
         let ended = call(&guarded, role, Method::DELETE, &end, Some(&lease), Value::Null)
             .await
             .expect(200)
@@ -184,7 +184,7 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
     let theirs = ask("operator").await.expect(201).json;
     assert_ne!(mine["id"], theirs["id"]);
     assert_ne!(mine["secret"], theirs["secret"]);
-    let revoke = path(&mine, "?reason=maintenance&wait=20s");
+    let revoke = lease_path(&mine, "?reason=maintenance&wait=20s");
     let revoked = call(&guarded, "operator", Method::DELETE, &revoke, None, Value::Null)
         .await
         .expect(200)
@@ -196,13 +196,13 @@ async fn an_operator_revokes_and_a_key_is_its_callers_own() {
     );
     // An ended lease stays as it ended, whoever ends it again.
     let again =
-        call(&guarded, "runner", Method::DELETE, &path(&mine, ""), Some(&mine), Value::Null)
+        call(&guarded, "runner", Method::DELETE, &lease_path(&mine, ""), Some(&mine), Value::Null)
             .await
             .expect(200)
             .json;
     assert_eq!(again, revoked);
     let header = |role, reason| {
-        let request = guarded.request(role, Method::DELETE, &path(&theirs, "?wait=14s"));
+        let request = guarded.request(role, Method::DELETE, &lease_path(&theirs, "?wait=14s"));
         Answer::of(request.header("otter-override", reason))
     };
     header("runner", "mine now").await.problem(403, "forbidden");

@@ -1,11 +1,11 @@
-//! What the metrics are told of leases: from the book before a step, and what the step changed.
+//! What the metrics are told of leases: from the table before a step, and what the step changed.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::book::{Book, Changes};
-use super::stepped::Stepped;
+use super::command::LeaseCommand;
+use super::lease_table::{LeaseTable, TableChanges};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::LeaseState;
@@ -13,15 +13,15 @@ use crate::telemetry::leases::LeaseMetrics;
 use crate::telemetry::metrics::Metrics;
 
 /// How many leases there are in each state that is no end.
-pub fn open(metrics: &Metrics, book: &Book) {
+pub fn set_open_leases(metrics: &Metrics, table: &LeaseTable) {
     for state in LeaseState::ALL.iter().filter(|state| !state.is_end()) {
-        let count = book.open().filter(|open| open.lease.state == *state).count();
+        let count = table.open_leases().filter(|open| open.lease.state == *state).count();
         metrics.leases().open(state.as_str(), count);
     }
 }
 
 /// Counts what a step did, once it is committed.
-pub fn step(metrics: &Metrics, before: &Book, changes: &Changes) {
+pub fn record_transition(metrics: &Metrics, before: &LeaseTable, changes: &TableChanges) {
     for (id, lease) in &changes.leases {
         let was = before.get(*id).map(|open| open.lease.state);
         if let (LeaseState::Active, Some(active_at)) = (lease.state, lease.active_at)
@@ -36,16 +36,16 @@ pub fn step(metrics: &Metrics, before: &Book, changes: &Changes) {
     }
 }
 
-/// What counts a step of this book that tells of a failed preparation or release. A machine that is
+/// What counts a step of this table that tells of a failed preparation or release. A machine that is
 /// gone has failed no preparation.
-pub fn failure(book: &Book, step: &Stepped) -> Option<fn(&LeaseMetrics)> {
-    let is = |id: LeaseId, state| book.get(id).is_some_and(|open| open.lease.state == state);
-    match step {
-        Stepped::Prepared(id, Err(failure)) => (is(*id, LeaseState::Preparing)
+pub fn failure_counter(table: &LeaseTable, command: &LeaseCommand) -> Option<fn(&LeaseMetrics)> {
+    let is_in = |id: LeaseId, state| table.get(id).is_some_and(|open| open.lease.state == state);
+    match command {
+        LeaseCommand::PrepareFinished(id, Err(failure)) => (is_in(*id, LeaseState::Preparing)
             && failure.kind != FailureKind::MachineGone)
             .then_some(LeaseMetrics::prepare_failed),
-        Stepped::Freed(id, Err(_)) => {
-            is(*id, LeaseState::Releasing).then_some(LeaseMetrics::release_failed)
+        LeaseCommand::ReleaseFinished(id, Err(_)) => {
+            is_in(*id, LeaseState::Releasing).then_some(LeaseMetrics::release_failed)
         }
         _ => None,
     }

@@ -8,8 +8,8 @@ use otter::domain::access::Authority;
 use otter::domain::ids::{JobId, LeaseId, MachineId};
 use otter::domain::job::{Job, JobKind, JobRequest, JobState};
 use otter::domain::lease::{EndReason, Lease, LeaseState};
-use otter::service::leases::book::MachineKey;
-use otter::service::leases::fit::{Candidate, Selection, has_snapshots};
+use otter::service::leases::lease_table::MachineKey;
+use otter::service::leases::matching::{CandidateMachine, Selection, has_snapshots};
 use otter::simulator::world::{PowerState, World};
 use otter::storage::SaveLeases;
 
@@ -21,7 +21,7 @@ const LATE: Duration = Duration::from_mins(2);
 const ROUNDING: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Default)]
-pub struct Tenancy {
+pub struct LeaseInvariants {
     pub broken: Option<String>,
     pub grants: usize,
     fences: BTreeMap<MachineKey, u64>,
@@ -45,7 +45,7 @@ struct Time {
     latest: Duration,
 }
 
-impl Tenancy {
+impl LeaseInvariants {
     fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds && self.broken.is_none() {
             self.broken = Some(what());
@@ -61,9 +61,9 @@ impl Tenancy {
     }
 
     fn holds(&mut self, lease: &Lease) {
-        let Some(key) = lease.machine.as_ref().map(MachineKey::of) else { return };
+        let Some(key) = lease.machine.as_ref().map(MachineKey::from_identity) else { return };
         let holder = self.holders.get(&key).copied();
-        if lease.state.holds() {
+        if lease.state.holds_machine() {
             self.require(holder.is_none_or(|holder| holder == lease.id), || {
                 format!("{key:?} has two holders: {holder:?} and {}", lease.id)
             });
@@ -76,7 +76,7 @@ impl Tenancy {
     /// A step is on disk, which was taken at this time among these machines.
     pub fn committed(
         &mut self,
-        (step, at, candidates): (&SaveLeases, Duration, &[Candidate]),
+        (step, at, candidates): (&SaveLeases, Duration, &[CandidateMachine]),
         before: &BTreeMap<LeaseId, Lease>,
         disk: &Committed,
     ) {
@@ -87,8 +87,12 @@ impl Tenancy {
             step.leases.iter().map(|change| (change.lease.id, &*change.lease)).collect();
         // Those that were queued anew let go of their machines.
         for (id, was) in before {
-            let key = was.machine.as_ref().map(MachineKey::of).filter(|_| was.state.holds());
-            let kept = leases.get(id).is_some_and(|lease| lease.state.holds());
+            let key = was
+                .machine
+                .as_ref()
+                .map(MachineKey::from_identity)
+                .filter(|_| was.state.holds_machine());
+            let kept = leases.get(id).is_some_and(|lease| lease.state.holds_machine());
             if let Some(key) = key.filter(|key| !kept && self.holders.get(key) == Some(id)) {
                 self.holders.remove(&key);
             }
@@ -99,14 +103,14 @@ impl Tenancy {
                 format!("the end of the lease {} was taken back", lease.id)
             });
             self.holds(lease);
-            if lease.state.holds() && was.is_none_or(|was| was.grants < lease.grants) {
+            if lease.state.holds_machine() && was.is_none_or(|was| was.grants < lease.grants) {
                 self.granted(lease, candidates, disk);
             }
             if was.is_none() {
                 self.check_limit(lease, disk);
             }
             self.time(lease, at, was);
-            if lease.state.is_end() && was.is_some_and(|was| was.state.holds()) {
+            if lease.state.is_end() && was.is_some_and(|was| was.state.holds_machine()) {
                 self.ended(lease, disk);
             }
         }
@@ -129,10 +133,10 @@ impl Tenancy {
         });
     }
 
-    fn granted(&mut self, lease: &Lease, candidates: &[Candidate], disk: &Committed) {
+    fn granted(&mut self, lease: &Lease, candidates: &[CandidateMachine], disk: &Committed) {
         self.grants += 1;
         let Some(machine) = &lease.machine else { return };
-        let key = MachineKey::of(machine);
+        let key = MachineKey::from_identity(machine);
         let fence = lease.fence.unwrap_or_default();
         let last = self.fences.insert(key.clone(), fence).unwrap_or_default();
         self.require(fence > last, || format!("the fence of {key:?} went from {last} to {fence}"));
@@ -165,14 +169,14 @@ impl Tenancy {
     }
 
     fn ended(&mut self, lease: &Lease, disk: &Committed) {
-        let Some(key) = lease.machine.as_ref().map(MachineKey::of) else { return };
+        let Some(key) = lease.machine.as_ref().map(MachineKey::from_identity) else { return };
         let aside = disk.machines.get(&key.0).is_some_and(|kept| kept.quarantine.is_some());
         let gone = lease.end.as_ref().is_some_and(|end| end.reason == EndReason::MachineGone);
         let proven = disk.jobs.values().any(|job| {
             job.lease == Some(lease.id)
                 && job.kind() == JobKind::LeaseRelease
                 && job.state == JobState::Succeeded
-                && MachineKey::of(job.target.machine().unwrap()) == key
+                && MachineKey::from_identity(job.target.machine().unwrap()) == key
         });
         self.require(aside || proven && !gone, || {
             format!("{key:?} is free again, and the release of {} was not proven", lease.id)
@@ -180,7 +184,7 @@ impl Tenancy {
     }
 
     fn time(&mut self, lease: &Lease, at: Duration, was: Option<&Lease>) {
-        let left = lease.time.lease;
+        let left = lease.time_left.lease;
         if lease.state == LeaseState::Active {
             let time = self
                 .times
@@ -236,11 +240,11 @@ impl Tenancy {
     /// A call leaves otter for a machine.
     pub fn sent(&mut self, id: JobId, disk: &Committed) {
         let Some(job) = disk.job(id) else { return };
-        let key = MachineKey::of(job.target.machine().unwrap());
+        let key = MachineKey::from_identity(job.target.machine().unwrap());
         // Under another id the machine is gone for its holder, and the lease is over once that can
         // be stored.
         let of = |lease: &&Lease| {
-            lease.state.holds()
+            lease.state.holds_machine()
                 && lease
                     .machine
                     .as_ref()
@@ -289,7 +293,8 @@ impl Tenancy {
             && self.untouched.contains(job.machine_id().unwrap().backend_text())
         {
             let snapshot = snapshot.as_ref().map(|(id, _)| id.backend_text().to_owned());
-            let made = (MachineKey::of(job.target.machine().unwrap()), !keep_power, snapshot);
+            let made =
+                (MachineKey::from_identity(job.target.machine().unwrap()), !keep_power, snapshot);
             self.made.insert(job.machine_id().unwrap().backend_text().to_owned(), made);
         }
     }

@@ -24,7 +24,7 @@
 //! A machine is kept by who it is (instance UUID, else path), never by its reusable moid. Ends are
 //! never taken back.
 
-mod step;
+mod transition;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,13 +32,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use self::step::Step;
-use super::fit::Candidate;
+use self::transition::Transition;
+use super::matching::CandidateMachine;
 use crate::domain::access::TokenStanding;
 use crate::domain::failure::Failure;
 use crate::domain::ids::{JobId, LeaseId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine, TimeLeft};
 use crate::domain::machine::MachineIdentity;
+use crate::service::jobs::clocks::Moment;
 
 /// What the configuration says of leases.
 #[derive(Clone, Debug)]
@@ -78,67 +79,59 @@ pub struct MachineKey(pub String);
 impl MachineKey {
     /// The key of a machine.
     #[must_use]
-    pub fn of(machine: &MachineIdentity) -> Self {
+    pub fn from_identity(machine: &MachineIdentity) -> Self {
         Self(machine.key())
     }
 }
 
 /// What is kept of a machine beside its leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct MachineLedger {
     /// Of its last grant.
     pub fence: u64,
     /// When its last lease ended.
-    pub last_end: Option<Timestamp>,
+    pub last_lease_end: Option<Timestamp>,
     pub quarantine: Option<Quarantine>,
     /// Since when the machine is absent from the host; `None` while it is there.
     pub absent_since: Option<Timestamp>,
 }
 
-/// The book. Cloning it is cheap enough to try a step and drop it.
+/// The table. Cloning it is cheap enough to try a step and drop it.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+pub struct LeaseTable {
     rules: LeaseRules,
-    leases: BTreeMap<LeaseId, Open>,
-    machines: BTreeMap<MachineKey, Kept>,
+    leases: BTreeMap<LeaseId, OpenLease>,
+    ledgers: BTreeMap<MachineKey, MachineLedger>,
     /// Every grant gets a higher fence than this, also on a machine of which nothing is kept.
     fence_floor: u64,
     /// How many have arrived.
-    arrived: u64,
+    appended: u64,
 }
 
 /// A lease that has not ended, and its clocks.
 #[derive(Clone, Debug)]
-pub struct Open {
+pub struct OpenLease {
     pub lease: Arc<Lease>,
     /// Its place in the order of arrival. Ids do not tell: after a restart the wall clock may be
     /// behind.
     arrival: u64,
     /// When, by the clock that does not jump, its time was last noted.
-    noted: Duration,
+    measured_elapsed: Duration,
     /// When somebody last asked about it, by the same clock.
-    asked: Duration,
-}
-
-/// The time, by both clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    pub wall: Timestamp,
-    /// The clock that does not jump.
-    pub elapsed: Duration,
+    last_polled: Duration,
 }
 
 /// What happened.
 #[derive(Clone, Debug)]
-pub enum Input<'a> {
+pub enum LeaseInput<'a> {
     /// A new lease, queued as it is.
-    Ask(Box<Lease>, &'a [Candidate]),
+    Request(Box<Lease>, &'a [CandidateMachine]),
     /// What may be granted changed; none while the host is away.
-    Look(&'a [Candidate]),
+    GrantQueued(&'a [CandidateMachine]),
     /// Every machine that there is; others are gone.
-    Machines(&'a [MachineIdentity]),
+    MachinesPresent(&'a [MachineIdentity]),
     /// The same machines: what is kept of machines that are absent for long is forgotten.
-    Forget(&'a [MachineIdentity]),
+    ForgetAbsentMachines(&'a [MachineIdentity]),
     Renew(LeaseId, Option<Duration>),
     End {
         id: LeaseId,
@@ -147,41 +140,41 @@ pub enum Input<'a> {
         detail: Option<String>,
     },
     /// How the tokens of leases stand.
-    Tokens(&'a BTreeMap<TokenId, TokenStanding>),
+    TokenStandings(&'a BTreeMap<TokenId, TokenStanding>),
     /// A job of the lease was started for its preparation or release: for which state it is.
-    Working(LeaseId, LeaseState, JobId),
-    Prepared(LeaseId, Result<(), Failure>),
-    Freed(LeaseId, Result<(), Failure>),
+    JobStarted(LeaseId, LeaseState, JobId),
+    PrepareFinished(LeaseId, Result<(), Failure>),
+    ReleaseFinished(LeaseId, Result<(), Failure>),
     /// An operator acted on a leased machine.
-    Overridden {
+    RecordOverride {
         id: LeaseId,
         by: String,
         reason: String,
     },
-    SetAside(MachineKey, Quarantine),
-    Clear(MachineKey),
+    QuarantineMachine(MachineKey, Quarantine),
+    ClearQuarantine(MachineKey),
     /// Time passed.
-    Tick,
+    TimePassed,
     /// The wall clock jumped: the times that are shown and stored by it are computed again.
     ClockJumped,
 }
 
 /// What is to be committed, together, before anything else happens.
 #[derive(Clone, Debug, Default)]
-pub struct Changes {
+pub struct TableChanges {
     pub leases: BTreeMap<LeaseId, Arc<Lease>>,
-    pub machines: BTreeMap<MachineKey, Kept>,
+    pub ledgers: BTreeMap<MachineKey, MachineLedger>,
     /// The machines of which nothing is kept any more.
     pub forgotten: Vec<MachineKey>,
     /// The new fence floor, if it rose.
     pub fence_floor: Option<u64>,
     /// What is to be done once that is committed.
-    pub then: Vec<Then>,
+    pub follow_ups: Vec<FollowUp>,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum FollowUp {
     Prepare(LeaseId),
     /// Once every job of the lease has ended.
     Release(LeaseId),
@@ -189,17 +182,17 @@ pub enum Then {
     Warn(LeaseId),
 }
 
-impl Changes {
+impl TableChanges {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { leases, machines, forgotten, fence_floor: _, then: _ } = self;
-        leases.is_empty() && machines.is_empty() && forgotten.is_empty()
+        let Self { leases, ledgers, forgotten, fence_floor: _, follow_ups: _ } = self;
+        leases.is_empty() && ledgers.is_empty() && forgotten.is_empty()
     }
 }
 
-impl Book {
-    /// The book as the store kept it. The time that passed since the store noted a lease's time
+impl LeaseTable {
+    /// The table as the store kept it. The time that passed since the store noted a lease's time
     /// counts by the wall clock. If the wall clock is behind the last run, the time of that run
     /// counts and the downtime does not.
     ///
@@ -207,35 +200,35 @@ impl Book {
     /// - `leases`: those that have not ended, in order of arrival.
     /// - `last_seen`: when otter last ran, as far as that is known.
     #[must_use]
-    pub fn restored(
+    pub fn from_stored(
         rules: LeaseRules,
         leases: impl IntoIterator<Item = Lease>,
-        machines: BTreeMap<MachineKey, Kept>,
+        ledgers: BTreeMap<MachineKey, MachineLedger>,
         last_seen: Option<Timestamp>,
-        now: Now,
+        now: Moment,
     ) -> Self {
         let counts_to = last_seen.map_or(now.wall, |seen| seen.max(now.wall));
-        let mut book =
-            Self { rules, leases: BTreeMap::new(), machines, fence_floor: 0, arrived: 0 };
+        let mut table =
+            Self { rules, leases: BTreeMap::new(), ledgers, fence_floor: 0, appended: 0 };
         for mut lease in leases {
-            let gone =
-                Duration::try_from(counts_to.duration_since(lease.noted_at)).unwrap_or_default();
-            let TimeLeft { queue, lease: left, total } = lease.time;
-            let after = |left: Duration| left.saturating_sub(gone).max(book.rules.grace);
-            lease.time = match lease.state {
+            let passed =
+                Duration::try_from(counts_to.duration_since(lease.measured_at)).unwrap_or_default();
+            let TimeLeft { queue, lease: left, total } = lease.time_left;
+            let after = |left: Duration| left.saturating_sub(passed).max(table.rules.grace);
+            lease.time_left = match lease.state {
                 LeaseState::Queued => {
-                    TimeLeft { queue: queue.saturating_sub(gone), lease: left, total }
+                    TimeLeft { queue: queue.saturating_sub(passed), lease: left, total }
                 }
                 LeaseState::Active => TimeLeft { queue, lease: after(left), total: after(total) },
-                _ => lease.time,
+                _ => lease.time_left,
             };
-            lease.noted_at = now.wall;
-            book.arrive(lease, now);
+            lease.measured_at = now.wall;
+            table.append(lease, now);
         }
-        book
+        table
     }
 
-    /// The same book, whose next grants get fences above this.
+    /// The same table, whose next grants get fences above this.
     #[must_use]
     pub fn with_fence_floor(self, fence_floor: u64) -> Self {
         Self { fence_floor, ..self }
@@ -247,38 +240,38 @@ impl Book {
         self.fence_floor
     }
 
-    /// What the book's shell has to take up after a restart.
+    /// What the table's shell has to take up after a restart.
     #[must_use]
-    pub fn unfinished(&self) -> Vec<Then> {
-        let work = |open: &Open| match open.lease.state {
-            LeaseState::Preparing => Some(Then::Prepare(open.lease.id)),
-            LeaseState::Releasing => Some(Then::Release(open.lease.id)),
+    pub fn unfinished_work(&self) -> Vec<FollowUp> {
+        let work = |open: &OpenLease| match open.lease.state {
+            LeaseState::Preparing => Some(FollowUp::Prepare(open.lease.id)),
+            LeaseState::Releasing => Some(FollowUp::Release(open.lease.id)),
             _ => None,
         };
         self.leases.values().filter_map(work).collect()
     }
 
     /// Every lease that has not ended, in order of their ids.
-    pub fn open(&self) -> impl Iterator<Item = &Open> {
+    pub fn open_leases(&self) -> impl Iterator<Item = &OpenLease> {
         self.leases.values()
     }
 
     /// The lease of this id, if it has not ended.
     #[must_use]
-    pub fn get(&self, id: LeaseId) -> Option<&Open> {
+    pub fn get(&self, id: LeaseId) -> Option<&OpenLease> {
         self.leases.get(&id)
     }
 
     /// What is kept of a machine.
     #[must_use]
-    pub fn kept(&self, machine: &MachineKey) -> Option<&Kept> {
-        self.machines.get(machine)
+    pub fn ledger(&self, machine: &MachineKey) -> Option<&MachineLedger> {
+        self.ledgers.get(machine)
     }
 
     /// Everything that is kept of machines.
     #[must_use]
-    pub const fn machines(&self) -> &BTreeMap<MachineKey, Kept> {
-        &self.machines
+    pub const fn ledgers(&self) -> &BTreeMap<MachineKey, MachineLedger> {
+        &self.ledgers
     }
 
     /// How many leases wait before this one.
@@ -290,14 +283,14 @@ impl Book {
     /// How many of the leases that count wait before this one, which counts itself.
     #[must_use]
     pub fn position_among(&self, id: LeaseId, counts: impl Fn(&Lease) -> bool) -> Option<usize> {
-        let queued = self.queued().into_iter();
+        let queued = self.queued_ids().into_iter();
         let counting =
             |queued: &LeaseId| self.leases.get(queued).is_some_and(|open| counts(&open.lease));
         queued.filter(counting).position(|queued| queued == id)
     }
 
     /// Who waits, in order of arrival.
-    fn queued(&self) -> Vec<LeaseId> {
+    fn queued_ids(&self) -> Vec<LeaseId> {
         let queued = self.leases.values().filter(|open| open.lease.state == LeaseState::Queued);
         let mut queued: Vec<(u64, LeaseId)> =
             queued.map(|open| (open.arrival, open.lease.id)).collect();
@@ -305,40 +298,40 @@ impl Book {
         queued.into_iter().map(|(_, id)| id).collect()
     }
 
-    fn arrive(&mut self, lease: Lease, now: Now) {
-        self.arrived += 1;
-        let open = Open {
-            arrival: self.arrived,
-            noted: now.elapsed,
-            asked: now.elapsed,
+    fn append(&mut self, lease: Lease, now: Moment) {
+        self.appended += 1;
+        let open = OpenLease {
+            arrival: self.appended,
+            measured_elapsed: now.elapsed,
+            last_polled: now.elapsed,
             lease: Arc::new(lease),
         };
         self.leases.insert(open.lease.id, open);
     }
 
-    /// When the next [`Input::Tick`] has something to do, by the clock that does not jump.
+    /// When the next [`LeaseInput::TimePassed`] has something to do, by the clock that does not jump.
     #[must_use]
-    pub fn due(&self) -> Option<Duration> {
-        self.leases.values().filter_map(|open| self.due_of(open)).min()
+    pub fn next_due(&self) -> Option<Duration> {
+        self.leases.values().filter_map(|open| self.due_at(open)).min()
     }
 
     /// Takes what happened. Where it fails nothing changed.
     ///
     /// # Errors
     /// What the caller is told.
-    pub fn step(&mut self, input: Input<'_>, now: Now) -> Result<Changes, Failure> {
-        Step::of(self, now).take(input)
+    pub fn apply(&mut self, input: LeaseInput<'_>, now: Moment) -> Result<TableChanges, Failure> {
+        Transition::new(self, now).apply(input)
     }
 
     /// Somebody asked about a lease: kept in memory alone.
-    pub fn asked(&mut self, id: LeaseId, now: Now) {
+    pub fn record_poll(&mut self, id: LeaseId, now: Moment) {
         if let Some(open) = self.leases.get_mut(&id) {
-            open.asked = now.elapsed;
+            open.last_polled = now.elapsed;
         }
     }
 
     /// The leases that wait for a machine, in order of their ids.
-    pub fn waiting(&self) -> impl Iterator<Item = &Lease> {
+    pub fn queued_leases(&self) -> impl Iterator<Item = &Lease> {
         self.leases
             .values()
             .map(|open| &*open.lease)
@@ -347,37 +340,37 @@ impl Book {
 
     /// Whether a lease is queued.
     #[must_use]
-    pub fn anyone_waits(&self) -> bool {
-        self.waiting().next().is_some()
+    pub fn has_queued_leases(&self) -> bool {
+        self.queued_leases().next().is_some()
     }
 
     /// Whether a lease has time that runs: a queued or an active one.
     #[must_use]
     pub fn has_running_time(&self) -> bool {
-        self.leases.values().any(Open::has_running_time)
+        self.leases.values().any(OpenLease::has_running_time)
     }
 
-    fn due_of(&self, open: &Open) -> Option<Duration> {
-        let Open { lease, noted, asked, arrival: _ } = open;
+    fn due_at(&self, open: &OpenLease) -> Option<Duration> {
+        let OpenLease { lease, measured_elapsed, last_polled, arrival: _ } = open;
         match lease.state {
             LeaseState::Queued => {
-                let abandoned = *asked + self.rules.abandon_after;
-                Some(abandoned.min(*noted + lease.time.queue))
+                let abandoned = *last_polled + self.rules.abandon_after;
+                Some(abandoned.min(*measured_elapsed + lease.time_left.queue))
             }
             LeaseState::Active => {
                 let left = if lease.warned {
-                    lease.time.lease
+                    lease.time_left.lease
                 } else {
-                    lease.time.lease.saturating_sub(lease.ttl / 5)
+                    lease.time_left.lease.saturating_sub(lease.ttl / 5)
                 };
-                Some(*noted + left)
+                Some(*measured_elapsed + left)
             }
             _ => None,
         }
     }
 }
 
-impl Open {
+impl OpenLease {
     /// Whether its time runs: the time to queue, or the time of the lease.
     fn has_running_time(&self) -> bool {
         matches!(self.lease.state, LeaseState::Queued | LeaseState::Active)
@@ -386,30 +379,30 @@ impl Open {
     /// When its time is over, and when all renewals are, to the second: readers see the same until
     /// it is renewed.
     #[must_use]
-    pub fn ends(&self) -> Option<(Timestamp, Timestamp)> {
+    pub fn expiry(&self) -> Option<(Timestamp, Timestamp)> {
         if self.lease.state != LeaseState::Active {
             return None;
         }
         let at = |left: Duration| {
-            let at = self.lease.noted_at.saturating_add(left).ok()?;
+            let at = self.lease.measured_at.saturating_add(left).ok()?;
             Timestamp::from_second(at.as_second()).ok()
         };
-        Some((at(self.lease.time.lease)?, at(self.lease.time.total)?))
+        Some((at(self.lease.time_left.lease)?, at(self.lease.time_left.total)?))
     }
 
     /// How much is left of its times now.
     #[must_use]
-    pub fn left(&self, elapsed: Duration) -> TimeLeft {
-        let gone = elapsed.saturating_sub(self.noted);
-        let TimeLeft { queue, lease, total } = self.lease.time;
+    pub fn time_left_at(&self, elapsed: Duration) -> TimeLeft {
+        let passed = elapsed.saturating_sub(self.measured_elapsed);
+        let TimeLeft { queue, lease, total } = self.lease.time_left;
         match self.lease.state {
-            LeaseState::Queued => TimeLeft { queue: queue.saturating_sub(gone), lease, total },
+            LeaseState::Queued => TimeLeft { queue: queue.saturating_sub(passed), lease, total },
             LeaseState::Active => TimeLeft {
                 queue,
-                lease: lease.saturating_sub(gone),
-                total: total.saturating_sub(gone),
+                lease: lease.saturating_sub(passed),
+                total: total.saturating_sub(passed),
             },
-            _ => self.lease.time,
+            _ => self.lease.time_left,
         }
     }
 }

@@ -8,7 +8,9 @@ use otter::storage::Storage;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{STAGING, ask, give_back, granted, path, shown, with_lease};
+use super::{
+    STAGING, end_lease, granted_lease, lease_header, lease_path, request_lease, with_lease,
+};
 use crate::harness::{Events, Lab, Plan, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -24,7 +26,7 @@ async fn lab() -> (Lab, Clock) {
 }
 
 async fn renew(lab: &Lab, lease: &Value, body: Value) -> Value {
-    with_lease(lab, Method::POST, &path(lease, "/renew"), &shown(lease), Some(body))
+    with_lease(lab, Method::POST, &lease_path(lease, "/renew"), &lease_header(lease), Some(body))
         .await
         .expect(200)
         .json
@@ -39,7 +41,7 @@ fn soon(lease: &Value) -> usize {
 async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
     let (lab, clock) = lab().await;
     let mut stream = Events::open(&lab, "?types=lease.changed").await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     assert_eq!(
         (&lease["active_at"], &lease["expires_at"]),
         (&json!("2026-03-01T12:00:00Z"), &json!("2026-03-01T12:30:00Z"))
@@ -64,8 +66,8 @@ async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
     clock.advance(MINUTE * 4 + Duration::from_secs(1));
     stream.until(|told| soon(&told.json["object"]) == 2).await;
     clock.advance(MINUTE * 6);
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
-    let ended = lab.get(&path(&lease, "")).await.json;
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
+    let ended = lab.get(&lease_path(&lease, "")).await.json;
     assert_eq!(
         (&ended["end"]["reason"], &ended["end"]["by"]),
         (&json!("expired"), &json!("otter"))
@@ -77,7 +79,7 @@ async fn an_event_warns_at_a_fifth_and_the_end_comes_when_it_was_said() {
 #[tokio::test]
 async fn renewals_never_shorten_and_end_with_the_total() {
     let (lab, clock) = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "40m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "40m"})).await;
     let same = renew(&lab, &lease, json!({"ttl": "1m"})).await;
     assert_eq!(same["expires_at"], lease["expires_at"], "a renewal never shortens");
     for body in [
@@ -87,9 +89,14 @@ async fn renewals_never_shorten_and_end_with_the_total() {
         json!({"ttl": 5}),
         json!({"tll": "5m"}),
     ] {
-        let answer =
-            with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(body))
-                .await;
+        let answer = with_lease(
+            &lab,
+            Method::POST,
+            &lease_path(&lease, "/renew"),
+            &lease_header(&lease),
+            Some(body),
+        )
+        .await;
         answer.problem(400, "invalid-request");
     }
     clock.advance(MINUTE * 35);
@@ -101,29 +108,34 @@ async fn renewals_never_shorten_and_end_with_the_total() {
         (&json!("2026-03-01T13:30:00Z"), &lease["max_expires_at"])
     );
     clock.advance(MINUTE * 20);
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "expired").await;
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "expired").await;
 }
 
 #[tokio::test]
 async fn time_begins_when_the_lease_is_active() {
     let (lab, clock) = lab().await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": {"settle": "5m"}});
-    let lease = granted(&lab, body).await;
+    let lease = granted_lease(&lab, body).await;
     assert_eq!(
         (&lease["state"], &lease["active_at"], &lease["expires_at"]),
         (&json!("preparing"), &Value::Null, &Value::Null)
     );
-    let early =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({})))
-            .await;
+    let early = with_lease(
+        &lab,
+        Method::POST,
+        &lease_path(&lease, "/renew"),
+        &lease_header(&lease),
+        Some(json!({})),
+    )
+    .await;
     early.problem(423, "lease-ended");
-    lab.until(&path(&lease, ""), |lease| !lease["job"].is_null()).await;
-    let job = lab.get(&path(&lease, "")).await.json["job"].as_str().unwrap().to_owned();
+    lab.until(&lease_path(&lease, ""), |lease| !lease["job"].is_null()).await;
+    let job = lab.get(&lease_path(&lease, "")).await.json["job"].as_str().unwrap().to_owned();
     lab.until(&format!("/v1/jobs/{job}"), |job| job["phase"] == "letting the machine come to rest")
         .await;
     clock.advance(MINUTE * 5);
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "active").await;
-    let active = lab.get(&path(&lease, "")).await.json;
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "active").await;
+    let active = lab.get(&lease_path(&lease, "")).await.json;
     assert_eq!(
         (&active["active_at"], &active["expires_at"]),
         (&json!("2026-03-01T12:05:00Z"), &json!("2026-03-01T12:35:00Z"))
@@ -133,26 +145,26 @@ async fn time_begins_when_the_lease_is_active() {
 #[tokio::test]
 async fn who_waits_in_vain_fails_and_who_does_not_ask_is_dropped() {
     let (lab, clock) = lab().await;
-    granted(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
+    granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
     let wanted = |time: &str| json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": time});
-    let vain = ask(&lab, wanted("1m")).await.expect(202).json;
+    let vain = request_lease(&lab, wanted("1m")).await.expect(202).json;
     clock.advance(Duration::from_secs(1));
-    let dropped = ask(&lab, wanted("30m")).await.expect(202).json;
+    let dropped = request_lease(&lab, wanted("30m")).await.expect(202).json;
     assert_eq!((&vain["position"], &dropped["position"]), (&json!(0), &json!(1)));
     clock.advance(MINUTE + Duration::from_secs(1));
-    lab.until(&path(&vain, ""), |lease| lease["state"] == "failed").await;
-    let told = lab.get(&path(&vain, "/wait")).await.problem(409, "no-free-machine");
+    lab.until(&lease_path(&vain, ""), |lease| lease["state"] == "failed").await;
+    let told = lab.get(&lease_path(&vain, "/wait")).await.problem(409, "no-free-machine");
     assert!(told.str("detail").contains("queue-timeout"), "{}", told.text);
     // Of two waiters the one that is asked about stays.
-    let asked = ask(&lab, wanted("30m")).await.expect(202).json;
+    let asked = request_lease(&lab, wanted("30m")).await.expect(202).json;
     clock.advance(Duration::from_secs(50));
-    assert_eq!(lab.get(&path(&asked, "")).await.json["state"], "queued");
+    assert_eq!(lab.get(&lease_path(&asked, "")).await.json["state"], "queued");
     clock.advance(Duration::from_secs(75));
     lab.until("/v1/leases?state=failed", |list| list["items"].as_array().unwrap().len() == 2).await;
-    let told = lab.get(&path(&dropped, "")).await.json;
+    let told = lab.get(&lease_path(&dropped, "")).await.json;
     assert_eq!((&told["state"], &told["end"]["reason"]), (&json!("failed"), &json!("abandoned")));
-    lab.get(&path(&dropped, "/wait")).await.problem(409, "lease-failed");
-    assert_eq!(lab.get(&path(&asked, "")).await.json["state"], "queued");
+    lab.get(&lease_path(&dropped, "/wait")).await.problem(409, "lease-failed");
+    assert_eq!(lab.get(&lease_path(&asked, "")).await.json["state"], "queued");
 }
 
 /// Lets time pass until the store has noted that otter runs at this moment.
@@ -169,10 +181,10 @@ async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_statem
     let leases =
         [STAGING, "qubes-4.3-nightly"].map(|name| json!({"select": {"name": name}, "ttl": "1h"}));
     for lease in leases {
-        granted(&lab, lease).await;
+        granted_lease(&lab, lease).await;
     }
     let waits = json!({"select": {"name": STAGING}, "ttl": "1h", "queue_for": "1h"});
-    ask(&lab, waits).await.expect(202);
+    request_lease(&lab, waits).await.expect(202);
     checkpoint(&lab, &clock).await;
     let version = async || lab.get("/v1/machines").await.expect(200).str("version").to_owned();
     let (before, commits) = (version().await, lab.store.transactions());
@@ -187,22 +199,22 @@ async fn an_idle_otter_with_leases_emits_no_event_and_a_checkpoint_is_one_statem
 #[tokio::test]
 async fn a_jump_of_the_wall_clock_moves_the_end_that_is_shown() {
     let (lab, clock) = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "1h"})).await;
     assert_eq!(lease["expires_at"], "2026-03-01T13:00:00Z");
     let mut stream = Events::open(&lab, "?types=lease.changed").await;
     clock.jump(jiff::SignedDuration::from_hours(5));
     clock.advance(Duration::from_secs(10));
     let told = stream.event().await;
     assert_eq!(told.json["object"]["expires_at"], "2026-03-01T18:00:00Z");
-    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active");
+    assert_eq!(lab.get(&lease_path(&lease, "")).await.json["state"], "active");
 }
 
 #[tokio::test]
 async fn what_is_kept_of_a_machine_that_is_absent_for_long_is_forgotten_but_no_fence_comes_again() {
     let (lab, clock) = lab().await;
     let take = || json!({"select": {"machine": format!("name:{STAGING}")}, "ttl": "5m"});
-    let first = granted(&lab, take()).await;
-    give_back(&lab, &first).await;
+    let first = granted_lease(&lab, take()).await;
+    end_lease(&lab, &first).await;
     let gone = lab.control().mutate(|world| world.remove_machine("16")).unwrap();
     lab.until_gone("16").await;
     // Every hour otter looks who is absent. The first time is at the first checkpoint.
@@ -218,6 +230,6 @@ async fn what_is_kept_of_a_machine_that_is_absent_for_long_is_forgotten_but_no_f
     eventually("the machine to be forgotten", async || kept().await == 0).await;
     lab.control().mutate(|world| world.add_machine(gone));
     lab.until_seen("16", "name", json!(STAGING)).await;
-    let second = granted(&lab, take()).await;
+    let second = granted_lease(&lab, take()).await;
     assert!(second["fence"].as_u64() > first["fence"].as_u64(), "{second}");
 }

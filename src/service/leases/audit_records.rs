@@ -1,9 +1,9 @@
-//! The facts that one step of the book adds to the audit: each transition of a lease and each
-//! change of a quarantine. Derived from the book before the step and the changes of the step. Pure.
+//! The facts that one step of the table adds to the audit: each transition of a lease and each
+//! change of a quarantine. Derived from the table before the step and the changes of the step. Pure.
 
 use jiff::Timestamp;
 
-use super::book::{Book, Changes, MachineKey};
+use super::lease_table::{LeaseTable, MachineKey, TableChanges};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord, between};
 use crate::domain::duration;
 use crate::domain::ids::{LeaseId, MachineId};
@@ -20,9 +20,9 @@ pub struct Cause<'a> {
 }
 
 /// The facts of a step that happens now, in order. `machine_of` finds a machine's id and name.
-pub fn records(
-    before: &Book,
-    changes: &Changes,
+pub fn for_transition(
+    before: &LeaseTable,
+    changes: &TableChanges,
     cause: Cause<'_>,
     now: Timestamp,
     machine_of: impl Fn(&MachineKey) -> Option<(MachineId, String)>,
@@ -32,14 +32,14 @@ pub fn records(
         let was = before.get(*id).map(|open| &*open.lease);
         transitions(was, lease, cause, now, &mut records);
     }
-    for (key, kept) in &changes.machines {
-        let was = before.kept(key).and_then(|kept| kept.quarantine.as_ref());
-        if was == kept.quarantine.as_ref() {
+    for (key, ledger) in &changes.ledgers {
+        let was = before.ledger(key).and_then(|ledger| ledger.quarantine.as_ref());
+        if was == ledger.quarantine.as_ref() {
             continue;
         }
         // The machine may have vanished: then its lease names it.
         let lease = changes.leases.values().find(|lease| machine_key(lease).as_ref() == Some(key));
-        let record = match &kept.quarantine {
+        let record = match &ledger.quarantine {
             Some(quarantine) => quarantined(quarantine, cause, now),
             None => AuditRecord::new(now, AuditAction::QuarantineCleared, AuditOutcome::Done)
                 .by(cause.actor),
@@ -71,50 +71,55 @@ fn transitions(
     records: &mut Vec<AuditRecord>,
 ) {
     let state_before = was.map(|was| was.state);
-    let asker = Actor { name: lease.requested_by.clone(), origin: lease.origin };
-    let of = |action, outcome: AuditOutcome, actor: &Actor| {
+    let requester = Actor { name: lease.requested_by.clone(), origin: lease.origin };
+    let record_of = |action, outcome: AuditOutcome, actor: &Actor| {
         AuditRecord::new(now, action, outcome).by(actor).of_lease(lease)
     };
-    let since_asked = Some(between(lease.created_at, now));
+    let since_request = Some(between(lease.created_at, now));
     if was.is_none() {
-        let record = of(AuditAction::LeaseQueued, AuditOutcome::Queued, &asker);
+        let record = record_of(AuditAction::LeaseQueued, AuditOutcome::Queued, &requester);
         // As it was at that moment: it may have been granted in the same step.
         let record = AuditRecord { machine: None, ..record };
         records.push(record.with_detail(format!("for {}", lease.holder)));
     }
     if lease.grants > was.map_or(0, |was| was.grants) {
-        let record = of(AuditAction::LeaseGranted, AuditOutcome::Preparing, &asker);
+        let record = record_of(AuditAction::LeaseGranted, AuditOutcome::Preparing, &requester);
         let fence = lease.fence.unwrap_or_default();
         records.push(
-            AuditRecord { duration: since_asked, ..record }.with_detail(format!("fence {fence}")),
+            AuditRecord { duration: since_request, ..record }.with_detail(format!("fence {fence}")),
         );
     }
     if lease.state == LeaseState::Active && state_before != Some(LeaseState::Active) {
-        let record = of(AuditAction::LeaseActive, AuditOutcome::Active, &asker);
+        let record = record_of(AuditAction::LeaseActive, AuditOutcome::Active, &requester);
         let detail = format!("for {}", duration::format(lease.ttl));
-        records.push(AuditRecord { duration: since_asked, ..record }.with_detail(detail));
+        records.push(AuditRecord { duration: since_request, ..record }.with_detail(detail));
     }
     if state_before == Some(LeaseState::Preparing) && lease.state == LeaseState::Queued {
-        let record = of(AuditAction::LeaseQueued, AuditOutcome::Queued, &Actor::otter());
+        let record = record_of(AuditAction::LeaseQueued, AuditOutcome::Queued, &Actor::otter());
         records.push(record.with_detail("its machine could not be prepared; it waits for another"));
     }
     if cause.renews == Some(lease.id) && lease.state == LeaseState::Active {
-        let record = of(AuditAction::LeaseRenewed, AuditOutcome::Active, cause.actor);
-        records.push(record.with_detail(format!("{} left", duration::format(lease.time.lease))));
+        let record = record_of(AuditAction::LeaseRenewed, AuditOutcome::Active, cause.actor);
+        records
+            .push(record.with_detail(format!("{} left", duration::format(lease.time_left.lease))));
     }
     let ends_now = was.is_none_or(|was| was.end.is_none());
     let Some(end) = &lease.end else { return };
     let ended_by = Actor { name: end.by.clone(), origin: origin_of(&end.by, cause) };
     let held = lease.active_at.map(|active_at| between(active_at, now));
     let with_end = |record: AuditRecord| {
-        let record = AuditRecord { duration: held, ..record.with_detail(why(end)) };
+        let record = AuditRecord { duration: held, ..record.with_detail(end_detail(end)) };
         record.because_of(lease.error.as_ref())
     };
-    if ends_now && state_before.is_some_and(LeaseState::holds) {
-        records.push(with_end(of(AuditAction::LeaseReleasing, AuditOutcome::Releasing, &ended_by)));
+    if ends_now && state_before.is_some_and(LeaseState::holds_machine) {
+        records.push(with_end(record_of(
+            AuditAction::LeaseReleasing,
+            AuditOutcome::Releasing,
+            &ended_by,
+        )));
     }
     if lease.state.is_end() {
-        records.push(with_end(of(AuditAction::LeaseEnded, lease.state.into(), &ended_by)));
+        records.push(with_end(record_of(AuditAction::LeaseEnded, lease.state.into(), &ended_by)));
     }
 }
 
@@ -130,7 +135,7 @@ fn origin_of(name: &str, cause: Cause<'_>) -> RequestOrigin {
     if cause.actor.name == name { cause.actor.origin } else { RequestOrigin::default() }
 }
 
-fn why(end: &LeaseEnd) -> String {
+fn end_detail(end: &LeaseEnd) -> String {
     match &end.detail {
         Some(detail) => format!("{}: {detail}", end.reason.as_str()),
         None => end.reason.as_str().to_owned(),
@@ -138,5 +143,5 @@ fn why(end: &LeaseEnd) -> String {
 }
 
 fn machine_key(lease: &Lease) -> Option<MachineKey> {
-    lease.machine.as_ref().map(MachineKey::of)
+    lease.machine.as_ref().map(MachineKey::from_identity)
 }

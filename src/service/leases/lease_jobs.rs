@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::book::Then;
-use super::desk::{AGAIN, Desk};
-use super::stepped::Stepped;
+use super::command::LeaseCommand;
+use super::lease_actor::{LeaseActor, RETRY_DELAY};
+use super::lease_table::FollowUp;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
@@ -21,24 +21,24 @@ use crate::service::jobs::gate::Right;
 use crate::service::machines::{self, MachineView};
 use crate::storage::IdempotencyKey;
 
-impl Desk {
-    /// Does what steps of the book ask for, each in a task of its own.
-    pub fn set_to_work(desk: &Arc<Self>, then: Vec<Then>) {
-        for then in then {
-            match then {
-                Then::Prepare(id) => Self::take_up(desk, id, LeaseState::Preparing),
-                Then::Release(id) => Self::take_up(desk, id, LeaseState::Releasing),
+impl LeaseActor {
+    /// Does what steps of the table ask for, each in a task of its own.
+    pub fn spawn_follow_ups(this: &Arc<Self>, follow_ups: Vec<FollowUp>) {
+        for follow_up in follow_ups {
+            match follow_up {
+                FollowUp::Prepare(id) => Self::spawn_lease_job(this, id, LeaseState::Preparing),
+                FollowUp::Release(id) => Self::spawn_lease_job(this, id, LeaseState::Releasing),
                 // Its holder was told with the step, by an event whose history says so.
-                Then::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
+                FollowUp::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
     }
 
     /// A panic in it is a failure of this lease alone: without a word the lease would stay as it is
     /// until the next start.
-    fn take_up(desk: &Arc<Self>, id: LeaseId, state: LeaseState) {
-        let (worker, desk) = (Arc::clone(desk), Arc::clone(desk));
-        let supervisor = desk.parts.supervisor.clone();
+    fn spawn_lease_job(this: &Arc<Self>, id: LeaseId, state: LeaseState) {
+        let (worker, this) = (Arc::clone(this), Arc::clone(this));
+        let supervisor = this.parts.supervisor.clone();
         let work = supervisor.contain("lease work", async move {
             match state {
                 LeaseState::Preparing => worker.prepare(id).await,
@@ -46,35 +46,35 @@ impl Desk {
             }
         });
         drop(supervisor.contain("lease", async move {
-            if work.join().await.is_ok() || desk.stop.is_cancelled() {
+            if work.join().await.is_ok() || this.stop.is_cancelled() {
                 return;
             }
             let detail =
                 "A fault of otter's own came in between, so nothing is known of the machine.";
             let unknown = Err(Failure::new(FailureKind::OutcomeUnknown, detail));
-            desk.insist(match state {
-                LeaseState::Preparing => Stepped::Prepared(id, unknown),
-                _ => Stepped::Freed(id, unknown),
+            this.submit_with_retry(match state {
+                LeaseState::Preparing => LeaseCommand::PrepareFinished(id, unknown),
+                _ => LeaseCommand::ReleaseFinished(id, unknown),
             })
             .await;
         }));
     }
 
     async fn prepare(&self, id: LeaseId) {
-        let Some(outcome) = self.work(id, LeaseState::Preparing).await else { return };
-        self.insist(Stepped::Prepared(id, outcome)).await;
+        let Some(outcome) = self.run_job(id, LeaseState::Preparing).await else { return };
+        self.submit_with_retry(LeaseCommand::PrepareFinished(id, outcome)).await;
     }
 
     async fn release(&self, id: LeaseId) {
-        if !self.end_jobs(id).await {
+        if !self.cancel_jobs(id).await {
             return;
         }
-        let Some(outcome) = self.work(id, LeaseState::Releasing).await else { return };
-        self.insist(Stepped::Freed(id, outcome)).await;
+        let Some(outcome) = self.run_job(id, LeaseState::Releasing).await else { return };
+        self.submit_with_retry(LeaseCommand::ReleaseFinished(id, outcome)).await;
     }
 
     /// Cancels what is under way for a lease, and waits for its end. False where otter stops first.
-    async fn end_jobs(&self, id: LeaseId) -> bool {
+    async fn cancel_jobs(&self, id: LeaseId) -> bool {
         loop {
             let jobs = self.parts.jobs.of_lease(id);
             if jobs.is_empty() {
@@ -90,7 +90,7 @@ impl Desk {
                     return false;
                 }
                 if ended.is_err() {
-                    self.parts.clock.sleep(AGAIN).await;
+                    self.parts.clock.sleep(RETRY_DELAY).await;
                 }
             }
         }
@@ -98,10 +98,10 @@ impl Desk {
 
     /// Starts the job of a lease and waits for its end. None where the lease went on meanwhile, or
     /// otter stops.
-    async fn work(&self, id: LeaseId, while_it_is: LeaseState) -> Option<Result<(), Failure>> {
+    async fn run_job(&self, id: LeaseId, state: LeaseState) -> Option<Result<(), Failure>> {
         let job = loop {
             let lease = self.view(id)?.lease;
-            if lease.state != while_it_is {
+            if lease.state != state {
                 return None;
             }
             // That very machine: its id may be another's by now.
@@ -110,7 +110,7 @@ impl Desk {
                 machine.agrees_with(&view.record.machine.identity()).then_some(view)
             });
             let started = match machine {
-                // Not yet read after a start, or gone: then the book hears of that.
+                // Not yet read after a start, or gone: then the table hears of that.
                 None => Err(Failure::new(
                     FailureKind::InventoryLoading,
                     "the machine is not in the picture",
@@ -118,10 +118,9 @@ impl Desk {
                 Some(machine) => {
                     // It may have been protected since it was granted.
                     let allowed = self.parts.machines.may_change(&machine);
-                    match allowed
-                        .and_then(|()| request(&lease, &machine.record.machine, while_it_is))
+                    match allowed.and_then(|()| job_request(&lease, &machine.record.machine, state))
                     {
-                        Ok(request) => self.start(&lease, &machine, request, while_it_is).await,
+                        Ok(request) => self.start_job(&lease, &machine, request, state).await,
                         Err(failure) => return Some(Err(failure)),
                     }
                 }
@@ -135,32 +134,37 @@ impl Desk {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
-                () = self.parts.clock.sleep(AGAIN) => {}
+                () = self.parts.clock.sleep(RETRY_DELAY) => {}
             }
         };
-        if !self.insist(Stepped::Working(id, while_it_is, job)).await {
+        if !self.submit_with_retry(LeaseCommand::JobStarted(id, state, job)).await {
             return None;
         }
         fail_point!("lease-work");
         loop {
             let Ok(ended) = self.parts.jobs.ended(job).await else {
-                self.parts.clock.sleep(AGAIN).await;
+                self.parts.clock.sleep(RETRY_DELAY).await;
                 continue;
             };
             let ended = ended?.job;
-            return outcome(&ended);
+            return job_outcome(&ended);
         }
     }
 
     /// Starts the job of a lease, unless it was started before.
-    async fn start(
+    async fn start_job(
         &self,
         lease: &Lease,
         machine: &MachineView,
         request: JobRequest,
         state: LeaseState,
     ) -> Result<JobId, Failure> {
-        let key = match self.parts.jobs.claim(key(lease, state, self.parts.clock.now())).await? {
+        let key = match self
+            .parts
+            .jobs
+            .claim(idempotency_key(lease, state, self.parts.clock.now()))
+            .await?
+        {
             Claimed::New(key) => key,
             Claimed::Used(job) => return Ok(job),
         };
@@ -178,13 +182,13 @@ impl Desk {
 
 /// The key of the one job of a grant, however often that job is asked for.
 #[must_use]
-fn key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
-    let what = if state == LeaseState::Preparing { "prepare" } else { "release" };
+fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
+    let action = if state == LeaseState::Preparing { "prepare" } else { "release" };
     IdempotencyKey {
         caller: "otter".to_owned(),
         method: "LEASE".to_owned(),
         path: format!("/v1/leases/{}", lease.id),
-        key: format!("{what}-{}", lease.grants),
+        key: format!("{action}-{}", lease.grants),
         fingerprint: [0; 32],
         created_at: now,
     }
@@ -192,7 +196,7 @@ fn key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
 
 /// What a lease's job came to; none where it has not ended.
 #[must_use]
-fn outcome(job: &Job) -> Option<Result<(), Failure>> {
+fn job_outcome(job: &Job) -> Option<Result<(), Failure>> {
     match (job.state, &job.error) {
         (JobState::Succeeded, _) => Some(Ok(())),
         (state, Some(failure)) if state.is_end() => Some(Err(failure.clone().of_job(job.id))),
@@ -208,19 +212,19 @@ fn outcome(job: &Job) -> Option<Result<(), Failure>> {
 ///
 /// # Errors
 /// Where the machine has no such snapshot.
-fn request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
-    let bound = |wanted: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
-        let Some(wanted) = wanted else { return Ok(None) };
-        let snapshot = machines::snapshot(machine, wanted)?;
+fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
+    let resolve = |name: &Option<String>| -> Result<Option<(SnapshotId, String)>, Failure> {
+        let Some(name) = name else { return Ok(None) };
+        let snapshot = machines::snapshot(machine, name)?;
         let snapshots = &machine.snapshots;
-        let place = snapshots.items.iter().position(|other| other.id == snapshot.id);
+        let index = snapshots.items.iter().position(|other| other.id == snapshot.id);
         let path =
-            place.and_then(|place| snapshots.paths().get(place).cloned()).unwrap_or_default();
+            index.and_then(|index| snapshots.paths().get(index).cloned()).unwrap_or_default();
         Ok(Some((snapshot.id.clone(), path)))
     };
     Ok(match (state, &lease.prepare) {
         (LeaseState::Preparing, Some(prepare)) => JobRequest::Prepare {
-            snapshot: bound(&prepare.snapshot)?,
+            snapshot: resolve(&prepare.snapshot)?,
             power: prepare.power,
             until: prepare.until,
             settle: prepare.settle,
@@ -230,7 +234,7 @@ fn request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobReq
         }
         _ => JobRequest::Release {
             keep_power: lease.release.keep_power,
-            snapshot: bound(&lease.release.snapshot)?,
+            snapshot: resolve(&lease.release.snapshot)?,
         },
     })
 }

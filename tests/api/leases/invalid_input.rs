@@ -3,7 +3,9 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{STAGING, ask, give_back, granted, lab, path, shown, with_lease};
+use super::{
+    STAGING, end_lease, granted_lease, lab, lease_header, lease_path, request_lease, with_lease,
+};
 use crate::harness::{Answer, Lab};
 
 #[tokio::test]
@@ -13,10 +15,10 @@ async fn filters_and_pages_of_leases() {
     for (number, machine) in ["16", "18", "32"].into_iter().enumerate() {
         let body =
             json!({"select": {"machine": machine}, "ttl": "5m", "holder": format!("ci {number}")});
-        let lease = granted(&lab, body).await;
+        let lease = granted_lease(&lab, body).await;
         ids.push(lease["id"].as_str().unwrap().to_owned());
         if number == 0 {
-            give_back(&lab, &lease).await;
+            end_lease(&lab, &lease).await;
         }
     }
     ids.reverse();
@@ -105,7 +107,7 @@ async fn bodies_that_ask_for_what_cannot_be() {
         (with("ttl", json!("25h")), "/ttl", "out-of-range"),
         (with("select", json!({"name": STAGING, "pool": null})), "/select/pool", "wrong-type"),
     ] {
-        ask(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
+        request_lease(&lab, body).await.problem(400, "invalid-request").points_at(place, code);
     }
     for body in [
         with("select", Value::Null),
@@ -114,7 +116,7 @@ async fn bodies_that_ask_for_what_cannot_be() {
         json!([]),
         json!(null),
     ] {
-        ask(&lab, body).await.problem(400, "invalid-request");
+        request_lease(&lab, body).await.problem(400, "invalid-request");
     }
     let text =
         lab.request(Method::POST, "/v1/leases").header("content-type", "text/plain").body("{}");
@@ -136,9 +138,9 @@ async fn bodies_that_ask_for_what_cannot_be() {
         json!({"mac": mac.to_uppercase()}),
         json!({"name": STAGING.to_uppercase(), "machine": "16", "pool": "qubes", "mac": mac}),
     ] {
-        let lease = granted(&lab, json!({"select": select, "ttl": "1m"})).await;
+        let lease = granted_lease(&lab, json!({"select": select, "ttl": "1m"})).await;
         assert_eq!(lease["machine"], "16", "{select}");
-        give_back(&lab, &lease).await;
+        end_lease(&lab, &lease).await;
     }
     for never in [
         json!({"name": STAGING, "machine": "18"}),
@@ -147,15 +149,18 @@ async fn bodies_that_ask_for_what_cannot_be() {
         json!({"mac": "00:00:00:00:00:01"}),
     ] {
         let body = json!({"select": never, "ttl": "1m", "queue_for": "5m"});
-        ask(&lab, body).await.problem(409, "no-free-machine");
+        request_lease(&lab, body).await.problem(409, "no-free-machine");
     }
     for (broken, code) in [("name:", "empty"), ("uuid:", "empty"), ("mac:zz", "invalid-mac")] {
         let body = json!({"select": {"machine": broken}, "ttl": "1m", "queue_for": "5m"});
-        ask(&lab, body).await.problem(400, "invalid-request").points_at("/select/machine", code);
+        request_lease(&lab, body)
+            .await
+            .problem(400, "invalid-request")
+            .points_at("/select/machine", code);
     }
     let several =
         json!({"select": {"machine": "name:qubes-scratch"}, "ttl": "1m", "queue_for": "5m"});
-    let refused = ask(&lab, several).await.problem(409, "ambiguous-name");
+    let refused = request_lease(&lab, several).await.problem(409, "ambiguous-name");
     assert_eq!(refused.json["candidates"].as_array().map(Vec::len), Some(2), "{}", refused.text);
 }
 
@@ -166,69 +171,77 @@ async fn a_name_that_becomes_ambiguous_while_its_lease_is_queued_waits_until_it_
     let rename = |id: &str, name: &str| {
         lab.control().mutate(|world| name.clone_into(&mut world.machine_mut(id).unwrap().name));
     };
-    let first = granted(&lab, json!({"select": {"machine": "16"}, "ttl": "5m"})).await;
+    let first = granted_lease(&lab, json!({"select": {"machine": "16"}, "ttl": "5m"})).await;
     let body =
         json!({"select": {"machine": format!("name:{STAGING}")}, "ttl": "5m", "queue_for": "10m"});
-    let waits = ask(&lab, body).await.expect(202).json;
+    let waits = request_lease(&lab, body).await.expect(202).json;
     let before = name_of("18");
     rename("18", STAGING);
     lab.until_seen("18", "name", json!(STAGING)).await;
-    give_back(&lab, &first).await;
+    end_lease(&lab, &first).await;
     lab.until_seen("16", "free", json!(true)).await;
     assert_eq!(
-        lab.get(&path(&waits, "")).await.json["state"],
+        lab.get(&lease_path(&waits, "")).await.json["state"],
         "queued",
         "two machines go by the name"
     );
     rename("18", &before);
-    lab.until(&path(&waits, ""), |lease| lease["state"] == "active").await;
-    assert_eq!(lab.get(&path(&waits, "")).await.json["machine"], "16");
+    lab.until(&lease_path(&waits, ""), |lease| lease["state"] == "active").await;
+    assert_eq!(lab.get(&lease_path(&waits, "")).await.json["machine"], "16");
 }
 
 #[tokio::test]
 async fn ends_and_waits_are_read_strictly() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
     let end = async |query: &str, header: &str| {
-        with_lease(&lab, Method::DELETE, &path(&lease, query), header, None).await
+        with_lease(&lab, Method::DELETE, &lease_path(&lease, query), header, None).await
     };
     for query in ["?wait=soon", "?wait=-1s", "?wait=", "?reason=", "?resaon=x", "?wait=1s&wait=2s"]
     {
-        assert_eq!(end(query, &shown(&lease)).await.status, 400, "{query}");
+        assert_eq!(end(query, &lease_header(&lease)).await.status, 400, "{query}");
     }
     let long = format!("?reason={}", "x".repeat(513));
-    end(&long, &shown(&lease)).await.problem(400, "invalid-request");
+    end(&long, &lease_header(&lease)).await.problem(400, "invalid-request");
     let id = lease["id"].as_str().unwrap();
     end("", &format!("{id}.{}", "0".repeat(64))).await.problem(423, "machine-leased");
     end("", id).await.problem(400, "invalid-request");
-    let other = granted(&lab, json!({"select": {"pool": "qubes"}, "ttl": "5m"})).await;
-    end("", &shown(&other)).await.problem(423, "machine-leased");
+    let other = granted_lease(&lab, json!({"select": {"pool": "qubes"}, "ttl": "5m"})).await;
+    end("", &lease_header(&other)).await.problem(423, "machine-leased");
     for query in ["?wait=x", "?wait=-5s"] {
-        lab.get(&path(&lease, &format!("/wait{query}"))).await.problem(400, "invalid-request");
+        lab.get(&lease_path(&lease, &format!("/wait{query}")))
+            .await
+            .problem(400, "invalid-request");
     }
     lab.get("/v1/leases/01936f5e-8c00-7000-8000-000000000002/wait").await.problem(404, "not-found");
     assert_eq!(
-        lab.get(&path(&lease, "")).await.json["state"],
+        lab.get(&lease_path(&lease, "")).await.json["state"],
         "active",
         "nothing of that ended it"
     );
-    let waited = end("?wait=20s&reason=done", &shown(&lease)).await.expect(200);
+    let waited = end("?wait=20s&reason=done", &lease_header(&lease)).await.expect(200);
     assert!(waited.header("otter-wait").is_some());
     assert_eq!((waited.str("state"), &waited.json["end"]["detail"]), ("released", &json!("done")));
-    let again = end("?wait=20s", &shown(&lease)).await.expect(200);
+    let again = end("?wait=20s", &lease_header(&lease)).await.expect(200);
     assert_eq!(again.json, waited.json, "twice is the same");
 }
 
 #[tokio::test]
 async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on() {
     let lab = Lab::stepped().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "5m"})).await;
     lab.control().mutate(|world| {
         world.machine_mut("16").unwrap().power = otter::simulator::world::PowerState::On;
     });
     lab.until_seen("16", "power_state", json!("on")).await;
-    let waited =
-        with_lease(&lab, Method::DELETE, &path(&lease, "?wait=0s"), &shown(&lease), None).await;
+    let waited = with_lease(
+        &lab,
+        Method::DELETE,
+        &lease_path(&lease, "?wait=0s"),
+        &lease_header(&lease),
+        None,
+    )
+    .await;
     let told = waited.problem(504, "wait-timeout");
     assert_eq!(told.json["lease"], lease["id"]);
     let task = lab.task_of("16").await;
@@ -245,6 +258,6 @@ async fn a_wait_for_a_release_whose_time_is_up_says_so_and_the_release_goes_on()
         Value::Null,
         "free once it is nobody's"
     );
-    lab.until(&path(&lease, ""), |lease| lease["state"] == "released").await;
+    lab.until(&lease_path(&lease, ""), |lease| lease["state"] == "released").await;
     assert_eq!(lab.machine(STAGING).await["free"], true);
 }

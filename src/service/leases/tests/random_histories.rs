@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: what must always hold of the book.
+//! Whatever happens in whatever order: what must always hold of the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,8 +10,11 @@ use super::{MINUTE, at, empty, failed, identity, key, lease, machine, rules};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{EndReason, Lease, LeaseState, Quarantine};
 use crate::domain::machine::MachineIdentity;
-use crate::service::leases::book::{Book, Changes, Input, Kept, LeaseRules, MachineKey, Now};
-use crate::service::leases::fit::{Candidate, Selection};
+use crate::service::jobs::clocks::Moment;
+use crate::service::leases::lease_table::{
+    LeaseInput, LeaseRules, LeaseTable, MachineKey, MachineLedger, TableChanges,
+};
+use crate::service::leases::matching::{CandidateMachine, Selection};
 
 /// One thing that happens in a random history.
 #[derive(Clone, Debug)]
@@ -56,10 +59,10 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// A small world around the book, and what must hold of it.
+/// A small world around the table, and what must hold of it.
 struct Model {
-    book: Book,
-    now: Now,
+    table: LeaseTable,
+    now: Moment,
     next: u128,
     busy: BTreeSet<u32>,
     there: BTreeSet<u32>,
@@ -72,7 +75,7 @@ struct Model {
 impl Model {
     fn new(rules: LeaseRules) -> Self {
         Self {
-            book: empty(rules),
+            table: empty(rules),
             now: at(0),
             next: 0,
             busy: BTreeSet::new(),
@@ -83,12 +86,12 @@ impl Model {
         }
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    fn candidates(&self) -> Vec<CandidateMachine> {
         self.there.iter().map(|number| machine(*number, !self.busy.contains(number))).collect()
     }
 
     fn pick(&self, which: usize) -> Option<LeaseId> {
-        let open: Vec<LeaseId> = self.book.open().map(|open| open.lease.id).collect();
+        let open: Vec<LeaseId> = self.table.open_leases().map(|open| open.lease.id).collect();
         (!open.is_empty()).then(|| open[which % open.len()])
     }
 
@@ -96,7 +99,7 @@ impl Model {
     fn happen(&mut self, happening: &Happening) -> Result<(), String> {
         let candidates = self.candidates();
         let now = self.now;
-        let step = |book: &mut Book, input: Input<'_>| book.step(input, now);
+        let step = |table: &mut LeaseTable, input: LeaseInput<'_>| table.apply(input, now);
         let outcome = match happening.clone() {
             Happening::Ask { prepare, queue, odd } => {
                 self.next += 1;
@@ -105,7 +108,8 @@ impl Model {
                     wanted.select.pool = Some("odd".to_owned());
                 }
                 let asked = wanted.id;
-                let outcome = step(&mut self.book, Input::Ask(Box::new(wanted), &candidates));
+                let outcome =
+                    step(&mut self.table, LeaseInput::Request(Box::new(wanted), &candidates));
                 if outcome.is_ok() {
                     self.asked.push(asked);
                 }
@@ -113,51 +117,51 @@ impl Model {
             }
             Happening::Busy(number) => {
                 self.busy.insert(number);
-                Ok(Changes::default())
+                Ok(TableChanges::default())
             }
             Happening::Idle(number) => {
                 self.busy.remove(&number);
-                Ok(Changes::default())
+                Ok(TableChanges::default())
             }
-            Happening::Look => step(&mut self.book, Input::Look(&candidates)),
+            Happening::Look => step(&mut self.table, LeaseInput::GrantQueued(&candidates)),
             Happening::End { which, revoke } => match self.pick(which) {
                 Some(id) => {
                     let reason = if revoke { EndReason::Revoked } else { EndReason::Released };
                     step(
-                        &mut self.book,
-                        Input::End { id, reason, by: "ci".to_owned(), detail: None },
+                        &mut self.table,
+                        LeaseInput::End { id, reason, by: "ci".to_owned(), detail: None },
                     )
                 }
-                None => Ok(Changes::default()),
+                None => Ok(TableChanges::default()),
             },
             Happening::Prepared { which, well } => match self.pick(which) {
                 Some(id) => step(
-                    &mut self.book,
-                    Input::Prepared(id, if well { Ok(()) } else { Err(failed()) }),
+                    &mut self.table,
+                    LeaseInput::PrepareFinished(id, if well { Ok(()) } else { Err(failed()) }),
                 ),
-                None => Ok(Changes::default()),
+                None => Ok(TableChanges::default()),
             },
             Happening::Freed { which, well } => match self.pick(which) {
                 Some(id) => step(
-                    &mut self.book,
-                    Input::Freed(id, if well { Ok(()) } else { Err(failed()) }),
+                    &mut self.table,
+                    LeaseInput::ReleaseFinished(id, if well { Ok(()) } else { Err(failed()) }),
                 ),
-                None => Ok(Changes::default()),
+                None => Ok(TableChanges::default()),
             },
             Happening::Vanish(number) => {
                 self.there.remove(&number);
                 let there: Vec<MachineIdentity> =
                     self.there.iter().map(|number| identity(*number)).collect();
-                step(&mut self.book, Input::Machines(&there))
+                step(&mut self.table, LeaseInput::MachinesPresent(&there))
             }
             Happening::Appear(number) => {
                 self.there.insert(number);
-                Ok(Changes::default())
+                Ok(TableChanges::default())
             }
             Happening::Forget => {
                 let there: Vec<MachineIdentity> =
                     self.there.iter().map(|number| identity(*number)).collect();
-                step(&mut self.book, Input::Forget(&there))
+                step(&mut self.table, LeaseInput::ForgetAbsentMachines(&there))
             }
             Happening::SetAside(number) => {
                 let quarantine = Quarantine {
@@ -167,56 +171,58 @@ impl Model {
                     automatic: false,
                     job: None,
                 };
-                step(&mut self.book, Input::SetAside(key(number), quarantine))
+                step(&mut self.table, LeaseInput::QuarantineMachine(key(number), quarantine))
             }
-            Happening::Clear(number) => step(&mut self.book, Input::Clear(key(number))),
+            Happening::Clear(number) => {
+                step(&mut self.table, LeaseInput::ClearQuarantine(key(number)))
+            }
             Happening::Renew(which) => match self.pick(which) {
-                Some(id) => step(&mut self.book, Input::Renew(id, None)),
-                None => Ok(Changes::default()),
+                Some(id) => step(&mut self.table, LeaseInput::Renew(id, None)),
+                None => Ok(TableChanges::default()),
             },
             Happening::Asked(which) => {
                 if let Some(id) = self.pick(which) {
-                    self.book.asked(id, self.now);
+                    self.table.record_poll(id, self.now);
                 }
-                Ok(Changes::default())
+                Ok(TableChanges::default())
             }
             Happening::Pass(seconds) => {
                 self.now.elapsed += Duration::from_secs(seconds.into());
                 self.now.wall += SignedDuration::from_secs(seconds.into());
-                self.book.step(Input::Tick, self.now)
+                self.table.apply(LeaseInput::TimePassed, self.now)
             }
             Happening::Restart(seconds) => {
                 let leases: Vec<Lease> =
-                    self.book.open().map(|open| Lease::clone(&open.lease)).collect();
-                let machines: BTreeMap<MachineKey, Kept> = self.book.machines().clone();
-                self.now = Now {
+                    self.table.open_leases().map(|open| Lease::clone(&open.lease)).collect();
+                let machines: BTreeMap<MachineKey, MachineLedger> = self.table.ledgers().clone();
+                self.now = Moment {
                     wall: self.now.wall + SignedDuration::from_secs(seconds.into()),
                     elapsed: Duration::ZERO,
                 };
-                let floor = self.book.fence_floor();
-                self.book = Book::restored(rules(), leases, machines, None, self.now)
+                let floor = self.table.fence_floor();
+                self.table = LeaseTable::from_stored(rules(), leases, machines, None, self.now)
                     .with_fence_floor(floor);
-                Ok(Changes::default())
+                Ok(TableChanges::default())
             }
         };
         self.check(&outcome.unwrap_or_default())
     }
 
-    fn check(&mut self, changes: &Changes) -> Result<(), String> {
+    fn check(&mut self, changes: &TableChanges) -> Result<(), String> {
         let mut holders: BTreeMap<MachineKey, LeaseId> = BTreeMap::new();
-        for open in self.book.open() {
+        for open in self.table.open_leases() {
             let lease = &open.lease;
             if lease.state.is_end() {
                 return Err(format!("{} has ended and is still open", lease.id));
             }
-            if let Some(machine) = lease.machine.as_ref().filter(|_| lease.state.holds()) {
-                if let Some(other) = holders.insert(MachineKey::of(machine), lease.id) {
+            if let Some(machine) = lease.machine.as_ref().filter(|_| lease.state.holds_machine()) {
+                if let Some(other) = holders.insert(MachineKey::from_identity(machine), lease.id) {
                     return Err(format!("{machine:?} is held by {} and {other}", lease.id));
                 }
-            } else if lease.state.holds() {
-                return Err(format!("{} holds nothing", lease.id));
+            } else if lease.state.holds_machine() {
+                return Err(format!("{} published nothing", lease.id));
             }
-            if lease.state.holds() != lease.fence.is_some() {
+            if lease.state.holds_machine() != lease.fence.is_some() {
                 return Err(format!("{} has no fence, or a fence and no machine", lease.id));
             }
         }
@@ -232,7 +238,7 @@ impl Model {
             }
         }
         // A machine that was forgotten and is quarantined again has no fence until its next grant.
-        for (machine, kept) in self.book.machines().iter().filter(|(_, kept)| kept.fence > 0) {
+        for (machine, kept) in self.table.ledgers().iter().filter(|(_, kept)| kept.fence > 0) {
             let before = self.fences.insert(machine.clone(), kept.fence).unwrap_or(0);
             if kept.fence < before {
                 return Err(format!(
@@ -249,7 +255,7 @@ impl Model {
                 && lease
                     .machine
                     .as_ref()
-                    .and_then(|machine| self.book.kept(&MachineKey::of(machine)))
+                    .and_then(|machine| self.table.ledger(&MachineKey::from_identity(machine)))
                     .map(|kept| kept.fence)
                     != Some(fence)
             {
@@ -264,15 +270,16 @@ impl Model {
     fn fair(&mut self) -> Result<(), String> {
         let candidates = self.candidates();
         let queued: Vec<LeaseId> = self
-            .book
-            .open()
+            .table
+            .open_leases()
             .filter(|open| open.lease.state == LeaseState::Queued)
             .map(|open| open.lease.id)
             .collect();
-        let changes = self.book.step(Input::Look(&candidates), self.now).unwrap_or_default();
+        let changes =
+            self.table.apply(LeaseInput::GrantQueued(&candidates), self.now).unwrap_or_default();
         for (place, id) in queued.iter().enumerate() {
             let passed_over =
-                self.book.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
+                self.table.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
             let Some(open) = passed_over else { continue };
             for later in &queued[place + 1..] {
                 let Some(granted) =
@@ -295,17 +302,18 @@ impl Model {
     fn comes_to_an_end(&mut self) -> Result<(), String> {
         for _ in 0..50 {
             let open: Vec<(LeaseId, LeaseState)> =
-                self.book.open().map(|open| (open.lease.id, open.lease.state)).collect();
+                self.table.open_leases().map(|open| (open.lease.id, open.lease.state)).collect();
             if open.is_empty() {
                 return Ok(());
             }
             for (id, state) in open {
                 let input = match state {
-                    LeaseState::Preparing => Input::Prepared(id, Ok(())),
-                    LeaseState::Releasing => Input::Freed(id, Ok(())),
+                    LeaseState::Preparing => LeaseInput::PrepareFinished(id, Ok(())),
+                    LeaseState::Releasing => LeaseInput::ReleaseFinished(id, Ok(())),
                     _ => continue,
                 };
-                let changes = self.book.step(input, self.now).map_err(|failure| failure.detail)?;
+                let changes =
+                    self.table.apply(input, self.now).map_err(|failure| failure.detail)?;
                 self.check(&changes)?;
             }
             self.happen(&Happening::Pass(1_800))?;

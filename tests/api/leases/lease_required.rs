@@ -6,7 +6,9 @@ use otter::simulator::world::{Choice, Question};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{STAGING, ask, give_back, granted, lab, path, shown, with_lease};
+use super::{
+    STAGING, end_lease, granted_lease, lab, lease_header, lease_path, request_lease, with_lease,
+};
 use crate::harness::{Answer, Lab, eventually, machine};
 
 /// Every call that changes the machine, in an order in which all of them can be done.
@@ -71,10 +73,11 @@ fn question(lab: &Lab) {
 async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
     let lab = lab().await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"});
-    let lease = granted(&lab, body).await;
-    let foreign = shown(&granted(&lab, json!({"select": {"pool": "qubes"}, "ttl": "5m"})).await);
+    let lease = granted_lease(&lab, body).await;
+    let foreign =
+        lease_header(&granted_lease(&lab, json!({"select": {"pool": "qubes"}, "ttl": "5m"})).await);
     let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
-    let mine = shown(&lease);
+    let mine = lease_header(&lease);
     let expires = lease["expires_at"].as_str().unwrap();
     for change in changes() {
         let asks = change.1.contains("/answer");
@@ -101,22 +104,22 @@ async fn nothing_of_a_leased_machine_is_changed_without_its_lease() {
         assert_eq!(done.header("otter-lease-expires"), Some(expires));
         assert_ne!(changed(&lab), before, "{change:?}");
     }
-    give_back(&lab, &lease).await;
+    end_lease(&lab, &lease).await;
 }
 
 #[tokio::test]
 async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_holds_the_machine_now()
  {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    give_back(&lab, &lease).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    end_lease(&lab, &lease).await;
     for other_holds in [false, true] {
         if other_holds {
-            granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+            granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
         }
         let before = changed(&lab);
         for change in changes().into_iter().filter(|change| !change.1.contains("new")) {
-            let late = [("otter-lease", &*shown(&lease))];
+            let late = [("otter-lease", &*lease_header(&lease))];
             let late = call(&lab, &change, &late).await;
             // Where nothing is asked there is nothing to answer.
             if !(change.1.contains("/answer") && late.status == 409) {
@@ -132,7 +135,7 @@ async fn a_late_call_is_told_that_its_lease_has_ended_and_does_nothing_whoever_h
 #[tokio::test]
 async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_taken() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     let on = (Method::POST, machine(STAGING, "/power?wait=20s"), Some(json!({"action": "on"})));
     let nonsense = (Method::POST, machine(STAGING, "/power"), Some(json!({"action": "fly"})));
     for (change, headers) in [
@@ -145,12 +148,12 @@ async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_
     }
     let long = "x".repeat(513);
     call(&lab, &on, &[("otter-override", &long)]).await.problem(400, "invalid-request");
-    assert_eq!(lab.get(&path(&lease, "")).await.json["warnings"], json!([]));
+    assert_eq!(lab.get(&lease_path(&lease, "")).await.json["warnings"], json!([]));
     let over = [("otter-override", "the lab burns"), ("idempotency-key", "k")];
     let job = call(&lab, &on, &over).await.expect(200).json;
     assert_eq!((&job["requested_by"], &job["lease"]), (&json!("anonymous"), &Value::Null));
     assert_eq!(call(&lab, &on, &over).await.expect(200).json["id"], job["id"]);
-    let warned = lab.get(&path(&lease, "")).await.expect(200).json;
+    let warned = lab.get(&lease_path(&lease, "")).await.expect(200).json;
     assert_eq!(warned["warnings"].as_array().unwrap().len(), 1, "{warned}");
     let told = warned["warnings"][0].as_str().unwrap();
     assert!(told.contains("anonymous") && told.contains("the lab burns"), "{told}");
@@ -158,22 +161,25 @@ async fn what_an_operator_does_over_a_lease_is_recorded_once_and_only_if_it_was_
     assert!(last["what"].as_str().unwrap().contains("the lab burns"), "{warned}");
     assert_eq!(warned["state"], "active");
     // Its own lease counts before a word about another's.
-    let both = [("otter-override", "or not"), ("otter-lease", &*shown(&lease))];
+    let both = [("otter-override", "or not"), ("otter-lease", &*lease_header(&lease))];
     assert_eq!(call(&lab, &on, &both).await.expect(200).json["lease"], lease["id"]);
-    assert_eq!(lab.get(&path(&lease, "")).await.json["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        lab.get(&lease_path(&lease, "")).await.json["warnings"].as_array().unwrap().len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
-    let header = shown(&lease);
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let header = lease_header(&lease);
     let power = machine(STAGING, "/power");
     for (method, path, body, status) in [
         (Method::GET, machine(STAGING, ""), None, 200),
         (Method::GET, "/v1/machines".to_owned(), None, 200),
-        (Method::GET, path(&lease, ""), None, 200),
-        (Method::GET, path(&lease, "/wait?wait=1s"), None, 200),
+        (Method::GET, lease_path(&lease, ""), None, 200),
+        (Method::GET, lease_path(&lease, "/wait?wait=1s"), None, 200),
         (Method::GET, machine(STAGING, "/properties?path=name"), None, 200),
         (Method::GET, "/v1/machines/none".to_owned(), None, 404),
         (Method::GET, "/v1/nowhere".to_owned(), None, 404),
@@ -184,7 +190,7 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
         (Method::POST, power.clone(), Some(json!({"action": "fly"})), 400),
         (Method::POST, power.clone(), Some(json!({"action": "off"})), 202),
         (Method::POST, machine("ci-runner-1", "/revert"), Some(json!({"snapshot": "none"})), 404),
-        (Method::POST, path(&lease, "/renew"), Some(json!({"ttl": "0s"})), 400),
+        (Method::POST, lease_path(&lease, "/renew"), Some(json!({"ttl": "0s"})), 400),
     ] {
         let answer = with_lease(&lab, method, &path, &header, body).await.expect(status);
         assert_eq!(answer.header("otter-lease-expires"), lease["expires_at"].as_str(), "{path}");
@@ -199,7 +205,7 @@ async fn every_answer_to_a_call_that_shows_its_lease_says_when_that_ends() {
 async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_off_and_free_afterwards()
  {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     lab.control().mutate(|world| {
         let machine = world.machine_mut("16").unwrap();
         machine.name = "renamed".to_owned();
@@ -208,10 +214,10 @@ async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_o
     lab.until("/v1/machines/16", |machine| machine["name"] == "renamed").await;
     let seen = lab.get("/v1/machines/16").await.json;
     assert_eq!((&seen["lease"]["id"], &seen["power_state"]), (&lease["id"], &json!("on")));
-    assert_eq!(lab.get(&path(&lease, "")).await.json["state"], "active");
+    assert_eq!(lab.get(&lease_path(&lease, "")).await.json["state"], "active");
     let off = machine("renamed", "/power?wait=20s");
     lab.post(&off, json!({"action": "off"})).await.problem(423, "machine-leased");
-    assert_eq!(give_back(&lab, &lease).await["state"], "released");
+    assert_eq!(end_lease(&lab, &lease).await["state"], "released");
     let free = lab.get("/v1/machines/16").await.json;
     assert_eq!((&free["power_state"], &free["free"]), (&json!("off"), &json!(true)));
 }
@@ -221,13 +227,13 @@ async fn a_machine_that_is_renamed_or_powered_by_hand_stays_its_holders_and_is_o
 #[tokio::test]
 async fn a_machine_that_its_holder_suspended_is_never_free_as_it_is() {
     let lab = lab().await;
-    let lease = granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
+    let lease = granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m"})).await;
     for action in ["on", "suspend"] {
         let body = Some(json!({"action": action}));
         let power = machine(STAGING, "/power?wait=20s");
-        with_lease(&lab, Method::POST, &power, &shown(&lease), body).await.expect(200);
+        with_lease(&lab, Method::POST, &power, &lease_header(&lease), body).await.expect(200);
     }
-    let ended = give_back(&lab, &lease).await;
+    let ended = end_lease(&lab, &lease).await;
     let seen = lab.machine(STAGING).await;
     assert_eq!(ended["state"], "released");
     assert_eq!(seen["not_free_because"], json!(["suspended", "quarantined"]), "{seen}");
@@ -240,15 +246,17 @@ async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
     let lab = Lab::stepped().await;
     let prepare = json!({"snapshot": "installed", "power": "on"});
     let preparing =
-        granted(&lab, json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": prepare})).await;
+        granted_lease(&lab, json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": prepare}))
+            .await;
     let queued = json!({"select": {"name": STAGING}, "ttl": "30m", "queue_for": "10m"});
-    let queued = ask(&lab, queued).await.expect(202).json;
+    let queued = request_lease(&lab, queued).await.expect(202).json;
     // The one that waits first, or it would be granted what the other gives back.
     for lease in [&queued, &preparing] {
-        let waiting =
-            tokio::spawn(Answer::of(lab.request(Method::GET, &path(lease, "/wait?wait=14s"))));
-        lab.get(&path(lease, "/wait?wait=0s")).await.problem(504, "wait-timeout");
-        let revoke = lab.request(Method::DELETE, &path(lease, "?reason=mine"));
+        let waiting = tokio::spawn(Answer::of(
+            lab.request(Method::GET, &lease_path(lease, "/wait?wait=14s")),
+        ));
+        lab.get(&lease_path(lease, "/wait?wait=0s")).await.problem(504, "wait-timeout");
+        let revoke = lab.request(Method::DELETE, &lease_path(lease, "?reason=mine"));
         let revoked = Answer::of(revoke).await.expect(200).json;
         assert_eq!(
             (&revoked["end"]["reason"], &revoked["end"]["detail"]),
@@ -258,7 +266,7 @@ async fn waiters_of_a_lease_that_is_taken_away_hear_of_it_at_once() {
         let stepping = async {
             eventually("the lease to end", async || {
                 lab.control().step_tasks();
-                lab.get(&path(lease, "")).await.json["state"] == "revoked"
+                lab.get(&lease_path(lease, "")).await.json["state"] == "revoked"
             })
             .await;
         };

@@ -11,31 +11,32 @@ use crate::domain::names::contains_loosely;
 
 /// A machine that may be granted, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct CandidateMachine {
     pub identity: MachineIdentity,
     pub name: String,
     pub bios_uuid: Option<String>,
     pub macs: Vec<MacAddress>,
     pub pools: Vec<String>,
-    /// Nothing but a lease or a quarantine stands against it: the book knows of those itself.
+    /// Nothing but a lease or a quarantine stands against it: the table knows of those itself.
     pub free: bool,
     /// Protected ones and templates are never granted.
-    pub never: bool,
+    pub excluded: bool,
     /// Those of the snapshots that leases ask for which it does not have.
-    pub lacks: BTreeSet<String>,
+    pub missing_snapshots: BTreeSet<String>,
 }
 
-impl Candidate {
+impl CandidateMachine {
     /// A machine that may be granted, held against the snapshots that are asked for.
     #[must_use]
-    pub fn of(
+    pub fn new(
         machine: &Machine,
         pools: Vec<String>,
         free: bool,
-        never: bool,
+        excluded: bool,
         wanted: &BTreeSet<&String>,
     ) -> Self {
-        let lacks = wanted.iter().filter(|wanted| machine.snapshots.find(wanted).is_err());
+        let missing_snapshots =
+            wanted.iter().filter(|wanted| machine.snapshots.find(wanted).is_err());
         Self {
             identity: machine.identity(),
             name: machine.name.clone(),
@@ -43,22 +44,22 @@ impl Candidate {
             macs: machine.network_cards.iter().filter_map(|card| card.mac_address).collect(),
             pools,
             free,
-            never,
-            lacks: lacks.map(|wanted| (*wanted).clone()).collect(),
+            excluded,
+            missing_snapshots: missing_snapshots.map(|wanted| (*wanted).clone()).collect(),
         }
     }
 }
 
 /// The snapshots that a machine has to have for a lease.
-pub fn wants(lease: &Lease) -> impl Iterator<Item = &String> {
+pub fn required_snapshots(lease: &Lease) -> impl Iterator<Item = &String> {
     let Lease { prepare, release, .. } = lease;
     prepare.iter().filter_map(|prepare| prepare.snapshot.as_ref()).chain(&release.snapshot)
 }
 
 /// Whether a machine has all of them.
 #[must_use]
-pub fn has_snapshots(lease: &Lease, machine: &Candidate) -> bool {
-    wants(lease).all(|wanted| !machine.lacks.contains(wanted))
+pub fn has_snapshots(lease: &Lease, machine: &CandidateMachine) -> bool {
+    required_snapshots(lease).all(|wanted| !machine.missing_snapshots.contains(wanted))
 }
 
 /// The machines that a lease can get, now or later.
@@ -82,7 +83,7 @@ impl<'l> Selection<'l> {
     /// - `machines`: every machine of the host: another machine of the same name makes the name
     ///   ambiguous even if it is never granted.
     #[must_use]
-    pub fn new(lease: &'l Lease, machines: &[Candidate]) -> Self {
+    pub fn new(lease: &'l Lease, machines: &[CandidateMachine]) -> Self {
         let machine = lease.select.machine.as_ref().map_or(SelectedMachine::Any, |reference| {
             let in_scope = machines.iter().filter(|machine| is_in_scope(lease, machine));
             match reference.matching(in_scope).as_slice() {
@@ -95,7 +96,7 @@ impl<'l> Selection<'l> {
 
     /// Whether a machine is in the caller's scope and selected, and may be granted at all.
     #[must_use]
-    pub fn includes(&self, machine: &Candidate) -> bool {
+    pub fn includes(&self, machine: &CandidateMachine) -> bool {
         let Select { machine: _, name, mac, pool } = &self.lease.select;
         let is_selected = match &self.machine {
             SelectedMachine::Any => true,
@@ -103,7 +104,7 @@ impl<'l> Selection<'l> {
             SelectedMachine::None => false,
         };
         is_selected
-            && !machine.never
+            && !machine.excluded
             && is_in_scope(self.lease, machine)
             && name.as_deref().is_none_or(|name| contains_loosely(&machine.name, name))
             && mac.is_none_or(|mac| machine.macs.contains(&mac))
@@ -111,11 +112,11 @@ impl<'l> Selection<'l> {
     }
 }
 
-fn is_in_scope(lease: &Lease, machine: &Candidate) -> bool {
+fn is_in_scope(lease: &Lease, machine: &CandidateMachine) -> bool {
     lease.scope.contains(&machine.name, &machine.pools)
 }
 
-impl ReferencedMachine for Candidate {
+impl ReferencedMachine for CandidateMachine {
     fn id(&self) -> &MachineId {
         &self.identity.id
     }
@@ -146,15 +147,21 @@ mod tests {
     use crate::service::inventory::samples;
     use crate::service::leases::tests::lease;
 
-    fn candidate() -> Candidate {
+    fn candidate() -> CandidateMachine {
         let mut machine = samples::machine("16", "Qubes-4.2 staging");
         machine.network_cards.push(samples::card("00:50:56:aa:bb:cc"));
         machine.snapshots.items.push(samples::snapshot("s-1", "kickstart", None));
         let wanted = ["kickstart".to_owned(), "none".to_owned()];
-        Candidate::of(&machine, vec!["ci".to_owned()], true, false, &wanted.iter().collect())
+        CandidateMachine::new(
+            &machine,
+            vec!["ci".to_owned()],
+            true,
+            false,
+            &wanted.iter().collect(),
+        )
     }
 
-    fn selects(select: &Select, machines: &[Candidate]) -> Vec<bool> {
+    fn selects(select: &Select, machines: &[CandidateMachine]) -> Vec<bool> {
         let plain = lease(1, false, None, crate::service::leases::tests::at(0));
         let lease = Lease { select: select.clone(), ..plain };
         let selection = Selection::new(&lease, machines);
@@ -172,15 +179,15 @@ mod tests {
     #[test]
     fn a_candidate_is_the_machine_and_lacks_what_it_does_not_have() {
         let machine = samples::machine("16", "Qubes-4.2 staging");
-        let expected = Candidate {
+        let expected = CandidateMachine {
             identity: machine.identity(),
             name: machine.name,
             bios_uuid: machine.bios_uuid,
             macs: vec!["00:50:56:aa:bb:cc".parse().unwrap()],
             pools: vec!["ci".to_owned()],
             free: true,
-            never: false,
-            lacks: ["none".to_owned()].into(),
+            excluded: false,
+            missing_snapshots: ["none".to_owned()].into(),
         };
         assert_eq!(candidate(), expected);
     }
@@ -202,8 +209,8 @@ mod tests {
         ] {
             assert!(!taken(&other), "{other:?}");
         }
-        assert_eq!(selects(&whole, &[Candidate { never: true, ..candidate() }]), [false]);
-        let busy = Candidate { free: false, ..candidate() };
+        assert_eq!(selects(&whole, &[CandidateMachine { excluded: true, ..candidate() }]), [false]);
+        let busy = CandidateMachine { free: false, ..candidate() };
         assert_eq!(selects(&whole, &[busy]), [true], "it may be free some day");
     }
 
@@ -236,13 +243,14 @@ mod tests {
     fn a_reference_selects_a_machine_only_if_it_is_the_one_in_the_scope() {
         let other =
             |id: &str| MachineIdentity { id: MachineId::from_backend(id), ..candidate().identity };
-        let same_name = Candidate { identity: other("17"), pools: Vec::new(), ..candidate() };
+        let same_name =
+            CandidateMachine { identity: other("17"), pools: Vec::new(), ..candidate() };
         let named =
             Select { machine: Some(reference("name:Qubes-4.2 staging")), ..Select::default() };
         assert_eq!(selects(&named, &[candidate()]), [true]);
         let both = [candidate(), same_name.clone()];
         assert_eq!(selects(&named, &both), [false, false], "the name is ambiguous");
-        let never = [candidate(), Candidate { never: true, ..same_name }];
+        let never = [candidate(), CandidateMachine { excluded: true, ..same_name }];
         assert_eq!(selects(&named, &never), [false, false], "also if the other is never granted");
         let plain = lease(1, false, None, crate::service::leases::tests::at(0));
         let scope = Scope::new(Vec::new(), vec!["ci".to_owned()]);
@@ -259,8 +267,8 @@ mod tests {
             release: Release { snapshot: release.map(str::to_owned), ..Release::default() },
             ..plain.clone()
         };
-        assert_eq!(wants(&with(Some("a"), Some("b"))).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(wants(&plain).count(), 0);
+        assert_eq!(required_snapshots(&with(Some("a"), Some("b"))).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(required_snapshots(&plain).count(), 0);
         assert!(has_snapshots(&plain, &candidate()));
         assert!(has_snapshots(&with(Some("kickstart"), None), &candidate()));
         assert!(has_snapshots(&with(Some("kickstart"), Some("kickstart")), &candidate()));

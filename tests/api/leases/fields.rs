@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{STAGING, ask, granted, path, shown, with_lease, with_pools};
+use super::{
+    STAGING, granted_lease, lease_header, lease_path, request_lease, with_lease, with_pools,
+};
 use crate::harness::{Answer, Events, Lab, Plan, eventually, machine};
 
 /// The fields of a lease, as the contract names them.
@@ -58,7 +60,7 @@ async fn a_lease_has_every_field_in_every_state() {
     .await;
     let mut stream = Events::open(&lab, "?types=lease.changed").await;
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "prepare": {"power": "on"}});
-    let preparing = granted(&lab, body).await;
+    let preparing = granted_lease(&lab, body).await;
     is_lease(
         &preparing,
         "preparing",
@@ -71,8 +73,8 @@ async fn a_lease_has_every_field_in_every_state() {
     );
     let wanted =
         json!({"select": {"name": STAGING, "pool": "qubes"}, "ttl": "45", "queue_for": "10m"});
-    let queued = ask(&lab, wanted).await.expect(202);
-    assert_eq!(queued.header("location"), Some(&*path(&queued.json, "")));
+    let queued = request_lease(&lab, wanted).await.expect(202);
+    assert_eq!(queued.header("location"), Some(&*lease_path(&queued.json, "")));
     is_lease(
         &queued.json,
         "queued",
@@ -81,19 +83,20 @@ async fn a_lease_has_every_field_in_every_state() {
     assert_eq!((&queued.json["ttl"], &queued.json["pool"]), (&json!("45s"), &json!("qubes")));
     eventually("the lease to be active", async || {
         lab.control().step_tasks();
-        lab.get(&path(&preparing, "")).await.json["state"] == "active"
+        lab.get(&lease_path(&preparing, "")).await.json["state"] == "active"
     })
     .await;
-    let active = lab.get(&path(&preparing, "")).await.json;
+    let active = lab.get(&lease_path(&preparing, "")).await.json;
     is_lease(&active, "active", "reference position queue_for secret end");
     has(&active["links"], "self wait renew machine job");
     let seen = lab.machine(STAGING).await;
     has(&seen["lease"], "id holder expires_at");
     assert_eq!(seen["pools"], json!(["qubes", "ready"]));
-    let releasing = with_lease(&lab, Method::DELETE, &path(&active, ""), &shown(&preparing), None)
-        .await
-        .expect(200)
-        .json;
+    let releasing =
+        with_lease(&lab, Method::DELETE, &lease_path(&active, ""), &lease_header(&preparing), None)
+            .await
+            .expect(200)
+            .json;
     is_lease(
         &releasing,
         "releasing",
@@ -102,8 +105,10 @@ async fn a_lease_has_every_field_in_every_state() {
     let list = lab.get("/v1/leases").await.expect(200).json;
     has(&list, "items next version");
     assert_eq!(list["items"][0]["id"], queued.json["id"], "newest first");
-    let dropped =
-        Answer::of(lab.request(Method::DELETE, &path(&queued.json, ""))).await.expect(200).json;
+    let dropped = Answer::of(lab.request(Method::DELETE, &lease_path(&queued.json, "")))
+        .await
+        .expect(200)
+        .json;
     is_lease(
         &dropped,
         "revoked",
@@ -111,10 +116,10 @@ async fn a_lease_has_every_field_in_every_state() {
     );
     eventually("the lease to end", async || {
         lab.control().step_tasks();
-        lab.get(&path(&preparing, "")).await.json["state"] == "released"
+        lab.get(&lease_path(&preparing, "")).await.json["state"] == "released"
     })
     .await;
-    let released = lab.get(&path(&preparing, "")).await.json;
+    let released = lab.get(&lease_path(&preparing, "")).await.json;
     is_lease(
         &released,
         "released",
@@ -157,21 +162,33 @@ async fn a_secret_is_told_to_who_asked_alone_and_kept_nowhere() {
     let on = machine(STAGING, "/power?wait=20s");
     let wrong = format!("{}.{}", lease["id"].as_str().unwrap(), "0".repeat(64));
     let refused = with_lease(&lab, Method::POST, &on, &wrong, Some(json!({"action": "on"}))).await;
-    let job = with_lease(&lab, Method::POST, &on, &shown(&lease), Some(json!({"action": "on"})))
-        .await
-        .expect(200);
-    let renewed =
-        with_lease(&lab, Method::POST, &path(&lease, "/renew"), &shown(&lease), Some(json!({})))
-            .await;
+    let job =
+        with_lease(&lab, Method::POST, &on, &lease_header(&lease), Some(json!({"action": "on"})))
+            .await
+            .expect(200);
+    let renewed = with_lease(
+        &lab,
+        Method::POST,
+        &lease_path(&lease, "/renew"),
+        &lease_header(&lease),
+        Some(json!({})),
+    )
+    .await;
     let mut told = vec![refused.text, job.text, renewed.text];
-    for read in [&*path(&lease, ""), "/v1/leases", "/v1/jobs", "/v1/machines", "/metrics"] {
+    for read in [&*lease_path(&lease, ""), "/v1/leases", "/v1/jobs", "/v1/machines", "/metrics"] {
         let answer = lab.request(Method::GET, read).send().await.unwrap();
         told.push(format!("{:?}", answer.headers()));
         told.push(answer.text().await.unwrap());
     }
-    let ended = with_lease(&lab, Method::DELETE, &path(&lease, "?wait=20s"), &shown(&lease), None)
-        .await
-        .expect(200);
+    let ended = with_lease(
+        &lab,
+        Method::DELETE,
+        &lease_path(&lease, "?wait=20s"),
+        &lease_header(&lease),
+        None,
+    )
+    .await
+    .expect(200);
     told.push(ended.text);
     let id = lease["id"].as_str().unwrap();
     let events = stream

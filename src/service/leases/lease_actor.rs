@@ -1,4 +1,4 @@
-//! The desk: takes orders one after the other, tries each step of the book on a copy, commits what
+//! The lease actor: takes orders one after the other, tries each step of the table on a copy, commits what
 //! it changed, and only then shows it and sets to work.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,11 +9,13 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::audited::{self, Cause};
-use super::book::{Book, Changes, Input, Kept, MachineKey, Now, Open, Then};
-use super::fit::{Candidate, Selection, wants};
-use super::stepped::Stepped;
-use super::{LeaseView, LeasesParts, PoolView, counted};
+use super::audit_records::{self, Cause};
+use super::command::LeaseCommand;
+use super::lease_table::{
+    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, OpenLease, TableChanges,
+};
+use super::matching::{CandidateMachine, Selection, required_snapshots};
+use super::{LeaseView, LeasesParts, PoolView, metrics};
 use crate::domain::access::{TokenLimits, TokenStanding};
 use crate::domain::audit::AuditRecord;
 use crate::domain::event::{EventFilter, EventType, Subject};
@@ -34,21 +36,21 @@ use crate::storage::{IdempotencyKey, KeptMachine, LeaseChange, SaveLeases, Stora
 
 /// While leases have time that runs, the store notes this often that otter runs. After a crash at
 /// most this much of the time that passed is unknown.
-const CHECKPOINT: Duration = Duration::from_secs(10);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often otter looks for machines that are absent from the host.
-const FORGET: Duration = Duration::from_hours(1);
+const FORGET_INTERVAL: Duration = Duration::from_hours(1);
 
 /// How long to wait before what could not be done is tried again.
-pub const AGAIN: Duration = Duration::from_secs(1);
+pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What all clones of [`super::Leases`] share.
-pub struct Desk {
+pub struct LeaseActor {
     pub parts: LeasesParts,
     /// The keys of the calls that ask for leases.
     pub keys: Keys,
-    orders: mpsc::Sender<Order>,
-    inbox: Mutex<Option<mpsc::Receiver<Order>>>,
+    commands: mpsc::Sender<SubmittedCommand>,
+    receiver: Mutex<Option<mpsc::Receiver<SubmittedCommand>>>,
     /// Wakes those who wait for a lease.
     pub changed: watch::Sender<()>,
     pub stop: CancellationToken,
@@ -57,55 +59,55 @@ pub struct Desk {
 }
 
 /// One step to be taken, and who hears of it.
-pub struct Order {
-    step: Stepped,
+pub struct SubmittedCommand {
+    command: LeaseCommand,
     /// Of the key that the step is taken with. It ends once the step is committed or refused.
     claim: Option<KeyClaim>,
     actor: Actor,
     reply: Option<oneshot::Sender<Result<(), Failure>>>,
 }
 
-impl Desk {
+impl LeaseActor {
     pub fn new(
         parts: LeasesParts,
-        orders: mpsc::Sender<Order>,
-        inbox: Mutex<Option<mpsc::Receiver<Order>>>,
+        commands: mpsc::Sender<SubmittedCommand>,
+        receiver: Mutex<Option<mpsc::Receiver<SubmittedCommand>>>,
         changed: watch::Sender<()>,
         last_seen: Option<Timestamp>,
     ) -> Self {
         let stop = parts.supervisor.stopping();
         let keys = Keys::new(Arc::clone(&parts.store));
-        Self { parts, keys, orders, inbox, changed, stop, last_seen }
+        Self { parts, keys, commands, receiver, changed, stop, last_seen }
     }
 
     /// Shows what the store has kept.
     pub fn restore(
         &self,
         leases: Vec<Lease>,
-        machines: BTreeMap<MachineKey, Kept>,
+        ledgers: BTreeMap<MachineKey, MachineLedger>,
         fence_floor: u64,
     ) {
         let rules = self.parts.rules.clone();
-        let book = Book::restored(rules, leases, machines, self.last_seen, self.now());
-        self.parts.holds.show(book.with_fence_floor(fence_floor));
+        let table = LeaseTable::from_stored(rules, leases, ledgers, self.last_seen, self.now());
+        self.parts.published.publish(table.with_fence_floor(fence_floor));
     }
 
-    /// Takes a step that otter itself orders; see [`Desk::order_by`].
-    pub async fn order(&self, step: Stepped) -> Result<(), Failure> {
-        self.order_by(Actor::otter(), step).await
+    /// Takes a step that otter itself orders; see [`LeaseActor::submit_as`].
+    pub async fn submit(&self, command: LeaseCommand) -> Result<(), Failure> {
+        self.submit_as(Actor::otter(), command).await
     }
 
     /// Takes a step that `actor` orders.
-    pub async fn order_by(&self, actor: Actor, step: Stepped) -> Result<(), Failure> {
-        self.order_with(None, actor, step).await
+    pub async fn submit_as(&self, actor: Actor, command: LeaseCommand) -> Result<(), Failure> {
+        self.submit_with_claim(None, actor, command).await
     }
 
     /// Takes a step that `actor` orders with a key that is claimed.
-    pub async fn order_with(
+    pub async fn submit_with_claim(
         &self,
         claim: Option<KeyClaim>,
         actor: Actor,
-        step: Stepped,
+        command: LeaseCommand,
     ) -> Result<(), Failure> {
         let (reply, answered) = oneshot::channel();
         let stopped = || {
@@ -114,100 +116,104 @@ impl Desk {
                 "otter is shutting down; try again once it is back.",
             )
         };
-        self.orders
-            .send(Order { step, claim, actor, reply: Some(reply) })
+        self.commands
+            .send(SubmittedCommand { command, claim, actor, reply: Some(reply) })
             .await
             .map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
 
-    /// Notes that somebody asked about a lease. Where the desk is too busy, whoever asks again is
+    /// Notes that somebody asked about a lease. Where the actor is too busy, whoever asks again is
     /// noted then.
-    pub fn asked(&self, id: LeaseId) {
-        let order =
-            Order { step: Stepped::Asked(id), claim: None, actor: Actor::otter(), reply: None };
-        let _ = self.orders.try_send(order);
+    pub fn record_poll(&self, id: LeaseId) {
+        let command = SubmittedCommand {
+            command: LeaseCommand::RecordPoll(id),
+            claim: None,
+            actor: Actor::otter(),
+            reply: None,
+        };
+        let _ = self.commands.try_send(command);
     }
 
     /// Has a step taken that must not be lost: where the store refuses it, it is tried again. False
     /// where otter stops first; the next start takes up what the step was about.
-    pub async fn insist(&self, step: Stepped) -> bool {
+    pub async fn submit_with_retry(&self, command: LeaseCommand) -> bool {
         loop {
-            match self.order(step.clone()).await {
+            match self.submit(command.clone()).await {
                 Ok(()) => return true,
                 Err(failure) if failure.kind == FailureKind::ShuttingDown => return false,
                 Err(_) => tokio::select! {
                     biased;
                     () = self.stop.cancelled() => return false,
-                    () = self.parts.clock.sleep(AGAIN) => {}
+                    () = self.parts.clock.sleep(RETRY_DELAY) => {}
                 },
             }
         }
     }
 
-    pub async fn run(desk: &Arc<Self>, stop: CancellationToken) {
-        let inbox = desk.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut inbox) = inbox else { return };
-        let mut book = desk.parts.holds.shown().book.clone();
-        Self::set_to_work(desk, book.unfinished());
+    pub async fn run(this: &Arc<Self>, stop: CancellationToken) {
+        let receiver = this.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut receiver) = receiver else { return };
+        let mut table = this.parts.published.load().table.clone();
+        Self::spawn_follow_ups(this, table.unfinished_work());
         let types =
             vec![EventType::MachineChanged, EventType::MachineRemoved, EventType::SessionChanged];
-        let mut changes = desk.parts.feed.follow(EventFilter { types, ..EventFilter::default() });
-        let mut tokens = desk.parts.callers.changes();
+        let mut changes = this.parts.feed.follow(EventFilter { types, ..EventFilter::default() });
+        let mut tokens = this.parts.callers.changes();
         // A token may have been revoked while otter was down.
         tokens.mark_changed();
-        let mut checkpoint_at = desk.parts.clock.elapsed() + CHECKPOINT;
+        let mut checkpoint_at = this.parts.clock.elapsed() + CHECKPOINT_INTERVAL;
         let mut forget_at = checkpoint_at;
-        let mut jumps = Jumps::since(Moment::now(&desk.parts.clock));
-        if desk.last_seen.is_some_and(|seen| desk.parts.clock.now() < seen) {
+        let mut jumps = Jumps::since(Moment::now(&this.parts.clock));
+        if this.last_seen.is_some_and(|seen| this.parts.clock.now() < seen) {
             // The stored times lie in the future. If the store refuses, the next start counts the
             // same once more.
-            desk.clock_jumped(&mut book).await;
+            this.clock_jumped(&mut table).await;
         }
         loop {
-            let now = desk.parts.clock.elapsed();
-            let due = book.due().map_or(checkpoint_at, |due| due.min(checkpoint_at));
-            let then = tokio::select! {
+            let now = this.parts.clock.elapsed();
+            let due = table.next_due().map_or(checkpoint_at, |due| due.min(checkpoint_at));
+            let follow_ups = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    desk.checkpoint(&mut book, &mut jumps).await;
+                    this.checkpoint(&mut table, &mut jumps).await;
                     return;
                 }
-                order = inbox.recv() => match order {
-                    Some(order) => desk.take(&mut book, order).await,
+                command = receiver.recv() => match command {
+                    Some(command) => this.handle(&mut table, command).await,
                     None => return,
                 },
                 () = changes.more() => {
                     changes.skip();
-                    desk.look(&mut book).await
+                    this.reevaluate(&mut table).await
                 }
-                Ok(()) = tokens.changed() => desk.look(&mut book).await,
-                () = desk.parts.clock.sleep(due.saturating_sub(now)) => {
-                    if desk.parts.clock.elapsed() >= checkpoint_at {
-                        let reached = desk.parts.clock.elapsed();
-                        checkpoint_at = reached + CHECKPOINT;
-                        desk.checkpoint(&mut book, &mut jumps).await;
-                        if reached >= forget_at && desk.forget(&mut book).await {
-                            forget_at = reached + FORGET;
+                Ok(()) = tokens.changed() => this.reevaluate(&mut table).await,
+                () = this.parts.clock.sleep(due.saturating_sub(now)) => {
+                    if this.parts.clock.elapsed() >= checkpoint_at {
+                        let reached = this.parts.clock.elapsed();
+                        checkpoint_at = reached + CHECKPOINT_INTERVAL;
+                        this.checkpoint(&mut table, &mut jumps).await;
+                        if reached >= forget_at && this.forget_absent_machines(&mut table).await {
+                            forget_at = reached + FORGET_INTERVAL;
                         }
                         // What was asked while that took its time counts before anybody is dropped.
-                        desk.look(&mut book).await
+                        this.reevaluate(&mut table).await
                     } else {
-                        desk.tick(&mut book).await
+                        this.expire_due(&mut table).await
                     }
                 }
             };
-            Self::set_to_work(desk, then);
+            Self::spawn_follow_ups(this, follow_ups);
         }
     }
 
     /// A lease that has not ended, as readers see it.
     #[must_use]
     pub fn view(&self, id: LeaseId) -> Option<LeaseView> {
-        let shown = self.parts.holds.shown();
-        let open = shown.book.get(id)?;
-        let (expires_at, max_expires_at) = open.ends().unzip();
-        let position = shown.book.position(id);
+        let state = self.parts.published.load();
+        let open = state.table.get(id)?;
+        let (expires_at, max_expires_at) = open.expiry().unzip();
+        let position = state.table.position(id);
         Some(LeaseView { lease: Arc::clone(&open.lease), position, expires_at, max_expires_at })
     }
 
@@ -217,7 +223,11 @@ impl Desk {
     /// # Errors
     /// `no-free-machine` and `not-found`, each with what is missing; `ambiguous-name` if
     /// `select.machine` names several machines.
-    fn can_ever_be_granted(&self, lease: &Lease, candidates: &[Candidate]) -> Result<(), Failure> {
+    fn check_grantable(
+        &self,
+        lease: &Lease,
+        candidates: &[CandidateMachine],
+    ) -> Result<(), Failure> {
         self.parts.machines.picture()?;
         if let Some(reference) = &lease.select.machine
             && let Err(failure) = self.parts.machines.referenced(&lease.scope, reference)
@@ -225,49 +235,51 @@ impl Desk {
         {
             return Err(failure);
         }
-        let (mut why, mut fitting) = (None, false);
+        let (mut missing_snapshot, mut is_any_selected) = (None, false);
         let selection = Selection::new(lease, candidates);
         for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
-            fitting = true;
-            let Some(lacks) = candidate.lacks.iter().next() else { return Ok(()) };
+            is_any_selected = true;
+            let Some(missing) = candidate.missing_snapshots.iter().next() else { return Ok(()) };
             let Some(view) = self.parts.machines.get(&candidate.identity.id) else { continue };
-            why = why.or(self.parts.machines.snapshot(&view, lacks).err());
+            missing_snapshot =
+                missing_snapshot.or(self.parts.machines.snapshot(&view, missing).err());
         }
-        if !fitting {
+        if !is_any_selected {
             return Err(self.parts.machines.why_none_fits(&lease.scope, &lease.select)?);
         }
-        why.map_or(Ok(()), Err)
+        missing_snapshot.map_or(Ok(()), Err)
     }
 
     /// Every pool that exists for a caller, by name: with a restricted scope those with a machine
     /// in it.
     pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
         self.parts.machines.picture()?;
-        let shown = self.parts.holds.shown();
+        let state = self.parts.published.load();
         let configured = self.parts.pools.0.keys().filter(|_| !caller.scope.is_restricted());
         let mut pools: BTreeMap<String, PoolView> =
             configured.map(|name| (name.clone(), PoolView::empty(name))).collect();
         let in_scope =
-            |candidate: &Candidate| caller.scope.contains(&candidate.name, &candidate.pools);
+            |candidate: &CandidateMachine| caller.scope.contains(&candidate.name, &candidate.pools);
         for candidate in self.candidates([]).into_iter().filter(in_scope) {
-            let held = shown.holder_of(&candidate.identity).is_some();
-            let aside = shown
-                .book
-                .kept(&MachineKey::of(&candidate.identity))
-                .is_some_and(|kept| kept.quarantine.is_some());
+            let held = state.holder_of(&candidate.identity).is_some();
+            let quarantined = state
+                .table
+                .ledger(&MachineKey::from_identity(&candidate.identity))
+                .is_some_and(|ledger| ledger.quarantine.is_some());
             for name in &candidate.pools {
                 let pool = pools.entry(name.clone()).or_insert_with(|| PoolView::empty(name));
                 pool.machines += 1;
                 pool.held += usize::from(held);
-                pool.quarantined += usize::from(aside);
-                pool.free += usize::from(candidate.free && !candidate.never && !held && !aside);
+                pool.quarantined += usize::from(quarantined);
+                pool.free +=
+                    usize::from(candidate.free && !candidate.excluded && !held && !quarantined);
             }
         }
         let visibility = self.parts.machines.visibility();
-        let waits = |open: &&Open| {
+        let waits = |open: &&OpenLease| {
             open.lease.state == LeaseState::Queued && visibility.shows_lease(caller, &open.lease)
         };
-        for open in shown.book.open().filter(waits) {
+        for open in state.table.open_leases().filter(waits) {
             if let Some(pool) = open.lease.select.pool.as_ref().and_then(|pool| pools.get_mut(pool))
             {
                 pool.waiting += 1;
@@ -277,132 +289,149 @@ impl Desk {
     }
 
     /// Takes one order, and tells whoever gave it.
-    async fn take(&self, book: &mut Book, order: Order) -> Vec<Then> {
-        let Order { step, claim, actor, reply } = order;
-        let taken = self.taken(book, step, &actor).await;
+    async fn handle(&self, table: &mut LeaseTable, submitted: SubmittedCommand) -> Vec<FollowUp> {
+        let SubmittedCommand { command, claim, actor, reply } = submitted;
+        let handled = self.apply_command(table, command, &actor).await;
         drop(claim);
-        let (answer, then) = match taken {
-            Ok(then) => (Ok(()), then),
+        let (answer, follow_ups) = match handled {
+            Ok(follow_ups) => (Ok(()), follow_ups),
             Err(failure) => (Err(failure), Vec::new()),
         };
         if let Some(reply) = reply {
             // A caller that went away needs no answer; what it asked for stands.
             drop(reply.send(answer));
         }
-        then
+        follow_ups
     }
 
-    async fn taken(
+    async fn apply_command(
         &self,
-        book: &mut Book,
-        step: Stepped,
+        table: &mut LeaseTable,
+        command: LeaseCommand,
         actor: &Actor,
-    ) -> Result<Vec<Then>, Failure> {
-        if let Stepped::Asked(id) = step {
+    ) -> Result<Vec<FollowUp>, Failure> {
+        if let LeaseCommand::RecordPoll(id) = command {
             // Nothing to be kept or shown: those who poll cost no more than this.
-            book.asked(id, self.now());
+            table.record_poll(id, self.now());
             return Ok(Vec::new());
         }
-        if let Stepped::Ask { lease, key, limits } = step {
-            self.end_refused(book).await?;
-            let candidates = self.candidates(book.waiting().chain([&*lease]));
-            self.can_ever_be_granted(&lease, &candidates)?;
-            within_limits(book, &lease, limits)?;
+        if let LeaseCommand::Request { lease, key, limits } = command {
+            self.end_leases_of_invalid_tokens(table).await?;
+            let candidates = self.candidates(table.queued_leases().chain([&*lease]));
+            self.check_grantable(&lease, &candidates)?;
+            check_token_limits(table, &lease, limits)?;
             let key = key.map(|key| (key, lease.id));
-            let asked = |book: &mut Book, now: Now, candidates: &[Candidate]| {
-                book.step(Input::Ask(lease.clone(), candidates), now)
+            let request = |table: &mut LeaseTable, now: Moment, candidates: &[CandidateMachine]| {
+                table.apply(LeaseInput::Request(lease.clone(), candidates), now)
             };
             let cause = Cause { actor, renews: None };
-            return self.step(book, cause, key, candidates, asked).await;
+            return self.commit(table, cause, key, candidates, request).await;
         }
         // How a job ended was told once the picture had caught up: a machine that is gone by then
         // fails no preparation.
-        if matches!(step, Stepped::Prepared(..) | Stepped::Freed(..)) && self.sees() {
-            self.miss(book).await?;
+        if matches!(command, LeaseCommand::PrepareFinished(..) | LeaseCommand::ReleaseFinished(..))
+            && self.is_inventory_current()
+        {
+            self.detect_absent_machines(table).await?;
         }
-        let failed = counted::failure(book, &step);
-        let renews = if let Stepped::Renew(id, _) = &step { Some(*id) } else { None };
+        let failure_counter = metrics::failure_counter(table, &command);
+        let renews = if let LeaseCommand::Renew(id, _) = &command { Some(*id) } else { None };
         let cause = Cause { actor, renews };
-        let ordered = |book: &mut Book, now: Now, _: &[Candidate]| book.step(step.input(), now);
-        let then = self.step(book, cause, None, Vec::new(), ordered).await?;
-        if let Some(count) = failed {
+        let apply = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
+            table.apply(command.input(), now)
+        };
+        let follow_ups = self.commit(table, cause, None, Vec::new(), apply).await?;
+        if let Some(count) = failure_counter {
             count(self.parts.metrics.leases());
         }
-        if let Stepped::SetAside(_, _, machine) | Stepped::Clear(_, machine) = &step {
+        if let LeaseCommand::QuarantineMachine(_, _, machine)
+        | LeaseCommand::ClearQuarantine(_, machine) = &command
+        {
             self.parts.inventory.wake_watchers(machine);
         }
-        let more = if step.may_free_a_machine() { self.look(book).await } else { Vec::new() };
-        Ok(then.into_iter().chain(more).collect())
+        let more =
+            if command.may_free_a_machine() { self.reevaluate(table).await } else { Vec::new() };
+        Ok(follow_ups.into_iter().chain(more).collect())
     }
 
     /// Ends what no caller is admitted for, grants what may be granted, and finds out which
     /// machines are gone.
-    async fn look(&self, book: &mut Book) -> Vec<Then> {
+    async fn reevaluate(&self, table: &mut LeaseTable) -> Vec<FollowUp> {
         // If a lease cannot be ended, it must not be granted either.
-        if self.end_refused(book).await.is_err() || !self.sees() {
+        if self.end_leases_of_invalid_tokens(table).await.is_err() || !self.is_inventory_current() {
             return Vec::new();
         }
-        let gone = self.miss(book).await;
-        if !book.anyone_waits() {
+        let gone = self.detect_absent_machines(table).await;
+        if !table.has_queued_leases() {
             return gone.unwrap_or_default();
         }
-        let candidates = self.candidates(book.waiting());
-        let look = |book: &mut Book, now: Now, candidates: &[Candidate]| {
-            book.step(Input::Look(candidates), now)
+        let candidates = self.candidates(table.queued_leases());
+        let grant = |table: &mut LeaseTable, now: Moment, candidates: &[CandidateMachine]| {
+            table.apply(LeaseInput::GrantQueued(candidates), now)
         };
-        let granted = self.step(book, by_otter(), None, candidates, look).await;
+        let granted = self.commit(table, caused_by_otter(), None, candidates, grant).await;
         // If the store refused it, nothing happened; the next change or checkpoint tries again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
 
     /// Ends the queued leases whose token was revoked or has expired.
-    async fn end_refused(&self, book: &mut Book) -> Result<(), Failure> {
-        let tokens: BTreeSet<TokenId> = book.waiting().filter_map(|lease| lease.token).collect();
+    async fn end_leases_of_invalid_tokens(&self, table: &mut LeaseTable) -> Result<(), Failure> {
+        let tokens: BTreeSet<TokenId> =
+            table.queued_leases().filter_map(|lease| lease.token).collect();
         let standing = |token| (token, self.parts.callers.standing(token));
         let standings: BTreeMap<TokenId, TokenStanding> =
             tokens.into_iter().map(standing).collect();
         if standings.values().all(|standing| *standing == TokenStanding::InForce) {
             return Ok(());
         }
-        let end =
-            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Tokens(&standings), now);
-        self.step(book, by_otter(), None, Vec::new(), end).await.map(drop)
+        let end = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
+            table.apply(LeaseInput::TokenStandings(&standings), now)
+        };
+        self.commit(table, caused_by_otter(), None, Vec::new(), end).await.map(drop)
     }
 
     /// Whether the picture is the host as it is.
-    fn sees(&self) -> bool {
+    fn is_inventory_current(&self) -> bool {
         self.parts.inventory.session().state == SessionState::Connected
             && self.parts.inventory.picture().loaded
     }
 
     /// Finds out which machines are gone.
-    async fn miss(&self, book: &mut Book) -> Result<Vec<Then>, Failure> {
-        let there = self.machines_there();
-        let miss =
-            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Machines(&there), now);
-        self.step(book, by_otter(), None, Vec::new(), miss).await
+    async fn detect_absent_machines(
+        &self,
+        table: &mut LeaseTable,
+    ) -> Result<Vec<FollowUp>, Failure> {
+        let present = self.present_machines();
+        let detect = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
+            table.apply(LeaseInput::MachinesPresent(&present), now)
+        };
+        self.commit(table, caused_by_otter(), None, Vec::new(), detect).await
     }
 
-    async fn tick(&self, book: &mut Book) -> Vec<Then> {
-        let tick = |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Tick, now);
-        let Ok(mut then) = self.step(book, by_otter(), None, Vec::new(), tick).await else {
+    async fn expire_due(&self, table: &mut LeaseTable) -> Vec<FollowUp> {
+        let expire = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
+            table.apply(LeaseInput::TimePassed, now)
+        };
+        let Ok(mut follow_ups) =
+            self.commit(table, caused_by_otter(), None, Vec::new(), expire).await
+        else {
             // The storage failed: nothing happened, and it is tried again.
-            self.parts.clock.sleep(AGAIN).await;
+            self.parts.clock.sleep(RETRY_DELAY).await;
             return Vec::new();
         };
-        then.extend(self.look(book).await);
-        then
+        follow_ups.extend(self.reevaluate(table).await);
+        follow_ups
     }
 
     /// Notes that otter runs, for a start after a crash: one statement, however many leases there
     /// are. After a jump of the wall clock first computes the stored and shown times again.
-    async fn checkpoint(&self, book: &mut Book, jumps: &mut Jumps) {
-        if !book.has_running_time() {
+    async fn checkpoint(&self, table: &mut LeaseTable, jumps: &mut Jumps) {
+        if !table.has_running_time() {
             return;
         }
         let now = Moment::now(&self.parts.clock);
         let mut found = jumps.clone();
-        if found.find(now).is_some() && !self.clock_jumped(book).await {
+        if found.find(now).is_some() && !self.clock_jumped(table).await {
             // The next checkpoint finds the jump again.
             return;
         }
@@ -412,17 +441,18 @@ impl Desk {
     }
 
     /// Forgets machines that are absent from the host for long. Returns whether that was done.
-    async fn forget(&self, book: &mut Book) -> bool {
-        if !self.sees() {
+    async fn forget_absent_machines(&self, table: &mut LeaseTable) -> bool {
+        if !self.is_inventory_current() {
             return false;
         }
-        let there = self.machines_there();
-        let forget =
-            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::Forget(&there), now);
-        self.step(book, by_otter(), None, Vec::new(), forget).await.is_ok()
+        let present = self.present_machines();
+        let forget = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
+            table.apply(LeaseInput::ForgetAbsentMachines(&present), now)
+        };
+        self.commit(table, caused_by_otter(), None, Vec::new(), forget).await.is_ok()
     }
 
-    fn machines_there(&self) -> Vec<MachineIdentity> {
+    fn present_machines(&self) -> Vec<MachineIdentity> {
         self.parts
             .inventory
             .picture()
@@ -434,26 +464,27 @@ impl Desk {
 
     /// Stores and shows the times of the leases by the wall clock as it is now. Returns whether
     /// the store took them.
-    async fn clock_jumped(&self, book: &mut Book) -> bool {
-        let jumped =
-            |book: &mut Book, now: Now, _: &[Candidate]| book.step(Input::ClockJumped, now);
-        self.step(book, by_otter(), None, Vec::new(), jumped).await.is_ok()
+    async fn clock_jumped(&self, table: &mut LeaseTable) -> bool {
+        let jumped = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
+            table.apply(LeaseInput::ClockJumped, now)
+        };
+        self.commit(table, caused_by_otter(), None, Vec::new(), jumped).await.is_ok()
     }
 
     /// One step: tried on a copy, committed, shown, told. Where it fails nothing happened.
-    async fn step(
+    async fn commit(
         &self,
-        book: &mut Book,
+        table: &mut LeaseTable,
         cause: Cause<'_>,
         key: Option<(IdempotencyKey, LeaseId)>,
-        mut candidates: Vec<Candidate>,
-        change: impl Fn(&mut Book, Now, &[Candidate]) -> Result<Changes, Failure>,
-    ) -> Result<Vec<Then>, Failure> {
+        mut candidates: Vec<CandidateMachine>,
+        change: impl Fn(&mut LeaseTable, Moment, &[CandidateMachine]) -> Result<TableChanges, Failure>,
+    ) -> Result<Vec<FollowUp>, Failure> {
         loop {
-            let mut next = book.clone();
+            let mut next = table.clone();
             let changes = change(&mut next, self.now(), &candidates)?;
-            let granted = granted(book, &changes);
-            let taking = self.parts.holds.take(&granted);
+            let granted = granted_machines(table, &changes);
+            let reservation = self.parts.published.reserve(&granted);
             let busy: BTreeSet<&MachineId> =
                 granted.iter().filter(|machine| self.parts.jobs.any_on(machine)).collect();
             if !busy.is_empty() {
@@ -464,35 +495,37 @@ impl Desk {
                 continue;
             }
             if !changes.is_empty() {
-                let audit = self.audit(book, &changes, cause);
-                self.commit(&changes, key, audit).await.map_err(|error| write_failure(&error))?;
+                let audit = self.audit_records(table, &changes, cause);
+                self.store_changes(&changes, key, audit)
+                    .await
+                    .map_err(|error| write_failure(&error))?;
             }
-            let before = std::mem::replace(book, next);
-            self.parts.holds.show(book.clone());
-            drop(taking);
-            counted::step(&self.parts.metrics, &before, &changes);
-            self.tell(&before, &changes);
-            return Ok(changes.then);
+            let before = std::mem::replace(table, next);
+            self.parts.published.publish(table.clone());
+            drop(reservation);
+            metrics::record_transition(&self.parts.metrics, &before, &changes);
+            self.publish_changes(&before, &changes);
+            return Ok(changes.follow_ups);
         }
     }
 
-    async fn commit(
+    async fn store_changes(
         &self,
-        changes: &Changes,
+        changes: &TableChanges,
         key: Option<(IdempotencyKey, LeaseId)>,
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError> {
         let leases = changes.leases.values().map(|lease| {
-            let machine = lease.machine.as_ref().map(MachineKey::of);
+            let machine = lease.machine.as_ref().map(MachineKey::from_identity);
             LeaseChange::new(lease.clone(), machine.map(|machine| machine.0))
         });
-        let machines = changes
-            .machines
+        let ledgers = changes
+            .ledgers
             .iter()
-            .map(|(machine, kept)| (machine.0.clone(), KeptMachine::from(kept)));
+            .map(|(machine, ledger)| (machine.0.clone(), KeptMachine::from(ledger)));
         let step = SaveLeases {
             leases: leases.collect(),
-            machines: machines.collect(),
+            machines: ledgers.collect(),
             forgotten: changes.forgotten.iter().map(|machine| machine.0.clone()).collect(),
             fence_floor: changes.fence_floor.unwrap_or_default(),
             key,
@@ -502,19 +535,25 @@ impl Desk {
     }
 
     /// The audit facts of a step.
-    fn audit(&self, before: &Book, changes: &Changes, cause: Cause<'_>) -> Vec<AuditRecord> {
+    fn audit_records(
+        &self,
+        before: &LeaseTable,
+        changes: &TableChanges,
+        cause: Cause<'_>,
+    ) -> Vec<AuditRecord> {
         let picture = self.parts.inventory.picture();
         let machine_of = |key: &MachineKey| {
             let machines = picture.machines.iter().map(|record| &record.machine);
-            let found =
-                machines.into_iter().find(|machine| MachineKey::of(&machine.identity()) == *key);
+            let found = machines
+                .into_iter()
+                .find(|machine| MachineKey::from_identity(&machine.identity()) == *key);
             found.map(|machine| (machine.id.clone(), machine.name.clone()))
         };
-        audited::records(before, changes, cause, self.parts.clock.now(), machine_of)
+        audit_records::for_transition(before, changes, cause, self.parts.clock.now(), machine_of)
     }
 
     /// Tells readers what changed, once it can be read.
-    fn tell(&self, before: &Book, changes: &Changes) {
+    fn publish_changes(&self, before: &LeaseTable, changes: &TableChanges) {
         if changes.is_empty() {
             return;
         }
@@ -537,65 +576,71 @@ impl Desk {
 
     /// Every machine, whether it may be granted now, and what it lacks for these leases: none may
     /// while the host is away.
-    fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<Candidate> {
-        let wanted: BTreeSet<&String> = leases.into_iter().flat_map(wants).collect();
+    fn candidates<'l>(&self, leases: impl IntoIterator<Item = &'l Lease>) -> Vec<CandidateMachine> {
+        let snapshots: BTreeSet<&String> =
+            leases.into_iter().flat_map(required_snapshots).collect();
         let connected = self.parts.inventory.session().state == SessionState::Connected;
         let views =
             self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
             let machine = &view.record.machine;
-            // Of leases and quarantines the book knows itself, and before all others.
+            // Of leases and quarantines the table knows itself, and before all others.
             let free = connected
                 && view
                     .not_free_because
                     .iter()
                     .all(|reason| matches!(*reason, "leased" | "quarantined"));
-            Candidate::of(
+            CandidateMachine::new(
                 machine,
                 view.pools.clone(),
                 free,
                 view.protected || machine.template,
-                &wanted,
+                &snapshots,
             )
         });
         candidates.collect()
     }
 
-    fn now(&self) -> Now {
-        Now { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
+    fn now(&self) -> Moment {
+        Moment { wall: self.parts.clock.now(), elapsed: self.parts.clock.elapsed() }
     }
 }
 
 /// Refuses a lease that exceeds the limits of the caller's token.
-fn within_limits(book: &Book, lease: &Lease, limits: TokenLimits) -> Result<(), Failure> {
-    let has = |counts: &dyn Fn(&Lease) -> bool, most: Option<u32>| {
+fn check_token_limits(
+    table: &LeaseTable,
+    lease: &Lease,
+    limits: TokenLimits,
+) -> Result<(), Failure> {
+    let reached = |counts: &dyn Fn(&Lease) -> bool, most: Option<u32>| {
         most.filter(|most| {
-            let own = book.open().filter(|open| open.lease.requested_by == lease.requested_by);
+            let own =
+                table.open_leases().filter(|open| open.lease.requested_by == lease.requested_by);
             own.filter(|open| counts(&open.lease)).count() >= *most as usize
         })
     };
-    if let Some(most) = has(&|_| true, limits.leases) {
+    if let Some(most) = reached(&|_| true, limits.leases) {
         return Err(too_many(&lease.requested_by, &format!("{most} open leases")));
     }
     let waits = |lease: &Lease| lease.state == LeaseState::Queued;
-    match has(&waits, limits.queued_leases.filter(|_| lease.queue_for.is_some())) {
+    match reached(&waits, limits.queued_leases.filter(|_| lease.queue_for.is_some())) {
         Some(most) => Err(queue_full(&lease.requested_by, &format!("{most} queued leases"))),
         None => Ok(()),
     }
 }
 
 /// The machines that a step would give to somebody.
-fn granted(before: &Book, changes: &Changes) -> Vec<MachineId> {
+fn granted_machines(before: &LeaseTable, changes: &TableChanges) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
         let held_before =
             before.get(lease.id).is_some_and(|open| open.lease.grants == lease.grants);
-        lease.state.holds() && !held_before
+        lease.state.holds_machine() && !held_before
     });
     new.filter_map(|lease| lease.machine.as_ref().map(|machine| machine.id.clone())).collect()
 }
 
 /// The cause of a step that time or the host brings about.
-fn by_otter() -> Cause<'static> {
+fn caused_by_otter() -> Cause<'static> {
     static OTTER: LazyLock<Actor> = LazyLock::new(Actor::otter);
     Cause { actor: &OTTER, renews: None }
 }
@@ -606,16 +651,16 @@ impl PoolView {
     }
 }
 
-impl From<KeptMachine> for Kept {
+impl From<KeptMachine> for MachineLedger {
     fn from(kept: KeptMachine) -> Self {
         let KeptMachine { fence, last_lease_end, quarantine, absent_since } = kept;
-        Self { fence, last_end: last_lease_end, quarantine, absent_since }
+        Self { fence, last_lease_end, quarantine, absent_since }
     }
 }
 
-impl From<&Kept> for KeptMachine {
-    fn from(kept: &Kept) -> Self {
-        let Kept { fence, last_end, quarantine, absent_since } = kept.clone();
-        Self { fence, last_lease_end: last_end, quarantine, absent_since }
+impl From<&MachineLedger> for KeptMachine {
+    fn from(ledger: &MachineLedger) -> Self {
+        let MachineLedger { fence, last_lease_end, quarantine, absent_since } = ledger.clone();
+        Self { fence, last_lease_end, quarantine, absent_since }
     }
 }

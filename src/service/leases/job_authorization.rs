@@ -1,0 +1,104 @@
+//! Authorization of a job by the leases: whether the lease or the role of the caller suffices for
+//! its machine.
+
+use super::lease_table::OpenLease;
+use super::published::PublishedLeases;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::LeaseId;
+use crate::domain::lease::{Lease, LeaseState};
+use crate::domain::machine::Machine;
+use crate::service::jobs::gate::{Admission, Gate, Pass, Right};
+
+impl Gate for PublishedLeases {
+    fn admit(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
+        let state = self.load();
+        // Whoever holds the machine now: a late call is told that its own lease is over.
+        if let Pass::Lease(given) = &right.pass
+            && state.table.get(*given).is_none()
+        {
+            let detail = format!("The lease {given} has ended; nothing was done.");
+            return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *given));
+        }
+        let Some(open) = state.holder_of(&machine.identity()) else {
+            return self.admit_to_unleased(machine, right);
+        };
+        let lease = open.lease.id;
+        match &right.pass {
+            Pass::Own(own, state) if *own == lease && open.lease.state == *state => {
+                Ok(Admission::Lease(lease))
+            }
+            // A prepare that was on its way when its lease ended must not follow the release.
+            Pass::Own(own, _) if *own == lease => Err(not_active(machine, &open.lease)),
+            Pass::Lease(given) if *given == lease && open.lease.state == LeaseState::Active => {
+                Ok(Admission::Lease(lease))
+            }
+            Pass::Lease(given) if *given == lease => Err(not_active(machine, &open.lease)),
+            Pass::Nothing if right.is_override() => Ok(Admission::Overriding(lease)),
+            _ => Err(leased_by_another(machine, open)),
+        }
+    }
+}
+
+impl PublishedLeases {
+    fn admit_to_unleased(&self, machine: &Machine, right: &Right) -> Result<Admission, Failure> {
+        match &right.pass {
+            Pass::Own(lease, _) => {
+                let detail = format!("The lease {lease} does not hold {} any more.", machine.name);
+                return Err(failure_with_lease(FailureKind::LeaseEnded, detail, machine, *lease));
+            }
+            Pass::Lease(lease) => {
+                let detail = format!("The lease {lease} is not of {}.", machine.name);
+                return Err(failure_with_lease(
+                    FailureKind::MachineLeased,
+                    detail,
+                    machine,
+                    *lease,
+                ));
+            }
+            Pass::Nothing => {}
+        }
+        if self.is_reserved(&machine.id) {
+            let detail = format!("{} is being leased at this moment.", machine.name);
+            return Err(Failure::new(FailureKind::MachineLeased, detail)
+                .of_machine(&machine.id, &machine.name));
+        }
+        right.caller.may_change(machine)?;
+        Ok(Admission::Free)
+    }
+}
+
+fn leased_by_another(machine: &Machine, open: &OpenLease) -> Failure {
+    let until = match (open.lease.state, open.expiry()) {
+        (_, Some((at, _))) => format!(" until {at:.0}"),
+        (LeaseState::Releasing, None) => ", and is being released".to_owned(),
+        (_, None) => ", and is being prepared".to_owned(),
+    };
+    let detail = format!(
+        "{} is leased by {}{until}. Changing it needs that lease: Otter-Lease: <id>.<secret>.",
+        machine.name, open.lease.holder
+    );
+    failure_with_lease(FailureKind::MachineLeased, detail, machine, open.lease.id)
+}
+
+/// A call with a lease that does not give the right any more, or not yet.
+fn not_active(machine: &Machine, lease: &Lease) -> Failure {
+    let detail = match &lease.end {
+        Some(end) => format!(
+            "The lease {} ended ({}, by {}) and its machine is being released; nothing was done.",
+            lease.id,
+            end.reason.as_str(),
+            end.by
+        ),
+        None => format!("The lease {} is {} and not active yet.", lease.id, lease.state.as_str()),
+    };
+    failure_with_lease(FailureKind::LeaseEnded, detail, machine, lease.id)
+}
+
+fn failure_with_lease(
+    kind: FailureKind,
+    detail: String,
+    machine: &Machine,
+    lease: LeaseId,
+) -> Failure {
+    Failure::new(kind, detail).of_machine(&machine.id, &machine.name).of_lease(lease)
+}

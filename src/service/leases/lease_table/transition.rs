@@ -1,0 +1,495 @@
+//! One step of the table: what each event does to each lease, as the table in `table` says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::super::matching::{CandidateMachine, Selection, has_snapshots};
+use super::{
+    FollowUp, LeaseInput, LeaseTable, MachineKey, MachineLedger, Moment, OpenLease, TableChanges,
+};
+use crate::domain::access::TokenStanding;
+use crate::domain::duration;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{JobId, LeaseId, TokenId};
+use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine, TimeLeft};
+use crate::domain::machine::MachineIdentity;
+
+/// One step under way.
+pub struct Transition<'t> {
+    table: &'t mut LeaseTable,
+    now: Moment,
+    changes: TableChanges,
+}
+
+impl<'t> Transition<'t> {
+    pub fn new(table: &'t mut LeaseTable, now: Moment) -> Self {
+        Self { table, now, changes: TableChanges::default() }
+    }
+
+    /// Takes what happened, and gives what it changed.
+    pub fn apply(mut self, input: LeaseInput<'_>) -> Result<TableChanges, Failure> {
+        match input {
+            LeaseInput::Request(lease, candidates) => self.request(*lease, candidates)?,
+            LeaseInput::GrantQueued(candidates) => self.grant_queued(candidates),
+            LeaseInput::MachinesPresent(machines) => self.end_leases_of_absent_machines(machines),
+            LeaseInput::ForgetAbsentMachines(machines) => self.forget_absent_machines(machines),
+            LeaseInput::Renew(id, ttl) => self.renew(id, ttl)?,
+            LeaseInput::End { id, reason, by, detail } => self.end(id, reason, by, detail),
+            LeaseInput::TokenStandings(standings) => self.end_leases_of_invalid_tokens(standings),
+            LeaseInput::JobStarted(id, state, job) => self.job_started(id, state, job),
+            LeaseInput::PrepareFinished(id, outcome) => self.prepare_finished(id, outcome),
+            LeaseInput::ReleaseFinished(id, outcome) => self.release_finished(id, outcome),
+            LeaseInput::RecordOverride { id, by, reason } => self.change_lease(id, |lease, now| {
+                lease.warn(format!("{by} acted on the machine: {reason}"));
+                lease.note(now.wall, format!("overridden by {by}: {reason}"));
+            }),
+            LeaseInput::QuarantineMachine(machine, quarantine) => {
+                self.change_ledger(&machine, |ledger| ledger.quarantine = Some(quarantine));
+            }
+            LeaseInput::ClearQuarantine(machine) => {
+                self.change_ledger(&machine, |ledger| ledger.quarantine = None);
+            }
+            LeaseInput::TimePassed => self.time_passed(),
+            LeaseInput::ClockJumped => self.clock_jumped(),
+        }
+        Ok(self.changes)
+    }
+
+    fn request(&mut self, lease: Lease, candidates: &[CandidateMachine]) -> Result<(), Failure> {
+        let selection = Selection::new(&lease, candidates);
+        if !candidates.iter().any(|candidate| selection.includes(candidate)) {
+            let detail = "No machine fits what was asked, whatever becomes free. Look: GET /v1/machines, GET /v1/pools";
+            return Err(Failure::new(FailureKind::NoFreeMachine, detail));
+        }
+        let (id, may_wait) = (lease.id, lease.queue_for.is_some());
+        let queued = self
+            .table
+            .leases
+            .values()
+            .filter(|open| open.lease.state == LeaseState::Queued)
+            .count();
+        if may_wait && queued >= self.table.rules.max_queued {
+            let detail = "Too many leases wait already; try again once some were granted.";
+            return Err(Failure::new(FailureKind::QueueFull, detail));
+        }
+        self.table.append(lease, self.now);
+        self.change_lease(id, |lease, now| lease.note(now.wall, "asked for"));
+        self.grant_queued(candidates);
+        let state = self.table.leases.get(&id).map(|open| open.lease.state);
+        if state == Some(LeaseState::Queued) && !may_wait {
+            self.table.leases.remove(&id);
+            self.changes.leases.remove(&id);
+            let detail = "No machine that fits is free now. Say queue_for to wait for one, or look: GET /v1/machines";
+            return Err(Failure::new(FailureKind::NoFreeMachine, detail));
+        }
+        Ok(())
+    }
+
+    /// Grants in order of arrival, each the machine whose last lease ended longest ago.
+    fn grant_queued(&mut self, candidates: &[CandidateMachine]) {
+        let held: BTreeSet<MachineKey> = self.held_machines().collect();
+        let queued = self.table.queued_ids();
+        let is_quarantined = |key: &MachineKey| {
+            self.table.ledger(key).is_some_and(|ledger| ledger.quarantine.is_some())
+        };
+        let last_lease_end =
+            |key: &MachineKey| self.table.ledger(key).and_then(|ledger| ledger.last_lease_end);
+        let mut free: Vec<(MachineKey, &CandidateMachine)> = candidates
+            .iter()
+            .filter(|candidate| candidate.free)
+            .map(|candidate| (MachineKey::from_identity(&candidate.identity), candidate))
+            .filter(|(key, _)| !is_quarantined(key) && !held.contains(key))
+            .collect();
+        free.sort_by_key(|(key, _)| last_lease_end(key));
+        for id in queued {
+            if free.is_empty() {
+                return;
+            }
+            let Some(open) = self.table.leases.get(&id) else { continue };
+            let selection = Selection::new(&open.lease, candidates);
+            let fits = |machine: &CandidateMachine| {
+                selection.includes(machine) && has_snapshots(&open.lease, machine)
+            };
+            let chosen = free.iter().position(|(_, candidate)| fits(candidate));
+            if let Some(index) = chosen {
+                let (key, candidate) = free.remove(index);
+                // A copy that was registered with the identity of another is kept as the same
+                // machine.
+                free.retain(|(other, _)| *other != key);
+                self.grant(id, candidate);
+            }
+        }
+    }
+
+    fn grant(&mut self, id: LeaseId, candidate: &CandidateMachine) {
+        let key = MachineKey::from_identity(&candidate.identity);
+        let mut fence = 0;
+        let floor = self.table.fence_floor;
+        self.change_ledger(&key, |ledger| {
+            ledger.fence = ledger.fence.max(floor) + 1;
+            fence = ledger.fence;
+            ledger.absent_since = None;
+        });
+        self.change_lease(id, |lease, now| {
+            lease.machine = Some(candidate.identity.clone());
+            lease.machine_name = Some(candidate.name.clone());
+            lease.pool = lease.select.pool.clone().or_else(|| candidate.pools.first().cloned());
+            lease.fence = Some(fence);
+            lease.grants += 1;
+            lease.job = None;
+            lease.note(now.wall, format!("granted {} (fence {fence})", candidate.name));
+            lease.state = LeaseState::Preparing;
+        });
+        let nothing_to_prepare =
+            self.table.leases.get(&id).is_some_and(|open| open.lease.prepare.is_none());
+        if nothing_to_prepare {
+            self.activate(id);
+        } else {
+            self.changes.follow_ups.push(FollowUp::Prepare(id));
+        }
+    }
+
+    fn activate(&mut self, id: LeaseId) {
+        self.change_lease(id, |lease, now| {
+            lease.state = LeaseState::Active;
+            lease.active_at = Some(now.wall);
+            lease.time_left.lease = lease.ttl;
+            lease.time_left.total = lease.max_total;
+            lease.warned = false;
+            lease.note(now.wall, "active");
+        });
+    }
+
+    fn prepare_finished(&mut self, id: LeaseId, outcome: Result<(), Failure>) {
+        let Some(open) = self.table.leases.get(&id) else { return };
+        if open.lease.state != LeaseState::Preparing {
+            return;
+        }
+        let Err(failure) = outcome else { return self.activate(id) };
+        if failure.kind == FailureKind::MachineGone {
+            return self.machine_gone(id);
+        }
+        let machine = open.lease.machine_name.clone().unwrap_or_default();
+        self.quarantine_machine(id, &format!("its preparation failed: {}", failure.detail));
+        let may_queue_again = self.table.leases.get(&id).is_some_and(|open| {
+            open.lease.queue_for.is_some() && !open.lease.time_left.queue.is_zero()
+        });
+        if may_queue_again {
+            self.change_lease(id, |lease, now| {
+                lease.note(
+                    now.wall,
+                    format!(
+                        "{machine} could not be prepared ({}); waiting for another",
+                        failure.kind.code()
+                    ),
+                );
+                lease.warn(format!("{machine} could not be prepared: {}", failure.detail));
+                lease.state = LeaseState::Queued;
+                (lease.machine, lease.machine_name, lease.fence, lease.job) =
+                    (None, None, None, None);
+            });
+            // Nobody had to ask while it was being prepared.
+            let now = self.now;
+            self.table.record_poll(id, now);
+            return;
+        }
+        self.change_lease(id, |lease, _| lease.error = Some(failure.clone()));
+        self.end(id, EndReason::PrepareFailed, "otter".to_owned(), Some(failure.detail));
+    }
+
+    fn release_finished(&mut self, id: LeaseId, outcome: Result<(), Failure>) {
+        let Some(open) = self.table.leases.get(&id) else { return };
+        if open.lease.state != LeaseState::Releasing {
+            return;
+        }
+        if let Err(failure) = outcome {
+            self.quarantine_machine(id, &format!("its release failed: {}", failure.detail));
+            self.change_lease(id, |lease, now| {
+                lease.warn(format!(
+                    "The release failed, and the machine is set aside: {}",
+                    failure.detail
+                ));
+                lease.note(now.wall, "release failed; the machine is set aside");
+            });
+        }
+        self.finish(id);
+    }
+
+    fn end(&mut self, id: LeaseId, reason: EndReason, by: String, detail: Option<String>) {
+        let Some(open) = self.table.leases.get(&id) else { return };
+        let state = open.lease.state;
+        if matches!(state, LeaseState::Releasing) || state.is_end() {
+            return;
+        }
+        self.change_lease(id, |lease, now| {
+            lease.note(now.wall, format!("{} by {by}", reason.as_str()));
+            lease.end = Some(LeaseEnd { reason, by, at: now.wall, detail });
+            lease.state = LeaseState::Releasing;
+        });
+        if state == LeaseState::Queued || reason == EndReason::MachineGone {
+            self.finish(id);
+        } else {
+            self.changes.follow_ups.push(FollowUp::Release(id));
+        }
+    }
+
+    /// A machine that is held stays so: what its holder runs there may need no call of otter.
+    fn end_leases_of_invalid_tokens(&mut self, standings: &BTreeMap<TokenId, TokenStanding>) {
+        for id in self.table.queued_ids() {
+            let Some(open) = self.table.leases.get(&id) else { continue };
+            let standing = open.lease.token.and_then(|token| standings.get(&token));
+            let verb = match standing {
+                Some(TokenStanding::Revoked) => "was revoked",
+                Some(TokenStanding::Expired) => "has expired",
+                Some(TokenStanding::InForce) | None => continue,
+            };
+            let detail = format!("The token {} {verb}.", open.lease.requested_by);
+            self.end(id, EndReason::Revoked, "otter".to_owned(), Some(detail));
+        }
+    }
+
+    /// The lease comes to its end state.
+    fn finish(&mut self, id: LeaseId) {
+        let Some(open) = self.table.leases.get(&id) else { return };
+        let machine = open.lease.machine.as_ref().map(MachineKey::from_identity);
+        let reason = open.lease.end.as_ref().map_or(EndReason::Released, |end| end.reason);
+        self.change_lease(id, |lease, now| {
+            lease.state = reason.state();
+            lease.ended_at = Some(now.wall);
+            lease.note(now.wall, lease.state.as_str());
+            if lease.error.is_none() && lease.state == LeaseState::Failed {
+                lease.error = Some(failure_for(reason, lease));
+            }
+        });
+        let now = self.now.wall;
+        if let Some(machine) = machine {
+            self.change_ledger(&machine, |ledger| ledger.last_lease_end = Some(now));
+        }
+        self.table.leases.remove(&id);
+    }
+
+    fn end_leases_of_absent_machines(&mut self, machines: &[MachineIdentity]) {
+        let holding: Vec<(LeaseId, MachineIdentity)> = self
+            .table
+            .leases
+            .values()
+            .filter(|open| open.lease.state.holds_machine())
+            .filter_map(|open| Some((open.lease.id, open.lease.machine.clone()?)))
+            .collect();
+        for (id, machine) in holding {
+            if machines.iter().any(|present| machine.agrees_with(present)) {
+                continue;
+            }
+            self.machine_gone(id);
+        }
+    }
+
+    /// Notes which machines are absent, and forgets those that have been for long. A quarantine
+    /// stays, and so does what a lease needs. The fence floor rises above the forgotten fences, so
+    /// that a machine that comes back gets no fence again.
+    fn forget_absent_machines(&mut self, machines: &[MachineIdentity]) {
+        let present: BTreeSet<MachineKey> =
+            machines.iter().map(MachineKey::from_identity).collect();
+        let held: BTreeSet<MachineKey> = self.held_machines().collect();
+        let (now, retention) = (self.now.wall, self.table.rules.ledger_retention);
+        let is_over = |since: Timestamp| {
+            Duration::try_from(now.duration_since(since)).is_ok_and(|absent| absent >= retention)
+        };
+        let keys: Vec<MachineKey> = self.table.ledgers.keys().cloned().collect();
+        for key in keys {
+            let Some(ledger) = self.table.ledger(&key) else { continue };
+            if present.contains(&key) {
+                self.change_ledger(&key, |ledger| ledger.absent_since = None);
+            } else if ledger.quarantine.is_none()
+                && !held.contains(&key)
+                && ledger.absent_since.is_some_and(is_over)
+            {
+                self.table.fence_floor = self.table.fence_floor.max(ledger.fence);
+                self.changes.fence_floor = Some(self.table.fence_floor);
+                self.table.ledgers.remove(&key);
+                self.changes.forgotten.push(key);
+            } else {
+                self.change_ledger(&key, |ledger| {
+                    ledger.absent_since = ledger.absent_since.or(Some(now));
+                });
+            }
+        }
+    }
+
+    /// The machines that leases hold.
+    fn held_machines(&self) -> impl Iterator<Item = MachineKey> {
+        let holding = self.table.leases.values().filter(|open| open.lease.state.holds_machine());
+        holding.filter_map(|open| open.lease.machine.as_ref().map(MachineKey::from_identity))
+    }
+
+    /// There is nothing left to release.
+    fn machine_gone(&mut self, id: LeaseId) {
+        let reason = "it vanished from the host while it was leased, so it was not released";
+        self.quarantine_machine(id, reason);
+        let releasing = self
+            .table
+            .leases
+            .get(&id)
+            .is_some_and(|open| open.lease.state == LeaseState::Releasing);
+        if !releasing {
+            return self.end(id, EndReason::MachineGone, "otter".to_owned(), None);
+        }
+        self.change_lease(id, |lease, _| {
+            let machine = lease.machine_name.as_deref().unwrap_or("the machine");
+            lease.warn(format!("{machine} is set aside: {reason}."));
+        });
+        self.finish(id);
+    }
+
+    fn renew(&mut self, id: LeaseId, ttl: Option<Duration>) -> Result<(), Failure> {
+        let Some(open) =
+            self.table.leases.get(&id).filter(|open| open.lease.state == LeaseState::Active)
+        else {
+            let detail = "Only a lease that is active can be renewed.";
+            return Err(Failure::new(FailureKind::LeaseEnded, detail));
+        };
+        let left = open.time_left_at(self.now.elapsed);
+        // A renewal never takes time away.
+        let time = ttl.unwrap_or(open.lease.ttl).min(left.total).max(left.lease);
+        self.change_lease(id, |lease, now| {
+            lease.time_left.lease = time;
+            lease.warned = false;
+            lease.note(now.wall, format!("renewed: {} left", duration::format(time)));
+        });
+        Ok(())
+    }
+
+    fn time_passed(&mut self) {
+        let elapsed = self.now.elapsed;
+        let due: Vec<LeaseId> = self
+            .table
+            .leases
+            .values()
+            .filter(|open| {
+                let over =
+                    open.lease.state == LeaseState::Active && self.time_left(open).lease.is_zero();
+                over || self.table.due_at(open).is_some_and(|due| due <= elapsed)
+            })
+            .map(|open| open.lease.id)
+            .collect();
+        for id in due {
+            let Some(open) = self.table.leases.get(&id) else { continue };
+            let (left, state) = (self.time_left(open), open.lease.state);
+            let otter = || "otter".to_owned();
+            match state {
+                LeaseState::Queued if left.queue.is_zero() => {
+                    self.end(id, EndReason::QueueTimeout, otter(), None);
+                }
+                LeaseState::Queued => self.end(id, EndReason::Abandoned, otter(), None),
+                LeaseState::Active if left.lease.is_zero() => {
+                    self.end(id, EndReason::Expired, otter(), None);
+                }
+                LeaseState::Active => {
+                    self.change_lease(id, |lease, now| {
+                        lease.warned = true;
+                        lease.note(now.wall, "ends soon: a fifth of its time is left");
+                    });
+                    self.changes.follow_ups.push(FollowUp::Warn(id));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn clock_jumped(&mut self) {
+        let timed = self.table.leases.values().filter(|open| open.has_running_time());
+        let ids: Vec<LeaseId> = timed.map(|open| open.lease.id).collect();
+        for id in ids {
+            let Some(lease) = self.with_current_time_left(id) else { continue };
+            self.save_lease(id, lease);
+        }
+    }
+
+    fn quarantine_machine(&mut self, id: LeaseId, reason: &str) {
+        let Some(open) = self.table.leases.get(&id) else { return };
+        let Some(machine) = &open.lease.machine else { return };
+        let (key, job, since) = (MachineKey::from_identity(machine), open.lease.job, self.now.wall);
+        let quarantine = Quarantine {
+            reason: reason.to_owned(),
+            by: "otter".to_owned(),
+            since,
+            automatic: true,
+            job,
+        };
+        // What an operator said of it stays.
+        self.change_ledger(&key, |ledger| {
+            if ledger.quarantine.as_ref().is_none_or(|quarantine| quarantine.automatic) {
+                ledger.quarantine = Some(quarantine);
+            }
+        });
+    }
+
+    fn job_started(&mut self, id: LeaseId, state: LeaseState, job: JobId) {
+        // While nothing could be stored a preparation may have been overtaken by the release.
+        if self.table.leases.get(&id).is_none_or(|open| open.lease.state != state) {
+            return;
+        }
+        self.change_lease(id, |lease, _| lease.job = Some(job));
+    }
+
+    /// How much is left of the times of a lease now.
+    fn time_left(&self, open: &OpenLease) -> TimeLeft {
+        open.time_left_at(self.now.elapsed)
+    }
+
+    /// Changes a lease, with its times noted as they are now. A change that changes nothing else
+    /// is none.
+    fn change_lease(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease, Moment)) {
+        let Some(before) = self.with_current_time_left(id) else { return };
+        let mut lease = before.clone();
+        change(&mut lease, self.now);
+        if lease != before {
+            self.save_lease(id, lease);
+        }
+    }
+
+    /// A lease with its times noted as they are now.
+    fn with_current_time_left(&self, id: LeaseId) -> Option<Lease> {
+        let open = self.table.leases.get(&id)?;
+        let (time_left, measured_at) = (self.time_left(open), self.now.wall);
+        Some(Lease { time_left, measured_at, ..Lease::clone(&open.lease) })
+    }
+
+    fn save_lease(&mut self, id: LeaseId, lease: Lease) {
+        let Some(open) = self.table.leases.get_mut(&id) else { return };
+        (open.lease, open.measured_elapsed) = (Arc::new(lease), self.now.elapsed);
+        self.changes.leases.insert(id, Arc::clone(&open.lease));
+    }
+
+    /// Changes what is ledger of a machine. A change that changes nothing is none.
+    fn change_ledger(&mut self, machine: &MachineKey, change: impl FnOnce(&mut MachineLedger)) {
+        let before = self.table.ledger(machine).cloned().unwrap_or_default();
+        let mut ledger = before.clone();
+        change(&mut ledger);
+        if ledger != before {
+            self.table.ledgers.insert(machine.clone(), ledger.clone());
+            self.changes.ledgers.insert(machine.clone(), ledger);
+        }
+    }
+}
+
+fn failure_for(reason: EndReason, lease: &Lease) -> Failure {
+    let machine = lease.machine_name.as_deref().unwrap_or("the machine");
+    let (kind, detail) = match reason {
+        EndReason::QueueTimeout => {
+            (FailureKind::NoFreeMachine, "No machine that fits became free in time.".to_owned())
+        }
+        EndReason::Abandoned => (
+            FailureKind::LeaseFailed,
+            "Nobody asked about the lease while it waited, so it was dropped.".to_owned(),
+        ),
+        EndReason::MachineGone => {
+            (FailureKind::MachineGone, format!("{machine} vanished from the host."))
+        }
+        _ => (FailureKind::LeaseFailed, "The lease failed.".to_owned()),
+    };
+    Failure::new(kind, detail)
+}
