@@ -499,9 +499,9 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         for (setting, count) in services.patterns.counts() {
             metrics.unmatched_patterns(&setting, number(count));
         }
-        let picture = services.inventory.picture();
-        levels.machines.set(number(picture.machines.len()));
-        levels.datastores.set(number(picture.datastores.len()));
+        let contents = services.inventory.contents();
+        levels.machines.set(number(contents.machines.len()));
+        levels.datastores.set(number(contents.datastores.len()));
         let age =
             services.inventory.updated_at().map(|at| clock.now().duration_since(at).as_secs_f64());
         levels.inventory_age.set(age.unwrap_or(f64::NAN));

@@ -162,7 +162,7 @@ pub async fn about(
     let services = api.services();
     let version = services.feed.version();
     let session = services.inventory.session();
-    let picture = services.inventory.picture();
+    let contents = services.inventory.contents();
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let age = services.inventory.updated_at().map(|at| api.clock().now().duration_since(at));
     let mut warnings = Vec::new();
@@ -186,11 +186,11 @@ pub async fn about(
         host: session.product.as_ref().map(AboutHost::of),
         session: AboutSession::of(&session),
         inventory: AboutInventory {
-            loaded: picture.loaded,
+            loaded: contents.loaded,
             version: version.to_string(),
             age_seconds: age.map(|age| u64::try_from(age.as_secs()).unwrap_or(0)),
             machine_count: count(services.machines.visibility().machines(&caller.scope).len()),
-            datastore_count: count(picture.datastores.len()),
+            datastore_count: count(contents.datastores.len()),
         },
         self_machine: services.machines.self_machine(&caller.scope).map(|id| id.to_string()),
         authentication: if services.callers.need_tokens() { "token" } else { "none" }.to_owned(),
@@ -255,7 +255,7 @@ pub async fn readyz(
             return Err(failure.into());
         }
     }
-    api.services().machines.picture()?;
+    api.services().machines.contents()?;
     if session == SessionState::Connecting {
         // No machine is granted before the session is up: a caller could be refused one that is
         // free.

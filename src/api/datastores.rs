@@ -80,10 +80,10 @@ pub async fn list_datastores(
     Paged { limit, cursors, .. }: Paged<NoParameters>,
 ) -> Result<Response, ApiError> {
     let version = api.services().feed.version();
-    let picture = api.services().machines.picture()?;
+    let contents = api.services().machines.contents()?;
     let page = paging::page(
         &cursors,
-        picture.datastores.clone(),
+        contents.datastores.clone(),
         |datastore| Key(datastore.name.to_lowercase(), datastore.id.to_string()),
         limit,
     )?;
@@ -110,8 +110,8 @@ pub async fn get_datastore(
 ) -> Result<Response, ApiError> {
     let id: DatastoreId = id.parse().map_err(|EmptyId| empty("datastore"))?;
     let version = api.services().feed.version();
-    let picture = api.services().machines.picture()?;
-    let datastore = picture.datastore(&id).ok_or_else(|| {
+    let contents = api.services().machines.contents()?;
+    let datastore = contents.datastore(&id).ok_or_else(|| {
         let detail = format!(
             "There is no datastore {}. List them: GET /v1/datastores",
             shorten(&id.to_string())

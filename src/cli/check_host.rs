@@ -51,7 +51,7 @@ pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
         () = clock.sleep(LOGOUT) => {}
     }
     read?;
-    let machines = inventory.picture().machines.len();
+    let machines = inventory.contents().machines.len();
     let patterns = MachinePatterns::new(&settings.protection.protected, &settings.pools);
     for unmatched in PatternWatch::new(patterns, inventory, feed).unmatched() {
         say(&format!("Warning: {}\n", printable(&unmatched.warning())));
@@ -73,7 +73,7 @@ async fn machines_are_read(
             SessionState::Connecting => {}
             SessionState::Connected => {
                 // After this every machine that the host has is in the inventory.
-                if hypervisor.barrier().await.is_ok() && inventory.picture().loaded {
+                if hypervisor.barrier().await.is_ok() && inventory.contents().loaded {
                     return Ok(());
                 }
             }

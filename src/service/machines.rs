@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::inventory::{Inventory, MachineRecord, PictureGuard};
+use super::inventory::{ContentsGuard, Inventory, MachineRecord};
 use super::jobs::Jobs;
 use super::leases::published::PublishedLeases;
 use super::visibility::Visibility;
@@ -117,14 +117,14 @@ impl Machines {
         &self.visibility
     }
 
-    /// The loaded picture.
+    /// The loaded contents.
     ///
     /// # Errors
     /// `inventory-loading` before the host was first read.
-    pub fn picture(&self) -> Result<PictureGuard, Failure> {
-        let picture = self.inventory.picture();
-        if picture.loaded {
-            return Ok(picture);
+    pub fn contents(&self) -> Result<ContentsGuard, Failure> {
+        let contents = self.inventory.contents();
+        if contents.loaded {
+            return Ok(contents);
         }
         let detail = match self.inventory.session().state {
             SessionState::Away { reason } | SessionState::LoginRefused { reason } => {
@@ -141,12 +141,12 @@ impl Machines {
     /// Every machine of a scope that fits, in the order of lists.
     ///
     /// # Errors
-    /// As [`Machines::picture`].
+    /// As [`Machines::contents`].
     pub fn list(&self, scope: &Scope, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
-        let picture = self.picture()?;
+        let contents = self.contents()?;
         let active = self.jobs.all_active();
         let wanted = filter.name.as_ref().map(|name| name.to_lowercase());
-        let views = picture
+        let views = contents
             .machines
             .iter()
             .filter(|record| {
@@ -191,8 +191,8 @@ impl Machines {
     /// The current machine of this id, in every scope.
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
-        let picture = self.inventory.picture();
-        picture.machine(id).map(|record| self.view(record, self.jobs.active(id)))
+        let contents = self.inventory.contents();
+        contents.machine(id).map(|record| self.view(record, self.jobs.active(id)))
     }
 
     /// Refuses a change of a machine that nobody may touch.
@@ -285,13 +285,13 @@ impl Machines {
         reference: &MachineReference,
         as_written: &str,
     ) -> Result<MachineView, Failure> {
-        let picture = self.picture()?;
+        let contents = self.contents()?;
         let visible = |record: &MachineRecord| self.visibility.has_machine(scope, &record.machine);
-        let matching = matching(&picture, &visible, reference);
+        let matching = matching(&contents, &visible, reference);
         match matching.as_slice() {
             [] => Err(Failure::new(
                 FailureKind::NotFound,
-                nobody(&picture, &visible, reference, as_written),
+                nobody(&contents, &visible, reference, as_written),
             )),
             [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
             several => Err(ambiguous(as_written, several)),
@@ -453,30 +453,35 @@ type Visible<'a> = &'a dyn Fn(&MachineRecord) -> bool;
 
 /// The visible machines that a reference names.
 fn matching(
-    picture: &PictureGuard,
+    contents: &ContentsGuard,
     visible: Visible<'_>,
     reference: &MachineReference,
 ) -> Vec<Arc<MachineRecord>> {
     if let MachineReference::Id(id) = reference {
-        return picture.machine(id).filter(|record| visible(record)).cloned().into_iter().collect();
+        return contents
+            .machine(id)
+            .filter(|record| visible(record))
+            .cloned()
+            .into_iter()
+            .collect();
     }
     let machines =
-        picture.machines.iter().filter(|record| visible(record)).map(|record| &record.machine);
+        contents.machines.iter().filter(|record| visible(record)).map(|record| &record.machine);
     let found = reference.matching(machines);
-    found.into_iter().filter_map(|machine| picture.machine(&machine.id)).cloned().collect()
+    found.into_iter().filter_map(|machine| contents.machine(&machine.id)).cloned().collect()
 }
 
 /// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be
 /// told.
 fn nobody(
-    picture: &PictureGuard,
+    contents: &ContentsGuard,
     visible: Visible<'_>,
     reference: &MachineReference,
     as_written: &str,
 ) -> String {
     let is_name = || {
         let called = |record: &&Arc<MachineRecord>| record.machine.name == as_written;
-        picture.machines.iter().filter(called).any(|record| visible(record))
+        contents.machines.iter().filter(called).any(|record| visible(record))
     };
     if reference.is_id() && is_name() {
         let (id, named) = (shorten(as_written), shorten(&format!("name:{as_written}")));

@@ -42,6 +42,6 @@ pub struct Services {
     pub leases: Leases,
     pub storage: StorageWatch,
     pub audit: Arc<Audit>,
-    /// For reads that go past the picture.
+    /// For reads that go past the contents.
     pub hosts: Hosts,
 }

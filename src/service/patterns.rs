@@ -126,11 +126,11 @@ impl PatternWatch {
     }
 
     fn machines(&self) -> Option<Vec<(MachineId, String)>> {
-        let picture = self.inventory.picture();
+        let contents = self.inventory.contents();
         let machine = |record: &Arc<super::inventory::MachineRecord>| {
             (record.machine.id.clone(), record.machine.name.clone())
         };
-        picture.loaded.then(|| picture.machines.iter().map(machine).collect())
+        contents.loaded.then(|| contents.machines.iter().map(machine).collect())
     }
 }
 

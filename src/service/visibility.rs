@@ -43,8 +43,8 @@ impl Visibility {
     /// Every machine of a scope, in the order of lists.
     #[must_use]
     pub fn machines(&self, scope: &Scope) -> Vec<Arc<MachineRecord>> {
-        let picture = self.inventory.picture();
-        let all = picture.machines.iter();
+        let contents = self.inventory.contents();
+        let all = contents.machines.iter();
         all.filter(|record| self.has_machine(scope, &record.machine)).cloned().collect()
     }
 
@@ -106,8 +106,8 @@ impl Visibility {
         if !scope.is_restricted() {
             return true;
         }
-        let picture = self.inventory.picture();
-        let record = picture.machine(&machine.id);
+        let contents = self.inventory.contents();
+        let record = contents.machine(&machine.id);
         if let Some(record) =
             record.filter(|record| machine.agrees_with(&record.machine.identity()))
         {

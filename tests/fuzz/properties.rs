@@ -18,7 +18,7 @@ use otter::esx::soap::property::{UpdateSet, object_contents};
 use otter::esx::soap::response::judge;
 use otter::esx::soap::xml::Document;
 use otter::service::feed::Version;
-use otter::service::inventory::Picture;
+use otter::service::inventory::InventoryContents;
 use otter::storage::JobCursor;
 
 /// A property, and the name of its target and of its folder of the corpus.
@@ -64,25 +64,27 @@ pub fn soap_answers(bytes: &[u8]) {
 /// parted by NUL.
 pub fn update_sets(bytes: &[u8]) {
     const SETTLE: Duration = Duration::from_secs(30);
-    let (mut mirror, mut picture, mut unclear) = (Mirror::default(), Picture::default(), false);
+    let (mut mirror, mut contents, mut unclear) =
+        (Mirror::default(), InventoryContents::default(), false);
     for text in bytes.split(|byte| *byte == 0) {
         let Ok(document) = Document::parse(text) else { continue };
         let set = UpdateSet::read(document.root());
         set.objects.iter().for_each(|update| mirror.apply(update));
         unclear |= !mirror.take_unclear().is_empty();
         let _ = (mirror.take_tasks(), mirror.take_unauthenticated());
-        (picture, _) = picture.apply(mirror.take_facts(false), Duration::ZERO, SETTLE);
+        (contents, _) = contents.apply(mirror.take_facts(false), Duration::ZERO, SETTLE);
     }
     // An object that has to be read again is not told whole before that.
     if unclear {
         return;
     }
-    let (whole, _) = Picture::default().apply(mirror.take_facts(true), Duration::ZERO, SETTLE);
-    let machines = |picture: &Picture| -> Vec<Machine> {
-        picture.machines.iter().map(|record| record.machine.clone()).collect()
+    let (whole, _) =
+        InventoryContents::default().apply(mirror.take_facts(true), Duration::ZERO, SETTLE);
+    let machines = |contents: &InventoryContents| -> Vec<Machine> {
+        contents.machines.iter().map(|record| record.machine.clone()).collect()
     };
-    assert_eq!(machines(&picture), machines(&whole));
-    assert_eq!(picture.datastores, whole.datastores);
+    assert_eq!(machines(&contents), machines(&whole));
+    assert_eq!(contents.datastores, whole.datastores);
 }
 
 /// Every problem of a file has a message.

@@ -41,7 +41,7 @@ async fn the_backend_reads_what_the_translation_tells() {
     inventory.connected().await;
     esx.barrier().await.unwrap();
 
-    let picture = inventory.picture();
+    let contents = inventory.contents();
     let (machines, datastores, evidence) = control.look(|world| {
         let machines: Vec<_> = world.machines().map(translation::machine).collect();
         let datastores: Vec<_> =
@@ -50,13 +50,13 @@ async fn the_backend_reads_what_the_translation_tells() {
             world.machines().map(|machine| whole_evidence(world, &machine.id)).collect();
         (machines, datastores, evidence)
     });
-    assert_eq!(picture.machines.len(), machines.len());
+    assert_eq!(contents.machines.len(), machines.len());
     for (machine, evidence) in machines.into_iter().zip(evidence) {
-        assert_eq!(picture.machine(&machine.id).unwrap().machine, machine);
+        assert_eq!(contents.machine(&machine.id).unwrap().machine, machine);
         assert_eq!(esx.examine(&machine.id).await.unwrap(), evidence);
     }
     for datastore in datastores {
-        assert_eq!(**picture.datastore(&datastore.id).unwrap(), datastore);
+        assert_eq!(**contents.datastore(&datastore.id).unwrap(), datastore);
     }
     stop.cancel();
     running.await.unwrap().unwrap();

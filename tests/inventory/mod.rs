@@ -69,8 +69,8 @@ async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a
     });
     let mut changes = inventory.watch(&MachineId::from_backend("3"));
     let shown = |id: &str| {
-        let picture = inventory.picture();
-        picture
+        let contents = inventory.contents();
+        contents
             .machine(&MachineId::from_backend(id))
             .and_then(|record| record.ip_address().map(str::to_owned))
     };

@@ -102,8 +102,8 @@ impl Lab {
     }
 
     pub fn new_job(&self, machine: u32, request: JobRequest) -> NewJob {
-        let picture = self.inventory.picture();
-        let record = picture.machine(&MachineId::from_backend(machine.to_string())).unwrap();
+        let contents = self.inventory.contents();
+        let record = contents.machine(&MachineId::from_backend(machine.to_string())).unwrap();
         NewJob {
             machine: Arc::clone(record),
             request,

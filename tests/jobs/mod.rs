@@ -507,7 +507,7 @@ async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() 
     assert_eq!(lab.host.examinations(), 1);
     let shown = lab
         .inventory
-        .picture()
+        .contents()
         .machine(&MachineId::from_backend("1"))
         .unwrap()
         .machine

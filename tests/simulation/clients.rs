@@ -123,8 +123,8 @@ impl Client {
     }
 
     fn some_machine(&self) -> Option<Machine> {
-        let picture = self.run.services()?.inventory.picture();
-        self.random(|random| random.pick(&picture.machines).map(|record| record.machine.clone()))
+        let contents = self.run.services()?.inventory.contents();
+        self.random(|random| random.pick(&contents.machines).map(|record| record.machine.clone()))
     }
 
     fn some_post(&self) -> Option<Post> {
@@ -180,9 +180,9 @@ impl Client {
             let choice = question.choices.first()?.key.clone();
             Some((machine.id.clone(), JobRequest::Answer { question: question.id.clone(), choice }))
         };
-        let picture = services.inventory.picture();
+        let contents = services.inventory.contents();
         let asking: Vec<_> =
-            picture.machines.iter().filter_map(|record| asking(&record.machine)).collect();
+            contents.machines.iter().filter_map(|record| asking(&record.machine)).collect();
         if let Some((machine, request)) = self.random(|random| random.pick(&asking).cloned()) {
             let post = self.with_right(machine, request, None);
             self.post(post, false).await;
@@ -231,7 +231,7 @@ impl Client {
 
     fn shown(&self, jobs: impl Iterator<Item = (Job, Services)>, begun: u64) {
         for (job, services) in jobs {
-            self.run.witness.shown(&job, begun, &services.inventory.picture());
+            self.run.witness.shown(&job, begun, &services.inventory.contents());
         }
     }
 }
@@ -246,9 +246,9 @@ async fn start(services: &Services, post: Post, right: Right) -> Result<(JobId, 
             Claimed::Used(job) => return Ok((job, true)),
         },
     };
-    let picture = services.inventory.picture();
+    let contents = services.inventory.contents();
     let gone = || Failure::new(FailureKind::NotFound, "no such machine");
-    let machine = picture.machine(&machine).cloned().ok_or_else(gone)?;
+    let machine = contents.machine(&machine).cloned().ok_or_else(gone)?;
     let new = NewJob { machine, request, right, reference: None, deadline, key };
     Ok((services.jobs.start(new).await?, false))
 }

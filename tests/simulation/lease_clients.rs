@@ -151,8 +151,8 @@ impl Client {
 
     async fn set_some_machine_aside(&self) {
         let Some(services) = self.run.services() else { return };
-        let picture = services.inventory.picture();
-        let machine = self.random(|random| random.pick(&picture.machines).cloned());
+        let contents = services.inventory.contents();
+        let machine = self.random(|random| random.pick(&contents.machines).cloned());
         let (Some(machine), caller) = (machine, self.caller.clone()) else { return };
         let is_aside = self.random(|random| random.below(4) == 0);
         self.run.witness.trace(|| format!("{} is set aside: {is_aside}", machine.machine.name));

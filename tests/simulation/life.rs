@@ -182,14 +182,14 @@ async fn read(run: Arc<Run>, services: Services, feed: Feed) {
             match event.subject {
                 Subject::Job { ended: Some(job), .. } => {
                     let begun = run.witness.begins_to_read();
-                    run.witness.shown(&job, begun, &services.inventory.picture());
+                    run.witness.shown(&job, begun, &services.inventory.contents());
                 }
                 Subject::Job { id, .. } => {
                     let (run, services) = (Arc::clone(&run), services.clone());
                     let begun = run.witness.begins_to_read();
                     run.handle.clone().spawn(Owner::Life(services.life), async move {
                         if let Ok(Some(view)) = services.jobs.get(id).await {
-                            run.witness.shown(&view.job, begun, &services.inventory.picture());
+                            run.witness.shown(&view.job, begun, &services.inventory.contents());
                         }
                     });
                 }

@@ -234,11 +234,11 @@ impl Run {
             let witness::Seen { promises, disk, .. } = &mut *seen;
             promises.sweep(disk);
         }
-        let picture = services.inventory.picture();
-        if let Some(difference) = self.host.look(|world| difference(&picture, world)) {
+        let contents = services.inventory.contents();
+        if let Some(difference) = self.host.look(|world| difference(&contents, world)) {
             self.witness.break_promise(difference);
         }
-        for record in &picture.machines {
+        for record in &contents.machines {
             let view = services.machines.get(&record.machine.id);
             let is_kept = |reason: &&str| matches!(*reason, "leased" | "job");
             if let Some(reason) =

@@ -224,7 +224,7 @@ impl Observer for Told {
             format!("the inventory is told {}: {}", facts.complete, told.join(", "))
         });
         self.observer.observe(facts);
-        self.run.witness.check_addresses(&self.inventory.picture());
+        self.run.witness.check_addresses(&self.inventory.contents());
     }
 
     fn session(&self, status: SessionStatus) {

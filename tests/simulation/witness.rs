@@ -11,7 +11,7 @@ use otter::domain::job::Job;
 use otter::domain::machine::Machine;
 use otter::domain::power::PowerState;
 use otter::hypervisor::Accepted;
-use otter::service::inventory::Picture;
+use otter::service::inventory::InventoryContents;
 use otter::service::leases::matching::CandidateMachine;
 use otter::simulator::world::{TaskState, World};
 use otter::storage::SaveLeases;
@@ -193,12 +193,12 @@ impl Witness {
         self.seen().promises.count()
     }
 
-    /// A reader who began to read at `begun` sees this job together with this picture.
-    pub fn shown(&self, job: &Job, begun: u64, picture: &Picture) {
+    /// A reader who began to read at `begun` sees this job together with this contents.
+    pub fn shown(&self, job: &Job, begun: u64, contents: &InventoryContents) {
         let mut seen = self.seen();
         let Seen { disk, promises, machines, .. } = &mut *seen;
         let id = job.machine_id().unwrap();
-        let record = picture.machine(id).filter(|_| picture.loaded);
+        let record = contents.machine(id).filter(|_| contents.loaded);
         // Before the picture is loaded nobody is shown a machine.
         let told =
             record.and_then(|record| Some(machines.get(id.backend_text())?.told(&record.machine)));
@@ -208,10 +208,10 @@ impl Witness {
 
     /// No address is shown that the guest does not have in this run, if the picture knows all of
     /// the machine.
-    pub fn check_addresses(&self, picture: &Picture) {
+    pub fn check_addresses(&self, contents: &InventoryContents) {
         let mut seen = self.seen();
         let Seen { promises, machines, .. } = &mut *seen;
-        for record in &picture.machines {
+        for record in &contents.machines {
             let id = record.machine.id.backend_text();
             let (Some(address), Some(truth)) = (record.ip_address(), machines.get(id)) else {
                 continue;
@@ -252,13 +252,13 @@ impl Truth {
 }
 
 /// What the picture shows that the host does not have, or the other way.
-pub fn difference(picture: &Picture, world: &World) -> Option<String> {
-    let (shown, there) = (picture.machines.len(), world.machines().count());
+pub fn difference(contents: &InventoryContents, world: &World) -> Option<String> {
+    let (shown, there) = (contents.machines.len(), world.machines().count());
     if shown != there {
         return Some(format!("the picture has {shown} machines, the host {there}"));
     }
     world.machines().map(in_process::machine).find_map(|is| {
-        let shown = picture.machine(&is.id).map(|record| &record.machine);
+        let shown = contents.machine(&is.id).map(|record| &record.machine);
         let id = &is.id;
         (shown != Some(&is))
             .then(|| format!("the picture has {id} as {shown:?}, the host as {is:?}"))

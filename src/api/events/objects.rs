@@ -140,8 +140,8 @@ fn of_placement(
 }
 
 fn of_datastore(api: &Api, caller: &Caller, id: &DatastoreId) -> Option<Shown> {
-    let picture = api.services().inventory.picture();
-    let datastore = picture.datastore(id)?;
+    let contents = api.services().inventory.contents();
+    let datastore = contents.datastore(id)?;
     Some(shown(id.to_string(), &DatastoreView::of(api, &caller.scope, datastore)))
 }
 
@@ -197,7 +197,7 @@ impl Objects {
     pub fn new(api: &Api, caller: &Caller, filter: &EventFilter) -> Result<Self, Failure> {
         let services = api.services();
         let machines = services.machines.list(&caller.scope, &MachineFilter::default())?;
-        let datastores = services.machines.picture()?.datastores.clone();
+        let datastores = services.machines.contents()?.datastores.clone();
         // What no event of any job would fit needs no look into the store.
         let no_jobs = !filter.wants(EventType::JobChanged);
         let leases = services.leases.open_leases(caller);

@@ -1,8 +1,8 @@
 //! The live picture: what the host pushed, kept in memory, read by everybody, changed by the
 //! collector alone.
 
-mod address;
-mod picture;
+mod address_trust;
+mod contents;
 #[cfg(test)]
 pub mod samples;
 #[cfg(test)]
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::picture::{Change, MachineRecord, Picture};
+pub use self::contents::{Change, InventoryContents, MachineRecord};
 use super::feed::Feed;
 use super::hosts::Hosts;
 use crate::clock::Clock;
@@ -31,7 +31,7 @@ pub struct Inventory {
     clock: Clock,
     feed: Feed,
     guest_settle: Duration,
-    picture: ArcSwap<Published>,
+    contents: ArcSwap<Published>,
     /// Serialises the writers; the collector is one task, so this is never waited for.
     writer: Mutex<()>,
     session: watch::Sender<Observed>,
@@ -40,7 +40,7 @@ pub struct Inventory {
 }
 
 struct Published {
-    picture: Picture,
+    contents: InventoryContents,
     at: Option<Timestamp>,
 }
 
@@ -66,7 +66,10 @@ impl Inventory {
             clock,
             feed,
             guest_settle,
-            picture: ArcSwap::from_pointee(Published { picture: Picture::default(), at: None }),
+            contents: ArcSwap::from_pointee(Published {
+                contents: InventoryContents::default(),
+                at: None,
+            }),
             writer: Mutex::new(()),
             session,
             watchers: Mutex::new(HashMap::new()),
@@ -76,14 +79,14 @@ impl Inventory {
 
     /// The picture as it is now; it does not change under the reader.
     #[must_use]
-    pub fn picture(&self) -> PictureGuard {
-        PictureGuard(self.picture.load_full())
+    pub fn contents(&self) -> ContentsGuard {
+        ContentsGuard(self.contents.load_full())
     }
 
     /// When the picture last changed or was confirmed whole; none before it was first loaded.
     #[must_use]
     pub fn updated_at(&self) -> Option<Timestamp> {
-        self.picture.load().at
+        self.contents.load().at
     }
 
     /// The session as last told.
@@ -123,7 +126,7 @@ impl Inventory {
     /// Tells, and wakes those who watch a machine, that something beside the host's word on it
     /// changed.
     pub fn wake_watchers(&self, machine: &MachineId) {
-        if self.picture.load().picture.machine(machine).is_some() {
+        if self.contents.load().contents.machine(machine).is_some() {
             self.feed.publish([Subject::Machine(machine.clone())]);
         }
         self.wake(&[Change::Machine(machine.clone())]);
@@ -144,12 +147,12 @@ impl Inventory {
                 }
                 let still_due = self.due_for_confirmation();
                 if due.iter().any(|machine| still_due.contains(machine)) {
-                    // The host went away, or the machine is about to vanish from the picture.
+                    // The host went away, or the machine is about to vanish from the contents.
                     self.clock.sleep(Duration::from_secs(5)).await;
                     continue;
                 }
                 let soonest =
-                    self.picture().machines.iter().filter_map(|record| record.confirm_at()).min();
+                    self.contents().machines.iter().filter_map(|record| record.confirm_at()).min();
                 let wait = soonest
                     .map_or(Duration::from_hours(1), |at| at.saturating_sub(self.clock.elapsed()));
                 tokio::select! {
@@ -168,24 +171,24 @@ impl Inventory {
 
     fn due_for_confirmation(&self) -> Vec<MachineId> {
         let now = self.clock.elapsed();
-        let picture = self.picture();
+        let contents = self.contents();
         let due = |record: &&Arc<MachineRecord>| record.confirm_at().is_some_and(|at| at <= now);
-        picture.machines.iter().filter(due).map(|record| record.machine.id.clone()).collect()
+        contents.machines.iter().filter(due).map(|record| record.machine.id.clone()).collect()
     }
 
     fn publish(&self, facts: Facts) {
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.picture.load();
+        let before = self.contents.load();
         let (now, settle) = (self.clock.elapsed(), self.guest_settle);
-        let (picture, changes) = before.picture.apply(facts, now, settle);
+        let (contents, changes) = before.contents.apply(facts, now, settle);
         let subjects: Vec<Subject> = changes
             .iter()
             .flat_map(|change| {
-                let moved = placement_change(&before.picture, &picture, change);
+                let moved = placement_change(&before.contents, &contents, change);
                 std::iter::once(Subject::from(change.clone())).chain(moved)
             })
             .collect();
-        self.picture.store(Arc::new(Published { picture, at: Some(self.clock.now()) }));
+        self.contents.store(Arc::new(Published { contents, at: Some(self.clock.now()) }));
         self.feed.publish(subjects);
         self.wake(&changes);
         self.confirmations.notify_one();
@@ -205,7 +208,11 @@ impl Inventory {
 }
 
 /// The placement change of a machine, if there is one.
-fn placement_change(before: &Picture, after: &Picture, change: &Change) -> Option<Subject> {
+fn placement_change(
+    before: &InventoryContents,
+    after: &InventoryContents,
+    change: &Change,
+) -> Option<Subject> {
     let (Change::Machine(id) | Change::MachineRemoved(id)) = change else { return None };
     if !before.loaded {
         // Each datastore has an event of its own then.
@@ -252,12 +259,12 @@ impl Observer for Inventory {
 }
 
 /// A picture that is being read.
-pub struct PictureGuard(Arc<Published>);
+pub struct ContentsGuard(Arc<Published>);
 
-impl std::ops::Deref for PictureGuard {
-    type Target = Picture;
+impl std::ops::Deref for ContentsGuard {
+    type Target = InventoryContents;
 
-    fn deref(&self) -> &Picture {
-        &self.0.picture
+    fn deref(&self) -> &InventoryContents {
+        &self.0.contents
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::samples;
-use super::{Change, Inventory, Picture};
+use super::{Change, Inventory, InventoryContents};
 use crate::clock::Clock;
 use crate::domain::ids::MachineId;
 use crate::domain::machine::Machine;
@@ -74,20 +74,20 @@ fn apply_to_model(model: &mut BTreeMap<MachineId, Machine>, facts: &Facts) {
 proptest! {
     #[test]
     fn the_picture_is_what_a_naive_map_says(stream in prop::collection::vec(any_facts(), 1..12)) {
-        let mut picture = Picture::default();
+        let mut contents = InventoryContents::default();
         let mut model: BTreeMap<MachineId, Machine> = BTreeMap::new();
         for facts in stream {
             let before = model.clone();
             apply_to_model(&mut model, &facts);
-            let (next, changes) = picture.apply(facts, Duration::ZERO, SETTLE);
-            picture = next;
+            let (next, changes) = contents.apply(facts, Duration::ZERO, SETTLE);
+            contents = next;
 
             let mut expected: Vec<&Machine> = model.values().collect();
             expected.sort_by_key(|machine| (machine.name.to_lowercase(), machine.id.clone()));
-            let shown: Vec<&Machine> = picture.machines.iter().map(|record| &record.machine).collect();
+            let shown: Vec<&Machine> = contents.machines.iter().map(|record| &record.machine).collect();
             prop_assert_eq!(shown, expected);
             for id in model.keys() {
-                prop_assert_eq!(&picture.machine(id).unwrap().machine.id, id);
+                prop_assert_eq!(&contents.machine(id).unwrap().machine.id, id);
             }
 
             // The changes name every difference, and no removal that was none.
@@ -113,7 +113,7 @@ proptest! {
 
 #[test]
 fn a_picture_is_loaded_by_a_whole_read_only() {
-    let (changed, _) = Picture::default().apply(Facts::default(), Duration::ZERO, SETTLE);
+    let (changed, _) = InventoryContents::default().apply(Facts::default(), Duration::ZERO, SETTLE);
     assert!(!changed.loaded);
     let (whole, _) =
         changed.apply(Facts { complete: true, changes: Vec::new() }, Duration::ZERO, SETTLE);

@@ -316,7 +316,7 @@ impl Runner {
     async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
         let mut pause = Duration::from_millis(100);
         loop {
-            let record = self.inventory.picture().machine(&self.machine.id).cloned();
+            let record = self.inventory.contents().machine(&self.machine.id).cloned();
             let error = match self
                 .snapshots
                 .rules(job, record.as_ref().map(|record| &record.machine))
@@ -427,7 +427,7 @@ impl Runner {
         }
         loop {
             let Some(glimpse) =
-                sight::glimpse(&self.inventory.picture(), &self.machine, tools_stops)
+                sight::glimpse(&self.inventory.contents(), &self.machine, tools_stops)
             else {
                 return Glimpsed::Gone;
             };
@@ -446,8 +446,8 @@ impl Runner {
         let mut changes = self.inventory.watch(machine);
         self.host_back().await;
         loop {
-            let picture = self.inventory.picture();
-            let record = picture
+            let contents = self.inventory.contents();
+            let record = contents
                 .machine(machine)
                 .filter(|record| self.machine.agrees_with(&record.machine.identity()));
             let Some(record) = record else { return false };
@@ -467,7 +467,7 @@ impl Runner {
     }
 
     fn tools_stops(&self) -> u64 {
-        sight::tools_stops(&self.inventory.picture(), &self.machine.id)
+        sight::tools_stops(&self.inventory.contents(), &self.machine.id)
     }
 
     async fn answered(&self, question: &QuestionId) {
@@ -475,7 +475,7 @@ impl Runner {
         self.host_back().await;
         let mut seen = false;
         loop {
-            if sight::question(&self.inventory.picture(), &self.machine.id).as_ref()
+            if sight::question(&self.inventory.contents(), &self.machine.id).as_ref()
                 != Some(question)
             {
                 // A picture that never showed it must not have the machine read in a spin.
@@ -493,11 +493,11 @@ impl Runner {
 
     /// What the machine asks.
     fn question(&self) -> Option<QuestionId> {
-        sight::question(&self.inventory.picture(), &self.machine.id)
+        sight::question(&self.inventory.contents(), &self.machine.id)
     }
 
     fn shown(&self) -> Shown {
-        sight::shown(&self.inventory.picture(), &self.machine.id)
+        sight::shown(&self.inventory.contents(), &self.machine.id)
     }
 
     fn publish(&self, driver: &Driver, live: &watch::Sender<Live>, wish_unsaved: bool) {

@@ -148,8 +148,8 @@ impl Jobs {
     }
 
     fn blocked_by(&self, job: &Job, live: &Live) -> Option<BlockedBy> {
-        let picture = self.0.parts.inventory.picture();
-        let record = job.machine_id().and_then(|machine| picture.machine(machine));
+        let contents = self.0.parts.inventory.contents();
+        let record = job.machine_id().and_then(|machine| contents.machine(machine));
         // An answer does not wait for the question that it answers.
         let minds = job.kind() != JobKind::MachineAnswer;
         if let Some(question) =

@@ -228,7 +228,7 @@ impl LeaseActor {
         lease: &Lease,
         candidates: &[CandidateMachine],
     ) -> Result<(), Failure> {
-        self.parts.machines.picture()?;
+        self.parts.machines.contents()?;
         if let Some(reference) = &lease.select.machine
             && let Err(failure) = self.parts.machines.referenced(&lease.scope, reference)
             && failure.kind == FailureKind::AmbiguousName
@@ -253,7 +253,7 @@ impl LeaseActor {
     /// Every pool that exists for a caller, by name: with a restricted scope those with a machine
     /// in it.
     pub fn pools(&self, caller: &Caller) -> Result<Vec<PoolView>, Failure> {
-        self.parts.machines.picture()?;
+        self.parts.machines.contents()?;
         let state = self.parts.published.load();
         let configured = self.parts.pools.0.keys().filter(|_| !caller.scope.is_restricted());
         let mut pools: BTreeMap<String, PoolView> =
@@ -393,7 +393,7 @@ impl LeaseActor {
     /// Whether the picture is the host as it is.
     fn is_inventory_current(&self) -> bool {
         self.parts.inventory.session().state == SessionState::Connected
-            && self.parts.inventory.picture().loaded
+            && self.parts.inventory.contents().loaded
     }
 
     /// Finds out which machines are gone.
@@ -455,7 +455,7 @@ impl LeaseActor {
     fn present_machines(&self) -> Vec<MachineIdentity> {
         self.parts
             .inventory
-            .picture()
+            .contents()
             .machines
             .iter()
             .map(|record| record.machine.identity())
@@ -541,9 +541,9 @@ impl LeaseActor {
         changes: &TableChanges,
         cause: Cause<'_>,
     ) -> Vec<AuditRecord> {
-        let picture = self.parts.inventory.picture();
+        let contents = self.parts.inventory.contents();
         let machine_of = |key: &MachineKey| {
-            let machines = picture.machines.iter().map(|record| &record.machine);
+            let machines = contents.machines.iter().map(|record| &record.machine);
             let found = machines
                 .into_iter()
                 .find(|machine| MachineKey::from_identity(&machine.identity()) == *key);

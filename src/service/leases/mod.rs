@@ -420,7 +420,7 @@ impl Leases {
         let is_quarantined = |record: &&Arc<MachineRecord>| {
             shown.ledger(&record.machine).is_some_and(|ledger| ledger.quarantine.is_some())
         };
-        let quarantined = parts.inventory.picture().machines.iter().filter(is_quarantined).count();
+        let quarantined = parts.inventory.contents().machines.iter().filter(is_quarantined).count();
         parts.metrics.leases().aside(quarantined);
     }
 

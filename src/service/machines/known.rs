@@ -17,9 +17,9 @@ impl Machines {
     /// a restricted scope those that a machine of it is in.
     ///
     /// # Errors
-    /// As [`Machines::picture`].
+    /// As [`Machines::contents`].
     pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
-        self.picture()?;
+        self.contents()?;
         let machines = self.visibility.machines(scope);
         let named = machines.iter().flat_map(|record| self.pools.for_machine(&record.machine));
         let configured = self.pools.0.keys().filter(|_| !scope.is_restricted());
@@ -29,7 +29,7 @@ impl Machines {
     /// Refuses a pool that does not exist.
     ///
     /// # Errors
-    /// `invalid-request`, with the pools that exist; as [`Machines::picture`].
+    /// `invalid-request`, with the pools that exist; as [`Machines::contents`].
     pub fn require_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
         if !scope.is_restricted() && self.pools.get(pool).is_some() {
             return Ok(());
@@ -50,7 +50,7 @@ impl Machines {
     /// Why no machine can ever be granted for what a lease asks.
     ///
     /// # Errors
-    /// As [`Machines::picture`].
+    /// As [`Machines::contents`].
     pub fn why_none_fits(&self, scope: &Scope, select: &Select) -> Result<Failure, Failure> {
         let (pointer, why) = self.part_without_match(scope, select)?;
         let detail = format!("No machine fits what was asked, whatever becomes free: {why}");

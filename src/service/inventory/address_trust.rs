@@ -18,23 +18,23 @@ use crate::domain::snapshot::Snapshots;
 
 /// How far the guest's claims are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Belief {
-    Believed,
+pub enum AddressTrust {
+    Trusted,
     /// Not trusted; at `confirm_at` (the clock's elapsed time) a direct read may settle it. `None`:
     /// nothing to read for, only an arrival or the tools can.
-    Doubted {
+    Untrusted {
         confirm_at: Option<Duration>,
     },
 }
 
-impl Belief {
+impl AddressTrust {
     /// At first load.
     #[must_use]
     pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
-            Some(PowerState::On) if machine.guest.tools_running => Self::Believed,
-            Some(PowerState::On) => Self::doubted_from(now, settle),
-            _ => Self::Doubted { confirm_at: None },
+            Some(PowerState::On) if machine.guest.tools_running => Self::Trusted,
+            Some(PowerState::On) => Self::untrusted_from(now, settle),
+            _ => Self::Untrusted { confirm_at: None },
         }
     }
 
@@ -48,11 +48,11 @@ impl Belief {
         settle: Duration,
     ) -> Self {
         if after.power_state != Some(PowerState::On) {
-            return Self::Doubted { confirm_at: None };
+            return Self::Untrusted { confirm_at: None };
         }
         if before.power_state != after.power_state || reverted(&before.snapshots, &after.snapshots)
         {
-            return Self::doubted_from(now, settle);
+            return Self::untrusted_from(now, settle);
         }
         let tools_started = !before.guest.tools_running && after.guest.tools_running;
         let tools_stopped = before.guest.tools_running && !after.guest.tools_running;
@@ -64,8 +64,8 @@ impl Belief {
             && (before.guest.ip_address != after.guest.ip_address
                 || before.guest.ip_addresses != after.guest.ip_addresses);
         match self {
-            _ if tools_stopped => Self::Doubted { confirm_at: None },
-            _ if tools_started || arrived => Self::Believed,
+            _ if tools_stopped => Self::Untrusted { confirm_at: None },
+            _ if tools_started || arrived => Self::Trusted,
             unchanged => unchanged,
         }
     }
@@ -82,13 +82,13 @@ impl Belief {
     ) -> Self {
         let seems_untouched = before.power_state == after.power_state
             && !reverted(&before.snapshots, &after.snapshots);
-        if self == Self::Believed && seems_untouched {
+        if self == Self::Trusted && seems_untouched {
             return Self::at_first(after, now, settle);
         }
         match self.after_update(before, after, now, settle) {
             // Whatever was to settle it may have come and gone in the gap.
-            Self::Doubted { confirm_at: None } if after.power_state == Some(PowerState::On) => {
-                Self::doubted_from(now, settle)
+            Self::Untrusted { confirm_at: None } if after.power_state == Some(PowerState::On) => {
+                Self::untrusted_from(now, settle)
             }
             other => other,
         }
@@ -98,8 +98,8 @@ impl Belief {
     #[must_use]
     pub fn after_restart(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
-            Some(PowerState::On) => Self::doubted_from(now, settle),
-            _ => Self::Doubted { confirm_at: None },
+            Some(PowerState::On) => Self::untrusted_from(now, settle),
+            _ => Self::Untrusted { confirm_at: None },
         }
     }
 
@@ -113,13 +113,13 @@ impl Belief {
         now: Duration,
     ) -> Self {
         match self {
-            Self::Doubted { confirm_at: Some(at) } if at <= now => {
+            Self::Untrusted { confirm_at: Some(at) } if at <= now => {
                 let same = address.is_some() && address == machine.guest.ip_address.as_deref();
                 let on = machine.power_state == Some(PowerState::On);
                 if tools_running && same && on {
-                    Self::Believed
+                    Self::Trusted
                 } else {
-                    Self::Doubted { confirm_at: None }
+                    Self::Untrusted { confirm_at: None }
                 }
             }
             other => other,
@@ -130,13 +130,13 @@ impl Belief {
     #[must_use]
     pub const fn confirm_at(self) -> Option<Duration> {
         match self {
-            Self::Doubted { confirm_at } => confirm_at,
-            Self::Believed => None,
+            Self::Untrusted { confirm_at } => confirm_at,
+            Self::Trusted => None,
         }
     }
 
-    const fn doubted_from(now: Duration, settle: Duration) -> Self {
-        Self::Doubted { confirm_at: Some(now.saturating_add(settle)) }
+    const fn untrusted_from(now: Duration, settle: Duration) -> Self {
+        Self::Untrusted { confirm_at: Some(now.saturating_add(settle)) }
     }
 }
 
@@ -161,7 +161,8 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
     const SETTLE: Duration = Duration::from_secs(30);
-    const DOUBTED: Belief = Belief::Doubted { confirm_at: Some(Duration::from_secs(130)) };
+    const UNTRUSTED: AddressTrust =
+        AddressTrust::Untrusted { confirm_at: Some(Duration::from_secs(130)) };
 
     fn running(tools: bool, address: Option<&str>) -> Machine {
         let mut machine = samples::machine("1", "runner");
@@ -184,43 +185,46 @@ mod tests {
     }
 
     #[test]
-    fn at_first_load_running_tools_are_believed() {
+    fn at_first_load_running_tools_are_trusted() {
         assert_eq!(
-            Belief::at_first(&running(true, Some("10.0.0.5")), NOW, SETTLE),
-            Belief::Believed
+            AddressTrust::at_first(&running(true, Some("10.0.0.5")), NOW, SETTLE),
+            AddressTrust::Trusted
         );
-        assert_eq!(Belief::at_first(&running(false, Some("10.0.0.5")), NOW, SETTLE), DOUBTED);
         assert_eq!(
-            Belief::at_first(&off(Some("10.0.0.5")), NOW, SETTLE),
-            Belief::Doubted { confirm_at: None }
+            AddressTrust::at_first(&running(false, Some("10.0.0.5")), NOW, SETTLE),
+            UNTRUSTED
+        );
+        assert_eq!(
+            AddressTrust::at_first(&off(Some("10.0.0.5")), NOW, SETTLE),
+            AddressTrust::Untrusted { confirm_at: None }
         );
     }
 
     #[test]
-    fn a_start_doubts_and_an_arrival_or_the_tools_restore() {
+    fn a_start_ends_trust_and_an_arrival_or_the_tools_restore_it() {
         let stale = Some("10.0.0.5");
         let started =
-            Belief::Believed.after_update(&off(stale), &running(true, stale), NOW, SETTLE);
-        assert_eq!(started, DOUBTED);
+            AddressTrust::Trusted.after_update(&off(stale), &running(true, stale), NOW, SETTLE);
+        assert_eq!(started, UNTRUSTED);
         let same = started.after_update(&running(true, stale), &running(true, stale), NOW, SETTLE);
-        assert_eq!(same, DOUBTED, "an unchanged address is no arrival");
+        assert_eq!(same, UNTRUSTED, "an unchanged address is no arrival");
         let arrived = started.after_update(
             &running(true, stale),
             &running(true, Some("10.0.0.6")),
             NOW,
             SETTLE,
         );
-        assert_eq!(arrived, Belief::Believed);
+        assert_eq!(arrived, AddressTrust::Trusted);
         let tools =
             started.after_update(&running(false, stale), &running(true, stale), NOW, SETTLE);
-        assert_eq!(tools, Belief::Believed);
+        assert_eq!(tools, AddressTrust::Trusted);
         let cleared =
             started.after_update(&running(true, stale), &running(true, None), NOW, SETTLE);
-        assert_eq!(cleared, DOUBTED, "a vanished address is no arrival");
+        assert_eq!(cleared, UNTRUSTED, "a vanished address is no arrival");
         let mut second = running(true, stale);
         second.guest.ip_addresses.push("fe80::1".to_owned());
         let second = started.after_update(&running(true, stale), &second, NOW, SETTLE);
-        assert_eq!(second, Belief::Believed, "of another card");
+        assert_eq!(second, AddressTrust::Trusted, "of another card");
     }
 
     #[test]
@@ -230,90 +234,102 @@ mod tests {
             machine.guest.tools_status = Some("not_running".to_owned());
             machine
         };
-        let arrived = DOUBTED.after_update(
+        let arrived = UNTRUSTED.after_update(
             &without_tools(None),
             &without_tools(Some("10.0.0.5")),
             NOW,
             SETTLE,
         );
-        assert_eq!(arrived, DOUBTED);
+        assert_eq!(arrived, UNTRUSTED);
     }
 
     #[test]
-    fn an_address_that_comes_with_the_start_itself_is_doubted() {
+    fn an_address_that_comes_with_the_start_itself_is_not_trusted() {
         let after = running(true, Some("10.0.0.5"));
-        assert_eq!(Belief::Believed.after_update(&off(None), &after, NOW, SETTLE), DOUBTED);
+        assert_eq!(AddressTrust::Trusted.after_update(&off(None), &after, NOW, SETTLE), UNTRUSTED);
     }
 
     #[test]
-    fn power_off_and_stopped_tools_end_the_belief() {
+    fn power_off_and_stopped_tools_end_trust() {
         let on = running(true, Some("10.0.0.5"));
-        let gone = Belief::Doubted { confirm_at: None };
-        assert_eq!(Belief::Believed.after_update(&on, &off(Some("10.0.0.5")), NOW, SETTLE), gone);
+        let gone = AddressTrust::Untrusted { confirm_at: None };
         assert_eq!(
-            Belief::Believed.after_update(&on, &running(false, Some("10.0.0.5")), NOW, SETTLE),
+            AddressTrust::Trusted.after_update(&on, &off(Some("10.0.0.5")), NOW, SETTLE),
+            gone
+        );
+        assert_eq!(
+            AddressTrust::Trusted.after_update(&on, &running(false, Some("10.0.0.5")), NOW, SETTLE),
             gone
         );
     }
 
     #[test]
-    fn a_revert_doubts_while_taking_and_removing_snapshots_do_not() {
+    fn a_revert_ends_trust_and_taking_or_removing_snapshots_does_not() {
         let on = || running(true, Some("10.0.0.5"));
         let before = with_snapshots(on(), &["a", "b"], "b");
-        let after = |machine| Belief::Believed.after_update(&before, &machine, NOW, SETTLE);
-        assert_eq!(after(with_snapshots(on(), &["a", "b"], "a")), DOUBTED, "reverted to a");
-        assert_eq!(after(with_snapshots(on(), &["a", "b", "c"], "c")), Belief::Believed, "took c");
-        assert_eq!(after(with_snapshots(on(), &["a"], "a")), Belief::Believed, "removed b");
-        assert_eq!(after(on()), Belief::Believed, "removed all");
+        let after = |machine| AddressTrust::Trusted.after_update(&before, &machine, NOW, SETTLE);
+        assert_eq!(after(with_snapshots(on(), &["a", "b"], "a")), UNTRUSTED, "reverted to a");
+        assert_eq!(
+            after(with_snapshots(on(), &["a", "b", "c"], "c")),
+            AddressTrust::Trusted,
+            "took c"
+        );
+        assert_eq!(after(with_snapshots(on(), &["a"], "a")), AddressTrust::Trusted, "removed b");
+        assert_eq!(after(on()), AddressTrust::Trusted, "removed all");
     }
 
     #[test]
-    fn a_direct_read_settles_a_doubt_once_it_is_due() {
+    fn a_direct_read_restores_trust_once_it_is_due() {
         let machine = running(true, Some("10.0.0.5"));
         let due = Duration::from_secs(130);
         assert_eq!(
-            DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), due),
-            Belief::Believed
+            UNTRUSTED.after_confirmation(&machine, true, Some("10.0.0.5"), due),
+            AddressTrust::Trusted
         );
         assert_eq!(
-            DOUBTED.after_confirmation(&machine, true, Some("10.0.0.5"), NOW),
-            DOUBTED,
+            UNTRUSTED.after_confirmation(&machine, true, Some("10.0.0.5"), NOW),
+            UNTRUSTED,
             "too early"
         );
-        let no = Belief::Doubted { confirm_at: None };
-        assert_eq!(DOUBTED.after_confirmation(&machine, false, Some("10.0.0.5"), due), no);
+        let no = AddressTrust::Untrusted { confirm_at: None };
+        assert_eq!(UNTRUSTED.after_confirmation(&machine, false, Some("10.0.0.5"), due), no);
         assert_eq!(
-            DOUBTED.after_confirmation(&machine, true, Some("10.0.0.6"), due),
+            UNTRUSTED.after_confirmation(&machine, true, Some("10.0.0.6"), due),
             no,
             "another address"
         );
     }
 
     #[test]
-    fn a_gap_makes_nothing_believed_that_was_doubted() {
+    fn a_gap_makes_nothing_trusted_that_was_not() {
         let stale = running(true, Some("10.0.0.5"));
-        assert_eq!(DOUBTED.after_gap(&stale, &stale, NOW, SETTLE), DOUBTED);
-        let given_up = Belief::Doubted { confirm_at: None };
-        assert_eq!(given_up.after_gap(&stale, &stale, NOW, SETTLE), DOUBTED);
+        assert_eq!(UNTRUSTED.after_gap(&stale, &stale, NOW, SETTLE), UNTRUSTED);
+        let given_up = AddressTrust::Untrusted { confirm_at: None };
+        assert_eq!(given_up.after_gap(&stale, &stale, NOW, SETTLE), UNTRUSTED);
         let other = running(true, Some("10.0.0.6"));
-        assert_eq!(DOUBTED.after_gap(&stale, &other, NOW, SETTLE), Belief::Believed);
+        assert_eq!(UNTRUSTED.after_gap(&stale, &other, NOW, SETTLE), AddressTrust::Trusted);
 
-        assert_eq!(Belief::Believed.after_gap(&stale, &stale, NOW, SETTLE), Belief::Believed);
+        assert_eq!(
+            AddressTrust::Trusted.after_gap(&stale, &stale, NOW, SETTLE),
+            AddressTrust::Trusted
+        );
         let mut off = stale.clone();
         off.power_state = Some(PowerState::Off);
-        assert_eq!(Belief::Believed.after_gap(&stale, &off, NOW, SETTLE), given_up);
-        assert_eq!(given_up.after_gap(&off, &stale, NOW, SETTLE), DOUBTED);
+        assert_eq!(AddressTrust::Trusted.after_gap(&stale, &off, NOW, SETTLE), given_up);
+        assert_eq!(given_up.after_gap(&off, &stale, NOW, SETTLE), UNTRUSTED);
     }
 
     #[test]
-    fn what_was_believed_before_a_gap_is_believed_after_it_where_nothing_happened_and_the_tools_run()
-     {
+    fn trust_outlasts_a_gap_if_nothing_happened_and_the_tools_run() {
         let on = || running(true, Some("10.0.0.5"));
         let before = with_snapshots(on(), &["a", "b"], "b");
         let reverted = with_snapshots(on(), &["a", "b"], "a");
-        assert_eq!(Belief::Believed.after_gap(&before, &before, NOW, SETTLE), Belief::Believed);
-        assert_eq!(Belief::Believed.after_gap(&before, &reverted, NOW, SETTLE), DOUBTED);
+        assert_eq!(
+            AddressTrust::Trusted.after_gap(&before, &before, NOW, SETTLE),
+            AddressTrust::Trusted
+        );
+        assert_eq!(AddressTrust::Trusted.after_gap(&before, &reverted, NOW, SETTLE), UNTRUSTED);
         let toolless = running(false, Some("10.0.0.5"));
-        assert_eq!(Belief::Believed.after_gap(&toolless, &toolless, NOW, SETTLE), DOUBTED);
+        assert_eq!(AddressTrust::Trusted.after_gap(&toolless, &toolless, NOW, SETTLE), UNTRUSTED);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::address::Belief;
+use super::address_trust::AddressTrust;
 use crate::domain::datastore::Datastore;
 use crate::domain::event::Subject;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
@@ -15,7 +15,7 @@ use crate::hypervisor::{Fact, Facts};
 
 /// Everything that the host has, as of one moment. Cloning shares the objects.
 #[derive(Clone, Debug, Default)]
-pub struct Picture {
+pub struct InventoryContents {
     /// Whether the host was ever read whole; before that there is nothing to show.
     pub loaded: bool,
     /// In the order of lists.
@@ -29,7 +29,7 @@ pub struct Picture {
 #[derive(Clone, Debug, PartialEq)]
 pub struct MachineRecord {
     pub machine: Machine,
-    belief: Belief,
+    trust: AddressTrust,
     /// How often the guest's tools stopped since otter first saw the machine.
     tools_stops: u64,
     sort_name: String,
@@ -66,13 +66,13 @@ impl MachineRecord {
     /// The preferred address, where it counts.
     #[must_use]
     pub fn ip_address(&self) -> Option<&str> {
-        self.believed().then_some(self.machine.guest.ip_address.as_deref()).flatten()
+        self.are_addresses_trusted().then_some(self.machine.guest.ip_address.as_deref()).flatten()
     }
 
     /// Every address, where they count.
     #[must_use]
     pub fn ip_addresses(&self) -> &[String] {
-        if self.believed() { &self.machine.guest.ip_addresses } else { &[] }
+        if self.are_addresses_trusted() { &self.machine.guest.ip_addresses } else { &[] }
     }
 
     /// The lower-cased name, by which lists are ordered and loose names are matched.
@@ -84,11 +84,11 @@ impl MachineRecord {
     /// When the guest's address wants to be confirmed by a direct read.
     #[must_use]
     pub fn confirm_at(&self) -> Option<Duration> {
-        self.belief.confirm_at()
+        self.trust.confirm_at()
     }
 
     fn believed(&self) -> bool {
-        self.belief == Belief::Believed && self.machine.power_state == Some(PowerState::On)
+        self.trust == AddressTrust::Trusted && self.machine.power_state == Some(PowerState::On)
     }
 
     /// How often the guest's tools were seen to stop: whoever remembers it knows later whether they
@@ -98,17 +98,17 @@ impl MachineRecord {
         self.tools_stops
     }
 
-    fn new(machine: Machine, belief: Belief, before: Option<&Self>) -> Self {
+    fn new(machine: Machine, trust: AddressTrust, before: Option<&Self>) -> Self {
         let stopped = before.is_some_and(|before| {
             before.machine.guest.tools_running && !machine.guest.tools_running
         });
         let tools_stops = before.map_or(0, |before| before.tools_stops) + u64::from(stopped);
         let sort_name = machine.name.to_lowercase();
-        Self { machine, belief, tools_stops, sort_name }
+        Self { machine, trust, tools_stops, sort_name }
     }
 }
 
-impl Picture {
+impl InventoryContents {
     /// The machine of this id.
     #[must_use]
     pub fn machine(&self, id: &MachineId) -> Option<&Arc<MachineRecord>> {
@@ -139,7 +139,7 @@ impl Picture {
 
 /// A picture being changed.
 struct Editor<'a> {
-    before: &'a Picture,
+    before: &'a InventoryContents,
     now: Duration,
     settle: Duration,
     machines: HashMap<MachineId, Arc<MachineRecord>>,
@@ -149,7 +149,7 @@ struct Editor<'a> {
 }
 
 impl<'a> Editor<'a> {
-    fn new(before: &'a Picture, now: Duration, settle: Duration) -> Self {
+    fn new(before: &'a InventoryContents, now: Duration, settle: Duration) -> Self {
         let machines = before
             .machines
             .iter()
@@ -188,16 +188,16 @@ impl<'a> Editor<'a> {
         match fact {
             Fact::Machine(machine) => {
                 let known = self.machines.get(&machine.id);
-                let belief = match known {
+                let trust = match known {
                     Some(known) if complete => {
-                        known.belief.after_gap(&known.machine, &machine, self.now, self.settle)
+                        known.trust.after_gap(&known.machine, &machine, self.now, self.settle)
                     }
                     Some(known) => {
-                        known.belief.after_update(&known.machine, &machine, self.now, self.settle)
+                        known.trust.after_update(&known.machine, &machine, self.now, self.settle)
                     }
-                    None => Belief::at_first(&machine, self.now, self.settle),
+                    None => AddressTrust::at_first(&machine, self.now, self.settle),
                 };
-                let record = MachineRecord::new(*machine, belief, known.map(Arc::as_ref));
+                let record = MachineRecord::new(*machine, trust, known.map(Arc::as_ref));
                 self.put(record);
             }
             Fact::MachineRemoved(id) => {
@@ -211,20 +211,20 @@ impl<'a> Editor<'a> {
             Fact::DatastoreRemoved(id) => self.datastores.retain(|known| known.id != id),
             Fact::GuestRestarted(id) => {
                 if let Some(known) = self.machines.get(&id) {
-                    let belief = Belief::after_restart(&known.machine, self.now, self.settle);
-                    self.put(MachineRecord { belief, ..MachineRecord::clone(known) });
+                    let trust = AddressTrust::after_restart(&known.machine, self.now, self.settle);
+                    self.put(MachineRecord { trust, ..MachineRecord::clone(known) });
                 }
             }
             Fact::GuestConfirmed { machine, tools_running, ip_address, ip_addresses } => {
                 if let Some(known) = self.machines.get(&machine) {
                     let mut record = MachineRecord::clone(known);
-                    record.belief = record.belief.after_confirmation(
+                    record.trust = record.trust.after_confirmation(
                         &record.machine,
                         tools_running,
                         ip_address.as_deref(),
                         self.now,
                     );
-                    if record.belief == Belief::Believed && !ip_addresses.is_empty() {
+                    if record.trust == AddressTrust::Trusted && !ip_addresses.is_empty() {
                         record.machine.guest.ip_addresses = ip_addresses;
                     }
                     self.put(record);
@@ -239,7 +239,7 @@ impl<'a> Editor<'a> {
         self.machines.insert(id, Arc::new(record));
     }
 
-    fn finish(mut self, complete: bool) -> (Picture, Vec<Change>) {
+    fn finish(mut self, complete: bool) -> (InventoryContents, Vec<Change>) {
         let mut changes = Vec::new();
         let mut same_places = true;
         let mut seen = HashSet::new();
@@ -266,7 +266,7 @@ impl<'a> Editor<'a> {
         self.datastores
             .sort_by_cached_key(|datastore| (datastore.name.to_lowercase(), datastore.id.clone()));
         let loaded = self.before.loaded || complete;
-        (Picture { loaded, machines, datastores: self.datastores, places }, changes)
+        (InventoryContents { loaded, machines, datastores: self.datastores, places }, changes)
     }
 }
 
