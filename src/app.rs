@@ -502,8 +502,7 @@ fn refresh(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock)
         let contents = services.inventory.contents();
         levels.machines.set(number(contents.machines.len()));
         levels.datastores.set(number(contents.datastores.len()));
-        let age =
-            services.inventory.updated_at().map(|at| clock.now().duration_since(at).as_secs_f64());
+        let age = contents.updated_at.map(|at| clock.now().duration_since(at).as_secs_f64());
         levels.inventory_age.set(age.unwrap_or(f64::NAN));
         Levels::count(&levels.events, services.feed.published());
         Levels::count(&levels.store_transactions, store.transactions());

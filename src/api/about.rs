@@ -164,7 +164,7 @@ pub async fn about(
     let session = services.inventory.session();
     let contents = services.inventory.contents();
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-    let age = services.inventory.updated_at().map(|at| api.clock().now().duration_since(at));
+    let age = contents.updated_at.map(|at| api.clock().now().duration_since(at));
     let mut warnings = Vec::new();
     if !api.settings().tls_verified {
         warnings.push("The host's certificate is not checked: anybody on the way can read the password. Set esx.verify.".to_owned());

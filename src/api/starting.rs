@@ -219,7 +219,7 @@ impl Starting {
             return Err(mismatch(&key.key));
         }
         Ok(Prepared::New(Box::new(NewJob {
-            machine: machine.record,
+            machine: machine.machine,
             request,
             right: self.right.clone(),
             reference: self.reference.clone(),
@@ -233,13 +233,13 @@ impl Starting {
             Prepared::Replay(job) => return Ok(Started::Replayed(job)),
             Prepared::New(new) => *new,
         };
-        let record = Arc::clone(&new.machine);
+        let machine = Arc::clone(&new.machine);
         let job = api.services().jobs.start(new).await?;
         // A caller that shows the lease itself overrides nothing of it.
         if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
             api.services()
                 .leases
-                .record_override(&record.machine, &self.right.caller.name, reason)
+                .record_override(&machine, &self.right.caller.name, reason)
                 .await;
         }
         Ok(Started::New(job))

@@ -6,7 +6,7 @@ use super::power::PowerState;
 use super::snapshot::Snapshots;
 
 /// One virtual machine, as of the host's last word on it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     pub id: MachineId,
     /// Unescaped: a `%2f` of the wire is a `/` here.

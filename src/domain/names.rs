@@ -50,6 +50,12 @@ const fn is_invisible(character: char) -> bool {
 /// Loose matching: Unicode lower-case, contained in.
 #[must_use]
 pub fn contains_loosely(name: &str, wanted: &str) -> bool {
+    if name.is_ascii() && wanted.is_ascii() {
+        // Lists compare every name, so the usual case allocates nothing.
+        let (name, wanted) = (name.as_bytes(), wanted.as_bytes());
+        return wanted.is_empty()
+            || name.windows(wanted.len()).any(|part| part.eq_ignore_ascii_case(wanted));
+    }
     name.to_lowercase().contains(&wanted.to_lowercase())
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::inventory::{ContentsGuard, Inventory, MachineRecord};
+use super::inventory::{Inventory, InventoryContents};
 use super::jobs::Jobs;
 use super::leases::published::PublishedLeases;
 use super::visibility::Visibility;
@@ -17,7 +17,7 @@ use crate::domain::lease::Quarantine;
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::Machine;
 use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
-use crate::domain::names::matches_pattern;
+use crate::domain::names::{contains_loosely, matches_pattern};
 use crate::domain::network::Network;
 use crate::domain::pool::Pools;
 use crate::domain::power::PowerState;
@@ -53,7 +53,10 @@ pub struct Protection {
 /// A machine with everything that readers see.
 #[derive(Clone, Debug)]
 pub struct MachineView {
-    pub record: Arc<MachineRecord>,
+    /// As the host reports it.
+    pub machine: Arc<Machine>,
+    /// Whether the addresses of its guest count; if not, readers see none.
+    pub addresses_trusted: bool,
     pub protected: bool,
     pub active_job: Option<JobId>,
     /// In order of their names.
@@ -117,11 +120,11 @@ impl Machines {
         &self.visibility
     }
 
-    /// The loaded contents.
+    /// The contents of the inventory, once they are loaded.
     ///
     /// # Errors
     /// `inventory-loading` before the host was first read.
-    pub fn contents(&self) -> Result<ContentsGuard, Failure> {
+    pub fn contents(&self) -> Result<Arc<InventoryContents>, Failure> {
         let contents = self.inventory.contents();
         if contents.loaded {
             return Ok(contents);
@@ -145,15 +148,15 @@ impl Machines {
     pub fn list(&self, scope: &Scope, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
         let contents = self.contents()?;
         let active = self.jobs.all_active();
-        let wanted = filter.name.as_ref().map(|name| name.to_lowercase());
+        let has_name = |machine: &&Arc<Machine>| {
+            filter.name.as_ref().is_none_or(|name| contains_loosely(&machine.name, name))
+        };
         let views = contents
             .machines
             .iter()
-            .filter(|record| {
-                wanted.as_ref().is_none_or(|wanted| record.sort_name().contains(wanted))
-            })
-            .filter(|record| self.visibility.has_machine(scope, &record.machine))
-            .map(|record| self.view(record, active.get(&record.machine.id).copied()));
+            .filter(has_name)
+            .filter(|machine| self.visibility.has_machine(scope, machine))
+            .map(|machine| self.view(&contents, machine, active.get(&machine.id).copied()));
         Ok(views.filter(|view| filter.fits(view)).collect())
     }
 
@@ -192,7 +195,7 @@ impl Machines {
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
         let contents = self.inventory.contents();
-        contents.machine(id).map(|record| self.view(record, self.jobs.active(id)))
+        contents.machine(id).map(|machine| self.view(&contents, machine, self.jobs.active(id)))
     }
 
     /// Refuses a change of a machine that nobody may touch.
@@ -203,8 +206,8 @@ impl Machines {
         if !view.protected {
             return Ok(());
         }
-        let machine = &view.record.machine;
-        let why = if self.protection.is_self(&view.record) {
+        let machine = &view.machine;
+        let why = if self.protection.is_self(machine) {
             "otter itself runs in it"
         } else {
             "machines.protected of otter's configuration names it"
@@ -217,15 +220,15 @@ impl Machines {
     /// The machine of this id as it is now, if it is in the scope.
     #[must_use]
     pub fn get_in(&self, scope: &Scope, id: &MachineId) -> Option<MachineView> {
-        self.get(id).filter(|view| self.visibility.has_machine(scope, &view.record.machine))
+        self.get(id).filter(|view| self.visibility.has_machine(scope, &view.machine))
     }
 
     /// The machine that otter itself runs in, if it is on this host and in the scope.
     #[must_use]
     pub fn self_machine(&self, scope: &Scope) -> Option<MachineId> {
         let visible = self.visibility.machines(scope);
-        let own = visible.iter().find(|record| self.protection.is_self(record));
-        own.map(|record| record.machine.id.clone())
+        let own = visible.iter().find(|machine| self.protection.is_self(machine));
+        own.map(|machine| machine.id.clone())
     }
 
     /// The snapshot that a path or a body names, by id, else exact name, else path.
@@ -237,7 +240,7 @@ impl Machines {
         view: &'m MachineView,
         wanted: &str,
     ) -> Result<&'m Snapshot, Failure> {
-        snapshot(&view.record.machine, wanted)
+        snapshot(&view.machine, wanted)
     }
 
     /// Waits until the machine is as wanted.
@@ -258,11 +261,11 @@ impl Machines {
                 let detail = "The machine was removed from the host while it was waited for.";
                 return Err(Failure::new(FailureKind::MachineGone, detail).of_machine(id, &name));
             };
-            name.clone_from(&view.record.machine.name);
+            name.clone_from(&view.machine.name);
             if until.holds(&view) {
                 return Ok(view);
             }
-            let off = view.record.machine.power_state == Some(PowerState::Off);
+            let off = view.machine.power_state == Some(PowerState::Off);
             if matches!(until, Until::Address(_)) && off && view.active_job.is_none() {
                 let detail = format!(
                     "{name} is off and no job is about to change that, so no address will come."
@@ -286,22 +289,26 @@ impl Machines {
         as_written: &str,
     ) -> Result<MachineView, Failure> {
         let contents = self.contents()?;
-        let visible = |record: &MachineRecord| self.visibility.has_machine(scope, &record.machine);
+        let visible = |machine: &Machine| self.visibility.has_machine(scope, machine);
         let matching = matching(&contents, &visible, reference);
         match matching.as_slice() {
             [] => Err(Failure::new(
                 FailureKind::NotFound,
                 nobody(&contents, &visible, reference, as_written),
             )),
-            [record] => Ok(self.view(record, self.jobs.active(&record.machine.id))),
+            [machine] => Ok(self.view(&contents, machine, self.jobs.active(&machine.id))),
             several => Err(ambiguous(as_written, several)),
         }
     }
 
-    fn view(&self, record: &Arc<MachineRecord>, active_job: Option<JobId>) -> MachineView {
-        let is_self = self.protection.is_self(record);
-        let protected = is_self || self.protection.covers(record);
-        let machine = &record.machine;
+    fn view(
+        &self,
+        contents: &InventoryContents,
+        machine: &Arc<Machine>,
+        active_job: Option<JobId>,
+    ) -> MachineView {
+        let is_self = self.protection.is_self(machine);
+        let protected = is_self || self.protection.covers(machine);
         let leases = self.leases.load();
         let lease = leases.holder_of(&machine.identity()).map(|open| Holder {
             lease: open.lease.id,
@@ -323,15 +330,36 @@ impl Machines {
             .filter(|(_, holds)| *holds)
             .map(|(reason, _)| *reason)
             .collect();
-        let pools = self.pools.for_machine(machine);
-        let record = Arc::clone(record);
-        MachineView { record, protected, active_job, pools, lease, quarantine, not_free_because }
+        MachineView {
+            machine: Arc::clone(machine),
+            addresses_trusted: contents.has_trusted_addresses(&machine.id),
+            protected,
+            active_job,
+            pools: self.pools.for_machine(machine),
+            lease,
+            quarantine,
+            not_free_because,
+        }
+    }
+}
+
+impl MachineView {
+    /// The guest's preferred address, if its addresses count.
+    #[must_use]
+    pub fn ip_address(&self) -> Option<&str> {
+        self.machine.guest.ip_address.as_deref().filter(|_| self.addresses_trusted)
+    }
+
+    /// Every address of the guest, if they count.
+    #[must_use]
+    pub fn ip_addresses(&self) -> &[String] {
+        if self.addresses_trusted { &self.machine.guest.ip_addresses } else { &[] }
     }
 }
 
 impl MachineFilter {
     fn fits(&self, view: &MachineView) -> bool {
-        let machine = &view.record.machine;
+        let machine = &view.machine;
         let has_mac = |mac: MacAddress| {
             machine.network_cards.iter().any(|card| card.mac_address == Some(mac))
         };
@@ -344,19 +372,17 @@ impl MachineFilter {
 }
 
 impl Protection {
-    fn covers(&self, record: &MachineRecord) -> bool {
-        let machine = &record.machine;
+    fn covers(&self, machine: &Machine) -> bool {
         self.protected
             .iter()
             .chain(&self.built_in)
             .any(|pattern| machine.id == **pattern || matches_pattern(pattern, &machine.name))
     }
 
-    fn is_self(&self, record: &MachineRecord) -> bool {
+    fn is_self(&self, machine: &Machine) -> bool {
         match &self.own_name {
-            Some(name) => *name == record.machine.name,
-            None => record
-                .machine
+            Some(name) => *name == machine.name,
+            None => machine
                 .network_cards
                 .iter()
                 .filter_map(|card| card.mac_address)
@@ -367,15 +393,15 @@ impl Protection {
 
 impl Until {
     fn holds(&self, view: &MachineView) -> bool {
-        let machine = &view.record.machine;
+        let machine = &view.machine;
         match self {
             Self::PowerState(state) => machine.power_state == Some(*state),
-            Self::Address(None) => view.record.ip_address().is_some(),
+            Self::Address(None) => view.ip_address().is_some(),
             Self::Address(Some(network)) => {
                 let within = |address: &String| {
                     address.parse().is_ok_and(|address| network.contains(address))
                 };
-                view.record.ip_addresses().iter().any(within)
+                view.ip_addresses().iter().any(within)
             }
             Self::Tools => {
                 machine.guest.tools_running && machine.power_state == Some(PowerState::On)
@@ -449,24 +475,23 @@ fn parsed(reference: &str) -> Result<MachineReference, Failure> {
 }
 
 /// Whether a machine exists for the caller.
-type Visible<'a> = &'a dyn Fn(&MachineRecord) -> bool;
+type Visible<'a> = &'a dyn Fn(&Machine) -> bool;
 
 /// The visible machines that a reference names.
 fn matching(
-    contents: &ContentsGuard,
+    contents: &InventoryContents,
     visible: Visible<'_>,
     reference: &MachineReference,
-) -> Vec<Arc<MachineRecord>> {
+) -> Vec<Arc<Machine>> {
     if let MachineReference::Id(id) = reference {
         return contents
             .machine(id)
-            .filter(|record| visible(record))
+            .filter(|machine| visible(machine))
             .cloned()
             .into_iter()
             .collect();
     }
-    let machines =
-        contents.machines.iter().filter(|record| visible(record)).map(|record| &record.machine);
+    let machines = contents.machines.iter().filter(|machine| visible(machine)).map(Arc::as_ref);
     let found = reference.matching(machines);
     found.into_iter().filter_map(|machine| contents.machine(&machine.id)).cloned().collect()
 }
@@ -474,14 +499,14 @@ fn matching(
 /// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be
 /// told.
 fn nobody(
-    contents: &ContentsGuard,
+    contents: &InventoryContents,
     visible: Visible<'_>,
     reference: &MachineReference,
     as_written: &str,
 ) -> String {
     let is_name = || {
-        let called = |record: &&Arc<MachineRecord>| record.machine.name == as_written;
-        contents.machines.iter().filter(called).any(|record| visible(record))
+        let called = |machine: &&Arc<Machine>| machine.name == as_written;
+        contents.machines.iter().filter(called).any(|machine| visible(machine))
     };
     if reference.is_id() && is_name() {
         let (id, named) = (shorten(as_written), shorten(&format!("name:{as_written}")));
@@ -492,12 +517,11 @@ fn nobody(
 
 /// The failure of a name that several machines go by.
 #[must_use]
-pub fn ambiguous(reference: &str, several: &[Arc<MachineRecord>]) -> Failure {
+pub fn ambiguous(reference: &str, several: &[Arc<Machine>]) -> Failure {
     let detail =
         format!("{} machines go by {}; name one by its id.", several.len(), shorten(reference));
     let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
-    let candidate =
-        |record: &Arc<MachineRecord>| (record.machine.id.to_string(), record.machine.name.clone());
+    let candidate = |machine: &Arc<Machine>| (machine.id.to_string(), machine.name.clone());
     failure.candidates = several.iter().map(candidate).collect();
     failure
 }

@@ -10,6 +10,7 @@ use super::feed::Feed;
 use super::inventory::Inventory;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::ids::MachineId;
+use crate::domain::machine::Machine;
 use crate::domain::names::matches_pattern;
 use crate::domain::pool::Pools;
 
@@ -127,9 +128,7 @@ impl PatternWatch {
 
     fn machines(&self) -> Option<Vec<(MachineId, String)>> {
         let contents = self.inventory.contents();
-        let machine = |record: &Arc<super::inventory::MachineRecord>| {
-            (record.machine.id.clone(), record.machine.name.clone())
-        };
+        let machine = |machine: &Arc<Machine>| (machine.id.clone(), machine.name.clone());
         contents.loaded.then(|| contents.machines.iter().map(machine).collect())
     }
 }

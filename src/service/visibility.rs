@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::callers::Caller;
-use super::inventory::{Inventory, MachineRecord};
+use super::inventory::Inventory;
 use crate::domain::datastore::Datastore;
 use crate::domain::event::Placement;
 use crate::domain::ids::MachineId;
@@ -21,7 +21,7 @@ pub struct Visibility {
 }
 
 impl Visibility {
-    /// By this picture of the host and these pools.
+    /// By this inventory and these pools.
     #[must_use]
     pub const fn new(inventory: Arc<Inventory>, pools: Arc<Pools>) -> Self {
         Self { inventory, pools }
@@ -42,10 +42,10 @@ impl Visibility {
 
     /// Every machine of a scope, in the order of lists.
     #[must_use]
-    pub fn machines(&self, scope: &Scope) -> Vec<Arc<MachineRecord>> {
+    pub fn machines(&self, scope: &Scope) -> Vec<Arc<Machine>> {
         let contents = self.inventory.contents();
         let all = contents.machines.iter();
-        all.filter(|record| self.has_machine(scope, &record.machine)).cloned().collect()
+        all.filter(|machine| self.has_machine(scope, machine)).cloned().collect()
     }
 
     /// Whether a caller sees a job: if it sees the job's machine. A job on anything else is seen by
@@ -76,8 +76,8 @@ impl Visibility {
     /// Whether a pool has a machine in a scope.
     #[must_use]
     pub fn has_pool(&self, scope: &Scope, pool: &str) -> bool {
-        let is_of_pool = |record: &Arc<MachineRecord>| {
-            self.pools.for_machine(&record.machine).iter().any(|name| name == pool)
+        let is_of_pool = |machine: &Arc<Machine>| {
+            self.pools.for_machine(machine).iter().any(|name| name == pool)
         };
         !scope.is_restricted() || self.machines(scope).iter().any(is_of_pool)
     }
@@ -88,8 +88,7 @@ impl Visibility {
         if !scope.is_restricted() {
             return datastore.machine_count;
         }
-        let has_files =
-            |record: &&Arc<MachineRecord>| record.machine.datastores.contains(&datastore.id);
+        let has_files = |machine: &&Arc<Machine>| machine.datastores.contains(&datastore.id);
         let machines = self.machines(scope);
         u32::try_from(machines.iter().filter(has_files).count()).unwrap_or(u32::MAX)
     }
@@ -107,11 +106,9 @@ impl Visibility {
             return true;
         }
         let contents = self.inventory.contents();
-        let record = contents.machine(&machine.id);
-        if let Some(record) =
-            record.filter(|record| machine.agrees_with(&record.machine.identity()))
-        {
-            return self.has_machine(scope, &record.machine);
+        let known = contents.machine(&machine.id);
+        if let Some(known) = known.filter(|known| machine.agrees_with(&known.identity())) {
+            return self.has_machine(scope, known);
         }
         let last_pool = last_pool.map(str::to_owned).into_iter().collect();
         scope.contains(last_name, &self.pools.for_named_machine(&machine.id, last_name, last_pool))

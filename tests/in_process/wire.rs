@@ -52,7 +52,7 @@ async fn the_backend_reads_what_the_translation_tells() {
     });
     assert_eq!(contents.machines.len(), machines.len());
     for (machine, evidence) in machines.into_iter().zip(evidence) {
-        assert_eq!(contents.machine(&machine.id).unwrap().machine, machine);
+        assert_eq!(**contents.machine(&machine.id).unwrap(), machine);
         assert_eq!(esx.examine(&machine.id).await.unwrap(), evidence);
     }
     for datastore in datastores {

@@ -68,12 +68,8 @@ async fn a_guest_that_cannot_be_read_keeps_no_other_waiting_and_is_not_read_in_a
         async move { inventory.confirm_guests(Hosts::one(backend), stop).await }
     });
     let mut changes = inventory.watch(&MachineId::from_backend("3"));
-    let shown = |id: &str| {
-        let contents = inventory.contents();
-        contents
-            .machine(&MachineId::from_backend(id))
-            .and_then(|record| record.ip_address().map(str::to_owned))
-    };
+    let shown =
+        |id: &str| inventory.contents().ip_address(&MachineId::from_backend(id)).map(str::to_owned);
     assert_eq!(shown("3"), None);
     clock.advance(SETTLE);
     while shown("3").is_none() {

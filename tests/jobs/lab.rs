@@ -103,9 +103,9 @@ impl Lab {
 
     pub fn new_job(&self, machine: u32, request: JobRequest) -> NewJob {
         let contents = self.inventory.contents();
-        let record = contents.machine(&MachineId::from_backend(machine.to_string())).unwrap();
+        let machine = contents.machine(&MachineId::from_backend(machine.to_string())).unwrap();
         NewJob {
-            machine: Arc::clone(record),
+            machine: Arc::clone(machine),
             request,
             right: Right {
                 caller: Caller::new("anonymous", Role::Admin),

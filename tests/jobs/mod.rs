@@ -505,14 +505,8 @@ async fn a_question_that_the_picture_does_not_show_is_not_asked_for_in_a_spin() 
         tokio::task::yield_now().await;
     }
     assert_eq!(lab.host.examinations(), 1);
-    let shown = lab
-        .inventory
-        .contents()
-        .machine(&MachineId::from_backend("1"))
-        .unwrap()
-        .machine
-        .question
-        .clone();
+    let shown =
+        lab.inventory.contents().machine(&MachineId::from_backend("1")).unwrap().question.clone();
     assert_eq!(shown, None);
     lab.host.ask(false);
     assert_eq!(lab.end_in_time(id).await.job.state, SUCCEEDED);

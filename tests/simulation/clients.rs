@@ -124,7 +124,7 @@ impl Client {
 
     fn some_machine(&self) -> Option<Machine> {
         let contents = self.run.services()?.inventory.contents();
-        self.random(|random| random.pick(&contents.machines).map(|record| record.machine.clone()))
+        self.random(|random| random.pick(&contents.machines).map(|machine| Machine::clone(machine)))
     }
 
     fn some_post(&self) -> Option<Post> {
@@ -182,7 +182,7 @@ impl Client {
         };
         let contents = services.inventory.contents();
         let asking: Vec<_> =
-            contents.machines.iter().filter_map(|record| asking(&record.machine)).collect();
+            contents.machines.iter().filter_map(|machine| asking(machine)).collect();
         if let Some((machine, request)) = self.random(|random| random.pick(&asking).cloned()) {
             let post = self.with_right(machine, request, None);
             self.post(post, false).await;

@@ -155,12 +155,12 @@ impl Client {
         let machine = self.random(|random| random.pick(&contents.machines).cloned());
         let (Some(machine), caller) = (machine, self.caller.clone()) else { return };
         let is_aside = self.random(|random| random.below(4) == 0);
-        self.run.witness.trace(|| format!("{} is set aside: {is_aside}", machine.machine.name));
+        self.run.witness.trace(|| format!("{} is set aside: {is_aside}", machine.name));
         let done = self.run.ask(move |services| async move {
             let done = if is_aside {
-                services.leases.quarantine(&machine.machine, "broken".to_owned(), &caller).await
+                services.leases.quarantine(&machine, "broken".to_owned(), &caller).await
             } else {
-                services.leases.clear_quarantine(&machine.machine, &caller).await
+                services.leases.clear_quarantine(&machine, &caller).await
             };
             done.is_ok()
         });

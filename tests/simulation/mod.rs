@@ -238,14 +238,13 @@ impl Run {
         if let Some(difference) = self.host.look(|world| difference(&contents, world)) {
             self.witness.break_promise(difference);
         }
-        for record in &contents.machines {
-            let view = services.machines.get(&record.machine.id);
+        for machine in &contents.machines {
+            let view = services.machines.get(&machine.id);
             let is_kept = |reason: &&str| matches!(*reason, "leased" | "job");
             if let Some(reason) =
                 view.and_then(|view| view.not_free_because.into_iter().find(is_kept))
             {
-                self.witness
-                    .break_promise(format!("{} is not free: {reason}", record.machine.name));
+                self.witness.break_promise(format!("{} is not free: {reason}", machine.name));
             }
         }
     }

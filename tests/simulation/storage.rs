@@ -61,7 +61,7 @@ impl Mounted {
         let wanted: BTreeSet<&String> = leases.flat_map(required_snapshots).collect();
         let views = machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
-            let machine = &view.record.machine;
+            let machine = &view.machine;
             CandidateMachine::new(
                 machine,
                 view.pools.clone(),

@@ -2,7 +2,7 @@
 //! host, and holds both against the promises.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use otter::domain::call::HostCall;
@@ -198,11 +198,10 @@ impl Witness {
         let mut seen = self.seen();
         let Seen { disk, promises, machines, .. } = &mut *seen;
         let id = job.machine_id().unwrap();
-        let record = contents.machine(id).filter(|_| contents.loaded);
-        // Before the picture is loaded nobody is shown a machine.
-        let told =
-            record.and_then(|record| Some(machines.get(id.backend_text())?.told(&record.machine)));
-        let power = record.and_then(|record| record.machine.power_state);
+        // Before the contents are loaded, no reader sees a machine.
+        let machine = contents.machine(id).filter(|_| contents.loaded);
+        let told = machine.and_then(|machine| Some(machines.get(id.backend_text())?.told(machine)));
+        let power = machine.and_then(|machine| machine.power_state);
         promises.shown(job, begun, told.unwrap_or(u64::MAX), power, disk);
     }
 
@@ -211,13 +210,11 @@ impl Witness {
     pub fn check_addresses(&self, contents: &InventoryContents) {
         let mut seen = self.seen();
         let Seen { promises, machines, .. } = &mut *seen;
-        for record in &contents.machines {
-            let id = record.machine.id.backend_text();
-            let (Some(address), Some(truth)) = (record.ip_address(), machines.get(id)) else {
-                continue;
-            };
-            if truth.told(&record.machine) == u64::MAX && truth.address.as_deref() != Some(address)
-            {
+        for machine in &contents.machines {
+            let id = machine.id.backend_text();
+            let address = contents.ip_address(&machine.id);
+            let (Some(address), Some(truth)) = (address, machines.get(id)) else { continue };
+            if truth.told(machine) == u64::MAX && truth.address.as_deref() != Some(address) {
                 promises.break_promise(format!(
                     "{id} is shown with {address}, and its guest has {:?}",
                     truth.address
@@ -258,7 +255,7 @@ pub fn difference(contents: &InventoryContents, world: &World) -> Option<String>
         return Some(format!("the picture has {shown} machines, the host {there}"));
     }
     world.machines().map(in_process::machine).find_map(|is| {
-        let shown = contents.machine(&is.id).map(|record| &record.machine);
+        let shown = contents.machine(&is.id).map(Arc::as_ref);
         let id = &is.id;
         (shown != Some(&is))
             .then(|| format!("the picture has {id} as {shown:?}, the host as {is:?}"))

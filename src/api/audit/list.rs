@@ -114,7 +114,7 @@ async fn filter(api: &Api, caller: &Caller, wanted: AuditQuery) -> Result<AuditF
 async fn named_machine(api: &Api, reference: &str) -> Result<MachineId, Failure> {
     // Only admins read the audit, and an admin is never restricted.
     let failure = match api.services().machines.resolve(&Scope::All, reference) {
-        Ok(view) => return Ok(view.record.machine.id.clone()),
+        Ok(view) => return Ok(view.machine.id.clone()),
         Err(failure) => failure,
     };
     let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };

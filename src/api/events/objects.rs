@@ -65,7 +65,7 @@ async fn object_of(
             machines.get_in(scope, id).map(|view| shown(id.to_string(), &Machine::of(&view)))
         }
         Subject::Snapshot(machine, id) => machines.get_in(scope, machine).and_then(|view| {
-            let snapshot = view.record.machine.snapshots.get(id)?;
+            let snapshot = view.machine.snapshots.get(id)?;
             Some(shown(id.to_string(), &Snapshot::one(&view, snapshot)))
         }),
         Subject::Datastore(id) | Subject::DatastoreCount(id) => of_datastore(api, caller, id),
@@ -237,7 +237,7 @@ impl Objects {
             }
             let Some(view) = self.machines.next() else { break };
             self.snapshots = self.snapshots_of(&view).into_iter();
-            let id = &view.record.machine.id;
+            let id = &view.machine.id;
             if self.filter.fits(&Subject::Machine(id.clone())) {
                 return Ok(Some((
                     EventType::MachineChanged,
@@ -267,7 +267,7 @@ impl Objects {
     }
 
     fn snapshots_of(&self, view: &MachineView) -> Vec<Shown> {
-        let machine = &view.record.machine;
+        let machine = &view.machine;
         let all = machine.snapshots.items.iter().zip(Snapshot::all(view));
         all.filter(|(snapshot, _)| {
             self.filter.fits(&Subject::Snapshot(machine.id.clone(), snapshot.id.clone()))

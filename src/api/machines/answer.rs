@@ -64,7 +64,7 @@ pub async fn answer_machine(
     }
     let started = starting.start(&api, |starting| {
         let machine = starting.resolve(&api, &reference)?;
-        check_choice(&machine.record.machine, &question, &choice)?;
+        check_choice(&machine.machine, &question, &choice)?;
         Ok((machine, JobRequest::Answer { question, choice }))
     });
     Ok(started.await?)

@@ -59,7 +59,7 @@ pub async fn find_machine(
         .into());
     };
     if unique && machines.len() > 1 {
-        let several: Vec<_> = machines.iter().map(|view| Arc::clone(&view.record)).collect();
+        let several: Vec<_> = machines.iter().map(|view| Arc::clone(&view.machine)).collect();
         let mac = filter.mac.map(|mac| mac.to_string());
         let wanted = mac.or(filter.name).unwrap_or_else(|| "the same".to_owned());
         return Err(ambiguous(&wanted, &several).into());

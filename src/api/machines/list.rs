@@ -31,9 +31,8 @@ pub async fn list_machines(
     let filter = filter.filter(&api, &caller)?;
     let version = api.services().feed.version();
     let machines = api.services().machines.list(&caller.scope, &filter)?;
-    let key = |view: &MachineView| {
-        Key(view.record.sort_name().to_owned(), view.record.machine.id.to_string())
-    };
+    let key =
+        |view: &MachineView| Key(view.machine.name.to_lowercase(), view.machine.id.to_string());
     let page = paging::page(&cursors, machines, key, limit)?;
     let items: Vec<Machine> = page.items.iter().map(Machine::of).collect();
     Ok(respond::list(&api, &version, &items, page.next))

@@ -115,7 +115,7 @@ pub async fn named_machine(
 ) -> Result<Option<MachineId>, Failure> {
     let Some(Parsed(reference)) = reference else { return Ok(None) };
     match api.services().machines.resolve(&caller.scope, &reference) {
-        Ok(view) => Ok(Some(view.record.machine.id.clone())),
+        Ok(view) => Ok(Some(view.machine.id.clone())),
         Err(failure) => {
             let Ok(MachineReference::Id(id)) = reference.parse() else { return Err(failure) };
             if is_kept(api, caller, &id).await? { Ok(Some(id)) } else { Err(failure) }

@@ -57,7 +57,7 @@ pub async fn get_properties(
         return Err(empty("path").into());
     }
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    let machine = &view.record.machine;
+    let machine = &view.machine;
     let host = api.services().hosts.able_to(Capability::Properties, machine)?;
     let _place = api.direct_reads().enter().await?;
     let version = api.services().feed.version();

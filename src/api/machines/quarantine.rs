@@ -55,8 +55,8 @@ pub async fn quarantine_machine(
     }
     check_printable_field("/reason", &reason)?;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    api.services().leases.quarantine(&view.record.machine, reason, &caller).await?;
-    show(&api, &caller, &view.record.machine.id)
+    api.services().leases.quarantine(&view.machine, reason, &caller).await?;
+    show(&api, &caller, &view.machine.id)
 }
 
 /// Take a machine back
@@ -77,8 +77,8 @@ pub async fn clear_quarantine(
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    api.services().leases.clear_quarantine(&view.record.machine, &caller).await?;
-    show(&api, &caller, &view.record.machine.id)
+    api.services().leases.clear_quarantine(&view.machine, &caller).await?;
+    show(&api, &caller, &view.machine.id)
 }
 
 fn show(api: &Api, caller: &Caller, id: &MachineId) -> Result<Response, ApiError> {

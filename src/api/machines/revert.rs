@@ -111,7 +111,7 @@ fn bind(
     wanted: Option<&str>,
     power_on: Option<bool>,
 ) -> Result<JobRequest, Failure> {
-    let machine = &view.record.machine;
+    let machine = &view.machine;
     let snapshots = &machine.snapshots;
     let snapshot = match wanted {
         Some(wanted) => api.services().machines.snapshot(view, wanted)?,

@@ -92,7 +92,7 @@ pub async fn remove_snapshot(
     let started = starting.start(&api, |starting| {
         let machine = starting.resolve(&api, &reference)?;
         let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
-        let path = machine.record.machine.snapshots.path(snapshot);
+        let path = machine.machine.snapshots.path(snapshot);
         let request = JobRequest::RemoveSnapshot { snapshot: snapshot.id.clone(), path, children };
         Ok((machine, request))
     });

@@ -67,7 +67,7 @@ pub async fn rename_snapshot(
     let started = starting.begin(&api, |starting| {
         let machine = starting.resolve(&api, &reference)?;
         let snapshot = api.services().machines.snapshot(&machine, &wanted)?;
-        let path = machine.record.machine.snapshots.path(snapshot);
+        let path = machine.machine.snapshots.path(snapshot);
         let snapshot = snapshot.id.clone();
         let request = JobRequest::RenameSnapshot { snapshot, path, name, description };
         Ok((machine, request))
@@ -94,6 +94,6 @@ fn look(
     snapshot: &SnapshotId,
 ) -> Option<Response> {
     let view = api.services().machines.get(machine)?;
-    let snapshot = view.record.machine.snapshots.get(snapshot)?;
+    let snapshot = view.machine.snapshots.get(snapshot)?;
     Some(respond::object(api, version, &Snapshot::one(&view, snapshot)))
 }

@@ -66,7 +66,7 @@ pub async fn wait_for_machine(
 ) -> Result<Response, ApiError> {
     let (Condition(word, until), time) = (wanted.condition()?, wait_for.time(&api));
     let machine = api.services().machines.resolve(&caller.scope, &reference)?;
-    let (id, name) = (machine.record.machine.id.clone(), machine.record.machine.name.clone());
+    let (id, name) = (machine.machine.id.clone(), machine.machine.name.clone());
     // Before the machine is looked at: changes that the answer does not show must not count as
     // seen.
     let version = api.services().feed.version();

@@ -228,7 +228,9 @@ impl Machine {
     #[must_use]
     pub fn of(view: &MachineView) -> Self {
         let MachineView {
-            record,
+            machine,
+            // Decides on the addresses that the view gives.
+            addresses_trusted: _,
             protected,
             active_job,
             pools,
@@ -258,7 +260,7 @@ impl Machine {
             question,
             // Datastores count their machines; the machine does not list them.
             datastores: _,
-        } = &record.machine;
+        } = &**machine;
         Self {
             id: id.to_string(),
             name: name.clone(),
@@ -276,8 +278,8 @@ impl Machine {
             memory_bytes: *memory_bytes,
             storage_bytes: *storage_bytes,
             nested_virtualization: *nested_virtualization,
-            ip_address: record.ip_address().map(str::to_owned),
-            ip_addresses: record.ip_addresses().to_vec(),
+            ip_address: view.ip_address().map(str::to_owned),
+            ip_addresses: view.ip_addresses().to_vec(),
             tools_status: guest.tools_status.clone(),
             network_cards: network_cards.iter().map(NetworkCard::of).collect(),
             serial_ports: serial_ports.iter().map(SerialPort::of).collect(),
@@ -402,7 +404,7 @@ impl Snapshot {
     /// Every snapshot of a machine, parents first.
     #[must_use]
     pub fn all(view: &MachineView) -> Vec<Self> {
-        let snapshots = &view.record.machine.snapshots;
+        let snapshots = &view.machine.snapshots;
         let paths = snapshots.paths();
         snapshots
             .items
@@ -415,7 +417,7 @@ impl Snapshot {
     /// One snapshot of a machine.
     #[must_use]
     pub fn one(view: &MachineView, wanted: &snapshot::Snapshot) -> Self {
-        let snapshots = &view.record.machine.snapshots;
+        let snapshots = &view.machine.snapshots;
         Self::of(view, wanted, snapshots.path(wanted))
     }
 
@@ -430,7 +432,7 @@ impl Snapshot {
             parent,
             children,
         } = snapshot;
-        let machine = &view.record.machine;
+        let machine = &view.machine;
         Self {
             id: id.to_string(),
             machine: machine.id.to_string(),

@@ -1,14 +1,14 @@
-//! Which of a guest's addresses count. Hosts go on repeating an address after the guest that had it
-//! is gone.
+//! Whether the addresses of a guest count. A host goes on reporting an address after the guest that
+//! had it is gone.
 //!
 //! ```text
 //!             restart (start, revert, reset)
-//!   believed ─────────────────────────────────► doubted ── after guest_settle: a direct read ──┐
-//!      ▲                                          │                                            │
-//!      └── an address arrives, or the tools start ┘◄── tools run and show the same address ────┘
+//!   Trusted ─────────────────────────────────► Untrusted ── after guest_settle: a direct read ──┐
+//!      ▲                                           │                                            │
+//!      └── an address arrives, or the tools start ─┘◄── tools run and show the same address ────┘
 //! ```
-//! A machine that is not on has no address at all; one whose tools stop is doubted until they are
-//! back, and an address that arrives while no tools run counts for nothing.
+//! A machine that is not on has no trusted address. If the tools stop, trust ends until they run
+//! again, and an address that arrives while no tools run does not restore it.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::Snapshots;
 
-/// How far the guest's claims are trusted.
+/// Whether the addresses that the host reports of a guest are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressTrust {
     Trusted,
-    /// Not trusted; at `confirm_at` (the clock's elapsed time) a direct read may settle it. `None`:
-    /// nothing to read for, only an arrival or the tools can.
+    /// From `confirm_at` (the clock's elapsed time) on, a direct read may restore trust. `None`:
+    /// only a new address or a start of the tools can.
     Untrusted {
         confirm_at: Option<Duration>,
     },
 }
 
 impl AddressTrust {
-    /// At first load.
+    /// When otter first sees the machine.
     #[must_use]
     pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
@@ -56,7 +56,7 @@ impl AddressTrust {
         }
         let tools_started = !before.guest.tools_running && after.guest.tools_running;
         let tools_stopped = before.guest.tools_running && !after.guest.tools_running;
-        // While no tools run, whatever address is told is of a guest that is gone.
+        // While no tools run, an address is that of a guest that is gone.
         let no_tools =
             matches!(after.guest.tools_status.as_deref(), Some("not_running" | "not_installed"));
         let arrived = !no_tools
@@ -70,8 +70,8 @@ impl AddressTrust {
         }
     }
 
-    /// After a gap in which anything may have happened: the machine as it was known, and as it was
-    /// read whole. What was doubted before it is not believed because of it.
+    /// After a gap without updates that ended with a complete read. `before` is the machine before
+    /// the gap, `after` is what was read. A gap never makes an address trusted that was not.
     #[must_use]
     pub fn after_gap(
         self,
@@ -86,7 +86,7 @@ impl AddressTrust {
             return Self::at_first(after, now, settle);
         }
         match self.after_update(before, after, now, settle) {
-            // Whatever was to settle it may have come and gone in the gap.
+            // The event that restores trust may have been in the gap.
             Self::Untrusted { confirm_at: None } if after.power_state == Some(PowerState::On) => {
                 Self::untrusted_from(now, settle)
             }
@@ -94,7 +94,7 @@ impl AddressTrust {
         }
     }
 
-    /// After a task that starts the guest anew, whatever the properties say.
+    /// After a task that restarts the guest, even if no property changed.
     #[must_use]
     pub fn after_restart(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
@@ -126,7 +126,7 @@ impl AddressTrust {
         }
     }
 
-    /// When a direct read is wanted.
+    /// When a direct read may restore trust, as the clock's elapsed time; `None` if it cannot.
     #[must_use]
     pub const fn confirm_at(self) -> Option<Duration> {
         match self {

@@ -1,9 +1,10 @@
-//! The live picture of the host as an immutable value, and how facts turn one picture into the
-//! next. Pure.
+//! The inventory's contents as an immutable value, and how facts turn one value into the next. Pure.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::address_trust::AddressTrust;
 use crate::domain::datastore::Datastore;
@@ -11,31 +12,38 @@ use crate::domain::event::Subject;
 use crate::domain::ids::{DatastoreId, MachineId, SnapshotId};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
+use crate::domain::snapshot::Snapshots;
 use crate::hypervisor::{Fact, Facts};
 
-/// Everything that the host has, as of one moment. Cloning shares the objects.
+/// All machines and datastores of the host at one moment. A clone shares the objects.
 #[derive(Clone, Debug, Default)]
 pub struct InventoryContents {
-    /// Whether the host was ever read whole; before that there is nothing to show.
+    /// Whether the host was ever read completely. Before that, readers get no objects.
     pub loaded: bool,
-    /// In the order of lists.
-    pub machines: Vec<Arc<MachineRecord>>,
+    /// The time of the last facts, in wall-clock time; `None` before the first.
+    pub updated_at: Option<Timestamp>,
+    /// In the order of lists, each as the host reports it.
+    pub machines: Vec<Arc<Machine>>,
     /// In the order of lists.
     pub datastores: Vec<Arc<Datastore>>,
-    places: Arc<HashMap<MachineId, usize>>,
+    /// The history of each machine's guest, in the order of `machines`.
+    guests: Vec<GuestHistory>,
+    /// Where in `machines` a machine is.
+    positions: Arc<HashMap<MachineId, usize>>,
 }
 
-/// A machine with what otter adds to the host's word.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MachineRecord {
-    pub machine: Machine,
-    trust: AddressTrust,
-    /// How often the guest's tools stopped since otter first saw the machine.
+/// What otter saw of a guest over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct GuestHistory {
+    address_trust: AddressTrust,
+    /// How often the guest tools stopped since otter first saw the machine.
     tools_stops: u64,
-    sort_name: String,
 }
 
-/// What differs between two pictures, for those who watch.
+/// A machine while facts are applied.
+type Entry = (Arc<Machine>, GuestHistory);
+
+/// A difference between two values of the contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Machine(MachineId),
@@ -62,57 +70,11 @@ impl From<Change> for Subject {
     }
 }
 
-impl MachineRecord {
-    /// The preferred address, where it counts.
-    #[must_use]
-    pub fn ip_address(&self) -> Option<&str> {
-        self.are_addresses_trusted().then_some(self.machine.guest.ip_address.as_deref()).flatten()
-    }
-
-    /// Every address, where they count.
-    #[must_use]
-    pub fn ip_addresses(&self) -> &[String] {
-        if self.are_addresses_trusted() { &self.machine.guest.ip_addresses } else { &[] }
-    }
-
-    /// The lower-cased name, by which lists are ordered and loose names are matched.
-    #[must_use]
-    pub fn sort_name(&self) -> &str {
-        &self.sort_name
-    }
-
-    /// When the guest's address wants to be confirmed by a direct read.
-    #[must_use]
-    pub fn confirm_at(&self) -> Option<Duration> {
-        self.trust.confirm_at()
-    }
-
-    fn believed(&self) -> bool {
-        self.trust == AddressTrust::Trusted && self.machine.power_state == Some(PowerState::On)
-    }
-
-    /// How often the guest's tools were seen to stop: whoever remembers it knows later whether they
-    /// went meanwhile.
-    #[must_use]
-    pub const fn tools_stops(&self) -> u64 {
-        self.tools_stops
-    }
-
-    fn new(machine: Machine, trust: AddressTrust, before: Option<&Self>) -> Self {
-        let stopped = before.is_some_and(|before| {
-            before.machine.guest.tools_running && !machine.guest.tools_running
-        });
-        let tools_stops = before.map_or(0, |before| before.tools_stops) + u64::from(stopped);
-        let sort_name = machine.name.to_lowercase();
-        Self { machine, trust, tools_stops, sort_name }
-    }
-}
-
 impl InventoryContents {
     /// The machine of this id.
     #[must_use]
-    pub fn machine(&self, id: &MachineId) -> Option<&Arc<MachineRecord>> {
-        self.places.get(id).map(|place| &self.machines[*place])
+    pub fn machine(&self, id: &MachineId) -> Option<&Arc<Machine>> {
+        self.positions.get(id).map(|position| &self.machines[*position])
     }
 
     /// The datastore of this id.
@@ -121,7 +83,39 @@ impl InventoryContents {
         self.datastores.iter().find(|datastore| datastore.id == *id)
     }
 
-    /// The next picture, and what differs. `now` is the clock's elapsed time, `settle` is
+    /// Whether the addresses of a machine's guest count: the machine is on, and they are not from
+    /// before its last start or revert.
+    #[must_use]
+    pub fn has_trusted_addresses(&self, id: &MachineId) -> bool {
+        self.entry(id).is_some_and(|(machine, guest)| {
+            guest.address_trust == AddressTrust::Trusted
+                && machine.power_state == Some(PowerState::On)
+        })
+    }
+
+    /// The preferred address of a machine's guest, if its addresses count.
+    #[must_use]
+    pub fn ip_address(&self, id: &MachineId) -> Option<&str> {
+        let machine = self.machine(id).filter(|_| self.has_trusted_addresses(id))?;
+        machine.guest.ip_address.as_deref()
+    }
+
+    /// How often the tools of the machine's guest stopped since otter first saw the machine; 0 if
+    /// there is no such machine. A larger number later means that they stopped meanwhile.
+    #[must_use]
+    pub fn tools_stops(&self, id: &MachineId) -> u64 {
+        self.entry(id).map_or(0, |(_, guest)| guest.tools_stops)
+    }
+
+    /// The machines whose addresses a direct read may confirm, and when, as the clock's elapsed
+    /// time.
+    pub fn confirmations(&self) -> impl Iterator<Item = (&MachineId, Duration)> {
+        let entries = self.machines.iter().zip(&self.guests);
+        entries
+            .filter_map(|(machine, guest)| Some((&machine.id, guest.address_trust.confirm_at()?)))
+    }
+
+    /// The next contents, and the differences. `now` is the clock's elapsed time, `settle` is
     /// `esx.guest_settle`.
     #[must_use]
     pub fn apply(&self, facts: Facts, now: Duration, settle: Duration) -> (Self, Vec<Change>) {
@@ -135,14 +129,18 @@ impl InventoryContents {
         }
         next.finish(complete)
     }
+
+    fn entry(&self, id: &MachineId) -> Option<(&Arc<Machine>, GuestHistory)> {
+        self.positions.get(id).map(|position| (&self.machines[*position], self.guests[*position]))
+    }
 }
 
-/// A picture being changed.
+/// Contents while facts are applied.
 struct Editor<'a> {
     before: &'a InventoryContents,
     now: Duration,
     settle: Duration,
-    machines: HashMap<MachineId, Arc<MachineRecord>>,
+    machines: HashMap<MachineId, Entry>,
     /// Which machines may differ from `before`.
     touched: Vec<MachineId>,
     datastores: Vec<Arc<Datastore>>,
@@ -150,10 +148,9 @@ struct Editor<'a> {
 
 impl<'a> Editor<'a> {
     fn new(before: &'a InventoryContents, now: Duration, settle: Duration) -> Self {
-        let machines = before
-            .machines
-            .iter()
-            .map(|record| (record.machine.id.clone(), Arc::clone(record)))
+        let entries = before.machines.iter().zip(&before.guests);
+        let machines = entries
+            .map(|(machine, guest)| (machine.id.clone(), (Arc::clone(machine), *guest)))
             .collect();
         let datastores = before.datastores.clone();
         Self { before, now, settle, machines, touched: Vec::new(), datastores }
@@ -174,31 +171,27 @@ impl<'a> Editor<'a> {
             }
         }
         // In the order of lists, so that changes are published in an order that repeats.
-        for record in &self.before.machines {
-            let id = &record.machine.id;
-            if !machines.contains(id) {
-                self.machines.remove(id);
-                self.touched.push(id.clone());
+        for machine in &self.before.machines {
+            if !machines.contains(&machine.id) {
+                self.machines.remove(&machine.id);
+                self.touched.push(machine.id.clone());
             }
         }
         self.datastores.retain(|datastore| datastores.contains(&datastore.id));
     }
 
     fn take(&mut self, fact: Fact, complete: bool) {
+        let (now, settle) = (self.now, self.settle);
         match fact {
             Fact::Machine(machine) => {
-                let known = self.machines.get(&machine.id);
-                let trust = match known {
-                    Some(known) if complete => {
-                        known.trust.after_gap(&known.machine, &machine, self.now, self.settle)
-                    }
-                    Some(known) => {
-                        known.trust.after_update(&known.machine, &machine, self.now, self.settle)
-                    }
-                    None => AddressTrust::at_first(&machine, self.now, self.settle),
+                let guest = match self.machines.get(&machine.id) {
+                    Some((known, guest)) => guest.after(known, &machine, complete, now, settle),
+                    None => GuestHistory {
+                        address_trust: AddressTrust::at_first(&machine, now, settle),
+                        tools_stops: 0,
+                    },
                 };
-                let record = MachineRecord::new(*machine, trust, known.map(Arc::as_ref));
-                self.put(record);
+                self.put(machine, guest);
             }
             Fact::MachineRemoved(id) => {
                 self.machines.remove(&id);
@@ -210,97 +203,109 @@ impl<'a> Editor<'a> {
             }
             Fact::DatastoreRemoved(id) => self.datastores.retain(|known| known.id != id),
             Fact::GuestRestarted(id) => {
-                if let Some(known) = self.machines.get(&id) {
-                    let trust = AddressTrust::after_restart(&known.machine, self.now, self.settle);
-                    self.put(MachineRecord { trust, ..MachineRecord::clone(known) });
+                if let Some((machine, guest)) = self.machines.get(&id) {
+                    let address_trust = AddressTrust::after_restart(machine, now, settle);
+                    self.put(Arc::clone(machine), GuestHistory { address_trust, ..*guest });
                 }
             }
             Fact::GuestConfirmed { machine, tools_running, ip_address, ip_addresses } => {
-                if let Some(known) = self.machines.get(&machine) {
-                    let mut record = MachineRecord::clone(known);
-                    record.trust = record.trust.after_confirmation(
-                        &record.machine,
+                if let Some((machine, guest)) = self.machines.get(&machine) {
+                    let (mut machine, mut guest) = (Arc::clone(machine), *guest);
+                    guest.address_trust = guest.address_trust.after_confirmation(
+                        &machine,
                         tools_running,
                         ip_address.as_deref(),
-                        self.now,
+                        now,
                     );
-                    if record.trust == AddressTrust::Trusted && !ip_addresses.is_empty() {
-                        record.machine.guest.ip_addresses = ip_addresses;
+                    if guest.address_trust == AddressTrust::Trusted && !ip_addresses.is_empty() {
+                        Arc::make_mut(&mut machine).guest.ip_addresses = ip_addresses;
                     }
-                    self.put(record);
+                    self.put(machine, guest);
                 }
             }
         }
     }
 
-    fn put(&mut self, record: MachineRecord) {
-        let id = record.machine.id.clone();
-        self.touched.push(id.clone());
-        self.machines.insert(id, Arc::new(record));
+    fn put(&mut self, machine: Arc<Machine>, guest: GuestHistory) {
+        self.touched.push(machine.id.clone());
+        self.machines.insert(machine.id.clone(), (machine, guest));
     }
 
     fn finish(mut self, complete: bool) -> (InventoryContents, Vec<Change>) {
         let mut changes = Vec::new();
-        let mut same_places = true;
+        let mut same_order = true;
         let mut seen = HashSet::new();
         let touched = std::mem::take(&mut self.touched);
         for id in touched.into_iter().filter(|id| seen.insert(id.clone())) {
-            let before = self.before.machine(&id);
-            let after = self.machines.get(&id);
-            same_places &= match (before, after) {
-                (Some(before), Some(after)) => before.sort_name == after.sort_name,
+            let before = self.before.entry(&id);
+            let after = self.machines.get(&id).map(|(machine, guest)| (machine, *guest));
+            same_order &= match (before, after) {
+                (Some((before, _)), Some((after, _))) => before.name == after.name,
                 (None, None) => true,
                 _ => false,
             };
             compare_machine(&id, before, after, &mut changes);
         }
         compare_datastores(&self.before.datastores, &self.datastores, &mut changes);
-        let (machines, places) = if same_places {
-            let refreshed = |record: &Arc<MachineRecord>| {
-                self.machines.get(&record.machine.id).map_or_else(|| Arc::clone(record), Arc::clone)
-            };
-            (self.before.machines.iter().map(refreshed).collect(), Arc::clone(&self.before.places))
+        let (entries, positions) = if same_order {
+            let ids = self.before.machines.iter().map(|machine| &machine.id);
+            let entries = ids.filter_map(|id| self.machines.get(id).cloned()).collect();
+            (entries, Arc::clone(&self.before.positions))
         } else {
             in_order(self.machines.into_values().collect())
         };
-        self.datastores
+        let (machines, guests) = entries.into_iter().unzip();
+        let mut datastores = self.datastores;
+        datastores
             .sort_by_cached_key(|datastore| (datastore.name.to_lowercase(), datastore.id.clone()));
-        let loaded = self.before.loaded || complete;
-        (InventoryContents { loaded, machines, datastores: self.datastores, places }, changes)
+        let (loaded, updated_at) = (self.before.loaded || complete, self.before.updated_at);
+        let contents =
+            InventoryContents { loaded, updated_at, machines, datastores, guests, positions };
+        (contents, changes)
     }
 }
 
-fn in_order(
-    mut machines: Vec<Arc<MachineRecord>>,
-) -> (Vec<Arc<MachineRecord>>, Arc<HashMap<MachineId, usize>>) {
-    machines.sort_by(|a, b| {
-        a.sort_name.cmp(&b.sort_name).then_with(|| a.machine.id.cmp(&b.machine.id))
-    });
-    let places = machines
-        .iter()
-        .enumerate()
-        .map(|(place, record)| (record.machine.id.clone(), place))
-        .collect();
-    (machines, Arc::new(places))
+impl GuestHistory {
+    /// After the machine was `before` and is now `machine`, by a complete read or an update.
+    fn after(
+        self,
+        before: &Machine,
+        machine: &Machine,
+        complete: bool,
+        now: Duration,
+        settle: Duration,
+    ) -> Self {
+        let stopped = before.guest.tools_running && !machine.guest.tools_running;
+        let address_trust = if complete {
+            self.address_trust.after_gap(before, machine, now, settle)
+        } else {
+            self.address_trust.after_update(before, machine, now, settle)
+        };
+        Self { address_trust, tools_stops: self.tools_stops + u64::from(stopped) }
+    }
+}
+
+fn in_order(mut entries: Vec<Entry>) -> (Vec<Entry>, Arc<HashMap<MachineId, usize>>) {
+    entries.sort_by_cached_key(|(machine, _)| (machine.name.to_lowercase(), machine.id.clone()));
+    let ids = entries.iter().map(|(machine, _)| machine.id.clone());
+    let positions = ids.enumerate().map(|(position, id)| (id, position)).collect();
+    (entries, Arc::new(positions))
 }
 
 fn compare_machine(
     id: &MachineId,
-    before: Option<&Arc<MachineRecord>>,
-    after: Option<&Arc<MachineRecord>>,
+    before: Option<(&Arc<Machine>, GuestHistory)>,
+    after: Option<(&Arc<Machine>, GuestHistory)>,
     changes: &mut Vec<Change>,
 ) {
-    let snapshots = |record: Option<&Arc<MachineRecord>>| {
-        record.map(|record| record.machine.snapshots.clone()).unwrap_or_default()
-    };
-    let same_snapshots = match (before, after) {
-        (Some(before), Some(after)) => before.machine.snapshots == after.machine.snapshots,
-        (None, None) => true,
-        _ => false,
-    };
-    if !same_snapshots {
-        let (old, new) = (snapshots(before), snapshots(after));
-        // A snapshot's path changes with any name above it.
+    if before == after {
+        return;
+    }
+    let none = Snapshots::default();
+    let old = before.map_or(&none, |(machine, _)| &machine.snapshots);
+    let new = after.map_or(&none, |(machine, _)| &machine.snapshots);
+    if old != new {
+        // The path of a snapshot changes with any name above it.
         let (old_paths, new_paths) = (old.paths(), new.paths());
         let old_by_id: HashMap<_, _> = old
             .items
@@ -320,13 +325,10 @@ fn compare_machine(
             changes.push(Change::SnapshotRemoved(id.clone(), snapshot.id.clone()));
         }
     }
-    match (before, after) {
-        (Some(_), None) => changes.push(Change::MachineRemoved(id.clone())),
-        (before, Some(after)) if before.is_none_or(|before| before != after) => {
-            changes.push(Change::Machine(id.clone()));
-        }
-        _ => {}
-    }
+    changes.push(match after {
+        Some(_) => Change::Machine(id.clone()),
+        None => Change::MachineRemoved(id.clone()),
+    });
 }
 
 fn compare_datastores(

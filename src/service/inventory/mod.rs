@@ -1,5 +1,5 @@
-//! The live picture: what the host pushed, kept in memory, read by everybody, changed by the
-//! collector alone.
+//! The inventory: the machines and datastores that the host reported last, in memory. Only the
+//! backend's collector changes it.
 
 mod address_trust;
 mod contents;
@@ -13,25 +13,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::contents::{Change, InventoryContents, MachineRecord};
+pub use self::contents::{Change, InventoryContents};
 use super::feed::Feed;
 use super::hosts::Hosts;
 use crate::clock::Clock;
 use crate::domain::event::{Placement, PlacementChange, Subject};
 use crate::domain::ids::MachineId;
+use crate::domain::machine::Machine;
 use crate::domain::pool::annotated_pools;
 use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
 
-/// The picture and the session's state. Reading takes no lock.
+/// The contents and the session's state. Reading takes no lock.
 pub struct Inventory {
     clock: Clock,
     feed: Feed,
     guest_settle: Duration,
-    contents: ArcSwap<Published>,
+    contents: ArcSwap<InventoryContents>,
     /// Serialises the writers; the collector is one task, so this is never waited for.
     writer: Mutex<()>,
     session: watch::Sender<Observed>,
@@ -39,12 +39,7 @@ pub struct Inventory {
     confirmations: Notify,
 }
 
-struct Published {
-    contents: InventoryContents,
-    at: Option<Timestamp>,
-}
-
-/// The session as last told, and when by the clock that does not jump.
+/// The session as the backend last reported it, and since when, by the clock that does not jump.
 #[derive(Clone, Debug)]
 struct Observed {
     status: SessionStatus,
@@ -52,7 +47,7 @@ struct Observed {
 }
 
 impl Inventory {
-    /// An empty picture of a host that was never reached. `guest_settle` is `esx.guest_settle`.
+    /// The empty inventory of a host that was never reached. `guest_settle` is `esx.guest_settle`.
     #[must_use]
     pub fn new(clock: Clock, feed: Feed, guest_settle: Duration) -> Self {
         let status = SessionStatus {
@@ -66,10 +61,7 @@ impl Inventory {
             clock,
             feed,
             guest_settle,
-            contents: ArcSwap::from_pointee(Published {
-                contents: InventoryContents::default(),
-                at: None,
-            }),
+            contents: ArcSwap::default(),
             writer: Mutex::new(()),
             session,
             watchers: Mutex::new(HashMap::new()),
@@ -77,19 +69,13 @@ impl Inventory {
         }
     }
 
-    /// The picture as it is now; it does not change under the reader.
+    /// The contents now. They do not change while they are read.
     #[must_use]
-    pub fn contents(&self) -> ContentsGuard {
-        ContentsGuard(self.contents.load_full())
+    pub fn contents(&self) -> Arc<InventoryContents> {
+        self.contents.load_full()
     }
 
-    /// When the picture last changed or was confirmed whole; none before it was first loaded.
-    #[must_use]
-    pub fn updated_at(&self) -> Option<Timestamp> {
-        self.contents.load().at
-    }
-
-    /// The session as last told.
+    /// The session as the backend last reported it.
     #[must_use]
     pub fn session(&self) -> SessionStatus {
         self.session.borrow().status.clone()
@@ -123,22 +109,22 @@ impl Inventory {
         watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
-    /// Tells, and wakes those who watch a machine, that something beside the host's word on it
-    /// changed.
+    /// Publishes that the view of a machine changed by otter's own data (its lease, quarantine or
+    /// jobs), and wakes the machine's watchers.
     pub fn wake_watchers(&self, machine: &MachineId) {
-        if self.contents.load().contents.machine(machine).is_some() {
+        if self.contents.load().machine(machine).is_some() {
             self.feed.publish([Subject::Machine(machine.clone())]);
         }
         self.wake(&[Change::Machine(machine.clone())]);
     }
 
-    /// Reads guests directly whose address is doubted and for whom nothing came by itself. Runs
-    /// until told to stop.
+    /// Reads guests directly whose addresses are not trusted, once their time has come. Runs until
+    /// `stop`.
     pub async fn confirm_guests(&self, hosts: Hosts, stop: CancellationToken) {
         let confirm = async {
             loop {
                 self.connected().await;
-                // Each once: one that cannot be read must not keep the others waiting.
+                // Each once: a guest that cannot be read must not delay the others.
                 let due = self.due_for_confirmation();
                 for machine in &due {
                     if let Err(error) = hosts.of(machine).confirm_guest(machine).await {
@@ -147,12 +133,11 @@ impl Inventory {
                 }
                 let still_due = self.due_for_confirmation();
                 if due.iter().any(|machine| still_due.contains(machine)) {
-                    // The host went away, or the machine is about to vanish from the contents.
+                    // The host went away, or the machine is about to be removed.
                     self.clock.sleep(Duration::from_secs(5)).await;
                     continue;
                 }
-                let soonest =
-                    self.contents().machines.iter().filter_map(|record| record.confirm_at()).min();
+                let soonest = self.contents().confirmations().map(|(_, at)| at).min();
                 let wait = soonest
                     .map_or(Duration::from_hours(1), |at| at.saturating_sub(self.clock.elapsed()));
                 tokio::select! {
@@ -172,23 +157,24 @@ impl Inventory {
     fn due_for_confirmation(&self) -> Vec<MachineId> {
         let now = self.clock.elapsed();
         let contents = self.contents();
-        let due = |record: &&Arc<MachineRecord>| record.confirm_at().is_some_and(|at| at <= now);
-        contents.machines.iter().filter(due).map(|record| record.machine.id.clone()).collect()
+        let due = contents.confirmations().filter(|(_, at)| *at <= now);
+        due.map(|(machine, _)| machine.clone()).collect()
     }
 
     fn publish(&self, facts: Facts) {
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.contents.load();
         let (now, settle) = (self.clock.elapsed(), self.guest_settle);
-        let (contents, changes) = before.contents.apply(facts, now, settle);
+        let (mut contents, changes) = before.apply(facts, now, settle);
+        contents.updated_at = Some(self.clock.now());
         let subjects: Vec<Subject> = changes
             .iter()
             .flat_map(|change| {
-                let moved = placement_change(&before.contents, &contents, change);
+                let moved = placement_change(&before, &contents, change);
                 std::iter::once(Subject::from(change.clone())).chain(moved)
             })
             .collect();
-        self.contents.store(Arc::new(Published { contents, at: Some(self.clock.now()) }));
+        self.contents.store(Arc::new(contents));
         self.feed.publish(subjects);
         self.wake(&changes);
         self.confirmations.notify_one();
@@ -219,16 +205,16 @@ fn placement_change(
         return None;
     }
     let known = before.machine(id);
-    let placement = |record: &Arc<MachineRecord>| Placement {
-        name: record.machine.name.clone(),
-        annotated_pools: annotated_pools(record.machine.annotation.as_deref()),
-        datastores: record.machine.datastores.clone(),
+    let placement = |machine: &Arc<Machine>| Placement {
+        name: machine.name.clone(),
+        annotated_pools: annotated_pools(machine.annotation.as_deref()),
+        datastores: machine.datastores.clone(),
     };
     let (before, after) = (known.map(placement), after.machine(id).map(placement));
     if after == before {
         return None;
     }
-    let snapshots = known.into_iter().flat_map(|known| &known.machine.snapshots.items);
+    let snapshots = known.into_iter().flat_map(|known| &known.snapshots.items);
     let snapshots = snapshots.map(|snapshot| snapshot.id.clone()).collect();
     Some(Subject::Placement(Arc::new(PlacementChange {
         machine: id.clone(),
@@ -255,16 +241,5 @@ impl Observer for Inventory {
             observed.status = status;
         });
         self.feed.publish([Subject::Session]);
-    }
-}
-
-/// A picture that is being read.
-pub struct ContentsGuard(Arc<Published>);
-
-impl std::ops::Deref for ContentsGuard {
-    type Target = InventoryContents;
-
-    fn deref(&self) -> &InventoryContents {
-        &self.0.contents
     }
 }

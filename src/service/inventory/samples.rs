@@ -1,4 +1,4 @@
-//! Plain machines and snapshots for the tests of this room.
+//! Plain machines, snapshots and network cards for tests.
 
 use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::{Guest, Machine, NetworkCard};

@@ -1,5 +1,5 @@
-//! The picture against a model: random streams of facts, and what a naive map says of them; and the
-//! inventory's own bookkeeping.
+//! The contents compared with a model: random streams of facts, applied to the contents and to a map.
+//! Also the inventory's watchers and the age of an outage.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ fn apply_to_model(model: &mut BTreeMap<MachineId, Machine>, facts: &Facts) {
 
 proptest! {
     #[test]
-    fn the_picture_is_what_a_naive_map_says(stream in prop::collection::vec(any_facts(), 1..12)) {
+    fn the_contents_equal_a_map_that_takes_the_same_facts(stream in prop::collection::vec(any_facts(), 1..12)) {
         let mut contents = InventoryContents::default();
         let mut model: BTreeMap<MachineId, Machine> = BTreeMap::new();
         for facts in stream {
@@ -84,10 +84,10 @@ proptest! {
 
             let mut expected: Vec<&Machine> = model.values().collect();
             expected.sort_by_key(|machine| (machine.name.to_lowercase(), machine.id.clone()));
-            let shown: Vec<&Machine> = contents.machines.iter().map(|record| &record.machine).collect();
+            let shown: Vec<&Machine> = contents.machines.iter().map(Arc::as_ref).collect();
             prop_assert_eq!(shown, expected);
             for id in model.keys() {
-                prop_assert_eq!(&contents.machine(id).unwrap().machine.id, id);
+                prop_assert_eq!(&contents.machine(id).unwrap().id, id);
             }
 
             // The changes name every difference, and no removal that was none.
@@ -112,7 +112,7 @@ proptest! {
 }
 
 #[test]
-fn a_picture_is_loaded_by_a_whole_read_only() {
+fn contents_are_loaded_by_a_complete_read_only() {
     let (changed, _) = InventoryContents::default().apply(Facts::default(), Duration::ZERO, SETTLE);
     assert!(!changed.loaded);
     let (whole, _) =

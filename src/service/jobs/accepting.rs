@@ -54,7 +54,8 @@ impl Jobs {
             self.refuse_if_away()?;
         }
         // The key stays claimed until the job is committed or refused.
-        let (record, claim, right) = (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
+        let (machine, claim, right) =
+            (Arc::clone(&new.machine), new.key.clone(), new.right.clone());
         let clock = &self.0.parts.clock;
         let now = Moment::now(clock);
         let mut job =
@@ -62,11 +63,11 @@ impl Jobs {
         let (id, kind, target) = (job.id, job.kind(), job.target.id());
         self.queues()
             .reserve(&target, id, lane(kind))
-            .map_err(|full| queue_full(full, &record.machine))?;
+            .map_err(|full| queue_full(full, &machine))?;
         // The job has its place, so a lease of the machine that is granted from now on sees it.
-        let admitted = self.0.parts.gate.admit(&record.machine, &right);
+        let admitted = self.0.parts.gate.admit(&machine, &right);
         // A caller without a right to the machine gets that refusal first.
-        let answered = |admission| has_question(&record.machine, &job.request).map(|()| admission);
+        let answered = |admission| has_question(&machine, &job.request).map(|()| admission);
         let admission = match admitted.and_then(answered) {
             Ok(admission) => admission,
             Err(failure) => {
@@ -75,14 +76,13 @@ impl Jobs {
             }
         };
         job.lease = admission.lease();
-        let overrides_protection =
-            match self.admit_snapshots(&mut job, &record.machine, &right).await {
-                Ok(overrides_protection) => overrides_protection,
-                Err(failure) => {
-                    self.refuse(&target, id);
-                    return Err(failure);
-                }
-            };
+        let overrides_protection = match self.admit_snapshots(&mut job, &machine, &right).await {
+            Ok(overrides_protection) => overrides_protection,
+            Err(failure) => {
+                self.refuse(&target, id);
+                return Err(failure);
+            }
+        };
         let due = now.due(job.deadline_at);
         // Shown before it is committed: a reader who learns its id from the disk finds it here.
         self.0.board.add(Driver::queued(job.clone(), self.rules()), due);
@@ -93,7 +93,7 @@ impl Jobs {
         {
             self.refuse(&target, id);
             let refused = queue_full_of_token(&right.caller.name, &format!("{most} queued jobs"));
-            return Err(refused.of_machine(&record.machine.id, &record.machine.name));
+            return Err(refused.of_machine(&machine.id, &machine.name));
         }
         fail_point!("accept");
         let overridden = overridden(&job, admission, overrides_protection, &right);

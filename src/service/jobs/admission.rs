@@ -26,18 +26,16 @@ pub fn admit(
     deadlines: &Deadlines,
 ) -> Result<Job, Failure> {
     let NewJob { machine, request, right, reference, deadline, key: _ } = new;
-    let record = &machine.machine;
     let kind = request.kind();
     // What otter starts by itself waits for the answer.
     let minds = !kind.is_impatient() && !right.is_own();
-    if let Some(question) = record.question.as_ref().filter(|_| minds) {
+    if let Some(question) = machine.question.as_ref().filter(|_| minds) {
         let detail = format!(
             "{} waits on a question ({}); answer it first: {}",
-            record.name, question.id, question.text
+            machine.name, question.id, question.text
         );
-        return Err(
-            Failure::new(FailureKind::QuestionPending, detail).of_machine(&record.id, &record.name)
-        );
+        return Err(Failure::new(FailureKind::QuestionPending, detail)
+            .of_machine(&machine.id, &machine.name));
     }
     let deadline = deadline.unwrap_or(deadlines.of(kind));
     if let JobRequest::Shutdown { force_after: Some(after) } = request
@@ -59,8 +57,8 @@ pub fn admit(
     Ok(Job {
         id,
         state: JobState::Queued,
-        target: JobTarget::Machine(record.identity()),
-        target_name: record.name.clone(),
+        target: JobTarget::Machine(machine.identity()),
+        target_name: machine.name.clone(),
         request,
         phase: "queued".to_owned(),
         steps: Vec::new(),

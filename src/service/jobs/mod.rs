@@ -34,11 +34,12 @@ pub use self::view::{BlockedBy, JobView};
 use super::feed::Feed;
 use super::hosts::Hosts;
 use super::idempotency::{KeyClaim, Keys};
-use super::inventory::{Inventory, MachineRecord};
+use super::inventory::Inventory;
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::job::{JobKind, JobRequest, TargetId};
+use crate::domain::machine::Machine;
 use crate::storage::{JobCursor, Storage};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -105,7 +106,7 @@ pub struct Deadlines {
 /// A job to be accepted.
 #[derive(Clone, Debug)]
 pub struct NewJob {
-    pub machine: Arc<MachineRecord>,
+    pub machine: Arc<Machine>,
     pub request: JobRequest,
     /// Who asks, and by what right.
     pub right: Right,

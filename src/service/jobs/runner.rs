@@ -316,12 +316,8 @@ impl Runner {
     async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
         let mut pause = Duration::from_millis(100);
         loop {
-            let record = self.inventory.contents().machine(&self.machine.id).cloned();
-            let error = match self
-                .snapshots
-                .rules(job, record.as_ref().map(|record| &record.machine))
-                .await
-            {
+            let machine = self.inventory.contents().machine(&self.machine.id).cloned();
+            let error = match self.snapshots.rules(job, machine.as_deref()).await {
                 Ok(rules) => return rules,
                 Err(error) => error,
             };
@@ -447,15 +443,15 @@ impl Runner {
         self.host_back().await;
         loop {
             let contents = self.inventory.contents();
-            let record = contents
+            let known = contents
                 .machine(machine)
-                .filter(|record| self.machine.agrees_with(&record.machine.identity()));
-            let Some(record) = record else { return false };
-            let on = record.machine.power_state == Some(PowerState::On);
+                .filter(|known| self.machine.agrees_with(&known.identity()));
+            let Some(known) = known else { return false };
+            let on = known.power_state == Some(PowerState::On);
             let ready = match readiness {
                 Readiness::On => on,
-                Readiness::Address => record.ip_address().is_some(),
-                Readiness::Tools => on && record.machine.guest.tools_running,
+                Readiness::Address => contents.ip_address(machine).is_some(),
+                Readiness::Tools => on && known.guest.tools_running,
             };
             if ready || !on {
                 return ready;
@@ -467,7 +463,7 @@ impl Runner {
     }
 
     fn tools_stops(&self) -> u64 {
-        sight::tools_stops(&self.inventory.contents(), &self.machine.id)
+        self.inventory.contents().tools_stops(&self.machine.id)
     }
 
     async fn answered(&self, question: &QuestionId) {

@@ -149,11 +149,11 @@ impl Jobs {
 
     fn blocked_by(&self, job: &Job, live: &Live) -> Option<BlockedBy> {
         let contents = self.0.parts.inventory.contents();
-        let record = job.machine_id().and_then(|machine| contents.machine(machine));
+        let machine = job.machine_id().and_then(|machine| contents.machine(machine));
         // An answer does not wait for the question that it answers.
         let minds = job.kind() != JobKind::MachineAnswer;
         if let Some(question) =
-            record.and_then(|record| record.machine.question.as_ref()).filter(|_| minds)
+            machine.and_then(|machine| machine.question.as_ref()).filter(|_| minds)
         {
             return Some(BlockedBy {
                 kind: "question",

@@ -458,7 +458,7 @@ impl LeaseActor {
             .contents()
             .machines
             .iter()
-            .map(|record| record.machine.identity())
+            .map(|machine| machine.identity())
             .collect()
     }
 
@@ -543,7 +543,7 @@ impl LeaseActor {
     ) -> Vec<AuditRecord> {
         let contents = self.parts.inventory.contents();
         let machine_of = |key: &MachineKey| {
-            let machines = contents.machines.iter().map(|record| &record.machine);
+            let machines = contents.machines.iter().map(|record| machine);
             let found = machines
                 .into_iter()
                 .find(|machine| MachineKey::from_identity(&machine.identity()) == *key);
@@ -583,7 +583,7 @@ impl LeaseActor {
         let views =
             self.parts.machines.list(&Scope::All, &MachineFilter::default()).unwrap_or_default();
         let candidates = views.into_iter().map(|view| {
-            let machine = &view.record.machine;
+            let machine = &view.machine;
             // Of leases and quarantines the table knows itself, and before all others.
             let free = connected
                 && view

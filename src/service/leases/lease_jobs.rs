@@ -107,7 +107,7 @@ impl LeaseActor {
             // That very machine: its id may be another's by now.
             let machine = lease.machine.as_ref().and_then(|machine| {
                 let view = self.parts.machines.get(&machine.id)?;
-                machine.agrees_with(&view.record.machine.identity()).then_some(view)
+                machine.agrees_with(&view.machine.identity()).then_some(view)
             });
             let started = match machine {
                 // Not yet read after a start, or gone: then the table hears of that.
@@ -118,7 +118,7 @@ impl LeaseActor {
                 Some(machine) => {
                     // It may have been protected since it was granted.
                     let allowed = self.parts.machines.may_change(&machine);
-                    match allowed.and_then(|()| job_request(&lease, &machine.record.machine, state))
+                    match allowed.and_then(|()| job_request(&lease, &machine.machine, state))
                     {
                         Ok(request) => self.start_job(&lease, &machine, request, state).await,
                         Err(failure) => return Some(Err(failure)),
@@ -169,7 +169,7 @@ impl LeaseActor {
             Claimed::Used(job) => return Ok(job),
         };
         let new = NewJob {
-            machine: Arc::clone(&machine.record),
+            machine: Arc::clone(&machine.machine),
             request,
             right: Right::own(lease.id, state),
             reference: lease.reference.clone(),

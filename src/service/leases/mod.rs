@@ -37,7 +37,7 @@ use self::secret::LeaseSecrets;
 use super::callers::{Caller, Callers};
 use super::feed::Feed;
 use super::idempotency::{Claimed, mismatch};
-use super::inventory::{Inventory, MachineRecord};
+use super::inventory::Inventory;
 use super::jobs::Jobs;
 use super::machines::Machines;
 use super::storage_watch::store_failure;
@@ -417,8 +417,8 @@ impl Leases {
         let LeaseActor { parts, .. } = &*self.0;
         let shown = parts.published.load();
         metrics::set_open_leases(&parts.metrics, &shown.table);
-        let is_quarantined = |record: &&Arc<MachineRecord>| {
-            shown.ledger(&record.machine).is_some_and(|ledger| ledger.quarantine.is_some())
+        let is_quarantined = |machine: &&Arc<Machine>| {
+            shown.ledger(machine).is_some_and(|ledger| ledger.quarantine.is_some())
         };
         let quarantined = parts.inventory.contents().machines.iter().filter(is_quarantined).count();
         parts.metrics.leases().aside(quarantined);

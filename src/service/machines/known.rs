@@ -21,7 +21,7 @@ impl Machines {
     pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
         self.contents()?;
         let machines = self.visibility.machines(scope);
-        let named = machines.iter().flat_map(|record| self.pools.for_machine(&record.machine));
+        let named = machines.iter().flat_map(|machine| self.pools.for_machine(machine));
         let configured = self.pools.0.keys().filter(|_| !scope.is_restricted());
         Ok(named.chain(configured.cloned()).collect())
     }
@@ -91,10 +91,10 @@ impl Machines {
         }
         let views = self.list(scope, &super::MachineFilter::default())?;
         let has_name = |view: &&MachineView| {
-            name.as_ref().is_none_or(|name| contains_loosely(&view.record.machine.name, name))
+            name.as_ref().is_none_or(|name| contains_loosely(&view.machine.name, name))
         };
         let has_mac = |view: &&MachineView| {
-            let cards = &view.record.machine.network_cards;
+            let cards = &view.machine.network_cards;
             mac.is_none_or(|mac| cards.iter().any(|card| card.mac_address == Some(mac)))
         };
         let in_pool =
@@ -135,10 +135,10 @@ impl Machines {
 
     /// Why a machine is never granted to anybody; `None` if it may be.
     fn never_granted(&self, view: &MachineView) -> Option<String> {
-        let name = &view.record.machine.name;
+        let name = &view.machine.name;
         match self.may_change(view) {
             Err(protected) => Some(protected.detail),
-            Ok(()) if view.record.machine.template => {
+            Ok(()) if view.machine.template => {
                 Some(format!("{name} is a template, and templates are never granted."))
             }
             Ok(()) => None,
