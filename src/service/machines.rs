@@ -2,6 +2,7 @@
 //! it is free.
 
 mod known;
+mod not_free;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
 use crate::hypervisor::SessionState;
 
 pub use known::MATCHES_NONE;
+pub use not_free::NotFreeReason;
 
 /// The use-cases around machines.
 pub struct Machines {
@@ -64,7 +66,7 @@ pub struct MachineView {
     pub lease: Option<Holder>,
     pub quarantine: Option<Quarantine>,
     /// Empty: the machine is free.
-    pub not_free_because: Vec<&'static str>,
+    pub not_free_because: Vec<NotFreeReason>,
 }
 
 /// Who holds a machine.
@@ -316,20 +318,17 @@ impl Machines {
             expires_at: open.expiry().map(|(at, _)| at),
         });
         let quarantine = leases.ledger(machine).and_then(|ledger| ledger.quarantine.clone());
-        let others = [
-            ("leased", lease.is_some()),
-            ("quarantined", quarantine.is_some()),
-            ("job", active_job.is_some()),
-            ("host_task", self.jobs.finds_host_busy(&machine.id, active_job)),
-            ("self", is_self),
-            ("protected", protected),
+        let by_otter = [
+            (NotFreeReason::Leased, lease.is_some()),
+            (NotFreeReason::Quarantined, quarantine.is_some()),
+            (NotFreeReason::Job, active_job.is_some()),
+            (NotFreeReason::HostTask, self.jobs.finds_host_busy(&machine.id, active_job)),
+            (NotFreeReason::OtterItself, is_self),
+            (NotFreeReason::Protected, protected),
         ];
-        let not_free_because = own_reasons(machine)
-            .iter()
-            .chain(&others)
-            .filter(|(_, holds)| *holds)
-            .map(|(reason, _)| *reason)
-            .collect();
+        let reasons = NotFreeReason::from_state(machine).into_iter().chain(by_otter);
+        let not_free_because =
+            reasons.filter_map(|(reason, holds)| holds.then_some(reason)).collect();
         MachineView {
             machine: Arc::clone(machine),
             addresses_trusted: contents.has_trusted_addresses(&machine.id),
@@ -451,19 +450,6 @@ pub fn snapshot<'m>(machine: &'m Machine, wanted: &str) -> Result<&'m Snapshot, 
             failure
         }
     })
-}
-
-/// Why a machine is not free by itself, whatever otter does with it. Pure.
-#[must_use]
-pub fn own_reasons(machine: &Machine) -> [(&'static str, bool); 6] {
-    [
-        ("powered_on", machine.power_state == Some(PowerState::On)),
-        ("suspended", machine.power_state == Some(PowerState::Suspended)),
-        ("power_unknown", machine.power_state.is_none()),
-        ("template", machine.template),
-        ("not_connected", machine.connection_state != "connected"),
-        ("question", machine.question.is_some()),
-    ]
 }
 
 /// Reads a caller's reference to a machine.

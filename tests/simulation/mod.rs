@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use otter::clock::Clock;
+use otter::service::machines::NotFreeReason;
 use otter::simulator::world::World;
 
 use self::executor::{Executor, Handle, Owner, Stepped};
@@ -240,11 +241,13 @@ impl Run {
         }
         for machine in &contents.machines {
             let view = services.machines.get(&machine.id);
-            let is_kept = |reason: &&str| matches!(*reason, "leased" | "job");
+            let is_kept = |reason: &NotFreeReason| {
+                matches!(reason, NotFreeReason::Leased | NotFreeReason::Job)
+            };
             if let Some(reason) =
                 view.and_then(|view| view.not_free_because.into_iter().find(is_kept))
             {
-                self.witness.break_promise(format!("{} is not free: {reason}", machine.name));
+                self.witness.break_promise(format!("{} is not free: {reason:?}", machine.name));
             }
         }
     }

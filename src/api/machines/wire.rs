@@ -266,7 +266,10 @@ impl Machine {
             name: name.clone(),
             power_state: power_state.map(Into::into),
             free: not_free_because.is_empty(),
-            not_free_because: not_free_because.iter().map(|reason| (*reason).to_owned()).collect(),
+            not_free_because: not_free_because
+                .iter()
+                .map(|reason| reason.as_str().to_owned())
+                .collect(),
             template: *template,
             connection_state: connection_state.clone(),
             path: path.clone(),

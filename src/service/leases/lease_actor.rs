@@ -30,7 +30,7 @@ use crate::service::callers::Caller;
 use crate::service::idempotency::{KeyClaim, Keys};
 use crate::service::jobs::clocks::{Jumps, Moment};
 use crate::service::limits::{queue_full, too_many};
-use crate::service::machines::MachineFilter;
+use crate::service::machines::{MachineFilter, NotFreeReason};
 use crate::service::storage_watch::write_failure;
 use crate::storage::{IdempotencyKey, KeptMachine, LeaseChange, SaveLeases, StorageError};
 
@@ -543,9 +543,9 @@ impl LeaseActor {
     ) -> Vec<AuditRecord> {
         let contents = self.parts.inventory.contents();
         let machine_of = |key: &MachineKey| {
-            let machines = contents.machines.iter().map(|record| machine);
-            let found = machines
-                .into_iter()
+            let found = contents
+                .machines
+                .iter()
                 .find(|machine| MachineKey::from_identity(&machine.identity()) == *key);
             found.map(|machine| (machine.id.clone(), machine.name.clone()))
         };
@@ -586,10 +586,9 @@ impl LeaseActor {
             let machine = &view.machine;
             // Of leases and quarantines the table knows itself, and before all others.
             let free = connected
-                && view
-                    .not_free_because
-                    .iter()
-                    .all(|reason| matches!(*reason, "leased" | "quarantined"));
+                && view.not_free_because.iter().all(|reason| {
+                    matches!(reason, NotFreeReason::Leased | NotFreeReason::Quarantined)
+                });
             CandidateMachine::new(
                 machine,
                 view.pools.clone(),
