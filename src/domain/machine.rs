@@ -35,6 +35,33 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A machine of which only the id is known, which is its name as well.
+    #[must_use]
+    pub fn new(id: MachineId) -> Self {
+        Self {
+            name: id.backend_text().to_owned(),
+            id,
+            power_state: None,
+            template: false,
+            connection_state: "unknown".to_owned(),
+            path: None,
+            guest_os: None,
+            instance_uuid: None,
+            bios_uuid: None,
+            annotation: None,
+            cpu_count: None,
+            memory_bytes: None,
+            storage_bytes: None,
+            nested_virtualization: None,
+            guest: Guest::default(),
+            network_cards: Vec::new(),
+            serial_ports: Vec::new(),
+            snapshots: Snapshots::default(),
+            question: None,
+            datastores: Vec::new(),
+        }
+    }
+
     /// Who this machine is, for binding a job to it.
     #[must_use]
     pub fn identity(&self) -> MachineIdentity {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::machine::{GuestRecord, power_state, question, snapshots};
+use super::machine::{GuestProperties, power_state, question, snapshots};
 use super::reader::{Contents, denied, first_value, read_object};
 use super::session::Session;
 use super::soap::property::references;
@@ -69,7 +69,7 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
         instance_uuid: text("config.instanceUuid"),
         path: text("config.files.vmPathName"),
     };
-    let mut guest = GuestRecord::default();
+    let mut guest = GuestProperties::default();
     for path in ["guest.toolsRunningStatus", "guest.toolsStatus"] {
         guest.assign(path, value(path));
     }
@@ -96,12 +96,12 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
 /// As [`examine`].
 pub async fn guest(session: &Session, machine: &MachineId) -> Result<Fact, HostError> {
     let what = format!("machine {machine}");
-    let contents = read_object(session, &reference(machine), GuestRecord::PATHS, &what).await?;
-    let mut record = GuestRecord::default();
+    let contents = read_object(session, &reference(machine), GuestProperties::PATHS, &what).await?;
+    let mut properties = GuestProperties::default();
     for (path, value) in contents.objects().flat_map(|object| object.properties) {
-        record.assign(path, Some(value));
+        properties.assign(path, Some(value));
     }
-    let guest = record.guest();
+    let guest = properties.guest();
     Ok(Fact::GuestConfirmed {
         machine: machine.clone(),
         tools_running: guest.tools_running,

@@ -2,6 +2,8 @@
 //! or a datastore. Nothing fails here: an odd or absent value costs its own field, never the
 //! object.
 
+use std::sync::Arc;
+
 use super::soap::Reference;
 use super::soap::property::{boolean, number, references, text, timestamp};
 use super::soap::xml::Element;
@@ -45,34 +47,19 @@ pub const MACHINE_PATHS: &[&str] = &[
 /// What is followed of each datastore.
 pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
 
-/// The last word on each property of one machine.
-#[derive(Clone, Debug, Default)]
-pub struct MachineRecord {
-    name: Option<String>,
-    template: bool,
-    bios_uuid: Option<String>,
-    instance_uuid: Option<String>,
-    guest_full_name: Option<String>,
-    guest_id: Option<String>,
-    annotation: Option<String>,
-    path: Option<String>,
-    cpu_count: Option<u32>,
-    memory_mb: Option<u64>,
-    network_cards: Vec<NetworkCard>,
-    serial_ports: Vec<SerialPort>,
-    nested: Option<bool>,
-    power_state: Option<PowerState>,
-    connection_state: Option<String>,
-    question: Option<Question>,
-    guest: GuestRecord,
-    snapshots: Snapshots,
-    committed: Option<u64>,
-    datastores: Vec<DatastoreId>,
+/// A machine, decoded from the properties that the host sent so far. An update names single
+/// properties, so those that make up one field together are kept here too.
+#[derive(Clone, Debug)]
+pub struct MachineProperties {
+    machine: Arc<Machine>,
+    guest: GuestProperties,
+    /// `config.guestFullName` and `config.guestId`, the preferred one first.
+    guest_os_names: [Option<String>; 2],
 }
 
-/// The last word on each property of a guest.
+/// The properties of a guest that make up a [`Guest`] together.
 #[derive(Clone, Debug, Default)]
-pub struct GuestRecord {
+pub struct GuestProperties {
     ip_address: Option<String>,
     card_addresses: Vec<String>,
     running_status: Option<String>,
@@ -80,101 +67,81 @@ pub struct GuestRecord {
     version_status: Option<String>,
 }
 
-impl MachineRecord {
-    /// Takes a property's new value, `None` where it is now unset. False where the path is none of
-    /// [`MACHINE_PATHS`].
+impl MachineProperties {
+    /// A machine of which no property came yet.
+    #[must_use]
+    pub fn new(id: MachineId) -> Self {
+        let machine = Arc::new(Machine::new(id));
+        Self { machine, guest: GuestProperties::default(), guest_os_names: [None, None] }
+    }
+
+    /// Takes the new value of a property, `None` if it is now unset. Returns whether the path is
+    /// one of [`MACHINE_PATHS`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
+        let machine = Arc::make_mut(&mut self.machine);
         match path {
-            "name" => self.name = value.and_then(text),
-            "config.template" => self.template = value.and_then(boolean) == Some(true),
-            "config.uuid" => self.bios_uuid = value.and_then(text),
-            "config.instanceUuid" => self.instance_uuid = value.and_then(text),
-            "config.guestFullName" => self.guest_full_name = value.and_then(text),
-            "config.guestId" => self.guest_id = value.and_then(text),
-            "config.annotation" => self.annotation = value.and_then(text),
-            "config.files.vmPathName" => self.path = value.and_then(text),
-            "config.hardware.numCPU" => self.cpu_count = value.and_then(number),
-            "config.hardware.memoryMB" => self.memory_mb = value.and_then(number),
+            "name" => {
+                let name = value.and_then(text).map(|name| unescape_vim(&name));
+                machine.name = name.unwrap_or_else(|| machine.id.backend_text().to_owned());
+            }
+            "config.template" => machine.template = value.and_then(boolean) == Some(true),
+            "config.uuid" => machine.bios_uuid = value.and_then(text),
+            "config.instanceUuid" => machine.instance_uuid = value.and_then(text),
+            "config.guestFullName" | "config.guestId" => {
+                let place = usize::from(path == "config.guestId");
+                self.guest_os_names[place] = value.and_then(text);
+                machine.guest_os = self.guest_os_names.iter().flatten().next().cloned();
+            }
+            "config.annotation" => machine.annotation = value.and_then(text),
+            "config.files.vmPathName" => machine.path = value.and_then(text),
+            "config.hardware.numCPU" => machine.cpu_count = value.and_then(number),
+            "config.hardware.memoryMB" => {
+                let megabytes: Option<u64> = value.and_then(number);
+                machine.memory_bytes = megabytes.and_then(|size| size.checked_mul(1 << 20));
+            }
             "config.hardware.device" => {
                 let devices = || value.into_iter().flat_map(Element::children);
-                self.network_cards = devices().filter_map(network_card).collect();
-                self.serial_ports = devices().filter_map(serial_port).collect();
+                machine.network_cards = devices().filter_map(network_card).collect();
+                machine.serial_ports = devices().filter_map(serial_port).collect();
             }
-            "config.nestedHVEnabled" => self.nested = value.and_then(boolean),
-            "runtime.powerState" => self.power_state = value.and_then(power_state),
-            "runtime.connectionState" => self.connection_state = value.and_then(text),
-            "runtime.question" => self.question = value.and_then(question),
-            "snapshot" => self.snapshots = value.map(snapshots).unwrap_or_default(),
-            "summary.storage.committed" => self.committed = value.and_then(number),
+            "config.nestedHVEnabled" => machine.nested_virtualization = value.and_then(boolean),
+            "runtime.powerState" => machine.power_state = value.and_then(power_state),
+            "runtime.connectionState" => {
+                machine.connection_state = value.and_then(text).unwrap_or_else(unknown);
+            }
+            "runtime.question" => machine.question = value.and_then(question),
+            "snapshot" => machine.snapshots = value.map(snapshots).unwrap_or_default(),
+            "summary.storage.committed" => machine.storage_bytes = value.and_then(number),
             "datastore" => {
-                let morefs = value.map(references).unwrap_or_default();
-                self.datastores = morefs
-                    .into_iter()
-                    .map(|moref| DatastoreId::from_backend(moref.value))
-                    .collect();
+                let morefs = value.map(references).unwrap_or_default().into_iter();
+                machine.datastores =
+                    morefs.map(|moref| DatastoreId::from_backend(moref.value)).collect();
             }
-            path => return self.guest.assign(path, value),
+            path => {
+                let is_known = self.guest.assign(path, value);
+                if is_known {
+                    machine.guest = self.guest.guest();
+                }
+                return is_known;
+            }
         }
         true
     }
 
-    /// The machine as it is now.
+    /// The machine now.
     #[must_use]
-    pub fn machine(&self, id: &MachineId) -> Machine {
-        let Self {
-            name,
-            template,
-            bios_uuid,
-            instance_uuid,
-            guest_full_name,
-            guest_id,
-            annotation,
-            path,
-            cpu_count,
-            memory_mb,
-            network_cards,
-            serial_ports,
-            nested,
-            power_state,
-            connection_state,
-            question,
-            guest,
-            snapshots,
-            committed,
-            datastores,
-        } = self;
-        Machine {
-            id: id.clone(),
-            name: name.as_deref().map_or_else(|| id.backend_text().to_owned(), unescape_vim),
-            power_state: *power_state,
-            template: *template,
-            connection_state: connection_state.clone().unwrap_or_else(|| "unknown".to_owned()),
-            path: path.clone(),
-            guest_os: guest_full_name.clone().or_else(|| guest_id.clone()),
-            instance_uuid: instance_uuid.clone(),
-            bios_uuid: bios_uuid.clone(),
-            annotation: annotation.clone(),
-            cpu_count: *cpu_count,
-            memory_bytes: memory_mb.and_then(|megabytes| megabytes.checked_mul(1 << 20)),
-            storage_bytes: *committed,
-            nested_virtualization: *nested,
-            guest: guest.guest(),
-            network_cards: network_cards.clone(),
-            serial_ports: serial_ports.clone(),
-            snapshots: snapshots.clone(),
-            question: question.clone(),
-            datastores: datastores.clone(),
-        }
+    pub fn machine(&self) -> Arc<Machine> {
+        Arc::clone(&self.machine)
     }
 
     /// Whether this snapshot is one of the machine's.
     #[must_use]
     pub fn has_snapshot(&self, id: &str) -> bool {
-        self.snapshots.items.iter().any(|snapshot| snapshot.id.backend_text() == id)
+        self.machine.snapshots.items.iter().any(|snapshot| snapshot.id.backend_text() == id)
     }
 }
 
-impl GuestRecord {
+impl GuestProperties {
     /// What a direct read of the guest asks for. The name has always a value, so that the answer is
     /// never empty.
     pub const PATHS: &'static [&'static str] = &[
@@ -186,7 +153,7 @@ impl GuestRecord {
         "guest.toolsVersionStatus2",
     ];
 
-    /// As [`MachineRecord::assign`].
+    /// As [`MachineProperties::assign`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         match path {
             "guest.ipAddress" => self.ip_address = value.and_then(text),
@@ -233,77 +200,68 @@ impl GuestRecord {
     }
 }
 
-/// The last word on each property of one datastore.
-#[derive(Clone, Debug, Default)]
-pub struct DatastoreRecord {
-    name: Option<String>,
-    summary: DatastoreSummary,
-    machine_count: u32,
+/// A datastore, decoded from the properties that the host sent so far.
+#[derive(Clone, Debug)]
+pub struct DatastoreProperties {
+    datastore: Arc<Datastore>,
+    /// `name` and `summary.name`, the preferred one first.
+    names: [Option<String>; 2],
 }
 
-#[derive(Clone, Debug, Default)]
-struct DatastoreSummary {
-    name: Option<String>,
-    kind: Option<String>,
-    capacity: Option<u64>,
-    free: Option<u64>,
-    uncommitted: Option<u64>,
-    accessible: bool,
-    url: Option<String>,
-}
+impl DatastoreProperties {
+    /// A datastore of which no property came yet.
+    #[must_use]
+    pub fn new(id: DatastoreId) -> Self {
+        let datastore = Datastore {
+            name: id.backend_text().to_owned(),
+            id,
+            kind: unknown(),
+            capacity_bytes: None,
+            free_bytes: None,
+            uncommitted_bytes: None,
+            accessible: false,
+            url: None,
+            machine_count: 0,
+        };
+        Self { datastore: Arc::new(datastore), names: [None, None] }
+    }
 
-impl DatastoreRecord {
-    /// As [`MachineRecord::assign`], of [`DATASTORE_PATHS`].
+    /// As [`MachineProperties::assign`], of [`DATASTORE_PATHS`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
+        let datastore = Arc::make_mut(&mut self.datastore);
         match path {
-            "name" => self.name = value.and_then(text),
+            "name" => self.names[0] = value.and_then(text),
             "summary" => {
                 let child = |name| value.and_then(|summary| summary.child(name));
-                self.summary = DatastoreSummary {
-                    name: child("name").and_then(text),
-                    kind: child("type").and_then(text),
-                    capacity: child("capacity").and_then(number),
-                    free: child("freeSpace").and_then(number),
-                    uncommitted: child("uncommitted").and_then(number),
-                    accessible: child("accessible").and_then(boolean) == Some(true),
-                    url: child("url").and_then(text),
-                };
+                self.names[1] = child("name").and_then(text);
+                datastore.kind = child("type").and_then(text).unwrap_or_else(unknown);
+                datastore.capacity_bytes = child("capacity").and_then(number);
+                datastore.free_bytes = child("freeSpace").and_then(number);
+                datastore.uncommitted_bytes = child("uncommitted").and_then(number);
+                datastore.accessible = child("accessible").and_then(boolean) == Some(true);
+                datastore.url = child("url").and_then(text);
             }
             "vm" => {
                 let count = value.map_or(0, |machines| machines.children().count());
-                self.machine_count = u32::try_from(count).unwrap_or(u32::MAX);
+                datastore.machine_count = u32::try_from(count).unwrap_or(u32::MAX);
             }
             _ => return false,
         }
+        let name = self.names.iter().flatten().next().map(|name| unescape_vim(name));
+        datastore.name = name.unwrap_or_else(|| datastore.id.backend_text().to_owned());
         true
     }
 
-    /// The datastore as it is now.
+    /// The datastore now.
     #[must_use]
-    pub fn datastore(&self, id: &DatastoreId) -> Datastore {
-        let Self { name, summary, machine_count } = self;
-        let DatastoreSummary {
-            name: summary_name,
-            kind,
-            capacity,
-            free,
-            uncommitted,
-            accessible,
-            url,
-        } = summary;
-        let name = name.as_deref().or(summary_name.as_deref());
-        Datastore {
-            id: id.clone(),
-            name: name.map_or_else(|| id.backend_text().to_owned(), unescape_vim),
-            kind: kind.clone().unwrap_or_else(|| "unknown".to_owned()),
-            capacity_bytes: *capacity,
-            free_bytes: *free,
-            uncommitted_bytes: *uncommitted,
-            accessible: *accessible,
-            url: url.clone(),
-            machine_count: *machine_count,
-        }
+    pub fn datastore(&self) -> Arc<Datastore> {
+        Arc::clone(&self.datastore)
     }
+}
+
+/// The word for a state or kind that the host does not report.
+fn unknown() -> String {
+    "unknown".to_owned()
 }
 
 /// `VirtualMachinePowerState`; none for a word to come.
@@ -474,38 +432,35 @@ mod tests {
 
     const XSI: &str = r#"xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance""#;
 
-    fn record(properties: &[(&str, &str)]) -> MachineRecord {
-        let mut record = MachineRecord::default();
+    fn machine(properties: &[(&str, &str)]) -> Machine {
+        let mut machine = MachineProperties::new(MachineId::from_backend("16"));
         for (path, inside) in properties {
             let document =
                 Document::parse(format!("<val {XSI}>{inside}</val>").as_bytes()).unwrap();
-            assert!(record.assign(path, Some(document.root())), "{path}");
+            assert!(machine.assign(path, Some(document.root())), "{path}");
         }
-        record
-    }
-
-    fn machine(properties: &[(&str, &str)]) -> Machine {
-        record(properties).machine(&MachineId::from_backend("16"))
+        Arc::unwrap_or_clone(machine.machine)
     }
 
     #[test]
     fn every_path_that_is_asked_for_is_understood_set_and_unset() {
         let document = Document::parse(b"<val/>").unwrap();
         for path in MACHINE_PATHS {
-            let mut record = MachineRecord::default();
+            let mut machine = MachineProperties::new(MachineId::from_backend("16"));
             assert!(
-                record.assign(path, Some(document.root())) && record.assign(path, None),
+                machine.assign(path, Some(document.root())) && machine.assign(path, None),
                 "{path}"
             );
         }
         for path in DATASTORE_PATHS {
-            let mut record = DatastoreRecord::default();
+            let mut datastore = DatastoreProperties::new(DatastoreId::from_backend("1"));
             assert!(
-                record.assign(path, Some(document.root())) && record.assign(path, None),
+                datastore.assign(path, Some(document.root())) && datastore.assign(path, None),
                 "{path}"
             );
         }
-        assert!(!MachineRecord::default().assign("snapshot.currentSnapshot", None));
+        let mut machine = MachineProperties::new(MachineId::from_backend("16"));
+        assert!(!machine.assign("snapshot.currentSnapshot", None));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::machine::{DatastoreRecord, MachineRecord};
+use super::machine::{DatastoreProperties, MachineProperties};
 use super::soap::Reference;
 use super::soap::property::{ChangedValue, ObjectContent, ObjectUpdate, UpdateKind};
 use super::task::TaskInfo;
@@ -16,8 +16,8 @@ use crate::hypervisor::{Fact, Facts};
 /// The picture as the host pushes it.
 #[derive(Debug, Default)]
 pub struct Mirror {
-    machines: BTreeMap<MachineId, MachineRecord>,
-    datastores: BTreeMap<DatastoreId, DatastoreRecord>,
+    machines: BTreeMap<MachineId, MachineProperties>,
+    datastores: BTreeMap<DatastoreId, DatastoreProperties>,
     touched: BTreeSet<Reference>,
     removed: BTreeSet<Reference>,
     unclear: BTreeSet<Reference>,
@@ -107,7 +107,7 @@ impl Mirror {
             "VirtualMachineSnapshot" => self
                 .machines
                 .iter()
-                .find(|(_, record)| record.has_snapshot(&entity.value))
+                .find(|(_, properties)| properties.has_snapshot(&entity.value))
                 .map(|(id, _)| id.clone()),
             _ => None,
         }
@@ -118,14 +118,9 @@ impl Mirror {
         let touched = std::mem::take(&mut self.touched);
         let removed = std::mem::take(&mut self.removed);
         let changes = if complete {
-            let machines = self
-                .machines
-                .iter()
-                .map(|(id, record)| Fact::Machine(Box::new(record.machine(id))));
-            let datastores = self
-                .datastores
-                .iter()
-                .map(|(id, record)| Fact::Datastore(Box::new(record.datastore(id))));
+            let machines = self.machines.values().map(|known| Fact::Machine(known.machine()));
+            let datastores =
+                self.datastores.values().map(|known| Fact::Datastore(known.datastore()));
             datastores.chain(machines).collect()
         } else {
             let removed = removed.iter().filter_map(|object| match object.kind.as_str() {
@@ -146,11 +141,11 @@ impl Mirror {
         match object.kind.as_str() {
             "VirtualMachine" => {
                 let id = MachineId::from_backend(&object.value);
-                Some(Fact::Machine(Box::new(self.machines.get(&id)?.machine(&id))))
+                Some(Fact::Machine(self.machines.get(&id)?.machine()))
             }
             "Datastore" => {
                 let id = DatastoreId::from_backend(&object.value);
-                Some(Fact::Datastore(Box::new(self.datastores.get(&id)?.datastore(&id))))
+                Some(Fact::Datastore(self.datastores.get(&id)?.datastore()))
             }
             _ => None,
         }
@@ -179,12 +174,12 @@ impl Mirror {
         self.removed.remove(object);
         match object.kind.as_str() {
             "VirtualMachine" => {
-                self.machines
-                    .insert(MachineId::from_backend(&object.value), MachineRecord::default());
+                let id = MachineId::from_backend(&object.value);
+                self.machines.insert(id.clone(), MachineProperties::new(id));
             }
             "Datastore" => {
-                self.datastores
-                    .insert(DatastoreId::from_backend(&object.value), DatastoreRecord::default());
+                let id = DatastoreId::from_backend(&object.value);
+                self.datastores.insert(id.clone(), DatastoreProperties::new(id));
             }
             _ => {}
         }
@@ -218,11 +213,11 @@ impl Mirror {
             "VirtualMachine" => self
                 .machines
                 .get_mut(&MachineId::from_backend(&object.value))
-                .is_some_and(|record| record.assign(path, value)),
+                .is_some_and(|properties| properties.assign(path, value)),
             "Datastore" => self
                 .datastores
                 .get_mut(&DatastoreId::from_backend(&object.value))
-                .is_some_and(|record| record.assign(path, value)),
+                .is_some_and(|properties| properties.assign(path, value)),
             // Not asked for.
             _ => true,
         }

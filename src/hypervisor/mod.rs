@@ -161,9 +161,9 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     /// The machine as it is now, whole.
-    Machine(Box<Machine>),
+    Machine(Arc<Machine>),
     MachineRemoved(MachineId),
-    Datastore(Box<Datastore>),
+    Datastore(Arc<Datastore>),
     DatastoreRemoved(DatastoreId),
     /// A task that starts the guest anew (power on, reset, revert) and that somebody follows ended
     /// well, even where no property changed: addresses from before it no longer count.

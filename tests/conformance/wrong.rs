@@ -386,7 +386,7 @@ impl Observer for WrongObserver {
                     _ => None,
                 });
                 if let Some(mut ghost) = machine {
-                    ghost.id = MachineId::from_backend("ghost");
+                    Arc::make_mut(&mut ghost).id = MachineId::from_backend("ghost");
                     facts.changes.push(Fact::Machine(ghost));
                 }
             }

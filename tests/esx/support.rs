@@ -90,13 +90,15 @@ impl Observer for Watching {
             for fact in facts.changes {
                 match fact {
                     Fact::Machine(machine) => {
-                        picture.machines.insert(machine.id.clone(), *machine);
+                        picture.machines.insert(machine.id.clone(), Arc::unwrap_or_clone(machine));
                     }
                     Fact::MachineRemoved(id) => {
                         picture.machines.remove(&id);
                     }
                     Fact::Datastore(datastore) => {
-                        picture.datastores.insert(datastore.id.clone(), *datastore);
+                        picture
+                            .datastores
+                            .insert(datastore.id.clone(), Arc::unwrap_or_clone(datastore));
                     }
                     Fact::DatastoreRemoved(id) => {
                         picture.datastores.remove(&id);

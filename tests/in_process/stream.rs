@@ -2,6 +2,7 @@
 //! true when they are told.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use otter::domain::ids::{DatastoreId, MachineId, TaskId};
 use otter::hypervisor::{Fact, Facts, TaskStatus};
@@ -98,10 +99,10 @@ impl Stream {
     fn read(&mut self, world: &World, object: Moref) -> Option<Fact> {
         let id = object.id.clone();
         let there = if object.kind == "VirtualMachine" {
-            world.machine(&id).map(|machine| Fact::Machine(Box::new(translation::machine(machine))))
+            world.machine(&id).map(|machine| Fact::Machine(Arc::new(translation::machine(machine))))
         } else {
             let found = world.datastore(&id);
-            found.map(|found| Fact::Datastore(Box::new(translation::datastore(world, found))))
+            found.map(|found| Fact::Datastore(Arc::new(translation::datastore(world, found))))
         };
         if there.is_some() {
             self.known.insert(object);

@@ -170,7 +170,7 @@ impl MistakenObserver {
         on.flat_map(|machine| {
             let with_tools = |tools_running| {
                 let guest = Guest { tools_running, ..machine.guest.clone() };
-                Fact::Machine(Box::new(Machine { guest, ..machine.clone() }))
+                Fact::Machine(Arc::new(Machine { guest, ..machine.clone() }))
             };
             [with_tools(false), with_tools(true)]
         })

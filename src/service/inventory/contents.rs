@@ -199,7 +199,7 @@ impl<'a> Editor<'a> {
             }
             Fact::Datastore(datastore) => {
                 self.datastores.retain(|known| known.id != datastore.id);
-                self.datastores.push(Arc::new(*datastore));
+                self.datastores.push(datastore);
             }
             Fact::DatastoreRemoved(id) => self.datastores.retain(|known| known.id != id),
             Fact::GuestRestarted(id) => {

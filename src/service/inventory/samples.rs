@@ -1,33 +1,25 @@
 //! Plain machines, snapshots and network cards for tests.
 
 use crate::domain::ids::{MachineId, SnapshotId};
-use crate::domain::machine::{Guest, Machine, NetworkCard};
+use crate::domain::machine::{Machine, NetworkCard};
 use crate::domain::power::PowerState;
-use crate::domain::snapshot::{Snapshot, Snapshots};
+use crate::domain::snapshot::Snapshot;
 
 #[must_use]
 pub fn machine(id: &str, name: &str) -> Machine {
     Machine {
-        id: MachineId::from_backend(id),
         name: name.to_owned(),
         power_state: Some(PowerState::Off),
-        template: false,
         connection_state: "connected".to_owned(),
         path: Some(format!("[datastore1] {name}/{name}.vmx")),
         guest_os: Some("Other".to_owned()),
         instance_uuid: Some(format!("52000000-0000-0000-0000-{id:0>12}")),
         bios_uuid: Some(format!("42000000-0000-0000-0000-{id:0>12}")),
-        annotation: None,
         cpu_count: Some(2),
         memory_bytes: Some(4 << 30),
         storage_bytes: Some(20 << 30),
         nested_virtualization: Some(true),
-        guest: Guest::default(),
-        network_cards: Vec::new(),
-        serial_ports: Vec::new(),
-        snapshots: Snapshots::default(),
-        question: None,
-        datastores: Vec::new(),
+        ..Machine::new(MachineId::from_backend(id))
     }
 }
 

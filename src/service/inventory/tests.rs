@@ -29,7 +29,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             machine.power_state = Some(power);
             machine.snapshots.items =
                 (0..snapshots).map(|n| samples::snapshot(&format!("{id}-{n}"), "kickstart", None)).collect();
-            Fact::Machine(Box::new(machine))
+            Fact::Machine(Arc::new(machine))
         }),
         1 => id.clone().prop_map(|id| Fact::MachineRemoved(MachineId::from_backend(id))),
         1 => id.prop_map(|id| Fact::GuestRestarted(MachineId::from_backend(id))),
@@ -131,7 +131,7 @@ fn running(id: &str) -> Fact {
     machine.power_state = Some(PowerState::On);
     machine.guest.tools_running = true;
     machine.guest.ip_address = Some("10.0.0.5".to_owned());
-    Fact::Machine(Box::new(machine))
+    Fact::Machine(Arc::new(machine))
 }
 
 #[tokio::test]

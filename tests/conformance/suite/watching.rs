@@ -10,7 +10,7 @@
 //!   parents first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use otter::domain::ids::{MachineId, SnapshotId};
 use otter::domain::machine::Machine;
@@ -173,7 +173,7 @@ impl Picture {
         match fact {
             Fact::Machine(machine) => {
                 self.broken.extend(crooked(&machine));
-                self.all.machines.insert(machine.id.clone(), *machine);
+                self.all.machines.insert(machine.id.clone(), Arc::unwrap_or_clone(machine));
             }
             Fact::MachineRemoved(id) => {
                 if self.all.machines.remove(&id).is_none() {
@@ -182,7 +182,7 @@ impl Picture {
                 }
             }
             Fact::Datastore(datastore) => {
-                self.all.datastores.insert(datastore.id.clone(), *datastore);
+                self.all.datastores.insert(datastore.id.clone(), Arc::unwrap_or_clone(datastore));
             }
             Fact::DatastoreRemoved(id) => {
                 if self.all.datastores.remove(&id).is_none() {
