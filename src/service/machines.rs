@@ -2,6 +2,7 @@
 //! it is free.
 
 mod known;
+mod lookup;
 mod not_free;
 
 use std::sync::Arc;
@@ -12,21 +13,20 @@ use super::inventory::{Inventory, InventoryContents};
 use super::jobs::Jobs;
 use super::leases::published::PublishedLeases;
 use super::visibility::Visibility;
-use crate::domain::failure::{Failure, FailureKind, InputError};
-use crate::domain::ids::{JobId, LeaseId, MachineId, SnapshotId};
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::lease::Quarantine;
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::Machine;
-use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
 use crate::domain::names::{contains_loosely, matches_pattern};
 use crate::domain::network::Network;
 use crate::domain::pool::Pools;
 use crate::domain::power::PowerState;
 use crate::domain::scope::Scope;
-use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
 use crate::hypervisor::SessionState;
 
 pub use known::MATCHES_NONE;
+pub use lookup::{ambiguous, empty, invalid_mac, snapshot};
 pub use not_free::NotFreeReason;
 
 /// The use-cases around machines.
@@ -162,37 +162,6 @@ impl Machines {
         Ok(views.filter(|view| filter.fits(view)).collect())
     }
 
-    /// The machine of a scope that a path or a body names: an id, `name:<exact>`, `uuid:<instance,
-    /// then BIOS>` or `mac:<…>`. A machine outside of the scope is answered like one that does not
-    /// exist.
-    ///
-    /// # Errors
-    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken
-    /// reference.
-    pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
-        self.one(scope, &parsed(reference)?, reference)
-    }
-
-    /// The machine of a scope that a reference names.
-    ///
-    /// # Errors
-    /// `not-found`; `ambiguous-name` with the candidates.
-    pub fn referenced(
-        &self,
-        scope: &Scope,
-        reference: &MachineReference,
-    ) -> Result<MachineView, Failure> {
-        self.one(scope, reference, &reference.to_string())
-    }
-
-    /// The machine of a scope of exactly this name.
-    ///
-    /// # Errors
-    /// As [`Machines::resolve`].
-    pub fn named(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
-        self.one(scope, &parsed(&format!("name:{name}"))?, name)
-    }
-
     /// The current machine of this id, in every scope.
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
@@ -233,18 +202,6 @@ impl Machines {
         own.map(|machine| machine.id.clone())
     }
 
-    /// The snapshot that a path or a body names, by id, else exact name, else path.
-    ///
-    /// # Errors
-    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
-    pub fn snapshot<'m>(
-        &self,
-        view: &'m MachineView,
-        wanted: &str,
-    ) -> Result<&'m Snapshot, Failure> {
-        snapshot(&view.machine, wanted)
-    }
-
     /// Waits until the machine is as wanted.
     ///
     /// # Errors
@@ -280,26 +237,6 @@ impl Machines {
                 // The watcher is made anew where it was swept away between two changes.
                 changes = self.inventory.watch(id);
             }
-        }
-    }
-
-    /// The one machine of a reference, which a failure shows as the caller wrote it.
-    fn one(
-        &self,
-        scope: &Scope,
-        reference: &MachineReference,
-        as_written: &str,
-    ) -> Result<MachineView, Failure> {
-        let contents = self.contents()?;
-        let visible = |machine: &Machine| self.visibility.has_machine(scope, machine);
-        let matching = matching(&contents, &visible, reference);
-        match matching.as_slice() {
-            [] => Err(Failure::new(
-                FailureKind::NotFound,
-                nobody(&contents, &visible, reference, as_written),
-            )),
-            [machine] => Ok(self.view(&contents, machine, self.jobs.active(&machine.id))),
-            several => Err(ambiguous(as_written, several)),
         }
     }
 
@@ -411,133 +348,6 @@ impl Until {
             Self::NoJob => view.active_job.is_none(),
         }
     }
-}
-
-/// The snapshot of a machine that goes by this. Pure; as [`Machines::snapshot`].
-///
-/// # Errors
-/// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
-pub fn snapshot<'m>(machine: &'m Machine, wanted: &str) -> Result<&'m Snapshot, Failure> {
-    if wanted.is_empty() {
-        return Err(empty("snapshot"));
-    }
-    machine.snapshots.find(wanted).map_err(|error| match error {
-        SnapshotLookupError::NotFound => Failure::new(
-            FailureKind::NotFound,
-            format!(
-                "{} has no snapshot called {}. List them: GET /v1/machines/{}/snapshots",
-                machine.name,
-                shorten(wanted),
-                machine.id
-            ),
-        )
-        .of_machine(&machine.id, &machine.name),
-        SnapshotLookupError::Ambiguous(ids) => {
-            let detail = format!(
-                "{} snapshots of {} are called {}; name one by its path or id.",
-                ids.len(),
-                machine.name,
-                shorten(wanted)
-            );
-            let mut failure = Failure::new(FailureKind::AmbiguousName, detail)
-                .of_machine(&machine.id, &machine.name);
-            let paths = machine.snapshots.paths();
-            let path = |id: &SnapshotId| {
-                let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
-                place.map(|place| paths[place].clone()).unwrap_or_default()
-            };
-            failure.candidates = ids.iter().map(|id| (id.to_string(), path(id))).collect();
-            failure
-        }
-    })
-}
-
-/// Reads a caller's reference to a machine.
-fn parsed(reference: &str) -> Result<MachineReference, Failure> {
-    reference.parse().map_err(|error| match error {
-        InvalidMachineReference::Empty => empty("machine"),
-        InvalidMachineReference::Mac(error) => invalid_mac("machine", reference, &error),
-    })
-}
-
-/// Whether a machine exists for the caller.
-type Visible<'a> = &'a dyn Fn(&Machine) -> bool;
-
-/// The visible machines that a reference names.
-fn matching(
-    contents: &InventoryContents,
-    visible: Visible<'_>,
-    reference: &MachineReference,
-) -> Vec<Arc<Machine>> {
-    if let MachineReference::Id(id) = reference {
-        return contents
-            .machine(id)
-            .filter(|machine| visible(machine))
-            .cloned()
-            .into_iter()
-            .collect();
-    }
-    let machines = contents.machines.iter().filter(|machine| visible(machine)).map(Arc::as_ref);
-    let found = reference.matching(machines);
-    found.into_iter().filter_map(|machine| contents.machine(&machine.id)).cloned().collect()
-}
-
-/// That no machine goes by a reference. A plain name is taken for an id, which newcomers need to be
-/// told.
-fn nobody(
-    contents: &InventoryContents,
-    visible: Visible<'_>,
-    reference: &MachineReference,
-    as_written: &str,
-) -> String {
-    let is_name = || {
-        let called = |machine: &&Arc<Machine>| machine.name == as_written;
-        contents.machines.iter().filter(called).any(|machine| visible(machine))
-    };
-    if reference.is_id() && is_name() {
-        let (id, named) = (shorten(as_written), shorten(&format!("name:{as_written}")));
-        return format!("No machine has the id {id}, but one is called so: write {named}.");
-    }
-    format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written))
-}
-
-/// The failure of a name that several machines go by.
-#[must_use]
-pub fn ambiguous(reference: &str, several: &[Arc<Machine>]) -> Failure {
-    let detail =
-        format!("{} machines go by {}; name one by its id.", several.len(), shorten(reference));
-    let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
-    let candidate = |machine: &Arc<Machine>| (machine.id.to_string(), machine.name.clone());
-    failure.candidates = several.iter().map(candidate).collect();
-    failure
-}
-
-/// The failure of a hardware address that is none.
-#[must_use]
-pub fn invalid_mac(
-    parameter: &str,
-    given: &str,
-    error: &crate::domain::mac::InvalidMacAddress,
-) -> Failure {
-    let detail = format!("{} is {error}.", shorten(given));
-    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
-        pointer: None,
-        parameter: Some(parameter.to_owned()),
-        code: "invalid-mac".into(),
-        detail,
-    })
-}
-
-/// The failure of a name that is empty.
-#[must_use]
-pub fn empty(parameter: &str) -> Failure {
-    let detail = format!("The {parameter} is empty; name one.");
-    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
-        pointer: None,
-        parameter: Some(parameter.to_owned()),
-        code: "empty".into(),
-        detail,
-    })
 }
 
 /// A caller's text in quotes, cut where it is long: an error need not repeat a megabyte.

@@ -1,0 +1,195 @@
+//! Which machine or snapshot a caller's reference names, and the failure if it names none or several.
+
+use std::sync::Arc;
+
+use super::{MachineView, Machines, shorten};
+use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::ids::SnapshotId;
+use crate::domain::mac::InvalidMacAddress;
+use crate::domain::machine::Machine;
+use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
+use crate::domain::scope::Scope;
+use crate::domain::snapshot::{Snapshot, SnapshotLookupError};
+use crate::service::inventory::InventoryContents;
+
+impl Machines {
+    /// The machine of a scope that a path or a body names: an id, `name:<exact>`, `uuid:<instance,
+    /// then BIOS>` or `mac:<…>`. A machine outside of the scope counts as one that does not exist.
+    ///
+    /// # Errors
+    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty or broken
+    /// reference.
+    pub fn resolve(&self, scope: &Scope, reference: &str) -> Result<MachineView, Failure> {
+        self.one(scope, &parse_reference(reference)?, reference)
+    }
+
+    /// The machine of a scope that a reference names.
+    ///
+    /// # Errors
+    /// `not-found`; `ambiguous-name` with the candidates.
+    pub fn referenced(
+        &self,
+        scope: &Scope,
+        reference: &MachineReference,
+    ) -> Result<MachineView, Failure> {
+        self.one(scope, reference, &reference.to_string())
+    }
+
+    /// The machine of a scope of exactly this name.
+    ///
+    /// # Errors
+    /// As [`Machines::resolve`].
+    pub fn named(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
+        self.one(scope, &parse_reference(&format!("name:{name}"))?, name)
+    }
+
+    /// The snapshot that a path or a body names, by id, else exact name, else path.
+    ///
+    /// # Errors
+    /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
+    pub fn snapshot<'m>(
+        &self,
+        view: &'m MachineView,
+        wanted: &str,
+    ) -> Result<&'m Snapshot, Failure> {
+        snapshot(&view.machine, wanted)
+    }
+
+    /// The one machine of a reference. A failure shows the reference `as_written`.
+    fn one(
+        &self,
+        scope: &Scope,
+        reference: &MachineReference,
+        as_written: &str,
+    ) -> Result<MachineView, Failure> {
+        let contents = self.contents()?;
+        let visible = |machine: &Machine| self.visibility.has_machine(scope, machine);
+        let matching = matching(&contents, &visible, reference);
+        match matching.as_slice() {
+            [] => Err(Failure::new(
+                FailureKind::NotFound,
+                no_match(&contents, &visible, reference, as_written),
+            )),
+            [machine] => Ok(self.view(&contents, machine, self.jobs.active(&machine.id))),
+            several => Err(ambiguous(as_written, several)),
+        }
+    }
+}
+
+/// The snapshot of a machine by its id, else exact name, else path.
+///
+/// # Errors
+/// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
+pub fn snapshot<'m>(machine: &'m Machine, wanted: &str) -> Result<&'m Snapshot, Failure> {
+    if wanted.is_empty() {
+        return Err(empty("snapshot"));
+    }
+    machine.snapshots.find(wanted).map_err(|error| match error {
+        SnapshotLookupError::NotFound => Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "{} has no snapshot called {}. List them: GET /v1/machines/{}/snapshots",
+                machine.name,
+                shorten(wanted),
+                machine.id
+            ),
+        )
+        .of_machine(&machine.id, &machine.name),
+        SnapshotLookupError::Ambiguous(ids) => {
+            let detail = format!(
+                "{} snapshots of {} are called {}; name one by its path or id.",
+                ids.len(),
+                machine.name,
+                shorten(wanted)
+            );
+            let mut failure = Failure::new(FailureKind::AmbiguousName, detail)
+                .of_machine(&machine.id, &machine.name);
+            let paths = machine.snapshots.paths();
+            let path = |id: &SnapshotId| {
+                let place = machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
+                place.map(|place| paths[place].clone()).unwrap_or_default()
+            };
+            failure.candidates = ids.iter().map(|id| (id.to_string(), path(id))).collect();
+            failure
+        }
+    })
+}
+
+/// Reads a caller's reference to a machine.
+fn parse_reference(reference: &str) -> Result<MachineReference, Failure> {
+    reference.parse().map_err(|error| match error {
+        InvalidMachineReference::Empty => empty("machine"),
+        InvalidMachineReference::Mac(error) => invalid_mac("machine", reference, &error),
+    })
+}
+
+/// Whether a machine exists for the caller.
+type Visible<'a> = &'a dyn Fn(&Machine) -> bool;
+
+/// The visible machines that a reference names.
+fn matching(
+    contents: &InventoryContents,
+    visible: Visible<'_>,
+    reference: &MachineReference,
+) -> Vec<Arc<Machine>> {
+    if let MachineReference::Id(id) = reference {
+        return Vec::from_iter(contents.machine(id).filter(|machine| visible(machine)).cloned());
+    }
+    let machines = contents.machines.iter().filter(|machine| visible(machine)).map(Arc::as_ref);
+    let found = reference.matching(machines);
+    found.into_iter().filter_map(|machine| contents.machine(&machine.id)).cloned().collect()
+}
+
+/// The text of the failure if a reference names no machine. A plain name is read as an id, so the
+/// text explains `name:` if a machine has the reference as its name.
+fn no_match(
+    contents: &InventoryContents,
+    visible: Visible<'_>,
+    reference: &MachineReference,
+    as_written: &str,
+) -> String {
+    let is_name = || {
+        let called = |machine: &&Arc<Machine>| machine.name == as_written;
+        contents.machines.iter().filter(called).any(|machine| visible(machine))
+    };
+    if reference.is_id() && is_name() {
+        let (id, named) = (shorten(as_written), shorten(&format!("name:{as_written}")));
+        return format!("No machine has the id {id}, but one is called so: write {named}.");
+    }
+    format!("No machine goes by {}. List them: GET /v1/machines", shorten(as_written))
+}
+
+/// The failure if a reference names several machines.
+#[must_use]
+pub fn ambiguous(reference: &str, several: &[Arc<Machine>]) -> Failure {
+    let detail =
+        format!("{} machines go by {}; name one by its id.", several.len(), shorten(reference));
+    let mut failure = Failure::new(FailureKind::AmbiguousName, detail);
+    let candidate = |machine: &Arc<Machine>| (machine.id.to_string(), machine.name.clone());
+    failure.candidates = several.iter().map(candidate).collect();
+    failure
+}
+
+/// The failure if a text is not a hardware address.
+#[must_use]
+pub fn invalid_mac(parameter: &str, given: &str, error: &InvalidMacAddress) -> Failure {
+    let detail = format!("{} is {error}.", shorten(given));
+    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
+        pointer: None,
+        parameter: Some(parameter.to_owned()),
+        code: "invalid-mac".into(),
+        detail,
+    })
+}
+
+/// The failure if a name is empty.
+#[must_use]
+pub fn empty(parameter: &str) -> Failure {
+    let detail = format!("The {parameter} is empty; name one.");
+    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
+        pointer: None,
+        parameter: Some(parameter.to_owned()),
+        code: "empty".into(),
+        detail,
+    })
+}
