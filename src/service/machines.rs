@@ -1,5 +1,5 @@
-//! Finding machines, and what otter adds to the host's word on each: who may touch it, and whether
-//! it is free.
+//! Machines as callers see them: lists, waits, and the view of a machine. The view adds otter's own
+//! data to the reported machine: lease, quarantine, job, whether it is protected, whether it is free.
 
 mod known;
 mod lookup;
@@ -29,7 +29,7 @@ pub use known::MATCHES_NONE;
 pub use lookup::{ambiguous, empty, invalid_mac, snapshot};
 pub use not_free::NotFreeReason;
 
-/// The use-cases around machines.
+/// Lists, finds and views machines, and waits for them.
 pub struct Machines {
     inventory: Arc<Inventory>,
     jobs: Jobs,
@@ -39,20 +39,20 @@ pub struct Machines {
     visibility: Visibility,
 }
 
-/// Which machines nobody may touch, and which one otter itself runs in.
+/// Which machines otter refuses to change: protected ones, and the one that otter runs in.
 #[derive(Clone, Debug, Default)]
 pub struct Protection {
     /// Patterns of names, and ids.
     pub protected: Vec<String>,
     /// Patterns that otter itself adds. No user configured them, so they may match no machine.
     pub built_in: Vec<String>,
-    /// `esx.machine_name`; takes the place of the addresses where it is set.
+    /// `esx.machine_name`. If it is set, `own_addresses` are not compared.
     pub own_name: Option<String>,
     /// The hardware addresses of the machine that otter runs on.
     pub own_addresses: Vec<MacAddress>,
 }
 
-/// A machine with everything that readers see.
+/// A machine with all that callers see of it.
 #[derive(Clone, Debug)]
 pub struct MachineView {
     /// As the host reports it.
@@ -65,23 +65,23 @@ pub struct MachineView {
     pub pools: Vec<String>,
     pub lease: Option<Holder>,
     pub quarantine: Option<Quarantine>,
-    /// Empty: the machine is free.
+    /// The machine is free if there is no reason.
     pub not_free_because: Vec<NotFreeReason>,
 }
 
-/// Who holds a machine.
+/// The lease that a machine is held by, and its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub lease: LeaseId,
     pub holder: String,
-    /// None before the lease is active, and once it is being released.
+    /// `None` before the lease is active, and during its release.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Which machines are wanted; all that is said must fit.
+/// Selects machines. A machine matches if every field that is set matches.
 #[derive(Clone, Debug, Default)]
 pub struct MachineFilter {
-    /// Loose: contained in, whatever the case.
+    /// A part of the name, in any case.
     pub name: Option<String>,
     pub mac: Option<MacAddress>,
     pub power_state: Option<PowerState>,
@@ -90,11 +90,11 @@ pub struct MachineFilter {
     pub pool: Option<String>,
 }
 
-/// What a wait for a machine waits for.
+/// The condition that a wait for a machine ends with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Until {
     PowerState(PowerState),
-    /// An address that counts, within the network where one is given.
+    /// A trusted address, in the network if there is one.
     Address(Option<Network>),
     Tools,
     Question,
@@ -116,7 +116,7 @@ impl Machines {
         Self { inventory, jobs, protection, leases, pools, visibility }
     }
 
-    /// What exists for a caller.
+    /// Decides what exists for a caller.
     #[must_use]
     pub const fn visibility(&self) -> &Visibility {
         &self.visibility
@@ -143,7 +143,7 @@ impl Machines {
         Err(Failure::new(FailureKind::InventoryLoading, detail))
     }
 
-    /// Every machine of a scope that fits, in the order of lists.
+    /// Every machine of a scope that matches the filter, in the order of lists.
     ///
     /// # Errors
     /// As [`Machines::contents`].
@@ -169,7 +169,7 @@ impl Machines {
         contents.machine(id).map(|machine| self.view(&contents, machine, self.jobs.active(id)))
     }
 
-    /// Refuses a change of a machine that nobody may touch.
+    /// Refuses a change of a protected machine.
     ///
     /// # Errors
     /// `self-protection`.
@@ -188,7 +188,7 @@ impl Machines {
             .of_machine(&machine.id, &machine.name))
     }
 
-    /// The machine of this id as it is now, if it is in the scope.
+    /// The current machine of this id, if it is in the scope.
     #[must_use]
     pub fn get_in(&self, scope: &Scope, id: &MachineId) -> Option<MachineView> {
         self.get(id).filter(|view| self.visibility.has_machine(scope, &view.machine))
@@ -202,7 +202,7 @@ impl Machines {
         own.map(|machine| machine.id.clone())
     }
 
-    /// Waits until the machine is as wanted.
+    /// Waits until the machine fulfils the condition.
     ///
     /// # Errors
     /// `machine-gone` if the machine vanishes from the host or leaves the scope,
@@ -234,7 +234,7 @@ impl Machines {
                 );
             }
             if changes.changed().await.is_err() {
-                // The watcher is made anew where it was swept away between two changes.
+                // The inventory dropped the watcher between two changes.
                 changes = self.inventory.watch(id);
             }
         }
@@ -350,7 +350,7 @@ impl Until {
     }
 }
 
-/// A caller's text in quotes, cut where it is long: an error need not repeat a megabyte.
+/// A caller's text in quotes for an error, cut after 80 characters.
 #[must_use]
 pub fn shorten(text: &str) -> String {
     const SHOWN: usize = 80;

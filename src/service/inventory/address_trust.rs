@@ -71,7 +71,7 @@ impl AddressTrust {
     }
 
     /// After a gap without updates that ended with a complete read. `before` is the machine before
-    /// the gap, `after` is what was read. A gap never makes an address trusted that was not.
+    /// the gap, `after` is the machine that was read. A gap never makes an address trusted that was not.
     #[must_use]
     pub fn after_gap(
         self,

@@ -1,4 +1,4 @@
-//! The inventory's contents as an immutable value, and how facts turn one value into the next. Pure.
+//! The inventory's contents as an immutable value, and how facts turn one value into the next.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct InventoryContents {
     positions: Arc<HashMap<MachineId, usize>>,
 }
 
-/// What otter saw of a guest over time.
+/// Facts about a guest that single reports of the host do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct GuestHistory {
     address_trust: AddressTrust,

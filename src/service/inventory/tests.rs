@@ -156,22 +156,22 @@ async fn a_watcher_sees_each_change_after_it_began_and_leaves_nothing_behind() {
 #[test]
 fn an_outage_is_as_old_as_its_beginning() {
     let (clock, inventory) = inventory();
-    let tell = |state| {
+    let report = |state| {
         let status = SessionStatus { state, since: clock.now(), logins: 0, product: None };
         Observer::session(&*inventory, status);
     };
     let second = Duration::from_secs(1);
     clock.advance(second);
     assert_eq!(inventory.away_for(), Some(second), "never connected");
-    tell(SessionState::Connected);
+    report(SessionState::Connected);
     clock.advance(second);
     assert_eq!(inventory.away_for(), None);
-    tell(SessionState::Away { reason: "cut".to_owned() });
+    report(SessionState::Away { reason: "cut".to_owned() });
     clock.advance(second);
-    tell(SessionState::LoginRefused { reason: "no".to_owned() });
+    report(SessionState::LoginRefused { reason: "no".to_owned() });
     clock.advance(second);
     assert_eq!(inventory.away_for(), Some(2 * second));
-    tell(SessionState::Connected);
-    tell(SessionState::Away { reason: "cut".to_owned() });
+    report(SessionState::Connected);
+    report(SessionState::Away { reason: "cut".to_owned() });
     assert_eq!(inventory.away_for(), Some(Duration::ZERO));
 }

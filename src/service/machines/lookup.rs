@@ -1,4 +1,5 @@
-//! Which machine or snapshot a caller's reference names, and the failure if it names none or several.
+//! The machine or snapshot that a caller's reference names, and the failure if it names none or
+//! several.
 
 use std::sync::Arc;
 
@@ -50,9 +51,9 @@ impl Machines {
     pub fn snapshot<'m>(
         &self,
         view: &'m MachineView,
-        wanted: &str,
+        reference: &str,
     ) -> Result<&'m Snapshot, Failure> {
-        snapshot(&view.machine, wanted)
+        snapshot(&view.machine, reference)
     }
 
     /// The one machine of a reference. A failure shows the reference `as_written`.
@@ -80,17 +81,17 @@ impl Machines {
 ///
 /// # Errors
 /// `not-found`, `ambiguous-name` with the candidates, `invalid-request` for an empty name.
-pub fn snapshot<'m>(machine: &'m Machine, wanted: &str) -> Result<&'m Snapshot, Failure> {
-    if wanted.is_empty() {
+pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapshot, Failure> {
+    if reference.is_empty() {
         return Err(empty("snapshot"));
     }
-    machine.snapshots.find(wanted).map_err(|error| match error {
+    machine.snapshots.find(reference).map_err(|error| match error {
         SnapshotLookupError::NotFound => Failure::new(
             FailureKind::NotFound,
             format!(
                 "{} has no snapshot called {}. List them: GET /v1/machines/{}/snapshots",
                 machine.name,
-                shorten(wanted),
+                shorten(reference),
                 machine.id
             ),
         )
@@ -100,7 +101,7 @@ pub fn snapshot<'m>(machine: &'m Machine, wanted: &str) -> Result<&'m Snapshot, 
                 "{} snapshots of {} are called {}; name one by its path or id.",
                 ids.len(),
                 machine.name,
-                shorten(wanted)
+                shorten(reference)
             );
             let mut failure = Failure::new(FailureKind::AmbiguousName, detail)
                 .of_machine(&machine.id, &machine.name);
