@@ -237,10 +237,7 @@ impl Starting {
         let job = api.services().jobs.start(new).await?;
         // A caller that shows the lease itself overrides nothing of it.
         if let (Pass::Nothing, Some(reason)) = (&self.right.pass, &self.right.override_reason) {
-            api.services()
-                .leases
-                .record_override(&machine, &self.right.caller.name, reason)
-                .await;
+            api.services().leases.record_override(&machine, &self.right.caller.name, reason).await;
         }
         Ok(Started::New(job))
     }

@@ -453,13 +453,7 @@ impl LeaseActor {
     }
 
     fn present_machines(&self) -> Vec<MachineIdentity> {
-        self.parts
-            .inventory
-            .contents()
-            .machines
-            .iter()
-            .map(|machine| machine.identity())
-            .collect()
+        self.parts.inventory.contents().machines.iter().map(|machine| machine.identity()).collect()
     }
 
     /// Stores and shows the times of the leases by the wall clock as it is now. Returns whether

@@ -118,8 +118,7 @@ impl LeaseActor {
                 Some(machine) => {
                     // It may have been protected since it was granted.
                     let allowed = self.parts.machines.may_change(&machine);
-                    match allowed.and_then(|()| job_request(&lease, &machine.machine, state))
-                    {
+                    match allowed.and_then(|()| job_request(&lease, &machine.machine, state)) {
                         Ok(request) => self.start_job(&lease, &machine, request, state).await,
                         Err(failure) => return Some(Err(failure)),
                     }
