@@ -370,7 +370,7 @@ impl App {
         let (host, audit) =
             (Arc::clone(self.services.hosts.only()), Arc::clone(&self.services.audit));
         self.supervisor.on_reload("the password of the host", move || {
-            let renewed = read().map(|password| host.renew_password(password));
+            let renewed = read().map(|password| host.set_password(password));
             audit.reloaded(AuditAction::PasswordReloaded, renewed.is_ok());
             renewed
         });
@@ -481,7 +481,7 @@ pub fn vim25(
     clock: &Clock,
     metrics: &Metrics,
 ) -> anyhow::Result<Arc<dyn Hypervisor>> {
-    let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), metrics.clone())
+    let hypervisor = EsxHypervisor::with_metrics(&settings.esx, clock.clone(), metrics.clone())
         .context("the host's settings are wrong")?;
     Ok(Arc::new(hypervisor))
 }

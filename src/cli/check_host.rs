@@ -31,7 +31,7 @@ const LOGOUT: Duration = Duration::from_secs(5);
 /// The host is unreachable, refuses the account, or does not list its machines in time.
 pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
-    let hypervisor = EsxHypervisor::measured(&settings.esx, clock.clone(), Metrics::default())
+    let hypervisor = EsxHypervisor::with_metrics(&settings.esx, clock.clone(), Metrics::default())
         .context("the host's settings are wrong")?;
     let feed = Feed::new(&clock);
     let inventory = Arc::new(Inventory::new(clock.clone(), feed.clone(), settings.guest_settle));

@@ -11,34 +11,34 @@ pub type Waiter = oneshot::Sender<Result<(), HostError>>;
 /// The callers, by whether their round trip has begun.
 #[derive(Debug, Default)]
 pub struct Barriers {
-    queued: Vec<Waiter>,
-    riding: Vec<Waiter>,
+    waiting: Vec<Waiter>,
+    in_round: Vec<Waiter>,
 }
 
 impl Barriers {
     /// Somebody asks.
-    pub fn queue(&mut self, waiter: Waiter) {
-        self.queued.retain(|waiter| !waiter.is_closed());
-        self.queued.push(waiter);
+    pub fn join(&mut self, waiter: Waiter) {
+        self.waiting.retain(|waiter| !waiter.is_closed());
+        self.waiting.push(waiter);
     }
 
     /// A round trip begins: true where anybody wants it.
-    pub fn board(&mut self) -> bool {
-        self.riding.append(&mut self.queued);
-        !self.riding.is_empty()
+    pub fn begin_round(&mut self) -> bool {
+        self.in_round.append(&mut self.waiting);
+        !self.in_round.is_empty()
     }
 
     /// The round trip ended, and everything that it brought was told.
-    pub fn arrive(&mut self) {
-        for waiter in self.riding.drain(..) {
+    pub fn complete_round(&mut self) {
+        for waiter in self.in_round.drain(..) {
             // One that hung up needs no answer.
             let _ = waiter.send(Ok(()));
         }
     }
 
     /// The session is lost.
-    pub fn fail(&mut self, reason: &str) {
-        for waiter in self.riding.drain(..).chain(self.queued.drain(..)) {
+    pub fn fail_all(&mut self, reason: &str) {
+        for waiter in self.in_round.drain(..).chain(self.waiting.drain(..)) {
             let _ = waiter.send(Err(HostError::new(HostErrorKind::Unreachable, reason)));
         }
     }

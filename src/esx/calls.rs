@@ -1,13 +1,13 @@
 //! The calls that change something. Each is sent once; only a refusal for want of a session, which
 //! proves that it did not run, is followed by a second sending after the login.
 
-use super::reader::denied;
-use super::session::{ExchangeError, Live, Session, Verdict};
+use super::property_reader::permission_denied;
+use super::session::{ExchangeError, Login, Recheck, Session};
 use super::soap::Reference;
 use super::soap::fault::VimFault;
 use super::soap::request::{self, Request};
 use super::soap::response::Reply;
-use super::transport::Patience;
+use super::transport::TimeoutClass;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::names::escape_vim;
@@ -25,9 +25,9 @@ pub async fn call(
     job: JobId,
 ) -> Result<Accepted, CallError> {
     let operation = job.to_string();
-    let build = || request_of(machine, call, &operation);
-    let lead = format!("The host refused {} of machine {machine}", call.kind().as_str());
-    let reply = authenticated(session, build, &lead).await?;
+    let build = || request_for(machine, call, &operation);
+    let prefix = format!("The host refused {} of machine {machine}", call.kind().as_str());
+    let reply = send_authenticated(session, build, &prefix).await?;
     let taskless = matches!(
         call,
         HostCall::ShutdownGuest
@@ -50,10 +50,10 @@ pub async fn call(
     }
 }
 
-fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request {
+fn request_for(machine: &MachineId, call: &HostCall, operation: &str) -> Request {
     let object = Reference::new("VirtualMachine", machine.backend_text());
     let snapshot = |id: &SnapshotId| Reference::new("VirtualMachineSnapshot", id.backend_text());
-    let plain = |method| request::plain(method, &object, Some(operation));
+    let plain = |method| request::without_parameters(method, &object, Some(operation));
     match call {
         HostCall::PowerOn => plain("PowerOnVM_Task"),
         HostCall::PowerOff => plain("PowerOffVM_Task"),
@@ -63,7 +63,7 @@ fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request 
         HostCall::RebootGuest => plain("RebootGuest"),
         HostCall::RemoveAllSnapshots => plain("RemoveAllSnapshots_Task"),
         HostCall::Answer { question, choice } => {
-            request::answer(&object, question.backend_text(), choice, operation)
+            request::answer_question(&object, question.backend_text(), choice, operation)
         }
         HostCall::CreateSnapshot { name, description, memory, quiesce } => {
             request::create_snapshot(
@@ -97,55 +97,58 @@ fn request_of(machine: &MachineId, call: &HostCall, operation: &str) -> Request 
 /// As the host says.
 pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
     let object = Reference::new("Task", task.backend_text());
-    let lead = format!("The host refused to cancel the task {task}");
-    let build = || request::plain("CancelTask", &object, None);
-    match authenticated(session, build, &lead).await {
+    let prefix = format!("The host refused to cancel the task {task}");
+    let build = || request::without_parameters("CancelTask", &object, None);
+    match send_authenticated(session, build, &prefix).await {
         Ok(_) => Ok(()),
         Err(CallError::Refused(error) | CallError::Lost(error)) => Err(error),
     }
 }
 
-async fn authenticated(
+async fn send_authenticated(
     session: &Session,
     build: impl Fn() -> Request + Send,
-    lead: &str,
+    prefix: &str,
 ) -> Result<Reply, CallError> {
-    let live = session.ready().await.map_err(CallError::Refused)?;
-    let fault = match session.send(&live, build(), Patience::Ordinary).await {
-        Err(ExchangeError::Fault(fault)) if is_suspect(&fault) => fault,
-        answer => return answer.map_err(|error| judged(error, lead)),
+    let login = session.current_login().await.map_err(CallError::Refused)?;
+    let fault = match session.send(&login, build(), TimeoutClass::Ordinary).await {
+        Err(ExchangeError::Fault(fault)) if may_mean_lost_session(&fault) => fault,
+        answer => return answer.map_err(|error| call_error(error, prefix)),
     };
-    match session.suspect(&live).await.map_err(CallError::Refused)? {
-        Verdict::Renewed(live) => again(session, &live, build(), lead).await,
-        Verdict::StillValid if fault.is_not_authenticated() => {
-            Err(CallError::Refused(denied(fault, lead)))
+    match session.recheck(&login).await.map_err(CallError::Refused)? {
+        Recheck::NewLogin(login) => send_again(session, &login, build(), prefix).await,
+        Recheck::StillValid if fault.is_not_authenticated() => {
+            Err(CallError::Refused(permission_denied(fault, prefix)))
         }
-        Verdict::StillValid => Err(judged(ExchangeError::Fault(fault), lead)),
+        Recheck::StillValid => Err(call_error(ExchangeError::Fault(fault), prefix)),
     }
 }
 
 /// Whether the session may be at fault. A machine that is not found is a grave thing to say, so it
 /// counts too.
-fn is_suspect(fault: &VimFault) -> bool {
+fn may_mean_lost_session(fault: &VimFault) -> bool {
     matches!(fault.name.as_str(), "NotAuthenticated" | "SecurityError" | "ManagedObjectNotFound")
 }
 
-async fn again(
+async fn send_again(
     session: &Session,
-    live: &Live,
+    login: &Login,
     request: Request,
-    lead: &str,
+    prefix: &str,
 ) -> Result<Reply, CallError> {
-    session.send(live, request, Patience::Ordinary).await.map_err(|error| judged(error, lead))
+    session
+        .send(login, request, TimeoutClass::Ordinary)
+        .await
+        .map_err(|error| call_error(error, prefix))
 }
 
 /// Whether it is proven that the call did not run.
-fn judged(error: ExchangeError, lead: &str) -> CallError {
+fn call_error(error: ExchangeError, prefix: &str) -> CallError {
     let refused = match &error {
         ExchangeError::NotSent(_) => true,
         ExchangeError::Fault(fault) => !fault.may_have_run(),
-        ExchangeError::Cut(_) | ExchangeError::Broken(_) => false,
+        ExchangeError::Disconnected(_) | ExchangeError::NoAnswer(_) => false,
     };
-    let error = error.into_error(lead);
+    let error = error.into_error(prefix);
     if refused { CallError::Refused(error) } else { CallError::Lost(error) }
 }

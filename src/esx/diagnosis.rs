@@ -15,14 +15,15 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use super::options::{EsxOptions, service_url};
-use super::reader::{Contents, first_value, read_once};
-use super::session::{ConnectError, Live, ServiceContent, Session};
+use super::property_reader::{Contents, first_value, read_once};
+use super::service_content::ServiceContent;
+use super::session::{ConnectError, Login, Session};
 use super::soap::Reference;
 use super::soap::property::number;
-use super::soap::request::{self, Properties, Selection};
+use super::soap::request::{self, PropertySpec, Selection};
 use super::soap::xml::Element;
 use super::tls::{self, Endpoint};
-use super::transport::Patience;
+use super::transport::TimeoutClass;
 use crate::clock::Clock;
 use crate::domain::verify::{Fingerprint, Verify};
 use crate::hypervisor::{HostError, HostErrorKind};
@@ -47,21 +48,21 @@ pub struct Finding {
 pub async fn diagnose(
     options: &EsxOptions,
     clock: &Clock,
-    tell: &mut (dyn FnMut(Finding) + Send),
+    on_finding: &mut (dyn FnMut(Finding) + Send),
 ) -> Result<bool, super::OptionsError> {
     options.check()?;
     let session = Session::new(options, clock.clone(), Metrics::default())?;
-    let mut report = Report { tell, well: true };
-    if let Some((live, host)) = reach(options, &session, &mut report).await {
-        let about = About { session: &session, live: &live };
-        report.add("licence", about.licence(&host).await);
-        let machines = about.machines().await;
-        report.add("inventory", about.inventory(&machines).await);
-        report.add("rights", about.rights(&machines).await);
-        report.add("sessions", about.sessions().await);
-        session.logout(&live).await;
+    let mut report = CheckReport { on_finding, all_good: true };
+    if let Some((login, host)) = connect_and_log_in(options, &session, &mut report).await {
+        let checks = AccountChecks { session: &session, login: &login };
+        report.add("licence", checks.licence(&host).await);
+        let machines = checks.machines().await;
+        report.add("inventory", checks.inventory(&machines).await);
+        report.add("rights", checks.rights(&machines).await);
+        report.add("sessions", checks.sessions().await);
+        session.logout(&login).await;
     }
-    Ok(report.well)
+    Ok(report.all_good)
 }
 
 /// The fingerprint of the certificate that the host shows now, for an operator who wants to pin it.
@@ -69,63 +70,66 @@ pub async fn diagnose(
 ///
 /// # Errors
 /// `Unreachable` if no TLS handshake succeeds in time.
-pub async fn shown_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
+pub async fn presented_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
     let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
     let url = service_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
-    let endpoint = Endpoint::of(&url)?;
+    let endpoint = Endpoint::from_url(&url)?;
     let Endpoint { host, port, .. } = &endpoint;
     tls::handshake(&endpoint, &Verify::Off, options.connect_timeout).await.map_err(|error| {
-        unreachable(format!("No TLS with the host {host}:{port}: {}.", tls::reason(&error)))
-            .caused_by(error)
+        unreachable(format!(
+            "No TLS with the host {host}:{port}: {}.",
+            tls::handshake_error_text(&error)
+        ))
+        .caused_by(error)
     })
 }
 
 /// What is well, or what is wrong with it and what to do.
-type Checked = Result<String, Wrong>;
+type CheckResult = Result<String, Problem>;
 
-struct Wrong {
+struct Problem {
     found: String,
     advice: String,
 }
 
-fn wrong(found: impl Into<String>, advice: impl Into<String>) -> Wrong {
-    Wrong { found: found.into(), advice: advice.into() }
+fn problem(found: impl Into<String>, advice: impl Into<String>) -> Problem {
+    Problem { found: found.into(), advice: advice.into() }
 }
 
-struct Report<'a> {
-    tell: &'a mut (dyn FnMut(Finding) + Send),
-    well: bool,
+struct CheckReport<'a> {
+    on_finding: &'a mut (dyn FnMut(Finding) + Send),
+    all_good: bool,
 }
 
-impl Report<'_> {
-    fn add(&mut self, check: &'static str, checked: Checked) {
-        let finding = match checked {
+impl CheckReport<'_> {
+    fn add(&mut self, check: &'static str, result: CheckResult) {
+        let finding = match result {
             Ok(found) => Finding { check, good: true, found, advice: None },
-            Err(Wrong { found, advice }) => {
+            Err(Problem { found, advice }) => {
                 Finding { check, good: false, found, advice: Some(advice) }
             }
         };
-        self.well &= finding.good;
-        (self.tell)(finding);
+        self.all_good &= finding.good;
+        (self.on_finding)(finding);
     }
 
     /// The same for a check that gives what the next one needs.
-    fn step<T>(&mut self, check: &'static str, checked: Result<(T, String), Wrong>) -> Option<T> {
-        let (value, said) = match checked {
+    fn step<T>(&mut self, check: &'static str, result: Result<(T, String), Problem>) -> Option<T> {
+        let (value, text) = match result {
             Ok((value, found)) => (Some(value), Ok(found)),
             Err(wrong) => (None, Err(wrong)),
         };
-        self.add(check, said);
+        self.add(check, text);
         value
     }
 }
 
 /// From the name to the session; the product with it.
-async fn reach(
+async fn connect_and_log_in(
     options: &EsxOptions,
     session: &Session,
-    report: &mut Report<'_>,
-) -> Option<(Live, ServiceContent)> {
+    report: &mut CheckReport<'_>,
+) -> Option<(Login, ServiceContent)> {
     let endpoint = report.step("address", endpoint(options))?;
     let addresses = report.step("name", resolve(options, &endpoint).await)?;
     report.step("connection", connect(options, &endpoint, &addresses).await)?;
@@ -135,21 +139,21 @@ async fn reach(
         return None;
     }
     let (version, content) = report.step("api", identify(session).await)?;
-    let live = report.step("login", log_in(options, session, version, content.clone()).await)?;
-    Some((live, content))
+    let login = report.step("login", log_in(options, session, version, content.clone()).await)?;
+    Some((login, content))
 }
 
-fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Wrong> {
+fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Problem> {
     let advice = "Set esx.url (OTTER_ESX_URL) to https://<host> or https://<host>:<port>.";
-    let url = service_url(&options.url).map_err(|error| wrong(error.to_string(), advice))?;
-    let endpoint = Endpoint::of(&url).map_err(|error| wrong(error.to_string(), advice))?;
+    let url = service_url(&options.url).map_err(|error| problem(error.to_string(), advice))?;
+    let endpoint = Endpoint::from_url(&url).map_err(|error| problem(error.to_string(), advice))?;
     Ok((endpoint, format!("The host's API is at {url}.")))
 }
 
 async fn resolve(
     options: &EsxOptions,
     endpoint: &Endpoint,
-) -> Result<(Vec<SocketAddr>, String), Wrong> {
+) -> Result<(Vec<SocketAddr>, String), Problem> {
     let Endpoint { host, port, .. } = endpoint;
     let advice = "Correct the name in esx.url, add it to the DNS or to /etc/hosts, or use the host's IP address.";
     let found = tokio::time::timeout(
@@ -157,30 +161,32 @@ async fn resolve(
         tokio::net::lookup_host((host.as_str(), *port)),
     );
     let addresses: Vec<SocketAddr> = match found.await {
-        Err(_) => return Err(wrong(format!("The name {host} was not resolved in time."), advice)),
+        Err(_) => {
+            return Err(problem(format!("The name {host} was not resolved in time."), advice));
+        }
         Ok(Err(error)) => {
-            return Err(wrong(format!("The name {host} cannot be resolved: {error}."), advice));
+            return Err(problem(format!("The name {host} cannot be resolved: {error}."), advice));
         }
         Ok(Ok(addresses)) => addresses.collect(),
     };
     if addresses.is_empty() {
-        return Err(wrong(format!("The name {host} has no address."), advice));
+        return Err(problem(format!("The name {host} has no address."), advice));
     }
     let mut shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
     shown.dedup();
-    let said = if shown == [host.clone()] {
+    let text = if shown == [host.clone()] {
         format!("{host} is an address; no name needs to be resolved.")
     } else {
         format!("{host} is {}.", shown.join(", "))
     };
-    Ok((addresses, said))
+    Ok((addresses, text))
 }
 
 async fn connect(
     options: &EsxOptions,
     endpoint: &Endpoint,
     addresses: &[SocketAddr],
-) -> Result<((), String), Wrong> {
+) -> Result<((), String), Problem> {
     let mut last = None;
     for address in addresses {
         match tokio::time::timeout(options.connect_timeout, TcpStream::connect(address)).await {
@@ -190,7 +196,7 @@ async fn connect(
         }
     }
     let Some((address, error)) = last else {
-        return Err(wrong(format!("{} has no address.", endpoint.host), "Correct esx.url."));
+        return Err(problem(format!("{} has no address.", endpoint.host), "Correct esx.url."));
     };
     let advice = match error.kind() {
         io::ErrorKind::ConnectionRefused => {
@@ -201,24 +207,24 @@ async fn connect(
         }
         _ => "Check the network between here and the host.",
     };
-    Err(wrong(format!("No connection to {address}: {error}."), advice))
+    Err(problem(format!("No connection to {address}: {error}."), advice))
 }
 
 /// Whether to go on, and what is said. Only a host that is the wanted one, or where none is wanted,
 /// is gone on with.
-async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checked) {
+async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, CheckResult) {
     if !endpoint.is_tls {
         return (
             true,
             Ok("Not used: esx.url says http, which is taken for this machine alone.".to_owned()),
         );
     }
-    let seen = match shown_fingerprint(options).await {
+    let seen = match presented_fingerprint(options).await {
         Ok(seen) => seen,
         Err(error) => {
             let advice =
                 "What listens there does not speak TLS: check the port in esx.url (443 as a rule).";
-            return (false, Err(wrong(error.message, advice)));
+            return (false, Err(problem(error.message, advice)));
         }
     };
     let compare = "Compare the fingerprint with what the host's own console or `openssl x509 -noout -fingerprint \
@@ -226,12 +232,12 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checke
     let pin = format!("{compare} esx.verify = \"sha256:{seen}\" (OTTER_ESX_VERIFY).");
     let refused = match tls::handshake(endpoint, &options.verify, options.connect_timeout).await {
         Ok(_) => None,
-        Err(error) => Some(tls::reason(&error)),
+        Err(error) => Some(tls::handshake_error_text(&error)),
     };
     match (&options.verify, refused) {
         (Verify::Off, _) => (
             true,
-            Err(wrong(
+            Err(problem(
                 format!(
                     "The host's certificate is not checked: whoever is in between reads the password. It is sha256:{seen}."
                 ),
@@ -246,7 +252,7 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checke
         }
         (_, Some(reason)) => (
             false,
-            Err(wrong(
+            Err(problem(
                 format!(
                     "The certificate is not accepted: {reason}. The host showed sha256:{seen}."
                 ),
@@ -256,7 +262,7 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, Checke
     }
 }
 
-async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), String), Wrong> {
+async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), String), Problem> {
     match session.identify().await {
         Ok((version, content)) => {
             let product = &content.product;
@@ -265,11 +271,11 @@ async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), 
                 "VirtualCenter" => "a vCenter",
                 other => other,
             };
-            let said = format!(
+            let text = format!(
                 "{}, {kind}, API {}; otter speaks {version} with it.",
                 product.full_name, product.api_version
             );
-            Ok(((version, content), said))
+            Ok(((version, content), text))
         }
         Err(error) => {
             let advice = match error.kind {
@@ -280,7 +286,7 @@ async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), 
                     "The host is there and its API is not: hostd may be starting, or hang (`/etc/init.d/hostd status`)."
                 }
             };
-            Err(wrong(error.message, advice))
+            Err(problem(error.message, advice))
         }
     }
 }
@@ -290,15 +296,15 @@ async fn log_in(
     session: &Session,
     version: &'static str,
     content: ServiceContent,
-) -> Result<(Live, String), Wrong> {
+) -> Result<(Login, String), Problem> {
     match session.log_in(version, content, 1).await {
-        Ok(live) => Ok((live, format!("The host takes the account {}.", options.username))),
-        Err(ConnectError::Refused(error)) => Err(wrong(
+        Ok(login) => Ok((login, format!("The host takes the account {}.", options.username))),
+        Err(ConnectError::Refused(error)) => Err(problem(
             error.message,
             "Correct esx.username and the password. It was tried once: five wrong tries lock an account of ESX for 15 \
              minutes, the right password included; a running otter with the wrong one counts too.",
         )),
-        Err(ConnectError::Failed(error)) => Err(wrong(
+        Err(ConnectError::Failed(error)) => Err(problem(
             error.message,
             "The host does not take logins just now; a 503 here as a rule means that it has as many sessions as it can \
              hold: end those of scripts that never log out, or restart hostd.",
@@ -307,15 +313,15 @@ async fn log_in(
 }
 
 /// What can be asked once there is a session.
-struct About<'a> {
+struct AccountChecks<'a> {
     session: &'a Session,
-    live: &'a Live,
+    login: &'a Login,
 }
 
 /// The machines that the account sees.
-type Machines = Result<Vec<SeenMachine>, HostError>;
+type Machines = Result<Vec<VisibleMachine>, HostError>;
 
-struct SeenMachine {
+struct VisibleMachine {
     readable: bool,
     roles: Vec<i32>,
 }
@@ -342,8 +348,8 @@ const READ_ONLY: i32 = -2;
 /// Hosts hold some hundreds of sessions; from here on it gets tight.
 const MANY_SESSIONS: usize = 400;
 
-impl About<'_> {
-    async fn licence(&self, host: &ServiceContent) -> Checked {
+impl AccountChecks<'_> {
+    async fn licence(&self, host: &ServiceContent) -> CheckResult {
         if !host.product.is_standalone_host() {
             return Ok("A vCenter is never under the free licence.".to_owned());
         }
@@ -367,7 +373,7 @@ impl About<'_> {
         };
         // Not the words of a price list: what the free edition is called is the same from 5 to 8.
         if licences.iter().all(|(edition, _)| edition.starts_with("esx.hypervisor")) {
-            return Err(wrong(
+            return Err(problem(
                 format!("The host has the free licence ({name}), under which its API only reads."),
                 "Everything can be looked at and nothing changed (license-restricted): give the host a paid licence, \
                  or its evaluation.",
@@ -380,7 +386,7 @@ impl About<'_> {
         let contents = self.below_root("VirtualMachine", &["name", "effectiveRole"]).await?;
         Ok(contents
             .objects()
-            .map(|object| SeenMachine {
+            .map(|object| VisibleMachine {
                 readable: object.properties.iter().any(|(path, _)| *path == "name"),
                 roles: object
                     .properties
@@ -394,47 +400,47 @@ impl About<'_> {
             .collect())
     }
 
-    async fn inventory(&self, machines: &Machines) -> Checked {
+    async fn inventory(&self, machines: &Machines) -> CheckResult {
         let see = "Give the account a role with System.View and System.Read on the whole host (Host > Manage > \
                    Permissions, propagated).";
         let machines = match machines {
             Ok(machines) => machines,
-            Err(error) => return Err(wrong(error.message.clone(), see)),
+            Err(error) => return Err(problem(error.message.clone(), see)),
         };
         let datastores = match self.below_root("Datastore", &["name"]).await {
             Ok(contents) => contents.objects().count(),
-            Err(error) => return Err(wrong(error.message, see)),
+            Err(error) => return Err(problem(error.message, see)),
         };
         let hidden = machines.iter().filter(|machine| !machine.readable).count();
         if machines.is_empty() {
-            return Err(wrong(
+            return Err(problem(
                 format!(
                     "No machine is visible ({} can be seen).",
-                    counted(datastores, "datastore")
+                    count_text(datastores, "datastore")
                 ),
                 format!("Either the host has none, or the account may not see them. {see}"),
             ));
         }
         if hidden > 0 {
-            return Err(wrong(
+            return Err(problem(
                 format!("{hidden} of {} machines cannot be read.", machines.len()),
                 see,
             ));
         }
         let (machines, datastores) =
-            (counted(machines.len(), "machine"), counted(datastores, "datastore"));
+            (count_text(machines.len(), "machine"), count_text(datastores, "datastore"));
         Ok(format!("The account sees {machines} and {datastores}."))
     }
 
     /// What the account's roles on the machines leave out. There may be no way to know; then otter
     /// finds out later.
-    async fn rights(&self, machines: &Machines) -> Checked {
+    async fn rights(&self, machines: &Machines) -> CheckResult {
         let machines = match machines {
             Ok(machines) if machines.is_empty() => {
                 return Ok("Without machines there is nothing to tell.".to_owned());
             }
             Ok(machines) => machines,
-            Err(error) => return Err(wrong(error.message.clone(), "See the inventory.")),
+            Err(error) => return Err(problem(error.message.clone(), "See the inventory.")),
         };
         if machines.iter().all(|machine| machine.roles.is_empty()) {
             return Ok(
@@ -444,7 +450,7 @@ impl About<'_> {
         }
         let known = self.roles().await;
         let mut lacking: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut unclear = 0;
+        let mut unknown_roles = 0;
         for machine in machines {
             if machine.roles.contains(&ADMIN) {
                 continue;
@@ -454,14 +460,14 @@ impl About<'_> {
                 match known.get(role) {
                     Some(privileges) => held.extend(privileges.iter().map(String::as_str)),
                     None if *role == READ_ONLY => held.extend(["System.View", "System.Read"]),
-                    None => unclear += 1,
+                    None => unknown_roles += 1,
                 }
             }
             for privilege in PRIVILEGES.into_iter().filter(|privilege| !held.contains(privilege)) {
                 *lacking.entry(privilege).or_default() += 1;
             }
         }
-        if unclear > 0 {
+        if unknown_roles > 0 {
             return Ok(
                 "The host does not tell what the account's role holds; what it lacks shows when it is used."
                     .to_owned(),
@@ -473,7 +479,7 @@ impl About<'_> {
         let most = lacking.values().max().copied().unwrap_or_default();
         let names: Vec<&str> =
             PRIVILEGES.into_iter().filter(|name| lacking.contains_key(name)).collect();
-        Err(wrong(
+        Err(problem(
             format!(
                 "On {most} of {} machines the account lacks {}.",
                 machines.len(),
@@ -486,7 +492,7 @@ impl About<'_> {
 
     /// The privileges of each role, as far as they can be read.
     async fn roles(&self) -> BTreeMap<i32, Vec<String>> {
-        let Some(manager) = &self.live.content.authorization_manager else {
+        let Some(manager) = &self.login.content.authorization_manager else {
             return BTreeMap::new();
         };
         let Ok(contents) = self.read(manager, "roleList").await else { return BTreeMap::new() };
@@ -501,8 +507,8 @@ impl About<'_> {
             .collect()
     }
 
-    async fn sessions(&self) -> Checked {
-        let listed = self.read(&self.live.content.session_manager, "sessionList").await;
+    async fn sessions(&self) -> CheckResult {
+        let listed = self.read(&self.login.content.session_manager, "sessionList").await;
         let sessions: Vec<String> = match &listed {
             Ok(contents) => first_value(contents, "sessionList")
                 .into_iter()
@@ -517,22 +523,22 @@ impl About<'_> {
             );
         }
         let ours = sessions.iter().filter(|agent| agent.starts_with("otter/")).count();
-        let said = format!(
+        let text = format!(
             "The host has {}, {ours} of otter, this one included.",
-            counted(sessions.len(), "session")
+            count_text(sessions.len(), "session")
         );
         if sessions.len() >= MANY_SESSIONS {
             let advice = "Hosts hold some hundreds and then refuse every login: find the script that never logs out.";
-            return Err(wrong(said, advice));
+            return Err(problem(text, advice));
         }
-        Ok(said)
+        Ok(text)
     }
 
     async fn read(&self, object: &Reference, path: &str) -> Result<Contents, HostError> {
-        let properties = [Properties { of_type: &object.kind, paths: vec![path] }];
+        let properties = [PropertySpec { object_type: &object.kind, paths: vec![path] }];
         let contents = read_once(
             self.session,
-            self.live,
+            self.login,
             &properties,
             Selection::Objects(std::slice::from_ref(object)),
         )
@@ -548,27 +554,30 @@ impl About<'_> {
     }
 
     /// Properties of all objects of a type.
-    async fn below_root(&self, of_type: &str, paths: &[&str]) -> Result<Contents, HostError> {
-        let lead = "The host refused to show its inventory";
-        let content = &self.live.content;
-        let view =
-            request::create_container_view(&content.view_manager, &content.root_folder, &[of_type]);
+    async fn below_root(&self, object_type: &str, paths: &[&str]) -> Result<Contents, HostError> {
+        let prefix = "The host refused to show its inventory";
+        let content = &self.login.content;
+        let view = request::create_container_view(
+            &content.view_manager,
+            &content.root_folder,
+            &[object_type],
+        );
         let reply = self
             .session
-            .send(self.live, view, Patience::Ordinary)
+            .send(self.login, view, TimeoutClass::Ordinary)
             .await
-            .map_err(|error| error.into_error(lead))?;
+            .map_err(|error| error.into_error(prefix))?;
         let view = reply.reference().ok_or_else(|| {
             HostError::new(HostErrorKind::Protocol, "The host made a view and did not name it.")
         })?;
-        let properties = [Properties { of_type, paths: paths.to_vec() }];
+        let properties = [PropertySpec { object_type, paths: paths.to_vec() }];
         // The view goes with the session.
-        read_once(self.session, self.live, &properties, Selection::View(&view))
+        read_once(self.session, self.login, &properties, Selection::View(&view))
             .await
-            .map_err(|error| error.into_error(lead))
+            .map_err(|error| error.into_error(prefix))
     }
 }
 
-fn counted(number: usize, noun: &str) -> String {
+fn count_text(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -1,23 +1,25 @@
 //! The vim25 backend: a standalone ESX and a vCenter alike, over SOAP.
 //!
 //! `soap` turns values into bytes and back; `transport` carries them; `session` logs in;
-//! `collector` follows the host and tells facts; `calls` and `examine` go the other way.
+//! `collector` follows the host and tells facts; `calls` and `evidence` go the other way.
 //! `diagnosis` looks for what is wrong, for people.
 
 mod barrier;
 mod calls;
 mod collector;
 mod diagnosis;
-mod examine;
-mod keeper;
+mod evidence;
 mod machine;
-pub mod mirror;
 mod options;
-mod reader;
+pub mod property_cache;
+mod property_reader;
+mod service_content;
 mod session;
+mod session_loop;
 pub mod soap;
-mod task;
-mod task_list;
+mod task_followers;
+mod task_info;
+mod task_list_view;
 mod tls;
 mod transport;
 
@@ -37,13 +39,13 @@ use crate::hypervisor::{
 };
 use crate::telemetry::metrics::Metrics;
 use collector::{Collector, Command};
-use keeper::Keeper;
 use session::Session;
-use task::Followers;
+use session_loop::SessionLoop;
+use task_followers::TaskFollowers;
 
-pub use diagnosis::{Finding, diagnose, shown_fingerprint};
+pub use diagnosis::{Finding, diagnose, presented_fingerprint};
 pub use options::{EsxOptions, OptionsError};
-pub use tls::{OtherCertificate, TlsError, certificate_reason, client_config, fingerprint};
+pub use tls::{CertificateMismatch, TlsError, certificate_error_text, client_config, fingerprint};
 
 /// Commands that wait for the task of `run`; senders wait where there are more.
 const COMMANDS: usize = 1_024;
@@ -52,7 +54,7 @@ const COMMANDS: usize = 1_024;
 #[derive(Debug)]
 pub struct EsxHypervisor {
     session: Arc<Session>,
-    followers: Arc<Followers>,
+    followers: Arc<TaskFollowers>,
     clock: Clock,
     max_wait: Duration,
     login_backoff: Duration,
@@ -67,14 +69,14 @@ impl EsxHypervisor {
     /// # Errors
     /// What [`EsxOptions::check`] says.
     pub fn new(options: &EsxOptions, clock: Clock) -> Result<Self, OptionsError> {
-        Self::measured(options, clock, Metrics::default())
+        Self::with_metrics(options, clock, Metrics::default())
     }
 
     /// The same, whose calls and sessions are counted there.
     ///
     /// # Errors
     /// As [`EsxHypervisor::new`].
-    pub fn measured(
+    pub fn with_metrics(
         options: &EsxOptions,
         clock: Clock,
         metrics: Metrics,
@@ -92,7 +94,7 @@ impl EsxHypervisor {
         })
     }
 
-    async fn order(&self, command: Command) -> Result<(), HostError> {
+    async fn send_command(&self, command: Command) -> Result<(), HostError> {
         self.commands.send(command).await.map_err(|_| stopped())
     }
 }
@@ -120,8 +122,8 @@ impl Hypervisor for EsxHypervisor {
             inbox,
         );
         let session = Arc::clone(&self.session);
-        Keeper::new(session, observer, self.clock.clone(), self.login_backoff, collector)
-            .keep(stop)
+        SessionLoop::new(session, observer, self.clock.clone(), self.login_backoff, collector)
+            .run(stop)
             .await;
         self.followers.close();
         Ok(())
@@ -146,22 +148,22 @@ impl Hypervisor for EsxHypervisor {
 
     async fn barrier(&self) -> Result<(), HostError> {
         let (waiter, passed) = oneshot::channel();
-        self.order(Command::Barrier(waiter)).await?;
+        self.send_command(Command::Barrier(waiter)).await?;
         match passed.await {
             Ok(passed) => passed,
             Err(_) => Err(stopped()),
         }
     }
 
-    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
-        examine::examine(&self.session, machine).await
+    async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        evidence::read_evidence(&self.session, machine).await
     }
 
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
-        let fact = examine::guest(&self.session, machine).await?;
-        let (waiter, told) = oneshot::channel();
-        self.order(Command::Tell(fact, waiter)).await?;
-        told.await.map_err(|_| stopped())
+        let fact = evidence::read_guest(&self.session, machine).await?;
+        let (waiter, reported) = oneshot::channel();
+        self.send_command(Command::Report(fact, waiter)).await?;
+        reported.await.map_err(|_| stopped())
     }
 
     fn capabilities(&self) -> &'static [Capability] {
@@ -173,11 +175,11 @@ impl Hypervisor for EsxHypervisor {
         machine: &MachineId,
         paths: &[String],
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
-        examine::properties(&self.session, machine, paths).await
+        evidence::read_properties(&self.session, machine, paths).await
     }
 
-    fn renew_password(&self, password: SecretString) {
-        self.session.renew_password(password);
+    fn set_password(&self, password: SecretString) {
+        self.session.set_password(password);
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) fn header(
     value: &SecretString,
 ) -> Result<(HeaderName, HeaderValue), OptionsError> {
     /// What the protocol itself sets.
-    const OURS: [&str; 7] = [
+    const RESERVED: [&str; 7] = [
         "cookie",
         "soapaction",
         "content-type",
@@ -120,7 +120,7 @@ pub(super) fn header(
     ];
     let wrong = |why| OptionsError::Header(name.to_owned(), why);
     let header_name: HeaderName = name.parse().map_err(|_| wrong("its name is not valid"))?;
-    if OURS.contains(&header_name.as_str()) {
+    if RESERVED.contains(&header_name.as_str()) {
         return Err(wrong("otter sets that one itself"));
     }
     let mut header_value: HeaderValue =

@@ -54,7 +54,7 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
     let pinned = |pin| Arc::new(PinnedVerifier::new(pin, &provider));
     let builder = match verify {
         Verify::SystemRoots => builder.with_root_certificates(system_roots()?),
-        Verify::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
+        Verify::CaFile(file) => builder.with_root_certificates(roots_from_file(file)?),
         Verify::Fingerprint(pin) => {
             builder.dangerous().with_custom_certificate_verifier(pinned(Some(*pin)))
         }
@@ -83,7 +83,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Where its host cannot be one.
-    pub fn of(url: &Url) -> Result<Self, HostError> {
+    pub fn from_url(url: &Url) -> Result<Self, HostError> {
         let host = url.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = url.port_or_known_default().unwrap_or(443);
@@ -124,10 +124,10 @@ pub async fn handshake(
 
 /// Why a handshake failed, in the words that say the most, without a full stop.
 #[must_use]
-pub fn reason(error: &io::Error) -> String {
+pub fn handshake_error_text(error: &io::Error) -> String {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let text = match tls {
-        Some(rustls::Error::InvalidCertificate(certificate)) => certificate_reason(certificate),
+        Some(rustls::Error::InvalidCertificate(certificate)) => certificate_error_text(certificate),
         Some(rustls::Error::InvalidMessage(_)) => "what answers does not speak TLS".to_owned(),
         _ => error.to_string(),
     };
@@ -136,7 +136,7 @@ pub fn reason(error: &io::Error) -> String {
 
 /// Why a certificate is refused, in words, without a full stop.
 #[must_use]
-pub fn certificate_reason(error: &CertificateError) -> String {
+pub fn certificate_error_text(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer => "nobody that is trusted has signed it".to_owned(),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -146,7 +146,7 @@ pub fn certificate_reason(error: &CertificateError) -> String {
             "its time has not begun yet".to_owned()
         }
         CertificateError::BadSignature => "a signature of it is wrong".to_owned(),
-        CertificateError::Other(other) if is_of_authority(other) => {
+        CertificateError::Other(other) if is_ca_as_end_entity(other) => {
             "it is the certificate of an authority (CA), which is not taken for that of a server"
                 .to_owned()
         }
@@ -155,7 +155,7 @@ pub fn certificate_reason(error: &CertificateError) -> String {
     }
 }
 
-fn is_of_authority(error: &OtherError) -> bool {
+fn is_ca_as_end_entity(error: &OtherError) -> bool {
     error.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
 }
 
@@ -166,7 +166,7 @@ fn is_of_authority(error: &OtherError) -> bool {
      when the host's certificates are generated anew (generate-certificates) or when a vCenter adopts the host; if \
      neither happened, something between here and the host answers in its place"
 )]
-pub struct OtherCertificate {
+pub struct CertificateMismatch {
     pub seen: Fingerprint,
     pub pinned: Fingerprint,
 }
@@ -193,7 +193,7 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(TlsError::NoSystemRoots) } else { Ok(roots) }
 }
 
-fn roots_of(file: &PathBuf) -> Result<RootCertStore, TlsError> {
+fn roots_from_file(file: &PathBuf) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(file)
         .map_err(|error| TlsError::CaFile(file.clone(), error))?;
@@ -228,7 +228,7 @@ impl PinnedVerifier {
             return Ok(HandshakeSignatureValid::assertion());
         }
         let key = public_key(certificate)
-            .ok_or_else(|| refused(UnreadableCertificate(fingerprint(certificate))))?;
+            .ok_or_else(|| certificate_error(UnreadableCertificate(fingerprint(certificate))))?;
         let (_, algorithms) =
             self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme).ok_or(
                 rustls::Error::PeerMisbehaved(
@@ -242,7 +242,7 @@ impl PinnedVerifier {
         if valid {
             Ok(HandshakeSignatureValid::assertion())
         } else if let Some(bits) = key.rsa_bits().filter(|bits| *bits < SHORTEST_RSA_KEY) {
-            Err(refused(ShortKey(bits)))
+            Err(certificate_error(ShortKey(bits)))
         } else {
             Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
         }
@@ -260,7 +260,9 @@ impl ServerCertVerifier for PinnedVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let seen = fingerprint(end_entity);
         match self.pin {
-            Some(pinned) if pinned != seen => Err(refused(OtherCertificate { seen, pinned })),
+            Some(pinned) if pinned != seen => {
+                Err(certificate_error(CertificateMismatch { seen, pinned }))
+            }
             _ => Ok(ServerCertVerified::assertion()),
         }
     }
@@ -305,7 +307,7 @@ impl fmt::Debug for PinnedVerifier {
     }
 }
 
-fn refused(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
+fn certificate_error(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 
@@ -319,8 +321,8 @@ struct PublicKey<'c> {
 impl PublicKey<'_> {
     /// The length of the modulus, where this reads as an RSA key (`RSAPublicKey` of RFC 8017).
     fn rsa_bits(&self) -> Option<usize> {
-        let (key, _) = take(self.bits, 0x30)?;
-        let (modulus, _) = take(key, 0x02)?;
+        let (key, _) = take_der(self.bits, 0x30)?;
+        let (modulus, _) = take_der(key, 0x02)?;
         let octets = modulus.iter().skip_while(|octet| **octet == 0).count();
         Some(octets * 8)
     }
@@ -332,24 +334,24 @@ fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
     const BIT_STRING: u8 = 0x03;
-    let (certificate, _) = take(certificate, SEQUENCE)?;
-    let (mut fields, _) = take(certificate, SEQUENCE)?;
+    let (certificate, _) = take_der(certificate, SEQUENCE)?;
+    let (mut fields, _) = take_der(certificate, SEQUENCE)?;
     if fields.first() == Some(&VERSION) {
-        fields = take(fields, VERSION)?.1;
+        fields = take_der(fields, VERSION)?.1;
     }
     for _ in ["serial", "signature", "issuer", "validity", "subject"] {
         let tag = *fields.first()?;
-        fields = take(fields, tag)?.1;
+        fields = take_der(fields, tag)?.1;
     }
-    let (key, _) = take(fields, SEQUENCE)?;
-    let (algorithm, rest) = take(key, SEQUENCE)?;
-    let (bits, _) = take(rest, BIT_STRING)?;
+    let (key, _) = take_der(fields, SEQUENCE)?;
+    let (algorithm, rest) = take_der(key, SEQUENCE)?;
+    let (bits, _) = take_der(rest, BIT_STRING)?;
     // The first octet counts the unused bits of the last one; keys are whole octets.
     Some(PublicKey { algorithm, bits: bits.strip_prefix(&[0])? })
 }
 
 /// Takes one DER value of this tag: its contents, and what follows it.
-fn take(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+fn take_der(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&[seen, short], rest) = input.split_first_chunk()?;
     if seen != tag {
         return None;

@@ -12,7 +12,7 @@ use rustls::CertificateError;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::options::{EsxOptions, OptionsError, header, service_url};
-use super::tls::{self, certificate_reason};
+use super::tls::{self, certificate_error_text};
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The cookie that carries the session.
@@ -39,7 +39,7 @@ pub struct HttpAnswer {
 
 /// How long a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum TimeoutClass {
     Ordinary,
     /// For a wait that the host holds by design.
     LongPoll,
@@ -51,7 +51,7 @@ pub struct TransportError {
     /// No connection was made, so that nothing was sent: proof that the call did not run.
     pub never_sent: bool,
     /// The connection broke, perhaps because the host had dropped it as idle; time was left.
-    pub cut: bool,
+    pub disconnected: bool,
     pub kind: HostErrorKind,
     message: String,
     source: Option<reqwest::Error>,
@@ -112,14 +112,14 @@ impl Transport {
         envelope: String,
         version: &str,
         cookie: Option<&SecretString>,
-        patience: Patience,
+        timeout_class: TimeoutClass,
     ) -> Result<HttpAnswer, TransportError> {
         let mut request = self
             .client
             .post(self.sdk.clone())
-            .timeout(match patience {
-                Patience::Ordinary => self.read_timeout,
-                Patience::LongPoll => self.max_wait + self.read_timeout,
+            .timeout(match timeout_class {
+                TimeoutClass::Ordinary => self.read_timeout,
+                TimeoutClass::LongPoll => self.max_wait + self.read_timeout,
             })
             .header(CONTENT_TYPE, "text/xml; charset=\"utf-8\"")
             .header("SOAPAction", format!("\"urn:vim25/{version}\""))
@@ -154,7 +154,7 @@ impl Transport {
             if body.len() + chunk.len() > self.answer_limit {
                 return Err(TransportError {
                     never_sent: false,
-                    cut: false,
+                    disconnected: false,
                     kind: HostErrorKind::Protocol,
                     message: format!(
                         "The host {} sent an answer longer than {} bytes.",
@@ -171,7 +171,7 @@ impl Transport {
 
     fn failed(&self, error: reqwest::Error) -> TransportError {
         let host = self.address();
-        let cause = innermost(&error);
+        let cause = root_cause(&error);
         let message = if error.is_connect() && error.is_timeout() {
             format!("No connection to the host {host} within the time allowed.")
         } else if error.is_connect() {
@@ -183,7 +183,7 @@ impl Transport {
         };
         TransportError {
             never_sent: error.is_connect(),
-            cut: !error.is_connect() && !error.is_timeout(),
+            disconnected: !error.is_connect() && !error.is_timeout(),
             kind: HostErrorKind::Unreachable,
             message,
             source: Some(error.without_url()),
@@ -193,7 +193,7 @@ impl Transport {
 
 impl From<TransportError> for HostError {
     fn from(error: TransportError) -> Self {
-        let TransportError { never_sent: _, cut: _, kind, message, source } = error;
+        let TransportError { never_sent: _, disconnected: _, kind, message, source } = error;
         match source {
             Some(source) => Self::new(kind, message).caused_by(source),
             None => Self::new(kind, message),
@@ -214,7 +214,7 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
 }
 
 /// What is at the bottom of an error says the most: a refused connection, a refused certificate.
-fn innermost(error: &reqwest::Error) -> String {
+fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     loop {
         // An I/O error keeps what it wraps from `source`.
@@ -235,7 +235,7 @@ fn innermost(error: &reqwest::Error) -> String {
         }
         Some(rustls::Error::InvalidCertificate(certificate)) => format!(
             "its certificate is not accepted ({}); pin its fingerprint or name its CA in `verify`",
-            certificate_reason(certificate)
+            certificate_error_text(certificate)
         ),
         _ => cause.to_string(),
     };

@@ -97,13 +97,13 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// `NotFound` where the host says that there is no such machine.
-    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError>;
+    async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError>;
 
     /// Reads the guest's addresses directly, and returns once the observer was told them as
     /// [`Fact::GuestConfirmed`].
     ///
     /// # Errors
-    /// As [`Hypervisor::examine`].
+    /// As [`Hypervisor::read_evidence`].
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError>;
 
     /// What it can do beyond what every backend does. It never changes.
@@ -117,7 +117,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// `NotSupported` without [`Capability::Properties`]; `InvalidProperty` for a path that the
-    /// type does not have; and as [`Hypervisor::examine`].
+    /// type does not have; and as [`Hypervisor::read_evidence`].
     async fn properties(
         &self,
         _machine: &MachineId,
@@ -129,7 +129,7 @@ pub trait Hypervisor: Send + Sync {
     /// The operator gave a password anew, perhaps the same: the next login uses it, and a refused
     /// account is tried again at once. The session that there is goes on. Nothing to a backend
     /// without a password.
-    fn renew_password(&self, _password: SecretString) {}
+    fn set_password(&self, _password: SecretString) {}
 }
 
 /// Something that only some backends can do. Callers ask for it before they use it.

@@ -12,49 +12,52 @@ use otter::domain::machine::Machine;
 use otter::esx::EsxHypervisor;
 use tokio::sync::Mutex;
 
-use super::colleague::{Colleague, Seen, lacks};
-use super::newcomer;
+use super::fresh_backend;
+use super::other_client::{ObservedMachine, OtherClient, unsupported};
 use super::proxy::Proxy;
-use super::suite::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
+use super::suite::{
+    Ability, ConnectionCut, HostContents, HostControl, HostFactory, TaskPacing, TestHost,
+    TestMachines,
+};
 use crate::harness::{Host, HostKind, Plan};
 
 /// The cases that cannot be played here.
 pub const NOT_APPLICABLE: &[&str] = &[
-    "an_arrival_is_told",
-    "a_datastore_is_told_with_its_machines",
-    "a_question_is_told_and_is_gone_once_answered",
-    "machines_that_come_and_go_are_neither_lost_nor_kept",
-    "a_refused_account_is_told_and_left_alone",
-    "a_guest_without_tools_cannot_be_asked",
-    "what_is_off_cannot_be_suspended",
-    "an_answer_to_no_question_is_refused",
-    "a_task_can_fail_in_its_course",
-    "reboot_of_a_guest_shows_in_its_tools",
-    "a_busy_machine_refuses_and_names_its_task",
+    "a_new_machine_is_reported",
+    "a_datastore_reports_its_machine_count",
+    "a_question_is_reported_until_it_is_answered",
+    "added_and_removed_machines_are_tracked",
+    "a_refused_login_is_reported_and_not_repeated",
+    "guest_calls_need_tools",
+    "a_stopped_machine_cannot_be_suspended",
+    "an_answer_without_a_question_is_refused",
+    "a_running_task_can_fail",
+    "guest_reboot_is_seen_in_the_tools_status",
+    "a_busy_machine_refuses_a_call_and_names_its_task",
     "a_running_task_can_be_cancelled",
-    "what_cannot_be_cancelled_goes_on",
-    "a_revert_leaves_the_power_as_recorded",
+    "a_task_that_cannot_be_cancelled_continues",
+    "a_revert_restores_the_recorded_power_state",
     "a_snapshot_is_renamed",
-    "a_refusal_has_its_kind_and_did_not_run",
-    "progress_is_told_and_never_falls",
-    "a_task_is_followed_from_its_middle",
-    "a_follower_that_leaves_does_not_disturb_another",
-    "a_task_of_somebody_else_can_be_followed",
-    "a_task_that_is_forgotten_has_vanished",
-    "following_goes_on_over_a_lost_session",
-    "recent_tasks_tell_what_was_called_and_by_whom",
-    "the_boot_time_tells_a_restart_of_the_host",
-    "a_running_task_is_among_the_recent_ones",
-    "it_stops_while_the_account_is_refused",
-    "a_follower_is_let_go_at_the_end",
+    "a_refused_call_has_its_kind_and_did_not_run",
+    "progress_is_reported_and_never_decreases",
+    "a_running_task_can_be_followed",
+    "a_dropped_follower_does_not_affect_another",
+    "a_task_of_another_client_can_be_followed",
+    "a_forgotten_task_has_vanished",
+    "following_continues_after_a_lost_session",
+    "recent_tasks_name_the_call_and_the_account",
+    "the_boot_time_changes_when_the_host_restarts",
+    "recent_tasks_include_running_tasks",
+    "run_stops_while_the_login_is_refused",
+    "followers_are_closed_when_run_returns",
 ];
 
 /// A host of this kind.
-pub struct GovmomiBench(pub HostKind);
+pub struct GovmomiFactory(pub HostKind);
 
 #[async_trait]
-impl Bench for GovmomiBench {
-    async fn set(&self, _: Pace) -> Result<Set> {
+impl HostFactory for GovmomiFactory {
+    async fn create(&self, _: TaskPacing) -> Result<TestHost> {
         let clock = Clock::system();
         let host = Host::start(self.0, &Plan::default(), &clock).await;
         let url = host.url();
@@ -62,115 +65,128 @@ impl Bench for GovmomiBench {
             .strip_prefix("https://")
             .and_then(|rest| rest.strip_suffix("/sdk"))
             .context("a URL")?;
-        let proxy = Proxy::to(address.parse()?).await?;
-        let options = newcomer::options(&format!("https://{}", proxy.address));
+        let proxy = Proxy::start(address.parse()?).await?;
+        let options = fresh_backend::options(&format!("https://{}", proxy.address));
         let backend = Arc::new(EsxHypervisor::new(&options, clock)?);
-        let mut colleague = Colleague::at(&url).await?;
-        let first = newcomer::truth(&url).await?;
+        let mut other_client = OtherClient::log_in(&url).await?;
+        let initial = fresh_backend::contents(&url).await?;
         let named = |suffix: &str| {
-            let machine = first.machines.values().find(|machine| machine.name.ends_with(suffix));
+            let machine = initial.machines.values().find(|machine| machine.name.ends_with(suffix));
             machine.map(|machine| machine.id.clone()).context("the cast is not there")
         };
-        let [reverted, running, steady, stopped] =
+        let [with_snapshots, running, permanent, stopped] =
             [named("VM0")?, named("VM1")?, named("VM2")?, named("VM3")?];
-        for off in [&reverted, &stopped] {
-            colleague.task("PowerOffVM_Task", ("VirtualMachine", off.backend_text()), "").await?;
+        for off in [&with_snapshots, &stopped] {
+            other_client
+                .run_task("PowerOffVM_Task", ("VirtualMachine", off.backend_text()), "")
+                .await?;
         }
         let with_tools = running.clone();
-        let cast = Cast { running, stopped, reverted, with_tools, steady };
-        let colleague = Mutex::new(colleague);
-        Ok(Set {
+        let machines = TestMachines { running, stopped, with_snapshots, with_tools, permanent };
+        let other_client = Mutex::new(other_client);
+        Ok(TestHost {
             backend,
-            stage: Box::new(GovmomiStage { _host: host, proxy, colleague, cast, first }),
+            control: Box::new(GovmomiControl {
+                _host: host,
+                proxy,
+                other_client,
+                machines,
+                initial,
+            }),
         })
     }
 }
 
-struct GovmomiStage {
+struct GovmomiControl {
     _host: Host,
     proxy: Proxy,
-    colleague: Mutex<Colleague>,
-    cast: Cast,
+    other_client: Mutex<OtherClient>,
+    machines: TestMachines,
     /// What there was before anybody came.
-    first: Truth,
+    initial: HostContents,
 }
 
-impl GovmomiStage {
-    async fn task(
+impl GovmomiControl {
+    async fn run_task(
         &self,
         method: &str,
         machine: &MachineId,
         parameters: &str,
     ) -> Result<Option<String>> {
-        let of = ("VirtualMachine", machine.backend_text());
-        self.colleague.lock().await.task(method, of, parameters).await
+        let object = ("VirtualMachine", machine.backend_text());
+        self.other_client.lock().await.run_task(method, object, parameters).await
     }
 }
 
 #[async_trait]
-impl Stage for GovmomiStage {
-    fn cast(&self) -> Cast {
-        self.cast.clone()
+impl HostControl for GovmomiControl {
+    fn machines(&self) -> TestMachines {
+        self.machines.clone()
     }
 
-    fn lacks(&self, ability: Ability) -> Option<&'static str> {
-        lacks(ability)
+    fn unsupported(&self, ability: Ability) -> Option<&'static str> {
+        unsupported(ability)
     }
 
     /// What was there at first, as the colleague sees it now. A newcomer would do harm: the host
     /// tells of changes to whoever came last alone.
-    async fn truth(&self) -> Result<Truth> {
-        let seen = self.colleague.lock().await.machines_beside(&self.cast.steady).await?;
-        let mut truth =
-            Truth { machines: BTreeMap::new(), datastores: self.first.datastores.clone() };
-        for Seen { id, name, power_state, snapshots } in seen {
-            let machine = self.first.machines.get(&id).context("a machine that came")?;
+    async fn contents(&self) -> Result<HostContents> {
+        let machines = self
+            .other_client
+            .lock()
+            .await
+            .machines_in_same_folder(&self.machines.permanent)
+            .await?;
+        let mut contents =
+            HostContents { machines: BTreeMap::new(), datastores: self.initial.datastores.clone() };
+        for ObservedMachine { id, name, power_state, snapshots } in machines {
+            let machine = self.initial.machines.get(&id).context("a machine that came")?;
             let now =
                 Machine { name, power_state: Some(power_state), snapshots, ..machine.clone() };
-            truth.machines.insert(id, now);
+            contents.machines.insert(id, now);
         }
-        Ok(truth)
+        Ok(contents)
     }
 
-    async fn power(&self, machine: &MachineId, on: bool) -> Result<()> {
+    async fn set_power(&self, machine: &MachineId, on: bool) -> Result<()> {
         let method = if on { "PowerOnVM_Task" } else { "PowerOffVM_Task" };
-        self.task(method, machine, "").await.map(drop)
+        self.run_task(method, machine, "").await.map(drop)
     }
 
-    async fn rename(&self, machine: &MachineId, name: &str) -> Result<()> {
-        self.task("Rename_Task", machine, &format!("<newName>{name}</newName>")).await.map(drop)
+    async fn rename_machine(&self, machine: &MachineId, name: &str) -> Result<()> {
+        self.run_task("Rename_Task", machine, &format!("<newName>{name}</newName>")).await.map(drop)
     }
 
-    async fn take_snapshot(&self, machine: &MachineId, name: &str) -> Result<SnapshotId> {
+    async fn create_snapshot(&self, machine: &MachineId, name: &str) -> Result<SnapshotId> {
         let parameters =
             format!("<name>{name}</name><memory>false</memory><quiesce>false</quiesce>");
-        let made = self.task("CreateSnapshot_Task", machine, &parameters).await?;
-        made.map(SnapshotId::from_backend).context("no snapshot")
+        let created = self.run_task("CreateSnapshot_Task", machine, &parameters).await?;
+        created.map(SnapshotId::from_backend).context("no snapshot")
     }
 
     async fn remove_snapshots(&self, machine: &MachineId) -> Result<()> {
-        self.task("RemoveAllSnapshots_Task", machine, "").await.map(drop)
+        self.run_task("RemoveAllSnapshots_Task", machine, "").await.map(drop)
     }
 
     async fn remove_machine(&self, machine: &MachineId) -> Result<()> {
-        self.task("Destroy_Task", machine, "").await.map(drop)
+        self.run_task("Destroy_Task", machine, "").await.map(drop)
     }
 
-    async fn lose_session(&self) -> Result<()> {
-        self.colleague.lock().await.end_other_sessions().await
+    async fn expire_sessions(&self) -> Result<()> {
+        self.other_client.lock().await.end_other_sessions().await
     }
 
-    async fn go_away(&self) -> Result<()> {
+    async fn disconnect(&self) -> Result<()> {
         self.proxy.set_away(true);
         Ok(())
     }
 
-    async fn come_back(&self) -> Result<()> {
+    async fn reconnect(&self) -> Result<()> {
         self.proxy.set_away(false);
         Ok(())
     }
 
-    async fn cut_next_snapshot(&self, cut: Cut) -> Result<()> {
+    async fn cut_next_snapshot(&self, cut: ConnectionCut) -> Result<()> {
         self.proxy.cut_next("CreateSnapshot_Task", cut);
         Ok(())
     }

@@ -8,40 +8,40 @@ use otter::clock::Clock;
 use otter::simulator::world::World;
 use otter::simulator::{self, Fault};
 
-use super::suite::{Bench, Cut, Pace, Set, Truth};
-use super::world_stage::{Hand, WorldStage, scenario};
+use super::suite::{ConnectionCut, HostContents, HostFactory, TaskPacing, TestHost};
+use super::world_control::{WorldAccess, WorldControl, scenario};
 use crate::in_process::{InProcess, Plan, Planned, SimulatedHost, datastore, machine};
 
-pub struct InProcessBench;
+pub struct InProcessFactory;
 
 #[async_trait]
-impl Bench for InProcessBench {
-    async fn set(&self, pace: Pace) -> Result<Set> {
-        let pace = match pace {
-            Pace::Brisk => simulator::Pace::Auto { scale: 0.002 },
-            Pace::Held => simulator::Pace::Stepped,
+impl HostFactory for InProcessFactory {
+    async fn create(&self, pacing: TaskPacing) -> Result<TestHost> {
+        let pace = match pacing {
+            TaskPacing::Automatic => simulator::Pace::Auto { scale: 0.002 },
+            TaskPacing::Stepped => simulator::Pace::Stepped,
         };
         let host = SimulatedHost::new(&scenario(), pace, Clock::system());
         let planned = Arc::new(Planned::default());
         let backend = InProcess::new(host.clone()).with_hooks(Arc::clone(&planned) as _);
-        let stage = WorldStage::new(InProcessHand { host, planned });
-        Ok(Set { backend: Arc::new(backend), stage: Box::new(stage) })
+        let control = WorldControl::new(InProcessAccess { host, planned });
+        Ok(TestHost { backend: Arc::new(backend), control: Box::new(control) })
     }
 }
 
-struct InProcessHand {
+struct InProcessAccess {
     host: SimulatedHost,
     planned: Arc<Planned>,
 }
 
 #[async_trait]
-impl Hand for InProcessHand {
+impl WorldAccess for InProcessAccess {
     fn change(&self, change: &mut (dyn FnMut(&mut World) + Send)) {
         self.host.mutate(change);
     }
 
-    async fn truth(&self) -> Result<Truth> {
-        Ok(self.host.look(|world| Truth {
+    async fn contents(&self) -> Result<HostContents> {
+        Ok(self.host.look(|world| HostContents {
             machines: world.machines().map(machine).map(|seen| (seen.id.clone(), seen)).collect(),
             datastores: (world.datastores().map(|found| datastore(world, found)))
                 .map(|seen| (seen.id.clone(), seen))
@@ -65,10 +65,10 @@ impl Hand for InProcessHand {
         self.host.login_attempts()
     }
 
-    fn cut_next_snapshot(&self, cut: Cut) {
+    fn cut_next_snapshot(&self, cut: ConnectionCut) {
         self.planned.plan(match cut {
-            Cut::BeforeItRuns => Plan::CutBefore,
-            Cut::AfterItRan => Plan::CutAfter,
+            ConnectionCut::BeforeItRuns => Plan::CutBefore,
+            ConnectionCut::AfterItRan => Plan::CutAfter,
         });
     }
 
@@ -76,7 +76,7 @@ impl Hand for InProcessHand {
         self.planned.plan(Plan::Fault(fault));
     }
 
-    fn reboot(&self) {
+    fn reboot_host(&self) {
         self.host.reboot();
     }
 }

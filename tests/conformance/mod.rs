@@ -1,40 +1,40 @@
 //! The suite of what any backend must do, on the vim25 backend in front of each host of the tests
-//! and on the backend in this process. `wrong` shows that the suite finds a wrong backend.
+//! and on the backend in this process. `broken_backends` shows that the suite finds a wrong backend.
 
-#[cfg(feature = "interop")]
-mod colleague;
+mod broken_backends;
+mod end_to_end;
+mod fresh_backend;
 #[cfg(feature = "interop")]
 mod govmomi;
 mod in_process;
-mod newcomer;
-mod ours;
+#[cfg(feature = "interop")]
+mod other_client;
+mod own_simulator;
 #[cfg(feature = "interop")]
 mod proxy;
 mod suite;
-mod whole_otter;
-mod world_stage;
-mod wrong;
+mod world_control;
 
-pub use wrong::without_capabilities;
+pub use broken_backends::without_capabilities;
 
 use std::time::Duration;
 
 #[cfg(feature = "interop")]
 use crate::harness::HostKind;
-use suite::{Ability, Bench, Conformance, Report};
+use suite::{Ability, Conformance, HostFactory, SuiteReport};
 
-const SUITE: Conformance = Conformance { patience: Duration::from_secs(20), at_once: 8 };
+const SUITE: Conformance = Conformance { timeout: Duration::from_secs(20), concurrency: 8 };
 
 /// Runs every case, and tells how it went.
-async fn tried(host: &str, bench: &dyn Bench) -> Report {
-    let report = SUITE.of(bench).await;
+async fn run_suite(host: &str, factory: &dyn HostFactory) -> SuiteReport {
+    let report = SUITE.run_all(factory).await;
     println!("{host}: {report}");
     report
 }
 
 /// Nothing failed, and exactly these cases could not be played.
 #[track_caller]
-fn conforms(report: &Report, not_applicable: &[&str]) {
+fn check_report(report: &SuiteReport, not_applicable: &[&str]) {
     assert!(report.failed().is_empty(), "{report}");
     let names: Vec<_> = report.not_applicable().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, not_applicable, "what cannot be played is listed here, and no more");
@@ -42,38 +42,39 @@ fn conforms(report: &Report, not_applicable: &[&str]) {
 }
 
 #[tokio::test]
-async fn the_backend_in_process() {
-    let report = tried("in process", &in_process::InProcessBench).await;
-    conforms(&report, &[]);
+async fn in_process_backend_conforms() {
+    let report = run_suite("in process", &in_process::InProcessFactory).await;
+    check_report(&report, &[]);
 }
 
 #[tokio::test]
-async fn vim25_on_our_simulator() {
-    let report = tried("our simulator", &ours::OurBench::default()).await;
-    conforms(&report, &[]);
+async fn vim25_conforms_on_the_own_simulator() {
+    let report = run_suite("our simulator", &own_simulator::SimulatorFactory::default()).await;
+    check_report(&report, &[]);
 }
 
 /// However a lost session looks, and with answers in small parts.
 #[tokio::test]
-async fn vim25_on_our_simulator_in_its_moods() {
-    for bench in ours::OurBench::moods() {
-        let report = SUITE.of_those(&bench, |case| case.needs(Ability::LoseSession)).await;
-        println!("our simulator, {bench:?}: {report}");
+async fn vim25_conforms_on_the_own_simulator_for_each_form_of_a_lost_session() {
+    for factory in own_simulator::SimulatorFactory::session_loss_variants() {
+        let report = SUITE.run_matching(&factory, |case| case.needs(Ability::ExpireSessions)).await;
+        println!("our simulator, {factory:?}: {report}");
         assert!(report.0.len() > 5);
-        conforms(&report, &[]);
+        check_report(&report, &[]);
     }
 }
 
 #[cfg(feature = "interop")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn vim25_on_govmomis_esx() {
-    let report = tried("govmomi's ESX", &govmomi::GovmomiBench(HostKind::GovmomiEsx)).await;
-    conforms(&report, govmomi::NOT_APPLICABLE);
+async fn vim25_conforms_on_the_esx_of_govmomi() {
+    let report = run_suite("govmomi's ESX", &govmomi::GovmomiFactory(HostKind::GovmomiEsx)).await;
+    check_report(&report, govmomi::NOT_APPLICABLE);
 }
 
 #[cfg(feature = "interop")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn vim25_on_govmomis_vcenter() {
-    let report = tried("govmomi's vCenter", &govmomi::GovmomiBench(HostKind::GovmomiVcenter)).await;
-    conforms(&report, govmomi::NOT_APPLICABLE);
+async fn vim25_conforms_on_the_vcenter_of_govmomi() {
+    let report =
+        run_suite("govmomi's vCenter", &govmomi::GovmomiFactory(HostKind::GovmomiVcenter)).await;
+    check_report(&report, govmomi::NOT_APPLICABLE);
 }

@@ -15,70 +15,70 @@ use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
-use super::suite::Cut;
+use super::suite::ConnectionCut;
 
 /// The wire. Dropping it cuts it.
 pub struct Proxy {
     pub address: SocketAddr,
-    wire: Arc<Wire>,
+    link: Arc<Link>,
     serving: JoinHandle<()>,
 }
 
-struct Wire {
+struct Link {
     host: SocketAddr,
     /// The host's end of it, as the backend sees it.
     acceptor: TlsAcceptor,
     /// The backend's end of it, as the host sees it.
     connector: TlsConnector,
-    state: Mutex<State>,
+    state: Mutex<ProxyState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ProxyState {
     away: bool,
     /// The method of the call that is cut next.
-    cut: Option<(&'static str, Cut)>,
+    cut: Option<(&'static str, ConnectionCut)>,
     /// Of the connections that there are.
     connected: CancellationToken,
 }
 
 impl Proxy {
-    pub async fn to(host: SocketAddr) -> Result<Self> {
+    pub async fn start(host: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let wire = Arc::new(Wire {
+        let link = Arc::new(Link {
             host,
             acceptor: acceptor()?,
             connector: TlsConnector::from(Arc::new(client_config(&Verify::Off)?)),
             state: Mutex::default(),
         });
         let serving = tokio::spawn({
-            let wire = Arc::clone(&wire);
+            let link = Arc::clone(&link);
             async move {
                 while let Ok((backend, _)) = listener.accept().await {
-                    let wire = Arc::clone(&wire);
-                    tokio::spawn(async move { wire.carry(backend).await });
+                    let link = Arc::clone(&link);
+                    tokio::spawn(async move { link.serve_connection(backend).await });
                 }
             }
         });
-        Ok(Self { address, wire, serving })
+        Ok(Self { address, link, serving })
     }
 
     /// Cuts what is connected, and whatever connects until the return.
     pub fn set_away(&self, away: bool) {
-        let mut state = self.wire.lock();
+        let mut state = self.link.lock();
         state.away = away;
         std::mem::take(&mut state.connected).cancel();
     }
 
     /// Cuts the connection by which the backend calls this method next.
-    pub fn cut_next(&self, method: &'static str, cut: Cut) {
-        self.wire.lock().cut = Some((method, cut));
+    pub fn cut_next(&self, method: &'static str, cut: ConnectionCut) {
+        self.link.lock().cut = Some((method, cut));
     }
 }
 
-impl Wire {
-    async fn carry(&self, backend: TcpStream) {
+impl Link {
+    async fn serve_connection(&self, backend: TcpStream) {
         let connected = {
             let state = self.lock();
             if state.away {
@@ -93,35 +93,35 @@ impl Wire {
         let backend = self.acceptor.accept(backend).await?;
         let host = TcpStream::connect(self.host).await?;
         let host = self.connector.connect(ServerName::from(self.host.ip()), host).await?;
-        self.pump(backend, host).await;
+        self.copy_both_ways(backend, host).await;
         Ok(())
     }
 
     /// Both ways, until either ends or it is cut.
-    async fn pump<B, H>(&self, mut backend: B, mut host: H)
+    async fn copy_both_ways<B, H>(&self, mut backend: B, mut host: H)
     where
         B: AsyncRead + AsyncWrite + Unpin,
         H: AsyncRead + AsyncWrite + Unpin,
     {
-        let (mut there, mut back) = (vec![0; 16 << 10], vec![0; 16 << 10]);
-        let mut mute = false;
+        let (mut to_host, mut to_backend) = (vec![0; 16 << 10], vec![0; 16 << 10]);
+        let mut drop_answers = false;
         loop {
             tokio::select! {
-                read = backend.read(&mut there) => {
+                read = backend.read(&mut to_host) => {
                     let Ok(length @ 1..) = read else { return };
-                    match self.cut_of(&there[..length]) {
-                        Some(Cut::BeforeItRuns) => return,
-                        Some(Cut::AfterItRan) => mute = true,
+                    match self.take_cut(&to_host[..length]) {
+                        Some(ConnectionCut::BeforeItRuns) => return,
+                        Some(ConnectionCut::AfterItRan) => drop_answers = true,
                         None => {}
                     }
-                    if host.write_all(&there[..length]).await.is_err() || host.flush().await.is_err() {
+                    if host.write_all(&to_host[..length]).await.is_err() || host.flush().await.is_err() {
                         return;
                     }
                 }
-                read = host.read(&mut back) => {
+                read = host.read(&mut to_backend) => {
                     let Ok(length @ 1..) = read else { return };
                     // The answer is there, so it ran.
-                    if mute || backend.write_all(&back[..length]).await.is_err() || backend.flush().await.is_err() {
+                    if drop_answers || backend.write_all(&to_backend[..length]).await.is_err() || backend.flush().await.is_err() {
                         return;
                     }
                 }
@@ -130,13 +130,13 @@ impl Wire {
     }
 
     /// Whether what is sent is the call to cut: a request is small, and is sent as one.
-    fn cut_of(&self, sent: &[u8]) -> Option<Cut> {
+    fn take_cut(&self, sent: &[u8]) -> Option<ConnectionCut> {
         let mut state = self.lock();
         let named = |method: &str| sent.windows(method.len()).any(|part| part == method.as_bytes());
         state.cut.take_if(|(method, _)| named(method)).map(|(_, cut)| cut)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ProxyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,7 +144,7 @@ impl Wire {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.serving.abort();
-        self.wire.lock().connected.cancel();
+        self.link.lock().connected.cancel();
     }
 }
 

@@ -1,44 +1,45 @@
 //! Against a real peer: govmomi's simulator, as an ESX and as a vCenter.
 
-use super::support::{Running, options};
+use super::support::{RunningBackend, options};
 use crate::harness::{Host, HostKind, Plan};
 use otter::clock::Clock;
 use otter::domain::call::{CallKind, HostCall};
 use otter::domain::ids::TaskId;
 use otter::domain::power::PowerState;
 use otter::domain::verify::Verify;
-use otter::esx::shown_fingerprint;
+use otter::esx::presented_fingerprint;
 use otter::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, TaskStatus};
 
 #[tokio::test]
-async fn machines_of_an_esx_are_seen_powered_and_examined() {
+async fn machines_of_an_esx_can_be_read_and_powered() {
     scenario(HostKind::GovmomiEsx).await;
 }
 
 #[tokio::test]
-async fn machines_of_a_vcenter_are_seen_powered_and_examined() {
+async fn machines_of_a_vcenter_can_be_read_and_powered() {
     scenario(HostKind::GovmomiVcenter).await;
 }
 
 #[tokio::test]
-async fn its_certificate_can_be_pinned() {
+async fn the_certificate_can_be_pinned() {
     let host = Host::start(HostKind::GovmomiEsx, &Plan::default(), &Clock::system()).await;
     let mut options = options(&host.url());
-    options.verify = Verify::Fingerprint(shown_fingerprint(&options).await.unwrap());
-    let running = Running::start(&options);
-    running.watching.connected(1).await;
+    options.verify = Verify::Fingerprint(presented_fingerprint(&options).await.unwrap());
+    let running = RunningBackend::start(&options);
+    running.observer.wait_connected(1).await;
     running.stop().await;
 }
 
 async fn scenario(kind: HostKind) {
     let host = Host::start(kind, &Plan::default(), &Clock::system()).await;
-    let running = Running::start(&options(&host.url()));
-    running.watching.connected(1).await;
+    let running = RunningBackend::start(&options(&host.url()));
+    running.observer.wait_connected(1).await;
     let machine = {
-        let picture = running.watching.picture();
-        assert_eq!(picture.machines.len(), kind.cast().machines, "{picture:?}");
-        assert!(!picture.datastores.is_empty());
-        let machine = picture.machines.values().find(|machine| machine.name == kind.cast().running);
+        let recording = running.observer.recording();
+        assert_eq!(recording.machines.len(), kind.cast().machines, "{recording:?}");
+        assert!(!recording.datastores.is_empty());
+        let machine =
+            recording.machines.values().find(|machine| machine.name == kind.cast().running);
         machine.unwrap().clone()
     };
     assert_eq!(machine.power_state, Some(PowerState::On), "{machine:?}");
@@ -49,19 +50,19 @@ async fn scenario(kind: HostKind) {
     {
         let accepted = running.esx.call(&machine.id, &call, running.job()).await.unwrap();
         let Accepted::Task(task) = accepted else { panic!() };
-        assert!(matches!(ended(&running, &task).await, TaskStatus::Succeeded { .. }));
+        assert!(matches!(wait_task_end(&running, &task).await, TaskStatus::Succeeded { .. }));
         running.esx.barrier().await.unwrap();
-        assert_eq!(running.watching.picture().machines[&machine.id].power_state, Some(state));
+        assert_eq!(running.observer.recording().machines[&machine.id].power_state, Some(state));
     }
-    assert_eq!(running.watching.picture().restarts, std::slice::from_ref(&machine.id));
+    assert_eq!(running.observer.recording().restarts, std::slice::from_ref(&machine.id));
     let Accepted::Task(task) =
         running.esx.call(&machine.id, &HostCall::PowerOn, running.job()).await.unwrap()
     else {
         panic!()
     };
-    let TaskStatus::Failed(error) = ended(&running, &task).await else { panic!() };
+    let TaskStatus::Failed(error) = wait_task_end(&running, &task).await else { panic!() };
     assert_eq!(error.kind, HostErrorKind::InvalidPowerState);
-    let evidence = running.esx.examine(&machine.id).await.unwrap();
+    let evidence = running.esx.read_evidence(&machine.id).await.unwrap();
     assert_eq!(evidence.identity.instance_uuid, machine.instance_uuid);
     assert_eq!(evidence.power_state, Some(PowerState::On));
     assert!(evidence.host_boot_time.is_some());
@@ -78,16 +79,16 @@ async fn scenario(kind: HostKind) {
     assert_eq!(error.kind, HostErrorKind::InvalidProperty, "{error:?}");
     running.esx.confirm_guest(&machine.id).await.unwrap();
     let gone = otter::domain::ids::MachineId::from_backend("vm-99999");
-    assert_eq!(running.esx.examine(&gone).await.unwrap_err().kind, HostErrorKind::NotFound);
+    assert_eq!(running.esx.read_evidence(&gone).await.unwrap_err().kind, HostErrorKind::NotFound);
     let refused = running.esx.call(&gone, &HostCall::PowerOn, running.job()).await.unwrap_err();
     assert!(matches!(refused, CallError::Refused(error) if error.kind == HostErrorKind::NotFound));
-    let vanished = ended(&running, &TaskId::from_backend("task-99999")).await;
+    let vanished = wait_task_end(&running, &TaskId::from_backend("task-99999")).await;
     assert!(matches!(vanished, TaskStatus::Vanished));
-    assert_eq!(running.watching.picture().statuses.last().unwrap().logins, 1);
+    assert_eq!(running.observer.recording().statuses.last().unwrap().logins, 1);
     running.stop().await;
 }
 
-async fn ended(running: &Running, task: &TaskId) -> TaskStatus {
+async fn wait_task_end(running: &RunningBackend, task: &TaskId) -> TaskStatus {
     let mut status = running.esx.follow(task).await;
     let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
     tokio::time::timeout(std::time::Duration::from_secs(20), end).await.unwrap().unwrap().clone()

@@ -6,24 +6,24 @@ use otter::domain::power::PowerState;
 use otter::hypervisor::Hypervisor;
 use otter::simulator::{Scenario, world};
 
-use super::support::{lab, moid};
+use super::support::{connected_lab, machine_id};
 
 #[tokio::test]
-async fn a_thousand_machines_come_in_pages_and_changes_are_pushed() {
+async fn a_thousand_machines_arrive_in_parts_and_changes_are_pushed() {
     let scenario = Scenario::generated(1_000);
-    let (simulator, running) = lab(scenario.clone()).await;
-    assert_eq!(running.watching.picture().machines.len(), 1_000);
-    assert_eq!(running.watching.picture().datastores.len(), 1);
-    let [first, second] = [moid(&scenario, 0), moid(&scenario, 1)];
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    assert_eq!(running.observer.recording().machines.len(), 1_000);
+    assert_eq!(running.observer.recording().datastores.len(), 1);
+    let [first, second] = [machine_id(&scenario, 0), machine_id(&scenario, 1)];
     simulator.control().mutate(|world| {
         world.machine_mut(first.backend_text()).unwrap().annotation = "changed".to_owned();
         world.remove_machine(second.backend_text());
     });
     running.esx.barrier().await.unwrap();
-    let picture = running.watching.picture();
-    assert_eq!(picture.machines[&first].annotation.as_deref(), Some("changed"));
-    assert!(!picture.machines.contains_key(&second));
-    assert_eq!((picture.machines.len(), picture.syncs), (999, 1));
+    let recording = running.observer.recording();
+    assert_eq!(recording.machines[&first].annotation.as_deref(), Some("changed"));
+    assert!(!recording.machines.contains_key(&second));
+    assert_eq!((recording.machines.len(), recording.syncs), (999, 1));
     assert!(
         simulator.control().calls("WaitForUpdatesEx") > 10,
         "the first picture came in one answer"
@@ -34,10 +34,10 @@ async fn a_thousand_machines_come_in_pages_and_changes_are_pushed() {
 }
 
 #[tokio::test]
-async fn the_lab_is_seen_as_it_is() {
+async fn every_field_of_the_lab_is_read() {
     let scenario = Scenario::lab().unwrap();
-    let (simulator, running) = lab(scenario).await;
-    let seen = running.watching.picture();
+    let (simulator, running) = connected_lab(scenario).await;
+    let seen = running.observer.recording();
     simulator.control().look(|world| {
         assert_eq!(world.machines().count(), seen.machines.len());
         for machine in world.machines() {
@@ -96,7 +96,7 @@ async fn the_lab_is_seen_as_it_is() {
 }
 
 #[tokio::test]
-async fn odd_machines_are_listed_all_the_same() {
+async fn machines_with_unusual_values_are_listed() {
     let mut scenario = Scenario::generated(6);
     {
         let machines = &mut scenario.machines;
@@ -111,12 +111,12 @@ async fn odd_machines_are_listed_all_the_same() {
         machines[5].network_cards.first_mut().unwrap().mac_address = "nonsense".to_owned();
     }
     let names: Vec<String> = scenario.machines.iter().map(|machine| machine.name.clone()).collect();
-    let (_simulator, running) = lab(scenario.clone()).await;
-    let picture = running.watching.picture();
-    assert_eq!(picture.machines.len(), 6);
-    let machine = |place| &picture.machines[&moid(&scenario, place)];
-    for (place, name) in names.iter().enumerate() {
-        assert_eq!(machine(place).name, name.replace('\u{1}', "\u{fffd}"));
+    let (_simulator, running) = connected_lab(scenario.clone()).await;
+    let recording = running.observer.recording();
+    assert_eq!(recording.machines.len(), 6);
+    let machine = |index| &recording.machines[&machine_id(&scenario, index)];
+    for (index, name) in names.iter().enumerate() {
+        assert_eq!(machine(index).name, name.replace('\u{1}', "\u{fffd}"));
     }
     assert_eq!((machine(0).connection_state.as_str(), machine(0).cpu_count), ("invalid", None));
     assert_eq!(machine(1).connection_state, "orphaned");
@@ -140,11 +140,11 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
         ));
     }
     scenario.machines[0].current_snapshot.clone_from(&parent);
-    let (simulator, running) = lab(scenario.clone()).await;
-    let id = moid(&scenario, 0);
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let id = machine_id(&scenario, 0);
     {
-        let picture = running.watching.picture();
-        let snapshots = &picture.machines[&id].snapshots;
+        let recording = running.observer.recording();
+        let snapshots = &recording.machines[&id].snapshots;
         let added: Vec<_> =
             snapshots.items.iter().filter(|snapshot| snapshot.name.starts_with("level ")).collect();
         assert_eq!(added.len(), 2_000);
@@ -152,7 +152,7 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
         assert!(added.windows(2).all(|pair| pair[1].parent.as_ref() == Some(&pair[0].id)));
     }
     assert_eq!(
-        running.esx.examine(&id).await.unwrap().current_snapshot.map(|id| id.to_string()),
+        running.esx.read_evidence(&id).await.unwrap().current_snapshot.map(|id| id.to_string()),
         parent
     );
     let json = running.esx.properties(&id, &["snapshot".to_owned()]).await.unwrap();
@@ -163,6 +163,6 @@ async fn a_snapshot_tree_two_thousand_deep_is_read() {
         machine.current_snapshot = None;
     });
     running.esx.barrier().await.unwrap();
-    assert!(running.watching.picture().machines[&id].snapshots.items.is_empty());
+    assert!(running.observer.recording().machines[&id].snapshots.items.is_empty());
     running.stop().await;
 }

@@ -2,11 +2,11 @@
 //! oddly.
 
 mod calls;
-mod following;
 #[cfg(feature = "interop")]
 mod interop;
 mod inventory;
-mod losses;
-mod odd_hosts;
+mod lost_sessions;
+mod scripted_hosts;
 mod support;
+mod update_stream;
 mod verify;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Keeps what it is told.
 #[derive(Clone, Debug, Default)]
-pub struct Picture {
+pub struct Recording {
     pub machines: BTreeMap<MachineId, Machine>,
     pub datastores: BTreeMap<DatastoreId, Datastore>,
     pub restarts: Vec<MachineId>,
@@ -39,23 +39,27 @@ pub struct Picture {
     pub statuses: Vec<SessionStatus>,
 }
 
-pub struct Watching {
-    picture: Mutex<Picture>,
+pub struct RecordingObserver {
+    recording: Mutex<Recording>,
     changed: watch::Sender<u64>,
 }
 
-impl Watching {
+impl RecordingObserver {
     /// What was told until now.
-    pub fn picture(&self) -> Picture {
+    pub fn recording(&self) -> Recording {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Picture> {
-        self.picture.lock().unwrap()
+    fn lock(&self) -> MutexGuard<'_, Recording> {
+        self.recording.lock().unwrap()
     }
 
     /// Waits until this holds.
-    pub async fn until<T>(&self, what: &str, mut holds: impl FnMut(&Picture) -> Option<T>) -> T {
+    pub async fn wait_until<T>(
+        &self,
+        what: &str,
+        mut holds: impl FnMut(&Recording) -> Option<T>,
+    ) -> T {
         let mut changed = self.changed.subscribe();
         let waiting = async {
             loop {
@@ -66,49 +70,52 @@ impl Watching {
             }
         };
         let waited = tokio::time::timeout(PATIENCE, waiting).await;
-        waited.unwrap_or_else(|_| panic!("never came: {what}; {:?}", self.picture()))
+        waited.unwrap_or_else(|_| panic!("never came: {what}; {:?}", self.recording()))
     }
 
-    pub async fn connected(&self, logins: u64) {
-        self.until("connected", |picture| {
-            let status = picture.statuses.last()?;
+    pub async fn wait_connected(&self, logins: u64) {
+        self.wait_until("connected", |recording| {
+            let status = recording.statuses.last()?;
             (status.state == SessionState::Connected && status.logins >= logins).then_some(())
         })
         .await;
     }
 }
 
-impl Observer for Watching {
+impl Observer for RecordingObserver {
     fn observe(&self, facts: Facts) {
         {
-            let mut picture = self.lock();
+            let mut recording = self.lock();
             if facts.complete {
-                picture.machines.clear();
-                picture.datastores.clear();
-                picture.syncs += 1;
+                recording.machines.clear();
+                recording.datastores.clear();
+                recording.syncs += 1;
             }
             for fact in facts.changes {
                 match fact {
                     Fact::Machine(machine) => {
-                        picture.machines.insert(machine.id.clone(), Arc::unwrap_or_clone(machine));
+                        recording
+                            .machines
+                            .insert(machine.id.clone(), Arc::unwrap_or_clone(machine));
                     }
                     Fact::MachineRemoved(id) => {
-                        picture.machines.remove(&id);
+                        recording.machines.remove(&id);
                     }
                     Fact::Datastore(datastore) => {
-                        picture
+                        recording
                             .datastores
                             .insert(datastore.id.clone(), Arc::unwrap_or_clone(datastore));
                     }
                     Fact::DatastoreRemoved(id) => {
-                        picture.datastores.remove(&id);
+                        recording.datastores.remove(&id);
                     }
-                    Fact::GuestRestarted(id) => picture.restarts.push(id),
-                    fact @ Fact::GuestConfirmed { .. } => picture.confirmed.push(fact),
+                    Fact::GuestRestarted(id) => recording.restarts.push(id),
+                    fact @ Fact::GuestConfirmed { .. } => recording.confirmed.push(fact),
                 }
             }
-            let count = picture.machines.len();
-            picture.smallest = Some(picture.smallest.map_or(count, |smallest| smallest.min(count)));
+            let count = recording.machines.len();
+            recording.smallest =
+                Some(recording.smallest.map_or(count, |smallest| smallest.min(count)));
         }
         self.changed.send_modify(|count| *count += 1);
     }
@@ -120,9 +127,9 @@ impl Observer for Watching {
 }
 
 /// A backend whose `run` runs.
-pub struct Running {
+pub struct RunningBackend {
     pub esx: Arc<EsxHypervisor>,
-    pub watching: Arc<Watching>,
+    pub observer: Arc<RecordingObserver>,
     pub clock: Clock,
     stop: CancellationToken,
     task: JoinHandle<Result<(), HostError>>,
@@ -136,21 +143,23 @@ pub fn options(url: &str) -> EsxOptions {
     options
 }
 
-impl Running {
+impl RunningBackend {
     pub fn start(options: &EsxOptions) -> Self {
         Self::start_at(options, Clock::system())
     }
 
     pub fn start_at(options: &EsxOptions, clock: Clock) -> Self {
         let esx = Arc::new(EsxHypervisor::new(options, clock.clone()).unwrap());
-        let watching =
-            Arc::new(Watching { picture: Mutex::default(), changed: watch::Sender::new(0) });
+        let observer = Arc::new(RecordingObserver {
+            recording: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
         let stop = CancellationToken::new();
         let task = tokio::spawn({
-            let (esx, watching, stop) = (Arc::clone(&esx), Arc::clone(&watching), stop.clone());
-            async move { esx.run(watching, stop).await }
+            let (esx, observer, stop) = (Arc::clone(&esx), Arc::clone(&observer), stop.clone());
+            async move { esx.run(observer, stop).await }
         });
-        Self { esx, watching, clock, stop, task }
+        Self { esx, observer, clock, stop, task }
     }
 
     pub fn job(&self) -> JobId {
@@ -164,19 +173,19 @@ impl Running {
 }
 
 /// A simulator with this scenario, without pauses, and a backend that is connected to it.
-pub async fn lab(scenario: Scenario) -> (Simulator, Running) {
-    paced(scenario, Pace::Auto { scale: 0.0 }).await
+pub async fn connected_lab(scenario: Scenario) -> (Simulator, RunningBackend) {
+    connected_lab_at_pace(scenario, Pace::Auto { scale: 0.0 }).await
 }
 
 /// As [`lab`], at this pace.
-pub async fn paced(scenario: Scenario, pace: Pace) -> (Simulator, Running) {
-    let simulator = simulator(scenario, pace).await;
-    let running = Running::start(&options(&simulator.url()));
-    running.watching.connected(1).await;
+pub async fn connected_lab_at_pace(scenario: Scenario, pace: Pace) -> (Simulator, RunningBackend) {
+    let simulator = start_simulator(scenario, pace).await;
+    let running = RunningBackend::start(&options(&simulator.url()));
+    running.observer.wait_connected(1).await;
     (simulator, running)
 }
 
-pub async fn simulator(scenario: Scenario, pace: Pace) -> Simulator {
+pub async fn start_simulator(scenario: Scenario, pace: Pace) -> Simulator {
     let mut options = SimulatorOptions::new(scenario, Clock::system());
     options.pace = pace;
     options.on_answer = Some(record);
@@ -184,11 +193,11 @@ pub async fn simulator(scenario: Scenario, pace: Pace) -> Simulator {
 }
 
 /// Bounds a wait for what has to come.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never came: {what}"))
 }
 
 /// The moid of a generated machine by its place, from 0.
-pub fn moid(scenario: &Scenario, place: usize) -> MachineId {
-    MachineId::from_backend(&scenario.machines[place].id)
+pub fn machine_id(scenario: &Scenario, index: usize) -> MachineId {
+    MachineId::from_backend(&scenario.machines[index].id)
 }

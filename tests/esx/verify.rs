@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use otter::clock::Clock;
 use otter::domain::verify::{Fingerprint, Verify};
-use otter::esx::{EsxOptions, fingerprint, shown_fingerprint};
+use otter::esx::{EsxOptions, fingerprint, presented_fingerprint};
 use otter::hypervisor::SessionState;
 use otter::simulator::{Pace, Scenario};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -15,14 +15,14 @@ use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::support::{Running, options, simulator};
+use super::support::{RunningBackend, options, start_simulator};
 
 /// Runs until it is connected (`None`) or away, and gives the reason.
 async fn outcome(options: &EsxOptions) -> Option<String> {
-    let running = Running::start_at(options, Clock::system());
+    let running = RunningBackend::start_at(options, Clock::system());
     let outcome = running
-        .watching
-        .until("connected or away", |picture| match &picture.statuses.last()?.state {
+        .observer
+        .wait_until("connected or away", |recording| match &recording.statuses.last()?.state {
             SessionState::Connected => Some(None),
             SessionState::Away { reason } | SessionState::LoginRefused { reason } => {
                 Some(Some(reason.clone()))
@@ -36,7 +36,7 @@ async fn outcome(options: &EsxOptions) -> Option<String> {
 
 #[tokio::test]
 async fn each_way_accepts_what_it_should_and_says_what_it_refuses() {
-    let simulator = simulator(Scenario::generated(1), Pace::Auto { scale: 0.0 }).await;
+    let simulator = start_simulator(Scenario::generated(1), Pace::Auto { scale: 0.0 }).await;
     let mut options = options(&simulator.url());
     let pinned: Verify = format!("sha256:{}", simulator.fingerprint()).parse().unwrap();
     let mut file = CaFile::new("good");
@@ -52,7 +52,7 @@ async fn each_way_accepts_what_it_should_and_says_what_it_refuses() {
     for part in [seen.to_string().as_str(), "generate-certificates", "vCenter", "07:07"] {
         assert!(reason.contains(part), "{part} in {reason}");
     }
-    assert_eq!(shown_fingerprint(&options).await.unwrap(), seen);
+    assert_eq!(presented_fingerprint(&options).await.unwrap(), seen);
     options.verify = Verify::SystemRoots;
     if options.check().is_ok() {
         let reason = outcome(&options).await.unwrap();

@@ -11,10 +11,10 @@ use otter::api::paging::{Key, Paged, page};
 use otter::config;
 use otter::domain::duration;
 use otter::domain::mac::MacAddress;
-use otter::esx::mirror::Mirror;
+use otter::esx::property_cache::PropertyCache;
 use otter::esx::soap::json;
 use otter::esx::soap::property::{UpdateSet, object_contents};
-use otter::esx::soap::response::judge;
+use otter::esx::soap::response::parse_answer;
 use otter::esx::soap::xml::Document;
 use otter::service::feed::Version;
 use otter::service::inventory::InventoryContents;
@@ -39,11 +39,11 @@ pub const PROPERTIES: [Property; 7] = [
 pub fn soap_answers(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else { return };
     let status = [200, 500, 503, 404][usize::from(choice % 4)];
-    match judge(status, body, "RetrievePropertiesEx") {
+    match parse_answer(status, body, "RetrievePropertiesEx") {
         Ok(Ok(reply)) => {
-            let returned = reply.returned();
-            let told = returned.map(json::value);
-            assert_eq!(told, returned.map(json::value), "the same twice");
+            let returned = reply.return_value();
+            let told = returned.map(json::to_json);
+            assert_eq!(told, returned.map(json::to_json), "the same twice");
             for content in returned.into_iter().flat_map(object_contents) {
                 assert!(content.properties.len() + content.missing.len() <= body.len());
             }
@@ -51,7 +51,7 @@ pub fn soap_answers(bytes: &[u8]) {
         }
         // Each is shown to people some time.
         Ok(Err(fault)) => {
-            let (kind, lost) = (fault.kind(), fault.may_be_lost_session());
+            let (kind, lost) = (fault.kind(), fault.may_mean_lost_session());
             let error = fault.into_error("The host refused");
             assert!(error.message.len() < 16 * 1024, "{kind:?} {lost} {}", error.message.len());
         }
@@ -63,22 +63,22 @@ pub fn soap_answers(bytes: &[u8]) {
 /// parted by NUL.
 pub fn update_sets(bytes: &[u8]) {
     const SETTLE: Duration = Duration::from_secs(30);
-    let (mut mirror, mut contents, mut unclear) =
-        (Mirror::default(), InventoryContents::default(), false);
+    let (mut property_cache, mut contents, mut unclear) =
+        (PropertyCache::default(), InventoryContents::default(), false);
     for text in bytes.split(|byte| *byte == 0) {
         let Ok(document) = Document::parse(text) else { continue };
-        let set = UpdateSet::read(document.root());
-        set.objects.iter().for_each(|update| mirror.apply(update));
-        unclear |= !mirror.take_unclear().is_empty();
-        let _ = (mirror.take_tasks(), mirror.take_unauthenticated());
-        (contents, _) = contents.apply(mirror.take_facts(false), Duration::ZERO, SETTLE);
+        let set = UpdateSet::from_element(document.root());
+        set.objects.iter().for_each(|update| property_cache.apply(update));
+        unclear |= !property_cache.take_incomplete().is_empty();
+        let _ = (property_cache.take_tasks(), property_cache.take_unauthenticated());
+        (contents, _) = contents.apply(property_cache.take_facts(false), Duration::ZERO, SETTLE);
     }
     // An object that has to be read again is not told whole before that.
     if unclear {
         return;
     }
     let (whole, _) =
-        InventoryContents::default().apply(mirror.take_facts(true), Duration::ZERO, SETTLE);
+        InventoryContents::default().apply(property_cache.take_facts(true), Duration::ZERO, SETTLE);
     assert_eq!(contents.machines, whole.machines);
     assert_eq!(contents.datastores, whole.datastores);
 }

@@ -230,7 +230,7 @@ impl Hypervisor for InProcess {
         }))
     }
 
-    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+    async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
         let request = Request::Examine(machine);
         let look = || self.read(request, machine, |world| translation::evidence(world, machine));
         let (mut evidence, mut tasks) = look().await?;
@@ -285,7 +285,7 @@ impl Hypervisor for InProcess {
         .await
     }
 
-    fn renew_password(&self, password: SecretString) {
+    fn set_password(&self, password: SecretString) {
         self.shared.password.set(password);
     }
 }

@@ -193,7 +193,8 @@ async fn requests_and_updates_take_their_time_and_a_barrier_does_not_wait_for_up
     let running = Running::with(|clock| Arc::new(Slow(clock.clone()))).await;
     assert_eq!(running.log.count("connected"), 1, "{:?}", running.log.lines());
     let backend = Arc::clone(&running.backend);
-    let read = tokio::spawn(async move { backend.examine(&MachineId::from_backend("2")).await });
+    let read =
+        tokio::spawn(async move { backend.read_evidence(&MachineId::from_backend("2")).await });
     running.passes(Duration::from_millis(1_900)).await;
     assert!(!read.is_finished());
     running.passes(Duration::from_millis(100)).await;
@@ -303,7 +304,8 @@ async fn run(seed: u64) -> Vec<String> {
                     status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
                 let ended = ended.map(|status| status.clone());
                 log.note(format!("{machine} {round}: {ended:?}"));
-                let read = backend.examine(&machine).await.map(|evidence| evidence.power_state);
+                let read =
+                    backend.read_evidence(&machine).await.map(|evidence| evidence.power_state);
                 log.note(format!("{machine} {round}: {read:?}"));
             }
         }));

@@ -53,7 +53,7 @@ async fn the_backend_reads_what_the_translation_tells() {
     assert_eq!(contents.machines.len(), machines.len());
     for (machine, evidence) in machines.into_iter().zip(evidence) {
         assert_eq!(**contents.machine(&machine.id).unwrap(), machine);
-        assert_eq!(esx.examine(&machine.id).await.unwrap(), evidence);
+        assert_eq!(esx.read_evidence(&machine.id).await.unwrap(), evidence);
     }
     for datastore in datastores {
         assert_eq!(**contents.datastore(&datastore.id).unwrap(), datastore);

@@ -96,8 +96,8 @@ impl Hypervisor for Mistaken {
         }
     }
 
-    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
-        self.inner.examine(machine).await
+    async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        self.inner.read_evidence(machine).await
     }
 
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
@@ -116,8 +116,8 @@ impl Hypervisor for Mistaken {
         self.inner.properties(machine, paths).await
     }
 
-    fn renew_password(&self, password: SecretString) {
-        self.inner.renew_password(password);
+    fn set_password(&self, password: SecretString) {
+        self.inner.set_password(password);
     }
 }
 

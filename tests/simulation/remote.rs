@@ -107,8 +107,8 @@ impl Hypervisor for Remote {
         self.backend.barrier().await
     }
 
-    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
-        let evidence = self.backend.examine(machine).await?;
+    async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        let evidence = self.backend.read_evidence(machine).await?;
         self.run.witness.seen().lease_invariants.looked(machine);
         Ok(evidence)
     }

@@ -20,7 +20,7 @@ use super::arguments::RunCommand;
 use super::exit::Exit;
 use crate::config::BYTE_ORDER_MARK;
 use crate::domain::verify::Verify;
-use crate::esx::{OtherCertificate, certificate_reason, client_config};
+use crate::esx::{CertificateMismatch, certificate_error_text, client_config};
 
 /// What shows whose lease a call is.
 const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
@@ -360,7 +360,7 @@ impl<'e> Cause<'e> {
 /// Why otter's certificate is not trusted, and how it can be.
 fn mistrust(certificate: &CertificateError) -> String {
     if let CertificateError::Other(other) = certificate
-        && let Some(OtherCertificate { seen, .. }) = other.0.downcast_ref()
+        && let Some(CertificateMismatch { seen, .. }) = other.0.downcast_ref()
     {
         return format!(
             "otter shows another certificate than that of --fingerprint, with the SHA-256 {seen}"
@@ -373,7 +373,7 @@ fn mistrust(certificate: &CertificateError) -> String {
     format!(
         "the certificate of otter is not trusted: {}; {authority}trust this one certificate with --fingerprint \
          SHA256, which `openssl x509 -noout -fingerprint -sha256 -in FILE` says of its file on otter's machine",
-        certificate_reason(certificate)
+        certificate_error_text(certificate)
     )
 }
 

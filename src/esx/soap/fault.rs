@@ -30,7 +30,7 @@ impl VimFault {
     pub fn from_soap(fault: Element<'_>) -> Self {
         let message = fault.child_text("faultstring").unwrap_or_default();
         match fault.child("detail").and_then(|detail| detail.children().next()) {
-            Some(detail) => Self::read(detail, message),
+            Some(detail) => Self::from_element(detail, message),
             None => Self { message: message.to_owned(), ..Self::default() },
         }
     }
@@ -39,7 +39,7 @@ impl VimFault {
     #[must_use]
     pub fn from_localized(error: Element<'_>) -> Self {
         let message = error.child_text("localizedMessage").unwrap_or_default();
-        Self::read(error.child("fault").unwrap_or(error), message)
+        Self::from_element(error.child("fault").unwrap_or(error), message)
     }
 
     /// Whether it says that there is no session.
@@ -51,7 +51,7 @@ impl VimFault {
     /// Whether a lost session can look like this: then the session is to be asked for. vim25.md,
     /// section 2.
     #[must_use]
-    pub fn may_be_lost_session(&self) -> bool {
+    pub fn may_mean_lost_session(&self) -> bool {
         matches!(
             self.name.as_str(),
             "NotAuthenticated" | "SecurityError" | "RequestCanceled" | "ManagedObjectNotFound"
@@ -92,9 +92,9 @@ impl VimFault {
         }
     }
 
-    /// The failure; `lead` says what failed, such as "The host refused to power it on".
+    /// The failure; `prefix` says what failed, such as "The host refused to power it on".
     #[must_use]
-    pub fn into_error(self, lead: &str) -> HostError {
+    pub fn into_error(self, prefix: &str) -> HostError {
         let kind = self.kind();
         let privilege = match (kind, self.details.get("privilegeId")) {
             (HostErrorKind::Forbidden, Some(privilege)) => {
@@ -114,13 +114,13 @@ impl VimFault {
         let outcome_uncertain = self.may_have_run();
         let Self { name, message, details } = self;
         let name = if name.is_empty() { "RuntimeFault".to_owned() } else { name };
-        HostError::new(kind, format!("{lead}: {said}.{privilege}"))
+        HostError::new(kind, format!("{prefix}: {said}.{privilege}"))
             .with_fault(Fault { name, message, details })
             .blocked_by(task)
             .with_uncertain_outcome(outcome_uncertain)
     }
 
-    fn read(fault: Element<'_>, message: &str) -> Self {
+    fn from_element(fault: Element<'_>, message: &str) -> Self {
         // Real hosts always give the type; the element's name is the same with `Fault` behind it.
         let name = match fault.type_name() {
             Some(name) => name.to_owned(),

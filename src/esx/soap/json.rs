@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 200;
 
 /// The value as JSON.
 #[must_use]
-pub fn value(element: Element<'_>) -> Value {
+pub fn to_json(element: Element<'_>) -> Value {
     at_depth(element, 0)
 }
 
@@ -88,17 +88,17 @@ mod tests {
             <big xsi:type="xsd:long">9223372036854775807</big><yes xsi:type="xsd:boolean">true</yes>
             <many>a</many><many>b</many><list xsi:type="ArrayOfInt"><int xsi:type="xsd:int">1</int></list></val>"#;
         let document = Document::parse(text.as_bytes()).unwrap();
-        let want = serde_json::json!({
+        let expected = serde_json::json!({
             "_type": "RuntimeInfo", "host": {"type": "HostSystem", "value": "ha-host"}, "powerState": "poweredOn",
             "big": i64::MAX, "yes": true, "many": ["a", "b"], "list": [1],
         });
-        assert_eq!(value(document.root()), want);
+        assert_eq!(to_json(document.root()), expected);
     }
 
     #[test]
     fn deep_values_are_cut_and_not_recursed_into() {
         let text = format!("{}{}", "<a>".repeat(10_000), "</a>".repeat(10_000));
         let document = Document::parse(text.as_bytes()).unwrap();
-        assert!(value(document.root()).to_string().contains("(cut: "));
+        assert!(to_json(document.root()).to_string().contains("(cut: "));
     }
 }

@@ -14,12 +14,12 @@ use super::xml::Element;
 pub struct ObjectContent<'d> {
     pub object: Reference,
     pub properties: Vec<(&'d str, Element<'d>)>,
-    pub missing: Vec<Missing<'d>>,
+    pub missing: Vec<MissingProperty<'d>>,
 }
 
 /// A property that could not be read.
 #[derive(Debug)]
-pub struct Missing<'d> {
+pub struct MissingProperty<'d> {
     pub path: &'d str,
     pub fault: VimFault,
 }
@@ -38,8 +38,8 @@ pub struct UpdateSet<'d> {
 pub struct ObjectUpdate<'d> {
     pub kind: UpdateKind,
     pub object: Reference,
-    pub changes: Vec<Change<'d>>,
-    pub missing: Vec<Missing<'d>>,
+    pub changes: Vec<PropertyChange<'d>>,
+    pub missing: Vec<MissingProperty<'d>>,
 }
 
 /// What became of an object in the filter.
@@ -52,7 +52,7 @@ pub enum UpdateKind {
 
 /// One changed property.
 #[derive(Clone, Copy, Debug)]
-pub struct Change<'d> {
+pub struct PropertyChange<'d> {
     pub path: &'d str,
     pub value: ChangedValue<'d>,
 }
@@ -63,7 +63,7 @@ pub enum ChangedValue<'d> {
     Assigned(Element<'d>),
     Unset,
     /// An element was put into a list that is not told whole: read it again.
-    Unclear,
+    Partial,
 }
 
 /// The objects of a `RetrieveResult`.
@@ -83,11 +83,11 @@ pub fn object_contents(result: Element<'_>) -> impl Iterator<Item = ObjectConten
 impl<'d> UpdateSet<'d> {
     /// Reads the `returnval`.
     #[must_use]
-    pub fn read(set: Element<'d>) -> Self {
+    pub fn from_element(set: Element<'d>) -> Self {
         let objects = set
             .children_named("filterSet")
             .flat_map(|filter| filter.children_named("objectSet").collect::<Vec<_>>())
-            .filter_map(ObjectUpdate::read)
+            .filter_map(ObjectUpdate::from_element)
             .collect();
         Self {
             version: set.child_text("version").unwrap_or_default(),
@@ -98,14 +98,14 @@ impl<'d> UpdateSet<'d> {
 }
 
 impl<'d> ObjectUpdate<'d> {
-    fn read(update: Element<'d>) -> Option<Self> {
+    fn from_element(update: Element<'d>) -> Option<Self> {
         let changes = update.children_named("changeSet").filter_map(|change| {
             let value = match (change.child_text("op"), change.child("val")) {
-                (Some("add"), _) => ChangedValue::Unclear,
+                (Some("add"), _) => ChangedValue::Partial,
                 (Some("remove" | "indirectRemove"), _) | (_, None) => ChangedValue::Unset,
                 (_, Some(value)) => ChangedValue::Assigned(value),
             };
-            Some(Change { path: change.child_text("name")?, value })
+            Some(PropertyChange { path: change.child_text("name")?, value })
         });
         Some(Self {
             kind: match update.child_text("kind") {
@@ -120,10 +120,10 @@ impl<'d> ObjectUpdate<'d> {
     }
 }
 
-fn missing(object: Element<'_>) -> Vec<Missing<'_>> {
+fn missing(object: Element<'_>) -> Vec<MissingProperty<'_>> {
     object
         .children_named("missingSet")
-        .map(|missing| Missing {
+        .map(|missing| MissingProperty {
             path: missing.child_text("path").unwrap_or_default(),
             fault: missing.child("fault").map(VimFault::from_localized).unwrap_or_default(),
         })
@@ -189,7 +189,7 @@ mod tests {
             <objectSet><kind>leave</kind><obj type="Task">t</obj></objectSet></filterSet>
           <truncated>true</truncated></returnval>"#;
         let document = Document::parse(text.as_bytes()).unwrap();
-        let set = UpdateSet::read(document.root());
+        let set = UpdateSet::from_element(document.root());
         assert_eq!((set.version, set.truncated, set.objects.len()), ("7", true, 2));
         let [entered, left] = set.objects.as_slice() else { panic!() };
         assert_eq!(entered.object, Reference::new("VirtualMachine", "1"));
@@ -198,14 +198,14 @@ mod tests {
         );
         assert!(matches!(entered.changes[1].value, ChangedValue::Unset));
         assert!(matches!(entered.changes[2].value, ChangedValue::Unset));
-        assert!(matches!(entered.changes[3].value, ChangedValue::Unclear));
+        assert!(matches!(entered.changes[3].value, ChangedValue::Partial));
         assert!(entered.missing[0].fault.is_not_authenticated());
         assert_eq!(left.kind, UpdateKind::Leave);
     }
 
     #[test]
     fn times_are_read_in_every_form() {
-        let want: Timestamp = "2023-12-12T10:06:39Z".parse().unwrap();
+        let expected: Timestamp = "2023-12-12T10:06:39Z".parse().unwrap();
         for text in [
             "2023-12-12T10:06:39Z",
             "2023-12-12T12:06:39+02:00",
@@ -213,7 +213,7 @@ mod tests {
             "2023-12-12T10:06:39.000000Z",
         ] {
             let document = Document::parse(format!("<t>{text}</t>").as_bytes()).unwrap();
-            assert_eq!(timestamp(document.root()), Some(want), "{text}");
+            assert_eq!(timestamp(document.root()), Some(expected), "{text}");
         }
         let document = Document::parse(b"<t>soon</t>").unwrap();
         assert_eq!(timestamp(document.root()), None);

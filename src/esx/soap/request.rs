@@ -23,8 +23,8 @@ impl fmt::Debug for Request {
 
 /// Which properties of which type to read.
 #[derive(Clone, Debug)]
-pub struct Properties<'a> {
-    pub of_type: &'a str,
+pub struct PropertySpec<'a> {
+    pub object_type: &'a str,
     pub paths: Vec<&'a str>,
 }
 
@@ -41,13 +41,13 @@ pub enum Selection<'a> {
 #[must_use]
 pub fn retrieve_service_content() -> Request {
     let this = Reference::new("ServiceInstance", "ServiceInstance");
-    Call::new("RetrieveServiceContent", &this, None).finish()
+    EnvelopeBuilder::new("RetrieveServiceContent", &this, None).finish()
 }
 
 /// `Login`. The envelope holds the password: it is sent and dropped, and never logged.
 #[must_use]
 pub fn login(session_manager: &Reference, username: &str, password: &str) -> Request {
-    let mut call = Call::new("Login", session_manager, None);
+    let mut call = EnvelopeBuilder::new("Login", session_manager, None);
     call.text("userName", username).text("password", password);
     call.finish()
 }
@@ -55,7 +55,7 @@ pub fn login(session_manager: &Reference, username: &str, password: &str) -> Req
 /// `Logout`
 #[must_use]
 pub fn logout(session_manager: &Reference) -> Request {
-    Call::new("Logout", session_manager, None).finish()
+    EnvelopeBuilder::new("Logout", session_manager, None).finish()
 }
 
 /// `CreateContainerView` of everything of these types below `container`.
@@ -65,7 +65,7 @@ pub fn create_container_view(
     container: &Reference,
     types: &[&str],
 ) -> Request {
-    let mut call = Call::new("CreateContainerView", view_manager, None);
+    let mut call = EnvelopeBuilder::new("CreateContainerView", view_manager, None);
     call.reference("container", container);
     for kind in types {
         call.text("type", kind);
@@ -77,13 +77,13 @@ pub fn create_container_view(
 /// `CreateListView`, empty.
 #[must_use]
 pub fn create_list_view(view_manager: &Reference) -> Request {
-    Call::new("CreateListView", view_manager, None).finish()
+    EnvelopeBuilder::new("CreateListView", view_manager, None).finish()
 }
 
 /// `ModifyListView`
 #[must_use]
 pub fn modify_list_view(view: &Reference, add: &[Reference], remove: &[Reference]) -> Request {
-    let mut call = Call::new("ModifyListView", view, None);
+    let mut call = EnvelopeBuilder::new("ModifyListView", view, None);
     for reference in add {
         call.reference("add", reference);
     }
@@ -96,25 +96,25 @@ pub fn modify_list_view(view: &Reference, add: &[Reference], remove: &[Reference
 /// `DestroyView`
 #[must_use]
 pub fn destroy_view(view: &Reference) -> Request {
-    Call::new("DestroyView", view, None).finish()
+    EnvelopeBuilder::new("DestroyView", view, None).finish()
 }
 
 /// `CreateFilter` with whole values only (`partialUpdates=false`).
 #[must_use]
 pub fn create_filter(
     collector: &Reference,
-    properties: &[Properties<'_>],
-    of: Selection<'_>,
+    properties: &[PropertySpec<'_>],
+    selection: Selection<'_>,
 ) -> Request {
-    let mut call = Call::new("CreateFilter", collector, None);
-    call.filter_spec("spec", properties, of).text("partialUpdates", "false");
+    let mut call = EnvelopeBuilder::new("CreateFilter", collector, None);
+    call.filter_spec("spec", properties, selection).text("partialUpdates", "false");
     call.finish()
 }
 
 /// `DestroyPropertyFilter`
 #[must_use]
 pub fn destroy_property_filter(filter: &Reference) -> Request {
-    Call::new("DestroyPropertyFilter", filter, None).finish()
+    EnvelopeBuilder::new("DestroyPropertyFilter", filter, None).finish()
 }
 
 /// `WaitForUpdatesEx`. `max_wait_seconds` 0 asks for one calculation of what is new.
@@ -125,7 +125,7 @@ pub fn wait_for_updates(
     max_wait_seconds: u32,
     max_object_updates: u32,
 ) -> Request {
-    let mut call = Call::new("WaitForUpdatesEx", collector, None);
+    let mut call = EnvelopeBuilder::new("WaitForUpdatesEx", collector, None);
     call.text("version", version);
     call.writer.start("options", &[]);
     call.text("maxWaitSeconds", &max_wait_seconds.to_string());
@@ -137,18 +137,18 @@ pub fn wait_for_updates(
 /// `CancelWaitForUpdates`: ends the pending wait, which then faults `RequestCanceled`.
 #[must_use]
 pub fn cancel_wait_for_updates(collector: &Reference) -> Request {
-    Call::new("CancelWaitForUpdates", collector, None).finish()
+    EnvelopeBuilder::new("CancelWaitForUpdates", collector, None).finish()
 }
 
 /// `RetrievePropertiesEx`
 #[must_use]
 pub fn retrieve_properties(
     collector: &Reference,
-    properties: &[Properties<'_>],
-    of: Selection<'_>,
+    properties: &[PropertySpec<'_>],
+    selection: Selection<'_>,
 ) -> Request {
-    let mut call = Call::new("RetrievePropertiesEx", collector, None);
-    call.filter_spec("specSet", properties, of);
+    let mut call = EnvelopeBuilder::new("RetrievePropertiesEx", collector, None);
+    call.filter_spec("specSet", properties, selection);
     call.writer.start("options", &[]).end();
     call.finish()
 }
@@ -156,15 +156,19 @@ pub fn retrieve_properties(
 /// `ContinueRetrievePropertiesEx`
 #[must_use]
 pub fn continue_retrieve_properties(collector: &Reference, token: &str) -> Request {
-    let mut call = Call::new("ContinueRetrievePropertiesEx", collector, None);
+    let mut call = EnvelopeBuilder::new("ContinueRetrievePropertiesEx", collector, None);
     call.text("token", token);
     call.finish()
 }
 
 /// A method of a machine or a task that takes nothing but its object.
 #[must_use]
-pub fn plain(method: &'static str, object: &Reference, operation_id: Option<&str>) -> Request {
-    Call::new(method, object, operation_id).finish()
+pub fn without_parameters(
+    method: &'static str,
+    object: &Reference,
+    operation_id: Option<&str>,
+) -> Request {
+    EnvelopeBuilder::new(method, object, operation_id).finish()
 }
 
 /// `RevertToSnapshot_Task`
@@ -174,7 +178,7 @@ pub fn revert_to_snapshot(
     suppress_power_on: bool,
     operation_id: Option<&str>,
 ) -> Request {
-    let mut call = Call::new("RevertToSnapshot_Task", snapshot, operation_id);
+    let mut call = EnvelopeBuilder::new("RevertToSnapshot_Task", snapshot, operation_id);
     call.text("suppressPowerOn", boolean(suppress_power_on));
     call.finish()
 }
@@ -188,7 +192,7 @@ pub fn create_snapshot(
     (memory, quiesce): (bool, bool),
     operation_id: &str,
 ) -> Request {
-    let mut call = Call::new("CreateSnapshot_Task", machine, Some(operation_id));
+    let mut call = EnvelopeBuilder::new("CreateSnapshot_Task", machine, Some(operation_id));
     call.text("name", name).text("description", description);
     call.text("memory", boolean(memory)).text("quiesce", boolean(quiesce));
     call.finish()
@@ -197,7 +201,7 @@ pub fn create_snapshot(
 /// `RemoveSnapshot_Task`
 #[must_use]
 pub fn remove_snapshot(snapshot: &Reference, children: bool, operation_id: &str) -> Request {
-    let mut call = Call::new("RemoveSnapshot_Task", snapshot, Some(operation_id));
+    let mut call = EnvelopeBuilder::new("RemoveSnapshot_Task", snapshot, Some(operation_id));
     call.text("removeChildren", boolean(children));
     call.finish()
 }
@@ -210,7 +214,7 @@ pub fn rename_snapshot(
     description: Option<&str>,
     operation_id: &str,
 ) -> Request {
-    let mut call = Call::new("RenameSnapshot", snapshot, Some(operation_id));
+    let mut call = EnvelopeBuilder::new("RenameSnapshot", snapshot, Some(operation_id));
     if let Some(name) = name {
         call.text("name", name);
     }
@@ -222,8 +226,13 @@ pub fn rename_snapshot(
 
 /// `AnswerVM`; the choice is the key of one.
 #[must_use]
-pub fn answer(machine: &Reference, question: &str, choice: &str, operation_id: &str) -> Request {
-    let mut call = Call::new("AnswerVM", machine, Some(operation_id));
+pub fn answer_question(
+    machine: &Reference,
+    question: &str,
+    choice: &str,
+    operation_id: &str,
+) -> Request {
+    let mut call = EnvelopeBuilder::new("AnswerVM", machine, Some(operation_id));
     call.text("questionId", question).text("answerChoice", choice);
     call.finish()
 }
@@ -233,12 +242,12 @@ const fn boolean(yes: bool) -> &'static str {
 }
 
 /// An envelope under construction.
-struct Call {
+struct EnvelopeBuilder {
     method: &'static str,
     writer: Writer,
 }
 
-impl Call {
+impl EnvelopeBuilder {
     fn new(method: &'static str, this: &Reference, operation_id: Option<&str>) -> Self {
         let mut writer = Writer::new();
         writer.start(
@@ -271,19 +280,19 @@ impl Call {
     fn filter_spec(
         &mut self,
         name: &str,
-        properties: &[Properties<'_>],
-        of: Selection<'_>,
+        properties: &[PropertySpec<'_>],
+        selection: Selection<'_>,
     ) -> &mut Self {
         self.writer.start(name, &[]);
-        for Properties { of_type, paths } in properties {
+        for PropertySpec { object_type, paths } in properties {
             self.writer.start("propSet", &[]);
-            self.text("type", of_type).text("all", "false");
+            self.text("type", object_type).text("all", "false");
             for path in paths {
                 self.text("pathSet", path);
             }
             self.writer.end();
         }
-        match of {
+        match selection {
             Selection::Objects(objects) => {
                 for object in objects {
                     self.writer.start("objectSet", &[]);
@@ -319,7 +328,7 @@ mod tests {
     #[test]
     fn an_envelope_names_method_object_and_operation() {
         let machine = Reference::new("VirtualMachine", "a<b");
-        let request = plain("PowerOnVM_Task", &machine, Some("job-1"));
+        let request = without_parameters("PowerOnVM_Task", &machine, Some("job-1"));
         let document = Document::parse(request.envelope.as_bytes()).unwrap();
         assert!(document.root().is(ENVELOPE, "Envelope"));
         assert_eq!(document.root().descend(&["Header", "operationID"]).unwrap().text(), "job-1");
@@ -333,7 +342,7 @@ mod tests {
         let collector = Reference::new("PropertyCollector", "pc");
         let view = Reference::new("ContainerView", "v");
         let properties =
-            [Properties { of_type: "VirtualMachine", paths: vec!["name", "snapshot"] }];
+            [PropertySpec { object_type: "VirtualMachine", paths: vec!["name", "snapshot"] }];
         let request = create_filter(&collector, &properties, Selection::View(&view));
         let document = Document::parse(request.envelope.as_bytes()).unwrap();
         let call = document.root().descend(&["Body", "CreateFilter"]).unwrap();
@@ -353,7 +362,7 @@ mod tests {
             (call.child_text("quiesce"), call.child_text("description")),
             (Some("true"), Some("<why>"))
         );
-        let answer = answer(&machine, "19", "4", "job-1");
+        let answer = answer_question(&machine, "19", "4", "job-1");
         let document = Document::parse(answer.envelope.as_bytes()).unwrap();
         let call = document.root().descend(&["Body", "AnswerVM"]).unwrap();
         assert_eq!(names(call), ["_this", "questionId", "answerChoice"]);

@@ -27,7 +27,7 @@ pub enum AnswerError {
 ///
 /// # Errors
 /// [`AnswerError`] where there is neither a result nor a fault.
-pub fn judge(
+pub fn parse_answer(
     status: u16,
     body: &[u8],
     method: &'static str,
@@ -41,7 +41,7 @@ pub fn judge(
     if !root.is(ENVELOPE, "Envelope") {
         return Err(not_soap(status));
     }
-    let Some(answer) = content(root) else { return Err(not_soap(status)) };
+    let Some(answer) = body_content(root) else { return Err(not_soap(status)) };
     if answer.is(ENVELOPE, "Fault") {
         return Ok(Err(VimFault::from_soap(answer)));
     }
@@ -59,24 +59,24 @@ impl Reply {
     /// The `…Response` element.
     #[must_use]
     pub fn response(&self) -> Element<'_> {
-        // `judge` lets no other document become a reply.
-        content(self.0.root()).unwrap_or_else(|| self.0.root())
+        // `parse_answer` lets no other document become a reply.
+        body_content(self.0.root()).unwrap_or_else(|| self.0.root())
     }
 
     /// The first `returnval`; `None` for void and for null.
     #[must_use]
-    pub fn returned(&self) -> Option<Element<'_>> {
+    pub fn return_value(&self) -> Option<Element<'_>> {
         self.response().child("returnval")
     }
 
     /// The reference that the method returned.
     #[must_use]
     pub fn reference(&self) -> Option<Reference> {
-        self.returned().and_then(Reference::from_element)
+        self.return_value().and_then(Reference::from_element)
     }
 }
 
-fn content(envelope: Element<'_>) -> Option<Element<'_>> {
+fn body_content(envelope: Element<'_>) -> Option<Element<'_>> {
     envelope.children().find(|child| child.is(ENVELOPE, "Body"))?.children().next()
 }
 
@@ -104,14 +104,14 @@ mod tests {
         let body = envelope(
             r#"<PowerOnVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">t</returnval></PowerOnVM_TaskResponse>"#,
         );
-        let reply = judge(200, &body, "PowerOnVM_Task").unwrap().unwrap();
+        let reply = parse_answer(200, &body, "PowerOnVM_Task").unwrap().unwrap();
         assert_eq!(reply.reference(), Some(Reference::new("Task", "t")));
         let body = envelope(r#"<LogoutResponse xmlns="urn:vim25"/>"#);
-        assert!(judge(200, &body, "Logout").unwrap().unwrap().returned().is_none());
+        assert!(parse_answer(200, &body, "Logout").unwrap().unwrap().return_value().is_none());
         let fault =
             envelope("<e:Fault><faultcode>x</faultcode><faultstring>no</faultstring></e:Fault>");
         for status in [200, 500, 503] {
-            assert_eq!(judge(status, &fault, "Logout").unwrap().unwrap_err().message, "no");
+            assert_eq!(parse_answer(status, &fault, "Logout").unwrap().unwrap_err().message, "no");
         }
     }
 
@@ -122,31 +122,37 @@ mod tests {
         for body in [b"" as &[u8], b"no healthy upstream", html, &long] {
             for status in [404, 500, 502, 503, 504] {
                 assert!(
-                    matches!(judge(status, body, "Login"), Err(AnswerError::Unavailable(s)) if s == status)
+                    matches!(parse_answer(status, body, "Login"), Err(AnswerError::Unavailable(s)) if s == status)
                 );
             }
             for status in [301, 400, 401, 403] {
-                assert!(matches!(judge(status, body, "Login"), Err(AnswerError::NotSoap(_))));
+                assert!(matches!(
+                    parse_answer(status, body, "Login"),
+                    Err(AnswerError::NotSoap(_))
+                ));
             }
         }
-        assert!(matches!(judge(200, html, "Login"), Err(AnswerError::NotSoap(200))));
+        assert!(matches!(parse_answer(200, html, "Login"), Err(AnswerError::NotSoap(200))));
         assert!(matches!(
-            judge(200, b"", "Login"),
+            parse_answer(200, b"", "Login"),
             Err(AnswerError::Unreadable(200, XmlError::Empty))
         ));
         let whole = envelope(r#"<LoginResponse xmlns="urn:vim25"><returnval/></LoginResponse>"#);
         for end in 0..whole.len() - 1 {
-            assert!(judge(200, &whole[..end], "Login").is_err(), "cut at {end}");
+            assert!(parse_answer(200, &whole[..end], "Login").is_err(), "cut at {end}");
         }
-        assert!(matches!(judge(200, &whole, "Logout"), Err(AnswerError::OtherMethod(..))));
-        assert!(matches!(judge(500, &whole, "Login"), Err(AnswerError::Unavailable(500))));
-        assert!(matches!(judge(200, &envelope(""), "Login"), Err(AnswerError::NotSoap(200))));
+        assert!(matches!(parse_answer(200, &whole, "Logout"), Err(AnswerError::OtherMethod(..))));
+        assert!(matches!(parse_answer(500, &whole, "Login"), Err(AnswerError::Unavailable(500))));
+        assert!(matches!(
+            parse_answer(200, &envelope(""), "Login"),
+            Err(AnswerError::NotSoap(200))
+        ));
     }
 
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), status in 100_u16..600) {
-            let _ = judge(status, &bytes, "Login");
+            let _ = parse_answer(status, &bytes, "Login");
         }
 
         /// Answers that were damaged on the way are read or refused, and whatever is read can be
@@ -166,13 +172,13 @@ mod tests {
             if cut % 3 == 0 {
                 body.truncate(cut);
             }
-            if let Ok(Ok(reply)) = judge(200, &body, "WaitForUpdatesEx")
-                && let Some(set) = reply.returned()
+            if let Ok(Ok(reply)) = parse_answer(200, &body, "WaitForUpdatesEx")
+                && let Some(set) = reply.return_value()
             {
-                let set = crate::esx::soap::property::UpdateSet::read(set);
-                let mut mirror = crate::esx::mirror::Mirror::default();
-                set.objects.iter().for_each(|update| mirror.apply(update));
-                let _ = (mirror.take_facts(true), crate::esx::soap::json::value(reply.response()));
+                let set = crate::esx::soap::property::UpdateSet::from_element(set);
+                let mut cache = crate::esx::property_cache::PropertyCache::default();
+                set.objects.iter().for_each(|update| cache.apply(update));
+                let _ = (cache.take_facts(true), crate::esx::soap::json::to_json(reply.response()));
             }
         }
     }

@@ -89,7 +89,7 @@ impl Document {
             return Err(XmlError::Encoding("UTF-16".to_owned()));
         }
         let text = String::from_utf8_lossy(bytes);
-        Builder::new().build(text.trim_start_matches('\u{feff}'))
+        TreeBuilder::new().build(text.trim_start_matches('\u{feff}'))
     }
 
     /// The root element.
@@ -189,13 +189,13 @@ impl fmt::Debug for Element<'_> {
     }
 }
 
-struct Builder {
+struct TreeBuilder {
     document: Document,
     known_namespaces: HashMap<String, u32>,
     open: Vec<u32>,
 }
 
-impl Builder {
+impl TreeBuilder {
     fn new() -> Self {
         let document = Document { nodes: Vec::new(), namespaces: vec![String::new()] };
         let known_namespaces = HashMap::from([(String::new(), 0)]);
@@ -295,7 +295,7 @@ impl Builder {
         match self.open.last() {
             Some(index) => {
                 let into = &mut self.document.nodes[*index as usize].text;
-                into.extend(text.chars().map(allowed));
+                into.extend(text.chars().map(replace_forbidden));
                 Ok(())
             }
             None if text.trim().is_empty() => Ok(()),
@@ -334,7 +334,7 @@ fn check_encoding(declaration: &quick_xml::events::BytesDecl<'_>) -> Result<(), 
             if !encoding.eq_ignore_ascii_case("utf-8")
                 && !encoding.eq_ignore_ascii_case("us-ascii") =>
         {
-            Err(XmlError::Encoding(encoding.chars().map(allowed).take(40).collect()))
+            Err(XmlError::Encoding(encoding.chars().map(replace_forbidden).take(40).collect()))
         }
         _ => Ok(()),
     }
@@ -345,12 +345,12 @@ fn unescape(raw: &str) -> Result<String, XmlError> {
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
     while let Some(at) = rest.find('&') {
-        out.extend(rest[..at].chars().map(allowed));
+        out.extend(rest[..at].chars().map(replace_forbidden));
         let end = rest[at..].find(';').ok_or(XmlError::Truncated)? + at;
         out.push(resolve(&rest[at + 1..end])?);
         rest = &rest[end + 1..];
     }
-    out.extend(rest.chars().map(allowed));
+    out.extend(rest.chars().map(replace_forbidden));
     Ok(out)
 }
 
@@ -366,17 +366,17 @@ fn resolve(reference: &str) -> Result<char, XmlError> {
             (Some(digits), _) => u32::from_str_radix(digits, 16),
             (None, Some(digits)) => digits.parse(),
             (None, None) => {
-                let name = other.chars().map(allowed).take(40).collect();
+                let name = other.chars().map(replace_forbidden).take(40).collect();
                 return Err(XmlError::UnknownEntity(name));
             }
         },
     };
     let character = number.ok().and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER);
-    Ok(allowed(character))
+    Ok(replace_forbidden(character))
 }
 
 /// The character itself, or U+FFFD where XML 1.0 forbids it.
-const fn allowed(character: char) -> char {
+const fn replace_forbidden(character: char) -> char {
     match character {
         '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => {
             character
@@ -451,7 +451,7 @@ impl Writer {
 
 fn escape_into(out: &mut String, text: &str) {
     for character in text.chars() {
-        match allowed(character) {
+        match replace_forbidden(character) {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),

@@ -204,7 +204,7 @@ impl Runner {
                 fail_point!(if after_loss { "judge" } else { "examine" });
                 let mut others = self.board.others(machine, job.id);
                 others.snapshot_rules = self.snapshot_rules(&job).await;
-                let seen = self.host.examine(machine).await;
+                let seen = self.host.read_evidence(machine).await;
                 fail_point!("examined");
                 Input::Examined(
                     seen.map(|evidence| (evidence, others)).map_err(|error| Trouble::from(&error)),

@@ -4,15 +4,15 @@
 //! ```text
 //! Bench ──► a fresh host: Stage (what happens on it from outside) + backend ──► Trial ──► each Case ──► Report
 //! ```
-//! A host says what cannot be made to happen on it ([`Stage::lacks`]); a case that needs that is
+//! A host says what cannot be made to happen on it ([`HostControl::unsupported`]); a case that needs that is
 //! counted as not applicable, with the host's reason, and never passed over in silence. Whatever a
-//! case is about, the whole of what it was told is held to the rules of [`watching`] in the end.
+//! case is about, the whole of what it was told is held to the rules of [`recording_observer`] in the end.
 
 mod cases;
+mod host_control;
+pub mod recording_observer;
 mod report;
-mod stage;
-mod trial;
-pub mod watching;
+mod test_context;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -20,9 +20,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 
-pub use report::{Outcome, Report};
-pub use stage::{Ability, Bench, Cast, Cut, Pace, Set, Stage, Truth};
-pub use trial::Trial;
+pub use host_control::{
+    Ability, ConnectionCut, HostContents, HostControl, HostFactory, TaskPacing, TestHost,
+    TestMachines,
+};
+pub use report::{CaseOutcome, SuiteReport};
+pub use test_context::TestContext;
 
 /// One thing that a backend must do.
 pub struct Case {
@@ -30,54 +33,60 @@ pub struct Case {
     pub name: &'static str,
     /// What it needs of the host.
     needs: &'static [Ability],
-    pace: Pace,
-    play: for<'t> fn(&'t Trial) -> BoxFuture<'t, anyhow::Result<()>>,
+    pacing: TaskPacing,
+    function: for<'t> fn(&'t TestContext) -> BoxFuture<'t, anyhow::Result<()>>,
 }
 
 /// How the cases are run.
 #[derive(Clone, Copy, Debug)]
 pub struct Conformance {
     /// How long something that must happen may take.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// How many cases run at a time, each on a host of its own.
-    pub at_once: usize,
+    pub concurrency: usize,
 }
 
 impl Conformance {
     /// Runs every case on a host of its own.
-    pub async fn of(&self, bench: &dyn Bench) -> Report {
-        self.of_those(bench, |_| true).await
+    pub async fn run_all(&self, factory: &dyn HostFactory) -> SuiteReport {
+        self.run_matching(factory, |_| true).await
     }
 
     /// Runs those cases only.
-    pub async fn of_those(&self, bench: &dyn Bench, wanted: impl Fn(&Case) -> bool) -> Report {
-        let cases = Case::all().filter(|case| wanted(case)).enumerate();
-        let run = |(place, case): (usize, &'static Case)| async move {
-            (place, (case.name, self.run(case, bench).await))
+    pub async fn run_matching(
+        &self,
+        factory: &dyn HostFactory,
+        is_selected: impl Fn(&Case) -> bool,
+    ) -> SuiteReport {
+        let cases = Case::all().filter(|case| is_selected(case)).enumerate();
+        let run = |(index, case): (usize, &'static Case)| async move {
+            (index, (case.name, self.run_case(case, factory).await))
         };
         let mut outcomes: Vec<_> =
-            stream::iter(cases).map(run).buffer_unordered(self.at_once.max(1)).collect().await;
-        outcomes.sort_by_key(|(place, _)| *place);
-        Report(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+            stream::iter(cases).map(run).buffer_unordered(self.concurrency.max(1)).collect().await;
+        outcomes.sort_by_key(|(index, _)| *index);
+        SuiteReport(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
     }
 
-    async fn run(&self, case: &Case, bench: &dyn Bench) -> Outcome {
-        let set = match bench.set(case.pace).await {
-            Ok(set) => set,
-            Err(error) => return Outcome::Failed(format!("there is no host: {error:#}")),
+    async fn run_case(&self, case: &Case, factory: &dyn HostFactory) -> CaseOutcome {
+        let host = match factory.create(case.pacing).await {
+            Ok(host) => host,
+            Err(error) => return CaseOutcome::Failed(format!("there is no host: {error:#}")),
         };
-        if let Some(reason) = case.needs.iter().find_map(|ability| set.stage.lacks(*ability)) {
-            return Outcome::NotApplicable(reason);
+        if let Some(reason) =
+            case.needs.iter().find_map(|ability| host.control.unsupported(*ability))
+        {
+            return CaseOutcome::NotApplicable(reason);
         }
-        let played = AssertUnwindSafe(async {
-            let trial = Trial::begin(set, self.patience).await?;
-            (case.play)(&trial).await?;
-            trial.end().await
+        let ended = AssertUnwindSafe(async {
+            let test = TestContext::start(host, self.timeout).await?;
+            (case.function)(&test).await?;
+            test.finish().await
         });
-        match played.catch_unwind().await {
-            Ok(Ok(())) => Outcome::Passed,
-            Ok(Err(error)) => Outcome::Failed(format!("{error:#}")),
-            Err(_) => Outcome::Failed("the backend, or its stage, panicked".to_owned()),
+        match ended.catch_unwind().await {
+            Ok(Ok(())) => CaseOutcome::Passed,
+            Ok(Err(error)) => CaseOutcome::Failed(format!("{error:#}")),
+            Err(_) => CaseOutcome::Failed("the backend, or its stage, panicked".to_owned()),
         }
     }
 }
@@ -98,13 +107,13 @@ impl Case {
 /// A table of cases: `case_table! { Brisk: a, b needs [Questions]; Held: c; }`, each the name of a
 /// function.
 macro_rules! case_table {
-    ($($pace:ident: $($name:ident $(needs [$($ability:ident),*])?),* $(,)?);* $(;)?) => {
+    ($($pacing:ident: $($name:ident $(needs [$($ability:ident),*])?),* $(,)?);* $(;)?) => {
         pub const CASES: &[$crate::conformance::suite::Case] = &[$($(
             $crate::conformance::suite::Case {
                 name: stringify!($name),
                 needs: &[$($($crate::conformance::suite::Ability::$ability),*)?],
-                pace: $crate::conformance::suite::Pace::$pace,
-                play: |trial| Box::pin($name(trial)),
+                pacing: $crate::conformance::suite::TaskPacing::$pacing,
+                function: |test| Box::pin($name(test)),
             },
         )*)*];
     };

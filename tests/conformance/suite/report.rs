@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What came of one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CaseOutcome {
     Passed,
     /// The host lacks what the case needs, and says why.
     NotApplicable(&'static str),
@@ -14,21 +14,21 @@ pub enum Outcome {
 
 /// Every case by its name, with what came of it.
 #[derive(Clone, Debug)]
-pub struct Report(pub Vec<(&'static str, Outcome)>);
+pub struct SuiteReport(pub Vec<(&'static str, CaseOutcome)>);
 
-impl Report {
+impl SuiteReport {
     /// How many cases passed.
     #[must_use]
     pub fn passed(&self) -> usize {
-        self.0.iter().filter(|(_, outcome)| *outcome == Outcome::Passed).count()
+        self.0.iter().filter(|(_, outcome)| *outcome == CaseOutcome::Passed).count()
     }
 
     /// The cases that the host cannot play, with its reasons.
     #[must_use]
     pub fn not_applicable(&self) -> Vec<(&'static str, &'static str)> {
-        let reason = |(name, outcome): &(&'static str, Outcome)| match outcome {
-            Outcome::NotApplicable(reason) => Some((*name, *reason)),
-            Outcome::Passed | Outcome::Failed(_) => None,
+        let reason = |(name, outcome): &(&'static str, CaseOutcome)| match outcome {
+            CaseOutcome::NotApplicable(reason) => Some((*name, *reason)),
+            CaseOutcome::Passed | CaseOutcome::Failed(_) => None,
         };
         self.0.iter().filter_map(reason).collect()
     }
@@ -37,12 +37,12 @@ impl Report {
     #[must_use]
     pub fn failed(&self) -> Vec<&'static str> {
         let failed =
-            |(_, outcome): &&(&'static str, Outcome)| matches!(outcome, Outcome::Failed(_));
+            |(_, outcome): &&(&'static str, CaseOutcome)| matches!(outcome, CaseOutcome::Failed(_));
         self.0.iter().filter(failed).map(|(name, _)| *name).collect()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for SuiteReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let not_applicable = self.not_applicable();
         write!(
@@ -57,7 +57,7 @@ impl fmt::Display for Report {
             write!(formatter, "\n  not applicable: {name}: {reason}")?;
         }
         for (name, outcome) in &self.0 {
-            if let Outcome::Failed(what) = outcome {
+            if let CaseOutcome::Failed(what) = outcome {
                 write!(formatter, "\n  FAILED: {name}: {what}")?;
             }
         }

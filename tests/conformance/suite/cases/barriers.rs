@@ -7,35 +7,35 @@ use futures_util::future::try_join_all;
 use otter::hypervisor::HostErrorKind;
 
 use super::super::case_table;
-use super::super::trial::Trial;
+use super::super::test_context::TestContext;
 
 case_table! {
-    Brisk:
-        a_barrier_shows_what_was_so_before_it,
-        a_barrier_that_begins_during_another_shows_more,
+    Automatic:
+        a_barrier_shows_earlier_changes,
+        a_barrier_does_not_join_a_round_in_flight,
         many_barriers_return,
-        a_barrier_of_a_session_that_is_being_lost_returns needs [LoseSession],
-        a_barrier_of_a_host_that_goes_away_returns needs [GoAway];
+        a_barrier_returns_when_the_session_is_lost needs [ExpireSessions],
+        a_barrier_returns_when_the_host_disconnects needs [Disconnect];
 }
 
-async fn a_barrier_shows_what_was_so_before_it(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.steady;
+async fn a_barrier_shows_earlier_changes(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.permanent;
     for round in 0..10 {
-        let text = format!("round {round}");
-        trial.stage.rename(machine, &text).await?;
-        trial.barrier().await?;
-        let seen = trial.machine(machine)?.name;
-        ensure!(seen == text, "{text:?} was written before, and told is {seen:?}");
+        let name = format!("round {round}");
+        test.control.rename_machine(machine, &name).await?;
+        test.barrier().await?;
+        let seen = test.machine(machine)?.name;
+        ensure!(seen == name, "{name:?} was written before, and told is {seen:?}");
     }
     Ok(())
 }
 
-async fn a_barrier_that_begins_during_another_shows_more(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.steady;
+async fn a_barrier_does_not_join_a_round_in_flight(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.permanent;
     for round in 0..8 {
         let earlier: Vec<_> = (0..3)
             .map(|_| {
-                let backend = Arc::clone(&trial.backend);
+                let backend = Arc::clone(&test.backend);
                 tokio::spawn(async move { backend.barrier().await })
             })
             .collect();
@@ -44,24 +44,24 @@ async fn a_barrier_that_begins_during_another_shows_more(trial: &Trial) -> Resul
         for _ in 0..round {
             tokio::task::yield_now().await;
         }
-        let text = format!("during round {round}");
-        trial.stage.rename(machine, &text).await?;
-        trial.barrier().await?;
-        let seen = trial.machine(machine)?.name;
-        ensure!(seen == text, "{text:?} was written before, and told is {seen:?}");
+        let name = format!("during round {round}");
+        test.control.rename_machine(machine, &name).await?;
+        test.barrier().await?;
+        let seen = test.machine(machine)?.name;
+        ensure!(seen == name, "{name:?} was written before, and told is {seen:?}");
         for barrier in earlier {
-            trial.soon("an earlier barrier", barrier).await???;
+            test.in_time("an earlier barrier", barrier).await???;
         }
     }
     Ok(())
 }
 
-async fn many_barriers_return(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.steady;
-    trial.stage.rename(machine, "for all").await?;
+async fn many_barriers_return(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.permanent;
+    test.control.rename_machine(machine, "for all").await?;
     let seen = (0..200).map(|_| async {
-        trial.barrier().await?;
-        anyhow::Ok(trial.machine(machine)?.name)
+        test.barrier().await?;
+        anyhow::Ok(test.machine(machine)?.name)
     });
     let seen = try_join_all(seen).await?;
     let late = seen.iter().filter(|name| *name != "for all").count();
@@ -69,37 +69,37 @@ async fn many_barriers_return(trial: &Trial) -> Result<()> {
     Ok(())
 }
 
-async fn a_barrier_of_a_session_that_is_being_lost_returns(trial: &Trial) -> Result<()> {
-    let sets = trial.whole_sets();
-    trial.stage.lose_session().await?;
-    trial.stage.rename(&trial.cast.steady, "after the loss").await?;
-    let passed = trial.soon("a barrier of a lost session", trial.backend.barrier()).await?;
-    let seen = trial.machine(&trial.cast.steady)?.name;
+async fn a_barrier_returns_when_the_session_is_lost(test: &TestContext) -> Result<()> {
+    let sets = test.complete_sets();
+    test.control.expire_sessions().await?;
+    test.control.rename_machine(&test.machines.permanent, "after the loss").await?;
+    let passed = test.in_time("a barrier of a lost session", test.backend.barrier()).await?;
+    let seen = test.machine(&test.machines.permanent)?.name;
     match passed {
         Ok(()) => ensure!(seen == "after the loss", "it passed, and told is {seen:?}"),
         Err(error) => ensure!(error.kind == HostErrorKind::Unreachable, "{error:?}"),
     }
-    trial.connected_after(sets).await?;
-    trial.agrees().await.map(drop)
+    test.wait_resynced(sets).await?;
+    test.check_matches_host().await.map(drop)
 }
 
-async fn a_barrier_of_a_host_that_goes_away_returns(trial: &Trial) -> Result<()> {
+async fn a_barrier_returns_when_the_host_disconnects(test: &TestContext) -> Result<()> {
     let barriers: Vec<_> = (0..10)
         .map(|_| {
-            let backend = Arc::clone(&trial.backend);
+            let backend = Arc::clone(&test.backend);
             tokio::spawn(async move { backend.barrier().await })
         })
         .collect();
-    trial.stage.go_away().await?;
+    test.control.disconnect().await?;
     for barrier in barriers {
         // Whether it was in time or not, it returns.
-        if let Err(error) = trial.soon("a barrier of a host that goes away", barrier).await?? {
+        if let Err(error) = test.in_time("a barrier of a host that goes away", barrier).await?? {
             ensure!(error.kind == HostErrorKind::Unreachable, "{error:?}");
         }
     }
-    let sets = trial.whole_sets();
-    trial.stage.come_back().await?;
-    trial.barrier_at_last().await?;
-    ensure!(trial.whole_sets() >= sets, "whole pictures are not untold");
-    trial.agrees().await.map(drop)
+    let sets = test.complete_sets();
+    test.control.reconnect().await?;
+    test.barrier_once_connected().await?;
+    ensure!(test.complete_sets() >= sets, "whole pictures are not untold");
+    test.check_matches_host().await.map(drop)
 }

@@ -7,148 +7,156 @@ use otter::domain::power::PowerState;
 use otter::hypervisor::{CallError, HostErrorKind};
 
 use super::super::case_table;
-use super::super::trial::Trial;
-use super::super::watching::{Picture, Told};
+use super::super::recording_observer::{Recording, Reported};
+use super::super::test_context::TestContext;
 
 case_table! {
-    Brisk:
-        power_on_turns_it_on,
-        power_off_turns_it_off,
-        reset_leaves_it_on,
+    Automatic:
+        power_on_ends_in_on,
+        power_off_ends_in_off,
+        reset_ends_in_on,
         suspend_suspends_and_power_on_resumes,
-        a_restart_of_the_guest_is_told_before_the_end_of_its_task,
-        shutdown_of_a_guest_ends_in_off,
-        a_guest_without_tools_cannot_be_asked needs [Tools],
-        what_is_so_already_is_an_invalid_power_state,
-        what_is_off_cannot_be_suspended needs [PowerChecks],
-        a_machine_that_is_not_there_is_not_found,
-        an_answer_to_no_question_is_refused needs [Questions],
-        a_task_can_fail_in_its_course needs [FailTasks];
-    Held:
-        reboot_of_a_guest_shows_in_its_tools needs [Hold, Tools, GuestReboot],
-        a_busy_machine_refuses_and_names_its_task needs [Hold],
-        a_running_task_can_be_cancelled needs [Hold, Cancel],
-        what_cannot_be_cancelled_goes_on needs [Hold, Cancel];
+        a_guest_restart_is_reported_before_its_task_ends,
+        guest_shutdown_ends_in_off,
+        guest_calls_need_tools needs [Tools],
+        power_calls_check_the_power_state,
+        a_stopped_machine_cannot_be_suspended needs [PowerChecks],
+        calls_of_an_unknown_machine_are_not_found,
+        an_answer_without_a_question_is_refused needs [Questions],
+        a_running_task_can_fail needs [FailTasks];
+    Stepped:
+        guest_reboot_is_seen_in_the_tools_status needs [StepTasks, Tools, GuestReboot],
+        a_busy_machine_refuses_a_call_and_names_its_task needs [StepTasks],
+        a_running_task_can_be_cancelled needs [StepTasks, CancelTasks],
+        a_task_that_cannot_be_cancelled_continues needs [StepTasks, CancelTasks];
 }
 
-async fn becomes(
-    trial: &Trial,
+async fn check_power_state_after(
+    test: &TestContext,
     machine: &MachineId,
     call: HostCall,
-    wanted: PowerState,
+    expected: PowerState,
 ) -> Result<()> {
-    trial.done(machine, &call).await?;
-    let seen = trial.machine(machine)?.power_state;
-    ensure!(seen == Some(wanted), "after {call:?} it is told as {seen:?}");
+    test.run_task(machine, &call).await?;
+    let seen = test.machine(machine)?.power_state;
+    ensure!(seen == Some(expected), "after {call:?} it is told as {seen:?}");
     Ok(())
 }
 
-async fn power_on_turns_it_on(trial: &Trial) -> Result<()> {
-    becomes(trial, &trial.cast.stopped, HostCall::PowerOn, PowerState::On).await?;
-    trial.agrees().await.map(drop)
+async fn power_on_ends_in_on(test: &TestContext) -> Result<()> {
+    check_power_state_after(test, &test.machines.stopped, HostCall::PowerOn, PowerState::On)
+        .await?;
+    test.check_matches_host().await.map(drop)
 }
 
-async fn power_off_turns_it_off(trial: &Trial) -> Result<()> {
-    becomes(trial, &trial.cast.running, HostCall::PowerOff, PowerState::Off).await?;
-    trial.agrees().await.map(drop)
+async fn power_off_ends_in_off(test: &TestContext) -> Result<()> {
+    check_power_state_after(test, &test.machines.running, HostCall::PowerOff, PowerState::Off)
+        .await?;
+    test.check_matches_host().await.map(drop)
 }
 
-async fn reset_leaves_it_on(trial: &Trial) -> Result<()> {
-    becomes(trial, &trial.cast.running, HostCall::Reset, PowerState::On).await
+async fn reset_ends_in_on(test: &TestContext) -> Result<()> {
+    check_power_state_after(test, &test.machines.running, HostCall::Reset, PowerState::On).await
 }
 
-async fn suspend_suspends_and_power_on_resumes(trial: &Trial) -> Result<()> {
-    becomes(trial, &trial.cast.running, HostCall::Suspend, PowerState::Suspended).await?;
-    becomes(trial, &trial.cast.running, HostCall::PowerOn, PowerState::On).await
+async fn suspend_suspends_and_power_on_resumes(test: &TestContext) -> Result<()> {
+    check_power_state_after(test, &test.machines.running, HostCall::Suspend, PowerState::Suspended)
+        .await?;
+    check_power_state_after(test, &test.machines.running, HostCall::PowerOn, PowerState::On).await
 }
 
-async fn a_restart_of_the_guest_is_told_before_the_end_of_its_task(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.stopped;
+async fn a_guest_restart_is_reported_before_its_task_ends(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.stopped;
     for (round, call) in [HostCall::PowerOn, HostCall::Reset].iter().enumerate() {
-        let task = trial.task(machine, call).await?;
-        trial.end_of(&task).await?;
-        let restarts = trial.watching.look(|picture| picture.restarts(machine));
+        let task = test.start_task(machine, call).await?;
+        test.wait_task_end(&task).await?;
+        let restarts = test.observer.read(|recording| recording.restarts(machine));
         ensure!(restarts == round + 1, "{restarts} restarts were told by the end of {call:?}");
     }
-    trial.done(machine, &HostCall::PowerOff).await?;
-    let snapshot = trial.machine(&trial.cast.reverted)?.snapshots.current;
+    test.run_task(machine, &HostCall::PowerOff).await?;
+    let snapshot = test.machine(&test.machines.with_snapshots)?.snapshots.current;
     let Some(snapshot) = snapshot else { bail!("the cast has no snapshot to revert to") };
     let revert = HostCall::RevertToSnapshot { snapshot, suppress_power_on: false };
-    trial.done(&trial.cast.reverted, &revert).await?;
-    let told = trial.watching.picture();
-    let restarts = |id| told.restarts(id);
+    test.run_task(&test.machines.with_snapshots, &revert).await?;
+    let recording = test.observer.recording();
+    let restarts = |id| recording.restarts(id);
     ensure!(
-        (restarts(machine), restarts(&trial.cast.reverted)) == (2, 1),
+        (restarts(machine), restarts(&test.machines.with_snapshots)) == (2, 1),
         "a power-off told a restart, or a revert none"
     );
     Ok(())
 }
 
-async fn shutdown_of_a_guest_ends_in_off(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.with_tools;
-    trial.at_once(machine, &HostCall::ShutdownGuest).await?;
-    let off = |picture: &Picture| {
-        (picture.all.machines.get(machine)?.power_state == Some(PowerState::Off)).then_some(())
+async fn guest_shutdown_ends_in_off(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.with_tools;
+    test.call_without_task(machine, &HostCall::ShutdownGuest).await?;
+    let off = |recording: &Recording| {
+        (recording.contents.machines.get(machine)?.power_state == Some(PowerState::Off))
+            .then_some(())
     };
-    trial.seen("the end of the guest", off).await?;
-    trial.agrees().await.map(drop)
+    test.wait_until("the end of the guest", off).await?;
+    test.check_matches_host().await.map(drop)
 }
 
-async fn reboot_of_a_guest_shows_in_its_tools(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.with_tools;
-    ensure!(trial.machine(machine)?.guest.tools_running, "the cast says that its tools run");
-    trial.at_once(machine, &HostCall::RebootGuest).await?;
+async fn guest_reboot_is_seen_in_the_tools_status(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.with_tools;
+    ensure!(test.machine(machine)?.guest.tools_running, "the cast says that its tools run");
+    test.call_without_task(machine, &HostCall::RebootGuest).await?;
     for running in [false, true] {
-        trial.stage.step_guests().await?;
-        trial.barrier().await?;
-        let seen = trial.machine(machine)?.guest.tools_running;
+        test.control.step_guests().await?;
+        test.barrier().await?;
+        let seen = test.machine(machine)?.guest.tools_running;
         ensure!(seen == running, "its tools are told to run: {seen}, and it is {running}");
     }
-    ensure!(trial.machine(machine)?.power_state == Some(PowerState::On), "a reboot leaves it on");
+    ensure!(test.machine(machine)?.power_state == Some(PowerState::On), "a reboot leaves it on");
     Ok(())
 }
 
-async fn a_guest_without_tools_cannot_be_asked(trial: &Trial) -> Result<()> {
+async fn guest_calls_need_tools(test: &TestContext) -> Result<()> {
     for call in [HostCall::ShutdownGuest, HostCall::RebootGuest] {
-        let error = trial.failure(&trial.cast.running, &call).await?;
+        let error = test.call_failure(&test.machines.running, &call).await?;
         ensure!(error.kind == HostErrorKind::ToolsUnavailable, "{call:?} without tools: {error:?}");
-        let error = trial.failure(&trial.cast.stopped, &call).await?;
+        let error = test.call_failure(&test.machines.stopped, &call).await?;
         ensure!(error.kind == HostErrorKind::InvalidPowerState, "{call:?} while off: {error:?}");
     }
     Ok(())
 }
 
-async fn what_is_so_already_is_an_invalid_power_state(trial: &Trial) -> Result<()> {
-    let cast = &trial.cast;
+async fn power_calls_check_the_power_state(test: &TestContext) -> Result<()> {
+    let machines = &test.machines;
     for (machine, call) in [
-        (&cast.running, HostCall::PowerOn),
-        (&cast.stopped, HostCall::PowerOff),
-        (&cast.stopped, HostCall::Reset),
+        (&machines.running, HostCall::PowerOn),
+        (&machines.stopped, HostCall::PowerOff),
+        (&machines.stopped, HostCall::Reset),
     ] {
-        let error = trial.failure(machine, &call).await?;
+        let error = test.call_failure(machine, &call).await?;
         ensure!(error.kind == HostErrorKind::InvalidPowerState, "{call:?} of {machine}: {error:?}");
         ensure!(
             error.fault.is_some() && !error.message.is_empty(),
             "the host's own words are missing: {error:?}"
         );
     }
-    let restarts = trial.watching.look(|picture| {
-        picture.told.iter().filter(|told| matches!(told, Told::Restarted(_))).count()
+    let restarts = test.observer.read(|recording| {
+        recording
+            .reports
+            .iter()
+            .filter(|reported| matches!(reported, Reported::GuestRestarted(_)))
+            .count()
     });
     ensure!(restarts == 0, "a power-on that failed told {restarts} restarts");
-    trial.agrees().await.map(drop)
+    test.check_matches_host().await.map(drop)
 }
 
-async fn what_is_off_cannot_be_suspended(trial: &Trial) -> Result<()> {
-    let error = trial.failure(&trial.cast.stopped, &HostCall::Suspend).await?;
+async fn a_stopped_machine_cannot_be_suspended(test: &TestContext) -> Result<()> {
+    let error = test.call_failure(&test.machines.stopped, &HostCall::Suspend).await?;
     ensure!(error.kind == HostErrorKind::InvalidPowerState, "{error:?}");
     Ok(())
 }
 
-async fn a_machine_that_is_not_there_is_not_found(trial: &Trial) -> Result<()> {
-    let nobody = MachineId::from_backend("no-such-machine");
+async fn calls_of_an_unknown_machine_are_not_found(test: &TestContext) -> Result<()> {
+    let unknown = MachineId::from_backend("no-such-machine");
     for call in [HostCall::PowerOn, HostCall::RemoveAllSnapshots, HostCall::ShutdownGuest] {
-        match trial.call(&nobody, &call).await? {
+        match test.call(&unknown, &call).await? {
             Err(CallError::Refused(error)) if error.kind == HostErrorKind::NotFound => {}
             other => bail!("{call:?} of no machine gave {other:?}"),
         }
@@ -156,19 +164,19 @@ async fn a_machine_that_is_not_there_is_not_found(trial: &Trial) -> Result<()> {
     Ok(())
 }
 
-async fn an_answer_to_no_question_is_refused(trial: &Trial) -> Result<()> {
+async fn an_answer_without_a_question_is_refused(test: &TestContext) -> Result<()> {
     let answer =
         HostCall::Answer { question: QuestionId::from_backend("nothing"), choice: "0".to_owned() };
-    match trial.call(&trial.cast.running, &answer).await? {
+    match test.call(&test.machines.running, &answer).await? {
         Err(CallError::Refused(_)) => Ok(()),
         other => bail!("an answer to no question gave {other:?}"),
     }
 }
 
-async fn a_task_can_fail_in_its_course(trial: &Trial) -> Result<()> {
-    trial.stage.fail_next_power_off().await?;
-    let task = trial.task(&trial.cast.running, &HostCall::PowerOff).await?;
-    match trial.end_of(&task).await? {
+async fn a_running_task_can_fail(test: &TestContext) -> Result<()> {
+    test.control.fail_next_power_off().await?;
+    let task = test.start_task(&test.machines.running, &HostCall::PowerOff).await?;
+    match test.wait_task_end(&task).await? {
         otter::hypervisor::TaskStatus::Failed(error) => {
             ensure!(
                 error.kind == HostErrorKind::InsufficientResources && error.fault.is_some(),
@@ -177,70 +185,70 @@ async fn a_task_can_fail_in_its_course(trial: &Trial) -> Result<()> {
         }
         end => bail!("it ends as {end:?}"),
     }
-    trial.barrier().await?;
+    test.barrier().await?;
     ensure!(
-        trial.machine(&trial.cast.running)?.power_state == Some(PowerState::On),
+        test.machine(&test.machines.running)?.power_state == Some(PowerState::On),
         "it failed, and did it"
     );
     Ok(())
 }
 
-async fn a_busy_machine_refuses_and_names_its_task(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.stopped;
-    let task = trial.stage.start_task(machine).await?;
-    let error = trial.failure(machine, &HostCall::RemoveAllSnapshots).await?;
+async fn a_busy_machine_refuses_a_call_and_names_its_task(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.stopped;
+    let task = test.control.start_power_on(machine).await?;
+    let error = test.call_failure(machine, &HostCall::RemoveAllSnapshots).await?;
     ensure!(error.kind == HostErrorKind::Busy, "{error:?}");
     ensure!(
         error.blocking_task.as_ref() == Some(&task),
         "in the way is {task}, and it says {error:?}"
     );
-    trial.stage.finish_tasks().await?;
-    trial.agrees().await.map(drop)
+    test.control.finish_tasks().await?;
+    test.check_matches_host().await.map(drop)
 }
 
-async fn a_running_task_can_be_cancelled(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.stopped;
-    let task = trial.task(machine, &HostCall::PowerOn).await?;
-    trial.stage.step_tasks().await?;
-    let follower = trial.backend.follow(&task).await;
-    trial.backend.cancel(&task).await?;
-    match trial.end_at(follower).await? {
+async fn a_running_task_can_be_cancelled(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.stopped;
+    let task = test.start_task(machine, &HostCall::PowerOn).await?;
+    test.control.step_tasks().await?;
+    let follower = test.backend.follow(&task).await;
+    test.backend.cancel(&task).await?;
+    match test.wait_end(follower).await? {
         otter::hypervisor::TaskStatus::Failed(error) if error.kind == HostErrorKind::Cancelled => {}
         end => bail!("a cancelled task ends as {end:?}"),
     }
-    let again = trial.backend.cancel(&task).await;
+    let again = test.backend.cancel(&task).await;
     ensure!(
         matches!(&again, Err(error) if error.kind == HostErrorKind::InvalidState),
         "again: {again:?}"
     );
     let nothing =
-        trial.backend.cancel(&otter::domain::ids::TaskId::from_backend("no-such-task")).await;
+        test.backend.cancel(&otter::domain::ids::TaskId::from_backend("no-such-task")).await;
     ensure!(
         matches!(&nothing, Err(error) if error.kind == HostErrorKind::NotFound),
         "no task: {nothing:?}"
     );
-    trial.barrier().await?;
+    test.barrier().await?;
     ensure!(
-        trial.machine(machine)?.power_state == Some(PowerState::Off),
+        test.machine(machine)?.power_state == Some(PowerState::Off),
         "it was cancelled, and is on"
     );
     Ok(())
 }
 
-async fn what_cannot_be_cancelled_goes_on(trial: &Trial) -> Result<()> {
-    let machine = &trial.cast.running;
-    let task = trial.task(machine, &HostCall::PowerOff).await?;
-    trial.stage.step_tasks().await?;
-    let refused = trial.backend.cancel(&task).await;
+async fn a_task_that_cannot_be_cancelled_continues(test: &TestContext) -> Result<()> {
+    let machine = &test.machines.running;
+    let task = test.start_task(machine, &HostCall::PowerOff).await?;
+    test.control.step_tasks().await?;
+    let refused = test.backend.cancel(&task).await;
     ensure!(
         matches!(&refused, Err(error) if error.kind == HostErrorKind::NotSupported),
         "{refused:?}"
     );
-    trial.stage.finish_tasks().await?;
-    super::super::trial::succeeded(trial.end_of(&task).await?)?;
-    trial.barrier().await?;
+    test.control.finish_tasks().await?;
+    super::super::test_context::expect_success(test.wait_task_end(&task).await?)?;
+    test.barrier().await?;
     ensure!(
-        trial.machine(machine)?.power_state == Some(PowerState::Off),
+        test.machine(machine)?.power_state == Some(PowerState::Off),
         "it ended well, and is not off"
     );
     Ok(())

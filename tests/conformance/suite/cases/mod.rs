@@ -3,12 +3,12 @@
 mod barriers;
 mod calls;
 mod facts;
-mod following;
-mod losses;
+mod following_tasks;
+mod lost_answers;
 mod reads;
 mod sessions;
+mod shutdown;
 mod snapshots;
-mod stopping;
 
 use super::Case;
 
@@ -18,9 +18,9 @@ pub const ALL: [&[Case]; 9] = [
     sessions::CASES,
     calls::CASES,
     snapshots::CASES,
-    losses::CASES,
-    following::CASES,
+    lost_answers::CASES,
+    following_tasks::CASES,
     barriers::CASES,
     reads::CASES,
-    stopping::CASES,
+    shutdown::CASES,
 ];

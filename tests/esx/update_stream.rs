@@ -6,11 +6,11 @@ use otter::domain::call::HostCall;
 use otter::hypervisor::{Accepted, Hypervisor, TaskStatus};
 use otter::simulator::{Disruption, Fault, Pace, Scenario, world};
 
-use super::support::{lab, moid, paced, soon};
+use super::support::{connected_lab, connected_lab_at_pace, in_time, machine_id};
 
 #[tokio::test]
-async fn one_barrier_serves_all_who_wait() {
-    let (simulator, running) = lab(Scenario::generated(3)).await;
+async fn waiting_barriers_share_a_round_trip() {
+    let (simulator, running) = connected_lab(Scenario::generated(3)).await;
     let before = simulator.control().calls("WaitForUpdatesEx");
     let waiting: Vec<_> = (0..500)
         .map(|_| {
@@ -19,7 +19,7 @@ async fn one_barrier_serves_all_who_wait() {
         })
         .collect();
     for waiter in waiting {
-        soon("the barrier", waiter).await.unwrap().unwrap();
+        in_time("the barrier", waiter).await.unwrap().unwrap();
     }
     let rounds = simulator.control().calls("WaitForUpdatesEx") - before;
     assert!(rounds < 50, "{rounds} round trips for 500 waiters");
@@ -28,10 +28,10 @@ async fn one_barrier_serves_all_who_wait() {
 }
 
 #[tokio::test]
-async fn a_barrier_shows_what_was_true_before_it() {
+async fn a_barrier_shows_earlier_changes() {
     let scenario = Scenario::generated(3);
-    let (simulator, running) = lab(scenario.clone()).await;
-    let id = moid(&scenario, 2);
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let id = machine_id(&scenario, 2);
     for round in 0..50 {
         let text = format!("round {round}");
         simulator.control().mutate(|world| {
@@ -39,7 +39,7 @@ async fn a_barrier_shows_what_was_true_before_it() {
         });
         running.esx.barrier().await.unwrap();
         assert_eq!(
-            running.watching.picture().machines[&id].annotation.as_deref(),
+            running.observer.recording().machines[&id].annotation.as_deref(),
             Some(text.as_str())
         );
     }
@@ -52,12 +52,12 @@ async fn many_tasks_are_followed_on_one_stream_without_polling() {
     for machine in &mut scenario.machines {
         machine.power = world::PowerState::Off;
     }
-    let (simulator, running) = paced(scenario.clone(), Pace::Stepped).await;
+    let (simulator, running) = connected_lab_at_pace(scenario.clone(), Pace::Stepped).await;
     let mut followed = Vec::new();
-    for place in 0..60 {
+    for index in 0..60 {
         let accepted = running
             .esx
-            .call(&moid(&scenario, place), &HostCall::PowerOn, running.job())
+            .call(&machine_id(&scenario, index), &HostCall::PowerOn, running.job())
             .await
             .unwrap();
         let Accepted::Task(task) = accepted else { panic!() };
@@ -68,73 +68,73 @@ async fn many_tasks_are_followed_on_one_stream_without_polling() {
     }
     for (task, status) in &mut followed {
         let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
-        let end = soon("the end", end).await.unwrap().clone();
+        let end = in_time("the end", end).await.unwrap().clone();
         assert!(matches!(end, TaskStatus::Succeeded { .. }), "{task}: {end:?}");
     }
-    let picture = running.watching.picture();
-    assert_eq!(picture.restarts.len(), 60);
-    assert_eq!(picture.statuses.last().unwrap().logins, 1);
+    let recording = running.observer.recording();
+    assert_eq!(recording.restarts.len(), 60);
+    assert_eq!(recording.statuses.last().unwrap().logins, 1);
     // Each is read once when it is put on the list, and no more.
     assert!(simulator.control().calls("RetrievePropertiesEx") <= 60);
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_refused_version_starts_over_on_the_same_session() {
+async fn a_refused_version_restarts_the_stream_on_the_same_session() {
     let scenario = Scenario::generated(5);
-    let (simulator, running) = lab(scenario.clone()).await;
+    let (simulator, running) = connected_lab(scenario.clone()).await;
     let fault = Fault::new("InvalidCollectorVersion", "");
     simulator.control().disrupt_next("WaitForUpdatesEx", Disruption::Fault(fault));
     running.esx.barrier().await.unwrap();
     running
-        .watching
-        .until("a second whole picture", |picture| (picture.syncs == 2).then_some(()))
+        .observer
+        .wait_until("a second whole picture", |recording| (recording.syncs == 2).then_some(()))
         .await;
-    let picture = running.watching.picture();
-    assert_eq!((picture.machines.len(), picture.statuses.last().unwrap().logins), (5, 1));
+    let recording = running.observer.recording();
+    assert_eq!((recording.machines.len(), recording.statuses.last().unwrap().logins), (5, 1));
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_wait_that_is_cut_goes_on_without_a_new_picture() {
+async fn an_interrupted_wait_resumes_without_a_resync() {
     let scenario = Scenario::generated(5);
-    let (simulator, running) = lab(scenario.clone()).await;
-    let id = moid(&scenario, 0);
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let id = machine_id(&scenario, 0);
     for what in
         [Disruption::CloseBeforeRunning, Disruption::CloseAfterRunning, Disruption::CloseMidAnswer]
     {
-        let told = format!("{what:?}");
+        let case = format!("{what:?}");
         let planned = simulator.control().disrupt_next("WaitForUpdatesEx", what);
         simulator.control().mutate(|world| {
-            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&told);
+            world.machine_mut(id.backend_text()).unwrap().annotation.clone_from(&case);
         });
         running.esx.barrier().await.unwrap();
         running.esx.barrier().await.unwrap();
-        let picture = running.watching.picture();
+        let recording = running.observer.recording();
         assert_eq!(planned.delivered(), 1);
-        assert_eq!(picture.machines[&id].annotation.as_deref(), Some(told.as_str()));
-        assert_eq!((picture.syncs, picture.statuses.last().unwrap().logins), (1, 1), "{told}");
+        assert_eq!(recording.machines[&id].annotation.as_deref(), Some(case.as_str()));
+        assert_eq!((recording.syncs, recording.statuses.last().unwrap().logins), (1, 1), "{case}");
     }
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_read_whose_connection_breaks_is_made_once_more() {
+async fn a_read_with_a_broken_connection_is_repeated_once() {
     let mut scenario = Scenario::generated(2);
     scenario.machines[0].power = world::PowerState::Off;
-    let (simulator, running) = lab(scenario.clone()).await;
-    let id = moid(&scenario, 0);
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let id = machine_id(&scenario, 0);
     for method in ["RetrievePropertiesEx", "ModifyListView"] {
         simulator.control().disrupt_next(method, Disruption::CloseBeforeRunning);
-        running.esx.examine(&id).await.unwrap();
+        running.esx.read_evidence(&id).await.unwrap();
         let accepted = running.esx.call(&id, &HostCall::PowerOn, running.job()).await.unwrap();
         let Accepted::Task(task) = accepted else { panic!() };
         let mut status = running.esx.follow(&task).await;
         let end = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. }));
-        drop(soon("the end", end).await.unwrap());
+        drop(in_time("the end", end).await.unwrap());
         running.esx.call(&id, &HostCall::PowerOff, running.job()).await.unwrap();
         running.esx.barrier().await.unwrap();
     }
-    assert_eq!(running.watching.picture().syncs, 1);
+    assert_eq!(running.observer.recording().syncs, 1);
     running.stop().await;
 }

@@ -10,43 +10,43 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::collector::Collector;
-use super::session::{ConnectError, Live, Session};
+use super::session::{ConnectError, Login, Session};
 use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, Observer, SessionState, SessionStatus};
 use crate::telemetry::metrics::Metrics;
 
 /// A login that held this long was good; what ends it later is a new trouble.
-const HELD: Duration = Duration::from_mins(1);
+const STABLE_LOGIN: Duration = Duration::from_mins(1);
 
 /// The longest pause between tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long the calls under way, and then the logout, may hold up the shutdown.
-const LOGOUT: Duration = Duration::from_secs(5);
+const SHUTDOWN_STEP: Duration = Duration::from_secs(5);
 
 /// The life of the one session.
-pub struct Keeper {
+pub struct SessionLoop {
     session: Arc<Session>,
     clock: Clock,
     login_backoff: Duration,
     collector: Collector,
-    teller: Teller,
+    reporter: StatusReporter,
     generation: u64,
     /// The last login, which may still be good.
-    live: Option<Arc<Live>>,
+    login: Option<Arc<Login>>,
     /// How often in a row it did not hold.
     failures: u32,
 }
 
 /// Tells the observer of the session.
-struct Teller {
+struct StatusReporter {
     observer: Arc<dyn Observer>,
     clock: Clock,
     metrics: Metrics,
     status: SessionStatus,
 }
 
-impl Keeper {
+impl SessionLoop {
     pub fn new(
         session: Arc<Session>,
         observer: Arc<dyn Observer>,
@@ -60,27 +60,31 @@ impl Keeper {
             logins: 0,
             product: None,
         };
-        let teller =
-            Teller { observer, clock: clock.clone(), metrics: session.metrics().clone(), status };
+        let reporter = StatusReporter {
+            observer,
+            clock: clock.clone(),
+            metrics: session.metrics().clone(),
+            status,
+        };
         Self {
             session,
             clock,
             login_backoff,
             collector,
-            teller,
+            reporter,
             generation: 0,
-            live: None,
+            login: None,
             failures: 0,
         }
     }
 
     /// Goes on until it is stopped.
-    pub async fn keep(mut self, stop: CancellationToken) {
-        self.teller.tell(SessionState::Connecting);
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.reporter.report(SessionState::Connecting);
         let _: Option<()> = stop
             .run_until_cancelled(async {
                 loop {
-                    self.once().await;
+                    self.connect_once().await;
                 }
             })
             .await;
@@ -88,86 +92,87 @@ impl Keeper {
             HostErrorKind::Unreachable,
             "otter no longer talks to the host: it is shutting down.",
         ));
-        if let Some(live) = &self.live {
+        if let Some(login) = &self.login {
             // A call that the host is about to take must not find its session gone.
             tokio::select! {
-                () = self.session.quiet() => {}
-                () = self.clock.sleep(LOGOUT) => {}
+                () = self.session.wait_idle() => {}
+                () = self.clock.sleep(SHUTDOWN_STEP) => {}
             }
             tokio::select! {
-                () = self.session.logout(live) => {}
-                () = self.clock.sleep(LOGOUT) => {}
+                () = self.session.logout(login) => {}
+                () = self.clock.sleep(SHUTDOWN_STEP) => {}
             }
         }
     }
 
     /// From one try to connect to the end of what came of it.
-    async fn once(&mut self) {
-        let pause = pause_after(self.failures);
-        let reason = match &self.teller.status.state {
+    async fn connect_once(&mut self) {
+        let pause = retry_delay(self.failures);
+        let reason = match &self.reporter.status.state {
             SessionState::Away { reason } | SessionState::LoginRefused { reason } => reason.clone(),
             SessionState::Connecting | SessionState::Connected => {
                 "The host is not connected yet.".to_owned()
             }
         };
         if !pause.is_zero() {
-            self.collector.meanwhile(&reason, self.clock.sleep(pause)).await;
+            self.collector.while_disconnected(&reason, self.clock.sleep(pause)).await;
         }
-        let (session, known, next) =
-            (Arc::clone(&self.session), self.live.clone(), self.generation + 1);
+        let (session, previous, next) =
+            (Arc::clone(&self.session), self.login.clone(), self.generation + 1);
         // Before the login reads it, so that none which comes meanwhile is missed.
-        let passwords = self.session.passwords();
+        let passwords = self.session.password_changes();
         let connecting = async move {
-            if let Some(live) = known
-                && session.is_alive(&live).await.map_err(ConnectError::Failed)?
+            if let Some(login) = previous
+                && session.is_valid(&login).await.map_err(ConnectError::Failed)?
             {
-                return Ok(live);
+                return Ok(login);
             }
             session.connect(next).await.map(Arc::new)
         };
-        match self.collector.meanwhile(&reason, connecting).await {
-            Ok(live) => self.serve(live).await,
+        match self.collector.while_disconnected(&reason, connecting).await {
+            Ok(login) => self.serve(login).await,
             Err(ConnectError::Failed(error)) => {
                 self.failures = self.failures.saturating_add(1);
-                self.away(&error);
+                self.report_loss(&error);
             }
-            Err(ConnectError::Refused(error)) => self.refused(error, passwords).await,
+            Err(ConnectError::Refused(error)) => self.wait_after_refusal(error, passwords).await,
         }
     }
 
-    async fn serve(&mut self, live: Arc<Live>) {
-        if live.generation() > self.generation {
-            self.generation = live.generation();
-            self.teller.status.logins += 1;
+    async fn serve(&mut self, login: Arc<Login>) {
+        if login.generation() > self.generation {
+            self.generation = login.generation();
+            self.reporter.status.logins += 1;
             self.session.metrics().logged_in();
         }
-        self.live = Some(Arc::clone(&live));
-        self.teller.status.product = Some(live.content.product.clone());
-        self.session.up(&live);
+        self.login = Some(Arc::clone(&login));
+        self.reporter.status.product = Some(login.content.product.clone());
+        self.session.set_login(&login);
         let mut since = None;
-        let Self { collector, teller, clock, .. } = self;
+        let Self { collector, reporter, clock, .. } = self;
         let error = collector
-            .serve(&live, &mut || {
+            .serve(&login, &mut || {
                 since = Some(clock.elapsed());
                 let product =
-                    teller.status.product.as_ref().map(|product| product.full_name.as_str());
-                tracing::info!(product, logins = teller.status.logins, "the host is connected");
-                teller.tell(SessionState::Connected);
+                    reporter.status.product.as_ref().map(|product| product.full_name.as_str());
+                tracing::info!(product, logins = reporter.status.logins, "the host is connected");
+                reporter.report(SessionState::Connected);
             })
             .await;
-        let held = since.is_some_and(|since| self.clock.elapsed().saturating_sub(since) >= HELD);
-        self.failures = if held { 1 } else { self.failures.saturating_add(1) };
-        self.away(&error);
+        let was_stable =
+            since.is_some_and(|since| self.clock.elapsed().saturating_sub(since) >= STABLE_LOGIN);
+        self.failures = if was_stable { 1 } else { self.failures.saturating_add(1) };
+        self.report_loss(&error);
     }
 
-    fn away(&mut self, error: &HostError) {
+    fn report_loss(&mut self, error: &HostError) {
         let cause = std::error::Error::source(error).map(ToString::to_string);
         tracing::warn!(reason = %error, cause, "the host is away");
-        self.session.down(error);
-        self.teller.tell(SessionState::Away { reason: error.message.clone() });
+        self.session.set_down(error);
+        self.reporter.report(SessionState::Away { reason: error.message.clone() });
     }
 
-    async fn refused(
+    async fn wait_after_refusal(
         &mut self,
         mut error: HostError,
         mut passwords: watch::Receiver<SecretString>,
@@ -179,9 +184,9 @@ impl Keeper {
             error.message
         );
         tracing::error!(reason = %error, "the host refused the account");
-        self.live = None;
-        self.session.down(&error);
-        self.teller.tell(SessionState::LoginRefused { reason: error.message.clone() });
+        self.login = None;
+        self.session.set_down(&error);
+        self.reporter.report(SessionState::LoginRefused { reason: error.message.clone() });
         let clock = self.clock.clone();
         let backoff = self.login_backoff;
         let until_worth_a_try = async move {
@@ -191,12 +196,12 @@ impl Keeper {
                 Ok(()) = passwords.changed() => {}
             }
         };
-        self.collector.meanwhile(&error.message, until_worth_a_try).await;
+        self.collector.while_disconnected(&error.message, until_worth_a_try).await;
     }
 }
 
-impl Teller {
-    fn tell(&mut self, state: SessionState) {
+impl StatusReporter {
+    fn report(&mut self, state: SessionState) {
         // Another reason to be away is not another absence.
         let same = std::mem::discriminant(&self.status.state) == std::mem::discriminant(&state);
         if !same || state == SessionState::Connecting {
@@ -209,7 +214,7 @@ impl Teller {
 }
 
 /// The first try after a loss is made at once, the next after a moment, and so on.
-fn pause_after(failures: u32) -> Duration {
+fn retry_delay(failures: u32) -> Duration {
     match failures.checked_sub(2) {
         None => Duration::ZERO,
         Some(power) => Duration::from_millis(100 << power.min(10)).min(LONGEST_PAUSE),

@@ -1,48 +1,49 @@
 //! The host's list of the tasks that it reports on: what is put on it is also read once, directly.
 
-use super::reader::read_once;
-use super::session::{ExchangeError, Live, Session, lost};
+use super::property_reader::read_once;
+use super::session::{ExchangeError, Login, Session, session_lost};
 use super::soap::Reference;
-use super::soap::request::{self, Properties, Selection};
-use super::task::{ListChanges, TaskInfo};
+use super::soap::request::{self, PropertySpec, Selection};
+use super::task_followers::ListViewChanges;
+use super::task_info::TaskInfo;
 use crate::domain::ids::TaskId;
 
 /// Tasks read in one call.
 const TASKS_PER_READ: usize = 50;
 
 /// What a direct read said of tasks; none where the host does not know one.
-pub type TaskNews = Vec<(TaskId, Option<TaskInfo>)>;
+pub type TaskUpdates = Vec<(TaskId, Option<TaskInfo>)>;
 
 /// Puts tasks on the host's list of those that it reports on, then reads each once: it may have
 /// ended before, and not every host tells the first state of what is added during a wait. None for
 /// a task that the host does not know.
-pub async fn list_and_read(
+pub async fn update_and_read(
     session: &Session,
-    live: &Live,
+    login: &Login,
     list: &Reference,
-    changes: ListChanges,
-) -> Result<TaskNews, ExchangeError> {
+    changes: ListViewChanges,
+) -> Result<TaskUpdates, ExchangeError> {
     let reference = |task: &TaskId| Reference::new("Task", task.backend_text());
     let add: Vec<Reference> = changes.add.iter().map(reference).collect();
     let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
     // Some hosts name what they do not know in the answer, some refuse the whole call: then one by
     // one.
-    if !modify_list(session, live, list, &add, &remove).await? {
+    if !modify_list(session, login, list, &add, &remove).await? {
         for task in &remove {
-            modify_list(session, live, list, &[], std::slice::from_ref(task)).await?;
+            modify_list(session, login, list, &[], std::slice::from_ref(task)).await?;
         }
         for task in &add {
-            modify_list(session, live, list, std::slice::from_ref(task), &[]).await?;
+            modify_list(session, login, list, std::slice::from_ref(task), &[]).await?;
         }
     }
-    let mut news = TaskNews::new();
+    let mut updates = TaskUpdates::new();
     for tasks in add.chunks(TASKS_PER_READ) {
-        match read_tasks(session, live, tasks).await? {
-            Some(mut read) => news.append(&mut read),
+        match read_tasks(session, login, tasks).await? {
+            Some(mut read) => updates.append(&mut read),
             None => {
                 for task in tasks {
-                    let read = read_tasks(session, live, std::slice::from_ref(task)).await?;
-                    news.extend(
+                    let read = read_tasks(session, login, std::slice::from_ref(task)).await?;
+                    updates.extend(
                         read.unwrap_or_else(|| vec![(TaskId::from_backend(&task.value), None)]),
                     );
                 }
@@ -50,25 +51,25 @@ pub async fn list_and_read(
         }
     }
     // Without a session every task looks unknown.
-    if news.iter().any(|(_, info)| info.is_none())
-        && !session.is_alive(live).await.map_err(ExchangeError::Broken)?
+    if updates.iter().any(|(_, info)| info.is_none())
+        && !session.is_valid(login).await.map_err(ExchangeError::NoAnswer)?
     {
-        return Err(ExchangeError::Broken(lost()));
+        return Err(ExchangeError::NoAnswer(session_lost()));
     }
-    Ok(news)
+    Ok(updates)
 }
 
 /// `ModifyListView`. False where the host does not know a task; an error where it is the list that
 /// it does not know.
 async fn modify_list(
     session: &Session,
-    live: &Live,
+    login: &Login,
     list: &Reference,
     add: &[Reference],
     remove: &[Reference],
 ) -> Result<bool, ExchangeError> {
     let request = request::modify_list_view(list, add, remove);
-    match session.send_repeatable(live, request).await {
+    match session.send_repeatable(login, request).await {
         Ok(_) => Ok(true),
         Err(ExchangeError::Fault(fault))
             if fault.name == "ManagedObjectNotFound"
@@ -83,23 +84,23 @@ async fn modify_list(
 /// Reads tasks in one call; none where the host does not know one of them.
 async fn read_tasks(
     session: &Session,
-    live: &Live,
+    login: &Login,
     tasks: &[Reference],
-) -> Result<Option<TaskNews>, ExchangeError> {
-    let properties = [Properties { of_type: "Task", paths: vec!["info"] }];
-    match read_once(session, live, &properties, Selection::Objects(tasks)).await {
+) -> Result<Option<TaskUpdates>, ExchangeError> {
+    let properties = [PropertySpec { object_type: "Task", paths: vec!["info"] }];
+    match read_once(session, login, &properties, Selection::Objects(tasks)).await {
         Ok(contents) => {
-            let news: TaskNews = contents
+            let updates: TaskUpdates = contents
                 .objects()
                 .map(|object| {
                     let info = object.properties.iter().find(|(path, _)| *path == "info");
                     (
                         TaskId::from_backend(object.object.value),
-                        info.map(|(_, info)| TaskInfo::read(*info)),
+                        info.map(|(_, info)| TaskInfo::from_element(*info)),
                     )
                 })
                 .collect();
-            Ok((news.len() == tasks.len()).then_some(news))
+            Ok((updates.len() == tasks.len()).then_some(updates))
         }
         Err(error) if error.is_fault("ManagedObjectNotFound") => Ok(None),
         Err(error) => Err(error),

@@ -14,7 +14,7 @@ use otter::esx::soap::xml::{Document, Element};
 use super::suite::Ability;
 
 /// A session of theirs.
-pub struct Colleague {
+pub struct OtherClient {
     client: reqwest::Client,
     url: String,
     cookie: String,
@@ -24,15 +24,15 @@ pub struct Colleague {
     key: String,
 }
 
-impl Colleague {
+impl OtherClient {
     /// Logs in.
-    pub async fn at(url: &str) -> Result<Self> {
+    pub async fn log_in(url: &str) -> Result<Self> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(client_config(&Verify::Off)?)
             .no_proxy()
             .http1_only()
             .build()?;
-        let mut colleague = Self {
+        let mut other_client = Self {
             client,
             url: url.to_owned(),
             cookie: String::new(),
@@ -40,18 +40,18 @@ impl Colleague {
             property_collector: String::new(),
             key: String::new(),
         };
-        let content = colleague
+        let content = other_client
             .call("RetrieveServiceContent", ("ServiceInstance", "ServiceInstance"), "")
             .await?;
-        colleague.session_manager =
-            inside(&content, "sessionManager").context("no session manager")?.to_owned();
-        colleague.property_collector =
-            inside(&content, "propertyCollector").context("no collector")?.to_owned();
+        other_client.session_manager =
+            element_text(&content, "sessionManager").context("no session manager")?.to_owned();
+        other_client.property_collector =
+            element_text(&content, "propertyCollector").context("no collector")?.to_owned();
         let account = "<userName>root</userName><password>otter</password>";
-        let manager = colleague.session_manager.clone();
-        let session = colleague.call("Login", ("SessionManager", &manager), account).await?;
-        colleague.key = inside(&session, "key").context("no session")?.to_owned();
-        Ok(colleague)
+        let manager = other_client.session_manager.clone();
+        let session = other_client.call("Login", ("SessionManager", &manager), account).await?;
+        other_client.key = element_text(&session, "key").context("no session")?.to_owned();
+        Ok(other_client)
     }
 
     /// Ends everybody's session but this one.
@@ -68,49 +68,57 @@ impl Colleague {
 
     /// Does something to a machine that has a task, and gives the reference that the task resulted
     /// in.
-    pub async fn task(
+    pub async fn run_task(
         &mut self,
         method: &str,
-        of: (&str, &str),
+        object: (&str, &str),
         parameters: &str,
     ) -> Result<Option<String>> {
-        let answer = self.call(method, of, parameters).await?;
-        let task = inside(&answer, "returnval").context("no task")?.to_owned();
+        let answer = self.call(method, object, parameters).await?;
+        let task = element_text(&answer, "returnval").context("no task")?.to_owned();
         let info = self.property(("Task", &task), "info").await?;
-        ensure!(inside(&info, "state") == Some("success"), "{method} of {of:?}: {info}");
-        Ok(inside(&info, "result").map(str::to_owned))
+        ensure!(element_text(&info, "state") == Some("success"), "{method} of {object:?}: {info}");
+        Ok(element_text(&info, "result").map(str::to_owned))
     }
 
     /// The value of a property, as it is written.
-    pub async fn property(&mut self, of: (&str, &str), path: &str) -> Result<String> {
-        let answer = self.read(of, path).await?;
-        inside(&answer, "val")
+    pub async fn property(&mut self, object: (&str, &str), path: &str) -> Result<String> {
+        let answer = self.read(object, path).await?;
+        element_text(&answer, "val")
             .map(str::to_owned)
-            .with_context(|| format!("{of:?} has no {path}: {answer}"))
+            .with_context(|| format!("{object:?} has no {path}: {answer}"))
     }
 
     /// The machines in the folder of this one, as they are: what others make happen to them, read
     /// directly.
-    pub async fn machines_beside(&mut self, machine: &MachineId) -> Result<Vec<Seen>> {
+    pub async fn machines_in_same_folder(
+        &mut self,
+        machine: &MachineId,
+    ) -> Result<Vec<ObservedMachine>> {
         let folder = self.property(("VirtualMachine", machine.backend_text()), "parent").await?;
         let children = self.read(("Folder", &folder), "childEntity").await?;
         let text = |child: Element<'_>| child.text().to_owned();
         let ids: Vec<String> =
-            with_value(&children, |value| Some(value.children().map(text).collect()))?;
-        let mut seen = Vec::new();
+            map_value(&children, |value| Some(value.children().map(text).collect()))?;
+        let mut machines = Vec::new();
         for id in ids {
-            let of = ("VirtualMachine", id.as_str());
-            let power_state = match self.property(of, "runtime.powerState").await?.as_str() {
+            let object = ("VirtualMachine", id.as_str());
+            let power_state = match self.property(object, "runtime.powerState").await?.as_str() {
                 "poweredOn" => PowerState::On,
                 "poweredOff" => PowerState::Off,
                 _ => PowerState::Suspended,
             };
-            let name = unescape_vim(&self.property(of, "name").await?);
-            let snapshots = self.read(of, "snapshot").await?;
-            let snapshots = with_value(&snapshots, |value| Some(tree(value)))?;
-            seen.push(Seen { id: MachineId::from_backend(&id), name, power_state, snapshots });
+            let name = unescape_vim(&self.property(object, "name").await?);
+            let snapshots = self.read(object, "snapshot").await?;
+            let snapshots = map_value(&snapshots, |value| Some(snapshot_tree(value)))?;
+            machines.push(ObservedMachine {
+                id: MachineId::from_backend(&id),
+                name,
+                power_state,
+                snapshots,
+            });
         }
-        Ok(seen)
+        Ok(machines)
     }
 
     /// The whole answer to the read of a property.
@@ -150,7 +158,7 @@ impl Colleague {
 }
 
 /// What a colleague sees of a machine.
-pub struct Seen {
+pub struct ObservedMachine {
     pub id: MachineId,
     pub name: String,
     pub power_state: PowerState,
@@ -158,7 +166,7 @@ pub struct Seen {
 }
 
 /// Takes the value out of the answer to a read; the default where it is unset.
-fn with_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option<T>) -> Result<T> {
+fn map_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option<T>) -> Result<T> {
     let document =
         Document::parse(answer.as_bytes()).map_err(|error| anyhow!("{error:?}: {answer}"))?;
     let path = ["Body", "RetrievePropertiesExResponse", "returnval", "objects", "propSet", "val"];
@@ -166,7 +174,7 @@ fn with_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option
 }
 
 /// A tree of snapshots, parents first.
-fn tree(value: Element<'_>) -> Snapshots {
+fn snapshot_tree(value: Element<'_>) -> Snapshots {
     fn add(node: Element<'_>, parent: Option<&SnapshotId>, items: &mut Vec<Snapshot>) {
         let id = SnapshotId::from_backend(node.child_text("snapshot").unwrap_or_default());
         let below = || node.children_named("childSnapshotList");
@@ -198,7 +206,7 @@ fn tree(value: Element<'_>) -> Snapshots {
 }
 
 /// What is in the first element of this name, to its last end.
-fn inside<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+fn element_text<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let tag = format!("<{name}");
     let mut behind = text.match_indices(&tag).map(|(at, found)| at + found.len());
     let start = behind.find(|at| matches!(text.as_bytes().get(*at), Some(b'>' | b' ')))?;
@@ -207,26 +215,29 @@ fn inside<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 }
 
 /// Why govmomi's simulator cannot do this.
-pub const fn lacks(ability: Ability) -> Option<&'static str> {
+pub const fn unsupported(ability: Ability) -> Option<&'static str> {
     Some(match ability {
-        Ability::Hold => "its tasks end within the call that starts them",
-        Ability::Cancel => "it has no CancelTask",
+        Ability::StepTasks => "its tasks end within the call that starts them",
+        Ability::CancelTasks => "it has no CancelTask",
         Ability::FailTasks => "its tasks fail by its own rules alone",
         Ability::ForgetTasks => "it forgets no task",
         Ability::RecentTasks => "its machines name no recent task",
         Ability::Questions => "its machines ask nothing",
         Ability::Tools => "its guests have no tools",
         Ability::GuestReboot => "it has no RebootGuest",
-        Ability::Rename => "it has no RenameSnapshot",
-        Ability::RecordedPower => "its reverts leave the power as it is",
+        Ability::RenameSnapshots => "it has no RenameSnapshot",
+        Ability::RecordedPowerStates => "its reverts leave the power as it is",
         Ability::RefuseLogins => "its account cannot be locked",
         Ability::RefuseCalls => "it refuses by its own rules alone",
-        Ability::Reboot => "its host cannot be restarted",
+        Ability::RebootHost => "its host cannot be restarted",
         Ability::PowerChecks => "it suspends what is off",
-        Ability::DatastoreNews => "it tells nobody that a datastore changed",
-        Ability::Arrivals => {
+        Ability::DatastoreUpdates => "it tells nobody that a datastore changed",
+        Ability::AddMachines => {
             "it tells of a machine that it is still making, and then no more of it"
         }
-        Ability::Removals | Ability::LoseSession | Ability::GoAway | Ability::Cut => return None,
+        Ability::RemoveMachines
+        | Ability::ExpireSessions
+        | Ability::Disconnect
+        | Ability::CutConnection => return None,
     })
 }

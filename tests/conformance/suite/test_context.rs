@@ -19,135 +19,140 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::stage::{Ability, Cast, Set, Stage, Truth};
-use super::watching::{Picture, Watching};
+use super::host_control::{Ability, HostContents, HostControl, TestHost, TestMachines};
+use super::recording_observer::{Recording, RecordingObserver};
 
 /// What a case has to work with.
-pub struct Trial {
+pub struct TestContext {
     pub backend: Arc<dyn Hypervisor>,
-    pub stage: Box<dyn Stage>,
-    pub watching: Arc<Watching>,
-    pub cast: Cast,
+    pub control: Box<dyn HostControl>,
+    pub observer: Arc<RecordingObserver>,
+    pub machines: TestMachines,
     stop: CancellationToken,
     run: Mutex<Option<JoinHandle<Result<(), HostError>>>>,
-    patience: Duration,
+    timeout: Duration,
     jobs: AtomicU64,
 }
 
-impl Trial {
+impl TestContext {
     /// Runs the backend and waits until it is connected.
-    pub(super) async fn begin(set: Set, patience: Duration) -> Result<Self> {
-        let Set { backend, stage } = set;
-        let (watching, stop) = (Arc::new(Watching::default()), CancellationToken::new());
+    pub(super) async fn start(host: TestHost, timeout: Duration) -> Result<Self> {
+        let TestHost { backend, control } = host;
+        let (observer, stop) = (Arc::new(RecordingObserver::default()), CancellationToken::new());
         let run = tokio::spawn({
-            let (backend, watching, stop) =
-                (Arc::clone(&backend), Arc::clone(&watching), stop.clone());
-            async move { backend.run(watching, stop).await }
+            let (backend, observer, stop) =
+                (Arc::clone(&backend), Arc::clone(&observer), stop.clone());
+            async move { backend.run(observer, stop).await }
         });
-        let cast = stage.cast();
+        let machines = control.machines();
         let (run, jobs) = (Mutex::new(Some(run)), AtomicU64::new(1));
-        let trial = Self { backend, stage, watching, cast, stop, run, patience, jobs };
-        trial.connected_with(1).await?;
-        Ok(trial)
+        let test = Self { backend, control, observer, machines, stop, run, timeout, jobs };
+        test.wait_connected(1).await?;
+        Ok(test)
     }
 
     /// Stops the backend where the case did not, and judges all that was told.
-    pub(super) async fn end(&self) -> Result<()> {
+    pub(super) async fn finish(&self) -> Result<()> {
         let stopped = self.stop().await;
-        let broken = self.watching.look(|picture| picture.broken.clone());
-        ensure!(broken.is_empty(), "{}", broken.join("; "));
+        let violations = self.observer.read(|recording| recording.violations.clone());
+        ensure!(violations.is_empty(), "{}", violations.join("; "));
         stopped
     }
 
     /// Waits for what must come, within the patience of the suite.
-    pub async fn soon<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T> {
-        tokio::time::timeout(self.patience, future)
+    pub async fn in_time<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T> {
+        tokio::time::timeout(self.timeout, future)
             .await
             .map_err(|_| anyhow::anyhow!("never came: {what}"))
     }
 
     /// Waits until the picture gives something.
-    pub async fn seen<T>(&self, what: &str, holds: impl FnMut(&Picture) -> Option<T>) -> Result<T> {
-        let waited = self.soon(what, self.watching.until(holds)).await;
+    pub async fn wait_until<T>(
+        &self,
+        what: &str,
+        holds: impl FnMut(&Recording) -> Option<T>,
+    ) -> Result<T> {
+        let waited = self.in_time(what, self.observer.wait_until(holds)).await;
         waited.with_context(|| {
-            format!("last told: {:?}", self.watching.look(|picture| picture.status().cloned()))
+            format!("last told: {:?}", self.observer.read(|recording| recording.status().cloned()))
         })
     }
 
     /// Waits until it is connected, after at least this many logins.
-    pub async fn connected_with(&self, logins: u64) -> Result<()> {
-        let connected = |picture: &Picture| {
-            let status = picture.status()?;
+    pub async fn wait_connected(&self, logins: u64) -> Result<()> {
+        let connected = |recording: &Recording| {
+            let status = recording.status()?;
             (status.state == SessionState::Connected && status.logins >= logins).then_some(())
         };
-        self.seen("a connection", connected).await
+        self.wait_until("a connection", connected).await
     }
 
     /// Waits until it is connected by a whole picture that is not among the first `sets`.
-    pub async fn connected_after(&self, sets: usize) -> Result<()> {
-        let connected = |picture: &Picture| {
-            let status = picture.status()?;
-            (status.state == SessionState::Connected && picture.whole_sets() > sets).then_some(())
+    pub async fn wait_resynced(&self, sets: usize) -> Result<()> {
+        let connected = |recording: &Recording| {
+            let status = recording.status()?;
+            (status.state == SessionState::Connected && recording.complete_sets() > sets)
+                .then_some(())
         };
-        self.seen("a connection with a whole picture", connected).await
+        self.wait_until("a connection with a whole picture", connected).await
     }
 
     /// How often the whole picture was told until now.
-    pub fn whole_sets(&self) -> usize {
-        self.watching.look(Picture::whole_sets)
+    pub fn complete_sets(&self) -> usize {
+        self.observer.read(Recording::complete_sets)
     }
 
     /// The machine as the observer knows it.
     pub fn machine(&self, id: &MachineId) -> Result<Machine> {
-        self.watching
-            .look(|picture| picture.all.machines.get(id).cloned())
+        self.observer
+            .read(|recording| recording.contents.machines.get(id).cloned())
             .with_context(|| format!("the observer does not know machine {id}"))
     }
 
     /// A barrier that has to hold.
     pub async fn barrier(&self) -> Result<()> {
-        self.soon("a barrier", self.backend.barrier()).await?.context("a barrier")
+        self.in_time("a barrier", self.backend.barrier()).await?.context("a barrier")
     }
 
     /// A barrier for when a loss may not have been noticed yet: called again once the session is
     /// back.
-    pub async fn barrier_at_last(&self) -> Result<()> {
+    pub async fn barrier_once_connected(&self) -> Result<()> {
         let passed = async {
             while let Err(error) = self.backend.barrier().await {
                 if error.kind != HostErrorKind::Unreachable {
                     return Err(error);
                 }
-                let connected = |picture: &Picture| {
-                    (picture.status()?.state == SessionState::Connected).then_some(())
+                let connected = |recording: &Recording| {
+                    (recording.status()?.state == SessionState::Connected).then_some(())
                 };
-                self.watching.until(connected).await;
+                self.observer.wait_until(connected).await;
                 tokio::task::yield_now().await;
             }
             Ok(())
         };
-        self.soon("a barrier", passed).await?.context("a barrier")
+        self.in_time("a barrier", passed).await?.context("a barrier")
     }
 
     /// After a barrier, the whole picture is the truth, no more and no less. Where they differ, the
     /// host must have stood still meanwhile for that to be wrong.
-    pub async fn agrees(&self) -> Result<Truth> {
+    pub async fn check_matches_host(&self) -> Result<HostContents> {
         let mut before = None;
         loop {
-            self.barrier_at_last().await?;
-            let known = self.watching.look(|picture| picture.all.clone());
-            let truth = self.stage.truth().await?;
-            match self.compare(&known, &truth) {
-                Ok(()) => return Ok(truth),
-                Err(error) if before.as_ref() == Some(&truth) => return Err(error),
-                Err(_) => before = Some(truth),
+            self.barrier_once_connected().await?;
+            let known = self.observer.read(|recording| recording.contents.clone());
+            let actual = self.control.contents().await?;
+            match self.compare(&known, &actual) {
+                Ok(()) => return Ok(actual),
+                Err(error) if before.as_ref() == Some(&actual) => return Err(error),
+                Err(_) => before = Some(actual),
             }
         }
     }
 
     /// Makes sure that what is known is the truth. What a host does not tell of datastores is left
     /// out.
-    pub fn compare(&self, known: &Truth, truth: &Truth) -> Result<()> {
-        for (id, machine) in &truth.machines {
+    pub fn compare(&self, known: &HostContents, actual: &HostContents) -> Result<()> {
+        for (id, machine) in &actual.machines {
             match known.machines.get(id) {
                 Some(known) => {
                     ensure!(
@@ -158,27 +163,27 @@ impl Trial {
                 None => bail!("the observer does not know {machine:?}"),
             }
         }
-        let invented = known.machines.keys().find(|id| !truth.machines.contains_key(id));
+        let invented = known.machines.keys().find(|id| !actual.machines.contains_key(id));
         ensure!(invented.is_none(), "the observer knows machine {invented:?}, which there is not");
-        let told = self.stage.lacks(Ability::DatastoreNews).is_none();
-        let datastores = |of: &Truth| {
-            let as_told = |datastore: &Datastore| {
+        let reports_datastores = self.control.unsupported(Ability::DatastoreUpdates).is_none();
+        let datastores = |contents: &HostContents| {
+            let as_reported = |datastore: &Datastore| {
                 let datastore = datastore.clone();
-                if told {
+                if reports_datastores {
                     datastore
                 } else {
                     Datastore { machine_count: 0, free_bytes: None, ..datastore }
                 }
             };
-            of.datastores.values().map(as_told).collect::<Vec<_>>()
+            contents.datastores.values().map(as_reported).collect::<Vec<_>>()
         };
-        let (known, truth) = (datastores(known), datastores(truth));
-        ensure!(known == truth, "the observer knows {known:?}, the truth is {truth:?}");
+        let (known, actual) = (datastores(known), datastores(actual));
+        ensure!(known == actual, "the observer knows {known:?}, the truth is {actual:?}");
         Ok(())
     }
 
     /// A job of its own for each call.
-    pub fn job(&self) -> JobId {
+    pub fn next_job(&self) -> JobId {
         JobId::new(Uuid::from_u128(u128::from(self.jobs.fetch_add(1, Ordering::Relaxed))))
     }
 
@@ -188,33 +193,43 @@ impl Trial {
         machine: &MachineId,
         call: &HostCall,
     ) -> Result<Result<Accepted, CallError>> {
-        self.soon("an answer to a call", self.backend.call(machine, call, self.job())).await
+        self.in_time("an answer to a call", self.backend.call(machine, call, self.next_job())).await
     }
 
     /// Makes a call that starts a task.
-    pub async fn task(&self, machine: &MachineId, call: &HostCall) -> Result<TaskId> {
-        match self.call(machine, call).await?.map_err(told).with_context(|| format!("{call:?}"))? {
+    pub async fn start_task(&self, machine: &MachineId, call: &HostCall) -> Result<TaskId> {
+        match self
+            .call(machine, call)
+            .await?
+            .map_err(call_error)
+            .with_context(|| format!("{call:?}"))?
+        {
             Accepted::Task(task) => Ok(task),
             Accepted::Done => bail!("{call:?} has no task"),
         }
     }
 
     /// Makes a call that is done without a task.
-    pub async fn at_once(&self, machine: &MachineId, call: &HostCall) -> Result<()> {
-        match self.call(machine, call).await?.map_err(told).with_context(|| format!("{call:?}"))? {
+    pub async fn call_without_task(&self, machine: &MachineId, call: &HostCall) -> Result<()> {
+        match self
+            .call(machine, call)
+            .await?
+            .map_err(call_error)
+            .with_context(|| format!("{call:?}"))?
+        {
             Accepted::Done => Ok(()),
             Accepted::Task(task) => bail!("{call:?} has the task {task}"),
         }
     }
 
     /// Follows a task to its end, and makes sure that its percentage never falls.
-    pub async fn end_of(&self, task: &TaskId) -> Result<TaskStatus> {
-        let status = self.soon("a follower", self.backend.follow(task)).await?;
-        self.end_at(status).await
+    pub async fn wait_task_end(&self, task: &TaskId) -> Result<TaskStatus> {
+        let status = self.in_time("a follower", self.backend.follow(task)).await?;
+        self.wait_end(status).await
     }
 
     /// Waits for the end that a follower is told.
-    pub async fn end_at(&self, mut status: watch::Receiver<TaskStatus>) -> Result<TaskStatus> {
+    pub async fn wait_end(&self, mut status: watch::Receiver<TaskStatus>) -> Result<TaskStatus> {
         let end = async {
             let mut highest = None;
             loop {
@@ -226,13 +241,18 @@ impl Trial {
                 status.changed().await.context("a follower is let go before the end")?;
             }
         };
-        self.soon("the end of a task", end).await?
+        self.in_time("the end of a task", end).await?
     }
 
     /// Makes a call whose task has to end well; then a barrier, so that the picture shows it.
-    pub async fn done(&self, machine: &MachineId, call: &HostCall) -> Result<Option<SnapshotId>> {
-        let task = self.task(machine, call).await?;
-        let TaskStatus::Succeeded { snapshot } = succeeded(self.end_of(&task).await?)? else {
+    pub async fn run_task(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+    ) -> Result<Option<SnapshotId>> {
+        let task = self.start_task(machine, call).await?;
+        let TaskStatus::Succeeded { snapshot } = expect_success(self.wait_task_end(&task).await?)?
+        else {
             bail!("{call:?} did not end well")
         };
         self.barrier().await?;
@@ -240,12 +260,16 @@ impl Trial {
     }
 
     /// Makes a call that has to fail, by a refusal or by its task.
-    pub async fn failure(&self, machine: &MachineId, call: &HostCall) -> Result<Arc<HostError>> {
+    pub async fn call_failure(
+        &self,
+        machine: &MachineId,
+        call: &HostCall,
+    ) -> Result<Arc<HostError>> {
         match self.call(machine, call).await? {
             Err(CallError::Refused(error)) => Ok(Arc::new(error)),
             Err(CallError::Lost(error)) => bail!("{call:?} is lost: {error:?}"),
             Ok(Accepted::Done) => bail!("{call:?} is done"),
-            Ok(Accepted::Task(task)) => match self.end_of(&task).await? {
+            Ok(Accepted::Task(task)) => match self.wait_task_end(&task).await? {
                 TaskStatus::Failed(error) => Ok(error),
                 end => bail!("{call:?} ends as {end:?}"),
             },
@@ -257,14 +281,14 @@ impl Trial {
         self.stop.cancel();
         let run = self.run.lock().unwrap_or_else(PoisonError::into_inner).take();
         match run {
-            Some(run) => self.soon("the end of run", run).await??.context("run"),
+            Some(run) => self.in_time("the end of run", run).await??.context("run"),
             None => Ok(()),
         }
     }
 }
 
 /// A task's end that has to be a good one.
-pub fn succeeded(end: TaskStatus) -> Result<TaskStatus> {
+pub fn expect_success(end: TaskStatus) -> Result<TaskStatus> {
     match end {
         TaskStatus::Succeeded { .. } => Ok(end),
         TaskStatus::Failed(error) => bail!("a task failed: {error:?}"),
@@ -273,14 +297,14 @@ pub fn succeeded(end: TaskStatus) -> Result<TaskStatus> {
 }
 
 /// A failed call, with all that is known of it.
-pub fn told(error: CallError) -> anyhow::Error {
+pub fn call_error(error: CallError) -> anyhow::Error {
     match error {
         CallError::Refused(error) => anyhow::anyhow!("refused: {error:?}"),
         CallError::Lost(error) => anyhow::anyhow!("lost: {error:?}"),
     }
 }
 
-impl Drop for Trial {
+impl Drop for TestContext {
     fn drop(&mut self) {
         self.stop.cancel();
     }

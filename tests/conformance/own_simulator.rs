@@ -11,54 +11,58 @@ use otter::simulator::{
     self, Comeback, Disruption, Fault, Restart, SessionLoss, Simulator, SimulatorOptions,
 };
 
-use super::newcomer;
-use super::suite::{Bench, Cut, Pace, Set, Truth};
-use super::world_stage::{Hand, WorldStage, scenario};
+use super::fresh_backend;
+use super::suite::{ConnectionCut, HostContents, HostFactory, TaskPacing, TestHost};
+use super::world_control::{WorldAccess, WorldControl, scenario};
 use crate::harness::record;
 
 /// How the host is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OurBench {
+pub struct SimulatorFactory {
     loss: SessionLoss,
     page_limit: Option<usize>,
 }
 
-impl OurBench {
+impl SimulatorFactory {
     /// All but the usual one.
-    pub fn moods() -> [Self; 3] {
+    pub fn session_loss_variants() -> [Self; 3] {
         [SessionLoss::MissingSet, SessionLoss::EmptyAnswer, SessionLoss::NoCollector]
             .map(|loss| Self { loss, page_limit: Some(2) })
     }
 }
 
 #[async_trait]
-impl Bench for OurBench {
-    async fn set(&self, pace: Pace) -> Result<Set> {
+impl HostFactory for SimulatorFactory {
+    async fn create(&self, pacing: TaskPacing) -> Result<TestHost> {
         let mut options = SimulatorOptions::new(scenario(), Clock::system());
         options.on_answer = Some(record);
-        options.pace = match pace {
-            Pace::Brisk => simulator::Pace::Auto { scale: 0.01 },
-            Pace::Held => simulator::Pace::Stepped,
+        options.pace = match pacing {
+            TaskPacing::Automatic => simulator::Pace::Auto { scale: 0.01 },
+            TaskPacing::Stepped => simulator::Pace::Stepped,
         };
         let simulator = Simulator::start(options).await?;
         simulator.control().set_session_loss(self.loss);
         simulator.control().set_page_limit(self.page_limit);
-        let backend = EsxHypervisor::new(&newcomer::options(&simulator.url()), Clock::system())?;
-        Ok(Set { backend: Arc::new(backend), stage: Box::new(WorldStage::new(OurHand(simulator))) })
+        let backend =
+            EsxHypervisor::new(&fresh_backend::options(&simulator.url()), Clock::system())?;
+        Ok(TestHost {
+            backend: Arc::new(backend),
+            control: Box::new(WorldControl::new(SimulatorAccess(simulator))),
+        })
     }
 }
 
-struct OurHand(Simulator);
+struct SimulatorAccess(Simulator);
 
 #[async_trait]
-impl Hand for OurHand {
+impl WorldAccess for SimulatorAccess {
     fn change(&self, change: &mut (dyn FnMut(&mut World) + Send)) {
         self.0.control().mutate(change);
     }
 
     /// What a newcomer reads.
-    async fn truth(&self) -> Result<Truth> {
-        newcomer::truth(&self.0.url()).await
+    async fn contents(&self) -> Result<HostContents> {
+        fresh_backend::contents(&self.0.url()).await
     }
 
     fn drop_sessions(&self) {
@@ -82,10 +86,10 @@ impl Hand for OurHand {
         self.0.control().calls("Login")
     }
 
-    fn cut_next_snapshot(&self, cut: Cut) {
+    fn cut_next_snapshot(&self, cut: ConnectionCut) {
         let what = match cut {
-            Cut::BeforeItRuns => Disruption::CloseBeforeRunning,
-            Cut::AfterItRan => Disruption::CloseAfterRunning,
+            ConnectionCut::BeforeItRuns => Disruption::CloseBeforeRunning,
+            ConnectionCut::AfterItRan => Disruption::CloseAfterRunning,
         };
         self.0.control().disrupt_next("CreateSnapshot_Task", what);
     }
@@ -94,7 +98,7 @@ impl Hand for OurHand {
         self.0.control().disrupt_next("CreateSnapshot_Task", Disruption::Fault(fault));
     }
 
-    fn reboot(&self) {
+    fn reboot_host(&self) {
         self.0.control().reboot_host();
     }
 }

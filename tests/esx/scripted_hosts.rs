@@ -13,7 +13,7 @@ use otter::esx::EsxOptions;
 use otter::hypervisor::{HostErrorKind, Hypervisor, SessionState};
 use tokio::net::TcpListener;
 
-use super::support::{Running, options};
+use super::support::{RunningBackend, options};
 
 const SOAP_FAULT: u16 = 500;
 
@@ -209,10 +209,10 @@ fn changed(kind: &str, id: &str, path: &str, value: &str) -> String {
     )
 }
 
-async fn away(running: &Running) -> String {
+async fn outage_reason(running: &RunningBackend) -> String {
     running
-        .watching
-        .until("away", |picture| match &picture.statuses.last()?.state {
+        .observer
+        .wait_until("away", |recording| match &recording.statuses.last()?.state {
             SessionState::Away { reason } => Some(reason.clone()),
             _ => None,
         })
@@ -220,7 +220,7 @@ async fn away(running: &Running) -> String {
 }
 
 #[tokio::test]
-async fn the_cookie_is_kept_as_it_came_and_not_that_of_a_failed_login() {
+async fn the_session_cookie_is_sent_unchanged_and_a_refused_login_sets_none() {
     let host = Scripted::default();
     let refused =
         fault("InvalidLogin", "").header("set-cookie", "vmware_soap_session=\"bad\"; Path=/");
@@ -228,8 +228,8 @@ async fn the_cookie_is_kept_as_it_came_and_not_that_of_a_failed_login() {
     let mut options = host.serve().await;
     options.login_backoff = Duration::from_millis(20);
     options.headers.push(("X-Lab".to_owned(), "secret".to_owned().into()));
-    let running = Running::start(&options);
-    running.watching.connected(1).await;
+    let running = RunningBackend::start(&options);
+    running.observer.wait_connected(1).await;
     let logins = host.seen("Login");
     assert_eq!(logins.len(), 2);
     assert!(
@@ -246,7 +246,7 @@ async fn the_cookie_is_kept_as_it_came_and_not_that_of_a_failed_login() {
 }
 
 #[tokio::test]
-async fn what_does_not_speak_vim25_is_said_to_be_so() {
+async fn a_server_that_is_not_vim25_is_the_reason_of_the_outage() {
     let html = || Answer::new(200, "<html>Welcome</html>");
     let no_session = || ok("Login", "<returnval><key>k</key></returnval>");
     let cases: [(&'static str, Answer, &str); 8] = [
@@ -274,12 +274,12 @@ async fn what_does_not_speak_vim25_is_said_to_be_so() {
     for (method, answer, reason) in cases {
         let host = Scripted::default();
         host.script(method, [answer]);
-        let running = Running::start(&host.serve().await);
-        let told = away(&running).await;
-        assert!(told.contains(reason), "{method}: {told}");
-        running.watching.connected(1).await;
+        let running = RunningBackend::start(&host.serve().await);
+        let observed = outage_reason(&running).await;
+        assert!(observed.contains(reason), "{method}: {observed}");
+        running.observer.wait_connected(1).await;
         assert_eq!(host.seen("/elsewhere").len(), 0, "a redirect was followed");
-        assert_eq!(running.watching.picture().machines.len(), 1);
+        assert_eq!(running.observer.recording().machines.len(), 1);
         running.stop().await;
     }
 }
@@ -294,19 +294,19 @@ async fn an_answer_is_bounded_after_decompression() {
     host.script("WaitForUpdatesEx", [Answer::new(200, small).header("content-encoding", "gzip")]);
     let mut options = host.serve().await;
     options.answer_limit = 1 << 20;
-    let running = Running::start(&options);
-    assert!(away(&running).await.contains("longer than 1048576 bytes"));
-    running.watching.connected(1).await;
+    let running = RunningBackend::start(&options);
+    assert!(outage_reason(&running).await.contains("longer than 1048576 bytes"));
+    running.observer.wait_connected(1).await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn an_old_host_does_without_a_property_that_it_lacks() {
+async fn a_property_unknown_to_an_old_host_is_left_out() {
     let host = Scripted::default();
     let lacks = fault("InvalidProperty", "<name>config.nestedHVEnabled</name>");
     host.script("CreateFilter", [usual("CreateFilter", ""), lacks]);
-    let running = Running::start(&host.serve().await);
-    running.watching.connected(1).await;
+    let running = RunningBackend::start(&host.serve().await);
+    running.observer.wait_connected(1).await;
     let filters = host.seen("CreateFilter");
     assert_eq!(filters.len(), 3);
     assert!(
@@ -316,7 +316,7 @@ async fn an_old_host_does_without_a_property_that_it_lacks() {
 }
 
 #[tokio::test]
-async fn changes_below_what_was_asked_for_are_read_again() {
+async fn changes_below_a_followed_path_are_read_again() {
     for path in ["snapshot.currentSnapshot", "config.hardware.device[4000].connectable", "to.come"]
     {
         let host = Scripted::default();
@@ -327,11 +327,11 @@ async fn changes_below_what_was_asked_for_are_read_again() {
                 updates("2", &changed("modify", "1", path, "x")),
             ],
         );
-        let running = Running::start(&host.serve().await);
+        let running = RunningBackend::start(&host.serve().await);
         running
-            .watching
-            .until("read again", |picture| {
-                (picture.machines.get(&MachineId::from_backend("1"))?.name == "read again")
+            .observer
+            .wait_until("read again", |recording| {
+                (recording.machines.get(&MachineId::from_backend("1"))?.name == "read again")
                     .then_some(())
             })
             .await;
@@ -341,21 +341,23 @@ async fn changes_below_what_was_asked_for_are_read_again() {
 }
 
 #[tokio::test]
-async fn a_picture_is_not_emptied_by_an_answer_that_a_second_read_denies() {
+async fn a_removal_that_a_second_read_denies_is_not_reported() {
     let host = Scripted::default();
     let empty = || ok("WaitForUpdatesEx", "");
     let first = updates("1", &machine("enter", "1", "named"));
     host.script("WaitForUpdatesEx", [first, fault("InvalidCollectorVersion", ""), empty()]);
-    let running = Running::start(&host.serve().await);
-    assert!(away(&running).await.contains("said that machines are gone and then showed them"));
-    running.watching.connected(1).await;
-    let picture = running.watching.picture();
-    assert_eq!((picture.machines.len(), picture.smallest), (1, Some(1)));
+    let running = RunningBackend::start(&host.serve().await);
+    assert!(
+        outage_reason(&running).await.contains("said that machines are gone and then showed them")
+    );
+    running.observer.wait_connected(1).await;
+    let recording = running.observer.recording();
+    assert_eq!((recording.machines.len(), recording.smallest), (1, Some(1)));
     running.stop().await;
 }
 
 #[tokio::test]
-async fn truncated_sets_are_told_as_one() {
+async fn truncated_sets_are_reported_as_one() {
     let host = Scripted::default();
     let part = |version: &str, id: &str| {
         let set = updates(version, &machine("enter", id, id));
@@ -364,10 +366,10 @@ async fn truncated_sets_are_told_as_one() {
     };
     let parts = [part("t1", "1"), part("t2", "2"), updates("2", &machine("enter", "3", "3"))];
     host.script("WaitForUpdatesEx", parts);
-    let running = Running::start(&host.serve().await);
-    running.watching.connected(1).await;
-    let picture = running.watching.picture();
-    assert_eq!((picture.machines.len(), picture.smallest, picture.syncs), (3, Some(3), 1));
+    let running = RunningBackend::start(&host.serve().await);
+    running.observer.wait_connected(1).await;
+    let recording = running.observer.recording();
+    assert_eq!((recording.machines.len(), recording.smallest, recording.syncs), (3, Some(3), 1));
     let versions: Vec<String> =
         host.seen("WaitForUpdatesEx").into_iter().map(|seen| seen.body).take(3).collect();
     assert!(
@@ -378,12 +380,12 @@ async fn truncated_sets_are_told_as_one() {
 }
 
 #[tokio::test]
-async fn a_host_that_never_answers_is_given_up_in_time() {
+async fn a_silent_host_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut options = options(&format!("http://{}", listener.local_addr().unwrap()));
     options.read_timeout = Duration::from_millis(100);
-    let running = Running::start(&options);
-    assert!(away(&running).await.contains("did not answer in time"));
+    let running = RunningBackend::start(&options);
+    assert!(outage_reason(&running).await.contains("did not answer in time"));
     assert_eq!(running.esx.barrier().await.unwrap_err().kind, HostErrorKind::Unreachable);
     running.stop().await;
 }

@@ -18,166 +18,166 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::in_process::InProcessBench;
-use super::suite::{Bench, Conformance, Pace, Set};
+use super::in_process::InProcessFactory;
+use super::suite::{Conformance, HostFactory, TaskPacing, TestHost};
 
 /// What is done wrong, and the case that has to notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mistake {
-    Nothing,
+enum Defect {
+    NoDefect,
     BarrierReturnsAtOnce,
-    BarrierWaitsForTheHost,
-    RemovalIsNotTold,
-    MachineIsLeftOut,
-    MachineIsInvented,
-    ChangesComeOnlyWithBarriers,
-    ResyncIsNotWhole,
-    OutageEmptiesThePicture,
-    ConnectedBeforeThePicture,
-    ResyncIsForgotten,
-    LostIsToldAsRefused,
-    RefusedIsToldAsLost,
-    LostCallIsMadeAgain,
-    KindsAreForgotten,
-    EndIsTakenBack,
-    ProgressFalls,
-    UnknownTaskIsWaitedFor,
-    EndIsMissedByLateFollowers,
-    FollowersAreKeptAtTheEnd,
-    RestartIsNotTold,
-    EvidenceIsOld,
-    UnknownMachineIsEmpty,
-    ForeignTasksAreOurs,
-    GuestIsConfirmedLater,
-    UnknownPathIsNull,
-    CapabilityIsDenied,
-    StopIsNotHeeded,
-    SecondRunIsTaken,
-    CancelIsAlwaysDone,
+    BarrierHangsDuringOutage,
+    RemovalNotReported,
+    MachineMissing,
+    MachineInvented,
+    ChangesOnlyWithBarriers,
+    ResyncNotComplete,
+    OutageRemovesMachines,
+    ConnectedBeforeFacts,
+    ResyncSkipped,
+    LostReportedAsRefused,
+    RefusedReportedAsLost,
+    LostCallRepeated,
+    ErrorKindsDropped,
+    TaskEndReverted,
+    ProgressDecreases,
+    UnknownTaskNeverEnds,
+    LateFollowersNeverEnd,
+    FollowersNotClosed,
+    GuestRestartNotReported,
+    EvidenceCached,
+    UnknownMachineHasEvidence,
+    ForeignTasksClaimed,
+    ConfirmGuestReturnsEarly,
+    UnknownPathReadsNull,
+    CapabilityHidden,
+    StopIgnored,
+    SecondRunAccepted,
+    CancelAlwaysSucceeds,
 }
 
-use Mistake as M;
+use Defect as M;
 
-const MISTAKES: &[(Mistake, &str)] = &[
-    (M::BarrierReturnsAtOnce, "a_barrier_shows_what_was_so_before_it"),
-    (M::BarrierWaitsForTheHost, "nothing_hangs_while_the_host_is_away"),
-    (M::RemovalIsNotTold, "a_removal_is_told"),
-    (M::MachineIsLeftOut, "the_first_set_is_the_whole_picture"),
-    (M::MachineIsInvented, "nothing_is_lost_or_invented_while_much_changes"),
-    (M::ChangesComeOnlyWithBarriers, "an_observer_that_asks_for_nothing_is_told_all_the_same"),
-    (M::ResyncIsNotWhole, "a_removal_during_an_absence_shows_after_it"),
-    (M::OutageEmptiesThePicture, "the_picture_is_whole_after_an_absence"),
-    (M::ConnectedBeforeThePicture, "a_connection_is_told_once_with_what_the_host_is"),
-    (M::ResyncIsForgotten, "the_picture_is_whole_after_a_lost_session"),
-    (M::LostIsToldAsRefused, "a_call_whose_answer_is_lost_is_lost_and_ran_once"),
-    (M::RefusedIsToldAsLost, "a_refusal_has_its_kind_and_did_not_run"),
-    (M::LostCallIsMadeAgain, "a_call_whose_answer_is_lost_is_lost_and_ran_once"),
-    (M::KindsAreForgotten, "what_is_so_already_is_an_invalid_power_state"),
-    (M::EndIsTakenBack, "an_end_is_final"),
-    (M::ProgressFalls, "progress_is_told_and_never_falls"),
-    (M::UnknownTaskIsWaitedFor, "a_task_that_nobody_knows_has_vanished"),
-    (M::EndIsMissedByLateFollowers, "a_task_is_followed_after_its_end"),
-    (M::FollowersAreKeptAtTheEnd, "a_follower_is_let_go_at_the_end"),
-    (M::RestartIsNotTold, "a_restart_of_the_guest_is_told_before_the_end_of_its_task"),
-    (M::EvidenceIsOld, "evidence_goes_past_the_picture"),
-    (M::UnknownMachineIsEmpty, "reads_of_a_machine_that_is_not_there_are_not_found"),
-    (M::ForeignTasksAreOurs, "recent_tasks_tell_what_was_called_and_by_whom"),
-    (M::GuestIsConfirmedLater, "a_guest_is_confirmed_by_the_time_it_returns"),
-    (M::UnknownPathIsNull, "properties_are_read_by_their_paths"),
-    (M::CapabilityIsDenied, "properties_are_read_by_their_paths"),
-    (M::StopIsNotHeeded, "run_returns_when_told_and_later_calls_fail"),
-    (M::SecondRunIsTaken, "run_is_called_once"),
-    (M::CancelIsAlwaysDone, "what_cannot_be_cancelled_goes_on"),
+const DEFECTS: &[(Defect, &str)] = &[
+    (M::BarrierReturnsAtOnce, "a_barrier_shows_earlier_changes"),
+    (M::BarrierHangsDuringOutage, "no_call_hangs_during_an_outage"),
+    (M::RemovalNotReported, "a_removal_is_reported"),
+    (M::MachineMissing, "the_first_facts_are_complete"),
+    (M::MachineInvented, "no_fact_is_lost_or_invented_under_many_changes"),
+    (M::ChangesOnlyWithBarriers, "changes_are_reported_without_a_barrier"),
+    (M::ResyncNotComplete, "a_removal_during_an_outage_is_reported_after_it"),
+    (M::OutageRemovesMachines, "facts_are_complete_after_an_outage"),
+    (M::ConnectedBeforeFacts, "a_connection_is_reported_once_with_the_product"),
+    (M::ResyncSkipped, "facts_are_complete_after_a_lost_session"),
+    (M::LostReportedAsRefused, "a_call_with_a_lost_answer_is_lost_and_ran_once"),
+    (M::RefusedReportedAsLost, "a_refused_call_has_its_kind_and_did_not_run"),
+    (M::LostCallRepeated, "a_call_with_a_lost_answer_is_lost_and_ran_once"),
+    (M::ErrorKindsDropped, "power_calls_check_the_power_state"),
+    (M::TaskEndReverted, "a_task_end_is_final"),
+    (M::ProgressDecreases, "progress_is_reported_and_never_decreases"),
+    (M::UnknownTaskNeverEnds, "an_unknown_task_has_vanished"),
+    (M::LateFollowersNeverEnd, "a_task_can_be_followed_after_its_end"),
+    (M::FollowersNotClosed, "followers_are_closed_when_run_returns"),
+    (M::GuestRestartNotReported, "a_guest_restart_is_reported_before_its_task_ends"),
+    (M::EvidenceCached, "evidence_is_read_directly"),
+    (M::UnknownMachineHasEvidence, "reads_of_an_unknown_machine_are_not_found"),
+    (M::ForeignTasksClaimed, "recent_tasks_name_the_call_and_the_account"),
+    (M::ConfirmGuestReturnsEarly, "confirm_guest_returns_after_the_fact"),
+    (M::UnknownPathReadsNull, "properties_are_read_by_path"),
+    (M::CapabilityHidden, "properties_are_read_by_path"),
+    (M::StopIgnored, "run_returns_when_stopped_and_later_calls_fail"),
+    (M::SecondRunAccepted, "run_can_be_called_once"),
+    (M::CancelAlwaysSucceeds, "a_task_that_cannot_be_cancelled_continues"),
 ];
 
 /// What hangs is given up soon; what the rightful backend does takes a few milliseconds.
-const SUITE: Conformance = Conformance { patience: Duration::from_secs(1), at_once: 100 };
+const SUITE: Conformance = Conformance { timeout: Duration::from_secs(1), concurrency: 100 };
 
 #[tokio::test]
-async fn every_mistake_is_noticed_by_the_case_that_is_about_it() {
-    let report = SUITE.of(&WrongBench(M::Nothing)).await;
+async fn the_named_case_detects_each_defect() {
+    let report = SUITE.run_all(&BrokenBackendFactory(M::NoDefect)).await;
     assert!(report.failed().is_empty(), "a wrapper that does nothing wrong fails: {report}");
-    let mut unnoticed = Vec::new();
-    for (mistake, case) in MISTAKES {
-        let report = SUITE.of(&WrongBench(*mistake)).await;
-        println!("{mistake:?} is noticed by {} cases", report.failed().len());
+    let mut undetected = Vec::new();
+    for (defect, case) in DEFECTS {
+        let report = SUITE.run_all(&BrokenBackendFactory(*defect)).await;
+        println!("{defect:?} is noticed by {} cases", report.failed().len());
         if !report.failed().contains(case) {
-            unnoticed.push(format!("{mistake:?} is not noticed by {case}: {report}"));
+            undetected.push(format!("{defect:?} is not noticed by {case}: {report}"));
         }
     }
-    assert!(unnoticed.is_empty(), "{}", unnoticed.join("\n"));
+    assert!(undetected.is_empty(), "{}", undetected.join("\n"));
 }
 
-struct WrongBench(Mistake);
+struct BrokenBackendFactory(Defect);
 
 #[async_trait]
-impl Bench for WrongBench {
-    async fn set(&self, pace: Pace) -> Result<Set> {
-        let Set { backend, stage } = InProcessBench.set(pace).await?;
-        Ok(Set { backend: Wrong::around(backend, self.0), stage })
+impl HostFactory for BrokenBackendFactory {
+    async fn create(&self, pacing: TaskPacing) -> Result<TestHost> {
+        let TestHost { backend, control } = InProcessFactory.create(pacing).await?;
+        Ok(TestHost { backend: BrokenBackend::new(backend, self.0), control })
     }
 }
 
 /// The backend without any capability.
 pub fn without_capabilities(backend: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor> {
-    Wrong::around(backend, M::CapabilityIsDenied)
+    BrokenBackend::new(backend, M::CapabilityHidden)
 }
 
 /// A backend that makes one mistake.
-struct Wrong {
+struct BrokenBackend {
     inner: Arc<dyn Hypervisor>,
-    mistake: Mistake,
+    defect: Defect,
     /// Evidence as it was first read.
-    seen: Mutex<Vec<(MachineId, Evidence)>>,
+    first_evidence: Mutex<Vec<(MachineId, Evidence)>>,
     /// Senders that are never dropped.
-    kept: Mutex<Vec<watch::Sender<TaskStatus>>>,
+    kept_senders: Mutex<Vec<watch::Sender<TaskStatus>>>,
     runs: AtomicUsize,
     barriers: Arc<AtomicUsize>,
 }
 
-impl Wrong {
-    fn around(inner: Arc<dyn Hypervisor>, mistake: Mistake) -> Arc<dyn Hypervisor> {
+impl BrokenBackend {
+    fn new(inner: Arc<dyn Hypervisor>, defect: Defect) -> Arc<dyn Hypervisor> {
         Arc::new(Self {
             inner,
-            mistake,
-            seen: Mutex::default(),
-            kept: Mutex::default(),
+            defect,
+            first_evidence: Mutex::default(),
+            kept_senders: Mutex::default(),
             runs: AtomicUsize::new(0),
             barriers: Arc::default(),
         })
     }
 
-    fn is(&self, mistake: Mistake) -> bool {
-        self.mistake == mistake
+    fn is(&self, defect: Defect) -> bool {
+        self.defect == defect
     }
 
-    fn never(&self) -> watch::Receiver<TaskStatus> {
+    fn never_ending_follower(&self) -> watch::Receiver<TaskStatus> {
         let sender = watch::Sender::new(TaskStatus::Running { progress: None });
         let receiver = sender.subscribe();
-        lock(&self.kept).push(sender);
+        lock(&self.kept_senders).push(sender);
         receiver
     }
 }
 
 #[async_trait]
-impl Hypervisor for Wrong {
+impl Hypervisor for BrokenBackend {
     async fn run(
         &self,
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
     ) -> Result<(), HostError> {
         let first = self.runs.fetch_add(1, Ordering::SeqCst) == 0;
-        if !first && self.is(M::SecondRunIsTaken) {
+        if !first && self.is(M::SecondRunAccepted) {
             return Ok(());
         }
-        let wrong = WrongObserver {
+        let broken = BrokenObserver {
             inner: observer,
-            mistake: self.mistake,
+            defect: self.defect,
             state: Mutex::default(),
             barriers: Arc::clone(&self.barriers),
         };
-        let stop = if self.is(M::StopIsNotHeeded) { CancellationToken::new() } else { stop };
-        self.inner.run(Arc::new(wrong), stop).await
+        let stop = if self.is(M::StopIgnored) { CancellationToken::new() } else { stop };
+        self.inner.run(Arc::new(broken), stop).await
     }
 
     async fn call(
@@ -187,13 +187,13 @@ impl Hypervisor for Wrong {
         job: JobId,
     ) -> Result<Accepted, CallError> {
         match self.inner.call(machine, call, job).await {
-            Err(CallError::Lost(error)) if self.is(M::LostIsToldAsRefused) => {
+            Err(CallError::Lost(error)) if self.is(M::LostReportedAsRefused) => {
                 Err(CallError::Refused(error))
             }
-            Err(CallError::Refused(error)) if self.is(M::RefusedIsToldAsLost) => {
+            Err(CallError::Refused(error)) if self.is(M::RefusedReportedAsLost) => {
                 Err(CallError::Lost(error))
             }
-            Err(CallError::Lost(error)) if self.is(M::LostCallIsMadeAgain) => {
+            Err(CallError::Lost(error)) if self.is(M::LostCallRepeated) => {
                 // Once what it did is done, so that it is taken.
                 tokio::task::yield_now().await;
                 while self.inner.call(machine, call, job).await.is_err() {
@@ -208,41 +208,41 @@ impl Hypervisor for Wrong {
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let follower = self.inner.follow(task).await;
         let is_end = |status: &TaskStatus| !matches!(status, TaskStatus::Running { .. });
-        match self.mistake {
-            M::EndIsTakenBack => altered(follower, move |status| {
+        match self.defect {
+            M::TaskEndReverted => altered_follower(follower, move |status| {
                 let again = is_end(status).then_some(TaskStatus::Running { progress: Some(99) });
                 std::iter::once(status.clone()).chain(again).collect()
             }),
-            M::ProgressFalls => altered(follower, |status| match status {
+            M::ProgressDecreases => altered_follower(follower, |status| match status {
                 TaskStatus::Running { progress: Some(percent) } => {
                     vec![TaskStatus::Running { progress: Some(100 - percent) }]
                 }
                 other => vec![other.clone()],
             }),
-            M::KindsAreForgotten => altered(follower, |status| match status {
+            M::ErrorKindsDropped => altered_follower(follower, |status| match status {
                 TaskStatus::Failed(error) => {
                     let error = HostError::new(HostErrorKind::Rejected, error.message.clone());
                     vec![TaskStatus::Failed(Arc::new(error))]
                 }
                 other => vec![other.clone()],
             }),
-            M::UnknownTaskIsWaitedFor => altered(follower, |status| match status {
+            M::UnknownTaskNeverEnds => altered_follower(follower, |status| match status {
                 TaskStatus::Vanished => vec![TaskStatus::Running { progress: None }],
                 other => vec![other.clone()],
             }),
-            M::EndIsMissedByLateFollowers => {
-                let late = !lock(&self.kept).is_empty();
-                let never = self.never();
+            M::LateFollowersNeverEnd => {
+                let late = !lock(&self.kept_senders).is_empty();
+                let never = self.never_ending_follower();
                 if late { never } else { follower }
             }
-            M::FollowersAreKeptAtTheEnd => self.never(),
+            M::FollowersNotClosed => self.never_ending_follower(),
             _ => follower,
         }
     }
 
     async fn cancel(&self, task: &TaskId) -> Result<(), HostError> {
         match self.inner.cancel(task).await {
-            Err(_) if self.is(M::CancelIsAlwaysDone) => Ok(()),
+            Err(_) if self.is(M::CancelAlwaysSucceeds) => Ok(()),
             other => other,
         }
     }
@@ -254,25 +254,25 @@ impl Hypervisor for Wrong {
         self.barriers.fetch_add(1, Ordering::SeqCst);
         loop {
             match self.inner.barrier().await {
-                Err(_) if self.is(M::BarrierWaitsForTheHost) => tokio::task::yield_now().await,
+                Err(_) if self.is(M::BarrierHangsDuringOutage) => tokio::task::yield_now().await,
                 other => return other,
             }
         }
     }
 
-    async fn examine(&self, machine: &MachineId) -> Result<Evidence, HostError> {
-        let read = self.inner.examine(machine).await;
-        match self.mistake {
-            M::EvidenceIsOld => {
-                let mut seen = lock(&self.seen);
-                if let Some((_, old)) = seen.iter().find(|(id, _)| id == machine) {
+    async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError> {
+        let read = self.inner.read_evidence(machine).await;
+        match self.defect {
+            M::EvidenceCached => {
+                let mut first_evidence = lock(&self.first_evidence);
+                if let Some((_, old)) = first_evidence.iter().find(|(id, _)| id == machine) {
                     return Ok(old.clone());
                 }
                 let read = read?;
-                seen.push((machine.clone(), read.clone()));
+                first_evidence.push((machine.clone(), read.clone()));
                 Ok(read)
             }
-            M::UnknownMachineIsEmpty => read.or_else(|error| match error.kind {
+            M::UnknownMachineHasEvidence => read.or_else(|error| match error.kind {
                 HostErrorKind::NotFound => Ok(Evidence {
                     identity: otter::domain::machine::MachineIdentity {
                         id: machine.clone(),
@@ -289,7 +289,7 @@ impl Hypervisor for Wrong {
                 }),
                 _ => Err(error),
             }),
-            M::ForeignTasksAreOurs => read.map(|mut evidence| {
+            M::ForeignTasksClaimed => read.map(|mut evidence| {
                 evidence.recent_tasks.iter_mut().for_each(|task| task.by_us = true);
                 evidence
             }),
@@ -298,7 +298,7 @@ impl Hypervisor for Wrong {
     }
 
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError> {
-        if self.is(M::GuestIsConfirmedLater) {
+        if self.is(M::ConfirmGuestReturnsEarly) {
             let (inner, machine) = (Arc::clone(&self.inner), machine.clone());
             tokio::spawn(async move { inner.confirm_guest(&machine).await });
             return Ok(());
@@ -307,7 +307,7 @@ impl Hypervisor for Wrong {
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        if self.is(M::CapabilityIsDenied) { &[] } else { self.inner.capabilities() }
+        if self.is(M::CapabilityHidden) { &[] } else { self.inner.capabilities() }
     }
 
     async fn properties(
@@ -318,7 +318,7 @@ impl Hypervisor for Wrong {
         match self.inner.properties(machine, paths).await {
             Err(error)
                 if error.kind == HostErrorKind::InvalidProperty
-                    && self.is(M::UnknownPathIsNull) =>
+                    && self.is(M::UnknownPathReadsNull) =>
             {
                 Ok(paths.iter().map(|path| (path.clone(), Value::Null)).collect())
             }
@@ -326,13 +326,13 @@ impl Hypervisor for Wrong {
         }
     }
 
-    fn renew_password(&self, password: SecretString) {
-        self.inner.renew_password(password);
+    fn set_password(&self, password: SecretString) {
+        self.inner.set_password(password);
     }
 }
 
 /// A receiver that is told something else than the rightful one.
-fn altered(
+fn altered_follower(
     mut from: watch::Receiver<TaskStatus>,
     alter: impl Fn(&TaskStatus) -> Vec<TaskStatus> + Send + 'static,
 ) -> watch::Receiver<TaskStatus> {
@@ -354,33 +354,33 @@ fn altered(
 }
 
 /// An observer that passes on what it should not, or not what it should.
-struct WrongObserver {
+struct BrokenObserver {
     inner: Arc<dyn Observer>,
-    mistake: Mistake,
-    state: Mutex<Passed>,
+    defect: Defect,
+    state: Mutex<ObserverState>,
     barriers: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
-struct Passed {
-    whole_sets: usize,
-    held: Vec<Fact>,
+struct ObserverState {
+    complete_sets: usize,
+    held_facts: Vec<Fact>,
 }
 
-impl Observer for WrongObserver {
+impl Observer for BrokenObserver {
     fn observe(&self, mut facts: Facts) {
-        let mut passed = lock(&self.state);
-        passed.whole_sets += usize::from(facts.complete);
-        let resync = facts.complete && passed.whole_sets > 1;
-        match self.mistake {
-            M::RemovalIsNotTold => {
+        let mut state = lock(&self.state);
+        state.complete_sets += usize::from(facts.complete);
+        let resync = facts.complete && state.complete_sets > 1;
+        match self.defect {
+            M::RemovalNotReported => {
                 facts.changes.retain(|fact| !matches!(fact, Fact::MachineRemoved(_)));
             }
-            M::RestartIsNotTold => {
+            M::GuestRestartNotReported => {
                 facts.changes.retain(|fact| !matches!(fact, Fact::GuestRestarted(_)));
             }
-            M::MachineIsLeftOut if facts.complete => drop(facts.changes.pop()),
-            M::MachineIsInvented if !facts.complete => {
+            M::MachineMissing if facts.complete => drop(facts.changes.pop()),
+            M::MachineInvented if !facts.complete => {
                 let machine = facts.changes.iter().find_map(|fact| match fact {
                     Fact::Machine(machine) => Some(machine.clone()),
                     _ => None,
@@ -390,18 +390,18 @@ impl Observer for WrongObserver {
                     facts.changes.push(Fact::Machine(ghost));
                 }
             }
-            M::ResyncIsNotWhole if resync => facts.complete = false,
-            M::ResyncIsForgotten if resync => return,
-            M::ChangesComeOnlyWithBarriers if !facts.complete => {
+            M::ResyncNotComplete if resync => facts.complete = false,
+            M::ResyncSkipped if resync => return,
+            M::ChangesOnlyWithBarriers if !facts.complete => {
                 if self.barriers.load(Ordering::SeqCst) == 0 {
-                    passed.held.append(&mut facts.changes);
+                    state.held_facts.append(&mut facts.changes);
                     return;
                 }
-                facts.changes.splice(0..0, std::mem::take(&mut passed.held));
+                facts.changes.splice(0..0, std::mem::take(&mut state.held_facts));
             }
             _ => {}
         }
-        drop(passed);
+        drop(state);
         if facts.complete || !facts.changes.is_empty() {
             self.inner.observe(facts);
         }
@@ -409,8 +409,7 @@ impl Observer for WrongObserver {
 
     fn session(&self, status: SessionStatus) {
         let away = matches!(status.state, SessionState::Away { .. });
-        if self.mistake == M::ConnectedBeforeThePicture && status.state == SessionState::Connecting
-        {
+        if self.defect == M::ConnectedBeforeFacts && status.state == SessionState::Connecting {
             self.inner.session(status.clone());
             let product = otter::hypervisor::HostProduct {
                 full_name: "early".to_owned(),
@@ -428,7 +427,7 @@ impl Observer for WrongObserver {
             });
             return;
         }
-        if away && self.mistake == M::OutageEmptiesThePicture {
+        if away && self.defect == M::OutageRemovesMachines {
             self.inner.observe(Facts { complete: true, changes: Vec::new() });
         }
         self.inner.session(status);

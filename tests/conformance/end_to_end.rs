@@ -6,7 +6,7 @@ use std::time::Duration;
 use otter::simulator::world::Operation;
 use serde_json::json;
 
-use super::wrong::without_capabilities;
+use super::broken_backends::without_capabilities;
 use crate::harness::{Host, HostKind, Lab, Plan, machine};
 
 #[tokio::test]

@@ -4,12 +4,12 @@
 use serde_json::{Map, Value};
 
 use super::machine::{GuestProperties, power_state, question, snapshots};
-use super::reader::{Contents, denied, first_value, read_object};
+use super::property_reader::{Contents, first_value, permission_denied, read_object};
 use super::session::Session;
 use super::soap::property::references;
 use super::soap::xml::Element;
 use super::soap::{Reference, json};
-use super::task::{TaskInfo, TaskState};
+use super::task_info::{TaskInfo, TaskState};
 use crate::domain::call::{Evidence, RecentTask, SeenSnapshot};
 use crate::domain::ids::{MachineId, TaskId};
 use crate::domain::machine::MachineIdentity;
@@ -38,16 +38,16 @@ const TRIES: usize = 4;
 ///
 /// # Errors
 /// `NotFound` where there is no such machine; what the host or the way to it says.
-pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence, HostError> {
-    let (object, what) = (reference(machine), format!("machine {machine}"));
-    let read = || read_object(session, &object, &PATHS, &what);
-    let tasks_of = |contents: &Contents| {
+pub async fn read_evidence(session: &Session, machine: &MachineId) -> Result<Evidence, HostError> {
+    let (object, name) = (reference(machine), format!("machine {machine}"));
+    let read = || read_object(session, &object, &PATHS, &name);
+    let recent_task_references = |contents: &Contents| {
         first_value(contents, "recentTask").map(references).unwrap_or_default()
     };
     let mut contents = read().await?;
     let mut recent_tasks = Vec::new();
     for _ in 0..TRIES {
-        let tasks = tasks_of(&contents);
+        let tasks = recent_task_references(&contents);
         recent_tasks.clear();
         if tasks.is_empty() {
             break;
@@ -56,7 +56,7 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
             recent_tasks.extend(recent_task(session, task).await?);
         }
         contents = read().await?;
-        if tasks_of(&contents) == tasks {
+        if recent_task_references(&contents) == tasks {
             break;
         }
     }
@@ -82,7 +82,7 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
         identity,
         power_state: value("runtime.powerState").and_then(power_state),
         current_snapshot: current,
-        snapshots: items.into_iter().map(seen_snapshot).collect(),
+        snapshots: items.into_iter().map(snapshot_evidence).collect(),
         tools_running: guest.guest().tools_running,
         question,
         host_boot_time,
@@ -94,9 +94,9 @@ pub async fn examine(session: &Session, machine: &MachineId) -> Result<Evidence,
 ///
 /// # Errors
 /// As [`examine`].
-pub async fn guest(session: &Session, machine: &MachineId) -> Result<Fact, HostError> {
-    let what = format!("machine {machine}");
-    let contents = read_object(session, &reference(machine), GuestProperties::PATHS, &what).await?;
+pub async fn read_guest(session: &Session, machine: &MachineId) -> Result<Fact, HostError> {
+    let name = format!("machine {machine}");
+    let contents = read_object(session, &reference(machine), GuestProperties::PATHS, &name).await?;
     let mut properties = GuestProperties::default();
     for (path, value) in contents.objects().flat_map(|object| object.properties) {
         properties.assign(path, Some(value));
@@ -114,7 +114,7 @@ pub async fn guest(session: &Session, machine: &MachineId) -> Result<Fact, HostE
 ///
 /// # Errors
 /// `InvalidProperty`, `Forbidden` where the account may not see one, and as [`examine`].
-pub async fn properties(
+pub async fn read_properties(
     session: &Session,
     machine: &MachineId,
     paths: &[String],
@@ -124,26 +124,26 @@ pub async fn properties(
     if values.is_empty() {
         return Ok(values);
     }
-    let what = format!("machine {machine}");
-    let asked: Vec<&str> = paths.iter().map(String::as_str).collect();
-    let contents = read_object(session, &reference(machine), &asked, &what).await?;
+    let name = format!("machine {machine}");
+    let path_names: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let contents = read_object(session, &reference(machine), &path_names, &name).await?;
     for object in contents.objects() {
         if let Some(missing) = object.missing.into_iter().next() {
-            let lead = format!("The host refused to read {} of {what}", missing.path);
+            let prefix = format!("The host refused to read {} of {name}", missing.path);
             return Err(if missing.fault.is_not_authenticated() {
-                denied(missing.fault, &lead)
+                permission_denied(missing.fault, &prefix)
             } else {
-                missing.fault.into_error(&lead)
+                missing.fault.into_error(&prefix)
             });
         }
         for (path, value) in object.properties {
-            values.insert(path.to_owned(), json::value(value));
+            values.insert(path.to_owned(), json::to_json(value));
         }
     }
     Ok(values)
 }
 
-fn seen_snapshot(snapshot: Snapshot) -> SeenSnapshot {
+fn snapshot_evidence(snapshot: Snapshot) -> SeenSnapshot {
     let Snapshot {
         id,
         name,
@@ -169,12 +169,14 @@ async fn recent_task(session: &Session, task: &Reference) -> Result<Option<Recen
             Err(error) if error.kind == HostErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-    let Some(info) = first_value(&contents, "info").map(TaskInfo::read) else { return Ok(None) };
-    let live = session.ready().await?;
+    let Some(info) = first_value(&contents, "info").map(TaskInfo::from_element) else {
+        return Ok(None);
+    };
+    let login = session.current_login().await?;
     Ok(Some(RecentTask {
         id: TaskId::from_backend(&task.value),
         call: info.call(),
-        by_us: info.user.as_deref().is_some_and(|user| live.is_us(user)),
+        by_us: info.user.as_deref().is_some_and(|user| login.is_own_account(user)),
         running: info.state == TaskState::Running,
     }))
 }

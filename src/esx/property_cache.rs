@@ -9,24 +9,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::machine::{DatastoreProperties, MachineProperties};
 use super::soap::Reference;
 use super::soap::property::{ChangedValue, ObjectContent, ObjectUpdate, UpdateKind};
-use super::task::TaskInfo;
+use super::task_info::TaskInfo;
 use crate::domain::ids::{DatastoreId, MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts};
 
 /// The picture as the host pushes it.
 #[derive(Debug, Default)]
-pub struct Mirror {
+pub struct PropertyCache {
     machines: BTreeMap<MachineId, MachineProperties>,
     datastores: BTreeMap<DatastoreId, DatastoreProperties>,
-    touched: BTreeSet<Reference>,
+    changed: BTreeSet<Reference>,
     removed: BTreeSet<Reference>,
-    unclear: BTreeSet<Reference>,
+    incomplete: BTreeSet<Reference>,
     /// The last word on each task of the set; none where it left the list.
     tasks: BTreeMap<TaskId, Option<TaskInfo>>,
     unauthenticated: bool,
 }
 
-impl Mirror {
+impl PropertyCache {
     /// Takes one object's part of an update set.
     pub fn apply(&mut self, update: &ObjectUpdate<'_>) {
         let object = &update.object;
@@ -37,9 +37,9 @@ impl Mirror {
             return self.remove(object);
         }
         if update.kind == UpdateKind::Enter {
-            self.begin(object);
+            self.reset(object);
             if update.changes.is_empty() {
-                self.unclear.insert(object.clone());
+                self.incomplete.insert(object.clone());
             }
         }
         self.note_missing(
@@ -49,18 +49,18 @@ impl Mirror {
             let understood = match change.value {
                 ChangedValue::Assigned(value) => self.assign(object, change.path, Some(value)),
                 ChangedValue::Unset => self.assign(object, change.path, None),
-                ChangedValue::Unclear => false,
+                ChangedValue::Partial => false,
             };
             if !understood {
-                self.unclear.insert(object.clone());
+                self.incomplete.insert(object.clone());
             }
         }
-        self.touched.insert(object.clone());
+        self.changed.insert(object.clone());
     }
 
     /// The objects that have to be read again, and are then given to [`replace`](Self::replace).
-    pub fn take_unclear(&mut self) -> Vec<Reference> {
-        std::mem::take(&mut self.unclear)
+    pub fn take_incomplete(&mut self) -> Vec<Reference> {
+        std::mem::take(&mut self.incomplete)
             .into_iter()
             .filter(|object| !self.removed.contains(object))
             .collect()
@@ -68,14 +68,14 @@ impl Mirror {
 
     /// Takes an object as it was read whole.
     pub fn replace(&mut self, content: &ObjectContent<'_>) {
-        self.begin(&content.object);
+        self.reset(&content.object);
         self.note_missing(
             content.missing.iter().any(|missing| missing.fault.is_not_authenticated()),
         );
         for (path, value) in &content.properties {
             self.assign(&content.object, path, Some(*value));
         }
-        self.touched.insert(content.object.clone());
+        self.changed.insert(content.object.clone());
     }
 
     /// Whether a property was kept from us for want of a session since this was asked last.
@@ -101,7 +101,7 @@ impl Mirror {
 
     /// The machine that a task works on; some name its snapshot instead.
     #[must_use]
-    pub fn machine_of(&self, entity: &Reference) -> Option<MachineId> {
+    pub fn machine_for_entity(&self, entity: &Reference) -> Option<MachineId> {
         match entity.kind.as_str() {
             "VirtualMachine" => Some(MachineId::from_backend(&entity.value)),
             "VirtualMachineSnapshot" => self
@@ -115,7 +115,7 @@ impl Mirror {
 
     /// What changed since this was asked last, or everything.
     pub fn take_facts(&mut self, complete: bool) -> Facts {
-        let touched = std::mem::take(&mut self.touched);
+        let updated = std::mem::take(&mut self.changed);
         let removed = std::mem::take(&mut self.removed);
         let changes = if complete {
             let machines = self.machines.values().map(|known| Fact::Machine(known.machine()));
@@ -132,7 +132,7 @@ impl Mirror {
                 }
                 _ => None,
             });
-            removed.chain(touched.iter().filter_map(|object| self.fact(object))).collect()
+            removed.chain(updated.iter().filter_map(|object| self.fact(object))).collect()
         };
         Facts { complete, changes }
     }
@@ -160,7 +160,7 @@ impl Mirror {
         for change in &update.changes {
             match change.value {
                 ChangedValue::Assigned(info) if change.path == "info" => {
-                    self.tasks.insert(task.clone(), Some(TaskInfo::read(info)));
+                    self.tasks.insert(task.clone(), Some(TaskInfo::from_element(info)));
                 }
                 // Part of the information: as good as none, so that it is read again.
                 _ => {
@@ -170,7 +170,7 @@ impl Mirror {
         }
     }
 
-    fn begin(&mut self, object: &Reference) {
+    fn reset(&mut self, object: &Reference) {
         self.removed.remove(object);
         match object.kind.as_str() {
             "VirtualMachine" => {
@@ -186,8 +186,8 @@ impl Mirror {
     }
 
     fn remove(&mut self, object: &Reference) {
-        self.touched.remove(object);
-        self.unclear.remove(object);
+        self.changed.remove(object);
+        self.incomplete.remove(object);
         let known = match object.kind.as_str() {
             "VirtualMachine" => {
                 self.machines.remove(&MachineId::from_backend(&object.value)).is_some()

@@ -17,69 +17,69 @@ use otter::domain::machine::Machine;
 use otter::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
 use tokio::sync::watch;
 
-use super::stage::Truth;
+use super::host_control::HostContents;
 
 /// What was told, in the order in which it was.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum Reported {
     Session(SessionStatus),
     /// A set of facts, and whether it was the whole picture.
-    Set {
+    Facts {
         complete: bool,
     },
-    Restarted(MachineId),
-    Confirmed(Fact),
+    GuestRestarted(MachineId),
+    GuestConfirmed(Fact),
 }
 
 /// What an observer knows.
 #[derive(Clone, Debug, Default)]
-pub struct Picture {
-    pub all: Truth,
-    pub told: Vec<Told>,
+pub struct Recording {
+    pub contents: HostContents,
+    pub reports: Vec<Reported>,
     /// Machines that were known and then were not, for a moment or for good.
-    pub missed: BTreeSet<MachineId>,
+    pub removed: BTreeSet<MachineId>,
     /// The rules that were broken.
-    pub broken: Vec<String>,
+    pub violations: Vec<String>,
     /// Whether the whole picture was told since the host was last away.
-    whole: bool,
+    is_complete: bool,
 }
 
 /// The observer.
 #[derive(Debug)]
-pub struct Watching {
-    picture: Mutex<Picture>,
-    telling: Mutex<()>,
+pub struct RecordingObserver {
+    recording: Mutex<Recording>,
+    in_call: Mutex<()>,
     changed: watch::Sender<u64>,
 }
 
-impl Default for Watching {
+impl Default for RecordingObserver {
     fn default() -> Self {
         Self {
-            picture: Mutex::default(),
-            telling: Mutex::default(),
+            recording: Mutex::default(),
+            in_call: Mutex::default(),
             changed: watch::Sender::new(0),
         }
     }
 }
 
-impl Watching {
+impl RecordingObserver {
     /// What is known now.
     #[must_use]
-    pub fn picture(&self) -> Picture {
+    pub fn recording(&self) -> Recording {
         self.lock().clone()
     }
 
     /// Looks without a copy.
-    pub fn look<T>(&self, look: impl FnOnce(&Picture) -> T) -> T {
-        look(&self.lock())
+    pub fn read<T>(&self, read: impl FnOnce(&Recording) -> T) -> T {
+        read(&self.lock())
     }
 
     /// Waits until this gives something. The caller bounds it.
-    pub async fn until<T>(&self, mut holds: impl FnMut(&Picture) -> Option<T>) -> T {
+    pub async fn wait_until<T>(&self, mut holds: impl FnMut(&Recording) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
-            if let Some(value) = self.look(&mut holds) {
+            if let Some(value) = self.read(&mut holds) {
                 return value;
             }
             if changed.changed().await.is_err() {
@@ -89,35 +89,35 @@ impl Watching {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Picture> {
-        self.picture.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Recording> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies one call of the backend, and notes where two come at a time.
-    fn told(&self, apply: impl FnOnce(&mut Picture)) {
-        let alone = self.telling.try_lock();
+    fn record(&self, apply: impl FnOnce(&mut Recording)) {
+        let alone = self.in_call.try_lock();
         {
-            let mut picture = self.lock();
+            let mut recording = self.lock();
             if matches!(alone, Err(TryLockError::WouldBlock)) {
-                picture.broken.push("two calls of the observer at a time".to_owned());
+                recording.violations.push("two calls of the observer at a time".to_owned());
             }
-            apply(&mut picture);
+            apply(&mut recording);
         }
         self.changed.send_modify(|count| *count += 1);
     }
 }
 
-impl Observer for Watching {
+impl Observer for RecordingObserver {
     fn observe(&self, facts: Facts) {
-        self.told(|picture| picture.apply(facts));
+        self.record(|recording| recording.apply(facts));
     }
 
     fn session(&self, status: SessionStatus) {
-        self.told(|picture| picture.session(status));
+        self.record(|recording| recording.session(status));
     }
 }
 
-impl Picture {
+impl Recording {
     /// The last word on the session.
     #[must_use]
     pub fn status(&self) -> Option<&SessionStatus> {
@@ -127,110 +127,119 @@ impl Picture {
     /// All that was told of the session.
     #[must_use]
     pub fn statuses(&self) -> impl DoubleEndedIterator<Item = &SessionStatus> {
-        self.told.iter().filter_map(|told| match told {
-            Told::Session(status) => Some(status),
+        self.reports.iter().filter_map(|reported| match reported {
+            Reported::Session(status) => Some(status),
             _ => None,
         })
     }
 
     /// How often the whole picture was told.
     #[must_use]
-    pub fn whole_sets(&self) -> usize {
-        self.told.iter().filter(|told| matches!(told, Told::Set { complete: true })).count()
+    pub fn complete_sets(&self) -> usize {
+        self.reports
+            .iter()
+            .filter(|reported| matches!(reported, Reported::Facts { complete: true }))
+            .count()
     }
 
     /// How often the guest of a machine was told to have begun anew.
     #[must_use]
     pub fn restarts(&self, machine: &MachineId) -> usize {
-        self.told.iter().filter(|told| matches!(told, Told::Restarted(id) if id == machine)).count()
+        self.reports
+            .iter()
+            .filter(|reported| matches!(reported, Reported::GuestRestarted(id) if id == machine))
+            .count()
     }
 
     fn apply(&mut self, facts: Facts) {
         let Facts { complete, changes } = facts;
-        if self.told.is_empty() {
-            self.broken.push("facts before any word on the session".to_owned());
+        if self.reports.is_empty() {
+            self.violations.push("facts before any word on the session".to_owned());
         }
         let of_stream = |fact: &Fact| !matches!(fact, Fact::GuestConfirmed { .. });
         if !complete && changes.is_empty() {
-            self.broken.push("a set of changes without any".to_owned());
+            self.violations.push("a set of changes without any".to_owned());
         }
-        if !complete && !self.whole && changes.iter().any(of_stream) {
-            self.broken.push(format!("changes before the whole picture: {changes:?}"));
+        if !complete && !self.is_complete && changes.iter().any(of_stream) {
+            self.violations.push(format!("changes before the whole picture: {changes:?}"));
         }
-        self.told.push(Told::Set { complete });
-        let before: BTreeSet<MachineId> = self.all.machines.keys().cloned().collect();
+        self.reports.push(Reported::Facts { complete });
+        let before: BTreeSet<MachineId> = self.contents.machines.keys().cloned().collect();
         if complete {
-            self.whole = true;
-            self.all = Truth::default();
+            self.is_complete = true;
+            self.contents = HostContents::default();
         }
         for fact in changes {
             self.apply_one(fact);
         }
-        self.missed.extend(before.into_iter().filter(|id| !self.all.machines.contains_key(id)));
+        self.removed
+            .extend(before.into_iter().filter(|id| !self.contents.machines.contains_key(id)));
     }
 
     fn apply_one(&mut self, fact: Fact) {
         match fact {
             Fact::Machine(machine) => {
-                self.broken.extend(crooked(&machine));
-                self.all.machines.insert(machine.id.clone(), Arc::unwrap_or_clone(machine));
+                self.violations.extend(snapshot_tree_error(&machine));
+                self.contents.machines.insert(machine.id.clone(), Arc::unwrap_or_clone(machine));
             }
             Fact::MachineRemoved(id) => {
-                if self.all.machines.remove(&id).is_none() {
-                    self.broken
+                if self.contents.machines.remove(&id).is_none() {
+                    self.violations
                         .push(format!("the removal of machine {id}, which was never told of"));
                 }
             }
             Fact::Datastore(datastore) => {
-                self.all.datastores.insert(datastore.id.clone(), Arc::unwrap_or_clone(datastore));
+                self.contents
+                    .datastores
+                    .insert(datastore.id.clone(), Arc::unwrap_or_clone(datastore));
             }
             Fact::DatastoreRemoved(id) => {
-                if self.all.datastores.remove(&id).is_none() {
-                    self.broken
+                if self.contents.datastores.remove(&id).is_none() {
+                    self.violations
                         .push(format!("the removal of datastore {id}, which was never told of"));
                 }
             }
-            Fact::GuestRestarted(id) => self.told.push(Told::Restarted(id)),
-            fact @ Fact::GuestConfirmed { .. } => self.told.push(Told::Confirmed(fact)),
+            Fact::GuestRestarted(id) => self.reports.push(Reported::GuestRestarted(id)),
+            fact @ Fact::GuestConfirmed { .. } => self.reports.push(Reported::GuestConfirmed(fact)),
         }
     }
 
     fn session(&mut self, status: SessionStatus) {
         let before = self.statuses().last().map_or(0, |status| status.logins);
-        let mut broken = Vec::new();
-        if self.told.is_empty() != (status.state == SessionState::Connecting) {
-            broken.push("`Connecting` is the first word, and no other");
+        let mut violations = Vec::new();
+        if self.reports.is_empty() != (status.state == SessionState::Connecting) {
+            violations.push("`Connecting` is the first word, and no other");
         }
-        if self.told.is_empty() && status.logins != 0 {
-            broken.push("a login before the first");
+        if self.reports.is_empty() && status.logins != 0 {
+            violations.push("a login before the first");
         }
         if status.logins < before {
-            broken.push("fewer logins than before");
+            violations.push("fewer logins than before");
         }
         match &status.state {
             SessionState::Connecting => {}
             SessionState::Connected => {
-                if !self.whole {
-                    broken.push("connected before the whole picture was told");
+                if !self.is_complete {
+                    violations.push("connected before the whole picture was told");
                 }
                 if status.logins == 0 || status.product.is_none() {
-                    broken.push("connected without a login, or to nobody");
+                    violations.push("connected without a login, or to nobody");
                 }
             }
             SessionState::Away { reason } | SessionState::LoginRefused { reason } => {
-                self.whole = false;
+                self.is_complete = false;
                 if reason.trim().is_empty() {
-                    broken.push("away without a reason");
+                    violations.push("away without a reason");
                 }
             }
         }
-        self.broken.extend(broken.into_iter().map(|rule| format!("{rule}: {status:?}")));
-        self.told.push(Told::Session(status));
+        self.violations.extend(violations.into_iter().map(|rule| format!("{rule}: {status:?}")));
+        self.reports.push(Reported::Session(status));
     }
 }
 
 /// What is wrong with a machine's tree of snapshots.
-fn crooked(machine: &Machine) -> Option<String> {
+fn snapshot_tree_error(machine: &Machine) -> Option<String> {
     let mut children: BTreeMap<&SnapshotId, Vec<&SnapshotId>> = BTreeMap::new();
     for snapshot in &machine.snapshots.items {
         if let Some(parent) = &snapshot.parent {
@@ -248,9 +257,10 @@ fn crooked(machine: &Machine) -> Option<String> {
             return Some(format!("{}: snapshot {} twice", machine.name, snapshot.id));
         }
     }
-    let as_told = |id: &SnapshotId| machine.snapshots.get(id).map(|snapshot| &snapshot.children);
+    let children_field =
+        |id: &SnapshotId| machine.snapshots.get(id).map(|snapshot| &snapshot.children);
     if children.iter().any(|(id, children)| {
-        !as_told(id).is_some_and(|told| told.iter().eq(children.iter().copied()))
+        !children_field(id).is_some_and(|reported| reported.iter().eq(children.iter().copied()))
     }) {
         return Some(format!("{}: children and parents of snapshots do not agree", machine.name));
     }

@@ -12,8 +12,8 @@ use otter::hypervisor::{Hypervisor, SessionState};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::suite::Truth;
-use super::suite::watching::Watching;
+use super::suite::HostContents;
+use super::suite::recording_observer::RecordingObserver;
 
 /// How a host of these tests is reached.
 pub fn options(url: &str) -> EsxOptions {
@@ -25,18 +25,18 @@ pub fn options(url: &str) -> EsxOptions {
 }
 
 /// All that there is on the host now.
-pub async fn truth(url: &str) -> Result<Truth> {
+pub async fn contents(url: &str) -> Result<HostContents> {
     let backend = EsxHypervisor::new(&options(url), Clock::system())?;
-    let (watching, stop) = (Arc::new(Watching::default()), CancellationToken::new());
-    let connected = watching.until(|picture| {
-        (picture.status()?.state == SessionState::Connected).then(|| picture.all.clone())
+    let (observer, stop) = (Arc::new(RecordingObserver::default()), CancellationToken::new());
+    let connected = observer.wait_until(|recording| {
+        (recording.status()?.state == SessionState::Connected).then(|| recording.contents.clone())
     });
-    let seen = async {
-        let truth = tokio::time::timeout(Duration::from_secs(15), connected).await;
+    let read = async {
+        let contents = tokio::time::timeout(Duration::from_secs(15), connected).await;
         stop.cancel();
-        truth.context("a newcomer does not come in")
+        contents.context("a newcomer does not come in")
     };
-    let (ran, truth) = tokio::join!(backend.run(Arc::clone(&watching) as _, stop.clone()), seen);
+    let (ran, contents) = tokio::join!(backend.run(Arc::clone(&observer) as _, stop.clone()), read);
     ran?;
-    truth
+    contents
 }

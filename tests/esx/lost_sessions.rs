@@ -8,9 +8,12 @@ use otter::domain::call::HostCall;
 use otter::hypervisor::{Accepted, CallError, HostErrorKind, Hypervisor, SessionState, TaskStatus};
 use otter::simulator::{Comeback, Disruption, Fault, Pace, Restart, Scenario, SessionLoss, world};
 
-use super::support::{Running, lab, moid, options, paced, simulator, soon};
+use super::support::{
+    RunningBackend, connected_lab, connected_lab_at_pace, in_time, machine_id, options,
+    start_simulator,
+};
 
-const FACES: [SessionLoss; 4] = [
+const SESSION_LOSSES: [SessionLoss; 4] = [
     SessionLoss::Fault,
     SessionLoss::MissingSet,
     SessionLoss::EmptyAnswer,
@@ -18,65 +21,69 @@ const FACES: [SessionLoss; 4] = [
 ];
 
 #[tokio::test]
-async fn no_face_of_a_lost_session_empties_the_picture() {
-    for face in FACES {
+async fn no_form_of_a_lost_session_removes_machines() {
+    for form in SESSION_LOSSES {
         let scenario = Scenario::generated(20);
-        let (simulator, running) = lab(scenario.clone()).await;
-        simulator.control().set_session_loss(face);
+        let (simulator, running) = connected_lab(scenario.clone()).await;
+        simulator.control().set_session_loss(form);
         simulator.control().expire_sessions();
-        running.watching.connected(2).await;
-        let id = moid(&scenario, 3);
+        running.observer.wait_connected(2).await;
+        let id = machine_id(&scenario, 3);
         simulator.control().mutate(|world| {
             world.machine_mut(id.backend_text()).unwrap().annotation = "after".to_owned();
         });
         running.esx.barrier().await.unwrap();
-        let picture = running.watching.picture();
-        assert_eq!((picture.machines.len(), picture.smallest), (20, Some(20)), "{face:?}");
-        assert_eq!(picture.machines[&id].annotation.as_deref(), Some("after"), "{face:?}");
-        assert_eq!(picture.statuses.last().unwrap().logins, 2, "{face:?}");
+        let recording = running.observer.recording();
+        assert_eq!((recording.machines.len(), recording.smallest), (20, Some(20)), "{form:?}");
+        assert_eq!(recording.machines[&id].annotation.as_deref(), Some("after"), "{form:?}");
+        assert_eq!(recording.statuses.last().unwrap().logins, 2, "{form:?}");
         running.stop().await;
     }
 }
 
 #[tokio::test]
-async fn direct_reads_and_calls_survive_each_face() {
-    futures_util::future::join_all(FACES.map(|face| async move {
+async fn direct_reads_and_calls_survive_each_form() {
+    futures_util::future::join_all(SESSION_LOSSES.map(|form| async move {
         let mut scenario = Scenario::generated(3);
         scenario.machines[0].power = world::PowerState::Off;
-        let (simulator, running) = lab(scenario.clone()).await;
-        let id = moid(&scenario, 0);
-        simulator.control().set_session_loss(face);
+        let (simulator, running) = connected_lab(scenario.clone()).await;
+        let id = machine_id(&scenario, 0);
+        simulator.control().set_session_loss(form);
         simulator.control().expire_sessions();
-        let evidence =
-            running.esx.examine(&id).await.unwrap_or_else(|error| panic!("{face:?}: {error}"));
-        assert!(evidence.identity.instance_uuid.is_some(), "{face:?}");
+        let evidence = running
+            .esx
+            .read_evidence(&id)
+            .await
+            .unwrap_or_else(|error| panic!("{form:?}: {error}"));
+        assert!(evidence.identity.instance_uuid.is_some(), "{form:?}");
         simulator.control().expire_sessions();
         let values = running.esx.properties(&id, &["name".to_owned()]).await.unwrap();
-        assert!(values["name"].is_string(), "{face:?}");
+        assert!(values["name"].is_string(), "{form:?}");
         simulator.control().expire_sessions();
         let accepted = running.esx.call(&id, &HostCall::PowerOn, running.job()).await;
-        assert!(matches!(accepted, Ok(Accepted::Task(_))), "{face:?}: {accepted:?}");
+        assert!(matches!(accepted, Ok(Accepted::Task(_))), "{form:?}: {accepted:?}");
         running.stop().await;
     }))
     .await;
 }
 
 #[tokio::test]
-async fn a_hundred_calls_that_lost_their_session_cause_one_login() {
+async fn a_hundred_calls_on_a_lost_session_cause_one_login() {
     let mut scenario = Scenario::generated(100);
     for machine in &mut scenario.machines {
         machine.power = world::PowerState::Off;
     }
-    let (simulator, running) = lab(scenario.clone()).await;
+    let (simulator, running) = connected_lab(scenario.clone()).await;
     simulator.control().expire_sessions();
     let calls: Vec<_> = (0..100)
-        .map(|place| {
-            let (esx, id, job) = (Arc::clone(&running.esx), moid(&scenario, place), running.job());
+        .map(|index| {
+            let (esx, id, job) =
+                (Arc::clone(&running.esx), machine_id(&scenario, index), running.job());
             tokio::spawn(async move { esx.call(&id, &HostCall::PowerOn, job).await })
         })
         .collect();
     for call in calls {
-        let accepted = soon("the call", call).await.unwrap();
+        let accepted = in_time("the call", call).await.unwrap();
         assert!(matches!(accepted, Ok(Accepted::Task(_))), "{accepted:?}");
     }
     assert_eq!(simulator.control().calls("Login"), 2);
@@ -84,14 +91,14 @@ async fn a_hundred_calls_that_lost_their_session_cause_one_login() {
 }
 
 #[tokio::test]
-async fn a_refused_login_is_not_repeated_until_its_time() {
+async fn a_refused_login_is_not_repeated_before_the_backoff_ends() {
     let clock = Clock::stepped("2024-01-01T00:00:00Z".parse().unwrap());
-    let simulator = simulator(Scenario::generated(2), Pace::Auto { scale: 0.0 }).await;
+    let simulator = start_simulator(Scenario::generated(2), Pace::Auto { scale: 0.0 }).await;
     simulator.control().refuse_logins(true);
-    let running = Running::start_at(&options(&simulator.url()), clock.clone());
+    let running = RunningBackend::start_at(&options(&simulator.url()), clock.clone());
     let reason = running
-        .watching
-        .until("the login is refused", |picture| match &picture.statuses.last()?.state {
+        .observer
+        .wait_until("the login is refused", |recording| match &recording.statuses.last()?.state {
             SessionState::LoginRefused { reason } => Some(reason.clone()),
             _ => None,
         })
@@ -100,13 +107,16 @@ async fn a_refused_login_is_not_repeated_until_its_time() {
         reason.contains("root") && reason.contains("15 minutes") && !reason.contains("otter\""),
         "{reason}"
     );
-    let id = moid(&Scenario::generated(2), 0);
+    let id = machine_id(&Scenario::generated(2), 0);
     for _ in 0..20 {
         let error = running.esx.call(&id, &HostCall::PowerOn, running.job()).await.unwrap_err();
         assert!(
             matches!(error, CallError::Refused(error) if error.kind == HostErrorKind::LoginRefused)
         );
-        assert_eq!(running.esx.examine(&id).await.unwrap_err().kind, HostErrorKind::LoginRefused);
+        assert_eq!(
+            running.esx.read_evidence(&id).await.unwrap_err().kind,
+            HostErrorKind::LoginRefused
+        );
         assert_eq!(running.esx.barrier().await.unwrap_err().kind, HostErrorKind::Unreachable);
     }
     clock.advance(Duration::from_mins(14));
@@ -114,54 +124,54 @@ async fn a_refused_login_is_not_repeated_until_its_time() {
     assert_eq!(simulator.control().calls("Login"), 1);
     simulator.control().refuse_logins(false);
     clock.advance(Duration::from_mins(2));
-    running.watching.connected(1).await;
+    running.observer.wait_connected(1).await;
     assert_eq!(simulator.control().calls("Login"), 2);
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_password_that_was_changed_meanwhile_is_tried_once() {
+async fn a_login_refused_after_a_lost_session_is_tried_once() {
     let scenario = Scenario::generated(4);
-    let (simulator, running) = lab(scenario.clone()).await;
+    let (simulator, running) = connected_lab(scenario.clone()).await;
     simulator.control().refuse_logins(true);
     simulator.control().expire_sessions();
-    for place in 0..4 {
+    for index in 0..4 {
         let error = running
             .esx
-            .call(&moid(&scenario, place), &HostCall::Reset, running.job())
+            .call(&machine_id(&scenario, index), &HostCall::Reset, running.job())
             .await
             .unwrap_err();
         assert!(
             matches!(error, CallError::Refused(error) if error.kind == HostErrorKind::LoginRefused)
         );
     }
-    let picture = running.watching.picture();
-    assert!(matches!(picture.statuses.last().unwrap().state, SessionState::LoginRefused { .. }));
-    assert_eq!((picture.machines.len(), picture.smallest), (4, Some(4)));
+    let recording = running.observer.recording();
+    assert!(matches!(recording.statuses.last().unwrap().state, SessionState::LoginRefused { .. }));
+    assert_eq!((recording.machines.len(), recording.smallest), (4, Some(4)));
     assert_eq!(simulator.control().calls("Login"), 2);
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_restart_of_hostd_is_waited_out() {
+async fn a_restart_of_hostd_causes_one_resync() {
     for away in [None, Some(Comeback::Refuse), Some(Comeback::Unavailable)] {
         let scenario = Scenario::generated(10);
-        let (simulator, running) = lab(scenario.clone()).await;
+        let (simulator, running) = connected_lab(scenario.clone()).await;
         simulator.control().restart_hostd(Restart { away, drop_running: false });
         if away.is_some() {
             running
-                .watching
-                .until("away", |picture| {
-                    matches!(picture.statuses.last()?.state, SessionState::Away { .. })
+                .observer
+                .wait_until("away", |recording| {
+                    matches!(recording.statuses.last()?.state, SessionState::Away { .. })
                         .then_some(())
                 })
                 .await;
             simulator.control().resume();
         }
-        running.watching.connected(2).await;
-        let picture = running.watching.picture();
+        running.observer.wait_connected(2).await;
+        let recording = running.observer.recording();
         assert_eq!(
-            (picture.machines.len(), picture.smallest, picture.syncs),
+            (recording.machines.len(), recording.smallest, recording.syncs),
             (10, Some(10), 2),
             "{away:?}"
         );
@@ -170,14 +180,14 @@ async fn a_restart_of_hostd_is_waited_out() {
 }
 
 #[tokio::test]
-async fn a_followed_task_outlives_the_session_and_vanishes_with_hostd() {
+async fn a_followed_task_survives_a_lost_session_and_vanishes_with_hostd() {
     let mut scenario = Scenario::generated(2);
     for machine in &mut scenario.machines {
         machine.power = world::PowerState::Off;
     }
-    let (simulator, running) = paced(scenario.clone(), Pace::Stepped).await;
-    let start = async |place| {
-        let id = moid(&scenario, place);
+    let (simulator, running) = connected_lab_at_pace(scenario.clone(), Pace::Stepped).await;
+    let start = async |index| {
+        let id = machine_id(&scenario, index);
         let Ok(Accepted::Task(task)) =
             running.esx.call(&id, &HostCall::PowerOn, running.job()).await
         else {
@@ -187,21 +197,21 @@ async fn a_followed_task_outlives_the_session_and_vanishes_with_hostd() {
     };
     let (mut status, task) = start(0).await;
     simulator.control().expire_sessions();
-    running.watching.connected(2).await;
+    running.observer.wait_connected(2).await;
     simulator.control().finish_task(task.backend_text());
     let end = status.wait_for(|status| matches!(status, TaskStatus::Succeeded { .. }));
-    drop(soon("the success", end).await.unwrap());
-    assert_eq!(running.watching.picture().restarts.len(), 1);
+    drop(in_time("the success", end).await.unwrap());
+    assert_eq!(running.observer.recording().restarts.len(), 1);
     let (mut status, _) = start(1).await;
     simulator.control().restart_hostd(Restart::default());
     let end = status.wait_for(|status| matches!(status, TaskStatus::Vanished));
-    drop(soon("the task is forgotten", end).await.unwrap());
+    drop(in_time("the task is forgotten", end).await.unwrap());
     running.stop().await;
 }
 
 #[tokio::test]
-async fn an_empty_host_is_believed_after_a_second_look() {
-    let (simulator, running) = lab(Scenario::generated(12)).await;
+async fn an_empty_host_is_accepted_after_a_second_read() {
+    let (simulator, running) = connected_lab(Scenario::generated(12)).await;
     simulator.control().mutate(|world| {
         let ids: Vec<String> = world.machines().map(|machine| machine.id.clone()).collect();
         for id in ids {
@@ -209,27 +219,27 @@ async fn an_empty_host_is_believed_after_a_second_look() {
         }
     });
     running
-        .watching
-        .until("no machines", |picture| picture.machines.is_empty().then_some(()))
+        .observer
+        .wait_until("no machines", |recording| recording.machines.is_empty().then_some(()))
         .await;
     assert!(simulator.control().calls("RetrievePropertiesEx") >= 2);
-    assert_eq!(running.watching.picture().statuses.last().unwrap().logins, 1);
+    assert_eq!(running.observer.recording().statuses.last().unwrap().logins, 1);
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_host_without_machines_is_a_picture_too() {
-    let (_simulator, running) = lab(Scenario::generated(0)).await;
-    assert_eq!(running.watching.picture().syncs, 1);
+async fn a_host_without_machines_connects() {
+    let (_simulator, running) = connected_lab(Scenario::generated(0)).await;
+    assert_eq!(running.observer.recording().syncs, 1);
     running.esx.barrier().await.unwrap();
     running.stop().await;
 }
 
 #[tokio::test]
-async fn an_account_without_rights_is_told_so_and_does_not_log_in_for_ever() {
+async fn an_account_without_rights_is_forbidden_and_logs_in_once() {
     let scenario = Scenario::generated(2);
-    let (simulator, running) = lab(scenario.clone()).await;
-    let id = moid(&scenario, 0);
+    let (simulator, running) = connected_lab(scenario.clone()).await;
+    let id = machine_id(&scenario, 0);
     simulator.control().disrupt(
         "PowerOnVM_Task",
         0,
@@ -248,22 +258,22 @@ async fn an_account_without_rights_is_told_so_and_does_not_log_in_for_ever() {
 }
 
 #[tokio::test]
-async fn an_unexpected_cancel_of_the_wait_is_no_lost_session_and_no_loss() {
+async fn an_unexpected_cancel_of_the_wait_keeps_session_and_machines() {
     for fault in [
         Fault::request_canceled(),
         Fault::new("SecurityError", ""),
         Fault::new("SomethingToCome", ""),
     ] {
         let scenario = Scenario::generated(8);
-        let (simulator, running) = lab(scenario).await;
+        let (simulator, running) = connected_lab(scenario).await;
         simulator.control().disrupt_next("WaitForUpdatesEx", Disruption::Fault(fault));
         // The pending wait has to end before the planned one is made.
         let _ = running.esx.barrier().await;
-        running.watching.connected(1).await;
-        soon("a barrier again", async { while running.esx.barrier().await.is_err() {} }).await;
-        let picture = running.watching.picture();
-        assert_eq!((picture.machines.len(), picture.smallest), (8, Some(8)));
-        assert_eq!(picture.statuses.last().unwrap().logins, 1);
+        running.observer.wait_connected(1).await;
+        in_time("a barrier again", async { while running.esx.barrier().await.is_err() {} }).await;
+        let recording = running.observer.recording();
+        assert_eq!((recording.machines.len(), recording.smallest), (8, Some(8)));
+        assert_eq!(recording.statuses.last().unwrap().logins, 1);
         running.stop().await;
     }
 }

@@ -11,16 +11,16 @@ use otter::simulator::world::{Choice, Machine, Operation, PowerState, Question, 
 use otter::simulator::{Fault, Moref, Scenario, Value};
 use secrecy::SecretString;
 
-use super::suite::{Ability, Cast, Cut, Stage, Truth};
+use super::suite::{Ability, ConnectionCut, HostContents, HostControl, TestMachines};
 
 /// What the hosts do each in its own way.
 #[async_trait]
-pub trait Hand: Send + Sync {
+pub trait WorldAccess: Send + Sync {
     /// Changes the world.
     fn change(&self, change: &mut (dyn FnMut(&mut World) + Send));
 
     /// What there is now, found out by another way than the backend under trial.
-    async fn truth(&self) -> Result<Truth>;
+    async fn contents(&self) -> Result<HostContents>;
 
     fn drop_sessions(&self);
 
@@ -30,44 +30,44 @@ pub trait Hand: Send + Sync {
 
     fn login_attempts(&self) -> u64;
 
-    fn cut_next_snapshot(&self, cut: Cut);
+    fn cut_next_snapshot(&self, cut: ConnectionCut);
 
     fn refuse_next_snapshot(&self, fault: Fault);
 
-    fn reboot(&self);
+    fn reboot_host(&self);
 }
 
 /// Five machines: on, off, on with tools, with a chain of snapshots, and one more.
 pub fn scenario() -> Scenario {
     let mut scenario = Scenario::generated(5);
-    let reverted = &mut scenario.machines[3];
-    let (above, at) = (reverted.current_snapshot.clone(), reverted.created_at);
-    reverted.current_snapshot =
-        Some(reverted.add_snapshot(above.as_deref(), "last", PowerState::Off, at));
-    for place in [0, 2] {
-        scenario.machines[place].power = PowerState::On;
+    let with_snapshots = &mut scenario.machines[3];
+    let (above, at) = (with_snapshots.current_snapshot.clone(), with_snapshots.created_at);
+    with_snapshots.current_snapshot =
+        Some(with_snapshots.add_snapshot(above.as_deref(), "last", PowerState::Off, at));
+    for index in [0, 2] {
+        scenario.machines[index].power = PowerState::On;
     }
     scenario
 }
 
-pub struct WorldStage<H> {
-    hand: H,
+pub struct WorldControl<H> {
+    access: H,
     /// How many machines were added: moids are not used again here.
     added: AtomicU32,
 }
 
-impl<H: Hand> WorldStage<H> {
-    pub const fn new(hand: H) -> Self {
-        Self { hand, added: AtomicU32::new(0) }
+impl<H: WorldAccess> WorldControl<H> {
+    pub const fn new(access: H) -> Self {
+        Self { access, added: AtomicU32::new(0) }
     }
 
     fn mutate<T: Send>(&self, change: impl FnOnce(&mut World) -> T + Send) -> T {
         let (mut change, mut result) = (Some(change), None);
-        self.hand.change(&mut |world| result = change.take().map(|change| change(world)));
+        self.access.change(&mut |world| result = change.take().map(|change| change(world)));
         result.expect("a hand changes the world once")
     }
 
-    fn change<T: Send>(
+    fn try_mutate<T: Send>(
         &self,
         change: impl FnOnce(&mut World) -> Result<T, Fault> + Send,
     ) -> Result<T> {
@@ -75,8 +75,12 @@ impl<H: Hand> WorldStage<H> {
     }
 
     /// Somebody else does something, to its end.
-    fn by_somebody(&self, machine: &MachineId, operation: Operation) -> Result<Option<Value>> {
-        self.change(|world| {
+    fn run_as_other_client(
+        &self,
+        machine: &MachineId,
+        operation: Operation,
+    ) -> Result<Option<Value>> {
+        self.try_mutate(|world| {
             let task = world.start_task(machine.backend_text(), operation, "somebody else")?;
             world.finish_task(&task.id);
             let task = world.task(&task.id);
@@ -99,60 +103,60 @@ impl<H: Hand> WorldStage<H> {
 }
 
 #[async_trait]
-impl<H: Hand> Stage for WorldStage<H> {
-    fn cast(&self) -> Cast {
-        let [running, stopped, with_tools, reverted, steady] =
+impl<H: WorldAccess> HostControl for WorldControl<H> {
+    fn machines(&self) -> TestMachines {
+        let [running, stopped, with_tools, with_snapshots, permanent] =
             ["1", "2", "3", "4", "5"].map(MachineId::from_backend);
-        Cast { running, stopped, reverted, with_tools, steady }
+        TestMachines { running, stopped, with_snapshots, with_tools, permanent }
     }
 
-    fn lacks(&self, _: Ability) -> Option<&'static str> {
+    fn unsupported(&self, _: Ability) -> Option<&'static str> {
         None
     }
 
     /// It is held against the simulated world itself, if that stood still meanwhile.
-    async fn truth(&self) -> Result<Truth> {
+    async fn contents(&self) -> Result<HostContents> {
         for _ in 0..100 {
             let before = self.mutate(|world| world.revision());
-            let truth = self.hand.truth().await?;
+            let contents = self.access.contents().await?;
             let is_right = self.mutate(|world| {
                 let changed = world.changed_since(before).context("too much changed")?;
                 let moved = changed
                     .iter()
                     .any(|object| matches!(object.kind, "VirtualMachine" | "Datastore"));
-                if moved { Ok(false) } else { check(&truth, world).map(|()| true) }
+                if moved { Ok(false) } else { check(&contents, world).map(|()| true) }
             })?;
             if is_right {
-                return Ok(truth);
+                return Ok(contents);
             }
         }
         bail!("the host never stands still")
     }
 
-    async fn power(&self, machine: &MachineId, on: bool) -> Result<()> {
-        self.by_somebody(machine, if on { Operation::PowerOn } else { Operation::PowerOff })
+    async fn set_power(&self, machine: &MachineId, on: bool) -> Result<()> {
+        self.run_as_other_client(machine, if on { Operation::PowerOn } else { Operation::PowerOff })
             .map(drop)
     }
 
-    async fn rename(&self, machine: &MachineId, name: &str) -> Result<()> {
+    async fn rename_machine(&self, machine: &MachineId, name: &str) -> Result<()> {
         self.change_machine(machine, |machine| name.clone_into(&mut machine.name))
     }
 
-    async fn take_snapshot(&self, machine: &MachineId, name: &str) -> Result<SnapshotId> {
+    async fn create_snapshot(&self, machine: &MachineId, name: &str) -> Result<SnapshotId> {
         let operation = Operation::CreateSnapshot {
             name: name.to_owned(),
             description: String::new(),
             memory: false,
             quiesce: false,
         };
-        match self.by_somebody(machine, operation)? {
+        match self.run_as_other_client(machine, operation)? {
             Some(Value::Reference(moref)) => Ok(SnapshotId::from_backend(moref.id)),
             other => bail!("a snapshot was taken, and there is {other:?}"),
         }
     }
 
     async fn remove_snapshots(&self, machine: &MachineId) -> Result<()> {
-        self.by_somebody(machine, Operation::RemoveAllSnapshots).map(drop)
+        self.run_as_other_client(machine, Operation::RemoveAllSnapshots).map(drop)
     }
 
     async fn add_machine(&self, name: &str) -> Result<MachineId> {
@@ -172,8 +176,8 @@ impl<H: Hand> Stage for WorldStage<H> {
             .map(drop)
     }
 
-    async fn start_task(&self, machine: &MachineId) -> Result<TaskId> {
-        let task = self.change(|world| {
+    async fn start_power_on(&self, machine: &MachineId) -> Result<TaskId> {
+        let task = self.try_mutate(|world| {
             world.start_task(machine.backend_text(), Operation::PowerOn, "somebody else")
         })?;
         Ok(TaskId::from_backend(task.id))
@@ -222,36 +226,36 @@ impl<H: Hand> Stage for WorldStage<H> {
         self.change_machine(machine, |machine| machine.question_at_power_on = Some(question))
     }
 
-    async fn lose_session(&self) -> Result<()> {
-        self.hand.drop_sessions();
+    async fn expire_sessions(&self) -> Result<()> {
+        self.access.drop_sessions();
         Ok(())
     }
 
-    async fn go_away(&self) -> Result<()> {
-        self.hand.set_reachable(false);
+    async fn disconnect(&self) -> Result<()> {
+        self.access.set_reachable(false);
         Ok(())
     }
 
-    async fn come_back(&self) -> Result<()> {
-        self.hand.set_reachable(true);
+    async fn reconnect(&self) -> Result<()> {
+        self.access.set_reachable(true);
         Ok(())
     }
 
     async fn refuse_logins(&self, refuse: bool) -> Result<()> {
-        self.hand.refuse_logins(refuse);
+        self.access.refuse_logins(refuse);
         Ok(())
     }
 
     fn login_attempts(&self) -> u64 {
-        self.hand.login_attempts()
+        self.access.login_attempts()
     }
 
     fn password(&self) -> SecretString {
         SecretString::from("otter")
     }
 
-    async fn cut_next_snapshot(&self, cut: Cut) -> Result<()> {
-        self.hand.cut_next_snapshot(cut);
+    async fn cut_next_snapshot(&self, cut: ConnectionCut) -> Result<()> {
+        self.access.cut_next_snapshot(cut);
         Ok(())
     }
 
@@ -271,32 +275,39 @@ impl<H: Hand> Stage for WorldStage<H> {
             HostErrorKind::Rejected => Fault::new("SnapshotFault", "It cannot be."),
             other => bail!("no fault is known for {other:?}"),
         };
-        self.hand.refuse_next_snapshot(fault);
+        self.access.refuse_next_snapshot(fault);
         Ok(())
     }
 
-    async fn reboot(&self) -> Result<()> {
-        self.hand.reboot();
+    async fn reboot_host(&self) -> Result<()> {
+        self.access.reboot_host();
         Ok(())
     }
 }
 
 /// Makes sure that the truth is the simulated world.
-fn check(truth: &Truth, world: &World) -> Result<()> {
-    ensure!(world.machines().count() == truth.machines.len(), "it has {:?}", truth.machines.keys());
-    ensure!(world.datastores().count() == truth.datastores.len(), "it misses datastores");
+fn check(contents: &HostContents, world: &World) -> Result<()> {
+    ensure!(
+        world.machines().count() == contents.machines.len(),
+        "it has {:?}",
+        contents.machines.keys()
+    );
+    ensure!(world.datastores().count() == contents.datastores.len(), "it misses datastores");
     world.machines().try_for_each(|machine| {
-        let seen = truth
+        let observed = contents
             .machines
             .get(&MachineId::from_backend(&machine.id))
             .context("a machine is missed")?;
-        ensure!(is_as(seen, machine), "there is {machine:#?}, and the truth is {seen:#?}");
+        ensure!(
+            matches_world(observed, machine),
+            "there is {machine:#?}, and the truth is {observed:#?}"
+        );
         Ok(())
     })
 }
 
 /// Whether a machine is shown as it is, in all that cases change.
-fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
+fn matches_world(observed: &machine::Machine, is: &Machine) -> bool {
     let power = match is.power {
         PowerState::On => Some(power::PowerState::On),
         PowerState::Off => Some(power::PowerState::Off),
@@ -310,8 +321,8 @@ fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
         .collect();
     snapshots.sort_unstable();
     let told = |snapshot: &snapshot::Snapshot| snapshot.parent.clone();
-    let parents: Vec<_> = seen.snapshots.items.iter().map(told).collect();
-    let mut seen_snapshots: Vec<_> = (seen.snapshots.items.iter().zip(&parents))
+    let parents: Vec<_> = observed.snapshots.items.iter().map(told).collect();
+    let mut observed_snapshots: Vec<_> = (observed.snapshots.items.iter().zip(&parents))
         .map(|(snapshot, parent)| {
             (
                 snapshot.id.backend_text(),
@@ -320,15 +331,15 @@ fn is_as(seen: &machine::Machine, is: &Machine) -> bool {
             )
         })
         .collect();
-    seen_snapshots.sort_unstable();
-    seen.name == is.name
-        && seen.power_state == power
-        && seen.annotation.as_deref().unwrap_or_default() == is.annotation
-        && seen.guest.tools_running == is.guest.tools_running
-        && seen.guest.ip_address == is.guest.told_address
-        && seen.snapshots.current.as_ref().map(SnapshotId::backend_text)
+    observed_snapshots.sort_unstable();
+    observed.name == is.name
+        && observed.power_state == power
+        && observed.annotation.as_deref().unwrap_or_default() == is.annotation
+        && observed.guest.tools_running == is.guest.tools_running
+        && observed.guest.ip_address == is.guest.told_address
+        && observed.snapshots.current.as_ref().map(SnapshotId::backend_text)
             == is.current_snapshot.as_deref()
-        && seen_snapshots == snapshots
-        && seen.question.as_ref().map(|question| question.id.backend_text())
+        && observed_snapshots == snapshots
+        && observed.question.as_ref().map(|question| question.id.backend_text())
             == is.question.as_ref().map(|question| question.id.as_str())
 }

@@ -1,0 +1,94 @@
+//! What a host tells before a login: the API versions that it speaks, and `ServiceContent` with its
+//! singletons and its product.
+
+use super::soap::Reference;
+use super::soap::xml::{Document, Element};
+use crate::hypervisor::HostProduct;
+
+/// The API versions that otter speaks, the newest first.
+const VERSIONS: [&str; 24] = [
+    "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0",
+    "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1",
+    "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1",
+];
+
+/// Spoken by every host from 6.5 on, and asked of one that does not say what it speaks.
+pub const FALLBACK_VERSION: &str = "6.5";
+
+/// Where the host keeps its singletons, and what it is.
+#[derive(Clone, Debug)]
+pub struct ServiceContent {
+    pub root_folder: Reference,
+    pub property_collector: Reference,
+    pub view_manager: Reference,
+    pub session_manager: Reference,
+    pub license_manager: Option<Reference>,
+    pub authorization_manager: Option<Reference>,
+    pub product: HostProduct,
+}
+
+impl ServiceContent {
+    /// Reads the `returnval` of `RetrieveServiceContent`. `None` if a singleton that otter needs is
+    /// missing.
+    #[must_use]
+    pub fn from_element(content: Element<'_>) -> Option<Self> {
+        let about = content.child("about")?;
+        let field = |name| about.child_text(name).unwrap_or_default().to_owned();
+        Some(Self {
+            root_folder: Reference::in_child(content, "rootFolder")?,
+            property_collector: Reference::in_child(content, "propertyCollector")?,
+            view_manager: Reference::in_child(content, "viewManager")?,
+            session_manager: Reference::in_child(content, "sessionManager")?,
+            license_manager: Reference::in_child(content, "licenseManager"),
+            authorization_manager: Reference::in_child(content, "authorizationManager"),
+            product: HostProduct {
+                full_name: field("fullName"),
+                version: field("version"),
+                build: field("build"),
+                api_type: field("apiType"),
+                api_version: field("apiVersion"),
+            },
+        })
+    }
+}
+
+/// The newest version that both know, by `vimServiceVersions.xml`.
+#[must_use]
+pub fn choose_version(body: &[u8]) -> &'static str {
+    let Ok(document) = Document::parse(body) else { return FALLBACK_VERSION };
+    let mut offered: Vec<&str> = Vec::new();
+    for namespace in document.root().children_named("namespace") {
+        if namespace.child_text("name").map(str::trim) == Some("urn:vim25") {
+            let prior = namespace.child("priorVersions").into_iter().flat_map(Element::children);
+            offered.extend(
+                namespace
+                    .child("version")
+                    .into_iter()
+                    .chain(prior)
+                    .map(|version| version.text().trim()),
+            );
+        }
+    }
+    VERSIONS.into_iter().find(|version| offered.contains(version)).unwrap_or(FALLBACK_VERSION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_that_both_know_is_spoken() {
+        let list = |version: &str, prior: &str| {
+            format!(
+                "<namespaces version='1.0'><namespace><name>urn:vim25</name><version>{version}</version>\
+                 <priorVersions>{prior}</priorVersions></namespace></namespaces>"
+            )
+        };
+        let seven = list("7.0.3.0", "<version>6.7</version><version>6.5</version>");
+        assert_eq!(choose_version(seven.as_bytes()), "7.0.3.0");
+        let development = list("uA046D008", "<version>8.0.1.0</version><version>6.5</version>");
+        assert_eq!(choose_version(development.as_bytes()), "8.0.1.0");
+        assert_eq!(choose_version(list("99.0", "").as_bytes()), FALLBACK_VERSION);
+        assert_eq!(choose_version(b"<html>"), FALLBACK_VERSION);
+    }
+}

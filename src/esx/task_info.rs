@@ -1,0 +1,174 @@
+//! `TaskInfo` of vim25: its fields, the call that started the task, and the status it means.
+
+use std::sync::Arc;
+
+use super::soap::Reference;
+use super::soap::fault::VimFault;
+use super::soap::property::number;
+use super::soap::xml::Element;
+use crate::domain::call::CallKind;
+use crate::domain::ids::SnapshotId;
+use crate::hypervisor::{HostError, HostErrorKind, TaskStatus};
+
+/// `TaskInfo`, as far as it matters here.
+#[derive(Clone, Debug)]
+pub struct TaskInfo {
+    pub state: TaskState,
+    pub progress: Option<u8>,
+    pub error: Option<VimFault>,
+    pub cancelled: bool,
+    /// The result, where it is a reference.
+    pub result: Option<Reference>,
+    pub description_id: String,
+    pub entity: Option<Reference>,
+    /// The account that started it, where a person or program did.
+    pub user: Option<String>,
+}
+
+/// `TaskInfoState`; a word to come counts as running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    Running,
+    Success,
+    Error,
+}
+
+impl TaskInfo {
+    /// Reads `Task.info`.
+    #[must_use]
+    pub fn from_element(info: Element<'_>) -> Self {
+        let result = info.child("result").filter(|result| result.attribute("type").is_some());
+        Self {
+            state: match info.child_text("state") {
+                Some("success") => TaskState::Success,
+                Some("error") => TaskState::Error,
+                _ => TaskState::Running,
+            },
+            progress: info.child("progress").and_then(number::<u8>).map(|percent| percent.min(100)),
+            error: info.child("error").map(VimFault::from_localized),
+            cancelled: info.child_text("cancelled") == Some("true"),
+            result: result.and_then(Reference::from_element),
+            description_id: info.child_text("descriptionId").unwrap_or_default().to_owned(),
+            entity: Reference::in_child(info, "entity"),
+            user: info.descend(&["reason", "userName"]).map(|user| user.text().to_owned()),
+        }
+    }
+
+    /// Which of otter's calls made it: by the words of ESX, of vCenter, and of govmomi's simulator.
+    #[must_use]
+    pub fn call(&self) -> Option<CallKind> {
+        match self.description_id.as_str() {
+            "VirtualMachine.powerOn" => Some(CallKind::PowerOn),
+            "VirtualMachine.powerOff" => Some(CallKind::PowerOff),
+            "VirtualMachine.reset" => Some(CallKind::Reset),
+            "VirtualMachine.suspend" => Some(CallKind::Suspend),
+            "VirtualMachine.createSnapshot" => Some(CallKind::CreateSnapshot),
+            "vm.Snapshot.remove"
+            | "VirtualMachineSnapshot.remove"
+            | "VirtualMachineSnapshot.removeSnapshot" => Some(CallKind::RemoveSnapshot),
+            "VirtualMachine.removeAllSnapshots" | "VirtualMachine.RemoveAllSnapshots" => {
+                Some(CallKind::RemoveAllSnapshots)
+            }
+            "vm.Snapshot.rename" | "VirtualMachineSnapshot.rename" => {
+                Some(CallKind::RenameSnapshot)
+            }
+            "vm.Snapshot.revert"
+            | "VirtualMachineSnapshot.revert"
+            | "VirtualMachineSnapshot.revertToSnapshot" => Some(CallKind::RevertToSnapshot),
+            _ => None,
+        }
+    }
+
+    /// Whether its success means that another guest runs than before.
+    #[must_use]
+    pub fn restarts_guest(&self) -> bool {
+        self.state == TaskState::Success
+            && (matches!(
+                self.call(),
+                Some(CallKind::PowerOn | CallKind::Reset | CallKind::RevertToSnapshot)
+            ) || matches!(
+                self.description_id.as_str(),
+                "VirtualMachine.revertToCurrentSnapshot" | "VirtualMachine.revertSnapshot"
+            ))
+    }
+
+    /// The status that its followers receive.
+    #[must_use]
+    pub fn status(&self) -> TaskStatus {
+        match self.state {
+            TaskState::Running => TaskStatus::Running { progress: self.progress },
+            TaskState::Success => TaskStatus::Succeeded {
+                snapshot: self
+                    .result
+                    .as_ref()
+                    .filter(|result| result.kind == "VirtualMachineSnapshot")
+                    .map(|result| SnapshotId::from_backend(&result.value)),
+            },
+            TaskState::Error => TaskStatus::Failed(Arc::new(self.failure())),
+        }
+    }
+
+    fn failure(&self) -> HostError {
+        let prefix = match self.description_id.as_str() {
+            "" => "The host's task failed".to_owned(),
+            description => format!("The host's task {description} failed"),
+        };
+        match &self.error {
+            Some(fault) => fault.clone().into_error(&prefix),
+            None if self.cancelled => {
+                HostError::new(HostErrorKind::Cancelled, format!("{prefix}: it was cancelled."))
+            }
+            None => HostError::new(HostErrorKind::Rejected, format!("{prefix}, without a reason.")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esx::soap::xml::Document;
+
+    fn info(inside: &str) -> TaskInfo {
+        let text = format!(
+            r#"<info xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">{inside}</info>"#
+        );
+        TaskInfo::from_element(Document::parse(text.as_bytes()).unwrap().root())
+    }
+
+    #[test]
+    fn a_task_is_read_by_the_words_of_every_peer() {
+        for (description, call) in [
+            ("VirtualMachine.powerOn", Some(CallKind::PowerOn)),
+            ("VirtualMachine.powerOff", Some(CallKind::PowerOff)),
+            ("VirtualMachine.reset", Some(CallKind::Reset)),
+            ("vm.Snapshot.revert", Some(CallKind::RevertToSnapshot)),
+            ("VirtualMachineSnapshot.revertToSnapshot", Some(CallKind::RevertToSnapshot)),
+            ("VirtualMachine.suspend", Some(CallKind::Suspend)),
+            ("VirtualMachine.createSnapshot", Some(CallKind::CreateSnapshot)),
+            ("vm.Snapshot.remove", Some(CallKind::RemoveSnapshot)),
+            ("VirtualMachineSnapshot.removeSnapshot", Some(CallKind::RemoveSnapshot)),
+            ("VirtualMachine.removeAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
+            ("VirtualMachine.RemoveAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
+            ("vm.Snapshot.rename", Some(CallKind::RenameSnapshot)),
+            ("VirtualMachine.reconfigure", None),
+            ("", None),
+        ] {
+            assert_eq!(info(&format!("<descriptionId>{description}</descriptionId>")).call(), call);
+        }
+        let made = info(
+            r#"<state>success</state><result xsi:type="ManagedObjectReference" type="VirtualMachineSnapshot">s</result>"#,
+        );
+        let TaskStatus::Succeeded { snapshot } = made.status() else { panic!() };
+        assert_eq!(snapshot, Some(SnapshotId::from_backend("s")));
+        assert_eq!(
+            info("<state>to-come</state><progress>250</progress>").state,
+            TaskState::Running
+        );
+        let TaskStatus::Failed(error) =
+            info("<state>error</state><cancelled>true</cancelled>").status()
+        else {
+            panic!()
+        };
+        assert_eq!(error.kind, HostErrorKind::Cancelled);
+    }
+}
