@@ -1,14 +1,14 @@
-//! Who waits for the observer to have been told everything. One round trip serves all who asked
-//! before it began; those who come later ride on the next.
+//! The callers of `Hypervisor::barrier`. One round trip serves all callers that joined before it
+//! began. Callers that arrive during a round wait for the next one.
 
 use tokio::sync::oneshot;
 
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// One caller of `Hypervisor::barrier`.
+/// Notifies one caller of `Hypervisor::barrier`.
 pub type Waiter = oneshot::Sender<Result<(), HostError>>;
 
-/// The callers, by whether their round trip has begun.
+/// The callers, split by whether their round trip has begun.
 #[derive(Debug, Default)]
 pub struct Barriers {
     waiting: Vec<Waiter>,
@@ -16,27 +16,27 @@ pub struct Barriers {
 }
 
 impl Barriers {
-    /// Somebody asks.
+    /// Adds a caller to the next round.
     pub fn join(&mut self, waiter: Waiter) {
         self.waiting.retain(|waiter| !waiter.is_closed());
         self.waiting.push(waiter);
     }
 
-    /// A round trip begins: true where anybody wants it.
+    /// Begins a round with all waiting callers. Returns whether a round has any.
     pub fn begin_round(&mut self) -> bool {
         self.in_round.append(&mut self.waiting);
         !self.in_round.is_empty()
     }
 
-    /// The round trip ended, and everything that it brought was told.
+    /// Ends the round, after the observer has received everything that the round trip returned.
     pub fn complete_round(&mut self) {
         for waiter in self.in_round.drain(..) {
-            // One that hung up needs no answer.
+            // It fails if the caller no longer waits.
             let _ = waiter.send(Ok(()));
         }
     }
 
-    /// The session is lost.
+    /// Fails all callers as `Unreachable`, because there is no session.
     pub fn fail_all(&mut self, reason: &str) {
         for waiter in self.in_round.drain(..).chain(self.waiting.drain(..)) {
             let _ = waiter.send(Err(HostError::new(HostErrorKind::Unreachable, reason)));

@@ -1,5 +1,5 @@
-//! The calls that change something. Each is sent once; only a refusal for want of a session, which
-//! proves that it did not run, is followed by a second sending after the login.
+//! The calls that change a machine. Each is sent once. A second time it is sent only if the host
+//! refused it because the session had ended, which proves that it did not run.
 
 use super::property_reader::permission_denied;
 use super::session::{ExchangeError, Login, Recheck, Session};
@@ -13,11 +13,12 @@ use crate::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::names::escape_vim;
 use crate::hypervisor::{Accepted, CallError, HostError, HostErrorKind};
 
-/// Makes the call; `job` is its operation id in the host's log.
+/// Makes one call. `job` is its operation id in the log of the host.
 ///
 /// # Errors
-/// [`CallError::Refused`] after a failure to connect, or a fault but those by which a vCenter says
-/// that it lost sight of the host; [`CallError::Lost`] after anything else.
+/// [`CallError::Refused`] if no connection was made or the host answered with a fault.
+/// [`CallError::Lost`] after any other failure, and after a fault by which a vCenter reports that
+/// it lost its connection to the host.
 pub async fn call(
     session: &Session,
     machine: &MachineId,
@@ -43,7 +44,7 @@ pub async fn call(
         None => Err(CallError::Lost(HostError::new(
             HostErrorKind::Protocol,
             format!(
-                "The host took {} of machine {machine} and named no task.",
+                "The host accepted {} of machine {machine} and named no task.",
                 call.kind().as_str()
             ),
         ))),
@@ -91,10 +92,11 @@ fn request_for(machine: &MachineId, call: &HostCall, operation: &str) -> Request
     }
 }
 
-/// `CancelTask`
+/// Calls `CancelTask`.
 ///
 /// # Errors
-/// As the host says.
+/// The fault of the host: `NotSupported` or `InvalidState`, or `NotFound` if it does not know the
+/// task. A failure of the connection.
 pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
     let object = Reference::new("Task", task.backend_text());
     let prefix = format!("The host refused to cancel the task {task}");
@@ -124,8 +126,8 @@ async fn send_authenticated(
     }
 }
 
-/// Whether the session may be at fault. A machine that is not found is a grave thing to say, so it
-/// counts too.
+/// Whether a lost session can cause this fault of a call. `ManagedObjectNotFound` counts too,
+/// because a false report that a machine is gone does harm.
 fn may_mean_lost_session(fault: &VimFault) -> bool {
     matches!(fault.name.as_str(), "NotAuthenticated" | "SecurityError" | "ManagedObjectNotFound")
 }
@@ -142,7 +144,7 @@ async fn send_again(
         .map_err(|error| call_error(error, prefix))
 }
 
-/// Whether it is proven that the call did not run.
+/// The error of a call: refused if it is proven that the call did not run, otherwise lost.
 fn call_error(error: ExchangeError, prefix: &str) -> CallError {
     let refused = match &error {
         ExchangeError::NotSent(_) => true,

@@ -1,13 +1,22 @@
-//! The one stream of updates, and the only source of facts.
+//! Follows the host on one stream of updates (`WaitForUpdatesEx`). All facts come from this stream.
 //!
 //! ```text
-//! build views and filters ──► everything (version "") ──► wait ──► apply whole sets ──► tell ──► wait …
-//!        ▲                          ▲                      │ cut: again from the last complete version
-//!        │                          └── version refused ───┤
-//!        └──── ended: the session is asked for, then built anew, with a login where it is gone
+//! subscribe ──► first set (version "") ──► wait ──► apply a complete set ──► report ──► wait …
+//!     ▲                    ▲                 │
+//!     │                    │                 ├─ connection lost: wait again from the last
+//!     │                    │                 │  complete version, if the session is valid
+//!     │                    └─────────────────┤  InvalidCollectorVersion
+//!     └──────────────────────────────────────┘  other failure: `session_loop` checks the session,
+//!                                               logs in if it has ended, and calls `serve` again
 //! ```
-//! No answer empties the picture unseen: what would remove all machines, or many at once, is
-//! believed only after the session was confirmed and a second read agreed.
+//! - subscribe: create the views and filters on the host.
+//! - first set: the host returns every object of the filters.
+//! - wait: the host answers when a property changes, or after `max_wait`.
+//! - apply: put the set into the property cache. A truncated set is continued first.
+//! - report: send the changes to the observer and to the followers of tasks.
+//!
+//! A set that removes all machines, or many at once, is reported only after the session was found
+//! valid and a second read agreed: an answer on a lost session can look like an empty host.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -35,27 +44,29 @@ use crate::clock::Clock;
 use crate::domain::ids::{MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts, HostError, HostErrorKind, Observer};
 
-/// Objects in one set: a host of 1,000 machines comes in ten answers, none of them large.
+/// The most objects in one set. A host of 1,000 machines arrives in ten answers.
 const OBJECTS_PER_SET: u32 = 100;
 
-/// Objects read again in one call.
+/// The most objects that one call reads again.
 const OBJECTS_PER_READ: usize = 50;
 
-/// How often in a row the stream may break before it is built anew.
+/// The number of consecutive failed waits after which the subscription is created again.
 const MAX_FAILED_WAITS: u32 = 3;
 
-/// How often in a row a wait may end without news before the host is looked at askance.
+/// The number of consecutive waits that may end early without an update. After that the collector
+/// pauses between waits, because the host does not hold them.
 const MAX_IDLE: u32 = 5;
 
-/// What the task of `run` is asked to do between updates.
+/// A request to the task of `run`.
 #[derive(Debug)]
 pub enum Command {
+    /// Notify the waiter after the observer has received all earlier changes.
     Barrier(Waiter),
-    /// Something that was read directly, to be told in order with all else.
+    /// Report a fact that was read directly, in order with the other facts, and notify the sender.
     Report(Fact, oneshot::Sender<()>),
 }
 
-/// Follows the host on one login after the other, and remembers what was told.
+/// Follows the host on one login after the other.
 pub struct Collector {
     session: Arc<Session>,
     observer: Arc<dyn Observer>,
@@ -64,18 +75,25 @@ pub struct Collector {
     max_wait: Duration,
     commands: mpsc::Receiver<Command>,
     barriers: Barriers,
+    /// The machines that the observer knows.
     reported: BTreeSet<MachineId>,
+    /// The followed properties, without those that the host does not know.
     machine_paths: Vec<&'static str>,
     datastore_paths: Vec<&'static str>,
+    /// The last subscription, which may still exist on the host.
     subscription: Option<Subscription>,
+    /// When the collector last cancelled its own wait.
     last_cancel: Option<Duration>,
 }
 
-/// What was made on the host for us.
+/// The objects that the collector created on the host.
 #[derive(Clone, Debug)]
 struct Subscription {
+    /// The login whose session owns the objects.
     generation: u64,
+    /// The `ContainerView` of machines and datastores.
     machines: Reference,
+    /// The `ListView` of followed tasks.
     tasks: Reference,
     filters: Vec<Reference>,
 }
@@ -107,8 +125,8 @@ impl Collector {
         }
     }
 
-    /// Follows the host on this login until that does not go on, and says why. `on_synced` is called
-    /// once, when the first whole picture was told.
+    /// Follows the host on `login` until that fails, and returns the failure. Calls `on_synced`
+    /// once, after the observer has received the first complete facts.
     pub async fn serve(
         &mut self,
         login: &Arc<Login>,
@@ -119,7 +137,7 @@ impl Collector {
         error
     }
 
-    /// Waits for something else than updates while there is no stream: barriers fail at once.
+    /// Awaits `future` while there is no stream of updates. Barriers fail at once with `reason`.
     pub async fn while_disconnected<T>(
         &mut self,
         reason: &str,
@@ -145,8 +163,8 @@ impl Collector {
         let subscription = self.subscribe(login).await?;
         self.followers.list_view_recreated();
         let mut cache = PropertyCache::default();
-        // The version that the last complete set brought, and the one to ask from next: they differ
-        // within a truncated set, whose versions can be used once only.
+        // `version` belongs to the last complete set, `next` is the one to wait from. They differ
+        // within a truncated set, because its versions can be used only once.
         let (mut version, mut next) = (String::new(), String::new());
         let (mut from_scratch, mut first, mut failed_waits, mut idle) = (true, true, 0, 0);
         let mut task_read: Option<InFlight<Result<TaskUpdates, ExchangeError>>> = None;
@@ -177,7 +195,7 @@ impl Collector {
             failed_waits = 0;
             idle = if at_once || reply.return_value().is_some() { 0 } else { idle + 1 };
             if idle > MAX_IDLE && self.clock.elapsed().saturating_sub(asked) < self.max_wait / 2 {
-                // The host does not wait as it was asked to; it is not to be flooded for that.
+                // The host does not hold the wait. Do not flood it with requests.
                 self.clock.sleep(Duration::from_secs(1)).await;
             }
             if let Some(set) = reply.return_value().map(UpdateSet::from_element) {
@@ -199,13 +217,13 @@ impl Collector {
         }
     }
 
-    /// Makes the views and filters, and removes what was made before on the same login.
+    /// Creates the views and filters, and destroys those of an earlier subscription on this login.
     async fn subscribe(&mut self, login: &Login) -> Result<Subscription, HostError> {
         if let Some(old) =
             self.subscription.take().filter(|old| old.generation == login.generation())
         {
             for filter in &old.filters {
-                // Perhaps the host has dropped it already.
+                // It fails if the host has already removed it.
                 let _ = self.send(login, request::destroy_property_filter(filter)).await;
             }
             for view in [&old.machines, &old.tasks] {
@@ -269,8 +287,8 @@ impl Collector {
         ]
     }
 
-    /// An old host may lack a property. It does without from then on, rather than without
-    /// everything.
+    /// Stops following a property that an old host does not know. Returns whether `error` names
+    /// one.
     fn drop_unknown_path(&mut self, error: &ExchangeError) -> bool {
         let ExchangeError::Fault(fault) = error else { return false };
         let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty")
@@ -280,11 +298,16 @@ impl Collector {
         let before = self.machine_paths.len() + self.datastore_paths.len();
         self.machine_paths.retain(|known| known != path);
         self.datastore_paths.retain(|known| known != path);
-        tracing::warn!(path, "the host does not know a property, which stays empty");
+        tracing::warn!(path, "the host does not know a property; it stays empty");
         before > self.machine_paths.len() + self.datastore_paths.len()
     }
 
-    /// Waits for the next set, and does meanwhile what is asked.
+    /// Waits for the next set and returns the answer. Meanwhile it handles commands, rechecks of
+    /// the session, and tasks to follow. A barrier cancels a pending wait, so that the next wait
+    /// returns at once.
+    ///
+    /// # Errors
+    /// The outer error ends the stream: the session is lost, or a task could not be followed.
     async fn wait(
         &mut self,
         login: &Arc<Login>,
@@ -306,7 +329,7 @@ impl Collector {
             let (session, login) = (Arc::clone(&session), Arc::clone(login));
             let request = request::cancel_wait_for_updates(&login.content.property_collector);
             Box::pin(async move {
-                // What became of it shows in the wait.
+                // The pending wait shows its effect.
                 let _ = session.send(&login, request, TimeoutClass::Ordinary).await;
             }) as InFlight<()>
         };
@@ -324,13 +347,13 @@ impl Collector {
             tokio::select! {
                 answer = &mut answer => {
                     if let Some(cancelling) = cancelling {
-                        // Else it could reach the host later, and end the next wait.
+                        // Otherwise it could reach the host later and cancel the next wait.
                         cancelling.await;
                     }
                     return Ok(answer);
                 }
                 () = poll_in_flight(&mut cancelling) => {
-                    // It can overtake the wait that it means, which then goes on.
+                    // The cancel can overtake its wait, which then continues: repeat it.
                     let clock = clock.clone();
                     repeat = Some(Box::pin(async move { clock.sleep(pause).await }));
                     pause = (pause * 2).min(LAST_REPEAT);
@@ -354,8 +377,8 @@ impl Collector {
                     session.confirm_valid();
                 }
                 () = self.followers.list_changed(), if task_read.is_none() => *task_read = self.next_task_read(login, subscription),
-                told = poll_in_flight(task_read) => {
-                    for (task, info) in told.map_err(refused_to_follow)? {
+                read = poll_in_flight(task_read) => {
+                    for (task, info) in read.map_err(refused_to_follow)? {
                         self.report_task(cache, &task, info.as_ref());
                     }
                     *task_read = self.next_task_read(login, subscription);
@@ -367,16 +390,19 @@ impl Collector {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Barrier(waiter) => self.barriers.join(waiter),
-            Command::Report(fact, told) => {
+            Command::Report(fact, sender) => {
                 self.observer.observe(Facts { complete: false, changes: vec![fact] });
-                // Perhaps nobody waits for it any more.
-                let _ = told.send(());
+                // It fails if the sender no longer waits.
+                let _ = sender.send(());
             }
         }
     }
 
-    /// Whether the stream goes on from the last complete version; if not, it starts over on the
-    /// same filters.
+    /// Whether the stream continues from the last complete version after a failed wait. `false` if
+    /// it starts again from version "" on the same filters.
+    ///
+    /// # Errors
+    /// The failure that ends the stream.
     async fn can_resume(
         &mut self,
         login: &Login,
@@ -405,14 +431,15 @@ impl Collector {
                 if self.session.is_valid(login).await? { Ok(true) } else { Err(session_lost()) }
             }
             error => {
-                // A path can be refused here too.
+                // A host can refuse a path here too.
                 self.drop_unknown_path(&error);
                 Err(refused_to_follow(error))
             }
         }
     }
 
-    /// Reads again what was unclear, makes sure that nothing is believed too easily, and tells.
+    /// Reads incomplete objects again, verifies removals, and reports the changes to the observer
+    /// and to the followers of tasks.
     async fn commit(
         &mut self,
         login: &Login,
@@ -435,7 +462,7 @@ impl Collector {
         let tasks = cache.take_tasks();
         let restarted =
             tasks.iter().filter_map(|(task, info)| self.guest_restart(cache, task, info.as_ref()));
-        // Before the machines: what they show was true after it.
+        // First the restarts: the machines in this set were read after them.
         let mut changes: Vec<Fact> = restarted.collect();
         let mut facts = cache.take_facts(complete);
         changes.append(&mut facts.changes);
@@ -446,7 +473,7 @@ impl Collector {
         for (task, info) in &tasks {
             match info {
                 Some(info) => self.followers.report(task, info),
-                // It left the list or was told in part: reading it says which.
+                // It left the ListView, or only a part of its info came: a read shows which.
                 None => self.followers.relist(task),
             }
         }
@@ -469,7 +496,7 @@ impl Collector {
                         Ok(contents) => {
                             contents.objects().for_each(|content| cache.replace(&content));
                         }
-                        // Its leaving is told by the stream.
+                        // The stream reports its removal.
                         Err(error) if error.is_fault("ManagedObjectNotFound") => {}
                         Err(error) => return Err(error),
                     }
@@ -480,7 +507,11 @@ impl Collector {
         Ok(())
     }
 
-    /// Makes sure of a picture that lacks all machines, or many of those that were told.
+    /// Verifies a set that lacks all machines, or more than three and a tenth of the reported ones:
+    /// checks the session and reads the names of all machines again.
+    ///
+    /// # Errors
+    /// `Protocol` if the second read still shows one of them.
     async fn verify_removals(
         &self,
         login: &Login,
@@ -507,7 +538,8 @@ impl Collector {
             second.objects().map(|content| MachineId::from_backend(content.object.value)).collect();
         if gone.iter().any(|id| there.contains(*id)) || empty && !there.is_empty() {
             let message = format!(
-                "The host {} said that machines are gone and then showed them; its whole picture is read anew.",
+                "The host {} reported that machines are gone and then returned them; \
+                 otter reads all machines again.",
                 self.session.address()
             );
             return Err(HostError::new(HostErrorKind::Protocol, message));
@@ -553,10 +585,10 @@ impl Collector {
 }
 
 fn refused_to_follow(error: ExchangeError) -> HostError {
-    error.into_error("The host refused to tell what changes")
+    error.into_error("The host refused to report changes")
 }
 
-/// Resolves when the future does, and clears it; never where there is none.
+/// Awaits the future and removes it. Pending for ever if there is none.
 async fn poll_in_flight<T>(in_flight: &mut Option<InFlight<T>>) -> T {
     match in_flight {
         Some(future) => {

@@ -1,12 +1,12 @@
-//! What stands between otter and its host: each part of the way tried once, in order, and told in
-//! plain words.
+//! The checks of `otter doctor`: each part of the connection to the host once, in order, with
+//! findings and advice for people.
 //!
 //! ```text
 //! name ─► connection ─► TLS ─► API ─► login ─► licence, inventory, rights, sessions ─► logout
-//!   └──────────┴─────────┴──────┴───────┴─ a failure here ends it: what follows cannot be tried
+//!   └──────────┴─────────┴──────┴───────┴─ a failure here ends the diagnosis
 //! ```
-//! A host whose certificate is not the wanted one is never shown the password, and a refused login
-//! is never repeated.
+//! The password is never sent to a host whose certificate is rejected, and a refused login is never
+//! repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,22 +29,22 @@ use crate::domain::verify::{Fingerprint, Verify};
 use crate::hypervisor::{HostError, HostErrorKind};
 use crate::telemetry::metrics::Metrics;
 
-/// What one check came to.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// A word that stays the same.
+    /// The name of the check, such as `login`.
     pub check: &'static str,
     pub good: bool,
-    /// What was found, as sentences.
+    /// The finding, in sentences.
     pub found: String,
-    /// What to do, where something is wrong.
+    /// What to do if something is wrong.
     pub advice: Option<String>,
 }
 
-/// Checks everything, tells each finding as it is made, and says whether all is well.
+/// Runs all checks, passes each finding to `on_finding`, and returns whether all are good.
 ///
 /// # Errors
-/// Where the options can never work: see [`EsxOptions::check`].
+/// As [`EsxOptions::check`].
 pub async fn diagnose(
     options: &EsxOptions,
     clock: &Clock,
@@ -65,8 +65,8 @@ pub async fn diagnose(
     Ok(report.all_good)
 }
 
-/// The fingerprint of the certificate that the host shows now, for an operator who wants to pin it.
-/// Compare it with what the host's own console says before you trust it.
+/// The fingerprint of the certificate that the host presents now, for an operator who wants to pin
+/// it. Compare it with the fingerprint on the console of the host before you trust it.
 ///
 /// # Errors
 /// `Unreachable` if no TLS handshake succeeds in time.
@@ -84,7 +84,7 @@ pub async fn presented_fingerprint(options: &EsxOptions) -> Result<Fingerprint, 
     })
 }
 
-/// What is well, or what is wrong with it and what to do.
+/// The finding of a good check, or the problem.
 type CheckResult = Result<String, Problem>;
 
 struct Problem {
@@ -113,7 +113,7 @@ impl CheckReport<'_> {
         (self.on_finding)(finding);
     }
 
-    /// The same for a check that gives what the next one needs.
+    /// Adds a check whose value the next check needs. `None` if the check failed.
     fn step<T>(&mut self, check: &'static str, result: Result<(T, String), Problem>) -> Option<T> {
         let (value, text) = match result {
             Ok((value, found)) => (Some(value), Ok(found)),
@@ -124,7 +124,7 @@ impl CheckReport<'_> {
     }
 }
 
-/// From the name to the session; the product with it.
+/// The checks from the address to the login. `None` if one of them failed.
 async fn connect_and_log_in(
     options: &EsxOptions,
     session: &Session,
@@ -155,7 +155,8 @@ async fn resolve(
     endpoint: &Endpoint,
 ) -> Result<(Vec<SocketAddr>, String), Problem> {
     let Endpoint { host, port, .. } = endpoint;
-    let advice = "Correct the name in esx.url, add it to the DNS or to /etc/hosts, or use the host's IP address.";
+    let advice = "Correct the name in esx.url, add it to the DNS or to /etc/hosts, or use the \
+                  host's IP address.";
     let found = tokio::time::timeout(
         options.connect_timeout,
         tokio::net::lookup_host((host.as_str(), *port)),
@@ -177,7 +178,7 @@ async fn resolve(
     let text = if shown == [host.clone()] {
         format!("{host} is an address; no name needs to be resolved.")
     } else {
-        format!("{host} is {}.", shown.join(", "))
+        format!("{host} has the address {}.", shown.join(", "))
     };
     Ok((addresses, text))
 }
@@ -190,7 +191,7 @@ async fn connect(
     let mut last = None;
     for address in addresses {
         match tokio::time::timeout(options.connect_timeout, TcpStream::connect(address)).await {
-            Ok(Ok(_)) => return Ok(((), format!("{address} takes connections."))),
+            Ok(Ok(_)) => return Ok(((), format!("{address} accepts connections."))),
             Ok(Err(error)) => last = Some((address, error)),
             Err(_) => last = Some((address, io::ErrorKind::TimedOut.into())),
         }
@@ -200,35 +201,37 @@ async fn connect(
     };
     let advice = match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            "Nothing listens there: check the port in esx.url (443 as a rule), and whether the host is up and hostd runs."
+            "No service listens there: check the port in esx.url (usually 443), and whether the \
+             host is up and hostd runs."
         }
         io::ErrorKind::TimedOut => {
-            "Nothing answers: check that the host is up and that no firewall is in between."
+            "There is no answer: check that the host is up and that no firewall blocks the \
+             connection."
         }
-        _ => "Check the network between here and the host.",
+        _ => "Check the network between otter and the host.",
     };
     Err(problem(format!("No connection to {address}: {error}."), advice))
 }
 
-/// Whether to go on, and what is said. Only a host that is the wanted one, or where none is wanted,
-/// is gone on with.
+/// Checks the certificate. The `bool` is whether the diagnosis may continue: if the certificate is
+/// accepted, or if verification is off.
 async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, CheckResult) {
     if !endpoint.is_tls {
         return (
             true,
-            Ok("Not used: esx.url says http, which is taken for this machine alone.".to_owned()),
+            Ok("Not used: esx.url is http, which is allowed for this machine only.".to_owned()),
         );
     }
     let seen = match presented_fingerprint(options).await {
         Ok(seen) => seen,
         Err(error) => {
-            let advice =
-                "What listens there does not speak TLS: check the port in esx.url (443 as a rule).";
+            let advice = "The server does not speak TLS: check the port in esx.url (usually 443).";
             return (false, Err(problem(error.message, advice)));
         }
     };
-    let compare = "Compare the fingerprint with what the host's own console or `openssl x509 -noout -fingerprint \
-                   -sha256 -in /etc/vmware/ssl/rui.crt` on the host says; if it is the same, set";
+    let compare = "Compare the fingerprint with the one on the host's console, or with the output \
+                   of `openssl x509 -noout -fingerprint -sha256 -in /etc/vmware/ssl/rui.crt` on \
+                   the host. If they are the same, set";
     let pin = format!("{compare} esx.verify = \"sha256:{seen}\" (OTTER_ESX_VERIFY).");
     let refused = match tls::handshake(endpoint, &options.verify, options.connect_timeout).await {
         Ok(_) => None,
@@ -239,7 +242,8 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, CheckR
             true,
             Err(problem(
                 format!(
-                    "The host's certificate is not checked: whoever is in between reads the password. It is sha256:{seen}."
+                    "The host's certificate is not checked, so another server could read the \
+                     password. It is sha256:{seen}."
                 ),
                 pin,
             )),
@@ -254,7 +258,7 @@ async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, CheckR
             false,
             Err(problem(
                 format!(
-                    "The certificate is not accepted: {reason}. The host showed sha256:{seen}."
+                    "The certificate is not accepted: {reason}. The host presented sha256:{seen}."
                 ),
                 pin,
             )),
@@ -267,12 +271,12 @@ async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), 
         Ok((version, content)) => {
             let product = &content.product;
             let kind = match product.api_type.as_str() {
-                "HostAgent" => "a lone host",
+                "HostAgent" => "a standalone host",
                 "VirtualCenter" => "a vCenter",
                 other => other,
             };
             let text = format!(
-                "{}, {kind}, API {}; otter speaks {version} with it.",
+                "{}, {kind}, API {}; otter uses the API version {version}.",
                 product.full_name, product.api_version
             );
             Ok(((version, content), text))
@@ -280,10 +284,11 @@ async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), 
         Err(error) => {
             let advice = match error.kind {
                 HostErrorKind::Protocol => {
-                    "Something else than an ESX or a vCenter answers there: correct esx.url."
+                    "The server is neither an ESX nor a vCenter: correct esx.url."
                 }
                 _ => {
-                    "The host is there and its API is not: hostd may be starting, or hang (`/etc/init.d/hostd status`)."
+                    "The host is up but its API is not: hostd may be starting, or hang \
+                     (`/etc/init.d/hostd status`)."
                 }
             };
             Err(problem(error.message, advice))
@@ -298,27 +303,28 @@ async fn log_in(
     content: ServiceContent,
 ) -> Result<(Login, String), Problem> {
     match session.log_in(version, content, 1).await {
-        Ok(login) => Ok((login, format!("The host takes the account {}.", options.username))),
+        Ok(login) => Ok((login, format!("The host accepts the account {}.", options.username))),
         Err(ConnectError::Refused(error)) => Err(problem(
             error.message,
-            "Correct esx.username and the password. It was tried once: five wrong tries lock an account of ESX for 15 \
-             minutes, the right password included; a running otter with the wrong one counts too.",
+            "Correct esx.username and the password. There was one login: five refused logins lock \
+             an ESX account for 15 minutes, also for the right password. The logins of a running \
+             otter count too.",
         )),
         Err(ConnectError::Failed(error)) => Err(problem(
             error.message,
-            "The host does not take logins just now; a 503 here as a rule means that it has as many sessions as it can \
-             hold: end those of scripts that never log out, or restart hostd.",
+            "The host accepts no login now. A 503 here usually means that the host has reached its \
+             limit of sessions: end the sessions of scripts that never log out, or restart hostd.",
         )),
     }
 }
 
-/// What can be asked once there is a session.
+/// The checks that need a session.
 struct AccountChecks<'a> {
     session: &'a Session,
     login: &'a Login,
 }
 
-/// The machines that the account sees.
+/// The machines that are visible to the account.
 type Machines = Result<Vec<VisibleMachine>, HostError>;
 
 struct VisibleMachine {
@@ -326,7 +332,7 @@ struct VisibleMachine {
     roles: Vec<i32>,
 }
 
-/// What otter does, by the privileges that it takes.
+/// The privileges that otter's calls need.
 const PRIVILEGES: [&str; 11] = [
     "System.View",
     "System.Read",
@@ -341,24 +347,24 @@ const PRIVILEGES: [&str; 11] = [
     "VirtualMachine.State.RenameSnapshot",
 ];
 
-/// The roles that hold everything, or nothing but looking.
+/// The ids of the predefined roles Administrator and Read-only.
 const ADMIN: i32 = -1;
 const READ_ONLY: i32 = -2;
 
-/// Hosts hold some hundreds of sessions; from here on it gets tight.
+/// From this number of sessions on, the host is close to its limit of some hundreds.
 const MANY_SESSIONS: usize = 400;
 
 impl AccountChecks<'_> {
     async fn licence(&self, host: &ServiceContent) -> CheckResult {
         if !host.product.is_standalone_host() {
-            return Ok("A vCenter is never under the free licence.".to_owned());
+            return Ok("A vCenter never has the free licence.".to_owned());
         }
         let Some(manager) = &host.license_manager else {
-            return Ok("The host does not tell its licence.".to_owned());
+            return Ok("The host does not report its licence.".to_owned());
         };
         let contents = match self.read(manager, "licenses").await {
             Ok(contents) => contents,
-            Err(error) => return Ok(format!("The licence cannot be told: {}", error.message)),
+            Err(error) => return Ok(format!("The licence cannot be read: {}", error.message)),
         };
         let licences: Vec<(String, String)> = first_value(&contents, "licenses")
             .into_iter()
@@ -369,17 +375,18 @@ impl AccountChecks<'_> {
             })
             .collect();
         let Some((_, name)) = licences.first() else {
-            return Ok("The host does not tell its licence.".to_owned());
+            return Ok("The host does not report its licence.".to_owned());
         };
-        // Not the words of a price list: what the free edition is called is the same from 5 to 8.
+        // Decide by the edition key of the free licence, which is the same from ESX 5 to 8. The
+        // names differ.
         if licences.iter().all(|(edition, _)| edition.starts_with("esx.hypervisor")) {
             return Err(problem(
-                format!("The host has the free licence ({name}), under which its API only reads."),
-                "Everything can be looked at and nothing changed (license-restricted): give the host a paid licence, \
-                 or its evaluation.",
+                format!("The host has the free licence ({name}), so its API is read-only."),
+                "otter can read everything and change nothing (license-restricted): give the host \
+                 a paid licence or an evaluation licence.",
             ));
         }
-        Ok(format!("{name}: the API may change things."))
+        Ok(format!("{name}: the licence allows changes."))
     }
 
     async fn machines(&self) -> Machines {
@@ -401,8 +408,8 @@ impl AccountChecks<'_> {
     }
 
     async fn inventory(&self, machines: &Machines) -> CheckResult {
-        let see = "Give the account a role with System.View and System.Read on the whole host (Host > Manage > \
-                   Permissions, propagated).";
+        let see = "Give the account a role with System.View and System.Read on the whole host \
+                   (Host > Manage > Permissions, propagated).";
         let machines = match machines {
             Ok(machines) => machines,
             Err(error) => return Err(problem(error.message.clone(), see)),
@@ -414,11 +421,8 @@ impl AccountChecks<'_> {
         let hidden = machines.iter().filter(|machine| !machine.readable).count();
         if machines.is_empty() {
             return Err(problem(
-                format!(
-                    "No machine is visible ({} can be seen).",
-                    count_text(datastores, "datastore")
-                ),
-                format!("Either the host has none, or the account may not see them. {see}"),
+                format!("No machine is visible ({} visible).", count_text(datastores, "datastore")),
+                format!("The host has no machines, or the account may not see them. {see}"),
             ));
         }
         if hidden > 0 {
@@ -432,19 +436,20 @@ impl AccountChecks<'_> {
         Ok(format!("The account sees {machines} and {datastores}."))
     }
 
-    /// What the account's roles on the machines leave out. There may be no way to know; then otter
-    /// finds out later.
+    /// Checks whether the account's roles on the machines have all [`PRIVILEGES`]. If the host does
+    /// not report the roles, the check passes and says so.
     async fn rights(&self, machines: &Machines) -> CheckResult {
         let machines = match machines {
             Ok(machines) if machines.is_empty() => {
-                return Ok("Without machines there is nothing to tell.".to_owned());
+                return Ok("There is no machine to check.".to_owned());
             }
             Ok(machines) => machines,
             Err(error) => return Err(problem(error.message.clone(), "See the inventory.")),
         };
         if machines.iter().all(|machine| machine.roles.is_empty()) {
             return Ok(
-                "The host does not tell the account's rights; what it lacks shows when it is used."
+                "The host does not report the account's privileges; a missing one shows when a \
+                 call is refused."
                     .to_owned(),
             );
         }
@@ -469,12 +474,15 @@ impl AccountChecks<'_> {
         }
         if unknown_roles > 0 {
             return Ok(
-                "The host does not tell what the account's role holds; what it lacks shows when it is used."
+                "The host does not report the privileges of the account's role; a missing one \
+                 shows when a call is refused."
                     .to_owned(),
             );
         }
         if lacking.is_empty() {
-            return Ok("The account may do all that otter does, on every machine.".to_owned());
+            return Ok(
+                "The account has all privileges that otter needs, on every machine.".to_owned()
+            );
         }
         let most = lacking.values().max().copied().unwrap_or_default();
         let names: Vec<&str> =
@@ -485,12 +493,12 @@ impl AccountChecks<'_> {
                 machines.len(),
                 names.join(", ")
             ),
-            "Give its role these privileges, or the account another role; what lacks them is refused with \
-             forbidden-by-host.",
+            "Add these privileges to its role, or give the account another role. The host refuses \
+             calls without them (forbidden-by-host).",
         ))
     }
 
-    /// The privileges of each role, as far as they can be read.
+    /// The privileges of each role. Empty if they cannot be read.
     async fn roles(&self) -> BTreeMap<i32, Vec<String>> {
         let Some(manager) = &self.login.content.authorization_manager else {
             return BTreeMap::new();
@@ -519,21 +527,23 @@ impl AccountChecks<'_> {
         };
         if sessions.is_empty() {
             return Ok(
-                "The account may not list the host's sessions; that is well enough.".to_owned()
+                "The account may not list the host's sessions; otter does not need it.".to_owned()
             );
         }
         let ours = sessions.iter().filter(|agent| agent.starts_with("otter/")).count();
         let text = format!(
-            "The host has {}, {ours} of otter, this one included.",
+            "The host has {}, {ours} of otter, including this one.",
             count_text(sessions.len(), "session")
         );
         if sessions.len() >= MANY_SESSIONS {
-            let advice = "Hosts hold some hundreds and then refuse every login: find the script that never logs out.";
+            let advice = "A host has a limit of some hundred sessions and then refuses every \
+                          login: find the script that never logs out.";
             return Err(problem(text, advice));
         }
         Ok(text)
     }
 
+    /// Reads one property of an object.
     async fn read(&self, object: &Reference, path: &str) -> Result<Contents, HostError> {
         let properties = [PropertySpec { object_type: &object.kind, paths: vec![path] }];
         let contents = read_once(
@@ -543,19 +553,19 @@ impl AccountChecks<'_> {
             Selection::Objects(std::slice::from_ref(object)),
         )
         .await
-        .map_err(|error| error.into_error(&format!("The host refused to tell {path}")))?;
+        .map_err(|error| error.into_error(&format!("The host refused to read {path}")))?;
         let refused = contents.objects().flat_map(|object| object.missing).next();
         match refused {
             Some(missing) => {
-                Err(missing.fault.into_error(&format!("The host refused to tell {path}")))
+                Err(missing.fault.into_error(&format!("The host refused to read {path}")))
             }
             None => Ok(contents),
         }
     }
 
-    /// Properties of all objects of a type.
+    /// Reads properties of all objects of a type below the root folder.
     async fn below_root(&self, object_type: &str, paths: &[&str]) -> Result<Contents, HostError> {
-        let prefix = "The host refused to show its inventory";
+        let prefix = "The host refused to read its inventory";
         let content = &self.login.content;
         let view = request::create_container_view(
             &content.view_manager,
@@ -568,16 +578,17 @@ impl AccountChecks<'_> {
             .await
             .map_err(|error| error.into_error(prefix))?;
         let view = reply.reference().ok_or_else(|| {
-            HostError::new(HostErrorKind::Protocol, "The host made a view and did not name it.")
+            HostError::new(HostErrorKind::Protocol, "The host created a view and did not name it.")
         })?;
         let properties = [PropertySpec { object_type, paths: paths.to_vec() }];
-        // The view goes with the session.
+        // The host destroys the view with the session.
         read_once(self.session, self.login, &properties, Selection::View(&view))
             .await
             .map_err(|error| error.into_error(prefix))
     }
 }
 
+/// `1 machine`, `2 machines`.
 fn count_text(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

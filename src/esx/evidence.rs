@@ -1,5 +1,5 @@
-//! Reading a machine past the picture: as evidence of what became of a call, for the guest's
-//! addresses, and raw.
+//! Direct reads of one machine: the evidence of whether a call ran, the addresses of the guest, and
+//! properties as JSON.
 
 use serde_json::{Map, Value};
 
@@ -16,7 +16,7 @@ use crate::domain::machine::MachineIdentity;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 use crate::hypervisor::{Fact, HostError, HostErrorKind};
 
-/// What evidence is made of.
+/// The properties that [`read_evidence`] reads.
 const PATHS: [&str; 9] = [
     "runtime.powerState",
     "snapshot",
@@ -29,15 +29,14 @@ const PATHS: [&str; 9] = [
     "config.files.vmPathName",
 ];
 
-/// How often the tasks are read anew where others came meanwhile.
+/// The most times that the tasks are read again because `recentTask` changed meanwhile.
 const TRIES: usize = 4;
 
-/// Reads a machine with its recent tasks and its host's boot time. The tasks are read before what
-/// is said of the machine, so that one that is seen to have ended has left its mark on what is seen
-/// of the machine.
+/// Reads a machine, its recent tasks, and the boot time of its host. The tasks are read before the
+/// machine. If a task is seen as ended, its effect is therefore visible in the machine.
 ///
 /// # Errors
-/// `NotFound` where there is no such machine; what the host or the way to it says.
+/// `NotFound` if the host does not know the machine; otherwise as [`read_object`].
 pub async fn read_evidence(session: &Session, machine: &MachineId) -> Result<Evidence, HostError> {
     let (object, name) = (reference(machine), format!("machine {machine}"));
     let read = || read_object(session, &object, &PATHS, &name);
@@ -90,10 +89,10 @@ pub async fn read_evidence(session: &Session, machine: &MachineId) -> Result<Evi
     })
 }
 
-/// Reads what the guest's tools say now, as a fact to be told.
+/// Reads the guest's addresses and whether its tools run, as a fact for the observer.
 ///
 /// # Errors
-/// As [`examine`].
+/// As [`read_evidence`].
 pub async fn read_guest(session: &Session, machine: &MachineId) -> Result<Fact, HostError> {
     let name = format!("machine {machine}");
     let contents = read_object(session, &reference(machine), GuestProperties::PATHS, &name).await?;
@@ -110,10 +109,11 @@ pub async fn read_guest(session: &Session, machine: &MachineId) -> Result<Fact, 
     })
 }
 
-/// Reads properties as JSON by their paths; null where there is no value.
+/// Reads properties by their paths as JSON, null if a property has no value.
 ///
 /// # Errors
-/// `InvalidProperty`, `Forbidden` where the account may not see one, and as [`examine`].
+/// `InvalidProperty` if a machine has no property of a path, `Forbidden` if the account may not
+/// read one; otherwise as [`read_evidence`].
 pub async fn read_properties(
     session: &Session,
     machine: &MachineId,
@@ -161,7 +161,7 @@ fn reference(machine: &MachineId) -> Reference {
     Reference::new("VirtualMachine", machine.backend_text())
 }
 
-/// None where the host has forgotten the task meanwhile.
+/// Reads one recent task. `None` if the host no longer knows it.
 async fn recent_task(session: &Session, task: &Reference) -> Result<Option<RecentTask>, HostError> {
     let contents =
         match read_object(session, task, &["info"], &format!("task {}", task.value)).await {
@@ -181,6 +181,7 @@ async fn recent_task(session: &Session, task: &Reference) -> Result<Option<Recen
     }))
 }
 
+/// Reads when the host was booted. `None` if the host does not report it.
 async fn boot_time(session: &Session, host: &Reference) -> Result<Option<String>, HostError> {
     let contents =
         match read_object(session, host, &["runtime.bootTime"], &format!("host {}", host.value))

@@ -1,8 +1,8 @@
-//! The vim25 backend: a standalone ESX and a vCenter alike, over SOAP.
+//! The vim25 backend: speaks SOAP with a standalone ESX or a vCenter.
 //!
-//! `soap` turns values into bytes and back; `transport` carries them; `session` logs in;
-//! `collector` follows the host and tells facts; `calls` and `evidence` go the other way.
-//! `diagnosis` looks for what is wrong, for people.
+//! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
+//! keep the login, `collector` follows the host and reports facts, `calls` changes machines,
+//! `evidence` reads them directly, and `diagnosis` is `otter doctor`.
 
 mod barrier;
 mod calls;
@@ -47,10 +47,10 @@ pub use diagnosis::{Finding, diagnose, presented_fingerprint};
 pub use options::{EsxOptions, OptionsError};
 pub use tls::{CertificateMismatch, TlsError, certificate_error_text, client_config, fingerprint};
 
-/// Commands that wait for the task of `run`; senders wait where there are more.
+/// The number of commands that can wait for the task of `run`. Further senders wait.
 const COMMANDS: usize = 1_024;
 
-/// One host, over one session.
+/// The backend of one host, over one session.
 #[derive(Debug)]
 pub struct EsxHypervisor {
     session: Arc<Session>,
@@ -59,20 +59,20 @@ pub struct EsxHypervisor {
     max_wait: Duration,
     login_backoff: Duration,
     commands: mpsc::Sender<Command>,
-    /// Taken by `run`.
+    /// `None` after `run` was called.
     inbox: Mutex<Option<mpsc::Receiver<Command>>>,
 }
 
 impl EsxHypervisor {
-    /// A backend for this host. Nothing is connected before [`Hypervisor::run`].
+    /// A backend for the host of `options`. It connects in [`Hypervisor::run`].
     ///
     /// # Errors
-    /// What [`EsxOptions::check`] says.
+    /// As [`EsxOptions::check`].
     pub fn new(options: &EsxOptions, clock: Clock) -> Result<Self, OptionsError> {
         Self::with_metrics(options, clock, Metrics::default())
     }
 
-    /// The same, whose calls and sessions are counted there.
+    /// A backend that counts its calls and sessions in `metrics`.
     ///
     /// # Errors
     /// As [`EsxHypervisor::new`].
@@ -110,7 +110,7 @@ impl Hypervisor for EsxHypervisor {
             self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| {
                 HostError::new(
                     HostErrorKind::Rejected,
-                    "The host is followed already; run is called once.",
+                    "The backend already follows the host; run can be called once.",
                 )
             })?;
         let collector = Collector::new(

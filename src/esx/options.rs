@@ -1,5 +1,5 @@
-//! What the backend is told: where the host is, who we are there, and how its certificate is
-//! judged.
+//! The options of the backend: the host's address, the account, timeouts and limits, and how the
+//! certificate is verified.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::domain::host_limits::HostLimits;
 use crate::domain::host_url::{self, InvalidHostUrl};
 use crate::domain::verify::Verify;
 
-/// How to reach one host. [`EsxOptions::new`] fills in what is usual.
+/// How to reach one host. [`EsxOptions::new`] sets the defaults.
 #[derive(Clone, Debug)]
 pub struct EsxOptions {
     /// `https://host[:port]`; `/sdk` is implied.
@@ -19,21 +19,22 @@ pub struct EsxOptions {
     pub username: String,
     pub password: SecretString,
     pub verify: Verify,
-    /// Sent with every request.
+    /// HTTP headers of every request.
     pub headers: Vec<(String, SecretString)>,
     pub connect_timeout: Duration,
-    /// How long an ordinary call may take in all. A wait for updates may take `max_wait` longer.
+    /// The timeout of a call. A wait for updates may take `max_wait` longer.
     pub read_timeout: Duration,
-    /// How long the host may hold a wait for updates when nothing happens.
+    /// How long the host may hold a wait for updates if nothing changes.
     pub max_wait: Duration,
-    /// The longest answer that is read, in bytes after decompression.
+    /// The longest accepted answer, in bytes after decompression.
     pub answer_limit: usize,
-    /// How long a refused account is left alone: every try counts towards its lock.
+    /// The pause after a refused login. Every refused login counts towards the lock of the account.
     pub login_backoff: Duration,
 }
 
 impl EsxOptions {
-    /// A host with the usual time-outs, its certificate judged by the system's roots.
+    /// Options with the default timeouts and limits. The certificate is verified with the system's
+    /// root certificates.
     pub fn new(
         url: impl Into<String>,
         username: impl Into<String>,
@@ -54,11 +55,11 @@ impl EsxOptions {
         }
     }
 
-    /// Finds what can never work without asking the host: the URL, the headers, the CA file, the
-    /// limits.
+    /// Checks everything that needs no host: the URL, the user name, the headers, the timeouts and
+    /// limits, and the CA file.
     ///
     /// # Errors
-    /// The first thing that is wrong, told for people.
+    /// The first option that cannot work.
     pub fn check(&self) -> Result<(), OptionsError> {
         service_url(&self.url)?;
         if self.username.is_empty() {
@@ -78,7 +79,7 @@ impl EsxOptions {
     }
 }
 
-/// What is wrong with the options.
+/// An option that cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
     #[error(transparent)]
@@ -87,28 +88,28 @@ pub enum OptionsError {
     NoUsername,
     #[error("the header \u{201c}{0}\u{201d} cannot be sent: {1}")]
     Header(String, &'static str),
-    #[error("a time-out of 0 s leaves no time for an answer")]
+    #[error("a timeout of 0 s leaves no time for an answer")]
     NoTime,
-    #[error("an answer limit of {0} bytes is too small: 64 KiB at least")]
+    #[error("an answer limit of {0} bytes is too small: the minimum is 64 KiB")]
     AnswerLimit(usize),
-    #[error("no HTTP client can be set up")]
+    #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
     #[error(transparent)]
     Tls(#[from] super::tls::TlsError),
 }
 
-/// The address of the host's service (`…/sdk`).
+/// The URL of the SOAP service (`…/sdk`).
 pub(super) fn service_url(text: &str) -> Result<Url, InvalidHostUrl> {
     let url = host_url::normalize(text)?;
     url.parse().map_err(|_| InvalidHostUrl::new(text, "it is not a URL"))
 }
 
-/// A header as it can be sent, marked so that nothing prints its value.
+/// Parses a header and marks its value as sensitive, so that nothing prints it.
 pub(super) fn header(
     name: &str,
     value: &SecretString,
 ) -> Result<(HeaderName, HeaderValue), OptionsError> {
-    /// What the protocol itself sets.
+    /// The headers that the transport sets.
     const RESERVED: [&str; 7] = [
         "cookie",
         "soapaction",
@@ -121,7 +122,7 @@ pub(super) fn header(
     let wrong = |why| OptionsError::Header(name.to_owned(), why);
     let header_name: HeaderName = name.parse().map_err(|_| wrong("its name is not valid"))?;
     if RESERVED.contains(&header_name.as_str()) {
-        return Err(wrong("otter sets that one itself"));
+        return Err(wrong("otter sets this header itself"));
     }
     let mut header_value: HeaderValue =
         value.expose_secret().parse().map_err(|_| wrong("its value is not valid"))?;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_shows_a_secret() {
+    fn debug_output_shows_no_secret() {
         let secret = |text: &str| SecretString::from(text.to_owned());
         let mut options = EsxOptions::new("https://127.0.0.1", "root", secret("hunter2"));
         options.verify = Verify::Off;

@@ -1,8 +1,9 @@
-//! What the host said last of every object in the filters, and what of it is not yet told. Pure: it
-//! takes updates and gives facts.
+//! The last known properties of every object in the filters, and which of them changed since the
+//! last report. Pure: it takes update sets and returns facts.
 //!
-//! A change that is named as it was asked for is applied. Whatever else a host names (a path below
-//! `snapshot`, one element of a list) marks the object to be read again whole; nothing is ignored.
+//! A change of a followed path is applied. A change of any other path (below `snapshot`, or one
+//! element of a list) marks the object as incomplete, and the collector reads it again. No change
+//! is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,8 @@ use super::task_info::TaskInfo;
 use crate::domain::ids::{DatastoreId, MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts};
 
-/// The picture as the host pushes it.
+/// The objects of the filters. [`apply`](Self::apply) takes updates of the stream,
+/// [`replace`](Self::replace) objects that were read again.
 #[derive(Debug, Default)]
 pub struct PropertyCache {
     machines: BTreeMap<MachineId, MachineProperties>,
@@ -21,13 +23,15 @@ pub struct PropertyCache {
     changed: BTreeSet<Reference>,
     removed: BTreeSet<Reference>,
     incomplete: BTreeSet<Reference>,
-    /// The last word on each task of the set; none where it left the list.
+    /// The last `info` of each task in the set, `None` if it left the `ListView` or only a part of
+    /// it came.
     tasks: BTreeMap<TaskId, Option<TaskInfo>>,
+    /// Whether a property was missing as `NotAuthenticated`.
     unauthenticated: bool,
 }
 
 impl PropertyCache {
-    /// Takes one object's part of an update set.
+    /// Applies the update of one object.
     pub fn apply(&mut self, update: &ObjectUpdate<'_>) {
         let object = &update.object;
         if object.kind == "Task" {
@@ -58,7 +62,7 @@ impl PropertyCache {
         self.changed.insert(object.clone());
     }
 
-    /// The objects that have to be read again, and are then given to [`replace`](Self::replace).
+    /// Takes the objects to read again and to pass to [`replace`](Self::replace).
     pub fn take_incomplete(&mut self) -> Vec<Reference> {
         std::mem::take(&mut self.incomplete)
             .into_iter()
@@ -66,7 +70,7 @@ impl PropertyCache {
             .collect()
     }
 
-    /// Takes an object as it was read whole.
+    /// Replaces an object by the result of a read of all its followed properties.
     pub fn replace(&mut self, content: &ObjectContent<'_>) {
         self.reset(&content.object);
         self.note_missing(
@@ -78,28 +82,28 @@ impl PropertyCache {
         self.changed.insert(content.object.clone());
     }
 
-    /// Whether a property was kept from us for want of a session since this was asked last.
+    /// Whether a property was missing as `NotAuthenticated` since the last call.
     pub fn take_unauthenticated(&mut self) -> bool {
         std::mem::take(&mut self.unauthenticated)
     }
 
-    /// What the host said of tasks since this was asked last.
+    /// Takes the tasks that changed since the last call, `None` for those to read again.
     pub fn take_tasks(&mut self) -> BTreeMap<TaskId, Option<TaskInfo>> {
         std::mem::take(&mut self.tasks)
     }
 
-    /// Every machine that there is.
+    /// All machines.
     pub fn machines(&self) -> impl Iterator<Item = &MachineId> {
         self.machines.keys()
     }
 
-    /// Whether there is this machine.
+    /// Whether the host has this machine.
     #[must_use]
     pub fn has_machine(&self, id: &MachineId) -> bool {
         self.machines.contains_key(id)
     }
 
-    /// The machine that a task works on; some name its snapshot instead.
+    /// The machine of a task. `entity` is the machine, or a snapshot of it.
     #[must_use]
     pub fn machine_for_entity(&self, entity: &Reference) -> Option<MachineId> {
         match entity.kind.as_str() {
@@ -113,7 +117,7 @@ impl PropertyCache {
         }
     }
 
-    /// What changed since this was asked last, or everything.
+    /// Takes the changes since the last call, or all objects if `complete`.
     pub fn take_facts(&mut self, complete: bool) -> Facts {
         let updated = std::mem::take(&mut self.changed);
         let removed = std::mem::take(&mut self.removed);
@@ -162,7 +166,7 @@ impl PropertyCache {
                 ChangedValue::Assigned(info) if change.path == "info" => {
                     self.tasks.insert(task.clone(), Some(TaskInfo::from_element(info)));
                 }
-                // Part of the information: as good as none, so that it is read again.
+                // Only a part of `info` came: read it again.
                 _ => {
                     self.tasks.insert(task.clone(), None);
                 }
@@ -202,7 +206,7 @@ impl PropertyCache {
         }
     }
 
-    /// False where the path means nothing here, or the object is not known whole.
+    /// Sets one property. Returns `false` if the path is not followed or the object is unknown.
     fn assign(
         &mut self,
         object: &Reference,
@@ -218,7 +222,7 @@ impl PropertyCache {
                 .datastores
                 .get_mut(&DatastoreId::from_backend(&object.value))
                 .is_some_and(|properties| properties.assign(path, value)),
-            // Not asked for.
+            // No filter has other types.
             _ => true,
         }
     }

@@ -1,5 +1,5 @@
-//! Reading properties directly, past the stream of updates. A read that looks like a lost session's
-//! (an empty answer among them) is repeated once after the session was seen to.
+//! Reads properties directly with `RetrievePropertiesEx`. If the answer can come from a lost
+//! session (an empty answer can), the session is checked and the read is repeated once.
 
 use super::session::{ExchangeError, Login, Recheck, Session};
 use super::soap::property::{ObjectContent, object_contents};
@@ -9,20 +9,21 @@ use super::soap::xml::Element;
 use super::soap::{Reference, fault::VimFault};
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// A result may come in parts; more of them than this are no answer.
+/// The most parts that one result may have.
 const MAX_PARTS: usize = 1_000;
 
-/// What a read gave: whole, however many parts it came in.
+/// The complete result of a read: the answer and its continuations.
 #[derive(Debug, Default)]
 pub struct Contents(Vec<Reply>);
 
 impl Contents {
-    /// The objects that could be read.
+    /// The objects in the result.
     pub fn objects(&self) -> impl Iterator<Item = ObjectContent<'_>> {
         self.0.iter().filter_map(Reply::return_value).flat_map(object_contents)
     }
 
-    /// Whether this is what a read without a session looks like.
+    /// Whether a read without a session can have this result: it is empty, or a property is missing
+    /// as `NotAuthenticated`.
     #[must_use]
     pub fn looks_unauthenticated(&self) -> bool {
         let mut objects = self.objects().peekable();
@@ -33,10 +34,10 @@ impl Contents {
     }
 }
 
-/// Reads on this login, without a second try.
+/// Reads properties over `login`, without checking the session.
 ///
 /// # Errors
-/// As [`ExchangeError`] says.
+/// As [`Session::send_repeatable`]; `NoAnswer` if the result has more than [`MAX_PARTS`] parts.
 pub async fn read_once(
     session: &Session,
     login: &Login,
@@ -56,7 +57,7 @@ pub async fn read_once(
                 request = request::continue_retrieve_properties(collector, &token);
             }
             Some(_) => {
-                let message = format!("The host {} does not end its answer.", session.address());
+                let message = format!("The answer of the host {} has no end.", session.address());
                 return Err(ExchangeError::NoAnswer(HostError::new(
                     HostErrorKind::Protocol,
                     message,
@@ -67,11 +68,11 @@ pub async fn read_once(
     }
 }
 
-/// Reads properties of one object; `name` names it in errors.
+/// Reads properties of one object. `name` is the object's name in error messages.
 ///
 /// # Errors
-/// `NotFound` where the host says that there is no such object; whatever else the host or the way
-/// to it says.
+/// `NotFound` if the host does not know the object, `Forbidden` if the account may not read it;
+/// another fault of the host, or a failure of the connection.
 pub async fn read_object(
     session: &Session,
     object: &Reference,
@@ -96,32 +97,33 @@ pub async fn read_object(
         first
     };
     let contents = answer.map_err(|error| match error {
-        // The session is alive, so this is about rights.
+        // The session is valid, so the account lacks a right.
         ExchangeError::Fault(fault) if fault.is_not_authenticated() => {
             permission_denied(fault, &prefix)
         }
         error => error.into_error(&prefix),
     })?;
     if contents.objects().next().is_none() {
-        return Err(HostError::new(HostErrorKind::NotFound, format!("The host knows no {name}.")));
+        return Err(HostError::new(HostErrorKind::NotFound, format!("The host has no {name}.")));
     }
     Ok(contents)
 }
 
-/// The value of a property of the first object.
+/// The value of a property of the first object. `None` if it has no value.
 #[must_use]
 pub fn first_value<'c>(contents: &'c Contents, path: &str) -> Option<Element<'c>> {
     let object = contents.objects().next()?;
     object.properties.into_iter().find(|(name, _)| *name == path).map(|(_, value)| value)
 }
 
-/// `NotAuthenticated` on a session that is alive: the account lacks a right such as System.View.
+/// The error for a `NotAuthenticated` on a valid session: the account lacks a privilege such as
+/// System.View.
 #[must_use]
 pub fn permission_denied(fault: VimFault, prefix: &str) -> HostError {
     let mut error = fault.into_error(prefix);
     error.kind = HostErrorKind::Forbidden;
-    error.message.push_str(
-        " The session is alive, so the account of the host lacks a right, such as System.View.",
-    );
+    error
+        .message
+        .push_str(" The session is valid, so the account lacks a privilege, such as System.View.");
     error
 }

@@ -1,4 +1,4 @@
-//! What a host tells before a login: the API versions that it speaks, and `ServiceContent` with its
+//! The answers of a host that need no login: its API versions, and `ServiceContent` with its
 //! singletons and its product.
 
 use super::soap::Reference;
@@ -12,10 +12,10 @@ const VERSIONS: [&str; 24] = [
     "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1",
 ];
 
-/// Spoken by every host from 6.5 on, and asked of one that does not say what it speaks.
+/// The version for a host that does not list its versions. Every host from 6.5 on accepts it.
 pub const FALLBACK_VERSION: &str = "6.5";
 
-/// Where the host keeps its singletons, and what it is.
+/// `ServiceContent` of vim25: the singletons of the host and its product.
 #[derive(Clone, Debug)]
 pub struct ServiceContent {
     pub root_folder: Reference,
@@ -52,7 +52,8 @@ impl ServiceContent {
     }
 }
 
-/// The newest version that both know, by `vimServiceVersions.xml`.
+/// Chooses the newest version that both the host and otter speak. `body` is the host's
+/// `vimServiceVersions.xml`.
 #[must_use]
 pub fn choose_version(body: &[u8]) -> &'static str {
     let Ok(document) = Document::parse(body) else { return FALLBACK_VERSION };
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_version_that_both_know_is_spoken() {
+    fn the_newest_common_version_is_chosen() {
         let list = |version: &str, prior: &str| {
             format!(
                 "<namespaces version='1.0'><namespace><name>urn:vim25</name><version>{version}</version>\

@@ -1,12 +1,13 @@
-//! The one session with the host.
+//! The session with the host, shared by all callers.
 //!
 //! ```text
 //! Connecting ──login──► Connected ──lost──► Away ──login──► Connected (next generation)
 //!      └──────────────────┬──────────────────┘
-//!                      refused ──► LoginRefused ──(login_backoff)──► tried once more
+//!                      refused ──► LoginRefused ──(login_backoff)──► one more login
 //! ```
-//! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. Callers that meet a lost
-//! session report it and wait for its verdict, so that a hundred of them cause one login.
+//! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. A caller whose call looks
+//! as if the session was lost requests a recheck and waits for its result. A hundred such callers
+//! therefore cause one check and at most one login.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +27,10 @@ use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind};
 use crate::telemetry::metrics::Metrics;
 
-/// While an outage is this young, callers wait for its end: a lost session is usually back within a
-/// second.
+/// Callers wait this long for the end of an outage. A lost session is usually back within a second.
 const OUTAGE_GRACE: Duration = Duration::from_secs(10);
 
-/// The session, shared by all who call the host.
+/// The session with one host.
 #[derive(Debug)]
 pub struct Session {
     transport: Transport,
@@ -40,7 +40,7 @@ pub struct Session {
     clock: Clock,
     metrics: Metrics,
     state: watch::Sender<LinkState>,
-    /// The generation that somebody found lost; 0 for none.
+    /// The highest generation that a caller wants rechecked, 0 for none.
     recheck_generation: watch::Sender<u64>,
     calls_in_flight: TaskTracker,
 }
@@ -49,58 +49,63 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Login {
     pub content: ServiceContent,
+    /// Increases by one with each login.
     generation: u64,
+    /// The API version of all calls.
     version: &'static str,
     cookie: SecretString,
-    /// What the host calls our account: as we wrote it, and as it did.
+    /// The configured user name, and the name that the host answered.
     account_names: Vec<String>,
 }
 
-/// Why a call gave no result.
+/// Why a call has no result.
 #[derive(Debug)]
 pub enum ExchangeError {
+    /// The host answered with a fault.
     Fault(VimFault),
-    /// No connection: it was not sent.
+    /// No connection was made, so the call did not run.
     NotSent(HostError),
-    /// The connection broke while the answer was awaited: it may have run.
+    /// The connection broke before the answer came: the call may have run.
     Disconnected(HostError),
-    /// It was sent, or may have been, and no answer of vim25 came.
+    /// No answer came in time, or it is not vim25: the call may have run.
     NoAnswer(HostError),
 }
 
-/// Why there is no session.
+/// Why a login failed.
 #[derive(Debug)]
 pub enum ConnectError {
-    /// The host refused the account: not to be tried again soon.
+    /// The host refused the login. Another try soon can lock the account.
     Refused(HostError),
+    /// The host could not be reached, or did not answer as a vim25 host.
     Failed(HostError),
 }
 
-/// What a suspicion came to.
+/// The result of a recheck of the session.
 #[derive(Debug)]
 pub enum Recheck {
-    /// There was a new login; ask again on it.
+    /// The session was lost. This is the next login: repeat the call on it.
     NewLogin(Arc<Login>),
-    /// The session is alive: the host means what it said.
+    /// The session is valid, so the answer of the host stands.
     StillValid,
 }
 
 #[derive(Clone, Debug)]
 struct LinkState {
     link: Link,
-    /// How often a suspicion was found to be wrong.
+    /// The number of rechecks that found the session valid.
     confirmations: u64,
 }
 
 #[derive(Clone, Debug)]
 enum Link {
     Up(Arc<Login>),
+    /// There is no session. `since` is the begin of the outage, by the clock's `elapsed`.
     Down {
         kind: HostErrorKind,
         reason: String,
         since: Duration,
     },
-    /// There will be none any more: nobody need wait for one.
+    /// `run` ended: there will be no session again.
     Closed {
         reason: String,
     },
@@ -110,7 +115,7 @@ impl Session {
     /// A session that is not connected yet.
     ///
     /// # Errors
-    /// What [`EsxOptions::check`] says.
+    /// As [`EsxOptions::check`].
     pub fn new(options: &EsxOptions, clock: Clock, metrics: Metrics) -> Result<Self, OptionsError> {
         let link = Link::Down {
             kind: HostErrorKind::Unreachable,
@@ -130,10 +135,11 @@ impl Session {
         })
     }
 
-    /// The session as it is, or why there is none. Waits a moment where it was lost a moment ago.
+    /// The current login. If the outage is younger than [`OUTAGE_GRACE`], it waits for the next
+    /// login.
     ///
     /// # Errors
-    /// `Unreachable` or `LoginRefused`.
+    /// `Unreachable` or `LoginRefused`, with the reason of the outage.
     pub async fn current_login(&self) -> Result<Arc<Login>, HostError> {
         let mut states = self.state.subscribe();
         loop {
@@ -157,10 +163,10 @@ impl Session {
         }
     }
 
-    /// Makes one call on this login.
+    /// Makes one call over `login`.
     ///
     /// # Errors
-    /// As [`ExchangeError`] says.
+    /// [`ExchangeError`].
     pub async fn send(
         &self,
         login: &Login,
@@ -173,8 +179,7 @@ impl Session {
         Ok(reply)
     }
 
-    /// Makes one call that may as well run twice: where its connection breaks, it is sent once
-    /// more.
+    /// Makes one call that may run twice. If the connection breaks, the call is sent once more.
     ///
     /// # Errors
     /// As [`Session::send`].
@@ -191,10 +196,11 @@ impl Session {
         }
     }
 
-    /// Reports that this login looks lost, and waits for the verdict.
+    /// Requests a recheck of `login`, whose session looks lost, and waits for the result.
     ///
     /// # Errors
-    /// `LoginRefused`, or `NotAuthenticated` where no session came back in time.
+    /// `LoginRefused`, `Unreachable` after [`Session::close`], or `NotAuthenticated` if no session
+    /// came back in time.
     pub async fn recheck(&self, login: &Login) -> Result<Recheck, HostError> {
         let mut states = self.state.subscribe();
         let confirmations = states.borrow().confirmations;
@@ -234,17 +240,17 @@ impl Session {
         }
     }
 
-    /// Returns once somebody suspects this login.
+    /// Waits until a caller requests a recheck of `login`.
     pub async fn recheck_requested(&self, login: &Login) {
         let mut recheck_generation = self.recheck_generation.subscribe();
         // The sender lives as long as `self`.
         let _ = recheck_generation.wait_for(|generation| *generation >= login.generation).await;
     }
 
-    /// Whether the host knows this login: `SessionManager.currentSession`.
+    /// Whether the host still has the session of `login`: reads `SessionManager.currentSession`.
     ///
     /// # Errors
-    /// Where it did not say.
+    /// Fails if the host did not answer the question.
     pub async fn is_valid(&self, login: &Login) -> Result<bool, HostError> {
         let manager = login.content.session_manager.clone();
         let properties =
@@ -265,23 +271,23 @@ impl Session {
             })),
             Err(ExchangeError::Fault(fault)) if fault.may_mean_lost_session() => Ok(false),
             Err(error) => {
-                Err(error.into_error("The host refused to say whether the session is alive"))
+                Err(error.into_error("The host refused to report whether the session is valid"))
             }
         }
     }
 
-    /// Tells all who suspect this login that they are wrong.
+    /// Answers all pending rechecks with [`Recheck::StillValid`].
     pub fn confirm_valid(&self) {
         self.recheck_generation.send_replace(0);
         self.state.send_modify(|state| state.confirmations += 1);
     }
 
-    /// From now on calls go over this login.
+    /// Sets the login of all further calls.
     pub fn set_login(&self, login: &Arc<Login>) {
         self.state.send_modify(|state| state.link = Link::Up(Arc::clone(login)));
     }
 
-    /// From now on there is no session.
+    /// Begins an outage, or updates its reason.
     pub fn set_down(&self, error: &HostError) {
         let kind = match error.kind {
             HostErrorKind::LoginRefused => HostErrorKind::LoginRefused,
@@ -297,40 +303,40 @@ impl Session {
         });
     }
 
-    /// Finds out what the host speaks and is, and logs in, once.
+    /// Identifies the host and logs in once.
     ///
     /// # Errors
-    /// As [`ConnectError`] says.
+    /// [`ConnectError`].
     pub async fn connect(&self, generation: u64) -> Result<Login, ConnectError> {
         let (version, content) = self.identify().await.map_err(ConnectError::Failed)?;
         self.log_in(version, content, generation).await
     }
 
-    /// There is no session any more, and none will come.
+    /// Ends the session for good: every further call fails with the message of `error`.
     pub fn close(&self, error: &HostError) {
         self.state.send_modify(|state| state.link = Link::Closed { reason: error.message.clone() });
         self.calls_in_flight.close();
     }
 
-    /// Returns once no call is under way any more, after [`Session::close`].
+    /// Waits until no call is in flight. Call it after [`Session::close`].
     pub async fn wait_idle(&self) {
         self.calls_in_flight.wait().await;
     }
 
-    /// Finds out which version to speak with the host, and what it is. Needs no account.
+    /// Chooses the API version and reads the `ServiceContent` of the host. Needs no account.
     ///
     /// # Errors
-    /// `Protocol` where it is no host of vim25; `Unreachable`.
+    /// `Protocol` if the server does not speak vim25, `Unreachable` if it does not answer.
     pub async fn identify(&self) -> Result<(&'static str, ServiceContent), HostError> {
         let version = self.negotiate_version().await?;
         let (reply, _) = self
             .exchange(version, None, request::retrieve_service_content(), TimeoutClass::Ordinary)
             .await
-            .map_err(|error| error.into_error("The host refused to say what it is"))?;
+            .map_err(|error| error.into_error("The host refused to identify itself"))?;
         let content =
             reply.return_value().and_then(ServiceContent::from_element).ok_or_else(|| {
                 let message = format!(
-                    "What answers at {} does not say that it is a vim25 host.",
+                    "The server at {} does not identify itself as a vim25 host.",
                     self.address()
                 );
                 HostError::new(HostErrorKind::Protocol, message)
@@ -338,10 +344,10 @@ impl Session {
         Ok((version, content))
     }
 
-    /// Logs in, once.
+    /// Logs in once.
     ///
     /// # Errors
-    /// As [`ConnectError`] says.
+    /// [`ConnectError`].
     pub async fn log_in(
         &self,
         version: &'static str,
@@ -358,8 +364,10 @@ impl Session {
             .await
             .map_err(|error| self.login_error(error))?;
         let cookie = cookie.ok_or_else(|| {
-            let message =
-                format!("The host {} accepted the login and gave no session.", self.address());
+            let message = format!(
+                "The host {} accepted the login and set no session cookie.",
+                self.address()
+            );
             ConnectError::Failed(HostError::new(HostErrorKind::Protocol, message))
         })?;
         let said = reply.return_value().and_then(|session| session.child_text("userName"));
@@ -368,26 +376,26 @@ impl Session {
         Ok(Login { content, generation, version, cookie, account_names })
     }
 
-    /// Logs in with this password from now on. The login that there is goes on.
+    /// Sets the password of the next login. The current session continues.
     pub fn set_password(&self, password: SecretString) {
         self.password.send_replace(password);
     }
 
-    /// Changes with each new password, the same one again included.
+    /// Changes whenever a password is set, also if it is the same as before.
     pub fn password_changes(&self) -> watch::Receiver<SecretString> {
         self.password.subscribe()
     }
 
-    /// Ends the session on the host, which has room for some hundreds of them only.
+    /// Ends the session on the host, which has a limit of some hundred sessions.
     pub async fn logout(&self, login: &Login) {
         let request = request::logout(&login.content.session_manager);
         if let Err(error) = self.send(login, request, TimeoutClass::Ordinary).await {
             let error = error.into_error("The host refused the logout");
-            tracing::debug!(%error, "the session could not be ended and times out by itself");
+            tracing::debug!(%error, "the logout failed; the session times out on the host");
         }
     }
 
-    /// Where calls and sessions are counted.
+    /// The metrics of calls and sessions.
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -440,7 +448,7 @@ impl Session {
             tokio::task::spawn_blocking(move || parse_answer(status, &body, method)).await.map_err(
                 |error| {
                     let message =
-                        format!("The answer of the host {} could not be read.", self.address());
+                        format!("The answer of the host {} could not be parsed.", self.address());
                     ExchangeError::NoAnswer(
                         HostError::new(HostErrorKind::Protocol, message).caused_by(error),
                     )
@@ -456,8 +464,8 @@ impl Session {
         }
     }
 
-    /// What a failed login means. Any fault that names a reason counts as a refusal: five wrong
-    /// tries lock an account of ESX.
+    /// Whether a failed login was refused. Any fault with a name counts as a refusal, because five
+    /// refused logins lock an account of ESX.
     fn login_error(&self, error: ExchangeError) -> ConnectError {
         match error {
             ExchangeError::Fault(fault) if !fault.name.is_empty() && !fault.may_have_run() => {
@@ -467,22 +475,23 @@ impl Session {
                 error.kind = HostErrorKind::LoginRefused;
                 ConnectError::Refused(error)
             }
-            error => ConnectError::Failed(error.into_error("The host did not take the login")),
+            error => ConnectError::Failed(error.into_error("The login failed")),
         }
     }
 }
 
-/// Larger answers are parsed beside the runtime, so that nobody else waits for it.
+/// Answers above this size in bytes are parsed on a blocking thread, so that they delay no other
+/// task.
 const LARGE_ANSWER: usize = 256 << 10;
 
 impl Login {
-    /// Whether the host means our account by this name.
+    /// Whether `user` is the account of this login.
     #[must_use]
     pub fn is_own_account(&self, user: &str) -> bool {
         self.account_names.iter().any(|us| us.eq_ignore_ascii_case(user))
     }
 
-    /// Its number: each login has a higher one.
+    /// The number of this login. Each login has a higher one than the last.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
@@ -490,7 +499,7 @@ impl Login {
 }
 
 impl ExchangeError {
-    /// The failure; `prefix` says what the host refused, where it did.
+    /// Converts it to a [`HostError`]. `prefix` begins the message of a fault.
     #[must_use]
     pub fn into_error(self, prefix: &str) -> HostError {
         match self {
@@ -499,13 +508,13 @@ impl ExchangeError {
         }
     }
 
-    /// Whether this may be a lost session's doing.
+    /// Whether a lost session can cause it.
     #[must_use]
     pub fn may_mean_lost_session(&self) -> bool {
         matches!(self, Self::Fault(fault) if fault.may_mean_lost_session())
     }
 
-    /// Whether it is this fault.
+    /// Whether it is the fault of this name.
     #[must_use]
     pub fn is_fault(&self, name: &str) -> bool {
         matches!(self, Self::Fault(fault) if fault.name == name)
@@ -526,7 +535,7 @@ fn session_closed(reason: &str) -> HostError {
     HostError::new(HostErrorKind::Unreachable, reason)
 }
 
-/// What is said where the host no longer knows the session.
+/// The error for a session that the host has ended.
 #[must_use]
 pub fn session_lost() -> HostError {
     HostError::new(
@@ -542,5 +551,5 @@ fn invalid_answer(address: &str, error: AnswerError) -> HostError {
             HostErrorKind::Protocol
         }
     };
-    HostError::new(kind, format!("No answer of vim25 from {address}: {error}.")).caused_by(error)
+    HostError::new(kind, format!("No vim25 answer from {address}: {error}.")).caused_by(error)
 }

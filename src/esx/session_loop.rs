@@ -1,6 +1,6 @@
-//! Keeps the session: connects, has the collector serve on it, and after each end connects again,
-//! ever more slowly while that does not hold. A refused account is left alone for long. Logs out at
-//! the end.
+//! Keeps the session: connects, runs the collector on the login, and connects again after each
+//! failure, with growing pauses if the logins do not last. After a refused login it waits for
+//! `login_backoff` or a new password. It logs out when it is stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, Observer, SessionState, SessionStatus};
 use crate::telemetry::metrics::Metrics;
 
-/// A login that held this long was good; what ends it later is a new trouble.
+/// A login that lasted this long counts as good: the pauses after it start from zero again.
 const STABLE_LOGIN: Duration = Duration::from_mins(1);
 
-/// The longest pause between tries.
+/// The longest pause between two connects.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long the calls under way, and then the logout, may hold up the shutdown.
+/// The longest time that the shutdown waits for calls in flight, and again for the logout.
 const SHUTDOWN_STEP: Duration = Duration::from_secs(5);
 
-/// The life of the one session.
+/// The loop of one session.
 pub struct SessionLoop {
     session: Arc<Session>,
     clock: Clock,
@@ -32,13 +32,13 @@ pub struct SessionLoop {
     collector: Collector,
     reporter: StatusReporter,
     generation: u64,
-    /// The last login, which may still be good.
+    /// The last login, whose session may still be valid.
     login: Option<Arc<Login>>,
-    /// How often in a row it did not hold.
+    /// The number of consecutive connects that failed or did not last.
     failures: u32,
 }
 
-/// Tells the observer of the session.
+/// Reports the status of the session to the observer.
 struct StatusReporter {
     observer: Arc<dyn Observer>,
     clock: Clock,
@@ -78,7 +78,7 @@ impl SessionLoop {
         }
     }
 
-    /// Goes on until it is stopped.
+    /// Runs until `stop` is cancelled, then logs out.
     pub async fn run(mut self, stop: CancellationToken) {
         self.reporter.report(SessionState::Connecting);
         let _: Option<()> = stop
@@ -93,7 +93,7 @@ impl SessionLoop {
             "otter no longer talks to the host: it is shutting down.",
         ));
         if let Some(login) = &self.login {
-            // A call that the host is about to take must not find its session gone.
+            // A call that the host has not processed yet needs the session.
             tokio::select! {
                 () = self.session.wait_idle() => {}
                 () = self.clock.sleep(SHUTDOWN_STEP) => {}
@@ -105,7 +105,7 @@ impl SessionLoop {
         }
     }
 
-    /// From one try to connect to the end of what came of it.
+    /// Connects once and serves the login until it fails.
     async fn connect_once(&mut self) {
         let pause = retry_delay(self.failures);
         let reason = match &self.reporter.status.state {
@@ -119,7 +119,7 @@ impl SessionLoop {
         }
         let (session, previous, next) =
             (Arc::clone(&self.session), self.login.clone(), self.generation + 1);
-        // Before the login reads it, so that none which comes meanwhile is missed.
+        // Subscribe before the login reads the password, so that no change is missed.
         let passwords = self.session.password_changes();
         let connecting = async move {
             if let Some(login) = previous
@@ -167,7 +167,7 @@ impl SessionLoop {
 
     fn report_loss(&mut self, error: &HostError) {
         let cause = std::error::Error::source(error).map(ToString::to_string);
-        tracing::warn!(reason = %error, cause, "the host is away");
+        tracing::warn!(reason = %error, cause, "the host is not connected");
         self.session.set_down(error);
         self.reporter.report(SessionState::Away { reason: error.message.clone() });
     }
@@ -179,30 +179,30 @@ impl SessionLoop {
     ) {
         let minutes = self.login_backoff.as_secs().div_ceil(60);
         error.message = format!(
-            "{} Correct the user name or password; otter tries again in {minutes} minutes only (or on SIGHUP), because \
-             every wrong try counts towards the lock of the account.",
+            "{} Correct the user name or password. otter tries again in {minutes} minutes, or on \
+             SIGHUP, because every refused login counts towards the lock of the account.",
             error.message
         );
-        tracing::error!(reason = %error, "the host refused the account");
+        tracing::error!(reason = %error, "the host refused the login");
         self.login = None;
         self.session.set_down(&error);
         self.reporter.report(SessionState::LoginRefused { reason: error.message.clone() });
         let clock = self.clock.clone();
         let backoff = self.login_backoff;
-        let until_worth_a_try = async move {
+        let until_next_try = async move {
             tokio::select! {
                 () = clock.sleep(backoff) => {}
-                // The sender lives as long as the session, which is ours.
+                // The sender lives as long as the session, which `self` holds.
                 Ok(()) = passwords.changed() => {}
             }
         };
-        self.collector.while_disconnected(&error.message, until_worth_a_try).await;
+        self.collector.while_disconnected(&error.message, until_next_try).await;
     }
 }
 
 impl StatusReporter {
     fn report(&mut self, state: SessionState) {
-        // Another reason to be away is not another absence.
+        // A new reason of the same outage does not begin a new outage.
         let same = std::mem::discriminant(&self.status.state) == std::mem::discriminant(&state);
         if !same || state == SessionState::Connecting {
             self.status.since = self.clock.now();
@@ -213,7 +213,7 @@ impl StatusReporter {
     }
 }
 
-/// The first try after a loss is made at once, the next after a moment, and so on.
+/// The pause before the next connect: none after the first failure, then 100 ms, doubled each time.
 fn retry_delay(failures: u32) -> Duration {
     match failures.checked_sub(2) {
         None => Duration::ZERO,

@@ -1,5 +1,5 @@
-//! The tasks that callers of `Hypervisor::follow` follow, and which of them the host's ListView
-//! lacks or has too many.
+//! The tasks that callers of `Hypervisor::follow` follow, and the changes that the host's
+//! `ListView` of tasks needs to contain exactly these.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use super::task_info::{TaskInfo, TaskState};
 use crate::domain::ids::TaskId;
 use crate::hypervisor::TaskStatus;
 
-/// The tasks that somebody follows.
+/// The followed tasks and their followers.
 #[derive(Debug, Default)]
 pub struct TaskFollowers {
     table: Mutex<TaskTable>,
@@ -20,20 +20,21 @@ pub struct TaskFollowers {
 #[derive(Debug, Default)]
 struct TaskTable {
     followed: HashMap<TaskId, Followed>,
-    /// Ended or left by all, and still on the host's list: taken off along with the next addition.
+    /// Tasks without followers that the `ListView` still has. They are removed with the next
+    /// addition.
     to_remove: Vec<TaskId>,
-    /// Nothing will be told any more.
+    /// `run` has ended: no status will come.
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Followed {
     sender: watch::Sender<TaskStatus>,
-    /// Whether it was put on the host's list.
+    /// Whether the `ListView` has the task.
     in_list_view: bool,
 }
 
-/// What the host's list of watched tasks lacks and has too much.
+/// The tasks to add to the `ListView` and to remove from it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ListViewChanges {
     pub add: Vec<TaskId>,
@@ -41,7 +42,8 @@ pub struct ListViewChanges {
 }
 
 impl TaskFollowers {
-    /// Follows a task; several may follow one.
+    /// Follows a task. Several callers can follow the same task. The receiver is closed if the
+    /// followers are.
     #[must_use]
     pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let new = || watch::Sender::new(TaskStatus::Running { progress: None });
@@ -59,16 +61,16 @@ impl TaskFollowers {
         receiver
     }
 
-    /// Waits until there may be something for [`take_list_changes`](Self::take_changes).
+    /// Waits until [`take_list_changes`](Self::take_list_changes) may have a change.
     pub async fn list_changed(&self) {
         self.list_changed.notified().await;
     }
 
-    /// What to change on the host's list; afterwards it counts as changed. Nothing where nothing is
-    /// to be added and the leftovers are few.
+    /// Takes the changes that the `ListView` needs; they count as made. `None` if there is nothing
+    /// to add and few tasks to remove.
     #[must_use]
     pub fn take_list_changes(&self) -> Option<ListViewChanges> {
-        /// Leftovers cost the host little; so many are worth a call of their own.
+        /// This many tasks to remove justify a call of their own. Fewer cost the host little.
         const MANY: usize = 200;
         let mut guard = self.table();
         let table = &mut *guard;
@@ -91,12 +93,12 @@ impl TaskFollowers {
         }
         add.sort();
         let remove = std::mem::take(&mut table.to_remove);
-        // One that ended and is followed again stays.
+        // Keep a task that ended and is followed again.
         let remove = remove.into_iter().filter(|task| !table.followed.contains_key(task)).collect();
         Some(ListViewChanges { add, remove })
     }
 
-    /// The host's list was made anew and is empty.
+    /// The `ListView` was created again and is empty.
     pub fn list_view_recreated(&self) {
         let mut table = self.table();
         table.to_remove.clear();
@@ -107,7 +109,7 @@ impl TaskFollowers {
         self.list_changed.notify_one();
     }
 
-    /// A followed task has to be put on the host's list, and read, once more.
+    /// Adds a followed task to the `ListView` once more, which also reads it.
     pub fn relist(&self, task: &TaskId) {
         if let Some(followed) = self.table().followed.get_mut(task) {
             followed.in_list_view = false;
@@ -115,14 +117,14 @@ impl TaskFollowers {
         }
     }
 
-    /// Whether anybody follows it.
+    /// Whether the task has followers.
     #[must_use]
     pub fn is_followed(&self, task: &TaskId) -> bool {
         self.table().followed.contains_key(task)
     }
 
-    /// Tells those who follow a task where it is; an end is told once. A percentage that falls is
-    /// left out.
+    /// Sends the status of a task to its followers. An end is sent once. A lower progress than
+    /// before is left out.
     pub fn report(&self, task: &TaskId, info: &TaskInfo) {
         if info.state == TaskState::Running {
             if let Some(followed) = self.table().followed.get(task) {
@@ -137,12 +139,12 @@ impl TaskFollowers {
         }
     }
 
-    /// The host no longer knows it.
+    /// Ends a task that the host does not know.
     pub fn report_vanished(&self, task: &TaskId) {
         self.report_end(task, TaskStatus::Vanished);
     }
 
-    /// Lets all go: nothing is told any more.
+    /// Closes all receivers, also those of later followers.
     pub fn close(&self) {
         let mut table = self.table();
         table.closed = true;
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_list_follows_who_follows() {
+    fn the_list_view_contains_the_followed_tasks() {
         let followers = TaskFollowers::default();
         let [first, second] = ["a", "b"].map(TaskId::from_backend);
         let kept = followers.follow(&first);
@@ -195,7 +197,7 @@ mod tests {
             matches!(*kept.borrow(), TaskStatus::Succeeded { .. })
                 && !followers.is_followed(&first)
         );
-        // An end is never taken back.
+        // An end is final.
         followers.report(&first, &info("<state>running</state>"));
         assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }));
         let third = TaskId::from_backend("c");
@@ -206,15 +208,15 @@ mod tests {
             changes,
             ListViewChanges { add: vec![third.clone()], remove: vec![first, second.clone()] }
         );
-        // Hosts' percentages can go back; what is told does not.
-        for (told, shown) in [("40", 40), ("30", 40), ("", 40), ("60", 60)] {
+        // The progress of a host can decrease; the progress that followers see does not.
+        for (reported, expected) in [("40", 40), ("30", 40), ("", 40), ("60", 60)] {
             followers.report(
                 &third,
-                &info(&format!("<state>running</state><progress>{told}</progress>")),
+                &info(&format!("<state>running</state><progress>{reported}</progress>")),
             );
             let now = last.borrow_and_update().clone();
             assert!(
-                matches!(now, TaskStatus::Running { progress: Some(percent) } if percent == shown)
+                matches!(now, TaskStatus::Running { progress: Some(percent) } if percent == expected)
             );
         }
         followers.close();

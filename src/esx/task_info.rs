@@ -10,22 +10,22 @@ use crate::domain::call::CallKind;
 use crate::domain::ids::SnapshotId;
 use crate::hypervisor::{HostError, HostErrorKind, TaskStatus};
 
-/// `TaskInfo`, as far as it matters here.
+/// The fields of `TaskInfo` that otter uses.
 #[derive(Clone, Debug)]
 pub struct TaskInfo {
     pub state: TaskState,
     pub progress: Option<u8>,
     pub error: Option<VimFault>,
     pub cancelled: bool,
-    /// The result, where it is a reference.
+    /// The result, if it is a reference.
     pub result: Option<Reference>,
     pub description_id: String,
     pub entity: Option<Reference>,
-    /// The account that started it, where a person or program did.
+    /// The account that started the task (`TaskReasonUser`). `None` if the host started it.
     pub user: Option<String>,
 }
 
-/// `TaskInfoState`; a word to come counts as running.
+/// `TaskInfoState`. `queued` and unknown values count as running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
     Running,
@@ -54,7 +54,8 @@ impl TaskInfo {
         }
     }
 
-    /// Which of otter's calls made it: by the words of ESX, of vCenter, and of govmomi's simulator.
+    /// The call that started the task, by its `descriptionId` on ESX, vCenter and govmomi's
+    /// simulator. `None` if otter makes no such call.
     #[must_use]
     pub fn call(&self) -> Option<CallKind> {
         match self.description_id.as_str() {
@@ -79,7 +80,7 @@ impl TaskInfo {
         }
     }
 
-    /// Whether its success means that another guest runs than before.
+    /// Whether the task has succeeded and has restarted the guest.
     #[must_use]
     pub fn restarts_guest(&self) -> bool {
         self.state == TaskState::Success
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_read_by_the_words_of_every_peer() {
+    fn the_call_is_read_from_the_description_id_of_every_peer() {
         for (description, call) in [
             ("VirtualMachine.powerOn", Some(CallKind::PowerOn)),
             ("VirtualMachine.powerOff", Some(CallKind::PowerOff)),

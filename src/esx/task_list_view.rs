@@ -1,4 +1,4 @@
-//! The host's list of the tasks that it reports on: what is put on it is also read once, directly.
+//! Changes the `ListView` of followed tasks on the host, and reads each added task once.
 
 use super::property_reader::read_once;
 use super::session::{ExchangeError, Login, Session, session_lost};
@@ -8,15 +8,19 @@ use super::task_followers::ListViewChanges;
 use super::task_info::TaskInfo;
 use crate::domain::ids::TaskId;
 
-/// Tasks read in one call.
+/// The most tasks that one call reads.
 const TASKS_PER_READ: usize = 50;
 
-/// What a direct read said of tasks; none where the host does not know one.
+/// Tasks with their `info`, `None` if the host does not know the task.
 pub type TaskUpdates = Vec<(TaskId, Option<TaskInfo>)>;
 
-/// Puts tasks on the host's list of those that it reports on, then reads each once: it may have
-/// ended before, and not every host tells the first state of what is added during a wait. None for
-/// a task that the host does not know.
+/// Applies `changes` to the `ListView` and reads each added task once. The read is needed because
+/// the task may have ended before, and because not every host reports the first state of an object
+/// that is added during a wait.
+///
+/// # Errors
+/// `NoAnswer` if the session is lost, because every task looks unknown then; otherwise as
+/// [`Session::send_repeatable`].
 pub async fn update_and_read(
     session: &Session,
     login: &Login,
@@ -26,8 +30,8 @@ pub async fn update_and_read(
     let reference = |task: &TaskId| Reference::new("Task", task.backend_text());
     let add: Vec<Reference> = changes.add.iter().map(reference).collect();
     let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
-    // Some hosts name what they do not know in the answer, some refuse the whole call: then one by
-    // one.
+    // A host lists unknown tasks in its answer, or refuses the whole call. After a refusal the
+    // tasks are changed one by one.
     if !modify_list(session, login, list, &add, &remove).await? {
         for task in &remove {
             modify_list(session, login, list, &[], std::slice::from_ref(task)).await?;
@@ -50,7 +54,7 @@ pub async fn update_and_read(
             }
         }
     }
-    // Without a session every task looks unknown.
+    // On a lost session every task looks unknown.
     if updates.iter().any(|(_, info)| info.is_none())
         && !session.is_valid(login).await.map_err(ExchangeError::NoAnswer)?
     {
@@ -59,8 +63,10 @@ pub async fn update_and_read(
     Ok(updates)
 }
 
-/// `ModifyListView`. False where the host does not know a task; an error where it is the list that
-/// it does not know.
+/// Calls `ModifyListView`. Returns `false` if the host does not know a task.
+///
+/// # Errors
+/// Fails if the host does not know the `ListView`; otherwise as [`Session::send_repeatable`].
 async fn modify_list(
     session: &Session,
     login: &Login,
@@ -81,7 +87,7 @@ async fn modify_list(
     }
 }
 
-/// Reads tasks in one call; none where the host does not know one of them.
+/// Reads tasks in one call. `None` if the host does not know one of them.
 async fn read_tasks(
     session: &Session,
     login: &Login,

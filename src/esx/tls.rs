@@ -1,9 +1,9 @@
-//! How the host's certificate is judged. A pinned fingerprint replaces every check of the chain
-//! (name, dates, issuer) but not the handshake's signature: whoever answers must own the key of
-//! that certificate.
+//! Verifies the certificate of the host. A pinned fingerprint replaces the checks of the chain
+//! (name, dates, issuer) but not the signature of the handshake: the server must own the key of the
+//! pinned certificate.
 //!
-//! The key is taken out of the certificate here and not by webpki, which reads X.509 v3 alone:
-//! factory certificates may be v1.
+//! This file extracts the key from a pinned certificate itself, because webpki parses X.509 v3 only
+//! and factory certificates may be v1.
 
 use std::fmt;
 use std::io;
@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::domain::verify::{Fingerprint, Verify};
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// Why there is no TLS to be had with these settings.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("the CA file {0} cannot be read")]
@@ -35,17 +35,18 @@ pub enum TlsError {
     #[error("a certificate in the CA file {0} is not usable as a root")]
     Root(PathBuf, #[source] rustls::Error),
     #[error(
-        "the system has no trusted root certificates; install ca-certificates or pin the host's fingerprint"
+        "the system has no trusted root certificates; install ca-certificates or pin the host's \
+         fingerprint"
     )]
     NoSystemRoots,
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
 }
 
-/// The TLS of every connection to the host, consoles and file transfers among them.
+/// The TLS configuration of every connection to the host.
 ///
 /// # Errors
-/// A CA file that cannot be used, or a system without roots.
+/// Fails if the CA file cannot be used or the system has no root certificates.
 pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -63,43 +64,43 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
     Ok(builder.with_no_client_auth())
 }
 
-/// The SHA-256 of a certificate in DER.
+/// The SHA-256 fingerprint of a certificate in DER.
 #[must_use]
 pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
     Fingerprint(Sha256::digest(certificate).into())
 }
 
-/// Where a host is.
+/// The address of a host.
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
-    /// Else it is plain HTTP on this machine.
+    /// Whether the URL is `https`. If not, it is plain HTTP on this machine.
     pub is_tls: bool,
     name: ServerName<'static>,
 }
 
 impl Endpoint {
-    /// Takes a normalized URL apart.
+    /// Parses a normalized URL.
     ///
     /// # Errors
-    /// Where its host cannot be one.
+    /// Fails if its host is neither a DNS name nor an IP address.
     pub fn from_url(url: &Url) -> Result<Self, HostError> {
         let host = url.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = url.port_or_known_default().unwrap_or(443);
         let name = ServerName::try_from(host.clone()).map_err(|error| {
-            let message = format!("{host} is no name of a host.");
+            let message = format!("{host} is not a valid host name.");
             HostError::new(HostErrorKind::Unreachable, message).caused_by(error)
         })?;
         Ok(Self { host, port, is_tls: url.scheme() == "https", name })
     }
 }
 
-/// One handshake, judged so, within `timeout`; gives the fingerprint of the certificate.
+/// Makes one TLS handshake within `timeout` and returns the fingerprint of the certificate.
 ///
 /// # Errors
-/// Where there is no connection or no TLS, or the certificate is refused: [`reason`] finds the
-/// words.
+/// Fails if no connection or no TLS is possible, or if `verify` rejects the certificate.
+/// [`handshake_error_text`] describes the error.
 pub async fn handshake(
     endpoint: &Endpoint,
     verify: &Verify,
@@ -115,40 +116,39 @@ pub async fn handshake(
         certificates
             .and_then(|chain| chain.first())
             .map(|certificate| fingerprint(certificate))
-            .ok_or_else(|| io::Error::other("no certificate was shown"))
+            .ok_or_else(|| io::Error::other("the host presented no certificate"))
     };
-    tokio::time::timeout(timeout, shown).await.unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::TimedOut, "not within the time allowed"))
-    })
+    tokio::time::timeout(timeout, shown)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake timed out")))
 }
 
-/// Why a handshake failed, in the words that say the most, without a full stop.
+/// Why a handshake failed, for people, without a full stop.
 #[must_use]
 pub fn handshake_error_text(error: &io::Error) -> String {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let text = match tls {
         Some(rustls::Error::InvalidCertificate(certificate)) => certificate_error_text(certificate),
-        Some(rustls::Error::InvalidMessage(_)) => "what answers does not speak TLS".to_owned(),
+        Some(rustls::Error::InvalidMessage(_)) => "the server does not speak TLS".to_owned(),
         _ => error.to_string(),
     };
     text.trim_end_matches('.').to_owned()
 }
 
-/// Why a certificate is refused, in words, without a full stop.
+/// Why a certificate is rejected, for people, without a full stop.
 #[must_use]
 pub fn certificate_error_text(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "nobody that is trusted has signed it".to_owned(),
+        CertificateError::UnknownIssuer => "no trusted authority has signed it".to_owned(),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "it has expired".to_owned()
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "its time has not begun yet".to_owned()
+            "it is not valid yet".to_owned()
         }
-        CertificateError::BadSignature => "a signature of it is wrong".to_owned(),
+        CertificateError::BadSignature => "a signature is not valid".to_owned(),
         CertificateError::Other(other) if is_ca_as_end_entity(other) => {
-            "it is the certificate of an authority (CA), which is not taken for that of a server"
-                .to_owned()
+            "it is the certificate of an authority (CA), not of a server".to_owned()
         }
         CertificateError::Other(other) => other.0.to_string(),
         other => other.to_string(),
@@ -159,32 +159,33 @@ fn is_ca_as_end_entity(error: &OtherError) -> bool {
     error.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
 }
 
-/// The host showed another certificate than the pinned one.
+/// The host presented another certificate than the pinned one.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the host showed a certificate with the SHA-256 fingerprint {seen}, and {pinned} is configured. It changes \
-     when the host's certificates are generated anew (generate-certificates) or when a vCenter adopts the host; if \
-     neither happened, something between here and the host answers in its place"
+    "the host presented a certificate with the SHA-256 fingerprint {seen}, but {pinned} is \
+     configured. The fingerprint changes if the host's certificate is generated again \
+     (generate-certificates) or if a vCenter adds the host; if neither happened, another server \
+     answers in its place"
 )]
 pub struct CertificateMismatch {
     pub seen: Fingerprint,
     pub pinned: Fingerprint,
 }
 
-/// The certificate's key could not be found.
+/// The public key of the certificate cannot be found.
 #[derive(Debug, thiserror::Error)]
 #[error("the host's certificate (SHA-256 {0}) is damaged: its public key cannot be found")]
 struct UnreadableCertificate(Fingerprint);
 
-/// The certificate's key is too weak for the handshake to prove anything.
+/// The key of the certificate is too short to verify the handshake.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the host's certificate has an RSA key of {0} bits, and {SHORTEST_RSA_KEY} are needed; generate the host's \
-     certificates anew"
+    "the host's certificate has an RSA key of {0} bits, but at least {SHORTEST_RSA_KEY} are \
+     needed; generate the host's certificate again"
 )]
 struct ShortKey(usize);
 
-/// In bits; what the cryptography in use accepts.
+/// The shortest RSA key, in bits, that the cryptography library accepts.
 const SHORTEST_RSA_KEY: usize = 2048;
 
 fn system_roots() -> Result<RootCertStore, TlsError> {
@@ -204,7 +205,7 @@ fn roots_from_file(file: &PathBuf) -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(TlsError::NoCertificate(file.clone())) } else { Ok(roots) }
 }
 
-/// Accepts the one pinned certificate, or any where none is pinned.
+/// Accepts the pinned certificate, or any certificate if none is pinned.
 struct PinnedVerifier {
     pin: Option<Fingerprint>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -215,7 +216,7 @@ impl PinnedVerifier {
         Self { pin, algorithms: provider.signature_verification_algorithms }
     }
 
-    /// Checks that the handshake was signed with the certificate's key.
+    /// Checks that the handshake was signed with the key of the certificate.
     fn verify_signature(
         &self,
         message: &[u8],
@@ -223,8 +224,8 @@ impl PinnedVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         if self.pin.is_none() {
-            // Whoever may show any certificate has its key; and keys too weak to be checked (RSA of
-            // 1,024 bits) are met in the field.
+            // The signature proves nothing if any certificate is accepted, and some hosts have keys
+            // too short to be verified (RSA of 1,024 bits).
             return Ok(HandshakeSignatureValid::assertion());
         }
         let key = public_key(certificate)
@@ -282,7 +283,7 @@ impl ServerCertVerifier for PinnedVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        // RFC 8446, section 4.2.3: PKCS #1 v1.5 signs certificates only, never the handshake.
+        // RFC 8446, section 4.2.3: PKCS #1 v1.5 must not sign the handshake.
         if matches!(
             signed.scheme,
             SignatureScheme::RSA_PKCS1_SHA256
@@ -319,7 +320,8 @@ struct PublicKey<'c> {
 }
 
 impl PublicKey<'_> {
-    /// The length of the modulus, where this reads as an RSA key (`RSAPublicKey` of RFC 8017).
+    /// The length of the modulus in bits. `None` if it is not an RSA key (`RSAPublicKey` of RFC
+    /// 8017).
     fn rsa_bits(&self) -> Option<usize> {
         let (key, _) = take_der(self.bits, 0x30)?;
         let (modulus, _) = take_der(key, 0x02)?;
@@ -328,8 +330,9 @@ impl PublicKey<'_> {
     }
 }
 
-/// The key of a certificate of any version: `TBSCertificate` is [version] serial signature issuer
-/// validity subject subjectPublicKeyInfo ….
+/// The public key of a certificate of any X.509 version. The fields of `TBSCertificate` are
+/// [version] serial signature issuer validity subject subjectPublicKeyInfo …. `None` if the
+/// certificate is damaged.
 fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
@@ -346,11 +349,11 @@ fn public_key(certificate: &[u8]) -> Option<PublicKey<'_>> {
     let (key, _) = take_der(fields, SEQUENCE)?;
     let (algorithm, rest) = take_der(key, SEQUENCE)?;
     let (bits, _) = take_der(rest, BIT_STRING)?;
-    // The first octet counts the unused bits of the last one; keys are whole octets.
+    // The first octet counts the unused bits of the last octet; keys have none.
     Some(PublicKey { algorithm, bits: bits.strip_prefix(&[0])? })
 }
 
-/// Takes one DER value of this tag: its contents, and what follows it.
+/// Splits off one DER value of this tag. Returns its contents and the rest of the input.
 fn take_der(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&[seen, short], rest) = input.split_first_chunk()?;
     if seen != tag {

@@ -1,5 +1,5 @@
-//! HTTP to the host: one client with its TLS, time-outs and size limit. It follows no redirect,
-//! repeats nothing by itself, and takes no proxy from the environment.
+//! HTTP to the host: one client with its TLS configuration, timeouts and answer limit. The client
+//! follows no redirect, retries nothing, and uses no proxy of the environment.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::options::{EsxOptions, OptionsError, header, service_url};
 use super::tls::{self, certificate_error_text};
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The cookie that carries the session.
+/// The name of the session cookie.
 const SESSION_COOKIE: &str = "vmware_soap_session";
 
 /// Sends requests to one host.
@@ -33,24 +33,25 @@ pub struct Transport {
 pub struct HttpAnswer {
     pub status: u16,
     pub body: Bytes,
-    /// `name=value` of the session's cookie as the host wrote it, where it set one.
+    /// `name=value` of the session cookie exactly as the host sent it. `None` if it set none.
     pub cookie: Option<SecretString>,
 }
 
-/// How long a call may take.
+/// Which timeout a call has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeoutClass {
+    /// `read_timeout`.
     Ordinary,
-    /// For a wait that the host holds by design.
+    /// `max_wait` longer, for a wait that the host holds open.
     LongPoll,
 }
 
-/// No answer came.
+/// No complete answer came.
 #[derive(Debug)]
 pub struct TransportError {
-    /// No connection was made, so that nothing was sent: proof that the call did not run.
+    /// No connection was made. This proves that the call did not run.
     pub never_sent: bool,
-    /// The connection broke, perhaps because the host had dropped it as idle; time was left.
+    /// The connection broke before the timeout. The host may have dropped it as idle.
     pub disconnected: bool,
     pub kind: HostErrorKind,
     message: String,
@@ -61,7 +62,7 @@ impl Transport {
     /// Builds the client.
     ///
     /// # Errors
-    /// What [`EsxOptions::check`] says.
+    /// As [`EsxOptions::check`].
     pub fn new(options: &EsxOptions) -> Result<Self, OptionsError> {
         let sdk = service_url(&options.url)?;
         let mut versions = sdk.clone();
@@ -81,7 +82,7 @@ impl Transport {
             .http1_only()
             .gzip(true)
             .connect_timeout(options.connect_timeout)
-            // hostd drops idle connections itself, and a request that meets that moment is lost.
+            // hostd drops idle connections, and a request sent at that moment is lost.
             .pool_idle_timeout(Duration::from_secs(20))
             .pool_max_idle_per_host(4)
             .build()
@@ -96,17 +97,17 @@ impl Transport {
         })
     }
 
-    /// Where requests go, for messages.
+    /// The host's name and port, for messages.
     #[must_use]
     pub fn address(&self) -> String {
         let host = self.sdk.host_str().unwrap_or_default();
         self.sdk.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// Sends an envelope once.
+    /// Posts a SOAP envelope once. `version` is the API version of the `SOAPAction` header.
     ///
     /// # Errors
-    /// Where no whole answer came in time, or it was longer than the limit.
+    /// Fails if no complete answer came in time, or if the answer is longer than the limit.
     pub async fn post(
         &self,
         envelope: String,
@@ -133,7 +134,7 @@ impl Transport {
         self.exchange(request).await
     }
 
-    /// Gets the list of API versions.
+    /// Gets `vimServiceVersions.xml`, the list of API versions.
     ///
     /// # Errors
     /// As [`Transport::post`].
@@ -149,7 +150,7 @@ impl Transport {
         let status = answer.status().as_u16();
         let cookie = session_cookie(answer.headers());
         let mut body = BytesMut::new();
-        // Counted after decompression, so that a small answer cannot swell without bounds.
+        // Count after decompression: a small compressed answer can expand without bounds.
         while let Some(chunk) = answer.chunk().await.map_err(|error| self.failed(error))? {
             if body.len() + chunk.len() > self.answer_limit {
                 return Err(TransportError {
@@ -173,13 +174,13 @@ impl Transport {
         let host = self.address();
         let cause = root_cause(&error);
         let message = if error.is_connect() && error.is_timeout() {
-            format!("No connection to the host {host} within the time allowed.")
+            format!("No connection to the host {host} before the timeout.")
         } else if error.is_connect() {
             format!("No connection to the host {host}: {cause}.")
         } else if error.is_timeout() {
             format!("The host {host} did not answer in time.")
         } else {
-            format!("The connection to the host {host} broke before the answer was whole: {cause}.")
+            format!("The connection to the host {host} broke before the answer ended: {cause}.")
         };
         TransportError {
             never_sent: error.is_connect(),
@@ -201,7 +202,7 @@ impl From<TransportError> for HostError {
     }
 }
 
-/// The cookie's name and value as they came, quotes included, without its attributes.
+/// The name and value of the session cookie as the host sent them, with quotes, without attributes.
 fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
     headers
         .get_all(SET_COOKIE)
@@ -213,11 +214,11 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
         .map(|pair| SecretString::from(pair.to_owned()))
 }
 
-/// What is at the bottom of an error says the most: a refused connection, a refused certificate.
+/// The text of the innermost cause, such as a refused connection or a refused certificate.
 fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     loop {
-        // An I/O error keeps what it wraps from `source`.
+        // `source` of an I/O error skips the error that it wraps.
         let wrapped = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref)

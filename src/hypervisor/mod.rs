@@ -1,8 +1,8 @@
-//! The seam: what otter asks of a hypervisor, as a trait with a written contract.
+//! The interface between otter and a hypervisor: two traits with their contract, and their types.
 //!
-//! Commands go down through [`Hypervisor`]; facts come up through [`Observer`]. A backend keeps one
-//! session and one stream of updates whatever the load, and is the only one that changes the
-//! picture.
+//! otter calls the backend through [`Hypervisor`]. The backend reports facts about the host through
+//! [`Observer`]; only these facts change the inventory. A backend keeps one session and one stream
+//! of updates, whatever the load.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,46 +19,50 @@ use crate::domain::failure::Fault;
 use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::machine::Machine;
 
-/// A host, or a manager of hosts, with machines on it.
+/// A host with machines, or a manager of several hosts.
+///
+/// The observer receives in this order:
 ///
 /// ```text
-/// told:  Connecting ──► the whole picture, then Connected ──► changes … ──► Away │ LoginRefused
-///                          ▲                                                       │
-///                          └───────────────────────────────────────────────────────┘
+/// Connecting ──► complete facts, then Connected ──► changes … ──► Away │ LoginRefused
+///                          ▲                                                │
+///                          └────────────────────────────────────────────────┘
 /// ```
-/// What it says here is tried on every backend by `tests/conformance`.
+/// `tests/conformance` checks this contract on every backend.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
-    /// Connects, keeps the session, and tells `observer` everything until `stop` is cancelled; then
-    /// logs out and returns. Outages are not errors: they are told as [`SessionStatus`] and waited
-    /// out. A login that was refused is not repeated in a loop.
+    /// Connects, keeps the session, and reports every change to `observer`. When `stop` is
+    /// cancelled, it logs out and returns. An outage is no error: the backend reports it as a
+    /// [`SessionStatus`] and connects again. It does not repeat a refused login in a loop.
     ///
-    /// Each time that the host is reached, the whole picture is told as one complete set, and then
-    /// [`SessionState::Connected`]; so after a loss what went meanwhile is gone from the picture
-    /// too. From then on each change is told, whoever made it, and each removal.
+    /// After each connect, the backend reports all machines and datastores as one complete set, and
+    /// then [`SessionState::Connected`]. Whatever was removed during an outage is therefore missing
+    /// from the set. From then on the backend reports each change and each removal, no matter which
+    /// client of the host made it.
     ///
-    /// It is called once. Once it has returned, every other method fails without waiting, and those
-    /// who follow a task are let go: their receivers are closed.
+    /// `run` can be called once. After it has returned, every other method fails at once, and the
+    /// receivers of followed tasks are closed.
     ///
     /// # Errors
-    /// Only what no waiting can mend, such as a configuration that cannot work, or a second call of
-    /// it.
+    /// Fails only if waiting cannot help: if the configuration cannot work, or if `run` was called
+    /// before.
     async fn run(
         &self,
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
     ) -> Result<(), HostError>;
 
-    /// Makes one changing call, at most once: there is no retry inside, but for a call that was
-    /// refused because the session was gone, which proves that it did not run. `job` goes along as
-    /// the operation id, so that the host's own log can be searched for it.
+    /// Makes one call that changes `machine`. The call runs at most once. The backend sends it a
+    /// second time only if the host refused it because the session had ended, which proves that it
+    /// did not run. The backend sends `job` as the operation id, so that an operator can find the
+    /// call in the log of the host.
     ///
-    /// A machine that is in the wanted state already, one that something else works on, or a
-    /// snapshot that is not there, can show as a refusal or as the failure of the task: the kind of
-    /// the error is the same.
+    /// A host can refuse a call, or accept it and let its task fail, if the machine is already in
+    /// the requested power state, if another task runs on it, or if the snapshot does not exist.
+    /// Both have the same [`HostErrorKind`].
     ///
     /// # Errors
-    /// [`CallError::Refused`] only where it is proven that the call did not run; else
+    /// [`CallError::Refused`] only if it is proven that the call did not run, otherwise
     /// [`CallError::Lost`].
     async fn call(
         &self,
@@ -67,57 +71,58 @@ pub trait Hypervisor: Send + Sync {
         job: JobId,
     ) -> Result<Accepted, CallError>;
 
-    /// Follows a task to its end on the one stream of updates; nothing is polled. Dropping the
-    /// receiver ends it. The first value may be [`TaskStatus::Running`] without progress.
+    /// Follows a task to its end on the stream of updates, without polling. A caller stops by
+    /// dropping the receiver. The first value may be [`TaskStatus::Running`] without progress.
     ///
-    /// It can begin at any moment, after the end too, and goes on over a lost session. Anybody's
-    /// task can be followed, and by several. The percentage never falls, whatever the host says. An
-    /// end is told once and is the last value; a task that the host does not know is
-    /// [`TaskStatus::Vanished`] at once. A [`Fact::GuestRestarted`] that belongs to it is told
-    /// before its end.
+    /// A task can be followed at any time, also after its end, and by several callers. It can be a
+    /// task of another client of the host. Following continues after a lost session. The progress
+    /// never decreases, even if the host reports so. The end is sent once and is the last value. A
+    /// task that the host does not know is [`TaskStatus::Vanished`] at once. The backend reports a
+    /// [`Fact::GuestRestarted`] of the task before the end of the task.
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus>;
 
-    /// Asks the host to cancel a task. That is a request: the task may still succeed. One that was
-    /// cancelled fails as `Cancelled`.
+    /// Asks the host to cancel a task. The task may still succeed. A cancelled task fails as
+    /// `Cancelled`.
     ///
     /// # Errors
-    /// `NotSupported` where the task cannot be cancelled, `InvalidState` where it has ended,
-    /// `NotFound`.
+    /// `NotSupported` if the task cannot be cancelled, `InvalidState` if it has ended, `NotFound`
+    /// if the host does not know it.
     async fn cancel(&self, task: &TaskId) -> Result<(), HostError>;
 
-    /// Returns once the observer was told everything that the host knew when this was called.
-    /// Callers share one round trip.
+    /// Returns after the observer has received every change that the host had made before this
+    /// call. Concurrent callers share one round trip.
     ///
     /// # Errors
-    /// `Unreachable` where there is no session, or it is lost before that; call again once it is
-    /// back.
+    /// `Unreachable` if there is no session, or if it is lost meanwhile. Call again when the
+    /// session is back.
     async fn barrier(&self) -> Result<(), HostError>;
 
-    /// Reads a machine directly from the host, past the picture, its recent tasks among it.
+    /// Reads the state of a machine and its recent tasks directly from the host, not from the
+    /// inventory.
     ///
     /// # Errors
-    /// `NotFound` where the host says that there is no such machine.
+    /// `NotFound` if the host does not know the machine.
     async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError>;
 
-    /// Reads the guest's addresses directly, and returns once the observer was told them as
-    /// [`Fact::GuestConfirmed`].
+    /// Reads the addresses of the guest directly from the host. Returns after the observer has
+    /// received them as [`Fact::GuestConfirmed`].
     ///
     /// # Errors
     /// As [`Hypervisor::read_evidence`].
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError>;
 
-    /// What it can do beyond what every backend does. It never changes.
+    /// The optional abilities of this backend. They never change.
     fn capabilities(&self) -> &'static [Capability] {
         &[]
     }
 
-    /// Reads raw properties of a machine by their vim25 paths, as JSON: one entry for each path
-    /// that was asked for, null where it has no value. A backend of another kind serves those that
-    /// it has an equal of.
+    /// Reads properties of a machine by their vim25 paths, as JSON. The result has one entry for
+    /// each path, null if the property has no value. A backend that does not speak vim25 serves the
+    /// paths that it can map.
     ///
     /// # Errors
-    /// `NotSupported` without [`Capability::Properties`]; `InvalidProperty` for a path that the
-    /// type does not have; and as [`Hypervisor::read_evidence`].
+    /// `NotSupported` without [`Capability::Properties`], `InvalidProperty` if a machine has no
+    /// property of this path, `NotFound` if the host does not know the machine.
     async fn properties(
         &self,
         _machine: &MachineId,
@@ -126,50 +131,50 @@ pub trait Hypervisor: Send + Sync {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no raw properties."))
     }
 
-    /// The operator gave a password anew, perhaps the same: the next login uses it, and a refused
-    /// account is tried again at once. The session that there is goes on. Nothing to a backend
-    /// without a password.
+    /// Sets the password of the next login; it may be the same as before. If the host has refused
+    /// the login, the backend tries again at once. The current session continues. A backend without
+    /// a password ignores it.
     fn set_password(&self, _password: SecretString) {}
 }
 
-/// Something that only some backends can do. Callers ask for it before they use it.
+/// An optional ability of a backend. Callers check [`Hypervisor::capabilities`] before they use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     /// [`Hypervisor::properties`]
     Properties,
 }
 
-/// Who is told what the host says. Calls come one at a time, in order, and must not block.
+/// Receives what a backend reports. The backend calls it one call at a time, in order. An
+/// implementation must not block.
 pub trait Observer: Send + Sync {
-    /// The facts of one update set, to be applied whole before anybody reads.
+    /// Receives the facts of one update set. Readers of the inventory see all of them or none.
     fn observe(&self, facts: Facts);
 
-    /// The session changed.
+    /// Receives the new status of the session.
     fn session(&self, status: SessionStatus);
 }
 
 /// The facts of one update set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// Whether this is the whole picture: what it does not name is gone. Otherwise only changes, at
-    /// least one.
+    /// Whether these are all machines and datastores, so that those not named no longer exist. If
+    /// not, they are changes, at least one.
     pub complete: bool,
     pub changes: Vec<Fact>,
 }
 
-/// One thing that the host said.
+/// One fact about the host.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
-    /// The machine as it is now, whole.
+    /// A machine with all its properties.
     Machine(Arc<Machine>),
     MachineRemoved(MachineId),
     Datastore(Arc<Datastore>),
     DatastoreRemoved(DatastoreId),
-    /// A task that starts the guest anew (power on, reset, revert) and that somebody follows ended
-    /// well, even where no property changed: addresses from before it no longer count.
+    /// A followed task that restarts the guest (power on, reset, revert) has succeeded, even if no
+    /// property of the machine changed. Earlier addresses of the guest are outdated.
     GuestRestarted(MachineId),
-    /// A direct read of the guest. Where the tools run, the address that it shows is the guest's
-    /// own.
+    /// The result of a direct read of the guest. If the tools run, the address is current.
     GuestConfirmed {
         machine: MachineId,
         tools_running: bool,
@@ -178,14 +183,14 @@ pub enum Fact {
     },
 }
 
-/// What a host says that it is.
+/// The product that a host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostProduct {
     /// `VMware ESXi 7.0.3 build-…`
     pub full_name: String,
     pub version: String,
     pub build: String,
-    /// `HostAgent` for a lone ESX, `VirtualCenter` for a vCenter.
+    /// `HostAgent` for a standalone ESX, `VirtualCenter` for a vCenter.
     pub api_type: String,
     pub api_version: String,
 }
@@ -199,117 +204,124 @@ impl HostProduct {
     }
 }
 
-/// How the one session is.
+/// The status of the session with the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionStatus {
     pub state: SessionState,
-    /// Since when it is in this state, by our clock.
+    /// When the session entered this state, by otter's clock.
     pub since: Timestamp,
-    /// How many logins have succeeded since the start; an outage that the session outlived adds
+    /// The number of successful logins since the start. An outage that the session survived adds
     /// none.
     pub logins: u64,
-    /// What the last answer said; kept while the host is away.
+    /// The product of the host, kept while the host is unreachable. `None` before the first login.
     pub product: Option<HostProduct>,
 }
 
-/// Whether the host can be talked to.
+/// Whether there is a session with the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// Not yet connected for the first time.
+    /// The backend has never been connected.
     Connecting,
+    /// There is a session, and the observer has received all facts.
     Connected,
-    /// No session; tried again by itself. The text says why, for people.
-    Away {
-        reason: String,
-    },
-    /// The host refused the account. The text says what to do.
-    LoginRefused {
-        reason: String,
-    },
+    /// There is no session; the backend connects again by itself. `reason` is a sentence for
+    /// people.
+    Away { reason: String },
+    /// The host refused the login. `reason` is a sentence for people that says what to do.
+    LoginRefused { reason: String },
 }
 
-/// What became of a call that the host took.
+/// The answer of a host that accepted a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// It goes on as this task.
+    /// The call runs as this task.
     Task(TaskId),
-    /// It is done; the method has no task.
+    /// The call is done; its method has no task.
     Done,
 }
 
-/// Why a changing call gave no task.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// It is proven that it did not run.
+    /// It is proven that the call did not run.
     #[error("the host refused the call")]
     Refused(#[source] HostError),
-    /// Whether it ran is not known.
+    /// The call may have run.
     #[error("the answer to the call was lost")]
     Lost(#[source] HostError),
 }
 
-/// Where a followed task is.
+/// The status of a followed task.
 #[derive(Clone, Debug)]
 pub enum TaskStatus {
-    /// Queued or running; percent where the host tells.
+    /// Queued or running. `progress` is in percent, `None` if the host reports none.
     Running {
         progress: Option<u8>,
     },
-    /// Ended well. `snapshot` is the result of a task that makes one.
+    /// Succeeded. `snapshot` is the snapshot that the task created, if any.
     Succeeded {
         snapshot: Option<SnapshotId>,
     },
     Failed(Arc<HostError>),
-    /// The host no longer knows it: only the machine itself can tell what happened.
+    /// The host does not know the task. Only the state of the machine can show whether it ran.
     Vanished,
 }
 
-/// A failure of the host, or on the way to it.
+/// A failure of the host, or of the connection to it.
 #[derive(Debug)]
 pub struct HostError {
     pub kind: HostErrorKind,
     /// A sentence for people, without secrets.
     pub message: String,
+    /// The fault that the host answered, if it answered one.
     pub fault: Option<Fault>,
-    /// For `Busy`: the task that is in the way, if the host named it.
+    /// For `Busy`: the task that runs on the machine, if the host named it.
     pub blocking_task: Option<TaskId>,
-    /// Whether the host may have done what it was asked although it answered with this fault. A
-    /// manager such as vCenter answers so when it loses touch with the host.
+    /// Whether the call may have run although the host answered with this fault. A manager such as
+    /// vCenter answers so if it loses its connection to the host.
     pub outcome_uncertain: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What kind of failure it is; all that callers decide by.
+/// The kind of a failure. Callers decide by it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostErrorKind {
     /// No connection, or no answer in time.
     Unreachable,
-    /// There is no session, and none can be had just now.
+    /// The session ended, and no new one began in time.
     NotAuthenticated,
+    /// The host refused the user name or the password (`InvalidLogin`).
     LoginRefused,
-    /// An answer that is not vim25, or not readable.
+    /// The answer is not vim25, or cannot be parsed.
     Protocol,
+    /// The machine, snapshot or task does not exist (`ManagedObjectNotFound`).
     NotFound,
+    /// The power state of the machine does not allow the call (`InvalidPowerState`).
     InvalidPowerState,
-    /// Something else works on the machine (`TaskInProgress`, `ConcurrentAccess`, `ResourceInUse`).
+    /// Another task runs on the machine (`TaskInProgress`, `ConcurrentAccess`, `ResourceInUse`).
     Busy,
-    /// A property path that does not exist.
+    /// The type has no property of this path (`InvalidProperty`).
     InvalidProperty,
-    /// A task that is not in a state for this (`InvalidState`).
+    /// The state of the task does not allow the call (`InvalidState`).
     InvalidState,
-    /// A task that was cancelled (`RequestCanceled`).
+    /// The task was cancelled (`RequestCanceled`).
     Cancelled,
+    /// The host lacks memory, CPU or another resource (`Insufficient…`).
     InsufficientResources,
+    /// The account lacks a privilege (`NoPermission`).
     Forbidden,
+    /// The licence of the host does not allow the call (`RestrictedVersion`).
     LicenseRestricted,
+    /// VMware Tools do not run in the guest (`ToolsUnavailable`).
     ToolsUnavailable,
+    /// The host does not have the method (`NotSupported`, `MethodNotFound`, `NotImplemented`).
     NotSupported,
     /// Any other fault.
     Rejected,
 }
 
 impl HostError {
-    /// A failure of this kind, told by this sentence.
+    /// A failure without fault and cause. `message` is a sentence for people.
     pub fn new(kind: HostErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -321,21 +333,21 @@ impl HostError {
         }
     }
 
-    /// Adds the host's own words.
+    /// Adds the fault that the host answered.
     #[must_use]
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = Some(fault);
         self
     }
 
-    /// Names the task that is in the way.
+    /// Adds the task that runs on the machine.
     #[must_use]
     pub fn blocked_by(mut self, task: Option<TaskId>) -> Self {
         self.blocking_task = task;
         self
     }
 
-    /// Says whether the host may have done what it was asked.
+    /// Sets whether the call may have run.
     #[must_use]
     pub const fn with_uncertain_outcome(mut self, outcome_uncertain: bool) -> Self {
         self.outcome_uncertain = outcome_uncertain;

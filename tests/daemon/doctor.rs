@@ -84,11 +84,11 @@ async fn where_all_is_well_it_says_so() {
     for wanted in [
         &host.fingerprint(),
         "pinned one",
-        "VMware ESXi 7.0.3 build-19193900, a lone host, API 7.0.3.0",
-        "takes the account root",
+        "VMware ESXi 7.0.3 build-19193900, a standalone host, API 7.0.3.0",
+        "accepts the account root",
         "Enterprise Plus",
         "13 machines and 3 datastores",
-        "may do all",
+        "all privileges that otter needs",
         "1 session, 1 of otter",
         "All is well",
     ] {
@@ -162,7 +162,7 @@ async fn a_server_without_tls() {
 async fn a_server_that_is_no_host() {
     let address = web_server().await;
     let visit = Visit::with(&[("OTTER_ESX_URL", &format!("http://{address}"))]).await;
-    visit.finds("api", &["Something else than an ESX"]);
+    visit.finds("api", &["neither an ESX nor a vCenter"]);
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn the_free_licence() {
     let host = lab().await;
     host.control().set_read_only_licence(true);
     let visit = Visit::to(&host, &[]).await;
-    visit.finds("licence", &["vSphere 7 Hypervisor", "only reads", "license-restricted"]);
+    visit.finds("licence", &["vSphere 7 Hypervisor", "read-only", "license-restricted"]);
     assert_eq!(visit.checks(), ALL);
 }
 
@@ -231,7 +231,7 @@ async fn what_cannot_be_read_is_not_guessed() {
     host.control().disrupt("RetrievePropertiesEx", 0, Some(1), Disruption::Fault(fault.clone()));
     host.control().disrupt("RetrievePropertiesEx", 2, None, Disruption::Fault(fault));
     let visit = Visit::to(&host, &[]).await;
-    for wanted in ["licence cannot be told", "may not list"] {
+    for wanted in ["licence cannot be read", "may not list"] {
         assert!(visit.text.contains(wanted), "{wanted} in {}", visit.text);
     }
 }

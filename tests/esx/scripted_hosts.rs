@@ -251,7 +251,7 @@ async fn a_server_that_is_not_vim25_is_the_reason_of_the_outage() {
     let no_session = || ok("Login", "<returnval><key>k</key></returnval>");
     let cases: [(&'static str, Answer, &str); 8] = [
         ("RetrieveServiceContent", html(), "HTTP status 200 without a SOAP answer"),
-        ("RetrieveServiceContent", Answer::new(200, "not XML"), "cannot be read"),
+        ("RetrieveServiceContent", Answer::new(200, "not XML"), "cannot be parsed"),
         (
             "RetrieveServiceContent",
             Answer::new(302, "").header("location", "/elsewhere"),
@@ -261,14 +261,14 @@ async fn a_server_that_is_not_vim25_is_the_reason_of_the_outage() {
         (
             "RetrieveServiceContent",
             ok("RetrieveServiceContent", ""),
-            "does not say that it is a vim25 host",
+            "does not identify itself as a vim25 host",
         ),
         ("/sdk/vimServiceVersions.xml", Answer::new(503, ""), "HTTP status 503"),
-        ("Login", no_session(), "gave no session"),
+        ("Login", no_session(), "set no session cookie"),
         (
             "WaitForUpdatesEx",
             Answer::new(200, &envelope("<WaitForUpdatesExResponse>")[..]),
-            "cannot be read",
+            "cannot be parsed",
         ),
     ];
     for (method, answer, reason) in cases {
@@ -348,7 +348,9 @@ async fn a_removal_that_a_second_read_denies_is_not_reported() {
     host.script("WaitForUpdatesEx", [first, fault("InvalidCollectorVersion", ""), empty()]);
     let running = RunningBackend::start(&host.serve().await);
     assert!(
-        outage_reason(&running).await.contains("said that machines are gone and then showed them")
+        outage_reason(&running)
+            .await
+            .contains("reported that machines are gone and then returned them")
     );
     running.observer.wait_connected(1).await;
     let recording = running.observer.recording();

@@ -1,6 +1,5 @@
-//! Faults of vim25: what the host said, and which kind of failure that is. The most exact type
-//! decides, for `NotAuthenticated` extends `NoPermission` and `InvalidPowerState` extends
-//! `InvalidState`.
+//! Faults of vim25 and the kind of failure that each is. The most derived type decides:
+//! `NotAuthenticated` extends `NoPermission`, and `InvalidPowerState` extends `InvalidState`.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +9,17 @@ use crate::domain::failure::Fault;
 use crate::domain::ids::TaskId;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// Fields that hold other faults: told by name in the host's log, of no use to callers.
+/// The fields that contain other faults. Callers do not need them.
 const NESTED: [&str; 2] = ["faultCause", "fault"];
 
-/// A fault as it came, from an answer or from a task.
+/// A fault of an answer, of a task, or of a property that cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VimFault {
-    /// The vim25 type; empty where the host gave only a text.
+    /// The vim25 type, empty if the host sent only a text.
     pub name: String,
-    /// The host's own sentence; can be empty.
+    /// The message of the host; can be empty.
     pub message: String,
-    /// Its simple fields, references as their ids.
+    /// The simple fields, references as their ids.
     pub details: BTreeMap<String, String>,
 }
 
@@ -35,21 +34,20 @@ impl VimFault {
         }
     }
 
-    /// Reads a `LocalizedMethodFault`: the error of a task, or of a missing property.
+    /// Reads a `LocalizedMethodFault`: the error of a task, or the fault of a missing property.
     #[must_use]
     pub fn from_localized(error: Element<'_>) -> Self {
         let message = error.child_text("localizedMessage").unwrap_or_default();
         Self::from_element(error.child("fault").unwrap_or(error), message)
     }
 
-    /// Whether it says that there is no session.
+    /// Whether the host has no session for the call, or the account lacks System.View.
     #[must_use]
     pub fn is_not_authenticated(&self) -> bool {
         self.name == "NotAuthenticated"
     }
 
-    /// Whether a lost session can look like this: then the session is to be asked for. vim25.md,
-    /// section 2.
+    /// Whether a lost session can cause this fault. The caller must then check the session.
     #[must_use]
     pub fn may_mean_lost_session(&self) -> bool {
         matches!(
@@ -59,7 +57,7 @@ impl VimFault {
     }
 
     /// Whether the call may have run although it faulted. A vCenter answers with these faults if it
-    /// loses touch with the host.
+    /// loses its connection to the host.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
         matches!(
@@ -68,7 +66,7 @@ impl VimFault {
         )
     }
 
-    /// Which kind of failure it is.
+    /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> HostErrorKind {
         match self.name.as_str() {
@@ -92,7 +90,8 @@ impl VimFault {
         }
     }
 
-    /// The failure; `prefix` says what failed, such as "The host refused to power it on".
+    /// Converts it to a [`HostError`]. `prefix` says what failed, such as "The host refused to
+    /// power it on".
     #[must_use]
     pub fn into_error(self, prefix: &str) -> HostError {
         let kind = self.kind();
@@ -121,7 +120,7 @@ impl VimFault {
     }
 
     fn from_element(fault: Element<'_>, message: &str) -> Self {
-        // Real hosts always give the type; the element's name is the same with `Fault` behind it.
+        // Hosts always send the type. Without it, the element's name is the type plus `Fault`.
         let name = match fault.type_name() {
             Some(name) => name.to_owned(),
             None => fault.name().strip_suffix("Fault").unwrap_or_default().to_owned(),
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_of_the_table_has_its_kind() {
+    fn each_fault_has_its_kind() {
         let table = [
             ("InvalidPowerState", HostErrorKind::InvalidPowerState),
             ("TaskInProgress", HostErrorKind::Busy),
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_faults_after_which_a_call_may_have_run_say_so() {
+    fn faults_of_a_lost_host_connection_have_an_uncertain_outcome() {
         for name in ["HostCommunication", "HostNotConnected", "HostNotReachable", "SystemError"] {
             let error =
                 soap(&format!(r#"<v:{name}Fault i:type="v:{name}"/>"#)).into_error("it failed");
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_worth_keeping_are_kept() {
+    fn simple_fields_are_kept_as_details() {
         let fault = soap(
             r#"<TaskInProgressFault i:type="TaskInProgress"><faultCause><fault/></faultCause>
                <faultMessage><key>k</key><message>More.</message></faultMessage>
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_without_detail_is_its_text() {
+    fn a_fault_without_detail_keeps_its_text() {
         let error = soap("").into_error("The host refused Login");
         assert_eq!(error.kind, HostErrorKind::Rejected);
         assert_eq!(error.message, "The host refused Login: \u{201c}Said so.\u{201d}.");
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tasks_error_reads_the_same() {
+    fn the_error_of_a_task_is_read() {
         let text = r#"<error xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><fault i:type="InvalidPowerState">
             <requestedState>poweredOn</requestedState><existingState>poweredOn</existingState></fault>
             <localizedMessage>Is on.</localizedMessage></error>"#;

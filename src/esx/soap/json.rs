@@ -1,8 +1,8 @@
-//! Any value of vim25 as JSON, for people who look at raw properties.
+//! Converts any vim25 value to JSON.
 //!
-//! Only what the answer itself types becomes a number or a boolean; a plain field is a string, for
-//! its type stands in the WSDL alone. References are `{"type", "value"}`, `ArrayOf…` are arrays,
-//! objects carry their type as `_type`.
+//! A value becomes a number or a boolean only if it has an `xsi:type`. Other fields are strings,
+//! because only the WSDL knows their type. A reference becomes `{"type", "value"}`, an `ArrayOf…`
+//! an array, and an object has its type in `_type`.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 
 use super::xml::Element;
 
-/// Deeper values are cut with a note: JSON is written and dropped recursively.
+/// Deeper values are replaced by a note, because JSON is written and dropped recursively.
 const MAX_DEPTH: usize = 200;
 
-/// The value as JSON.
+/// Converts a value to JSON.
 #[must_use]
 pub fn to_json(element: Element<'_>) -> Value {
     at_depth(element, 0)
@@ -22,7 +22,7 @@ pub fn to_json(element: Element<'_>) -> Value {
 fn at_depth(element: Element<'_>, depth: usize) -> Value {
     if depth >= MAX_DEPTH {
         return Value::String(format!(
-            "(cut: nested deeper than {MAX_DEPTH} levels; ask for a path below)"
+            "(cut: nested deeper than {MAX_DEPTH} levels; read a path below it)"
         ));
     }
     let type_name = element.type_name();
@@ -42,7 +42,7 @@ fn at_depth(element: Element<'_>, depth: usize) -> Value {
     }
     for child in element.children() {
         let value = at_depth(child, depth + 1);
-        // A repeated element is a list. One that came once cannot be told from a single value.
+        // A repeated element is a list. A list of one element looks like a single value.
         if times.get(child.name()).is_some_and(|times| *times > 1) {
             let list = object.entry(child.name()).or_insert_with(|| Value::Array(Vec::new()));
             if let Value::Array(list) = list {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_values_are_cut_and_not_recursed_into() {
+    fn deep_values_are_cut() {
         let text = format!("{}{}", "<a>".repeat(10_000), "</a>".repeat(10_000));
         let document = Document::parse(text.as_bytes()).unwrap();
         assert!(to_json(document.root()).to_string().contains("(cut: "));

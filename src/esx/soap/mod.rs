@@ -1,4 +1,5 @@
-//! vim25 as pure functions between bytes and values: no sockets, no clock, no session.
+//! Encodes vim25 requests and parses vim25 answers. Pure functions: no sockets, no clock, no
+//! session.
 
 pub mod fault;
 pub mod json;
@@ -9,13 +10,13 @@ pub mod xml;
 
 use xml::Element;
 
-/// The namespace of everything that vim25 itself names.
+/// The XML namespace of vim25.
 pub const VIM25: &str = "urn:vim25";
 
-/// The namespace of SOAP 1.1 envelopes.
+/// The XML namespace of SOAP 1.1 envelopes.
 pub const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 
-/// A managed object reference: the type and the id of an object that lives on the host.
+/// A `ManagedObjectReference`: the type and the id of an object on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     pub kind: String,
@@ -27,7 +28,7 @@ impl Reference {
         Self { kind: kind.into(), value: value.into() }
     }
 
-    /// Reads `<x type="VirtualMachine">16</x>`; `None` where there is no id.
+    /// Reads `<x type="VirtualMachine">16</x>`. `None` if the id is empty.
     #[must_use]
     pub fn from_element(element: Element<'_>) -> Option<Self> {
         let value = element.text();
@@ -35,7 +36,7 @@ impl Reference {
             .then(|| Self::new(element.attribute("type").unwrap_or_default(), value.trim()))
     }
 
-    /// Reads the reference in the child of this name.
+    /// Reads the reference in the child of this name. `None` if there is none.
     #[must_use]
     pub fn in_child(element: Element<'_>, name: &str) -> Option<Self> {
         element.child(name).and_then(Self::from_element)

@@ -1,4 +1,4 @@
-//! What the property collector answers with: contents of objects, sets of updates, and the values
+//! Parses the answers of the property collector: contents of objects, update sets, and the values
 //! in them.
 
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use super::Reference;
 use super::fault::VimFault;
 use super::xml::Element;
 
-/// One object of `RetrievePropertiesEx`.
+/// One object of a `RetrieveResult`.
 #[derive(Debug)]
 pub struct ObjectContent<'d> {
     pub object: Reference,
@@ -24,16 +24,17 @@ pub struct MissingProperty<'d> {
     pub fault: VimFault,
 }
 
-/// The answer of `WaitForUpdatesEx`, where it was not null.
+/// The answer of `WaitForUpdatesEx` if there are updates.
 #[derive(Debug)]
 pub struct UpdateSet<'d> {
+    /// The version for the next call.
     pub version: &'d str,
-    /// More belongs to it: ask again at once.
+    /// Whether the next call returns more of the same set.
     pub truncated: bool,
     pub objects: Vec<ObjectUpdate<'d>>,
 }
 
-/// What changed of one object.
+/// The update of one object.
 #[derive(Debug)]
 pub struct ObjectUpdate<'d> {
     pub kind: UpdateKind,
@@ -42,11 +43,14 @@ pub struct ObjectUpdate<'d> {
     pub missing: Vec<MissingProperty<'d>>,
 }
 
-/// What became of an object in the filter.
+/// The kind of an object update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateKind {
+    /// The object is new in the filter.
     Enter,
+    /// Properties changed.
     Modify,
+    /// The object left the filter.
     Leave,
 }
 
@@ -57,12 +61,13 @@ pub struct PropertyChange<'d> {
     pub value: ChangedValue<'d>,
 }
 
-/// What a property was changed to.
+/// The new value of a property.
 #[derive(Clone, Copy, Debug)]
 pub enum ChangedValue<'d> {
     Assigned(Element<'d>),
+    /// The property has no value now.
     Unset,
-    /// An element was put into a list that is not told whole: read it again.
+    /// One element was added to a list, without the other elements: read the property again.
     Partial,
 }
 
@@ -130,7 +135,7 @@ fn missing(object: Element<'_>) -> Vec<MissingProperty<'_>> {
         .collect()
 }
 
-/// `xsd:boolean`
+/// Reads an `xsd:boolean`. `None` for any other text.
 #[must_use]
 pub fn boolean(element: Element<'_>) -> Option<bool> {
     match element.text().trim() {
@@ -140,21 +145,21 @@ pub fn boolean(element: Element<'_>) -> Option<bool> {
     }
 }
 
-/// Any whole number that fits.
+/// Reads an integer. `None` if the text is none or does not fit.
 #[must_use]
 pub fn number<T: std::str::FromStr>(element: Element<'_>) -> Option<T> {
     element.text().trim().parse().ok()
 }
 
-/// A text that is not empty.
+/// Reads a text. `None` if it is empty.
 #[must_use]
 pub fn text(element: Element<'_>) -> Option<String> {
     let text = element.text();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// `xsd:dateTime`, with or without fraction and offset; without one it is taken as UTC. To the
-/// microsecond: callers are told six digits at most.
+/// Reads an `xsd:dateTime`, with or without fraction and offset. Without offset it is UTC. Rounded
+/// down to the microsecond, the precision of otter's API. `None` for any other text.
 #[must_use]
 pub fn timestamp(element: Element<'_>) -> Option<Timestamp> {
     let text = element.text().trim();
@@ -164,7 +169,7 @@ pub fn timestamp(element: Element<'_>) -> Option<Timestamp> {
     Timestamp::from_microsecond(time.as_microsecond()).ok()
 }
 
-/// The references of an `ArrayOfManagedObjectReference`.
+/// Reads an `ArrayOfManagedObjectReference`.
 #[must_use]
 pub fn references(element: Element<'_>) -> Vec<Reference> {
     element.children().filter_map(Reference::from_element).collect()
@@ -176,7 +181,7 @@ mod tests {
     use crate::esx::soap::xml::Document;
 
     #[test]
-    fn an_update_set_is_read_whole() {
+    fn an_update_set_is_parsed() {
         let text = r#"<returnval xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><version>7</version>
           <filterSet><filter type="PropertyFilter">f</filter>
             <objectSet><kind>enter</kind><obj type="VirtualMachine">1</obj>
@@ -204,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_in_every_form() {
+    fn every_form_of_a_time_is_parsed() {
         let expected: Timestamp = "2023-12-12T10:06:39Z".parse().unwrap();
         for text in [
             "2023-12-12T10:06:39Z",

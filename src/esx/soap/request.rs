@@ -1,12 +1,12 @@
-//! Requests of vim25 as envelopes. Children stand in the order of the WSDL, for hostd rejects any
-//! other, and abstract types carry their `xsi:type`.
+//! Encodes vim25 requests as SOAP envelopes. Children are in the order of the WSDL, because hostd
+//! rejects any other order. Abstract types have their `xsi:type`.
 
 use std::fmt;
 
 use super::xml::Writer;
 use super::{ENVELOPE, Reference, VIM25};
 
-/// One method call, ready to be sent.
+/// One encoded method call.
 #[derive(Clone)]
 pub struct Request {
     /// The method's name, such as `PowerOnVM_Task`.
@@ -15,36 +15,36 @@ pub struct Request {
 }
 
 impl fmt::Debug for Request {
-    /// Without the envelope, which can hold a password.
+    /// Leaves out the envelope, which can contain a password.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Request").field("method", &self.method).finish_non_exhaustive()
     }
 }
 
-/// Which properties of which type to read.
+/// `PropertySpec` of vim25: a type and the paths to read of its objects.
 #[derive(Clone, Debug)]
 pub struct PropertySpec<'a> {
     pub object_type: &'a str,
     pub paths: Vec<&'a str>,
 }
 
-/// Which objects to read them of.
+/// The objects to read.
 #[derive(Clone, Copy, Debug)]
 pub enum Selection<'a> {
-    /// These themselves.
+    /// These objects.
     Objects(&'a [Reference]),
-    /// All that a view (`ContainerView` or `ListView`) shows.
+    /// All objects of a `ContainerView` or a `ListView`.
     View(&'a Reference),
 }
 
-/// `RetrieveServiceContent`: what the host is and where its singletons are; needs no session.
+/// `RetrieveServiceContent`: the product and the singletons of the host. Needs no session.
 #[must_use]
 pub fn retrieve_service_content() -> Request {
     let this = Reference::new("ServiceInstance", "ServiceInstance");
     EnvelopeBuilder::new("RetrieveServiceContent", &this, None).finish()
 }
 
-/// `Login`. The envelope holds the password: it is sent and dropped, and never logged.
+/// `Login`. The envelope contains the password; it is never logged.
 #[must_use]
 pub fn login(session_manager: &Reference, username: &str, password: &str) -> Request {
     let mut call = EnvelopeBuilder::new("Login", session_manager, None);
@@ -58,7 +58,7 @@ pub fn logout(session_manager: &Reference) -> Request {
     EnvelopeBuilder::new("Logout", session_manager, None).finish()
 }
 
-/// `CreateContainerView` of everything of these types below `container`.
+/// `CreateContainerView`: all objects of `types` below `container`.
 #[must_use]
 pub fn create_container_view(
     view_manager: &Reference,
@@ -74,7 +74,7 @@ pub fn create_container_view(
     call.finish()
 }
 
-/// `CreateListView`, empty.
+/// `CreateListView`: an empty list.
 #[must_use]
 pub fn create_list_view(view_manager: &Reference) -> Request {
     EnvelopeBuilder::new("CreateListView", view_manager, None).finish()
@@ -99,7 +99,7 @@ pub fn destroy_view(view: &Reference) -> Request {
     EnvelopeBuilder::new("DestroyView", view, None).finish()
 }
 
-/// `CreateFilter` with whole values only (`partialUpdates=false`).
+/// `CreateFilter` with `partialUpdates=false`: an update has the complete value of a property.
 #[must_use]
 pub fn create_filter(
     collector: &Reference,
@@ -117,7 +117,7 @@ pub fn destroy_property_filter(filter: &Reference) -> Request {
     EnvelopeBuilder::new("DestroyPropertyFilter", filter, None).finish()
 }
 
-/// `WaitForUpdatesEx`. `max_wait_seconds` 0 asks for one calculation of what is new.
+/// `WaitForUpdatesEx`. With `max_wait_seconds` 0 the host answers at once.
 #[must_use]
 pub fn wait_for_updates(
     collector: &Reference,
@@ -134,7 +134,7 @@ pub fn wait_for_updates(
     call.finish()
 }
 
-/// `CancelWaitForUpdates`: ends the pending wait, which then faults `RequestCanceled`.
+/// `CancelWaitForUpdates`: ends the pending wait with the fault `RequestCanceled`.
 #[must_use]
 pub fn cancel_wait_for_updates(collector: &Reference) -> Request {
     EnvelopeBuilder::new("CancelWaitForUpdates", collector, None).finish()
@@ -161,7 +161,7 @@ pub fn continue_retrieve_properties(collector: &Reference, token: &str) -> Reque
     call.finish()
 }
 
-/// A method of a machine or a task that takes nothing but its object.
+/// A method without parameters, of a machine or a task.
 #[must_use]
 pub fn without_parameters(
     method: &'static str,
@@ -183,8 +183,8 @@ pub fn revert_to_snapshot(
     call.finish()
 }
 
-/// `CreateSnapshot_Task` of a machine: name (escaped) and description, with the memory and with a
-/// quiet guest or not.
+/// `CreateSnapshot_Task`: the name (escaped) and the description, and whether to include the memory
+/// and to quiesce the guest.
 #[must_use]
 pub fn create_snapshot(
     machine: &Reference,
@@ -206,7 +206,7 @@ pub fn remove_snapshot(snapshot: &Reference, children: bool, operation_id: &str)
     call.finish()
 }
 
-/// `RenameSnapshot`; the name escaped.
+/// `RenameSnapshot`. The name is escaped. `None` keeps the name or the description.
 #[must_use]
 pub fn rename_snapshot(
     snapshot: &Reference,
@@ -224,7 +224,7 @@ pub fn rename_snapshot(
     call.finish()
 }
 
-/// `AnswerVM`; the choice is the key of one.
+/// `AnswerVM`. `choice` is the key of a choice.
 #[must_use]
 pub fn answer_question(
     machine: &Reference,
@@ -241,7 +241,7 @@ const fn boolean(yes: bool) -> &'static str {
     if yes { "true" } else { "false" }
 }
 
-/// An envelope under construction.
+/// Builds one envelope.
 struct EnvelopeBuilder {
     method: &'static str,
     writer: Writer,
@@ -326,7 +326,7 @@ mod tests {
     use crate::esx::soap::xml::Document;
 
     #[test]
-    fn an_envelope_names_method_object_and_operation() {
+    fn an_envelope_has_method_object_and_operation_id() {
         let machine = Reference::new("VirtualMachine", "a<b");
         let request = without_parameters("PowerOnVM_Task", &machine, Some("job-1"));
         let document = Document::parse(request.envelope.as_bytes()).unwrap();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn children_stand_in_the_order_of_the_wsdl() {
+    fn children_are_in_the_order_of_the_wsdl() {
         let collector = Reference::new("PropertyCollector", "pc");
         let view = Reference::new("ContainerView", "v");
         let properties =

@@ -1,32 +1,31 @@
-//! Judges what came back: the result of a method, a fault, or nothing that speaks SOAP.
+//! Parses an HTTP answer: it is the result of a method, a fault, or no vim25 answer.
 
 use super::fault::VimFault;
 use super::xml::{Document, Element, XmlError};
 use super::{ENVELOPE, Reference};
 
-/// The answer of a method that did not fault.
+/// The answer of a method that succeeded.
 #[derive(Clone, Debug)]
 pub struct Reply(Document);
 
-/// Bytes that are no answer of vim25.
+/// Why an HTTP answer is no vim25 answer. In each case the call may have run.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// Whatever speaks HTTP there speaks for an absent host: nobody knows what became of the
-    /// request.
+    /// The proxy of the host answered, because hostd is down or starting.
     #[error("HTTP status {0} without a SOAP answer: the host's service is down or starting")]
     Unavailable(u16),
     #[error("HTTP status {0} without a SOAP answer")]
     NotSoap(u16),
-    #[error("HTTP status {0} with an answer that cannot be read")]
+    #[error("HTTP status {0} with an answer that cannot be parsed")]
     Unreadable(u16, #[source] XmlError),
     #[error("the answer belongs to {0} and not to {1}")]
     OtherMethod(String, &'static str),
 }
 
-/// Reads the answer to `method`. Faults are told by what they are, whatever the status says.
+/// Parses the answer to `method`. A SOAP fault is a fault with any HTTP status.
 ///
 /// # Errors
-/// [`AnswerError`] where there is neither a result nor a fault.
+/// [`AnswerError`] if the answer is neither a result nor a fault.
 pub fn parse_answer(
     status: u16,
     body: &[u8],
@@ -59,17 +58,17 @@ impl Reply {
     /// The `…Response` element.
     #[must_use]
     pub fn response(&self) -> Element<'_> {
-        // `parse_answer` lets no other document become a reply.
+        // `parse_answer` makes a reply only of a document with this element.
         body_content(self.0.root()).unwrap_or_else(|| self.0.root())
     }
 
-    /// The first `returnval`; `None` for void and for null.
+    /// The first `returnval`. `None` if the method returned null or has no result.
     #[must_use]
     pub fn return_value(&self) -> Option<Element<'_>> {
         self.response().child("returnval")
     }
 
-    /// The reference that the method returned.
+    /// The reference that the method returned. `None` if it returned none.
     #[must_use]
     pub fn reference(&self) -> Option<Reference> {
         self.return_value().and_then(Reference::from_element)
@@ -80,7 +79,7 @@ fn body_content(envelope: Element<'_>) -> Option<Element<'_>> {
     envelope.children().find(|child| child.is(ENVELOPE, "Body"))?.children().next()
 }
 
-/// 404 is what the proxy says while hostd, which owns `/sdk`, is down.
+/// The proxy answers 404 while hostd, which serves `/sdk`, is down.
 fn not_soap(status: u16) -> AnswerError {
     match status {
         404 | 500.. => AnswerError::Unavailable(status),
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn results_void_and_null_are_told_apart_from_faults() {
+    fn results_and_faults_are_parsed() {
         let body = envelope(
             r#"<PowerOnVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">t</returnval></PowerOnVM_TaskResponse>"#,
         );
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_judged_by_its_status() {
+    fn an_answer_that_is_not_soap_is_classified_by_its_status() {
         let html: &[u8] = b"<html><body>503 Service Unavailable</body></html>";
         let long: Vec<u8> = vec![b'x'; 100_000];
         for body in [b"" as &[u8], b"no healthy upstream", html, &long] {
@@ -151,12 +150,12 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), status in 100_u16..600) {
+        fn no_answer_makes_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), status in 100_u16..600) {
             let _ = parse_answer(status, &bytes, "Login");
         }
 
-        /// Answers that were damaged on the way are read or refused, and whatever is read can be
-        /// looked at.
+        /// A damaged answer is parsed or refused. If it is parsed, the property cache and the JSON
+        /// conversion accept it.
         #[test]
         fn damaged_answers_do_not_make_it_panic(at in 0_usize..900, byte in proptest::num::u8::ANY, cut in 0_usize..900) {
             let mut body = envelope(

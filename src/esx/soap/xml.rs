@@ -1,10 +1,9 @@
-//! XML as vim25 uses it: bytes to a tree with namespaces resolved, and a writer. Pure, bounded,
-//! never recursive.
+//! Parses XML into a tree with resolved namespaces, and writes XML. Pure, bounded, not recursive.
 //!
-//! The tree is an arena, so that neither reading nor dropping a document uses the stack: snapshot
-//! trees nest thousands deep. No entity is ever expanded but the five of XML itself, and a document
-//! type is refused. Characters that XML forbids become U+FFFD: hosts do send them, and one bad
-//! annotation must not cost the whole answer.
+//! The tree is an arena, so that parsing and dropping a document need no stack: snapshot trees nest
+//! thousands of levels deep. Only the five predefined entities are expanded, and a document type is
+//! refused. Characters that XML forbids become U+FFFD, because hosts send them in annotations, and
+//! one of them must not make the whole answer unusable.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,24 +15,24 @@ use quick_xml::name::{QName, ResolveResult};
 /// The namespace of `xsi:type`.
 const SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
 
-/// Deeper documents are refused. A snapshot takes one level of it.
+/// The deepest nesting of a document. Each snapshot of a branch takes one level.
 pub const MAX_DEPTH: usize = 16_384;
 
-/// Documents of more elements are refused; a host of 1,000 machines sends some 400,000.
+/// The most elements of a document. A host of 1,000 machines sends about 400,000.
 const MAX_ELEMENTS: usize = 8_000_000;
 
-/// Why bytes are no document that otter reads.
+/// Why a document cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum XmlError {
     #[error("the answer is not well-formed XML")]
     Malformed(#[source] quick_xml::Error),
     #[error("the answer ends before its last element is closed")]
     Truncated,
-    #[error("the answer has no element at all")]
+    #[error("the answer has no element")]
     Empty,
     #[error("the answer has text or elements after its root")]
     TrailingContent,
-    #[error("the answer holds a document type declaration, which SOAP forbids")]
+    #[error("the answer has a document type declaration, which SOAP forbids")]
     DocumentType,
     #[error("the answer uses the entity &{0};, which nothing declares")]
     UnknownEntity(String),
@@ -41,7 +40,7 @@ pub enum XmlError {
     TooDeep,
     #[error("the answer has more than {MAX_ELEMENTS} elements")]
     TooManyElements,
-    #[error("the answer is encoded as {0}, and only UTF-8 is read")]
+    #[error("the answer is encoded as {0}, but only UTF-8 is supported")]
     Encoding(String),
 }
 
@@ -80,10 +79,10 @@ pub struct Element<'d> {
 }
 
 impl Document {
-    /// Reads a whole document.
+    /// Parses a document.
     ///
     /// # Errors
-    /// As [`XmlError`] says; the bytes are never echoed.
+    /// [`XmlError`]. Its message contains no input except the name of an entity or an encoding.
     pub fn parse(bytes: &[u8]) -> Result<Self, XmlError> {
         if bytes.starts_with(&[0xFE, 0xFF]) || bytes.starts_with(&[0xFF, 0xFE]) {
             return Err(XmlError::Encoding("UTF-16".to_owned()));
@@ -106,7 +105,7 @@ impl<'d> Element<'d> {
         &self.node().name
     }
 
-    /// The namespace, empty where there is none.
+    /// The namespace, empty if there is none.
     #[must_use]
     pub fn namespace(self) -> &'d str {
         &self.document.namespaces[self.node().namespace as usize]
@@ -118,13 +117,13 @@ impl<'d> Element<'d> {
         self.name() == name && self.namespace() == namespace
     }
 
-    /// The local part of `xsi:type`.
+    /// The local part of `xsi:type`. `None` without it.
     #[must_use]
     pub fn type_name(self) -> Option<&'d str> {
         self.node().type_name.as_ref().map(|type_name| type_name.name.as_str())
     }
 
-    /// The namespace of `xsi:type`, empty where its prefix is not declared.
+    /// The namespace of `xsi:type`, empty if its prefix is not declared. `None` without `xsi:type`.
     #[must_use]
     pub fn type_namespace(self) -> Option<&'d str> {
         let type_name = self.node().type_name.as_ref()?;
@@ -138,13 +137,13 @@ impl<'d> Element<'d> {
         attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The element's own text, entities resolved, as it stands.
+    /// The text of the element without its children, with entities resolved and untrimmed.
     #[must_use]
     pub fn text(self) -> &'d str {
         &self.node().text
     }
 
-    /// The elements right below, in order.
+    /// The child elements, in order.
     pub fn children(self) -> impl Iterator<Item = Element<'d>> + use<'d> {
         let document = self.document;
         let mut next = self.node().first_child;
@@ -307,13 +306,13 @@ impl TreeBuilder {
     fn namespace(&mut self, resolved: &ResolveResult<'_>) -> u32 {
         let name = match resolved {
             ResolveResult::Bound(namespace) => namespace.as_ref(),
-            // An undeclared prefix is an error of the host's that says nothing about the rest.
+            // An undeclared prefix is an error of the host, but the answer is usable.
             ResolveResult::Unbound | ResolveResult::Unknown(_) => "",
         };
         if let Some(index) = self.known_namespaces.get(name) {
             return *index;
         }
-        // There are no more namespaces than elements and attributes, and those fit.
+        // There are fewer namespaces than elements and attributes, and their number fits.
         let index = u32::try_from(self.document.namespaces.len()).unwrap_or(0);
         self.document.namespaces.push(name.to_owned());
         self.known_namespaces.insert(name.to_owned(), index);
@@ -354,7 +353,7 @@ fn unescape(raw: &str) -> Result<String, XmlError> {
     Ok(out)
 }
 
-/// What stands between `&` and `;`.
+/// Resolves the text between `&` and `;`.
 fn resolve(reference: &str) -> Result<char, XmlError> {
     let number = match reference {
         "lt" => return Ok('<'),
@@ -375,7 +374,7 @@ fn resolve(reference: &str) -> Result<char, XmlError> {
     Ok(replace_forbidden(character))
 }
 
-/// The character itself, or U+FFFD where XML 1.0 forbids it.
+/// The character, or U+FFFD if XML 1.0 forbids it.
 const fn replace_forbidden(character: char) -> char {
     match character {
         '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => {
@@ -385,7 +384,7 @@ const fn replace_forbidden(character: char) -> char {
     }
 }
 
-/// Writes XML; what it writes is always well-formed, whatever the texts.
+/// Writes well-formed XML, whatever the texts contain.
 #[derive(Debug, Default)]
 pub struct Writer {
     out: String,
@@ -406,7 +405,7 @@ impl Writer {
         self
     }
 
-    /// Closes the element opened last.
+    /// Closes the innermost open element.
     pub fn end(&mut self) -> &mut Self {
         if let Some(name) = self.open.pop() {
             self.out.push_str("</");
@@ -416,18 +415,18 @@ impl Writer {
         self
     }
 
-    /// Text inside of the open element.
+    /// Writes text into the open element.
     pub fn text(&mut self, text: &str) -> &mut Self {
         escape_into(&mut self.out, text);
         self
     }
 
-    /// A whole element that holds only text.
+    /// Writes an element that contains only text.
     pub fn leaf(&mut self, name: &str, attributes: &[(&str, &str)], text: &str) -> &mut Self {
         self.start(name, attributes).text(text).end()
     }
 
-    /// Closes whatever is open and gives the document.
+    /// Closes all open elements and returns the document.
     #[must_use]
     pub fn finish(mut self) -> String {
         while !self.open.is_empty() {
@@ -456,7 +455,7 @@ fn escape_into(out: &mut String, text: &str) {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            // A parser would turn a bare one into a line feed.
+            // A parser turns a bare carriage return into a line feed.
             '\r' => out.push_str("&#13;"),
             character => out.push(character),
         }
@@ -535,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn written_xml_is_parsed_back() {
         let mut writer = Writer::new();
         writer.start("a", &[("k", "\"<&>'")]).leaf("b", &[], "1 < 2 & \r\n\u{1}").leaf(
             "c",

@@ -126,7 +126,7 @@ async fn a_certificate_that_is_refused_is_told_with_what_to_do() {
     let named = format!("https://localhost:{}", port(&daemon));
     let numbered = format!("https://127.0.0.1:{}", port(&daemon));
     let unknown =
-        ["nobody that is trusted has signed it", "--cacert", "--fingerprint SHA256", "openssl"];
+        ["no trusted authority has signed it", "--cacert", "--fingerprint SHA256", "openssl"];
     ends_at_once(&["--url", &named, "--cacert", other.path().to_str().unwrap()], &unknown).await;
     let misnamed = ["127.0.0.1", "localhost", "--fingerprint SHA256"];
     ends_at_once(&["--url", &numbered, "--cacert", certificate], &misnamed).await;
