@@ -1,5 +1,5 @@
-//! The suite can fail: the backend in process behind a wrapper that makes one mistake, which the
-//! suite has to notice by the case that is about it.
+//! Proves that the suite can fail: a wrapper adds one defect to the in-process backend, and the
+//! case about this defect must fail.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::in_process::InProcessFactory;
 use super::suite::{Conformance, HostFactory, TaskPacing, TestHost};
 
-/// What is done wrong, and the case that has to notice.
+/// The defect of a wrapper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Defect {
     NoDefect,
@@ -90,19 +90,19 @@ const DEFECTS: &[(Defect, &str)] = &[
     (M::CancelAlwaysSucceeds, "a_task_that_cannot_be_cancelled_continues"),
 ];
 
-/// What hangs is given up soon; what the rightful backend does takes a few milliseconds.
+/// The correct backend needs a few milliseconds, so a short timeout is enough for calls that hang.
 const SUITE: Conformance = Conformance { timeout: Duration::from_secs(1), concurrency: 100 };
 
 #[tokio::test]
 async fn the_named_case_detects_each_defect() {
     let report = SUITE.run_all(&BrokenBackendFactory(M::NoDefect)).await;
-    assert!(report.failed().is_empty(), "a wrapper that does nothing wrong fails: {report}");
+    assert!(report.failed().is_empty(), "a wrapper without a defect fails: {report}");
     let mut undetected = Vec::new();
     for (defect, case) in DEFECTS {
         let report = SUITE.run_all(&BrokenBackendFactory(*defect)).await;
-        println!("{defect:?} is noticed by {} cases", report.failed().len());
+        println!("{defect:?} is detected by {} cases", report.failed().len());
         if !report.failed().contains(case) {
-            undetected.push(format!("{defect:?} is not noticed by {case}: {report}"));
+            undetected.push(format!("{defect:?} is not detected by {case}: {report}"));
         }
     }
     assert!(undetected.is_empty(), "{}", undetected.join("\n"));
@@ -118,18 +118,18 @@ impl HostFactory for BrokenBackendFactory {
     }
 }
 
-/// The backend without any capability.
+/// A wrapper without any capability.
 pub fn without_capabilities(backend: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor> {
     BrokenBackend::new(backend, M::CapabilityHidden)
 }
 
-/// A backend that makes one mistake.
+/// A wrapper with one defect.
 struct BrokenBackend {
     inner: Arc<dyn Hypervisor>,
     defect: Defect,
-    /// Evidence as it was first read.
+    /// The first evidence of each machine.
     first_evidence: Mutex<Vec<(MachineId, Evidence)>>,
-    /// Senders that are never dropped.
+    /// Senders that are kept, so that their receivers stay open.
     kept_senders: Mutex<Vec<watch::Sender<TaskStatus>>>,
     runs: AtomicUsize,
     barriers: Arc<AtomicUsize>,
@@ -194,7 +194,7 @@ impl Hypervisor for BrokenBackend {
                 Err(CallError::Lost(error))
             }
             Err(CallError::Lost(error)) if self.is(M::LostCallRepeated) => {
-                // Once what it did is done, so that it is taken.
+                // Repeat until the host accepts it, after the first call has ended.
                 tokio::task::yield_now().await;
                 while self.inner.call(machine, call, job).await.is_err() {
                     tokio::task::yield_now().await;
@@ -331,7 +331,7 @@ impl Hypervisor for BrokenBackend {
     }
 }
 
-/// A receiver that is told something else than the rightful one.
+/// A receiver that gets other statuses than `from`.
 fn altered_follower(
     mut from: watch::Receiver<TaskStatus>,
     alter: impl Fn(&TaskStatus) -> Vec<TaskStatus> + Send + 'static,
@@ -353,7 +353,7 @@ fn altered_follower(
     receiver
 }
 
-/// An observer that passes on what it should not, or not what it should.
+/// An observer that changes the reports that it forwards.
 struct BrokenObserver {
     inner: Arc<dyn Observer>,
     defect: Defect,

@@ -1,5 +1,5 @@
-//! A whole otter in front of the host in this process: nothing above the seam knows which
-//! hypervisor it is. The scenarios of `on_every_host` run on it too.
+//! A complete otter on the in-process backend: only the backend knows vim25. The scenarios of
+//! `on_every_host` run on it too.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::broken_backends::without_capabilities;
 use crate::harness::{Host, HostKind, Lab, Plan, machine};
 
 #[tokio::test]
-async fn it_lists_powers_reverts_and_shows_what_it_did() {
+async fn machines_are_listed_powered_and_reverted() {
     let lab = Lab::on(HostKind::InProcess).await;
     let Host::InProcess(host) = &lab.host else { panic!() };
     let (reverted, off) = (lab.cast.reverted, "ci-runner-2");
@@ -40,10 +40,10 @@ async fn it_lists_powers_reverts_and_shows_what_it_did() {
     );
     assert_ne!(seen["current_snapshot"], made.json["result"]["snapshot"]);
 
-    // What somebody else does is seen too, and an absence is waited out.
+    // A change by another client is seen, and a job waits for the end of an outage.
     let id = lab.machine(off).await["id"].as_str().unwrap().to_owned();
     host.mutate(|world| {
-        let task = world.start_task(&id, Operation::PowerOff, "somebody else").unwrap();
+        let task = world.start_task(&id, Operation::PowerOff, "other-client").unwrap();
         world.finish_task(&task.id);
     });
     lab.until_seen(&id, "power_state", json!("off")).await;
@@ -57,13 +57,13 @@ async fn it_lists_powers_reverts_and_shows_what_it_did() {
 }
 
 #[tokio::test]
-async fn what_a_backend_cannot_do_is_not_supported() {
+async fn a_missing_capability_is_not_supported() {
     let plan = Plan { between: without_capabilities, ..Plan::default() };
     let lab = Lab::on_with(HostKind::InProcess, plan).await;
     let running = lab.cast.running;
     let refused = lab.get(&machine(running, "/properties?path=name")).await;
     refused.problem(501, "not-supported");
-    // A caller learns first that there is no such machine, or that the call is wrong.
+    // An unknown machine and an invalid request come before it.
     lab.get(&machine("none", "/properties?path=name")).await.problem(404, "not-found");
     lab.get(&machine(running, "/properties")).await.problem(400, "invalid-request");
 }

@@ -1,5 +1,4 @@
-//! The truth about a host, as somebody sees it who comes new: a backend of its own that reads
-//! everything once.
+//! The contents of a host, read once by a second, fresh backend.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::suite::HostContents;
 use super::suite::recording_observer::RecordingObserver;
 
-/// How a host of these tests is reached.
+/// The options of a backend for a host of these tests.
 pub fn options(url: &str) -> EsxOptions {
     let mut options = EsxOptions::new(url, "root", SecretString::from("otter"));
     options.verify = Verify::Off;
@@ -24,7 +23,7 @@ pub fn options(url: &str) -> EsxOptions {
     options
 }
 
-/// All that there is on the host now.
+/// The contents of the host now.
 pub async fn contents(url: &str) -> Result<HostContents> {
     let backend = EsxHypervisor::new(&options(url), Clock::system())?;
     let (observer, stop) = (Arc::new(RecordingObserver::default()), CancellationToken::new());
@@ -34,7 +33,7 @@ pub async fn contents(url: &str) -> Result<HostContents> {
     let read = async {
         let contents = tokio::time::timeout(Duration::from_secs(15), connected).await;
         stop.cancel();
-        contents.context("a newcomer does not come in")
+        contents.context("the fresh backend did not connect")
     };
     let (ran, contents) = tokio::join!(backend.run(Arc::clone(&observer) as _, stop.clone()), read);
     ran?;

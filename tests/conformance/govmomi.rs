@@ -1,5 +1,5 @@
-//! The vim25 backend in front of govmomi's simulator, over a wire that can be cut; a colleague is
-//! the hand on the host.
+//! The suite on the vim25 backend and govmomi's simulator. A proxy can break their connections, and
+//! another client changes the host.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::suite::{
 };
 use crate::harness::{Host, HostKind, Plan};
 
-/// The cases that cannot be played here.
+/// The cases that are not applicable to govmomi's simulator.
 pub const NOT_APPLICABLE: &[&str] = &[
     "a_new_machine_is_reported",
     "a_datastore_reports_its_machine_count",
@@ -52,7 +52,7 @@ pub const NOT_APPLICABLE: &[&str] = &[
     "followers_are_closed_when_run_returns",
 ];
 
-/// A host of this kind.
+/// Creates hosts of this kind.
 pub struct GovmomiFactory(pub HostKind);
 
 #[async_trait]
@@ -72,7 +72,7 @@ impl HostFactory for GovmomiFactory {
         let initial = fresh_backend::contents(&url).await?;
         let named = |suffix: &str| {
             let machine = initial.machines.values().find(|machine| machine.name.ends_with(suffix));
-            machine.map(|machine| machine.id.clone()).context("the cast is not there")
+            machine.map(|machine| machine.id.clone()).context("a test machine is missing")
         };
         let [with_snapshots, running, permanent, stopped] =
             [named("VM0")?, named("VM1")?, named("VM2")?, named("VM3")?];
@@ -102,7 +102,7 @@ struct GovmomiControl {
     proxy: Proxy,
     other_client: Mutex<OtherClient>,
     machines: TestMachines,
-    /// What there was before anybody came.
+    /// The contents at the start.
     initial: HostContents,
 }
 
@@ -128,8 +128,9 @@ impl HostControl for GovmomiControl {
         unsupported(ability)
     }
 
-    /// What was there at first, as the colleague sees it now. A newcomer would do harm: the host
-    /// tells of changes to whoever came last alone.
+    /// The machines of the start, with the properties that the other client reads now. A fresh
+    /// backend would disturb the test: this host reports changes only to the client that connected
+    /// last.
     async fn contents(&self) -> Result<HostContents> {
         let machines = self
             .other_client
@@ -140,7 +141,7 @@ impl HostControl for GovmomiControl {
         let mut contents =
             HostContents { machines: BTreeMap::new(), datastores: self.initial.datastores.clone() };
         for ObservedMachine { id, name, power_state, snapshots } in machines {
-            let machine = self.initial.machines.get(&id).context("a machine that came")?;
+            let machine = self.initial.machines.get(&id).context("an added machine")?;
             let now =
                 Machine { name, power_state: Some(power_state), snapshots, ..machine.clone() };
             contents.machines.insert(id, now);

@@ -1,4 +1,4 @@
-//! The backend in this process.
+//! The suite on the in-process backend.
 
 use std::sync::Arc;
 

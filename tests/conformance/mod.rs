@@ -1,5 +1,5 @@
-//! The suite of what any backend must do, on the vim25 backend in front of each host of the tests
-//! and on the backend in this process. `broken_backends` shows that the suite finds a wrong backend.
+//! Runs the conformance suite on the vim25 backend with each host of the tests, and on the
+//! in-process backend. `broken_backends` proves that the suite detects a broken backend.
 
 mod broken_backends;
 mod end_to_end;
@@ -25,19 +25,19 @@ use suite::{Ability, Conformance, HostFactory, SuiteReport};
 
 const SUITE: Conformance = Conformance { timeout: Duration::from_secs(20), concurrency: 8 };
 
-/// Runs every case, and tells how it went.
+/// Runs every case and prints the report.
 async fn run_suite(host: &str, factory: &dyn HostFactory) -> SuiteReport {
     let report = SUITE.run_all(factory).await;
     println!("{host}: {report}");
     report
 }
 
-/// Nothing failed, and exactly these cases could not be played.
+/// Fails if a case failed, or if the cases that are not applicable are others than these.
 #[track_caller]
 fn check_report(report: &SuiteReport, not_applicable: &[&str]) {
     assert!(report.failed().is_empty(), "{report}");
     let names: Vec<_> = report.not_applicable().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, not_applicable, "what cannot be played is listed here, and no more");
+    assert_eq!(names, not_applicable, "the list of cases that are not applicable is wrong");
     assert_eq!(report.passed() + names.len(), report.0.len());
 }
 
@@ -49,16 +49,16 @@ async fn in_process_backend_conforms() {
 
 #[tokio::test]
 async fn vim25_conforms_on_the_own_simulator() {
-    let report = run_suite("our simulator", &own_simulator::SimulatorFactory::default()).await;
+    let report = run_suite("otter's simulator", &own_simulator::SimulatorFactory::default()).await;
     check_report(&report, &[]);
 }
 
-/// However a lost session looks, and with answers in small parts.
+/// With each form of a lost session, and with answers in small parts.
 #[tokio::test]
 async fn vim25_conforms_on_the_own_simulator_for_each_form_of_a_lost_session() {
     for factory in own_simulator::SimulatorFactory::session_loss_variants() {
         let report = SUITE.run_matching(&factory, |case| case.needs(Ability::ExpireSessions)).await;
-        println!("our simulator, {factory:?}: {report}");
+        println!("otter's simulator, {factory:?}: {report}");
         assert!(report.0.len() > 5);
         check_report(&report, &[]);
     }

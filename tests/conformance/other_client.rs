@@ -1,5 +1,4 @@
-//! Somebody else with an account on a host of vim25: a few calls in bare SOAP, which share nothing
-//! with the backend.
+//! Another client of a vim25 host: a few SOAP calls that share no code with the backend's calls.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use otter::domain::ids::{MachineId, SnapshotId};
@@ -13,14 +12,14 @@ use otter::esx::soap::xml::{Document, Element};
 
 use super::suite::Ability;
 
-/// A session of theirs.
+/// The client, logged in.
 pub struct OtherClient {
     client: reqwest::Client,
     url: String,
     cookie: String,
     session_manager: String,
     property_collector: String,
-    /// The key of the session.
+    /// The key of its session.
     key: String,
 }
 
@@ -54,20 +53,20 @@ impl OtherClient {
         Ok(other_client)
     }
 
-    /// Ends everybody's session but this one.
+    /// Ends all sessions but its own.
     pub async fn end_other_sessions(&mut self) -> Result<()> {
         let manager = self.session_manager.clone();
         let list = self.property(("SessionManager", &manager), "sessionList").await?;
         let keys =
             list.split("<key>").skip(1).filter_map(|rest| rest.split_once('<')).map(|(key, _)| key);
         let others: Vec<_> = keys.filter(|key| *key != self.key).collect();
-        ensure!(!others.is_empty(), "nobody else is logged in");
+        ensure!(!others.is_empty(), "there is no other session");
         let others = format!("<sessionId>{}</sessionId>", others.join("</sessionId><sessionId>"));
         self.call("TerminateSession", ("SessionManager", &manager), &others).await.map(drop)
     }
 
-    /// Does something to a machine that has a task, and gives the reference that the task resulted
-    /// in.
+    /// Calls a method that starts a task, which must succeed. Returns the task's result, if it is a
+    /// reference.
     pub async fn run_task(
         &mut self,
         method: &str,
@@ -81,7 +80,7 @@ impl OtherClient {
         Ok(element_text(&info, "result").map(str::to_owned))
     }
 
-    /// The value of a property, as it is written.
+    /// Reads a property. Returns the XML inside `val`.
     pub async fn property(&mut self, object: (&str, &str), path: &str) -> Result<String> {
         let answer = self.read(object, path).await?;
         element_text(&answer, "val")
@@ -89,8 +88,7 @@ impl OtherClient {
             .with_context(|| format!("{object:?} has no {path}: {answer}"))
     }
 
-    /// The machines in the folder of this one, as they are: what others make happen to them, read
-    /// directly.
+    /// Reads the machines in the folder of `machine`.
     pub async fn machines_in_same_folder(
         &mut self,
         machine: &MachineId,
@@ -121,7 +119,7 @@ impl OtherClient {
         Ok(machines)
     }
 
-    /// The whole answer to the read of a property.
+    /// Reads a property. Returns the whole answer.
     async fn read(&mut self, (kind, id): (&str, &str), path: &str) -> Result<String> {
         let specification = format!(
             "<specSet><propSet><type>{kind}</type><all>false</all><pathSet>{path}</pathSet></propSet>\
@@ -157,7 +155,7 @@ impl OtherClient {
     }
 }
 
-/// What a colleague sees of a machine.
+/// The properties of a machine that cases change.
 pub struct ObservedMachine {
     pub id: MachineId,
     pub name: String,
@@ -165,7 +163,7 @@ pub struct ObservedMachine {
     pub snapshots: Snapshots,
 }
 
-/// Takes the value out of the answer to a read; the default where it is unset.
+/// Applies `take` to the value in the answer to a read. The default if the property has no value.
 fn map_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option<T>) -> Result<T> {
     let document =
         Document::parse(answer.as_bytes()).map_err(|error| anyhow!("{error:?}: {answer}"))?;
@@ -173,7 +171,7 @@ fn map_value<T: Default>(answer: &str, take: impl FnOnce(Element<'_>) -> Option<
     Ok(document.root().descend(&path).and_then(take).unwrap_or_default())
 }
 
-/// A tree of snapshots, parents first.
+/// Parses `VirtualMachineSnapshotInfo`, parents first.
 fn snapshot_tree(value: Element<'_>) -> Snapshots {
     fn add(node: Element<'_>, parent: Option<&SnapshotId>, items: &mut Vec<Snapshot>) {
         let id = SnapshotId::from_backend(node.child_text("snapshot").unwrap_or_default());
@@ -200,12 +198,12 @@ fn snapshot_tree(value: Element<'_>) -> Snapshots {
     let mut items = Vec::new();
     value.children_named("rootSnapshotList").for_each(|root| add(root, None, &mut items));
     let current = value.child_text("currentSnapshot").map(SnapshotId::from_backend);
-    // It goes on naming one that it removed.
+    // govmomi's simulator still names a removed snapshot.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
 }
 
-/// What is in the first element of this name, to its last end.
+/// The content of the first element of this name.
 fn element_text<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let tag = format!("<{name}");
     let mut behind = text.match_indices(&tag).map(|(at, found)| at + found.len());
@@ -214,26 +212,26 @@ fn element_text<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     Some(rest.get(..rest.find(&format!("</{name}>"))?)?.trim())
 }
 
-/// Why govmomi's simulator cannot do this.
+/// Why govmomi's simulator does not have an ability. `None` if it has it.
 pub const fn unsupported(ability: Ability) -> Option<&'static str> {
     Some(match ability {
         Ability::StepTasks => "its tasks end within the call that starts them",
         Ability::CancelTasks => "it has no CancelTask",
-        Ability::FailTasks => "its tasks fail by its own rules alone",
+        Ability::FailTasks => "a test cannot let its tasks fail",
         Ability::ForgetTasks => "it forgets no task",
         Ability::RecentTasks => "its machines name no recent task",
-        Ability::Questions => "its machines ask nothing",
+        Ability::Questions => "its machines ask no questions",
         Ability::Tools => "its guests have no tools",
         Ability::GuestReboot => "it has no RebootGuest",
         Ability::RenameSnapshots => "it has no RenameSnapshot",
-        Ability::RecordedPowerStates => "its reverts leave the power as it is",
-        Ability::RefuseLogins => "its account cannot be locked",
-        Ability::RefuseCalls => "it refuses by its own rules alone",
+        Ability::RecordedPowerStates => "its reverts do not change the power state",
+        Ability::RefuseLogins => "a test cannot let it refuse logins",
+        Ability::RefuseCalls => "a test cannot let it refuse calls",
         Ability::RebootHost => "its host cannot be restarted",
-        Ability::PowerChecks => "it suspends what is off",
-        Ability::DatastoreUpdates => "it tells nobody that a datastore changed",
+        Ability::PowerChecks => "it suspends a machine that is off",
+        Ability::DatastoreUpdates => "it reports no change of a datastore",
         Ability::AddMachines => {
-            "it tells of a machine that it is still making, and then no more of it"
+            "it reports a machine before it is complete, and then no change of it"
         }
         Ability::RemoveMachines
         | Ability::ExpireSessions

@@ -1,4 +1,4 @@
-//! The vim25 backend in front of our simulator.
+//! The suite on the vim25 backend and otter's own simulator.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::suite::{ConnectionCut, HostContents, HostFactory, TaskPacing, TestHos
 use super::world_control::{WorldAccess, WorldControl, scenario};
 use crate::harness::record;
 
-/// How the host is.
+/// Creates simulators whose lost sessions look like `loss`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SimulatorFactory {
     loss: SessionLoss,
@@ -24,7 +24,7 @@ pub struct SimulatorFactory {
 }
 
 impl SimulatorFactory {
-    /// All but the usual one.
+    /// One factory for each other form of a lost session, with answers of at most two objects.
     pub fn session_loss_variants() -> [Self; 3] {
         [SessionLoss::MissingSet, SessionLoss::EmptyAnswer, SessionLoss::NoCollector]
             .map(|loss| Self { loss, page_limit: Some(2) })
@@ -60,7 +60,7 @@ impl WorldAccess for SimulatorAccess {
         self.0.control().mutate(change);
     }
 
-    /// What a newcomer reads.
+    /// Reads with a fresh backend.
     async fn contents(&self) -> Result<HostContents> {
         fresh_backend::contents(&self.0.url()).await
     }

@@ -1,5 +1,5 @@
-//! A wire between a backend and a host that can be cut. It takes the TLS off on its way, so that it
-//! is the call that is meant which is cut, and not whatever else the backend says at that moment.
+//! A proxy between a backend and a host that can break their connections. It decrypts the TLS, so
+//! that it can break the connection of one given call.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::suite::ConnectionCut;
 
-/// The wire. Dropping it cuts it.
+/// The proxy. Dropping it breaks all connections.
 pub struct Proxy {
     pub address: SocketAddr,
     link: Arc<Link>,
@@ -26,9 +26,9 @@ pub struct Proxy {
 
 struct Link {
     host: SocketAddr,
-    /// The host's end of it, as the backend sees it.
+    /// The TLS server for the backend.
     acceptor: TlsAcceptor,
-    /// The backend's end of it, as the host sees it.
+    /// The TLS client to the host.
     connector: TlsConnector,
     state: Mutex<ProxyState>,
 }
@@ -36,9 +36,9 @@ struct Link {
 #[derive(Default)]
 struct ProxyState {
     away: bool,
-    /// The method of the call that is cut next.
+    /// The method whose next call is cut.
     cut: Option<(&'static str, ConnectionCut)>,
-    /// Of the connections that there are.
+    /// Cancelled to break all present connections.
     connected: CancellationToken,
 }
 
@@ -64,14 +64,14 @@ impl Proxy {
         Ok(Self { address, link, serving })
     }
 
-    /// Cuts what is connected, and whatever connects until the return.
+    /// Breaks all connections. While `away` is set, it breaks new connections too.
     pub fn set_away(&self, away: bool) {
         let mut state = self.link.lock();
         state.away = away;
         std::mem::take(&mut state.connected).cancel();
     }
 
-    /// Cuts the connection by which the backend calls this method next.
+    /// Breaks the connection of the next call of this method.
     pub fn cut_next(&self, method: &'static str, cut: ConnectionCut) {
         self.link.lock().cut = Some((method, cut));
     }
@@ -97,7 +97,7 @@ impl Link {
         Ok(())
     }
 
-    /// Both ways, until either ends or it is cut.
+    /// Copies both ways until one side closes or a call is cut.
     async fn copy_both_ways<B, H>(&self, mut backend: B, mut host: H)
     where
         B: AsyncRead + AsyncWrite + Unpin,
@@ -114,14 +114,14 @@ impl Link {
                         Some(ConnectionCut::AfterItRan) => drop_answers = true,
                         None => {}
                     }
-                    if host.write_all(&to_host[..length]).await.is_err() || host.flush().await.is_err() {
+                    if send(&mut host, &to_host[..length]).await.is_err() {
                         return;
                     }
                 }
                 read = host.read(&mut to_backend) => {
                     let Ok(length @ 1..) = read else { return };
-                    // The answer is there, so it ran.
-                    if drop_answers || backend.write_all(&to_backend[..length]).await.is_err() || backend.flush().await.is_err() {
+                    // The host answers, so the call has run.
+                    if drop_answers || send(&mut backend, &to_backend[..length]).await.is_err() {
                         return;
                     }
                 }
@@ -129,7 +129,8 @@ impl Link {
         }
     }
 
-    /// Whether what is sent is the call to cut: a request is small, and is sent as one.
+    /// Takes the planned cut if `sent` is the request of that call. A request is small and arrives
+    /// in one read.
     fn take_cut(&self, sent: &[u8]) -> Option<ConnectionCut> {
         let mut state = self.lock();
         let named = |method: &str| sent.windows(method.len()).any(|part| part == method.as_bytes());
@@ -148,7 +149,12 @@ impl Drop for Proxy {
     }
 }
 
-/// Shows a certificate that nobody knows.
+async fn send<W: AsyncWrite + Unpin>(to: &mut W, bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
+}
+
+/// Presents a self-signed certificate.
 fn acceptor() -> Result<TlsAcceptor> {
     let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));

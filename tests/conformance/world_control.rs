@@ -1,4 +1,4 @@
-//! The hand on any host that is the simulator's world, whatever stands between it and the backend.
+//! The control of every host that is made of the simulator's `World`: behind SOAP or in process.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,13 +13,13 @@ use secrecy::SecretString;
 
 use super::suite::{Ability, ConnectionCut, HostContents, HostControl, TestMachines};
 
-/// What the hosts do each in its own way.
+/// The operations that each of these hosts implements in its own way.
 #[async_trait]
 pub trait WorldAccess: Send + Sync {
-    /// Changes the world.
+    /// Changes the world. It calls `change` once.
     fn change(&self, change: &mut (dyn FnMut(&mut World) + Send));
 
-    /// What there is now, found out by another way than the backend under trial.
+    /// The contents of the host now, read without the backend under test.
     async fn contents(&self) -> Result<HostContents>;
 
     fn drop_sessions(&self);
@@ -37,7 +37,7 @@ pub trait WorldAccess: Send + Sync {
     fn reboot_host(&self);
 }
 
-/// Five machines: on, off, on with tools, with a chain of snapshots, and one more.
+/// Five machines: on, off, on with tools, with a chain of snapshots, and a permanent one.
 pub fn scenario() -> Scenario {
     let mut scenario = Scenario::generated(5);
     let with_snapshots = &mut scenario.machines[3];
@@ -52,7 +52,7 @@ pub fn scenario() -> Scenario {
 
 pub struct WorldControl<H> {
     access: H,
-    /// How many machines were added: moids are not used again here.
+    /// The number of added machines. Each gets a new moid.
     added: AtomicU32,
 }
 
@@ -64,7 +64,7 @@ impl<H: WorldAccess> WorldControl<H> {
     fn mutate<T: Send>(&self, change: impl FnOnce(&mut World) -> T + Send) -> T {
         let (mut change, mut result) = (Some(change), None);
         self.access.change(&mut |world| result = change.take().map(|change| change(world)));
-        result.expect("a hand changes the world once")
+        result.expect("`WorldAccess::change` calls its argument once")
     }
 
     fn try_mutate<T: Send>(
@@ -74,14 +74,14 @@ impl<H: WorldAccess> WorldControl<H> {
         self.mutate(change).map_err(|fault| anyhow!("{fault:?}"))
     }
 
-    /// Somebody else does something, to its end.
+    /// Runs an operation of another client to its end, and returns the result of its task.
     fn run_as_other_client(
         &self,
         machine: &MachineId,
         operation: Operation,
     ) -> Result<Option<Value>> {
         self.try_mutate(|world| {
-            let task = world.start_task(machine.backend_text(), operation, "somebody else")?;
+            let task = world.start_task(machine.backend_text(), operation, "other-client")?;
             world.finish_task(&task.id);
             let task = world.task(&task.id);
             task.map_or(Ok(None), |task| task.error.clone().map_or(Ok(task.result.clone()), Err))
@@ -114,7 +114,7 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
         None
     }
 
-    /// It is held against the simulated world itself, if that stood still meanwhile.
+    /// Compares the contents with the simulated world, if it did not change meanwhile.
     async fn contents(&self) -> Result<HostContents> {
         for _ in 0..100 {
             let before = self.mutate(|world| world.revision());
@@ -130,7 +130,7 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
                 return Ok(contents);
             }
         }
-        bail!("the host never stands still")
+        bail!("the host changes all the time")
     }
 
     async fn set_power(&self, machine: &MachineId, on: bool) -> Result<()> {
@@ -151,7 +151,7 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
         };
         match self.run_as_other_client(machine, operation)? {
             Some(Value::Reference(moref)) => Ok(SnapshotId::from_backend(moref.id)),
-            other => bail!("a snapshot was taken, and there is {other:?}"),
+            other => bail!("the creation of a snapshot returned {other:?}"),
         }
     }
 
@@ -178,7 +178,7 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
 
     async fn start_power_on(&self, machine: &MachineId) -> Result<TaskId> {
         let task = self.try_mutate(|world| {
-            world.start_task(machine.backend_text(), Operation::PowerOn, "somebody else")
+            world.start_task(machine.backend_text(), Operation::PowerOn, "other-client")
         })?;
         Ok(TaskId::from_backend(task.id))
     }
@@ -199,7 +199,7 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
     }
 
     async fn fail_next_power_off(&self) -> Result<()> {
-        let fault = Fault::new("InsufficientResourcesFault", "There is not enough of something.");
+        let fault = Fault::new("InsufficientResourcesFault", "The host has not enough memory.");
         self.mutate(|world| world.fail_next_task("PowerOffVM_Task", fault));
         Ok(())
     }
@@ -219,7 +219,7 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
         let question = Question {
             id: "12".to_owned(),
             message_id: "msg.uuid.altered".to_owned(),
-            text: "Was it moved, or copied?".to_owned(),
+            text: "Was the machine moved or copied?".to_owned(),
             choices: vec![choice("1", "moved"), choice("2", "copied")],
             default_choice: Some(1),
         };
@@ -285,43 +285,44 @@ impl<H: WorldAccess> HostControl for WorldControl<H> {
     }
 }
 
-/// Makes sure that the truth is the simulated world.
+/// Fails if the contents differ from the simulated world.
 fn check(contents: &HostContents, world: &World) -> Result<()> {
     ensure!(
         world.machines().count() == contents.machines.len(),
-        "it has {:?}",
+        "the contents have machines {:?}",
         contents.machines.keys()
     );
-    ensure!(world.datastores().count() == contents.datastores.len(), "it misses datastores");
+    ensure!(world.datastores().count() == contents.datastores.len(), "datastores are missing");
     world.machines().try_for_each(|machine| {
         let observed = contents
             .machines
             .get(&MachineId::from_backend(&machine.id))
-            .context("a machine is missed")?;
+            .context("a machine is missing")?;
         ensure!(
             matches_world(observed, machine),
-            "there is {machine:#?}, and the truth is {observed:#?}"
+            "the world has {machine:#?}, the contents have {observed:#?}"
         );
         Ok(())
     })
 }
 
-/// Whether a machine is shown as it is, in all that cases change.
-fn matches_world(observed: &machine::Machine, is: &Machine) -> bool {
-    let power = match is.power {
+/// Whether an observed machine equals the machine of the world, in all properties that cases
+/// change.
+fn matches_world(observed: &machine::Machine, actual: &Machine) -> bool {
+    let power = match actual.power {
         PowerState::On => Some(power::PowerState::On),
         PowerState::Off => Some(power::PowerState::Off),
         PowerState::Suspended => Some(power::PowerState::Suspended),
         PowerState::Other(_) => None,
     };
-    let mut snapshots: Vec<_> = is
+    let mut snapshots: Vec<_> = actual
         .snapshots
         .iter()
         .map(|snapshot| (snapshot.id.as_str(), snapshot.name.as_str(), snapshot.parent.as_deref()))
         .collect();
     snapshots.sort_unstable();
-    let told = |snapshot: &snapshot::Snapshot| snapshot.parent.clone();
-    let parents: Vec<_> = observed.snapshots.items.iter().map(told).collect();
+    let parent = |snapshot: &snapshot::Snapshot| snapshot.parent.clone();
+    let parents: Vec<_> = observed.snapshots.items.iter().map(parent).collect();
     let mut observed_snapshots: Vec<_> = (observed.snapshots.items.iter().zip(&parents))
         .map(|(snapshot, parent)| {
             (
@@ -332,14 +333,14 @@ fn matches_world(observed: &machine::Machine, is: &Machine) -> bool {
         })
         .collect();
     observed_snapshots.sort_unstable();
-    observed.name == is.name
+    observed.name == actual.name
         && observed.power_state == power
-        && observed.annotation.as_deref().unwrap_or_default() == is.annotation
-        && observed.guest.tools_running == is.guest.tools_running
-        && observed.guest.ip_address == is.guest.told_address
+        && observed.annotation.as_deref().unwrap_or_default() == actual.annotation
+        && observed.guest.tools_running == actual.guest.tools_running
+        && observed.guest.ip_address == actual.guest.told_address
         && observed.snapshots.current.as_ref().map(SnapshotId::backend_text)
-            == is.current_snapshot.as_deref()
+            == actual.current_snapshot.as_deref()
         && observed_snapshots == snapshots
         && observed.question.as_ref().map(|question| question.id.backend_text())
-            == is.question.as_ref().map(|question| question.id.as_str())
+            == actual.question.as_ref().map(|question| question.id.as_str())
 }

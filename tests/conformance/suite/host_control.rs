@@ -1,5 +1,5 @@
-//! What a host offers to the suite: machines of known parts, the truth about it, and a hand by
-//! which things happen on it from outside, as colleagues, cables and its own administrator do.
+//! How the suite controls a host: it has known machines, its contents can be read without the
+//! backend, and it can be changed as other clients, the network and its administrator change it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,198 +11,201 @@ use otter::domain::machine::Machine;
 use otter::hypervisor::{HostErrorKind, Hypervisor};
 use secrecy::SecretString;
 
-/// Makes hosts, each with a backend that is not running yet.
+/// Creates hosts, each with a backend that does not run yet.
 #[async_trait]
 pub trait HostFactory: Send + Sync {
-    /// A fresh host that nobody else uses.
+    /// Creates a fresh host, for one case only.
     async fn create(&self, pacing: TaskPacing) -> anyhow::Result<TestHost>;
 }
 
-/// A backend and the host that it is to follow.
+/// A backend and its host.
 pub struct TestHost {
     pub backend: Arc<dyn Hypervisor>,
     pub control: Box<dyn HostControl>,
 }
 
-/// How the tasks of a host go on.
+/// When the tasks of a host progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskPacing {
-    /// By themselves, and soon, as do guests.
+    /// Tasks and guests progress by themselves, and quickly.
     Automatic,
-    /// Only by [`HostControl::step_tasks`], [`HostControl::finish_tasks`] and [`HostControl::step_guests`]; for hosts
-    /// that do not lack [`Ability::StepTasks`].
+    /// Tasks and guests progress only by [`HostControl::step_tasks`],
+    /// [`HostControl::finish_tasks`] and [`HostControl::step_guests`]. Needs
+    /// [`Ability::StepTasks`].
     Stepped,
 }
 
-/// What not every host can be made to do.
+/// A property of a host, or an event on it, that not every host supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ability {
-    /// Machines come.
+    /// Machines can be added.
     AddMachines,
-    /// Machines go.
+    /// Machines can be removed.
     RemoveMachines,
-    /// Tasks wait for the stage ([`TaskPacing::Stepped`]).
+    /// Tasks wait for the control ([`TaskPacing::Stepped`]).
     StepTasks,
-    /// Running tasks can be cancelled; of
-    /// [`HostCall::PowerOff`](otter::domain::call::HostCall::PowerOff) they cannot.
+    /// Running tasks can be cancelled, except those of
+    /// [`HostCall::PowerOff`](otter::domain::call::HostCall::PowerOff).
     CancelTasks,
-    /// A task fails in its course.
+    /// A running task can fail.
     FailTasks,
-    /// The host forgets its tasks.
+    /// The host can forget its tasks.
     ForgetTasks,
-    /// A machine's recent tasks can be read.
+    /// The recent tasks of a machine can be read.
     RecentTasks,
-    /// A machine asks a question.
+    /// A machine can ask a question.
     Questions,
-    /// The guest's tools run where the cast says so, and are missing elsewhere; they tell an
-    /// address.
+    /// The tools run in [`TestMachines::with_tools`] and report an address. The other machines have
+    /// no tools.
     Tools,
-    /// Guests restart when asked.
+    /// Guests can be rebooted.
     GuestReboot,
     /// Snapshots can be renamed.
     RenameSnapshots,
-    /// A revert leaves the machine on, off or asleep as the snapshot recorded it.
+    /// A revert restores the power state that the snapshot recorded.
     RecordedPowerStates,
-    /// The session is dropped by the host.
+    /// The host can end its sessions.
     ExpireSessions,
-    /// The host is away, and comes back.
+    /// The host can become unreachable and reachable again.
     Disconnect,
-    /// The account is refused.
+    /// The host can refuse logins.
     RefuseLogins,
-    /// A connection breaks around a call.
+    /// A connection can break before or after a call runs.
     CutConnection,
-    /// A call is refused with a named fault.
+    /// The host can refuse a call with a given fault.
     RefuseCalls,
-    /// The host itself restarts.
+    /// The host can be rebooted.
     RebootHost,
-    /// Each call checks the power state that it needs.
+    /// Each call checks the power state of the machine.
     PowerChecks,
-    /// It is told when a datastore has other machines or less space.
+    /// The host reports changes of a datastore's machines and free space.
     DatastoreUpdates,
 }
 
-/// Where a call is cut.
+/// When the connection of a call breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionCut {
     BeforeItRuns,
-    /// It runs, and nobody is told.
+    /// The call runs, but its answer is lost.
     AfterItRan,
 }
 
-/// Machines by the part that they play. None of them is busy at first.
+/// The machines of a host by their state at the start. None of them has a running task.
 #[derive(Clone, Debug)]
 pub struct TestMachines {
     /// On.
     pub running: MachineId,
     /// Off.
     pub stopped: MachineId,
-    /// Has at least three snapshots, each below the one before; the last is the current one. It is
-    /// off.
+    /// Off, with a chain of at least three snapshots, of which the last is the current one.
     pub with_snapshots: MachineId,
-    /// On, with running tools that tell an address, where the host has [`Ability::Tools`].
+    /// On. If the host has [`Ability::Tools`], the tools run and report an address.
     pub with_tools: MachineId,
-    /// Never removed, whatever happens; it can be changed.
+    /// Never removed; cases may change it.
     pub permanent: MachineId,
 }
 
-/// All that there is on the host.
+/// All machines and datastores of a host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostContents {
     pub machines: BTreeMap<MachineId, Machine>,
     pub datastores: BTreeMap<DatastoreId, Datastore>,
 }
 
-/// The hand on one host. What it does is done on the host when it returns; whether the backend
-/// knows is the question. A host need not have what it [lacks](Self::lacks).
+/// Controls one host. Each change is complete on the host when the method returns; the backend may
+/// not know it yet. A host need not implement methods for abilities that it does not
+/// [support](Self::unsupported).
 #[async_trait]
 pub trait HostControl: Send + Sync {
     fn machines(&self) -> TestMachines;
 
-    /// Why this cannot be had here; `None` where it can.
+    /// Why the host does not have this ability. `None` if it has it.
     fn unsupported(&self, ability: Ability) -> Option<&'static str>;
 
-    /// What there is now, found out by another way than the backend under trial.
+    /// The contents of the host now, read without the backend under test.
     async fn contents(&self) -> anyhow::Result<HostContents>;
 
-    /// Somebody else turns a machine on or off.
+    /// Another client powers a machine on or off.
     async fn set_power(&self, machine: &MachineId, on: bool) -> anyhow::Result<()>;
 
-    /// Somebody else gives a machine another name.
+    /// Another client renames a machine.
     async fn rename_machine(&self, machine: &MachineId, name: &str) -> anyhow::Result<()>;
 
-    /// Somebody else takes a snapshot below the current one, without memory.
+    /// Another client creates a snapshot without memory, as a child of the current one.
     async fn create_snapshot(&self, machine: &MachineId, name: &str) -> anyhow::Result<SnapshotId>;
 
-    /// Somebody else removes all snapshots of a machine.
+    /// Another client removes all snapshots of a machine.
     async fn remove_snapshots(&self, machine: &MachineId) -> anyhow::Result<()>;
 
-    /// [`Ability::AddMachines`]: somebody makes a machine, off.
+    /// [`Ability::AddMachines`]: another client creates a machine, which is off.
     async fn add_machine(&self, _name: &str) -> anyhow::Result<MachineId> {
         not_implemented()
     }
 
-    /// [`Ability::RemoveMachines`]: somebody deletes a machine that is off.
+    /// [`Ability::RemoveMachines`]: another client deletes a machine that is off.
     async fn remove_machine(&self, _machine: &MachineId) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::StepTasks`]: somebody else turns on a machine that is off; the task is held.
+    /// [`Ability::StepTasks`]: another client powers on a machine that is off. The task waits for
+    /// the control.
     async fn start_power_on(&self, _machine: &MachineId) -> anyhow::Result<TaskId> {
         not_implemented()
     }
 
-    /// [`Ability::StepTasks`]: every held task goes on a bit.
+    /// [`Ability::StepTasks`]: every running task makes some progress.
     async fn step_tasks(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::StepTasks`]: every held task runs to its end, but where it waits for an answer.
+    /// [`Ability::StepTasks`]: every running task ends, except those that wait for an answer.
     async fn finish_tasks(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::StepTasks`]: every guest does what it would do next.
+    /// [`Ability::StepTasks`]: every guest makes its next step, such as the start of its tools.
     async fn step_guests(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::FailTasks`]: the next power-off is accepted, and fails for want of resources.
+    /// [`Ability::FailTasks`]: the next power-off is accepted, and its task fails with
+    /// `InsufficientResources`.
     async fn fail_next_power_off(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::ForgetTasks`]: nobody knows any task any more; what runs goes on.
+    /// [`Ability::ForgetTasks`]: the host forgets all tasks. Running operations continue.
     async fn forget_tasks(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::Questions`]: the next power-on of the machine waits for an answer; every choice
-    /// lets it go on.
+    /// [`Ability::Questions`]: the next power-on of the machine asks a question. It continues after
+    /// any answer.
     async fn ask_at_power_on(&self, _machine: &MachineId) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::ExpireSessions`]: the sessions of everybody end, tasks go on.
+    /// [`Ability::ExpireSessions`]: all sessions end. Tasks continue.
     async fn expire_sessions(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::Disconnect`]: nothing reaches the host from now on, and what was connected is cut.
+    /// [`Ability::Disconnect`]: the host becomes unreachable, and all connections break.
     async fn disconnect(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::Disconnect`]: it can be reached again.
+    /// [`Ability::Disconnect`]: the host becomes reachable again.
     async fn reconnect(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::RefuseLogins`]: whether the account is refused from now on.
+    /// [`Ability::RefuseLogins`]: sets whether the host refuses logins.
     async fn refuse_logins(&self, _refuse: bool) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::RefuseLogins`]: how often somebody tried to log in.
+    /// [`Ability::RefuseLogins`]: the number of login attempts.
     fn login_attempts(&self) -> u64 {
         0
     }
@@ -212,24 +215,24 @@ pub trait HostControl: Send + Sync {
         SecretString::default()
     }
 
-    /// [`Ability::CutConnection`]: the next call that takes a snapshot is cut. The suite makes no other call
-    /// until then.
+    /// [`Ability::CutConnection`]: the connection of the next call that creates a snapshot breaks.
+    /// The suite makes no other call until then.
     async fn cut_next_snapshot(&self, _cut: ConnectionCut) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::RefuseCalls`]: the next call that takes a snapshot is refused, for this kind of
-    /// reason.
+    /// [`Ability::RefuseCalls`]: the host refuses the next call that creates a snapshot, with a
+    /// fault of this kind.
     async fn refuse_next_snapshot(&self, _kind: HostErrorKind) -> anyhow::Result<()> {
         not_implemented()
     }
 
-    /// [`Ability::RebootHost`]: the host restarts, with all its machines, and is back.
+    /// [`Ability::RebootHost`]: the host reboots with all its machines, and is up again.
     async fn reboot_host(&self) -> anyhow::Result<()> {
         not_implemented()
     }
 }
 
 fn not_implemented<T>() -> anyhow::Result<T> {
-    anyhow::bail!("the stage lacks this without saying so")
+    anyhow::bail!("the control does not implement an ability that it claims to support")
 }

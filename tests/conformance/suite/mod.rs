@@ -1,12 +1,16 @@
-//! What any backend must do: the written contract of `otter::hypervisor::Hypervisor` as cases to
-//! try on a real backend in front of a host.
+//! The contract of `otter::hypervisor::Hypervisor` as cases that run on any backend and a host.
 //!
 //! ```text
-//! Bench ──► a fresh host: Stage (what happens on it from outside) + backend ──► Trial ──► each Case ──► Report
+//! HostFactory ──► TestHost: backend + HostControl ──► TestContext ──► Case ──► SuiteReport
 //! ```
-//! A host says what cannot be made to happen on it ([`HostControl::unsupported`]); a case that needs that is
-//! counted as not applicable, with the host's reason, and never passed over in silence. Whatever a
-//! case is about, the whole of what it was told is held to the rules of [`recording_observer`] in the end.
+//! - `HostFactory` creates a fresh host for each case.
+//! - `TestHost` is this host's backend and its `HostControl`, which changes the host from outside.
+//! - `TestContext` runs the backend and has the helpers of the cases.
+//! - `SuiteReport` has the outcome of each case.
+//!
+//! [`HostControl::unsupported`] lists what a host cannot do. A case that needs it is reported as
+//! not applicable with the reason of the host. At the end of every case, all reports of the backend
+//! are checked against the rules of [`recording_observer`].
 
 mod cases;
 mod host_control;
@@ -27,11 +31,11 @@ pub use host_control::{
 pub use report::{CaseOutcome, SuiteReport};
 pub use test_context::TestContext;
 
-/// One thing that a backend must do.
+/// One rule of the contract, as a test.
 pub struct Case {
-    /// The thing, as a sentence.
+    /// The rule, as a sentence.
     pub name: &'static str,
-    /// What it needs of the host.
+    /// The abilities that the case needs of the host.
     needs: &'static [Ability],
     pacing: TaskPacing,
     function: for<'t> fn(&'t TestContext) -> BoxFuture<'t, anyhow::Result<()>>,
@@ -40,19 +44,19 @@ pub struct Case {
 /// How the cases are run.
 #[derive(Clone, Copy, Debug)]
 pub struct Conformance {
-    /// How long something that must happen may take.
+    /// The longest wait for an expected event.
     pub timeout: Duration,
-    /// How many cases run at a time, each on a host of its own.
+    /// The number of cases that run at the same time, each on its own host.
     pub concurrency: usize,
 }
 
 impl Conformance {
-    /// Runs every case on a host of its own.
+    /// Runs every case.
     pub async fn run_all(&self, factory: &dyn HostFactory) -> SuiteReport {
         self.run_matching(factory, |_| true).await
     }
 
-    /// Runs those cases only.
+    /// Runs the selected cases.
     pub async fn run_matching(
         &self,
         factory: &dyn HostFactory,
@@ -71,7 +75,9 @@ impl Conformance {
     async fn run_case(&self, case: &Case, factory: &dyn HostFactory) -> CaseOutcome {
         let host = match factory.create(case.pacing).await {
             Ok(host) => host,
-            Err(error) => return CaseOutcome::Failed(format!("there is no host: {error:#}")),
+            Err(error) => {
+                return CaseOutcome::Failed(format!("the host was not created: {error:#}"));
+            }
         };
         if let Some(reason) =
             case.needs.iter().find_map(|ability| host.control.unsupported(*ability))
@@ -86,26 +92,26 @@ impl Conformance {
         match ended.catch_unwind().await {
             Ok(Ok(())) => CaseOutcome::Passed,
             Ok(Err(error)) => CaseOutcome::Failed(format!("{error:#}")),
-            Err(_) => CaseOutcome::Failed("the backend, or its stage, panicked".to_owned()),
+            Err(_) => CaseOutcome::Failed("the backend or its control panicked".to_owned()),
         }
     }
 }
 
 impl Case {
-    /// Every case, by what it is about.
+    /// Every case, grouped by subject.
     pub fn all() -> impl Iterator<Item = &'static Self> {
         cases::ALL.iter().copied().flatten()
     }
 
-    /// Whether it needs this of the host.
+    /// Whether the case needs this ability of the host.
     #[must_use]
     pub fn needs(&self, ability: Ability) -> bool {
         self.needs.contains(&ability)
     }
 }
 
-/// A table of cases: `case_table! { Brisk: a, b needs [Questions]; Held: c; }`, each the name of a
-/// function.
+/// Declares the cases of a file by the names of their functions:
+/// `case_table! { Automatic: a, b needs [Questions]; Stepped: c; }`.
 macro_rules! case_table {
     ($($pacing:ident: $($name:ident $(needs [$($ability:ident),*])?),* $(,)?);* $(;)?) => {
         pub const CASES: &[$crate::conformance::suite::Case] = &[$($(

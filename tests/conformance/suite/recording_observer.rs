@@ -1,13 +1,13 @@
-//! The observer of a trial: keeps a picture as any observer would, notes all that it is told, and
-//! holds that to the rules which are true at every moment:
+//! The observer of a case. It applies facts as any observer does, records every report, and checks
+//! the rules that hold at any time:
 //!
-//! - one call at a time; the first thing told is `Connecting`, with no login;
-//! - the first facts after it, and after each absence, are the whole picture, and only then comes
-//!   `Connected`;
-//! - logins never fall; who is connected has logged in and says what the host is; who is away says
-//!   why;
-//! - a set of changes is not empty; what is removed was there; a machine's snapshots are a tree,
-//!   parents first.
+//! - Calls come one at a time. The first report is `Connecting`, without a login.
+//! - The first facts, and the first facts after each outage, are complete. Only then comes
+//!   `Connected`.
+//! - The number of logins never decreases. `Connected` has a login and a product. `Away` and
+//!   `LoginRefused` have a reason.
+//! - A set of changes is not empty. A removed object existed. The snapshots of a machine are a
+//!   tree, parents first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -19,11 +19,11 @@ use tokio::sync::watch;
 
 use super::host_control::HostContents;
 
-/// What was told, in the order in which it was.
+/// One report of the backend.
 #[derive(Clone, Debug)]
 pub enum Reported {
     Session(SessionStatus),
-    /// A set of facts, and whether it was the whole picture.
+    /// A set of facts.
     Facts {
         complete: bool,
     },
@@ -31,20 +31,20 @@ pub enum Reported {
     GuestConfirmed(Fact),
 }
 
-/// What an observer knows.
+/// What the observer has received.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     pub contents: HostContents,
     pub reports: Vec<Reported>,
-    /// Machines that were known and then were not, for a moment or for good.
+    /// Machines that were reported as removed, even if they came back.
     pub removed: BTreeSet<MachineId>,
-    /// The rules that were broken.
+    /// The broken rules.
     pub violations: Vec<String>,
-    /// Whether the whole picture was told since the host was last away.
+    /// Whether complete facts came since the last outage.
     is_complete: bool,
 }
 
-/// The observer.
+/// An observer that records.
 #[derive(Debug)]
 pub struct RecordingObserver {
     recording: Mutex<Recording>,
@@ -63,18 +63,18 @@ impl Default for RecordingObserver {
 }
 
 impl RecordingObserver {
-    /// What is known now.
+    /// A copy of the recording.
     #[must_use]
     pub fn recording(&self) -> Recording {
         self.lock().clone()
     }
 
-    /// Looks without a copy.
+    /// Reads the recording without a copy.
     pub fn read<T>(&self, read: impl FnOnce(&Recording) -> T) -> T {
         read(&self.lock())
     }
 
-    /// Waits until this gives something. The caller bounds it.
+    /// Waits until `holds` returns a value. The caller sets the timeout.
     pub async fn wait_until<T>(&self, mut holds: impl FnMut(&Recording) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
@@ -83,7 +83,7 @@ impl RecordingObserver {
                 return value;
             }
             if changed.changed().await.is_err() {
-                // The sender is ours.
+                // The sender lives as long as `self`.
                 std::future::pending::<()>().await;
             }
         }
@@ -93,13 +93,13 @@ impl RecordingObserver {
         self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies one call of the backend, and notes where two come at a time.
+    /// Records one call of the backend, and a violation if another call is in progress.
     fn record(&self, apply: impl FnOnce(&mut Recording)) {
-        let alone = self.in_call.try_lock();
+        let guard = self.in_call.try_lock();
         {
             let mut recording = self.lock();
-            if matches!(alone, Err(TryLockError::WouldBlock)) {
-                recording.violations.push("two calls of the observer at a time".to_owned());
+            if matches!(guard, Err(TryLockError::WouldBlock)) {
+                recording.violations.push("two calls of the observer at the same time".to_owned());
             }
             apply(&mut recording);
         }
@@ -118,13 +118,13 @@ impl Observer for RecordingObserver {
 }
 
 impl Recording {
-    /// The last word on the session.
+    /// The last status of the session.
     #[must_use]
     pub fn status(&self) -> Option<&SessionStatus> {
         self.statuses().last()
     }
 
-    /// All that was told of the session.
+    /// All statuses of the session.
     #[must_use]
     pub fn statuses(&self) -> impl DoubleEndedIterator<Item = &SessionStatus> {
         self.reports.iter().filter_map(|reported| match reported {
@@ -133,7 +133,7 @@ impl Recording {
         })
     }
 
-    /// How often the whole picture was told.
+    /// The number of complete sets.
     #[must_use]
     pub fn complete_sets(&self) -> usize {
         self.reports
@@ -142,7 +142,7 @@ impl Recording {
             .count()
     }
 
-    /// How often the guest of a machine was told to have begun anew.
+    /// The number of reported guest restarts of a machine.
     #[must_use]
     pub fn restarts(&self, machine: &MachineId) -> usize {
         self.reports
@@ -154,14 +154,14 @@ impl Recording {
     fn apply(&mut self, facts: Facts) {
         let Facts { complete, changes } = facts;
         if self.reports.is_empty() {
-            self.violations.push("facts before any word on the session".to_owned());
+            self.violations.push("facts before the first status of the session".to_owned());
         }
-        let of_stream = |fact: &Fact| !matches!(fact, Fact::GuestConfirmed { .. });
+        let is_from_stream = |fact: &Fact| !matches!(fact, Fact::GuestConfirmed { .. });
         if !complete && changes.is_empty() {
-            self.violations.push("a set of changes without any".to_owned());
+            self.violations.push("an empty set of changes".to_owned());
         }
-        if !complete && !self.is_complete && changes.iter().any(of_stream) {
-            self.violations.push(format!("changes before the whole picture: {changes:?}"));
+        if !complete && !self.is_complete && changes.iter().any(is_from_stream) {
+            self.violations.push(format!("changes before complete facts: {changes:?}"));
         }
         self.reports.push(Reported::Facts { complete });
         let before: BTreeSet<MachineId> = self.contents.machines.keys().cloned().collect();
@@ -185,7 +185,7 @@ impl Recording {
             Fact::MachineRemoved(id) => {
                 if self.contents.machines.remove(&id).is_none() {
                     self.violations
-                        .push(format!("the removal of machine {id}, which was never told of"));
+                        .push(format!("the removal of machine {id}, which was not reported"));
                 }
             }
             Fact::Datastore(datastore) => {
@@ -196,7 +196,7 @@ impl Recording {
             Fact::DatastoreRemoved(id) => {
                 if self.contents.datastores.remove(&id).is_none() {
                     self.violations
-                        .push(format!("the removal of datastore {id}, which was never told of"));
+                        .push(format!("the removal of datastore {id}, which was not reported"));
                 }
             }
             Fact::GuestRestarted(id) => self.reports.push(Reported::GuestRestarted(id)),
@@ -208,10 +208,10 @@ impl Recording {
         let before = self.statuses().last().map_or(0, |status| status.logins);
         let mut violations = Vec::new();
         if self.reports.is_empty() != (status.state == SessionState::Connecting) {
-            violations.push("`Connecting` is the first word, and no other");
+            violations.push("the first status is not `Connecting`, or a later one is");
         }
         if self.reports.is_empty() && status.logins != 0 {
-            violations.push("a login before the first");
+            violations.push("a login before the first status");
         }
         if status.logins < before {
             violations.push("fewer logins than before");
@@ -220,16 +220,16 @@ impl Recording {
             SessionState::Connecting => {}
             SessionState::Connected => {
                 if !self.is_complete {
-                    violations.push("connected before the whole picture was told");
+                    violations.push("connected before complete facts");
                 }
                 if status.logins == 0 || status.product.is_none() {
-                    violations.push("connected without a login, or to nobody");
+                    violations.push("connected without a login or a product");
                 }
             }
             SessionState::Away { reason } | SessionState::LoginRefused { reason } => {
                 self.is_complete = false;
                 if reason.trim().is_empty() {
-                    violations.push("away without a reason");
+                    violations.push("an outage without a reason");
                 }
             }
         }
@@ -238,7 +238,7 @@ impl Recording {
     }
 }
 
-/// What is wrong with a machine's tree of snapshots.
+/// The first defect of the snapshots of a machine. `None` if they are a tree.
 fn snapshot_tree_error(machine: &Machine) -> Option<String> {
     let mut children: BTreeMap<&SnapshotId, Vec<&SnapshotId>> = BTreeMap::new();
     for snapshot in &machine.snapshots.items {
@@ -262,10 +262,10 @@ fn snapshot_tree_error(machine: &Machine) -> Option<String> {
     if children.iter().any(|(id, children)| {
         !children_field(id).is_some_and(|reported| reported.iter().eq(children.iter().copied()))
     }) {
-        return Some(format!("{}: children and parents of snapshots do not agree", machine.name));
+        return Some(format!("{}: parents and children of snapshots differ", machine.name));
     }
     let current = machine.snapshots.current.as_ref();
     current
         .filter(|current| machine.snapshots.get(current).is_none())
-        .map(|current| format!("{}: the current snapshot {current} is none of it", machine.name))
+        .map(|current| format!("{}: the current snapshot {current} is missing", machine.name))
 }

@@ -1,29 +1,29 @@
-//! What came of the cases on one host.
+//! The outcomes of all cases on one host.
 
 use std::fmt;
 
-/// What came of one case.
+/// The outcome of one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CaseOutcome {
     Passed,
-    /// The host lacks what the case needs, and says why.
+    /// The host does not have an ability that the case needs, for this reason.
     NotApplicable(&'static str),
-    /// What was wrong.
+    /// The rule that was broken.
     Failed(String),
 }
 
-/// Every case by its name, with what came of it.
+/// The name and outcome of every case.
 #[derive(Clone, Debug)]
 pub struct SuiteReport(pub Vec<(&'static str, CaseOutcome)>);
 
 impl SuiteReport {
-    /// How many cases passed.
+    /// The number of passed cases.
     #[must_use]
     pub fn passed(&self) -> usize {
         self.0.iter().filter(|(_, outcome)| *outcome == CaseOutcome::Passed).count()
     }
 
-    /// The cases that the host cannot play, with its reasons.
+    /// The names of the cases that are not applicable, with the reason of the host.
     #[must_use]
     pub fn not_applicable(&self) -> Vec<(&'static str, &'static str)> {
         let reason = |(name, outcome): &(&'static str, CaseOutcome)| match outcome {

@@ -1,5 +1,4 @@
-//! One case on one host: a backend that runs and is connected, and what cases do with it again and
-//! again.
+//! The context of one case: a running, connected backend, its host, and the helpers of the cases.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +21,7 @@ use uuid::Uuid;
 use super::host_control::{Ability, HostContents, HostControl, TestHost, TestMachines};
 use super::recording_observer::{Recording, RecordingObserver};
 
-/// What a case has to work with.
+/// The argument of every case.
 pub struct TestContext {
     pub backend: Arc<dyn Hypervisor>,
     pub control: Box<dyn HostControl>,
@@ -51,7 +50,7 @@ impl TestContext {
         Ok(test)
     }
 
-    /// Stops the backend where the case did not, and judges all that was told.
+    /// Stops the backend, and fails if a report broke a rule.
     pub(super) async fn finish(&self) -> Result<()> {
         let stopped = self.stop().await;
         let violations = self.observer.read(|recording| recording.violations.clone());
@@ -59,14 +58,14 @@ impl TestContext {
         stopped
     }
 
-    /// Waits for what must come, within the patience of the suite.
+    /// Awaits `future` within the timeout of the suite. `what` names it in the error.
     pub async fn in_time<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T> {
         tokio::time::timeout(self.timeout, future)
             .await
-            .map_err(|_| anyhow::anyhow!("never came: {what}"))
+            .map_err(|_| anyhow::anyhow!("timed out: {what}"))
     }
 
-    /// Waits until the picture gives something.
+    /// Waits until `holds` returns a value for the recording. `what` names it in the error.
     pub async fn wait_until<T>(
         &self,
         what: &str,
@@ -74,11 +73,11 @@ impl TestContext {
     ) -> Result<T> {
         let waited = self.in_time(what, self.observer.wait_until(holds)).await;
         waited.with_context(|| {
-            format!("last told: {:?}", self.observer.read(|recording| recording.status().cloned()))
+            format!("status: {:?}", self.observer.read(|recording| recording.status().cloned()))
         })
     }
 
-    /// Waits until it is connected, after at least this many logins.
+    /// Waits until the backend is connected and has logged in at least this many times.
     pub async fn wait_connected(&self, logins: u64) -> Result<()> {
         let connected = |recording: &Recording| {
             let status = recording.status()?;
@@ -87,35 +86,35 @@ impl TestContext {
         self.wait_until("a connection", connected).await
     }
 
-    /// Waits until it is connected by a whole picture that is not among the first `sets`.
+    /// Waits until the backend is connected and has reported more than `sets` complete sets.
     pub async fn wait_resynced(&self, sets: usize) -> Result<()> {
         let connected = |recording: &Recording| {
             let status = recording.status()?;
             (status.state == SessionState::Connected && recording.complete_sets() > sets)
                 .then_some(())
         };
-        self.wait_until("a connection with a whole picture", connected).await
+        self.wait_until("a connection with complete facts", connected).await
     }
 
-    /// How often the whole picture was told until now.
+    /// The number of complete sets until now.
     pub fn complete_sets(&self) -> usize {
         self.observer.read(Recording::complete_sets)
     }
 
-    /// The machine as the observer knows it.
+    /// A machine as the observer knows it.
     pub fn machine(&self, id: &MachineId) -> Result<Machine> {
         self.observer
             .read(|recording| recording.contents.machines.get(id).cloned())
             .with_context(|| format!("the observer does not know machine {id}"))
     }
 
-    /// A barrier that has to hold.
+    /// Calls a barrier, which must succeed.
     pub async fn barrier(&self) -> Result<()> {
         self.in_time("a barrier", self.backend.barrier()).await?.context("a barrier")
     }
 
-    /// A barrier for when a loss may not have been noticed yet: called again once the session is
-    /// back.
+    /// Calls a barrier until it succeeds, for a case in which the backend may not have noticed a
+    /// lost session yet.
     pub async fn barrier_once_connected(&self) -> Result<()> {
         let passed = async {
             while let Err(error) = self.backend.barrier().await {
@@ -133,8 +132,8 @@ impl TestContext {
         self.in_time("a barrier", passed).await?.context("a barrier")
     }
 
-    /// After a barrier, the whole picture is the truth, no more and no less. Where they differ, the
-    /// host must have stood still meanwhile for that to be wrong.
+    /// Calls a barrier and fails if the observer's contents differ from the host's contents. If the
+    /// host changed meanwhile, it compares again. Returns the contents.
     pub async fn check_matches_host(&self) -> Result<HostContents> {
         let mut before = None;
         loop {
@@ -149,22 +148,22 @@ impl TestContext {
         }
     }
 
-    /// Makes sure that what is known is the truth. What a host does not tell of datastores is left
-    /// out.
+    /// Fails if the observer's contents differ from the host's. It ignores properties of datastores
+    /// that the host does not report.
     pub fn compare(&self, known: &HostContents, actual: &HostContents) -> Result<()> {
         for (id, machine) in &actual.machines {
             match known.machines.get(id) {
                 Some(known) => {
                     ensure!(
                         known == machine,
-                        "the observer knows {known:?}, the truth is {machine:?}"
+                        "the observer has {known:?}, the host has {machine:?}"
                     );
                 }
                 None => bail!("the observer does not know {machine:?}"),
             }
         }
         let invented = known.machines.keys().find(|id| !actual.machines.contains_key(id));
-        ensure!(invented.is_none(), "the observer knows machine {invented:?}, which there is not");
+        ensure!(invented.is_none(), "the observer has machine {invented:?}, the host has not");
         let reports_datastores = self.control.unsupported(Ability::DatastoreUpdates).is_none();
         let datastores = |contents: &HostContents| {
             let as_reported = |datastore: &Datastore| {
@@ -178,11 +177,11 @@ impl TestContext {
             contents.datastores.values().map(as_reported).collect::<Vec<_>>()
         };
         let (known, actual) = (datastores(known), datastores(actual));
-        ensure!(known == actual, "the observer knows {known:?}, the truth is {actual:?}");
+        ensure!(known == actual, "the observer has {known:?}, the host has {actual:?}");
         Ok(())
     }
 
-    /// A job of its own for each call.
+    /// The id of the next job. Each call has its own.
     pub fn next_job(&self) -> JobId {
         JobId::new(Uuid::from_u128(u128::from(self.jobs.fetch_add(1, Ordering::Relaxed))))
     }
@@ -196,7 +195,7 @@ impl TestContext {
         self.in_time("an answer to a call", self.backend.call(machine, call, self.next_job())).await
     }
 
-    /// Makes a call that starts a task.
+    /// Makes a call that must start a task, and returns the task.
     pub async fn start_task(&self, machine: &MachineId, call: &HostCall) -> Result<TaskId> {
         match self
             .call(machine, call)
@@ -209,7 +208,7 @@ impl TestContext {
         }
     }
 
-    /// Makes a call that is done without a task.
+    /// Makes a call that must be done without a task.
     pub async fn call_without_task(&self, machine: &MachineId, call: &HostCall) -> Result<()> {
         match self
             .call(machine, call)
@@ -222,13 +221,13 @@ impl TestContext {
         }
     }
 
-    /// Follows a task to its end, and makes sure that its percentage never falls.
+    /// Follows a task to its end.
     pub async fn wait_task_end(&self, task: &TaskId) -> Result<TaskStatus> {
         let status = self.in_time("a follower", self.backend.follow(task)).await?;
         self.wait_end(status).await
     }
 
-    /// Waits for the end that a follower is told.
+    /// Waits for the end of a followed task. Fails if its progress decreases.
     pub async fn wait_end(&self, mut status: watch::Receiver<TaskStatus>) -> Result<TaskStatus> {
         let end = async {
             let mut highest = None;
@@ -236,15 +235,15 @@ impl TestContext {
                 let now = status.borrow_and_update().clone();
                 let TaskStatus::Running { progress } = now else { return Ok(now) };
                 ensure!(progress.is_none_or(|percent| percent <= 100), "progress of {progress:?}");
-                ensure!(progress >= highest, "progress falls from {highest:?} to {progress:?}");
+                ensure!(progress >= highest, "progress decreases: {highest:?} to {progress:?}");
                 highest = progress;
-                status.changed().await.context("a follower is let go before the end")?;
+                status.changed().await.context("the follower was closed before the end")?;
             }
         };
         self.in_time("the end of a task", end).await?
     }
 
-    /// Makes a call whose task has to end well; then a barrier, so that the picture shows it.
+    /// Makes a call whose task must succeed, then a barrier. Returns the created snapshot, if any.
     pub async fn run_task(
         &self,
         machine: &MachineId,
@@ -253,13 +252,13 @@ impl TestContext {
         let task = self.start_task(machine, call).await?;
         let TaskStatus::Succeeded { snapshot } = expect_success(self.wait_task_end(&task).await?)?
         else {
-            bail!("{call:?} did not end well")
+            bail!("{call:?} did not succeed")
         };
         self.barrier().await?;
         Ok(snapshot)
     }
 
-    /// Makes a call that has to fail, by a refusal or by its task.
+    /// Makes a call that must be refused or whose task must fail, and returns the error.
     pub async fn call_failure(
         &self,
         machine: &MachineId,
@@ -276,7 +275,7 @@ impl TestContext {
         }
     }
 
-    /// Tells the backend to stop, and waits until it has.
+    /// Stops the backend and waits until `run` returns.
     pub async fn stop(&self) -> Result<()> {
         self.stop.cancel();
         let run = self.run.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -287,7 +286,7 @@ impl TestContext {
     }
 }
 
-/// A task's end that has to be a good one.
+/// Fails if a task did not succeed.
 pub fn expect_success(end: TaskStatus) -> Result<TaskStatus> {
     match end {
         TaskStatus::Succeeded { .. } => Ok(end),
@@ -296,7 +295,7 @@ pub fn expect_success(end: TaskStatus) -> Result<TaskStatus> {
     }
 }
 
-/// A failed call, with all that is known of it.
+/// Describes a failed call.
 pub fn call_error(error: CallError) -> anyhow::Error {
     match error {
         CallError::Refused(error) => anyhow::anyhow!("refused: {error:?}"),

@@ -1,4 +1,4 @@
-//! Barriers: what the host knew when one began has been told when it returns.
+//! Barriers: when a barrier returns, every earlier change has been reported.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ async fn a_barrier_shows_earlier_changes(test: &TestContext) -> Result<()> {
         test.control.rename_machine(machine, &name).await?;
         test.barrier().await?;
         let seen = test.machine(machine)?.name;
-        ensure!(seen == name, "{name:?} was written before, and told is {seen:?}");
+        ensure!(seen == name, "the name was set to {name:?}, reported is {seen:?}");
     }
     Ok(())
 }
@@ -39,8 +39,8 @@ async fn a_barrier_does_not_join_a_round_in_flight(test: &TestContext) -> Result
                 tokio::spawn(async move { backend.barrier().await })
             })
             .collect();
-        // They are under way, more or less: at no point of theirs may the later one ride on what
-        // was read before.
+        // The barriers are at different points of their round. A later barrier must not join it,
+        // because the round may have read the host before the rename.
         for _ in 0..round {
             tokio::task::yield_now().await;
         }
@@ -48,7 +48,7 @@ async fn a_barrier_does_not_join_a_round_in_flight(test: &TestContext) -> Result
         test.control.rename_machine(machine, &name).await?;
         test.barrier().await?;
         let seen = test.machine(machine)?.name;
-        ensure!(seen == name, "{name:?} was written before, and told is {seen:?}");
+        ensure!(seen == name, "the name was set to {name:?}, reported is {seen:?}");
         for barrier in earlier {
             test.in_time("an earlier barrier", barrier).await???;
         }
@@ -65,7 +65,7 @@ async fn many_barriers_return(test: &TestContext) -> Result<()> {
     });
     let seen = try_join_all(seen).await?;
     let late = seen.iter().filter(|name| *name != "for all").count();
-    ensure!(late == 0, "{late} barriers returned before what was so was told");
+    ensure!(late == 0, "{late} barriers returned before the rename was reported");
     Ok(())
 }
 
@@ -76,7 +76,7 @@ async fn a_barrier_returns_when_the_session_is_lost(test: &TestContext) -> Resul
     let passed = test.in_time("a barrier of a lost session", test.backend.barrier()).await?;
     let seen = test.machine(&test.machines.permanent)?.name;
     match passed {
-        Ok(()) => ensure!(seen == "after the loss", "it passed, and told is {seen:?}"),
+        Ok(()) => ensure!(seen == "after the loss", "the barrier passed, the name is {seen:?}"),
         Err(error) => ensure!(error.kind == HostErrorKind::Unreachable, "{error:?}"),
     }
     test.wait_resynced(sets).await?;
@@ -92,14 +92,14 @@ async fn a_barrier_returns_when_the_host_disconnects(test: &TestContext) -> Resu
         .collect();
     test.control.disconnect().await?;
     for barrier in barriers {
-        // Whether it was in time or not, it returns.
-        if let Err(error) = test.in_time("a barrier of a host that goes away", barrier).await?? {
+        // It returns, whether it was in time or not.
+        if let Err(error) = test.in_time("a barrier of a disconnected host", barrier).await?? {
             ensure!(error.kind == HostErrorKind::Unreachable, "{error:?}");
         }
     }
     let sets = test.complete_sets();
     test.control.reconnect().await?;
     test.barrier_once_connected().await?;
-    ensure!(test.complete_sets() >= sets, "whole pictures are not untold");
+    ensure!(test.complete_sets() >= sets, "the number of complete sets decreased");
     test.check_matches_host().await.map(drop)
 }

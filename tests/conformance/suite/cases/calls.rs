@@ -1,4 +1,4 @@
-//! Calls: what each kind does to a machine, and how the host says no.
+//! Calls: the effect of each kind on a machine, and refusals.
 
 use anyhow::{Result, bail, ensure};
 use otter::domain::call::HostCall;
@@ -39,7 +39,7 @@ async fn check_power_state_after(
 ) -> Result<()> {
     test.run_task(machine, &call).await?;
     let seen = test.machine(machine)?.power_state;
-    ensure!(seen == Some(expected), "after {call:?} it is told as {seen:?}");
+    ensure!(seen == Some(expected), "reported after {call:?}: {seen:?}");
     Ok(())
 }
 
@@ -71,18 +71,18 @@ async fn a_guest_restart_is_reported_before_its_task_ends(test: &TestContext) ->
         let task = test.start_task(machine, call).await?;
         test.wait_task_end(&task).await?;
         let restarts = test.observer.read(|recording| recording.restarts(machine));
-        ensure!(restarts == round + 1, "{restarts} restarts were told by the end of {call:?}");
+        ensure!(restarts == round + 1, "{restarts} restarts reported at the end of {call:?}");
     }
     test.run_task(machine, &HostCall::PowerOff).await?;
     let snapshot = test.machine(&test.machines.with_snapshots)?.snapshots.current;
-    let Some(snapshot) = snapshot else { bail!("the cast has no snapshot to revert to") };
+    let Some(snapshot) = snapshot else { bail!("the machine has no snapshot to revert to") };
     let revert = HostCall::RevertToSnapshot { snapshot, suppress_power_on: false };
     test.run_task(&test.machines.with_snapshots, &revert).await?;
     let recording = test.observer.recording();
     let restarts = |id| recording.restarts(id);
     ensure!(
         (restarts(machine), restarts(&test.machines.with_snapshots)) == (2, 1),
-        "a power-off told a restart, or a revert none"
+        "a power-off reported a restart, or a revert none"
     );
     Ok(())
 }
@@ -94,19 +94,19 @@ async fn guest_shutdown_ends_in_off(test: &TestContext) -> Result<()> {
         (recording.contents.machines.get(machine)?.power_state == Some(PowerState::Off))
             .then_some(())
     };
-    test.wait_until("the end of the guest", off).await?;
+    test.wait_until("power state off", off).await?;
     test.check_matches_host().await.map(drop)
 }
 
 async fn guest_reboot_is_seen_in_the_tools_status(test: &TestContext) -> Result<()> {
     let machine = &test.machines.with_tools;
-    ensure!(test.machine(machine)?.guest.tools_running, "the cast says that its tools run");
+    ensure!(test.machine(machine)?.guest.tools_running, "the tools do not run at the start");
     test.call_without_task(machine, &HostCall::RebootGuest).await?;
     for running in [false, true] {
         test.control.step_guests().await?;
         test.barrier().await?;
         let seen = test.machine(machine)?.guest.tools_running;
-        ensure!(seen == running, "its tools are told to run: {seen}, and it is {running}");
+        ensure!(seen == running, "tools running: reported {seen}, expected {running}");
     }
     ensure!(test.machine(machine)?.power_state == Some(PowerState::On), "a reboot leaves it on");
     Ok(())
@@ -133,7 +133,7 @@ async fn power_calls_check_the_power_state(test: &TestContext) -> Result<()> {
         ensure!(error.kind == HostErrorKind::InvalidPowerState, "{call:?} of {machine}: {error:?}");
         ensure!(
             error.fault.is_some() && !error.message.is_empty(),
-            "the host's own words are missing: {error:?}"
+            "the fault or its message is missing: {error:?}"
         );
     }
     let restarts = test.observer.read(|recording| {
@@ -143,7 +143,7 @@ async fn power_calls_check_the_power_state(test: &TestContext) -> Result<()> {
             .filter(|reported| matches!(reported, Reported::GuestRestarted(_)))
             .count()
     });
-    ensure!(restarts == 0, "a power-on that failed told {restarts} restarts");
+    ensure!(restarts == 0, "failed power calls reported {restarts} restarts");
     test.check_matches_host().await.map(drop)
 }
 
@@ -158,7 +158,7 @@ async fn calls_of_an_unknown_machine_are_not_found(test: &TestContext) -> Result
     for call in [HostCall::PowerOn, HostCall::RemoveAllSnapshots, HostCall::ShutdownGuest] {
         match test.call(&unknown, &call).await? {
             Err(CallError::Refused(error)) if error.kind == HostErrorKind::NotFound => {}
-            other => bail!("{call:?} of no machine gave {other:?}"),
+            other => bail!("{call:?} of an unknown machine returned {other:?}"),
         }
     }
     Ok(())
@@ -169,7 +169,7 @@ async fn an_answer_without_a_question_is_refused(test: &TestContext) -> Result<(
         HostCall::Answer { question: QuestionId::from_backend("nothing"), choice: "0".to_owned() };
     match test.call(&test.machines.running, &answer).await? {
         Err(CallError::Refused(_)) => Ok(()),
-        other => bail!("an answer to no question gave {other:?}"),
+        other => bail!("an answer without a question returned {other:?}"),
     }
 }
 
@@ -183,12 +183,12 @@ async fn a_running_task_can_fail(test: &TestContext) -> Result<()> {
                 "{error:?}"
             );
         }
-        end => bail!("it ends as {end:?}"),
+        end => bail!("the task ended as {end:?}"),
     }
     test.barrier().await?;
     ensure!(
         test.machine(&test.machines.running)?.power_state == Some(PowerState::On),
-        "it failed, and did it"
+        "the task failed, but the machine is not on"
     );
     Ok(())
 }
@@ -200,7 +200,7 @@ async fn a_busy_machine_refuses_a_call_and_names_its_task(test: &TestContext) ->
     ensure!(error.kind == HostErrorKind::Busy, "{error:?}");
     ensure!(
         error.blocking_task.as_ref() == Some(&task),
-        "in the way is {task}, and it says {error:?}"
+        "the running task is {task}, the error is {error:?}"
     );
     test.control.finish_tasks().await?;
     test.check_matches_host().await.map(drop)
@@ -214,23 +214,23 @@ async fn a_running_task_can_be_cancelled(test: &TestContext) -> Result<()> {
     test.backend.cancel(&task).await?;
     match test.wait_end(follower).await? {
         otter::hypervisor::TaskStatus::Failed(error) if error.kind == HostErrorKind::Cancelled => {}
-        end => bail!("a cancelled task ends as {end:?}"),
+        end => bail!("a cancelled task ended as {end:?}"),
     }
     let again = test.backend.cancel(&task).await;
     ensure!(
         matches!(&again, Err(error) if error.kind == HostErrorKind::InvalidState),
-        "again: {again:?}"
+        "a second cancel returned {again:?}"
     );
     let nothing =
         test.backend.cancel(&otter::domain::ids::TaskId::from_backend("no-such-task")).await;
     ensure!(
         matches!(&nothing, Err(error) if error.kind == HostErrorKind::NotFound),
-        "no task: {nothing:?}"
+        "a cancel of an unknown task returned {nothing:?}"
     );
     test.barrier().await?;
     ensure!(
         test.machine(machine)?.power_state == Some(PowerState::Off),
-        "it was cancelled, and is on"
+        "the power-on was cancelled, but the machine is not off"
     );
     Ok(())
 }
@@ -249,7 +249,7 @@ async fn a_task_that_cannot_be_cancelled_continues(test: &TestContext) -> Result
     test.barrier().await?;
     ensure!(
         test.machine(machine)?.power_state == Some(PowerState::Off),
-        "it ended well, and is not off"
+        "the power-off succeeded, but the machine is not off"
     );
     Ok(())
 }

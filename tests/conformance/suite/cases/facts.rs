@@ -1,4 +1,4 @@
-//! Facts: the whole picture first, then every change and every removal, whoever made it; nothing
+//! Facts: first the complete set, then every change and every removal of any client. No fact is
 //! lost or invented.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,9 +26,9 @@ case_table! {
 async fn the_first_facts_are_complete(test: &TestContext) -> Result<()> {
     let known = test.observer.recording();
     let actual = test.control.contents().await?;
-    ensure!(known.complete_sets() == 1, "{} whole pictures at the start", known.complete_sets());
+    ensure!(known.complete_sets() == 1, "{} complete sets at the start", known.complete_sets());
     test.compare(&known.contents, &actual)?;
-    ensure!(!actual.datastores.is_empty(), "the host has no datastore to tell of");
+    ensure!(!actual.datastores.is_empty(), "the host has no datastore");
     let machines = &test.machines;
     for (id, state) in [(&machines.running, PowerState::On), (&machines.stopped, PowerState::Off)] {
         ensure!(
@@ -49,18 +49,18 @@ async fn a_change_by_another_client_is_reported(test: &TestContext) -> Result<()
         let seen = test.machine(machine)?.power_state;
         ensure!(
             seen == Some(state),
-            "somebody turned it {}, and it is told as {seen:?}",
+            "the machine was powered {}, reported is {seen:?}",
             state.as_str()
         );
     }
-    ensure!(test.complete_sets() == 1, "a change is told as a change, not as a whole picture");
+    ensure!(test.complete_sets() == 1, "a change was reported as a complete set");
     test.check_matches_host().await.map(drop)
 }
 
 async fn a_new_machine_is_reported(test: &TestContext) -> Result<()> {
-    let id = test.control.add_machine("newcomer").await?;
+    let id = test.control.add_machine("added").await?;
     test.barrier().await?;
-    ensure!(test.machine(&id)?.name == "newcomer", "the new machine has another name");
+    ensure!(test.machine(&id)?.name == "added", "the new machine has another name");
     test.check_matches_host().await.map(drop)
 }
 
@@ -69,12 +69,15 @@ async fn a_datastore_reports_its_machine_count(test: &TestContext) -> Result<()>
         actual.datastores.values().map(|datastore| datastore.machine_count).sum::<u32>()
     };
     let before = test.check_matches_host().await?;
-    let added = test.control.add_machine("newcomer").await?;
+    let added = test.control.add_machine("added").await?;
     let with_it = test.check_matches_host().await?;
     test.control.remove_machine(&added).await?;
     let after = test.check_matches_host().await?;
     let counts = [&before, &with_it, &after].map(machines);
-    ensure!(counts[1] == counts[0] + 1 && counts[2] == counts[0], "one came and went: {counts:?}");
+    ensure!(
+        counts[1] == counts[0] + 1 && counts[2] == counts[0],
+        "one machine was added and removed: {counts:?}"
+    );
     Ok(())
 }
 
@@ -82,7 +85,7 @@ async fn a_removal_is_reported(test: &TestContext) -> Result<()> {
     let machine = &test.machines.stopped;
     test.control.remove_machine(machine).await?;
     test.barrier().await?;
-    ensure!(test.machine(machine).is_err(), "machine {machine} was deleted, and is still told of");
+    ensure!(test.machine(machine).is_err(), "the deleted machine {machine} is still reported");
     test.check_matches_host().await.map(drop)
 }
 
@@ -109,7 +112,7 @@ async fn snapshots_by_another_client_are_reported_as_a_tree(test: &TestContext) 
     let snapshots = test.machine(machine)?.snapshots;
     ensure!(
         snapshots.items.is_empty() && snapshots.current.is_none(),
-        "they were removed: {snapshots:?}"
+        "all snapshots were removed: {snapshots:?}"
     );
     Ok(())
 }
@@ -137,20 +140,21 @@ async fn a_question_is_reported_until_it_is_answered(test: &TestContext) -> Resu
     super::super::test_context::expect_success(test.wait_task_end(&task).await?)?;
     test.barrier().await?;
     let seen = test.machine(machine)?;
-    ensure!(seen.question.is_none(), "the question was answered, and is still told of");
+    ensure!(seen.question.is_none(), "the answered question is still reported");
     ensure!(seen.power_state == Some(PowerState::On), "it is {:?}", seen.power_state);
     ensure!(
         test.call_failure(machine, &answer).await.is_ok(),
-        "an answer to a question that is gone"
+        "an answer to an answered question succeeded"
     );
     Ok(())
 }
 
 async fn changes_are_reported_without_a_barrier(test: &TestContext) -> Result<()> {
     let machine = &test.machines.permanent;
-    test.control.rename_machine(machine, "renamed by nobody").await?;
-    test.wait_until("a change that nobody asked for", |recording| {
-        (recording.contents.machines.get(machine)?.name == "renamed by nobody").then_some(())
+    test.control.rename_machine(machine, "renamed without a barrier").await?;
+    test.wait_until("a change without a barrier", |recording| {
+        (recording.contents.machines.get(machine)?.name == "renamed without a barrier")
+            .then_some(())
     })
     .await
 }
@@ -171,7 +175,7 @@ async fn no_fact_is_lost_or_invented_under_many_changes(test: &TestContext) -> R
     test.control.remove_snapshots(&machines.permanent).await?;
     test.check_matches_host().await?;
     let missed = test.observer.read(|recording| recording.removed.clone());
-    ensure!(missed.is_empty(), "machines were told to be gone that never were: {missed:?}");
+    ensure!(missed.is_empty(), "existing machines were reported as removed: {missed:?}");
     Ok(())
 }
 
@@ -188,8 +192,8 @@ async fn added_and_removed_machines_are_tracked(test: &TestContext) -> Result<()
         gone.insert(leaves);
     }
     let actual = test.check_matches_host().await?;
-    ensure!(gone.iter().all(|id| !actual.machines.contains_key(id)), "the stage removed nothing");
+    ensure!(gone.iter().all(|id| !actual.machines.contains_key(id)), "the control removed nothing");
     let missed = test.observer.read(|recording| recording.removed.clone());
-    ensure!(missed.is_subset(&gone), "machines were told to be gone that never were: {missed:?}");
+    ensure!(missed.is_subset(&gone), "existing machines were reported as removed: {missed:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Following tasks: from any moment to the one end, over whatever happens to the session.
+//! Following tasks: at any time, to the one end, also over a lost session.
 
 use anyhow::{Result, bail, ensure};
 use futures_util::future::try_join_all;
@@ -35,7 +35,7 @@ async fn a_task_can_be_followed_after_its_end(test: &TestContext) -> Result<()> 
     let task = test.start_task(&test.machines.stopped, &HostCall::PowerOn).await?;
     for _ in 0..2 {
         let end = test.wait_task_end(&task).await?;
-        ensure!(matches!(end, TaskStatus::Failed(_)), "it failed, and ends as {end:?}");
+        ensure!(matches!(end, TaskStatus::Failed(_)), "a failed task ended as {end:?}");
     }
     Ok(())
 }
@@ -43,9 +43,9 @@ async fn a_task_can_be_followed_after_its_end(test: &TestContext) -> Result<()> 
 async fn an_unknown_task_has_vanished(test: &TestContext) -> Result<()> {
     for name in ["no-such-task", "task-99999", "haTask-16-vim.VirtualMachine.powerOn-1"] {
         let end = test.wait_task_end(&TaskId::from_backend(name)).await?;
-        ensure!(matches!(end, TaskStatus::Vanished), "a task that was never there ends as {end:?}");
+        ensure!(matches!(end, TaskStatus::Vanished), "an unknown task ended as {end:?}");
     }
-    // It stands in nobody's way.
+    // Other tasks can still be followed.
     expect_success(
         test.wait_task_end(&test.start_task(&test.machines.stopped, &HostCall::PowerOn).await?)
             .await?,
@@ -62,7 +62,7 @@ async fn a_task_end_is_final(test: &TestContext) -> Result<()> {
         test.run_task(machine, &call).await?;
         test.barrier().await?;
         let now = follower.borrow_and_update().clone();
-        ensure!(matches!(now, TaskStatus::Succeeded { .. }), "it had ended, and now it is {now:?}");
+        ensure!(matches!(now, TaskStatus::Succeeded { .. }), "after its end it became {now:?}");
     }
     expect_success(test.wait_task_end(&task).await?).map(drop)
 }
@@ -86,12 +86,12 @@ async fn many_tasks_can_be_followed_at_once(test: &TestContext) -> Result<()> {
     for (id, first, second) in ended {
         for end in [first, second] {
             let TaskStatus::Succeeded { snapshot: Some(snapshot) } = expect_success(end)? else {
-                bail!("a snapshot was made, and its task does not say which")
+                bail!("the task does not name the created snapshot")
             };
             let current = test.machine(id)?.snapshots.current;
             ensure!(
                 current.as_ref() == Some(&snapshot),
-                "{id} got {snapshot}, and has {current:?}"
+                "the task of {id} created {snapshot}, the current snapshot is {current:?}"
             );
         }
     }
@@ -117,14 +117,14 @@ async fn progress_is_reported_and_never_decreases(test: &TestContext) -> Result<
         });
         let TaskStatus::Running { progress } = test.in_time("progress", further).await??.clone()
         else {
-            bail!("it ended before its time")
+            bail!("the task ended early")
         };
         highest = progress;
     }
     test.barrier().await?;
     ensure!(
         test.machine(machine)?.power_state == Some(PowerState::Off),
-        "it is not at its end yet"
+        "the task has not ended, but the machine is not off"
     );
     test.control.finish_tasks().await?;
     expect_success(test.wait_end(follower).await?).map(drop)
@@ -140,7 +140,7 @@ async fn a_running_task_can_be_followed(test: &TestContext) -> Result<()> {
     test.barrier().await?;
     ensure!(
         matches!(*follower.borrow(), TaskStatus::Running { .. }),
-        "it runs: {:?}",
+        "a running task is {:?}",
         *follower.borrow()
     );
     test.control.finish_tasks().await?;
@@ -169,7 +169,7 @@ async fn a_task_of_another_client_can_be_followed(test: &TestContext) -> Result<
     test.control.finish_tasks().await?;
     expect_success(test.wait_end(follower).await?)?;
     let restarts = test.observer.read(|recording| recording.restarts(machine));
-    ensure!(restarts == 1, "it turned the machine on, and {restarts} restarts were told");
+    ensure!(restarts == 1, "the task powered the machine on, reported restarts: {restarts}");
     test.check_matches_host().await.map(drop)
 }
 
@@ -180,7 +180,7 @@ async fn a_forgotten_task_has_vanished(test: &TestContext) -> Result<()> {
     test.barrier().await?;
     test.control.forget_tasks().await?;
     for end in [test.wait_end(follower).await?, test.wait_task_end(&task).await?] {
-        ensure!(matches!(end, TaskStatus::Vanished), "the host forgot it, and it ends as {end:?}");
+        ensure!(matches!(end, TaskStatus::Vanished), "a forgotten task ended as {end:?}");
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Lost answers and refusals: what is proven and what is not, and that no call is made twice.
+//! Lost answers and refusals: a refused call did not run, a lost call may have, and no call runs
+//! twice.
 
 use anyhow::{Result, bail, ensure};
 use otter::domain::call::HostCall;
@@ -25,7 +26,7 @@ fn create_snapshot(name: &str) -> HostCall {
     }
 }
 
-/// How many snapshots of this name the machine of these cases has, in truth.
+/// The number of snapshots of this name on the host, of the machine that these cases use.
 async fn snapshot_count(test: &TestContext, name: &str) -> Result<usize> {
     test.barrier_once_connected().await?;
     let actual = test.control.contents().await?;
@@ -38,20 +39,20 @@ async fn snapshot_count(test: &TestContext, name: &str) -> Result<usize> {
 async fn a_call_with_a_lost_answer_is_lost_and_ran_once(test: &TestContext) -> Result<()> {
     let machine = &test.machines.running;
     for name in ["lost once", "lost again"] {
-        // A connection that is up already, so that it is the call that is cut.
+        // Open a connection first, so that the cut hits the call.
         test.backend.read_evidence(machine).await?;
         test.control.cut_next_snapshot(ConnectionCut::AfterItRan).await?;
         match test.call(machine, &create_snapshot(name)).await? {
             Err(CallError::Lost(error)) if error.kind == HostErrorKind::Unreachable => {}
-            other => bail!("its answer was lost, and it gave {other:?}"),
+            other => bail!("a call with a lost answer returned {other:?}"),
         }
         let known = |recording: &super::super::recording_observer::Recording| {
             let items = &recording.contents.machines.get(machine)?.snapshots.items;
             items.iter().any(|snapshot| snapshot.name == name).then_some(())
         };
-        test.wait_until("what the lost call did", known).await?;
+        test.wait_until("the snapshot of the lost call", known).await?;
         let times = snapshot_count(test, name).await?;
-        ensure!(times == 1, "it ran {times} times");
+        ensure!(times == 1, "the call ran {times} times");
     }
     test.check_matches_host().await.map(drop)
 }
@@ -64,10 +65,10 @@ async fn a_call_cut_before_it_ran_is_not_repeated(test: &TestContext) -> Result<
         Err(CallError::Lost(error) | CallError::Refused(error)) => {
             ensure!(error.kind == HostErrorKind::Unreachable, "{error:?}");
         }
-        Ok(accepted) => bail!("it never ran, and gave {accepted:?}"),
+        Ok(accepted) => bail!("a call that did not run returned {accepted:?}"),
     }
     let times = snapshot_count(test, "never").await?;
-    ensure!(times == 0, "it ran {times} times");
+    ensure!(times == 0, "the call ran {times} times");
     test.run_task(machine, &create_snapshot("afterwards")).await?;
     test.check_matches_host().await.map(drop)
 }
@@ -86,17 +87,17 @@ async fn a_refused_call_has_its_kind_and_did_not_run(test: &TestContext) -> Resu
         test.control.refuse_next_snapshot(kind).await?;
         match test.call(&test.machines.running, &create_snapshot("refused")).await? {
             Err(CallError::Refused(error)) => {
-                ensure!(error.kind == kind, "refused for {kind:?}, and it says {error:?}");
+                ensure!(error.kind == kind, "refused as {kind:?}, reported as {error:?}");
                 ensure!(
                     error.fault.is_some() && !error.message.is_empty(),
-                    "without the host's words: {error:?}"
+                    "the fault or its message is missing: {error:?}"
                 );
             }
-            other => bail!("refused for {kind:?}, and it gave {other:?}"),
+            other => bail!("a call refused as {kind:?} returned {other:?}"),
         }
     }
     let times = snapshot_count(test, "refused").await?;
-    ensure!(times == 0, "it ran {times} times");
+    ensure!(times == 0, "a refused call ran {times} times");
     Ok(())
 }
 
@@ -112,11 +113,11 @@ async fn a_call_on_a_lost_session_runs_once(test: &TestContext) -> Result<()> {
             Accepted::Task(task) => {
                 drop(super::super::test_context::expect_success(test.wait_task_end(&task).await?)?);
             }
-            Accepted::Done => bail!("a snapshot has a task"),
+            Accepted::Done => bail!("the creation of a snapshot has no task"),
         }
         test.wait_resynced(sets).await?;
         let times = snapshot_count(test, name).await?;
-        ensure!(times == 1, "it ran {times} times");
+        ensure!(times == 1, "the call ran {times} times");
     }
     test.check_matches_host().await.map(drop)
 }

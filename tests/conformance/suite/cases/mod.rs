@@ -1,4 +1,4 @@
-//! The cases, by the part of the contract that they hold a backend to.
+//! The cases, grouped by the part of the contract that they check.
 
 mod barriers;
 mod calls;
@@ -12,7 +12,7 @@ mod snapshots;
 
 use super::Case;
 
-/// All of them.
+/// All cases.
 pub const ALL: [&[Case]; 9] = [
     facts::CASES,
     sessions::CASES,

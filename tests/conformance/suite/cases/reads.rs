@@ -1,4 +1,4 @@
-//! Reads past the picture: evidence, the guest, and raw properties.
+//! Direct reads: evidence, the guest, and properties.
 
 use anyhow::{Context, Result, bail, ensure};
 use otter::domain::call::{CallKind, HostCall, SeenSnapshot};
@@ -28,7 +28,7 @@ async fn evidence_matches_the_machine(test: &TestContext) -> Result<()> {
     let actual = test.check_matches_host().await?;
     for id in [&machines.running, &machines.stopped, &machines.with_snapshots, &machines.with_tools]
     {
-        let machine = actual.machines.get(id).context("the cast is not there")?;
+        let machine = actual.machines.get(id).context("a test machine is missing")?;
         let evidence = test.backend.read_evidence(id).await?;
         ensure!(evidence.identity == machine.identity(), "{:?}", evidence.identity);
         ensure!(evidence.power_state == machine.power_state, "{:?}", evidence.power_state);
@@ -44,7 +44,8 @@ async fn evidence_matches_the_machine(test: &TestContext) -> Result<()> {
         );
         ensure!(
             evidence.question == machine.question.as_ref().map(|question| question.id.clone()),
-            "a question"
+            "question: {:?}",
+            evidence.question
         );
         let snapshots = machine.snapshots.items.iter().map(|snapshot| SeenSnapshot {
             id: snapshot.id.clone(),
@@ -57,7 +58,7 @@ async fn evidence_matches_the_machine(test: &TestContext) -> Result<()> {
             "snapshots: {:?}",
             evidence.snapshots
         );
-        ensure!(!evidence.has_running_task(), "nothing runs: {:?}", evidence.recent_tasks);
+        ensure!(!evidence.has_running_task(), "no task runs: {:?}", evidence.recent_tasks);
     }
     Ok(())
 }
@@ -69,7 +70,7 @@ async fn evidence_is_read_directly(test: &TestContext) -> Result<()> {
         let expected = if on { PowerState::On } else { PowerState::Off };
         ensure!(
             seen == Some(expected),
-            "it is {}, and a direct read says {seen:?}",
+            "the machine is {}, a direct read returned {seen:?}",
             expected.as_str()
         );
     }
@@ -86,11 +87,11 @@ async fn recent_tasks_name_the_call_and_the_account(test: &TestContext) -> Resul
         .recent_tasks
         .iter()
         .find(|task| task.id == own)
-        .context("our task is not among them")?;
+        .context("the backend's own task is missing")?;
     ensure!(task.by_us && !task.running && task.call == Some(CallKind::PowerOn), "ours: {task:?}");
     ensure!(
         evidence.recent_tasks.iter().all(|task| task.id == own || !task.by_us),
-        "a colleague's task is said to be ours: {:?}",
+        "the task of another client is marked as own: {:?}",
         evidence.recent_tasks
     );
     Ok(())
@@ -106,18 +107,18 @@ async fn recent_tasks_include_running_tasks(test: &TestContext) -> Result<()> {
         (&machines.stopped, &foreign, false, CallKind::PowerOn),
     ] {
         let evidence = test.backend.read_evidence(machine).await?;
-        ensure!(evidence.has_running_task(), "one runs: {evidence:?}");
+        ensure!(evidence.has_running_task(), "a task runs: {evidence:?}");
         let task = evidence
             .recent_tasks
             .iter()
             .find(|task| task.id == *id)
-            .context("the task that runs")?;
+            .context("the running task is missing")?;
         ensure!(task.running && task.by_us == by_us && task.call == Some(call), "{task:?}");
     }
     test.control.finish_tasks().await?;
     for machine in [&machines.running, &machines.stopped] {
         let evidence = test.backend.read_evidence(machine).await?;
-        ensure!(!evidence.has_running_task(), "it ended: {evidence:?}");
+        ensure!(!evidence.has_running_task(), "the task has ended: {evidence:?}");
     }
     Ok(())
 }
@@ -136,17 +137,23 @@ async fn the_boot_time_changes_when_the_host_restarts(test: &TestContext) -> Res
         after.host_boot_time.is_some() && after.host_boot_time != before,
         "{before:?} before and after"
     );
-    ensure!(after.power_state == Some(PowerState::Off), "every machine is off after it");
+    ensure!(after.power_state == Some(PowerState::Off), "a machine is not off after the reboot");
     Ok(())
 }
 
 async fn confirm_guest_returns_after_the_fact(test: &TestContext) -> Result<()> {
     let id = &test.machines.with_tools;
-    let actual =
-        test.control.contents().await?.machines.remove(id).context("the cast is not there")?.guest;
+    let actual = test
+        .control
+        .contents()
+        .await?
+        .machines
+        .remove(id)
+        .context("a test machine is missing")?
+        .guest;
     test.in_time("a confirmation", test.backend.confirm_guest(id)).await??;
     let confirmed = test.observer.read(|recording| {
-        recording.reports.iter().rev().find_map(|told| match told {
+        recording.reports.iter().rev().find_map(|report| match report {
             Reported::GuestConfirmed(fact) => Some(fact.clone()),
             _ => None,
         })
@@ -157,10 +164,7 @@ async fn confirm_guest_returns_after_the_fact(test: &TestContext) -> Result<()> 
         ip_address: actual.ip_address,
         ip_addresses: actual.ip_addresses,
     };
-    ensure!(
-        confirmed.as_ref() == Some(&expected),
-        "told is {confirmed:?}, the truth is {expected:?}"
-    );
+    ensure!(confirmed.as_ref() == Some(&expected), "reported {confirmed:?}, expected {expected:?}");
     Ok(())
 }
 
@@ -169,16 +173,16 @@ async fn properties_are_read_by_path(test: &TestContext) -> Result<()> {
     if !backend.capabilities().contains(&Capability::Properties) {
         return match backend.properties(&test.machines.running, &["name".to_owned()]).await {
             Err(error) if error.kind == HostErrorKind::NotSupported => Ok(()),
-            other => bail!("properties are said not to be there, and {other:?} was read"),
+            other => bail!("without the capability, properties returned {other:?}"),
         };
     }
     let paths = ["runtime.powerState", "name", "runtime.question"].map(str::to_owned);
     let values = backend.properties(&test.machines.running, &paths).await?;
-    let mut asked: Vec<_> = paths.iter().map(String::as_str).collect();
-    asked.sort_unstable();
+    let mut requested: Vec<_> = paths.iter().map(String::as_str).collect();
+    requested.sort_unstable();
     let mut read: Vec<_> = values.keys().map(String::as_str).collect();
     read.sort_unstable();
-    ensure!(read == asked, "asked for {asked:?}, and read {read:?}");
+    ensure!(read == requested, "requested {requested:?}, read {read:?}");
     ensure!(values["runtime.powerState"] == "poweredOn", "{values:?}");
     let name = test.machine(&test.machines.running)?.name;
     ensure!(values["name"] == name.as_str() && values["runtime.question"].is_null(), "{values:?}");
@@ -188,11 +192,11 @@ async fn properties_are_read_by_path(test: &TestContext) -> Result<()> {
             .await
         {
             Err(error) if error.kind == HostErrorKind::InvalidProperty => {}
-            other => bail!("{path} gave {other:?}"),
+            other => bail!("{path} returned {other:?}"),
         }
     }
     let none = backend.properties(&test.machines.running, &[]).await?;
-    ensure!(none.is_empty(), "asked for nothing, and read {none:?}");
+    ensure!(none.is_empty(), "requested no property, read {none:?}");
     Ok(())
 }
 
@@ -209,10 +213,10 @@ async fn reads_of_an_unknown_machine_are_not_found(test: &TestContext) -> Result
     for (what, result) in results {
         match result {
             Err(error) if error.kind == HostErrorKind::NotFound => {}
-            other => bail!("{what} of no machine gave {other:?}"),
+            other => bail!("{what} of an unknown machine returned {other:?}"),
         }
     }
-    // It said so, and did not believe that its session was lost.
+    // The backend did not take its session as lost.
     let logins = test.observer.read(|recording| recording.status().map(|status| status.logins));
     ensure!(logins == Some(1), "{logins:?} logins");
     Ok(())

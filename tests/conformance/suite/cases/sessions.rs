@@ -1,5 +1,4 @@
-//! The session: its states in order, what an absence leaves behind, and that no login is made in
-//! vain.
+//! The session: its states in order, the facts after an outage, and the number of logins.
 
 use std::sync::Arc;
 
@@ -28,14 +27,17 @@ async fn a_connection_is_reported_once_with_the_product(test: &TestContext) -> R
     test.barrier().await?;
     let recording = test.observer.recording();
     let states: Vec<_> = recording.statuses().map(|status| &status.state).collect();
-    ensure!(states == [&SessionState::Connecting, &SessionState::Connected], "told: {states:?}");
+    ensure!(
+        states == [&SessionState::Connecting, &SessionState::Connected],
+        "reported states: {states:?}"
+    );
     let product = recording.status().and_then(|status| status.product.as_ref());
     ensure!(
         product.is_some_and(|product| !product.full_name.is_empty()),
-        "the host is {product:?}"
+        "the product is {product:?}"
     );
     let since: Vec<_> = recording.statuses().map(|status| status.since).collect();
-    ensure!(since.is_sorted(), "a state begins before the one that it follows: {since:?}");
+    ensure!(since.is_sorted(), "a state began before the previous one: {since:?}");
     Ok(())
 }
 
@@ -48,10 +50,7 @@ async fn a_lost_session_causes_one_login(test: &TestContext) -> Result<()> {
     }
     test.wait_resynced(sets).await?;
     let logins = test.observer.read(|recording| recording.status().map(|status| status.logins));
-    ensure!(
-        logins == Some(2),
-        "thirty callers met one lost session, and there were {logins:?} logins"
-    );
+    ensure!(logins == Some(2), "thirty reads on one lost session caused {logins:?} logins");
     test.check_matches_host().await.map(drop)
 }
 
@@ -61,7 +60,7 @@ async fn facts_are_complete_after_a_lost_session(test: &TestContext) -> Result<(
         test.control.expire_sessions().await?;
         test.control.set_power(&test.machines.stopped, round % 2 == 0).await?;
         test.control
-            .rename_machine(&test.machines.permanent, &format!("meanwhile {round}"))
+            .rename_machine(&test.machines.permanent, &format!("during the outage {round}"))
             .await?;
         test.backend.read_evidence(&test.machines.running).await?;
         test.wait_resynced(sets).await?;
@@ -73,33 +72,33 @@ async fn facts_are_complete_after_a_lost_session(test: &TestContext) -> Result<(
 async fn facts_are_complete_after_an_outage(test: &TestContext) -> Result<()> {
     let sets = test.complete_sets();
     test.control.disconnect().await?;
-    test.wait_until("the absence", is_away).await?;
+    test.wait_until("the outage", is_away).await?;
     test.control.set_power(&test.machines.stopped, true).await?;
-    test.control.create_snapshot(&test.machines.permanent, "meanwhile").await?;
+    test.control.create_snapshot(&test.machines.permanent, "during the outage").await?;
     test.control.reconnect().await?;
     test.wait_resynced(sets).await?;
     test.check_matches_host().await?;
     ensure!(
         test.machine(&test.machines.stopped)?.power_state == Some(PowerState::On),
-        "it was turned on meanwhile"
+        "the machine was powered on during the outage"
     );
     let missed = test.observer.read(|recording| recording.removed.clone());
-    ensure!(missed.is_empty(), "an absence of the host is no absence of machines: {missed:?}");
+    ensure!(missed.is_empty(), "the outage reported machines as removed: {missed:?}");
     Ok(())
 }
 
 async fn a_removal_during_an_outage_is_reported_after_it(test: &TestContext) -> Result<()> {
     let sets = test.complete_sets();
     test.control.disconnect().await?;
-    test.wait_until("the absence", is_away).await?;
+    test.wait_until("the outage", is_away).await?;
     test.control.remove_machine(&test.machines.stopped).await?;
-    ensure!(test.machine(&test.machines.stopped).is_ok(), "nobody could know that it is gone");
+    ensure!(test.machine(&test.machines.stopped).is_ok(), "the removal was reported too early");
     test.control.reconnect().await?;
     test.wait_resynced(sets).await?;
     test.check_matches_host().await?;
     ensure!(
         test.machine(&test.machines.stopped).is_err(),
-        "it was deleted meanwhile, and is still told of"
+        "the machine deleted during the outage is still reported"
     );
     Ok(())
 }
@@ -107,29 +106,28 @@ async fn a_removal_during_an_outage_is_reported_after_it(test: &TestContext) -> 
 async fn no_call_hangs_during_an_outage(test: &TestContext) -> Result<()> {
     let machine = &test.machines.running;
     test.control.disconnect().await?;
-    test.wait_until("the absence", is_away).await?;
+    test.wait_until("the outage", is_away).await?;
     let barriers = join_all((0..20).map(|_| test.backend.barrier()));
-    for passed in test.in_time("barriers while the host is away", barriers).await? {
-        let Err(error) = passed else { anyhow::bail!("a barrier passed while the host was away") };
+    for passed in test.in_time("barriers during an outage", barriers).await? {
+        let Err(error) = passed else { anyhow::bail!("a barrier passed during an outage") };
         ensure!(error.kind == HostErrorKind::Unreachable, "a barrier failed as {error:?}");
     }
-    let read =
-        test.in_time("a read while the host is away", test.backend.read_evidence(machine)).await?;
+    let read = test.in_time("a read during an outage", test.backend.read_evidence(machine)).await?;
     ensure!(
         matches!(&read, Err(error) if error.kind == HostErrorKind::Unreachable),
-        "a read gave {read:?}"
+        "a read returned {read:?}"
     );
     match test.call(machine, &HostCall::PowerOff).await? {
         Err(CallError::Refused(error) | CallError::Lost(error)) => {
             ensure!(error.kind == HostErrorKind::Unreachable, "a call failed as {error:?}");
         }
-        Ok(accepted) => anyhow::bail!("a host that is away took a call: {accepted:?}"),
+        Ok(accepted) => anyhow::bail!("a call during an outage returned {accepted:?}"),
     }
     test.control.reconnect().await?;
     test.wait_connected(1).await?;
     let machine = test.check_matches_host().await?.machines.remove(machine);
     let state = machine.and_then(|machine| machine.power_state);
-    ensure!(state == Some(PowerState::On), "a call that nobody took made the machine {state:?}");
+    ensure!(state == Some(PowerState::On), "after a call during an outage it is {state:?}");
     Ok(())
 }
 
@@ -141,24 +139,24 @@ async fn a_refused_login_is_reported_and_not_repeated(test: &TestContext) -> Res
     let refused = |recording: &Recording| {
         matches!(recording.status()?.state, SessionState::LoginRefused { .. }).then_some(())
     };
-    test.wait_until("that the account is refused", refused).await?;
+    test.wait_until("a refused login", refused).await?;
     for _ in 0..20 {
         let read = test
-            .in_time("a read with a refused account", backend.read_evidence(&machines.running))
+            .in_time("a read with a refused login", backend.read_evidence(&machines.running))
             .await?;
         ensure!(
             matches!(&read, Err(error) if error.kind == HostErrorKind::LoginRefused),
-            "a read gave {read:?}"
+            "a read returned {read:?}"
         );
         match test.call(&machines.running, &HostCall::PowerOff).await? {
             Err(CallError::Refused(error)) if error.kind == HostErrorKind::LoginRefused => {}
-            other => anyhow::bail!("a call gave {other:?}"),
+            other => anyhow::bail!("a call returned {other:?}"),
         }
-        let passed = test.in_time("a barrier with a refused account", backend.barrier()).await?;
+        let passed = test.in_time("a barrier with a refused login", backend.barrier()).await?;
         ensure!(passed.is_err(), "a barrier passed without a session");
     }
     let attempts = control.login_attempts() - attempts;
-    ensure!(attempts == 1, "a refused account was tried {attempts} times");
+    ensure!(attempts == 1, "the backend tried a refused login {attempts} times");
     control.refuse_logins(false).await?;
     Arc::clone(backend).set_password(control.password());
     test.wait_resynced(sets).await?;

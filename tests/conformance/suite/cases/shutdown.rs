@@ -1,4 +1,4 @@
-//! The end: `run` returns when told to, and nothing that comes later hangs.
+//! The shutdown: `run` returns when it is stopped, and no later call hangs.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ case_table! {
         followers_are_closed_when_run_returns needs [StepTasks];
 }
 
-/// Everything fails, and nothing hangs.
+/// Fails if a call succeeds or hangs after `run` has returned.
 async fn check_stopped(test: &TestContext) -> Result<()> {
     let (backend, machine) = (&test.backend, &test.machines.running);
     let call = test.call(machine, &HostCall::PowerOff).await?;
-    ensure!(matches!(call, Err(CallError::Refused(_))), "a call after the end gave {call:?}");
+    ensure!(matches!(call, Err(CallError::Refused(_))), "a call after the end returned {call:?}");
     let barrier = test.in_time("a barrier after the end", backend.barrier()).await?;
     let read = test.in_time("a read after the end", backend.read_evidence(machine)).await?;
     let guest =
@@ -44,13 +44,13 @@ async fn check_stopped(test: &TestContext) -> Result<()> {
             && guest.is_err()
             && properties.is_err()
             && cancel.is_err(),
-        "something succeeded after the end"
+        "a call succeeded after the end"
     );
     let mut follower = test
         .in_time("a follower after the end", backend.follow(&TaskId::from_backend("any")))
         .await?;
     let over = async { while follower.changed().await.is_ok() {} };
-    test.in_time("a follower that is let go", over).await
+    test.in_time("a closed follower", over).await
 }
 
 async fn run_returns_when_stopped_and_later_calls_fail(test: &TestContext) -> Result<()> {
@@ -66,7 +66,7 @@ async fn run_returns_when_stopped_and_later_calls_fail(test: &TestContext) -> Re
         .and_then(|machine| machine.power_state);
     ensure!(
         state == test.machine(&test.machines.running)?.power_state,
-        "a call after the end made it {state:?}"
+        "after a call after the end the machine is {state:?}"
     );
     Ok(())
 }
@@ -75,7 +75,7 @@ async fn run_can_be_called_once(test: &TestContext) -> Result<()> {
     let second = test.backend.run(Arc::new(RecordingObserver::default()), CancellationToken::new());
     match test.in_time("the end of a second run", second).await? {
         Err(_) => {}
-        Ok(()) => bail!("a second run is as good as the first"),
+        Ok(()) => bail!("a second run succeeded"),
     }
     test.check_matches_host().await?;
     test.stop().await?;
@@ -86,7 +86,7 @@ async fn run_can_be_called_once(test: &TestContext) -> Result<()> {
 
 async fn run_stops_during_an_outage(test: &TestContext) -> Result<()> {
     test.control.disconnect().await?;
-    test.wait_until("the absence", |recording| {
+    test.wait_until("the outage", |recording| {
         matches!(recording.status()?.state, SessionState::Away { .. }).then_some(())
     })
     .await?;
@@ -97,7 +97,7 @@ async fn run_stops_during_an_outage(test: &TestContext) -> Result<()> {
 async fn run_stops_while_the_login_is_refused(test: &TestContext) -> Result<()> {
     test.control.refuse_logins(true).await?;
     test.control.expire_sessions().await?;
-    test.wait_until("that the account is refused", |recording| {
+    test.wait_until("a refused login", |recording| {
         matches!(recording.status()?.state, SessionState::LoginRefused { .. }).then_some(())
     })
     .await?;
@@ -107,11 +107,11 @@ async fn run_stops_while_the_login_is_refused(test: &TestContext) -> Result<()> 
 
 async fn nothing_is_reported_after_run_returns(test: &TestContext) -> Result<()> {
     test.stop().await?;
-    let told = test.observer.read(|recording| recording.reports.len());
+    let before = test.observer.read(|recording| recording.reports.len());
     test.control.rename_machine(&test.machines.permanent, "after the end").await?;
     check_stopped(test).await?;
     let later = test.observer.read(|recording| recording.reports.len());
-    ensure!(told == later, "{} things were told after the end", later - told);
+    ensure!(before == later, "{} reports after the end", later - before);
     Ok(())
 }
 
@@ -121,11 +121,11 @@ async fn followers_are_closed_when_run_returns(test: &TestContext) -> Result<()>
     test.barrier().await?;
     test.stop().await?;
     let over = async { while follower.changed().await.is_ok() {} };
-    test.in_time("a follower that is let go", over).await?;
+    test.in_time("a closed follower", over).await?;
     let last = follower.borrow().clone();
     ensure!(
         matches!(last, TaskStatus::Running { .. }),
-        "nobody knows how it ended, and it is {last:?}"
+        "the task has not ended, the last status is {last:?}"
     );
     check_stopped(test).await
 }

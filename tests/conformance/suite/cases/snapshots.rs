@@ -1,4 +1,4 @@
-//! Snapshots: made, gone back to, renamed and removed.
+//! Snapshots: create, revert, rename and remove.
 
 use anyhow::{Context, Result, ensure};
 use otter::domain::call::HostCall;
@@ -48,13 +48,13 @@ fn snapshots(test: &TestContext, machine: &MachineId) -> Result<Snapshots> {
     Ok(test.machine(machine)?.snapshots)
 }
 
-/// The chain of the cast, the root first.
+/// The chain of [`TestMachines::with_snapshots`](super::super::TestMachines), root first.
 fn snapshot_chain(test: &TestContext) -> Result<Vec<SnapshotId>> {
     let snapshots = snapshots(test, &test.machines.with_snapshots)?;
     let above = |id: &SnapshotId| snapshots.get(id).and_then(|snapshot| snapshot.parent.clone());
     let mut chain: Vec<_> = std::iter::successors(snapshots.current.clone(), above).collect();
     chain.reverse();
-    ensure!(chain.len() >= 3, "the cast has a chain of {} snapshots", chain.len());
+    ensure!(chain.len() >= 3, "the chain has {} snapshots", chain.len());
     Ok(chain)
 }
 
@@ -63,11 +63,14 @@ async fn a_new_snapshot_is_a_child_of_the_current_one(test: &TestContext) -> Res
     let before = snapshots(test, machine)?;
     let id = create_and_wait(test, machine, &create("clean", false)).await?;
     let after = snapshots(test, machine)?;
-    let made = after.get(&id).context("it is not told of")?;
-    ensure!((made.name.as_str(), made.description.as_str()) == ("clean", "of clean"), "{made:?}");
+    let created = after.get(&id).context("the snapshot is not reported")?;
     ensure!(
-        made.parent == before.current && after.current.as_ref() == Some(&id),
-        "{made:?} of {after:?}"
+        (created.name.as_str(), created.description.as_str()) == ("clean", "of clean"),
+        "{created:?}"
+    );
+    ensure!(
+        created.parent == before.current && after.current.as_ref() == Some(&id),
+        "the new snapshot is {created:?} in {after:?}"
     );
     ensure!(before.get(&id).is_none() && after.items.len() == before.items.len() + 1, "{after:?}");
     test.check_matches_host().await.map(drop)
@@ -78,7 +81,7 @@ async fn special_characters_in_names_are_kept(test: &TestContext) -> Result<()> 
     for name in ["50% / 100%", "a\\b", "<été> & \"co\"", "%2f"] {
         let id = create_and_wait(test, machine, &create(name, false)).await?;
         let seen = snapshots(test, machine)?.get(&id).map(|snapshot| snapshot.name.clone());
-        ensure!(seen.as_deref() == Some(name), "{name:?} is told as {seen:?}");
+        ensure!(seen.as_deref() == Some(name), "{name:?} is reported as {seen:?}");
     }
     Ok(())
 }
@@ -90,7 +93,7 @@ async fn a_revert_changes_the_current_snapshot(test: &TestContext) -> Result<()>
         let current = snapshots(test, machine)?.current;
         ensure!(
             current.as_ref() == Some(&id),
-            "after a revert to {id} the current one is {current:?}"
+            "after a revert to {id} the current snapshot is {current:?}"
         );
     }
     test.check_matches_host().await.map(drop)
@@ -109,16 +112,16 @@ async fn a_revert_restores_the_recorded_power_state(test: &TestContext) -> Resul
         let seen = test.machine(machine)?;
         ensure!(
             seen.power_state == Some(expected),
-            "reverted to {snapshot}, it is {:?}",
+            "after a revert to {snapshot} the machine is {:?}",
             seen.power_state
         );
         let recorded = seen.snapshots.get(snapshot).and_then(|snapshot| snapshot.power_state);
-        ensure!(recorded == Some(expected), "{snapshot} says that it recorded {recorded:?}");
+        ensure!(recorded == Some(expected), "{snapshot} recorded {recorded:?}");
     }
     test.run_task(machine, &revert(&with_memory, true)).await?;
     ensure!(
         test.machine(machine)?.power_state != Some(PowerState::On),
-        "its power-on was suppressed"
+        "the revert powered the machine on despite suppress_power_on"
     );
     Ok(())
 }
@@ -131,9 +134,9 @@ async fn removing_a_snapshot_keeps_its_children(test: &TestContext) -> Result<()
     )
     .await?;
     let after = snapshots(test, machine)?;
-    ensure!(after.get(&chain[1]).is_none(), "it is still told of");
-    let parent = after.get(&chain[2]).context("its child went along")?.parent.clone();
-    ensure!(parent.as_ref() == Some(&chain[0]), "its child is now below {parent:?}");
+    ensure!(after.get(&chain[1]).is_none(), "the removed snapshot is still reported");
+    let parent = after.get(&chain[2]).context("the child was removed too")?.parent.clone();
+    ensure!(parent.as_ref() == Some(&chain[0]), "the parent of the child is {parent:?}");
     test.check_matches_host().await.map(drop)
 }
 
@@ -146,14 +149,14 @@ async fn removing_a_branch_removes_its_children(test: &TestContext) -> Result<()
     .await?;
     let after = snapshots(test, machine)?;
     let left: Vec<_> = chain[1..].iter().filter(|id| after.get(id).is_some()).collect();
-    ensure!(left.is_empty() && after.get(&chain[0]).is_some(), "of the branch there is {left:?}");
+    ensure!(left.is_empty() && after.get(&chain[0]).is_some(), "left of the branch: {left:?}");
     test.check_matches_host().await.map(drop)
 }
 
 async fn all_snapshots_are_removed(test: &TestContext) -> Result<()> {
     test.run_task(&test.machines.with_snapshots, &HostCall::RemoveAllSnapshots).await?;
     let after = snapshots(test, &test.machines.with_snapshots)?;
-    ensure!(after == Snapshots::default(), "there is {after:?}");
+    ensure!(after == Snapshots::default(), "left: {after:?}");
     test.check_matches_host().await.map(drop)
 }
 
@@ -172,10 +175,10 @@ async fn a_snapshot_is_renamed(test: &TestContext) -> Result<()> {
         test.call_without_task(machine, &call).await?;
         test.barrier().await?;
         let after = snapshots(test, machine)?;
-        let seen = after.get(&chain[1]).context("it is gone")?;
+        let seen = after.get(&chain[1]).context("the snapshot is gone")?;
         ensure!(
             (seen.name.as_str(), seen.description.as_str()) == expected,
-            "{call:?} made {seen:?}"
+            "{call:?} resulted in {seen:?}"
         );
     }
     Ok(())
