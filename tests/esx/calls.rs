@@ -1,4 +1,4 @@
-//! Calls: what proves that one did not run, and that none is sent twice.
+//! Calls: which errors prove that a call did not run, and that no call is sent twice.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn evidence_includes_the_effect_of_each_ended_task() {
     let (simulator, running) = connected_lab_at_pace(scenario.clone(), Pace::Stepped).await;
     let (control, id) = (simulator.control(), machine_id(&scenario, 0));
     let task = start_task(&running, &id, &HostCall::PowerOn).await;
-    // It ends after the machine was read, before it is read itself.
+    // The task ends after the first read of the machine and before the read of the task.
     let read = "RetrievePropertiesEx";
     let before = control.calls(read);
     control.disrupt(read, 1, Some(1), Disruption::Delay(Duration::from_millis(300)));
@@ -174,7 +174,7 @@ async fn followers_see_progress_failure_and_vanishing() {
     let evidence = running.esx.read_evidence(&id).await.unwrap();
     assert!(evidence.has_running_task() && busy.is_err(), "{busy:?}");
     control.step_tasks();
-    // The first step has no progress yet.
+    // The task has no progress after the first step.
     control.step_tasks();
     let progress =
         status.wait_for(|status| matches!(status, TaskStatus::Running { progress: Some(_) }));
@@ -194,7 +194,7 @@ async fn followers_see_progress_failure_and_vanishing() {
     running.esx.barrier().await.unwrap();
     control.vanish_tasks();
     let end = status.wait_for(|status| matches!(status, TaskStatus::Vanished));
-    drop(in_time("the task is forgotten", end).await.unwrap());
+    drop(in_time("the end of a forgotten task", end).await.unwrap());
     assert!(matches!(
         wait_task_end(&running, &TaskId::from_backend("haTask-none")).await,
         TaskStatus::Vanished

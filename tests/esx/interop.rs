@@ -1,4 +1,4 @@
-//! Against a real peer: govmomi's simulator, as an ESX and as a vCenter.
+//! The backend with govmomi's simulator, as an ESX and as a vCenter.
 
 use super::support::{RunningBackend, options};
 use crate::harness::{Host, HostKind, Plan};

@@ -1,4 +1,5 @@
-//! The picture: whole at first, then as the host pushes it, however odd the machines.
+//! The facts: first complete, then changes as the host pushes them, also of machines with unusual
+//! values.
 
 use otter::domain::ids::MachineId;
 use otter::domain::machine::SerialBacking;
@@ -26,11 +27,11 @@ async fn a_thousand_machines_arrive_in_parts_and_changes_are_pushed() {
     assert_eq!((recording.machines.len(), recording.syncs), (999, 1));
     assert!(
         simulator.control().calls("WaitForUpdatesEx") > 10,
-        "the first picture came in one answer"
+        "the first set arrived in one answer"
     );
     assert_eq!(simulator.control().calls("RetrievePropertiesEx"), 0);
     running.stop().await;
-    assert_eq!(simulator.control().sessions(), 0, "no logout");
+    assert_eq!(simulator.control().sessions(), 0, "the backend did not log out");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Each face of a lost session: the picture stays whole, and one login serves all.
+//! Each form of a lost session: the facts stay complete, and all callers together cause one login.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,7 +205,7 @@ async fn a_followed_task_survives_a_lost_session_and_vanishes_with_hostd() {
     let (mut status, _) = start(1).await;
     simulator.control().restart_hostd(Restart::default());
     let end = status.wait_for(|status| matches!(status, TaskStatus::Vanished));
-    drop(in_time("the task is forgotten", end).await.unwrap());
+    drop(in_time("the end of a forgotten task", end).await.unwrap());
     running.stop().await;
 }
 
@@ -267,7 +267,7 @@ async fn an_unexpected_cancel_of_the_wait_keeps_session_and_machines() {
         let scenario = Scenario::generated(8);
         let (simulator, running) = connected_lab(scenario).await;
         simulator.control().disrupt_next("WaitForUpdatesEx", Disruption::Fault(fault));
-        // The pending wait has to end before the planned one is made.
+        // The barrier ends the pending wait, so that the next wait gets the planned fault.
         let _ = running.esx.barrier().await;
         running.observer.wait_connected(1).await;
         in_time("a barrier again", async { while running.esx.barrier().await.is_err() {} }).await;

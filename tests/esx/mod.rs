@@ -1,5 +1,5 @@
-//! The vim25 backend, through its seam: against the simulator, and against servers that answer
-//! oddly.
+//! The vim25 backend through the `Hypervisor` trait: with otter's simulator, with govmomi's
+//! simulator, and with a scripted server.
 
 mod calls;
 #[cfg(feature = "interop")]

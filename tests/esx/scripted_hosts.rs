@@ -1,4 +1,4 @@
-//! Hosts that answer oddly, by script: what the wire can bring and the simulator does not.
+//! The backend with a server that answers by a script: answers that the simulator never sends.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -36,7 +36,8 @@ impl Answer {
     }
 }
 
-/// A host that answers by script, and else like one with the machine `1` that never changes.
+/// A server that answers by its script. Without a scripted answer it is a host with the machine
+/// `1`, which never changes.
 #[derive(Clone, Default)]
 struct Scripted {
     inner: Arc<Mutex<Script>>,
@@ -121,7 +122,7 @@ async fn answer(State(host): State<Scripted>, request: Request) -> Response {
     response.body(Body::from(scripted.body)).unwrap()
 }
 
-/// The script's keys are static.
+/// The static name of a method that a script can answer.
 fn usual_name(method: &str) -> &'static str {
     const NAMES: [&str; 9] = [
         "/sdk/vimServiceVersions.xml",

@@ -1,4 +1,4 @@
-//! What the tests of this room share: an observer that keeps a picture, and a backend that runs.
+//! Helpers of these tests: a recording observer, and a running backend.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,10 +23,10 @@ use otter::simulator::{Pace, Scenario, Simulator, SimulatorOptions};
 
 use crate::harness::record;
 
-/// The longest that a test waits for an event.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest wait for an event.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Keeps what it is told.
+/// What the observer has received.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     pub machines: BTreeMap<MachineId, Machine>,
@@ -34,7 +34,7 @@ pub struct Recording {
     pub restarts: Vec<MachineId>,
     pub confirmed: Vec<Fact>,
     pub syncs: usize,
-    /// The fewest machines that there were after any facts.
+    /// The smallest number of machines after any set of facts.
     pub smallest: Option<usize>,
     pub statuses: Vec<SessionStatus>,
 }
@@ -45,7 +45,7 @@ pub struct RecordingObserver {
 }
 
 impl RecordingObserver {
-    /// What was told until now.
+    /// A copy of the recording.
     pub fn recording(&self) -> Recording {
         self.lock().clone()
     }
@@ -54,7 +54,7 @@ impl RecordingObserver {
         self.recording.lock().unwrap()
     }
 
-    /// Waits until this holds.
+    /// Waits until `holds` returns a value for the recording. `what` names it in the panic.
     pub async fn wait_until<T>(
         &self,
         what: &str,
@@ -69,8 +69,8 @@ impl RecordingObserver {
                 changed.changed().await.unwrap();
             }
         };
-        let waited = tokio::time::timeout(PATIENCE, waiting).await;
-        waited.unwrap_or_else(|_| panic!("never came: {what}; {:?}", self.recording()))
+        let waited = tokio::time::timeout(TIMEOUT, waiting).await;
+        waited.unwrap_or_else(|_| panic!("timed out: {what}; {:?}", self.recording()))
     }
 
     pub async fn wait_connected(&self, logins: u64) {
@@ -126,7 +126,7 @@ impl Observer for RecordingObserver {
     }
 }
 
-/// A backend whose `run` runs.
+/// A backend and the task of its `run`.
 pub struct RunningBackend {
     pub esx: Arc<EsxHypervisor>,
     pub observer: Arc<RecordingObserver>,
@@ -168,16 +168,16 @@ impl RunningBackend {
 
     pub async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(TIMEOUT, self.task).await.unwrap().unwrap().unwrap();
     }
 }
 
-/// A simulator with this scenario, without pauses, and a backend that is connected to it.
+/// A simulator with this scenario, whose tasks end at once, and a connected backend.
 pub async fn connected_lab(scenario: Scenario) -> (Simulator, RunningBackend) {
     connected_lab_at_pace(scenario, Pace::Auto { scale: 0.0 }).await
 }
 
-/// As [`lab`], at this pace.
+/// As [`connected_lab`], at this pace.
 pub async fn connected_lab_at_pace(scenario: Scenario, pace: Pace) -> (Simulator, RunningBackend) {
     let simulator = start_simulator(scenario, pace).await;
     let running = RunningBackend::start(&options(&simulator.url()));
@@ -192,12 +192,12 @@ pub async fn start_simulator(scenario: Scenario, pace: Pace) -> Simulator {
     Simulator::start(options).await.unwrap()
 }
 
-/// Bounds a wait for what has to come.
+/// Awaits `future`, and panics if it does not complete in time. `what` names it in the panic.
 pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never came: {what}"))
+    tokio::time::timeout(TIMEOUT, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
-/// The moid of a generated machine by its place, from 0.
+/// The id of a machine of the scenario by its index.
 pub fn machine_id(scenario: &Scenario, index: usize) -> MachineId {
     MachineId::from_backend(&scenario.machines[index].id)
 }

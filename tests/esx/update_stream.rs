@@ -1,4 +1,4 @@
-//! The one stream: shared by barriers and tasks, and never more than one wait on it.
+//! The stream of updates: barriers and tasks share it, and it has at most one pending wait.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ async fn many_tasks_are_followed_on_one_stream_without_polling() {
     let recording = running.observer.recording();
     assert_eq!(recording.restarts.len(), 60);
     assert_eq!(recording.statuses.last().unwrap().logins, 1);
-    // Each is read once when it is put on the list, and no more.
+    // Each task is read only once, when it is added to the ListView.
     assert!(simulator.control().calls("RetrievePropertiesEx") <= 60);
     running.stop().await;
 }
@@ -88,7 +88,7 @@ async fn a_refused_version_restarts_the_stream_on_the_same_session() {
     running.esx.barrier().await.unwrap();
     running
         .observer
-        .wait_until("a second whole picture", |recording| (recording.syncs == 2).then_some(()))
+        .wait_until("a second complete set", |recording| (recording.syncs == 2).then_some(()))
         .await;
     let recording = running.observer.recording();
     assert_eq!((recording.machines.len(), recording.statuses.last().unwrap().logins), (5, 1));

@@ -1,4 +1,4 @@
-//! The four ways of judging the host's certificate, against real handshakes.
+//! The four ways to verify the certificate of the host, with real handshakes.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use super::support::{RunningBackend, options, start_simulator};
 
-/// Runs until it is connected (`None`) or away, and gives the reason.
+/// Runs a backend until it is connected or fails to connect. Returns the reason of the failure.
 async fn outcome(options: &EsxOptions) -> Option<String> {
     let running = RunningBackend::start_at(options, Clock::system());
     let outcome = running
@@ -35,7 +35,7 @@ async fn outcome(options: &EsxOptions) -> Option<String> {
 }
 
 #[tokio::test]
-async fn each_way_accepts_what_it_should_and_says_what_it_refuses() {
+async fn each_way_accepts_or_rejects_the_certificate_with_a_reason() {
     let simulator = start_simulator(Scenario::generated(1), Pace::Auto { scale: 0.0 }).await;
     let mut options = options(&simulator.url());
     let pinned: Verify = format!("sha256:{}", simulator.fingerprint()).parse().unwrap();
@@ -66,7 +66,7 @@ async fn each_way_accepts_what_it_should_and_says_what_it_refuses() {
 }
 
 #[test]
-fn a_ca_file_that_cannot_be_used_is_found_at_once() {
+fn an_unusable_ca_file_is_an_error_of_the_options() {
     let mut file = CaFile::new("bad");
     let mut options = options("https://127.0.0.1:1");
     options.verify = Verify::CaFile(file.path.with_extension("missing"));
@@ -78,7 +78,7 @@ fn a_ca_file_that_cannot_be_used_is_found_at_once() {
 }
 
 #[tokio::test]
-async fn a_pin_takes_certificates_of_version_one_but_not_a_borrowed_one() {
+async fn a_pin_accepts_version_one_but_not_a_certificate_without_its_key() {
     let mine = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
     let other = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
     let first_version = without_version_three(mine.cert.der());
@@ -87,7 +87,7 @@ async fn a_pin_takes_certificates_of_version_one_but_not_a_borrowed_one() {
             let url = serve(&certificate, &mine.signing_key.serialize_der(), version).await;
             let mut options = options(&url);
             options.verify = Verify::Fingerprint(fingerprint(&certificate));
-            // The server speaks no vim25, so that its answer proves the handshake.
+            // The server does not speak vim25. Its answer proves that the handshake succeeded.
             let reason = outcome(&options).await.unwrap();
             assert!(reason.contains("HTTP status 418"), "{version:?}: {reason}");
             let url = serve(&certificate, &other.signing_key.serialize_der(), version).await;
@@ -104,7 +104,7 @@ async fn a_pin_takes_certificates_of_version_one_but_not_a_borrowed_one() {
     assert!(reason.contains("damaged"), "{reason}");
 }
 
-/// Shows this certificate, whatever key it has, and answers every request with 418.
+/// A server that presents `certificate`, signs with `key`, and answers every request with 418.
 async fn serve(
     certificate: &[u8],
     key: &[u8],
@@ -148,8 +148,8 @@ async fn serve(
     format!("https://{address}")
 }
 
-/// The certificate without its version and extensions, as X.509 v1 is. Its own signature is not
-/// valid any more, which a pin does not look at.
+/// The certificate without version and extensions, as in X.509 v1. The certificate's signature is
+/// no longer valid, but a pin does not check it.
 fn without_version_three(certificate: &[u8]) -> Vec<u8> {
     let (whole, _) = value(certificate);
     let (body, after_body) = value(whole);
@@ -182,7 +182,7 @@ fn sequence(contents: &[u8]) -> Vec<u8> {
     [&[0x30, 0x82, length[0], length[1]], contents].concat()
 }
 
-/// A file that is gone after the test.
+/// A CA file that is removed after the test.
 struct CaFile {
     path: std::path::PathBuf,
     file: std::fs::File,
