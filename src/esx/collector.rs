@@ -28,7 +28,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::barrier::{Barriers, Waiter};
-use super::machine::{DATASTORE_PATHS, MACHINE_PATHS};
 use super::property_cache::PropertyCache;
 use super::property_reader::read_once;
 use super::session::{ExchangeError, Login, Session, session_lost};
@@ -36,6 +35,7 @@ use super::soap::Reference;
 use super::soap::property::UpdateSet;
 use super::soap::request::{self, PropertySpec, Selection};
 use super::soap::response::Reply;
+use super::subscription::{FollowedPaths, Subscription};
 use super::task_followers::TaskFollowers;
 use super::task_info::TaskInfo;
 use super::task_list_view::{TaskUpdates, update_and_read};
@@ -77,25 +77,11 @@ pub struct Collector {
     barriers: Barriers,
     /// The machines that the observer knows.
     reported: BTreeSet<MachineId>,
-    /// The followed properties, without those that the host does not know.
-    machine_paths: Vec<&'static str>,
-    datastore_paths: Vec<&'static str>,
+    paths: FollowedPaths,
     /// The last subscription, which may still exist on the host.
     subscription: Option<Subscription>,
     /// When the collector last cancelled its own wait.
     last_cancel: Option<Duration>,
-}
-
-/// The objects that the collector created on the host.
-#[derive(Clone, Debug)]
-struct Subscription {
-    /// The login whose session owns the objects.
-    generation: u64,
-    /// The `ContainerView` of machines and datastores.
-    machines: Reference,
-    /// The `ListView` of followed tasks.
-    tasks: Reference,
-    filters: Vec<Reference>,
 }
 
 type InFlight<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -118,8 +104,7 @@ impl Collector {
             commands,
             barriers: Barriers::default(),
             reported: BTreeSet::new(),
-            machine_paths: MACHINE_PATHS.to_vec(),
-            datastore_paths: DATASTORE_PATHS.to_vec(),
+            paths: FollowedPaths::default(),
             subscription: None,
             last_cancel: None,
         }
@@ -217,89 +202,15 @@ impl Collector {
         }
     }
 
-    /// Creates the views and filters, and destroys those of an earlier subscription on this login.
+    /// Creates the subscription, and destroys an earlier one on this login.
     async fn subscribe(&mut self, login: &Login) -> Result<Subscription, HostError> {
-        if let Some(old) =
-            self.subscription.take().filter(|old| old.generation == login.generation())
-        {
-            for filter in &old.filters {
-                // It fails if the host has already removed it.
-                let _ = self.send(login, request::destroy_property_filter(filter)).await;
-            }
-            for view in [&old.machines, &old.tasks] {
-                let _ = self.send(login, request::destroy_view(view)).await;
-            }
+        if let Some(old) = self.subscription.take().filter(|old| old.belongs_to(login)) {
+            old.destroy(&self.session, login).await;
         }
-        let content = &login.content;
-        let types = ["VirtualMachine", "Datastore"];
-        let container =
-            request::create_container_view(&content.view_manager, &content.root_folder, &types);
-        let machines = self.create_object(login, container).await.map_err(refused_to_follow)?;
-        let tasks = request::create_list_view(&content.view_manager);
-        let tasks = self.create_object(login, tasks).await.map_err(refused_to_follow)?;
-        let mut subscription =
-            Subscription { generation: login.generation(), machines, tasks, filters: Vec::new() };
-        let info = [PropertySpec { object_type: "Task", paths: vec!["info"] }];
-        let filter = request::create_filter(
-            &content.property_collector,
-            &info,
-            Selection::View(&subscription.tasks),
-        );
-        subscription
-            .filters
-            .push(self.create_object(login, filter).await.map_err(refused_to_follow)?);
-        loop {
-            let properties = self.properties();
-            let selection = Selection::View(&subscription.machines);
-            let filter =
-                request::create_filter(&content.property_collector, &properties, selection);
-            match self.create_object(login, filter).await {
-                Ok(filter) => subscription.filters.push(filter),
-                Err(error) if self.drop_unknown_path(&error) => continue,
-                Err(error) => return Err(refused_to_follow(error)),
-            }
-            self.subscription = Some(subscription.clone());
-            return Ok(subscription);
-        }
-    }
-
-    async fn send(&self, login: &Login, request: request::Request) -> Result<Reply, ExchangeError> {
-        self.session.send(login, request, TimeoutClass::Ordinary).await
-    }
-
-    async fn create_object(
-        &self,
-        login: &Login,
-        request: request::Request,
-    ) -> Result<Reference, ExchangeError> {
-        let method = request.method;
-        self.send(login, request).await?.reference().ok_or_else(|| {
-            let message =
-                format!("The host {} answered {method} without an object.", self.session.address());
-            ExchangeError::NoAnswer(HostError::new(HostErrorKind::Protocol, message))
-        })
-    }
-
-    fn properties(&self) -> [PropertySpec<'static>; 2] {
-        [
-            PropertySpec { object_type: "VirtualMachine", paths: self.machine_paths.clone() },
-            PropertySpec { object_type: "Datastore", paths: self.datastore_paths.clone() },
-        ]
-    }
-
-    /// Stops following a property that an old host does not know. Returns whether `error` names
-    /// one.
-    fn drop_unknown_path(&mut self, error: &ExchangeError) -> bool {
-        let ExchangeError::Fault(fault) = error else { return false };
-        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty")
-        else {
-            return false;
-        };
-        let before = self.machine_paths.len() + self.datastore_paths.len();
-        self.machine_paths.retain(|known| known != path);
-        self.datastore_paths.retain(|known| known != path);
-        tracing::warn!(path, "the host does not know a property; it stays empty");
-        before > self.machine_paths.len() + self.datastore_paths.len()
+        let created = Subscription::create(&self.session, login, &mut self.paths).await;
+        let subscription = created.map_err(refused_to_follow)?;
+        self.subscription = Some(subscription.clone());
+        Ok(subscription)
     }
 
     /// Waits for the next set and returns the answer. Meanwhile it handles commands, rechecks of
@@ -432,7 +343,7 @@ impl Collector {
             }
             error => {
                 // A host can refuse a path here too.
-                self.drop_unknown_path(&error);
+                self.paths.drop_unknown(&error);
                 Err(refused_to_follow(error))
             }
         }
@@ -486,7 +397,7 @@ impl Collector {
         objects: &[Reference],
         cache: &mut PropertyCache,
     ) -> Result<(), ExchangeError> {
-        let properties = self.properties();
+        let properties = self.paths.specs();
         match read_once(&self.session, login, &properties, Selection::Objects(objects)).await {
             Ok(contents) => contents.objects().for_each(|content| cache.replace(&content)),
             Err(error) if error.is_fault("ManagedObjectNotFound") => {

@@ -17,6 +17,7 @@ mod service_content;
 mod session;
 mod session_loop;
 pub mod soap;
+mod subscription;
 mod task_followers;
 mod task_info;
 mod task_list_view;

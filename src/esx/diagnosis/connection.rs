@@ -1,0 +1,227 @@
+//! The checks from the address of the host to the login.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+use super::{CheckReport, CheckResult, Problem, problem};
+use crate::domain::verify::{Fingerprint, Verify};
+use crate::esx::options::{EsxOptions, service_url};
+use crate::esx::service_content::ServiceContent;
+use crate::esx::session::{ConnectError, Login, Session};
+use crate::esx::tls::{self, Endpoint};
+use crate::hypervisor::{HostError, HostErrorKind};
+
+/// The checks from the address to the login. `None` if one of them failed.
+pub async fn connect_and_log_in(
+    options: &EsxOptions,
+    session: &Session,
+    report: &mut CheckReport<'_>,
+) -> Option<(Login, ServiceContent)> {
+    let endpoint = report.step("address", endpoint(options))?;
+    let addresses = report.step("name", resolve(options, &endpoint).await)?;
+    report.step("connection", connect(options, &endpoint, &addresses).await)?;
+    let (trusted, judged) = certificate(options, &endpoint).await;
+    report.add("tls", judged);
+    if !trusted {
+        return None;
+    }
+    let (version, content) = report.step("api", identify(session).await)?;
+    let login = report.step("login", log_in(options, session, version, content.clone()).await)?;
+    Some((login, content))
+}
+
+fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Problem> {
+    let advice = "Set esx.url (OTTER_ESX_URL) to https://<host> or https://<host>:<port>.";
+    let url = service_url(&options.url).map_err(|error| problem(error.to_string(), advice))?;
+    let endpoint = Endpoint::from_url(&url).map_err(|error| problem(error.to_string(), advice))?;
+    Ok((endpoint, format!("The host's API is at {url}.")))
+}
+
+async fn resolve(
+    options: &EsxOptions,
+    endpoint: &Endpoint,
+) -> Result<(Vec<SocketAddr>, String), Problem> {
+    let Endpoint { host, port, .. } = endpoint;
+    let advice = "Correct the name in esx.url, add it to the DNS or to /etc/hosts, or use the \
+                  host's IP address.";
+    let found = tokio::time::timeout(
+        options.connect_timeout,
+        tokio::net::lookup_host((host.as_str(), *port)),
+    );
+    let addresses: Vec<SocketAddr> = match found.await {
+        Err(_) => {
+            return Err(problem(format!("The name {host} was not resolved in time."), advice));
+        }
+        Ok(Err(error)) => {
+            return Err(problem(format!("The name {host} cannot be resolved: {error}."), advice));
+        }
+        Ok(Ok(addresses)) => addresses.collect(),
+    };
+    if addresses.is_empty() {
+        return Err(problem(format!("The name {host} has no address."), advice));
+    }
+    let mut shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    shown.dedup();
+    let text = if shown == [host.clone()] {
+        format!("{host} is an address; no name needs to be resolved.")
+    } else {
+        format!("{host} has the address {}.", shown.join(", "))
+    };
+    Ok((addresses, text))
+}
+
+async fn connect(
+    options: &EsxOptions,
+    endpoint: &Endpoint,
+    addresses: &[SocketAddr],
+) -> Result<((), String), Problem> {
+    let mut last = None;
+    for address in addresses {
+        match tokio::time::timeout(options.connect_timeout, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => return Ok(((), format!("{address} accepts connections."))),
+            Ok(Err(error)) => last = Some((address, error)),
+            Err(_) => last = Some((address, io::ErrorKind::TimedOut.into())),
+        }
+    }
+    let Some((address, error)) = last else {
+        return Err(problem(format!("{} has no address.", endpoint.host), "Correct esx.url."));
+    };
+    let advice = match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "No service listens there: check the port in esx.url (usually 443), and whether the \
+             host is up and hostd runs."
+        }
+        io::ErrorKind::TimedOut => {
+            "There is no answer: check that the host is up and that no firewall blocks the \
+             connection."
+        }
+        _ => "Check the network between otter and the host.",
+    };
+    Err(problem(format!("No connection to {address}: {error}."), advice))
+}
+
+/// Checks the certificate. The `bool` is whether the diagnosis may continue: if the certificate is
+/// accepted, or if verification is off.
+async fn certificate(options: &EsxOptions, endpoint: &Endpoint) -> (bool, CheckResult) {
+    if !endpoint.is_tls {
+        return (
+            true,
+            Ok("Not used: esx.url is http, which is allowed for this machine only.".to_owned()),
+        );
+    }
+    let seen = match presented_fingerprint(options).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            let advice = "The server does not speak TLS: check the port in esx.url (usually 443).";
+            return (false, Err(problem(error.message, advice)));
+        }
+    };
+    let compare = "Compare the fingerprint with the one on the host's console, or with the output \
+                   of `openssl x509 -noout -fingerprint -sha256 -in /etc/vmware/ssl/rui.crt` on \
+                   the host. If they are the same, set";
+    let pin = format!("{compare} esx.verify = \"sha256:{seen}\" (OTTER_ESX_VERIFY).");
+    let refused = match tls::handshake(endpoint, &options.verify, options.connect_timeout).await {
+        Ok(_) => None,
+        Err(error) => Some(tls::handshake_error_text(&error)),
+    };
+    match (&options.verify, refused) {
+        (Verify::Off, _) => (
+            true,
+            Err(problem(
+                format!(
+                    "The host's certificate is not checked, so another server could read the \
+                     password. It is sha256:{seen}."
+                ),
+                pin,
+            )),
+        ),
+        (Verify::Fingerprint(_), None) => {
+            (true, Ok(format!("The certificate is the pinned one, sha256:{seen}.")))
+        }
+        (Verify::SystemRoots | Verify::CaFile(_), None) => {
+            (true, Ok(format!("The certificate is trusted; it is sha256:{seen}.")))
+        }
+        (_, Some(reason)) => (
+            false,
+            Err(problem(
+                format!(
+                    "The certificate is not accepted: {reason}. The host presented sha256:{seen}."
+                ),
+                pin,
+            )),
+        ),
+    }
+}
+
+async fn identify(session: &Session) -> Result<((&'static str, ServiceContent), String), Problem> {
+    match session.identify().await {
+        Ok((version, content)) => {
+            let product = &content.product;
+            let kind = match product.api_type.as_str() {
+                "HostAgent" => "a standalone host",
+                "VirtualCenter" => "a vCenter",
+                other => other,
+            };
+            let text = format!(
+                "{}, {kind}, API {}; otter uses the API version {version}.",
+                product.full_name, product.api_version
+            );
+            Ok(((version, content), text))
+        }
+        Err(error) => {
+            let advice = match error.kind {
+                HostErrorKind::Protocol => {
+                    "The server is neither an ESX nor a vCenter: correct esx.url."
+                }
+                _ => {
+                    "The host is up but its API is not: hostd may be starting, or hang \
+                     (`/etc/init.d/hostd status`)."
+                }
+            };
+            Err(problem(error.message, advice))
+        }
+    }
+}
+
+async fn log_in(
+    options: &EsxOptions,
+    session: &Session,
+    version: &'static str,
+    content: ServiceContent,
+) -> Result<(Login, String), Problem> {
+    match session.log_in(version, content, 1).await {
+        Ok(login) => Ok((login, format!("The host accepts the account {}.", options.username))),
+        Err(ConnectError::Refused(error)) => Err(problem(
+            error.message,
+            "Correct esx.username and the password. There was one login: five refused logins lock \
+             an ESX account for 15 minutes, also for the right password. The logins of a running \
+             otter count too.",
+        )),
+        Err(ConnectError::Failed(error)) => Err(problem(
+            error.message,
+            "The host accepts no login now. A 503 here usually means that the host has reached its \
+             limit of sessions: end the sessions of scripts that never log out, or restart hostd.",
+        )),
+    }
+}
+
+/// The fingerprint of the certificate that the host presents now, for an operator who wants to pin
+/// it. Compare it with the fingerprint on the console of the host before you trust it.
+///
+/// # Errors
+/// `Unreachable` if no TLS handshake succeeds in time.
+pub async fn presented_fingerprint(options: &EsxOptions) -> Result<Fingerprint, HostError> {
+    let unreachable = |message: String| HostError::new(HostErrorKind::Unreachable, message);
+    let url = service_url(&options.url).map_err(|error| unreachable(error.to_string()))?;
+    let endpoint = Endpoint::from_url(&url)?;
+    let Endpoint { host, port, .. } = &endpoint;
+    tls::handshake(&endpoint, &Verify::Off, options.connect_timeout).await.map_err(|error| {
+        unreachable(format!(
+            "No TLS with the host {host}:{port}: {}.",
+            tls::handshake_error_text(&error)
+        ))
+        .caused_by(error)
+    })
+}

@@ -1,0 +1,125 @@
+//! The views and filters that the collector creates on the host, and the properties that they
+//! follow.
+
+use super::machine::{DATASTORE_PATHS, MACHINE_PATHS};
+use super::session::{ExchangeError, Login, Session};
+use super::soap::Reference;
+use super::soap::request::{self, PropertySpec, Request, Selection};
+use super::transport::TimeoutClass;
+use crate::hypervisor::{HostError, HostErrorKind};
+
+/// The objects that the collector created on the host.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The `ContainerView` of machines and datastores.
+    pub machines: Reference,
+    /// The `ListView` of followed tasks.
+    pub tasks: Reference,
+    filters: [Reference; 2],
+    /// The login whose session owns the objects.
+    generation: u64,
+}
+
+/// The followed properties of machines and datastores, without those that the host does not know.
+#[derive(Debug)]
+pub struct FollowedPaths {
+    machine: Vec<&'static str>,
+    datastore: Vec<&'static str>,
+}
+
+impl Subscription {
+    /// Creates the views and their filters. Paths that the host does not know are removed from
+    /// `paths`.
+    ///
+    /// # Errors
+    /// As [`Session::send`]; `NoAnswer` if an answer names no object.
+    pub async fn create(
+        session: &Session,
+        login: &Login,
+        paths: &mut FollowedPaths,
+    ) -> Result<Self, ExchangeError> {
+        let content = &login.content;
+        let types = ["VirtualMachine", "Datastore"];
+        let view =
+            request::create_container_view(&content.view_manager, &content.root_folder, &types);
+        let machines = create_object(session, login, view).await?;
+        let view = request::create_list_view(&content.view_manager);
+        let tasks = create_object(session, login, view).await?;
+        let collector = &content.property_collector;
+        let info = [PropertySpec { object_type: "Task", paths: vec!["info"] }];
+        let filter = request::create_filter(collector, &info, Selection::View(&tasks));
+        let task_filter = create_object(session, login, filter).await?;
+        let machine_filter = loop {
+            let selection = Selection::View(&machines);
+            let filter = request::create_filter(collector, &paths.specs(), selection);
+            match create_object(session, login, filter).await {
+                Err(error) if paths.drop_unknown(&error) => {}
+                result => break result?,
+            }
+        };
+        let filters = [task_filter, machine_filter];
+        Ok(Self { machines, tasks, filters, generation: login.generation() })
+    }
+
+    /// Whether the session of `login` owns the objects.
+    #[must_use]
+    pub fn belongs_to(&self, login: &Login) -> bool {
+        self.generation == login.generation()
+    }
+
+    /// Destroys the objects, as far as the host still has them.
+    pub async fn destroy(&self, session: &Session, login: &Login) {
+        let filters = self.filters.iter().map(request::destroy_property_filter);
+        let views = [&self.machines, &self.tasks].map(request::destroy_view);
+        for request in filters.chain(views) {
+            // It fails if the host has already removed the object.
+            let _ = session.send(login, request, TimeoutClass::Ordinary).await;
+        }
+    }
+}
+
+impl Default for FollowedPaths {
+    fn default() -> Self {
+        Self { machine: MACHINE_PATHS.to_vec(), datastore: DATASTORE_PATHS.to_vec() }
+    }
+}
+
+impl FollowedPaths {
+    /// The specs of a filter or a read.
+    #[must_use]
+    pub fn specs(&self) -> [PropertySpec<'static>; 2] {
+        [
+            PropertySpec { object_type: "VirtualMachine", paths: self.machine.clone() },
+            PropertySpec { object_type: "Datastore", paths: self.datastore.clone() },
+        ]
+    }
+
+    /// Stops following a path that an old host does not know. Returns whether `error` names one.
+    pub fn drop_unknown(&mut self, error: &ExchangeError) -> bool {
+        let ExchangeError::Fault(fault) = error else { return false };
+        let Some(path) = fault.details.get("name").filter(|_| fault.name == "InvalidProperty")
+        else {
+            return false;
+        };
+        let before = self.machine.len() + self.datastore.len();
+        self.machine.retain(|known| known != path);
+        self.datastore.retain(|known| known != path);
+        tracing::warn!(path, "the host does not know a property; it stays empty");
+        before > self.machine.len() + self.datastore.len()
+    }
+}
+
+/// Calls a method that creates an object, and returns the object.
+async fn create_object(
+    session: &Session,
+    login: &Login,
+    request: Request,
+) -> Result<Reference, ExchangeError> {
+    let method = request.method;
+    let reply = session.send(login, request, TimeoutClass::Ordinary).await?;
+    reply.reference().ok_or_else(|| {
+        let message =
+            format!("The host {} answered {method} without an object.", session.address());
+        ExchangeError::NoAnswer(HostError::new(HostErrorKind::Protocol, message))
+    })
+}
