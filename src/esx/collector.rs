@@ -287,7 +287,9 @@ impl Collector {
                     }
                     session.confirm_valid();
                 }
-                () = self.followers.list_changed(), if task_read.is_none() => *task_read = self.next_task_read(login, subscription),
+                () = self.followers.list_changed(), if task_read.is_none() => {
+                    *task_read = self.next_task_read(login, subscription);
+                }
                 read = poll_in_flight(task_read) => {
                     for (task, info) in read.map_err(refused_to_follow)? {
                         self.report_task(cache, &task, info.as_ref());

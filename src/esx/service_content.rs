@@ -81,7 +81,8 @@ mod tests {
     fn the_newest_common_version_is_chosen() {
         let list = |version: &str, prior: &str| {
             format!(
-                "<namespaces version='1.0'><namespace><name>urn:vim25</name><version>{version}</version>\
+                "<namespaces version='1.0'><namespace><name>urn:vim25</name>\
+                 <version>{version}</version>\
                  <priorVersions>{prior}</priorVersions></namespace></namespaces>"
             )
         };

@@ -235,7 +235,10 @@ impl Session {
             verdict = verdict => verdict,
             () = self.clock.sleep(self.recheck_timeout) => Err(HostError::new(
                 HostErrorKind::NotAuthenticated,
-                format!("The session with the host {} was lost and did not come back in time.", self.address()),
+                format!(
+                    "The session with the host {} was lost and did not come back in time.",
+                    self.address()
+                ),
             )),
         }
     }

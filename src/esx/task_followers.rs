@@ -215,9 +215,8 @@ mod tests {
                 &info(&format!("<state>running</state><progress>{reported}</progress>")),
             );
             let now = last.borrow_and_update().clone();
-            assert!(
-                matches!(now, TaskStatus::Running { progress: Some(percent) } if percent == expected)
-            );
+            let TaskStatus::Running { progress } = now else { panic!("{now:?}") };
+            assert_eq!(progress, Some(expected));
         }
         followers.close();
         assert!(last.has_changed().is_err() && followers.follow(&second).has_changed().is_err());

@@ -157,7 +157,8 @@ mod tests {
             assert_eq!(info(&format!("<descriptionId>{description}</descriptionId>")).call(), call);
         }
         let made = info(
-            r#"<state>success</state><result xsi:type="ManagedObjectReference" type="VirtualMachineSnapshot">s</result>"#,
+            r#"<state>success</state>
+               <result xsi:type="ManagedObjectReference" type="VirtualMachineSnapshot">s</result>"#,
         );
         let TaskStatus::Succeeded { snapshot } = made.status() else { panic!() };
         assert_eq!(snapshot, Some(SnapshotId::from_backend("s")));

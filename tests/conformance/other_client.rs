@@ -122,8 +122,10 @@ impl OtherClient {
     /// Reads a property. Returns the whole answer.
     async fn read(&mut self, (kind, id): (&str, &str), path: &str) -> Result<String> {
         let specification = format!(
-            "<specSet><propSet><type>{kind}</type><all>false</all><pathSet>{path}</pathSet></propSet>\
-             <objectSet><obj type=\"{kind}\">{id}</obj><skip>false</skip></objectSet></specSet><options/>"
+            "<specSet>\
+             <propSet><type>{kind}</type><all>false</all><pathSet>{path}</pathSet></propSet>\
+             <objectSet><obj type=\"{kind}\">{id}</obj><skip>false</skip></objectSet>\
+             </specSet><options/>"
         );
         let collector = self.property_collector.clone();
         self.call("RetrievePropertiesEx", ("PropertyCollector", &collector), &specification).await
@@ -138,7 +140,8 @@ impl OtherClient {
         let body = format!(
             "<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
              xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>\
-             <{method} xmlns=\"urn:vim25\"><_this type=\"{kind}\">{id}</_this>{parameters}</{method}>\
+             <{method} xmlns=\"urn:vim25\"><_this type=\"{kind}\">{id}</_this>\
+             {parameters}</{method}>\
              </soapenv:Body></soapenv:Envelope>"
         );
         let request = self.client.post(&self.url).header("SOAPAction", "urn:vim25/6.5").body(body);

@@ -141,7 +141,8 @@ fn usual_name(method: &str) -> &'static str {
 fn envelope(content: &str) -> String {
     format!(
         "<E:Envelope xmlns:E=\"http://schemas.xmlsoap.org/soap/envelope/\" \
-         xmlns:q=\"http://www.w3.org/2001/XMLSchema-instance\"><E:Body>{content}</E:Body></E:Envelope>"
+         xmlns:q=\"http://www.w3.org/2001/XMLSchema-instance\">\
+         <E:Body>{content}</E:Body></E:Envelope>"
     )
 }
 
@@ -155,7 +156,8 @@ fn ok(method: &str, inside: &str) -> Answer {
 fn fault(name: &str, fields: &str) -> Answer {
     let fault = format!(
         "<E:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{name} it is.</faultstring>\
-         <detail><{name}Fault xmlns=\"urn:vim25\" q:type=\"{name}\">{fields}</{name}Fault></detail></E:Fault>"
+         <detail><{name}Fault xmlns=\"urn:vim25\" q:type=\"{name}\">{fields}</{name}Fault></detail>\
+         </E:Fault>"
     );
     Answer::new(SOAP_FAULT, envelope(&fault))
 }
@@ -167,7 +169,8 @@ fn usual(method: &str, body: &str) -> Answer {
             method,
             "<returnval><rootFolder type=\"Folder\">root</rootFolder>\
              <propertyCollector type=\"PropertyCollector\">pc</propertyCollector>\
-             <viewManager type=\"ViewManager\">vm</viewManager><about><fullName>Odd 1</fullName></about>\
+             <viewManager type=\"ViewManager\">vm</viewManager>\
+             <about><fullName>Odd 1</fullName></about>\
              <sessionManager type=\"SessionManager\">sm</sessionManager></returnval>",
         ),
         "Login" => ok(method, "<returnval><key>k</key><userName>root</userName></returnval>")
@@ -177,7 +180,8 @@ fn usual(method: &str, body: &str) -> Answer {
         }
         "RetrievePropertiesEx" if body.contains("currentSession") => ok(
             method,
-            "<returnval><objects><obj type=\"SessionManager\">sm</obj><propSet><name>currentSession</name>\
+            "<returnval><objects><obj type=\"SessionManager\">sm</obj>\
+             <propSet><name>currentSession</name>\
              <val q:type=\"UserSession\"><key>k</key></val></propSet></objects></returnval>",
         ),
         "RetrievePropertiesEx" => ok(

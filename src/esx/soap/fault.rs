@@ -149,7 +149,8 @@ mod tests {
 
     fn soap(detail: &str) -> VimFault {
         let text = format!(
-            r#"<s:Fault xmlns:s="urn:s" xmlns:i="http://www.w3.org/2001/XMLSchema-instance" xmlns:v="urn:vim25">
+            r#"<s:Fault xmlns:s="urn:s" xmlns:v="urn:vim25"
+                 xmlns:i="http://www.w3.org/2001/XMLSchema-instance">
                <faultcode>ServerFaultCode</faultcode><faultstring>Said so.</faultstring>
                <detail>{detail}</detail></s:Fault>"#
         );
@@ -241,8 +242,9 @@ mod tests {
 
     #[test]
     fn the_error_of_a_task_is_read() {
-        let text = r#"<error xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><fault i:type="InvalidPowerState">
-            <requestedState>poweredOn</requestedState><existingState>poweredOn</existingState></fault>
+        let text = r#"<error xmlns:i="http://www.w3.org/2001/XMLSchema-instance">
+            <fault i:type="InvalidPowerState"><requestedState>poweredOn</requestedState>
+            <existingState>poweredOn</existingState></fault>
             <localizedMessage>Is on.</localizedMessage></error>"#;
         let fault = VimFault::from_localized(Document::parse(text.as_bytes()).unwrap().root());
         assert_eq!(fault.details["existingState"], "poweredOn");

@@ -83,13 +83,16 @@ mod tests {
 
     #[test]
     fn typed_values_references_lists_and_objects() {
-        let text = r#"<val xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="RuntimeInfo">
+        let text = r#"<val xsi:type="RuntimeInfo"
+            xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
             <host type="HostSystem">ha-host</host><powerState>poweredOn</powerState>
             <big xsi:type="xsd:long">9223372036854775807</big><yes xsi:type="xsd:boolean">true</yes>
-            <many>a</many><many>b</many><list xsi:type="ArrayOfInt"><int xsi:type="xsd:int">1</int></list></val>"#;
+            <many>a</many><many>b</many>
+            <list xsi:type="ArrayOfInt"><int xsi:type="xsd:int">1</int></list></val>"#;
         let document = Document::parse(text.as_bytes()).unwrap();
         let expected = serde_json::json!({
-            "_type": "RuntimeInfo", "host": {"type": "HostSystem", "value": "ha-host"}, "powerState": "poweredOn",
+            "_type": "RuntimeInfo", "host": {"type": "HostSystem", "value": "ha-host"},
+            "powerState": "poweredOn",
             "big": i64::MAX, "yes": true, "many": ["a", "b"], "list": [1],
         });
         assert_eq!(to_json(document.root()), expected);

@@ -182,14 +182,17 @@ mod tests {
 
     #[test]
     fn an_update_set_is_parsed() {
-        let text = r#"<returnval xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><version>7</version>
+        let text = r#"<returnval xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
+          <version>7</version>
           <filterSet><filter type="PropertyFilter">f</filter>
             <objectSet><kind>enter</kind><obj type="VirtualMachine">1</obj>
-              <changeSet><name>name</name><op>assign</op><val xsi:type="xsd:string">a</val></changeSet>
+              <changeSet><name>name</name><op>assign</op>
+                <val xsi:type="xsd:string">a</val></changeSet>
               <changeSet><name>snapshot</name><op>assign</op></changeSet>
               <changeSet><name>runtime.question</name><op>indirectRemove</op></changeSet>
               <changeSet><name>datastore</name><op>add</op><val type="Datastore">d</val></changeSet>
-              <missingSet><path>guest.net</path><fault><fault xsi:type="NotAuthenticated"/></fault></missingSet>
+              <missingSet><path>guest.net</path>
+                <fault><fault xsi:type="NotAuthenticated"/></fault></missingSet>
             </objectSet>
             <objectSet><kind>leave</kind><obj type="Task">t</obj></objectSet></filterSet>
           <truncated>true</truncated></returnval>"#;

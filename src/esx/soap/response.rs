@@ -93,7 +93,8 @@ mod tests {
 
     fn envelope(body: &str) -> Vec<u8> {
         format!(
-            r#"<?xml version="1.0" encoding="UTF-8"?><e:Envelope xmlns:e="{ENVELOPE}"><e:Body>{body}</e:Body></e:Envelope>"#
+            r#"<?xml version="1.0" encoding="UTF-8"?>
+               <e:Envelope xmlns:e="{ENVELOPE}"><e:Body>{body}</e:Body></e:Envelope>"#
         )
         .into_bytes()
     }
@@ -101,7 +102,8 @@ mod tests {
     #[test]
     fn results_and_faults_are_parsed() {
         let body = envelope(
-            r#"<PowerOnVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">t</returnval></PowerOnVM_TaskResponse>"#,
+            r#"<PowerOnVM_TaskResponse xmlns="urn:vim25"><returnval type="Task">t</returnval>
+               </PowerOnVM_TaskResponse>"#,
         );
         let reply = parse_answer(200, &body, "PowerOnVM_Task").unwrap().unwrap();
         assert_eq!(reply.reference(), Some(Reference::new("Task", "t")));
@@ -120,9 +122,8 @@ mod tests {
         let long: Vec<u8> = vec![b'x'; 100_000];
         for body in [b"" as &[u8], b"no healthy upstream", html, &long] {
             for status in [404, 500, 502, 503, 504] {
-                assert!(
-                    matches!(parse_answer(status, body, "Login"), Err(AnswerError::Unavailable(s)) if s == status)
-                );
+                let answer = parse_answer(status, body, "Login");
+                assert!(matches!(answer, Err(AnswerError::Unavailable(s)) if s == status));
             }
             for status in [301, 400, 401, 403] {
                 assert!(matches!(
@@ -150,20 +151,32 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_answer_makes_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), status in 100_u16..600) {
+        fn no_answer_makes_it_panic(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400),
+            status in 100_u16..600,
+        ) {
             let _ = parse_answer(status, &bytes, "Login");
         }
 
         /// A damaged answer is parsed or refused. If it is parsed, the property cache and the JSON
         /// conversion accept it.
         #[test]
-        fn damaged_answers_do_not_make_it_panic(at in 0_usize..900, byte in proptest::num::u8::ANY, cut in 0_usize..900) {
+        fn damaged_answers_do_not_make_it_panic(
+            at in 0_usize..900,
+            byte in proptest::num::u8::ANY,
+            cut in 0_usize..900,
+        ) {
             let mut body = envelope(
-                r#"<WaitForUpdatesExResponse xmlns="urn:vim25" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
-                   <returnval><version>1</version><filterSet><objectSet><kind>enter</kind><obj type="VirtualMachine">1</obj>
-                   <changeSet><name>snapshot</name><op>assign</op><val xsi:type="VirtualMachineSnapshotInfo"><rootSnapshotList>
-                   <snapshot type="VirtualMachineSnapshot">s</snapshot><createTime>2024-01-01T00:00:00Z</createTime>
-                   </rootSnapshotList></val></changeSet></objectSet></filterSet></returnval></WaitForUpdatesExResponse>"#,
+                r#"<WaitForUpdatesExResponse xmlns="urn:vim25"
+                     xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
+                   <returnval><version>1</version><filterSet>
+                   <objectSet><kind>enter</kind><obj type="VirtualMachine">1</obj>
+                   <changeSet><name>snapshot</name><op>assign</op>
+                   <val xsi:type="VirtualMachineSnapshotInfo"><rootSnapshotList>
+                   <snapshot type="VirtualMachineSnapshot">s</snapshot>
+                   <createTime>2024-01-01T00:00:00Z</createTime>
+                   </rootSnapshotList></val></changeSet></objectSet></filterSet></returnval>
+                   </WaitForUpdatesExResponse>"#,
             );
             if let Some(place) = body.get_mut(at) {
                 *place = byte;

@@ -473,7 +473,8 @@ mod tests {
     #[test]
     fn prefixes_are_resolved_in_names_and_in_type_values() {
         let document = parse(
-            r#"<s:E xmlns:s="urn:soap" xmlns:_x="http://www.w3.org/2001/XMLSchema-instance" xmlns:v="urn:vim25">
+            r#"<s:E xmlns:s="urn:soap" xmlns:v="urn:vim25"
+                 xmlns:_x="http://www.w3.org/2001/XMLSchema-instance">
                  <v:val _x:type="v:VirtualMachine" type="VirtualMachine">16</v:val></s:E>"#,
         )
         .unwrap();

@@ -112,9 +112,9 @@ async fn progress_is_reported_and_never_decreases(test: &TestContext) -> Result<
     for _ in 0..2 {
         test.control.step_tasks().await?;
         test.control.step_tasks().await?;
-        let further = follower.wait_for(|status| {
-            matches!(status, TaskStatus::Running { progress: Some(percent) } if Some(*percent) > highest)
-        });
+        let further = follower.wait_for(
+            |status| matches!(status, TaskStatus::Running { progress } if *progress > highest),
+        );
         let TaskStatus::Running { progress } = test.in_time("progress", further).await??.clone()
         else {
             bail!("the task ended early")
