@@ -375,7 +375,7 @@ impl Collector {
         let tasks = cache.take_tasks();
         let restarted =
             tasks.iter().filter_map(|(task, info)| self.guest_restart(cache, task, info.as_ref()));
-        // First the restarts: the machines in this set were read after them.
+        // Report the restarts first: the properties in this set are newer than them.
         let mut changes: Vec<Fact> = restarted.collect();
         let mut facts = cache.take_facts(complete);
         changes.append(&mut facts.changes);
@@ -420,8 +420,8 @@ impl Collector {
         Ok(())
     }
 
-    /// Verifies a set that lacks all machines, or more than three and a tenth of the reported ones:
-    /// checks the session and reads the names of all machines again.
+    /// Verifies a set in which all machines are missing, or more than three that are also more than
+    /// a tenth of the reported ones. It checks the session and reads the names of all machines.
     ///
     /// # Errors
     /// `Protocol` if the second read still shows one of them.

@@ -2,7 +2,8 @@
 //!
 //! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
 //! keep the login, `collector` follows the host and reports facts, `calls` changes machines,
-//! `evidence` reads them directly, and `diagnosis` is `otter doctor`.
+//! `evidence` reads them directly, and `diagnosis` is `otter doctor`. `README.md` in this directory
+//! lists the facts about vim25 that this code relies on.
 
 mod barrier;
 mod calls;

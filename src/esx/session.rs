@@ -5,6 +5,9 @@
 //!      └──────────────────┬──────────────────┘
 //!                      refused ──► LoginRefused ──(login_backoff)──► one more login
 //! ```
+//! These are the states of [`SessionState`](crate::hypervisor::SessionState). A login ends as `lost`
+//! if the host has ended its session, if the stream of updates broke, or if the host is unreachable.
+//!
 //! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. A caller whose call looks
 //! as if the session was lost requests a recheck and waits for its result. A hundred such callers
 //! therefore cause one check and at most one login.
@@ -99,7 +102,7 @@ struct LinkState {
 #[derive(Clone, Debug)]
 enum Link {
     Up(Arc<Login>),
-    /// There is no session. `since` is the begin of the outage, by the clock's `elapsed`.
+    /// There is no session. `since` is the start of the outage, by the clock's `elapsed`.
     Down {
         kind: HostErrorKind,
         reason: String,
