@@ -24,7 +24,7 @@ use super::suite::{Conformance, HostFactory, TaskPacing, TestHost};
 /// The defect of a wrapper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Defect {
-    NoDefect,
+    NotBroken,
     BarrierReturnsAtOnce,
     BarrierHangsDuringOutage,
     RemovalNotReported,
@@ -95,7 +95,7 @@ const SUITE: Conformance = Conformance { timeout: Duration::from_secs(1), concur
 
 #[tokio::test]
 async fn the_named_case_detects_each_defect() {
-    let report = SUITE.run_all(&BrokenBackendFactory(M::NoDefect)).await;
+    let report = SUITE.run_all(&BrokenBackendFactory(M::NotBroken)).await;
     assert!(report.failed().is_empty(), "a wrapper without a defect fails: {report}");
     let mut undetected = Vec::new();
     for (defect, case) in DEFECTS {
@@ -114,13 +114,13 @@ struct BrokenBackendFactory(Defect);
 impl HostFactory for BrokenBackendFactory {
     async fn create(&self, pacing: TaskPacing) -> Result<TestHost> {
         let TestHost { backend, control } = InProcessFactory.create(pacing).await?;
-        Ok(TestHost { backend: BrokenBackend::new(backend, self.0), control })
+        Ok(TestHost { backend: BrokenBackend::wrap(backend, self.0), control })
     }
 }
 
 /// A wrapper without any capability.
 pub fn without_capabilities(backend: Arc<dyn Hypervisor>) -> Arc<dyn Hypervisor> {
-    BrokenBackend::new(backend, M::CapabilityHidden)
+    BrokenBackend::wrap(backend, M::CapabilityHidden)
 }
 
 /// A wrapper with one defect.
@@ -136,7 +136,7 @@ struct BrokenBackend {
 }
 
 impl BrokenBackend {
-    fn new(inner: Arc<dyn Hypervisor>, defect: Defect) -> Arc<dyn Hypervisor> {
+    fn wrap(inner: Arc<dyn Hypervisor>, defect: Defect) -> Arc<dyn Hypervisor> {
         Arc::new(Self {
             inner,
             defect,
