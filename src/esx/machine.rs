@@ -1,6 +1,5 @@
-//! From raw properties to the domain: which paths are asked for, and what each means for a machine
-//! or a datastore. Nothing fails here: an odd or absent value costs its own field, never the
-//! object.
+//! Decodes the properties of machines and datastores. Nothing here fails: a property without a
+//! usable value leaves its own field empty.
 
 use std::sync::Arc;
 
@@ -16,8 +15,8 @@ use crate::domain::names::unescape_vim;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 
-/// What is followed of each machine: leaves, for `config` and `summary` whole would flood the
-/// stream.
+/// The followed properties of a machine. They are single properties, because the whole `config` or
+/// `summary` would flood the stream with changes.
 pub const MACHINE_PATHS: &[&str] = &[
     "name",
     "config.template",
@@ -44,11 +43,11 @@ pub const MACHINE_PATHS: &[&str] = &[
     "datastore",
 ];
 
-/// What is followed of each datastore.
+/// The followed properties of a datastore.
 pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
 
-/// A machine, decoded from the properties that the host sent so far. An update names single
-/// properties, so those that make up one field together are kept here too.
+/// A machine, decoded from the properties that the host has sent. An update contains single
+/// properties. Properties that form one field together are therefore kept here too.
 #[derive(Clone, Debug)]
 pub struct MachineProperties {
     machine: Arc<Machine>,
@@ -57,7 +56,7 @@ pub struct MachineProperties {
     guest_os_names: [Option<String>; 2],
 }
 
-/// The properties of a guest that make up a [`Guest`] together.
+/// The properties of a guest that form a [`Guest`] together.
 #[derive(Clone, Debug, Default)]
 pub struct GuestProperties {
     ip_address: Option<String>,
@@ -68,15 +67,15 @@ pub struct GuestProperties {
 }
 
 impl MachineProperties {
-    /// A machine of which no property came yet.
+    /// A machine without any property.
     #[must_use]
     pub fn new(id: MachineId) -> Self {
         let machine = Arc::new(Machine::new(id));
         Self { machine, guest: GuestProperties::default(), guest_os_names: [None, None] }
     }
 
-    /// Takes the new value of a property, `None` if it is now unset. Returns whether the path is
-    /// one of [`MACHINE_PATHS`].
+    /// Sets a property, or unsets it with `None`. Returns whether the path is one of
+    /// [`MACHINE_PATHS`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         let machine = Arc::make_mut(&mut self.machine);
         match path {
@@ -88,8 +87,8 @@ impl MachineProperties {
             "config.uuid" => machine.bios_uuid = value.and_then(text),
             "config.instanceUuid" => machine.instance_uuid = value.and_then(text),
             "config.guestFullName" | "config.guestId" => {
-                let place = usize::from(path == "config.guestId");
-                self.guest_os_names[place] = value.and_then(text);
+                let index = usize::from(path == "config.guestId");
+                self.guest_os_names[index] = value.and_then(text);
                 machine.guest_os = self.guest_os_names.iter().flatten().next().cloned();
             }
             "config.annotation" => machine.annotation = value.and_then(text),
@@ -128,13 +127,13 @@ impl MachineProperties {
         true
     }
 
-    /// The machine now.
+    /// The machine with the present properties.
     #[must_use]
     pub fn machine(&self) -> Arc<Machine> {
         Arc::clone(&self.machine)
     }
 
-    /// Whether this snapshot is one of the machine's.
+    /// Whether the machine has the snapshot with this id.
     #[must_use]
     pub fn has_snapshot(&self, id: &str) -> bool {
         self.machine.snapshots.items.iter().any(|snapshot| snapshot.id.backend_text() == id)
@@ -142,7 +141,7 @@ impl MachineProperties {
 }
 
 impl GuestProperties {
-    /// What a direct read of the guest asks for. The name has always a value, so that the answer is
+    /// The paths of a direct read of the guest. `name` always has a value, so that the answer is
     /// never empty.
     pub const PATHS: &'static [&'static str] = &[
         "name",
@@ -153,7 +152,7 @@ impl GuestProperties {
         "guest.toolsVersionStatus2",
     ];
 
-    /// As [`MachineProperties::assign`].
+    /// Sets a property, or unsets it with `None`. Returns whether it is a property of the guest.
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         match path {
             "guest.ipAddress" => self.ip_address = value.and_then(text),
@@ -166,14 +165,14 @@ impl GuestProperties {
         true
     }
 
-    /// What the tools claim now.
+    /// The guest as its tools report it.
     #[must_use]
     pub fn guest(&self) -> Guest {
         let Self { ip_address, card_addresses, running_status, tools_status, version_status } =
             self;
         let installed = version_status.as_deref() != Some("guestToolsNotInstalled")
             && tools_status.as_deref() != Some("toolsNotInstalled");
-        // `toolsStatus` is deprecated, and all that there is on old hosts.
+        // `toolsStatus` is deprecated, but old hosts have no other status.
         let status = match (running_status.as_deref(), tools_status.as_deref()) {
             (Some("guestToolsRunning"), _) | (None, Some("toolsOk" | "toolsOld")) => {
                 Some("running")
@@ -200,7 +199,7 @@ impl GuestProperties {
     }
 }
 
-/// A datastore, decoded from the properties that the host sent so far.
+/// A datastore, decoded from the properties that the host has sent.
 #[derive(Clone, Debug)]
 pub struct DatastoreProperties {
     datastore: Arc<Datastore>,
@@ -209,7 +208,7 @@ pub struct DatastoreProperties {
 }
 
 impl DatastoreProperties {
-    /// A datastore of which no property came yet.
+    /// A datastore without any property.
     #[must_use]
     pub fn new(id: DatastoreId) -> Self {
         let datastore = Datastore {
@@ -226,7 +225,8 @@ impl DatastoreProperties {
         Self { datastore: Arc::new(datastore), names: [None, None] }
     }
 
-    /// As [`MachineProperties::assign`], of [`DATASTORE_PATHS`].
+    /// Sets a property, or unsets it with `None`. Returns whether the path is one of
+    /// [`DATASTORE_PATHS`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         let datastore = Arc::make_mut(&mut self.datastore);
         match path {
@@ -252,7 +252,7 @@ impl DatastoreProperties {
         true
     }
 
-    /// The datastore now.
+    /// The datastore with the present properties.
     #[must_use]
     pub fn datastore(&self) -> Arc<Datastore> {
         Arc::clone(&self.datastore)
@@ -264,7 +264,7 @@ fn unknown() -> String {
     "unknown".to_owned()
 }
 
-/// `VirtualMachinePowerState`; none for a word to come.
+/// Reads a `VirtualMachinePowerState`. `None` if the value is unknown.
 #[must_use]
 pub fn power_state(element: Element<'_>) -> Option<PowerState> {
     match element.text().trim() {
@@ -275,7 +275,7 @@ pub fn power_state(element: Element<'_>) -> Option<PowerState> {
     }
 }
 
-/// `VirtualMachineQuestionInfo`
+/// Reads a `VirtualMachineQuestionInfo`. `None` if it has no id.
 #[must_use]
 pub fn question(element: Element<'_>) -> Option<Question> {
     let choices = element.child("choice");
@@ -299,11 +299,11 @@ pub fn question(element: Element<'_>) -> Option<Question> {
     })
 }
 
-/// `VirtualMachineSnapshotInfo`: the whole tree, parents first. It walks without recursion.
+/// Reads a `VirtualMachineSnapshotInfo`: the whole tree, parents first, without recursion.
 #[must_use]
 pub fn snapshots(info: Element<'_>) -> Snapshots {
     let mut items = Vec::new();
-    // Reversed, so that the first of several siblings is taken first.
+    // A stack, reversed so that the first sibling is popped first.
     let mut open: Vec<(Element<'_>, Option<SnapshotId>)> =
         info.children_named("rootSnapshotList").map(|root| (root, None)).collect();
     open.reverse();
@@ -329,12 +329,13 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
     }
     let current = Reference::in_child(info, "currentSnapshot")
         .map(|moref| SnapshotId::from_backend(moref.value));
-    // govmomi's simulator goes on naming one that it removed.
+    // govmomi's simulator still names a removed snapshot.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
 }
 
-/// Any device with a hardware address is a network card: classes to come are no reason to hide one.
+/// Reads a network card. `None` if the device is none. Every device with a MAC address is a network
+/// card, so that a card of an unknown class is not missing.
 fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     let address = device.child("macAddress");
     let class = device.type_name().unwrap_or_default();
@@ -369,6 +370,7 @@ fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     })
 }
 
+/// Reads a serial port. `None` if the device is none.
 fn serial_port(device: Element<'_>) -> Option<SerialPort> {
     if device.type_name() != Some("VirtualSerialPort") {
         return None;
@@ -379,7 +381,7 @@ fn serial_port(device: Element<'_>) -> Option<SerialPort> {
         let value = device.child("backing").and_then(|backing| backing.child_text(name));
         value.filter(|value| !value.is_empty()).map(str::to_owned)
     };
-    // The fields tell the kinds apart, and do so where a host leaves the type out.
+    // Decide by the fields, because a host may leave out the type.
     let backing = if let Some(name) = field("pipeName") {
         SerialBacking::Pipe { name, endpoint: field("endpoint") }
     } else if let Some(service_uri) = field("serviceURI") {
@@ -404,7 +406,7 @@ fn label(device: Element<'_>) -> String {
     device.descend(&["deviceInfo", "label"]).map(Element::text).unwrap_or_default().to_owned()
 }
 
-/// Every address of `guest.net` that a guest can be reached by.
+/// Reads the usable addresses of `guest.net`.
 fn card_addresses(cards: Element<'_>) -> Vec<String> {
     let mut addresses = Vec::new();
     for card in cards.children() {
@@ -443,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn every_path_that_is_asked_for_is_understood_set_and_unset() {
+    fn every_followed_path_can_be_set_and_unset() {
         let document = Document::parse(b"<val/>").unwrap();
         for path in MACHINE_PATHS {
             let mut machine = MachineProperties::new(MachineId::from_backend("16"));
@@ -464,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_of_which_nothing_is_known_is_still_one() {
+    fn a_machine_without_properties_has_its_id_as_name() {
         let machine = machine(&[]);
         assert_eq!((machine.name.as_str(), machine.connection_state.as_str()), ("16", "unknown"));
         assert_eq!(
@@ -474,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_values_cost_their_own_field_only() {
+    fn an_unusable_value_leaves_its_own_field_empty() {
         let machine = machine(&[
             ("name", "a%2fb%25%5c%zz"),
             ("runtime.powerState", ""),
@@ -491,19 +493,27 @@ mod tests {
     }
 
     #[test]
-    fn cards_and_ports_of_every_kind() {
+    fn every_kind_of_card_and_port_is_read() {
         let machine = machine(&[(
             "config.hardware.device",
             r#"<VirtualDevice xsi:type="VirtualPCIController"><key>100</key></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualVmxnet3"><key>4000</key><deviceInfo><label>Network adapter 1</label>
-                 </deviceInfo><backing><port><portgroupKey>dvportgroup-7</portgroupKey></port></backing>
-                 <connectable><connected>true</connected></connectable><macAddress>00:50:56:AB:CD:EF</macAddress></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualToCome"><key>4001</key><macAddress>nonsense</macAddress></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualSerialPort"><key>9000</key><deviceInfo><label>Serial port 1</label></deviceInfo>
-                 <backing><pipeName>/p</pipeName><endpoint>server</endpoint></backing></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualSerialPort"><key>9001</key><deviceInfo><label>Serial port 2</label></deviceInfo>
-                 <backing><serviceURI>tcp://:1</serviceURI><direction>server</direction></backing></VirtualDevice>
-               <VirtualDevice xsi:type="VirtualSerialPort"><key>9002</key><backing/></VirtualDevice>"#,
+               <VirtualDevice xsi:type="VirtualVmxnet3"><key>4000</key>
+                 <deviceInfo><label>Network adapter 1</label></deviceInfo>
+                 <backing><port><portgroupKey>dvportgroup-7</portgroupKey></port></backing>
+                 <connectable><connected>true</connected></connectable>
+                 <macAddress>00:50:56:AB:CD:EF</macAddress></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualToCome"><key>4001</key>
+                 <macAddress>nonsense</macAddress></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9000</key>
+                 <deviceInfo><label>Serial port 1</label></deviceInfo>
+                 <backing><pipeName>/p</pipeName><endpoint>server</endpoint></backing>
+                 </VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9001</key>
+                 <deviceInfo><label>Serial port 2</label></deviceInfo><backing>
+                 <serviceURI>tcp://:1</serviceURI><direction>server</direction></backing>
+                 </VirtualDevice>
+               <VirtualDevice xsi:type="VirtualSerialPort"><key>9002</key><backing/>
+                 </VirtualDevice>"#,
         )]);
         let [known, to_come] = machine.network_cards.as_slice() else { panic!("{machine:?}") };
         assert_eq!((known.kind.as_str(), known.connected), ("vmxnet3", true));
@@ -524,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn tools_and_addresses_by_every_word() {
+    fn the_tools_status_and_addresses_are_read() {
         let table = [
             (Some("guestToolsRunning"), None, None, Some("running")),
             (Some("guestToolsExecutingScripts"), None, None, Some("starting")),
@@ -541,7 +551,7 @@ mod tests {
             (Some("toCome"), None, None, None),
             (None, None, None, None),
         ];
-        for (running, tools, version, want) in table {
+        for (running, tools, version, expected) in table {
             let properties: Vec<(&str, &str)> = [
                 ("guest.toolsRunningStatus", running),
                 ("guest.toolsStatus", tools),
@@ -550,13 +560,18 @@ mod tests {
             .into_iter()
             .filter_map(|(path, value)| Some((path, value?)))
             .collect();
-            assert_eq!(machine(&properties).guest.tools_status.as_deref(), want, "{properties:?}");
+            assert_eq!(
+                machine(&properties).guest.tools_status.as_deref(),
+                expected,
+                "{properties:?}"
+            );
         }
         let guest = machine(&[
             ("guest.ipAddress", "10.0.0.2"),
             (
                 "guest.net",
-                "<GuestNicInfo><ipConfig><ipAddress><ipAddress>fe80::1</ipAddress><state>preferred</state></ipAddress>\
+                "<GuestNicInfo><ipConfig>\
+                 <ipAddress><ipAddress>fe80::1</ipAddress><state>preferred</state></ipAddress>\
                  <ipAddress><ipAddress>10.0.0.9</ipAddress><state>duplicate</state></ipAddress>\
                  <ipAddress><ipAddress>10.0.0.2</ipAddress></ipAddress></ipConfig></GuestNicInfo>\
                  <GuestNicInfo><ipAddress>172.17.0.1</ipAddress></GuestNicInfo>",
@@ -567,12 +582,13 @@ mod tests {
     }
 
     #[test]
-    fn a_question_keeps_its_own_keys() {
+    fn a_question_keeps_the_keys_of_its_choices() {
         let question = machine(&[(
             "runtime.question",
-            "<id>7</id><text>Moved?</text><choice><choiceInfo><label>button.cancel</label><summary>Cancel</summary>\
-             <key>4</key></choiceInfo><choiceInfo><label>b</label><summary>I _moved it</summary><key>1</key></choiceInfo>\
-             <defaultIndex>1</defaultIndex></choice>",
+            "<id>7</id><text>Moved?</text><choice>\
+             <choiceInfo><label>button.cancel</label><summary>Cancel</summary><key>4</key>\
+             </choiceInfo><choiceInfo><label>b</label><summary>I _moved it</summary>\
+             <key>1</key></choiceInfo><defaultIndex>1</defaultIndex></choice>",
         )])
         .question
         .unwrap();
