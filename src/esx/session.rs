@@ -5,8 +5,9 @@
 //!      └──────────────────┬──────────────────┘
 //!                      refused ──► LoginRefused ──(login_backoff)──► one more login
 //! ```
-//! These are the states of [`SessionState`](crate::hypervisor::SessionState). A login ends as `lost`
-//! if the host has ended its session, if the stream of updates broke, or if the host is unreachable.
+//! These are the states of [`SessionState`](crate::hypervisor::SessionState). A login ends as
+//! `lost` if the host has ended its session, if the stream of updates broke, or if the host is
+//! unreachable.
 //!
 //! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. A caller whose call looks
 //! as if the session was lost requests a recheck and waits for its result. A hundred such callers
